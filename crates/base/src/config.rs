@@ -1,0 +1,57 @@
+//! From the text of a file to a typed Config, with every mistake at once. In: text, a Config type, a lookup for
+//! placeholders. Out: the Config and its tree (so that later checks can name places), or a `Report`.
+
+use crate::diag::{Diagnostic, Report};
+use crate::fill::{Lookup, fill};
+use crate::schema;
+use crate::tree::{self, Node};
+use schemars::JsonSchema;
+use serde::de::DeserializeOwned;
+
+/// A Config that the schema allows, with the tree it came from.
+pub struct Loaded<C> {
+    pub config: C,
+    pub tree: Node,
+    pub report: Report,
+}
+
+/// The JSON Schema of a Config type, as the walker and editors read it.
+pub fn schema_of<C: JsonSchema>() -> serde_json::Value {
+    schemars::generate::SchemaSettings::draft2020_12().into_generator().into_root_schema_for::<C>().to_value()
+}
+
+/// Parses, fills, checks and reads. `Err` holds all findings; the text of secrets is masked in it.
+pub fn load<C: DeserializeOwned + JsonSchema>(
+    file: &str,
+    text: &str,
+    lookup: &Lookup<'_>,
+) -> Result<Loaded<C>, Report> {
+    let mut report = Report::new(file, text);
+    let mut tree = match tree::parse(text) {
+        Ok(tree) => tree,
+        Err(findings) => {
+            report.extend(findings);
+            return Err(report);
+        }
+    };
+    let unfilled = fill(&mut tree, lookup);
+    let unfilled_places: Vec<_> = unfilled.iter().filter_map(|finding| finding.place).collect();
+    let checked = schema::check(&tree, &schema_of::<C>());
+    checked.secrets.into_iter().for_each(|place| report.mask(place));
+    report.extend(unfilled);
+    // A cell that could not be filled would be reported a second time for its type.
+    report
+        .extend(checked.findings.into_iter().filter(|f| f.place.is_none_or(|place| !unfilled_places.contains(&place))));
+    if report.has_errors() {
+        return Err(report);
+    }
+    match serde_path_to_error::deserialize(&checked.json) {
+        Ok(config) => Ok(Loaded { config, tree, report }),
+        Err(error) => {
+            let path = error.path().to_string();
+            let keys: Vec<&str> = path.split(['.', '[', ']']).filter(|part| !part.is_empty()).collect();
+            report.push(Diagnostic::error(tree.at(&keys).place, error.inner().to_string()));
+            Err(report)
+        }
+    }
+}

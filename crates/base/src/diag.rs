@@ -1,0 +1,262 @@
+//! What is wrong with a text that a person wrote: the message, its place, and the next step. In: findings of the
+//! parser, the schema walker and each subsystem's checks. Out: all of them at once, each with its source line and a
+//! caret. Bound: `FINDINGS_MAX` are kept, the rest are counted. A secret's characters are never shown.
+
+use std::fmt::Write as _;
+
+/// How many findings one text may collect; what is over it is counted in the last line.
+pub const FINDINGS_MAX: usize = 100;
+
+/// Where a cell stands: line and column from 1, and how many characters it covers on that line.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Place {
+    pub line: u32,
+    pub column: u32,
+    pub width: u32,
+}
+
+/// One finding: lower case, names the thing and its value; `help` is the next step.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Diagnostic {
+    pub severity: Severity,
+    pub place: Option<Place>,
+    pub message: String,
+    pub help: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Severity {
+    Error,
+    Warning,
+}
+
+impl Diagnostic {
+    pub fn error(place: Place, message: impl Into<String>) -> Diagnostic {
+        Diagnostic { severity: Severity::Error, place: Some(place), message: message.into(), help: None }
+    }
+
+    pub fn warning(place: Place, message: impl Into<String>) -> Diagnostic {
+        Diagnostic { severity: Severity::Warning, ..Diagnostic::error(place, message) }
+    }
+
+    /// A finding about the text as a whole, such as that it cannot be read.
+    pub fn whole(message: impl Into<String>) -> Diagnostic {
+        Diagnostic { severity: Severity::Error, place: None, message: message.into(), help: None }
+    }
+
+    #[must_use]
+    pub fn help(mut self, help: impl Into<String>) -> Diagnostic {
+        self.help = Some(help.into());
+        self
+    }
+}
+
+/// The findings about one text, with what is needed to show them.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    file: String,
+    text: String,
+    findings: Vec<Diagnostic>,
+    masked: Vec<Place>,
+    omitted: usize,
+}
+
+impl Report {
+    pub fn new(file: impl Into<String>, text: impl Into<String>) -> Report {
+        Report { file: file.into(), text: text.into(), ..Report::default() }
+    }
+
+    pub fn push(&mut self, finding: Diagnostic) {
+        if self.findings.contains(&finding) {
+            return;
+        }
+        if self.findings.len() < FINDINGS_MAX {
+            self.findings.push(finding);
+        } else {
+            self.omitted += 1;
+        }
+    }
+
+    pub fn extend(&mut self, findings: impl IntoIterator<Item = Diagnostic>) {
+        findings.into_iter().for_each(|finding| self.push(finding));
+    }
+
+    /// Hides the characters of a cell whenever its line is shown.
+    pub fn mask(&mut self, place: Place) {
+        self.masked.push(place);
+    }
+
+    pub fn findings(&self) -> &[Diagnostic] {
+        &self.findings
+    }
+
+    pub fn has_errors(&self) -> bool {
+        self.findings.iter().any(|finding| finding.severity == Severity::Error)
+    }
+
+    /// All findings in the order of their places, as a person reads them.
+    pub fn render(&self) -> String {
+        let mut sorted: Vec<&Diagnostic> = self.findings.iter().collect();
+        sorted.sort_by_key(|finding| finding.place.map(|place| (place.line, place.column)));
+        let mut out = String::new();
+        for finding in sorted {
+            self.render_one(finding, &mut out);
+        }
+        if self.omitted > 0 {
+            let _ = writeln!(out, "… and {} more findings", self.omitted);
+        }
+        out
+    }
+
+    fn render_one(&self, finding: &Diagnostic, out: &mut String) {
+        let word = match finding.severity {
+            Severity::Error => "error",
+            Severity::Warning => "warning",
+        };
+        // Writing to a String cannot fail.
+        let _ = writeln!(out, "{word}: {}", hide_userinfo(&finding.message));
+        if let Some(place) = finding.place {
+            let number = place.line.to_string();
+            let pad = " ".repeat(number.len());
+            let line = self.shown_line(place.line);
+            let caret_column = place.column.saturating_sub(1) as usize;
+            let indent: String = line.chars().take(caret_column).map(|c| if c == '\t' { '\t' } else { ' ' }).collect();
+            let room = line.chars().count().saturating_sub(caret_column).max(1);
+            let carets = "^".repeat((place.width.max(1) as usize).min(room));
+            let _ = writeln!(out, "{pad}--> {}:{}:{}", self.file, place.line, place.column);
+            let _ = writeln!(out, "{pad} |\n{number} | {line}\n{pad} | {indent}{carets}");
+        } else {
+            let _ = writeln!(out, " --> {}", self.file);
+        }
+        if let Some(help) = &finding.help {
+            let _ = writeln!(out, "  help: {}", hide_userinfo(help));
+        }
+        out.push('\n');
+    }
+
+    fn shown_line(&self, number: u32) -> String {
+        let line = self.text.lines().nth(number.saturating_sub(1) as usize).unwrap_or("");
+        let masked: Vec<_> = self.masked.iter().filter(|place| place.line == number).collect();
+        let hidden: String = line
+            .chars()
+            .enumerate()
+            .map(|(index, c)| {
+                let column = index as u32 + 1;
+                if masked.iter().any(|m| column >= m.column && column < m.column + m.width) { '*' } else { c }
+            })
+            .take(LINE_SHOWN_MAX)
+            .collect();
+        hide_userinfo(&hidden)
+    }
+}
+
+/// A longer line is cut: a finding is read in a terminal.
+const LINE_SHOWN_MAX: usize = 200;
+
+/// Replaces `user:password@` of every URL in a text by stars of the same width, so that carets still fit.
+pub fn hide_userinfo(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(start) = rest.find("://") {
+        let (head, tail) = rest.split_at(start + 3);
+        out.push_str(head);
+        let end = tail
+            .find(|c: char| c == '/' || c.is_whitespace() || c == '"' || c == '\'' || c == '`')
+            .unwrap_or(tail.len());
+        match tail[..end].rfind('@') {
+            Some(at) => {
+                out.extend(std::iter::repeat_n('*', tail[..at].chars().count()));
+                rest = &tail[at..];
+            }
+            None => rest = tail,
+        }
+    }
+    out.push_str(rest);
+    out
+}
+
+/// The known name nearest to a mistyped one, if it is near enough to suggest.
+pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let limit = (name.chars().count() / 3).max(1);
+    known
+        .into_iter()
+        .map(|candidate| (edit_distance(name, candidate), candidate))
+        .filter(|(distance, candidate)| *distance <= limit || candidate.starts_with(name) && name.len() > 2)
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, candidate)| candidate)
+}
+
+/// Optimal string alignment: insertions, deletions, replacements and swaps of neighbours each cost one.
+fn edit_distance(left: &str, right: &str) -> usize {
+    let (a, b): (Vec<char>, Vec<char>) = (left.chars().collect(), right.chars().collect());
+    let mut rows = vec![vec![0usize; b.len() + 1]; a.len() + 1];
+    for (i, row) in rows.iter_mut().enumerate() {
+        row[0] = i;
+    }
+    for (j, cell) in rows[0].iter_mut().enumerate() {
+        *cell = j;
+    }
+    for i in 1..=a.len() {
+        for j in 1..=b.len() {
+            let replaced = rows[i - 1][j - 1] + usize::from(a[i - 1] != b[j - 1]);
+            let mut best = replaced.min(rows[i - 1][j] + 1).min(rows[i][j - 1] + 1);
+            if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
+                best = best.min(rows[i - 2][j - 2] + 1);
+            }
+            rows[i][j] = best;
+        }
+    }
+    rows[a.len()][b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// covers: foundation 3
+    #[test]
+    fn a_finding_shows_its_line_a_caret_and_the_next_step() {
+        let mut report = Report::new("outrigger.yaml", "app:\n  prot: 8080\n");
+        report.push(
+            Diagnostic::error(Place { line: 2, column: 3, width: 4 }, "unknown key `prot`")
+                .help("did you mean `port`?"),
+        );
+        assert_eq!(
+            report.render(),
+            "error: unknown key `prot`\n --> outrigger.yaml:2:3\n  |\n2 |   prot: 8080\n  |   ^^^^\n  help: did you mean `port`?\n\n"
+        );
+    }
+
+    /// covers: foundation 3
+    #[test]
+    fn secrets_and_credentials_in_urls_are_never_shown() {
+        let mut report = Report::new("f", "pass: hunter2 # https://me:pw@host/x");
+        report.mask(Place { line: 1, column: 7, width: 7 });
+        report.push(Diagnostic::error(Place { line: 1, column: 1, width: 4 }, "bad https://me:pw@host/x"));
+        let shown = report.render();
+        assert!(!shown.contains("hunter2") && !shown.contains("me:pw"), "{shown}");
+        assert!(shown.contains("@host/x"), "{shown}");
+    }
+
+    /// covers: foundation 3
+    #[test]
+    fn the_nearest_name_is_suggested_only_when_near() {
+        let known = ["sources", "sinks", "stages"];
+        assert_eq!(nearest("sorces", known), Some("sources"));
+        assert_eq!(nearest("snik", known), None);
+        assert_eq!(nearest("snika", known), None);
+        assert_eq!(nearest("sniks", known), Some("sinks"));
+        assert_eq!(nearest("volumes", known), None);
+    }
+
+    /// covers: foundation 3
+    #[test]
+    fn findings_over_the_bound_are_counted() {
+        let mut report = Report::new("f", "");
+        for line in 0..150 {
+            report.push(Diagnostic::error(Place { line, column: 1, width: 1 }, "wrong"));
+        }
+        assert_eq!(report.findings().len(), FINDINGS_MAX);
+        assert!(report.render().contains("and 50 more findings"));
+    }
+}

@@ -1,0 +1,97 @@
+//! Bounded typed channels between subsystems, which never name each other; `wire.rs` of the binary creates them. In and
+//! out: the payloads below. A feed that is full refuses, the sender counts, and nobody waits: the request path does not
+//! stop for its own access record.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use tokio::sync::mpsc;
+
+/// Access records on their way from the proxy's threads to the logs: JSON objects, one a line.
+#[derive(Debug, Default)]
+pub struct AccessBatch {
+    pub lines: Vec<u8>,
+    /// The end of each record in `lines`, newline included.
+    pub ends: Vec<u32>,
+}
+
+/// The sending end of a feed that is bounded by bytes.
+pub struct FeedSender<T> {
+    queue: mpsc::UnboundedSender<(T, usize)>,
+    shared: Arc<Shared>,
+}
+
+pub struct FeedReceiver<T> {
+    queue: mpsc::UnboundedReceiver<(T, usize)>,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    bytes: AtomicUsize,
+    bytes_max: usize,
+    refused: AtomicU64,
+}
+
+/// A feed that holds at most `bytes_max` bytes of payload.
+pub fn feed<T>(bytes_max: usize) -> (FeedSender<T>, FeedReceiver<T>) {
+    let shared = Arc::new(Shared { bytes: AtomicUsize::new(0), bytes_max, refused: AtomicU64::new(0) });
+    // Unbounded in items, bounded in bytes by `Shared`: an item never holds less than a record.
+    let (sender, receiver) = mpsc::unbounded_channel();
+    (FeedSender { queue: sender, shared: shared.clone() }, FeedReceiver { queue: receiver, shared })
+}
+
+impl<T> Clone for FeedSender<T> {
+    fn clone(&self) -> Self {
+        FeedSender { queue: self.queue.clone(), shared: self.shared.clone() }
+    }
+}
+
+impl<T> FeedSender<T> {
+    /// Hands an item over, or counts its records as refused where the feed is full or nobody reads it.
+    pub fn offer(&self, item: T, bytes: usize, records: u64) -> bool {
+        let before = self.shared.bytes.fetch_add(bytes, Ordering::Relaxed);
+        if before + bytes <= self.shared.bytes_max && self.queue.send((item, bytes)).is_ok() {
+            return true;
+        }
+        self.shared.bytes.fetch_sub(bytes, Ordering::Relaxed);
+        self.shared.refused.fetch_add(records, Ordering::Relaxed);
+        false
+    }
+}
+
+impl<T> FeedReceiver<T> {
+    pub async fn next(&mut self) -> Option<T> {
+        let (item, bytes) = self.queue.recv().await?;
+        self.shared.bytes.fetch_sub(bytes, Ordering::Relaxed);
+        Some(item)
+    }
+
+    pub fn try_next(&mut self) -> Option<T> {
+        let (item, bytes) = self.queue.try_recv().ok()?;
+        self.shared.bytes.fetch_sub(bytes, Ordering::Relaxed);
+        Some(item)
+    }
+
+    /// Records refused since the last call, for the reader's ledger.
+    pub fn take_refused(&self) -> u64 {
+        self.shared.refused.swap(0, Ordering::Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// covers: foundation 2
+    #[test]
+    fn a_full_feed_refuses_and_counts_and_takes_again_when_read() {
+        let (sender, mut receiver) = feed::<&str>(10);
+        assert!(sender.offer("a", 6, 1));
+        assert!(!sender.offer("b", 6, 3));
+        assert_eq!(receiver.try_next(), Some("a"));
+        assert!(sender.offer("c", 6, 1));
+        assert_eq!(receiver.take_refused(), 3);
+        assert_eq!(receiver.take_refused(), 0);
+        drop(receiver);
+        assert!(!sender.offer("d", 1, 1), "a feed that nobody reads refuses");
+    }
+}

@@ -1,0 +1,164 @@
+//! Fills `${NAME}`, `${NAME:-default}` and `${file:/path}` into string values of the tree; `$$` is a dollar sign.
+//! In: the tree and a way to look names up. Out: the tree with what was filled, and a finding for each name that is
+//! not there. Keys, comments and other text are left alone, and what is filled in is never read as YAML again.
+//! Bound: a file that is filled in has at most `FILE_MAX` bytes.
+
+use crate::diag::Diagnostic;
+use crate::tree::{Node, Value};
+use std::path::Path;
+
+pub const FILE_MAX: u64 = 64 << 10;
+
+/// Where values come from; tests give their own.
+pub struct Lookup<'a> {
+    pub variable: &'a dyn Fn(&str) -> Option<String>,
+    pub file: &'a dyn Fn(&Path) -> std::io::Result<String>,
+}
+
+impl Lookup<'static> {
+    /// The environment and the file system of this process.
+    pub const HERE: Lookup<'static> = Lookup { variable: &|name| std::env::var(name).ok(), file: &read_small };
+}
+
+fn read_small(path: &Path) -> std::io::Result<String> {
+    let size = std::fs::metadata(path)?.len();
+    if size > FILE_MAX {
+        return Err(std::io::Error::other(format!("it has {size} bytes, more than the {FILE_MAX} allowed here")));
+    }
+    std::fs::read_to_string(path)
+}
+
+/// Fills the whole tree in place; returns what could not be filled.
+pub fn fill(node: &mut Node, lookup: &Lookup<'_>) -> Vec<Diagnostic> {
+    let mut findings = Vec::new();
+    walk(node, lookup, &mut findings);
+    findings
+}
+
+fn walk(node: &mut Node, lookup: &Lookup<'_>, findings: &mut Vec<Diagnostic>) {
+    let place = node.place;
+    match &mut node.value {
+        Value::List(items) => items.iter_mut().for_each(|item| walk(item, lookup, findings)),
+        Value::Map(entries) => entries.iter_mut().for_each(|entry| walk(&mut entry.node, lookup, findings)),
+        Value::Scalar { text, plain } => {
+            if !text.contains('$') {
+                return;
+            }
+            match expand(text, lookup) {
+                Ok(filled) => {
+                    // A whole cell that was filled in may be a number or a boolean, quotes or not: `port: "${PORT}"`.
+                    *plain |= text.starts_with("${") && text.ends_with('}');
+                    node.filled = *text != filled;
+                    *text = filled;
+                }
+                Err(finding) => findings.push(Diagnostic { place: Some(place), ..finding }),
+            }
+        }
+    }
+}
+
+fn expand(text: &str, lookup: &Lookup<'_>) -> Result<String, Diagnostic> {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find('$') {
+        out.push_str(&rest[..at]);
+        let tail = &rest[at + 1..];
+        if let Some(after) = tail.strip_prefix('$') {
+            out.push('$');
+            rest = after;
+        } else if let Some(inside) = tail.strip_prefix('{') {
+            let end = inside.find('}').ok_or_else(|| {
+                Diagnostic::whole("`${` has no `}` that ends it").help("write `$$` for a dollar sign that means itself")
+            })?;
+            out.push_str(&resolve(&inside[..end], lookup)?);
+            rest = &inside[end + 1..];
+        } else {
+            out.push('$');
+            rest = tail;
+        }
+    }
+    out.push_str(rest);
+    Ok(out)
+}
+
+fn resolve(name: &str, lookup: &Lookup<'_>) -> Result<String, Diagnostic> {
+    if let Some(path) = name.strip_prefix("file:") {
+        // Editors and `echo` end a file with a newline that is not part of the secret.
+        return (lookup.file)(Path::new(path)).map(|text| text.trim_end_matches(['\n', '\r']).to_string()).map_err(
+            |error| {
+                Diagnostic::whole(format!("`${{file:{path}}}` cannot be filled: {error}"))
+                    .help("mount the file, or correct the path")
+            },
+        );
+    }
+    let (variable, default) = match name.split_once(":-") {
+        Some((variable, default)) => (variable, Some(default)),
+        None => (name, None),
+    };
+    let valid = !variable.is_empty() && variable.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+    if !valid {
+        return Err(Diagnostic::whole(format!("`${{{name}}}` is not the name of a variable"))
+            .help("write ${NAME}, ${NAME:-default} or ${file:/path}; write `$$` for a dollar sign"));
+    }
+    match ((lookup.variable)(variable).filter(|value| !value.is_empty()), default) {
+        (Some(value), _) => Ok(value),
+        (None, Some(default)) => Ok(default.to_string()),
+        (None, None) => Err(Diagnostic::whole(format!("the variable `{variable}` is not set or is empty"))
+            .help(format!("set {variable} in the environment, or give a default: ${{{variable}:-value}}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tree::parse;
+
+    const LOOKUP: Lookup<'static> = Lookup {
+        variable: &|name| (name == "PORT").then(|| "8080".to_string()),
+        file: &|path| {
+            if path == Path::new("/token") {
+                Ok("s3cret\n".into())
+            } else {
+                Err(std::io::Error::from(std::io::ErrorKind::NotFound))
+            }
+        },
+    };
+
+    fn check(text: &str, expect: Result<(&str, bool), &str>) {
+        let mut tree = parse(&format!("k: {text}\n")).expect("valid YAML");
+        let findings = fill(&mut tree, &LOOKUP);
+        match expect {
+            Ok((want, want_plain)) => {
+                assert!(findings.is_empty(), "{text}: {findings:?}");
+                assert_eq!(tree.at(&["k"]).value, Value::Scalar { text: want.into(), plain: want_plain }, "{text}");
+            }
+            Err(part) => assert!(findings.iter().any(|f| f.message.contains(part)), "{text}: {findings:?}"),
+        }
+    }
+
+    /// covers: foundation 3
+    #[test]
+    fn placeholders_are_filled_and_what_is_missing_is_named() {
+        check("\"${PORT}\"", Ok(("8080", true)));
+        check("${PORT}", Ok(("8080", true)));
+        check("\"127.0.0.1:${PORT}\"", Ok(("127.0.0.1:8080", false)));
+        check("\"${NOPE:-x}\"", Ok(("x", true)));
+        check("\"${NOPE:-}\"", Ok(("", true)));
+        check("\"${file:/token}\"", Ok(("s3cret", true)));
+        check("\"$$PORT costs 5$\"", Ok(("$PORT costs 5$", false)));
+        check("\"${NOPE}\"", Err("`NOPE` is not set"));
+        check("\"${file:/none}\"", Err("${file:/none}"));
+        check("\"${open\"", Err("no `}`"));
+        check("\"${a-b}\"", Err("not the name"));
+    }
+
+    /// covers: foundation 3
+    #[test]
+    fn what_is_filled_in_is_data_and_never_yaml() {
+        let lookup = Lookup { variable: &|_| Some("x\nadmin: { listen: evil }".into()), file: LOOKUP.file };
+        let mut tree = parse("# ${IGNORED}\na: ${V}\n").expect("valid YAML");
+        assert!(fill(&mut tree, &lookup).is_empty());
+        let Value::Map(entries) = &tree.value else { panic!("a mapping") };
+        assert_eq!(entries.len(), 1);
+    }
+}

@@ -1,0 +1,20 @@
+//! The shared floor of all subsystems: tasks, health, feeds, the ledger, own telemetry, diagnostics, the
+//! configuration tree and the registry of kinds. It knows no subsystem and opens no socket.
+
+pub mod config;
+pub mod diag;
+pub mod fill;
+pub mod schema;
+pub mod tree;
+pub mod unit;
+#[macro_use]
+pub mod registry;
+pub mod family;
+pub mod feed;
+pub mod ledger;
+pub mod limit;
+pub mod oplog;
+pub mod scope;
+pub mod state;
+pub mod subsystem;
+pub mod telemetry;

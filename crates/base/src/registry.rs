@@ -1,0 +1,90 @@
+//! The one macro that makes a registry: an entry of the configuration whose key names its kind, beside the keys that
+//! all kinds share. From one line per kind follow the schema, the checks, `outrigger explain` and the dispatch.
+
+/// What `outrigger explain` tells of one kind; its text is the doc comment of the kind's `Config`.
+pub struct KindInfo {
+    pub name: &'static str,
+    pub example: &'static str,
+    pub schema: fn() -> serde_json::Value,
+}
+
+/// Implemented by each kind's `Config`, beside its code.
+pub trait Kind {
+    /// A minimal entry that works, as it stands in the file.
+    const EXAMPLE: &'static str;
+}
+
+/// Declares `struct Entry` (one optional field per kind, and the shared fields), `enum KindConfig`, and `KINDS`.
+///
+/// ```ignore
+/// base::registry! {
+///     /// Where records come from.
+///     pub entry SourceEntry, kind SourceKind {
+///         stdio => Stdio(stdio::Config),
+///         file => File(file::Config),
+///     } shared {
+///         /// Stages for this source alone.
+///         pub stages: Vec<StageEntry>,
+///     }
+/// }
+/// ```
+#[macro_export]
+macro_rules! registry {
+    (
+        $(#[$about:meta])*
+        pub entry $entry:ident, kind $kind:ident {
+            $($(#[$kind_about:meta])* $name:ident => $variant:ident($config:ty)),+ $(,)?
+        } shared {
+            $($(#[$shared_about:meta])* pub $shared:ident: $shared_type:ty),* $(,)?
+        }
+    ) => {
+        $(#[$about])*
+        #[derive(Clone, Debug, serde::Deserialize, schemars::JsonSchema)]
+        #[serde(deny_unknown_fields)]
+        #[schemars(extend("x-kinds" = [$(stringify!($name)),+]))]
+        pub struct $entry {
+            $($(#[$kind_about])* #[serde(default)] pub $name: Option<$config>,)+
+            $($(#[$shared_about])* pub $shared: $shared_type,)*
+        }
+
+        /// The one kind that an entry names.
+        #[derive(Clone, Debug)]
+        pub enum $kind {
+            $($variant($config)),+
+        }
+
+        impl $entry {
+            /// The kind and its Config; none only where the schema check was left out.
+            pub fn kind(&self) -> Option<$kind> {
+                $(if let Some(config) = &self.$name {
+                    return Some($kind::$variant(config.clone()));
+                })+
+                None
+            }
+
+            /// Every kind of this registry, in reading order.
+            pub const KINDS: &'static [$crate::registry::KindInfo] = &[$($crate::registry::KindInfo {
+                name: stringify!($name),
+                example: <$config as $crate::registry::Kind>::EXAMPLE,
+                schema: $crate::config::schema_of::<$config>,
+            }),+];
+        }
+    };
+}
+
+/// The laws that every registry keeps; each subsystem's tests call this with its own.
+pub fn assert_laws(kinds: &[KindInfo], parse_entry: &dyn Fn(&str) -> Result<(), String>) {
+    assert!(!kinds.is_empty());
+    for kind in kinds {
+        let schema = (kind.schema)();
+        let about = schema["description"].as_str().unwrap_or("");
+        assert!(about.len() > 40, "the Config of `{}` is documented in a sentence or more", kind.name);
+        for (key, property) in schema["properties"].as_object().into_iter().flatten() {
+            let told = property["description"].as_str().is_some_and(|text| text.len() > 10);
+            assert!(told, "`{}.{key}` has a doc comment", kind.name);
+        }
+        if let Err(report) = parse_entry(kind.example) {
+            panic!("the example of `{}` is valid:\n{report}", kind.name);
+        }
+    }
+}

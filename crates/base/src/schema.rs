@@ -1,0 +1,482 @@
+//! Holds the tree against a JSON Schema and reports every mistake with its place, reason and next step. In: the tree,
+//! and the schema that `schemars` made from a Config type. Out: JSON for serde, typed as the schema says, and the
+//! findings. It knows the part of JSON Schema that Config types use, and two extensions: `x-kinds` (exactly one of these keys
+//! names the kind) and the formats `duration`, `size`, `secret`, `address` and `url`.
+
+use crate::diag::{Diagnostic, Place, nearest};
+use crate::tree::{Entry, Node, Value};
+use crate::unit::{ByteSize, Span};
+use serde_json::{Map, Number, Value as Json};
+
+/// What the walk found: the value for serde, the mistakes, and the cells that no message may show.
+#[derive(Debug, Default)]
+pub struct Checked {
+    pub json: Json,
+    pub findings: Vec<Diagnostic>,
+    pub secrets: Vec<Place>,
+}
+
+pub fn check(tree: &Node, schema: &Json) -> Checked {
+    let mut walker = Walker { root: schema, findings: Vec::new(), secrets: Vec::new() };
+    let json = walker.value(tree, schema, "the file");
+    Checked { json, findings: walker.findings, secrets: walker.secrets }
+}
+
+struct Walker<'s> {
+    root: &'s Json,
+    findings: Vec<Diagnostic>,
+    secrets: Vec<Place>,
+}
+
+impl<'s> Walker<'s> {
+    fn value(&mut self, node: &Node, schema: &'s Json, name: &str) -> Json {
+        let schema = self.resolve(schema);
+        if let Some(variants) = schema["anyOf"].as_array() {
+            // `Option<T>` is "T or null"; a null leaves the key out.
+            if node.is_null() && variants.iter().any(|variant| variant["type"] == "null") {
+                return Json::Null;
+            }
+            if let Some(variant) = variants.iter().find(|variant| variant["type"] != "null") {
+                return self.value(node, variant, name);
+            }
+        }
+        if let Some(variants) = schema["oneOf"].as_array() {
+            return self.one_of(node, variants, name);
+        }
+        if let Some(allowed) = schema["enum"].as_array() {
+            return self.word(node, &allowed.iter().filter_map(Json::as_str).collect::<Vec<_>>(), name);
+        }
+        if let Some(only) = schema["const"].as_str() {
+            return self.word(node, &[only], name);
+        }
+        let (wanted, nullable) = type_of(schema);
+        if nullable && node.is_null() {
+            return Json::Null;
+        }
+        match wanted {
+            Some("object") => self.object(node, schema, name),
+            Some("array") => self.array(node, schema, name),
+            Some("string") => self.string(node, schema, name),
+            Some("integer" | "number") => self.number(node, schema, name),
+            Some("boolean") => self.boolean(node, name),
+            _ => untyped(node),
+        }
+    }
+
+    fn resolve(&self, schema: &'s Json) -> &'s Json {
+        let mut schema = schema;
+        while let Some(target) = schema["$ref"].as_str() {
+            match self.root.pointer(target.trim_start_matches('#')) {
+                Some(found) => schema = found,
+                None => break,
+            }
+        }
+        schema
+    }
+
+    fn object(&mut self, node: &Node, schema: &'s Json, name: &str) -> Json {
+        let kinds: Vec<&str> =
+            schema["x-kinds"].as_array().map(|list| list.iter().filter_map(Json::as_str).collect()).unwrap_or_default();
+        let entries: &[Entry] = match &node.value {
+            Value::Map(entries) => entries,
+            _ if node.is_null() && kinds.is_empty() => &[],
+            _ => return self.mistyped(node, "a mapping", name),
+        };
+        let properties = schema["properties"].as_object();
+        let mut json = Map::new();
+        for entry in entries {
+            let property = properties.and_then(|properties| properties.get(&entry.key));
+            match (property, &schema["additionalProperties"]) {
+                (Some(property), _) => {
+                    let empty_kind = entry.node.is_null() && kinds.contains(&entry.key.as_str());
+                    let node = if empty_kind {
+                        &Node { value: Value::Map(Vec::new()), ..entry.node.clone() }
+                    } else {
+                        &entry.node
+                    };
+                    let value = self.value(node, property, &entry.key);
+                    if !value.is_null() {
+                        json.insert(entry.key.clone(), value);
+                    }
+                }
+                (None, Json::Object(_)) => {
+                    self.entry_name(entry, schema, name);
+                    let value = self.value(&entry.node, &schema["additionalProperties"], &entry.key);
+                    json.insert(entry.key.clone(), value);
+                }
+                (None, Json::Bool(false)) => self.unknown_key(entry, properties, &kinds, name),
+                (None, _) => {
+                    json.insert(entry.key.clone(), untyped(&entry.node));
+                }
+            }
+        }
+        self.missing_keys(node, schema, entries, name);
+        self.one_kind(node, entries, &kinds, name);
+        Json::Object(json)
+    }
+
+    /// Names become file names, labels and ledger rows, so they are kept to a plain alphabet.
+    fn entry_name(&mut self, entry: &Entry, schema: &Json, parent: &str) {
+        if schema["x-names"] == true && !is_name(&entry.key) {
+            self.findings.push(
+                Diagnostic::error(entry.key_place, format!("`{}` cannot name an entry of `{parent}`", entry.key))
+                    .help("use up to 63 letters, digits, `-` and `_`, beginning with a letter or digit"),
+            );
+        }
+    }
+
+    fn unknown_key(&mut self, entry: &Entry, properties: Option<&Map<String, Json>>, kinds: &[&str], name: &str) {
+        let known: Vec<&str> = properties.map(|p| p.keys().map(String::as_str).collect()).unwrap_or_default();
+        let message = format!("unknown key `{}` in `{name}`", entry.key);
+        let help = match nearest(&entry.key, known.iter().copied()) {
+            Some(near) => format!("did you mean `{near}`?"),
+            None if entry.key == "type" && !kinds.is_empty() => {
+                format!(
+                    "the kind is the key itself: {{ {}: {{ … }} }}; kinds here: {}",
+                    kinds.first().unwrap_or(&""),
+                    kinds.join(", ")
+                )
+            }
+            None => format!("known here: {}", known.join(", ")),
+        };
+        self.findings.push(Diagnostic::error(entry.key_place, message).help(help));
+    }
+
+    fn missing_keys(&mut self, node: &Node, schema: &Json, entries: &[Entry], name: &str) {
+        let required = schema["required"].as_array().into_iter().flatten().filter_map(Json::as_str);
+        for key in required.filter(|key| !entries.iter().any(|entry| entry.key == *key)) {
+            let about = schema["properties"][key]["description"].as_str().and_then(|text| text.lines().next());
+            let finding = Diagnostic::error(node.place, format!("`{name}` lacks the key `{key}`"));
+            self.findings.push(match about {
+                Some(about) => finding.help(format!("add `{key}: …` — {about}")),
+                None => finding.help(format!("add `{key}: …`")),
+            });
+        }
+    }
+
+    fn one_kind(&mut self, node: &Node, entries: &[Entry], kinds: &[&str], name: &str) {
+        if kinds.is_empty() {
+            return;
+        }
+        let given: Vec<&Entry> = entries.iter().filter(|entry| kinds.contains(&entry.key.as_str())).collect();
+        if let [_, second, ..] = given.as_slice() {
+            let message = format!("`{name}` has two kinds: `{}` and `{}`", given[0].key, second.key);
+            self.findings.push(Diagnostic::error(second.key_place, message).help("give each an entry of its own"));
+        } else if given.is_empty() && !entries.iter().any(|entry| nearest(&entry.key, kinds.iter().copied()).is_some())
+        {
+            let finding = Diagnostic::error(node.place, format!("`{name}` does not say its kind"));
+            self.findings.push(finding.help(format!("name exactly one of: {}", kinds.join(", "))));
+        }
+    }
+
+    fn array(&mut self, node: &Node, schema: &'s Json, name: &str) -> Json {
+        let items = match &node.value {
+            Value::List(items) => items,
+            _ => return self.mistyped(node, "a list", name),
+        };
+        let least = schema["minItems"].as_u64().unwrap_or(0);
+        let most = schema["maxItems"].as_u64().unwrap_or(u64::MAX);
+        let length = items.len() as u64;
+        if length < least || length > most {
+            let bound = if length < least { format!("at least {least}") } else { format!("at most {most}") };
+            self.findings
+                .push(Diagnostic::error(node.place, format!("`{name}` has {length} entries, and takes {bound}")));
+        }
+        Json::Array(items.iter().map(|item| self.value(item, &schema["items"], name)).collect())
+    }
+
+    /// An externally tagged enum: a word, or a mapping with one key.
+    fn one_of(&mut self, node: &Node, variants: &'s [Json], name: &str) -> Json {
+        let words: Vec<&str> = variants
+            .iter()
+            .flat_map(|variant| {
+                let variant = self.resolve(variant);
+                variant["const"]
+                    .as_str()
+                    .into_iter()
+                    .chain(variant["enum"].as_array().into_iter().flatten().filter_map(Json::as_str))
+            })
+            .collect();
+        if let Value::Scalar { .. } = &node.value {
+            return self.word(node, &words, name);
+        }
+        let keyed = |key: &str| variants.iter().find(|variant| self.resolve(variant)["properties"].get(key).is_some());
+        let known: Vec<&str> = variants
+            .iter()
+            .filter_map(|variant| self.resolve(variant)["properties"].as_object())
+            .flat_map(|properties| properties.keys().map(String::as_str))
+            .collect();
+        let Value::Map(entries) = &node.value else {
+            return self.mistyped(node, "a mapping with one key", name);
+        };
+        match entries.as_slice() {
+            [entry] if keyed(&entry.key).is_some() => {
+                let variant = self.resolve(keyed(&entry.key).unwrap_or(&Json::Null));
+                let empty = Node { value: Value::Map(Vec::new()), ..entry.node.clone() };
+                let inner = if entry.node.is_null() { &empty } else { &entry.node };
+                let value = self.value(inner, &variant["properties"][entry.key.as_str()], &entry.key);
+                Json::Object(Map::from_iter([(entry.key.clone(), value)]))
+            }
+            [entry] => {
+                let finding = Diagnostic::error(entry.key_place, format!("unknown kind `{}` in `{name}`", entry.key));
+                let near = nearest(&entry.key, known.iter().copied()).map(|near| format!("did you mean `{near}`?"));
+                self.findings.push(finding.help(near.unwrap_or_else(|| format!("known here: {}", known.join(", ")))));
+                Json::Null
+            }
+            _ => {
+                let finding = Diagnostic::error(node.place, format!("`{name}` takes exactly one key, the kind"));
+                self.findings.push(finding.help(format!("known here: {}", known.join(", "))));
+                Json::Null
+            }
+        }
+    }
+
+    fn word(&mut self, node: &Node, allowed: &[&str], name: &str) -> Json {
+        let Value::Scalar { text, .. } = &node.value else {
+            return self.mistyped(node, "a word", name);
+        };
+        if allowed.contains(&text.as_str()) {
+            return Json::String(text.clone());
+        }
+        let finding = Diagnostic::error(node.place, format!("`{name}` cannot be {}", shown(node)));
+        let near = nearest(text, allowed.iter().copied()).map(|near| format!("did you mean `{near}`?"));
+        self.findings.push(finding.help(near.unwrap_or_else(|| format!("it is one of: {}", allowed.join(", ")))));
+        Json::Null
+    }
+
+    fn string(&mut self, node: &Node, schema: &Json, name: &str) -> Json {
+        let format = schema["format"].as_str().unwrap_or("");
+        if format == "secret" {
+            self.secrets.push(node.place);
+        }
+        let Value::Scalar { text, .. } = &node.value else {
+            return self.mistyped(node, "a string", name);
+        };
+        if node.is_null() {
+            return self.mistyped(node, "a string", name);
+        }
+        let reason = match format {
+            "duration" => Span::parse(text).err(),
+            "size" => ByteSize::parse(text).err(),
+            "address" => address_reason(text),
+            "url" => url_reason(text),
+            _ => None,
+        };
+        if let Some(reason) = reason {
+            let reason = if node.filled { reason.replace(&format!("`{text}`"), "the filled-in value") } else { reason };
+            self.findings.push(Diagnostic::error(node.place, format!("`{name}`: {reason}")));
+        }
+        Json::String(text.clone())
+    }
+
+    fn number(&mut self, node: &Node, schema: &Json, name: &str) -> Json {
+        let whole = schema["type"] == "integer"
+            || schema["type"].as_array().is_some_and(|types| types.iter().any(|t| t == "integer"));
+        let wanted = if whole { "a whole number" } else { "a number" };
+        let Value::Scalar { text, plain: true } = &node.value else {
+            return self.mistyped(node, wanted, name);
+        };
+        let number = if whole {
+            text.parse::<i64>().ok().map(Number::from)
+        } else {
+            text.parse().ok().and_then(Number::from_f64)
+        };
+        let Some(number) = number else {
+            return self.mistyped(node, wanted, name);
+        };
+        let value = number.as_f64().unwrap_or(0.0);
+        let least = schema["minimum"].as_f64().unwrap_or(f64::NEG_INFINITY);
+        let most = schema["maximum"].as_f64().unwrap_or(f64::INFINITY);
+        if value < least || value > most {
+            let bound =
+                if most.is_infinite() { format!("at least {least}") } else { format!("from {least} to {most}") };
+            self.findings
+                .push(Diagnostic::error(node.place, format!("`{name}` is {}, and must be {bound}", shown(node))));
+        }
+        Json::Number(number)
+    }
+
+    fn boolean(&mut self, node: &Node, name: &str) -> Json {
+        match &node.value {
+            Value::Scalar { text, plain: true } if text == "true" => Json::Bool(true),
+            Value::Scalar { text, plain: true } if text == "false" => Json::Bool(false),
+            _ => self.mistyped(node, "true or false", name),
+        }
+    }
+
+    fn mistyped(&mut self, node: &Node, wanted: &str, name: &str) -> Json {
+        let quoted = matches!(&node.value, Value::Scalar { plain: false, .. }) && wanted.contains("number");
+        let finding =
+            Diagnostic::error(node.place, format!("`{name}` must be {wanted}, and here is {}", node.kind_name()));
+        self.findings.push(if quoted { finding.help("write it without quotes") } else { finding });
+        Json::Null
+    }
+}
+
+fn type_of(schema: &Json) -> (Option<&str>, bool) {
+    match &schema["type"] {
+        Json::String(one) => (Some(one), false),
+        Json::Array(several) => (
+            several.iter().filter_map(Json::as_str).find(|name| *name != "null"),
+            several.iter().any(|name| name == "null"),
+        ),
+        _ => (None, false),
+    }
+}
+
+fn shown(node: &Node) -> String {
+    match &node.value {
+        Value::Scalar { .. } if node.filled => "what was filled in here".into(),
+        Value::Scalar { text, .. } => format!("`{text}`"),
+        _ => node.kind_name().into(),
+    }
+}
+
+/// A cell that the schema leaves open reads as YAML's own types.
+fn untyped(node: &Node) -> Json {
+    match &node.value {
+        _ if node.is_null() => Json::Null,
+        Value::Scalar { text, plain: true } => serde_json::from_str::<Number>(text)
+            .map(Json::Number)
+            .or_else(|_| text.parse::<bool>().map(Json::Bool))
+            .unwrap_or_else(|_| Json::String(text.clone())),
+        Value::Scalar { text, .. } => Json::String(text.clone()),
+        Value::List(items) => Json::Array(items.iter().map(untyped).collect()),
+        Value::Map(entries) => {
+            Json::Object(entries.iter().map(|entry| (entry.key.clone(), untyped(&entry.node))).collect())
+        }
+    }
+}
+
+fn is_name(text: &str) -> bool {
+    let mut chars = text.chars();
+    chars.next().is_some_and(|c| c.is_ascii_alphanumeric())
+        && text.len() <= 63
+        && chars.all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_')
+}
+
+fn address_reason(text: &str) -> Option<String> {
+    let bare = text.strip_prefix("udp://").unwrap_or(text);
+    match bare.parse::<std::net::SocketAddr>() {
+        Ok(address) if address.port() == 0 => Some(format!("`{text}` has port 0, which nobody could find")),
+        Ok(_) => None,
+        Err(_) => Some(format!(
+            "`{text}` is not an address: write an IP address and a port, such as 127.0.0.1:8080 or [::1]:8080"
+        )),
+    }
+}
+
+fn url_reason(text: &str) -> Option<String> {
+    let (scheme, rest) = text.split_once("://").unwrap_or(("", text));
+    let host_end = rest.find('/').unwrap_or(rest.len());
+    let known = matches!(scheme, "http" | "https");
+    (!known || host_end == 0).then(|| {
+        format!("`{}` is not a URL: write http://host:port/path or https://…", crate::diag::hide_userinfo(text))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tree::parse;
+    use schemars::JsonSchema;
+    use serde::Deserialize;
+    use std::collections::BTreeMap;
+
+    #[derive(Debug, Deserialize, JsonSchema)]
+    #[serde(deny_unknown_fields)]
+    #[expect(dead_code, reason = "read by serde and the schema alone")]
+    struct Sample {
+        /// The port of the app.
+        port: u16,
+        #[serde(default)]
+        grace: Option<Span>,
+        #[serde(default)]
+        mode: Mode,
+        #[serde(default)]
+        labels: BTreeMap<String, String>,
+        #[serde(default)]
+        balance: Option<Balance>,
+        #[serde(default)]
+        token: Option<crate::unit::Secret>,
+    }
+
+    #[derive(Debug, Default, Deserialize, JsonSchema)]
+    #[serde(rename_all = "snake_case")]
+    enum Mode {
+        #[default]
+        Block,
+        DropOldest,
+    }
+
+    #[derive(Debug, Deserialize, JsonSchema)]
+    #[serde(rename_all = "snake_case")]
+    #[expect(dead_code, reason = "read by serde and the schema alone")]
+    enum Balance {
+        LeastRequest {},
+        RoundRobin {},
+    }
+
+    fn findings(text: &str) -> Vec<String> {
+        let schema = serde_json::to_value(schemars::schema_for!(Sample)).expect("a schema is JSON");
+        let checked = check(&parse(text).expect("valid YAML"), &schema);
+        if checked.findings.is_empty() {
+            serde_json::from_value::<Sample>(checked.json).expect("what the walker lets pass, serde reads");
+        }
+        checked
+            .findings
+            .iter()
+            .map(|f| {
+                format!(
+                    "{}:{} {} / {}",
+                    f.place.map_or(0, |p| p.line),
+                    f.place.map_or(0, |p| p.column),
+                    f.message,
+                    f.help.as_deref().unwrap_or("")
+                )
+            })
+            .collect()
+    }
+
+    fn check_finding(text: &str, part: &str) {
+        let found = findings(text);
+        assert!(found.len() == 1 && found[0].contains(part), "{text}: {found:?}");
+    }
+
+    /// covers: foundation 3
+    #[test]
+    fn what_is_right_passes() {
+        for text in [
+            "port: 1\n",
+            "{port: 80, grace: 5s, mode: drop_oldest, labels: {v: 1.10, on: true}}",
+            "port: 1\nbalance: { least_request: }\n",
+            "port: 1\nbalance: { round_robin: {} }\ngrace:\n",
+        ] {
+            assert_eq!(findings(text), Vec::<String>::new(), "{text}");
+        }
+    }
+
+    /// covers: foundation 3
+    #[test]
+    fn each_mistake_is_named_with_place_and_next_step() {
+        check_finding("prot: 1\nport: 2\n", "1:1 unknown key `prot` in `the file` / did you mean `port`?");
+        check_finding("grace: 5s\n", "lacks the key `port` / add `port: …` — The port of the app.");
+        check_finding("port: 70000\n", "`port` is `70000`, and must be from 0 to 65535");
+        check_finding("port: \"80\"\n", "must be a whole number, and here is a string / write it without quotes");
+        check_finding("{port: 1, grace: 5}", "`grace`: `5` is not a duration");
+        check_finding("{port: 1, mode: drop-oldest}", "did you mean `drop_oldest`?");
+        check_finding("{port: 1, balance: {lest_request: {}}}", "did you mean `least_request`?");
+        check_finding("{port: 1, balance: {}}", "takes exactly one key");
+        check_finding("{port: 1, labels: [a]}", "must be a mapping, and here is a list");
+        check_finding("{port: [1]}", "here is a list");
+    }
+
+    /// covers: foundation 3
+    #[test]
+    fn all_mistakes_come_at_once_and_secrets_are_marked() {
+        assert_eq!(findings("{prot: 1, grace: x, mode: y, labels: 3, balance: z}").len(), 6);
+        let schema = serde_json::to_value(schemars::schema_for!(Sample)).expect("a schema is JSON");
+        let checked = check(&parse("port: 1\ntoken: hunter2\n").expect("valid YAML"), &schema);
+        assert_eq!(checked.secrets, [Place { line: 2, column: 8, width: 7 }]);
+    }
+}

@@ -1,0 +1,152 @@
+//! Structured concurrency on current-thread runtimes: the only place that spawns a task or a thread. In: a name and a
+//! future. Out: its end, with a panic caught, counted and reported instead of lost. Bound: a scope ends its tasks when
+//! it is dropped; a thread's runtime allows `BLOCKING_MAX` helpers for calls that block.
+
+use crate::subsystem::Health;
+use std::cell::RefCell;
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use tokio::task::{AbortHandle, JoinHandle};
+
+/// Threads per runtime for calls that block, such as fsync and git.
+pub const BLOCKING_MAX: usize = 2;
+
+/// Tasks of one owner on this thread. Dropping the last clone aborts what still runs.
+#[derive(Clone)]
+pub struct Scope {
+    inner: Rc<Inner>,
+}
+
+struct Inner {
+    name: String,
+    health: Arc<Health>,
+    tasks: RefCell<Vec<AbortHandle>>,
+}
+
+impl Scope {
+    pub fn new(name: impl Into<String>, health: Arc<Health>) -> Scope {
+        Scope { inner: Rc::new(Inner { name: name.into(), health, tasks: RefCell::default() }) }
+    }
+
+    /// Starts a task. A panic in it marks the subsystem failed and is logged; it never unwinds into the runtime.
+    pub fn spawn(&self, task: &'static str, future: impl Future<Output = ()> + 'static) -> JoinHandle<()> {
+        let owner = self.inner.name.clone();
+        let health = self.inner.health.clone();
+        let caught = CatchPanic { future: Box::pin(future) };
+        let handle = tokio::task::spawn_local(async move {
+            if let Err(what) = caught.await {
+                tracing::error!(owner, task, what, "a task panicked; the rest goes on");
+                health.panicked(&format!("task {task} of {owner} panicked: {what}"));
+            }
+        });
+        let mut tasks = self.inner.tasks.borrow_mut();
+        // Ended tasks are forgotten when the list has doubled, so that a busy scope does not grow.
+        if tasks.len() == tasks.capacity() {
+            tasks.retain(|task| !task.is_finished());
+        }
+        tasks.push(handle.abort_handle());
+        handle
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.tasks.get_mut().iter().for_each(AbortHandle::abort);
+    }
+}
+
+struct CatchPanic<F> {
+    future: Pin<Box<F>>,
+}
+
+impl<F: Future<Output = ()>> Future for CatchPanic<F> {
+    type Output = Result<(), String>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let future = self.future.as_mut();
+        match std::panic::catch_unwind(AssertUnwindSafe(|| future.poll(context))) {
+            Ok(poll) => poll.map(Ok),
+            Err(payload) => Poll::Ready(Err(panic_text(payload.as_ref()))),
+        }
+    }
+}
+
+fn panic_text(payload: &(dyn std::any::Any + Send)) -> String {
+    let text = payload.downcast_ref::<&str>().map(|text| (*text).to_string());
+    text.or_else(|| payload.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".into())
+}
+
+/// Starts a named thread with a current-thread runtime of its own and runs one future on it.
+pub fn thread<F>(
+    name: &str,
+    health: Arc<Health>,
+    make: impl FnOnce() -> F + Send + 'static,
+) -> std::io::Result<std::thread::JoinHandle<()>>
+where
+    F: Future<Output = ()> + 'static,
+{
+    let owner = name.to_string();
+    std::thread::Builder::new().name(name.to_string()).stack_size(THREAD_STACK).spawn(move || {
+        let built = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .max_blocking_threads(BLOCKING_MAX)
+            .thread_stack_size(THREAD_STACK)
+            .event_interval(EVENT_INTERVAL)
+            .build_local(tokio::runtime::LocalOptions::default());
+        let runtime = match built {
+            Ok(runtime) => runtime,
+            Err(error) => {
+                return health.panicked(&format!("thread {owner} has no runtime: {error}"));
+            }
+        };
+        if let Err(what) = runtime.block_on(CatchPanic { future: Box::pin(make()) }) {
+            tracing::error!(owner, what, "a thread's main task panicked");
+            health.panicked(&format!("{owner} panicked: {what}"));
+        }
+    })
+}
+
+/// Enough for the deepest call (git's tree walk), and only touched pages count.
+const THREAD_STACK: usize = 2 << 20;
+
+/// How many tasks run between two looks at the sockets: the runtime's default, named because the proxy depends on it.
+const EVENT_INTERVAL: u32 = 61;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn on_runtime(test: impl Future<Output = ()>) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build_local(Default::default());
+        runtime.expect("a runtime").block_on(test);
+    }
+
+    /// covers: foundation 2
+    #[test]
+    fn a_panic_in_a_task_is_reported_and_the_others_go_on() {
+        on_runtime(async {
+            let health = Health::new("test");
+            let scope = Scope::new("test", health.clone());
+            let bad = scope.spawn("bad", async { panic!("broken on purpose") });
+            let good = scope.spawn("good", async { tokio::task::yield_now().await });
+            assert!(bad.await.is_ok() && good.await.is_ok());
+            assert!(health.verdict().text.contains("broken on purpose"));
+            assert!(!health.live());
+        });
+    }
+
+    /// covers: foundation 2
+    #[test]
+    fn dropping_a_scope_ends_its_tasks() {
+        on_runtime(async {
+            let scope = Scope::new("test", Health::new("test"));
+            let endless = scope.spawn("endless", std::future::pending());
+            drop(scope);
+            assert!(endless.await.is_err_and(|error| error.is_cancelled()));
+        });
+    }
+}

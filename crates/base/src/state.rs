@@ -1,0 +1,146 @@
+//! The state directory: one place, one lock, one budget. In: small named files of the subsystems. Out: the same after a
+//! crash, whole: written beside, synced, renamed. Where it cannot be written, everything runs without durability and
+//! says so. Bound: `max` bytes over all files; a file that would pass it is refused and reported.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// The directory, shared by all subsystems. `None` inside means: without durability.
+#[derive(Clone)]
+pub struct StateDir {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    dir: Option<PathBuf>,
+    trouble: Option<String>,
+    max: u64,
+    serial: AtomicU64,
+    _lock: Option<File>,
+}
+
+impl StateDir {
+    /// Opens and locks the directory; any trouble makes it one without durability, with the reason kept.
+    pub fn open(dir: &Path, max: u64) -> StateDir {
+        match Self::lock(dir) {
+            Ok(lock) => Self::with(Some(dir.to_path_buf()), None, max, Some(lock)),
+            Err(error) => {
+                Self::without(format!("{} cannot be used: {error}; progress is not kept over a restart", dir.display()))
+            }
+        }
+    }
+
+    pub fn without(trouble: String) -> StateDir {
+        Self::with(None, Some(trouble), 0, None)
+    }
+
+    fn with(dir: Option<PathBuf>, trouble: Option<String>, max: u64, lock: Option<File>) -> StateDir {
+        StateDir { inner: Arc::new(Inner { dir, trouble, max, serial: AtomicU64::new(0), _lock: lock }) }
+    }
+
+    fn lock(dir: &Path) -> io::Result<File> {
+        fs::create_dir_all(dir)?;
+        let lock = OpenOptions::new().create(true).truncate(false).write(true).open(dir.join("lock"))?;
+        rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive).map_err(
+            |error| match error {
+                rustix::io::Errno::WOULDBLOCK => {
+                    io::Error::other("another outrigger holds its lock; give each a state.dir of its own")
+                }
+                other => other.into(),
+            },
+        )?;
+        // A probe, since a directory can be lockable on a full or read-only volume.
+        let probe = dir.join("probe");
+        fs::write(&probe, b"ok")?;
+        fs::remove_file(&probe)?;
+        Ok(lock)
+    }
+
+    /// Why nothing is kept, where that is so.
+    pub fn trouble(&self) -> Option<&str> {
+        self.inner.trouble.as_deref()
+    }
+
+    /// The path of a file or folder of a subsystem, where there is durability.
+    pub fn path(&self, name: &str) -> Option<PathBuf> {
+        self.inner.dir.as_ref().map(|dir| dir.join(name))
+    }
+
+    pub fn read(&self, name: &str) -> io::Result<Option<Vec<u8>>> {
+        let Some(path) = self.path(name) else {
+            return Ok(None);
+        };
+        match fs::read(&path) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(io::Error::other(format!("{}: {error}", path.display()))),
+        }
+    }
+
+    /// Replaces a file whole: a crash leaves the old one or the new one.
+    pub fn write(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        let Some(path) = self.path(name) else {
+            return Ok(());
+        };
+        if bytes.len() as u64 > self.inner.max {
+            return Err(io::Error::other(format!("{name} has {} bytes, more than state.max allows", bytes.len())));
+        }
+        if let Some(parent) = path.parent() {
+            fs::create_dir_all(parent)?;
+        }
+        let serial = self.inner.serial.fetch_add(1, Ordering::Relaxed);
+        let beside = path.with_extension(format!("tmp{}-{serial}", std::process::id()));
+        let write = || {
+            let mut file = File::create(&beside)?;
+            file.write_all(bytes)?;
+            file.sync_data()?;
+            fs::rename(&beside, &path)
+        };
+        write().inspect_err(|_| {
+            let _ = fs::remove_file(&beside);
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn temp(name: &str) -> PathBuf {
+        let dir = std::env::temp_dir().join(format!("outrigger-state-{name}-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&dir);
+        dir
+    }
+
+    /// covers: foundation 2
+    #[test]
+    fn what_was_written_is_read_and_a_second_holder_is_refused() {
+        let dir = temp("hold");
+        let state = StateDir::open(&dir, 100);
+        assert_eq!(state.trouble(), None);
+        state.write("logs/a", b"one").expect("writable");
+        assert_eq!(state.read("logs/a").expect("readable").as_deref(), Some(&b"one"[..]));
+        assert_eq!(state.read("logs/b").expect("readable"), None);
+        assert!(state.write("big", &[0; 101]).is_err(), "over the budget");
+        let second = StateDir::open(&dir, 100);
+        assert!(second.trouble().is_some_and(|text| text.contains("another outrigger")), "{:?}", second.trouble());
+        drop(state);
+        assert_eq!(StateDir::open(&dir, 100).trouble(), None);
+        let _ = fs::remove_dir_all(&dir);
+    }
+
+    /// covers: foundation 4
+    #[test]
+    fn an_unusable_directory_means_running_without_durability() {
+        let file = temp("file");
+        fs::write(&file, b"").expect("a file where the directory should be");
+        let state = StateDir::open(&file, 100);
+        assert!(state.trouble().is_some_and(|text| text.contains("not kept")));
+        assert!(state.write("x", b"1").is_ok());
+        assert_eq!(state.read("x").expect("no file"), None);
+        let _ = fs::remove_file(&file);
+    }
+}

@@ -1,0 +1,267 @@
+//! What the worker knows of a subsystem: its health (started, ready, live, and a sentence for people) and its part in
+//! the stop order. In: what subsystems report. Out: the three probes' answers, and phases that all have passed.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::sync::watch;
+
+/// Locks even where a panicking thread held the lock: the data behind ours is always whole.
+pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    Starting,
+    Ok,
+    /// Works with something missing, such as a receiver that does not answer.
+    Degraded,
+    Failed,
+}
+
+/// One subsystem's state in a sentence.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct Verdict {
+    pub subsystem: &'static str,
+    pub state: State,
+    pub text: String,
+    pub started: bool,
+    pub ready: bool,
+}
+
+/// The health of one subsystem: written by it, read by probes, page and status.
+#[derive(Debug)]
+pub struct Health {
+    subsystem: &'static str,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    started: bool,
+    ready: bool,
+    panicked: Option<String>,
+    /// One sentence per part that is not well, by the part's name; bounded by the parts configured.
+    faults: Vec<(String, String)>,
+    summary: String,
+}
+
+impl Health {
+    pub fn new(subsystem: &'static str) -> Arc<Health> {
+        let inner = Inner { started: false, ready: false, panicked: None, faults: Vec::new(), summary: String::new() };
+        Arc::new(Health { subsystem, inner: Mutex::new(inner) })
+    }
+
+    /// Configuration is there and outbound is open; never waits for the app.
+    pub fn set_started(&self) {
+        lock(&self.inner).started = true;
+    }
+
+    pub fn set_ready(&self, ready: bool) {
+        let mut inner = lock(&self.inner);
+        inner.started |= ready;
+        inner.ready = ready;
+    }
+
+    /// What the subsystem does when all is well, in a few words.
+    pub fn set_summary(&self, text: impl Into<String>) {
+        lock(&self.inner).summary = text.into();
+    }
+
+    /// Notes that a part is not well; answers whether that is news (so that it is logged once, not per try).
+    pub fn fault(&self, part: &str, text: impl Into<String>) -> bool {
+        let (mut inner, text) = (lock(&self.inner), text.into());
+        match inner.faults.iter_mut().find(|(name, _)| name == part) {
+            Some((_, old)) => std::mem::replace(old, text.clone()) != text,
+            None => {
+                inner.faults.push((part.to_string(), text));
+                true
+            }
+        }
+    }
+
+    /// Notes that a part is well again; answers whether it was not.
+    pub fn recovered(&self, part: &str) -> bool {
+        let mut inner = lock(&self.inner);
+        let before = inner.faults.len();
+        inner.faults.retain(|(name, _)| name != part);
+        inner.faults.len() != before
+    }
+
+    pub fn panicked(&self, text: &str) {
+        lock(&self.inner).panicked.get_or_insert_with(|| text.to_string());
+    }
+
+    pub fn started(&self) -> bool {
+        lock(&self.inner).started
+    }
+
+    pub fn ready(&self) -> bool {
+        lock(&self.inner).ready
+    }
+
+    /// False only where a restart would help.
+    pub fn live(&self) -> bool {
+        lock(&self.inner).panicked.is_none()
+    }
+
+    pub fn verdict(&self) -> Verdict {
+        let inner = lock(&self.inner);
+        let (state, text) = match (&inner.panicked, inner.faults.as_slice(), inner.started) {
+            (Some(text), ..) => (State::Failed, text.clone()),
+            (None, [], true) => (State::Ok, inner.summary.clone()),
+            (None, [], false) => (State::Starting, "starting".into()),
+            (None, faults, _) => {
+                let parts: Vec<String> = faults.iter().map(|(part, text)| format!("{part}: {text}")).collect();
+                (State::Degraded, parts.join("; "))
+            }
+        };
+        Verdict { subsystem: self.subsystem, state, text, started: inner.started, ready: inner.ready }
+    }
+}
+
+/// The stop order, one step after the other. `Run` is everything before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Phase {
+    Run,
+    /// Inbound takes no new connections and drains; the last scrape of the app is made now, while it still answers.
+    Drain,
+    /// The app has ended: read its output and files to their end, deliver or persist.
+    Finish,
+    /// Outbound closes; everything ends.
+    Close,
+}
+
+/// What a subsystem holds of the stop order: it watches the phase, and says when it has done its part.
+pub struct Station {
+    phase: watch::Receiver<(Phase, Instant)>,
+    done: watch::Sender<Phase>,
+}
+
+impl Station {
+    /// The present phase and the moment by which it must have passed.
+    pub fn phase(&self) -> (Phase, Instant) {
+        *self.phase.borrow()
+    }
+
+    /// Waits until the phase is at least the given one; answers its deadline.
+    pub async fn reached(&mut self, phase: Phase) -> Instant {
+        match self.phase.wait_for(|(now, _)| *now >= phase).await {
+            Ok(now) => now.1,
+            // The conductor is gone: the worker is ending, and there is no time left.
+            Err(_) => Instant::now(),
+        }
+    }
+
+    pub fn done(&self, phase: Phase) {
+        self.done.send_if_modified(|done| {
+            let newer = phase > *done;
+            *done = phase.max(*done);
+            newer
+        });
+    }
+
+    /// A second view of the phases for a task beside the one that answers `done`.
+    pub fn watch(&self) -> PhaseWatch {
+        PhaseWatch { phase: self.phase.clone() }
+    }
+}
+
+/// A view of the stop order without the duty to answer.
+#[derive(Clone)]
+pub struct PhaseWatch {
+    phase: watch::Receiver<(Phase, Instant)>,
+}
+
+impl PhaseWatch {
+    pub fn phase(&self) -> Phase {
+        self.phase.borrow().0
+    }
+
+    pub async fn reached(&mut self, phase: Phase) -> Instant {
+        match self.phase.wait_for(|(now, _)| *now >= phase).await {
+            Ok(now) => now.1,
+            Err(_) => Instant::now(),
+        }
+    }
+}
+
+/// Leads all subsystems through the stop order.
+pub struct Conductor {
+    phase: watch::Sender<(Phase, Instant)>,
+    stations: Vec<(&'static str, watch::Receiver<Phase>)>,
+}
+
+impl Default for Conductor {
+    fn default() -> Conductor {
+        Conductor { phase: watch::channel((Phase::Run, Instant::now())).0, stations: Vec::new() }
+    }
+}
+
+impl Conductor {
+    pub fn station(&mut self, subsystem: &'static str) -> Station {
+        let (done, seen) = watch::channel(Phase::Run);
+        self.stations.push((subsystem, seen));
+        Station { phase: self.phase.subscribe(), done }
+    }
+
+    /// Begins a phase and waits until all stations have done it or the time is over; answers who did not.
+    pub async fn advance(&mut self, phase: Phase, within: Duration) -> Vec<&'static str> {
+        let until = Instant::now() + within;
+        let _ = self.phase.send_replace((phase, until));
+        let mut late = Vec::new();
+        for (name, seen) in &mut self.stations {
+            let left = until.saturating_duration_since(Instant::now());
+            // A station whose thread has ended has nothing left to do.
+            if tokio::time::timeout(left, seen.wait_for(|done| *done >= phase)).await.is_err() {
+                late.push(*name);
+            }
+        }
+        late
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// covers: foundation 2
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_phase_ends_when_all_have_done_it_or_the_time_is_over() {
+        let mut conductor = Conductor::default();
+        let mut quick = conductor.station("quick");
+        let slow = conductor.station("slow");
+        let (late, ()) = tokio::join!(conductor.advance(Phase::Drain, Duration::from_millis(30)), async {
+            quick.reached(Phase::Drain).await;
+            quick.done(Phase::Drain);
+        });
+        assert_eq!(late, ["slow"]);
+        slow.done(Phase::Finish);
+        quick.done(Phase::Finish);
+        assert!(conductor.advance(Phase::Finish, Duration::from_secs(5)).await.is_empty());
+        drop((quick, slow));
+        assert!(
+            conductor.advance(Phase::Close, Duration::from_secs(5)).await.is_empty(),
+            "who has ended holds nobody up"
+        );
+    }
+
+    /// covers: foundation 2
+    #[test]
+    fn health_answers_started_ready_and_live_and_tells_faults_once() {
+        let health = Health::new("logs");
+        assert_eq!(health.verdict().state, State::Starting);
+        health.set_ready(true);
+        assert!(health.started() && health.ready() && health.live());
+        assert!(health.fault("main", "refused"));
+        assert!(!health.fault("main", "refused"), "the same fault is no news");
+        assert_eq!(health.verdict().state, State::Degraded);
+        assert!(health.ready(), "a sick receiver does not make the app unready");
+        assert!(health.recovered("main"));
+        assert_eq!(health.verdict().state, State::Ok);
+        health.panicked("boom");
+        assert!(!health.live());
+        assert_eq!(health.verdict().state, State::Failed);
+    }
+}

@@ -1,0 +1,268 @@
+//! The spanned tree: YAML as it was written, every cell with its place. In: the text of one file. Out: a `Node`, or
+//! what is wrong with the text. A scalar stays text until the schema says what it should be, so that `version: 1.10`
+//! is `1.10` where a string is wanted. Bounds: `TEXT_MAX`, `NODES_MAX` (aliases count what they stand for), `DEPTH_MAX`.
+
+use crate::diag::{Diagnostic, Place};
+use granit_parser::{Event, Parser, ScalarStyle, Span};
+use std::collections::HashMap;
+
+pub const TEXT_MAX: usize = 1 << 20;
+pub const NODES_MAX: usize = 50_000;
+pub const DEPTH_MAX: usize = 64;
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Node {
+    pub place: Place,
+    pub value: Value,
+    /// The text came from a variable or a file, so that a message must not show it.
+    pub filled: bool,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Value {
+    /// `plain` is false where the person wrote quotes or a block: then it is a string and nothing else.
+    Scalar {
+        text: String,
+        plain: bool,
+    },
+    List(Vec<Node>),
+    Map(Vec<Entry>),
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Entry {
+    pub key: String,
+    pub key_place: Place,
+    pub node: Node,
+}
+
+impl Node {
+    fn new(place: Place, value: Value) -> Node {
+        Node { place, value, filled: false }
+    }
+
+    /// An empty cell, `~` or `null`.
+    pub fn is_null(&self) -> bool {
+        matches!(&self.value, Value::Scalar { text, plain: true } if matches!(text.as_str(), "" | "~" | "null" | "Null" | "NULL"))
+    }
+
+    /// What kind of thing stands here, for a message.
+    pub fn kind_name(&self) -> &'static str {
+        match &self.value {
+            _ if self.is_null() => "nothing",
+            Value::Scalar { text, plain: true } if text.parse::<f64>().is_ok() => "a number",
+            Value::Scalar { text, plain: true } if matches!(text.as_str(), "true" | "false") => "a boolean",
+            Value::Scalar { .. } => "a string",
+            Value::List(_) => "a list",
+            Value::Map(_) => "a mapping",
+        }
+    }
+
+    /// The node at a path of keys and indexes, or the deepest one on the way that exists.
+    pub fn at(&self, path: &[&str]) -> &Node {
+        let Some((first, rest)) = path.split_first() else {
+            return self;
+        };
+        let next = match &self.value {
+            Value::Map(entries) => entries.iter().find(|entry| entry.key == *first).map(|entry| &entry.node),
+            Value::List(items) => first.parse::<usize>().ok().and_then(|index| items.get(index)),
+            Value::Scalar { .. } => None,
+        };
+        next.map_or(self, |node| node.at(rest))
+    }
+}
+
+/// Reads one YAML document.
+pub fn parse(text: &str) -> Result<Node, Vec<Diagnostic>> {
+    if text.len() > TEXT_MAX {
+        return Err(vec![
+            Diagnostic::whole(format!("the file has {} bytes, more than the {TEXT_MAX} allowed", text.len()))
+                .help("split what is not configuration into files of its own"),
+        ]);
+    }
+    let mut builder = Builder::default();
+    for event in Parser::new_from_str(text) {
+        match event {
+            Ok((event, span)) => builder.apply(event, &span),
+            Err(error) => {
+                let marker = error.marker();
+                let place = Place { line: to_u32(marker.line()), column: to_u32(marker.col() + 1), width: 1 };
+                builder.findings.push(
+                    Diagnostic::error(place, format!("this is not YAML: {}", error.info()))
+                        .help("look at the indentation, quotes and colons of this line and the one before"),
+                );
+                return Err(builder.findings);
+            }
+        }
+        if builder.nodes > NODES_MAX || builder.open.len() > DEPTH_MAX {
+            return Err(vec![Diagnostic::whole(format!(
+                "the file is nested deeper than {DEPTH_MAX} levels or unfolds to more than {NODES_MAX} cells"
+            ))]);
+        }
+    }
+    let nothing = Node::new(Place { line: 1, column: 1, width: 1 }, Value::Map(Vec::new()));
+    if builder.findings.is_empty() { Ok(builder.root.unwrap_or(nothing)) } else { Err(builder.findings) }
+}
+
+/// A collection whose end has not come yet.
+struct Open {
+    node: Node,
+    anchor: usize,
+    key: Option<(String, Place)>,
+}
+
+#[derive(Default)]
+struct Builder {
+    open: Vec<Open>,
+    anchors: HashMap<usize, Node>,
+    root: Option<Node>,
+    documents: usize,
+    nodes: usize,
+    findings: Vec<Diagnostic>,
+}
+
+impl Builder {
+    fn apply(&mut self, event: Event<'_>, span: &Span) {
+        let place = place_of(span);
+        match event {
+            Event::DocumentStart(..) => {
+                self.documents += 1;
+                if self.documents == 2 {
+                    self.findings.push(
+                        Diagnostic::error(place, "a second document begins here, and only one is read")
+                            .help("remove the line `---`, or give the second document a file of its own"),
+                    );
+                }
+            }
+            Event::Scalar(text, style, anchor, tag) => {
+                let quoted = style != ScalarStyle::Plain || tag.is_some();
+                let node = Node::new(place, Value::Scalar { text: text.into_owned(), plain: !quoted });
+                self.complete(node, anchor);
+            }
+            Event::SequenceStart(_, anchor, _) => {
+                self.open.push(Open { node: Node::new(place, Value::List(Vec::new())), anchor, key: None });
+            }
+            Event::MappingStart(_, anchor, _) => {
+                self.open.push(Open { node: Node::new(place, Value::Map(Vec::new())), anchor, key: None });
+            }
+            Event::SequenceEnd | Event::MappingEnd => {
+                if let Some(done) = self.open.pop() {
+                    self.complete(done.node, done.anchor);
+                }
+            }
+            Event::Alias(anchor) => match self.anchors.get(&anchor).cloned() {
+                Some(node) => {
+                    self.nodes += count(&node);
+                    self.complete(Node { place, ..node }, 0);
+                }
+                None => self.findings.push(Diagnostic::error(place, "this alias stands inside the thing it names")),
+            },
+            _ => {}
+        }
+    }
+
+    fn complete(&mut self, node: Node, anchor: usize) {
+        self.nodes += 1;
+        if anchor != 0 {
+            self.anchors.insert(anchor, node.clone());
+        }
+        let Some(parent) = self.open.last_mut() else {
+            self.root.get_or_insert(node);
+            return;
+        };
+        match &mut parent.node.value {
+            Value::List(items) => items.push(node),
+            Value::Map(entries) => match parent.key.take() {
+                None => match node.value {
+                    Value::Scalar { text, .. } => parent.key = Some((text, node.place)),
+                    _ => {
+                        self.findings
+                            .push(Diagnostic::error(node.place, "a key must be a plain word, not a list or a mapping"));
+                        parent.key = Some((String::new(), node.place));
+                    }
+                },
+                Some((key, key_place)) => {
+                    if let Some(first) = entries.iter().find(|entry| entry.key == key) {
+                        self.findings.push(
+                            Diagnostic::error(key_place, format!("`{key}` stands here twice"))
+                                .help(format!("the first one is on line {}; keep one", first.key_place.line)),
+                        );
+                    } else {
+                        entries.push(Entry { key, key_place, node });
+                    }
+                }
+            },
+            Value::Scalar { .. } => {}
+        }
+    }
+}
+
+fn count(node: &Node) -> usize {
+    1 + match &node.value {
+        Value::Scalar { .. } => 0,
+        Value::List(items) => items.iter().map(count).sum(),
+        Value::Map(entries) => entries.iter().map(|entry| count(&entry.node)).sum(),
+    }
+}
+
+fn place_of(span: &Span) -> Place {
+    let width = if span.start.line() == span.end.line() { span.end.col().saturating_sub(span.start.col()) } else { 1 };
+    Place { line: to_u32(span.start.line()), column: to_u32(span.start.col() + 1), width: to_u32(width.max(1)) }
+}
+
+fn to_u32(number: usize) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check_refused(text: &str, line: u32, part: &str) {
+        let findings = parse(text).expect_err(text);
+        assert!(
+            findings.iter().any(|f| f.message.contains(part) && f.place.is_none_or(|p| p.line == line)),
+            "{text}: {findings:?}"
+        );
+    }
+
+    /// covers: foundation 3
+    #[test]
+    fn every_cell_knows_its_place_and_keeps_its_text() {
+        let tree = parse("app:\n  port: 8080\n  tags: [a, 1.10]\n").expect("valid");
+        let port = tree.at(&["app", "port"]);
+        assert_eq!(port.place, Place { line: 2, column: 9, width: 4 });
+        let tag = tree.at(&["app", "tags", "1"]);
+        assert_eq!(tag.value, Value::Scalar { text: "1.10".into(), plain: true });
+    }
+
+    /// covers: foundation 3
+    #[test]
+    fn texts_that_mislead_are_refused_with_their_line() {
+        check_refused("a: 1\na: 2\n", 2, "twice");
+        check_refused("a: 1\n---\nb: 2\n", 2, "second document");
+        check_refused("a: [1, 2\nb: 3\n", 2, "not YAML");
+        check_refused("a: &x [*x]\n", 1, "");
+        check_refused("? [a, b]\n: c\n", 1, "plain word");
+    }
+
+    /// covers: foundation 3
+    #[test]
+    fn an_alias_bomb_is_refused() {
+        let mut text = String::from("a0: &a0 [x,x,x,x,x,x,x,x,x,x]\n");
+        for level in 1..8 {
+            let before = level - 1;
+            text.push_str(&format!("a{level}: &a{level} [{}]\n", vec![format!("*a{before}"); 10].join(",")));
+        }
+        check_refused(&text, 0, "unfolds");
+        check_refused(&format!("a: {}{}", "[".repeat(100), "]".repeat(100)), 0, "deeper");
+    }
+
+    /// covers: foundation 3
+    #[test]
+    fn an_alias_stands_for_its_anchor_at_its_own_place() {
+        let tree = parse("a: &x {k: 1}\nb: *x\n").expect("valid");
+        assert_eq!(tree.at(&["b"]).place.line, 2);
+        assert_eq!(tree.at(&["b", "k"]).value, Value::Scalar { text: "1".into(), plain: true });
+    }
+}

@@ -1,0 +1,175 @@
+//! A git repository with an app's configuration, and the four ways to serve it: a path, `git daemon`, `git http-backend`
+//! and sshd. A scene comes in, URLs go out; a commit always changes two files together, so that a reader who sees one of
+//! each knows that a revision was published in halves. Servers end with the test.
+
+use std::io::Read;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use rustix::fs::{CWD, Mode, OFlags, openat};
+
+use super::process::Running;
+use super::{PATIENCE, Scene, fixture, get, peer, until};
+
+pub struct Repository {
+    root: PathBuf,
+    work: PathBuf,
+}
+
+impl Repository {
+    /// A bare repository with generation 1 on `main`; `None` where git is missing.
+    pub fn create(scene: &Scene) -> Option<Self> {
+        peer("git")?;
+        let repository = Self { root: scene.path("git"), work: scene.path("work") };
+        std::fs::create_dir_all(&repository.root).expect("the scene takes folders");
+        std::fs::create_dir_all(&repository.work).expect("the scene takes folders");
+        git(&repository.root, &["init", "--quiet", "--bare", "--initial-branch=main", "config.git"]);
+        git(&repository.work, &["init", "--quiet", "--initial-branch=main", "."]);
+        let bare = repository.bare().display().to_string();
+        git(&repository.work, &["remote", "add", "origin", &bare]);
+        repository.push(1);
+        Some(repository)
+    }
+
+    pub fn bare(&self) -> PathBuf {
+        self.root.join("config.git")
+    }
+
+    /// Commits and pushes a generation: two files of the folder `orders`, equal and of some size, and one outside it.
+    pub fn push(&self, generation: usize) {
+        let first = format!("generation={generation:06}\n");
+        let text = first.repeat(2000);
+        for (name, text) in [("orders/a.conf", &text), ("orders/b.conf", &text), ("other/c.conf", &first)] {
+            let path = self.work.join(name);
+            std::fs::create_dir_all(path.parent().expect("it has a folder")).expect("the work tree takes folders");
+            std::fs::write(path, text).expect("the work tree takes files");
+        }
+        git(&self.work, &["add", "--all"]);
+        git(&self.work, &["commit", "--quiet", "--message", &first]);
+        git(&self.work, &["push", "--quiet", "origin", "main"]);
+    }
+
+    pub fn file_url(&self) -> String {
+        format!("file://{}", self.bare().display())
+    }
+
+    pub fn daemon(&self, scene: &Scene) -> Option<(Running, String)> {
+        let daemon = git_program("git-daemon")?;
+        let port = scene.port("git_daemon");
+        let base = format!("--base-path={}", self.root.display());
+        let port_option = format!("--port={port}");
+        let options = ["--export-all", "--reuseaddr", "--listen=127.0.0.1", &port_option, &base];
+        let running = Running::start(&[&[daemon.as_str()], options.as_slice()].concat());
+        await_port(port);
+        Some((running, format!("git://127.0.0.1:{port}/config.git")))
+    }
+
+    pub fn http(&self, scene: &Scene) -> Option<(Running, String)> {
+        git_program("git-http-backend")?;
+        let port = scene.port("git_http");
+        let root = self.root.display().to_string();
+        let running = Running::start(&[super::python()?, fixture("git_http.py"), port.to_string(), root]);
+        until(PATIENCE, "git over HTTP answers", || {
+            let refs = get(&format!("127.0.0.1:{port}"), "/config.git/info/refs?service=git-upload-pack");
+            refs.is_ok_and(|reply| reply.status == 200)
+        });
+        Some((running, format!("http://127.0.0.1:{port}/config.git")))
+    }
+
+    /// sshd on a free port with keys made now. The client side is a folder with an `ssh` in it, which goes first into
+    /// the search path of whoever should be let in.
+    pub fn sshd(&self, scene: &Scene) -> Option<(Running, String)> {
+        let (sshd, ssh, keygen) = (peer("sshd")?, peer("ssh")?, peer("ssh-keygen")?);
+        let port = scene.port("sshd");
+        for key in ["host_key", "user_key"] {
+            let made = Command::new(&keygen).args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(scene.path(key)).status();
+            assert!(made.is_ok_and(|status| status.success()), "ssh-keygen makes {key}");
+        }
+        let host_key = std::fs::read_to_string(scene.path("host_key.pub")).expect("the key was just made");
+        scene.write("known_hosts", format!("[127.0.0.1]:{port} {host_key}"));
+        scene.set("ssh", ssh.display());
+        let git_folder = peer("git")?.parent()?.display().to_string();
+        scene.set("git_folder", git_folder);
+        scene.write("sshd_config", scene.fill(SSHD_CONFIG));
+        scene.write("ssh_config", scene.fill(SSH_CONFIG));
+        let wrapper = scene.write("bin/ssh", scene.fill("#!/bin/sh\nexec @ssh@ -F @dir@/ssh_config \"$@\"\n"));
+        std::fs::set_permissions(wrapper, std::fs::Permissions::from_mode(0o755)).expect("it is our file");
+        if rustix::process::geteuid().is_root() {
+            // Debian's sshd wants this folder when root starts it; its service makes it at boot.
+            std::fs::create_dir_all("/run/sshd").ok();
+        }
+        let running = Running::start(&[&sshd.display().to_string(), "-D", "-e", "-f", &scene.text_path("sshd_config")]);
+        await_port(port);
+        let user = std::process::Command::new("id").arg("-un").output().expect("id is everywhere").stdout;
+        let user = String::from_utf8_lossy(&user).trim().to_owned();
+        Some((running, format!("ssh://{user}@127.0.0.1:{port}{}", self.bare().display())))
+    }
+}
+
+/// The environment in which `ssh` finds the keys of `Repository::sshd`.
+pub fn search_path_with_ssh(scene: &Scene) -> String {
+    format!("{}:{}", scene.path("bin").display(), std::env::var("PATH").unwrap_or_default())
+}
+
+/// What a reader finds behind the published path, which he opens once: the generation when both files are there and equal,
+/// `None` when nothing is published yet, and what is wrong otherwise.
+pub fn published(to: &Path) -> Result<Option<usize>, String> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    let Ok(folder) = openat(CWD, to, flags | OFlags::DIRECTORY, Mode::empty()) else { return Ok(None) };
+    let read = |name: &str| {
+        let file = openat(&folder, name, flags, Mode::empty()).map_err(|error| format!("{name}: {error}"))?;
+        let mut text = String::new();
+        std::fs::File::from(file).read_to_string(&mut text).map_err(|error| format!("{name}: {error}"))?;
+        Ok::<String, String>(text)
+    };
+    let (first, second) = (read("a.conf")?, read("b.conf")?);
+    if first != second {
+        let starts = (first.lines().next().unwrap_or("empty"), second.lines().next().unwrap_or("empty"));
+        return Err(format!("two files of different commits: {starts:?}"));
+    }
+    super::number_after(&first, "generation=").map(Some).ok_or_else(|| "files without a generation".to_owned())
+}
+
+/// Runs git for the test itself, untouched by the configuration of whoever runs the tests.
+pub fn git(folder: &Path, arguments: &[&str]) {
+    let mut command = Command::new("git");
+    command.current_dir(folder).args(["-c", "user.name=test", "-c", "user.email=test@localhost", "-c", "gc.auto=0"]);
+    command.env("GIT_CONFIG_NOSYSTEM", "1").env("GIT_CONFIG_GLOBAL", "/dev/null").args(arguments);
+    let output = command.output().expect("git runs");
+    assert!(output.status.success(), "git {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// One of git's own programs, where git keeps them.
+fn git_program(name: &str) -> Option<String> {
+    let asked = Command::new("git").arg("--exec-path").output().ok()?;
+    let folder = PathBuf::from(String::from_utf8_lossy(&asked.stdout).trim());
+    let path = folder.join(name);
+    path.is_file().then(|| path.display().to_string())
+}
+
+fn await_port(port: u16) {
+    until(PATIENCE, "the server takes connections", || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok());
+}
+
+const SSHD_CONFIG: &str = "\
+Port @sshd@
+ListenAddress 127.0.0.1
+HostKey @dir@/host_key
+AuthorizedKeysFile @dir@/user_key.pub
+StrictModes no
+UsePAM no
+PasswordAuthentication no
+PermitRootLogin prohibit-password
+PidFile none
+SetEnv PATH=@git_folder@:/usr/bin:/bin
+";
+
+const SSH_CONFIG: &str = "\
+Host *
+  IdentityFile @dir@/user_key
+  IdentitiesOnly yes
+  UserKnownHostsFile @dir@/known_hosts
+  StrictHostKeyChecking yes
+  BatchMode yes
+";

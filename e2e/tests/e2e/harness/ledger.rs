@@ -1,0 +1,40 @@
+//! The law of the ledger, asserted at the end of every test that runs the product: what a row received is delivered,
+//! merged, still pending, or dropped for a named reason. The admin address comes in; rows go out. One request each.
+
+use serde_json::Value;
+
+use super::get;
+
+#[track_caller]
+pub fn ledger_balances(admin: &str) {
+    for row in rows(admin) {
+        let name = format!("{} {}", row["kind"].as_str().unwrap_or("?"), row["name"].as_str().unwrap_or("?"));
+        let received = row["received"].as_u64().unwrap_or_else(|| panic!("{name} says how much it received: {row}"));
+        let delivered = row["delivered"].as_u64().unwrap_or_else(|| panic!("{name} says what it delivered: {row}"));
+        let merged = row["merged"].as_u64().unwrap_or(0);
+        let pending = row["pending"].as_u64().unwrap_or_else(|| panic!("{name} says what is pending: {row}"));
+        let accounted = delivered + merged + pending + dropped(&row);
+        assert_eq!(received, accounted, "{name} balances: {row}");
+    }
+}
+
+/// The row of this kind (`source`, `stage`, `sink`) and name (`logs/main`).
+#[track_caller]
+pub fn ledger_row(admin: &str, kind: &str, name: &str) -> Value {
+    let rows = rows(admin);
+    let found = rows.iter().find(|row| row["kind"] == kind && row["name"] == name);
+    found.unwrap_or_else(|| panic!("no row {kind} {name} in {rows:?}")).clone()
+}
+
+/// What a row dropped, over all reasons.
+pub fn dropped(row: &Value) -> u64 {
+    row["dropped"].as_object().map_or(0, |reasons| reasons.values().filter_map(Value::as_u64).sum())
+}
+
+#[track_caller]
+fn rows(admin: &str) -> Vec<Value> {
+    let reply = get(admin, "/ledger").expect("the admin listener answers /ledger");
+    assert_eq!(reply.status, 200, "/ledger: {}", reply.text());
+    let rows = reply.json()["rows"].as_array().cloned();
+    rows.unwrap_or_else(|| panic!("/ledger has rows: {}", reply.text()))
+}

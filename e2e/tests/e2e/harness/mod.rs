@@ -1,0 +1,220 @@
+//! What every test stands on: a scene (directory, ports, configuration text), conditions with a limit, and the search for
+//! peers. In come a test's wishes, out go running processes that end with the test. Bounded by the limits given to
+//! `until` and by `Drop`, which stops whatever a panicking test left behind.
+
+pub mod exposition;
+pub mod git;
+pub mod ledger;
+pub mod outrigger;
+pub mod process;
+pub mod proto;
+pub mod raw_app;
+pub mod receiver;
+pub mod server;
+pub mod wire;
+
+use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::io::Write;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, OnceLock};
+use std::time::{Duration, Instant};
+
+pub use exposition::Exposition;
+pub use ledger::{ledger_balances, ledger_row};
+pub use outrigger::{Exit, Outrigger, Wait};
+pub use process::{Running, Signal};
+pub use raw_app::{Next, RawApp};
+pub use receiver::{Answer, LogReceiver};
+pub use wire::{Wire, get, request};
+
+pub const SECOND: Duration = Duration::from_secs(1);
+
+/// How long a step may take on a loaded machine of two cores before it counts as hung.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// One test's place: an own directory, and the values its configuration text is filled with.
+pub struct Scene {
+    directory: PathBuf,
+    values: Mutex<BTreeMap<String, String>>,
+}
+
+impl Scene {
+    pub fn new() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        // Short, because a Unix socket's path has to fit into 108 bytes.
+        let name = format!("outrigger-e2e-{}-{number}", std::process::id());
+        let directory = std::env::temp_dir().join(name);
+        std::fs::create_dir_all(&directory).expect("the temporary directory takes a new folder");
+        let scene = Self { directory, values: Mutex::default() };
+        scene.set("dir", scene.directory.display());
+        scene.set("admin", free_port());
+        scene
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.directory.join(name)
+    }
+
+    pub fn text_path(&self, name: &str) -> String {
+        self.path(name).display().to_string()
+    }
+
+    /// Writes a file of the scene, with the folders above it.
+    pub fn write(&self, name: &str, content: impl AsRef<[u8]>) -> PathBuf {
+        let path = self.path(name);
+        let parent = path.parent().expect("a file of the scene has a folder");
+        std::fs::create_dir_all(parent).expect("the scene takes folders");
+        std::fs::write(&path, content).expect("the scene takes files");
+        path
+    }
+
+    /// Gives `@name@` in configuration texts its value.
+    pub fn set(&self, name: &str, value: impl Display) {
+        self.values.lock().expect("no test panics while it sets a value").insert(name.to_owned(), value.to_string());
+    }
+
+    /// A free port, also known to configuration texts as `@name@`.
+    pub fn port(&self, name: &str) -> u16 {
+        let port = free_port();
+        self.set(name, port);
+        port
+    }
+
+    pub fn value(&self, name: &str) -> String {
+        let values = self.values.lock().expect("no test panics while it sets a value");
+        values.get(name).cloned().unwrap_or_else(|| panic!("the scene has no value @{name}@"))
+    }
+
+    pub fn fill(&self, text: &str) -> String {
+        let values = self.values.lock().expect("no test panics while it sets a value");
+        values.iter().fold(text.to_owned(), |text, (name, value)| text.replace(&format!("@{name}@"), value))
+    }
+}
+
+impl Drop for Scene {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("the scene is kept in {}", self.directory.display());
+        } else {
+            std::fs::remove_dir_all(&self.directory).ok();
+        }
+    }
+}
+
+/// Waits for a condition; a test that waits in vain fails with what it waited for.
+#[track_caller]
+pub fn until(limit: Duration, what: &str, condition: impl FnMut() -> bool) {
+    assert!(within(limit, condition), "waited {limit:?} in vain: {what}");
+}
+
+pub fn within(limit: Duration, mut condition: impl FnMut() -> bool) -> bool {
+    let end = Instant::now() + limit;
+    loop {
+        if condition() {
+            return true;
+        }
+        if Instant::now() >= end {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// A port that nobody holds, taken from below the range from which the kernel gives ports to outgoing connections: one
+/// of those could otherwise sit on it before the program binds it. No port is handed out twice.
+pub fn free_port() -> u16 {
+    static NEXT: OnceLock<AtomicU32> = OnceLock::new();
+    let next = NEXT.get_or_init(|| AtomicU32::new(std::process::id().wrapping_mul(61) % 14_000));
+    for _ in 0..14_000 {
+        let offset = next.fetch_add(1, Ordering::Relaxed) % 14_000;
+        let port = 18_000 + u16::try_from(offset).expect("less than 14,000");
+        if TcpListener::bind(("0.0.0.0", port)).is_ok() {
+            return port;
+        }
+    }
+    panic!("no free port between 18000 and 32000");
+}
+
+pub fn workspace() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the package lies in the workspace")
+}
+
+pub fn fixture(name: &str) -> String {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name).display().to_string()
+}
+
+/// Where a peer's program is: on the search path, where the system keeps servers, or among the peers that
+/// `cargo xtask peers` installed.
+pub fn peer(name: &str) -> Option<PathBuf> {
+    let peers = workspace().join("target/peers");
+    let mut folders: Vec<PathBuf> = std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()).collect();
+    folders.extend(["/usr/sbin", "/sbin", "/usr/local/sbin", "/usr/lib/git-core"].map(PathBuf::from));
+    folders.push(peers.join("bin"));
+    if let Ok(entries) = std::fs::read_dir(&peers) {
+        folders.extend(entries.flatten().map(|entry| entry.path().join("bin")));
+    }
+    folders.into_iter().map(|folder| folder.join(name)).find(|path| path.is_file())
+}
+
+/// The interpreter itself: a version switcher's shim in front of it would cost every test a quarter of a second.
+pub fn python() -> Option<String> {
+    static FOUND: OnceLock<Option<String>> = OnceLock::new();
+    let find = || {
+        let shim = peer("python3")?;
+        let asked = std::process::Command::new(shim).args(["-c", "import sys; print(sys.executable)"]).output().ok()?;
+        let path = String::from_utf8(asked.stdout).ok()?.trim().to_owned();
+        Path::new(&path).is_file().then_some(path)
+    };
+    FOUND.get_or_init(find).clone()
+}
+
+/// Notes a test that cannot run here, in the file from which the skipped tests are counted by name.
+pub fn skip(test: &str, reason: &str) {
+    eprintln!("skipped: {test}: {reason}");
+    let Some(path) = std::env::var_os("OUTRIGGER_SKIPS") else { return };
+    let file = std::fs::OpenOptions::new().append(true).create(true).open(path);
+    let mut file = file.expect("OUTRIGGER_SKIPS names a file that can be written");
+    // One write for the line, so that two tests at once do not mix theirs.
+    file.write_all(format!("{test}\t{reason}\n").as_bytes()).expect("the list of skipped tests takes a line");
+}
+
+/// The value, or this test is skipped by its name with the reason.
+macro_rules! need {
+    ($value:expr, $reason:expr) => {
+        match $value {
+            Some(value) => value,
+            None => {
+                fn here() {}
+                let name = std::any::type_name_of_val(&here).trim_end_matches("::here").trim_start_matches("e2e::");
+                $crate::harness::skip(name, $reason);
+                return;
+            }
+        }
+    };
+}
+
+/// The path of a peer's program as text, or this test is skipped.
+macro_rules! need_peer {
+    ($name:literal) => {
+        need!($crate::harness::peer($name).map(|path| path.display().to_string()), concat!($name, " is not installed"))
+    };
+}
+
+/// The number that follows `mark` in a line: all fixtures write `n=000123`.
+pub fn number_after(text: &str, mark: &str) -> Option<usize> {
+    let digits = text.split(mark).nth(1)?;
+    let end = digits.find(|c: char| !c.is_ascii_digit()).unwrap_or(digits.len());
+    digits[..end].parse().ok()
+}
+
+/// Fails unless the numbers are exactly 0, 1, 2 … `count` - 1, and says where they first differ.
+#[track_caller]
+pub fn assert_counts_up(numbers: &[usize], count: usize) {
+    let wrong = numbers.iter().enumerate().find(|(place, number)| place != *number);
+    assert_eq!(wrong, None, "the first number out of place, as (place, number)");
+    assert_eq!(numbers.len(), count, "how many numbers came");
+}

@@ -1,0 +1,198 @@
+//! The program under test: started from a scene's configuration with an optional command, waited for, its worker and its
+//! app found by process id, and stopped. A configuration text comes in; exit code, output and admin answers go out. It
+//! never outlives its test: dropping it kills the supervisor and everything below.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use super::process::{Captured, Running, Signal, children, descendants, is_alive};
+use super::wire::{Reply, get};
+use super::{PATIENCE, SECOND, Scene, ledger_balances, until, within, workspace};
+
+/// What the start of the program waits for.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Wait {
+    Ready,
+    Started,
+    Nothing,
+}
+
+pub struct Outrigger {
+    running: Running,
+    pub admin: String,
+    pub stdout: Captured,
+    pub stderr: Captured,
+}
+
+#[derive(Debug)]
+pub struct Exit {
+    pub code: i32,
+    pub took: Duration,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+/// The binary that `OUTRIGGER_BIN` names, else the one that the `ci` profile builds.
+pub fn binary() -> String {
+    let built = || workspace().join("target/ci/outrigger");
+    let path = std::env::var_os("OUTRIGGER_BIN").map_or_else(built, PathBuf::from);
+    assert!(path.is_file(), "{} is there; build it by: cargo build --profile ci", path.display());
+    path.display().to_string()
+}
+
+/// Runs one of the program's commands that end by themselves: exit code, stdout, stderr.
+#[track_caller]
+pub fn outrigger(arguments: &[&str]) -> (i32, String, String) {
+    let command: Vec<&str> = [binary().leak() as &str].into_iter().chain(arguments.iter().copied()).collect();
+    super::process::run_to_end(&command, PATIENCE)
+}
+
+impl Outrigger {
+    /// Starts it and waits until it is ready. Without a command it runs as a companion.
+    #[track_caller]
+    pub fn start(scene: &Scene, body: &str, command: &[&str]) -> Self {
+        Self::start_and(scene, body, command, Wait::Ready)
+    }
+
+    #[track_caller]
+    pub fn start_and(scene: &Scene, body: &str, command: &[&str], wait: Wait) -> Self {
+        Self::start_with(scene, body, command, wait, |_| {})
+    }
+
+    /// As above, with a last look at how the process is started: its environment, its directory.
+    #[track_caller]
+    pub fn start_with(
+        scene: &Scene,
+        body: &str,
+        command: &[&str],
+        wait: Wait,
+        prepare: impl FnOnce(&mut Command),
+    ) -> Self {
+        let config = scene.write("outrigger.yaml", configuration(scene, body));
+        let mut built = Command::new(binary());
+        built.arg("run").arg("-c").arg(config);
+        if !command.is_empty() {
+            built.arg("--").args(command);
+        }
+        prepare(&mut built);
+        let running = Running::spawn(built);
+        let (stdout, stderr) = (running.stdout.clone(), running.stderr.clone());
+        let admin = format!("127.0.0.1:{}", scene.value("admin"));
+        let mut started = Self { running, admin, stdout, stderr };
+        match wait {
+            Wait::Ready => started.await_answer("/ready"),
+            Wait::Started => started.await_answer("/started"),
+            Wait::Nothing => {}
+        }
+        started
+    }
+
+    #[track_caller]
+    fn await_answer(&mut self, path: &str) {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            if self.status_of(path) == 200 {
+                return;
+            }
+            if let Some(status) = self.running.ended() {
+                panic!("it ended ({status}) before {path} was 200");
+            }
+            assert!(Instant::now() < end, "{path} becomes 200 within {PATIENCE:?}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.running.pid()
+    }
+
+    /// The status that a path of the admin listener answers with; 0 when nothing answers.
+    pub fn status_of(&self, path: &str) -> u16 {
+        get(&self.admin, path).map_or(0, |reply| reply.status)
+    }
+
+    #[track_caller]
+    pub fn ask(&self, path: &str) -> Reply {
+        get(&self.admin, path).unwrap_or_else(|error| panic!("the admin listener answers {path}: {error}"))
+    }
+
+    /// The worker: the supervisor's child that carries the program's name.
+    pub fn find_worker(&self) -> Option<u32> {
+        let workers = children(self.pid()).into_iter();
+        workers.filter(|child| child.name.starts_with("outrigger-work") && child.state != 'Z').map(|child| child.pid).next()
+    }
+
+    #[track_caller]
+    pub fn worker(&self) -> u32 {
+        let mut found = None;
+        until(PATIENCE, "a worker below the supervisor", || {
+            found = self.find_worker();
+            found.is_some()
+        });
+        found.expect("just found")
+    }
+
+    /// The app: the supervisor's other child.
+    #[track_caller]
+    pub fn app(&self) -> u32 {
+        let mut found = None;
+        until(PATIENCE, "the app below the supervisor", || {
+            found = children(self.pid()).into_iter().find(|child| !child.name.starts_with("outrigger"));
+            found.is_some()
+        });
+        found.expect("just found").pid
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        self.running.signal(signal);
+    }
+
+    pub fn has_ended(&mut self) -> bool {
+        self.running.ended().is_some()
+    }
+
+    /// The end of nearly every test: the ledger balances, SIGTERM ends it in time, and nothing of it is left.
+    #[track_caller]
+    pub fn finish(self) -> Exit {
+        ledger_balances(&self.admin);
+        self.terminate(40 * SECOND)
+    }
+
+    /// SIGTERM and the end, without asking the ledger.
+    #[track_caller]
+    pub fn terminate(self, limit: Duration) -> Exit {
+        self.signal(Signal::TERM);
+        self.wait(limit)
+    }
+
+    /// Waits for an end that somebody else caused.
+    #[track_caller]
+    pub fn wait(mut self, limit: Duration) -> Exit {
+        let below = descendants(self.pid());
+        let began = Instant::now();
+        let code = self.running.wait(limit);
+        let took = began.elapsed();
+        let gone = within(2 * SECOND, || !below.iter().any(|pid| is_alive(*pid)));
+        assert!(gone, "no process is left behind of {below:?}");
+        Exit { code, took, stdout: self.stdout.text(), stderr: self.stderr.text() }
+    }
+
+    /// kill -9 of the whole program, as when a machine loses power: nobody gets to say goodbye.
+    pub fn kill_all(self) {
+        drop(self);
+    }
+}
+
+/// The body with the scene's values filled in, and the state directory and admin listener added where it names none.
+/// They follow the body, so that line numbers in it stay what they are.
+pub fn configuration(scene: &Scene, body: &str) -> String {
+    let mut text = body.to_owned();
+    if !body.lines().any(|line| line.starts_with("state:")) {
+        text.push_str("\nstate: { dir: \"@dir@/state\", max: 64MiB }");
+    }
+    if !body.lines().any(|line| line.starts_with("admin:")) {
+        text.push_str("\nadmin: { listen: \"127.0.0.1:@admin@\", socket: \"@dir@/admin.sock\" }\n");
+    }
+    scene.fill(&text)
+}

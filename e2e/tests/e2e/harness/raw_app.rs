@@ -1,0 +1,90 @@
+//! An app that speaks HTTP/1.1 byte by byte, for the cases of the proxy that no library would produce. Requests come in
+//! and are kept as they were written; a function of the test answers each with the bytes it likes. Bounded by what one
+//! test sends.
+
+use std::net::TcpStream;
+use std::sync::{Arc, Mutex};
+
+use super::server::Server;
+use super::wire::{Body, Head, Wire};
+
+#[derive(Clone, Debug)]
+pub struct Seen {
+    pub head: Head,
+    pub body: Body,
+    /// Which connection it came on, counted from 0.
+    pub connection: usize,
+}
+
+/// What the app does with the connection after an answer.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Next {
+    Keep,
+    Close,
+}
+
+pub struct RawApp {
+    server: Server,
+    seen: Arc<Mutex<Vec<Seen>>>,
+}
+
+impl RawApp {
+    /// Answers every complete request by `answer`; an expectation is met with 100 before the body is read.
+    pub fn start(answer: impl Fn(&Seen, &mut Wire<TcpStream>) -> Next + Send + Sync + 'static) -> Self {
+        let seen: Arc<Mutex<Vec<Seen>>> = Arc::default();
+        let server = Server::start({
+            let seen = seen.clone();
+            move |stream, connection| {
+                let mut wire = Wire::new(stream);
+                while let Some(request) = read_request(&mut wire, connection) {
+                    seen.lock().expect("no holder panics").push(request.clone());
+                    if answer(&request, &mut wire) == Next::Close {
+                        return;
+                    }
+                }
+            }
+        });
+        Self { server, seen }
+    }
+
+    /// Answers everything with 200 and the request's target as the body.
+    pub fn echoing_targets() -> Self {
+        Self::start(|request, wire| {
+            let target = request.head.target();
+            let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", target.len());
+            wire.send(head + target).map_or(Next::Close, |()| Next::Keep)
+        })
+    }
+
+    pub fn address(&self) -> String {
+        self.server.address()
+    }
+
+    pub fn connections(&self) -> usize {
+        self.server.connections()
+    }
+
+    /// All complete requests so far, in the order in which they came.
+    pub fn seen(&self) -> Vec<Seen> {
+        self.seen.lock().expect("no holder panics").clone()
+    }
+
+    pub fn seen_count(&self) -> usize {
+        self.seen.lock().expect("no holder panics").len()
+    }
+}
+
+fn read_request(wire: &mut Wire<TcpStream>, connection: usize) -> Option<Seen> {
+    let head = wire.head().ok()??;
+    if head.header("expect").is_some_and(|value| value.eq_ignore_ascii_case("100-continue")) {
+        wire.send("HTTP/1.1 100 Continue\r\n\r\n").ok()?;
+    }
+    let body = wire.request_body(&head).ok()?;
+    body.whole.then_some(Seen { head, body, connection })
+}
+
+/// A plain answer with a body of known length.
+pub fn answer_ok(wire: &mut Wire<TcpStream>, body: &[u8]) -> Next {
+    let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
+    wire.send([head.as_bytes(), body].concat()).map_or(Next::Close, |()| Next::Keep)
+}

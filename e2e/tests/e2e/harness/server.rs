@@ -1,0 +1,95 @@
+//! A TCP server on a free loopback port with a thread for each connection. A handler comes in, connections go to it; all
+//! connections are shut and the threads end when the server is dropped. Bounded by the connections a test opens.
+
+use std::collections::BTreeMap;
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+
+use super::free_port;
+
+pub struct Server {
+    port: u16,
+    shared: Arc<Shared>,
+    accepting: Option<JoinHandle<()>>,
+}
+
+#[derive(Default)]
+struct Shared {
+    stopping: AtomicBool,
+    accepted: AtomicUsize,
+    open: Mutex<BTreeMap<usize, TcpStream>>,
+}
+
+impl Server {
+    /// The handler gets each connection with its number, counted from 0; the connection is shut when it returns.
+    pub fn start(handler: impl Fn(TcpStream, usize) + Send + Sync + 'static) -> Self {
+        Self::start_on(free_port(), handler)
+    }
+
+    pub fn start_on(port: u16, handler: impl Fn(TcpStream, usize) + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", port)).expect("the port is free");
+        let shared = Arc::new(Shared::default());
+        let handler = Arc::new(handler);
+        let accepting = std::thread::spawn({
+            let shared = shared.clone();
+            move || accept(&listener, &shared, &handler)
+        });
+        Self { port, shared, accepting: Some(accepting) }
+    }
+
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// How many connections were ever accepted.
+    pub fn connections(&self) -> usize {
+        self.shared.accepted.load(Ordering::SeqCst)
+    }
+}
+
+fn accept<H: Fn(TcpStream, usize) + Send + Sync + 'static>(
+    listener: &TcpListener,
+    shared: &Arc<Shared>,
+    handler: &Arc<H>,
+) {
+    for stream in listener.incoming() {
+        if shared.stopping.load(Ordering::SeqCst) {
+            return;
+        }
+        let Ok(stream) = stream else { continue };
+        stream.set_nodelay(true).ok();
+        let number = shared.accepted.fetch_add(1, Ordering::SeqCst);
+        let Ok(kept) = stream.try_clone() else { continue };
+        shared.open.lock().expect("no holder panics").insert(number, kept);
+        let (shared, handler) = (shared.clone(), handler.clone());
+        std::thread::spawn(move || {
+            handler(stream, number);
+            let kept = shared.open.lock().expect("no holder panics").remove(&number);
+            if let Some(kept) = kept {
+                kept.shutdown(Shutdown::Both).ok();
+            }
+        });
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.shared.stopping.store(true, Ordering::SeqCst);
+        // Wakes the accepting thread, which then sees that it should stop.
+        TcpStream::connect(("127.0.0.1", self.port)).ok();
+        if let Some(accepting) = self.accepting.take() {
+            accepting.join().ok();
+        }
+        if let Ok(open) = self.shared.open.lock() {
+            for stream in open.values() {
+                stream.shutdown(Shutdown::Both).ok();
+            }
+        }
+    }
+}

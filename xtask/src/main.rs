@@ -1,0 +1,55 @@
+//! `cargo xtask <task>`: every task that a person or CI runs, and nothing else does them in another way.
+//! In: the task's name and its arguments. Out: lines for people, and exit code 0 or 1.
+//! Bound: it works in the repository it was compiled from and writes nothing outside it but Debian packages.
+
+mod bench;
+mod ci;
+mod links;
+mod peers;
+mod schema;
+mod shell;
+mod test;
+mod tidy;
+
+use std::process::ExitCode;
+
+const USAGE: &str = "\
+usage: cargo xtask <task>
+
+  peers                          install the real peers of tests and benchmarks that are missing
+  tidy [--fix]                   check the rules of the house; --fix rewrites what can only be rewritten one way
+  test [-- FILTER…]              all tests, unit and end to end, with the peers they need
+  ci                             everything that must hold before a change lands
+  bench [CASE] [--json FILE] …   a benchmark beside its peers, from a release build
+  schema [--check]               write docs/outrigger.schema.json, or check that it is current
+";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let (task, rest) = match arguments.split_first() {
+        Some((task, rest)) => (task.as_str(), rest),
+        None => ("help", [].as_slice()),
+    };
+    let outcome = match task {
+        "peers" => peers::run(rest),
+        "tidy" => tidy::run(rest),
+        "test" => test::run(rest),
+        "ci" => ci::run(rest),
+        "bench" => bench::run(rest),
+        "schema" => schema::run(rest),
+        "help" | "--help" | "-h" => {
+            print!("{USAGE}");
+            Ok(())
+        }
+        unknown => Err(format!("there is no task `{unknown}`\n\n{USAGE}")),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            if !message.is_empty() {
+                eprintln!("xtask: {message}");
+            }
+            ExitCode::FAILURE
+        }
+    }
+}

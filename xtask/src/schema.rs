@@ -1,0 +1,2 @@
+//! Stub.
+pub fn run(_: &[String]) -> crate::shell::Outcome { Ok(()) }

@@ -1,0 +1,141 @@
+//! Other programs, as the tasks start them: where they lie, whether they succeeded, what they said.
+//! In: a program's name or a prepared command. Out: its success, its output, or one sentence on what went wrong.
+//! Bound: nothing is sent through a shell, so no argument is ever read twice.
+
+use std::env;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+/// What every task returns: nothing, or the sentence that is shown before exit code 1.
+/// An empty sentence means that everything worth saying has been printed already.
+pub type Outcome<T = ()> = Result<T, String>;
+
+/// Directories of system services, which a plain user's PATH leaves out.
+const SYSTEM_DIRECTORIES: [&str; 3] = ["/usr/local/sbin", "/usr/sbin", "/sbin"];
+
+/// The repository this crate belongs to.
+///
+/// cargo says where the manifest is when it runs us; a copied binary falls back on the place it was compiled in.
+pub fn root() -> PathBuf {
+    let manifest = env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from);
+    let own = manifest.unwrap_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")));
+    own.parent().map(Path::to_path_buf).unwrap_or(own)
+}
+
+/// Where cargo puts what it builds.
+pub fn target() -> PathBuf {
+    match env::var_os("CARGO_TARGET_DIR") {
+        Some(given) => root().join(given),
+        None => root().join("target"),
+    }
+}
+
+/// The cargo that started us, so that a toolchain chosen on the command line stays chosen.
+pub fn cargo(arguments: &[&str]) -> Command {
+    let program = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(program);
+    command.args(arguments).current_dir(root());
+    command
+}
+
+/// The path of a program on PATH or in the directories of system services.
+pub fn find(program: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let named = env::split_paths(&path).collect::<Vec<_>>();
+    let system = SYSTEM_DIRECTORIES.iter().map(PathBuf::from);
+    named
+        .into_iter()
+        .chain(system)
+        .map(|directory| directory.join(program))
+        .find(|candidate| is_executable(candidate))
+}
+
+fn is_executable(path: &Path) -> bool {
+    use std::os::unix::fs::PermissionsExt;
+    path.metadata()
+        .is_ok_and(|facts| facts.is_file() && facts.permissions().mode() & 0o111 != 0)
+}
+
+/// Runs with our own stdout and stderr; an exit code other than 0 is an error that names the command.
+pub fn run(command: &mut Command) -> Outcome {
+    let shown = show(command);
+    match command.status() {
+        Ok(status) if status.success() => Ok(()),
+        Ok(status) => Err(format!("`{shown}` failed: {status}")),
+        Err(error) => Err(format!("`{shown}` could not be started: {error}")),
+    }
+}
+
+/// Runs and returns stdout; stderr goes where ours goes.
+pub fn output(command: &mut Command) -> Outcome<String> {
+    let shown = show(command);
+    let output = command
+        .stderr(Stdio::inherit())
+        .output()
+        .map_err(|error| format!("`{shown}` could not be started: {error}"))?;
+    match output.status.success() {
+        true => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
+        false => Err(format!("`{shown}` failed: {}", output.status)),
+    }
+}
+
+/// Everything a program prints within a time limit, whatever its exit code: for asking for versions.
+pub fn words_within(command: &mut Command, limit: Duration) -> Option<String> {
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .ok()?;
+    let mut stdout = child.stdout.take()?;
+    let mut stderr = child.stderr.take()?;
+    let (send, receive) = mpsc::channel();
+    thread::spawn(move || {
+        let mut words = Vec::new();
+        // What cannot be read is not there; the version line then says so.
+        let _ = stdout.read_to_end(&mut words);
+        let _ = stderr.read_to_end(&mut words);
+        let _ = send.send(words);
+    });
+    let words = receive.recv_timeout(limit).ok();
+    if words.is_none() {
+        // It may have ended in this instant, which is as good.
+        let _ = child.kill();
+    }
+    let _ = child.wait();
+    words.map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// The command as a person would type it.
+pub fn show(command: &Command) -> String {
+    let mut words = vec![command.get_program().to_string_lossy().into_owned()];
+    words.extend(command.get_args().map(|word| word.to_string_lossy().into_owned()));
+    words.join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_is_found_by_name_and_an_absent_one_is_not() {
+        assert!(find("sh").is_some_and(|path| path.ends_with("sh")));
+        assert_eq!(find("no-such-program-anywhere"), None);
+    }
+
+    #[test]
+    fn a_failure_names_the_command_and_how_it_ended() {
+        let error = run(Command::new("sh").args(["-c", "exit 3"])).expect_err("exit 3 is a failure");
+        assert!(error.contains("sh -c exit 3") && error.contains('3'), "{error}");
+    }
+
+    #[test]
+    fn a_program_that_never_answers_is_ended_at_its_limit() {
+        let words = words_within(Command::new("sleep").arg("60"), Duration::from_millis(50));
+        assert_eq!(words, None);
+    }
+}

@@ -1,0 +1,109 @@
+//! Rule: which crate of ours may import which. Subsystems meet in the binary and nowhere else.
+//! In: the members of the workspace. Out: a finding at the manifest line that breaks the table.
+//! Bound: the table below is complete; a crate that is not in it is itself a finding.
+
+use super::{Finding, Workspace};
+
+/// The libraries that a test or a benchmark may share; it drives everything else from outside, as a user does.
+const FOR_TOOLS: &[&str] = &["base", "net", "spool", "sys"];
+
+/// Crate, what it may import of ours, and why no more.
+const ALLOWED: [(&str, &[&str], &str); 15] = [
+    ("sys", &[], "sys stands below everything, so that unsafe code depends on nothing of ours"),
+    ("base", &["sys"], "base is the floor of all others"),
+    ("spool", &["sys"], "the spool knows bytes only"),
+    ("supervisor", &["sys"], "the supervisor outlives every mistake of the rest by importing none of it"),
+    ("net", &["base"], "net serves subsystems and knows none"),
+    ("logs", &["base", "net", "spool"], "subsystems meet in the binary's wire.rs only"),
+    ("metrics", &["base", "net", "spool"], "subsystems meet in the binary's wire.rs only"),
+    ("sync", &["base", "net"], "subsystems meet in the binary's wire.rs only"),
+    ("proxy", &["base"], "subsystems meet in the binary's wire.rs only, and the data path connects by itself"),
+    ("admin", &["base"], "admin sees subsystems through base's traits"),
+    ("e2e", FOR_TOOLS, "end-to-end tests drive the real process from outside"),
+    ("bench", FOR_TOOLS, "benchmarks drive the real process from outside"),
+    ("fuzz", EVERYTHING, "fuzz targets reach into every parser"),
+    ("xtask", &[], "xtask compiles before everything else"),
+    ("outrigger", EVERYTHING, "the binary wires all together"),
+];
+
+const EVERYTHING: &[&str] =
+    &["sys", "base", "spool", "supervisor", "net", "logs", "metrics", "sync", "proxy", "admin"];
+
+pub fn check(workspace: &Workspace, read: &dyn Fn(&str) -> String) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for member in &workspace.members {
+        let manifest = read(&member.manifest);
+        let Some((_, allowed, why)) = ALLOWED.iter().find(|(name, ..)| *name == member.name) else {
+            let what = format!("no rule says what crate `{}` may import", member.name);
+            findings.push(Finding::new(&member.manifest, 1, what, "add it to the table in xtask/src/tidy/imports.rs"));
+            continue;
+        };
+        for import in member.imports.iter().filter(|import| !allowed.contains(&import.as_str())) {
+            let what = format!("`{}` imports `{import}`, but {why}", member.name);
+            findings.push(Finding::new(&member.manifest, line_of(&manifest, import), what, help(allowed)));
+        }
+    }
+    findings
+}
+
+fn help(allowed: &[&str]) -> String {
+    match allowed {
+        [] => "remove the dependency: it may import nothing of ours".to_string(),
+        some => format!("remove the dependency: it may import {}", some.join(", ")),
+    }
+}
+
+fn line_of(manifest: &str, import: &str) -> usize {
+    let names_it = |line: &str| line.strip_prefix(import).is_some_and(|rest| rest.starts_with([' ', '.', '=']));
+    manifest.lines().position(names_it).map_or(1, |index| index + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tidy::workspace::{Member, Shipped};
+
+    fn check_one(name: &str, imports: &[&str]) -> Vec<String> {
+        let member = Member {
+            name: name.to_string(),
+            manifest: "Cargo.toml".to_string(),
+            imports: imports.iter().map(|import| import.to_string()).collect(),
+            tests: vec![],
+        };
+        let workspace = Workspace { members: vec![member], shipped: Shipped::default() };
+        let manifest = |_: &str| imports.iter().map(|import| format!("{import}.workspace = true\n")).collect();
+        check(&workspace, &manifest).into_iter().map(|finding| format!("{}: {}", finding.line, finding.what)).collect()
+    }
+
+    #[test]
+    fn crates_import_only_what_the_table_allows() {
+        let check = |name: &str, imports: &[&str], expect: &[&str]| {
+            let seen = check_one(name, imports);
+            assert_eq!(seen.len(), expect.len(), "{name} {imports:?}: {seen:?}");
+            for (seen, expect) in seen.iter().zip(expect) {
+                assert!(seen.starts_with(expect), "{seen}");
+            }
+        };
+        check("outrigger", &["base", "logs", "metrics", "sync", "proxy", "admin", "supervisor", "sys"], &[]);
+        check("logs", &["base", "net", "spool"], &[]);
+        check("logs", &["base", "metrics"], &["2: `logs` imports `metrics`"]);
+        check("proxy", &["base", "logs", "sync"], &["2: `proxy` imports `logs`", "3: `proxy` imports `sync`"]);
+        check("admin", &["logs"], &["1: `admin` imports `logs`"]);
+        check("base", &["sys"], &[]);
+        check("base", &["net"], &["1: `base` imports `net`"]);
+        check("supervisor", &["base"], &["1: `supervisor` imports `base`"]);
+        check("sys", &["base"], &["1: `sys` imports `base`"]);
+        check("e2e", &["proxy"], &["1: `e2e` imports `proxy`"]);
+        check("xtask", &["base"], &["1: `xtask` imports `base`"]);
+        check("newcomer", &["base"], &["1: no rule says"]);
+    }
+
+    #[test]
+    fn the_table_speaks_only_of_crates_that_it_lists() {
+        for (name, allowed, _) in ALLOWED {
+            for import in allowed {
+                assert!(ALLOWED.iter().any(|(known, ..)| known == import), "{name} may import unknown {import}");
+            }
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! `cargo xtask tidy`: the rules of the house that a machine can check, all findings at once.
+//! In: what git tracks or would track, and `cargo metadata`. Out: `path:line: what. help: next step`, exit code 1 if any.
+//! Bound: it reads; only `--fix` writes, and then only xtask/size-ratchet.txt and COVERAGE.md.
+
+mod attributes;
+mod coverage;
+mod headers;
+mod imports;
+mod libraries;
+mod manifest;
+mod map;
+mod registries;
+mod sizes;
+mod source;
+mod workspace;
+
+use crate::shell::{self, Outcome};
+use source::Source;
+use std::fmt;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+pub use workspace::Workspace;
+
+pub fn run(arguments: &[String]) -> Outcome {
+    let fix = match arguments {
+        [] => false,
+        [word] if word == "--fix" => true,
+        _ => return Err("usage: cargo xtask tidy [--fix]".to_string()),
+    };
+    let root = shell::root();
+    let paths = tracked_files(&root)?;
+    let sources = read_sources(&root, &paths)?;
+    let workspace = Workspace::load()?;
+
+    let mut findings = imports::check(&workspace, &|path| read(&root, path));
+    findings.extend(headers::check(&sources));
+    findings.extend(registries::check(&sources));
+    findings.extend(map::check(&read(&root, "ARCHITECTURE.md"), &paths, &|path| read(&root, path)));
+    findings.extend(libraries::check(&workspace.shipped));
+    findings.extend(attributes::check(&sources));
+    findings.extend(manifest::check("Cargo.toml", &read(&root, "Cargo.toml")));
+
+    let sizes = sizes::check(&sources, &read(&root, sizes::RATCHET), fix);
+    findings.extend(sizes.findings);
+    let coverage = coverage::check(&sources, &read(&root, coverage::TABLE), fix);
+    findings.extend(coverage.findings);
+    if fix {
+        write_if_changed(&root, sizes::RATCHET, &sizes.text)?;
+        write_if_changed(&root, coverage::TABLE, &coverage.text)?;
+    }
+    report(findings, &coverage.missing)
+}
+
+fn report(mut findings: Vec<Finding>, missing: &[String]) -> Outcome {
+    if !missing.is_empty() {
+        println!("{} rows of {} are missing a test: {}", missing.len(), coverage::TABLE, missing.join(", "));
+    }
+    findings.sort();
+    findings.dedup();
+    for finding in &findings {
+        println!("{finding}");
+    }
+    match findings.len() {
+        0 => Ok(()),
+        1 => Err("tidy: 1 finding".to_string()),
+        many => Err(format!("tidy: {many} findings")),
+    }
+}
+
+/// One breach of a rule, at the place where it is mended.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Finding {
+    pub path: String,
+    pub line: usize,
+    pub what: String,
+    pub help: String,
+}
+
+impl Finding {
+    pub fn new(path: &str, line: usize, what: impl Into<String>, help: impl Into<String>) -> Self {
+        Self { path: path.to_string(), line, what: what.into(), help: help.into() }
+    }
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{}:{}: {}. help: {}", self.path, self.line, self.what, self.help)
+    }
+}
+
+/// What a rule that keeps a file of its own found, and the text that the file should hold.
+pub struct Kept {
+    pub findings: Vec<Finding>,
+    pub text: String,
+}
+
+/// Files that git tracks, and those it would track: a new file is judged before its first commit.
+pub fn tracked_files(root: &Path) -> Outcome<Vec<String>> {
+    let mut git = Command::new("git");
+    git.args(["ls-files", "-z", "--cached", "--others", "--exclude-standard"]).current_dir(root);
+    let listed = shell::output(&mut git)?;
+    let mut paths: Vec<String> = listed
+        .split('\0')
+        .filter(|path| !path.is_empty() && root.join(path).is_file())
+        .map(str::to_string)
+        .collect();
+    paths.sort();
+    paths.dedup();
+    Ok(paths)
+}
+
+fn read_sources(root: &Path, paths: &[String]) -> Outcome<Vec<Source>> {
+    let rust = paths.iter().filter(|path| path.ends_with(".rs"));
+    rust.map(|path| {
+        let text = fs::read_to_string(root.join(path)).map_err(|error| format!("cannot read {path}: {error}"))?;
+        Ok(Source::new(path, &text))
+    })
+    .collect()
+}
+
+/// An absent file is an empty one: the rule that needs it then says what it misses.
+fn read(root: &Path, path: &str) -> String {
+    fs::read_to_string(root.join(path)).unwrap_or_default()
+}
+
+fn write_if_changed(root: &Path, path: &str, text: &str) -> Outcome {
+    if read(root, path) == text {
+        return Ok(());
+    }
+    println!("{path} rewritten");
+    fs::write(root.join(path), text).map_err(|error| format!("cannot write {path}: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_finding_names_place_breach_and_next_step() {
+        let finding = Finding::new("crates/a/src/lib.rs", 3, "no header", "write one");
+        assert_eq!(finding.to_string(), "crates/a/src/lib.rs:3: no header. help: write one");
+    }
+}
