@@ -1,0 +1,191 @@
+//! One stream of the app on its way through: pipe → ring, and pipe → our own stdout or stderr as it was. In: readiness of
+//! the pipe. Out: every byte in the ring, and passed through. Bound: one chunk of `CHUNK` bytes waits for a slow reader of our
+//! output; then the pipe is not read, and the app waits as it would without us. (tee(2) would spare a copy, but its shared
+//! pages cannot be merged: a pipe would be full after 16 small lines.)
+
+use rustix::io::Errno;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use sys::ring::Ring;
+
+const CHUNK: usize = 64 << 10;
+
+/// What one step of a stream led to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// Read again when the pipe has more.
+    Moved,
+    /// Our own output takes nothing now.
+    Blocked,
+    /// The pipe is at its end, or our output has no reader any more: the stream is over.
+    Over,
+}
+
+pub struct Stream {
+    pipe: Option<OwnedFd>,
+    output: BorrowedFd<'static>,
+    output_is_pipe: bool,
+    ring: Ring,
+    buffer: Box<[u8]>,
+    /// The part of `buffer` that our own output has not taken yet.
+    waiting: std::ops::Range<usize>,
+}
+
+impl Stream {
+    /// A stream and the end of its pipe that the app gets.
+    pub fn new(output: BorrowedFd<'static>, ring: Ring) -> io::Result<(Stream, OwnedFd)> {
+        let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+        rustix::fs::fcntl_setfl(&read, rustix::fs::OFlags::NONBLOCK)?;
+        let kind = rustix::fs::fstat(output).map(|stat| rustix::fs::FileType::from_raw_mode(stat.st_mode));
+        let output_is_pipe = kind.is_ok_and(|kind| kind == rustix::fs::FileType::Fifo);
+        let buffer = vec![0; CHUNK].into_boxed_slice();
+        Ok((Stream { pipe: Some(read), output, output_is_pipe, ring, buffer, waiting: 0..0 }, write))
+    }
+
+    pub fn pipe(&self) -> Option<BorrowedFd<'_>> {
+        self.pipe.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Our output, where something waits for it to take more.
+    pub fn blocked_output(&self) -> Option<BorrowedFd<'_>> {
+        let blocked = self.pipe.is_some() && !self.waiting.is_empty();
+        blocked.then_some(self.output)
+    }
+
+    pub fn ring(&self) -> &Ring {
+        &self.ring
+    }
+
+    /// Moves one chunk. Errors of the ring are not possible short of a machine without memory, and then the app goes on.
+    pub fn step(&mut self) -> Step {
+        if !self.waiting.is_empty() && self.pass_on() != Step::Moved {
+            return self.end_if_over();
+        }
+        let Some(pipe) = &self.pipe else { return Step::Over };
+        match rustix::io::read(pipe, &mut self.buffer[..]) {
+            Ok(0) => self.over(),
+            Ok(count) => {
+                let bytes = self.buffer.get(..count).unwrap_or(&[]);
+                let newlines = memchr::memchr_iter(b'\n', bytes).count() as u64;
+                let _ = self.ring.push(bytes, newlines);
+                self.waiting = 0..count;
+                match self.pass_on() {
+                    Step::Over => self.over(),
+                    step => step,
+                }
+            }
+            Err(Errno::AGAIN) => Step::Blocked,
+            Err(Errno::INTR) => Step::Moved,
+            Err(_) => self.over(),
+        }
+    }
+
+    fn end_if_over(&mut self) -> Step {
+        if self.pipe.is_none() { Step::Over } else { Step::Blocked }
+    }
+
+    /// Writes what waits to our own output. O_NONBLOCK is never set on it, since it is shared with others: a pipe takes
+    /// PIPE_BUF bytes without blocking when poll says so (pipe(7)), and anything else takes what it is given.
+    fn pass_on(&mut self) -> Step {
+        while !self.waiting.is_empty() {
+            if self.output_is_pipe && !is_writable(self.output) {
+                return Step::Blocked;
+            }
+            let most = if self.output_is_pipe { PIPE_BUF } else { CHUNK };
+            let end = self.waiting.end.min(self.waiting.start + most);
+            match rustix::io::write(self.output, &self.buffer[self.waiting.start..end]) {
+                Ok(count) => self.waiting.start += count,
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => return Step::Blocked,
+                Err(Errno::PIPE) => {
+                    self.over();
+                    return Step::Over;
+                }
+                // A full disk or a lost terminal under our stdout must not stop the app.
+                Err(_) => self.waiting.start = self.waiting.end,
+            }
+        }
+        Step::Moved
+    }
+
+    /// Closes the pipe. Where our output lost its reader, the app now gets the SIGPIPE that it would have got without us.
+    pub fn over(&mut self) -> Step {
+        self.pipe = None;
+        self.ring.close();
+        Step::Over
+    }
+}
+
+/// The size up to which a pipe takes a write whole, once poll has called it writable (pipe(7)).
+const PIPE_BUF: usize = 4096;
+
+fn is_writable(output: BorrowedFd<'_>) -> bool {
+    let mut polled = [rustix::event::PollFd::from_borrowed_fd(output, rustix::event::PollFlags::OUT)];
+    let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+    rustix::event::poll(&mut polled, Some(&now)).is_ok_and(|count| count > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stream() -> (Stream, OwnedFd, OwnedFd) {
+        let (read, write) = rustix::pipe::pipe().expect("a pipe");
+        // The stream borrows its output for the life of the process; the test leaks one descriptor for that.
+        let output: &'static OwnedFd = Box::leak(Box::new(write));
+        let ring = Ring::in_memory("test", 1 << 20).expect("memfd");
+        let (stream, app) = Stream::new(output.as_fd(), ring).expect("a stream");
+        (stream, app, read)
+    }
+
+    /// covers: foundation 4
+    #[test]
+    fn what_the_app_writes_is_in_the_ring_and_passed_through_unchanged() {
+        let (mut stream, app, seen) = stream();
+        rustix::io::write(&app, b"a line\nhalf").expect("room");
+        assert!(stream.step() == Step::Moved);
+        let mut buffer = [0; 64];
+        let count = rustix::io::read(&seen, &mut buffer).expect("passed through");
+        assert_eq!(&buffer[..count], b"a line\nhalf");
+        let (mut position, mut copy) = (0, [0; 64]);
+        assert_eq!(stream.ring().read(&mut position, &mut copy).expect("readable").bytes, 11);
+        assert_eq!(stream.ring().lines_unread(), 1);
+        drop(app);
+        assert!(stream.step() == Step::Over);
+        assert!(stream.ring().is_closed());
+    }
+
+    /// covers: foundation 4
+    #[test]
+    fn a_reader_that_stops_reading_holds_the_app_and_not_us() {
+        let (mut stream, app, seen) = stream();
+        rustix::fs::fcntl_setfl(&app, rustix::fs::OFlags::NONBLOCK).expect("a flag");
+        let chunk = [b'x'; 4096];
+        let mut written = 0;
+        loop {
+            let step = stream.step();
+            match rustix::io::write(&app, &chunk) {
+                Ok(count) => written += count,
+                Err(_) if step == Step::Blocked => break,
+                Err(_) => {}
+            }
+        }
+        assert!(stream.blocked_output().is_some(), "it waits for our output");
+        let (mut passed, mut buffer) = (0, [0; 8192]);
+        drop(app);
+        while stream.step() != Step::Over || passed < written {
+            passed += rustix::io::read(&seen, &mut buffer).expect("open");
+        }
+        assert_eq!(passed, written, "nothing is lost");
+    }
+
+    /// covers: foundation 4
+    #[test]
+    fn when_our_output_has_no_reader_the_app_learns_it_as_without_us() {
+        let (mut stream, app, seen) = stream();
+        drop(seen);
+        rustix::io::write(&app, b"x").expect("room");
+        assert!(stream.step() == Step::Over);
+        assert!(matches!(rustix::io::write(&app, b"y"), Err(Errno::PIPE)));
+    }
+}

@@ -1,0 +1,246 @@
+//! The capture ring: the app's bytes on their way from the supervisor to the worker, in memory that outlives the worker.
+//! In: bytes as they came from a pipe. Out: the same bytes in order, and how many were overwritten before they were read.
+//! Bound: the capacity chosen at start; when it is full the oldest bytes go, and the reader learns how many lines that were.
+
+use crate::shared::{HEADER_BYTES, SLOTS_MAX, SharedHeader, Slot};
+use rustix::fs::{FallocateFlags, MemfdFlags};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// Pages below an acknowledged position are given back to the system in steps of this size.
+const RELEASE_STEP: u64 = 256 << 10;
+
+/// A ring; the supervisor writes, the worker reads, both through copies of one descriptor.
+#[derive(Clone)]
+pub struct Ring {
+    file: Arc<std::fs::File>,
+    header: Arc<SharedHeader>,
+    capacity: u64,
+}
+
+/// What a read found.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Read {
+    pub bytes: usize,
+    /// Bytes that were overwritten before this read.
+    pub lost: u64,
+}
+
+impl Ring {
+    /// A ring in memory. Nothing but its header is resident until bytes are written.
+    pub fn in_memory(name: &str, capacity: u64) -> io::Result<Ring> {
+        let file = rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC)?;
+        Ring::over(file, capacity)
+    }
+
+    fn over(file: OwnedFd, capacity: u64) -> io::Result<Ring> {
+        rustix::fs::ftruncate(&file, HEADER_BYTES as u64 + capacity)?;
+        let header = SharedHeader::map(&file)?;
+        Ok(Ring { file: Arc::new(file.into()), header: Arc::new(header), capacity })
+    }
+
+    /// Appends bytes; never blocks. More than the capacity keeps the last part.
+    pub fn push(&self, bytes: &[u8], newlines: u64) -> io::Result<()> {
+        let header = self.header.get();
+        let head = header.head.load(Ordering::Relaxed);
+        let skip = bytes.len().saturating_sub(self.capacity as usize);
+        let kept = bytes.get(skip..).unwrap_or(&[]);
+        let start = head + skip as u64;
+        let room = (self.capacity - start % self.capacity).min(kept.len() as u64) as usize;
+        let (first, second) = kept.split_at(room);
+        self.file.write_all_at(first, self.offset(start))?;
+        self.file.write_all_at(second, self.offset(start + room as u64))?;
+        header.lines.fetch_add(newlines, Ordering::Release);
+        header.head.store(head + bytes.len() as u64, Ordering::Release);
+        Ok(())
+    }
+
+    /// Says that nothing more will come.
+    pub fn close(&self) {
+        self.header.get().closed.store(1, Ordering::Release);
+    }
+
+    pub fn is_closed(&self) -> bool {
+        self.header.get().closed.load(Ordering::Acquire) == 1
+    }
+
+    pub fn head(&self) -> u64 {
+        self.header.get().head.load(Ordering::Acquire)
+    }
+
+    /// Copies what follows `position` into the buffer and moves the position behind it.
+    pub fn read(&self, position: &mut u64, buffer: &mut [u8]) -> io::Result<Read> {
+        let mut lost = 0;
+        for _ in 0..READ_TRIES {
+            let head = self.head();
+            let oldest = head.saturating_sub(self.capacity);
+            if *position < oldest || *position > head {
+                lost += oldest.saturating_sub(*position);
+                *position = oldest;
+            }
+            let start = *position % self.capacity;
+            let wanted = (head - *position).min(self.capacity - start).min(buffer.len() as u64) as usize;
+            let target = buffer.get_mut(..wanted).unwrap_or(&mut []);
+            self.file.read_exact_at(target, self.offset(*position))?;
+            // The writer may have come round while we copied: then what we have is torn, and is read again from later on.
+            if self.head().saturating_sub(self.capacity) <= *position {
+                *position += wanted as u64;
+                return Ok(Read { bytes: wanted, lost });
+            }
+        }
+        Ok(Read { bytes: 0, lost })
+    }
+
+    /// Counts lines that were read, so that lines which were overwritten can be told.
+    pub fn add_lines_read(&self, lines: u64) {
+        self.header.get().lines_read.fetch_add(lines, Ordering::Relaxed);
+    }
+
+    pub fn set_lines_read(&self, lines: u64) {
+        self.header.get().lines_read.store(lines, Ordering::Relaxed);
+    }
+
+    /// Lines written minus lines read: at the end of the ring, how many were overwritten.
+    pub fn lines_unread(&self) -> u64 {
+        let header = self.header.get();
+        header.lines.load(Ordering::Acquire).saturating_sub(header.lines_read.load(Ordering::Relaxed))
+    }
+
+    /// How far a sink has acknowledged, if it has a position here.
+    pub fn acknowledged(&self, sink: &str) -> Option<u64> {
+        let owner = owner_of(sink);
+        let slot = self.header.get().slots.iter().find(|slot| slot.owner.load(Ordering::Relaxed) == owner)?;
+        Some(slot.acknowledged.load(Ordering::Relaxed).min(self.head()))
+    }
+
+    /// Notes how far a sink has acknowledged. False where all `SLOTS_MAX` places are taken by other sinks.
+    pub fn acknowledge(&self, sink: &str, position: u64) -> bool {
+        match self.slot(sink) {
+            Some(slot) => {
+                slot.acknowledged.store(position, Ordering::Release);
+                true
+            }
+            None => false,
+        }
+    }
+
+    fn slot(&self, sink: &str) -> Option<&Slot> {
+        let owner = owner_of(sink);
+        let slots = &self.header.get().slots;
+        let taken = slots.iter().find(|slot| slot.owner.load(Ordering::Relaxed) == owner);
+        taken.or_else(|| {
+            slots.iter().take(SLOTS_MAX).find(|slot| {
+                slot.owner.compare_exchange(0, owner, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+            })
+        })
+    }
+
+    /// Gives the memory between two acknowledged positions back. Answers how far it came.
+    pub fn release(&self, from: u64, to: u64) -> u64 {
+        let to = to - to % RELEASE_STEP;
+        if to <= from || self.head().saturating_sub(from) >= self.capacity {
+            return from.max(to);
+        }
+        let start = from % self.capacity;
+        let length = (to - from).min(self.capacity - start);
+        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        // Where holes are not supported the memory stays in use up to the capacity, which is the stated bound.
+        let _ = rustix::fs::fallocate(self.file.as_fd(), flags, self.offset(from), length);
+        from + length
+    }
+
+    pub fn capacity(&self) -> u64 {
+        self.capacity
+    }
+
+    fn offset(&self, position: u64) -> u64 {
+        HEADER_BYTES as u64 + position % self.capacity
+    }
+}
+
+/// A reader that is overtaken this often in one call gives up until the next.
+const READ_TRIES: usize = 4;
+
+/// FNV-1a (draft-eastlake-fnv, section 2), never zero: zero marks a free slot.
+fn owner_of(sink: &str) -> u64 {
+    let hash = sink.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    });
+    hash.max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read_all(ring: &Ring, position: &mut u64) -> (Vec<u8>, u64) {
+        let (mut all, mut lost, mut buffer) = (Vec::new(), 0, [0u8; 7]);
+        loop {
+            let read = ring.read(position, &mut buffer).expect("readable");
+            lost += read.lost;
+            if read.bytes == 0 {
+                return (all, lost);
+            }
+            all.extend_from_slice(&buffer[..read.bytes]);
+        }
+    }
+
+    /// covers: foundation 4
+    #[test]
+    fn bytes_come_out_in_order_over_many_rounds() {
+        let ring = Ring::in_memory("test", 32).expect("memfd");
+        let (mut position, mut sent, mut got) = (0, Vec::new(), Vec::new());
+        for round in 0..100u8 {
+            let chunk = vec![round; (round % 13) as usize];
+            ring.push(&chunk, 0).expect("memory");
+            sent.extend_from_slice(&chunk);
+            got.extend(read_all(&ring, &mut position).0);
+        }
+        assert_eq!(sent, got);
+    }
+
+    /// covers: foundation 4
+    #[test]
+    fn a_full_ring_keeps_the_newest_and_counts_what_went() {
+        let ring = Ring::in_memory("test", 16).expect("memfd");
+        let mut position = 0;
+        ring.push(b"one\ntwo\n", 2).expect("memory");
+        ring.push(b"three\nfour\nfive\n", 3).expect("memory");
+        let (bytes, lost) = read_all(&ring, &mut position);
+        assert_eq!((bytes.as_slice(), lost), (&b"three\nfour\nfive\n"[..], 8));
+        ring.add_lines_read(3);
+        assert_eq!(ring.lines_unread(), 2);
+        ring.push(&[b'x'; 40], 0).expect("longer than the ring");
+        let (bytes, lost) = read_all(&ring, &mut position);
+        assert_eq!((bytes.len(), lost), (16, 24));
+    }
+
+    /// covers: foundation 4
+    #[test]
+    fn positions_of_sinks_outlive_the_reader() {
+        let ring = Ring::in_memory("test", 1024).expect("memfd");
+        ring.push(&[b'x'; 100], 0).expect("memory");
+        assert_eq!(ring.acknowledged("main"), None);
+        assert!(ring.acknowledge("main", 60) && ring.acknowledge("copy", 10));
+        let next_worker = ring.clone();
+        assert_eq!((next_worker.acknowledged("main"), next_worker.acknowledged("copy")), (Some(60), Some(10)));
+        for sink in 0..SLOTS_MAX - 2 {
+            assert!(ring.acknowledge(&format!("s{sink}"), 1));
+        }
+        assert!(!ring.acknowledge("one too many", 1));
+    }
+
+    /// covers: foundation 4
+    #[test]
+    fn a_released_range_reads_on_behind_it() {
+        let ring = Ring::in_memory("test", 1 << 20).expect("memfd");
+        ring.push(&vec![b'a'; 512 << 10], 0).expect("memory");
+        assert_eq!(ring.release(0, 300 << 10), 256 << 10);
+        ring.push(b"tail", 0).expect("memory");
+        let mut position = 512 << 10;
+        assert_eq!(read_all(&ring, &mut position).0, b"tail");
+    }
+}
