@@ -6,8 +6,10 @@ mod bench;
 mod ci;
 mod links;
 mod peers;
+mod product;
 mod schema;
 mod shell;
+mod tally;
 mod test;
 mod tidy;
 

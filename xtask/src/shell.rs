@@ -8,14 +8,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::mpsc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// What every task returns: nothing, or the sentence that is shown before exit code 1.
 /// An empty sentence means that everything worth saying has been printed already.
 pub type Outcome<T = ()> = Result<T, String>;
 
 /// Directories of system services, which a plain user's PATH leaves out.
-const SYSTEM_DIRECTORIES: [&str; 3] = ["/usr/local/sbin", "/usr/sbin", "/sbin"];
+pub const SYSTEM_DIRECTORIES: [&str; 3] = ["/usr/local/sbin", "/usr/sbin", "/sbin"];
 
 /// The repository this crate belongs to.
 ///
@@ -39,7 +39,17 @@ pub fn cargo(arguments: &[&str]) -> Command {
     let program = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(program);
     command.args(arguments).current_dir(root());
+    for (name, _) in env::vars_os().filter(|(name, _)| is_about_this_package(&name.to_string_lossy())) {
+        command.env_remove(name);
+    }
     command
+}
+
+/// What cargo told us about ourselves when it ran us. Build scripts watch these variables: handed on, they would have
+/// libraries compiled again at each change between a plain cargo and one that a task started.
+fn is_about_this_package(variable: &str) -> bool {
+    let prefixed = ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_"].iter().any(|start| variable.starts_with(start));
+    prefixed || ["CARGO_CRATE_NAME", "CARGO_PRIMARY_PACKAGE", "OUT_DIR"].contains(&variable)
 }
 
 /// The path of a program on PATH or in the directories of system services.
@@ -47,17 +57,12 @@ pub fn find(program: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     let named = env::split_paths(&path).collect::<Vec<_>>();
     let system = SYSTEM_DIRECTORIES.iter().map(PathBuf::from);
-    named
-        .into_iter()
-        .chain(system)
-        .map(|directory| directory.join(program))
-        .find(|candidate| is_executable(candidate))
+    named.into_iter().chain(system).map(|directory| directory.join(program)).find(|candidate| is_executable(candidate))
 }
 
 fn is_executable(path: &Path) -> bool {
     use std::os::unix::fs::PermissionsExt;
-    path.metadata()
-        .is_ok_and(|facts| facts.is_file() && facts.permissions().mode() & 0o111 != 0)
+    path.metadata().is_ok_and(|facts| facts.is_file() && facts.permissions().mode() & 0o111 != 0)
 }
 
 /// Runs with our own stdout and stderr; an exit code other than 0 is an error that names the command.
@@ -68,6 +73,25 @@ pub fn run(command: &mut Command) -> Outcome {
         Ok(status) => Err(format!("`{shown}` failed: {status}")),
         Err(error) => Err(format!("`{shown}` could not be started: {error}")),
     }
+}
+
+/// Like `run`, for a program that should end soon and is ended when it does not.
+pub fn run_within(command: &mut Command, limit: Duration) -> Outcome {
+    let shown = show(command);
+    let start = Instant::now();
+    let mut child = command.spawn().map_err(|error| format!("`{shown}` could not be started: {error}"))?;
+    while start.elapsed() < limit {
+        match child.try_wait() {
+            Ok(Some(status)) if status.success() => return Ok(()),
+            Ok(Some(status)) => return Err(format!("`{shown}` failed: {status}")),
+            Ok(None) => thread::sleep(Duration::from_millis(50)),
+            Err(error) => return Err(format!("`{shown}` cannot be waited for: {error}")),
+        }
+    }
+    // It may have ended in this instant; what is told stays true.
+    let _ = child.kill();
+    let _ = child.wait();
+    Err(format!("`{shown}` did not end within {} s", limit.as_secs()))
 }
 
 /// Runs and returns stdout; stderr goes where ours goes.
@@ -85,12 +109,7 @@ pub fn output(command: &mut Command) -> Outcome<String> {
 
 /// Everything a program prints within a time limit, whatever its exit code: for asking for versions.
 pub fn words_within(command: &mut Command, limit: Duration) -> Option<String> {
-    let mut child = command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .ok()?;
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().ok()?;
     let mut stdout = child.stdout.take()?;
     let mut stderr = child.stderr.take()?;
     let (send, receive) = mpsc::channel();
@@ -112,9 +131,10 @@ pub fn words_within(command: &mut Command, limit: Duration) -> Option<String> {
 
 /// The command as a person would type it.
 pub fn show(command: &Command) -> String {
-    let mut words = vec![command.get_program().to_string_lossy().into_owned()];
-    words.extend(command.get_args().map(|word| word.to_string_lossy().into_owned()));
-    words.join(" ")
+    let program = Path::new(command.get_program());
+    let name = program.file_name().unwrap_or(command.get_program());
+    let words = [name].into_iter().chain(command.get_args());
+    words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]
@@ -137,5 +157,17 @@ mod tests {
     fn a_program_that_never_answers_is_ended_at_its_limit() {
         let words = words_within(Command::new("sleep").arg("60"), Duration::from_millis(50));
         assert_eq!(words, None);
+        let error = run_within(Command::new("sleep").arg("60"), Duration::from_millis(50));
+        assert!(error.is_err_and(|message| message.contains("did not end")));
+    }
+
+    #[test]
+    fn what_cargo_says_about_this_package_is_not_handed_on() {
+        let check = |variable: &str, expect: bool| assert_eq!(is_about_this_package(variable), expect, "{variable}");
+        check("CARGO_PKG_NAME", true);
+        check("CARGO_MANIFEST_DIR", true);
+        check("CARGO_HOME", false);
+        check("CARGO_TARGET_DIR", false);
+        check("PATH", false);
     }
 }

@@ -1,5 +1,5 @@
 //! The shared floor of all subsystems: tasks, health, feeds, the ledger, own telemetry, diagnostics, the
-//! configuration tree and the registry of kinds. It knows no subsystem and opens no socket.
+//! configuration tree and the registry of kinds. It knows no subsystem and reads no configuration of one.
 
 pub mod config;
 pub mod diag;
@@ -11,6 +11,7 @@ pub mod unit;
 pub mod registry;
 pub mod family;
 pub mod feed;
+pub mod listen;
 pub mod ledger;
 pub mod limit;
 pub mod oplog;

@@ -5,7 +5,7 @@
 
 use crate::diag::{Diagnostic, Place, nearest};
 use crate::tree::{Entry, Node, Value};
-use crate::unit::{ByteSize, Span};
+use crate::unit::{Address, ByteSize, Span, Url};
 use serde_json::{Map, Number, Value as Json};
 
 /// What the walk found: the value for serde, the mistakes, and the cells that no message may show.
@@ -258,8 +258,8 @@ impl<'s> Walker<'s> {
         let reason = match format {
             "duration" => Span::parse(text).err(),
             "size" => ByteSize::parse(text).err(),
-            "address" => address_reason(text),
-            "url" => url_reason(text),
+            "address" => Address::parse(text).err(),
+            "url" => Url::parse(text).err(),
             _ => None,
         };
         if let Some(reason) = reason {
@@ -355,26 +355,6 @@ fn is_name(text: &str) -> bool {
         && chars.all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_')
 }
 
-fn address_reason(text: &str) -> Option<String> {
-    let bare = text.strip_prefix("udp://").unwrap_or(text);
-    match bare.parse::<std::net::SocketAddr>() {
-        Ok(address) if address.port() == 0 => Some(format!("`{text}` has port 0, which nobody could find")),
-        Ok(_) => None,
-        Err(_) => Some(format!(
-            "`{text}` is not an address: write an IP address and a port, such as 127.0.0.1:8080 or [::1]:8080"
-        )),
-    }
-}
-
-fn url_reason(text: &str) -> Option<String> {
-    let (scheme, rest) = text.split_once("://").unwrap_or(("", text));
-    let host_end = rest.find('/').unwrap_or(rest.len());
-    let known = matches!(scheme, "http" | "https");
-    (!known || host_end == 0).then(|| {
-        format!("`{}` is not a URL: write http://host:port/path or https://…", crate::diag::hide_userinfo(text))
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -411,7 +391,6 @@ mod tests {
 
     #[derive(Debug, Deserialize, JsonSchema)]
     #[serde(rename_all = "snake_case")]
-    #[expect(dead_code, reason = "read by serde and the schema alone")]
     enum Balance {
         LeastRequest {},
         RoundRobin {},

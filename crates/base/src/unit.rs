@@ -19,6 +19,14 @@ pub struct ByteSize(pub u64);
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
 
+/// An IP address with a port, such as 127.0.0.1:8080 or [::1]:8080. Port 0 is refused: nobody could find it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Address(pub std::net::SocketAddr);
+
+/// An http or https URL. Credentials in it are never shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Url(String);
+
 const DURATION_UNITS: [(&str, u64); 5] = [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
 const SIZE_UNITS: [(&str, u64); 8] = [
     ("B", 1),
@@ -90,6 +98,43 @@ impl ByteSize {
 
     pub fn as_usize(self) -> usize {
         usize::try_from(self.0).unwrap_or(usize::MAX)
+    }
+}
+
+impl Address {
+    /// Reads `127.0.0.1:8080`. The error is the reason alone; the caller knows the place.
+    pub fn parse(text: &str) -> Result<Address, String> {
+        match text.parse::<std::net::SocketAddr>() {
+            Ok(address) if address.port() == 0 => Err(format!("`{text}` has port 0, which nobody could find")),
+            Ok(address) => Ok(Address(address)),
+            Err(_) => Err(format!(
+                "`{text}` is not an address: write an IP address and a port, such as 127.0.0.1:8080 or [::1]:8080"
+            )),
+        }
+    }
+}
+
+impl Url {
+    /// Checks scheme and host; the rest is the receiver's to judge.
+    pub fn parse(text: &str) -> Result<Url, String> {
+        let (scheme, rest) = text.split_once("://").unwrap_or(("", text));
+        let authority = rest.split(['/', '?']).next().unwrap_or("");
+        let host = authority.rsplit('@').next().unwrap_or("");
+        let valid = matches!(scheme, "http" | "https") && !host.is_empty() && !text.contains(char::is_whitespace);
+        let shown = crate::diag::hide_userinfo(text);
+        valid
+            .then(|| Url(text.into()))
+            .ok_or_else(|| format!("`{shown}` is not a URL: write http://host:port/path or https://…"))
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Url {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&crate::diag::hide_userinfo(&self.0))
     }
 }
 
@@ -174,6 +219,10 @@ macro_rules! text_type {
 
 text_type!(Span, "duration", "A duration: 250ms, 25s, 5m, 2h", Span::parse, ToString::to_string);
 text_type!(ByteSize, "size", "A number of bytes: 512KiB, 64MiB, 1GiB", ByteSize::parse, ToString::to_string);
+text_type!(Address, "address", "An IP address and a port: 127.0.0.1:8080", Address::parse, |a: &Address| a
+    .0
+    .to_string());
+text_type!(Url, "url", "An http or https URL", Url::parse, |url: &Url| crate::diag::hide_userinfo(&url.0));
 text_type!(
     Secret,
     "secret",

@@ -1,0 +1,15 @@
+//! The service's traffic: accept → pick → connect → forward, HTTP/1.1 on both sides. In: listeners and clusters of the
+//! configuration. Out: forwarded requests, a duration histogram per listener, method and status, and an access record
+//! for whoever reads the feed. It resolves no names, terminates no TLS and speaks no HTTP/2 yet.
+
+pub mod config;
+pub mod plan;
+pub mod run;
+mod accept;
+pub mod balance;
+mod connect;
+mod buffer;
+mod patience;
+pub mod http1;
+mod access;
+mod telemetry;

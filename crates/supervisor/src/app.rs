@@ -42,7 +42,8 @@ impl App {
             None => App::Running { pid },
             Some(error) => {
                 // The child has written its error and ends by itself; it is reaped here so that nobody reaps it as the app.
-                let _ = Pid::from_raw(pid).map(|pid| rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty()));
+                let _ = Pid::from_raw(pid)
+                    .map(|pid| rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty()));
                 App::Ended { code: if error == Errno::NOENT { 127 } else { 126 }, signal: 0 }
             }
         }
@@ -57,7 +58,9 @@ impl App {
 
     /// Signals the app's whole group, or where it has none of its own, the app.
     pub fn signal(&self, signal: i32, group: bool) {
-        let (Some(pid), Some(signal)) = (self.pid().and_then(Pid::from_raw), Signal::from_named_raw(signal)) else { return };
+        let (Some(pid), Some(signal)) = (self.pid().and_then(Pid::from_raw), Signal::from_named_raw(signal)) else {
+            return;
+        };
         let sent = if group { rustix::process::kill_process_group(pid, signal) } else { Err(Errno::SRCH) };
         // An app that left its group, or has none, is still the app.
         if sent.is_err() {

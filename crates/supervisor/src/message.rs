@@ -10,11 +10,18 @@ pub const BYTES: usize = 24;
 /// From the supervisor to the worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ToWorker {
-    AppStarted { pid: i32 },
+    AppStarted {
+        pid: i32,
+    },
     /// How the app ended: its exit code, or the signal that killed it.
-    AppEnded { code: i32, signal: i32 },
+    AppEnded {
+        code: i32,
+        signal: i32,
+    },
     /// Stop, and be done in this many milliseconds.
-    Stop { left_ms: u64 },
+    Stop {
+        left_ms: u64,
+    },
 }
 
 /// From the worker to the supervisor.
@@ -24,7 +31,9 @@ pub enum ToSupervisor {
     StartApp,
     /// Inbound has drained: the app may get its stop signal.
     Drained,
-    SignalApp { signal: i32 },
+    SignalApp {
+        signal: i32,
+    },
 }
 
 impl ToWorker {
@@ -61,7 +70,9 @@ impl ToSupervisor {
         Some(match tag {
             1 => ToSupervisor::StartApp,
             2 => ToSupervisor::Drained,
-            3 => ToSupervisor::SignalApp { signal: i32::try_from(first).ok().filter(|signal| (1..=64).contains(signal))? },
+            3 => ToSupervisor::SignalApp {
+                signal: i32::try_from(first).ok().filter(|signal| (1..=64).contains(signal))?,
+            },
             _ => return None,
         })
     }
@@ -99,7 +110,9 @@ mod tests {
     /// covers: foundation 4
     #[test]
     fn messages_survive_the_socket_and_garbage_is_refused() {
-        for message in [ToWorker::AppStarted { pid: 7 }, ToWorker::AppEnded { code: 3, signal: -1 }, ToWorker::Stop { left_ms: 9 }] {
+        for message in
+            [ToWorker::AppStarted { pid: 7 }, ToWorker::AppEnded { code: 3, signal: -1 }, ToWorker::Stop { left_ms: 9 }]
+        {
             assert_eq!(ToWorker::decode(&message.encode()), Some(message));
         }
         for message in [ToSupervisor::StartApp, ToSupervisor::Drained, ToSupervisor::SignalApp { signal: 15 }] {

@@ -79,8 +79,10 @@ pub fn run(plan: Plan) -> io::Result<Outcome> {
     let (output, app_ends) = match plan.capture_bytes {
         None => (None, None),
         Some(capacity) => {
-            let (stdout, out_end) = Stream::new(rustix::stdio::stdout(), Ring::in_memory("outrigger-stdout", capacity)?)?;
-            let (stderr, err_end) = Stream::new(rustix::stdio::stderr(), Ring::in_memory("outrigger-stderr", capacity)?)?;
+            let (stdout, out_end) =
+                Stream::new(rustix::stdio::stdout(), Ring::in_memory("outrigger-stdout", capacity)?)?;
+            let (stderr, err_end) =
+                Stream::new(rustix::stdio::stderr(), Ring::in_memory("outrigger-stderr", capacity)?)?;
             (Some(Output { stdout, stderr }), Some((out_end, err_end)))
         }
     };

@@ -114,7 +114,8 @@ mod tests {
     #[test]
     fn descriptors_are_kept_by_name_and_removed_by_name() {
         let (worker, ours) =
-            rustix::net::socketpair(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None).expect("a pair");
+            rustix::net::socketpair(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None)
+                .expect("a pair");
         let (kept, _other) = rustix::pipe::pipe().expect("a pipe");
         let mut store = Store::new();
         send(&worker, "READY=1\n", None);

@@ -32,8 +32,13 @@ pub enum Fork {
 
 impl ExecPlan {
     /// Resolves the command against PATH now, as execvp would at the time of the call. Errors: a NUL in an argument.
-    pub fn new<E: AsRef<std::ffi::OsStr>>(command: &[E], environment: &[(std::ffi::OsString, std::ffi::OsString)]) -> io::Result<ExecPlan> {
-        let owned = |bytes: &[u8]| CString::new(bytes).map_err(|_| io::Error::other("a NUL byte stands in the command or environment"));
+    pub fn new<E: AsRef<std::ffi::OsStr>>(
+        command: &[E],
+        environment: &[(std::ffi::OsString, std::ffi::OsString)],
+    ) -> io::Result<ExecPlan> {
+        let owned = |bytes: &[u8]| {
+            CString::new(bytes).map_err(|_| io::Error::other("a NUL byte stands in the command or environment"))
+        };
         let argv = command.iter().map(|part| owned(part.as_ref().as_bytes())).collect::<io::Result<Vec<_>>>()?;
         let program = argv.first().ok_or_else(|| io::Error::other("the command is empty"))?.to_bytes().to_vec();
         let envp = environment
@@ -45,11 +50,19 @@ impl ExecPlan {
         } else {
             let path = environment.iter().find(|(name, _)| name == "PATH").map(|(_, value)| value.as_bytes().to_vec());
             let path = path.unwrap_or_else(|| b"/usr/local/bin:/usr/bin:/bin".to_vec());
-            let in_folder = |folder: &[u8]| owned(&[if folder.is_empty() { b"." } else { folder }, b"/", &program].concat());
+            let in_folder =
+                |folder: &[u8]| owned(&[if folder.is_empty() { b"." } else { folder }, b"/", &program].concat());
             path.split(|byte| *byte == b':').map(in_folder).collect::<io::Result<Vec<_>>>()?
         };
-        let pointers = |strings: &[CString]| strings.iter().map(|text| text.as_ptr()).chain([std::ptr::null()]).collect();
-        Ok(ExecPlan { candidates, argv_pointers: pointers(&argv), envp_pointers: pointers(&envp), _argv: argv, _envp: envp })
+        let pointers =
+            |strings: &[CString]| strings.iter().map(|text| text.as_ptr()).chain([std::ptr::null()]).collect();
+        Ok(ExecPlan {
+            candidates,
+            argv_pointers: pointers(&argv),
+            envp_pointers: pointers(&envp),
+            _argv: argv,
+            _envp: envp,
+        })
     }
 
     /// Replaces this process. Returns only where it could not: the error that says most (EACCES before ENOENT).

@@ -132,9 +132,10 @@ impl Ring {
         let slots = &self.header.get().slots;
         let taken = slots.iter().find(|slot| slot.owner.load(Ordering::Relaxed) == owner);
         taken.or_else(|| {
-            slots.iter().take(SLOTS_MAX).find(|slot| {
-                slot.owner.compare_exchange(0, owner, Ordering::Relaxed, Ordering::Relaxed).is_ok()
-            })
+            slots
+                .iter()
+                .take(SLOTS_MAX)
+                .find(|slot| slot.owner.compare_exchange(0, owner, Ordering::Relaxed, Ordering::Relaxed).is_ok())
         })
     }
 
@@ -166,9 +167,9 @@ const READ_TRIES: usize = 4;
 
 /// FNV-1a (draft-eastlake-fnv, section 2), never zero: zero marks a free slot.
 fn owner_of(sink: &str) -> u64 {
-    let hash = sink.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-    });
+    let hash = sink
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
     hash.max(1)
 }
 

@@ -17,7 +17,9 @@ pub fn block_all() -> io::Result<(OwnedFd, SavedMask)> {
     // SAFETY: fills a set that lives on this stack; faults of our own stay deliverable.
     unsafe {
         libc::sigfillset(&mut all);
-        for fault in [libc::SIGSEGV, libc::SIGBUS, libc::SIGFPE, libc::SIGILL, libc::SIGABRT, libc::SIGTRAP, libc::SIGSYS] {
+        for fault in
+            [libc::SIGSEGV, libc::SIGBUS, libc::SIGFPE, libc::SIGILL, libc::SIGABRT, libc::SIGTRAP, libc::SIGSYS]
+        {
             libc::sigdelset(&mut all, fault);
         }
         if libc::sigprocmask(libc::SIG_SETMASK, &all, &mut saved.mask) != 0 {

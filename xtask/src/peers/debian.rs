@@ -74,11 +74,8 @@ fn line(peer: &Peer, reason: &str) -> Line {
 }
 
 fn missing_packages() -> Vec<&'static str> {
-    let mut missing: Vec<_> = PEERS
-        .iter()
-        .filter(|peer| shell::find(peer.program).is_none())
-        .map(|peer| peer.package)
-        .collect();
+    let mut missing: Vec<_> =
+        PEERS.iter().filter(|peer| shell::find(peer.program).is_none()).map(|peer| peer.package).collect();
     if !python_makes_environments() {
         missing.push("python3-venv");
     }

@@ -28,8 +28,7 @@ pub fn run(arguments: &[String]) -> Outcome {
         return Err(format!("`cargo xtask peers` takes no argument, but was given `{unknown}`"));
     }
     let directory = directory();
-    fs::create_dir_all(&directory)
-        .map_err(|error| format!("cannot create {}: {error}", directory.display()))?;
+    fs::create_dir_all(&directory).map_err(|error| format!("cannot create {}: {error}", directory.display()))?;
     let _one_at_a_time = lock(&directory)?;
 
     let mut lines = debian::install(&directory);
@@ -48,6 +47,19 @@ pub fn run(arguments: &[String]) -> Outcome {
 /// Where everything that does not come through apt is kept.
 pub fn directory() -> PathBuf {
     shell::target().join("peers")
+}
+
+/// Lets a program that is about to be started find every peer by its name.
+pub fn offer(command: &mut Command) {
+    let own = std::env::var_os("PATH").unwrap_or_default();
+    let system = shell::SYSTEM_DIRECTORIES.iter().map(PathBuf::from);
+    let path: Vec<PathBuf> =
+        [directory().join("bin")].into_iter().chain(std::env::split_paths(&own)).chain(system).collect();
+    // A directory with a colon in its name cannot be on PATH; the program then looks for itself.
+    if let Ok(path) = std::env::join_paths(path) {
+        command.env("PATH", path);
+    }
+    command.env("OUTRIGGER_PEERS", directory());
 }
 
 /// Two runs at the same time would write into the same virtual environment.

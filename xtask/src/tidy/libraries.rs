@@ -23,10 +23,12 @@ pub fn check(shipped: &Shipped) -> Vec<Finding> {
         findings.push(at_manifest(what, "use tokio, or a library without a runtime"));
     }
     for name in LARGE {
-        let versions: Vec<_> = named(shipped, &[name]).collect();
+        let only = [name];
+        let versions: Vec<_> = named(shipped, &only).collect();
         let majors: BTreeSet<String> = versions.iter().map(|library| major(&library.version)).collect();
         if majors.len() > 1 {
-            let what = format!("the binary ships {name} in {} major versions: {}", majors.len(), chains(shipped, &versions));
+            let what =
+                format!("the binary ships {name} in {} major versions: {}", majors.len(), chains(shipped, &versions));
             findings.push(at_manifest(what, "move the older user to the newer version, or replace it"));
         }
     }
@@ -64,7 +66,8 @@ mod tests {
     #[test]
     fn the_binary_ships_one_of_each() {
         let check = |libraries: &[(&str, &str)], expect: &[&str]| {
-            let library = |(name, version): &(&str, &str)| Library { name: name.to_string(), version: version.to_string() };
+            let library =
+                |(name, version): &(&str, &str)| Library { name: name.to_string(), version: version.to_string() };
             let shipped = Shipped { libraries: libraries.iter().map(library).collect(), ..Shipped::default() };
             let seen: Vec<_> = super::check(&shipped).into_iter().map(|finding| finding.what).collect();
             assert_eq!(seen.len(), expect.len(), "{libraries:?}: {seen:?}");

@@ -20,7 +20,12 @@ pub fn check(path: &str, manifest: &str) -> Vec<Finding> {
             if opens_entry && !is_ours(trimmed) && !is_reason(above) {
                 let name = trimmed.split(['=', '.', ' ']).next().unwrap_or_default();
                 let what = format!("dependency `{name}` has no reason");
-                findings.push(Finding::new(path, index + 1, what, "say in one comment line above it why it is allowed in"));
+                findings.push(Finding::new(
+                    path,
+                    index + 1,
+                    what,
+                    "say in one comment line above it why it is allowed in",
+                ));
             }
             depth = (depth + trimmed.matches(['[', '{']).count()).saturating_sub(trimmed.matches([']', '}']).count());
         }
@@ -44,7 +49,8 @@ mod tests {
     #[test]
     fn every_library_has_a_reason_above_it() {
         let check = |entries: &str, expect: &[&str]| {
-            let manifest = format!("[workspace]\nmembers = []\n\n{SECTION}\n{entries}\n\n[profile.dev]\nopt-level = 1\n");
+            let manifest =
+                format!("[workspace]\nmembers = []\n\n{SECTION}\n{entries}\n\n[profile.dev]\nopt-level = 1\n");
             let seen = super::check("Cargo.toml", &manifest);
             let seen: Vec<_> = seen.iter().map(|finding| format!("{}: {}", finding.line, finding.what)).collect();
             assert_eq!(seen, expect, "{entries}");

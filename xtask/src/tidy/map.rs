@@ -9,7 +9,12 @@ const MAP: &str = "ARCHITECTURE.md";
 
 pub fn check(map: &str, files: &[String], read: &dyn Fn(&str) -> String) -> Vec<Finding> {
     if map.is_empty() {
-        return vec![Finding::new(MAP, 1, "the map of the house is missing", "write it: crates, invariants, four walks")];
+        return vec![Finding::new(
+            MAP,
+            1,
+            "the map of the house is missing",
+            "write it: crates, invariants, four walks",
+        )];
     }
     let mut findings = Vec::new();
     for (index, line) in map.lines().enumerate() {
@@ -62,7 +67,6 @@ fn defines(source: &Source, name: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
 
     #[test]
     fn every_name_in_backticks_must_exist() {

@@ -55,7 +55,7 @@ pub fn run(arguments: &[String]) -> Outcome {
 
 fn report(mut findings: Vec<Finding>, missing: &[String]) -> Outcome {
     if !missing.is_empty() {
-        println!("{} rows of {} are missing a test: {}", missing.len(), coverage::TABLE, missing.join(", "));
+        println!("{}: {} missing a test: {}", coverage::TABLE, missing.len(), missing.join(", "));
     }
     findings.sort();
     findings.dedup();
@@ -101,11 +101,8 @@ pub fn tracked_files(root: &Path) -> Outcome<Vec<String>> {
     let mut git = Command::new("git");
     git.args(["ls-files", "-z", "--cached", "--others", "--exclude-standard"]).current_dir(root);
     let listed = shell::output(&mut git)?;
-    let mut paths: Vec<String> = listed
-        .split('\0')
-        .filter(|path| !path.is_empty() && root.join(path).is_file())
-        .map(str::to_string)
-        .collect();
+    let mut paths: Vec<String> =
+        listed.split('\0').filter(|path| !path.is_empty() && root.join(path).is_file()).map(str::to_string).collect();
     paths.sort();
     paths.dedup();
     Ok(paths)

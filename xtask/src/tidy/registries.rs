@@ -42,7 +42,12 @@ fn check_folder(folder: &str, sources: &[Source]) -> Vec<Finding> {
     let mut findings = Vec::new();
     for file in files.iter().filter(|file| !named.contains(*file)) {
         let what = format!("`{file}` is not in the registry");
-        findings.push(Finding::new(&path_of(folder, file, sources), 1, what, format!("list it in {home}, or move it out")));
+        findings.push(Finding::new(
+            &path_of(folder, file, sources),
+            1,
+            what,
+            format!("list it in {home}, or move it out"),
+        ));
     }
     for kind in kinds.iter().filter(|kind| !files.contains(*kind)) {
         let what = format!("the registry lists `{kind}`, which has no file here");
@@ -80,9 +85,7 @@ fn names(listing: &str) -> BTreeSet<&str> {
 /// The kinds a listing speaks of: the modules that its paths start with (`loki::Config`), or, in a listing without
 /// paths, its lower-case words.
 fn kinds(listing: &str) -> BTreeSet<&str> {
-    let is_kind = |word: &&str| {
-        word.starts_with(|c: char| c.is_ascii_lowercase()) && !NOT_KINDS.contains(word)
-    };
+    let is_kind = |word: &&str| word.starts_with(|c: char| c.is_ascii_lowercase()) && !NOT_KINDS.contains(word);
     let is_name = |c: char| c.is_alphanumeric() || c == '_';
     let heads: BTreeSet<&str> = listing
         .match_indices("::")
@@ -130,7 +133,11 @@ mod tests {
         check(&[("mod.rs", "registry!(http, loki);"), ("http.rs", ""), ("loki.rs", "")], &[]);
         check(&[("mod.rs", "registry! { http => http::Config, }"), ("http.rs", "")], &[]);
         check(
-            &[("mod.rs", "registry! { http => crate::sink::http::Config, // loki\n }"), ("http.rs", ""), ("loki.rs", "")],
+            &[
+                ("mod.rs", "registry! { http => crate::sink::http::Config, // loki\n }"),
+                ("http.rs", ""),
+                ("loki.rs", ""),
+            ],
             &["loki.rs: `loki` is not in the registry"],
         );
         check(&[("mod.rs", "mod http;"), ("http.rs", "")], &["mod.rs: there is no `registry!` in it"]);

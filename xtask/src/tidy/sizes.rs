@@ -48,7 +48,12 @@ pub fn check(sources: &[Source], ratchet: &str, fix: bool) -> Kept {
     let gone = recorded.keys().filter(|key| !kept.contains_key(*key));
     if !fix {
         findings.extend(gone.map(|key| {
-            Finding::new(RATCHET, line_of(ratchet, key), format!("`{key}` is no longer too large"), "cargo xtask tidy --fix")
+            Finding::new(
+                RATCHET,
+                line_of(ratchet, key),
+                format!("`{key}` is no longer too large"),
+                "cargo xtask tidy --fix",
+            )
         }));
     }
     Kept { findings, text: print(&kept) }
@@ -138,7 +143,8 @@ mod tests {
 
     /// A file of `lines` lines whose first function has `body` lines, with comments in front of either.
     fn file(lines: usize, of_file: &str, body: usize, of_function: &str) -> String {
-        let mut text = format!("//! Job.\n{of_file}\n{of_function}\nfn long() {{\n{}}}\n", "    x;\n".repeat(body - 2));
+        let mut text =
+            format!("//! Job.\n{of_file}\n\n{of_function}\nfn long() {{\n{}}}\n", "    x;\n".repeat(body - 2));
         while text.lines().count() < lines {
             text.push_str("const X: u8 = 1;\n");
         }
@@ -158,10 +164,22 @@ mod tests {
         check(&file(601, "", 70, ""), "", true, "`a.rs` has 601 lines, over the 600 allowed", "");
         check(&file(99, "", 71, ""), "", true, "`a.rs::long` has 71 lines, over the 70 allowed", "");
         check(&file(601, why, 71, why), "", true, "", "a.rs 601\na.rs::long 71\n");
-        check(&file(601, why, 70, ""), "", false, "`a.rs` has 601 lines with a reason, but is not in xtask/size-ratchet.txt", "");
+        check(
+            &file(601, why, 70, ""),
+            "",
+            false,
+            "`a.rs` has 601 lines with a reason, but is not in xtask/size-ratchet.txt",
+            "",
+        );
         check(&file(601, "", 70, why), "", true, "`a.rs` has 601 lines, over the 600 allowed", "");
         check(&file(650, why, 70, ""), "a.rs 650\n", false, "", "a.rs 650\n");
-        check(&file(651, why, 70, ""), "a.rs 650\n", true, "`a.rs` has grown from 650 to 651 lines, over the 600 allowed", "a.rs 650\n");
+        check(
+            &file(651, why, 70, ""),
+            "a.rs 650\n",
+            true,
+            "`a.rs` has grown from 650 to 651 lines, over the 600 allowed",
+            "a.rs 650\n",
+        );
         check(&file(640, why, 70, ""), "a.rs 650\n", true, "", "a.rs 640\n");
         check(&file(640, why, 70, ""), "a.rs 650\n", false, "`a.rs` has shrunk from 650 to 640 lines", "a.rs 650\n");
         check(&file(99, "", 9, ""), "a.rs::long 80\n", false, "`a.rs::long` is no longer too large", "");

@@ -143,12 +143,13 @@ fn test_spans(code: &str) -> Vec<(usize, usize)> {
             let Some(end) = end_of_attributes(code, after).and_then(|start| end_of_item(code, start)) else {
                 continue;
             };
-            let nested = spans.iter().any(|(start, last)| *start <= first && first <= *last);
-            if !nested {
-                spans.push((first, line_at(code, end - 1)));
-            }
+            spans.push((first, line_at(code, end - 1)));
         }
     }
+    let all = spans.clone();
+    let inside =
+        |span: &(usize, usize)| all.iter().any(|other| other != span && other.0 <= span.0 && span.1 <= other.1);
+    spans.retain(|span| !inside(span));
     spans
 }
 
@@ -271,7 +272,7 @@ mod tests {
         check("a /* b /* c */ d */ e", "a                   e");
         check(r#"f("todo!()", x)"#, r#"f("       ", x)"#);
         check(r#"f("a\"b", x)"#, r#"f("    ", x)"#);
-        check(r##"f(r#"a"b"#, x)"##, r##"f(       , x)"##);
+        check(r##"f(r#"a"b"#, x)"##, r##"f(        , x)"##);
         check("r#type + 1", "r#type + 1");
         check("let c = '{'; d", "let c =    ; d");
         check(r"let c = '\''; d", "let c =     ; d");

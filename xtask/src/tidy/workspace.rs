@@ -44,7 +44,8 @@ pub struct Library {
 impl Workspace {
     pub fn load() -> Outcome<Self> {
         let host = host()?;
-        let json = shell::output(&mut shell::cargo(&["metadata", "--format-version", "1", "--filter-platform", &host]))?;
+        let json =
+            shell::output(&mut shell::cargo(&["metadata", "--format-version", "1", "--filter-platform", &host]))?;
         let root = shell::root();
         Self::parse(&json, &root.to_string_lossy())
     }
@@ -165,7 +166,8 @@ mod tests {
     #[test]
     fn members_are_known_with_their_imports_and_tests() {
         let workspace = Workspace::parse(METADATA, "/r").expect("the sample is complete");
-        let seen: Vec<_> = workspace.members.iter().map(|m| (&*m.name, &*m.manifest, &m.imports[..], &m.tests[..])).collect();
+        let seen: Vec<_> =
+            workspace.members.iter().map(|m| (&*m.name, &*m.manifest, &m.imports[..], &m.tests[..])).collect();
         let net = ["net".to_string()];
         let test = ["t".to_string()];
         assert_eq!(

@@ -1,0 +1,167 @@
+//! Listening sockets that outlive a worker. In: an address and a name. Out: the socket that the worker before this one
+//! stored under that name, or a new one, which is then stored (sd_listen_fds(3), sd_notify(3) FDSTORE). An address that is
+//! taken is an error that names the holder where /proc shows it.
+
+use crate::subsystem::lock;
+use rustix::net::{
+    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, sockopt,
+};
+use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+/// Connections that the kernel holds until they are accepted.
+const BACKLOG: i32 = 4096;
+
+/// The sockets that were inherited, and the way to store new ones.
+#[derive(Clone, Default)]
+pub struct Sockets {
+    inherited: Arc<Mutex<Vec<(String, OwnedFd)>>>,
+    notify: Option<Arc<OwnedFd>>,
+}
+
+impl Sockets {
+    /// `notify` speaks to whoever stores descriptors: our supervisor or systemd.
+    pub fn new(inherited: Vec<(String, OwnedFd)>, notify: Option<Arc<OwnedFd>>) -> Sockets {
+        Sockets { inherited: Arc::new(Mutex::new(inherited)), notify }
+    }
+
+    /// `count` listening sockets on one address, as a reuse-port group where there are several. Adopts what was stored.
+    pub fn tcp(&self, name: &str, address: SocketAddr, count: usize) -> Result<Vec<TcpListener>, String> {
+        let mut group = self.adopt(name, address);
+        if group.is_empty() && count > 1 {
+            // In a group of their own, strangers would join silently: one bind without the option finds them.
+            bind(address, false).map_err(|error| taken(address, &error))?;
+        }
+        let shared = count > 1;
+        while group.len() < count {
+            let socket = bind(address, shared).map_err(|error| taken(address, &error))?;
+            self.store(name, &socket);
+            group.push(socket);
+        }
+        Ok(group)
+    }
+
+    fn adopt(&self, name: &str, address: SocketAddr) -> Vec<TcpListener> {
+        let mut inherited = lock(&self.inherited);
+        let (ours, others) = std::mem::take(&mut *inherited).into_iter().partition(|(stored, _)| stored == name);
+        *inherited = others;
+        let listeners = ours.into_iter().map(|(_, fd)| TcpListener::from(fd));
+        // An address that was changed in the configuration: the old socket is closed here, and a new one is bound.
+        let (same, changed): (Vec<_>, Vec<_>) =
+            listeners.partition(|listener| listener.local_addr().is_ok_and(|local| local == address));
+        if !changed.is_empty() {
+            self.notify(&format!("FDSTOREREMOVE=1\nFDNAME={name}"), None);
+            same.iter().for_each(|listener| self.store(name, listener));
+        }
+        same
+    }
+
+    /// Closes what was stored under names that nobody has asked for.
+    pub fn forget_rest(&self) {
+        for (name, _) in lock(&self.inherited).drain(..) {
+            self.notify(&format!("FDSTOREREMOVE=1\nFDNAME={name}"), None);
+        }
+    }
+
+    fn store(&self, name: &str, socket: &TcpListener) {
+        self.notify(&format!("FDSTORE=1\nFDNAME={name}"), Some(socket));
+    }
+
+    /// Sends one notice in systemd's protocol, if anybody listens.
+    pub fn notify(&self, text: &str, socket: Option<&TcpListener>) {
+        let Some(notify) = &self.notify else { return };
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        let fds = socket.map(|socket| [socket.as_fd()]);
+        if let Some(fds) = &fds {
+            control.push(SendAncillaryMessage::ScmRights(fds));
+        }
+        let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+        if let Err(error) = rustix::net::sendmsg(notify, &[IoSlice::new(text.as_bytes())], &mut control, flags) {
+            tracing::debug!(%error, "a notice was not taken");
+        }
+    }
+}
+
+fn bind(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
+    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
+    sockopt::set_socket_reuseaddr(&socket, true)?;
+    sockopt::set_socket_reuseport(&socket, shared)?;
+    rustix::net::bind(&socket, &address)?;
+    rustix::net::listen(&socket, BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// The message for an address that cannot be had.
+pub fn taken(address: SocketAddr, error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => match holder(address.port()) {
+            Some(holder) => format!("{address} is held by {holder}; stop it, or choose another address"),
+            None => format!("{address} is in use by a process that cannot be seen from here; choose another address"),
+        },
+        io::ErrorKind::PermissionDenied => {
+            format!("{address}: {error}; ports below 1024 need a privilege, choose a higher one")
+        }
+        io::ErrorKind::AddrNotAvailable => format!("{address}: {error}; this machine has no such address"),
+        _ => format!("{address}: {error}"),
+    }
+}
+
+/// Who listens on a TCP port: the name and id of the process whose descriptor has the socket's inode.
+fn holder(port: u16) -> Option<String> {
+    let tables = ["/proc/net/tcp", "/proc/net/tcp6"].map(|path| std::fs::read_to_string(path).unwrap_or_default());
+    let inode = tables.iter().flat_map(|table| table.lines().skip(1)).find_map(|line| listening_inode(line, port))?;
+    let link = format!("socket:[{inode}]");
+    let is_number = |name: &std::ffi::OsStr| name.to_string_lossy().bytes().all(|byte| byte.is_ascii_digit());
+    for process in std::fs::read_dir("/proc").ok()?.flatten().filter(|entry| is_number(&entry.file_name())) {
+        let Ok(fds) = std::fs::read_dir(process.path().join("fd")) else { continue };
+        if fds.flatten().any(|fd| std::fs::read_link(fd.path()).is_ok_and(|target| target == Path::new(&link))) {
+            let name = std::fs::read_to_string(process.path().join("comm")).unwrap_or_default();
+            return Some(format!("{} (pid {})", name.trim(), process.file_name().to_string_lossy()));
+        }
+    }
+    None
+}
+
+/// Columns of /proc/net/tcp (proc_net(5)): local address is the 2nd, state the 4th (0A is LISTEN), inode the 10th.
+fn listening_inode(line: &str, port: u16) -> Option<&str> {
+    let columns: Vec<&str> = line.split_whitespace().collect();
+    let (_, local_port) = columns.get(1)?.rsplit_once(':')?;
+    let listens = *columns.get(3)? == "0A" && u16::from_str_radix(local_port, 16) == Ok(port);
+    listens.then(|| columns.get(9).copied()).flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// covers: foundation 4
+    #[test]
+    fn an_address_in_use_names_its_holder() {
+        let held = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = held.local_addr().expect("bound");
+        for count in [1, 2] {
+            let error = Sockets::default().tcp("x", address, count).expect_err("taken");
+            assert!(error.contains(&format!("(pid {})", std::process::id())), "{error}");
+        }
+    }
+
+    /// covers: foundation 4
+    #[test]
+    fn a_stored_socket_is_adopted_with_the_connections_that_wait_in_it() {
+        let first = Sockets::default().tcp("proxy/in", "127.0.0.1:0".parse().expect("an address"), 1).expect("bound");
+        let address = first[0].local_addr().expect("bound");
+        let _waiting = std::net::TcpStream::connect(address).expect("queued by the kernel");
+        let stored = first.into_iter().map(|socket| ("proxy/in".to_string(), OwnedFd::from(socket))).collect();
+        let next = Sockets::new(stored, None);
+        let adopted = next.tcp("proxy/in", address, 1).expect("adopted");
+        adopted[0].set_nonblocking(false).expect("a flag");
+        assert!(adopted[0].accept().is_ok());
+    }
+}

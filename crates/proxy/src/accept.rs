@@ -1,0 +1,113 @@
+//! Taking connections of one listener on one data thread. In: a listening socket. Out: a task per connection. Bound:
+//! `connections_max`; what is over it waits in the kernel's queue. A drain closes idle connections at once.
+
+use crate::access::Access;
+use crate::connect::Cluster;
+use crate::http1;
+use crate::plan::ListenerPlan;
+use crate::telemetry::Recorder;
+use base::scope::Scope;
+use std::cell::Cell;
+use std::future::Future;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::sync::Notify;
+
+/// The pause after an accept that failed for want of descriptors or memory.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// One listener on one data thread.
+pub struct ListenerState {
+    pub plan: Arc<ListenerPlan>,
+    /// Its place in the plan, which is its place in the counters.
+    pub index: usize,
+    pub cluster: Rc<Cluster>,
+    pub recorder: Rc<Recorder>,
+    pub access: Option<Rc<Access>>,
+    draining: Cell<bool>,
+    drain: Notify,
+    ended: Notify,
+}
+
+impl ListenerState {
+    pub fn new(
+        plan: Arc<ListenerPlan>,
+        index: usize,
+        cluster: Rc<Cluster>,
+        recorder: Rc<Recorder>,
+        access: Option<Rc<Access>>,
+    ) -> Rc<ListenerState> {
+        let (draining, drain, ended) = (Cell::new(false), Notify::new(), Notify::new());
+        Rc::new(ListenerState { plan, index, cluster, recorder, access, draining, drain, ended })
+    }
+
+    pub fn draining(&self) -> bool {
+        self.draining.get()
+    }
+
+    /// Begins to drain: idle connections end, busy ones after their response.
+    pub fn start_drain(&self) {
+        self.draining.set(true);
+        self.drain.notify_waiters();
+    }
+
+    /// Waits until no connection is open.
+    pub async fn drained(&self) {
+        while self.recorder.open(self.index) > 0 {
+            self.ended.notified().await;
+        }
+    }
+
+    /// The future's value, or None as soon as a drain begins.
+    pub async fn unless_draining<T>(&self, future: impl Future<Output = T>) -> Option<T> {
+        if self.draining.get() {
+            return None;
+        }
+        tokio::select! {
+            biased;
+            value = future => Some(value),
+            () = self.drain.notified() => None,
+        }
+    }
+}
+
+/// Counts a connection as open until it is dropped, whatever ends its task.
+struct Open(Rc<ListenerState>);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.recorder.closed(self.0.index);
+        self.0.ended.notify_waiters();
+        self.0.ended.notify_one();
+    }
+}
+
+/// Accepts until the listener drains.
+pub async fn accept(socket: Rc<TcpListener>, state: Rc<ListenerState>, scope: Scope) {
+    loop {
+        while state.recorder.open(state.index) >= state.plan.connections_max as u64 {
+            state.ended.notified().await;
+        }
+        let (stream, peer) = match state.unless_draining(socket.accept()).await {
+            None => return,
+            Some(Ok(accepted)) => accepted,
+            // Out of descriptors or memory: connections that end make room. Anything else concerns one connection.
+            Some(Err(error)) => {
+                tracing::debug!(listener = state.plan.name, %error, "accept failed");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        // Small answers must not wait for acknowledgements of the answers before them.
+        let _ = stream.set_nodelay(true);
+        state.recorder.opened(state.index);
+        let open = Open(state.clone());
+        let state = state.clone();
+        scope.spawn("connection", async move {
+            let _open = open;
+            http1::forward::serve(stream, peer, state).await;
+        });
+    }
+}

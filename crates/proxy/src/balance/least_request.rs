@@ -1,0 +1,73 @@
+//! Power of two choices (Mitzenmacher, IEEE TPDS 12 (2001)): near the best spread for the cost of two looks.
+
+use super::{Load, Policy};
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+/// Draws two endpoints by chance and takes the one with fewer requests under way: an endpoint that slows down gets less,
+/// without anybody measuring it.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Config {}
+
+impl base::registry::Kind for Config {
+    const EXAMPLE: &'static str = "least_request: {}\n";
+}
+
+pub struct LeastRequest {
+    noise: u64,
+}
+
+impl LeastRequest {
+    pub fn new() -> LeastRequest {
+        let clock = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        LeastRequest { noise: clock.map_or(1, |now| u64::from(now.subsec_nanos())) | 1 }
+    }
+
+    fn draw(&mut self, below: usize) -> usize {
+        // xorshift64: Marsaglia, "Xorshift RNGs", Journal of Statistical Software 8 (2003).
+        self.noise ^= self.noise << 13;
+        self.noise ^= self.noise >> 7;
+        self.noise ^= self.noise << 17;
+        (self.noise % below.max(1) as u64) as usize
+    }
+}
+
+impl Policy for LeastRequest {
+    fn pick(&mut self, loads: &[Load], usable: &dyn Fn(usize) -> bool) -> usize {
+        if loads.len() == 1 {
+            return 0;
+        }
+        let count = (0..loads.len()).filter(|index| usable(*index)).count();
+        let (first, second) = (self.draw(count), self.draw(count.saturating_sub(1)));
+        // The second is drawn among the others, so that two different ones are compared.
+        let second = if second >= first { second + 1 } else { second };
+        let nth = |n: usize| (0..loads.len()).filter(|index| usable(*index)).nth(n);
+        let active = |index: usize| loads.get(index).map_or(u32::MAX, |load| load.active.get());
+        match (nth(first), nth(second)) {
+            (Some(a), Some(b)) => {
+                if active(b) < active(a) {
+                    b
+                } else {
+                    a
+                }
+            }
+            (Some(only), None) => only,
+            _ => 0,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// covers: foundation 5
+    #[test]
+    fn the_busier_one_of_two_is_never_taken() {
+        let loads = [Load::default(), Load::default()];
+        loads[0].active.set(5);
+        let mut policy = LeastRequest::new();
+        assert!((0..100).all(|_| policy.pick(&loads, &|_| true) == 1));
+    }
+}

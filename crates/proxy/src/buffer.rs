@@ -1,0 +1,161 @@
+//! Read buffers that are lent only while there is something in them. In: sockets. Out: bytes. Bound: a buffer grows to
+//! the listener's `head_max`, a pool keeps `KEPT_MAX` of them per thread.
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::io;
+use std::task::Poll;
+use tokio::net::TcpStream;
+
+/// Holds most heads, and a page of body.
+pub const FIRST_BYTES: usize = 16 << 10;
+
+/// What a buffer grows to once a read has filled it: bodies then take fewer turns.
+const BULK_BYTES: usize = 128 << 10;
+
+const KEPT_MAX: usize = 64;
+
+thread_local! {
+    static POOL: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Bytes that were read and not yet used: `bytes[start..end]`. Without memory of its own until something is read.
+#[derive(Default)]
+pub struct Buffer {
+    bytes: Vec<u8>,
+    start: usize,
+    end: usize,
+    /// A read has filled a whole buffer: a large body is on its way.
+    bulk: bool,
+}
+
+impl Buffer {
+    pub fn filled(&self) -> &[u8] {
+        self.bytes.get(self.start..self.end).unwrap_or(&[])
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.start == self.end
+    }
+
+    /// Takes bytes out at the front; an empty buffer goes back to the pool.
+    pub fn consume(&mut self, count: usize) {
+        self.start = self.start.saturating_add(count).min(self.end);
+        if self.is_empty() {
+            self.give_back();
+        }
+    }
+
+    fn give_back(&mut self) {
+        (self.start, self.end) = (0, 0);
+        if self.bulk && self.bytes.len() == BULK_BYTES {
+            return;
+        }
+        let bytes = std::mem::take(&mut self.bytes);
+        if bytes.len() == FIRST_BYTES {
+            POOL.with_borrow_mut(|pool| {
+                if pool.len() < KEPT_MAX {
+                    pool.push(bytes);
+                }
+            });
+        }
+    }
+
+    /// Room to read into, up to `most` bytes in all. Empty where the buffer is full at that size.
+    fn room(&mut self, most: usize) -> &mut [u8] {
+        if self.bytes.is_empty() && self.bulk && most >= BULK_BYTES {
+            self.bytes = vec![0; BULK_BYTES];
+        } else if self.bytes.is_empty() {
+            self.bytes = POOL.with_borrow_mut(Vec::pop).unwrap_or_else(|| vec![0; FIRST_BYTES]);
+        }
+        if self.start > 0 && self.end == self.bytes.len() {
+            self.bytes.copy_within(self.start..self.end, 0);
+            (self.start, self.end) = (0, self.end - self.start);
+        }
+        if self.end == self.bytes.len() && self.end < most {
+            let grown = (self.bytes.len() * 2).min(most.max(FIRST_BYTES));
+            self.bytes.resize(grown, 0);
+        }
+        self.bytes.get_mut(self.end..).unwrap_or(&mut [])
+    }
+
+    /// Reads once, waiting where nothing is there. 0 is the end of the stream, or a buffer that is full at `most`.
+    pub async fn read(&mut self, stream: &TcpStream, most: usize) -> io::Result<usize> {
+        poll_fn(|context| {
+            loop {
+                match stream.poll_read_ready(context) {
+                    Poll::Ready(ready) => ready?,
+                    Poll::Pending => {
+                        // While nothing is there, a waiting connection holds no buffer.
+                        if self.is_empty() {
+                            self.bulk = false;
+                            self.give_back();
+                        }
+                        return Poll::Pending;
+                    }
+                }
+                let room = self.room(most);
+                if room.is_empty() {
+                    return Poll::Ready(Ok(0));
+                }
+                match stream.try_read(room) {
+                    Ok(count) => {
+                        self.bulk = count >= FIRST_BYTES;
+                        self.end += count;
+                        return Poll::Ready(Ok(count));
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    Err(error) => return Poll::Ready(Err(error)),
+                }
+            }
+        })
+        .await
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        self.bulk = false;
+        self.give_back();
+    }
+}
+
+thread_local! {
+    static HEADS: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// A vector in which a head is put together, lent for one request.
+pub struct Scratch(pub Vec<u8>);
+
+impl Scratch {
+    pub fn lend() -> Scratch {
+        Scratch(HEADS.with_borrow_mut(Vec::pop).unwrap_or_else(|| Vec::with_capacity(FIRST_BYTES)))
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let mut bytes = std::mem::take(&mut self.0);
+        if bytes.capacity() <= 2 * FIRST_BYTES {
+            bytes.clear();
+            HEADS.with_borrow_mut(|pool| {
+                if pool.len() < KEPT_MAX {
+                    pool.push(bytes);
+                }
+            });
+        }
+    }
+}
+
+/// Writes all bytes. A short write waits until the socket takes more.
+pub async fn write_all(stream: &TcpStream, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match stream.try_write(bytes) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(count) => bytes = bytes.get(count..).unwrap_or(&[]),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => poll_fn(|c| stream.poll_write_ready(c)).await?,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,504 @@
+//! Heads: parse, refuse what is ambiguous, rewrite. In: bytes of a connection. Out: what the forwarder must know, and the
+//! head for the other side, appended to a buffer: same headers in the same case and order, without the hop-by-hop ones
+//! (RFC 9110, 7.6.1). Bound: `HEADERS_MAX` headers; the caller bounds the bytes.
+
+use super::body::Body;
+use httparse::{Header, Status};
+use std::mem::MaybeUninit;
+
+pub const HEADERS_MAX: usize = 128;
+
+/// A request as far as forwarding needs it.
+#[derive(Debug)]
+pub struct Request {
+    /// Bytes of the head in the read buffer.
+    pub length: usize,
+    pub method: Method,
+    /// Where the path stands in the read buffer, for the access record.
+    pub path: std::ops::Range<usize>,
+    pub body: Body,
+    pub keep_alive: bool,
+    pub http_10: bool,
+    pub upgrade: bool,
+    pub expects_continue: bool,
+}
+
+/// A response as far as forwarding needs it.
+#[derive(Debug)]
+pub struct Response {
+    pub length: usize,
+    pub status: u16,
+    pub body: Body,
+    /// Whether the endpoint's connection can carry another request.
+    pub keep_alive: bool,
+}
+
+/// Why a request is refused, with the status that says so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    pub status: u16,
+    pub reason: &'static str,
+}
+
+const fn refuse(status: u16, reason: &'static str) -> Refusal {
+    Refusal { status, reason }
+}
+
+macro_rules! methods {
+    ($($name:ident $text:literal),+) => {
+        /// The methods with a meaning of their own here; every other one counts under one label.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum Method { $($name),+, Other }
+
+        impl Method {
+            pub fn text(self) -> &'static str {
+                match self { $(Method::$name => $text),+, Method::Other => "_OTHER" }
+            }
+
+            fn of(text: &str) -> Method {
+                match text { $($text => Method::$name),+, _ => Method::Other }
+            }
+        }
+    };
+}
+
+methods!(Get "GET", Head "HEAD", Post "POST", Put "PUT", Delete "DELETE", Options "OPTIONS", Trace "TRACE", Patch "PATCH", Connect "CONNECT");
+
+impl Method {
+    /// RFC 9110, 9.2.2: sending it twice is as good as once.
+    pub fn is_idempotent(self) -> bool {
+        !matches!(self, Method::Post | Method::Patch | Method::Connect | Method::Other)
+    }
+}
+
+/// Parses a request head and writes the one for the endpoint. `Ok(None)`: more bytes are needed.
+pub fn request(bytes: &[u8], out: &mut Vec<u8>) -> Result<Option<Request>, Refusal> {
+    let mut space = [const { MaybeUninit::<Header<'_>>::uninit() }; HEADERS_MAX];
+    let mut parsed = httparse::Request::new(&mut []);
+    let length = match parsed.parse_with_uninit_headers(bytes, &mut space) {
+        Ok(Status::Complete(length)) => length,
+        Ok(Status::Partial) => return Ok(None),
+        Err(httparse::Error::TooManyHeaders) => return Err(refuse(431, "more headers than are taken")),
+        Err(_) => return Err(refuse(400, "the request head is malformed")),
+    };
+    // RFC 9112, 2.2 lets a recipient take a bare LF; the endpoint might see the head end elsewhere then.
+    if has_bare_lf(bytes.get(..length).unwrap_or(&[])) {
+        return Err(refuse(400, "a line of the head ends in a bare LF"));
+    }
+    let (Some(method_text), Some(target), Some(minor)) = (parsed.method, parsed.path, parsed.version) else {
+        return Err(refuse(400, "the request line is malformed"));
+    };
+    let method = Method::of(method_text);
+    if method == Method::Connect {
+        return Err(refuse(501, "CONNECT is not forwarded here"));
+    }
+    let facts = Facts::of(parsed.headers)?;
+    let http_10 = minor == 0;
+    let body = facts.request_body(http_10)?;
+    let (host, target) = split_target(target);
+    if !http_10 && facts.hosts == 0 {
+        return Err(refuse(400, "HTTP/1.1 needs a Host header"));
+    }
+    if target.bytes().any(|byte| byte == b'#') {
+        return Err(refuse(400, "the target has a fragment"));
+    }
+    let upgrade = facts.upgrade && facts.connection_upgrade && !facts.h2c && !http_10;
+    let path_start = (target.as_ptr() as usize).saturating_sub(bytes.as_ptr() as usize);
+    let path_length = target.find('?').unwrap_or(target.len());
+
+    for part in [method_text.as_bytes(), b" ", target.as_bytes(), b" HTTP/1.1\r\n"] {
+        out.extend_from_slice(part);
+    }
+    if let Some(host) = host {
+        // RFC 9112, 3.2.2: the authority of an absolute target replaces Host.
+        for part in [&b"Host: "[..], host.as_bytes(), b"\r\n"] {
+            out.extend_from_slice(part);
+        }
+    }
+    let drop_host = host.is_some();
+    for header in parsed.headers.iter() {
+        let kept = match known(header.name) {
+            Some(Known::Connection | Known::KeepAlive | Known::ProxyConnection) => false,
+            Some(Known::Upgrade) => upgrade,
+            Some(Known::Te) => header.value.eq_ignore_ascii_case(b"trailers"),
+            Some(Known::Host) => !drop_host,
+            _ => !facts.is_named(header.name),
+        };
+        if kept {
+            copy_header(bytes, header, out);
+        }
+    }
+    if facts.hosts == 0 && host.is_none() {
+        out.extend_from_slice(b"Host: \r\n");
+    }
+    if upgrade {
+        out.extend_from_slice(b"Connection: upgrade\r\n");
+    }
+    out.extend_from_slice(b"\r\n");
+    Ok(Some(Request {
+        length,
+        method,
+        path: path_start..path_start + path_length,
+        body,
+        keep_alive: if http_10 { facts.keep_alive } else { !facts.close },
+        http_10,
+        upgrade,
+        expects_continue: facts.expects_continue && !http_10,
+    }))
+}
+
+/// What the response is an answer to.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked {
+    pub method: Method,
+    pub http_10: bool,
+    /// Whether the client's connection stays open after this response, as far as the request says.
+    pub keep_alive: bool,
+    pub upgrade: bool,
+}
+
+/// Parses a response head and writes the one for the client. `Ok(None)`: more bytes are needed.
+pub fn response(bytes: &[u8], asked: Asked, out: &mut Vec<u8>) -> Result<Option<Response>, &'static str> {
+    let mut space = [const { MaybeUninit::<Header<'_>>::uninit() }; HEADERS_MAX];
+    let mut parsed = httparse::Response::new(&mut []);
+    let config = httparse::ParserConfig::default();
+    let length = match config.parse_response_with_uninit_headers(&mut parsed, bytes, &mut space) {
+        Ok(Status::Complete(length)) => length,
+        Ok(Status::Partial) => return Ok(None),
+        Err(_) => return Err("its response head is malformed"),
+    };
+    let (Some(status), Some(minor)) = (parsed.code, parsed.version) else { return Err("its status line is malformed") };
+    let facts = Facts::of(parsed.headers).map_err(|refusal| refusal.reason)?;
+    let switching = status == 101;
+    if switching && !asked.upgrade {
+        return Err("it switched protocols, which nobody had asked for");
+    }
+    let body = facts.response_body(status, asked.method)?;
+    let interim = (100..200).contains(&status);
+    if interim && asked.http_10 && !switching {
+        // RFC 9110, 15.2: an HTTP/1.0 client knows no interim responses.
+        return Ok(Some(Response { length, status, body: Body::None, keep_alive: true }));
+    }
+    let head_start = out.len();
+    out.extend_from_slice(b"HTTP/1.1 ");
+    let number = [b'0' + (status / 100) as u8, b'0' + (status / 10 % 10) as u8, b'0' + (status % 10) as u8, b' '];
+    out.extend_from_slice(&number);
+    out.extend_from_slice(parsed.reason.unwrap_or("").as_bytes());
+    out.extend_from_slice(b"\r\n");
+    let unchunk = asked.http_10 && matches!(body, Body::Chunked(_));
+    for header in parsed.headers.iter() {
+        let kept = match known(header.name) {
+            Some(Known::Connection | Known::KeepAlive | Known::ProxyConnection) => false,
+            Some(Known::Upgrade) => switching || status == 426,
+            Some(Known::TransferEncoding) => !unchunk,
+            // RFC 9112, 6.3: with both, Transfer-Encoding tells the length, and Content-Length must not be passed on.
+            Some(Known::ContentLength) => !matches!(body, Body::Chunked(_)) || asked.method == Method::Head,
+            _ => !facts.is_named(header.name),
+        };
+        if kept {
+            copy_header(bytes, header, out);
+        }
+    }
+    let length_known = !unchunk && !matches!(body, Body::UntilClose);
+    if switching {
+        out.extend_from_slice(b"Connection: upgrade\r\n");
+    } else if interim {
+        // An interim response says nothing of the connection.
+    } else if !asked.keep_alive || !length_known {
+        out.extend_from_slice(b"Connection: close\r\n");
+    } else if asked.http_10 {
+        out.extend_from_slice(b"Connection: keep-alive\r\n");
+    }
+    out.extend_from_slice(b"\r\n");
+    debug_assert!(out.len() > head_start);
+    let keep_alive = if minor == 0 { facts.keep_alive } else { !facts.close } && !matches!(body, Body::UntilClose);
+    // What both sides counted differently must not be reused.
+    let keep_alive = keep_alive && !(facts.chunked && facts.content_length.is_some());
+    Ok(Some(Response { length, status, body, keep_alive }))
+}
+
+/// The headers that mean something to a forwarder.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Known {
+    Connection,
+    ContentLength,
+    Expect,
+    Host,
+    KeepAlive,
+    ProxyConnection,
+    Te,
+    TransferEncoding,
+    Upgrade,
+}
+
+/// Most headers are told apart by their length alone.
+fn known(name: &str) -> Option<Known> {
+    let (expected, found) = match name.len() {
+        2 => ("te", Known::Te),
+        4 => ("host", Known::Host),
+        6 => ("expect", Known::Expect),
+        7 => ("upgrade", Known::Upgrade),
+        10 if name.as_bytes().first().is_some_and(|first| first | 0x20 == b'k') => ("keep-alive", Known::KeepAlive),
+        10 => ("connection", Known::Connection),
+        14 => ("content-length", Known::ContentLength),
+        16 => ("proxy-connection", Known::ProxyConnection),
+        17 => ("transfer-encoding", Known::TransferEncoding),
+        _ => return None,
+    };
+    name.eq_ignore_ascii_case(expected).then_some(found)
+}
+
+/// What the headers say together.
+#[derive(Default)]
+struct Facts<'h> {
+    content_length: Option<u64>,
+    chunked: bool,
+    hosts: usize,
+    close: bool,
+    keep_alive: bool,
+    connection_upgrade: bool,
+    upgrade: bool,
+    h2c: bool,
+    expects_continue: bool,
+    /// Values of Connection that name other headers.
+    connection: Vec<&'h [u8]>,
+}
+
+impl<'h> Facts<'h> {
+    fn of(headers: &[Header<'h>]) -> Result<Facts<'h>, Refusal> {
+        let mut facts = Facts::default();
+        for header in headers {
+            match known(header.name) {
+                Some(Known::ContentLength) => {
+                    if facts.content_length.is_some() {
+                        return Err(refuse(400, "several Content-Length headers"));
+                    }
+                    facts.content_length = Some(parse_length(header.value)?);
+                }
+                Some(Known::TransferEncoding) => {
+                    if facts.chunked {
+                        return Err(refuse(400, "several Transfer-Encoding headers"));
+                    }
+                    // Only the one coding that tells where a message ends; others would be the endpoint's guess.
+                    if !header.value.trim_ascii().eq_ignore_ascii_case(b"chunked") {
+                        return Err(refuse(501, "a Transfer-Encoding other than chunked"));
+                    }
+                    facts.chunked = true;
+                }
+                Some(Known::Host) => {
+                    facts.hosts += 1;
+                    if facts.hosts > 1 {
+                        return Err(refuse(400, "several Host headers"));
+                    }
+                }
+                Some(Known::Connection) => facts.connection_options(header.value),
+                Some(Known::Upgrade) => {
+                    facts.upgrade = true;
+                    facts.h2c |= header.value.trim_ascii().eq_ignore_ascii_case(b"h2c");
+                }
+                Some(Known::Expect) => facts.expects_continue = header.value.eq_ignore_ascii_case(b"100-continue"),
+                _ => {}
+            }
+        }
+        Ok(facts)
+    }
+
+    fn connection_options(&mut self, value: &'h [u8]) {
+        for option in value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
+            if option.eq_ignore_ascii_case(b"close") {
+                self.close = true;
+            } else if option.eq_ignore_ascii_case(b"keep-alive") {
+                self.keep_alive = true;
+            } else if option.eq_ignore_ascii_case(b"upgrade") {
+                self.connection_upgrade = true;
+            } else if !option.is_empty() {
+                self.connection.push(option);
+            }
+        }
+    }
+
+    /// Named by Connection, so meant for us and not for the other side. What tells the length is never dropped that way.
+    fn is_named(&self, name: &str) -> bool {
+        !self.connection.is_empty()
+            && !matches!(known(name), Some(Known::ContentLength | Known::TransferEncoding | Known::Host))
+            && self.connection.iter().any(|option| option.eq_ignore_ascii_case(name.as_bytes()))
+    }
+
+    /// RFC 9112, 6.3, with every ambiguity refused: both lengths in one request is how requests are smuggled.
+    fn request_body(&self, http_10: bool) -> Result<Body, Refusal> {
+        match (self.chunked, self.content_length) {
+            (true, Some(_)) => Err(refuse(400, "both Transfer-Encoding and Content-Length")),
+            (true, None) if http_10 => Err(refuse(400, "Transfer-Encoding in HTTP/1.0")),
+            (true, None) => Ok(Body::chunked()),
+            (false, Some(0) | None) => Ok(Body::None),
+            (false, Some(length)) => Ok(Body::Length(length)),
+        }
+    }
+
+    fn response_body(&self, status: u16, method: Method) -> Result<Body, &'static str> {
+        if method == Method::Head || (100..200).contains(&status) || status == 204 || status == 304 {
+            return Ok(Body::None);
+        }
+        Ok(match (self.chunked, self.content_length) {
+            (true, _) => Body::chunked(),
+            (false, Some(0)) => Body::None,
+            (false, Some(length)) => Body::Length(length),
+            (false, None) => Body::UntilClose,
+        })
+    }
+}
+
+/// Digits alone: no sign, no list, no blanks within (RFC 9110, 8.6).
+fn parse_length(value: &[u8]) -> Result<u64, Refusal> {
+    let digits = value.trim_ascii();
+    let valid = !digits.is_empty() && digits.len() <= 18 && digits.iter().all(u8::is_ascii_digit);
+    if !valid {
+        return Err(refuse(400, "Content-Length is not a number"));
+    }
+    Ok(digits.iter().fold(0, |length, digit| length * 10 + u64::from(digit - b'0')))
+}
+
+/// `http://host/path` → host and `/path`; anything else is passed on as it is (RFC 9112, 3.2).
+fn split_target(target: &str) -> (Option<&str>, &str) {
+    let rest = target.get(..7).filter(|scheme| scheme.eq_ignore_ascii_case("http://")).map(|_| &target[7..]);
+    match rest {
+        None => (None, target),
+        Some(rest) => match rest.find('/') {
+            Some(slash) => (Some(&rest[..slash]), &rest[slash..]),
+            None => (Some(rest), "/"),
+        },
+    }
+}
+
+/// Copies a header line as it was written: the range from its name to the end of its value.
+fn copy_header(bytes: &[u8], header: &Header<'_>, out: &mut Vec<u8>) {
+    let base = bytes.as_ptr() as usize;
+    let start = (header.name.as_ptr() as usize).wrapping_sub(base);
+    let end = (header.value.as_ptr() as usize + header.value.len()).wrapping_sub(base);
+    match bytes.get(start..end) {
+        Some(line) if !header.value.is_empty() => out.extend_from_slice(line),
+        // An empty value may point anywhere.
+        _ => {
+            out.extend_from_slice(header.name.as_bytes());
+            out.extend_from_slice(b": ");
+            out.extend_from_slice(header.value);
+        }
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+fn has_bare_lf(head: &[u8]) -> bool {
+    memchr::memchr_iter(b'\n', head).any(|at| at == 0 || head.get(at - 1) != Some(&b'\r'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check_request(head: &str, expect: Result<&str, u16>) {
+        let mut out = Vec::new();
+        match (request(head.as_bytes(), &mut out), expect) {
+            (Ok(Some(parsed)), Ok(want)) => {
+                assert_eq!(parsed.length, head.len());
+                assert_eq!(String::from_utf8_lossy(&out), want, "{head}");
+            }
+            (Err(refusal), Err(status)) => assert_eq!(refusal.status, status, "{head}"),
+            (got, want) => panic!("{head}: {got:?}, wanted {want:?}"),
+        }
+    }
+
+    /// covers: foundation 5
+    #[test]
+    fn heads_keep_case_and_order_and_lose_what_is_hop_by_hop() {
+        check_request(
+            "GET /a?b HTTP/1.1\r\nhOsT: x\r\nX-Two:  2 \r\nConnection: close, X-Drop\r\nX-Drop: 1\r\nKeep-Alive: 5\r\nTE: gzip\r\nA:\r\n\r\n",
+            Ok("GET /a?b HTTP/1.1\r\nhOsT: x\r\nX-Two:  2\r\nA: \r\n\r\n"),
+        );
+        check_request("GET http://y:1/p HTTP/1.1\r\nHost: x\r\n\r\n", Ok("GET /p HTTP/1.1\r\nHost: y:1\r\n\r\n"));
+        check_request("GET / HTTP/1.0\r\n\r\n", Ok("GET / HTTP/1.1\r\nHost: \r\n\r\n"));
+        check_request(
+            "GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
+            Ok("GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n"),
+        );
+        check_request(
+            "GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: A\r\n\r\n",
+            Ok("GET / HTTP/1.1\r\nHost: x\r\n\r\n"),
+        );
+        check_request(
+            "POST / HTTP/1.1\r\nHost: x\r\nConnection: Content-Length\r\nContent-Length: 3\r\n\r\n",
+            Ok("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\n"),
+        );
+    }
+
+    /// covers: foundation 5
+    #[test]
+    fn ambiguous_requests_are_refused() {
+        for (lines, status) in [
+            ("Content-Length: 5\r\nTransfer-Encoding: chunked\r\n", 400),
+            ("Content-Length: 5\r\nContent-Length: 5\r\n", 400),
+            ("Content-Length: 5, 5\r\n", 400),
+            ("Content-Length: +5\r\n", 400),
+            ("Content-Length: 99999999999999999999\r\n", 400),
+            ("Content-Length:\r\n", 400),
+            ("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n", 400),
+            ("Transfer-Encoding: chunked, identity\r\n", 501),
+            ("Transfer-Encoding: xchunked\r\n", 501),
+            ("Transfer-Encoding : chunked\r\n", 400),
+            ("X: a\r\n folded\r\n", 400),
+            ("X: a\nY: b\r\n", 400),
+            ("Host: y\r\n", 400),
+            ("X: a\0b\r\n", 400),
+        ] {
+            check_request(&format!("POST / HTTP/1.1\r\nHost: x\r\n{lines}\r\n"), Err(status));
+        }
+        check_request("GET / HTTP/1.1\r\n\r\n", Err(400));
+        check_request("POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n", Err(400));
+        check_request("CONNECT a:1 HTTP/1.1\r\nHost: a\r\n\r\n", Err(501));
+        check_request("GET /\r\nHost: x\r\n\r\n", Err(400));
+        check_request("GET /a#b HTTP/1.1\r\nHost: x\r\n\r\n", Err(400));
+        let many = "X: 1\r\n".repeat(HEADERS_MAX);
+        check_request(&format!("GET / HTTP/1.1\r\nHost: x\r\n{many}\r\n"), Err(431));
+    }
+
+    fn check_response(head: &str, asked: Asked, expect: Result<(&str, bool), &str>) {
+        let mut out = Vec::new();
+        match (response(head.as_bytes(), asked, &mut out), expect) {
+            (Ok(Some(parsed)), Ok((want, keep_alive))) => {
+                assert_eq!(String::from_utf8_lossy(&out), want, "{head}");
+                assert_eq!(parsed.keep_alive, keep_alive, "{head}");
+            }
+            (Err(reason), Err(part)) => assert!(reason.contains(part), "{reason}"),
+            (got, want) => panic!("{head}: {got:?}, wanted {want:?}"),
+        }
+    }
+
+    const GET: Asked = Asked { method: Method::Get, http_10: false, keep_alive: true, upgrade: false };
+
+    /// covers: foundation 5
+    #[test]
+    fn responses_say_truly_whether_the_connection_stays() {
+        let ok = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n";
+        check_response(ok, GET, Ok((ok, true)));
+        check_response(
+            ok,
+            Asked { keep_alive: false, ..GET },
+            Ok(("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n", true)),
+        );
+        let old = "HTTP/1.0 200 Fine\r\nContent-Length: 2\r\n\r\n";
+        check_response(old, GET, Ok(("HTTP/1.1 200 Fine\r\nContent-Length: 2\r\n\r\n", false)));
+        let open = "HTTP/1.1 200 OK\r\n\r\n";
+        check_response(open, GET, Ok(("HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n", false)));
+        let both = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n";
+        check_response(both, GET, Ok(("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", false)));
+        let head = "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n";
+        check_response(head, Asked { method: Method::Head, ..GET }, Ok((head, true)));
+        check_response(
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
+            Asked { http_10: true, ..GET },
+            Ok(("HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n", true)),
+        );
+        check_response("HTTP/1.1 101 Switching\r\n\r\n", GET, Err("switched protocols"));
+        check_response("HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", GET, Err("Content-Length"));
+        check_response("ICY 200 OK\r\n\r\n", GET, Err("malformed"));
+    }
+}

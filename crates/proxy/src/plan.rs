@@ -1,0 +1,149 @@
+//! From the Config to a Plan that cannot be wrong: addresses parsed, clusters found, the app's own cluster made.
+
+use crate::balance::BalanceKind;
+use crate::config::{Cluster, Config, Direction};
+use base::diag::Diagnostic;
+use base::tree::Node;
+use base::unit::Address;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+#[derive(Debug)]
+pub struct Plan {
+    pub threads: usize,
+    pub listeners: Vec<Arc<ListenerPlan>>,
+    pub clusters: Vec<Arc<ClusterPlan>>,
+}
+
+#[derive(Debug)]
+pub struct ListenerPlan {
+    pub name: String,
+    pub address: SocketAddr,
+    pub direction: Direction,
+    /// Index into `clusters`.
+    pub cluster: usize,
+    pub connections_max: usize,
+    pub head_max: usize,
+    pub head_timeout: Duration,
+    pub idle_timeout: Duration,
+}
+
+#[derive(Debug)]
+pub struct ClusterPlan {
+    pub name: String,
+    pub endpoints: Vec<SocketAddr>,
+    pub balance: BalanceKind,
+    pub connect_timeout: Duration,
+    pub response_timeout: Duration,
+    pub pool_idle: Duration,
+    pub pool_max: usize,
+}
+
+/// The cluster that is the app itself.
+const APP: &str = "app";
+
+impl Plan {
+    /// Checks what the schema cannot: names that must exist. `root` is the tree of the `proxy` section.
+    pub fn new(config: &Config, app_port: Option<u16>, root: &Node) -> Result<Plan, Vec<Diagnostic>> {
+        let mut findings = Vec::new();
+        let mut clusters: Vec<(String, Cluster)> =
+            config.clusters.iter().map(|(n, c)| (n.clone(), c.clone())).collect();
+        if let Some(taken) = clusters.iter().find(|(name, _)| name == APP) {
+            let place = root.at(&["clusters", &taken.0]).place;
+            findings.push(
+                Diagnostic::error(place, "the cluster `app` is the app itself")
+                    .help("choose another name, or set app.port"),
+            );
+        }
+        if let Some(port) = app_port {
+            clusters.push((
+                APP.into(),
+                Cluster { endpoints: vec![Address(([127, 0, 0, 1], port).into())], ..Cluster::default() },
+            ));
+        }
+        let mut listeners = Vec::new();
+        for (name, listener) in &config.listeners {
+            let Some(cluster) = clusters.iter().position(|(name, _)| *name == listener.to) else {
+                let place = root.at(&["listeners", name, "to"]).place;
+                let finding = Diagnostic::error(place, format!("`to` names no cluster: `{}`", listener.to));
+                let known: Vec<&str> = clusters.iter().map(|(name, _)| name.as_str()).collect();
+                findings.push(match (listener.to.as_str(), base::diag::nearest(&listener.to, known.iter().copied())) {
+                    (APP, _) => finding.help("set app.port to the port that the app listens on"),
+                    (_, Some(near)) => finding.help(format!("did you mean `{near}`?")),
+                    _ => finding.help(format!("add it under proxy.clusters; there are: {}", known.join(", "))),
+                });
+                continue;
+            };
+            listeners.push(Arc::new(ListenerPlan {
+                name: name.clone(),
+                address: listener.listen.0,
+                direction: listener.direction,
+                cluster,
+                connections_max: listener.connections_max as usize,
+                head_max: listener.head_max.as_usize().clamp(1 << 10, 1 << 20),
+                head_timeout: listener.head_timeout.0,
+                idle_timeout: listener.idle_timeout.0,
+            }));
+        }
+        for (index, listener) in listeners.iter().enumerate() {
+            if let Some(other) = listeners[..index].iter().find(|other| other.address == listener.address) {
+                let place = root.at(&["listeners", &listener.name, "listen"]).place;
+                let message = format!("`{}` is the address of listener `{}` already", listener.address, other.name);
+                findings.push(Diagnostic::error(place, message).help("give each listener an address of its own"));
+            }
+        }
+        if !findings.is_empty() {
+            return Err(findings);
+        }
+        let clusters = clusters.into_iter().map(|(name, cluster)| Arc::new(ClusterPlan::new(name, &cluster))).collect();
+        Ok(Plan { threads: usize::from(config.threads), listeners, clusters })
+    }
+}
+
+impl ClusterPlan {
+    fn new(name: String, cluster: &Cluster) -> ClusterPlan {
+        ClusterPlan {
+            name,
+            endpoints: cluster.endpoints.iter().map(|endpoint| endpoint.0).collect(),
+            balance: cluster.balance.as_ref().and_then(|entry| entry.kind()).unwrap_or_default(),
+            connect_timeout: cluster.connect_timeout.0,
+            response_timeout: cluster.response_timeout.0,
+            pool_idle: cluster.pool_idle.0,
+            pool_max: cluster.pool_max as usize,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use base::fill::Lookup;
+
+    fn check(text: &str, app_port: Option<u16>, expect: Result<usize, &str>) {
+        let loaded = base::config::load::<Config>("proxy.yaml", text, &Lookup::HERE);
+        let loaded = loaded.unwrap_or_else(|report| panic!("{}", report.render()));
+        match (Plan::new(&loaded.config, app_port, &loaded.tree), expect) {
+            (Ok(plan), Ok(clusters)) => assert_eq!(plan.clusters.len(), clusters),
+            (Err(findings), Err(part)) => {
+                let text =
+                    findings.iter().map(|f| format!("{} {:?} {:?}", f.message, f.help, f.place)).collect::<String>();
+                assert!(text.contains(part), "{text}");
+            }
+            (got, want) => panic!("{got:?} {want:?}"),
+        }
+    }
+
+    /// covers: foundation 5
+    #[test]
+    fn names_that_do_not_exist_are_reported_at_their_place() {
+        let app = "listeners: { in: { listen: \"127.0.0.1:1\", direction: inbound, to: app } }\n";
+        check(app, Some(80), Ok(1));
+        check(app, None, Err("set app.port"));
+        let two = "listeners:\n  a: { listen: \"127.0.0.1:1\", direction: outbound, to: paymnts }\nclusters: { payments: { endpoints: [\"127.0.0.1:2\"] } }\n";
+        check(two, None, Err("did you mean `payments`"));
+        check(two, None, Err("line: 2"));
+        let same = "listeners:\n  a: { listen: \"127.0.0.1:1\", direction: inbound, to: app }\n  b: { listen: \"127.0.0.1:1\", direction: inbound, to: app }\n";
+        check(same, Some(80), Err("address of listener `a` already"));
+    }
+}

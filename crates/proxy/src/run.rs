@@ -1,0 +1,126 @@
+//! The proxy's way, readable here: bind → a data thread each → accept → forward, then drain. In: a Plan, sockets, the feed
+//! for access records. Out: running threads and their counters.
+//!
+//! ```text
+//! accept::accept → http1::forward::serve → head::request → exchange::run → connect::Cluster::lease → balance::pick
+//!                                                        ↘ Download::run → head::response → client
+//!                                                        ↘ telemetry::Recorder::request, access::Access::record
+//! ```
+
+use crate::accept::{ListenerState, accept};
+use crate::access::Access;
+use crate::config::Direction;
+use crate::connect::Cluster;
+use crate::plan::Plan;
+use crate::telemetry::Counters;
+use base::feed::{AccessBatch, FeedSender};
+use base::listen::Sockets;
+use base::scope::{self, Scope};
+use base::subsystem::{Conductor, Health, Phase, Station};
+use base::telemetry::Telemetry;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+
+/// How often unused connections to endpoints are looked at.
+const EXPIRE_EVERY: Duration = Duration::from_secs(1);
+
+/// Binds all listeners, then starts the data threads. Errors: every address that cannot be had, with who holds it.
+pub fn start(
+    plan: Plan,
+    sockets: &Sockets,
+    telemetry: &Telemetry,
+    conductor: &mut Conductor,
+    access: Option<FeedSender<AccessBatch>>,
+) -> Result<Arc<Counters>, Vec<String>> {
+    let health = telemetry.health("proxy");
+    let plan = Arc::new(plan);
+    let (mut per_thread, mut errors) = ((0..plan.threads).map(|_| Vec::new()).collect::<Vec<_>>(), Vec::new());
+    for (index, listener) in plan.listeners.iter().enumerate() {
+        match sockets.tcp(&format!("proxy/{}", listener.name), listener.address, plan.threads) {
+            // A group that was larger before is adopted whole: an orphan would swallow connections.
+            Ok(group) => group.into_iter().enumerate().for_each(|(member, socket)| {
+                if let Some(list) = per_thread.get_mut(member % plan.threads) {
+                    list.push((index, socket));
+                }
+            }),
+            Err(error) => errors.push(format!("proxy listener `{}`: {error}", listener.name)),
+        }
+    }
+    if !errors.is_empty() {
+        return Err(errors);
+    }
+    let counters = Counters::new(&plan);
+    for (thread, sockets) in per_thread.into_iter().enumerate() {
+        let (plan, counters, access) = (plan.clone(), counters.clone(), access.clone());
+        let (station, thread_health) = (conductor.station("proxy"), health.clone());
+        let spawned = scope::thread(&format!("proxy-{thread}"), health.clone(), move || {
+            data_thread(thread, plan, sockets, counters, access, station, thread_health)
+        });
+        spawned.map_err(|error| vec![format!("proxy thread {thread} cannot start: {error}")])?;
+    }
+    let addresses: Vec<String> = plan.listeners.iter().map(|l| format!("{} on {}", l.name, l.address)).collect();
+    health.set_summary(format!("listening: {}", addresses.join(", ")));
+    health.set_ready(true);
+    Ok(counters)
+}
+
+async fn data_thread(
+    thread: usize,
+    plan: Arc<Plan>,
+    sockets: Vec<(usize, std::net::TcpListener)>,
+    counters: Arc<Counters>,
+    access: Option<FeedSender<AccessBatch>>,
+    mut station: Station,
+    health: Arc<Health>,
+) {
+    let scope = Scope::new(format!("proxy-{thread}"), health.clone());
+    let clusters: Vec<Rc<Cluster>> = plan.clusters.iter().map(|cluster| Cluster::new(cluster.clone())).collect();
+    let recorder = Rc::new(counters.recorder(thread));
+    let access = access.map(Access::new);
+    if let Some(access) = &access {
+        scope.spawn("access", access.clone().flush_now_and_then());
+    }
+    let mut states = Vec::new();
+    let accepting = Scope::new(format!("proxy-{thread}"), health.clone());
+    for (index, socket) in sockets {
+        let (Some(listener), Ok(socket)) = (plan.listeners.get(index), TcpListener::from_std(socket)) else {
+            health.panicked("a listening socket could not be used");
+            continue;
+        };
+        let Some(cluster) = clusters.get(listener.cluster) else { continue };
+        let state = ListenerState::new(listener.clone(), index, cluster.clone(), recorder.clone(), access.clone());
+        accepting.spawn("accept", accept(Rc::new(socket), state.clone(), scope.clone()));
+        states.push(state);
+    }
+    scope.spawn("expire", expire(clusters));
+
+    let until = station.reached(Phase::Drain).await;
+    drain(&states, Direction::Inbound, until).await;
+    station.done(Phase::Drain);
+    station.reached(Phase::Finish).await;
+    if let Some(access) = &access {
+        access.flush();
+    }
+    station.done(Phase::Finish);
+    let until = station.reached(Phase::Close).await;
+    drain(&states, Direction::Outbound, until).await;
+    station.done(Phase::Close);
+}
+
+/// Ends the listeners of one direction: no new connections, busy ones finish until the deadline.
+async fn drain(states: &[Rc<ListenerState>], direction: Direction, until: std::time::Instant) {
+    let ours = || states.iter().filter(|state| state.plan.direction == direction);
+    ours().for_each(|state| state.start_drain());
+    for state in ours() {
+        let _ = tokio::time::timeout_at(until.into(), state.drained()).await;
+    }
+}
+
+async fn expire(clusters: Vec<Rc<Cluster>>) {
+    loop {
+        tokio::time::sleep(EXPIRE_EVERY).await;
+        clusters.iter().for_each(|cluster| cluster.expire());
+    }
+}
