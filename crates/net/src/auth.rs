@@ -1,0 +1,94 @@
+//! Credentials for one attempt. In: the configuration, whose files are read anew each time, so that a rotated secret is
+//! used at once. Out: headers, marked as sensitive.
+
+use crate::config::{Auth, Basic, Bearer};
+use crate::error::Error;
+use crate::sigv4;
+use base::unit::Secret;
+use base64::Engine as _;
+use http::header::{HeaderMap, HeaderValue};
+use http::{Method, Uri};
+use std::path::Path;
+
+/// A credential is short; a larger file is not one.
+const CREDENTIAL_MAX: usize = 64 << 10;
+
+pub fn apply(auth: Option<&Auth>, uri: &Uri, method: &Method, body: &[u8], headers: &mut HeaderMap) -> Result<(), Error> {
+    let value = match auth {
+        None => match uri.authority().and_then(|authority| authority.as_str().rsplit_once('@')) {
+            Some((credentials, _)) => format!("Basic {}", encode(credentials)),
+            None => return Ok(()),
+        },
+        Some(Auth::Basic(basic)) => format!("Basic {}", encode(&format!("{}:{}", basic.username, password(basic)?))),
+        Some(Auth::Bearer(bearer)) => format!("Bearer {}", token(bearer)?),
+        Some(Auth::Sigv4(config)) => {
+            let now = jiff::Timestamp::now();
+            return sigv4::sign(config, method, uri, body, &now, &|name| std::env::var(name).ok(), headers);
+        }
+    };
+    let mut value = HeaderValue::from_str(&value)
+        .map_err(|_| Error::us("the credentials have a character that cannot stand in a header"))?;
+    value.set_sensitive(true);
+    headers.insert(http::header::AUTHORIZATION, value);
+    Ok(())
+}
+
+fn password(basic: &Basic) -> Result<String, Error> {
+    either(basic.password.as_ref(), basic.password_file.as_deref(), "password")
+}
+
+fn token(bearer: &Bearer) -> Result<String, Error> {
+    either(bearer.token.as_ref(), bearer.token_file.as_deref(), "token")
+}
+
+fn either(given: Option<&Secret>, file: Option<&Path>, what: &str) -> Result<String, Error> {
+    match (given, file) {
+        (Some(secret), None) => Ok(secret.reveal().to_string()),
+        (None, Some(file)) => read_credential(file),
+        _ => Err(Error::us(format!("set exactly one of {what} and {what}_file")).finally()),
+    }
+}
+
+fn read_credential(file: &Path) -> Result<String, Error> {
+    let text = std::fs::read_to_string(file).map_err(|error| Error::us(format!("{}: {error}", file.display())))?;
+    if text.len() > CREDENTIAL_MAX {
+        return Err(Error::us(format!("{} has more than {CREDENTIAL_MAX} bytes, which no credential has", file.display())));
+    }
+    Ok(text.trim_end().to_string())
+}
+
+fn encode(credentials: &str) -> String {
+    base64::engine::general_purpose::STANDARD.encode(credentials)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn header(auth: Option<&Auth>, url: &str) -> Result<String, String> {
+        let mut headers = HeaderMap::new();
+        let uri: Uri = url.parse().expect("a URL");
+        apply(auth, &uri, &Method::GET, b"", &mut headers).map_err(|error| error.to_string())?;
+        let value = headers.get("authorization").map_or("", |value| value.to_str().unwrap_or("?"));
+        Ok(value.to_string())
+    }
+
+    /// covers: foundation 2
+    #[test]
+    fn credentials_come_from_text_url_or_a_file_that_is_read_each_time() {
+        let basic = Auth::Basic(Basic { username: "u".into(), password: Some(Secret::new("p")), password_file: None });
+        assert_eq!(header(Some(&basic), "http://h/").as_deref(), Ok("Basic dTpw"));
+        assert_eq!(header(None, "http://u:p@h/").as_deref(), Ok("Basic dTpw"));
+        assert_eq!(header(None, "http://h/").as_deref(), Ok(""));
+        let file = std::env::temp_dir().join(format!("outrigger-token-{}", std::process::id()));
+        let bearer = Auth::Bearer(Bearer { token: None, token_file: Some(file.clone()) });
+        for token in ["one", "two"] {
+            std::fs::write(&file, format!("{token}\n")).expect("a temporary file");
+            assert_eq!(header(Some(&bearer), "http://h/"), Ok(format!("Bearer {token}")));
+        }
+        std::fs::remove_file(&file).expect("was there");
+        assert!(header(Some(&bearer), "http://h/").is_err_and(|text| text.contains("No such file")));
+        let neither = Auth::Bearer(Bearer { token: None, token_file: None });
+        assert!(header(Some(&neither), "http://h/").is_err_and(|text| text.contains("exactly one")));
+    }
+}

@@ -1,0 +1,180 @@
+//! The client: one per sink, store or exporter, on its thread. In: a request. Out: a response. Connections are kept and
+//! used again, one request at a time each. Bounds: `IDLE_MAX` connections kept, the configured time-out per attempt, and a
+//! cap on the body of each answer that the caller names.
+
+use crate::auth;
+use crate::config::ClientConfig;
+use crate::connect::{Connector, Sender, Target};
+use crate::error::Error;
+use bytes::{Bytes, BytesMut};
+use http::header::{HeaderMap, HeaderName, HeaderValue};
+use http::{Method, Uri};
+use http_body_util::{BodyExt as _, Full};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+const IDLE_MAX: usize = 8;
+
+/// An idle connection that is older was probably closed by the receiver.
+const IDLE_AGE: Duration = Duration::from_secs(30);
+
+pub struct Client {
+    config: ClientConfig,
+    connector: Connector,
+    idle: Mutex<Vec<Idle>>,
+}
+
+struct Idle {
+    target: Target,
+    sender: Sender,
+    since: Instant,
+}
+
+/// A request with its whole body. `headers` are the protocol's own, which the configuration cannot replace.
+#[derive(Clone, Debug)]
+pub struct Request {
+    pub method: Method,
+    pub url: String,
+    pub headers: Vec<(&'static str, String)>,
+    pub body: Bytes,
+    /// The most that is read of the answer's body.
+    pub answer_max: usize,
+}
+
+#[derive(Debug)]
+pub struct Response {
+    pub status: u16,
+    pub headers: HeaderMap,
+    pub body: Bytes,
+}
+
+impl Client {
+    /// Errors name a certificate file that cannot be used.
+    pub fn new(config: ClientConfig) -> Result<Client, Error> {
+        let connector = Connector::new(&config)?;
+        Ok(Client { config, connector, idle: Mutex::default() })
+    }
+
+    /// One attempt. An answer of any status is `Ok`.
+    pub async fn send(&self, request: &Request) -> Result<Response, Error> {
+        let limit = self.config.timeout.0;
+        match tokio::time::timeout(limit, self.attempt(request)).await {
+            Ok(result) => result,
+            Err(_) => Err(Error::network(format!("no answer from {} within {}", host_of(&request.url), self.config.timeout))),
+        }
+    }
+
+    async fn attempt(&self, request: &Request) -> Result<Response, Error> {
+        let uri: Uri = request.url.parse().map_err(|_| Error::us(format!("`{}` is not a URL", request.url)).finally())?;
+        let target = self.connector.target(&uri)?;
+        let head = self.head(request, &uri, &target)?;
+        // A kept connection may have been closed a moment ago: then, and only then, a new one is tried at once.
+        if let Some(sender) = self.take_idle(&target) {
+            match self.exchange(sender, &target, head.clone(), request).await {
+                Err((error, true)) => tracing::debug!(%error, "a kept connection was closed; connecting anew"),
+                Err((error, false)) => return Err(error),
+                Ok(response) => return Ok(response),
+            }
+        }
+        let sender = self.connector.connect(&target).await?;
+        self.exchange(sender, &target, head, request).await.map_err(|(error, _)| error)
+    }
+
+    fn head(&self, request: &Request, uri: &Uri, target: &Target) -> Result<http::request::Parts, Error> {
+        let mut builder = http::Request::builder().method(request.method.clone()).uri(target.request_target(uri));
+        let headers = builder.headers_mut().ok_or_else(|| Error::us("the request cannot be built").finally())?;
+        for (name, value) in &self.config.headers {
+            insert(headers, name, value.reveal())?;
+        }
+        insert(headers, "host", &target.host_header())?;
+        insert(headers, "user-agent", concat!("outrigger/", env!("CARGO_PKG_VERSION")))?;
+        for (name, value) in &request.headers {
+            insert(headers, name, value)?;
+        }
+        auth::apply(self.config.auth.as_ref(), uri, &request.method, &request.body, headers)?;
+        target.proxy_auth(headers)?;
+        let (parts, ()) = builder.body(()).map_err(|error| Error::us(error.to_string()).finally())?.into_parts();
+        Ok(parts)
+    }
+
+    /// The flag of an error says that the connection was closed before anything was answered.
+    async fn exchange(
+        &self,
+        mut sender: Sender,
+        target: &Target,
+        head: http::request::Parts,
+        request: &Request,
+    ) -> Result<Response, (Error, bool)> {
+        let outgoing = http::Request::from_parts(head, Full::new(request.body.clone()));
+        let host = host_of(&request.url);
+        let response = sender.send_request(outgoing).await.map_err(|error| {
+            let unsent = error.is_canceled() || error.is_closed() || error.is_incomplete_message();
+            (Error::network(format!("{host} closed the connection: {error}")), unsent)
+        })?;
+        let (parts, mut incoming) = response.into_parts();
+        let mut body = BytesMut::new();
+        while let Some(frame) = incoming.frame().await {
+            let frame = frame.map_err(|error| (Error::network(format!("{host} broke off its answer: {error}")), false))?;
+            if let Some(data) = frame.data_ref() {
+                if body.len() + data.len() > request.answer_max {
+                    let text = format!("{host} answered with more than {} bytes", request.answer_max);
+                    return Err((Error::receiver(text).finally(), false));
+                }
+                body.extend_from_slice(data);
+            }
+        }
+        self.keep(target, sender);
+        Ok(Response { status: parts.status.as_u16(), headers: parts.headers, body: body.freeze() })
+    }
+
+    fn take_idle(&self, target: &Target) -> Option<Sender> {
+        let mut idle = base::subsystem::lock(&self.idle);
+        idle.retain(|idle| idle.since.elapsed() < IDLE_AGE && !idle.sender.is_closed());
+        let index = idle.iter().rposition(|idle| idle.target == *target && idle.sender.is_ready())?;
+        Some(idle.swap_remove(index).sender)
+    }
+
+    fn keep(&self, target: &Target, sender: Sender) {
+        let mut idle = base::subsystem::lock(&self.idle);
+        if idle.len() < IDLE_MAX && !sender.is_closed() {
+            idle.push(Idle { target: target.clone(), sender, since: Instant::now() });
+        }
+    }
+}
+
+impl Response {
+    pub fn is_success(&self) -> bool {
+        (200..300).contains(&self.status)
+    }
+
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name)?.to_str().ok()
+    }
+
+    /// Retry-After in seconds (RFC 9110, 10.2.3); the form with a date is left to the back-off.
+    pub fn retry_after(&self) -> Option<Duration> {
+        self.header("retry-after")?.trim().parse().ok().map(Duration::from_secs)
+    }
+
+    /// The beginning of the body, for a message.
+    pub fn excerpt(&self) -> String {
+        let text = String::from_utf8_lossy(self.body.get(..EXCERPT_MAX.min(self.body.len())).unwrap_or(&[])).into_owned();
+        text.split_whitespace().collect::<Vec<_>>().join(" ")
+    }
+}
+
+const EXCERPT_MAX: usize = 300;
+
+fn insert(headers: &mut HeaderMap, name: &str, value: &str) -> Result<(), Error> {
+    let bad = || Error::us(format!("the header `{name}` has a character that cannot be sent")).finally();
+    let name_ok = HeaderName::from_bytes(name.as_bytes()).map_err(|_| bad())?;
+    headers.insert(name_ok, HeaderValue::from_str(value).map_err(|_| bad())?);
+    Ok(())
+}
+
+/// The host and port of a URL, without credentials.
+fn host_of(url: &str) -> String {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let authority = rest.split(['/', '?']).next().unwrap_or(rest);
+    authority.rsplit('@').next().unwrap_or(authority).to_string()
+}

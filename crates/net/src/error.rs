@@ -1,0 +1,50 @@
+//! Why a call failed: what, whose fault, and whether trying again can help.
+
+use std::fmt;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Blame {
+    /// The configuration or a file of ours.
+    Us,
+    /// The way there: names, connections, time-outs, TLS.
+    Network,
+    /// The receiver answered, and not as it should.
+    Receiver,
+}
+
+/// One failed attempt. The text never holds credentials.
+#[derive(Clone, Debug)]
+pub struct Error {
+    pub blame: Blame,
+    pub retry: bool,
+    text: String,
+}
+
+impl Error {
+    pub fn us(text: impl Into<String>) -> Error {
+        Error { blame: Blame::Us, retry: true, text: text.into() }
+    }
+
+    pub fn network(text: impl Into<String>) -> Error {
+        Error { blame: Blame::Network, retry: true, text: text.into() }
+    }
+
+    pub fn receiver(text: impl Into<String>) -> Error {
+        Error { blame: Blame::Receiver, retry: true, text: text.into() }
+    }
+
+    /// Trying again would give the same.
+    #[must_use]
+    pub fn finally(mut self) -> Error {
+        self.retry = false;
+        self
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&base::diag::hide_userinfo(&self.text))
+    }
+}
+
+impl std::error::Error for Error {}

@@ -1,0 +1,112 @@
+//! HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY, in upper or lower case (as curl reads them; HTTP_PROXY in upper case is
+//! left out inside a CGI program, where a request could set it). In: the environment. Out: a proxy for a host, or none.
+
+use base64::Engine as _;
+
+#[derive(Clone, PartialEq, Eq)]
+pub struct Proxy {
+    pub host: String,
+    pub port: u16,
+    credentials: Option<String>,
+}
+
+impl std::fmt::Debug for Proxy {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}:{}", self.host, self.port)
+    }
+}
+
+#[derive(Debug, Default)]
+pub struct Proxies {
+    clear: Option<Proxy>,
+    tls: Option<Proxy>,
+    except: Vec<String>,
+}
+
+impl Proxy {
+    pub fn authorization(&self) -> Option<String> {
+        let credentials = self.credentials.as_ref()?;
+        Some(format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(credentials)))
+    }
+
+    /// Reads `http://user:password@host:port`; the scheme may be left out.
+    fn parse(text: &str) -> Option<Proxy> {
+        let rest = text.strip_prefix("http://").unwrap_or(text).trim_end_matches('/');
+        let (credentials, address) = match rest.rsplit_once('@') {
+            Some((credentials, address)) => (Some(credentials.to_string()), address),
+            None => (None, rest),
+        };
+        let (host, port) = match address.rsplit_once(':') {
+            Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => (host, port.parse().ok()?),
+            _ => (address, 80),
+        };
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        (!host.is_empty() && !host.contains('/')).then(|| Proxy { host: host.into(), port, credentials })
+    }
+}
+
+impl Proxies {
+    pub fn from_environment(variable: &dyn Fn(&str) -> Option<String>) -> Proxies {
+        let either = |name: &str| variable(&name.to_lowercase()).or_else(|| variable(name)).filter(|text| !text.is_empty());
+        let all = either("ALL_PROXY");
+        let clear = if variable("REQUEST_METHOD").is_some() { variable("http_proxy") } else { either("HTTP_PROXY") };
+        let parse = |text: Option<String>| text.or_else(|| all.clone()).and_then(|text| Proxy::parse(&text));
+        let except = either("NO_PROXY").unwrap_or_default();
+        let except = except.split([',', ' ']).map(|part| part.trim().to_lowercase()).filter(|part| !part.is_empty());
+        Proxies { clear: parse(clear), tls: parse(either("HTTPS_PROXY")), except: except.collect() }
+    }
+
+    pub fn choose(&self, tls: bool, host: &str, port: u16) -> Option<Proxy> {
+        let proxy = if tls { &self.tls } else { &self.clear };
+        let host = host.to_lowercase();
+        // Our own neighbours share our loopback; no proxy can reach it for us.
+        let local = host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback());
+        let excepted = self.except.iter().any(|rule| matches(rule, &host, port));
+        proxy.clone().filter(|_| !local && !excepted)
+    }
+}
+
+/// `*`, `example.com` (and all below), `.example.com`, each with an optional port.
+fn matches(rule: &str, host: &str, port: u16) -> bool {
+    let (rule, rule_port) = match rule.rsplit_once(':') {
+        Some((name, number)) if !name.contains(':') => (name, number.parse::<u16>().ok()),
+        _ => (rule, None),
+    };
+    let name = rule.trim_start_matches("*.").trim_start_matches('.');
+    let named = rule == "*" || host == name || host.strip_suffix(name).is_some_and(|rest| rest.ends_with('.'));
+    named && rule_port.is_none_or(|wanted| wanted == port)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(environment: &[(&str, &str)], tls: bool, host: &str, expect: Option<&str>) {
+        let lookup = |name: &str| environment.iter().find(|(key, _)| *key == name).map(|(_, value)| value.to_string());
+        let chosen = Proxies::from_environment(&lookup).choose(tls, host, 443);
+        assert_eq!(chosen.map(|proxy| format!("{proxy:?}")).as_deref(), expect, "{environment:?} {host}");
+    }
+
+    /// covers: foundation 2
+    #[test]
+    fn the_environment_chooses_the_proxy_as_curl_would() {
+        check(&[("HTTPS_PROXY", "http://u:p@proxy:3128")], true, "a.example", Some("proxy:3128"));
+        check(&[("HTTPS_PROXY", "proxy")], true, "a.example", Some("proxy:80"));
+        check(&[("HTTPS_PROXY", "proxy:1")], false, "a.example", None);
+        check(&[("all_proxy", "proxy:1")], false, "a.example", Some("proxy:1"));
+        check(&[("http_proxy", "low:1"), ("HTTP_PROXY", "up:1")], false, "a.example", Some("low:1"));
+        check(&[("HTTP_PROXY", "up:1"), ("REQUEST_METHOD", "GET")], false, "a.example", None);
+        for (rule, expect) in [("example", None), (".example", None), ("other", Some("p:1")), ("*", None), ("a.example:80", Some("p:1"))] {
+            check(&[("ALL_PROXY", "p:1"), ("NO_PROXY", rule)], true, "a.example", expect);
+        }
+        check(&[("ALL_PROXY", "p:1")], true, "127.0.0.1", None);
+    }
+
+    /// covers: foundation 2
+    #[test]
+    fn credentials_of_a_proxy_are_sent_but_never_printed() {
+        let proxy = Proxy::parse("http://u:p@proxy:3128/").expect("a proxy");
+        assert_eq!(proxy.authorization().as_deref(), Some("Basic dTpw"));
+        assert!(!format!("{proxy:?}").contains("u:p"));
+    }
+}

@@ -1,0 +1,113 @@
+//! TLS for outgoing connections. In: certificate files. Out: a handshake with the system's roots, ours where the system
+//! brings none, or the CA that the configuration names. Our own certificate is read anew for every connection.
+
+use crate::config::Tls;
+
+use crate::error::Error;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+/// Where systems keep their bundle of roots.
+const SYSTEM_BUNDLES: [&str; 4] = [
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+];
+
+pub struct Factory {
+    config: Tls,
+    /// Built at the first connection: a client that never speaks TLS costs nothing.
+    shared: OnceLock<Arc<ClientConfig>>,
+}
+
+impl Factory {
+    /// Checks the files once, so that a wrong path is a mistake at start.
+    pub fn new(config: &Tls) -> Result<Factory, Error> {
+        if let Some(file) = &config.ca_file {
+            read_certificates(file)?;
+        }
+        if config.cert_file.is_some() != config.key_file.is_some() {
+            return Err(Error::us("cert_file and key_file belong together: set both or none").finally());
+        }
+        let factory = Factory { config: config.clone(), shared: OnceLock::new() };
+        if config.cert_file.is_some() {
+            factory.build()?;
+        }
+        Ok(factory)
+    }
+
+    pub async fn connect(&self, host: &str, tcp: TcpStream) -> Result<TlsStream<TcpStream>, Error> {
+        let config = if self.config.cert_file.is_some() {
+            self.build()?
+        } else {
+            match self.shared.get() {
+                Some(config) => config.clone(),
+                None => {
+                    let built = self.build()?;
+                    self.shared.get_or_init(|| built).clone()
+                }
+            }
+        };
+        let name = ServerName::try_from(host.to_string()).map_err(|_| Error::us(format!("`{host}` is no name for TLS")).finally())?;
+        let connected = TlsConnector::from(config).connect(name, tcp).await;
+        connected.map_err(|error| Error::network(format!("TLS with {host}: {error}")))
+    }
+
+    fn build(&self) -> Result<Arc<ClientConfig>, Error> {
+        let roots = match &self.config.ca_file {
+            Some(file) => Arc::new(store(read_certificates(file)?)),
+            None => system_roots(),
+        };
+        let builder = ClientConfig::builder().with_root_certificates(roots);
+        let config = match (&self.config.cert_file, &self.config.key_file) {
+            (Some(cert), Some(key)) => {
+                let chain = read_certificates(cert)?;
+                let key = PrivateKeyDer::from_pem_file(key).map_err(|error| unreadable(key, &error))?;
+                let refused = |error| Error::us(format!("{} and its key do not fit: {error}", cert.display()));
+                builder.with_client_auth_cert(chain, key).map_err(refused)?
+            }
+            _ => builder.with_no_client_auth(),
+        };
+        Ok(Arc::new(config))
+    }
+}
+
+/// Read once per process: parsing them costs more than a connection.
+fn system_roots() -> Arc<RootCertStore> {
+    static ROOTS: OnceLock<Arc<RootCertStore>> = OnceLock::new();
+    let load = || {
+        let named = std::env::var_os("SSL_CERT_FILE").map(PathBuf::from);
+        let files = named.into_iter().chain(SYSTEM_BUNDLES.iter().map(PathBuf::from));
+        let system = files.filter_map(|file| read_certificates(&file).ok()).map(store).find(|roots| !roots.is_empty());
+        Arc::new(system.unwrap_or_else(|| RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() }))
+    };
+    ROOTS.get_or_init(load).clone()
+}
+
+/// A bundle may hold certificates of a kind that is not understood; those are passed over.
+fn store(certificates: Vec<CertificateDer<'static>>) -> RootCertStore {
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(certificates);
+    roots
+}
+
+fn read_certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, Error> {
+    let certificates: Result<Vec<_>, _> =
+        CertificateDer::pem_file_iter(file).map_err(|error| unreadable(file, &error))?.collect();
+    match certificates {
+        Ok(found) if found.is_empty() => Err(Error::us(format!("{} holds no certificate in PEM", file.display()))),
+        Ok(found) => Ok(found),
+        Err(error) => Err(unreadable(file, &error)),
+    }
+}
+
+fn unreadable(file: &Path, error: &dyn std::fmt::Display) -> Error {
+    Error::us(format!("{} cannot be read: {error}", file.display()))
+}
