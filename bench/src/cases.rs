@@ -34,11 +34,7 @@ mod tests {
     fn every_case_has_a_name_of_its_own_and_says_what_it_measures() {
         for (place, case) in CASES.iter().enumerate() {
             assert!(!case.name.is_empty() && !case.measures.is_empty());
-            assert!(
-                CASES[..place].iter().all(|other| other.name != case.name),
-                "{} stands twice",
-                case.name
-            );
+            assert!(CASES[..place].iter().all(|other| other.name != case.name), "{} stands twice", case.name);
         }
     }
 }

@@ -28,13 +28,7 @@ pub fn find(name: &'static str) -> Result<PathBuf, String> {
 }
 
 /// The command that starts the proxy `name` on `listen` in front of the app on `app`; its files go to `folder`.
-pub fn proxy(
-    name: &str,
-    program: &Path,
-    folder: &Path,
-    listen: u16,
-    app: u16,
-) -> Result<Command, String> {
+pub fn proxy(name: &str, program: &Path, folder: &Path, listen: u16, app: u16) -> Result<Command, String> {
     let mut command = Command::new(program);
     match name {
         HAPROXY => {
@@ -68,20 +62,11 @@ pub fn app(program: &Path, folder: &Path, listen: u16) -> Result<Command, String
 }
 
 /// Envoy with one listener, one worker and its admin page.
-pub fn envoy(
-    program: &Path,
-    folder: &Path,
-    listen: u16,
-    app: u16,
-    admin: u16,
-) -> Result<Command, String> {
+pub fn envoy(program: &Path, folder: &Path, listen: u16, app: u16, admin: u16) -> Result<Command, String> {
     let path = folder.join("envoy.yaml");
     write(&path, &envoy_configuration(listen, app, admin))?;
     let mut command = Command::new(program);
-    command
-        .arg("-c")
-        .arg(path)
-        .args(["--concurrency", "1", "-l", "warn", "--disable-hot-restart"]);
+    command.arg("-c").arg(path).args(["--concurrency", "1", "-l", "warn", "--disable-hot-restart"]);
     Ok(command)
 }
 
@@ -131,13 +116,7 @@ http {{
     let path = folder.join("nginx.conf");
     write(&path, &text)?;
     let mut command = Command::new(program);
-    command
-        .arg("-p")
-        .arg(folder)
-        .arg("-e")
-        .arg(folder.join("error.log"))
-        .arg("-c")
-        .arg(path);
+    command.arg("-p").arg(folder).arg("-e").arg(folder.join("error.log")).arg("-c").arg(path);
     Ok(command)
 }
 
@@ -161,8 +140,7 @@ fn nginx_proxy(listen: u16, app: u16) -> String {
 }
 
 fn envoy_configuration(listen: u16, app: u16, admin: u16) -> String {
-    let address =
-        |port: u16| format!("{{ socket_address: {{ address: 127.0.0.1, port_value: {port} }} }}");
+    let address = |port: u16| format!("{{ socket_address: {{ address: 127.0.0.1, port_value: {port} }} }}");
     let (listen, app, admin) = (address(listen), address(app), address(admin));
     format!(
         r#"admin: {{ address: {admin} }}

@@ -20,10 +20,7 @@ impl Counter {
         let perf = programs::system("perf").map_err(|_| "perf is not installed".to_owned())?;
         let counts = folder.join("instructions.csv");
         let mut trial = Command::new(&perf);
-        trial
-            .args(["stat", "-x,", "-e", "instructions", "-o"])
-            .arg(&counts)
-            .args(["--", "true"]);
+        trial.args(["stat", "-x,", "-e", "instructions", "-o"]).arg(&counts).args(["--", "true"]);
         finish(trial, Duration::from_secs(10))?;
         let text = std::fs::read_to_string(&counts).unwrap_or_default();
         match read_count(&text) {
@@ -33,16 +30,9 @@ impl Counter {
     }
 
     pub fn around(&self, load: &Command, pids: &[u32], counts: &Path) -> Command {
-        let pids = pids
-            .iter()
-            .map(u32::to_string)
-            .collect::<Vec<_>>()
-            .join(",");
+        let pids = pids.iter().map(u32::to_string).collect::<Vec<_>>().join(",");
         let mut command = Command::new(&self.perf);
-        command
-            .args(["stat", "-x,", "-e", "instructions", "-p", &pids, "-o"])
-            .arg(counts)
-            .arg("--");
+        command.args(["stat", "-x,", "-e", "instructions", "-p", &pids, "-o"]).arg(counts).arg("--");
         command.arg(load.get_program()).args(load.get_args());
         command
     }

@@ -58,13 +58,9 @@ impl Load {
         let (port, shape, connections, seconds) = target;
         let load = self.command(port, shape, connections, seconds, folder)?;
         let counts = folder.join("instructions.csv");
-        let output = finish(
-            counter.around(&load, pids, &counts),
-            Duration::from_secs(seconds + 15),
-        )?;
+        let output = finish(counter.around(&load, pids, &counts), Duration::from_secs(seconds + 15))?;
         let requests = read_outcome(&output)?.requests;
-        let text =
-            std::fs::read_to_string(&counts).map_err(|e| format!("perf left no counts: {e}"))?;
+        let text = std::fs::read_to_string(&counts).map_err(|e| format!("perf left no counts: {e}"))?;
         Ok(instructions::read_count(&text).ok_or("perf counted nothing")? / requests)
     }
 
@@ -78,12 +74,7 @@ impl Load {
     ) -> Result<Command, String> {
         let mut command = Command::new(&self.taskset);
         command.arg("-c").arg(self.core.to_string()).arg(&self.wrk);
-        command.args([
-            "-t1",
-            "--latency",
-            &format!("-c{connections}"),
-            &format!("-d{seconds}s"),
-        ]);
+        command.args(["-t1", "--latency", &format!("-c{connections}"), &format!("-d{seconds}s")]);
         if let Some(script) = script(shape) {
             let path = folder.join("shape.lua");
             write(&path, &script)?;
@@ -114,9 +105,7 @@ fn script(shape: Shape) -> Option<String> {
             );
             // With Host, twenty in all.
             for number in 1..=12 {
-                lines.push_str(&format!(
-                    "wrk.headers['X-Shop-Detail-{number}'] = 'value-{number}-of-a-gateway'\n"
-                ));
+                lines.push_str(&format!("wrk.headers['X-Shop-Detail-{number}'] = 'value-{number}-of-a-gateway'\n"));
             }
             Some(lines)
         }
@@ -124,39 +113,19 @@ fn script(shape: Shape) -> Option<String> {
 }
 
 fn read_outcome(text: &str) -> Result<Outcome, String> {
-    if let Some(line) = text
-        .lines()
-        .find(|line| line.contains("Socket errors") || line.contains("Non-2xx"))
-    {
+    if let Some(line) = text.lines().find(|line| line.contains("Socket errors") || line.contains("Non-2xx")) {
         return Err(format!("requests failed: {}", line.trim()));
     }
     let first_word = |line: &str| line.split_whitespace().next().map(str::to_owned);
-    let requests = text
-        .lines()
-        .find(|line| line.contains(" requests in "))
-        .and_then(first_word);
-    let per_second = text
-        .lines()
-        .find_map(|line| line.trim().strip_prefix("Requests/sec:"));
-    let p99 = text
-        .lines()
-        .find_map(|line| line.trim().strip_prefix("99%"))
-        .and_then(milliseconds);
+    let requests = text.lines().find(|line| line.contains(" requests in ")).and_then(first_word);
+    let per_second = text.lines().find_map(|line| line.trim().strip_prefix("Requests/sec:"));
+    let p99 = text.lines().find_map(|line| line.trim().strip_prefix("99%")).and_then(milliseconds);
     let number = |text: &str| text.trim().parse::<f64>().ok();
-    match (
-        requests.as_deref().and_then(number),
-        per_second.and_then(number),
-        p99,
-    ) {
-        (Some(requests), Some(per_second), Some(p99_ms)) if requests > 0.0 => Ok(Outcome {
-            requests,
-            per_second,
-            p99_ms,
-        }),
-        _ => Err(format!(
-            "wrk's answer cannot be read: {}",
-            text.trim().replace('\n', " / ")
-        )),
+    match (requests.as_deref().and_then(number), per_second.and_then(number), p99) {
+        (Some(requests), Some(per_second), Some(p99_ms)) if requests > 0.0 => {
+            Ok(Outcome { requests, per_second, p99_ms })
+        }
+        _ => Err(format!("wrk's answer cannot be read: {}", text.trim().replace('\n', " / "))),
     }
 }
 
@@ -181,20 +150,13 @@ mod tests {
 
     #[test]
     fn an_answer_is_read_whole() {
-        let expect = Outcome {
-            requests: 97000.0,
-            per_second: 32333.1,
-            p99_ms: 2.5,
-        };
+        let expect = Outcome { requests: 97000.0, per_second: 32333.1, p99_ms: 2.5 };
         assert_eq!(read_outcome(ANSWER), Ok(expect));
     }
 
     #[test]
     fn a_run_with_failed_requests_is_no_figure() {
-        for line in [
-            "  Non-2xx or 3xx responses: 7\n",
-            "  Socket errors: connect 0, read 1, write 0, timeout 0\n",
-        ] {
+        for line in ["  Non-2xx or 3xx responses: 7\n", "  Socket errors: connect 0, read 1, write 0, timeout 0\n"] {
             let fault = read_outcome(&format!("{ANSWER}{line}")).expect_err("requests failed");
             assert!(fault.contains(line.trim()), "{fault}");
         }
@@ -202,12 +164,8 @@ mod tests {
 
     #[test]
     fn every_unit_of_wrk_is_known() {
-        for (text, expect) in [
-            ("870.00us", Some(0.87)),
-            ("  1.00s", Some(1000.0)),
-            ("3.00ms", Some(3.0)),
-            ("x", None),
-        ] {
+        for (text, expect) in [("870.00us", Some(0.87)), ("  1.00s", Some(1000.0)), ("3.00ms", Some(3.0)), ("x", None)]
+        {
             assert_eq!(milliseconds(text), expect, "{text}");
         }
     }

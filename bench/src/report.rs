@@ -39,27 +39,14 @@ struct Row {
 impl Report {
     pub fn new(case: &'static str, pairs: usize, peers: &[&'static str]) -> Self {
         let contenders = std::iter::once(OURS).chain(peers.iter().copied()).collect();
-        let mut report = Self {
-            case,
-            pairs,
-            contenders,
-            rows: Vec::new(),
-            remarks: Vec::new(),
-        };
+        let mut report = Self { case, pairs, contenders, rows: Vec::new(), remarks: Vec::new() };
         if pairs < 5 {
-            report.remark(format!(
-                "{pairs} of at least 5 pairs: good for a look, not a figure to quote"
-            ));
+            report.remark(format!("{pairs} of at least 5 pairs: good for a look, not a figure to quote"));
         }
         report
     }
 
-    pub fn row(
-        &mut self,
-        measure: impl Into<String>,
-        unit: &'static str,
-        decimals: usize,
-    ) -> RowId {
+    pub fn row(&mut self, measure: impl Into<String>, unit: &'static str, decimals: usize) -> RowId {
         self.limited_row(measure, unit, decimals, Vec::new())
     }
 
@@ -71,13 +58,7 @@ impl Report {
         decimals: usize,
         limits: Vec<Limit>,
     ) -> RowId {
-        self.rows.push(Row {
-            measure: measure.into(),
-            unit,
-            decimals,
-            limits,
-            runs: BTreeMap::new(),
-        });
+        self.rows.push(Row { measure: measure.into(), unit, decimals, limits, runs: BTreeMap::new() });
         RowId(self.rows.len() - 1)
     }
 
@@ -97,10 +78,7 @@ impl Report {
 
     /// One line per measure; `value (ratio)` for each peer, where the ratio is ours to the peer's.
     pub fn table(&self) -> String {
-        let mut lines = vec![vec![
-            format!("{} ({} pairs)", self.case, self.pairs),
-            "unit".to_owned(),
-        ]];
+        let mut lines = vec![vec![format!("{} ({} pairs)", self.case, self.pairs), "unit".to_owned()]];
         lines[0].extend(self.contenders.iter().map(|name| match *name {
             OURS => OURS.to_owned(),
             peer => format!("{peer} (ours/{peer})"),
@@ -109,13 +87,7 @@ impl Report {
         for row in &self.rows {
             let mut line = vec![row.measure.clone(), row.unit.to_owned()];
             line.extend(self.contenders.iter().map(|name| row.cell(name)));
-            line.push(
-                row.limits
-                    .iter()
-                    .map(|limit| row.verdict(limit))
-                    .collect::<Vec<_>>()
-                    .join("; "),
-            );
+            line.push(row.limits.iter().map(|limit| row.verdict(limit)).collect::<Vec<_>>().join("; "));
             lines.push(line);
         }
         let mut text = aligned(&lines);
@@ -126,11 +98,7 @@ impl Report {
     }
 
     pub fn json(&self) -> Value {
-        let rows: Vec<Value> = self
-            .rows
-            .iter()
-            .map(|row| row.json(&self.contenders))
-            .collect();
+        let rows: Vec<Value> = self.rows.iter().map(|row| row.json(&self.contenders)).collect();
         json!({ "case": self.case, "pairs": self.pairs, "rows": rows, "remarks": self.remarks })
     }
 }
@@ -142,15 +110,8 @@ impl Row {
 
     fn ratio_to(&self, peer: &str) -> Option<f64> {
         let (ours, theirs) = (self.runs.get(OURS)?, self.runs.get(peer)?);
-        let pairs = ours
-            .iter()
-            .filter_map(|(round, our)| Some((*our, *theirs.get(round)?)));
-        median(
-            pairs
-                .filter(|(_, their)| *their > 0.0)
-                .map(|(our, their)| our / their)
-                .collect(),
-        )
+        let pairs = ours.iter().filter_map(|(round, our)| Some((*our, *theirs.get(round)?)));
+        median(pairs.filter(|(_, their)| *their > 0.0).map(|(our, their)| our / their).collect())
     }
 
     fn cell(&self, contender: &str) -> String {
@@ -166,14 +127,8 @@ impl Row {
 
     fn verdict(&self, limit: &Limit) -> String {
         let (text, figure, most) = match limit {
-            Limit::Ours(most) => (
-                format!("≤ {most:.*}", self.decimals),
-                self.median_of(OURS),
-                *most,
-            ),
-            Limit::Ratio(peer, most) => {
-                (format!("≤ {most:.2} × {peer}"), self.ratio_to(peer), *most)
-            }
+            Limit::Ours(most) => (format!("≤ {most:.*}", self.decimals), self.median_of(OURS), *most),
+            Limit::Ratio(peer, most) => (format!("≤ {most:.2} × {peer}"), self.ratio_to(peer), *most),
         };
         match figure {
             None => format!("{text}: not measured"),
@@ -185,27 +140,11 @@ impl Row {
     fn json(&self, contenders: &[&'static str]) -> Value {
         let mut columns = serde_json::Map::new();
         for name in contenders {
-            let runs: Vec<f64> = self
-                .runs
-                .get(name)
-                .into_iter()
-                .flat_map(|runs| runs.values().copied())
-                .collect();
-            let ratio = if *name == OURS {
-                None
-            } else {
-                self.ratio_to(name)
-            };
-            columns.insert(
-                (*name).to_owned(),
-                json!({ "median": median(runs.clone()), "runs": runs, "ratio": ratio }),
-            );
+            let runs: Vec<f64> = self.runs.get(name).into_iter().flat_map(|runs| runs.values().copied()).collect();
+            let ratio = if *name == OURS { None } else { self.ratio_to(name) };
+            columns.insert((*name).to_owned(), json!({ "median": median(runs.clone()), "runs": runs, "ratio": ratio }));
         }
-        let limits: Vec<String> = self
-            .limits
-            .iter()
-            .map(|limit| self.verdict(limit))
-            .collect();
+        let limits: Vec<String> = self.limits.iter().map(|limit| self.verdict(limit)).collect();
         json!({ "measure": self.measure, "unit": self.unit, "judged": !limits.is_empty(), "limits": limits, "contenders": columns })
     }
 }
@@ -220,14 +159,7 @@ fn median(mut values: Vec<f64>) -> Option<f64> {
 /// Columns as wide as their widest cell; the first is left-aligned, and so is the last, which holds sentences.
 fn aligned(lines: &[Vec<String>]) -> String {
     let columns = lines.iter().map(Vec::len).max().unwrap_or(0);
-    let wide = |column: usize| {
-        lines
-            .iter()
-            .filter_map(|l| l.get(column))
-            .map(|c| c.chars().count())
-            .max()
-            .unwrap_or(0)
-    };
+    let wide = |column: usize| lines.iter().filter_map(|l| l.get(column)).map(|c| c.chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..columns).map(wide).collect();
     let mut text = String::new();
     for line in lines {
@@ -252,17 +184,10 @@ mod tests {
 
     fn sample() -> Report {
         let mut report = Report::new("sample", 5, &["haproxy", "envoy"]);
-        let limits = vec![
-            Limit::Ours(40.0),
-            Limit::Ratio("haproxy", 1.0),
-            Limit::Ratio("envoy", 0.3),
-        ];
+        let limits = vec![Limit::Ours(40.0), Limit::Ratio("haproxy", 1.0), Limit::Ratio("envoy", 0.3)];
         let row = report.limited_row("CPU", "µs", 1, limits);
         // The machine slows down from round to round: the ratio of medians would hide what each pair saw.
-        for (round, (ours, theirs)) in [(10.0, 20.0), (30.0, 30.0), (90.0, 60.0)]
-            .into_iter()
-            .enumerate()
-        {
+        for (round, (ours, theirs)) in [(10.0, 20.0), (30.0, 30.0), (90.0, 60.0)].into_iter().enumerate() {
             report.record(row, OURS, round, ours);
             report.record(row, "haproxy", round, theirs);
         }
@@ -280,10 +205,7 @@ mod tests {
     fn a_missing_peer_says_so_and_its_limit_is_not_measured() {
         let table = sample().table();
         assert!(table.contains("missing"), "{table}");
-        assert!(
-            table.contains("≤ 40.0: met; ≤ 1.00 × haproxy: met; ≤ 0.30 × envoy: not measured"),
-            "{table}"
-        );
+        assert!(table.contains("≤ 40.0: met; ≤ 1.00 × haproxy: met; ≤ 0.30 × envoy: not measured"), "{table}");
     }
 
     #[test]
@@ -291,11 +213,7 @@ mod tests {
         let mut report = Report::new("sample", 5, &[]);
         let row = report.limited_row("size", "bytes", 0, vec![Limit::Ours(2.0)]);
         report.record(row, OURS, 0, 3.0);
-        assert!(
-            report.table().contains("≤ 2: NOT MET"),
-            "{}",
-            report.table()
-        );
+        assert!(report.table().contains("≤ 2: NOT MET"), "{}", report.table());
     }
 
     #[test]
@@ -305,10 +223,7 @@ mod tests {
         report.record(row, OURS, 0, 1.0);
         report.record(row, OURS, 1, 9.0);
         report.record(row, "nginx", 1, 3.0);
-        assert_eq!(
-            report.json()["rows"][0]["contenders"]["nginx"]["ratio"],
-            3.0
-        );
+        assert_eq!(report.json()["rows"][0]["contenders"]["nginx"]["ratio"], 3.0);
     }
 
     #[test]

@@ -27,23 +27,12 @@ impl Running {
     /// Starts `command` with its output in `folder`. The clock of `ready` starts here, just before fork and exec.
     pub fn start(mut command: Command, folder: &Path) -> Result<Self, String> {
         let output = folder.join("output.log");
-        let file = File::create(&output)
-            .map_err(|e| format!("cannot create {}: {e}", output.display()))?;
+        let file = File::create(&output).map_err(|e| format!("cannot create {}: {e}", output.display()))?;
         let errors = file.try_clone().map_err(|e| e.to_string())?;
-        command
-            .stdin(Stdio::null())
-            .stdout(file)
-            .stderr(errors)
-            .current_dir(folder);
+        command.stdin(Stdio::null()).stdout(file).stderr(errors).current_dir(folder);
         let started = Instant::now();
-        let child = command
-            .spawn()
-            .map_err(|e| format!("cannot start {:?}: {e}", command.get_program()))?;
-        Ok(Self {
-            child,
-            started,
-            output,
-        })
+        let child = command.spawn().map_err(|e| format!("cannot start {:?}: {e}", command.get_program()))?;
+        Ok(Self { child, started, output })
     }
 
     /// Asks `path` on `port` in a tight loop until it answers 200; the time since exec.
@@ -56,10 +45,7 @@ impl Running {
                 return Err(format!("ended at start ({end}): {}", self.last_words()));
             }
             if self.started.elapsed() > READY_LIMIT {
-                return Err(format!(
-                    "{path} was not 200 within {READY_LIMIT:?}: {}",
-                    self.last_words()
-                ));
+                return Err(format!("{path} was not 200 within {READY_LIMIT:?}: {}", self.last_words()));
             }
             std::thread::sleep(Duration::from_millis(1));
         }
@@ -89,10 +75,7 @@ impl Drop for Running {
             std::thread::sleep(Duration::from_millis(2));
         }
         if matches!(self.child.try_wait(), Ok(None)) {
-            eprintln!(
-                "bench: {} did not end within {STOP_LIMIT:?} of SIGTERM and is killed",
-                self.child.id()
-            );
+            eprintln!("bench: {} did not end within {STOP_LIMIT:?} of SIGTERM and is killed", self.child.id());
             for pid in pids {
                 signal(pid, Signal::KILL);
             }
@@ -106,13 +89,8 @@ impl Drop for Running {
 /// Runs a short-lived program to its end and returns its stdout; past `limit` it is killed.
 pub fn finish(mut command: Command, limit: Duration) -> Result<String, String> {
     let name = command.get_program().to_string_lossy().into_owned();
-    command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
-    let child = command
-        .spawn()
-        .map_err(|e| format!("cannot start {name}: {e}"))?;
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let child = command.spawn().map_err(|e| format!("cannot start {name}: {e}"))?;
     let pid = child.id();
     let (done, waiting) = std::sync::mpsc::channel();
     let reader = std::thread::spawn(move || done.send(child.wait_with_output()));
@@ -125,11 +103,7 @@ pub fn finish(mut command: Command, limit: Duration) -> Result<String, String> {
         }
     };
     if !output.status.success() {
-        return Err(format!(
-            "{name} failed ({}): {}",
-            output.status,
-            String::from_utf8_lossy(&output.stderr).trim()
-        ));
+        return Err(format!("{name} failed ({}): {}", output.status, String::from_utf8_lossy(&output.stderr).trim()));
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
@@ -140,17 +114,10 @@ pub fn status(port: u16, path: &str) -> Option<u16> {
     let limit = Duration::from_secs(2);
     let mut stream = TcpStream::connect_timeout(&address, limit).ok()?;
     stream.set_read_timeout(Some(limit)).ok()?;
-    write!(
-        stream,
-        "GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n\r\n"
-    )
-    .ok()?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n\r\n").ok()?;
     let mut head = [0; 12];
     stream.read_exact(&mut head).ok()?;
-    std::str::from_utf8(head.strip_prefix(b"HTTP/1.")?.get(2..)?)
-        .ok()?
-        .parse()
-        .ok()
+    std::str::from_utf8(head.strip_prefix(b"HTTP/1.")?.get(2..)?).ok()?.parse().ok()
 }
 
 fn signal(pid: u32, signal: Signal) {
@@ -175,10 +142,7 @@ mod tests {
         let mut running = Running::start(command, &folder).expect("sh starts");
         let fault = running.ready(port, "/").expect_err("nothing listens");
         std::fs::remove_dir_all(&folder).expect("the folder is ours");
-        assert!(
-            fault.contains("no such listener") && fault.contains('3'),
-            "{fault}"
-        );
+        assert!(fault.contains("no such listener") && fault.contains('3'), "{fault}");
     }
 
     #[test]
@@ -188,9 +152,6 @@ mod tests {
         let began = Instant::now();
         let fault = finish(command, Duration::from_millis(50)).expect_err("sleep runs longer");
         assert!(fault.contains("did not end"), "{fault}");
-        assert!(
-            began.elapsed() < Duration::from_secs(20),
-            "the limit was not kept"
-        );
+        assert!(began.elapsed() < Duration::from_secs(20), "the limit was not kept");
     }
 }

@@ -13,8 +13,7 @@ pub struct Scratch {
 impl Scratch {
     pub fn new() -> Result<Self, String> {
         let folder = std::env::temp_dir().join(format!("outrigger-bench-{}", std::process::id()));
-        std::fs::create_dir(&folder)
-            .map_err(|e| format!("cannot create {}: {e}", folder.display()))?;
+        std::fs::create_dir(&folder).map_err(|e| format!("cannot create {}: {e}", folder.display()))?;
         Ok(Self { folder })
     }
 
@@ -22,11 +21,9 @@ impl Scratch {
     pub fn fresh(&self, name: &str) -> Result<PathBuf, String> {
         let folder = self.folder.join(name);
         if folder.exists() {
-            std::fs::remove_dir_all(&folder)
-                .map_err(|e| format!("cannot empty {}: {e}", folder.display()))?;
+            std::fs::remove_dir_all(&folder).map_err(|e| format!("cannot empty {}: {e}", folder.display()))?;
         }
-        std::fs::create_dir(&folder)
-            .map_err(|e| format!("cannot create {}: {e}", folder.display()))?;
+        std::fs::create_dir(&folder).map_err(|e| format!("cannot create {}: {e}", folder.display()))?;
         Ok(folder)
     }
 }
@@ -48,8 +45,7 @@ pub fn free_ports<const N: usize>() -> Result<[u16; N], String> {
     let mut held = Vec::with_capacity(N);
     let mut ports = [0; N];
     for port in &mut ports {
-        let listener =
-            TcpListener::bind("127.0.0.1:0").map_err(|e| format!("no free loopback port: {e}"))?;
+        let listener = TcpListener::bind("127.0.0.1:0").map_err(|e| format!("no free loopback port: {e}"))?;
         *port = listener.local_addr().map_err(|e| e.to_string())?.port();
         held.push(listener);
     }
@@ -58,8 +54,7 @@ pub fn free_ports<const N: usize>() -> Result<[u16; N], String> {
 
 /// The first two cores that this process may use: one for the proxy, one for everything that is not measured.
 pub fn two_cores() -> Result<[usize; 2], String> {
-    let allowed = rustix::thread::sched_getaffinity(None)
-        .map_err(|e| format!("cannot ask for the cores: {e}"))?;
+    let allowed = rustix::thread::sched_getaffinity(None).map_err(|e| format!("cannot ask for the cores: {e}"))?;
     let mut cores = (0..rustix::thread::CpuSet::MAX_CPU).filter(|core| allowed.is_set(*core));
     match (cores.next(), cores.next()) {
         (Some(first), Some(second)) => Ok([first, second]),

@@ -19,10 +19,7 @@ pub struct Cpu {
 
 impl Cpu {
     pub fn since(self, earlier: Self) -> Self {
-        Self {
-            user: self.user.saturating_sub(earlier.user),
-            system: self.system.saturating_sub(earlier.system),
-        }
+        Self { user: self.user.saturating_sub(earlier.user), system: self.system.saturating_sub(earlier.system) }
     }
 
     pub fn total(self) -> Duration {
@@ -42,27 +39,17 @@ pub struct Memory {
 pub fn tree(root: u32) -> Vec<u32> {
     let mut parents = Vec::new();
     for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
-        let Some(pid) = entry
-            .file_name()
-            .to_str()
-            .and_then(|name| name.parse::<u32>().ok())
-        else {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
             continue;
         };
-        if let Some(parent) = stat_fields(pid).and_then(|fields| fields.get(1)?.parse::<u32>().ok())
-        {
+        if let Some(parent) = stat_fields(pid).and_then(|fields| fields.get(1)?.parse::<u32>().ok()) {
             parents.push((pid, parent));
         }
     }
     let mut found = vec![root];
     let mut next = 0;
     while let Some(&parent) = found.get(next) {
-        found.extend(
-            parents
-                .iter()
-                .filter(|(_, of)| *of == parent)
-                .map(|(pid, _)| *pid),
-        );
+        found.extend(parents.iter().filter(|(_, of)| *of == parent).map(|(pid, _)| *pid));
         next += 1;
     }
     found
@@ -71,23 +58,14 @@ pub fn tree(root: u32) -> Vec<u32> {
 /// The words of a process's command line.
 pub fn command_line(pid: u32) -> Vec<String> {
     let raw = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-    raw.split(|byte| *byte == 0)
-        .filter(|word| !word.is_empty())
-        .map(|w| String::from_utf8_lossy(w).into())
-        .collect()
+    raw.split(|byte| *byte == 0).filter(|word| !word.is_empty()).map(|w| String::from_utf8_lossy(w).into()).collect()
 }
 
 pub fn cpu(pids: &[u32]) -> Cpu {
-    let tick = Duration::from_secs(1)
-        / u32::try_from(rustix::param::clock_ticks_per_second()).unwrap_or(100);
+    let tick = Duration::from_secs(1) / u32::try_from(rustix::param::clock_ticks_per_second()).unwrap_or(100);
     let mut sum = Cpu::default();
     for fields in pids.iter().filter_map(|pid| stat_fields(*pid)) {
-        let ticks = |place: usize| {
-            fields
-                .get(place)
-                .and_then(|field| field.parse::<u32>().ok())
-                .unwrap_or(0)
-        };
+        let ticks = |place: usize| fields.get(place).and_then(|field| field.parse::<u32>().ok()).unwrap_or(0);
         // Fields 14 to 17 of proc(5): user, system, and both again for reaped children. The list starts at field 3.
         sum.user += tick * (ticks(11) + ticks(13));
         sum.system += tick * (ticks(12) + ticks(14));
@@ -99,17 +77,9 @@ pub fn cpu(pids: &[u32]) -> Cpu {
 pub fn time_on_core(pids: &[u32]) -> Duration {
     let mut nanoseconds = 0;
     for pid in pids {
-        for thread in fs::read_dir(format!("/proc/{pid}/task"))
-            .into_iter()
-            .flatten()
-            .flatten()
-        {
+        for thread in fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten() {
             let text = fs::read_to_string(thread.path().join("schedstat")).unwrap_or_default();
-            nanoseconds += text
-                .split_whitespace()
-                .next()
-                .and_then(|n| n.parse::<u64>().ok())
-                .unwrap_or(0);
+            nanoseconds += text.split_whitespace().next().and_then(|n| n.parse::<u64>().ok()).unwrap_or(0);
         }
     }
     Duration::from_nanos(nanoseconds)
@@ -125,14 +95,9 @@ pub fn memory(pids: &[u32], written: &[&Path]) -> Result<Memory, String> {
         memory.pss += kilobytes(&format!("/proc/{pid}/smaps_rollup"), "Pss:")?;
         memory.rss += kilobytes(&format!("/proc/{pid}/status"), "VmRSS:")?;
         mapped += mapped_memfd(*pid);
-        for descriptor in fs::read_dir(format!("/proc/{pid}/fd"))
-            .into_iter()
-            .flatten()
-            .flatten()
-        {
+        for descriptor in fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten() {
             let path = descriptor.path();
-            let named_memfd =
-                fs::read_link(&path).is_ok_and(|to| to.to_string_lossy().starts_with("/memfd:"));
+            let named_memfd = fs::read_link(&path).is_ok_and(|to| to.to_string_lossy().starts_with("/memfd:"));
             let Ok(meta) = fs::metadata(&path) else {
                 continue;
             };
@@ -143,18 +108,13 @@ pub fn memory(pids: &[u32], written: &[&Path]) -> Result<Memory, String> {
     }
     // What is mapped stands in PSS already.
     memory.pss += held.saturating_sub(mapped);
-    memory.pss += written
-        .iter()
-        .map(|folder| tmpfs_bytes(folder))
-        .sum::<u64>();
+    memory.pss += written.iter().map(|folder| tmpfs_bytes(folder)).sum::<u64>();
     Ok(memory)
 }
 
 /// The largest resident set since the start, summed over the processes, in bytes.
 pub fn peak_rss(pids: &[u32]) -> Result<u64, String> {
-    pids.iter()
-        .map(|pid| kilobytes(&format!("/proc/{pid}/status"), "VmHWM:"))
-        .sum()
+    pids.iter().map(|pid| kilobytes(&format!("/proc/{pid}/status"), "VmHWM:")).sum()
 }
 
 fn mapped_memfd(pid: u32) -> u64 {
@@ -183,12 +143,7 @@ fn blocks_below(folder: &Path) -> u64 {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         // Not followed: a symlink's target is counted where it stands.
         let Ok(meta) = entry.metadata() else { continue };
-        bytes += meta.blocks() * 512
-            + if meta.is_dir() {
-                blocks_below(&entry.path())
-            } else {
-                0
-            };
+        bytes += meta.blocks() * 512 + if meta.is_dir() { blocks_below(&entry.path()) } else { 0 };
     }
     bytes
 }
@@ -202,10 +157,7 @@ fn stat_fields(pid: u32) -> Option<Vec<String>> {
 
 fn kilobytes(path: &str, key: &str) -> Result<u64, String> {
     let text = fs::read_to_string(path).map_err(|e| format!("cannot read {path}: {e}"))?;
-    let rest = text
-        .lines()
-        .find_map(|line| line.strip_prefix(key))
-        .ok_or_else(|| format!("{path} has no {key}"))?;
+    let rest = text.lines().find_map(|line| line.strip_prefix(key)).ok_or_else(|| format!("{path} has no {key}"))?;
     leading_kilobytes(rest).ok_or_else(|| format!("{path}: {key} is not a number"))
 }
 
@@ -220,18 +172,12 @@ mod tests {
 
     #[test]
     fn the_tree_of_this_process_holds_itself_and_its_child() {
-        let mut child = std::process::Command::new("sleep")
-            .arg("20")
-            .spawn()
-            .expect("sleep starts");
+        let mut child = std::process::Command::new("sleep").arg("20").spawn().expect("sleep starts");
         let found = tree(std::process::id());
         let line = command_line(child.id());
         child.kill().expect("the child is ours");
         child.wait().expect("the child is ours");
-        assert!(
-            found.contains(&std::process::id()) && found.contains(&child.id()),
-            "{found:?}"
-        );
+        assert!(found.contains(&std::process::id()) && found.contains(&child.id()), "{found:?}");
         // The child may not have reached its exec yet; then the line is still this test's.
         assert!(!line.is_empty());
     }
@@ -241,32 +187,22 @@ mod tests {
         let me = [std::process::id()];
         let (ticks, on_core) = (cpu(&me), time_on_core(&me));
         let end = Instant::now() + Duration::from_secs(10);
-        let spun = |at_least: u64| {
-            time_on_core(&me).saturating_sub(on_core) > Duration::from_millis(at_least)
-        };
+        let spun = |at_least: u64| time_on_core(&me).saturating_sub(on_core) > Duration::from_millis(at_least);
         while Instant::now() < end && !spun(100) {
             std::hint::black_box(0);
         }
         assert!(spun(100), "schedstat does not advance");
         // The test threads beside this one may add; a tick or two may not be booked yet.
-        assert!(
-            cpu(&me).since(ticks).total() >= Duration::from_millis(60),
-            "stat does not advance"
-        );
+        assert!(cpu(&me).since(ticks).total() >= Duration::from_millis(60), "stat does not advance");
     }
 
     #[test]
     fn a_memfd_that_is_only_written_counts_as_memory() {
         let me = [std::process::id()];
         let before = memory(&me, &[]).expect("this process can be read").pss;
-        let memfd = rustix::fs::memfd_create("ring", rustix::fs::MemfdFlags::CLOEXEC)
-            .expect("memfds exist");
+        let memfd = rustix::fs::memfd_create("ring", rustix::fs::MemfdFlags::CLOEXEC).expect("memfds exist");
         let mut file = fs::File::from(memfd);
-        std::io::copy(
-            &mut std::io::Read::take(std::io::repeat(1), 32 << 20),
-            &mut file,
-        )
-        .expect("memory for 32 MiB");
+        std::io::copy(&mut std::io::Read::take(std::io::repeat(1), 32 << 20), &mut file).expect("memory for 32 MiB");
         let after = memory(&me, &[]).expect("this process can be read").pss;
         assert!(after - before > 30 << 20, "{before} → {after}");
     }

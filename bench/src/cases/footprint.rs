@@ -27,10 +27,7 @@ pub fn run(pairs: usize) -> Result<Report, String> {
     let mut report = Report::new("footprint", pairs, &[ENVOY]);
     let rows = Rows::new(&mut report);
     let scratch = Scratch::new()?;
-    let scene = Scene {
-        receiver: Receiver::start()?,
-        repository: repository(&scratch),
-    };
+    let scene = Scene { receiver: Receiver::start()?, repository: repository(&scratch) };
     let mut contenders = Vec::new();
     for name in [OURS, ENVOY] {
         match contenders::find(name) {
@@ -56,9 +53,7 @@ pub fn run(pairs: usize) -> Result<Report, String> {
             }
         }
     }
-    report.remark(
-        "memory and CPU of ours are those of supervisor and worker; the wrapped app is not counted",
-    );
+    report.remark("memory and CPU of ours are those of supervisor and worker; the wrapped app is not counted");
     Ok(report)
 }
 
@@ -87,12 +82,7 @@ impl Rows {
         report.record(self.pss, name, round, weight.memory.pss as f64 / MEGABYTE);
         report.record(self.rss, name, round, weight.memory.rss as f64 / MEGABYTE);
         report.record(self.ready, name, round, weight.ready.as_secs_f64() * 1e3);
-        report.record(
-            self.idle_cpu,
-            name,
-            round,
-            weight.idle_cpu.as_secs_f64() * 1e3,
-        );
+        report.record(self.idle_cpu, name, round, weight.idle_cpu.as_secs_f64() * 1e3);
     }
 }
 
@@ -122,39 +112,22 @@ impl Scene {
         if name == OURS {
             self.every_job_has_worked(&running, &folder, page)?;
         }
-        await_until("a request through the proxy", || {
-            status(listen, "/") == Some(200)
-        })
-        .map_err(|fault| format!("{fault}: {}", running.last_words()))?;
+        await_until("a request through the proxy", || status(listen, "/") == Some(200))
+            .map_err(|fault| format!("{fault}: {}", running.last_words()))?;
         std::thread::sleep(IDLE);
         let pids = running.processes(&APP);
         let memory = usage::memory(&pids, &[&folder])?;
         let before = usage::time_on_core(&pids);
         std::thread::sleep(IDLE);
         let idle_cpu = usage::time_on_core(&running.processes(&APP)).saturating_sub(before);
-        Ok(Weight {
-            ready,
-            memory,
-            idle_cpu,
-        })
+        Ok(Weight { ready, memory, idle_cpu })
     }
 
-    fn outrigger(
-        &self,
-        program: &Path,
-        folder: &Path,
-        [listen, admin, page]: [u16; 3],
-    ) -> Result<Command, String> {
-        let repository = self
-            .repository
-            .as_ref()
-            .map_err(|fault| format!("no repository to follow: {fault}"))?;
+    fn outrigger(&self, program: &Path, folder: &Path, [listen, admin, page]: [u16; 3]) -> Result<Command, String> {
+        let repository = self.repository.as_ref().map_err(|fault| format!("no repository to follow: {fault}"))?;
         let logs = folder.join("logs");
         std::fs::create_dir(&logs).map_err(|e| format!("cannot create {}: {e}", logs.display()))?;
-        write(
-            &logs.join("orders.log"),
-            "{\"level\":\"info\",\"message\":\"an order was paid\"}\n",
-        )?;
+        write(&logs.join("orders.log"), "{\"level\":\"info\",\"message\":\"an order was paid\"}\n")?;
         let (place, receiver) = (folder.display(), self.receiver.port);
         let text = format!(
             r#"app: {{ port: {receiver}, stop: {{ drain: 1s, grace: 2s, deadline: 5s }} }}
@@ -185,24 +158,13 @@ admin: {{ listen: "127.0.0.1:{admin}", socket: "{place}/admin.sock" }}
         write(&path, &text)?;
         let mut command = Command::new(program);
         // The shell's line goes through the capture; then the shell becomes the sleeping app.
-        command.arg("run").arg("-c").arg(path).args([
-            "--",
-            "sh",
-            "-c",
-            "echo started; exec sleep 600",
-        ]);
+        command.arg("run").arg("-c").arg(path).args(["--", "sh", "-c", "echo started; exec sleep 600"]);
         Ok(command)
     }
 
-    fn every_job_has_worked(
-        &self,
-        running: &Running,
-        folder: &Path,
-        page: u16,
-    ) -> Result<(), String> {
+    fn every_job_has_worked(&self, running: &Running, folder: &Path, page: u16) -> Result<(), String> {
         // The counts go on from one start to the next, so only what is added counts.
-        let seen =
-            ["/lines", "/metrics", "/api/v1/write"].map(|path| (path, self.receiver.count(path)));
+        let seen = ["/lines", "/metrics", "/api/v1/write"].map(|path| (path, self.receiver.count(path)));
         // A second line, after the count was read, is one that this start must deliver.
         let line = "{\"level\":\"info\",\"message\":\"another order was paid\"}\n";
         let mut file = std::fs::OpenOptions::new()
@@ -216,14 +178,8 @@ admin: {{ listen: "127.0.0.1:{admin}", socket: "{place}/admin.sock" }}
             let what = format!("a request for {path}");
             await_until(&what, || self.receiver.count(path) > count).map_err(with_output)?;
         }
-        await_until("a published revision", || {
-            folder.join("settings/settings.yaml").is_file()
-        })
-        .map_err(with_output)?;
-        await_until("the page of metrics", || {
-            status(page, "/metrics") == Some(200)
-        })
-        .map_err(with_output)
+        await_until("a published revision", || folder.join("settings/settings.yaml").is_file()).map_err(with_output)?;
+        await_until("the page of metrics", || status(page, "/metrics") == Some(200)).map_err(with_output)
     }
 }
 
@@ -231,9 +187,7 @@ fn await_until(what: &str, condition: impl Fn() -> bool) -> Result<(), String> {
     let limit = Instant::now() + WORK_LIMIT;
     while !condition() {
         if Instant::now() > limit {
-            return Err(format!(
-                "not idle but stuck, {what} did not come within {WORK_LIMIT:?}"
-            ));
+            return Err(format!("not idle but stuck, {what} did not come within {WORK_LIMIT:?}"));
         }
         std::thread::sleep(Duration::from_millis(10));
     }
@@ -242,14 +196,9 @@ fn await_until(what: &str, condition: impl Fn() -> bool) -> Result<(), String> {
 
 /// Bytes of the binary as it is, and of a copy without symbols.
 fn sizes(scratch: &Scratch, program: &Path) -> Result<(u64, u64), String> {
-    let size = |path: &Path| {
-        std::fs::metadata(path)
-            .map(|m| m.len())
-            .map_err(|e| format!("{}: {e}", path.display()))
-    };
+    let size = |path: &Path| std::fs::metadata(path).map(|m| m.len()).map_err(|e| format!("{}: {e}", path.display()));
     let copy = scratch.fresh("stripped")?.join("binary");
-    let mut strip =
-        Command::new(programs::system("strip").map_err(|_| "strip is not installed".to_owned())?);
+    let mut strip = Command::new(programs::system("strip").map_err(|_| "strip is not installed".to_owned())?);
     strip.arg("--strip-all").arg("-o").arg(&copy).arg(program);
     finish(strip, Duration::from_secs(60))?;
     Ok((size(program)?, size(&copy)?))
@@ -259,28 +208,12 @@ fn sizes(scratch: &Scratch, program: &Path) -> Result<(u64, u64), String> {
 fn repository(scratch: &Scratch) -> Result<String, String> {
     let folder = scratch.fresh("repository")?;
     let git = programs::system("git")?;
-    std::fs::create_dir(folder.join("orders"))
-        .map_err(|e| format!("cannot create the repository: {e}"))?;
-    write(
-        &folder.join("orders/settings.yaml"),
-        "currency: EUR\nlimit: 100\n",
-    )?;
-    for arguments in [
-        "init --quiet --initial-branch=main",
-        "add .",
-        "commit --quiet --message=settings",
-    ] {
+    std::fs::create_dir(folder.join("orders")).map_err(|e| format!("cannot create the repository: {e}"))?;
+    write(&folder.join("orders/settings.yaml"), "currency: EUR\nlimit: 100\n")?;
+    for arguments in ["init --quiet --initial-branch=main", "add .", "commit --quiet --message=settings"] {
         let mut command = Command::new(&git);
-        command.current_dir(&folder).args([
-            "-c",
-            "user.name=bench",
-            "-c",
-            "user.email=bench@example.invalid",
-        ]);
-        command
-            .args(arguments.split(' '))
-            .env("GIT_CONFIG_GLOBAL", "/dev/null")
-            .env("GIT_CONFIG_SYSTEM", "/dev/null");
+        command.current_dir(&folder).args(["-c", "user.name=bench", "-c", "user.email=bench@example.invalid"]);
+        command.args(arguments.split(' ')).env("GIT_CONFIG_GLOBAL", "/dev/null").env("GIT_CONFIG_SYSTEM", "/dev/null");
         finish(command, Duration::from_secs(20))?;
     }
     Ok(format!("file://{}", folder.display()))

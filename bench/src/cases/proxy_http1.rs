@@ -35,9 +35,7 @@ pub fn run(pairs: usize) -> Result<Report, String> {
     let scratch = Scratch::new()?;
     let counter = Counter::find(&scratch.fresh("perf")?);
     if let Err(reason) = &counter {
-        report.remark(format!(
-            "instructions per request are not counted: {reason}"
-        ));
+        report.remark(format!("instructions per request are not counted: {reason}"));
     }
     let rows = Rows::new(&mut report, counter.is_ok());
     let mut contenders = Vec::new();
@@ -54,6 +52,10 @@ pub fn run(pairs: usize) -> Result<Report, String> {
             return Ok(report);
         }
     };
+    let [proxy_core, load_core] = [track.proxy_core, track.load.core];
+    report.remark(format!(
+        "load: wrk -t1 -cN -d{LOAD_SECONDS}s on core {load_core}, the proxy alone on core {proxy_core}"
+    ));
     for round in 0..pairs {
         if round > 0 && !contenders.is_empty() {
             // Each round opens with another contender, so that a machine that drifts favours none.
@@ -92,28 +94,14 @@ struct Lap {
 impl Track {
     fn lay(scratch: &Scratch, counter: Option<Counter>) -> Result<Self, String> {
         let [proxy_core, core] = two_cores()?;
-        let load = Load {
-            wrk: programs::system("wrk")?,
-            taskset: programs::system("taskset")?,
-            core,
-        };
+        let load = Load { wrk: programs::system("wrk")?, taskset: programs::system("taskset")?, core };
         let nginx = programs::system(NGINX)?;
         let [app_port] = free_ports()?;
         let folder = scratch.fresh("app")?;
-        let command = pinned(
-            &load.taskset,
-            core,
-            &contenders::app(&nginx, &folder, app_port)?,
-        );
+        let command = pinned(&load.taskset, core, &contenders::app(&nginx, &folder, app_port)?);
         let mut app = Running::start(command, &folder)?;
         app.ready(app_port, "/")?;
-        Ok(Self {
-            load,
-            counter,
-            proxy_core,
-            app_port,
-            _app: app,
-        })
+        Ok(Self { load, counter, proxy_core, app_port, _app: app })
     }
 
     fn measure(
@@ -127,36 +115,20 @@ impl Track {
         let folder = scratch.fresh(name)?;
         let [port] = free_ports()?;
         let command = contenders::proxy(name, program, &folder, port, self.app_port)?;
-        let mut proxy = Running::start(
-            pinned(&self.load.taskset, self.proxy_core, &command),
-            &folder,
-        )?;
+        let mut proxy = Running::start(pinned(&self.load.taskset, self.proxy_core, &command), &folder)?;
         proxy.ready(port, "/")?;
         let instructions = match &self.counter {
-            None => self
-                .load
-                .run(port, shape, connections, WARM_UP_SECONDS, &folder)
-                .map(|_| None)?,
+            None => self.load.run(port, shape, connections, WARM_UP_SECONDS, &folder).map(|_| None)?,
             Some(counter) => {
                 let target = (port, shape, connections, WARM_UP_SECONDS);
-                Some(
-                    self.load
-                        .run_counted(counter, &proxy.processes(&[]), target, &folder)?,
-                )
+                Some(self.load.run_counted(counter, &proxy.processes(&[]), target, &folder)?)
             }
         };
         let before = usage::cpu(&proxy.processes(&[]));
-        let outcome = self
-            .load
-            .run(port, shape, connections, LOAD_SECONDS, &folder)?;
+        let outcome = self.load.run(port, shape, connections, LOAD_SECONDS, &folder)?;
         let pids = proxy.processes(&[]);
         let cpu = usage::cpu(&pids).since(before);
-        Ok(Lap {
-            cpu,
-            outcome,
-            peak_rss: usage::peak_rss(&pids)?,
-            instructions,
-        })
+        Ok(Lap { cpu, outcome, peak_rss: usage::peak_rss(&pids)?, instructions })
     }
 }
 
@@ -180,18 +152,11 @@ impl Rows {
             report.limited_row(format!("CPU per request, {title}"), "µs", 1, limits)
         });
         let mut each = |measure: &str, unit, decimals| -> Vec<RowId> {
-            LOADS
-                .iter()
-                .map(|load| report.row(format!("{measure}, {}", load.2), unit, decimals))
-                .collect()
+            LOADS.iter().map(|load| report.row(format!("{measure}, {}", load.2), unit, decimals)).collect()
         };
         Self {
             cpu: cpu.to_vec(),
-            instructions: if counted {
-                each("instructions per request", "", 0)
-            } else {
-                Vec::new()
-            },
+            instructions: if counted { each("instructions per request", "", 0) } else { Vec::new() },
             rate: each("requests", "1/s", 0),
             user: each("user share of CPU", "%", 0),
             memory: each("peak RSS", "MB", 1),
@@ -199,23 +164,13 @@ impl Rows {
         }
     }
 
-    fn record(
-        &self,
-        report: &mut Report,
-        name: &'static str,
-        round: usize,
-        load: usize,
-        lap: &Lap,
-    ) {
+    fn record(&self, report: &mut Report, name: &'static str, round: usize, load: usize, lap: &Lap) {
         let total = lap.cpu.total().as_secs_f64();
         let figures = [
             (&self.cpu, Some(total * 1e6 / lap.outcome.requests)),
             (&self.instructions, lap.instructions),
             (&self.rate, Some(lap.outcome.per_second)),
-            (
-                &self.user,
-                (total > 0.0).then(|| lap.cpu.user.as_secs_f64() / total * 100.0),
-            ),
+            (&self.user, (total > 0.0).then(|| lap.cpu.user.as_secs_f64() / total * 100.0)),
             (&self.memory, Some(lap.peak_rss as f64 / 1e6)),
             (&self.p99, Some(lap.outcome.p99_ms)),
         ];
@@ -230,10 +185,6 @@ impl Rows {
 /// The same command on one core; `taskset` becomes it by exec, so the pid is the program's.
 fn pinned(taskset: &PathBuf, core: usize, command: &Command) -> Command {
     let mut on_core = Command::new(taskset);
-    on_core
-        .arg("-c")
-        .arg(core.to_string())
-        .arg(command.get_program())
-        .args(command.get_args());
+    on_core.arg("-c").arg(core.to_string()).arg(command.get_program()).args(command.get_args());
     on_core
 }

@@ -33,7 +33,7 @@ macro_rules! registry {
     (
         $(#[$about:meta])*
         pub entry $entry:ident, kind $kind:ident {
-            $($(#[$kind_about:meta])* $name:ident => $variant:ident($config:ty)),+ $(,)?
+            $($(#[$kind_about:meta])* $name:ident $(as $word:literal)? => $variant:ident($config:ty)),+ $(,)?
         } shared {
             $($(#[$shared_about:meta])* pub $shared:ident: $shared_type:ty),* $(,)?
         }
@@ -41,9 +41,9 @@ macro_rules! registry {
         $(#[$about])*
         #[derive(Clone, Debug, serde::Deserialize, schemars::JsonSchema)]
         #[serde(deny_unknown_fields)]
-        #[schemars(extend("x-kinds" = [$(stringify!($name)),+]))]
+        #[schemars(extend("x-kinds" = [$($crate::kind_word!($name $(, $word)?)),+]))]
         pub struct $entry {
-            $($(#[$kind_about])* #[serde(default)] pub $name: Option<$config>,)+
+            $($(#[$kind_about])* $(#[serde(rename = $word)])? #[serde(default)] pub $name: Option<$config>,)+
             $($(#[$shared_about])* pub $shared: $shared_type,)*
         }
 
@@ -64,11 +64,22 @@ macro_rules! registry {
 
             /// Every kind of this registry, in reading order.
             pub const KINDS: &'static [$crate::registry::KindInfo] = &[$($crate::registry::KindInfo {
-                name: stringify!($name),
+                name: $crate::kind_word!($name $(, $word)?),
                 example: <$config as $crate::registry::Kind>::EXAMPLE,
                 schema: $crate::config::schema_of::<$config>,
             }),+];
         }
+    };
+}
+
+/// The word that names a kind in the file: its module's name, or another where that is a word of the language.
+#[macro_export]
+macro_rules! kind_word {
+    ($name:ident) => {
+        stringify!($name)
+    };
+    ($name:ident, $word:literal) => {
+        $word
     };
 }
 

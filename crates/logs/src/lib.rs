@@ -1,1 +1,16 @@
+//! The app's logs: read → shape → keep → ship. In: the capture ring, files, access records. Out: batches at receivers, each
+//! record delivered, pending, or dropped for a counted reason. It opens no listening socket, and no sink holds another
+//! back before its own buffer is full.
 
+pub mod config;
+pub mod plan;
+pub mod run;
+pub mod batch;
+mod split;
+mod track;
+mod checkpoint;
+mod queue;
+pub mod source;
+pub mod stage;
+pub mod sink;
+mod encode;

@@ -13,7 +13,13 @@ use std::path::Path;
 /// A credential is short; a larger file is not one.
 const CREDENTIAL_MAX: usize = 64 << 10;
 
-pub fn apply(auth: Option<&Auth>, uri: &Uri, method: &Method, body: &[u8], headers: &mut HeaderMap) -> Result<(), Error> {
+pub fn apply(
+    auth: Option<&Auth>,
+    uri: &Uri,
+    method: &Method,
+    body: &[u8],
+    headers: &mut HeaderMap,
+) -> Result<(), Error> {
     let value = match auth {
         None => match uri.authority().and_then(|authority| authority.as_str().rsplit_once('@')) {
             Some((credentials, _)) => format!("Basic {}", encode(credentials)),
@@ -52,7 +58,10 @@ fn either(given: Option<&Secret>, file: Option<&Path>, what: &str) -> Result<Str
 fn read_credential(file: &Path) -> Result<String, Error> {
     let text = std::fs::read_to_string(file).map_err(|error| Error::us(format!("{}: {error}", file.display())))?;
     if text.len() > CREDENTIAL_MAX {
-        return Err(Error::us(format!("{} has more than {CREDENTIAL_MAX} bytes, which no credential has", file.display())));
+        return Err(Error::us(format!(
+            "{} has more than {CREDENTIAL_MAX} bytes, which no credential has",
+            file.display()
+        )));
     }
     Ok(text.trim_end().to_string())
 }

@@ -60,12 +60,15 @@ impl Client {
         let limit = self.config.timeout.0;
         match tokio::time::timeout(limit, self.attempt(request)).await {
             Ok(result) => result,
-            Err(_) => Err(Error::network(format!("no answer from {} within {}", host_of(&request.url), self.config.timeout))),
+            Err(_) => {
+                Err(Error::network(format!("no answer from {} within {}", host_of(&request.url), self.config.timeout)))
+            }
         }
     }
 
     async fn attempt(&self, request: &Request) -> Result<Response, Error> {
-        let uri: Uri = request.url.parse().map_err(|_| Error::us(format!("`{}` is not a URL", request.url)).finally())?;
+        let uri: Uri =
+            request.url.parse().map_err(|_| Error::us(format!("`{}` is not a URL", request.url)).finally())?;
         let target = self.connector.target(&uri)?;
         let head = self.head(request, &uri, &target)?;
         // A kept connection may have been closed a moment ago: then, and only then, a new one is tried at once.
@@ -114,7 +117,8 @@ impl Client {
         let (parts, mut incoming) = response.into_parts();
         let mut body = BytesMut::new();
         while let Some(frame) = incoming.frame().await {
-            let frame = frame.map_err(|error| (Error::network(format!("{host} broke off its answer: {error}")), false))?;
+            let frame =
+                frame.map_err(|error| (Error::network(format!("{host} broke off its answer: {error}")), false))?;
             if let Some(data) = frame.data_ref() {
                 if body.len() + data.len() > request.answer_max {
                     let text = format!("{host} answered with more than {} bytes", request.answer_max);
@@ -158,7 +162,8 @@ impl Response {
 
     /// The beginning of the body, for a message.
     pub fn excerpt(&self) -> String {
-        let text = String::from_utf8_lossy(self.body.get(..EXCERPT_MAX.min(self.body.len())).unwrap_or(&[])).into_owned();
+        let text =
+            String::from_utf8_lossy(self.body.get(..EXCERPT_MAX.min(self.body.len())).unwrap_or(&[])).into_owned();
         text.split_whitespace().collect::<Vec<_>>().join(" ")
     }
 }

@@ -59,7 +59,8 @@ impl Target {
     pub fn proxy_auth(&self, headers: &mut HeaderMap) -> Result<(), Error> {
         let credentials = self.proxy.as_ref().filter(|_| !self.tls).and_then(|proxy| proxy.authorization());
         if let Some(value) = credentials {
-            let value = HeaderValue::from_str(&value).map_err(|_| Error::us("the proxy's credentials cannot be sent"))?;
+            let value =
+                HeaderValue::from_str(&value).map_err(|_| Error::us("the proxy's credentials cannot be sent"))?;
             headers.insert("proxy-authorization", value);
         }
         Ok(())
@@ -86,7 +87,8 @@ impl Connector {
     }
 
     pub async fn connect(&self, target: &Target) -> Result<Sender, Error> {
-        let late = || Error::network(format!("no connection to {} within {:?}", target.host_header(), self.connect_timeout));
+        let late =
+            || Error::network(format!("no connection to {} within {:?}", target.host_header(), self.connect_timeout));
         let stream = tokio::time::timeout(self.connect_timeout, self.open(target)).await.map_err(|_| late())??;
         let (sender, connection) = hyper::client::conn::http1::handshake(Io(stream))
             .await
@@ -143,14 +145,19 @@ impl Connector {
             .get_or_try_init(|| async { TokioResolver::builder_tokio()?.build() })
             .await
             .map_err(|error| Error::us(format!("names cannot be resolved here: {error}")))?;
-        let found = resolver.lookup_ip(host).await.map_err(|error| Error::network(format!("the name {host}: {error}")))?;
+        let found =
+            resolver.lookup_ip(host).await.map_err(|error| Error::network(format!("the name {host}: {error}")))?;
         Ok(found.iter().collect())
     }
 }
 
 /// CONNECT (RFC 9110, 9.3.6). Bound: an answer head of `TUNNEL_HEAD_MAX` bytes.
 async fn tunnel(tcp: &mut TcpStream, target: &Target, proxy: &Proxy) -> Result<(), Error> {
-    let authority = format!("{}:{}", if target.host.contains(':') { format!("[{}]", target.host) } else { target.host.clone() }, target.port);
+    let authority = format!(
+        "{}:{}",
+        if target.host.contains(':') { format!("[{}]", target.host) } else { target.host.clone() },
+        target.port
+    );
     let auth = proxy.authorization().map_or(String::new(), |value| format!("Proxy-Authorization: {value}\r\n"));
     let head = format!("CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n{auth}\r\n");
     let failed = |error: io::Error| Error::network(format!("proxy {}:{}: {error}", proxy.host, proxy.port));
@@ -181,10 +188,14 @@ pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
 
 /// tokio's traits as hyper's.
-struct Io(Box<dyn Stream>);
+pub struct Io(pub Box<dyn Stream>);
 
 impl Read for Io {
-    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, mut cursor: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        mut cursor: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
         let mut space = [0u8; READ_CHUNK];
         let wanted = cursor.remaining().min(READ_CHUNK);
         let mut buffer = ReadBuf::new(space.get_mut(..wanted).unwrap_or(&mut []));
@@ -214,4 +225,3 @@ impl Write for Io {
         Pin::new(&mut self.0).poll_shutdown(context)
     }
 }
-

@@ -1,6 +1,7 @@
-//! Outgoing HTTP, for sinks, stores and exporters: one client with time-outs, caps, proxies, custom CA, client
+//! HTTP of our own. Outgoing, for sinks, stores and exporters: one client with time-outs, caps, proxies, custom CA, client
 //! certificates, authentication and extra headers. In: a request with a whole body. Out: a response with a whole body, or
-//! an error that says whose fault it is and whether to retry. Credentials are read anew for every attempt.
+//! an error that says whose fault it is and whether to retry. Credentials are read anew for every attempt. Incoming: a small
+//! server for our own pages.
 
 pub mod config;
 pub mod error;
@@ -8,6 +9,7 @@ pub mod client;
 mod auth;
 mod sigv4;
 mod connect;
+pub mod serve;
 mod proxies;
 mod tls;
 

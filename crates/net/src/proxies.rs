@@ -47,7 +47,8 @@ impl Proxy {
 
 impl Proxies {
     pub fn from_environment(variable: &dyn Fn(&str) -> Option<String>) -> Proxies {
-        let either = |name: &str| variable(&name.to_lowercase()).or_else(|| variable(name)).filter(|text| !text.is_empty());
+        let either =
+            |name: &str| variable(&name.to_lowercase()).or_else(|| variable(name)).filter(|text| !text.is_empty());
         let all = either("ALL_PROXY");
         let clear = if variable("REQUEST_METHOD").is_some() { variable("http_proxy") } else { either("HTTP_PROXY") };
         let parse = |text: Option<String>| text.or_else(|| all.clone()).and_then(|text| Proxy::parse(&text));
@@ -96,7 +97,9 @@ mod tests {
         check(&[("all_proxy", "proxy:1")], false, "a.example", Some("proxy:1"));
         check(&[("http_proxy", "low:1"), ("HTTP_PROXY", "up:1")], false, "a.example", Some("low:1"));
         check(&[("HTTP_PROXY", "up:1"), ("REQUEST_METHOD", "GET")], false, "a.example", None);
-        for (rule, expect) in [("example", None), (".example", None), ("other", Some("p:1")), ("*", None), ("a.example:80", Some("p:1"))] {
+        for (rule, expect) in
+            [("example", None), (".example", None), ("other", Some("p:1")), ("*", None), ("a.example:80", Some("p:1"))]
+        {
             check(&[("ALL_PROXY", "p:1"), ("NO_PROXY", rule)], true, "a.example", expect);
         }
         check(&[("ALL_PROXY", "p:1")], true, "127.0.0.1", None);

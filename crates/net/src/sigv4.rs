@@ -17,8 +17,14 @@ pub fn sign(
     variable: &dyn Fn(&str) -> Option<String>,
     headers: &mut HeaderMap,
 ) -> Result<(), Error> {
-    let missing = |name: &str| Error::us(format!("sigv4 needs keys: set them in the configuration, or {name} in the environment"));
-    let key_id = config.access_key_id.clone().or_else(|| variable("AWS_ACCESS_KEY_ID")).ok_or_else(|| missing("AWS_ACCESS_KEY_ID"))?;
+    let missing = |name: &str| {
+        Error::us(format!("sigv4 needs keys: set them in the configuration, or {name} in the environment"))
+    };
+    let key_id = config
+        .access_key_id
+        .clone()
+        .or_else(|| variable("AWS_ACCESS_KEY_ID"))
+        .ok_or_else(|| missing("AWS_ACCESS_KEY_ID"))?;
     let (secret, session) = match &config.secret_access_key {
         Some(secret) => (secret.reveal().to_string(), None),
         None => (
@@ -52,7 +58,8 @@ pub fn sign(
 }
 
 fn put(headers: &mut HeaderMap, name: &'static str, value: &str) -> Result<(), Error> {
-    let mut value = HeaderValue::from_str(value).map_err(|_| Error::us(format!("`{name}` has a character that cannot be sent")))?;
+    let mut value =
+        HeaderValue::from_str(value).map_err(|_| Error::us(format!("`{name}` has a character that cannot be sent")))?;
     value.set_sensitive(true);
     headers.insert(name, value);
     Ok(())
@@ -64,7 +71,8 @@ fn canonical_headers(headers: &HeaderMap) -> (String, String) {
     names.sort_unstable();
     let mut text = String::new();
     for name in &names {
-        let values: Vec<&str> = headers.get_all(*name).iter().filter_map(|value| value.to_str().ok()).map(str::trim).collect();
+        let values: Vec<&str> =
+            headers.get_all(*name).iter().filter_map(|value| value.to_str().ok()).map(str::trim).collect();
         // Writing to a String cannot fail.
         let _ = writeln!(text, "{name}:{}", values.join(","));
     }
@@ -138,7 +146,8 @@ mod tests {
     fn missing_keys_are_named_and_never_shown() {
         let config = Sigv4 { region: "r".into(), service: "s".into(), access_key_id: None, secret_access_key: None };
         let uri: Uri = "https://h/".parse().expect("a URL");
-        let error = sign(&config, &Method::GET, &uri, b"", &jiff::Timestamp::UNIX_EPOCH, &|_| None, &mut HeaderMap::new());
+        let error =
+            sign(&config, &Method::GET, &uri, b"", &jiff::Timestamp::UNIX_EPOCH, &|_| None, &mut HeaderMap::new());
         assert!(error.is_err_and(|error| error.to_string().contains("AWS_ACCESS_KEY_ID")));
     }
 }

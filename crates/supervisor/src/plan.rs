@@ -26,7 +26,7 @@ pub const WATCHDOG: Duration = Duration::from_secs(30);
 /// The wait before a failed worker is started again: doubled from the first to the most, reset after `RESTART_CALM`.
 pub const RESTART_FIRST: Duration = Duration::from_millis(10);
 pub const RESTART_MOST: Duration = Duration::from_secs(5);
-pub const RESTART_CALM: Duration = Duration::from_secs(10);
+pub const RESTART_CALM: Duration = Duration::from_secs(1);
 
 /// How long the app's pipes are read after its end: a grandchild may hold them open for ever.
 pub const PIPE_LINGER: Duration = Duration::from_secs(1);

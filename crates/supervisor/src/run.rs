@@ -8,7 +8,8 @@ use crate::message::{ToSupervisor, ToWorker};
 use crate::plan::{PIPE_LINGER, Plan, WATCHDOG};
 use crate::store::Store;
 use crate::worker::{Worker, WorkerEnds};
-use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, WaitOptions, WaitStatus, wait};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -22,7 +23,7 @@ pub struct WorkerSide {
     pub control: OwnedFd,
     /// systemd's notify protocol, towards the supervisor.
     pub notify: OwnedFd,
-    /// Counts up whenever the rings have new bytes or an end.
+    /// A pipe that becomes readable when the rings have new bytes or an end.
     pub wake: OwnedFd,
     /// stdout and stderr of the app, where they are captured.
     pub rings: Option<(Ring, Ring)>,
@@ -45,7 +46,9 @@ struct Supervisor {
     plan: Plan,
     mask: SavedMask,
     signals: OwnedFd,
+    /// Both ends of the pipe that tells the worker of new bytes: the reading end is for the next worker too.
     wake: OwnedFd,
+    wake_read: OwnedFd,
     output: Option<Output>,
     /// The app's ends of the pipes, until it has started.
     app_ends: Option<(OwnedFd, OwnedFd)>,
@@ -75,7 +78,7 @@ pub fn run(plan: Plan) -> io::Result<Outcome> {
         rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
     }
     let (signals, mask) = sys::signal::block_all()?;
-    let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+    let (wake_read, wake) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
     let (output, app_ends) = match plan.capture_bytes {
         None => (None, None),
         Some(capacity) => {
@@ -94,6 +97,7 @@ pub fn run(plan: Plan) -> io::Result<Outcome> {
         mask,
         signals,
         wake,
+        wake_read,
         output,
         app_ends,
         app: App::Waiting,
@@ -249,8 +253,8 @@ impl Supervisor {
     }
 
     fn wake_worker(&self) {
-        // The counter is full only when nobody has read it for 2^64 writes.
-        let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
+        // A full pipe has told enough.
+        let _ = rustix::io::write(&self.wake, b"!");
     }
 
     /// What the clock says.
@@ -370,7 +374,7 @@ impl Supervisor {
         WorkerSide {
             control: ends.control,
             notify: ends.notify,
-            wake: self.wake,
+            wake: self.wake_read,
             rings,
             stored: self.store.into_named(),
             generation: ends.generation,

@@ -94,19 +94,28 @@ impl Ring {
         Ok(Read { bytes: 0, lost })
     }
 
-    /// Counts lines that were read, so that lines which were overwritten can be told.
-    pub fn add_lines_read(&self, lines: u64) {
-        self.header.get().lines_read.fetch_add(lines, Ordering::Relaxed);
+    /// How far any worker has read: what lies before it is read again after a restart.
+    pub fn read_to(&self) -> u64 {
+        self.header.get().read.load(Ordering::Relaxed)
     }
 
-    pub fn set_lines_read(&self, lines: u64) {
-        self.header.get().lines_read.store(lines, Ordering::Relaxed);
-    }
-
-    /// Lines written minus lines read: at the end of the ring, how many were overwritten.
-    pub fn lines_unread(&self) -> u64 {
+    /// Notes that the range up to `position` was read for the first time, and the newlines in it.
+    pub fn note_read(&self, position: u64, newlines: u64) {
         let header = self.header.get();
-        header.lines.load(Ordering::Acquire).saturating_sub(header.lines_read.load(Ordering::Relaxed))
+        header.read.fetch_max(position, Ordering::Relaxed);
+        header.lines_read.fetch_add(newlines, Ordering::Relaxed);
+    }
+
+    /// Once everything is read: how many lines were overwritten before they could be. None while bytes are still to come.
+    pub fn take_lines_lost(&self) -> Option<u64> {
+        let header = self.header.get();
+        let (before, lines) = (self.head(), header.lines.load(Ordering::Acquire));
+        if before != self.read_to() || before != self.head() {
+            return None;
+        }
+        let lost = lines.saturating_sub(header.lines_read.load(Ordering::Relaxed));
+        header.lines_read.fetch_add(lost, Ordering::Relaxed);
+        Some(lost)
     }
 
     /// How far a sink has acknowledged, if it has a position here.
@@ -212,8 +221,9 @@ mod tests {
         ring.push(b"three\nfour\nfive\n", 3).expect("memory");
         let (bytes, lost) = read_all(&ring, &mut position);
         assert_eq!((bytes.as_slice(), lost), (&b"three\nfour\nfive\n"[..], 8));
-        ring.add_lines_read(3);
-        assert_eq!(ring.lines_unread(), 2);
+        assert_eq!(ring.take_lines_lost(), None, "not all was noted as read");
+        ring.note_read(position, 3);
+        assert_eq!((ring.take_lines_lost(), ring.take_lines_lost()), (Some(2), Some(0)));
         ring.push(&[b'x'; 40], 0).expect("longer than the ring");
         let (bytes, lost) = read_all(&ring, &mut position);
         assert_eq!((bytes.len(), lost), (16, 24));

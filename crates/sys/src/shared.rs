@@ -20,7 +20,8 @@ pub struct Header {
     pub head: AtomicU64,
     /// Newlines among them, published before `head`.
     pub lines: AtomicU64,
-    /// Lines that the worker has read; with `lines` it tells how many were overwritten.
+    /// How far any worker has read, and the newlines before that; with `lines` they tell how many were overwritten.
+    pub read: AtomicU64,
     pub lines_read: AtomicU64,
     /// 1 when the app's end of the pipe is closed: nothing more will come.
     pub closed: AtomicU64,

@@ -49,7 +49,8 @@ fn parse_line(line: &str) -> Series {
     let broken = || -> ! { panic!("not a line of the Prometheus text format: {line}") };
     let name_end = line.find(['{', ' ']).unwrap_or_else(|| broken());
     let (name, rest) = line.split_at(name_end);
-    let valid = |(place, c): (usize, char)| c.is_ascii_alphabetic() || "_:".contains(c) || place > 0 && c.is_ascii_digit();
+    let valid =
+        |(place, c): (usize, char)| c.is_ascii_alphabetic() || "_:".contains(c) || place > 0 && c.is_ascii_digit();
     if name.is_empty() || !name.char_indices().all(valid) {
         broken();
     }

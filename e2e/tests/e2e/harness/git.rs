@@ -83,7 +83,8 @@ impl Repository {
         let (sshd, ssh, keygen) = (peer("sshd")?, peer("ssh")?, peer("ssh-keygen")?);
         let port = scene.port("sshd");
         for key in ["host_key", "user_key"] {
-            let made = Command::new(&keygen).args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(scene.path(key)).status();
+            let made =
+                Command::new(&keygen).args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(scene.path(key)).status();
             assert!(made.is_ok_and(|status| status.success()), "ssh-keygen makes {key}");
         }
         let host_key = std::fs::read_to_string(scene.path("host_key.pub")).expect("the key was just made");

@@ -8,6 +8,7 @@ pub mod ledger;
 pub mod outrigger;
 pub mod process;
 pub mod proto;
+pub mod proxied;
 pub mod raw_app;
 pub mod receiver;
 pub mod server;
@@ -25,7 +26,7 @@ use std::time::{Duration, Instant};
 pub use exposition::Exposition;
 pub use ledger::{ledger_balances, ledger_row};
 pub use outrigger::{Exit, Outrigger, Wait};
-pub use process::{Running, Signal};
+pub use proxied::Proxied;
 pub use raw_app::{Next, RawApp};
 pub use receiver::{Answer, LogReceiver};
 pub use wire::{Wire, get, request};
@@ -120,6 +121,7 @@ pub fn within(limit: Duration, mut condition: impl FnMut() -> bool) -> bool {
         if Instant::now() >= end {
             return false;
         }
+        // why: the pace at which every condition is looked at, so that nothing else has to sleep
         std::thread::sleep(Duration::from_millis(10));
     }
 }

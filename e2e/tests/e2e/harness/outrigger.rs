@@ -2,7 +2,7 @@
 //! app found by process id, and stopped. A configuration text comes in; exit code, output and admin answers go out. It
 //! never outlives its test: dropping it kills the supervisor and everything below.
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -33,18 +33,26 @@ pub struct Exit {
     pub stderr: String,
 }
 
-/// The binary that `OUTRIGGER_BIN` names, else the one that the `ci` profile builds.
+/// The binary that `OUTRIGGER_BIN` names, else the newest that the `ci` profile built: cargo puts it into `target/ci`, or
+/// into a folder named after the platform where a build names one.
 pub fn binary() -> String {
-    let built = || workspace().join("target/ci/outrigger");
-    let path = std::env::var_os("OUTRIGGER_BIN").map_or_else(built, PathBuf::from);
-    assert!(path.is_file(), "{} is there; build it by: cargo build --profile ci", path.display());
-    path.display().to_string()
+    if let Some(named) = std::env::var_os("OUTRIGGER_BIN") {
+        assert!(Path::new(&named).is_file(), "OUTRIGGER_BIN names a program: {}", named.display());
+        return named.to_string_lossy().into_owned();
+    }
+    let target = workspace().join("target");
+    let platforms = std::fs::read_dir(&target).into_iter().flatten().flatten().map(|entry| entry.path().join("ci"));
+    let built = platforms.chain([target.join("ci")]).map(|folder| folder.join("outrigger"));
+    let dated = built.filter_map(|path| Some((path.metadata().ok()?.modified().ok()?, path)));
+    let (_, newest) = dated.max().expect("a program in target/ci; build it by: cargo build --profile ci");
+    newest.display().to_string()
 }
 
 /// Runs one of the program's commands that end by themselves: exit code, stdout, stderr.
 #[track_caller]
 pub fn outrigger(arguments: &[&str]) -> (i32, String, String) {
-    let command: Vec<&str> = [binary().leak() as &str].into_iter().chain(arguments.iter().copied()).collect();
+    let binary = binary();
+    let command: Vec<&str> = [binary.as_str()].into_iter().chain(arguments.iter().copied()).collect();
     super::process::run_to_end(&command, PATIENCE)
 }
 
@@ -90,17 +98,15 @@ impl Outrigger {
 
     #[track_caller]
     fn await_answer(&mut self, path: &str) {
-        let end = Instant::now() + PATIENCE;
-        loop {
-            if self.status_of(path) == 200 {
-                return;
-            }
-            if let Some(status) = self.running.ended() {
-                panic!("it ended ({status}) before {path} was 200");
-            }
-            assert!(Instant::now() < end, "{path} becomes 200 within {PATIENCE:?}");
-            std::thread::sleep(Duration::from_millis(10));
+        let mut ended = None;
+        let answered = within(PATIENCE, || {
+            ended = self.running.ended();
+            ended.is_some() || self.status_of(path) == 200
+        });
+        if let Some(status) = ended {
+            panic!("it ended ({status}) before {path} was 200");
         }
+        assert!(answered, "{path} becomes 200 within {PATIENCE:?}");
     }
 
     pub fn pid(&self) -> u32 {
@@ -120,7 +126,10 @@ impl Outrigger {
     /// The worker: the supervisor's child that carries the program's name.
     pub fn find_worker(&self) -> Option<u32> {
         let workers = children(self.pid()).into_iter();
-        workers.filter(|child| child.name.starts_with("outrigger-work") && child.state != 'Z').map(|child| child.pid).next()
+        workers
+            .filter(|child| child.name.starts_with("outrigger-work") && child.state != 'Z')
+            .map(|child| child.pid)
+            .next()
     }
 
     #[track_caller]
@@ -146,10 +155,6 @@ impl Outrigger {
 
     pub fn signal(&self, signal: Signal) {
         self.running.signal(signal);
-    }
-
-    pub fn has_ended(&mut self) -> bool {
-        self.running.ended().is_some()
     }
 
     /// The end of nearly every test: the ledger balances, SIGTERM ends it in time, and nothing of it is left.

@@ -12,8 +12,6 @@ use super::wire::{Body, Head, Wire};
 pub struct Seen {
     pub head: Head,
     pub body: Body,
-    /// Which connection it came on, counted from 0.
-    pub connection: usize,
 }
 
 /// What the app does with the connection after an answer.
@@ -34,9 +32,9 @@ impl RawApp {
         let seen: Arc<Mutex<Vec<Seen>>> = Arc::default();
         let server = Server::start({
             let seen = seen.clone();
-            move |stream, connection| {
+            move |stream| {
                 let mut wire = Wire::new(stream);
-                while let Some(request) = read_request(&mut wire, connection) {
+                while let Some(request) = read_request(&mut wire) {
                     seen.lock().expect("no holder panics").push(request.clone());
                     if answer(&request, &mut wire) == Next::Close {
                         return;
@@ -74,13 +72,13 @@ impl RawApp {
     }
 }
 
-fn read_request(wire: &mut Wire<TcpStream>, connection: usize) -> Option<Seen> {
+fn read_request(wire: &mut Wire<TcpStream>) -> Option<Seen> {
     let head = wire.head().ok()??;
     if head.header("expect").is_some_and(|value| value.eq_ignore_ascii_case("100-continue")) {
         wire.send("HTTP/1.1 100 Continue\r\n\r\n").ok()?;
     }
     let body = wire.request_body(&head).ok()?;
-    body.whole.then_some(Seen { head, body, connection })
+    body.whole.then_some(Seen { head, body })
 }
 
 /// A plain answer with a body of known length.

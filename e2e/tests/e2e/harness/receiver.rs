@@ -79,7 +79,7 @@ impl LogReceiver {
         let shared = Arc::new(Shared { inside: Mutex::new(inside), changed: Condvar::new() });
         let server = Server::start_on(port, {
             let shared = shared.clone();
-            move |stream, _| serve(stream, &shared)
+            move |stream| serve(stream, &shared)
         });
         Self { server, shared }
     }

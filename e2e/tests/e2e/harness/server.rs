@@ -23,12 +23,12 @@ struct Shared {
 }
 
 impl Server {
-    /// The handler gets each connection with its number, counted from 0; the connection is shut when it returns.
-    pub fn start(handler: impl Fn(TcpStream, usize) + Send + Sync + 'static) -> Self {
+    /// The handler gets each connection, which is shut when it returns.
+    pub fn start(handler: impl Fn(TcpStream) + Send + Sync + 'static) -> Self {
         Self::start_on(free_port(), handler)
     }
 
-    pub fn start_on(port: u16, handler: impl Fn(TcpStream, usize) + Send + Sync + 'static) -> Self {
+    pub fn start_on(port: u16, handler: impl Fn(TcpStream) + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", port)).expect("the port is free");
         let shared = Arc::new(Shared::default());
         let handler = Arc::new(handler);
@@ -43,21 +43,13 @@ impl Server {
         format!("127.0.0.1:{}", self.port)
     }
 
-    pub fn port(&self) -> u16 {
-        self.port
-    }
-
     /// How many connections were ever accepted.
     pub fn connections(&self) -> usize {
         self.shared.accepted.load(Ordering::SeqCst)
     }
 }
 
-fn accept<H: Fn(TcpStream, usize) + Send + Sync + 'static>(
-    listener: &TcpListener,
-    shared: &Arc<Shared>,
-    handler: &Arc<H>,
-) {
+fn accept<H: Fn(TcpStream) + Send + Sync + 'static>(listener: &TcpListener, shared: &Arc<Shared>, handler: &Arc<H>) {
     for stream in listener.incoming() {
         if shared.stopping.load(Ordering::SeqCst) {
             return;
@@ -69,7 +61,7 @@ fn accept<H: Fn(TcpStream, usize) + Send + Sync + 'static>(
         shared.open.lock().expect("no holder panics").insert(number, kept);
         let (shared, handler) = (shared.clone(), handler.clone());
         std::thread::spawn(move || {
-            handler(stream, number);
+            handler(stream);
             let kept = shared.open.lock().expect("no holder panics").remove(&number);
             if let Some(kept) = kept {
                 kept.shutdown(Shutdown::Both).ok();

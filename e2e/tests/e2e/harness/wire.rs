@@ -99,7 +99,7 @@ impl<S: Read + Write> Wire<S> {
             _ if bodiless => self.exactly(0),
             _ if head.is_chunked() => self.chunks(),
             Some(length) => self.exactly(length),
-            None => self.to_the_end(),
+            None => self.until_closed(),
         }
     }
 
@@ -116,7 +116,7 @@ impl<S: Read + Write> Wire<S> {
     }
 
     /// Whatever comes until the other end closes. A reset counts as an end: the tests ask what arrived.
-    pub fn to_the_end(&mut self) -> io::Result<Body> {
+    pub fn until_closed(&mut self) -> io::Result<Body> {
         loop {
             match self.more() {
                 Ok(true) => {}
@@ -227,13 +227,7 @@ pub fn get(address: &str, target: &str) -> io::Result<Reply> {
 }
 
 /// One request on a connection of its own.
-pub fn request(
-    address: &str,
-    method: &str,
-    target: &str,
-    headers: &[(&str, &str)],
-    body: &[u8],
-) -> io::Result<Reply> {
+pub fn request(address: &str, method: &str, target: &str, headers: &[(&str, &str)], body: &[u8]) -> io::Result<Reply> {
     exchange(&mut Wire::connect(address)?, address, method, target, headers, body)
 }
 

@@ -1,0 +1,102 @@
+//! A batch: one shared byte buffer and a compact table of records, with a sparse overlay for the fields that stages set.
+//! In: chunks of lines. Out: the same to every sink, without a copy. The raw path makes no allocation per record.
+
+use crate::track::Ticket;
+use bytes::Bytes;
+use std::rc::Rc;
+
+/// Which of the app's streams a record came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stream {
+    None,
+    Stdout,
+    Stderr,
+}
+
+/// One record: its line in the batch's bytes, and where its fields stand.
+#[derive(Clone, Copy, Debug)]
+pub struct Record {
+    pub start: u32,
+    pub end: u32,
+    /// Nanoseconds since the epoch.
+    pub time_ns: i64,
+    /// Its fields are `batch.fields[fields_start..fields_end]`; none where both are equal.
+    pub fields_start: u32,
+    pub fields_end: u32,
+    /// The line was read as JSON: its fields stand for it, and there is a message only if one of them is it.
+    pub parsed: bool,
+    /// The line was longer than allowed and lost its tail.
+    pub truncated: bool,
+}
+
+#[derive(Clone, Debug)]
+pub enum Key {
+    /// A JSON string's inside, in the batch's bytes.
+    Span(u32, u32),
+    Name(Rc<str>),
+}
+
+#[derive(Clone, Debug)]
+pub enum FieldValue {
+    /// A JSON value in the batch's bytes.
+    Json(u32, u32),
+    Text(Rc<str>),
+}
+
+#[derive(Clone, Debug)]
+pub struct Field {
+    pub key: Key,
+    pub value: FieldValue,
+}
+
+#[derive(Clone, Debug)]
+pub struct Batch {
+    pub bytes: Bytes,
+    /// The offset in its source of the first of `bytes`.
+    pub base: u64,
+    pub records: Vec<Record>,
+    pub fields: Vec<Field>,
+    /// Fields that `set` gives to all records. They replace fields of the same name.
+    pub common: Vec<(Rc<str>, Rc<str>)>,
+    pub source: Rc<str>,
+    pub file: Option<Rc<str>>,
+    pub stream: Stream,
+    /// Who must hear that a sink is done with it.
+    pub ticket: Option<Ticket>,
+}
+
+impl Batch {
+    pub fn line(&self, record: &Record) -> &[u8] {
+        self.slice(record.start, record.end)
+    }
+
+    pub fn slice(&self, start: u32, end: u32) -> &[u8] {
+        self.bytes.get(start as usize..end as usize).unwrap_or(&[])
+    }
+
+    pub fn fields_of(&self, record: &Record) -> &[Field] {
+        self.fields.get(record.fields_start as usize..record.fields_end as usize).unwrap_or(&[])
+    }
+
+    pub fn key<'a>(&'a self, field: &'a Field) -> &'a [u8] {
+        match &field.key {
+            Key::Span(start, end) => self.slice(*start, *end),
+            Key::Name(name) => name.as_bytes(),
+        }
+    }
+
+    /// The offset in the source behind a record, its newline included.
+    pub fn offset_after(&self, record: &Record) -> u64 {
+        self.base + u64::from(record.end) + 1
+    }
+}
+
+impl Stream {
+    pub fn word(self) -> Option<&'static str> {
+        match self {
+            Stream::None => None,
+            Stream::Stdout => Some("stdout"),
+            Stream::Stderr => Some("stderr"),
+        }
+    }
+}

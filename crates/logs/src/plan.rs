@@ -1,0 +1,149 @@
+//! From the Config to a Plan that cannot be wrong: names found, policies decided.
+
+use crate::config::{Config, WhenFull};
+use crate::sink::SinkKind;
+use crate::source::SourceKind;
+use crate::stage::{StageEntry, StageKind};
+use base::diag::{Diagnostic, nearest};
+use base::tree::Node;
+use std::time::Duration;
+
+pub struct Plan {
+    pub sources: Vec<SourcePlan>,
+    pub stages: Vec<StageKind>,
+    pub sinks: Vec<SinkPlan>,
+}
+
+pub struct SourcePlan {
+    pub name: String,
+    pub kind: SourceKind,
+    pub stages: Vec<StageKind>,
+    /// Indexes of the sinks that get its records.
+    pub sinks: Vec<usize>,
+}
+
+pub struct SinkPlan {
+    pub name: String,
+    pub kind: SinkKind,
+    pub stages: Vec<StageKind>,
+    pub required: bool,
+    pub when_full: WhenFull,
+    pub buffer_max: usize,
+    pub batch_max: usize,
+    pub batch_wait: Duration,
+}
+
+impl Plan {
+    /// Checks what the schema cannot. `wrapped`: there is a command whose output can be captured; `proxied`: there is a
+    /// proxy whose requests can be recorded. `root` is the tree of the `logs` section.
+    pub fn new(config: &Config, wrapped: bool, proxied: bool, root: &Node) -> Result<Plan, Vec<Diagnostic>> {
+        let mut findings = Vec::new();
+        let names: Vec<&String> = config.sources.keys().collect();
+        let mut subscribed = vec![Vec::new(); names.len()];
+        for (sink, (name, entry)) in config.sinks.iter().enumerate() {
+            for (index, from) in entry.from.iter().flatten().enumerate() {
+                if !config.sources.contains_key(from) {
+                    let place = root.at(&["sinks", name, "from", &index.to_string()]).place;
+                    let finding = Diagnostic::error(place, format!("`from` names no log source: `{from}`"));
+                    let near = nearest(from, names.iter().map(|name| name.as_str()));
+                    let all = || names.iter().map(|name| name.as_str()).collect::<Vec<_>>().join(", ");
+                    findings.push(match near {
+                        Some(near) => finding.help(format!("did you mean `{near}`?")),
+                        None => finding.help(format!("sources are: {}", all())),
+                    });
+                }
+            }
+            for (source, subscribers) in names.iter().zip(&mut subscribed) {
+                if entry.from.as_ref().is_none_or(|from| from.contains(source)) {
+                    subscribers.push(sink);
+                }
+            }
+        }
+        for (name, entry) in &config.sources {
+            let place = |kind: &str| root.at(&["sources", name, kind]).place;
+            match entry.kind() {
+                Some(SourceKind::Stdio(_)) if !wrapped => findings.push(
+                    Diagnostic::error(place("stdio"), format!("the source `{name}` reads the output of a wrapped app, and there is none"))
+                        .help("set app.command or run `outrigger run -- command`; beside a container of its own, read its files instead"),
+                ),
+                Some(SourceKind::Proxy(_)) if !proxied => findings.push(
+                    Diagnostic::error(place("proxy"), format!("the source `{name}` records requests, and there is no proxy"))
+                        .help("add a `proxy` section, or remove this source"),
+                ),
+                Some(SourceKind::File(config)) => {
+                    findings.extend(config.check().into_iter().map(|(key, index, message)| {
+                        let place = root.at(&["sources", name, "file", key, &index.to_string()]).place;
+                        Diagnostic::error(place, message)
+                    }));
+                }
+                _ => {}
+            }
+        }
+        if !findings.is_empty() {
+            return Err(findings);
+        }
+        let sources = config.sources.iter().zip(subscribed).filter_map(|((name, entry), sinks)| {
+            Some(SourcePlan { name: name.clone(), kind: entry.kind()?, stages: kinds(&entry.stages), sinks })
+        });
+        let sinks = config.sinks.iter().filter_map(|(name, entry)| {
+            let default = if entry.required { WhenFull::Block } else { WhenFull::DropOldest };
+            Some(SinkPlan {
+                name: name.clone(),
+                kind: entry.kind()?,
+                stages: kinds(&entry.stages),
+                required: entry.required,
+                when_full: entry.buffer.when_full.unwrap_or(default),
+                buffer_max: entry.buffer.max.as_usize(),
+                batch_max: entry.batch.max.as_usize().max(1),
+                batch_wait: entry.batch.wait.0,
+            })
+        });
+        Ok(Plan { sources: sources.collect(), stages: kinds(&config.stages), sinks: sinks.collect() })
+    }
+
+    /// What the supervisor must know: the size of the capture rings, where a source reads them.
+    pub fn capture_bytes(&self) -> Option<u64> {
+        self.sources.iter().find_map(|source| match &source.kind {
+            SourceKind::Stdio(config) => Some(config.buffer.0.max(CAPTURE_MIN)),
+            _ => None,
+        })
+    }
+}
+
+/// A ring holds at least one chunk of the supervisor's.
+const CAPTURE_MIN: u64 = 128 << 10;
+
+fn kinds(entries: &[StageEntry]) -> Vec<StageKind> {
+    entries.iter().filter_map(StageEntry::kind).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use base::fill::Lookup;
+
+    fn check(text: &str, wrapped: bool, expect: Result<(), &str>) {
+        let loaded = base::config::load::<Config>("logs.yaml", text, &Lookup::HERE);
+        let loaded = loaded.unwrap_or_else(|report| panic!("{}", report.render()));
+        match (Plan::new(&loaded.config, wrapped, false, &loaded.tree), expect) {
+            (Ok(_), Ok(())) => {}
+            (Err(findings), Err(part)) => {
+                let text: String =
+                    findings.iter().map(|f| format!("{} {:?} {:?}", f.message, f.help, f.place)).collect();
+                assert!(text.contains(part), "{text}");
+            }
+            (got, want) => panic!("{:?} {want:?}", got.err()),
+        }
+    }
+
+    /// covers: foundation 5
+    #[test]
+    fn what_cannot_work_is_reported_at_its_place() {
+        let stdio = "sources: { app: { stdio: {} } }\nsinks: { a: { blackhole: {}, from: [app] } }\n";
+        check(stdio, true, Ok(()));
+        check(stdio, false, Err("set app.command"));
+        check(&stdio.replace("[app]", "[ap]"), true, Err("did you mean `app`"));
+        check("sources: { p: { proxy: {} } }\nsinks: {}\n", true, Err("there is no proxy"));
+        check("sources: { f: { file: { include: [\"/a/[\"] } } }\nsinks: {}\n", true, Err("line: 1"));
+    }
+}

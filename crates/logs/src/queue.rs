@@ -1,0 +1,134 @@
+//! What waits for one sink: batches in order, bounded by bytes. In: batches of all sources. Out: the same, one after the
+//! other. Full: sources wait (`block`), or the oldest batch goes, counted (`drop_oldest`). A batch that alone is larger than
+//! the bound still passes when the queue is empty.
+
+use crate::batch::Batch;
+use crate::config::WhenFull;
+use base::ledger::Row;
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::sync::Arc;
+use tokio::sync::Notify;
+
+pub struct Queue {
+    /// The sink's place in all tracks.
+    pub sink: usize,
+    batches: RefCell<VecDeque<Rc<Batch>>>,
+    bytes: Cell<usize>,
+    max: usize,
+    when_full: WhenFull,
+    closed: Cell<bool>,
+    filled: Notify,
+    emptied: Notify,
+    row: Arc<Row>,
+}
+
+impl Queue {
+    pub fn new(sink: usize, max: usize, when_full: WhenFull, row: Arc<Row>) -> Rc<Queue> {
+        Rc::new(Queue {
+            sink,
+            batches: RefCell::default(),
+            bytes: Cell::new(0),
+            max,
+            when_full,
+            closed: Cell::new(false),
+            filled: Notify::new(),
+            emptied: Notify::new(),
+            row,
+        })
+    }
+
+    /// Waits until there is room, where this queue blocks.
+    pub async fn room(&self, bytes: usize) {
+        while self.when_full == WhenFull::Block && self.bytes.get() > 0 && self.bytes.get() + bytes > self.max {
+            self.emptied.notified().await;
+        }
+    }
+
+    /// Appends a batch; its records are the sink's from now on. `replayed`: some of them were read before a restart.
+    pub fn push(&self, batch: Rc<Batch>, replayed: bool) {
+        while self.when_full == WhenFull::DropOldest
+            && self.bytes.get() > 0
+            && self.bytes.get() + batch.bytes.len() > self.max
+        {
+            if let Some(oldest) = self.pop() {
+                self.row.drop_records("buffer_full", oldest.records.len() as u64);
+                oldest.ticket.iter().for_each(|ticket| ticket.done(self.sink));
+            }
+        }
+        let records = batch.records.len() as u64;
+        self.row.receive(records);
+        self.row.replay(if replayed { records } else { 0 });
+        self.bytes.set(self.bytes.get() + batch.bytes.len());
+        self.batches.borrow_mut().push_back(batch);
+        self.filled.notify_one();
+    }
+
+    pub fn pop(&self) -> Option<Rc<Batch>> {
+        let batch = self.batches.borrow_mut().pop_front()?;
+        self.bytes.set(self.bytes.get().saturating_sub(batch.bytes.len()));
+        self.emptied.notify_waiters();
+        self.emptied.notify_one();
+        Some(batch)
+    }
+
+    /// The next batch; None when the queue is closed and empty.
+    pub async fn next(&self) -> Option<Rc<Batch>> {
+        loop {
+            if let Some(batch) = self.pop() {
+                return Some(batch);
+            }
+            if self.closed.get() {
+                return None;
+            }
+            self.filled.notified().await;
+        }
+    }
+
+    /// Nothing more will come.
+    pub fn close(&self) {
+        self.closed.set(true);
+        self.filled.notify_one();
+    }
+
+    pub fn is_closed(&self) -> bool {
+        self.closed.get()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::batch::Stream;
+    use crate::split::Splitter;
+    use base::ledger::Ledger;
+    use std::time::Duration;
+
+    fn batch(text: &str) -> Rc<Batch> {
+        Rc::new(Splitter::new("s".into(), None, Stream::None, 100, 0).take(text.as_bytes()).expect("whole lines"))
+    }
+
+    /// covers: foundation 5
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_full_queue_drops_the_oldest_and_counts_or_makes_its_source_wait() {
+        let row = Ledger::default().row("sink", "logs/x");
+        let dropping = Queue::new(0, 10, WhenFull::DropOldest, row.clone());
+        for text in ["a\nb\n", "c\nd\n", "eee\nfff\n"] {
+            dropping.room(text.len()).await;
+            dropping.push(batch(text), false);
+        }
+        assert_eq!(dropping.pop().map(|b| b.bytes.to_vec()), Some(b"eee\nfff\n".to_vec()));
+        assert_eq!(row.counts().dropped_total(), 4);
+
+        let blocking = Queue::new(0, 10, WhenFull::Block, row);
+        blocking.room(100).await;
+        blocking.push(batch("a line longer than the bound\n"), false);
+        let waits = tokio::time::timeout(Duration::from_millis(20), blocking.room(1)).await;
+        assert!(waits.is_err());
+        let (_, taken) = tokio::join!(blocking.room(1), async { blocking.pop() });
+        assert!(taken.is_some());
+        blocking.close();
+        assert!(blocking.next().await.is_none());
+    }
+}

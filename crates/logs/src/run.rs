@@ -1,0 +1,476 @@
+//! The way of a log line, readable here: source → stages → queues → sinks, and back as acknowledgements.
+//!
+//! ```text
+//! source::{stdio,file,proxy}::run → split::Splitter::take → Pipeline::push → stage::Stage::shape → queue::Queue::push
+//!     → ship → sink::Sink::encode → sink::Sink::deliver → track::Ticket::done → checkpoint::Checkpoints::set / Ring::acknowledge
+//! ```
+//!
+//! One thread. In: a Plan, the rings, the feed. Out: health, ledger rows. Bounds: a queue per sink; a source reads only when
+//! every blocking sink that it feeds has room.
+
+use crate::batch::Batch;
+use crate::checkpoint::Checkpoints;
+use crate::plan::{Plan, SinkPlan};
+use crate::queue::Queue;
+use crate::sink::{Failure, Sink};
+use crate::source::stdio::Wake;
+use crate::source::{SourceKind, file, proxy, stdio};
+use crate::stage::{Stage, StageKind};
+use crate::track::Track;
+use base::feed::{AccessBatch, FeedReceiver};
+use base::ledger::Row;
+use base::limit::Backoff;
+use base::scope::{self, Scope};
+use base::state::StateDir;
+use base::subsystem::{Conductor, Health, Phase, PhaseWatch, Station};
+use base::telemetry::{Count, Name, Telemetry};
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use sys::ring::Ring;
+
+const READ_BYTES: Name = Name::counter("outrigger_log_read_bytes_total", "Bytes of records read by a source.");
+const ATTEMPTS: Name =
+    Name::counter("outrigger_log_deliveries_total", "Deliveries tried by a sink, by how they ended.");
+
+/// The pauses between tries of one body.
+const RETRY_FIRST: Duration = Duration::from_millis(250);
+const RETRY_MOST: Duration = Duration::from_secs(30);
+/// While stopping there is no time for long ones.
+const RETRY_MOST_STOPPING: Duration = Duration::from_millis(500);
+
+/// What the logs need from the rest of the worker.
+pub struct Inputs {
+    pub rings: Option<(Ring, Ring)>,
+    pub wake: OwnedFd,
+    pub access: Option<FeedReceiver<AccessBatch>>,
+    pub state: StateDir,
+}
+
+/// Builds all sinks, then starts the thread. Errors name the sink and what it lacks.
+pub fn start(plan: Plan, inputs: Inputs, telemetry: &Telemetry, conductor: &mut Conductor) -> Result<(), Vec<String>> {
+    // Built once here so that a missing certificate is a start error, and again on their own thread.
+    let errors: Vec<String> = plan
+        .sinks
+        .iter()
+        .filter_map(|sink| sink.kind.build().err().map(|error| format!("log sink `{}`: {error}", sink.name)))
+        .collect();
+    if !errors.is_empty() {
+        return Err(errors);
+    }
+    let (health, telemetry, station) = (telemetry.health("logs"), telemetry.clone(), conductor.station("logs"));
+    let thread_health = health.clone();
+    scope::thread("logs", health, move || logs_thread(plan, inputs, telemetry, station, thread_health))
+        .map(drop)
+        .map_err(|error| vec![format!("the logs thread cannot start: {error}")])
+}
+
+async fn logs_thread(plan: Plan, mut inputs: Inputs, telemetry: Telemetry, mut station: Station, health: Arc<Health>) {
+    let scope = Scope::new("logs", health.clone());
+    let checkpoints = Checkpoints::open(&inputs.state).unwrap_or_else(|error| {
+        health.fault("checkpoints", format!("cannot be kept, so a restart reads files again: {error}"));
+        Checkpoints::default()
+    });
+    let queues: Vec<Rc<Queue>> = plan
+        .sinks
+        .iter()
+        .enumerate()
+        .map(|(index, sink)| {
+            let row = telemetry.ledger.row("sink", format!("logs/{}", sink.name));
+            Queue::new(index, sink.buffer_max, sink.when_full, row)
+        })
+        .collect();
+    let mut shippers = Vec::new();
+    for (sink, queue) in plan.sinks.iter().zip(&queues) {
+        match Shipper::new(sink, queue.clone(), &telemetry, health.clone(), station.watch()) {
+            Ok(shipper) => shippers.push(scope.spawn("sink", shipper.run())),
+            Err(error) => health.panicked(&error),
+        }
+    }
+    let mut readers = Vec::new();
+    let wake = Wake::new(inputs.wake).map_err(|error| health.panicked(&format!("the wake descriptor: {error}"))).ok();
+    if let Some(wake) = wake.clone() {
+        scope.spawn("wake", wake.ring());
+    }
+    let mut leftovers = Vec::new();
+    for source in &plan.sources {
+        let pipeline = Rc::new(Pipeline::new(source, &plan, &queues, &telemetry, health.clone()));
+        let phase = station.watch();
+        match (&source.kind, &inputs.rings, &wake) {
+            (SourceKind::Stdio(config), Some((stdout, stderr)), Some(wake)) => {
+                for (ring, stream) in [(stdout, crate::batch::Stream::Stdout), (stderr, crate::batch::Stream::Stderr)] {
+                    let left = stdio::Leftover::new(&inputs.state, &source.name, stream);
+                    let shared = stdio::Shared {
+                        ring: ring.clone(),
+                        stream,
+                        wake: wake.clone(),
+                        config: config.clone(),
+                        checkpoints: checkpoints.clone(),
+                        left: left.clone(),
+                    };
+                    leftovers.push((left, ring.clone(), pipeline.clone()));
+                    readers.push(scope.spawn("stdio", stdio::run(shared, pipeline.clone(), phase.clone())));
+                }
+            }
+            (SourceKind::File(config), ..) => {
+                let run = file::run(config.clone(), pipeline, checkpoints.clone(), scope.clone(), phase);
+                readers.push(scope.spawn("file", run));
+            }
+            (SourceKind::Proxy(_), ..) => {
+                if let Some(feed) = inputs.access.take() {
+                    readers.push(scope.spawn("proxy", proxy::run(feed, pipeline, phase)));
+                }
+            }
+            (SourceKind::Stdio(_), ..) => {}
+        }
+    }
+    scope.spawn("sync", checkpoints.clone().sync_now_and_then());
+    health.set_summary(format!("{} sources to {} sinks", plan.sources.len(), plan.sinks.len()));
+    health.set_ready(true);
+
+    station.reached(Phase::Drain).await;
+    station.done(Phase::Drain);
+    let until = station.reached(Phase::Finish).await;
+    let finish = async {
+        for reader in readers {
+            let _ = reader.await;
+        }
+        queues.iter().for_each(|queue| queue.close());
+        for shipper in shippers {
+            let _ = shipper.await;
+        }
+    };
+    // What is not delivered a moment before the deadline is written down instead.
+    let _ = tokio::time::timeout_at((until - KEEP_RESERVE).into(), finish).await;
+    for (left, ring, pipeline) in leftovers {
+        if let Err(error) = left.keep(&ring, pipeline.name(), &pipeline.required_sinks()) {
+            tracing::error!(source = pipeline.name(), %error, "lines of the app that no sink took could not be kept");
+        }
+    }
+    station.done(Phase::Finish);
+    station.reached(Phase::Close).await;
+    station.done(Phase::Close);
+}
+
+/// The end of the time for delivering, left for writing down what was not delivered.
+const KEEP_RESERVE: Duration = Duration::from_millis(200);
+
+/// The way from one source to its sinks.
+pub struct Pipeline {
+    name: String,
+    stages: Vec<Staged>,
+    outlets: Vec<Outlet>,
+    sink_count: usize,
+    row: Arc<Row>,
+    bytes: Count,
+    health: Arc<Health>,
+}
+
+/// One sink of a pipeline.
+struct Outlet {
+    name: String,
+    required: bool,
+    queue: Rc<Queue>,
+    stages: Vec<Staged>,
+}
+
+/// A stage with its ledger row.
+struct Staged {
+    stage: Box<dyn Stage>,
+    row: Arc<Row>,
+    unfit: Count,
+}
+
+const UNFIT: Name =
+    Name::counter("outrigger_log_unfit_total", "Records that a stage left as they were, since it did not fit them.");
+
+impl Pipeline {
+    fn new(
+        source: &crate::plan::SourcePlan,
+        plan: &Plan,
+        queues: &[Rc<Queue>],
+        telemetry: &Telemetry,
+        health: Arc<Health>,
+    ) -> Pipeline {
+        let path = format!("logs/{}", source.name);
+        let mut stages = staged(&source.stages, &path, telemetry);
+        stages.extend(staged(&plan.stages, "logs", telemetry));
+        let outlets = source.sinks.iter().filter_map(|index| {
+            let (sink, queue) = (plan.sinks.get(*index)?, queues.get(*index)?);
+            Some(Outlet {
+                name: sink.name.clone(),
+                required: sink.required,
+                queue: queue.clone(),
+                stages: staged(&sink.stages, &format!("logs/{}", sink.name), telemetry),
+            })
+        });
+        Pipeline {
+            outlets: outlets.collect(),
+            sink_count: plan.sinks.len(),
+            stages,
+            row: telemetry.ledger.row("source", path.clone()),
+            bytes: telemetry.count(READ_BYTES, &[("source", &source.name)]),
+            health,
+            name: source.name.clone(),
+        }
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The index in tracks and the name of each sink.
+    pub fn sinks(&self) -> impl Iterator<Item = (usize, &str)> {
+        self.outlets.iter().map(|outlet| (outlet.queue.sink, outlet.name.as_str()))
+    }
+
+    /// Names of the sinks that records must reach.
+    pub fn required_sinks(&self) -> Vec<String> {
+        self.outlets.iter().filter(|outlet| outlet.required).map(|outlet| outlet.name.clone()).collect()
+    }
+
+    /// How long a track's list of sinks is.
+    pub fn sink_count(&self) -> usize {
+        self.sink_count
+    }
+
+    pub fn health(&self) -> &Health {
+        &self.health
+    }
+
+    /// Hands a batch to all sinks; waits while one that blocks is full. Records before `read_before` were read by a worker
+    /// before this one. A sink that has acknowledged records already does not get them again.
+    pub async fn push(&self, mut batch: Batch, track: &Rc<Track>, read_before: u64) {
+        let end = batch.base + batch.bytes.len() as u64;
+        let replayed = batch.records.iter().filter(|record| batch.base + u64::from(record.end) < read_before).count();
+        batch.ticket = Some(track.ticket(end));
+        self.row.receive(batch.records.len() as u64);
+        self.row.replay(replayed as u64);
+        let skip = |sink: usize| track.acknowledged(sink);
+        self.hand_out(batch, &skip, replayed > 0).await;
+    }
+
+    /// The same for records that cannot be read again.
+    pub async fn push_untracked(&self, batch: Batch) {
+        self.row.receive(batch.records.len() as u64);
+        self.hand_out(batch, &|_| 0, false).await;
+    }
+
+    async fn hand_out(&self, mut batch: Batch, acknowledged: &dyn Fn(usize) -> u64, replayed: bool) {
+        let (count, bytes) = (batch.records.len() as u64, batch.bytes.len());
+        self.bytes.add(bytes as u64);
+        shape(&self.stages, &mut batch);
+        let batch = Rc::new(batch);
+        for outlet in &self.outlets {
+            let sink = outlet.queue.sink;
+            let seen = acknowledged(sink);
+            let mut theirs = batch.clone();
+            if seen > batch.base {
+                // Whole records before the sink's own position are left out.
+                let records: Vec<_> =
+                    batch.records.iter().filter(|r| batch.base + u64::from(r.end) >= seen).copied().collect();
+                if records.is_empty() {
+                    continue;
+                }
+                theirs = Rc::new(Batch { records, ..(*batch).clone() });
+            }
+            if !outlet.stages.is_empty() {
+                shape(&outlet.stages, Rc::make_mut(&mut theirs));
+            }
+            outlet.queue.room(bytes).await;
+            theirs.ticket.iter().for_each(|ticket| ticket.open(sink));
+            outlet.queue.push(theirs, replayed);
+        }
+        self.row.deliver(count);
+    }
+
+    /// Records that were lost before they could be read.
+    pub fn lost(&self, reason: &'static str, records: u64) {
+        if records > 0 {
+            self.row.drop_unseen(reason, records);
+            tracing::error!(source = self.name, records, reason, "log records were lost");
+        }
+    }
+
+    pub fn failed(&self, why: &str) {
+        self.health.panicked(&format!("log source {}: {why}", self.name));
+    }
+}
+
+fn staged(kinds: &[StageKind], path: &str, telemetry: &Telemetry) -> Vec<Staged> {
+    let one = |(index, kind): (usize, &StageKind)| {
+        let name = format!("{path}/stages/{index}-{}", kind.name());
+        Staged {
+            stage: kind.build(),
+            unfit: telemetry.count(UNFIT, &[("stage", &name)]),
+            row: telemetry.ledger.row("stage", name),
+        }
+    };
+    kinds.iter().enumerate().map(one).collect()
+}
+
+fn shape(stages: &[Staged], batch: &mut Batch) {
+    for staged in stages {
+        let count = batch.records.len() as u64;
+        staged.row.receive(count);
+        staged.unfit.add(staged.stage.shape(batch).unfit);
+        staged.row.deliver(count);
+    }
+}
+
+/// One sink's task.
+struct Shipper {
+    name: String,
+    sink: Box<dyn Sink>,
+    queue: Rc<Queue>,
+    row: Arc<Row>,
+    batch_max: usize,
+    batch_wait: Duration,
+    delivered: Count,
+    failed: Count,
+    rejected: Count,
+    health: Arc<Health>,
+    phase: PhaseWatch,
+    /// A batch of which only the first records are in the body.
+    current: Option<(Rc<Batch>, usize)>,
+}
+
+/// What is in a body: how many records of which batch, and whether they are its last.
+struct Part {
+    batch: Rc<Batch>,
+    records: u64,
+    complete: bool,
+}
+
+impl Shipper {
+    fn new(
+        plan: &SinkPlan,
+        queue: Rc<Queue>,
+        telemetry: &Telemetry,
+        health: Arc<Health>,
+        phase: PhaseWatch,
+    ) -> Result<Shipper, String> {
+        let count = |end| telemetry.count(ATTEMPTS, &[("sink", plan.name.as_str()), ("result", end)]);
+        Ok(Shipper {
+            name: plan.name.clone(),
+            sink: plan.kind.build()?,
+            row: telemetry.ledger.row("sink", format!("logs/{}", plan.name)),
+            queue,
+            batch_max: plan.batch_max,
+            batch_wait: plan.batch_wait,
+            delivered: count("delivered"),
+            failed: count("failed"),
+            rejected: count("rejected"),
+            health,
+            phase,
+            current: None,
+        })
+    }
+
+    async fn run(mut self) {
+        loop {
+            let parts = self.fill().await;
+            if parts.is_empty() {
+                return;
+            }
+            let delivered = self.deliver().await;
+            let records: u64 = parts.iter().map(|part| part.records).sum();
+            match delivered {
+                Ok(()) => self.row.deliver(records),
+                Err(failure) => {
+                    self.row.drop_records(failure.reason, records);
+                    tracing::error!(
+                        sink = self.name,
+                        records,
+                        reason = failure.reason,
+                        error = failure.text,
+                        "log records were dropped"
+                    );
+                }
+            }
+            self.sink.reset();
+            for part in parts.iter().filter(|part| part.complete) {
+                part.batch.ticket.iter().for_each(|ticket| ticket.done(self.queue.sink));
+            }
+        }
+    }
+
+    /// Puts a body together: full, or as old as `batch_wait`. Empty when nothing more will come.
+    async fn fill(&mut self) -> Vec<Part> {
+        let mut parts: Vec<Part> = Vec::new();
+        let mut until: Option<Instant> = None;
+        while self.sink.size() < self.batch_max {
+            let (batch, first) = match self.current.take() {
+                Some(current) => current,
+                None => match self.next_batch(until).await {
+                    Some(batch) => (batch, 0),
+                    None => break,
+                },
+            };
+            let next = self.sink.encode(&batch, first, self.batch_max);
+            let complete = next >= batch.records.len();
+            parts.push(Part { batch: batch.clone(), records: (next - first) as u64, complete });
+            until.get_or_insert_with(|| Instant::now() + self.batch_wait);
+            if !complete {
+                self.current = Some((batch, next));
+                break;
+            }
+        }
+        parts
+    }
+
+    async fn next_batch(&mut self, until: Option<Instant>) -> Option<Rc<Batch>> {
+        let Some(until) = until else { return self.queue.next().await };
+        if let Some(batch) = self.queue.pop() {
+            return Some(batch);
+        }
+        // A stop does not wait for company.
+        if self.phase.phase() >= Phase::Finish && self.queue.is_closed() {
+            return None;
+        }
+        tokio::select! {
+            batch = self.queue.next() => batch,
+            () = tokio::time::sleep_until(until.into()) => None,
+        }
+    }
+
+    /// Tries until the body is taken, or refused for good.
+    async fn deliver(&mut self) -> Result<(), Failure> {
+        let mut backoff = Backoff::new(RETRY_FIRST, RETRY_MOST);
+        loop {
+            let failure = match self.sink.deliver().await {
+                Ok(()) => {
+                    self.delivered.add(1);
+                    if self.health.recovered(&self.name) {
+                        tracing::info!(sink = self.name, "the log sink takes records again");
+                    }
+                    return Ok(());
+                }
+                Err(failure) if !failure.retry => {
+                    self.rejected.add(1);
+                    return Err(failure);
+                }
+                Err(failure) => failure,
+            };
+            self.failed.add(1);
+            if self.health.fault(&self.name, failure.text.clone()) {
+                tracing::warn!(
+                    sink = self.name,
+                    error = failure.text,
+                    "a delivery failed and is tried again; nothing is lost"
+                );
+            }
+            let pause = failure.wait.unwrap_or_else(|| backoff.next()).min(RETRY_MOST);
+            let stopping = self.phase.phase() >= Phase::Finish;
+            if stopping {
+                tokio::time::sleep(pause.min(RETRY_MOST_STOPPING)).await;
+            } else {
+                tokio::select! {
+                    () = tokio::time::sleep(pause) => {}
+                    _ = self.phase.reached(Phase::Finish) => {}
+                }
+            }
+        }
+    }
+}

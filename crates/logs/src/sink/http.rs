@@ -1,0 +1,125 @@
+//! JSON lines by HTTP POST. In: records. Out: one object a line (`application/x-ndjson`), compressed as asked. Any 2xx is an
+//! acknowledgement.
+
+use super::{ANSWER_MAX, Delivery, Failure, Sink, judge};
+use crate::batch::Batch;
+use crate::encode::Encoder;
+use base::registry::Kind;
+use base::unit::Url;
+use bytes::Bytes;
+use net::{Client, ClientConfig, Request};
+use schemars::JsonSchema;
+use serde::Deserialize;
+use std::io::Write as _;
+
+/// Posts records as JSON lines: one object per record with `message`, `timestamp`, `stream`, `source`, `file` and every field
+/// that a stage set. A 2xx answer acknowledges; 408, 425, 429 and 5xx are tried again with a growing pause; any other answer
+/// drops the batch under `rejected`, with the answer in the log.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// The URL to post to.
+    pub endpoint: Url,
+    /// How bodies are compressed.
+    #[serde(default)]
+    pub compression: Compression,
+    /// Time-outs, headers, authentication and certificates.
+    #[serde(default)]
+    pub client: ClientConfig,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Compression {
+    /// RFC 1952, level 1: most of the gain for a fraction of the cost.
+    #[default]
+    Gzip,
+    /// RFC 8878, level 1.
+    Zstd,
+    /// As it is.
+    None,
+}
+
+impl Kind for Config {
+    const EXAMPLE: &'static str = "http: { endpoint: \"http://127.0.0.1:8686/lines\", compression: gzip }\n";
+}
+
+pub struct Http {
+    client: Client,
+    url: String,
+    compression: Compression,
+    encoder: Encoder,
+    body: Vec<u8>,
+    /// The body as it is sent, made once for all tries.
+    ready: Option<Bytes>,
+}
+
+impl Http {
+    pub fn new(config: &Config) -> Result<Http, String> {
+        Ok(Http {
+            client: Client::new(config.client.clone()).map_err(|error| error.to_string())?,
+            url: config.endpoint.as_str().to_string(),
+            compression: config.compression,
+            encoder: Encoder::default(),
+            body: Vec::new(),
+            ready: None,
+        })
+    }
+}
+
+impl Sink for Http {
+    fn encode(&mut self, batch: &Batch, first: usize, max: usize) -> usize {
+        for (index, record) in batch.records.iter().enumerate().skip(first) {
+            if self.body.len() >= max {
+                return index;
+            }
+            self.encoder.json_line(batch, record, &mut self.body);
+        }
+        batch.records.len()
+    }
+
+    fn size(&self) -> usize {
+        self.body.len()
+    }
+
+    fn deliver(&mut self) -> Delivery<'_> {
+        Box::pin(async {
+            let body = match &self.ready {
+                Some(body) => body.clone(),
+                None => {
+                    let body =
+                        compress(&self.body, self.compression).map_err(|error| Failure::retry(error.to_string()))?;
+                    self.ready.insert(body).clone()
+                }
+            };
+            let mut headers = vec![("content-type", "application/x-ndjson".to_string())];
+            match self.compression {
+                Compression::Gzip => headers.push(("content-encoding", "gzip".into())),
+                Compression::Zstd => headers.push(("content-encoding", "zstd".into())),
+                Compression::None => {}
+            }
+            let request =
+                Request { method: ::http::Method::POST, url: self.url.clone(), headers, body, answer_max: ANSWER_MAX };
+            let response = self.client.send(&request).await.map_err(|error| Failure::retry(error.to_string()))?;
+            judge(&response)
+        })
+    }
+
+    fn reset(&mut self) {
+        self.body = Vec::new();
+        self.ready = None;
+    }
+}
+
+fn compress(body: &[u8], compression: Compression) -> std::io::Result<Bytes> {
+    Ok(match compression {
+        Compression::None => Bytes::copy_from_slice(body),
+        Compression::Zstd => zstd::bulk::compress(body, 1)?.into(),
+        Compression::Gzip => {
+            let mut encoder =
+                flate2::write::GzEncoder::new(Vec::with_capacity(body.len() / 4), flate2::Compression::new(1));
+            encoder.write_all(body)?;
+            encoder.finish()?.into()
+        }
+    })
+}

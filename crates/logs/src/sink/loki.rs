@@ -1,0 +1,294 @@
+//! Grafana Loki's push API: snappy-compressed protobuf (`logproto.PushRequest`, grafana.com/docs/loki, "HTTP API"). In:
+//! records. Out: one stream per stdout, stderr or file, with the configured labels; lines as the app wrote them; what
+//! `set` gave travels as structured metadata. The messages are written by hand: three fields deep, and no copy of a line.
+
+use super::{ANSWER_MAX, Delivery, Failure, Sink, judge};
+use crate::batch::Batch;
+use base::registry::Kind;
+use base::unit::Url;
+use bytes::Bytes;
+use net::{Client, ClientConfig, Request};
+use schemars::JsonSchema;
+use serde::Deserialize;
+use std::collections::BTreeMap;
+
+/// Pushes lines to Grafana Loki. Each source and stream becomes a Loki stream with your `labels` beside `source` and `stream`;
+/// the line is what the app wrote, and fields of `set` go along as structured metadata. 204 acknowledges; 429 and 5xx are
+/// tried again; a 400, as for entries that are too old, drops the batch under `rejected`.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Loki's base URL; `/loki/api/v1/push` is added.
+    pub endpoint: Url,
+    /// Labels of every stream. Keep them few: each combination is a stream of its own in Loki.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// The tenant, sent as X-Scope-OrgID.
+    #[serde(default)]
+    pub tenant: Option<String>,
+    /// Time-outs, headers, authentication and certificates.
+    #[serde(default)]
+    pub client: ClientConfig,
+}
+
+impl Kind for Config {
+    const EXAMPLE: &'static str = "loki: { endpoint: \"http://loki:3100\", labels: { service: orders } }\n";
+}
+
+/// Streams of one body: two per source and one per file, so that more means a body is due.
+const STREAMS_MAX: usize = 64;
+
+pub struct Loki {
+    client: Client,
+    url: String,
+    tenant: Option<String>,
+    labels: BTreeMap<String, String>,
+    /// Labels and encoded entries of each stream in this body.
+    streams: Vec<(String, Vec<u8>)>,
+    size: usize,
+    ready: Option<Bytes>,
+}
+
+impl Loki {
+    pub fn new(config: &Config) -> Result<Loki, String> {
+        Ok(Loki {
+            client: Client::new(config.client.clone()).map_err(|error| error.to_string())?,
+            url: format!("{}/loki/api/v1/push", config.endpoint.as_str().trim_end_matches('/')),
+            tenant: config.tenant.clone(),
+            labels: config.labels.clone(),
+            streams: Vec::new(),
+            size: 0,
+            ready: None,
+        })
+    }
+
+    fn labels_of(&self, batch: &Batch) -> String {
+        let mut labels = self.labels.clone();
+        labels.entry("source".into()).or_insert_with(|| batch.source.to_string());
+        if let Some(stream) = batch.stream.word() {
+            labels.entry("stream".into()).or_insert_with(|| stream.to_string());
+        }
+        if let Some(file) = &batch.file {
+            labels.entry("file".into()).or_insert_with(|| file.to_string());
+        }
+        let pairs: Vec<String> = labels.iter().map(|(name, value)| format!("{name}={value:?}")).collect();
+        format!("{{{}}}", pairs.join(", "))
+    }
+
+    fn stream(&mut self, labels: String) -> Option<&mut Vec<u8>> {
+        let index = match self.streams.iter().position(|(known, _)| *known == labels) {
+            Some(index) => index,
+            None => {
+                self.streams.push((labels, Vec::new()));
+                self.streams.len() - 1
+            }
+        };
+        self.streams.get_mut(index).map(|(_, entries)| entries)
+    }
+
+    fn body(&self) -> Result<Bytes, snap::Error> {
+        let mut message = Vec::with_capacity(self.size + 256);
+        for (labels, entries) in &self.streams {
+            // StreamAdapter: 1 = labels, 2 = entries (already tagged); PushRequest: 1 = streams.
+            let length = field_length(labels.len()) + entries.len();
+            tag(1, length, &mut message);
+            tag(1, labels.len(), &mut message);
+            message.extend_from_slice(labels.as_bytes());
+            message.extend_from_slice(entries);
+        }
+        Ok(snap::raw::Encoder::new().compress_vec(&message)?.into())
+    }
+}
+
+impl Sink for Loki {
+    fn encode(&mut self, batch: &Batch, first: usize, max: usize) -> usize {
+        if self.size >= max || self.streams.len() >= STREAMS_MAX {
+            return first;
+        }
+        let labels = self.labels_of(batch);
+        let metadata = metadata(batch);
+        let before = self.size;
+        let Some(entries) = self.stream(labels) else { return first };
+        let start = entries.len();
+        let mut next = batch.records.len();
+        for (index, record) in batch.records.iter().enumerate().skip(first) {
+            if before + entries.len() - start >= max {
+                next = index;
+                break;
+            }
+            entry(record.time_ns, batch.line(record), &metadata, entries);
+        }
+        self.size = before + entries.len() - start;
+        next
+    }
+
+    fn size(&self) -> usize {
+        self.size
+    }
+
+    fn deliver(&mut self) -> Delivery<'_> {
+        Box::pin(async {
+            let body = match &self.ready {
+                Some(body) => body.clone(),
+                None => {
+                    let body = self.body().map_err(|error| Failure::reject(error.to_string()))?;
+                    self.ready.insert(body).clone()
+                }
+            };
+            let mut headers = vec![("content-type", "application/x-protobuf".to_string())];
+            headers.extend(self.tenant.iter().map(|tenant| ("x-scope-orgid", tenant.clone())));
+            let request =
+                Request { method: ::http::Method::POST, url: self.url.clone(), headers, body, answer_max: ANSWER_MAX };
+            let response = self.client.send(&request).await.map_err(|error| Failure::retry(error.to_string()))?;
+            judge(&response)
+        })
+    }
+
+    fn reset(&mut self) {
+        self.streams.clear();
+        self.size = 0;
+        self.ready = None;
+    }
+}
+
+/// EntryAdapter: 1 = timestamp {1 = seconds, 2 = nanos}, 2 = line, 3 = structuredMetadata {1 = name, 2 = value}.
+fn entry(time_ns: i64, line: &[u8], metadata: &[u8], out: &mut Vec<u8>) {
+    let (seconds, nanos) = (time_ns.div_euclid(1_000_000_000) as u64, time_ns.rem_euclid(1_000_000_000) as u64);
+    let time_length = 1 + varint_length(seconds) + 1 + varint_length(nanos);
+    // protobuf strings are UTF-8, and Loki refuses a whole push for one that is not.
+    let text = String::from_utf8_lossy(line);
+    tag(2, field_length(time_length) + field_length(text.len()) + metadata.len(), out);
+    tag(1, time_length, out);
+    out.push(1 << 3);
+    varint(seconds, out);
+    out.push(2 << 3);
+    varint(nanos, out);
+    tag(2, text.len(), out);
+    out.extend_from_slice(text.as_bytes());
+    out.extend_from_slice(metadata);
+}
+
+/// The same for all records of a batch.
+fn metadata(batch: &Batch) -> Vec<u8> {
+    let mut out = Vec::new();
+    for (name, value) in &batch.common {
+        tag(3, field_length(name.len()) + field_length(value.len()), &mut out);
+        tag(1, name.len(), &mut out);
+        out.extend_from_slice(name.as_bytes());
+        tag(2, value.len(), &mut out);
+        out.extend_from_slice(value.as_bytes());
+    }
+    out
+}
+
+/// The head of a length-delimited field (protobuf.dev, "Encoding"); field numbers here are below 16.
+fn tag(field: u8, length: usize, out: &mut Vec<u8>) {
+    out.push(field << 3 | 2);
+    varint(length as u64, out);
+}
+
+fn field_length(length: usize) -> usize {
+    1 + varint_length(length as u64) + length
+}
+
+fn varint(mut number: u64, out: &mut Vec<u8>) {
+    while number >= 0x80 {
+        out.push(number as u8 | 0x80);
+        number >>= 7;
+    }
+    out.push(number as u8);
+}
+
+fn varint_length(number: u64) -> usize {
+    (64 - (number | 1).leading_zeros() as usize).div_ceil(7)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::batch::Stream;
+    use crate::split::Splitter;
+    use prost::Message as _;
+
+    /// The published messages, as derives, to read what was written by hand.
+    #[derive(prost::Message)]
+    struct PushRequest {
+        #[prost(message, repeated, tag = "1")]
+        streams: Vec<StreamAdapter>,
+    }
+    #[derive(prost::Message)]
+    struct StreamAdapter {
+        #[prost(string, tag = "1")]
+        labels: String,
+        #[prost(message, repeated, tag = "2")]
+        entries: Vec<EntryAdapter>,
+    }
+    #[derive(prost::Message)]
+    struct EntryAdapter {
+        #[prost(message, optional, tag = "1")]
+        timestamp: Option<Timestamp>,
+        #[prost(string, tag = "2")]
+        line: String,
+        #[prost(message, repeated, tag = "3")]
+        metadata: Vec<LabelPair>,
+    }
+    #[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
+    struct Timestamp {
+        #[prost(int64, tag = "1")]
+        seconds: i64,
+        #[prost(int32, tag = "2")]
+        nanos: i32,
+    }
+    #[derive(prost::Message)]
+    struct LabelPair {
+        #[prost(string, tag = "1")]
+        name: String,
+        #[prost(string, tag = "2")]
+        value: String,
+    }
+
+    /// covers: foundation 5
+    #[test]
+    fn what_is_written_by_hand_reads_as_the_published_messages() {
+        let config = Config {
+            endpoint: Url::parse("http://loki:3100/").expect("a URL"),
+            labels: BTreeMap::from([("service".into(), "a\"b".into())]),
+            tenant: None,
+            client: ClientConfig::default(),
+        };
+        let mut loki = Loki::new(&config).expect("a client");
+        assert_eq!(loki.url, "http://loki:3100/loki/api/v1/push");
+        let long = "x".repeat(300);
+        let mut batch = Splitter::new("app".into(), None, Stream::Stderr, 10_000, 0)
+            .take(format!("one\n{long}\n\n").as_bytes())
+            .expect("lines");
+        batch.common.push(("region".into(), "eu".into()));
+        batch.records[0].time_ns = 1_700_000_000_000_000_007;
+        assert_eq!(loki.encode(&batch, 0, 1 << 20), 3);
+        let body = snap::raw::Decoder::new().decompress_vec(&loki.body().expect("compressed")).expect("snappy");
+        let push = PushRequest::decode(body.as_slice()).expect("protobuf");
+        assert_eq!(push.streams.len(), 1);
+        assert_eq!(push.streams[0].labels, r#"{service="a\"b", source="app", stream="stderr"}"#);
+        let lines: Vec<&str> = push.streams[0].entries.iter().map(|entry| entry.line.as_str()).collect();
+        assert_eq!(lines, ["one", &long, ""]);
+        let first = &push.streams[0].entries[0];
+        assert_eq!(first.timestamp, Some(Timestamp { seconds: 1_700_000_000, nanos: 7 }));
+        assert_eq!((first.metadata[0].name.as_str(), first.metadata[0].value.as_str()), ("region", "eu"));
+    }
+
+    /// covers: foundation 5
+    #[test]
+    fn a_body_ends_at_its_bound_and_the_next_goes_on_there() {
+        let config: Config = serde_json::from_str(r#"{"endpoint":"http://loki:3100"}"#).expect("a Config");
+        let mut loki = Loki::new(&config).expect("a client");
+        let text: String = (0..100).map(|n| format!("line {n}\n")).collect();
+        let batch = Splitter::new("app".into(), None, Stream::None, 1000, 0).take(text.as_bytes()).expect("lines");
+        let (mut first, mut bodies) = (0, 0);
+        while first < 100 {
+            first = loki.encode(&batch, first, 200);
+            bodies += 1;
+            loki.reset();
+        }
+        assert!((5..20).contains(&bodies), "{bodies} bodies");
+    }
+}

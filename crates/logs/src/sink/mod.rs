@@ -1,0 +1,129 @@
+//! Where records go. Each sink is one task: it takes batches from its queue, puts a body together, delivers it with retries,
+//! and acknowledges. A kind is one file here and one line in the registry.
+
+pub mod http;
+pub mod loki;
+pub mod file;
+pub mod stdout;
+pub mod blackhole;
+
+use crate::batch::Batch;
+use crate::config::{BatchConfig, BufferConfig};
+use crate::stage::StageEntry;
+use std::future::Future;
+use std::pin::Pin;
+use std::time::Duration;
+
+base::registry! {
+    /// A sink: its kind, and what it shares with every other.
+    pub entry SinkEntry, kind SinkKind {
+        /// JSON lines by HTTP.
+        http => Http(http::Config),
+        /// Grafana Loki.
+        loki => Loki(loki::Config),
+        /// A file, rotated.
+        file => File(file::Config),
+        /// Our own stdout.
+        stdout => Stdout(stdout::Config),
+        /// Nowhere, counted.
+        blackhole => Blackhole(blackhole::Config),
+    } shared {
+        /// The sources whose records it gets; all where left out.
+        #[serde(default)]
+        pub from: Option<Vec<String>>,
+        /// Whether records wait for it. One that is not required never holds anybody back, and loses the oldest first.
+        #[serde(default = "yes")]
+        pub required: bool,
+        /// What waits for it.
+        #[serde(default)]
+        pub buffer: BufferConfig,
+        /// What is sent at a time.
+        #[serde(default)]
+        pub batch: BatchConfig,
+        /// Stages for this sink alone, after those for all.
+        #[serde(default)]
+        pub stages: Vec<StageEntry>,
+    }
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// Why a delivery failed, and what to do about it.
+#[derive(Debug)]
+pub struct Failure {
+    /// Whether trying again can help. If not, the records are dropped under `reason`.
+    pub retry: bool,
+    pub reason: &'static str,
+    pub text: String,
+    /// What the receiver asked us to wait.
+    pub wait: Option<Duration>,
+}
+
+impl Failure {
+    pub fn retry(text: impl Into<String>) -> Failure {
+        Failure { retry: true, reason: "given_up", text: text.into(), wait: None }
+    }
+
+    pub fn reject(text: impl Into<String>) -> Failure {
+        Failure { retry: false, reason: "rejected", text: text.into(), wait: None }
+    }
+}
+
+pub type Delivery<'a> = Pin<Box<dyn Future<Output = Result<(), Failure>> + 'a>>;
+
+/// One receiver. It is given whole runs of records and keeps the body until told that it is no longer needed.
+pub trait Sink {
+    /// Adds records of the batch from `first` on, until the body has `max` bytes; answers the next record.
+    fn encode(&mut self, batch: &Batch, first: usize, max: usize) -> usize;
+    /// The size of the body so far.
+    fn size(&self) -> usize;
+    /// Sends the body; called again with the same body after a failure.
+    fn deliver(&mut self) -> Delivery<'_>;
+    /// Empties the body.
+    fn reset(&mut self);
+}
+
+impl SinkKind {
+    /// Errors name a file or certificate that cannot be used.
+    pub fn build(&self) -> Result<Box<dyn Sink>, String> {
+        Ok(match self {
+            SinkKind::Http(config) => Box::new(http::Http::new(config)?),
+            SinkKind::Loki(config) => Box::new(loki::Loki::new(config)?),
+            SinkKind::File(config) => Box::new(file::FileSink::new(config)),
+            SinkKind::Stdout(config) => Box::new(stdout::Stdout::new(config)),
+            SinkKind::Blackhole(_) => Box::new(blackhole::Blackhole::default()),
+        })
+    }
+}
+
+/// What an answer of an HTTP receiver means for the body: 2xx took it, 408, 425, 429 and 5xx may take it later, anything
+/// else never will (as Loki's and the OTLP/HTTP documents say).
+fn judge(response: &net::Response) -> Result<(), Failure> {
+    let text = || format!("status {}: {}", response.status, response.excerpt());
+    match response.status {
+        200..=299 => Ok(()),
+        408 | 425 | 429 | 500..=599 => Err(Failure { wait: response.retry_after(), ..Failure::retry(text()) }),
+        _ => Err(Failure::reject(text())),
+    }
+}
+
+/// The most that is read of a receiver's answer.
+const ANSWER_MAX: usize = 64 << 10;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use base::fill::Lookup;
+
+    /// covers: foundation 5
+    #[test]
+    fn the_registry_keeps_its_laws() {
+        base::registry::assert_laws(SinkEntry::KINDS, &|text| {
+            base::config::load::<SinkEntry>("example", text, &Lookup::HERE)
+                .map(|_| ())
+                .map_err(|report| report.render())
+        });
+    }
+}

@@ -1,0 +1,70 @@
+//! Our own stdout. In: records. Out: lines. A reader that stops reading makes this sink wait, and nothing else.
+
+use super::file::{Format, encode_lines};
+use super::{Delivery, Failure, Sink};
+use crate::batch::Batch;
+use crate::encode::Encoder;
+use base::registry::Kind;
+use schemars::JsonSchema;
+use serde::Deserialize;
+use std::io::Write as _;
+use std::sync::Arc;
+
+/// Writes records to our own stdout, as for a companion container whose log is collected by the platform. In wrap mode the
+/// app's output is there anyway: this sink would repeat it.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// How a record is written.
+    #[serde(default)]
+    pub format: Format,
+}
+
+impl Kind for Config {
+    const EXAMPLE: &'static str = "stdout: { format: json }\n";
+}
+
+pub struct Stdout {
+    format: Format,
+    encoder: Encoder,
+    body: Arc<Vec<u8>>,
+}
+
+impl Stdout {
+    pub fn new(config: &Config) -> Stdout {
+        Stdout { format: config.format, encoder: Encoder::default(), body: Arc::default() }
+    }
+}
+
+impl Sink for Stdout {
+    fn encode(&mut self, batch: &Batch, first: usize, max: usize) -> usize {
+        encode_lines(self.format, &mut self.encoder, batch, first, max, Arc::make_mut(&mut self.body))
+    }
+
+    fn size(&self) -> usize {
+        self.body.len()
+    }
+
+    fn deliver(&mut self) -> Delivery<'_> {
+        let body = self.body.clone();
+        Box::pin(async move {
+            let write = move || {
+                let mut stdout = std::io::stdout().lock();
+                stdout.write_all(&body).and_then(|()| stdout.flush())
+            };
+            match tokio::task::spawn_blocking(write).await {
+                Ok(Ok(())) => Ok(()),
+                // Nobody reads it any more, and nobody will.
+                Ok(Err(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => {
+                    Err(Failure::reject(error.to_string()))
+                }
+                Ok(Err(error)) => Err(Failure::retry(error.to_string())),
+                Err(error) => Err(Failure::retry(error.to_string())),
+            }
+        })
+    }
+
+    fn reset(&mut self) {
+        self.body = Arc::default();
+    }
+}

@@ -1,0 +1,48 @@
+//! Where log records come from. Each source is one task that reads when the sinks have room, and hands batches to the
+//! pipeline. A kind is one file here and one line in the registry.
+
+pub mod stdio;
+pub mod file;
+pub mod proxy;
+
+use crate::stage::StageEntry;
+
+base::registry! {
+    /// A source: its kind, and what it shares with every other.
+    pub entry SourceEntry, kind SourceKind {
+        /// The app's stdout and stderr.
+        stdio => Stdio(stdio::Config),
+        /// Files that the app writes.
+        file => File(file::Config),
+        /// A record per request that went through the proxy.
+        proxy => Proxy(proxy::Config),
+    } shared {
+        /// Stages for this source alone, before those for all.
+        #[serde(default)]
+        pub stages: Vec<StageEntry>,
+    }
+}
+
+/// The longest line, where nothing else is said.
+pub(crate) fn line_max() -> base::unit::ByteSize {
+    base::unit::ByteSize(256 << 10)
+}
+
+/// How much is read at a time.
+pub(crate) const CHUNK: usize = 256 << 10;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use base::fill::Lookup;
+
+    /// covers: foundation 5
+    #[test]
+    fn the_registry_keeps_its_laws() {
+        base::registry::assert_laws(SourceEntry::KINDS, &|text| {
+            base::config::load::<SourceEntry>("example", text, &Lookup::HERE)
+                .map(|_| ())
+                .map_err(|report| report.render())
+        });
+    }
+}

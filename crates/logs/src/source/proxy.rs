@@ -1,0 +1,62 @@
+//! Access records of the proxy. In: batches from the feed, one JSON object a line. Out: the same as parsed records. They
+//! live in memory until delivered: a request is never held up for its own record.
+
+use crate::batch::{Batch, Stream};
+use crate::run::Pipeline;
+use crate::split::Splitter;
+use crate::stage::parse::parse_json;
+use base::feed::{AccessBatch, FeedReceiver};
+use base::registry::Kind;
+use base::subsystem::{Phase, PhaseWatch};
+use schemars::JsonSchema;
+use serde::Deserialize;
+use std::rc::Rc;
+
+/// A record for each request that went through the proxy: listener, cluster, method, path without its query, status,
+/// duration, bytes and endpoint. When the logs cannot keep up, records are refused and counted under `feed_full`; a request
+/// never waits.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Config {}
+
+impl Kind for Config {
+    const EXAMPLE: &'static str = "proxy: {}\n";
+}
+
+/// What may wait between the proxy and the logs.
+pub const FEED_MAX: usize = 16 << 20;
+
+/// A record of the proxy is shorter than its path's bound and a few words.
+const LINE_MAX: usize = 16 << 10;
+
+pub async fn run(mut feed: FeedReceiver<AccessBatch>, pipeline: Rc<Pipeline>, mut phase: PhaseWatch) {
+    loop {
+        let item = tokio::select! {
+            item = feed.next() => item,
+            _ = phase.reached(Phase::Finish) => break,
+        };
+        pipeline.lost("feed_full", feed.take_refused());
+        match item {
+            Some(item) => push(item, &pipeline).await,
+            None => return,
+        }
+    }
+    while let Some(item) = feed.try_next() {
+        push(item, &pipeline).await;
+    }
+    pipeline.lost("feed_full", feed.take_refused());
+}
+
+async fn push(item: AccessBatch, pipeline: &Pipeline) {
+    let mut splitter = Splitter::new(pipeline.name().into(), None, Stream::None, LINE_MAX, 0);
+    if let Some(mut batch) = splitter.take(&item.lines) {
+        parse(&mut batch);
+        pipeline.push_untracked(batch).await;
+    }
+}
+
+fn parse(batch: &mut Batch) {
+    for index in 0..batch.records.len() {
+        parse_json(batch, index);
+    }
+}

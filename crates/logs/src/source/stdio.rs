@@ -1,0 +1,232 @@
+//! The app's output, read from the capture rings. In: bytes that the supervisor wrote. Out: batches of lines. The rings
+//! outlive a killed worker, and keep how far each sink has acknowledged; a ring that overflowed tells how many lines went.
+
+use super::file::Tail;
+use super::{CHUNK, line_max};
+use crate::batch::Stream;
+use crate::checkpoint::{Checkpoints, FileId};
+use crate::run::Pipeline;
+use crate::split::Splitter;
+use crate::track::Track;
+use base::registry::Kind;
+use base::state::StateDir;
+use base::subsystem::{Phase, PhaseWatch};
+use base::unit::ByteSize;
+use schemars::JsonSchema;
+use serde::Deserialize;
+use std::cell::Cell;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::time::Duration;
+use sys::ring::Ring;
+use tokio::net::unix::pipe;
+use tokio::sync::Notify;
+
+/// Reads what the wrapped app writes to stdout and stderr, line by line, while it still reaches our own stdout and stderr
+/// unchanged. Works in wrap mode only (`outrigger run -- command`). Each stream has a bounded ring in memory: when no sink
+/// takes lines for so long that it is full, the oldest go, counted under `overwritten`.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// The memory of each of the two rings. Used only as far as lines wait.
+    #[serde(default = "buffer")]
+    pub buffer: ByteSize,
+    /// A longer line keeps its beginning.
+    #[serde(default = "line_max")]
+    pub line_max: ByteSize,
+}
+
+impl Kind for Config {
+    const EXAMPLE: &'static str = "stdio: {}\n";
+}
+
+fn buffer() -> ByteSize {
+    ByteSize::mib(16)
+}
+
+/// What one stream's reader needs.
+pub struct Shared {
+    pub ring: Ring,
+    pub stream: Stream,
+    pub wake: Rc<Wake>,
+    pub config: Config,
+    pub checkpoints: Checkpoints,
+    pub left: Leftover,
+}
+
+/// The supervisor's signal that the rings have more: a pipe, read by one task that tells the readers of both streams.
+pub struct Wake {
+    pipe: pipe::Receiver,
+    bell: Notify,
+}
+
+impl Wake {
+    pub fn new(fd: OwnedFd) -> io::Result<Rc<Wake>> {
+        Ok(Rc::new(Wake { pipe: pipe::Receiver::from_owned_fd(fd)?, bell: Notify::new() }))
+    }
+
+    pub async fn ring(self: Rc<Wake>) {
+        let mut seen = [0u8; 256];
+        while self.pipe.readable().await.is_ok() {
+            while matches!(self.pipe.try_read(&mut seen), Ok(count) if count == seen.len()) {}
+            self.bell.notify_waiters();
+        }
+    }
+}
+
+/// Reads one stream until it has ended, or the stop order says that nothing more will come.
+pub async fn run(shared: Shared, pipeline: Rc<Pipeline>, mut phase: PhaseWatch) {
+    let Shared { ring, stream, wake, config, .. } = &shared;
+    shared.left.replay(&shared, &pipeline).await;
+    let sinks: Vec<(usize, String)> =
+        pipeline.sinks().map(|(index, sink)| (index, slot_name(pipeline.name(), sink))).collect();
+    let known: Vec<Option<u64>> = sinks.iter().map(|(_, sink)| ring.acknowledged(sink)).collect();
+    // A sink without a position is new to a worker that was replaced: it begins where the most advanced one stands.
+    let newest = known.iter().flatten().copied().max().unwrap_or(0);
+    let mut starts = vec![0; pipeline.sink_count()];
+    for ((index, _), known) in sinks.iter().zip(&known) {
+        if let Some(start) = starts.get_mut(*index) {
+            *start = known.unwrap_or(newest);
+        }
+    }
+    let mut position = known.iter().map(|known| known.unwrap_or(newest)).min().unwrap_or(ring.head());
+    let track = track(ring, &sinks, &starts);
+    let mut splitter = Splitter::new(pipeline.name().into(), None, *stream, config.line_max.as_usize(), position);
+    let read_before = ring.read_to();
+    let mut chunk = vec![0u8; CHUNK];
+    let mut lossy = false;
+    loop {
+        let bell = wake.bell.notified();
+        let mut bell = std::pin::pin!(bell);
+        bell.as_mut().enable();
+        let Ok(read) = ring.read(&mut position, &mut chunk) else {
+            return pipeline.failed("the capture ring cannot be read");
+        };
+        let bytes = chunk.get(..read.bytes).unwrap_or(&[]);
+        let start = position - bytes.len() as u64;
+        if read.lost > 0 {
+            lossy = true;
+            splitter.jump(start);
+        }
+        note_first_reading(ring, start, bytes);
+        if let Some(batch) = splitter.take(bytes) {
+            pipeline.push(batch, &track, read_before).await;
+        }
+        if !bytes.is_empty() {
+            continue;
+        }
+        if lossy && let Some(lines) = ring.take_lines_lost() {
+            pipeline.lost("overwritten", lines);
+            lossy = false;
+        }
+        let over = ring.is_closed() && position == ring.head();
+        if over {
+            if let Some(batch) = splitter.finish() {
+                pipeline.push(batch, &track, read_before).await;
+            }
+            return;
+        }
+        tokio::select! {
+            () = bell => {}
+            _ = phase.reached(Phase::Close) => return,
+        }
+    }
+}
+
+/// Counts newlines of what no worker has read before.
+fn note_first_reading(ring: &Ring, start: u64, bytes: &[u8]) {
+    let known = ring.read_to().saturating_sub(start).min(bytes.len() as u64) as usize;
+    let new = bytes.get(known..).unwrap_or(&[]);
+    let newlines = memchr::memchr_iter(b'\n', new).count() as u64;
+    ring.note_read(start + bytes.len() as u64, newlines);
+}
+
+fn slot_name(source: &str, sink: &str) -> String {
+    format!("{source}/{sink}")
+}
+
+fn track(ring: &Ring, sinks: &[(usize, String)], starts: &[u64]) -> Rc<Track> {
+    for (index, sink) in sinks {
+        // More sinks than places: those beyond begin at the newest position after a worker was replaced.
+        ring.acknowledge(sink, starts.get(*index).copied().unwrap_or(0));
+    }
+    let (ring, sinks) = (ring.clone(), sinks.to_vec());
+    let least = move |ring: &Ring, sinks: &[(usize, String)]| {
+        sinks.iter().filter_map(|(_, name)| ring.acknowledged(name)).min()
+    };
+    let released = Cell::new(least(&ring, &sinks).unwrap_or(0));
+    let on_progress = move |sink: usize, offset: u64| {
+        if let Some((_, name)) = sinks.iter().find(|(index, _)| *index == sink) {
+            ring.acknowledge(name, offset.min(ring.head()));
+        }
+        released.set(ring.release(released.get(), least(&ring, &sinks).unwrap_or(0)));
+    };
+    Track::new(starts, Box::new(on_progress))
+}
+
+/// What the app wrote and no required sink had taken when we had to stop: kept in the state directory, and read first after
+/// the next start. Bound: the capacity of the ring, each time.
+#[derive(Clone)]
+pub struct Leftover {
+    path: Option<PathBuf>,
+}
+
+impl Leftover {
+    pub fn new(state: &StateDir, source: &str, stream: Stream) -> Leftover {
+        Leftover { path: state.path(&format!("logs.{source}.{}.left", stream.word().unwrap_or("none"))) }
+    }
+
+    /// Appends what the slowest required sink has not acknowledged.
+    pub fn keep(&self, ring: &Ring, source: &str, required: &[String]) -> io::Result<()> {
+        let least = required.iter().map(|sink| ring.acknowledged(&slot_name(source, sink)).unwrap_or(0)).min();
+        let mut position = least.unwrap_or(ring.head());
+        if position >= ring.head() {
+            return Ok(());
+        }
+        let Some(path) = &self.path else { return Err(io::Error::other("there is no state directory")) };
+        let mut file = OpenOptions::new().create(true).append(true).open(path)?;
+        let mut chunk = vec![0u8; CHUNK];
+        loop {
+            let read = ring.read(&mut position, &mut chunk)?;
+            if read.bytes == 0 {
+                return file.sync_data();
+            }
+            file.write_all(chunk.get(..read.bytes).unwrap_or(&[]))?;
+        }
+    }
+
+    /// Reads what an earlier run has kept, and removes the file once every sink has it.
+    async fn replay(&self, shared: &Shared, pipeline: &Rc<Pipeline>) {
+        let Some(path) = self.path.clone() else { return };
+        let Ok(file) = File::open(&path) else { return };
+        let Ok(meta) = file.metadata() else { return };
+        let (id, size) = (FileId { device: meta.dev(), inode: meta.ino() }, meta.len());
+        let checkpoints = &shared.checkpoints;
+        let tail =
+            Tail::over(path.clone(), id, file, pipeline, checkpoints, shared.config.line_max, shared.stream, false);
+        let Ok(tail) = tail else { return };
+        let mut chunk = vec![0u8; CHUNK];
+        while tail.read(pipeline, &mut chunk).await {}
+        tail.finish(pipeline).await;
+        tracing::info!(
+            source = pipeline.name(),
+            bytes = size,
+            "lines that an earlier run could not deliver are on their way"
+        );
+        while !tail.acknowledged(size) {
+            tokio::time::sleep(REPLAY_LOOK).await;
+        }
+        checkpoints.forget(pipeline.name(), id);
+        // A file that cannot be removed is delivered again: better twice than never.
+        if let Err(error) = std::fs::remove_file(&path) {
+            tracing::warn!(%error, file = %path.display(), "a delivered leftover cannot be removed");
+        }
+    }
+}
+
+/// How often a replayed leftover is asked whether it has been delivered.
+const REPLAY_LOOK: Duration = Duration::from_millis(50);

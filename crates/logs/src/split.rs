@@ -1,0 +1,191 @@
+//! From bytes to records: lines, however the reads cut them. In: chunks of one stream with their offsets. Out: batches of
+//! whole lines. Bound: a line has at most `line_max` bytes; a longer one keeps its beginning, is marked and counted.
+
+use crate::batch::{Batch, Record, Stream};
+use bytes::Bytes;
+use std::rc::Rc;
+use std::time::SystemTime;
+
+pub struct Splitter {
+    source: Rc<str>,
+    pub file: Option<Rc<str>>,
+    stream: Stream,
+    line_max: usize,
+    /// The beginning of a line whose end has not come yet.
+    carry: Vec<u8>,
+    /// The offset of the carry's first byte; with an empty carry, of the next byte.
+    base: u64,
+    /// The tail of a line that was too long is being passed over.
+    skipping: bool,
+}
+
+impl Splitter {
+    pub fn new(source: Rc<str>, file: Option<Rc<str>>, stream: Stream, line_max: usize, base: u64) -> Splitter {
+        Splitter { source, file, stream, line_max: line_max.max(1), carry: Vec::new(), base, skipping: false }
+    }
+
+    /// Bytes before `base` were lost: what was carried belongs to a line without an end.
+    pub fn jump(&mut self, base: u64) {
+        self.carry.clear();
+        self.base = base;
+        self.skipping = true;
+    }
+
+    /// Takes the next bytes; answers the lines that are now whole, if any.
+    pub fn take(&mut self, chunk: &[u8]) -> Option<Batch> {
+        let chunk = self.skip(chunk)?;
+        let Some(last) = memchr::memrchr(b'\n', chunk) else {
+            self.carry.extend_from_slice(chunk);
+            return self.overlong();
+        };
+        let mut bytes = std::mem::take(&mut self.carry);
+        bytes.reserve_exact(last + 1);
+        bytes.extend_from_slice(chunk.get(..=last).unwrap_or(&[]));
+        self.carry.extend_from_slice(chunk.get(last + 1..).unwrap_or(&[]));
+        let base = self.base;
+        self.base += bytes.len() as u64;
+        let mut records = Vec::with_capacity(bytes.len() / 128 + 1);
+        let (now, mut start) = (now_ns(), 0);
+        for end in memchr::memchr_iter(b'\n', &bytes) {
+            let record = self.record(start, end, now);
+            records.push(record);
+            start = end + 1;
+        }
+        Some(self.batch(Bytes::from(bytes), base, records))
+    }
+
+    /// The end of the stream: a last line without a newline is a line too.
+    pub fn finish(&mut self) -> Option<Batch> {
+        if self.carry.is_empty() || self.skipping {
+            return None;
+        }
+        let bytes = Bytes::from(std::mem::take(&mut self.carry));
+        let (base, record) = (self.base, self.record(0, bytes.len(), now_ns()));
+        self.base += bytes.len() as u64;
+        Some(self.batch(bytes, base, vec![record]))
+    }
+
+    /// While the tail of an overlong line is passed over: what follows its newline.
+    fn skip<'c>(&mut self, chunk: &'c [u8]) -> Option<&'c [u8]> {
+        if !self.skipping {
+            return (!chunk.is_empty()).then_some(chunk);
+        }
+        let rest = match memchr::memchr(b'\n', chunk) {
+            Some(end) => {
+                self.skipping = false;
+                self.base += end as u64 + 1;
+                chunk.get(end + 1..).unwrap_or(&[])
+            }
+            None => {
+                self.base += chunk.len() as u64;
+                &[]
+            }
+        };
+        (!rest.is_empty()).then_some(rest)
+    }
+
+    /// A line that passes the bound before its end came is delivered now, cut.
+    fn overlong(&mut self) -> Option<Batch> {
+        if self.carry.len() <= self.line_max {
+            return None;
+        }
+        let whole = std::mem::take(&mut self.carry);
+        let base = self.base;
+        self.base += whole.len() as u64;
+        self.skipping = true;
+        let mut record = self.record(0, whole.len(), now_ns());
+        record.truncated = true;
+        Some(self.batch(Bytes::from(whole), base, vec![record]))
+    }
+
+    fn record(&self, start: usize, end: usize, time_ns: i64) -> Record {
+        let kept = (end - start).min(self.line_max);
+        Record {
+            start: start as u32,
+            end: (start + kept) as u32,
+            time_ns,
+            fields_start: 0,
+            fields_end: 0,
+            parsed: false,
+            truncated: kept < end - start,
+        }
+    }
+
+    fn batch(&self, bytes: Bytes, base: u64, records: Vec<Record>) -> Batch {
+        Batch {
+            bytes,
+            base,
+            records,
+            fields: Vec::new(),
+            common: Vec::new(),
+            source: self.source.clone(),
+            file: self.file.clone(),
+            stream: self.stream,
+            ticket: None,
+        }
+    }
+}
+
+pub fn now_ns() -> i64 {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(now.as_nanos()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Cuts the text into pieces of every size, and answers the lines that all ways agree on.
+    fn check(text: &str, line_max: usize, expect: &[&str]) {
+        for size in 1..=text.len().max(1) {
+            let mut splitter = Splitter::new("s".into(), None, Stream::None, line_max, 1000);
+            let mut lines = Vec::new();
+            let mut collect = |batch: Option<Batch>| {
+                if let Some(batch) = batch {
+                    for record in &batch.records {
+                        lines.push(String::from_utf8_lossy(batch.line(record)).into_owned());
+                        let at = (batch.base + u64::from(record.start) - 1000) as usize;
+                        assert_eq!(
+                            &text.as_bytes()[at..at + batch.line(record).len()],
+                            batch.line(record),
+                            "offsets hold"
+                        );
+                    }
+                }
+            };
+            text.as_bytes().chunks(size).for_each(|chunk| collect(splitter.take(chunk)));
+            collect(splitter.finish());
+            assert_eq!(lines, expect, "{text:?} in pieces of {size}");
+        }
+    }
+
+    /// covers: foundation 5
+    #[test]
+    fn lines_are_the_same_however_the_reads_cut_them() {
+        check("one\ntwo\n", 100, &["one", "two"]);
+        check("one\n\nlast without end", 100, &["one", "", "last without end"]);
+        check("", 100, &[]);
+        check("\n", 100, &[""]);
+    }
+
+    /// covers: foundation 5
+    #[test]
+    fn a_line_over_the_bound_is_cut_and_its_neighbours_are_whole() {
+        for size in [1, 3, 1000] {
+            let text = format!("before\n{}\nafter\n", "x".repeat(50));
+            let mut splitter = Splitter::new("s".into(), None, Stream::None, 10, 0);
+            let batches: Vec<Batch> = text.as_bytes().chunks(size).filter_map(|chunk| splitter.take(chunk)).collect();
+            let lines: Vec<(String, bool)> = batches
+                .iter()
+                .flat_map(|batch| {
+                    batch.records.iter().map(|r| (String::from_utf8_lossy(batch.line(r)).into_owned(), r.truncated))
+                })
+                .collect();
+            assert_eq!(
+                lines,
+                [("before".into(), false), ("x".repeat(10), true), ("after".into(), false)],
+                "pieces of {size}"
+            );
+        }
+    }
+}

@@ -1,0 +1,61 @@
+//! What is done to records on their way. In: a batch. Out: the same batch, with fields set. Stages work on whole batches and
+//! allocate per batch, not per record. A kind is one file here and one line in the registry.
+
+pub mod parse;
+pub mod set;
+
+use crate::batch::Batch;
+
+base::registry! {
+    /// A stage: its kind is its only key.
+    pub entry StageEntry, kind StageKind {
+        /// Reads the line as a format and makes its fields the record's.
+        parse => Parse(parse::Config),
+        /// Sets fields to fixed values.
+        set => Set(set::Config),
+    } shared {}
+}
+
+/// What a stage did with a batch's records.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Shaped {
+    /// Records that were left as they were, since the stage did not fit them.
+    pub unfit: u64,
+}
+
+/// Shapes whole batches.
+pub trait Stage {
+    fn shape(&self, batch: &mut Batch) -> Shaped;
+}
+
+impl StageKind {
+    pub fn build(&self) -> Box<dyn Stage> {
+        match self {
+            StageKind::Parse(config) => Box::new(parse::Parse::new(config)),
+            StageKind::Set(config) => Box::new(set::Set::new(config)),
+        }
+    }
+
+    pub fn name(&self) -> &'static str {
+        match self {
+            StageKind::Parse(_) => "parse",
+            StageKind::Set(_) => "set",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use base::fill::Lookup;
+
+    /// covers: foundation 5
+    #[test]
+    fn the_registry_keeps_its_laws() {
+        base::registry::assert_laws(StageEntry::KINDS, &|text| {
+            base::config::load::<StageEntry>("example", text, &Lookup::HERE)
+                .map(|_| ())
+                .map_err(|report| report.render())
+        });
+    }
+}

@@ -1,0 +1,228 @@
+//! Reads lines as JSON. In: lines. Out: fields as ranges over the same bytes; the timestamp lifted into the record. A line
+//! that is no JSON object stays a plain message and is counted, never dropped. Bounds: `FIELDS_MAX` fields of a record;
+//! serde_json's own depth limit of 128.
+
+use super::{Shaped, Stage};
+use crate::batch::{Batch, Field, FieldValue, Key};
+use base::registry::Kind;
+use schemars::JsonSchema;
+use serde::Deserialize;
+use serde::de::{Deserializer, MapAccess, Visitor};
+use serde_json::value::RawValue;
+use std::borrow::Cow;
+use std::fmt;
+
+/// Reads each line as a format, and makes its fields the record's own. With `json: {}` a line that is one JSON object gives
+/// its top-level fields; nested values stay as they are. `timestamp`, `time`, `ts` and `@timestamp` set the record's time
+/// (RFC 3339, or seconds or milliseconds since the epoch). A line that does not fit stays a plain message.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// One JSON object a line (RFC 8259).
+    pub json: Json,
+}
+
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Json {}
+
+impl Kind for Config {
+    const EXAMPLE: &'static str = "parse: { json: {} }\n";
+}
+
+/// More top-level fields than that make a line a plain message.
+pub const FIELDS_MAX: usize = 512;
+
+pub struct Parse {}
+
+impl Parse {
+    pub fn new(config: &Config) -> Parse {
+        let Json {} = config.json;
+        Parse {}
+    }
+}
+
+impl Stage for Parse {
+    fn shape(&self, batch: &mut Batch) -> Shaped {
+        let mut shaped = Shaped::default();
+        for index in 0..batch.records.len() {
+            if !parse_json(batch, index) {
+                shaped.unfit += 1;
+            }
+        }
+        shaped
+    }
+}
+
+/// Parses one record; false leaves it as it was.
+pub fn parse_json(batch: &mut Batch, index: usize) -> bool {
+    let Some(mut record) = batch.records.get(index).copied() else { return false };
+    if record.parsed || record.truncated {
+        return record.parsed;
+    }
+    let (bytes, first) = (batch.bytes.clone(), batch.fields.len());
+    let line = bytes.get(record.start as usize..record.end as usize).unwrap_or(&[]);
+    if line.trim_ascii_start().first() != Some(&b'{') {
+        return false;
+    }
+    let mut scan = Scan { base: bytes.as_ptr() as usize, fields: &mut batch.fields, time_ns: None };
+    let mut reader = serde_json::Deserializer::from_slice(line);
+    let fits = reader.deserialize_map(&mut scan).is_ok() && reader.end().is_ok();
+    let time_ns = scan.time_ns;
+    if !fits {
+        batch.fields.truncate(first);
+        return false;
+    }
+    record.parsed = true;
+    record.fields_start = first as u32;
+    record.fields_end = batch.fields.len() as u32;
+    record.time_ns = time_ns.unwrap_or(record.time_ns);
+    if let Some(place) = batch.records.get_mut(index) {
+        *place = record;
+    }
+    true
+}
+
+/// Collects the ranges of keys and values without building them.
+struct Scan<'a> {
+    base: usize,
+    fields: &'a mut Vec<Field>,
+    time_ns: Option<i64>,
+}
+
+impl<'de> Visitor<'de> for &mut Scan<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        let first = self.fields.len();
+        while let Some(key) = map.next_key::<Text<'de>>()? {
+            let value: &'de RawValue = map.next_value()?;
+            if self.fields.len() - first >= FIELDS_MAX {
+                return Err(serde::de::Error::custom("too many fields"));
+            }
+            if is_time_key(&key.0) && self.time_ns.is_none() {
+                self.time_ns = read_time(value.get());
+                if self.time_ns.is_some() {
+                    continue;
+                }
+            }
+            let key = match key.0 {
+                Cow::Borrowed(text) => self.span(text, Key::Span),
+                Cow::Owned(text) => Key::Name(text.into()),
+            };
+            let value = self.span(value.get(), FieldValue::Json);
+            self.fields.push(Field { key, value });
+        }
+        Ok(())
+    }
+}
+
+impl Scan<'_> {
+    fn span<T>(&self, text: &str, make: fn(u32, u32) -> T) -> T {
+        let start = (text.as_ptr() as usize).saturating_sub(self.base);
+        make(start as u32, (start + text.len()) as u32)
+    }
+}
+
+/// A key, borrowed where it has no escapes.
+struct Text<'de>(Cow<'de, str>);
+
+impl<'de> Deserialize<'de> for Text<'de> {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Borrow;
+        impl<'de> Visitor<'de> for Borrow {
+            type Value = Text<'de>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string")
+            }
+            fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Text<'de>, E> {
+                Ok(Text(Cow::Borrowed(text)))
+            }
+            fn visit_str<E>(self, text: &str) -> Result<Text<'de>, E> {
+                Ok(Text(Cow::Owned(text.to_string())))
+            }
+        }
+        from.deserialize_str(Borrow)
+    }
+}
+
+pub fn is_time_key(key: &str) -> bool {
+    matches!(key, "timestamp" | "time" | "ts" | "@timestamp" | "time_ms")
+}
+
+/// RFC 3339 text, or a number: seconds, or milliseconds where it is too large for seconds.
+fn read_time(json: &str) -> Option<i64> {
+    if let Some(text) = json.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')) {
+        let time: jiff::Timestamp = text.parse().ok()?;
+        return i64::try_from(time.as_nanosecond()).ok();
+    }
+    let number: f64 = json.parse().ok()?;
+    let seconds = if number.abs() >= 1e11 { number / 1e3 } else { number };
+    (seconds > 0.0 && seconds < 9e9).then_some((seconds * 1e9) as i64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::batch::Stream;
+    use crate::split::Splitter;
+
+    fn parsed(line: &str) -> (Batch, bool) {
+        let mut batch = Splitter::new("s".into(), None, Stream::None, 10_000, 0)
+            .take(format!("{line}\n").as_bytes())
+            .expect("a line");
+        let fits = parse_json(&mut batch, 0);
+        (batch, fits)
+    }
+
+    fn check(line: &str, expect: &[(&str, &str)], time_ns: Option<i64>) {
+        let (batch, fits) = parsed(line);
+        assert!(fits, "{line}");
+        let record = batch.records[0];
+        let fields: Vec<(String, String)> = batch
+            .fields_of(&record)
+            .iter()
+            .map(|field| {
+                let FieldValue::Json(start, end) = field.value else { panic!("a JSON value") };
+                let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+                (text(batch.key(field)), text(batch.slice(start, end)))
+            })
+            .collect();
+        let fields: Vec<(&str, &str)> = fields.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
+        assert_eq!(fields, expect);
+        if let Some(time_ns) = time_ns {
+            assert_eq!(record.time_ns, time_ns);
+        }
+    }
+
+    /// covers: foundation 5
+    #[test]
+    fn fields_are_ranges_of_the_line_and_the_time_is_lifted() {
+        check(
+            r#"{"level":"info","n":1.50,"o":{"a":[1]}}"#,
+            &[("level", "\"info\""), ("n", "1.50"), ("o", r#"{"a":[1]}"#)],
+            None,
+        );
+        check(r#"{"ts":1700000000.5,"m":"x"}"#, &[("m", "\"x\"")], Some(1_700_000_000_500_000_000));
+        check(r#"{"time":"2023-11-14T22:13:20Z"}"#, &[], Some(1_700_000_000_000_000_000));
+        check(r#"{"time_ms":1700000000500}"#, &[], Some(1_700_000_000_500_000_000));
+        check(r#"{"time":"noon"}"#, &[("time", "\"noon\"")], None);
+        check(r#"{"a\nb":1}"#, &[("a\nb", "1")], None);
+        check("{}", &[], None);
+    }
+
+    /// covers: foundation 5
+    #[test]
+    fn what_is_no_object_stays_a_plain_message() {
+        for line in ["plain", "[1]", "{\"a\":1", "{\"a\":1} tail", "{\"a\":}", "", "\"text\""] {
+            let (batch, fits) = parsed(line);
+            assert!(!fits && batch.fields.is_empty() && !batch.records[0].parsed, "{line}");
+        }
+        let many = (0..=FIELDS_MAX).map(|n| format!("\"k{n}\":1")).collect::<Vec<_>>().join(",");
+        assert!(!parsed(&format!("{{{many}}}")).1);
+    }
+}

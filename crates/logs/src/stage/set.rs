@@ -1,0 +1,39 @@
+//! Sets fields of every record to fixed values. In: batches. Out: the same, with the values noted once per batch.
+
+use super::{Shaped, Stage};
+use crate::batch::Batch;
+use base::registry::Kind;
+use schemars::JsonSchema;
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+/// Gives every record the same fields, such as the name of the service. A field of that name which the record has already
+/// is replaced. To take a value from the environment write `${NAME}`.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(transparent)]
+pub struct Config(BTreeMap<String, String>);
+
+impl Kind for Config {
+    const EXAMPLE: &'static str = "set: { service: orders, region: eu }\n";
+}
+
+pub struct Set {
+    fields: Vec<(Rc<str>, Rc<str>)>,
+}
+
+impl Set {
+    pub fn new(config: &Config) -> Set {
+        Set { fields: config.0.iter().map(|(name, value)| (name.as_str().into(), value.as_str().into())).collect() }
+    }
+}
+
+impl Stage for Set {
+    fn shape(&self, batch: &mut Batch) -> Shaped {
+        for (name, value) in &self.fields {
+            batch.common.retain(|(known, _)| known != name);
+            batch.common.push((name.clone(), value.clone()));
+        }
+        Shaped::default()
+    }
+}

@@ -1,0 +1,62 @@
+//! From the Config to a Plan that cannot be wrong.
+
+use crate::config::Config;
+use crate::sink::SinkKind;
+use crate::source::SourceKind;
+use base::diag::Diagnostic;
+use base::tree::Node;
+use std::time::Duration;
+
+pub struct Plan {
+    pub sources: Vec<SourcePlan>,
+    pub sinks: Vec<(String, SinkKind)>,
+}
+
+pub struct SourcePlan {
+    pub name: String,
+    pub kind: SourceKind,
+    pub every: Duration,
+}
+
+/// A source that is asked more often than this would cost more than it tells.
+const EVERY_MIN: Duration = Duration::from_millis(100);
+
+impl Plan {
+    /// Checks what the schema cannot. `root` is the tree of the `metrics` section.
+    pub fn new(config: &Config, wrapped: bool, proxied: bool, root: &Node) -> Result<Plan, Vec<Diagnostic>> {
+        let mut findings = Vec::new();
+        let mut sources = Vec::new();
+        for (name, entry) in &config.sources {
+            let Some(kind) = entry.kind() else { continue };
+            let place = |key: &str| root.at(&["sources", name, key]).place;
+            match &kind {
+                SourceKind::Process(_) if !wrapped => findings.push(
+                    Diagnostic::error(
+                        place("process"),
+                        format!("the source `{name}` reads the process of a wrapped app, and there is none"),
+                    )
+                    .help("set app.command, or run `outrigger run -- command`"),
+                ),
+                SourceKind::Proxy(_) if !proxied => findings.push(
+                    Diagnostic::error(
+                        place("proxy"),
+                        format!("the source `{name}` counts requests, and there is no proxy"),
+                    )
+                    .help("add a `proxy` section, or remove this source"),
+                ),
+                _ => {}
+            }
+            let every = kind.every();
+            if every < EVERY_MIN {
+                let key = root.at(&["sources", name]).place;
+                findings.push(Diagnostic::error(key, format!("`every` of `{name}` is shorter than 100ms")));
+            }
+            sources.push(SourcePlan { name: name.clone(), kind, every });
+        }
+        if !findings.is_empty() {
+            return Err(findings);
+        }
+        let sinks = config.sinks.iter().filter_map(|(name, entry)| Some((name.clone(), entry.kind()?)));
+        Ok(Plan { sources, sinks: sinks.collect() })
+    }
+}

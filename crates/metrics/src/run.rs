@@ -1,0 +1,204 @@
+//! The way of a sample, readable here: source → snapshot → sinks.
+//!
+//! ```text
+//! collector → source::Source::collect → text::parse / series::snapshot_of → Sources::set → sink::prometheus::page
+//!                                                                         ↘ RemoteWrite::push → RemoteWrite::send
+//! ```
+//!
+//! Runs on the worker's main thread. In: a Plan. Out: health, ledger rows (in samples). Bounds: a source is asked once at a
+//! time; each sink has its own.
+
+use crate::plan::{Plan, SourcePlan};
+use crate::series::Snapshot;
+use crate::sink::remote_write::RemoteWrite;
+use crate::sink::{SinkKind, prometheus};
+use crate::source::{Collected, Inputs, Source};
+use base::ledger::Row;
+use base::listen::Sockets;
+use base::scope::Scope;
+use base::subsystem::{Conductor, Health, Phase, PhaseWatch, Station};
+use base::telemetry::Telemetry;
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::net::TcpListener;
+
+/// The last scrape at a stop must not eat the time of the app.
+const LAST_SCRAPE: Duration = Duration::from_secs(2);
+
+/// The sources, each with its last snapshot.
+pub struct Sources {
+    entries: Vec<Entry>,
+}
+
+struct Entry {
+    name: String,
+    source: Rc<dyn Source>,
+    last: RefCell<Option<Rc<Snapshot>>>,
+}
+
+impl Sources {
+    /// The last snapshot of each source; local ones are asked now.
+    pub async fn latest(&self) -> Vec<Rc<Snapshot>> {
+        let mut snapshots = Vec::new();
+        for entry in &self.entries {
+            if entry.source.is_local() {
+                snapshots.extend(entry.source.collect().await.snapshot.map(Rc::new));
+            } else {
+                snapshots.extend(entry.last.borrow().clone());
+            }
+        }
+        snapshots
+    }
+
+    fn set(&self, index: usize, snapshot: Rc<Snapshot>) {
+        if let Some(entry) = self.entries.get(index) {
+            *entry.last.borrow_mut() = Some(snapshot);
+        }
+    }
+}
+
+/// Binds the pages and starts all tasks on this thread. Errors name each part that cannot start.
+pub fn start(
+    plan: Plan,
+    inputs: &Inputs,
+    sockets: &Sockets,
+    telemetry: &Telemetry,
+    conductor: &mut Conductor,
+) -> Result<Scope, Vec<String>> {
+    let health = telemetry.health("metrics");
+    let scope = Scope::new("metrics", health.clone());
+    let (mut errors, mut entries) = (Vec::new(), Vec::new());
+    for source in &plan.sources {
+        match source.kind.build(&source.name, inputs) {
+            Ok(built) => entries.push(Entry { name: source.name.clone(), source: built, last: RefCell::default() }),
+            Err(error) => errors.push(format!("metric source `{}`: {error}", source.name)),
+        }
+    }
+    let sources = Rc::new(Sources { entries });
+    let mut writers = Vec::new();
+    for (name, kind) in &plan.sinks {
+        let row = telemetry.ledger.row("sink", format!("metrics/{name}"));
+        let started = match kind {
+            SinkKind::Prometheus(config) => listen(name, config, sockets).map(|socket| {
+                let page = prometheus::run(name.clone(), socket, sources.clone(), row, health.clone(), scope.clone());
+                scope.spawn("prometheus", page);
+            }),
+            SinkKind::RemoteWrite(config) => {
+                RemoteWrite::new(name, config, row, health.clone()).map(|writer| writers.push(writer))
+            }
+        };
+        if let Err(error) = started {
+            errors.push(format!("metric sink `{name}`: {error}"));
+        }
+    }
+    if !errors.is_empty() {
+        return Err(errors);
+    }
+    health.set_summary(format!("{} sources to {} sinks", plan.sources.len(), plan.sinks.len()));
+    let station = conductor.station("metrics");
+    scope.spawn("conduct", conduct(plan, sources, writers, telemetry.clone(), health, station, scope.clone()));
+    Ok(scope)
+}
+
+fn listen(name: &str, config: &prometheus::Config, sockets: &Sockets) -> Result<TcpListener, String> {
+    let mut group = sockets.tcp(&format!("metrics/{name}"), config.listen.0, 1)?;
+    let socket = group.pop().ok_or("no socket")?;
+    TcpListener::from_std(socket).map_err(|error| error.to_string())
+}
+
+async fn conduct(
+    plan: Plan,
+    sources: Rc<Sources>,
+    writers: Vec<Rc<RemoteWrite>>,
+    telemetry: Telemetry,
+    health: Arc<Health>,
+    mut station: Station,
+    scope: Scope,
+) {
+    let mut collectors = Vec::new();
+    for (index, source) in plan.sources.into_iter().enumerate() {
+        let collector = Collector {
+            index,
+            row: telemetry.ledger.row("source", format!("metrics/{}", source.name)),
+            plan: source,
+            sources: sources.clone(),
+            writers: writers.clone(),
+            health: health.clone(),
+        };
+        collectors.push(scope.spawn("collector", collector.run(station.watch())));
+    }
+    let sending: Vec<_> =
+        writers.iter().map(|writer| scope.spawn("remote_write", writer.clone().run(station.watch()))).collect();
+    health.set_ready(true);
+
+    station.reached(Phase::Drain).await;
+    // Collectors make their last round now, while the app still answers.
+    for collector in collectors {
+        let _ = collector.await;
+    }
+    station.done(Phase::Drain);
+    let until = station.reached(Phase::Finish).await;
+    writers.iter().for_each(|writer| writer.close());
+    for task in sending {
+        let _ = tokio::time::timeout_at(until.into(), task).await;
+    }
+    station.done(Phase::Finish);
+    station.reached(Phase::Close).await;
+    station.done(Phase::Close);
+}
+
+/// Asks one source again and again.
+struct Collector {
+    index: usize,
+    plan: SourcePlan,
+    sources: Rc<Sources>,
+    writers: Vec<Rc<RemoteWrite>>,
+    row: Arc<Row>,
+    health: Arc<Health>,
+}
+
+impl Collector {
+    async fn run(self, mut phase: PhaseWatch) {
+        let mut next = Instant::now();
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep_until(next.into()) => {}
+                _ = phase.reached(Phase::Drain) => break,
+            }
+            self.round().await;
+            // A slow target shifts nothing: the next round keeps the rhythm, unless it is past already.
+            next = (next + self.plan.every).max(Instant::now());
+        }
+        let _ = tokio::time::timeout(LAST_SCRAPE, self.round()).await;
+    }
+
+    async fn round(&self) {
+        let Some(entry) = self.sources.entries.get(self.index) else { return };
+        let Collected { snapshot, dropped, trouble } = entry.source.collect().await;
+        match trouble {
+            Some(text) => {
+                if self.health.fault(&entry.name, text.clone()) {
+                    tracing::warn!(source = entry.name, error = text, "a source of metrics is not well");
+                }
+            }
+            None => {
+                if self.health.recovered(&entry.name) {
+                    tracing::info!(source = entry.name, "the source of metrics is well again");
+                }
+            }
+        }
+        for (reason, samples) in dropped {
+            if samples > 0 {
+                self.row.drop_unseen(reason, samples);
+            }
+        }
+        let Some(snapshot) = snapshot.map(Rc::new) else { return };
+        let samples = snapshot.samples() as u64;
+        self.row.receive(samples);
+        self.sources.set(self.index, snapshot.clone());
+        self.writers.iter().for_each(|writer| writer.push(snapshot.clone()));
+        self.row.deliver(samples);
+    }
+}

@@ -1,0 +1,30 @@
+//! Where samples go. A sink hears every snapshot. A kind is one file here and one line in the registry.
+
+pub mod prometheus;
+pub mod remote_write;
+
+base::registry! {
+    /// A sink of metrics: its kind.
+    pub entry SinkEntry, kind SinkKind {
+        /// A page that Prometheus reads.
+        prometheus => Prometheus(prometheus::Config),
+        /// Prometheus remote write.
+        remote_write => RemoteWrite(remote_write::Config),
+    } shared {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use base::fill::Lookup;
+
+    /// covers: foundation 5
+    #[test]
+    fn the_registry_keeps_its_laws() {
+        base::registry::assert_laws(SinkEntry::KINDS, &|text| {
+            base::config::load::<SinkEntry>("example", text, &Lookup::HERE)
+                .map(|_| ())
+                .map_err(|report| report.render())
+        });
+    }
+}

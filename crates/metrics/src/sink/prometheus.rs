@@ -1,0 +1,84 @@
+//! The page that Prometheus reads: all sources merged, typed. In: the last snapshot of each source. Out: the text format
+//! 0.0.4 on /metrics. Local sources are asked anew for each reading, so that their values are as old as the reading.
+
+use crate::run::Sources;
+use crate::text;
+use base::ledger::Row;
+use base::registry::Kind;
+use base::scope::Scope;
+use base::subsystem::Health;
+use base::unit::Address;
+use net::serve::{Answer, Asked, Server};
+use schemars::JsonSchema;
+use serde::Deserialize;
+use std::rc::Rc;
+use std::sync::Arc;
+use tokio::net::TcpListener;
+
+/// A page at /metrics for Prometheus to read: the app's metrics with their types, and those of every other source. Series of
+/// an app that does not answer leave the page. A metric that two sources tell with different types is told as the first has it.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// The address to listen on.
+    pub listen: Address,
+}
+
+impl Kind for Config {
+    const EXAMPLE: &'static str = "prometheus: { listen: \"127.0.0.1:9464\" }\n";
+}
+
+/// Serves the page until the scope ends.
+pub async fn run(
+    name: String,
+    socket: TcpListener,
+    sources: Rc<Sources>,
+    row: Arc<Row>,
+    health: Arc<Health>,
+    scope: Scope,
+) {
+    let server = Server::default();
+    loop {
+        server.place().await;
+        let stream = match socket.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::debug!(%error, "accept failed");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let (sources, row, health, name) = (sources.clone(), row.clone(), health.clone(), name.clone());
+        let answer = move |asked: Asked| page(asked, sources.clone(), row.clone(), health.clone(), name.clone());
+        scope.spawn("page", server.clone().connection(stream, answer));
+    }
+}
+
+/// The pause after an accept that failed for want of descriptors.
+const ACCEPT_PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
+
+async fn page(asked: Asked, sources: Rc<Sources>, row: Arc<Row>, health: Arc<Health>, name: String) -> Answer {
+    if asked.path != "/metrics" {
+        return Answer::text(404, "the metrics are at /metrics\n");
+    }
+    if asked.method != http::Method::GET && asked.method != http::Method::HEAD {
+        return Answer::text(405, "this page is read with GET\n");
+    }
+    let snapshots = sources.latest().await;
+    let samples: usize = snapshots.iter().map(|snapshot| snapshot.samples()).sum();
+    row.receive(samples as u64);
+    let mut body = String::new();
+    let conflicts = text::write(&snapshots, &mut body);
+    row.deliver(samples as u64);
+    match conflicts.first() {
+        Some(first) => {
+            let text = format!(
+                "{} metrics have another type in another source and are left out, such as {first}",
+                conflicts.len()
+            );
+            health.fault(&name, text);
+        }
+        None => drop(health.recovered(&name)),
+    }
+    Answer::new(200, "text/plain; version=0.0.4; charset=utf-8", body)
+}

@@ -1,0 +1,362 @@
+//! Prometheus remote write 1.0 (prometheus.io/docs/specs/prw/remote_write_spec): snappy-compressed protobuf. In: snapshots. Out:
+//! requests in order, one at a time, so that samples of a series never overtake each other. 5xx, 429 and broken connections are
+//! tried again; any other answer drops the request under `rejected`. Bounds: `buffer_max` samples wait, the oldest snapshot
+//! goes first; `SEND_MAX` samples in one request.
+
+use crate::series::{STALE, Series, Snapshot};
+use base::family::FamilyKind;
+use base::ledger::Row;
+use base::limit::Backoff;
+use base::registry::Kind;
+use base::subsystem::{Health, Phase, PhaseWatch};
+use base::unit::Url;
+use net::{Client, ClientConfig, Request};
+use schemars::JsonSchema;
+use serde::Deserialize;
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Notify;
+
+/// Pushes all samples to a receiver of Prometheus remote write 1.0. Series carry `job` (the source's name) and `instance` where
+/// they come from a scrape, and your `labels`. A series that ends is marked as stale. While the receiver is down samples wait
+/// in memory; when `buffer_max` is reached the oldest go, counted under `buffer_full`.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// The receiver's URL, such as http://prometheus:9090/api/v1/write.
+    pub url: Url,
+    /// Labels added to every series that does not have them.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// Samples that may wait.
+    #[serde(default = "buffer_max")]
+    #[schemars(range(min = 1000))]
+    pub buffer_max: u32,
+    /// Time-outs, headers, authentication and certificates.
+    #[serde(default)]
+    pub client: ClientConfig,
+}
+
+impl Kind for Config {
+    const EXAMPLE: &'static str = "remote_write: { url: \"http://prometheus:9090/api/v1/write\" }\n";
+}
+
+fn buffer_max() -> u32 {
+    100_000
+}
+
+/// Prometheus' own default for one request is 2,000; receivers take far more.
+const SEND_MAX: usize = 5_000;
+
+const RETRY_FIRST: Duration = Duration::from_millis(250);
+const RETRY_MOST: Duration = Duration::from_secs(30);
+const RETRY_MOST_STOPPING: Duration = Duration::from_millis(500);
+
+pub struct RemoteWrite {
+    name: String,
+    client: Client,
+    url: String,
+    labels: BTreeMap<String, String>,
+    buffer_max: usize,
+    queue: RefCell<VecDeque<Rc<Snapshot>>>,
+    waiting: Cell<usize>,
+    filled: Notify,
+    closed: Cell<bool>,
+    row: Arc<Row>,
+    health: Arc<Health>,
+}
+
+/// One request and how many samples of ours it holds.
+struct Body {
+    bytes: Vec<u8>,
+    samples: u64,
+}
+
+impl RemoteWrite {
+    pub fn new(name: &str, config: &Config, row: Arc<Row>, health: Arc<Health>) -> Result<Rc<RemoteWrite>, String> {
+        Ok(Rc::new(RemoteWrite {
+            name: name.to_string(),
+            client: Client::new(config.client.clone()).map_err(|error| error.to_string())?,
+            url: config.url.as_str().to_string(),
+            labels: config.labels.clone(),
+            buffer_max: config.buffer_max as usize,
+            queue: RefCell::default(),
+            waiting: Cell::new(0),
+            filled: Notify::new(),
+            closed: Cell::new(false),
+            row,
+            health,
+        }))
+    }
+
+    /// Takes a snapshot; where too many samples wait, the oldest go.
+    pub fn push(&self, snapshot: Rc<Snapshot>) {
+        let samples = snapshot.samples();
+        self.row.receive(samples as u64);
+        let mut queue = self.queue.borrow_mut();
+        queue.push_back(snapshot);
+        self.waiting.set(self.waiting.get() + samples);
+        while self.waiting.get() > self.buffer_max && queue.len() > 1 {
+            let dropped = queue.pop_front().map_or(0, |oldest| oldest.samples());
+            self.waiting.set(self.waiting.get().saturating_sub(dropped));
+            self.row.drop_records("buffer_full", dropped as u64);
+        }
+        self.filled.notify_one();
+    }
+
+    /// Nothing more will come.
+    pub fn close(&self) {
+        self.closed.set(true);
+        self.filled.notify_one();
+    }
+
+    /// Sends until it is closed and empty.
+    pub async fn run(self: Rc<RemoteWrite>, mut phase: PhaseWatch) {
+        loop {
+            let next = self.queue.borrow_mut().pop_front();
+            let Some(snapshot) = next else {
+                if self.closed.get() {
+                    return;
+                }
+                self.filled.notified().await;
+                continue;
+            };
+            self.waiting.set(self.waiting.get().saturating_sub(snapshot.samples()));
+            for body in bodies(&snapshot, &self.labels) {
+                self.send(body, &mut phase).await;
+            }
+        }
+    }
+
+    async fn send(&self, body: Body, phase: &mut PhaseWatch) {
+        let compressed = match snap::raw::Encoder::new().compress_vec(&body.bytes) {
+            Ok(compressed) => bytes::Bytes::from(compressed),
+            Err(error) => return self.reject(body.samples, &error.to_string()),
+        };
+        let headers = vec![
+            ("content-encoding", "snappy".to_string()),
+            ("content-type", "application/x-protobuf".to_string()),
+            ("x-prometheus-remote-write-version", "0.1.0".to_string()),
+        ];
+        let url = self.url.clone();
+        let request = Request { method: http::Method::POST, url, headers, body: compressed, answer_max: 64 << 10 };
+        let mut backoff = Backoff::new(RETRY_FIRST, RETRY_MOST);
+        loop {
+            let (text, wait) = match self.client.send(&request).await {
+                Ok(response) if response.is_success() => {
+                    self.row.deliver(body.samples);
+                    if self.health.recovered(&self.name) {
+                        tracing::info!(sink = self.name, "the receiver of metrics answers again");
+                    }
+                    return;
+                }
+                Ok(response) => {
+                    let text = format!("status {}: {}", response.status, response.excerpt());
+                    if response.status < 500 && response.status != 429 {
+                        return self.reject(body.samples, &text);
+                    }
+                    (text, response.retry_after())
+                }
+                Err(error) if !error.retry => return self.reject(body.samples, &error.to_string()),
+                Err(error) => (error.to_string(), None),
+            };
+            if self.health.fault(&self.name, text.clone()) {
+                tracing::warn!(sink = self.name, error = text, "metrics could not be sent and are tried again");
+            }
+            let pause = wait.unwrap_or_else(|| backoff.next()).min(RETRY_MOST);
+            if phase.phase() >= Phase::Finish {
+                tokio::time::sleep(pause.min(RETRY_MOST_STOPPING)).await;
+            } else {
+                tokio::select! {
+                    () = tokio::time::sleep(pause) => {}
+                    _ = phase.reached(Phase::Finish) => {}
+                }
+            }
+        }
+    }
+
+    fn reject(&self, samples: u64, text: &str) {
+        self.row.drop_records("rejected", samples);
+        self.health.fault(&self.name, text.to_string());
+        tracing::error!(sink = self.name, samples, error = text, "metrics were refused and dropped");
+    }
+}
+
+/// The requests of one snapshot. Markers of ended series travel along; they are no samples of ours and count as none.
+fn bodies(snapshot: &Snapshot, external: &BTreeMap<String, String>) -> Vec<Body> {
+    let mut bodies = Vec::new();
+    let mut body = Body { bytes: Vec::new(), samples: 0 };
+    for block in snapshot.blocks.iter().filter(|block| !block.samples.is_empty()) {
+        metadata(&block.meta, &mut body.bytes);
+        for sample in &block.samples {
+            let time = sample.time_ms.unwrap_or(snapshot.time_ms);
+            time_series(&sample.series, snapshot, external, sample.value.to_bits(), time, &mut body.bytes);
+            body.samples += 1;
+            if body.samples as usize >= SEND_MAX {
+                bodies.push(std::mem::replace(&mut body, Body { bytes: Vec::new(), samples: 0 }));
+            }
+        }
+    }
+    for series in &snapshot.gone {
+        time_series(series, snapshot, external, STALE, snapshot.time_ms, &mut body.bytes);
+    }
+    if !body.bytes.is_empty() {
+        bodies.push(body);
+    }
+    bodies
+}
+
+/// WriteRequest: 1 = timeseries {1 = labels {1 = name, 2 = value}, 2 = samples {1 = value (double), 2 = timestamp}}.
+fn time_series(
+    series: &Series,
+    snapshot: &Snapshot,
+    external: &BTreeMap<String, String>,
+    bits: u64,
+    time_ms: i64,
+    out: &mut Vec<u8>,
+) {
+    let mut message = Vec::with_capacity(128);
+    let mut labels: Vec<(&str, &str)> = vec![("__name__", &series.name)];
+    labels.extend(series.labels.iter().map(|(name, value)| (&**name, &**value)));
+    let mut add = |name, value| {
+        if !labels.iter().any(|(known, _)| *known == name) {
+            labels.push((name, value));
+        }
+    };
+    snapshot.target.iter().for_each(|(name, value)| add(name, value));
+    external.iter().for_each(|(name, value)| add(name, value));
+    // The specification wants them sorted by name.
+    labels.sort_unstable();
+    for (name, value) in labels {
+        delimited(1, field_length(name.len()) + field_length(value.len()), &mut message);
+        text(1, name, &mut message);
+        text(2, value, &mut message);
+    }
+    let time = time_ms as u64;
+    delimited(2, 9 + 1 + varint_length(time), &mut message);
+    message.push(1 << 3 | 1);
+    message.extend_from_slice(&bits.to_le_bytes());
+    message.push(2 << 3);
+    varint(time, &mut message);
+    delimited(1, message.len(), out);
+    out.extend_from_slice(&message);
+}
+
+/// WriteRequest: 3 = metadata {1 = type, 2 = metric_family_name, 4 = help}.
+fn metadata(meta: &crate::series::Meta, out: &mut Vec<u8>) {
+    let kind = match meta.kind {
+        FamilyKind::Unknown => 0,
+        FamilyKind::Counter => 1,
+        FamilyKind::Gauge => 2,
+        FamilyKind::Histogram => 3,
+        FamilyKind::Summary => 5,
+    };
+    let mut message = vec![1 << 3, kind];
+    text(2, &meta.name, &mut message);
+    text(4, &meta.help, &mut message);
+    delimited(3, message.len(), out);
+    out.extend_from_slice(&message);
+}
+
+fn text(field: u8, value: &str, out: &mut Vec<u8>) {
+    delimited(field, value.len(), out);
+    out.extend_from_slice(value.as_bytes());
+}
+
+/// The head of a length-delimited field (protobuf.dev, "Encoding"); field numbers here are below 16.
+fn delimited(field: u8, length: usize, out: &mut Vec<u8>) {
+    out.push(field << 3 | 2);
+    varint(length as u64, out);
+}
+
+fn field_length(length: usize) -> usize {
+    1 + varint_length(length as u64) + length
+}
+
+fn varint(mut number: u64, out: &mut Vec<u8>) {
+    while number >= 0x80 {
+        out.push(number as u8 | 0x80);
+        number >>= 7;
+    }
+    out.push(number as u8);
+}
+
+fn varint_length(number: u64) -> usize {
+    (64 - (number | 1).leading_zeros() as usize).div_ceil(7)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::series::Interner;
+    use prost::Message as _;
+
+    #[derive(prost::Message)]
+    struct WriteRequest {
+        #[prost(message, repeated, tag = "1")]
+        timeseries: Vec<TimeSeries>,
+        #[prost(message, repeated, tag = "3")]
+        metadata: Vec<Metadata>,
+    }
+    #[derive(prost::Message)]
+    struct TimeSeries {
+        #[prost(message, repeated, tag = "1")]
+        labels: Vec<Label>,
+        #[prost(message, repeated, tag = "2")]
+        samples: Vec<RawSample>,
+    }
+    #[derive(prost::Message)]
+    struct Label {
+        #[prost(string, tag = "1")]
+        name: String,
+        #[prost(string, tag = "2")]
+        value: String,
+    }
+    #[derive(prost::Message)]
+    struct RawSample {
+        #[prost(double, tag = "1")]
+        value: f64,
+        #[prost(int64, tag = "2")]
+        timestamp: i64,
+    }
+    #[derive(prost::Message)]
+    struct Metadata {
+        #[prost(int32, tag = "1")]
+        kind: i32,
+        #[prost(string, tag = "2")]
+        name: String,
+        #[prost(string, tag = "4")]
+        help: String,
+    }
+
+    /// covers: foundation 5
+    #[test]
+    fn requests_read_as_the_published_messages_with_sorted_labels_and_stale_markers() {
+        let mut interner = Interner::default();
+        let text = "# HELP z_total Zs.\n# TYPE z_total counter\nz_total{b=\"2\",a=\"1\"} 5\nold 1\n";
+        crate::text::parse(text.as_bytes(), 1, 10, &mut interner);
+        let (mut snapshot, _) =
+            crate::text::parse(&text.as_bytes()[..text.len() - 6], 1_700_000_000_000, 10, &mut interner);
+        snapshot.target = vec![("job".into(), "app".into())];
+        let external =
+            BTreeMap::from([("job".to_string(), "other".to_string()), ("zone".to_string(), "eu".to_string())]);
+        let bodies = bodies(&snapshot, &external);
+        assert_eq!((bodies.len(), bodies[0].samples), (1, 1));
+        let request = WriteRequest::decode(bodies[0].bytes.as_slice()).expect("protobuf");
+        let labels: Vec<String> =
+            request.timeseries[0].labels.iter().map(|l| format!("{}={}", l.name, l.value)).collect();
+        assert_eq!(labels, ["__name__=z_total", "a=1", "b=2", "job=app", "zone=eu"]);
+        assert_eq!(
+            (request.timeseries[0].samples[0].value, request.timeseries[0].samples[0].timestamp),
+            (5.0, 1_700_000_000_000)
+        );
+        assert_eq!(request.timeseries[1].samples[0].value.to_bits(), STALE);
+        assert_eq!(
+            (request.metadata[0].kind, request.metadata[0].name.as_str(), request.metadata[0].help.as_str()),
+            (1, "z_total", "Zs.")
+        );
+    }
+}

@@ -1,0 +1,137 @@
+//! Where samples come from. A source is asked for a snapshot when its time has come, and a local one also when the page is
+//! read. A kind is one file here and one line in the registry.
+
+pub mod scrape;
+pub mod process;
+pub mod proxy;
+pub mod own;
+
+use crate::series::Snapshot;
+use base::family::Gather;
+use std::cell::Cell;
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::AtomicI32;
+use std::time::Duration;
+
+base::registry! {
+    /// A source of metrics: its kind.
+    pub entry SourceEntry, kind SourceKind {
+        /// The app's own exposition page.
+        scrape => Scrape(scrape::Config),
+        /// What /proc tells of the app.
+        process => Process(process::Config),
+        /// Requests through the proxy.
+        proxy => Proxy(proxy::Config),
+        /// Outrigger about itself.
+        own as "self" => Own(own::Config),
+    } shared {}
+}
+
+/// What sources need from the rest of the worker.
+#[derive(Clone)]
+pub struct Inputs {
+    /// The app's process id, 0 while there is none.
+    pub app_pid: Arc<AtomicI32>,
+    pub proxy: Option<Arc<dyn Gather>>,
+    pub own: Arc<dyn Gather>,
+}
+
+/// What one asking led to.
+pub struct Collected {
+    /// None where the target did not answer: its series end.
+    pub snapshot: Option<Snapshot>,
+    /// Samples that were left out, and why.
+    pub dropped: Vec<(&'static str, u64)>,
+    /// What is not well, for health.
+    pub trouble: Option<String>,
+}
+
+pub type Collecting<'a> = Pin<Box<dyn Future<Output = Collected> + 'a>>;
+
+pub trait Source {
+    fn collect(&self) -> Collecting<'_>;
+    /// A source that costs nothing but a look at memory or /proc is asked anew for each reading of the page.
+    fn is_local(&self) -> bool;
+}
+
+impl SourceKind {
+    /// Errors name what cannot be used.
+    pub fn build(&self, name: &str, inputs: &Inputs) -> Result<Rc<dyn Source>, String> {
+        Ok(match self {
+            SourceKind::Scrape(config) => Rc::new(scrape::Scrape::new(config, name)?),
+            SourceKind::Process(_) => Rc::new(process::Process::new(inputs.app_pid.clone())),
+            SourceKind::Proxy(_) => match &inputs.proxy {
+                Some(counters) => Rc::new(Gathered::new(counters.clone())),
+                None => return Err("there is no proxy whose requests could be counted".into()),
+            },
+            SourceKind::Own(_) => Rc::new(Gathered::new(inputs.own.clone())),
+        })
+    }
+
+    pub fn every(&self) -> Duration {
+        match self {
+            SourceKind::Scrape(config) => config.every.0,
+            SourceKind::Process(config) => config.every.0,
+            SourceKind::Proxy(config) => config.every.0,
+            SourceKind::Own(config) => config.every.0,
+        }
+    }
+}
+
+/// How often, where nothing else is said: Prometheus' own advice for services.
+pub(crate) fn every() -> base::unit::Span {
+    base::unit::Span::from_secs(15)
+}
+
+pub fn now_ms() -> i64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(now.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// Counters of ours that are asked for.
+pub struct Gathered {
+    counters: Arc<dyn Gather>,
+    interner: Cell<crate::series::Interner>,
+}
+
+impl Gathered {
+    fn new(counters: Arc<dyn Gather>) -> Gathered {
+        Gathered { counters, interner: Cell::default() }
+    }
+}
+
+impl Source for Gathered {
+    fn collect(&self) -> Collecting<'_> {
+        Box::pin(async {
+            let mut families = Vec::new();
+            self.counters.gather(&mut families);
+            let mut interner = self.interner.take();
+            let snapshot = crate::series::snapshot_of(&families, now_ms(), &mut interner);
+            self.interner.set(interner);
+            Collected { snapshot: Some(snapshot), dropped: Vec::new(), trouble: None }
+        })
+    }
+
+    fn is_local(&self) -> bool {
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use base::fill::Lookup;
+
+    /// covers: foundation 5
+    #[test]
+    fn the_registry_keeps_its_laws() {
+        base::registry::assert_laws(SourceEntry::KINDS, &|text| {
+            base::config::load::<SourceEntry>("example", text, &Lookup::HERE)
+                .map(|_| ())
+                .map_err(|report| report.render())
+        });
+    }
+}

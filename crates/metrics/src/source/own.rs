@@ -1,0 +1,20 @@
+//! Outrigger about itself: the kind `self`.
+
+use base::registry::Kind;
+use base::unit::Span;
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+/// Outrigger's own metrics, `outrigger_*`, beside the app's. They are on the admin listener's /metrics in any case; with
+/// this source they go to the sinks too.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// How often samples are taken for sinks that push.
+    #[serde(default = "super::every")]
+    pub every: Span,
+}
+
+impl Kind for Config {
+    const EXAMPLE: &'static str = "self: {}\n";
+}

@@ -1,0 +1,178 @@
+//! What /proc tells of the app: all processes of its session, summed, since servers fork. In: a process id. Out: CPU time,
+//! memory, descriptors, threads under OpenTelemetry's names, which do not clash with `process_*` of client libraries.
+
+use super::{Collected, Collecting, Source, now_ms};
+use crate::series::{Interner, snapshot_of};
+use base::family::{Family, FamilyKind};
+use base::registry::Kind;
+use base::unit::Span;
+use schemars::JsonSchema;
+use serde::Deserialize;
+use std::cell::Cell;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, Ordering};
+
+/// CPU time, memory, open descriptors, threads and start time of the wrapped app, read from /proc and summed over the
+/// processes of its session: `process_cpu_time_seconds_total`, `process_memory_usage_bytes`, `process_memory_virtual_bytes`,
+/// `process_unix_file_descriptor_count`, `process_thread_count`, `process_count`, `process_start_time_unix_seconds`. It needs
+/// wrap mode.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// How often samples are taken for sinks that push.
+    #[serde(default = "super::every")]
+    pub every: Span,
+}
+
+impl Kind for Config {
+    const EXAMPLE: &'static str = "process: {}\n";
+}
+
+pub struct Process {
+    pid: Arc<AtomicI32>,
+    interner: Cell<Interner>,
+}
+
+impl Process {
+    pub fn new(pid: Arc<AtomicI32>) -> Process {
+        Process { pid, interner: Cell::default() }
+    }
+}
+
+impl Source for Process {
+    fn collect(&self) -> Collecting<'_> {
+        Box::pin(async {
+            let pid = self.pid.load(Ordering::Relaxed);
+            let mut interner = self.interner.take();
+            let families = session(pid).map(|totals| families(&totals)).unwrap_or_default();
+            let trouble = (pid != 0 && families.is_empty()).then(|| format!("/proc/{pid} cannot be read"));
+            let snapshot = snapshot_of(&families, now_ms(), &mut interner);
+            self.interner.set(interner);
+            Collected { snapshot: Some(snapshot), dropped: Vec::new(), trouble }
+        })
+    }
+
+    fn is_local(&self) -> bool {
+        true
+    }
+}
+
+#[derive(Debug, Default)]
+struct Totals {
+    processes: u64,
+    user_ticks: u64,
+    system_ticks: u64,
+    resident_pages: u64,
+    virtual_bytes: u64,
+    threads: u64,
+    descriptors: u64,
+    start_ticks: u64,
+}
+
+/// Sums over the app and everything in its session. None where the app is not there.
+fn session(pid: i32) -> Option<Totals> {
+    if pid <= 0 {
+        return None;
+    }
+    let mut totals = Totals::default();
+    let leader = Stat::read(pid)?;
+    totals.start_ticks = leader.start_ticks;
+    totals.add(pid, &leader);
+    // Where the app shares our session, its children cannot be told from others.
+    if leader.session == pid {
+        for entry in std::fs::read_dir("/proc").ok()?.flatten() {
+            let Some(other) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
+            if other != pid
+                && let Some(stat) = Stat::read(other).filter(|stat| stat.session == pid)
+            {
+                totals.add(other, &stat);
+            }
+        }
+    }
+    Some(totals)
+}
+
+impl Totals {
+    fn add(&mut self, pid: i32, stat: &Stat) {
+        self.processes += 1;
+        // With the times of children that were waited for, so that the sum does not fall when one ends.
+        self.user_ticks += stat.user_ticks;
+        self.system_ticks += stat.system_ticks;
+        self.resident_pages += stat.resident_pages;
+        self.virtual_bytes += stat.virtual_bytes;
+        self.threads += stat.threads;
+        self.descriptors += std::fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, |entries| entries.count() as u64);
+    }
+}
+
+struct Stat {
+    session: i32,
+    user_ticks: u64,
+    system_ticks: u64,
+    threads: u64,
+    start_ticks: u64,
+    virtual_bytes: u64,
+    resident_pages: u64,
+}
+
+impl Stat {
+    /// Fields by their numbers in proc_pid_stat(5); the name in brackets may hold anything, so counting starts behind it.
+    fn read(pid: i32) -> Option<Stat> {
+        let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        let fields: Vec<&str> = text.get(text.rfind(')')? + 2..)?.split_ascii_whitespace().collect();
+        let number = |field: usize| fields.get(field - 3)?.parse::<i64>().ok();
+        let positive = |field: usize| number(field).map(|value| u64::try_from(value).unwrap_or(0));
+        Some(Stat {
+            session: i32::try_from(number(6)?).ok()?,
+            user_ticks: positive(14)? + positive(16)?,
+            system_ticks: positive(15)? + positive(17)?,
+            threads: positive(20)?,
+            start_ticks: positive(22)?,
+            virtual_bytes: positive(23)?,
+            resident_pages: positive(24)?,
+        })
+    }
+}
+
+fn families(totals: &Totals) -> Vec<Family> {
+    let ticks = rustix::param::clock_ticks_per_second().max(1) as f64;
+    let gauge = |name, help, value: f64| Family::new(name, help, FamilyKind::Gauge).with(&[], value);
+    let cpu = Family::new("process_cpu_time_seconds_total", "CPU time of the app.", FamilyKind::Counter)
+        .with(&[("cpu_mode", "user")], totals.user_ticks as f64 / ticks)
+        .with(&[("cpu_mode", "system")], totals.system_ticks as f64 / ticks);
+    let memory = totals.resident_pages as f64 * rustix::param::page_size() as f64;
+    vec![
+        cpu,
+        gauge("process_memory_usage_bytes", "Resident memory of the app.", memory),
+        gauge("process_memory_virtual_bytes", "Virtual memory of the app.", totals.virtual_bytes as f64),
+        gauge("process_unix_file_descriptor_count", "Open descriptors of the app.", totals.descriptors as f64),
+        gauge("process_thread_count", "Threads of the app.", totals.threads as f64),
+        gauge("process_count", "Processes of the app.", totals.processes as f64),
+        gauge("process_start_time_unix_seconds", "When the app started.", start_time(totals.start_ticks, ticks)),
+    ]
+}
+
+/// Ticks since boot become a time by the boot time that /proc/stat tells.
+fn start_time(start_ticks: u64, ticks: f64) -> f64 {
+    let stat = std::fs::read_to_string("/proc/stat").unwrap_or_default();
+    let boot =
+        stat.lines().find_map(|line| line.strip_prefix("btime ")).and_then(|text| text.trim().parse::<f64>().ok());
+    boot.unwrap_or(0.0) + start_ticks as f64 / ticks
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// covers: foundation 5
+    #[test]
+    fn a_living_process_has_numbers_and_a_dead_one_has_none() {
+        let me = i32::try_from(std::process::id()).expect("a process id");
+        let totals = session(me).expect("we are alive");
+        assert!(totals.resident_pages > 0 && totals.threads > 0 && totals.descriptors > 0);
+        let now = now_ms() as f64 / 1e3;
+        let started = start_time(totals.start_ticks, rustix::param::clock_ticks_per_second() as f64);
+        assert!((0.0..600.0).contains(&(now - started)), "{started}");
+        assert!(session(0).is_none() && session(i32::MAX).is_none());
+    }
+}

@@ -1,0 +1,20 @@
+//! Requests through the proxy, as its threads count them.
+
+use base::registry::Kind;
+use base::unit::Span;
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+/// Count and duration of requests through the proxy, by listener, cluster, method and status, under OpenTelemetry's names:
+/// `http_server_request_duration_seconds` inbound, `http_client_request_duration_seconds` outbound.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// How often samples are taken for sinks that push.
+    #[serde(default = "super::every")]
+    pub every: Span,
+}
+
+impl Kind for Config {
+    const EXAMPLE: &'static str = "proxy: {}\n";
+}

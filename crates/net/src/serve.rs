@@ -1,0 +1,138 @@
+//! A small HTTP server for our own pages: metrics, probes, admin. In: a listening socket and a function. Out: answers with whole
+//! bodies. Bounds: `CONNECTIONS_MAX` at a time, `HEAD_TIMEOUT` for a head, requests without a body beyond `BODY_MAX`.
+
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, HeaderMap};
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use std::convert::Infallible;
+use std::future::Future;
+use std::rc::Rc;
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::Semaphore;
+
+pub const CONNECTIONS_MAX: usize = 64;
+pub const BODY_MAX: usize = 64 << 10;
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// A connection that asks nothing, or reads nothing, is closed after this.
+const CONNECTION_MAX: Duration = Duration::from_secs(300);
+
+/// A request as our pages need it.
+pub struct Asked {
+    pub method: http::Method,
+    pub path: String,
+    pub query: String,
+    pub headers: HeaderMap,
+    pub body: Bytes,
+}
+
+/// An answer.
+pub struct Answer {
+    pub status: u16,
+    pub content_type: &'static str,
+    pub body: Bytes,
+    pub headers: Vec<(&'static str, &'static str)>,
+}
+
+impl Answer {
+    pub fn new(status: u16, content_type: &'static str, body: impl Into<Bytes>) -> Answer {
+        Answer { status, content_type, body: body.into(), headers: Vec::new() }
+    }
+
+    pub fn text(status: u16, body: impl Into<Bytes>) -> Answer {
+        Answer::new(status, "text/plain; charset=utf-8", body)
+    }
+}
+
+/// The connections that one server has open.
+#[derive(Clone)]
+pub struct Server {
+    places: Rc<Semaphore>,
+}
+
+impl Default for Server {
+    fn default() -> Server {
+        Server { places: Rc::new(Semaphore::new(CONNECTIONS_MAX)) }
+    }
+}
+
+impl Server {
+    /// Waits for a place, so that accepting stops where too many are open.
+    pub async fn place(&self) {
+        // The semaphore is never closed.
+        let _ = self.places.acquire().await;
+    }
+
+    /// Serves one connection to its end.
+    pub async fn connection<S, F, R>(self, stream: S, answer: F)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        F: Fn(Asked) -> R + 'static,
+        R: Future<Output = Answer> + 'static,
+    {
+        let Ok(_place) = self.places.try_acquire() else { return };
+        let answer = Rc::new(answer);
+        let service = service_fn(move |request: http::Request<Incoming>| {
+            let answer = answer.clone();
+            async move { Ok::<_, Infallible>(respond(request, answer).await) }
+        });
+        let connection = hyper::server::conn::http1::Builder::new()
+            .timer(Timer)
+            .header_read_timeout(HEAD_TIMEOUT)
+            .max_buf_size(BODY_MAX)
+            .serve_connection(crate::connect::Io(Box::new(stream)), service);
+        match tokio::time::timeout(CONNECTION_MAX, connection).await {
+            Ok(Err(error)) => tracing::debug!(%error, "a connection to a page ended"),
+            Ok(Ok(())) | Err(_) => {}
+        }
+    }
+}
+
+async fn respond<F, R>(request: http::Request<Incoming>, answer: Rc<F>) -> http::Response<Full<Bytes>>
+where
+    F: Fn(Asked) -> R,
+    R: Future<Output = Answer>,
+{
+    let (head, body) = request.into_parts();
+    let answer = match Limited::new(body, BODY_MAX).collect().await {
+        Ok(body) => {
+            let (path, query) = (head.uri.path().to_string(), head.uri.query().unwrap_or("").to_string());
+            answer(Asked { method: head.method, path, query, headers: head.headers, body: body.to_bytes() }).await
+        }
+        Err(_) => Answer::text(413, format!("the request's body is larger than {BODY_MAX} bytes\n")),
+    };
+    let mut builder = http::Response::builder().status(answer.status).header(CONTENT_TYPE, answer.content_type);
+    for (name, value) in answer.headers {
+        builder = builder.header(name, value);
+    }
+    // Names and values are constants of ours, so the builder cannot refuse them.
+    builder.body(Full::new(answer.body)).unwrap_or_default()
+}
+
+/// hyper's timer by tokio: without one its time-outs do nothing.
+#[derive(Clone)]
+struct Timer;
+
+impl hyper::rt::Timer for Timer {
+    fn sleep(&self, duration: Duration) -> std::pin::Pin<Box<dyn hyper::rt::Sleep>> {
+        self.sleep_until(std::time::Instant::now() + duration)
+    }
+
+    fn sleep_until(&self, deadline: std::time::Instant) -> std::pin::Pin<Box<dyn hyper::rt::Sleep>> {
+        Box::pin(Sleep(Box::pin(tokio::time::sleep_until(deadline.into()))))
+    }
+}
+
+struct Sleep(std::pin::Pin<Box<tokio::time::Sleep>>);
+
+impl Future for Sleep {
+    type Output = ();
+
+    fn poll(mut self: std::pin::Pin<&mut Self>, context: &mut std::task::Context<'_>) -> std::task::Poll<()> {
+        self.0.as_mut().poll(context)
+    }
+}
+
+impl hyper::rt::Sleep for Sleep {}

@@ -1,0 +1,265 @@
+//! What a person, a probe and a script see of a running process: probes, status, ledger, metrics, configuration and the
+//! page, over TCP, over the socket and by `outrigger status`. Requests come in, answers are compared; a handful each.
+
+use std::os::unix::fs::PermissionsExt;
+
+use crate::harness::git::Repository;
+use crate::harness::outrigger::outrigger;
+use crate::harness::wire::get_over_socket;
+use crate::harness::{Exposition, LogReceiver, Outrigger, PATIENCE, Scene, Wait, get, request, until};
+
+/// All four jobs, on peers that need not answer.
+const FOUR_JOBS: &str = r#"
+app: { stop: { drain: 1s, grace: 2s, deadline: 6s } }
+logs:
+  sources: { app: { stdio: {} }, access: { proxy: {} } }
+  sinks: { main: { http: { endpoint: "http://@receiver@/lines" }, batch: { max: 1MiB, wait: 100ms } } }
+metrics:
+  sources: { process: { process: {} }, self: { self: {} } }
+  sinks: { page: { prometheus: { listen: "127.0.0.1:@page@" } } }
+sync:
+  settings: { from: { git: { url: "file://@dir@/git/config.git", ref: main, path: orders/ } }, to: "@dir@/settings", every: 1s }
+proxy:
+  listeners: { front: { listen: "127.0.0.1:@front@", direction: outbound, to: back } }
+  clusters: { back: { endpoints: ["127.0.0.1:@back@"] } }
+admin: { listen: "127.0.0.1:@admin@", socket: "@dir@/admin.sock", probes: "127.0.0.1:@probes@" }
+"#;
+
+/// All four jobs at work; `None` where git is missing.
+fn four_jobs(receiver: &LogReceiver) -> Option<(Scene, Outrigger)> {
+    let scene = Scene::new();
+    Repository::create(&scene)?;
+    scene.set("receiver", receiver.address());
+    for name in ["page", "front", "back", "probes"] {
+        scene.port(name);
+    }
+    let command = ["sh", "-c", "echo hello; exec sleep 300"];
+    let outrigger = Outrigger::start_and(&scene, FOUR_JOBS, &command, Wait::Started);
+    Some((scene, outrigger))
+}
+
+/// The three probes answer on the admin listener and on the listener of their own, which answers nothing else.
+/// covers: foundation 6
+#[test]
+fn probes_answer_on_both_listeners_and_on_theirs_alone() {
+    let receiver = LogReceiver::start();
+    let (scene, outrigger) = need!(four_jobs(&receiver), "git is not installed");
+    let probes = format!("127.0.0.1:{}", scene.value("probes"));
+    for path in ["/started", "/live"] {
+        assert_eq!(outrigger.status_of(path), 200, "{path}");
+        assert_eq!(get(&probes, path).map(|reply| reply.status).ok(), Some(200), "{path}");
+    }
+    until(PATIENCE, "ready says the same on both", || {
+        let ready = outrigger.status_of("/ready");
+        matches!(ready, 200 | 503) && get(&probes, "/ready").is_ok_and(|reply| reply.status == ready)
+    });
+    for path in ["/", "/metrics", "/ledger", "/config", "/status"] {
+        assert_eq!(outrigger.status_of(path), 200, "{path} on the admin listener");
+        assert_eq!(get(&probes, path).map(|reply| reply.status).ok(), Some(404), "{path} on the probes' listener");
+    }
+    assert_eq!(outrigger.status_of("/no-such-path"), 404);
+    outrigger.finish();
+}
+
+/// Started never waits for the app; ready does.
+/// covers: foundation 2
+/// covers: foundation 6
+#[test]
+fn started_does_not_wait_for_the_app_and_ready_does() {
+    let scene = Scene::new();
+    for name in ["port", "front"] {
+        scene.port(name);
+    }
+    let python = need!(crate::harness::python(), "python3 is not installed");
+    let body = r#"
+app: { port: @port@, stop: { drain: 1s, grace: 2s, deadline: 6s } }
+proxy: { listeners: { inbound: { listen: "127.0.0.1:@front@", direction: inbound, to: app } } }
+"#;
+    let go = scene.text_path("go");
+    let server = format!("exec '{python}' -m http.server --bind 127.0.0.1 {}", scene.value("port"));
+    let script = format!("echo waiting; while [ ! -e '{go}' ]; do sleep 0.05; done; {server}");
+    let outrigger = Outrigger::start_and(&scene, body, &["sh", "-c", &script], Wait::Started);
+    until(PATIENCE, "the app runs", || outrigger.stdout.contains("waiting"));
+    assert_eq!(outrigger.status_of("/ready"), 503, "the app does not listen yet");
+    assert_eq!(outrigger.status_of("/live"), 200);
+    scene.write("go", "");
+    until(PATIENCE, "ready once the app listens", || outrigger.status_of("/ready") == 200);
+    outrigger.finish();
+}
+
+/// The TCP listener only reads: every method that could change something is refused, and nothing changes.
+/// covers: foundation 6
+#[test]
+fn the_tcp_listener_refuses_to_change_anything() {
+    let receiver = LogReceiver::start();
+    let (_scene, outrigger) = need!(four_jobs(&receiver), "git is not installed");
+    let worker = outrigger.worker();
+    for path in ["/reload", "/stop", "/config", "/log-level", "/"] {
+        for method in ["POST", "PUT", "DELETE", "PATCH"] {
+            let status = request(&outrigger.admin, method, path, &[], b"{}").map(|reply| reply.status);
+            let refused = matches!(status, Ok(403..=405));
+            assert!(refused, "{method} {path}: {status:?}");
+        }
+    }
+    assert_eq!((outrigger.worker(), outrigger.status_of("/live")), (worker, 200));
+    outrigger.finish();
+}
+
+/// The status has a verdict for each subsystem in words, by TCP, by the socket and by the command, which all say the same.
+/// covers: foundation 6
+#[test]
+fn the_status_has_a_verdict_for_each_subsystem() {
+    let receiver = LogReceiver::start();
+    let (scene, outrigger_process) = need!(four_jobs(&receiver), "git is not installed");
+    let socket = scene.path("admin.sock");
+    let status = outrigger_process.ask("/status").json();
+    let over_socket = get_over_socket(&socket, "/status").expect("the socket answers").json();
+    let config = scene.text_path("outrigger.yaml");
+    let socket_text = socket.display().to_string();
+    let by_config = outrigger(&["status", "-c", &config]);
+    let by_socket = outrigger(&["status", "--socket", &socket_text]);
+    for (what, text) in [
+        ("/status", status.to_string()),
+        ("the socket", over_socket.to_string()),
+        ("status -c", by_config.1),
+        ("status --socket", by_socket.1),
+    ] {
+        for subsystem in ["logs", "metrics", "sync", "proxy"] {
+            assert!(text.contains(subsystem), "{subsystem} by {what}:\n{text}");
+        }
+    }
+    assert_eq!((by_config.0, by_socket.0), (0, 0), "{}{}", by_config.2, by_socket.2);
+    std::fs::rename(scene.path("git/config.git"), scene.path("git/away.git")).expect("the repository can be moved");
+    until(PATIENCE, "the verdict of sync names the store that is gone", || {
+        outrigger(&["status", "-c", &config]).1.contains("config.git")
+    });
+    outrigger_process.finish();
+}
+
+/// `outrigger status` with nobody there says so and fails.
+/// covers: foundation 6
+#[test]
+fn status_without_a_process_says_so() {
+    let scene = Scene::new();
+    let socket = scene.text_path("admin.sock");
+    let (code, _, stderr) = outrigger(&["status", "--socket", &socket]);
+    assert_ne!(code, 0);
+    assert!(stderr.contains(&socket), "{stderr}");
+}
+
+/// The socket is for its owner alone.
+/// covers: foundation 6
+#[test]
+fn the_socket_is_for_its_owner_alone() {
+    let receiver = LogReceiver::start();
+    let (scene, outrigger) = need!(four_jobs(&receiver), "git is not installed");
+    let mode = std::fs::metadata(scene.path("admin.sock")).expect("the socket is there").permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    outrigger.finish();
+}
+
+/// `/config` shows the configuration that runs, and no secret: not one from the environment, not one in a URL. Neither
+/// does anything else that we print.
+/// covers: foundation 3
+/// covers: foundation 6
+#[test]
+fn no_secret_is_ever_shown() {
+    let scene = Scene::new();
+    let receiver = LogReceiver::start();
+    scene.set("receiver", receiver.address());
+    let body = r#"
+logs:
+  sources: { files: { file: { include: ["@dir@/in.log"], start: beginning } } }
+  sinks: { main: { http: { endpoint: "http://@receiver@/lines", auth: { bearer: { token: "${E2E_TOKEN}" } } }, batch: { max: 1MiB, wait: 100ms } } }
+sync:
+  settings: { from: { git: { url: "http://robot:hunter2secret@127.0.0.1:1/config.git", ref: main, path: / } }, to: "@dir@/settings", every: 1s }
+"#;
+    let secrets = ["open-sesame-42", "hunter2secret"];
+    scene.write("in.log", "hello\n");
+    let outrigger = Outrigger::start_with(&scene, body, &[], Wait::Nothing, |command| {
+        command.env("E2E_TOKEN", secrets[0]);
+    });
+    receiver.wait_for(1, PATIENCE);
+    let sent = receiver.batches()[0].head.header("authorization").map(str::to_owned);
+    assert_eq!(sent.as_deref(), Some("Bearer open-sesame-42"), "the receiver gets the secret itself");
+    until(PATIENCE, "the failing fetch is said", || outrigger.ask("/status").text().contains("config.git"));
+    let config = outrigger.ask("/config").text();
+    assert!(config.contains("(secret)"), "{config}");
+    assert!(config.contains(&receiver.address()), "what is no secret is shown: {config}");
+    let mut shown = vec![("/config", config)];
+    shown.extend(["/status", "/metrics", "/ledger", "/"].map(|path| (path, outrigger.ask(path).text())));
+    let exit = outrigger.finish();
+    shown.push(("our log", exit.stderr));
+    for (where_shown, text) in shown {
+        for secret in secrets {
+            assert!(!text.contains(secret), "{secret} in {where_shown}:\n{text}");
+        }
+    }
+}
+
+/// `/metrics` is about us alone, in Prometheus text that parses, and counts what the ledger counts.
+/// covers: foundation 2
+/// covers: foundation 6
+#[test]
+fn own_metrics_parse_and_agree_with_the_ledger() {
+    let receiver = LogReceiver::start();
+    let (_scene, outrigger) = need!(four_jobs(&receiver), "git is not installed");
+    receiver.wait_for(1, PATIENCE);
+    let reply = outrigger.ask("/metrics");
+    assert!(reply.head.header("content-type").is_some_and(|kind| kind.starts_with("text/plain")));
+    let page = Exposition::parse(&reply.text());
+    assert!(!page.series.is_empty());
+    assert!(page.series.iter().all(|series| series.name.starts_with("outrigger_")), "{}", reply.text());
+    until(PATIENCE, "the metrics say that one line was delivered", || {
+        let page = Exposition::of(&outrigger.admin).expect("it answers");
+        let of_the_sink = |name: &str| name == "logs/main";
+        page.series.iter().any(|series| {
+            series.labels.values().any(|value| of_the_sink(value))
+                && series.name.contains("delivered")
+                && series.value == 1.0
+        })
+    });
+    outrigger.finish();
+}
+
+/// The ledger has the shape that scripts rely on.
+/// covers: foundation 2
+/// covers: foundation 6
+#[test]
+fn the_ledger_has_its_published_shape() {
+    let receiver = LogReceiver::start();
+    let (_scene, outrigger) = need!(four_jobs(&receiver), "git is not installed");
+    receiver.wait_for(1, PATIENCE);
+    let ledger = outrigger.ask("/ledger").json();
+    let rows = ledger["rows"].as_array().expect("rows");
+    for (kind, name) in [("source", "logs/app"), ("source", "logs/access"), ("sink", "logs/main")] {
+        let found = rows.iter().find(|row| row["kind"] == kind && row["name"] == name);
+        let row = found.unwrap_or_else(|| panic!("a row for {kind} {name}: {ledger}"));
+        for key in ["received", "delivered", "pending", "replayed"] {
+            assert!(row[key].is_u64(), "{key} of {row}");
+        }
+        assert!(row["dropped"].is_object(), "{row}");
+    }
+    outrigger.finish();
+}
+
+/// The page is HTML that names each subsystem and the ledger's rows, loads nothing from elsewhere, and needs no script of
+/// anybody else.
+/// covers: foundation 6
+#[test]
+fn the_page_shows_verdicts_and_ledger_and_loads_nothing_from_elsewhere() {
+    let receiver = LogReceiver::start();
+    let (_scene, outrigger) = need!(four_jobs(&receiver), "git is not installed");
+    receiver.wait_for(1, PATIENCE);
+    let reply = outrigger.ask("/");
+    assert_eq!(reply.status, 200);
+    assert!(reply.head.header("content-type").is_some_and(|kind| kind.starts_with("text/html")));
+    let page = reply.text();
+    for word in ["logs", "metrics", "sync", "proxy", "logs/main"] {
+        assert!(page.contains(word), "{word} on the page:\n{page}");
+    }
+    for elsewhere in ["src=\"http", "href=\"http", "src=\"//", "@import"] {
+        assert!(!page.contains(elsewhere), "{elsewhere} on the page");
+    }
+    outrigger.finish();
+}

@@ -1,0 +1,227 @@
+//! Configurations that cannot work, and places that cannot be used: each has its clear message, the app is not started
+//! where the mistake is the configuration's, and runs unharmed where it is the world's. Texts come in, messages and exit
+//! codes go out. Bounded by one short process a case.
+
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use crate::harness::outrigger::{binary, outrigger};
+use crate::harness::process::{Running, run_to_end};
+use crate::harness::{
+    Exposition, LogReceiver, Outrigger, PATIENCE, SECOND, Scene, Wait, assert_counts_up, python, until,
+};
+
+/// Ten mistakes of ten sorts, each alone on the line that its comment names.
+const TEN_MISTAKES: &str = r#"app: { port: eighty }                                  # line 1: not a number
+stat: { max: 64MiB }                                   # line 2: unknown section
+limits: { memory: 64 elephants }                       # line 3: not a size
+logs:
+  sources:
+    files: { file: { include: { one: log } } }         # line 6: a list is wanted
+    other: { fil: {} }                                 # line 7: unknown kind
+  sinks:
+    out: { http: { compression: gzip } }               # line 9: endpoint is missing
+    copy: { file: { path: "/tmp/copy", paht: "/tmp" } }  # line 10: unknown key
+metrics:
+  sources:
+    app: { scrape: { url: "http://127.0.0.1:1/metrics", every: soon } } # line 13: not a duration
+proxy:
+  threads: many                                        # line 15: not a number
+  listeners:
+    front: { listen: "127.0.0.1:1", direction: sideways, to: back } # line 17: not a direction
+  clusters: { back: { endpoints: ["127.0.0.1:2"] } }
+"#;
+
+const MISTAKEN_LINES: [usize; 10] = [1, 2, 3, 6, 7, 9, 10, 13, 15, 17];
+
+/// The places `outrigger.yaml:LINE:COLUMN` in what was printed.
+fn places(printed: &str) -> Vec<(usize, usize)> {
+    let after_name = printed.split("outrigger.yaml:").skip(1);
+    after_name
+        .filter_map(|rest| {
+            let mut numbers = rest.split(|c: char| !c.is_ascii_digit());
+            Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+        })
+        .collect()
+}
+
+/// A file with ten different mistakes gives ten diagnostics in one run, each with its line and column.
+/// covers: foundation 3
+#[test]
+fn ten_mistakes_are_ten_diagnostics_in_one_run() {
+    let scene = Scene::new();
+    let config = scene.write("outrigger.yaml", TEN_MISTAKES).display().to_string();
+    let (code, stdout, stderr) = outrigger(&["validate", "-c", &config]);
+    assert_eq!(code, 1);
+    assert_eq!(stdout, "", "all of it goes to stderr");
+    let found = places(&stderr);
+    let mut lines: Vec<usize> = found.iter().map(|(line, _)| *line).collect();
+    lines.dedup();
+    assert_eq!(lines, MISTAKEN_LINES, "in the order of the file:\n{stderr}");
+    assert_eq!(stderr.lines().filter(|line| line.starts_with("error")).count(), 10, "{stderr}");
+    assert!(found.iter().all(|(_, column)| *column > 0));
+}
+
+/// The same mistakes stop `run` with 1 before the app starts.
+/// covers: foundation 3
+/// covers: foundation 4
+#[test]
+fn a_mistake_at_start_exits_1_before_the_app_starts() {
+    let scene = Scene::new();
+    let config = scene.write("outrigger.yaml", TEN_MISTAKES).display().to_string();
+    let mark = scene.text_path("the-app-ran");
+    let (code, _, stderr) = outrigger(&["run", "-c", &config, "--", "touch", &mark]);
+    assert_eq!(code, 1);
+    assert_eq!(places(&stderr).len(), 10, "{stderr}");
+    assert!(!Path::new(&mark).exists(), "the app was not started");
+}
+
+/// Files that are no configuration: each is refused with its own clear message, by `validate` and by `run`.
+/// covers: foundation 3
+#[test]
+fn a_file_that_cannot_be_read_is_named_with_the_reason() {
+    let scene = Scene::new();
+    std::fs::create_dir(scene.path("folder.yaml")).expect("the scene takes folders");
+    scene.write("empty.yaml", "");
+    scene.write("blank.yaml", "# nothing but a comment\n\n");
+    scene.write("latin1.yaml", b"app:\n  command: [\"caf\xe9\"]\n");
+    scene.write("broken.yaml", "app:\n  command: [\"unclosed\n");
+    let cases: [(&str, &[&str]); 6] = [
+        ("missing.yaml", &["missing.yaml", "no such file"]),
+        ("folder.yaml", &["folder.yaml", "directory"]),
+        ("empty.yaml", &["empty.yaml", "empty"]),
+        ("blank.yaml", &["blank.yaml", "empty"]),
+        ("latin1.yaml", &["latin1.yaml", "utf-8", "2"]),
+        ("broken.yaml", &["broken.yaml:2:"]),
+    ];
+    for (file, expected) in cases {
+        let path = scene.text_path(file);
+        for command in [&["validate", "-c", &path][..], &["run", "-c", &path, "--", "true"]] {
+            let (code, _, stderr) = outrigger(command);
+            let printed = stderr.to_lowercase();
+            assert_eq!(code, 1, "{command:?}: {stderr}");
+            for part in expected {
+                assert!(printed.contains(part), "{command:?} says {part}:\n{stderr}");
+            }
+        }
+    }
+}
+
+/// A file without read permission is refused with the reason. Root may read it anyway, so it is asked as somebody else.
+/// covers: foundation 3
+#[test]
+fn a_file_without_permission_is_named_with_the_reason() {
+    let scene = Scene::new();
+    let config = scene.write("outrigger.yaml", "limits: { memory: 64MiB }\n");
+    std::fs::set_permissions(&config, std::fs::Permissions::from_mode(0o000)).expect("it is our file");
+    let program = scene.path("outrigger");
+    std::fs::copy(binary(), &program).expect("the scene takes the program");
+    let words = [program.display().to_string(), "validate".into(), "-c".into(), config.display().to_string()];
+    let command = if rustix::process::geteuid().is_root() {
+        let setpriv = need_peer!("setpriv");
+        [&[setpriv, "--reuid=65534".into(), "--clear-groups".into()], &words[..]].concat()
+    } else {
+        words.to_vec()
+    };
+    let (code, _, stderr) = run_to_end(&command, PATIENCE);
+    assert_eq!(code, 1, "{stderr}");
+    assert!(stderr.to_lowercase().contains("permission denied"), "{stderr}");
+    assert!(stderr.contains("outrigger.yaml"), "{stderr}");
+}
+
+/// Each listener whose address is taken stops the start, names the address and who holds it; the app is not started.
+/// covers: foundation 4
+#[test]
+fn an_address_in_use_is_a_start_error_that_names_the_holder() {
+    let python = need!(python(), "python3 is not installed");
+    let holder_scene = Scene::new();
+    let taken = holder_scene.port("taken").to_string();
+    let holder = Running::start(&[&python, "-m", "http.server", "--bind", "127.0.0.1", &taken]);
+    until(PATIENCE, "the holder listens", || TcpListener::bind(format!("127.0.0.1:{taken}")).is_err());
+    let cases = [
+        "admin: { listen: \"127.0.0.1:@taken@\" }",
+        "metrics: { sources: { self: { self: {} } }, sinks: { page: { prometheus: { listen: \"127.0.0.1:@taken@\" } } } }",
+        "proxy: { listeners: { front: { listen: \"127.0.0.1:@taken@\", direction: outbound, to: back } }, clusters: { back: { endpoints: [\"127.0.0.1:1\"] } } }",
+    ];
+    for body in cases {
+        let scene = Scene::new();
+        scene.set("taken", &taken);
+        let mark = scene.text_path("the-app-ran");
+        let outrigger = Outrigger::start_and(&scene, body, &["touch", &mark], Wait::Nothing);
+        let exit = outrigger.wait(PATIENCE);
+        assert_eq!(exit.code, 1, "{body}: {}", exit.stderr);
+        assert!(exit.stderr.contains(&format!("127.0.0.1:{taken}")), "the address: {}", exit.stderr);
+        let pid = holder.pid().to_string();
+        assert!(exit.stderr.contains(&pid) || exit.stderr.contains("python"), "the holder: {}", exit.stderr);
+        assert!(!Path::new(&mark).exists(), "{body}: the app was not started");
+    }
+    holder.stop();
+}
+
+/// A log file that cannot be written is said in the status with its path; the app and the other sink notice nothing, and
+/// the end comes in time.
+/// covers: foundation 5
+#[test]
+fn an_unwritable_log_target_is_named_and_hurts_nobody() {
+    let scene = Scene::new();
+    let receiver = LogReceiver::start();
+    scene.set("receiver", receiver.address());
+    scene.write("in-the-way", "a file where a folder is wanted");
+    let body = r#"
+app: { stop: { drain: 1s, grace: 2s, deadline: 8s } }
+logs:
+  sources: { app: { stdio: {} } }
+  sinks:
+    broken: { file: { path: "@dir@/in-the-way/orders.log" } }
+    out:    { http: { endpoint: "http://@receiver@/lines", compression: none }, batch: { max: 1MiB, wait: 100ms } }
+"#;
+    let command = ["sh", "-c", "i=0; while [ $i -lt 500 ]; do printf 'n=%06d\\n' $i; i=$((i+1)); done; exec sleep 60"];
+    let outrigger = Outrigger::start_and(&scene, body, &command, Wait::Started);
+    receiver.wait_for(500, PATIENCE);
+    assert_counts_up(&receiver.numbers("n="), 500);
+    until(PATIENCE, "the status names the path", || outrigger.ask("/status").text().contains("in-the-way/orders.log"));
+    let row = crate::harness::ledger_row(&outrigger.admin, "sink", "logs/broken");
+    assert_eq!(row["delivered"], 0, "{row}");
+    let exit = outrigger.finish();
+    assert!(exit.took < 10 * SECOND, "{:?}", exit.took);
+    assert!(exit.stderr.contains("in-the-way/orders.log"), "{}", exit.stderr);
+}
+
+/// Without a state directory everything runs without durability, and says so in status and metrics.
+/// covers: foundation 4
+#[test]
+fn an_unwritable_state_directory_is_said_and_everything_runs() {
+    let scene = Scene::new();
+    let receiver = LogReceiver::start();
+    scene.set("receiver", receiver.address());
+    scene.write("in-the-way", "a file where a folder is wanted");
+    let sinks = r#"
+logs:
+  sources: { app: { stdio: {} }, files: { file: { include: ["@dir@/*.log"], start: beginning } } }
+  sinks: { out: { http: { endpoint: "http://@receiver@/lines", compression: none }, batch: { max: 1MiB, wait: 100ms } } }
+"#;
+    scene.write("app.log", "file n=000001\n");
+    let command = ["sh", "-c", "echo stdio n=000002; exec sleep 60"];
+    let unwritable = format!("state: {{ dir: \"@dir@/in-the-way/state\", max: 64MiB }}\n{sinks}");
+    let outrigger = Outrigger::start(&scene, &unwritable, &command);
+    receiver.wait_for(2, PATIENCE);
+    let status = outrigger.ask("/status").text();
+    assert!(status.contains("in-the-way/state"), "the status names the directory: {status}");
+    let without = state_metrics(&outrigger);
+    outrigger.finish();
+    let outrigger = Outrigger::start(&scene, sinks, &command);
+    receiver.wait_for(4, PATIENCE);
+    let with = state_metrics(&outrigger);
+    assert!(!outrigger.ask("/status").text().contains("in-the-way/state"));
+    outrigger.finish();
+    assert_ne!(without, with, "the metrics tell a run without durability from one with it");
+}
+
+/// Our own series that speak of the state directory or of a subsystem's state.
+fn state_metrics(outrigger: &Outrigger) -> Vec<String> {
+    let page = Exposition::of(&outrigger.admin).expect("the admin listener has metrics");
+    let about_state =
+        page.series.iter().filter(|series| series.name.contains("state") && !series.name.contains("bytes"));
+    about_state.map(|series| format!("{series:?}")).collect()
+}

@@ -1,0 +1,207 @@
+//! The configuration as a person meets it on the command line: validate, explain, schema, placeholders, the demo. Texts
+//! come in, exit codes and what was printed go out. Bounded by one short process a case.
+
+use crate::harness::outrigger::{binary, configuration, outrigger};
+use crate::harness::process::run_to_end;
+use crate::harness::{LogReceiver, Outrigger, PATIENCE, SECOND, Scene};
+
+/// Every name that the contract fixes for this step of the product, in one file.
+const WHOLE: &str = r#"
+app: { command: ["./orders"], port: 8080, stop: { signal: SIGTERM, drain: 5s, grace: 20s, deadline: 30s } }
+state: { dir: "@dir@/state", max: 256MiB }
+limits: { memory: 64MiB }
+logs:
+  sources:
+    app:    { stdio: {} }
+    files:  { file: { include: ["@dir@/*.log"], exclude: ["@dir@/debug.log"], start: beginning } }
+    later:  { file: { include: ["@dir@/*.txt"], start: end } }
+    access: { proxy: {} }
+  stages: [ { parse: { json: {} } }, { set: { service: orders } } ]
+  sinks:
+    a: { http: { endpoint: "http://127.0.0.1:9/lines", compression: gzip }, from: [app, files], required: true, buffer: { max: 8MiB, when_full: block }, batch: { max: 1MiB, wait: 1s } }
+    b: { loki: { endpoint: "http://127.0.0.1:3100", labels: { service: orders } } }
+    c: { file: { path: "@dir@/archive/orders.log" }, required: false, buffer: { max: 16MiB, when_full: drop_oldest } }
+    d: { stdout: {} }
+    e: { blackhole: {} }
+metrics:
+  sources: { app: { scrape: { url: "http://127.0.0.1:8080/metrics", every: 15s } }, process: { process: {} }, proxy: { proxy: {} }, self: { self: {} } }
+  sinks: { page: { prometheus: { listen: "127.0.0.1:9464" } }, central: { remote_write: { url: "http://127.0.0.1:9090/api/v1/write" } } }
+sync:
+  settings: { from: { git: { url: "file:///srv/config.git", ref: main, path: orders/ } }, to: "@dir@/settings", every: 10s, notify: [ { signal: SIGHUP }, { http: { url: "http://127.0.0.1:8080/-/reload" } } ] }
+proxy:
+  threads: 1
+  listeners: { inbound: { listen: "127.0.0.1:8443", direction: inbound, to: app }, payments: { listen: "127.0.0.1:9001", direction: outbound, to: payments } }
+  clusters: { payments: { endpoints: ["127.0.0.1:8080", "127.0.0.1:8081"], balance: { least_request: {} } } }
+admin: { listen: "127.0.0.1:9900", socket: "@dir@/admin.sock", probes: "127.0.0.1:9901" }
+"#;
+
+fn validate(text: &str) -> (i32, String) {
+    let scene = Scene::new();
+    let config = scene.write("outrigger.yaml", scene.fill(text)).display().to_string();
+    let (code, _, stderr) = outrigger(&["validate", "-c", &config]);
+    (code, stderr)
+}
+
+/// A file that uses every fixed name passes.
+/// covers: foundation 3
+#[test]
+fn a_configuration_with_every_fixed_name_is_valid() {
+    let (code, stderr) = validate(WHOLE);
+    assert_eq!(code, 0, "{stderr}");
+}
+
+/// A mistake is shown with its line, a caret, and the nearest name.
+/// covers: foundation 3
+#[test]
+fn an_unknown_key_suggests_the_nearest_and_shows_the_place() {
+    let (code, stderr) = validate("admin:\n  lisen: \"127.0.0.1:9900\"\n");
+    assert_eq!(code, 1);
+    for part in ["outrigger.yaml:2:3", "lisen", "`listen`", "^"] {
+        assert!(stderr.contains(part), "{part} in:\n{stderr}");
+    }
+}
+
+/// `${ENV}`, `${ENV:-default}` and `${file:…}` are filled into values, and what is not there is a mistake with its place.
+/// covers: foundation 3
+#[test]
+fn placeholders_come_from_environment_defaults_and_files() {
+    let scene = Scene::new();
+    let receiver = LogReceiver::start();
+    scene.set("receiver", receiver.address());
+    scene.write("name.txt", "from-a-file");
+    let body = r#"
+logs:
+  sources: { app: { stdio: {} } }
+  stages: [ { set: { first: "${E2E_FIRST}", second: "${E2E_NOT_SET:-from-the-default}", third: "${file:@dir@/name.txt}" } } ]
+  sinks: { out: { http: { endpoint: "http://@receiver@/lines", compression: none }, batch: { max: 1MiB, wait: 100ms } } }
+"#;
+    let command = ["sh", "-c", "echo hello; exec sleep 60"];
+    let outrigger = Outrigger::start_with(&scene, body, &command, crate::harness::Wait::Ready, |command| {
+        command.env("E2E_FIRST", "from-the-environment").env_remove("E2E_NOT_SET");
+    });
+    receiver.wait_for(1, PATIENCE);
+    let record = &receiver.records()[0];
+    assert_eq!(record.field("first"), "from-the-environment");
+    assert_eq!(record.field("second"), "from-the-default");
+    assert_eq!(record.field("third"), "from-a-file");
+    outrigger.finish();
+    let (code, stderr) = validate("state:\n  dir: \"${E2E_SURELY_NOT_SET}/state\"\n");
+    assert_eq!(code, 1);
+    for part in ["outrigger.yaml:2:8", "E2E_SURELY_NOT_SET"] {
+        assert!(stderr.contains(part), "{part} in:\n{stderr}");
+    }
+}
+
+/// Durations and sizes without a unit, or with a wrong one, are mistakes that say what to write.
+/// covers: foundation 3
+#[test]
+fn durations_and_sizes_need_their_units() {
+    let (code, stderr) = validate("app:\n  stop:\n    drain: 5 parsecs\nlimits:\n  memory: 64 elephants\n");
+    assert_eq!(code, 1);
+    for part in ["outrigger.yaml:3:12", "outrigger.yaml:5:11"] {
+        assert!(stderr.contains(part), "{part} in:\n{stderr}");
+    }
+}
+
+/// `explain` prints the documentation of each kind and an example that is itself valid.
+/// covers: foundation 3
+#[test]
+fn explain_prints_documentation_and_an_example() {
+    let kinds = [
+        ("logs.sources.stdio", "stdio"),
+        ("logs.sources.file", "include"),
+        ("logs.sources.proxy", "proxy"),
+        ("logs.stages.parse", "json"),
+        ("logs.stages.set", "set"),
+        ("logs.sinks.http", "endpoint"),
+        ("logs.sinks.loki", "labels"),
+        ("logs.sinks.file", "path"),
+        ("logs.sinks.stdout", "stdout"),
+        ("logs.sinks.blackhole", "blackhole"),
+        ("metrics.sources.scrape", "url"),
+        ("metrics.sources.process", "process"),
+        ("metrics.sources.proxy", "proxy"),
+        ("metrics.sources.self", "self"),
+        ("metrics.sinks.prometheus", "listen"),
+        ("metrics.sinks.remote_write", "url"),
+        ("sync.stores.git", "ref"),
+    ];
+    for (kind, word) in kinds {
+        let (code, stdout, stderr) = outrigger(&["explain", kind]);
+        assert_eq!(code, 0, "explain {kind}: {stderr}");
+        assert!(stdout.contains(word), "{word} in the explanation of {kind}:\n{stdout}");
+        assert!(stdout.to_lowercase().contains("example"), "an example in the explanation of {kind}:\n{stdout}");
+    }
+}
+
+/// A kind that does not exist is refused with the nearest one.
+/// covers: foundation 3
+#[test]
+fn explain_suggests_the_nearest_kind() {
+    let (code, stdout, stderr) = outrigger(&["explain", "logs.sinks.lokki"]);
+    assert_ne!(code, 0);
+    assert!(stderr.contains("logs.sinks.loki"), "{stdout}{stderr}");
+}
+
+/// The schema is JSON and knows the kinds, so that an editor can complete them.
+/// covers: foundation 3
+#[test]
+fn the_schema_is_json_and_knows_every_section() {
+    let (code, stdout, stderr) = outrigger(&["schema"]);
+    assert_eq!(code, 0, "{stderr}");
+    let schema: serde_json::Value = serde_json::from_str(&stdout).expect("the schema is JSON");
+    let properties = schema["properties"].as_object().expect("the schema describes an object");
+    for section in ["app", "state", "limits", "logs", "metrics", "sync", "proxy", "admin"] {
+        assert!(properties.contains_key(section), "{section} in {:?}", properties.keys());
+    }
+    for kind in ["loki", "remote_write", "least_request", "stdio"] {
+        assert!(stdout.contains(&format!("\"{kind}\"")), "{kind} in the schema");
+    }
+}
+
+/// Without `-c`, `outrigger.yaml` of the working directory is read.
+/// covers: foundation 3
+#[test]
+fn the_default_file_is_outrigger_yaml_here() {
+    let scene = Scene::new();
+    scene.write("outrigger.yaml", configuration(&scene, "limits: { memory: 64MiB }"));
+    let program = binary();
+    let line = format!("cd '{}' && exec '{program}' validate", scene.path(".").display());
+    let (code, _, stderr) = run_to_end(&["sh", "-c", &line], PATIENCE);
+    assert_eq!(code, 0, "{stderr}");
+    std::fs::remove_file(scene.path("outrigger.yaml")).expect("it was just written");
+    let (code, _, stderr) = run_to_end(&["sh", "-c", &line], PATIENCE);
+    assert_eq!(code, 1, "{stderr}");
+    assert!(stderr.contains("outrigger.yaml"), "{stderr}");
+}
+
+/// A command that does not exist is refused with usage, and help and version are there.
+/// covers: foundation 3
+#[test]
+fn the_command_line_helps() {
+    let (code, stdout, _) = outrigger(&["--help"]);
+    assert_eq!(code, 0);
+    for command in ["run", "validate", "explain", "schema", "status", "demo"] {
+        assert!(stdout.contains(command), "{command} in:\n{stdout}");
+    }
+    let (code, stdout, _) = outrigger(&["--version"]);
+    assert_eq!((code, stdout.contains("outrigger")), (0, true), "{stdout}");
+    let (code, _, stderr) = outrigger(&["runn"]);
+    assert_ne!(code, 0);
+    assert!(stderr.contains("run"), "{stderr}");
+}
+
+/// The demo's check runs all four jobs, prints a line for each, and exits 0; nothing of it is left running.
+/// covers: foundation 7
+#[test]
+fn the_demo_checks_itself() {
+    let scene = Scene::new();
+    let program = binary();
+    let line = format!("cd '{}' && exec '{program}' demo --check", scene.path(".").display());
+    let (code, stdout, stderr) = run_to_end(&["sh", "-c", &line], 50 * SECOND);
+    assert_eq!(code, 0, "{stdout}{stderr}");
+    for job in ["logs", "metrics", "sync", "proxy"] {
+        let lines = stdout.lines().filter(|line| line.contains(job)).count();
+        assert!(lines >= 1, "a line about {job} in:\n{stdout}");
+    }
+}
