@@ -12,6 +12,7 @@ pub mod registry;
 pub mod family;
 pub mod feed;
 pub mod listen;
+pub mod revisions;
 pub mod ledger;
 pub mod limit;
 pub mod oplog;

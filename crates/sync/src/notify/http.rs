@@ -1,0 +1,56 @@
+//! A request that tells the app to read its configuration again.
+
+use base::registry::Kind;
+use base::unit::Url;
+use bytes::Bytes;
+use net::{Client, ClientConfig, Request};
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+/// Sends a request after each publication, such as a POST to the app's reload path; the header `X-Outrigger-Revision` names
+/// the revision. Any 2xx is success; anything else is tried again a few times with a growing pause, and then shown in the status.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// The URL to call.
+    pub url: Url,
+    /// The method.
+    #[serde(default)]
+    pub method: Method,
+    /// Time-outs, headers, authentication and certificates.
+    #[serde(default)]
+    pub client: ClientConfig,
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema)]
+pub enum Method {
+    #[default]
+    #[serde(rename = "POST")]
+    Post,
+    #[serde(rename = "PUT")]
+    Put,
+    #[serde(rename = "GET")]
+    Get,
+}
+
+impl Kind for Config {
+    const EXAMPLE: &'static str = "http: { url: \"http://127.0.0.1:8080/-/reload\" }\n";
+}
+
+/// One try.
+pub async fn send(config: &Config, revision: &str) -> Result<(), String> {
+    let client = Client::new(config.client.clone()).map_err(|error| error.to_string())?;
+    let request = Request {
+        method: match config.method {
+            Method::Post => ::http::Method::POST,
+            Method::Put => ::http::Method::PUT,
+            Method::Get => ::http::Method::GET,
+        },
+        url: config.url.as_str().to_string(),
+        headers: vec![("x-outrigger-revision", revision.to_string())],
+        body: Bytes::new(),
+        answer_max: 64 << 10,
+    };
+    let response = client.send(&request).await.map_err(|error| error.to_string())?;
+    if response.is_success() { Ok(()) } else { Err(format!("status {}: {}", response.status, response.excerpt())) }
+}

@@ -1,0 +1,38 @@
+//! Who is told that a new revision is published. A kind is one file here and one line in the registry.
+
+pub mod signal;
+pub mod http;
+
+base::registry! {
+    /// One notice: its kind.
+    pub entry NotifyEntry, kind NotifyKind {
+        /// A signal to the app.
+        signal => Signal(signal::Config),
+        /// A request.
+        http => Http(http::Config),
+    } shared {}
+}
+
+impl NotifyKind {
+    /// A few words for status and log.
+    pub fn describe(&self) -> String {
+        match self {
+            NotifyKind::Signal(config) => format!("signal {}", config.name()),
+            NotifyKind::Http(config) => format!("http {:?}", config.url),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use base::fill::Lookup;
+
+    /// covers: foundation 5
+    #[test]
+    fn the_registry_keeps_its_laws() {
+        base::registry::assert_laws(NotifyEntry::KINDS, &|text| {
+            base::config::load::<NotifyEntry>("example", text, &Lookup::HERE).map(|_| ()).map_err(|report| report.render())
+        });
+    }
+}

@@ -1,0 +1,67 @@
+//! From the Config to a Plan that cannot be wrong.
+
+use crate::config::Config;
+use crate::notify::NotifyKind;
+use crate::staging::Limits;
+use crate::store::StoreKind;
+use base::diag::Diagnostic;
+use base::tree::Node;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+pub struct Plan {
+    pub entries: Vec<EntryPlan>,
+}
+
+pub struct EntryPlan {
+    pub name: String,
+    pub store: StoreKind,
+    pub to: PathBuf,
+    pub every: Duration,
+    pub notify: Vec<NotifyKind>,
+    pub limits: Limits,
+}
+
+/// A store that is asked more often would be a load test.
+const EVERY_MIN: Duration = Duration::from_millis(100);
+
+impl Plan {
+    /// Checks what the schema cannot. `root` is the tree of the `sync` section.
+    pub fn new(config: &BTreeMap<String, Config>, wrapped: bool, root: &Node) -> Result<Plan, Vec<Diagnostic>> {
+        let mut findings = Vec::new();
+        let mut entries: Vec<EntryPlan> = Vec::new();
+        for (name, entry) in config {
+            let place = |keys: &[&str]| root.at(&[&[name.as_str()], keys].concat()).place;
+            let Some(store) = entry.from.kind() else { continue };
+            if let Err(reason) = store.check() {
+                findings.push(Diagnostic::error(place(&["from"]), reason));
+            }
+            if !entry.to.is_absolute() || entry.to.file_name().is_none() {
+                findings.push(
+                    Diagnostic::error(place(&["to"]), format!("`to` must be an absolute path with a name, and is `{}`", entry.to.display()))
+                        .help("name the link itself, such as /etc/orders"),
+                );
+            }
+            if let Some(other) = entries.iter().find(|other| other.to == entry.to) {
+                findings.push(
+                    Diagnostic::error(place(&["to"]), format!("`{}` is published by `{}` already", entry.to.display(), other.name))
+                        .help("give each entry a path of its own"),
+                );
+            }
+            if entry.every.0 < EVERY_MIN {
+                findings.push(Diagnostic::error(place(&["every"]), "`every` is shorter than 100ms"));
+            }
+            let notify: Vec<NotifyKind> = entry.notify.iter().filter_map(|entry| entry.kind()).collect();
+            if !wrapped && notify.iter().any(|kind| matches!(kind, NotifyKind::Signal(_))) {
+                findings.push(
+                    Diagnostic::error(place(&["notify"]), "a signal needs a wrapped app, and there is none")
+                        .help("set app.command, or notify by http"),
+                );
+            }
+            let limits = Limits { files_max: entry.files_max as usize, bytes_max: entry.bytes_max.0 };
+            entries.push(EntryPlan { name: name.clone(), store, to: entry.to.clone(), every: entry.every.0, notify, limits });
+        }
+        if findings.is_empty() { Ok(Plan { entries }) } else { Err(findings) }
+    }
+}

@@ -1,0 +1,194 @@
+//! Publication by one atomic rename. In: a finished candidate. Out: the link `to` points to it. Readers that opened the
+//! directory before keep a whole old revision; the present one and the one before are kept, older ones go after `GRACE`.
+//! The published revision is never deleted and never written to.
+//!
+//! Layout beside the link: `.NAME.revisions/REVISION/…`, and `tmp-*` while a candidate is made.
+
+use crate::staging::{Limits, Staging};
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+/// How long a revision that is no longer published stays for readers that hold it.
+const GRACE: Duration = Duration::from_secs(60);
+
+/// Revisions kept beside the published one, whatever their age.
+const KEEP: usize = 1;
+
+/// The place where one entry publishes.
+#[derive(Clone, Debug)]
+pub struct Place {
+    to: PathBuf,
+    revisions: PathBuf,
+}
+
+impl Place {
+    /// Makes the folder for revisions. Errors say what stands in the way.
+    pub fn open(to: &Path) -> io::Result<Place> {
+        let (Some(parent), Some(name)) = (to.parent(), to.file_name()) else {
+            return Err(io::Error::other("the path has no name"));
+        };
+        match fs::symlink_metadata(to) {
+            Ok(meta) if !meta.is_symlink() => {
+                return Err(io::Error::other(format!(
+                    "{} is there and is no symlink; remove it, or publish below it, such as to {}/current",
+                    to.display(),
+                    to.display()
+                )));
+            }
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(io::Error::new(error.kind(), format!("{}: {error}", to.display()))),
+        }
+        let revisions = parent.join(format!(".{}.revisions", name.to_string_lossy()));
+        fs::create_dir_all(&revisions).map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", revisions.display())))?;
+        let place = Place { to: to.to_path_buf(), revisions };
+        place.sweep();
+        Ok(place)
+    }
+
+    /// The revision that the link names, if its directory is there.
+    pub fn published(&self) -> Option<String> {
+        let target = fs::read_link(&self.to).ok()?;
+        let name = target.file_name()?.to_str()?.to_string();
+        self.revisions.join(&name).is_dir().then_some(name)
+    }
+
+    /// A directory in which a candidate is made; its name is used by nobody else, ever.
+    pub fn staging(&self, limits: Limits) -> io::Result<Staging> {
+        Staging::new(self.revisions.join(unique("tmp")), limits)
+    }
+
+    /// Publishes a finished candidate under its revision's name.
+    pub fn publish(&self, candidate: Staging, revision: &str) -> io::Result<()> {
+        let made = candidate.finish()?;
+        let place = self.revisions.join(revision);
+        // A revision that was published before is the same content: its name is its hash.
+        if place.is_dir() {
+            fs::remove_dir_all(&made)?;
+        } else {
+            fs::rename(&made, &place)?;
+        }
+        sync(&self.revisions)?;
+        self.point(revision)?;
+        self.collect(revision);
+        Ok(())
+    }
+
+    /// Replaces the link by renaming a new one over it.
+    fn point(&self, revision: &str) -> io::Result<()> {
+        let Some(parent) = self.to.parent() else { return Err(io::Error::other("the path has no folder")) };
+        let target = Path::new(self.revisions.file_name().unwrap_or_default()).join(revision);
+        let beside = parent.join(format!(".{}", unique("link")));
+        symlink(&target, &beside)?;
+        fs::rename(&beside, &self.to).inspect_err(|_| {
+            let _ = fs::remove_file(&beside);
+        })?;
+        sync(parent)
+    }
+
+    /// Removes revisions that nobody needs any more. A failure costs disk, which the next publication frees.
+    fn collect(&self, published: &str) {
+        let mut old: Vec<(SystemTime, PathBuf)> = fs::read_dir(&self.revisions)
+            .into_iter()
+            .flatten()
+            .flatten()
+            .filter(|entry| entry.file_name().to_str().is_none_or(|name| name != published && !name.starts_with("tmp-")))
+            .filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path())))
+            .collect();
+        old.sort();
+        old.reverse();
+        for (modified, path) in old.into_iter().skip(KEEP) {
+            if modified.elapsed().is_ok_and(|age| age > GRACE) {
+                let _ = fs::remove_dir_all(path);
+            }
+        }
+    }
+
+    /// Candidates and links that a crash left behind.
+    fn sweep(&self) {
+        for entry in fs::read_dir(&self.revisions).into_iter().flatten().flatten() {
+            if entry.file_name().to_string_lossy().starts_with("tmp-") {
+                let _ = fs::remove_dir_all(entry.path());
+            }
+        }
+    }
+}
+
+fn unique(word: &str) -> String {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    format!("{word}-{}-{}", std::process::id(), now.as_nanos())
+}
+
+fn sync(folder: &Path) -> io::Result<()> {
+    File::open(folder)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    const LIMITS: Limits = Limits { files_max: 100, bytes_max: 1 << 20 };
+
+    fn temp(name: &str) -> PathBuf {
+        let dir = std::env::temp_dir().join(format!("outrigger-publish-{name}-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&dir);
+        fs::create_dir_all(&dir).expect("a folder");
+        dir
+    }
+
+    fn publish(place: &Place, revision: &str) {
+        let mut staging = place.staging(LIMITS).expect("a candidate");
+        for name in ["a", "b"] {
+            staging.file(Path::new(name), revision.as_bytes(), false).expect("written");
+        }
+        place.publish(staging, revision).expect("published");
+    }
+
+    /// covers: foundation 5
+    #[test]
+    fn a_reader_that_holds_the_directory_never_sees_two_revisions() {
+        let dir = temp("readers");
+        let to = dir.join("current");
+        let place = Place::open(&to).expect("a place");
+        assert_eq!(place.published(), None);
+        publish(&place, "r0");
+        let stop = Arc::new(AtomicBool::new(false));
+        let reader = {
+            let (to, stop) = (to.clone(), stop.clone());
+            std::thread::spawn(move || {
+                let mut seen = 0u32;
+                while !stop.load(Ordering::Relaxed) {
+                    let held = fs::canonicalize(&to).expect("always there");
+                    let read = |name: &str| fs::read_to_string(held.join(name)).expect("whole");
+                    assert_eq!(read("a"), read("b"));
+                    seen += 1;
+                }
+                seen
+            })
+        };
+        for revision in 1..100 {
+            publish(&place, &format!("r{revision}"));
+        }
+        stop.store(true, Ordering::Relaxed);
+        assert!(reader.join().expect("no torn read") > 0);
+        assert_eq!(place.published().as_deref(), Some("r99"));
+        publish(&place, "r98");
+        assert_eq!(Place::open(&to).expect("again").published().as_deref(), Some("r98"));
+        let _ = fs::remove_dir_all(&dir);
+    }
+
+    /// covers: foundation 5
+    #[test]
+    fn what_stands_in_the_way_is_never_replaced() {
+        let dir = temp("inway");
+        let to = dir.join("current");
+        fs::create_dir(&to).expect("a folder");
+        assert!(Place::open(&to).is_err_and(|error| error.to_string().contains("no symlink")));
+        let _ = fs::remove_dir_all(&dir);
+    }
+}

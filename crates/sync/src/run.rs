@@ -1,0 +1,253 @@
+//! The way of a revision, readable here: ask → fetch → verify → publish → notify.
+//!
+//! ```text
+//! follow → round → store::Store::fetch → staging::Staging::file → publish::Place::publish → tell → notify::http::send / signal
+//! ```
+//!
+//! Runs on the worker's main thread; what blocks runs beside it, one at a time per entry. In: a Plan. Out: published
+//! revisions, and a gate that opens when each entry has one. When a store is down, the revision that is there serves.
+
+use crate::notify::{NotifyKind, http};
+use crate::plan::{EntryPlan, Plan};
+use crate::publish::Place;
+use crate::store::{Fetched, Store};
+use base::revisions::{Revision, Revisions};
+use base::ledger::Row;
+use base::limit::Backoff;
+use base::scope::Scope;
+use base::state::StateDir;
+use base::subsystem::{Conductor, Health, Phase, PhaseWatch, Station};
+use base::telemetry::{Count, Name, Telemetry};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+
+const ASKED: Name = Name::counter("outrigger_sync_polls_total", "How often a store was asked, by how it ended.");
+
+/// The longest pause of a store that fails, unless it is asked more rarely anyway.
+const FAILED_MOST: Duration = Duration::from_secs(60);
+
+/// Tries of one HTTP notice, and the pauses between.
+const NOTICE_TRIES: u32 = 6;
+const NOTICE_FIRST: Duration = Duration::from_millis(250);
+const NOTICE_MOST: Duration = Duration::from_secs(5);
+
+/// What sync needs from the rest of the worker.
+#[derive(Clone)]
+pub struct Inputs {
+    pub state: StateDir,
+    pub revisions: Revisions,
+    /// Whether the app runs; always true beside an app of its own container.
+    pub app_runs: watch::Receiver<bool>,
+    /// Sends a signal to the app.
+    pub signal_app: Rc<dyn Fn(i32)>,
+}
+
+/// Opens when every entry has a published revision.
+pub struct Gate {
+    published: Vec<watch::Receiver<bool>>,
+}
+
+impl Gate {
+    pub async fn open(&mut self) {
+        for published in &mut self.published {
+            // An entry whose task has ended holds nobody up.
+            let _ = published.wait_for(|published| *published).await;
+        }
+    }
+}
+
+/// Starts a task per entry. Errors name the entry and what stands in its way.
+pub fn start(plan: Plan, inputs: &Inputs, telemetry: &Telemetry, conductor: &mut Conductor) -> Result<(Scope, Gate), Vec<String>> {
+    let health = telemetry.health("sync");
+    let scope = Scope::new("sync", health.clone());
+    let (mut errors, mut published) = (Vec::new(), Vec::new());
+    let count = plan.entries.len();
+    let station = conductor.station("sync");
+    for entry in plan.entries {
+        let cache = inputs.state.path(&format!("sync.{}.git", entry.name));
+        let temporary = || std::env::temp_dir().join(format!("outrigger-{}-{}.git", std::process::id(), entry.name));
+        match entry.store.build(cache.unwrap_or_else(temporary)) {
+            Ok(store) => {
+                let (sender, receiver) = watch::channel(false);
+                published.push(receiver);
+                let follower = Follower {
+                    row: telemetry.ledger.row("source", format!("sync/{}", entry.name)),
+                    same: telemetry.count(ASKED, &[("entry", &entry.name), ("result", "same")]),
+                    new: telemetry.count(ASKED, &[("entry", &entry.name), ("result", "new")]),
+                    failed: telemetry.count(ASKED, &[("entry", &entry.name), ("result", "failed")]),
+                    entry: Arc::new(entry),
+                    inputs: inputs.clone(),
+                    health: health.clone(),
+                    published: sender,
+                };
+                scope.spawn("follow", follower.follow(store, station.watch()));
+            }
+            Err(error) => errors.push(format!("sync `{}`: {error}", entry.name)),
+        }
+    }
+    if !errors.is_empty() {
+        return Err(errors);
+    }
+    health.set_summary(format!("{count} directories follow their stores"));
+    scope.spawn("conduct", conduct(station));
+    Ok((scope, Gate { published }))
+}
+
+/// Nothing of sync holds up a stop: a publication is atomic at any moment.
+async fn conduct(mut station: Station) {
+    for phase in [Phase::Drain, Phase::Finish, Phase::Close] {
+        station.reached(phase).await;
+        station.done(phase);
+    }
+}
+
+/// One entry's task.
+struct Follower {
+    entry: Arc<EntryPlan>,
+    inputs: Inputs,
+    health: Arc<Health>,
+    row: Arc<Row>,
+    same: Count,
+    new: Count,
+    failed: Count,
+    published: watch::Sender<bool>,
+}
+
+/// What one round led to.
+struct Round {
+    store: Box<dyn Store>,
+    result: Result<Option<String>, String>,
+    present: Option<String>,
+}
+
+impl Follower {
+    async fn follow(self, mut store: Box<dyn Store>, mut phase: PhaseWatch) {
+        let mut backoff = Backoff::new(self.entry.every, self.entry.every.max(FAILED_MOST));
+        loop {
+            let entry = self.entry.clone();
+            let Ok(round) = tokio::task::spawn_blocking(move || round(&entry, store)).await else {
+                self.health.panicked(&format!("the store of {} panicked", self.entry.name));
+                return;
+            };
+            store = round.store;
+            let pause = match round.result {
+                Ok(news) => {
+                    self.succeeded(news);
+                    backoff.reset();
+                    self.entry.every
+                }
+                Err(error) => {
+                    self.failed(&error, round.present.as_deref());
+                    backoff.next().max(self.entry.every)
+                }
+            };
+            if round.present.is_some() {
+                self.published.send_replace(true);
+                self.health.set_ready(true);
+            }
+            self.show(round.present.as_deref());
+            if let Some(revision) = round.present {
+                self.tell(&revision).await;
+            }
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                _ = phase.reached(Phase::Drain) => return,
+            }
+        }
+    }
+
+    fn succeeded(&self, news: Option<String>) {
+        if self.health.recovered(&self.entry.name) {
+            tracing::info!(entry = self.entry.name, "the store answers again");
+        }
+        match news {
+            Some(revision) => {
+                self.new.add(1);
+                self.row.receive(1);
+                self.row.deliver(1);
+                tracing::info!(entry = self.entry.name, revision, to = %self.entry.to.display(), "published a new revision");
+            }
+            None => self.same.add(1),
+        }
+    }
+
+    fn failed(&self, error: &str, present: Option<&str>) {
+        self.failed.add(1);
+        let serves = present.map_or("nothing is published yet".into(), |revision| format!("{revision} goes on serving"));
+        let text = format!("{}: {error}; {serves}", self.entry.store.describe());
+        if self.health.fault(&self.entry.name, text.clone()) {
+            tracing::warn!(entry = self.entry.name, error = text, "a revision could not be fetched or published");
+        }
+    }
+
+    fn show(&self, present: Option<&str>) {
+        let revision = Revision {
+            entry: self.entry.name.clone(),
+            store: self.entry.store.describe(),
+            to: self.entry.to.display().to_string(),
+            revision: present.map(str::to_string),
+        };
+        self.inputs.revisions.set(revision);
+    }
+
+    /// Tells those who have not heard of this revision. What was told is written down, so that a crash between publication
+    /// and notice costs no notice.
+    async fn tell(&self, revision: &str) {
+        let file = format!("sync.{}.told", self.entry.name);
+        let told = self.inputs.state.read(&file).ok().flatten();
+        let memory = self.inputs.revisions.told(&self.entry.name);
+        if told.as_deref() == Some(revision.as_bytes()) || memory.as_deref() == Some(revision) {
+            return;
+        }
+        // An app that starts later reads the new revision anyway.
+        if *self.inputs.app_runs.borrow() {
+            for kind in &self.entry.notify {
+                self.tell_one(kind, revision).await;
+            }
+        }
+        self.inputs.revisions.set_told(&self.entry.name, revision);
+        if let Err(error) = self.inputs.state.write(&file, revision.as_bytes()) {
+            tracing::warn!(%error, "what was told could not be written down; a restart tells it again");
+        }
+    }
+
+    async fn tell_one(&self, kind: &NotifyKind, revision: &str) {
+        let part = format!("{} notify", self.entry.name);
+        match kind {
+            NotifyKind::Signal(signal) => (self.inputs.signal_app)(signal.number()),
+            NotifyKind::Http(config) => {
+                let mut backoff = Backoff::new(NOTICE_FIRST, NOTICE_MOST);
+                while let Err(error) = http::send(config, revision).await {
+                    if backoff.tries() + 1 >= NOTICE_TRIES {
+                        self.health.fault(&part, format!("{}: {error}", kind.describe()));
+                        tracing::error!(entry = self.entry.name, error, "the app was not told of a new revision");
+                        return;
+                    }
+                    tokio::time::sleep(backoff.next()).await;
+                }
+                self.health.recovered(&part);
+            }
+        }
+        tracing::info!(entry = self.entry.name, notice = kind.describe(), revision, "told of the new revision");
+    }
+}
+
+/// One round, on a thread that may block.
+fn round(entry: &EntryPlan, mut store: Box<dyn Store>) -> Round {
+    let place = match Place::open(&entry.to) {
+        Ok(place) => place,
+        Err(error) => return Round { store, result: Err(error.to_string()), present: None },
+    };
+    let published = place.published();
+    let mut stage = || place.staging(entry.limits).map_err(|error| error.to_string());
+    let result = match store.fetch(published.as_deref(), &mut stage) {
+        Ok((Fetched::New { revision }, Some(candidate))) => {
+            place.publish(candidate, &revision).map(|()| Some(revision)).map_err(|error| error.to_string())
+        }
+        Ok(_) => Ok(None),
+        Err(error) => Err(error),
+    };
+    Round { store, result, present: place.published() }
+}

@@ -1,0 +1,171 @@
+//! A candidate on its way to be published: files written beside the published revision, on the same volume. In: files of a
+//! store. Out: a directory whose every byte is on disk, or the reason why it is refused. Bounds: `Limits`; paths stay inside,
+//! links point inside, and nothing but plain files, folders and such links is written.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Component, Path, PathBuf};
+
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    pub files_max: usize,
+    pub bytes_max: u64,
+}
+
+/// A directory under construction; removed on drop unless it was finished.
+pub struct Staging {
+    root: PathBuf,
+    limits: Limits,
+    files: usize,
+    bytes: u64,
+    finished: bool,
+}
+
+impl Staging {
+    /// `root` must not exist yet; its parent must.
+    pub fn new(root: PathBuf, limits: Limits) -> io::Result<Staging> {
+        fs::create_dir(&root)?;
+        // The umask must not decide who can read the app's configuration.
+        fs::set_permissions(&root, fs::Permissions::from_mode(0o755))?;
+        Ok(Staging { root, limits, files: 0, bytes: 0, finished: false })
+    }
+
+    pub fn file(&mut self, path: &Path, content: &[u8], executable: bool) -> Result<(), String> {
+        self.count(content.len() as u64)?;
+        let target = self.inside(path)?;
+        let mode = if executable { 0o755 } else { 0o644 };
+        let write = || {
+            let mut file = OpenOptions::new().create_new(true).write(true).mode(mode).open(&target)?;
+            file.write_all(content)?;
+            file.set_permissions(fs::Permissions::from_mode(mode))?;
+            file.sync_all()
+        };
+        write().map_err(|error| format!("{}: {error}", target.display()))
+    }
+
+    /// A link that points to something within the revision.
+    pub fn link(&mut self, path: &Path, target: &Path) -> Result<(), String> {
+        self.count(0)?;
+        let folder = path.parent().unwrap_or(Path::new(""));
+        if !stays_inside(folder, target) {
+            return Err(format!("the link {} points out of the revision, to {}", path.display(), target.display()));
+        }
+        let place = self.inside(path)?;
+        std::os::unix::fs::symlink(target, &place).map_err(|error| format!("{}: {error}", place.display()))
+    }
+
+    /// Syncs all folders from the innermost out, so that a crash leaves the whole candidate or none.
+    pub fn finish(mut self) -> io::Result<PathBuf> {
+        sync_folders(&self.root)?;
+        self.finished = true;
+        Ok(self.root.clone())
+    }
+
+    fn count(&mut self, bytes: u64) -> Result<(), String> {
+        self.files += 1;
+        self.bytes += bytes;
+        if self.files > self.limits.files_max {
+            return Err(format!("the revision has more files than files_max = {}", self.limits.files_max));
+        }
+        if self.bytes > self.limits.bytes_max {
+            return Err(format!("the revision has more bytes than bytes_max = {}", base::unit::ByteSize(self.limits.bytes_max)));
+        }
+        Ok(())
+    }
+
+    /// The path below the root, its folders made. Refuses what would leave it.
+    fn inside(&self, path: &Path) -> Result<PathBuf, String> {
+        let plain = path.components().all(|part| matches!(part, Component::Normal(_))) && path.file_name().is_some();
+        if !plain {
+            return Err(format!("the path {} would leave the revision", path.display()));
+        }
+        let target = self.root.join(path);
+        let mut folder = self.root.clone();
+        for part in path.parent().into_iter().flat_map(Path::components) {
+            folder.push(part);
+            match fs::create_dir(&folder) {
+                Ok(()) => fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).map_err(|e| e.to_string())?,
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                    // A link written before must not lead this file elsewhere.
+                    if !fs::symlink_metadata(&folder).is_ok_and(|meta| meta.is_dir()) {
+                        return Err(format!("the path {} leads through something that is no folder", path.display()));
+                    }
+                }
+                Err(error) => return Err(format!("{}: {error}", folder.display())),
+            }
+        }
+        Ok(target)
+    }
+}
+
+impl Drop for Staging {
+    fn drop(&mut self) {
+        if !self.finished {
+            let _ = fs::remove_dir_all(&self.root);
+        }
+    }
+}
+
+fn stays_inside(folder: &Path, target: &Path) -> bool {
+    let mut depth = folder.components().count();
+    for part in target.components() {
+        match part {
+            Component::Normal(_) => depth += 1,
+            Component::CurDir => {}
+            Component::ParentDir if depth > 0 => depth -= 1,
+            Component::ParentDir | Component::RootDir | Component::Prefix(_) => return false,
+        }
+    }
+    true
+}
+
+fn sync_folders(folder: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            sync_folders(&entry.path())?;
+        }
+    }
+    File::open(folder)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn staging(name: &str, limits: Limits) -> (PathBuf, Staging) {
+        let root = std::env::temp_dir().join(format!("outrigger-staging-{name}-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&root);
+        (root.clone(), Staging::new(root, limits).expect("a folder"))
+    }
+
+    /// covers: foundation 5
+    #[test]
+    fn what_would_leave_the_revision_is_refused() {
+        let (root, mut staging) = staging("leave", Limits { files_max: 100, bytes_max: 100 });
+        assert!(staging.file(Path::new("a/b"), b"x", true).is_ok());
+        assert!(staging.link(Path::new("a/up"), Path::new("../a/b")).is_ok());
+        for path in ["../x", "/x", "a/../../x", "", "."] {
+            assert!(staging.file(Path::new(path), b"", false).is_err(), "{path}");
+        }
+        for target in ["../../x", "/etc/passwd", "../.."] {
+            assert!(staging.link(Path::new("a/l"), Path::new(target)).is_err(), "{target}");
+        }
+        assert!(staging.link(Path::new("d"), Path::new("a")).is_ok());
+        assert!(staging.file(Path::new("d/through"), b"", false).is_err(), "through a link");
+        let mode = fs::metadata(root.join("a/b")).expect("written").permissions().mode();
+        assert_eq!(mode & 0o777, 0o755);
+        drop(staging);
+        assert!(!root.exists(), "an unfinished candidate leaves nothing");
+    }
+
+    /// covers: foundation 5
+    #[test]
+    fn a_revision_over_its_limits_is_refused_by_name() {
+        let (_, mut staging) = staging("limits", Limits { files_max: 2, bytes_max: 10 });
+        assert!(staging.file(Path::new("a"), b"12345", false).is_ok());
+        assert!(staging.file(Path::new("b"), b"123456", false).is_err_and(|text| text.contains("bytes_max = 10")));
+        assert!(staging.file(Path::new("c"), b"", false).is_err_and(|text| text.contains("files_max = 2")));
+    }
+}

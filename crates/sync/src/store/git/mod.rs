@@ -1,0 +1,222 @@
+//! A git repository over file://, git://, http(s):// or ssh. In: a URL, a ref and a path. Out: the tree of the commit that the
+//! ref names. Asking costs one listing of refs; only a new commit is fetched, alone (depth 1), into a bare repository of our own,
+//! and its tree is walked by our own writer: no index, no checkout, no second program but ssh. Bounds: `ANSWER_MAX` for an
+//! answer over HTTP, `PACKS_MAX` packs before the cache is begun anew.
+
+mod transport;
+mod tree;
+
+use super::{Fetched, Store};
+use crate::staging::Staging;
+use base::registry::Kind;
+use gix::bstr::{BString, ByteSlice as _};
+use gix::remote::Direction;
+use net::ClientConfig;
+use schemars::JsonSchema;
+use serde::Deserialize;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+
+/// Follows a branch, tag or commit of a git repository, or one folder of it. The transports are `file://` (read directly),
+/// `git://`, `http://`, `https://` and `ssh://` (the program `ssh` must be there). A tag or a commit id pins; a branch is
+/// followed forward and backward. Submodules and large-file pointers are not resolved.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// The repository: file:///srv/config.git, git://host/path, https://host/path or ssh://user@host/path.
+    pub url: String,
+    /// The branch, tag or full commit id.
+    #[serde(default = "head", rename = "ref")]
+    pub reference: String,
+    /// The folder of the repository that is published; all of it where left out.
+    #[serde(default)]
+    pub path: Option<PathBuf>,
+    /// The key and the known hosts for ssh.
+    #[serde(default)]
+    pub ssh: Ssh,
+    /// Time-outs, headers, authentication and certificates for http and https.
+    #[serde(default)]
+    pub client: ClientConfig,
+}
+
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Ssh {
+    /// The private key; ssh's own where left out.
+    #[serde(default)]
+    pub key_file: Option<PathBuf>,
+    /// The hosts that are trusted; ssh's own where left out. An unknown host is always refused.
+    #[serde(default)]
+    pub known_hosts_file: Option<PathBuf>,
+}
+
+impl Kind for Config {
+    const EXAMPLE: &'static str = "git: { url: \"https://git.example/config.git\", ref: main, path: orders/ }\n";
+}
+
+fn head() -> String {
+    "HEAD".into()
+}
+
+/// Each fetch leaves a pack; a cache with more is begun anew, which costs one small fetch.
+const PACKS_MAX: usize = 16;
+
+impl Config {
+    pub fn check(&self) -> Result<(), String> {
+        let url = gix::url::parse(self.url.as_bytes().as_bstr()).map_err(|error| format!("`url` is no git URL: {}", chain(&error)))?;
+        use gix::url::Scheme;
+        if !matches!(url.scheme, Scheme::File | Scheme::Git | Scheme::Http | Scheme::Https | Scheme::Ssh) {
+            return Err(format!("`url` has the scheme {}, and must be file, git, http, https or ssh", url.scheme.as_str()));
+        }
+        if self.reference.is_empty() || self.reference.starts_with('-') {
+            return Err("`ref` must name a branch, a tag or a commit".into());
+        }
+        Ok(())
+    }
+
+    pub fn describe(&self) -> String {
+        format!("{} {}", base::diag::hide_userinfo(&self.url), self.reference)
+    }
+}
+
+pub struct Git {
+    config: Config,
+    url: gix::Url,
+    cache: PathBuf,
+    /// What the ref named when it was last looked at, and the revision that it led to.
+    last: Option<(gix::ObjectId, String)>,
+}
+
+impl Git {
+    pub fn new(config: Config, cache: PathBuf) -> Result<Git, String> {
+        let url = gix::url::parse(config.url.as_bytes().as_bstr()).map_err(|error| chain(&error))?;
+        Ok(Git { config, url, cache, last: None })
+    }
+
+    /// The repository that has the object, and the object that the ref names now. None: nothing new since `published`.
+    fn locate(&mut self, published: Option<&str>) -> Result<Option<(gix::Repository, gix::ObjectId)>, String> {
+        if self.url.scheme == gix::url::Scheme::File {
+            let repository = open(Path::new(&self.url.path.to_string()))?;
+            let id = resolve(&repository, &self.config.reference)?;
+            return Ok((!self.is_last(&id, published)).then_some((repository, id)));
+        }
+        let repository = self.cache_repository()?;
+        let id = {
+            let remote = self.remote(&repository)?;
+            let transport = transport::open(&self.url, &self.config)?;
+            let connection = remote.to_connection_with_transport(transport);
+            let prepared = connection.prepare_fetch(gix::progress::Discard, Default::default()).map_err(|error| chain(&error))?;
+            let missing = || format!("the repository has no ref `{}`", self.config.reference);
+            let id = prepared.ref_map().mappings.first().and_then(|mapping| mapping.remote.as_id()).ok_or_else(missing)?.to_owned();
+            if self.is_last(&id, published) {
+                return Ok(None);
+            }
+            let depth = gix::remote::fetch::Shallow::DepthAtRemote(std::num::NonZeroU32::MIN);
+            prepared
+                .with_shallow(depth)
+                .receive(gix::progress::Discard, &AtomicBool::new(false))
+                .map_err(|error| chain(&error))?;
+            id
+        };
+        Ok(Some((repository, id)))
+    }
+
+    fn is_last(&self, id: &gix::ObjectId, published: Option<&str>) -> bool {
+        self.last.as_ref().is_some_and(|(seen, revision)| seen == id && published == Some(revision.as_str()))
+    }
+
+    fn remote<'r>(&self, repository: &'r gix::Repository) -> Result<gix::Remote<'r>, String> {
+        let refspec = BString::from(format!("+{}:refs/outrigger/target", self.config.reference));
+        repository
+            .remote_at(self.url.clone())
+            .and_then(|remote| remote.with_refspecs([refspec.as_bstr()], Direction::Fetch))
+            .map(|remote| remote.with_fetch_tags(gix::remote::fetch::Tags::None))
+            .map_err(|error| chain(&error))
+    }
+
+    /// Our own bare repository. One that is damaged, or has grown, is begun anew: it holds nothing that is not at the server.
+    fn cache_repository(&self) -> Result<gix::Repository, String> {
+        let packs = std::fs::read_dir(self.cache.join("objects/pack")).map_or(0, |entries| entries.count() / 2);
+        if packs <= PACKS_MAX && let Ok(repository) = open(&self.cache) {
+            return Ok(repository);
+        }
+        let failed = |error: &dyn std::fmt::Display| format!("the cache {} cannot be made: {error}", self.cache.display());
+        match std::fs::remove_dir_all(&self.cache) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(&error)),
+            _ => {}
+        }
+        std::fs::create_dir_all(&self.cache).map_err(|error| failed(&error))?;
+        gix::ThreadSafeRepository::init_opts(&self.cache, gix::create::Kind::Bare, Default::default(), gix::open::Options::isolated())
+            .map(Into::into)
+            .map_err(|error| failed(&chain(&error)))
+    }
+}
+
+impl Store for Git {
+    fn fetch(
+        &mut self,
+        published: Option<&str>,
+        stage: &mut dyn FnMut() -> Result<Staging, String>,
+    ) -> Result<(Fetched, Option<Staging>), String> {
+        let Some((repository, id)) = self.locate(published)? else { return Ok((Fetched::Same, None)) };
+        let commit = repository
+            .find_object(id)
+            .and_then(|object| object.peel_to_kind(gix::object::Kind::Commit))
+            .map_err(|error| format!("`{}` names no commit: {}", self.config.reference, chain(&error)))?;
+        let revision = self.revision_name(&commit.id);
+        if published == Some(revision.as_str()) {
+            self.last = Some((id, revision));
+            return Ok((Fetched::Same, None));
+        }
+        let mut staging = stage()?;
+        tree::write(&repository, commit.id, self.config.path.as_deref(), &mut staging)?;
+        self.last = Some((id, revision.clone()));
+        Ok((Fetched::New { revision }, Some(staging)))
+    }
+}
+
+impl Git {
+    /// The commit's id; with a `path`, a mark of it too, since the same commit then is another content.
+    fn revision_name(&self, commit: &gix::ObjectId) -> String {
+        match &self.config.path {
+            None => commit.to_string(),
+            Some(path) => {
+                let mark = path.to_string_lossy().trim_matches('/').replace(|c: char| !c.is_ascii_alphanumeric(), "_");
+                format!("{commit}-{}", mark.chars().take(64).collect::<String>())
+            }
+        }
+    }
+}
+
+/// Opens a repository by its own configuration alone: what stands in the environment or in a home is not ours.
+fn open(path: &Path) -> Result<gix::Repository, String> {
+    let options = gix::open::Options::isolated().with(gix::sec::Trust::Full);
+    gix::open_opts(path, options).map_err(|error| format!("{} cannot be opened as a git repository: {}", path.display(), chain(&error)))
+}
+
+/// What a ref names in a repository that can be read directly.
+fn resolve(repository: &gix::Repository, reference: &str) -> Result<gix::ObjectId, String> {
+    if let Ok(id) = gix::ObjectId::from_hex(reference.as_bytes()) {
+        return Ok(id);
+    }
+    let missing = |error: &dyn std::fmt::Display| format!("the repository has no ref `{reference}`: {error}");
+    if reference == "HEAD" {
+        return repository.head_id().map(|id| id.detach()).map_err(|error| missing(&chain(&error)));
+    }
+    let mut found = repository.find_reference(reference).map_err(|error| missing(&chain(&error)))?;
+    found.peel_to_id().map(|id| id.detach()).map_err(|error| missing(&chain(&error)))
+}
+
+/// An error with all its causes, in one line.
+fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        next = cause.source();
+    }
+    base::diag::hide_userinfo(&text.replace('\n', " "))
+}
