@@ -20,6 +20,11 @@ pub fn schema_of<C: JsonSchema>() -> serde_json::Value {
     schemars::generate::SchemaSettings::draft2020_12().into_generator().into_root_schema_for::<C>().to_value()
 }
 
+/// A checked tree as JSON that people may see.
+pub fn shown<C: JsonSchema>(tree: &Node) -> serde_json::Value {
+    schema::shown(tree, &schema_of::<C>())
+}
+
 /// Parses, fills, checks and reads. `Err` holds all findings; the text of secrets is masked in it.
 pub fn load<C: DeserializeOwned + JsonSchema>(
     file: &str,

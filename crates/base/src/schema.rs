@@ -17,7 +17,16 @@ pub struct Checked {
 }
 
 pub fn check(tree: &Node, schema: &Json) -> Checked {
-    let mut walker = Walker { root: schema, findings: Vec::new(), secrets: Vec::new() };
+    walk(tree, schema, false)
+}
+
+/// The same tree as JSON that people may see: secrets, credentials in URLs and what was filled in are hidden.
+pub fn shown(tree: &Node, schema: &Json) -> Json {
+    walk(tree, schema, true).json
+}
+
+fn walk(tree: &Node, schema: &Json, hide: bool) -> Checked {
+    let mut walker = Walker { root: schema, findings: Vec::new(), secrets: Vec::new(), hide };
     let json = walker.value(tree, schema, "the file");
     Checked { json, findings: walker.findings, secrets: walker.secrets }
 }
@@ -26,6 +35,7 @@ struct Walker<'s> {
     root: &'s Json,
     findings: Vec<Diagnostic>,
     secrets: Vec<Place>,
+    hide: bool,
 }
 
 impl<'s> Walker<'s> {
@@ -238,7 +248,7 @@ impl<'s> Walker<'s> {
         if allowed.contains(&text.as_str()) {
             return Json::String(text.clone());
         }
-        let finding = Diagnostic::error(node.place, format!("`{name}` cannot be {}", shown(node)));
+        let finding = Diagnostic::error(node.place, format!("`{name}` cannot be {}", quoted(node)));
         let near = nearest(text, allowed.iter().copied()).map(|near| format!("did you mean `{near}`?"));
         self.findings.push(finding.help(near.unwrap_or_else(|| format!("it is one of: {}", allowed.join(", ")))));
         Json::Null
@@ -266,7 +276,12 @@ impl<'s> Walker<'s> {
             let reason = if node.filled { reason.replace(&format!("`{text}`"), "the filled-in value") } else { reason };
             self.findings.push(Diagnostic::error(node.place, format!("`{name}`: {reason}")));
         }
-        Json::String(text.clone())
+        Json::String(match (self.hide, format, node.filled) {
+            (true, "secret", _) => "(secret)".into(),
+            (true, _, true) => "(filled in)".into(),
+            (true, _, false) => crate::diag::hide_userinfo(text),
+            (false, ..) => text.clone(),
+        })
     }
 
     fn number(&mut self, node: &Node, schema: &Json, name: &str) -> Json {
@@ -291,7 +306,7 @@ impl<'s> Walker<'s> {
             let bound =
                 if most.is_infinite() { format!("at least {least}") } else { format!("from {least} to {most}") };
             self.findings
-                .push(Diagnostic::error(node.place, format!("`{name}` is {}, and must be {bound}", shown(node))));
+                .push(Diagnostic::error(node.place, format!("`{name}` is {}, and must be {bound}", quoted(node))));
         }
         Json::Number(number)
     }
@@ -324,7 +339,7 @@ fn type_of(schema: &Json) -> (Option<&str>, bool) {
     }
 }
 
-fn shown(node: &Node) -> String {
+fn quoted(node: &Node) -> String {
     match &node.value {
         Value::Scalar { .. } if node.filled => "what was filled in here".into(),
         Value::Scalar { text, .. } => format!("`{text}`"),
@@ -457,5 +472,7 @@ mod tests {
         let schema = serde_json::to_value(schemars::schema_for!(Sample)).expect("a schema is JSON");
         let checked = check(&parse("port: 1\ntoken: hunter2\n").expect("valid YAML"), &schema);
         assert_eq!(checked.secrets, [Place { line: 2, column: 8, width: 7 }]);
+        let text = shown(&parse("port: 1\ntoken: hunter2\nlabels: { u: \"http://me:pw@h/\" }\n").expect("valid YAML"), &schema).to_string();
+        assert_eq!(text, r#"{"port":1,"token":"(secret)","labels":{"u":"http://*****@h/"}}"#);
     }
 }

@@ -101,6 +101,11 @@ impl Plan {
         Ok(Plan { sources: sources.collect(), stages: kinds(&config.stages), sinks: sinks.collect() })
     }
 
+    /// Whether a source reads access records, so that the proxy makes them.
+    pub fn reads_access(&self) -> bool {
+        self.sources.iter().any(|source| matches!(source.kind, SourceKind::Proxy(_)))
+    }
+
     /// What the supervisor must know: the size of the capture rings, where a source reads them.
     pub fn capture_bytes(&self) -> Option<u64> {
         self.sources.iter().find_map(|source| match &source.kind {

@@ -43,7 +43,7 @@ const RETRY_MOST_STOPPING: Duration = Duration::from_millis(500);
 /// What the logs need from the rest of the worker.
 pub struct Inputs {
     pub rings: Option<(Ring, Ring)>,
-    pub wake: OwnedFd,
+    pub wake: Option<OwnedFd>,
     pub access: Option<FeedReceiver<AccessBatch>>,
     pub state: StateDir,
 }
@@ -89,7 +89,8 @@ async fn logs_thread(plan: Plan, mut inputs: Inputs, telemetry: Telemetry, mut s
         }
     }
     let mut readers = Vec::new();
-    let wake = Wake::new(inputs.wake).map_err(|error| health.panicked(&format!("the wake descriptor: {error}"))).ok();
+    let failed = |error| health.panicked(&format!("the wake descriptor: {error}"));
+    let wake = inputs.wake.and_then(|fd| Wake::new(fd).map_err(failed).ok());
     if let Some(wake) = wake.clone() {
         scope.spawn("wake", wake.ring());
     }

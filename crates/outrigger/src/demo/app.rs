@@ -1,0 +1,87 @@
+//! The demo's app: an ordinary web server that knows nothing of Outrigger. It logs JSON to stdout, shows metrics, and reads its
+//! greeting again on SIGHUP.
+
+use net::serve::{Answer, Asked, Server};
+use std::cell::{Cell, RefCell};
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::time::{SystemTime, UNIX_EPOCH};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+
+struct App {
+    dir: PathBuf,
+    greeting: RefCell<String>,
+    requests: Cell<u64>,
+    reloads: Cell<u64>,
+}
+
+pub fn run(dir: &Path, port: u16) -> i32 {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build_local(Default::default());
+    let served = runtime.and_then(|runtime| runtime.block_on(serve(dir.to_path_buf(), port)));
+    match served {
+        Ok(()) => 0,
+        Err(error) => {
+            eprintln!("the demo's app cannot run: {error}");
+            1
+        }
+    }
+}
+
+async fn serve(dir: PathBuf, port: u16) -> std::io::Result<()> {
+    let app = Rc::new(App { dir, greeting: RefCell::default(), requests: Cell::new(0), reloads: Cell::new(0) });
+    let (mut reload, mut stop) = (signal(SignalKind::hangup())?, signal(SignalKind::terminate())?);
+    app.load();
+    let socket = TcpListener::bind(("127.0.0.1", port)).await?;
+    log("info", "started", &format!(r#""port":{port}"#));
+    let server = Server::default();
+    loop {
+        tokio::select! {
+            accepted = socket.accept() => {
+                let app = app.clone();
+                let answer = move |asked: Asked| std::future::ready(app.answer(&asked));
+                tokio::task::spawn_local(server.clone().connection(accepted?.0, answer));
+            }
+            _ = reload.recv() => app.load(),
+            _ = stop.recv() => {
+                log("info", "stopped", "");
+                return Ok(());
+            }
+        }
+    }
+}
+
+impl App {
+    fn load(&self) {
+        let text = std::fs::read_to_string(self.dir.join("greeting.txt")).unwrap_or_else(|error| format!("no greeting: {error}"));
+        *self.greeting.borrow_mut() = text.trim().to_string();
+        self.reloads.set(self.reloads.get() + 1);
+        log("info", "loaded the configuration", &format!(r#""greeting":{}"#, admin::view::to_json(&text.trim())));
+    }
+
+    fn answer(&self, asked: &Asked) -> Answer {
+        if asked.path == "/metrics" {
+            let (requests, reloads) = (self.requests.get(), self.reloads.get());
+            return Answer::text(
+                200,
+                format!(
+                    "# HELP demo_requests_total Requests answered.\n# TYPE demo_requests_total counter\ndemo_requests_total {requests}\n\
+                     # HELP demo_loads_total How often the configuration was loaded.\n# TYPE demo_loads_total counter\ndemo_loads_total {reloads}\n"
+                ),
+            );
+        }
+        self.requests.set(self.requests.get() + 1);
+        log("info", "request", &format!(r#""number":{},"path":{}"#, self.requests.get(), admin::view::to_json(&asked.path)));
+        Answer::text(200, format!("{}\n", self.greeting.borrow()))
+    }
+}
+
+/// One JSON object a line, as services log.
+fn log(level: &str, message: &str, more: &str) {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let comma = if more.is_empty() { "" } else { "," };
+    let line = format!(r#"{{"time":{:.3},"level":"{level}","message":"{message}"{comma}{more}}}"#, now.as_secs_f64());
+    // An app whose stdout is closed goes on serving.
+    let _ = writeln!(std::io::stdout(), "{line}");
+}

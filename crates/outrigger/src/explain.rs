@@ -1,0 +1,169 @@
+//! `outrigger explain` and `outrigger schema`: documentation from the Config types themselves. In: a component's path. Out: text.
+
+use crate::config::Config;
+use base::diag::nearest;
+use base::registry::KindInfo;
+use serde_json::Value;
+use std::fmt::Write as _;
+
+/// Every registry, by the path under which its kinds stand in the file.
+fn registries() -> [(&'static str, &'static [KindInfo]); 8] {
+    [
+        ("logs.sources", logs::source::SourceEntry::KINDS),
+        ("logs.stages", logs::stage::StageEntry::KINDS),
+        ("logs.sinks", logs::sink::SinkEntry::KINDS),
+        ("metrics.sources", metrics::source::SourceEntry::KINDS),
+        ("metrics.sinks", metrics::sink::SinkEntry::KINDS),
+        ("sync.stores", sync::store::StoreEntry::KINDS),
+        ("sync.notify", sync::notify::NotifyEntry::KINDS),
+        ("proxy.balance", proxy::balance::BalanceEntry::KINDS),
+    ]
+}
+
+pub fn explain(kind: Option<&str>) -> i32 {
+    let Some(wanted) = kind else {
+        println!("Components, each by `outrigger explain NAME`:\n");
+        for (path, kinds) in registries() {
+            for kind in kinds {
+                println!("  {:<26} {}", format!("{path}.{}", kind.name), first_sentence(&(kind.schema)()));
+            }
+        }
+        return 0;
+    };
+    let all = registries();
+    let found = all.iter().find_map(|(path, kinds)| {
+        kinds.iter().find(|kind| wanted == format!("{path}.{}", kind.name)).map(|kind| (path, kind))
+    });
+    match found {
+        Some((path, kind)) => {
+            print!("{}", document(path, kind));
+            0
+        }
+        None => {
+            let names: Vec<String> =
+                all.iter().flat_map(|(path, kinds)| kinds.iter().map(move |kind| format!("{path}.{}", kind.name))).collect();
+            eprintln!("error: there is no component `{wanted}`");
+            match nearest(wanted, names.iter().map(String::as_str)) {
+                Some(near) => eprintln!("  help: did you mean `{near}`?"),
+                None => eprintln!("  help: `outrigger explain` lists them"),
+            }
+            i32::from(crate::EXIT_MISTAKE)
+        }
+    }
+}
+
+fn document(path: &str, kind: &KindInfo) -> String {
+    let schema = (kind.schema)();
+    let mut out = String::new();
+    // Writing to a String cannot fail.
+    let _ = writeln!(out, "{path}.{}\n\n{}\n", kind.name, wrap(schema["description"].as_str().unwrap_or(""), ""));
+    let properties = schema["properties"].as_object();
+    if let Some(properties) = properties.filter(|properties| !properties.is_empty()) {
+        let _ = writeln!(out, "Keys:");
+        let required: Vec<&str> = schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        for (key, property) in properties {
+            let state = match (&property["default"], required.contains(&key.as_str())) {
+                (_, true) => "required".to_string(),
+                (Value::Null, _) => "optional".to_string(),
+                (default, _) => format!("default {default}"),
+            };
+            let _ = writeln!(out, "  {key} ({}, {state})", type_name(&schema, property));
+            let _ = writeln!(out, "{}", wrap(property["description"].as_str().unwrap_or(""), "      "));
+        }
+        out.push('\n');
+    }
+    let _ = writeln!(out, "Example:");
+    for line in kind.example.lines() {
+        let _ = writeln!(out, "  {line}");
+    }
+    out
+}
+
+/// What a value of this key is, in a word or two.
+fn type_name(root: &Value, property: &Value) -> String {
+    if let Some(target) = property["$ref"].as_str() {
+        return root.pointer(target.trim_start_matches('#')).map_or("mapping".into(), |found| type_name(root, found));
+    }
+    if let Some(format @ ("duration" | "size" | "address" | "url" | "secret")) = property["format"].as_str() {
+        return format.to_string();
+    }
+    if let Some(variants) = property["anyOf"].as_array() {
+        return variants.iter().find(|variant| variant["type"] != "null").map_or("value".into(), |variant| type_name(root, variant));
+    }
+    let words = |list: &Vec<Value>| list.iter().filter_map(|v| v.as_str().or(v["const"].as_str())).collect::<Vec<_>>().join(" or ");
+    if let Some(list) = property["enum"].as_array().or(property["oneOf"].as_array()) {
+        let words = words(list);
+        return if words.is_empty() { "mapping with one key".into() } else { words };
+    }
+    match &property["type"] {
+        Value::String(name) if name == "array" => format!("list of {}", type_name(root, &property["items"])),
+        Value::String(name) if name == "object" => "mapping".into(),
+        Value::String(name) if name == "integer" => "whole number".into(),
+        Value::String(name) => name.clone(),
+        Value::Array(names) => names.iter().filter_map(Value::as_str).find(|name| *name != "null").unwrap_or("value").to_string(),
+        _ => "value".into(),
+    }
+}
+
+fn first_sentence(schema: &Value) -> String {
+    let text = schema["description"].as_str().unwrap_or("").split_whitespace().collect::<Vec<_>>().join(" ");
+    text.split(". ").next().unwrap_or("").trim_end_matches('.').to_string()
+}
+
+const WIDTH: usize = 96;
+
+fn wrap(text: &str, indent: &str) -> String {
+    let mut out = String::from(indent);
+    let mut column = indent.len();
+    for word in text.split_whitespace() {
+        if column > indent.len() && column + word.len() > WIDTH {
+            out.push('\n');
+            out.push_str(indent);
+            column = indent.len();
+        }
+        out.push_str(word);
+        out.push(' ');
+        column += word.len() + 1;
+    }
+    out.trim_end().to_string()
+}
+
+/// `outrigger schema`.
+pub fn schema() -> i32 {
+    let mut schema = base::config::schema_of::<Config>();
+    if let Some(object) = schema.as_object_mut() {
+        object.insert("title".into(), "Outrigger".into());
+    }
+    match serde_json::to_string_pretty(&schema) {
+        Ok(text) => {
+            println!("{text}");
+            0
+        }
+        Err(error) => {
+            eprintln!("error: {error}");
+            1
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// covers: foundation 3
+    #[test]
+    fn every_component_explains_itself_with_keys_and_an_example() {
+        for (path, kinds) in registries() {
+            for kind in kinds {
+                let text = document(path, kind);
+                assert!(text.contains("Example:") && text.contains(kind.example.trim_end()), "{text}");
+                assert!(text.lines().all(|line| line.chars().count() <= 120), "{text}");
+            }
+        }
+        let loki = registries()[2].1.iter().find(|kind| kind.name == "loki").map(|kind| document("logs.sinks", kind));
+        let loki = loki.expect("loki is there");
+        for part in ["logs.sinks.loki", "endpoint (url, required)", "labels (mapping, default {})"] {
+            assert!(loki.contains(part), "{part} in\n{loki}");
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! From the file to plans: read, check, resolve. In: a path and the command line. Out: plans of all subsystems that cannot be
+//! wrong, or a report with every mistake. `outrigger validate` is this and nothing else.
+
+use crate::config::Config;
+use base::diag::{Diagnostic, Report};
+use base::fill::Lookup;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// The plans of everything that is configured.
+pub struct Plans {
+    pub config: Config,
+    pub command: Vec<OsString>,
+    pub state_dir: PathBuf,
+    pub logs: Option<logs::plan::Plan>,
+    pub metrics: Option<metrics::plan::Plan>,
+    pub sync: sync::plan::Plan,
+    pub proxy: Option<proxy::plan::Plan>,
+    /// The configuration as JSON for `/config`, secrets and credentials hidden.
+    pub shown: serde_json::Value,
+}
+
+/// The text of the file, kept for workers that come later.
+#[derive(Clone)]
+pub struct Source {
+    pub path: PathBuf,
+    pub text: String,
+}
+
+impl Source {
+    /// Errors are sentences for people.
+    pub fn read(path: &Path) -> Result<Source, Report> {
+        let shown = path.display().to_string();
+        let report = |message: String, help: &str| {
+            let mut report = Report::new(shown.clone(), "");
+            report.push(Diagnostic::whole(message).help(help));
+            report
+        };
+        let bytes = std::fs::read(path).map_err(|error| {
+            let help = "name the file with -c, or write one: README.md has a first one, `outrigger explain` lists what there is";
+            report(format!("the configuration cannot be read: {error}"), help)
+        })?;
+        let text = String::from_utf8(bytes).map_err(|error| {
+            let line = error.as_bytes()[..error.utf8_error().valid_up_to()].iter().filter(|byte| **byte == b'\n').count() + 1;
+            report(format!("line {line} is not UTF-8"), "save the file as UTF-8")
+        })?;
+        let empty = text.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#'));
+        if empty {
+            return Err(report("the configuration is empty".into(), "README.md has a first one, `outrigger explain` lists what there is"));
+        }
+        Ok(Source { path: path.to_path_buf(), text })
+    }
+
+    /// Checks everything; the report holds all mistakes at once.
+    pub fn plans(&self, command: &[OsString]) -> Result<(Plans, Report), Report> {
+        let loaded = base::config::load::<Config>(&self.path.display().to_string(), &self.text, &Lookup::HERE)?;
+        let (config, tree, mut report) = (loaded.config, loaded.tree, loaded.report);
+        let command = if command.is_empty() { config.app.command.iter().map(OsString::from).collect() } else { command.to_vec() };
+        let (wrapped, proxied) = (!command.is_empty(), config.proxy.is_some());
+
+        fn keep<P>(report: &mut Report, planned: Result<P, Vec<Diagnostic>>) -> Option<P> {
+            planned.map_err(|findings| report.extend(findings)).ok()
+        }
+        let logs = config.logs.as_ref().map(|c| logs::plan::Plan::new(c, wrapped, proxied, tree.at(&["logs"])));
+        let logs = logs.and_then(|plan| keep(&mut report, plan));
+        let metrics = config.metrics.as_ref().map(|c| metrics::plan::Plan::new(c, wrapped, proxied, tree.at(&["metrics"])));
+        let metrics = metrics.and_then(|plan| keep(&mut report, plan));
+        let proxy = config.proxy.as_ref().map(|c| proxy::plan::Plan::new(c, config.app.port, tree.at(&["proxy"])));
+        let proxy = proxy.and_then(|plan| keep(&mut report, plan));
+        let sync = keep(&mut report, sync::plan::Plan::new(&config.sync, wrapped, tree.at(&["sync"])));
+        report.extend(check_budget(&config, logs.as_ref(), &tree));
+        report.extend(check_times(&config, &tree));
+        match sync {
+            Some(sync) if !report.has_errors() => {
+                let state_dir = state_dir(&config);
+                let shown = base::config::shown::<Config>(&tree);
+                Ok((Plans { config, command, state_dir, logs, metrics, sync, proxy, shown }, report))
+            }
+            _ => Err(report),
+        }
+    }
+}
+
+fn state_dir(config: &Config) -> PathBuf {
+    let named = config.state.dir.clone().or_else(|| std::env::var_os("STATE_DIRECTORY").map(PathBuf::from));
+    named.unwrap_or_else(|| PathBuf::from("/var/lib/outrigger"))
+}
+
+/// What waits for sinks is the memory that grows when receivers are down.
+fn check_budget(config: &Config, logs: Option<&logs::plan::Plan>, tree: &base::tree::Node) -> Option<Diagnostic> {
+    let buffers: u64 = logs.map_or(0, |plan| plan.sinks.iter().map(|sink| sink.buffer_max as u64).sum());
+    let limit = config.limits.memory.0;
+    (buffers > limit).then(|| {
+        let place = tree.at(&["logs", "sinks"]).place;
+        Diagnostic::error(place, format!("the buffers of all log sinks may hold {}, more than limits.memory = {}", base::unit::ByteSize(buffers), config.limits.memory))
+            .help("lower buffer.max of the sinks, or raise limits.memory")
+    })
+}
+
+fn check_times(config: &Config, tree: &base::tree::Node) -> Option<Diagnostic> {
+    let stop = &config.app.stop;
+    let needed = stop.drain.0 + stop.grace.0;
+    (needed > stop.deadline.0).then(|| {
+        let place = tree.at(&["app", "stop", "deadline"]).place;
+        let message = format!("`deadline` is {}, and drain and grace alone may take {}", stop.deadline, base::unit::Span(needed));
+        Diagnostic::error(place, message).help("raise the deadline, so that logs can be delivered after the app has ended")
+    })
+}
+
+/// `outrigger validate`.
+pub fn validate(path: &Path, command: &[OsString]) -> i32 {
+    match Source::read(path).and_then(|source| source.plans(command)) {
+        Ok((_, report)) => {
+            eprint!("{}", report.render());
+            eprintln!("{}: valid", path.display());
+            0
+        }
+        Err(report) => refuse(&report),
+    }
+}
+
+/// Prints a report; answers the exit code for a mistake.
+pub fn refuse(report: &Report) -> i32 {
+    eprint!("{}", report.render());
+    let count = report.findings().len();
+    eprintln!("{count} mistake{} found", if count == 1 { "" } else { "s" });
+    i32::from(crate::EXIT_MISTAKE)
+}
+
+/// How long after the deadline's own parts the app may wait for its gates.
+pub fn gate(config: &Config) -> Duration {
+    config.app.start.wait.0
+}

@@ -1,0 +1,287 @@
+//! The worker: builds the subsystems, creates the feeds between them, and leads them through the stop. In: plans, and what the
+//! supervisor handed down. Out: an exit code. The subsystems meet here and nowhere else:
+//!
+//! ```text
+//! proxy ── access records ──→ logs        proxy ── counters ──→ metrics        telemetry ──→ metrics (self), admin
+//! supervisor ── app started, ended ──→ metrics (process), sync (signal), ready      sync ── revisions ──→ admin
+//! ```
+
+use crate::load::Plans;
+use crate::stop::{Control, lead};
+use crate::supervise::Role;
+use base::family::Gather;
+use base::listen::Sockets;
+use base::oplog;
+use base::revisions::Revisions;
+use base::scope::Scope;
+use base::state::StateDir;
+use base::subsystem::{Conductor, Health};
+use base::telemetry::Telemetry;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::AtomicI32;
+use std::time::{Duration, Instant};
+use tokio::sync::watch;
+use tracing::level_filters::LevelFilter;
+
+/// Runs a worker on this thread until its end.
+pub fn worker(plans: Plans, role: Role) -> i32 {
+    // The one TLS provider; a second call in one process would be refused, and there is none.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let level = oplog::start(LevelFilter::INFO);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(base::scope::BLOCKING_MAX + 2)
+        .build_local(tokio::runtime::LocalOptions::default());
+    match runtime {
+        Ok(runtime) => {
+            let code = runtime.block_on(serve(plans, role, level));
+            // A store that hangs in a system call must not hold up the end.
+            runtime.shutdown_timeout(Duration::from_millis(100));
+            code
+        }
+        Err(error) => {
+            eprintln!("error: no runtime: {error}");
+            i32::from(crate::EXIT_MISTAKE)
+        }
+    }
+}
+
+/// What the app is doing, for whoever needs to know.
+#[derive(Clone)]
+pub struct AppFacts {
+    pub pid: Arc<AtomicI32>,
+    pub runs: watch::Sender<bool>,
+    pub health: Arc<Health>,
+}
+
+async fn serve(plans: Plans, role: Role, level: oplog::LevelHandle) -> i32 {
+    let started_at = Instant::now();
+    let stop = plans.config.app.stop.clone();
+    let telemetry = Telemetry::default();
+    let mut conductor = Conductor::default();
+    let health = telemetry.health("app");
+    let scope = Scope::new("worker", health.clone());
+    let facts = AppFacts { pid: Arc::default(), runs: watch::channel(matches!(role, Role::Companion)).0, health };
+    let state = StateDir::open(&plans.state_dir, plans.config.state.max.0);
+    if let Some(trouble) = state.trouble() {
+        tracing::warn!(trouble, "running without durability");
+        telemetry.count(NO_STATE, &[]).set(1);
+    }
+    let inherited = match Inherited::from(role) {
+        Ok(inherited) => inherited,
+        Err(error) => {
+            tracing::error!(%error, "the worker cannot use what it inherited");
+            return i32::from(crate::EXIT_MISTAKE);
+        }
+    };
+    let Inherited { control, sockets, rings, wake, generation } = inherited;
+    let control = Rc::new(control);
+    let view = View { revisions: Revisions::default(), shown: plans.shown.clone(), started_at, generation };
+    let port = plans.config.app.port;
+    let built = build(plans, &telemetry, &mut conductor, &scope, &sockets, &state, &facts, &control, (rings, wake), view, level);
+    let mut gate = match built {
+        Ok(gate) => gate,
+        Err(errors) => {
+            errors.iter().for_each(|error| eprintln!("error: {error}"));
+            return i32::from(crate::EXIT_MISTAKE);
+        }
+    };
+    sockets.forget_rest();
+    sockets.notify("READY=1", None);
+    scope.spawn("watchdog", watchdog(sockets.clone()));
+    scope.spawn("readiness", readiness(port, facts.clone()));
+    let opener = control.clone();
+    scope.spawn("gate", async move {
+        gate.open().await;
+        opener.start_app();
+    });
+    lead(&control, &mut conductor, &facts, &stop).await
+}
+
+const NO_STATE: base::telemetry::Name =
+    base::telemetry::Name::gauge("outrigger_state_unwritable", "1 where progress is not kept over a restart.");
+
+/// What the supervisor handed down, or what stands for it beside a container.
+struct Inherited {
+    control: Control,
+    sockets: Sockets,
+    rings: Option<(sys::ring::Ring, sys::ring::Ring)>,
+    wake: Option<OwnedFd>,
+    generation: u32,
+}
+
+impl Inherited {
+    fn from(role: Role) -> std::io::Result<Inherited> {
+        Ok(match role {
+            Role::Companion => Inherited {
+                control: Control::signals()?,
+                sockets: Sockets::default(),
+                rings: None,
+                wake: None,
+                generation: 0,
+            },
+            Role::Wrapped(side) => Inherited {
+                control: Control::supervisor(side.control)?,
+                sockets: Sockets::new(side.stored, Some(Arc::new(side.notify))),
+                rings: side.rings,
+                wake: Some(side.wake),
+                generation: side.generation,
+            },
+        })
+    }
+}
+
+struct View {
+    revisions: Revisions,
+    shown: serde_json::Value,
+    started_at: Instant,
+    generation: u32,
+}
+
+/// Starts every subsystem that is configured. Errors are all that stands in the way of any.
+#[expect(clippy::too_many_arguments, reason = "this is where everything meets")]
+fn build(
+    plans: Plans,
+    telemetry: &Telemetry,
+    conductor: &mut Conductor,
+    scope: &Scope,
+    sockets: &Sockets,
+    state: &StateDir,
+    facts: &AppFacts,
+    control: &Rc<Control>,
+    (rings, wake): (Option<(sys::ring::Ring, sys::ring::Ring)>, Option<OwnedFd>),
+    view: View,
+    level: oplog::LevelHandle,
+) -> Result<Gate, Vec<String>> {
+    let mut errors = Vec::new();
+    let records = plans.logs.as_ref().is_some_and(|plan| plan.reads_access());
+    let (sender, receiver) = base::feed::feed(logs::source::proxy::FEED_MAX);
+    let mut counters: Option<Arc<dyn Gather>> = None;
+    if let Some(plan) = plans.proxy {
+        match proxy::run::start(plan, sockets, telemetry, conductor, records.then_some(sender)) {
+            Ok(counted) => counters = Some(counted),
+            Err(found) => errors.extend(found),
+        }
+    }
+    if let Some(plan) = plans.logs {
+        let inputs = logs::run::Inputs { rings, wake, access: records.then_some(receiver), state: state.clone() };
+        errors.extend(logs::run::start(plan, inputs, telemetry, conductor).err().unwrap_or_default());
+    }
+    let mut gate = Gate { sync: None, scopes: Vec::new() };
+    if let Some(plan) = plans.metrics {
+        let own: Arc<dyn Gather> = Arc::new(telemetry.clone());
+        let inputs = metrics::source::Inputs { app_pid: facts.pid.clone(), proxy: counters.clone(), own };
+        match metrics::run::start(plan, &inputs, sockets, telemetry, conductor) {
+            Ok(scope) => gate.scopes.push(scope),
+            Err(found) => errors.extend(found),
+        }
+    }
+    if !plans.sync.entries.is_empty() {
+        let signaller = control.clone();
+        let inputs = sync::run::Inputs {
+            state: state.clone(),
+            revisions: view.revisions.clone(),
+            app_runs: facts.runs.subscribe(),
+            signal_app: Rc::new(move |signal| signaller.signal_app(signal)),
+        };
+        match sync::run::start(plans.sync, &inputs, telemetry, conductor) {
+            Ok((scope, opens)) => {
+                gate.scopes.push(scope);
+                gate.sync = Some(opens);
+            }
+            Err(found) => errors.extend(found),
+        }
+    }
+    let shown = admin::view::View {
+        telemetry: telemetry.clone(),
+        revisions: view.revisions,
+        state: state.clone(),
+        config: view.shown,
+        started_at: view.started_at,
+        generation: view.generation,
+    };
+    let controls = admin::run::Controls { level };
+    errors.extend(admin::run::start(&plans.config.admin, Rc::new(shown), controls, sockets, scope).err().unwrap_or_default());
+    if let Some(counters) = counters {
+        telemetry.register(counters_of_ours(counters));
+    }
+    if errors.is_empty() { Ok(gate) } else { Err(errors) }
+}
+
+/// Of the proxy's counters, those about us: the app's requests belong on the app's page.
+fn counters_of_ours(counters: Arc<dyn Gather>) -> Arc<dyn Gather> {
+    struct Ours(Arc<dyn Gather>);
+    impl Gather for Ours {
+        fn gather(&self, families: &mut Vec<base::family::Family>) {
+            let before = families.len();
+            self.0.gather(families);
+            let added = families.split_off(before);
+            families.extend(added.into_iter().filter(|family| family.name.starts_with("outrigger_")));
+        }
+    }
+    Arc::new(Ours(counters))
+}
+
+/// What the app waits for, and the tasks on this thread, which end when it is dropped.
+struct Gate {
+    sync: Option<sync::run::Gate>,
+    scopes: Vec<Scope>,
+}
+
+impl Gate {
+    async fn open(&mut self) {
+        if let Some(sync) = &mut self.sync {
+            sync.open().await;
+        }
+        // The proxy listens since before the subsystems were started. The scopes live as long as the worker.
+        std::mem::forget(std::mem::take(&mut self.scopes));
+    }
+}
+
+async fn watchdog(sockets: Sockets) {
+    loop {
+        tokio::time::sleep(WATCHDOG_EVERY).await;
+        sockets.notify("WATCHDOG=1", None);
+    }
+}
+
+/// A sixth of the time after which the supervisor takes us for dead.
+const WATCHDOG_EVERY: Duration = Duration::from_secs(5);
+
+/// Ready needs an app that takes connections, where its port is known; where it is not, an app that runs.
+async fn readiness(port: Option<u16>, facts: AppFacts) {
+    facts.health.set_started();
+    let mut runs = facts.runs.subscribe();
+    loop {
+        let mut pause = READY_LOOK;
+        let up = *runs.borrow_and_update();
+        let answers = match port {
+            _ if !up => false,
+            None => true,
+            Some(port) => accepts(port).await,
+        };
+        facts.health.set_ready(answers);
+        facts.health.set_summary(match (up, answers, port) {
+            (false, ..) => "the app has not started".to_string(),
+            (true, false, Some(port)) => format!("the app does not take connections on port {port}"),
+            (true, true, Some(port)) => format!("the app takes connections on port {port}"),
+            (true, ..) => "the app runs".to_string(),
+        });
+        if answers {
+            pause = READY_LOOK_AGAIN;
+        }
+        let _ = tokio::time::timeout(pause, runs.changed()).await;
+    }
+}
+
+const READY_LOOK: Duration = Duration::from_millis(50);
+const READY_LOOK_AGAIN: Duration = Duration::from_secs(5);
+
+async fn accepts(port: u16) -> bool {
+    let address = SocketAddr::from(([127, 0, 0, 1], port));
+    let connected = tokio::time::timeout(Duration::from_secs(1), tokio::net::TcpStream::connect(address)).await;
+    matches!(connected, Ok(Ok(_)))
+}
