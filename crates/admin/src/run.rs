@@ -130,7 +130,7 @@ fn answer(access: Access, asked: &Asked, view: &View, controls: &Controls) -> An
         return change(asked, controls);
     }
     match asked.path.as_str() {
-        "/" => page(),
+        "/" => page(view),
         "/metrics" => Answer::new(200, "text/plain; version=0.0.4; charset=utf-8", view.metrics_text()),
         "/ledger" => json(view.ledger_json()),
         "/status" => json(to_json(&view.status())),
@@ -156,8 +156,8 @@ fn json(text: String) -> Answer {
     Answer { headers: vec![("cache-control", "no-store")], ..Answer::new(200, "application/json", text) }
 }
 
-/// One file without anything from elsewhere; scripts and styles are its own.
-fn page() -> Answer {
+/// One file without anything from elsewhere; scripts and styles are its own, and the first status is in it.
+fn page(view: &View) -> Answer {
     let policy = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; img-src data:; \
                   base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
     let headers = vec![
@@ -166,7 +166,10 @@ fn page() -> Answer {
         ("referrer-policy", "no-referrer"),
         ("cache-control", "no-store"),
     ];
-    Answer { headers, ..Answer::new(200, "text/html; charset=utf-8", include_str!("page.html")) }
+    // Within a script element only `<` could end it (HTML, 13.2.5.4).
+    let first = to_json(&view.status()).replace('<', "\\u003c");
+    let html = include_str!("page.html").replace("FIRST_STATUS", &first);
+    Answer { headers, ..Answer::new(200, "text/html; charset=utf-8", html) }
 }
 
 #[cfg(test)]

@@ -19,6 +19,7 @@ pub struct Config {
     #[serde(default)]
     pub stages: Vec<StageEntry>,
     /// Where records go, by name.
+    #[serde(default)]
     #[schemars(extend("x-names" = true))]
     pub sinks: BTreeMap<String, SinkEntry>,
 }

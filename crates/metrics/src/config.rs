@@ -14,6 +14,7 @@ pub struct Config {
     #[schemars(extend("x-names" = true))]
     pub sources: BTreeMap<String, SourceEntry>,
     /// Where samples go, by name. Every sink gets all sources.
+    #[serde(default)]
     #[schemars(extend("x-names" = true))]
     pub sinks: BTreeMap<String, SinkEntry>,
 }

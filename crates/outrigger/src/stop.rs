@@ -54,9 +54,10 @@ impl Control {
 
     fn send(&self, message: ToSupervisor) {
         if let Voice::Supervisor(socket) = &self.voice
-            && let Err(error) = socket.try_send(&message.encode())
+            // Not tokio's `try_send`, which refuses until its driver has seen the socket once.
+            && let Err(error) = supervisor::message::send(socket, &message.encode())
         {
-            tracing::warn!(%error, ?message, "the supervisor did not take a message");
+            tracing::warn!(%error, what = ?message, "the supervisor did not take a message");
         }
     }
 

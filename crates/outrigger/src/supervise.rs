@@ -76,6 +76,7 @@ fn supervisor_plan(plans: &Plans) -> std::io::Result<Plan> {
         std::env::vars_os().filter(|(name, _)| !ours.iter().any(|own| name == own)).collect();
     Ok(Plan {
         app: ExecPlan::new(&plans.command, &environment)?,
+        app_name: plans.command.first().map_or(String::new(), |name| name.to_string_lossy().into_owned()),
         capture_bytes: plans.logs.as_ref().and_then(|plan| plan.capture_bytes()),
         stop_signal: stop.signal.number(),
         drain: stop.drain.0,

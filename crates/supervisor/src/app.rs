@@ -44,7 +44,15 @@ impl App {
                 // The child has written its error and ends by itself; it is reaped here so that nobody reaps it as the app.
                 let _ = Pid::from_raw(pid)
                     .map(|pid| rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty()));
-                App::Ended { code: if error == Errno::NOENT { 127 } else { 126 }, signal: 0 }
+                let (code, why): (i32, &[u8]) = match error {
+                    Errno::NOENT => (127, b": command not found\n"),
+                    Errno::ACCESS => (126, b": permission denied\n"),
+                    _ => (126, b": cannot be executed\n"),
+                };
+                for part in [b"outrigger: ", plan.app_name.as_bytes(), why] {
+                    let _ = rustix::io::write(rustix::stdio::stderr(), part);
+                }
+                App::Ended { code, signal: 0 }
             }
         }
     }

@@ -3,7 +3,7 @@
 
 use rustix::io::Errno;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::AsFd;
 
 pub const BYTES: usize = 24;
 
@@ -79,9 +79,9 @@ impl ToSupervisor {
 }
 
 /// Sends one packet without blocking. A full socket drops it: its reader is hung, and learns the state when it is replaced.
-pub fn send(socket: &OwnedFd, packet: &[u8; BYTES]) -> io::Result<()> {
+pub fn send(socket: impl AsFd, packet: &[u8; BYTES]) -> io::Result<()> {
     loop {
-        match rustix::net::send(socket, packet, rustix::net::SendFlags::NOSIGNAL | rustix::net::SendFlags::DONTWAIT) {
+        match rustix::net::send(&socket, packet, rustix::net::SendFlags::NOSIGNAL | rustix::net::SendFlags::DONTWAIT) {
             Ok(_) => return Ok(()),
             Err(Errno::INTR) => {}
             Err(error) => return Err(error.into()),

@@ -6,6 +6,8 @@ use sys::process::ExecPlan;
 /// The plan of one app and its worker.
 pub struct Plan {
     pub app: ExecPlan,
+    /// The command as it was given, for the message where it cannot be run.
+    pub app_name: String,
     /// Whether the app's stdout and stderr go through a capture ring, and how much each holds. None: inherited as they are.
     pub capture_bytes: Option<u64>,
     /// The signal that asks the app to stop.

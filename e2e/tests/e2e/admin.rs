@@ -170,7 +170,7 @@ fn no_secret_is_ever_shown() {
     let body = r#"
 logs:
   sources: { files: { file: { include: ["@dir@/in.log"], start: beginning } } }
-  sinks: { main: { http: { endpoint: "http://@receiver@/lines", auth: { bearer: { token: "${E2E_TOKEN}" } } }, batch: { max: 1MiB, wait: 100ms } } }
+  sinks: { main: { http: { endpoint: "http://@receiver@/lines", client: { auth: { bearer: { token: "${E2E_TOKEN}" } } } }, batch: { max: 1MiB, wait: 100ms } } }
 sync:
   settings: { from: { git: { url: "http://robot:hunter2secret@127.0.0.1:1/config.git", ref: main, path: / } }, to: "@dir@/settings", every: 1s }
 "#;

@@ -165,7 +165,7 @@ metrics:
     let page = format!("127.0.0.1:{}", scene.value("page"));
     until(2 * PATIENCE, "a memory of more than 120 MB on the page", || {
         let page = Exposition::of(&page);
-        let memory = page.and_then(|page| page.sum(|series| series.name == "process_resident_memory_bytes"));
+        let memory = page.and_then(|page| page.sum(|series| series.name == "process_memory_usage_bytes"));
         memory.is_some_and(|bytes| bytes > 120e6)
     });
     outrigger.finish();

@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex};
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// The file; its folder must exist.
+    /// The file; folders on the way are made.
     pub path: PathBuf,
     /// How a record is written.
     #[serde(default)]
@@ -123,6 +123,9 @@ impl Target {
         let (file, size) = match &mut self.open {
             Some(open) => open,
             None => {
+                if let Some(folder) = self.path.parent() {
+                    std::fs::create_dir_all(folder).map_err(|error| named(folder, error))?;
+                }
                 let file = OpenOptions::new().create(true).append(true).open(&self.path);
                 let file = file.map_err(|error| named(&self.path, error))?;
                 let size = file.metadata()?.len();
@@ -199,8 +202,8 @@ mod tests {
         assert_eq!(read("out.log.1").as_deref(), Some("four\n"));
         assert_eq!(read("out.log.2").as_deref(), Some("three\n"));
         assert_eq!(read("out.log.3"), None);
-        let mut nowhere = Target { path: dir.join("no/folder"), max: 10, keep: 1, open: None, written: 0 };
-        assert!(nowhere.append(b"x").is_err_and(|error| error.to_string().contains("no/folder")));
+        let mut nowhere = Target { path: dir.join("out.log/below"), max: 10, keep: 1, open: None, written: 0 };
+        assert!(nowhere.append(b"x").is_err_and(|error| error.to_string().contains("out.log")));
         std::fs::remove_dir_all(&dir).expect("was there");
     }
 }

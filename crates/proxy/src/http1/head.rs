@@ -281,7 +281,10 @@ impl<'h> Facts<'h> {
                     }
                     // Only the one coding that tells where a message ends; others would be the endpoint's guess.
                     if !header.value.trim_ascii().eq_ignore_ascii_case(b"chunked") {
-                        return Err(refuse(501, "a Transfer-Encoding other than chunked"));
+                        // RFC 9112, 6.1 and 6.3: an unknown coding is 501; chunked that is not the last one is 400.
+                        let mentions = header.value.split(|byte| *byte == b',').any(|part| part.trim_ascii().eq_ignore_ascii_case(b"chunked"));
+                        let status = if mentions { 400 } else { 501 };
+                        return Err(refuse(status, "a Transfer-Encoding other than chunked"));
                     }
                     facts.chunked = true;
                 }
@@ -441,7 +444,7 @@ mod tests {
             ("Content-Length: 99999999999999999999\r\n", 400),
             ("Content-Length:\r\n", 400),
             ("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n", 400),
-            ("Transfer-Encoding: chunked, identity\r\n", 501),
+            ("Transfer-Encoding: chunked, identity\r\n", 400),
             ("Transfer-Encoding: xchunked\r\n", 501),
             ("Transfer-Encoding : chunked\r\n", 400),
             ("X: a\r\n folded\r\n", 400),
