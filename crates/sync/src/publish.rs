@@ -56,6 +56,19 @@ impl Place {
         self.revisions.join(&name).is_dir().then_some(name)
     }
 
+    /// Puts a lost link back, to the revision that was made last. For when the store cannot be asked.
+    pub fn restore(&self) -> io::Result<Option<String>> {
+        if fs::symlink_metadata(&self.to).is_ok() {
+            return Ok(self.published());
+        }
+        let named = |entry: fs::DirEntry| Some((entry.metadata().ok()?.modified().ok()?, entry.file_name().into_string().ok()?));
+        let made = fs::read_dir(&self.revisions)?.flatten().filter_map(named);
+        match made.filter(|(_, name)| !name.starts_with("tmp-")).max() {
+            Some((_, revision)) => self.point(&revision).map(|()| Some(revision)),
+            None => Ok(None),
+        }
+    }
+
     /// A directory in which a candidate is made; its name is used by nobody else, ever.
     pub fn staging(&self, limits: Limits) -> io::Result<Staging> {
         Staging::new(self.revisions.join(unique("tmp")), limits)
@@ -178,7 +191,11 @@ mod tests {
         assert!(reader.join().expect("no torn read") > 0);
         assert_eq!(place.published().as_deref(), Some("r99"));
         publish(&place, "r98");
-        assert_eq!(Place::open(&to).expect("again").published().as_deref(), Some("r98"));
+        let again = Place::open(&to).expect("again");
+        assert_eq!(again.published().as_deref(), Some("r98"));
+        fs::remove_file(&to).expect("the link is there");
+        assert!(again.restore().is_ok_and(|restored| restored.is_some()), "a lost link is put back");
+        assert!(again.published().is_some());
         let _ = fs::remove_dir_all(&dir);
     }
 

@@ -247,7 +247,11 @@ fn round(entry: &EntryPlan, mut store: Box<dyn Store>) -> Round {
             place.publish(candidate, &revision).map(|()| Some(revision)).map_err(|error| error.to_string())
         }
         Ok(_) => Ok(None),
-        Err(error) => Err(error),
+        // The store is silent: what is there serves, even where its link was lost.
+        Err(error) => Err(match place.restore() {
+            Ok(_) => error,
+            Err(worse) => format!("{error}; and the last revision cannot be put back: {worse}"),
+        }),
     };
     Round { store, result, present: place.published() }
 }

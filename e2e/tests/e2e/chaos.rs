@@ -202,7 +202,10 @@ fn finish(busy: Busy, marks: &[(usize, usize)]) {
     assert!(is_alive(app));
     let exit = outrigger.finish();
     assert_eq!(exit.code, 5, "the app's own exit code");
-    assert!(!exit.stdout.contains("Traceback") && !exit.stderr.contains("Traceback"), "{}", exit.stderr);
+    assert!(!exit.stdout.contains("Traceback"), "{}", exit.stdout);
+    // A killed proxy resets the connections that it had open; Python's server prints that, and it is no fault of the app.
+    let reset = |trace: &str| trace.contains("ConnectionResetError") || trace.contains("BrokenPipeError");
+    assert!(exit.stderr.split("Traceback").skip(1).all(reset), "{}", exit.stderr);
     let last = exit.stdout.lines().find_map(|line| number_after(line, "app stopping after "));
     let last = last.expect("the app says how many lines it wrote");
     let passed: Vec<usize> = exit.stdout.lines().filter_map(|line| number_after(line, "app n=")).collect();
