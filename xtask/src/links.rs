@@ -151,6 +151,7 @@ fn anchors(text: &str) -> impl Iterator<Item = String> {
 
 #[cfg(test)]
 mod tests {
+    /// covers: foundation 9
     #[test]
     fn links_lead_to_files_and_headings() {
         let exists = |path: &str| ["README.md", "docs", "docs/a.md", "docs/b c.md", "Cargo.toml"].contains(&path);

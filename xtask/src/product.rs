@@ -43,6 +43,7 @@ fn programs(messages: &str) -> BTreeMap<String, PathBuf> {
 mod tests {
     use super::*;
 
+    /// covers: foundation 9
     #[test]
     fn programs_are_where_cargo_says_they_are() {
         let messages = r#"

@@ -141,18 +141,21 @@ pub fn show(command: &Command) -> String {
 mod tests {
     use super::*;
 
+    /// covers: foundation 9
     #[test]
     fn a_program_is_found_by_name_and_an_absent_one_is_not() {
         assert!(find("sh").is_some_and(|path| path.ends_with("sh")));
         assert_eq!(find("no-such-program-anywhere"), None);
     }
 
+    /// covers: foundation 9
     #[test]
     fn a_failure_names_the_command_and_how_it_ended() {
         let error = run(Command::new("sh").args(["-c", "exit 3"])).expect_err("exit 3 is a failure");
         assert!(error.contains("sh -c exit 3") && error.contains('3'), "{error}");
     }
 
+    /// covers: foundation 9
     #[test]
     fn a_program_that_never_answers_is_ended_at_its_limit() {
         let words = words_within(Command::new("sleep").arg("60"), Duration::from_millis(50));
@@ -161,6 +164,7 @@ mod tests {
         assert!(error.is_err_and(|message| message.contains("did not end")));
     }
 
+    /// covers: foundation 9
     #[test]
     fn what_cargo_says_about_this_package_is_not_handed_on() {
         let check = |variable: &str, expect: bool| assert_eq!(is_about_this_package(variable), expect, "{variable}");

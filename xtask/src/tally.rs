@@ -100,6 +100,7 @@ fn number_before(text: &str, word: &str) -> usize {
 mod tests {
     use super::*;
 
+    /// covers: foundation 9
     #[test]
     fn runs_are_summed_and_a_skip_is_not_a_pass() {
         let check = |lines: &[&str], skips: &str, expect: &str, sound: bool| {
@@ -119,6 +120,7 @@ mod tests {
         check(&[three], "a\tx\nb\tx\nc\tx\n", "0 passed, 0 failed, 4 skipped", false);
     }
 
+    /// covers: foundation 9
     #[test]
     fn failures_and_skips_are_named() {
         let mut tally = Tally::default();
@@ -131,6 +133,7 @@ mod tests {
         );
     }
 
+    /// covers: foundation 9
     #[test]
     fn only_listed_skips_are_allowed() {
         let mut tally = Tally::default();

@@ -22,7 +22,7 @@ const WORK_LIMIT: Duration = Duration::from_secs(30);
 const APP: [&str; 2] = ["sleep", "600"];
 const MEGABYTE: f64 = 1e6;
 
-/// covers: foundation 10
+/// covers: foundation 10, foundation 17
 pub fn run(pairs: usize) -> Result<Report, String> {
     let mut report = Report::new("footprint", pairs, &[ENVOY]);
     let rows = Rows::new(&mut report);

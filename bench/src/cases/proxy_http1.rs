@@ -29,7 +29,7 @@ const LOADS: [(Shape, u32, &str); 5] = [
     (Shape::Post, 64, "64, POST 4 KiB"),
 ];
 
-/// covers: foundation 10
+/// covers: foundation 10, foundation 17
 pub fn run(pairs: usize) -> Result<Report, String> {
     let mut report = Report::new("proxy-http1", pairs, &PEERS);
     let scratch = Scratch::new()?;

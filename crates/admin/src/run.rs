@@ -19,6 +19,8 @@ use tokio::net::{TcpListener, UnixListener};
 #[derive(Clone)]
 pub struct Controls {
     pub level: LevelHandle,
+    /// Reads the configuration again; the error is the report of its mistakes.
+    pub reload: Rc<dyn Fn() -> Result<String, String>>,
 }
 
 /// How much a listener may show and do.
@@ -33,16 +35,26 @@ enum Access {
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Binds what is configured. Errors name each address or path that cannot be had.
-pub fn start(config: &Config, view: Rc<View>, controls: Controls, sockets: &Sockets, scope: &Scope) -> Result<(), Vec<String>> {
+pub fn start(
+    config: &Config,
+    view: Rc<View>,
+    controls: Controls,
+    sockets: &Sockets,
+    scope: &Scope,
+) -> Result<(), Vec<String>> {
     let mut errors = Vec::new();
-    for (name, address, access) in [("admin/listen", config.listen, Access::Read), ("admin/probes", config.probes, Access::Probes)] {
+    for (name, address, access) in
+        [("admin/listen", config.listen, Access::Read), ("admin/probes", config.probes, Access::Probes)]
+    {
         let Some(address) = address else { continue };
         let bound = sockets.tcp(name, address.0, 1).and_then(|mut group| {
             let socket = group.pop().ok_or("no socket")?;
             TcpListener::from_std(socket).map_err(|error| error.to_string())
         });
         match bound {
-            Ok(socket) => drop(scope.spawn("admin", tcp(socket, access, view.clone(), controls.clone(), scope.clone()))),
+            Ok(socket) => {
+                drop(scope.spawn("admin", tcp(socket, access, view.clone(), controls.clone(), scope.clone())))
+            }
             Err(error) => errors.push(format!("{}: {error}", name.replace('/', "."))),
         }
     }
@@ -148,7 +160,11 @@ fn change(asked: &Asked, controls: &Controls) -> Answer {
                 Err(error) => Answer::text(400, format!("{error}\n")),
             }
         }
-        _ => Answer::text(404, "known here: POST /log-level with the level as body\n"),
+        "/reload" if asked.method == http::Method::POST => match (controls.reload)() {
+            Ok(done) => Answer::text(200, done),
+            Err(report) => Answer::text(400, report),
+        },
+        _ => Answer::text(404, "known here: POST /reload, and POST /log-level with the level as body\n"),
     }
 }
 
@@ -188,9 +204,15 @@ mod tests {
             generation: 0,
         };
         view.telemetry.health("logs").set_ready(true);
-        let controls = Controls { level: base::oplog::start(tracing::level_filters::LevelFilter::OFF) };
-        let asked =
-            Asked { method, path: path.into(), query: String::new(), headers: http::HeaderMap::new(), body: bytes_of("debug") };
+        let reload: Rc<dyn Fn() -> Result<String, String>> = Rc::new(|| Err("a mistake".into()));
+        let controls = Controls { level: base::oplog::start(tracing::level_filters::LevelFilter::OFF), reload };
+        let asked = Asked {
+            method,
+            path: path.into(),
+            query: String::new(),
+            headers: http::HeaderMap::new(),
+            body: bytes_of("debug"),
+        };
         answer(access, &asked, &view, &controls).status
     }
 
@@ -212,5 +234,6 @@ mod tests {
         assert_eq!(ask(Access::Read, Method::POST, "/ready"), 405);
         assert_ne!(ask(Access::Everything, Method::POST, "/log-level"), 405);
         assert_eq!(ask(Access::Everything, Method::POST, "/nothing"), 404);
+        assert_eq!(ask(Access::Everything, Method::POST, "/reload"), 400, "a configuration with a mistake is refused");
     }
 }

@@ -59,7 +59,8 @@ impl View {
         if says_no.is_empty() && !healths.is_empty() {
             return (200, "yes\n".into());
         }
-        let lines: String = says_no.iter().map(|verdict| format!("no: {}: {}\n", verdict.subsystem, verdict.text)).collect();
+        let lines: String =
+            says_no.iter().map(|verdict| format!("no: {}: {}\n", verdict.subsystem, verdict.text)).collect();
         (503, if lines.is_empty() { "no: nothing is started yet\n".into() } else { lines })
     }
 
@@ -102,14 +103,27 @@ pub fn to_json(value: &impl Serialize) -> String {
 /// The status as `outrigger status` prints it, from the JSON of the socket.
 pub fn terminal(status: &serde_json::Value) -> String {
     let text = |value: &serde_json::Value| value.as_str().unwrap_or("").to_string();
+    let number = |value: &serde_json::Value| value.as_u64().unwrap_or(0);
     let mut out = String::new();
     // Writing to a String cannot fail.
-    let _ = writeln!(out, "outrigger {}: {}, up {} s", text(&status["version"]), text(&status["verdict"]), status["uptime_s"]);
+    let _ = writeln!(
+        out,
+        "outrigger {}: {}, up {} s",
+        text(&status["version"]),
+        text(&status["verdict"]),
+        status["uptime_s"]
+    );
     if let Some(trouble) = status["state"].as_str() {
         let _ = writeln!(out, "state: {trouble}");
     }
     for verdict in status["subsystems"].as_array().into_iter().flatten() {
-        let _ = writeln!(out, "  {:<8} {:<9} {}", text(&verdict["subsystem"]), text(&verdict["state"]), text(&verdict["text"]));
+        let _ = writeln!(
+            out,
+            "  {:<8} {:<9} {}",
+            text(&verdict["subsystem"]),
+            text(&verdict["state"]),
+            text(&verdict["text"])
+        );
     }
     for revision in status["revisions"].as_array().into_iter().flatten() {
         let name = revision["revision"].as_str().unwrap_or("nothing yet");
@@ -117,15 +131,16 @@ pub fn terminal(status: &serde_json::Value) -> String {
     }
     let _ = writeln!(out, "\n  {:<7} {:<32} {:>12} {:>12} {:>9}  dropped", "", "", "received", "delivered", "pending");
     for row in status["ledger"].as_array().into_iter().flatten() {
-        let dropped: Vec<String> = row["dropped"].as_object().into_iter().flatten().map(|(reason, n)| format!("{n} {reason}")).collect();
+        let dropped: Vec<String> =
+            row["dropped"].as_object().into_iter().flatten().map(|(reason, n)| format!("{n} {reason}")).collect();
         let _ = writeln!(
             out,
             "  {:<7} {:<32} {:>12} {:>12} {:>9}  {}",
             text(&row["kind"]),
             text(&row["name"]),
-            row["received"],
-            row["delivered"],
-            row["pending"],
+            number(&row["received"]),
+            number(&row["delivered"]),
+            number(&row["pending"]),
             if dropped.is_empty() { "0".to_string() } else { dropped.join(", ") }
         );
     }

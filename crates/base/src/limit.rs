@@ -20,7 +20,7 @@ impl Backoff {
         Backoff { first, most, tries: 0, noise: (u64::from(seed) << 16) ^ u64::from(std::process::id()) | 1 }
     }
 
-    pub fn next(&mut self) -> Duration {
+    pub fn pause(&mut self) -> Duration {
         let doubled =
             self.first.saturating_mul(1u32.checked_shl(self.tries.min(30)).unwrap_or(u32::MAX)).min(self.most);
         self.tries = self.tries.saturating_add(1);
@@ -49,11 +49,11 @@ mod tests {
     #[test]
     fn waits_grow_to_the_bound_and_begin_again_after_success() {
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
-        let waits: Vec<Duration> = (0..12).map(|_| backoff.next()).collect();
+        let waits: Vec<Duration> = (0..12).map(|_| backoff.pause()).collect();
         assert!(waits[0] >= Duration::from_millis(75) && waits[0] <= Duration::from_millis(125));
         assert!(waits.iter().all(|wait| *wait <= Duration::from_secs(5)));
         assert!(waits[11] >= Duration::from_millis(3750));
         backoff.reset();
-        assert!(backoff.next() <= Duration::from_millis(125));
+        assert!(backoff.pause() <= Duration::from_millis(125));
     }
 }

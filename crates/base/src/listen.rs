@@ -19,14 +19,23 @@ const BACKLOG: i32 = 4096;
 /// The sockets that were inherited, and the way to store new ones.
 #[derive(Clone, Default)]
 pub struct Sockets {
-    inherited: Arc<Mutex<Vec<(String, OwnedFd)>>>,
+    inherited: Arc<Mutex<Named>>,
+    /// Copies kept for the next worker of this very process, where nobody else stores them.
+    kept: Arc<Mutex<Named>>,
     notify: Option<Arc<OwnedFd>>,
 }
 
+type Named = Vec<(String, OwnedFd)>;
+
 impl Sockets {
     /// `notify` speaks to whoever stores descriptors: our supervisor or systemd.
-    pub fn new(inherited: Vec<(String, OwnedFd)>, notify: Option<Arc<OwnedFd>>) -> Sockets {
-        Sockets { inherited: Arc::new(Mutex::new(inherited)), notify }
+    pub fn new(inherited: Named, notify: Option<Arc<OwnedFd>>) -> Sockets {
+        Sockets { inherited: Arc::new(Mutex::new(inherited)), kept: Arc::default(), notify }
+    }
+
+    /// What the next worker of this process inherits.
+    pub fn take_kept(&self) -> Named {
+        std::mem::take(&mut lock(&self.kept))
     }
 
     /// `count` listening sockets on one address, as a reuse-port group where there are several. Adopts what was stored.
@@ -57,6 +66,9 @@ impl Sockets {
             self.notify(&format!("FDSTOREREMOVE=1\nFDNAME={name}"), None);
             same.iter().for_each(|listener| self.store(name, listener));
         }
+        if self.notify.is_none() {
+            same.iter().for_each(|listener| self.store(name, listener));
+        }
         same
     }
 
@@ -68,6 +80,11 @@ impl Sockets {
     }
 
     fn store(&self, name: &str, socket: &TcpListener) {
+        if self.notify.is_none()
+            && let Ok(copy) = socket.as_fd().try_clone_to_owned()
+        {
+            lock(&self.kept).push((name.to_string(), copy));
+        }
         self.notify(&format!("FDSTORE=1\nFDNAME={name}"), Some(socket));
     }
 

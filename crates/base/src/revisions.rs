@@ -17,8 +17,11 @@ pub struct Revision {
 
 #[derive(Clone, Default)]
 pub struct Revisions {
-    inner: Arc<Mutex<Vec<(Revision, Option<String>)>>>,
+    inner: Arc<Mutex<Vec<Entry>>>,
 }
+
+/// What is published, and which revision the app was told of last.
+type Entry = (Revision, Option<String>);
 
 impl Revisions {
     pub fn set(&self, revision: Revision) {

@@ -472,7 +472,11 @@ mod tests {
         let schema = serde_json::to_value(schemars::schema_for!(Sample)).expect("a schema is JSON");
         let checked = check(&parse("port: 1\ntoken: hunter2\n").expect("valid YAML"), &schema);
         assert_eq!(checked.secrets, [Place { line: 2, column: 8, width: 7 }]);
-        let text = shown(&parse("port: 1\ntoken: hunter2\nlabels: { u: \"http://me:pw@h/\" }\n").expect("valid YAML"), &schema).to_string();
+        let text = shown(
+            &parse("port: 1\ntoken: hunter2\nlabels: { u: \"http://me:pw@h/\" }\n").expect("valid YAML"),
+            &schema,
+        )
+        .to_string();
         assert_eq!(text, r#"{"port":1,"token":"(secret)","labels":{"u":"http://*****@h/"}}"#);
     }
 }

@@ -13,7 +13,7 @@ use std::task::{Context, Poll};
 use tokio::task::{AbortHandle, JoinHandle};
 
 /// Threads per runtime for calls that block, such as fsync and git.
-pub const BLOCKING_MAX: usize = 2;
+pub const BLOCKING_MAX: usize = 4;
 
 /// Tasks of one owner on this thread. Dropping the last clone aborts what still runs.
 #[derive(Clone)]

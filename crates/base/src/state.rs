@@ -64,6 +64,11 @@ impl StateDir {
         self.inner.trouble.as_deref()
     }
 
+    /// The most bytes of any one file.
+    pub fn max(&self) -> u64 {
+        self.inner.max
+    }
+
     /// The path of a file or folder of a subsystem, where there is durability.
     pub fn path(&self, name: &str) -> Option<PathBuf> {
         self.inner.dir.as_ref().map(|dir| dir.join(name))

@@ -108,10 +108,11 @@ impl Health {
 
     pub fn verdict(&self) -> Verdict {
         let inner = lock(&self.inner);
-        let (state, text) = match (&inner.panicked, inner.faults.as_slice(), inner.started) {
+        let (state, text) = match (&inner.panicked, inner.faults.as_slice(), inner.ready) {
             (Some(text), ..) => (State::Failed, text.clone()),
             (None, [], true) => (State::Ok, inner.summary.clone()),
-            (None, [], false) => (State::Starting, "starting".into()),
+            (None, [], false) if inner.summary.is_empty() => (State::Starting, "starting".into()),
+            (None, [], false) => (State::Starting, inner.summary.clone()),
             (None, faults, _) => {
                 let parts: Vec<String> = faults.iter().map(|(part, text)| format!("{part}: {text}")).collect();
                 (State::Degraded, parts.join("; "))

@@ -8,7 +8,7 @@
 //! One thread. In: a Plan, the rings, the feed. Out: health, ledger rows. Bounds: a queue per sink; a source reads only when
 //! every blocking sink that it feeds has room.
 
-use crate::batch::Batch;
+use crate::batch::{Batch, Stream};
 use crate::checkpoint::Checkpoints;
 use crate::plan::{Plan, SinkPlan};
 use crate::queue::Queue;
@@ -29,6 +29,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use sys::ring::Ring;
+use tokio::task::JoinHandle;
 
 const READ_BYTES: Name = Name::counter("outrigger_log_read_bytes_total", "Bytes of records read by a source.");
 const ATTEMPTS: Name =
@@ -66,68 +67,17 @@ pub fn start(plan: Plan, inputs: Inputs, telemetry: &Telemetry, conductor: &mut 
         .map_err(|error| vec![format!("the logs thread cannot start: {error}")])
 }
 
-async fn logs_thread(plan: Plan, mut inputs: Inputs, telemetry: Telemetry, mut station: Station, health: Arc<Health>) {
+async fn logs_thread(plan: Plan, inputs: Inputs, telemetry: Telemetry, mut station: Station, health: Arc<Health>) {
     let scope = Scope::new("logs", health.clone());
     let checkpoints = Checkpoints::open(&inputs.state).unwrap_or_else(|error| {
         health.fault("checkpoints", format!("cannot be kept, so a restart reads files again: {error}"));
         Checkpoints::default()
     });
-    let queues: Vec<Rc<Queue>> = plan
-        .sinks
-        .iter()
-        .enumerate()
-        .map(|(index, sink)| {
-            let row = telemetry.ledger.row("sink", format!("logs/{}", sink.name));
-            Queue::new(index, sink.buffer_max, sink.when_full, row)
-        })
-        .collect();
-    let mut shippers = Vec::new();
-    for (sink, queue) in plan.sinks.iter().zip(&queues) {
-        match Shipper::new(sink, queue.clone(), &telemetry, health.clone(), station.watch()) {
-            Ok(shipper) => shippers.push(scope.spawn("sink", shipper.run())),
-            Err(error) => health.panicked(&error),
-        }
-    }
-    let mut readers = Vec::new();
-    let failed = |error| health.panicked(&format!("the wake descriptor: {error}"));
-    let wake = inputs.wake.and_then(|fd| Wake::new(fd).map_err(failed).ok());
-    if let Some(wake) = wake.clone() {
-        scope.spawn("wake", wake.ring());
-    }
-    let mut leftovers = Vec::new();
-    for source in &plan.sources {
-        let pipeline = Rc::new(Pipeline::new(source, &plan, &queues, &telemetry, health.clone()));
-        let phase = station.watch();
-        match (&source.kind, &inputs.rings, &wake) {
-            (SourceKind::Stdio(config), Some((stdout, stderr)), Some(wake)) => {
-                for (ring, stream) in [(stdout, crate::batch::Stream::Stdout), (stderr, crate::batch::Stream::Stderr)] {
-                    let left = stdio::Leftover::new(&inputs.state, &source.name, stream);
-                    let shared = stdio::Shared {
-                        ring: ring.clone(),
-                        stream,
-                        wake: wake.clone(),
-                        config: config.clone(),
-                        checkpoints: checkpoints.clone(),
-                        left: left.clone(),
-                    };
-                    leftovers.push((left, ring.clone(), pipeline.clone()));
-                    readers.push(scope.spawn("stdio", stdio::run(shared, pipeline.clone(), phase.clone())));
-                }
-            }
-            (SourceKind::File(config), ..) => {
-                let run = file::run(config.clone(), pipeline, checkpoints.clone(), scope.clone(), phase);
-                readers.push(scope.spawn("file", run));
-            }
-            (SourceKind::Proxy(_), ..) => {
-                if let Some(feed) = inputs.access.take() {
-                    readers.push(scope.spawn("proxy", proxy::run(feed, pipeline, phase)));
-                }
-            }
-            (SourceKind::Stdio(_), ..) => {}
-        }
-    }
-    scope.spawn("sync", checkpoints.clone().sync_now_and_then());
-    health.set_summary(format!("{} sources to {} sinks", plan.sources.len(), plan.sinks.len()));
+    let parts = Parts { plan, telemetry, health: health.clone(), phase: station.watch(), scope: scope.clone() };
+    let (queues, shippers) = parts.start_sinks();
+    let Reading { readers, leftovers } = parts.start_sources(inputs, &queues, &checkpoints);
+    scope.spawn("sync", checkpoints.sync_now_and_then());
+    health.set_summary(format!("{} sources to {} sinks", parts.plan.sources.len(), parts.plan.sinks.len()));
     health.set_ready(true);
 
     station.reached(Phase::Drain).await;
@@ -144,7 +94,9 @@ async fn logs_thread(plan: Plan, mut inputs: Inputs, telemetry: Telemetry, mut s
     };
     // What is not delivered a moment before the deadline is written down instead.
     let _ = tokio::time::timeout_at((until - KEEP_RESERVE).into(), finish).await;
-    for (left, ring, pipeline) in leftovers {
+    // A worker that makes room for the next one leaves the ring to it.
+    let last = station.phase().0 == Phase::Finish;
+    for (left, ring, pipeline) in leftovers.into_iter().filter(|_| last) {
         if let Err(error) = left.keep(&ring, pipeline.name(), &pipeline.required_sinks()) {
             tracing::error!(source = pipeline.name(), %error, "lines of the app that no sink took could not be kept");
         }
@@ -152,6 +104,85 @@ async fn logs_thread(plan: Plan, mut inputs: Inputs, telemetry: Telemetry, mut s
     station.done(Phase::Finish);
     station.reached(Phase::Close).await;
     station.done(Phase::Close);
+}
+
+/// What all tasks of the thread are made from.
+struct Parts {
+    plan: Plan,
+    telemetry: Telemetry,
+    health: Arc<Health>,
+    phase: PhaseWatch,
+    scope: Scope,
+}
+
+/// The sources at work, and what may be left of the app's output at the end.
+#[derive(Default)]
+struct Reading {
+    readers: Vec<JoinHandle<()>>,
+    leftovers: Vec<(stdio::Leftover, Ring, Rc<Pipeline>)>,
+}
+
+impl Parts {
+    fn start_sinks(&self) -> (Vec<Rc<Queue>>, Vec<JoinHandle<()>>) {
+        let (mut queues, mut shippers) = (Vec::new(), Vec::new());
+        for (index, sink) in self.plan.sinks.iter().enumerate() {
+            let row = self.telemetry.ledger.row("sink", format!("logs/{}", sink.name));
+            let queue = Queue::new(index, sink.buffer_max, sink.when_full, row);
+            match Shipper::new(sink, queue.clone(), &self.telemetry, self.health.clone(), self.phase.clone()) {
+                Ok(shipper) => shippers.push(self.scope.spawn("sink", shipper.run())),
+                Err(error) => self.health.panicked(&error),
+            }
+            queues.push(queue);
+        }
+        (queues, shippers)
+    }
+
+    fn start_sources(&self, mut inputs: Inputs, queues: &[Rc<Queue>], checkpoints: &Checkpoints) -> Reading {
+        let failed = |error| self.health.panicked(&format!("the wake pipe: {error}"));
+        let wake = inputs.wake.take().and_then(|fd| Wake::new(fd).map_err(failed).ok());
+        if let Some(wake) = wake.clone() {
+            self.scope.spawn("wake", wake.ring());
+        }
+        let mut reading = Reading::default();
+        for source in &self.plan.sources {
+            let pipeline = Rc::new(Pipeline::new(source, &self.plan, queues, &self.telemetry, self.health.clone()));
+            let phase = self.phase.clone();
+            match (&source.kind, &inputs.rings, &wake) {
+                (SourceKind::Stdio(config), Some((stdout, stderr)), Some(wake)) => {
+                    for (ring, stream) in [(stdout, Stream::Stdout), (stderr, Stream::Stderr)] {
+                        let left = stdio::Leftover::new(&inputs.state, &source.name, stream);
+                        let shared = stdio::Shared {
+                            ring: ring.clone(),
+                            stream,
+                            wake: wake.clone(),
+                            config: config.clone(),
+                            checkpoints: checkpoints.clone(),
+                            left: left.clone(),
+                        };
+                        reading.leftovers.push((left, ring.clone(), pipeline.clone()));
+                        reading.readers.push(
+                            self.scope.spawn(
+                                "stdio",
+                                stdio::run(shared, pipeline.clone(), self.scope.clone(), phase.clone()),
+                            ),
+                        );
+                    }
+                }
+                (SourceKind::File(config), ..) => {
+                    let run = file::run(config.clone(), pipeline, checkpoints.clone(), self.scope.clone(), phase);
+                    reading.readers.push(self.scope.spawn("file", run));
+                }
+                (SourceKind::Proxy(_), ..) => {
+                    if let Some(feed) = inputs.access.take() {
+                        reading.readers.push(self.scope.spawn("proxy", proxy::run(feed, pipeline, phase)));
+                    }
+                }
+                // The plan refuses `stdio` without a wrapped app.
+                (SourceKind::Stdio(_), ..) => {}
+            }
+        }
+        reading
+    }
 }
 
 /// The end of the time for delivering, left for writing down what was not delivered.
@@ -462,7 +493,7 @@ impl Shipper {
                     "a delivery failed and is tried again; nothing is lost"
                 );
             }
-            let pause = failure.wait.unwrap_or_else(|| backoff.next()).min(RETRY_MOST);
+            let pause = failure.wait.unwrap_or_else(|| backoff.pause()).min(RETRY_MOST);
             let stopping = self.phase.phase() >= Phase::Finish;
             if stopping {
                 tokio::time::sleep(pause.min(RETRY_MOST_STOPPING)).await;

@@ -83,9 +83,8 @@ impl Server {
             .header_read_timeout(HEAD_TIMEOUT)
             .max_buf_size(BODY_MAX)
             .serve_connection(crate::connect::Io(Box::new(stream)), service);
-        match tokio::time::timeout(CONNECTION_MAX, connection).await {
-            Ok(Err(error)) => tracing::debug!(%error, "a connection to a page ended"),
-            Ok(Ok(())) | Err(_) => {}
+        if let Ok(Err(error)) = tokio::time::timeout(CONNECTION_MAX, connection).await {
+            tracing::debug!(%error, "a connection to a page ended");
         }
     }
 }

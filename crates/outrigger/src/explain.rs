@@ -40,8 +40,10 @@ pub fn explain(kind: Option<&str>) -> i32 {
             0
         }
         None => {
-            let names: Vec<String> =
-                all.iter().flat_map(|(path, kinds)| kinds.iter().map(move |kind| format!("{path}.{}", kind.name))).collect();
+            let names: Vec<String> = all
+                .iter()
+                .flat_map(|(path, kinds)| kinds.iter().map(move |kind| format!("{path}.{}", kind.name)))
+                .collect();
             eprintln!("error: there is no component `{wanted}`");
             match nearest(wanted, names.iter().map(String::as_str)) {
                 Some(near) => eprintln!("  help: did you mean `{near}`?"),
@@ -60,7 +62,8 @@ fn document(path: &str, kind: &KindInfo) -> String {
     let properties = schema["properties"].as_object();
     if let Some(properties) = properties.filter(|properties| !properties.is_empty()) {
         let _ = writeln!(out, "Keys:");
-        let required: Vec<&str> = schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        let required: Vec<&str> =
+            schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
         for (key, property) in properties {
             let state = match (&property["default"], required.contains(&key.as_str())) {
                 (_, true) => "required".to_string(),
@@ -88,9 +91,14 @@ fn type_name(root: &Value, property: &Value) -> String {
         return format.to_string();
     }
     if let Some(variants) = property["anyOf"].as_array() {
-        return variants.iter().find(|variant| variant["type"] != "null").map_or("value".into(), |variant| type_name(root, variant));
+        return variants
+            .iter()
+            .find(|variant| variant["type"] != "null")
+            .map_or("value".into(), |variant| type_name(root, variant));
     }
-    let words = |list: &Vec<Value>| list.iter().filter_map(|v| v.as_str().or(v["const"].as_str())).collect::<Vec<_>>().join(" or ");
+    let words = |list: &Vec<Value>| {
+        list.iter().filter_map(|v| v.as_str().or(v["const"].as_str())).collect::<Vec<_>>().join(" or ")
+    };
     if let Some(list) = property["enum"].as_array().or(property["oneOf"].as_array()) {
         let words = words(list);
         return if words.is_empty() { "mapping with one key".into() } else { words };
@@ -100,7 +108,9 @@ fn type_name(root: &Value, property: &Value) -> String {
         Value::String(name) if name == "object" => "mapping".into(),
         Value::String(name) if name == "integer" => "whole number".into(),
         Value::String(name) => name.clone(),
-        Value::Array(names) => names.iter().filter_map(Value::as_str).find(|name| *name != "null").unwrap_or("value").to_string(),
+        Value::Array(names) => {
+            names.iter().filter_map(Value::as_str).find(|name| *name != "null").unwrap_or("value").to_string()
+        }
         _ => "value".into(),
     }
 }

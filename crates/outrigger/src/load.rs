@@ -6,7 +6,6 @@ use base::diag::{Diagnostic, Report};
 use base::fill::Lookup;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 /// The plans of everything that is configured.
 pub struct Plans {
@@ -42,12 +41,16 @@ impl Source {
             report(format!("the configuration cannot be read: {error}"), help)
         })?;
         let text = String::from_utf8(bytes).map_err(|error| {
-            let line = error.as_bytes()[..error.utf8_error().valid_up_to()].iter().filter(|byte| **byte == b'\n').count() + 1;
+            let line =
+                error.as_bytes()[..error.utf8_error().valid_up_to()].iter().filter(|byte| **byte == b'\n').count() + 1;
             report(format!("line {line} is not UTF-8"), "save the file as UTF-8")
         })?;
         let empty = text.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#'));
         if empty {
-            return Err(report("the configuration is empty".into(), "README.md has a first one, `outrigger explain` lists what there is"));
+            return Err(report(
+                "the configuration is empty".into(),
+                "README.md has a first one, `outrigger explain` lists what there is",
+            ));
         }
         Ok(Source { path: path.to_path_buf(), text })
     }
@@ -56,7 +59,8 @@ impl Source {
     pub fn plans(&self, command: &[OsString]) -> Result<(Plans, Report), Report> {
         let loaded = base::config::load::<Config>(&self.path.display().to_string(), &self.text, &Lookup::HERE)?;
         let (config, tree, mut report) = (loaded.config, loaded.tree, loaded.report);
-        let command = if command.is_empty() { config.app.command.iter().map(OsString::from).collect() } else { command.to_vec() };
+        let command =
+            if command.is_empty() { config.app.command.iter().map(OsString::from).collect() } else { command.to_vec() };
         let (wrapped, proxied) = (!command.is_empty(), config.proxy.is_some());
 
         fn keep<P>(report: &mut Report, planned: Result<P, Vec<Diagnostic>>) -> Option<P> {
@@ -64,7 +68,8 @@ impl Source {
         }
         let logs = config.logs.as_ref().map(|c| logs::plan::Plan::new(c, wrapped, proxied, tree.at(&["logs"])));
         let logs = logs.and_then(|plan| keep(&mut report, plan));
-        let metrics = config.metrics.as_ref().map(|c| metrics::plan::Plan::new(c, wrapped, proxied, tree.at(&["metrics"])));
+        let metrics =
+            config.metrics.as_ref().map(|c| metrics::plan::Plan::new(c, wrapped, proxied, tree.at(&["metrics"])));
         let metrics = metrics.and_then(|plan| keep(&mut report, plan));
         let proxy = config.proxy.as_ref().map(|c| proxy::plan::Plan::new(c, config.app.port, tree.at(&["proxy"])));
         let proxy = proxy.and_then(|plan| keep(&mut report, plan));
@@ -93,8 +98,15 @@ fn check_budget(config: &Config, logs: Option<&logs::plan::Plan>, tree: &base::t
     let limit = config.limits.memory.0;
     (buffers > limit).then(|| {
         let place = tree.at(&["logs", "sinks"]).place;
-        Diagnostic::error(place, format!("the buffers of all log sinks may hold {}, more than limits.memory = {}", base::unit::ByteSize(buffers), config.limits.memory))
-            .help("lower buffer.max of the sinks, or raise limits.memory")
+        Diagnostic::error(
+            place,
+            format!(
+                "the buffers of all log sinks may hold {}, more than limits.memory = {}",
+                base::unit::ByteSize(buffers),
+                config.limits.memory
+            ),
+        )
+        .help("lower buffer.max of the sinks, or raise limits.memory")
     })
 }
 
@@ -103,8 +115,10 @@ fn check_times(config: &Config, tree: &base::tree::Node) -> Option<Diagnostic> {
     let needed = stop.drain.0 + stop.grace.0;
     (needed > stop.deadline.0).then(|| {
         let place = tree.at(&["app", "stop", "deadline"]).place;
-        let message = format!("`deadline` is {}, and drain and grace alone may take {}", stop.deadline, base::unit::Span(needed));
-        Diagnostic::error(place, message).help("raise the deadline, so that logs can be delivered after the app has ended")
+        let message =
+            format!("`deadline` is {}, and drain and grace alone may take {}", stop.deadline, base::unit::Span(needed));
+        Diagnostic::error(place, message)
+            .help("raise the deadline, so that logs can be delivered after the app has ended")
     })
 }
 
@@ -126,9 +140,4 @@ pub fn refuse(report: &Report) -> i32 {
     let count = report.findings().len();
     eprintln!("{count} mistake{} found", if count == 1 { "" } else { "s" });
     i32::from(crate::EXIT_MISTAKE)
-}
-
-/// How long after the deadline's own parts the app may wait for its gates.
-pub fn gate(config: &Config) -> Duration {
-    config.app.start.wait.0
 }

@@ -5,6 +5,7 @@ mod config;
 mod load;
 mod explain;
 mod supervise;
+mod reload;
 mod wire;
 mod stop;
 mod status;

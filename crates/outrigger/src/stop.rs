@@ -10,9 +10,10 @@ use std::os::unix::net::UnixDatagram as StdDatagram;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use supervisor::message::{BYTES, ToSupervisor, ToWorker};
+use supervisor::run::EXIT_RELOAD;
 use tokio::net::UnixDatagram;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Notify};
 
 /// Who tells us to stop.
 pub struct Control {
@@ -94,10 +95,28 @@ impl Control {
 /// Kept back from the deadline for closing what is open.
 const CLOSE_RESERVE: Duration = Duration::from_millis(300);
 
+/// How long requests under way, and bodies at receivers, may take when a worker makes room for the next. New connections
+/// wait in the sockets meanwhile.
+const HAND_OVER: Duration = Duration::from_secs(1);
+
 /// Serves until told to stop, then leads the subsystems through the phases. Answers the exit code.
-pub async fn lead(control: &Control, conductor: &mut Conductor, facts: &AppFacts, times: &Stop) -> i32 {
+pub async fn lead(
+    control: &Control,
+    conductor: &mut Conductor,
+    facts: &AppFacts,
+    times: &Stop,
+    reload: &Notify,
+) -> i32 {
     let until = loop {
-        match control.hear().await {
+        let told = tokio::select! {
+            told = control.hear() => told,
+            () = reload.notified() => {
+                conductor.advance(Phase::Drain, HAND_OVER).await;
+                conductor.advance(Phase::Close, HAND_OVER).await;
+                return EXIT_RELOAD;
+            }
+        };
+        match told {
             Told::Message(ToWorker::AppStarted { pid }) => {
                 facts.pid.store(pid, Ordering::Relaxed);
                 facts.runs.send_replace(true);

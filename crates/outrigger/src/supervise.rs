@@ -1,18 +1,22 @@
 //! `outrigger run`: check, then become the supervisor of a wrapped app, or be the worker alone. In: the command line. Out: the
 //! app's exit code. What the supervisor needs is decided here, before it starts: it never reads the configuration.
 
-use crate::load::{Plans, Source, gate, refuse};
+use crate::load::{Plans, Source, refuse};
+use crate::reload::{LAST_GOOD, Reloader};
 use crate::wire;
+use base::diag::Report;
 use std::ffi::OsString;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use supervisor::plan::Plan;
-use supervisor::run::{Outcome, WorkerSide};
+use supervisor::run::{EXIT_RELOAD, Outcome, WorkerSide};
 use sys::process::ExecPlan;
 
 /// How a worker runs: under our supervisor, or alone beside a container.
 pub enum Role {
     Wrapped(Box<WorkerSide>),
-    Companion,
+    /// With the sockets of the worker before it, after a reload.
+    Companion(Vec<(String, OwnedFd)>),
 }
 
 pub fn run(path: &Path, command: &[OsString]) -> i32 {
@@ -28,7 +32,7 @@ pub fn run(path: &Path, command: &[OsString]) -> i32 {
         Err(report) => return refuse(&report),
     };
     if plans.command.is_empty() {
-        return wire::worker(plans, Role::Companion);
+        return companion(source, plans);
     }
     let plan = match supervisor_plan(&plans) {
         Ok(plan) => plan,
@@ -49,29 +53,61 @@ pub fn run(path: &Path, command: &[OsString]) -> i32 {
     }
 }
 
-/// In a forked worker: the file as it is now, or as it was when it last was right.
-fn worker(first: &Source, command: &[OsString], side: Box<WorkerSide>) -> i32 {
-    let now = Source::read(&first.path).and_then(|source| source.plans(command));
-    let plans = match now {
-        Ok((plans, _)) => plans,
-        Err(report) => {
-            eprint!("{}", report.render());
-            eprintln!("warning: the configuration has become wrong; the one from the start goes on serving");
-            match first.plans(command) {
-                Ok((plans, _)) => plans,
-                Err(report) => return refuse(&report),
-            }
+/// Beside a container: one worker after the other in this process, each with the sockets of the one before.
+fn companion(mut source: Source, mut plans: Plans) -> i32 {
+    let mut stored = Vec::new();
+    loop {
+        let reloader = Reloader::new(source.clone(), Vec::new());
+        let (code, sockets) = wire::worker(plans, Role::Companion(stored), reloader);
+        if code != EXIT_RELOAD {
+            return code;
         }
+        stored = sockets.take_kept();
+        (source, plans) = match newest(&source, &[]) {
+            Ok(newest) => newest,
+            Err(report) => return refuse(&report),
+        };
+    }
+}
+
+/// In a forked worker.
+fn worker(first: &Source, command: &[OsString], side: Box<WorkerSide>) -> i32 {
+    let code = match newest(first, command) {
+        Ok((source, plans)) => {
+            let reloader = Reloader::new(source, command.to_vec());
+            wire::worker(plans, Role::Wrapped(side), reloader).0
+        }
+        Err(report) => refuse(&report),
     };
-    let code = wire::worker(plans, Role::Wrapped(side));
     // The parent's copies of everything are not ours to destroy.
     sys::process::exit_now(code)
+}
+
+/// The file as it is now, or else as it was when a worker last served it, or else as it was at the start.
+fn newest(first: &Source, command: &[OsString]) -> Result<(Source, Plans), Report> {
+    let planned = |source: Source| source.plans(command).map(|(plans, _)| (source, plans));
+    planned(Source::read(&first.path)?).or_else(|report| {
+        eprint!("{}", report.render());
+        eprintln!("warning: the configuration has become wrong; the last good one goes on serving");
+        let (_, at_start) = planned(first.clone())?;
+        let kept = std::fs::read_to_string(at_start.state_dir.join(LAST_GOOD));
+        let kept = kept.map_err(drop).and_then(|text| planned(Source { text, ..first.clone() }).map_err(drop));
+        Ok(kept.unwrap_or((first.clone(), at_start)))
+    })
 }
 
 fn supervisor_plan(plans: &Plans) -> std::io::Result<Plan> {
     let stop = &plans.config.app.stop;
     // What our own start gave us is not the app's.
-    let ours = ["LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PID", "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "STATE_DIRECTORY"];
+    let ours = [
+        "LISTEN_FDS",
+        "LISTEN_FDNAMES",
+        "LISTEN_PID",
+        "NOTIFY_SOCKET",
+        "WATCHDOG_USEC",
+        "WATCHDOG_PID",
+        "STATE_DIRECTORY",
+    ];
     let environment: Vec<(OsString, OsString)> =
         std::env::vars_os().filter(|(name, _)| !ours.iter().any(|own| name == own)).collect();
     Ok(Plan {
@@ -82,6 +118,6 @@ fn supervisor_plan(plans: &Plans) -> std::io::Result<Plan> {
         drain: stop.drain.0,
         grace: stop.grace.0,
         deadline: stop.deadline.0,
-        gate: gate(&plans.config),
+        gate: plans.config.app.start.wait.0,
     })
 }

@@ -7,8 +7,10 @@
 //! ```
 
 use crate::load::Plans;
+use crate::reload::{LAST_GOOD, Reloader};
 use crate::stop::{Control, lead};
 use crate::supervise::Role;
+use admin::run::Controls;
 use base::family::Gather;
 use base::listen::Sockets;
 use base::oplog;
@@ -23,11 +25,12 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicI32;
 use std::time::{Duration, Instant};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tracing::level_filters::LevelFilter;
 
-/// Runs a worker on this thread until its end.
-pub fn worker(plans: Plans, role: Role) -> i32 {
+/// Runs a worker on this thread until its end. Answers its exit code, and the sockets for a worker after it in this process.
+pub fn worker(plans: Plans, role: Role, reloader: Reloader) -> (i32, Sockets) {
     // The one TLS provider; a second call in one process would be refused, and there is none.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let level = oplog::start(LevelFilter::INFO);
@@ -37,14 +40,25 @@ pub fn worker(plans: Plans, role: Role) -> i32 {
         .build_local(tokio::runtime::LocalOptions::default());
     match runtime {
         Ok(runtime) => {
-            let code = runtime.block_on(serve(plans, role, level));
+            let ended = runtime.block_on(async {
+                match Inherited::from(role) {
+                    Ok(inherited) => {
+                        let sockets = inherited.sockets.clone();
+                        (serve(plans, inherited, level, Rc::new(reloader)).await, sockets)
+                    }
+                    Err(error) => {
+                        tracing::error!(%error, "the worker cannot use what it inherited");
+                        (i32::from(crate::EXIT_MISTAKE), Sockets::default())
+                    }
+                }
+            });
             // A store that hangs in a system call must not hold up the end.
             runtime.shutdown_timeout(Duration::from_millis(100));
-            code
+            ended
         }
         Err(error) => {
             eprintln!("error: no runtime: {error}");
-            i32::from(crate::EXIT_MISTAKE)
+            (i32::from(crate::EXIT_MISTAKE), Sockets::default())
         }
     }
 }
@@ -57,31 +71,38 @@ pub struct AppFacts {
     pub health: Arc<Health>,
 }
 
-async fn serve(plans: Plans, role: Role, level: oplog::LevelHandle) -> i32 {
+async fn serve(plans: Plans, inherited: Inherited, level: oplog::LevelHandle, reloader: Rc<Reloader>) -> i32 {
     let started_at = Instant::now();
     let stop = plans.config.app.stop.clone();
     let telemetry = Telemetry::default();
     let mut conductor = Conductor::default();
     let health = telemetry.health("app");
     let scope = Scope::new("worker", health.clone());
-    let facts = AppFacts { pid: Arc::default(), runs: watch::channel(matches!(role, Role::Companion)).0, health };
+    let facts = AppFacts { pid: Arc::default(), runs: watch::channel(inherited.companion).0, health };
     let state = StateDir::open(&plans.state_dir, plans.config.state.max.0);
     if let Some(trouble) = state.trouble() {
         tracing::warn!(trouble, "running without durability");
         telemetry.count(NO_STATE, &[]).set(1);
     }
-    let inherited = match Inherited::from(role) {
-        Ok(inherited) => inherited,
-        Err(error) => {
-            tracing::error!(%error, "the worker cannot use what it inherited");
-            return i32::from(crate::EXIT_MISTAKE);
-        }
-    };
-    let Inherited { control, sockets, rings, wake, generation } = inherited;
+    let Inherited { control, sockets, rings, wake, generation, companion } = inherited;
     let control = Rc::new(control);
     let view = View { revisions: Revisions::default(), shown: plans.shown.clone(), started_at, generation };
     let port = plans.config.app.port;
-    let built = build(plans, &telemetry, &mut conductor, &scope, &sockets, &state, &facts, &control, (rings, wake), view, level);
+    let again = reloader.clone();
+    let reload: Rc<dyn Fn() -> Result<String, String>> = Rc::new(move || again.reload());
+    let built = build(
+        plans,
+        &telemetry,
+        &mut conductor,
+        &scope,
+        &sockets,
+        &state,
+        &facts,
+        &control,
+        (rings, wake),
+        view,
+        Controls { level, reload },
+    );
     let mut gate = match built {
         Ok(gate) => gate,
         Err(errors) => {
@@ -98,7 +119,14 @@ async fn serve(plans: Plans, role: Role, level: oplog::LevelHandle) -> i32 {
         gate.open().await;
         opener.start_app();
     });
-    lead(&control, &mut conductor, &facts, &stop).await
+    if let Err(error) = state.write(LAST_GOOD, reloader.text().as_bytes()) {
+        tracing::warn!(%error, "the configuration could not be kept as the last good one");
+    }
+    scope.spawn("reload", reloader.clone().watch(facts.health.clone()));
+    if companion {
+        scope.spawn("hangup", hangup(reloader.clone()));
+    }
+    lead(&control, &mut conductor, &facts, &stop, &reloader.wanted()).await
 }
 
 const NO_STATE: base::telemetry::Name =
@@ -111,17 +139,19 @@ struct Inherited {
     rings: Option<(sys::ring::Ring, sys::ring::Ring)>,
     wake: Option<OwnedFd>,
     generation: u32,
+    companion: bool,
 }
 
 impl Inherited {
     fn from(role: Role) -> std::io::Result<Inherited> {
         Ok(match role {
-            Role::Companion => Inherited {
+            Role::Companion(stored) => Inherited {
                 control: Control::signals()?,
-                sockets: Sockets::default(),
+                sockets: Sockets::new(stored, None),
                 rings: None,
                 wake: None,
                 generation: 0,
+                companion: true,
             },
             Role::Wrapped(side) => Inherited {
                 control: Control::supervisor(side.control)?,
@@ -129,6 +159,7 @@ impl Inherited {
                 rings: side.rings,
                 wake: Some(side.wake),
                 generation: side.generation,
+                companion: false,
             },
         })
     }
@@ -154,7 +185,7 @@ fn build(
     control: &Rc<Control>,
     (rings, wake): (Option<(sys::ring::Ring, sys::ring::Ring)>, Option<OwnedFd>),
     view: View,
-    level: oplog::LevelHandle,
+    controls: Controls,
 ) -> Result<Gate, Vec<String>> {
     let mut errors = Vec::new();
     let records = plans.logs.as_ref().is_some_and(|plan| plan.reads_access());
@@ -173,7 +204,8 @@ fn build(
     let mut gate = Gate { sync: None, scopes: Vec::new() };
     if let Some(plan) = plans.metrics {
         let own: Arc<dyn Gather> = Arc::new(telemetry.clone());
-        let inputs = metrics::source::Inputs { app_pid: facts.pid.clone(), proxy: counters.clone(), own };
+        let apps = |counters| -> Arc<dyn Gather> { Arc::new(Part { counters, ours: false }) };
+        let inputs = metrics::source::Inputs { app_pid: facts.pid.clone(), proxy: counters.clone().map(apps), own };
         match metrics::run::start(plan, &inputs, sockets, telemetry, conductor) {
             Ok(scope) => gate.scopes.push(scope),
             Err(found) => errors.extend(found),
@@ -203,26 +235,27 @@ fn build(
         started_at: view.started_at,
         generation: view.generation,
     };
-    let controls = admin::run::Controls { level };
-    errors.extend(admin::run::start(&plans.config.admin, Rc::new(shown), controls, sockets, scope).err().unwrap_or_default());
+    errors.extend(
+        admin::run::start(&plans.config.admin, Rc::new(shown), controls, sockets, scope).err().unwrap_or_default(),
+    );
     if let Some(counters) = counters {
-        telemetry.register(counters_of_ours(counters));
+        telemetry.register(Arc::new(Part { counters, ours: true }));
     }
     if errors.is_empty() { Ok(gate) } else { Err(errors) }
 }
 
-/// Of the proxy's counters, those about us: the app's requests belong on the app's page.
-fn counters_of_ours(counters: Arc<dyn Gather>) -> Arc<dyn Gather> {
-    struct Ours(Arc<dyn Gather>);
-    impl Gather for Ours {
-        fn gather(&self, families: &mut Vec<base::family::Family>) {
-            let before = families.len();
-            self.0.gather(families);
-            let added = families.split_off(before);
-            families.extend(added.into_iter().filter(|family| family.name.starts_with("outrigger_")));
-        }
+/// The proxy counts two things: the app's requests, which belong on the app's page, and itself, which belongs on ours.
+struct Part {
+    counters: Arc<dyn Gather>,
+    ours: bool,
+}
+
+impl Gather for Part {
+    fn gather(&self, families: &mut Vec<base::family::Family>) {
+        let mut all = Vec::new();
+        self.counters.gather(&mut all);
+        families.extend(all.into_iter().filter(|family| family.name.starts_with("outrigger_") == self.ours));
     }
-    Arc::new(Ours(counters))
 }
 
 /// What the app waits for, and the tasks on this thread, which end when it is dropped.
@@ -238,6 +271,16 @@ impl Gate {
         }
         // The proxy listens since before the subsystems were started. The scopes live as long as the worker.
         std::mem::forget(std::mem::take(&mut self.scopes));
+    }
+}
+
+/// SIGHUP reads the configuration again; in wrap mode it is the app's.
+async fn hangup(reloader: Rc<Reloader>) {
+    let Ok(mut hangups) = signal(SignalKind::hangup()) else { return };
+    while hangups.recv().await.is_some() {
+        if let Err(report) = reloader.reload() {
+            eprint!("{report}");
+        }
     }
 }
 

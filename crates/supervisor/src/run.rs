@@ -42,6 +42,9 @@ pub enum Outcome {
 /// The worker's exit code for a mistake in the configuration or an address that is taken.
 pub const EXIT_MISTAKE: i32 = 1;
 
+/// The worker's exit code when it makes room for one with a new configuration.
+pub const EXIT_RELOAD: i32 = 75;
+
 struct Supervisor {
     plan: Plan,
     mask: SavedMask,
@@ -107,7 +110,7 @@ pub fn run(plan: Plan) -> io::Result<Outcome> {
         exit: None,
     };
     loop {
-        if let Some(ends) = supervisor.turn()? {
+        if let Some(ends) = supervisor.turn() {
             return Ok(Outcome::Worker(Box::new(supervisor.into_side(ends))));
         }
         if let Some(code) = supervisor.exit {
@@ -119,7 +122,7 @@ pub fn run(plan: Plan) -> io::Result<Outcome> {
 
 impl Supervisor {
     /// Applies everything that has happened, then what the clock says. In a new worker: its ends.
-    fn turn(&mut self) -> io::Result<Option<WorkerEnds>> {
+    fn turn(&mut self) -> Option<WorkerEnds> {
         while let Some(signal) = sys::signal::next(&self.signals) {
             self.apply_signal(signal);
         }
@@ -129,19 +132,27 @@ impl Supervisor {
         let now = Instant::now();
         self.tick(now);
         if self.exit.is_none() && self.worker.restart_at.is_some_and(|at| at <= now) {
-            if let Some(ends) = self.worker.start(now)? {
-                return Ok(Some(ends));
+            match self.worker.start(now) {
+                Ok(Some(ends)) => return Some(ends),
+                Ok(None) => self.brief_worker(now),
+                // No process or descriptor to be had: the app goes on, and so do we, until there is.
+                Err(_) => self.worker.ended(now),
             }
-            self.brief_worker(now);
         }
-        Ok(None)
+        None
     }
 
     fn apply_signal(&mut self, signal: i32) {
         match signal {
             SIGCHLD | SIGPIPE => {}
             SIGTERM | SIGINT => match &mut self.stop {
-                None => self.begin_stop(Instant::now()),
+                None => {
+                    self.begin_stop(Instant::now());
+                    // At a terminal the app is in our group, and has got the Ctrl-C itself.
+                    if let Some(stop) = self.stop.as_mut().filter(|_| signal == SIGINT && !self.app_group) {
+                        stop.kill_at = Some((Instant::now() + self.plan.grace).min(stop.until));
+                    }
+                }
                 // A second one is impatience: no more draining, and no more grace.
                 Some(stop) => {
                     let now = Instant::now();
@@ -181,6 +192,9 @@ impl Supervisor {
     fn worker_ended(&mut self, status: WaitStatus) {
         let code = status.exit_status();
         self.worker.ended(Instant::now());
+        if code == Some(EXIT_RELOAD) {
+            self.worker.restart_at = Some(Instant::now());
+        }
         if self.app == App::Waiting && self.worker.generation == 1 && code == Some(EXIT_MISTAKE) {
             self.exit = Some(EXIT_MISTAKE);
         }

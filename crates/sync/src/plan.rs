@@ -39,14 +39,20 @@ impl Plan {
             }
             if !entry.to.is_absolute() || entry.to.file_name().is_none() {
                 findings.push(
-                    Diagnostic::error(place(&["to"]), format!("`to` must be an absolute path with a name, and is `{}`", entry.to.display()))
-                        .help("name the link itself, such as /etc/orders"),
+                    Diagnostic::error(
+                        place(&["to"]),
+                        format!("`to` must be an absolute path with a name, and is `{}`", entry.to.display()),
+                    )
+                    .help("name the link itself, such as /etc/orders"),
                 );
             }
             if let Some(other) = entries.iter().find(|other| other.to == entry.to) {
                 findings.push(
-                    Diagnostic::error(place(&["to"]), format!("`{}` is published by `{}` already", entry.to.display(), other.name))
-                        .help("give each entry a path of its own"),
+                    Diagnostic::error(
+                        place(&["to"]),
+                        format!("`{}` is published by `{}` already", entry.to.display(), other.name),
+                    )
+                    .help("give each entry a path of its own"),
                 );
             }
             if entry.every.0 < EVERY_MIN {
@@ -60,7 +66,14 @@ impl Plan {
                 );
             }
             let limits = Limits { files_max: entry.files_max as usize, bytes_max: entry.bytes_max.0 };
-            entries.push(EntryPlan { name: name.clone(), store, to: entry.to.clone(), every: entry.every.0, notify, limits });
+            entries.push(EntryPlan {
+                name: name.clone(),
+                store,
+                to: entry.to.clone(),
+                every: entry.every.0,
+                notify,
+                limits,
+            });
         }
         if findings.is_empty() { Ok(Plan { entries }) } else { Err(findings) }
     }

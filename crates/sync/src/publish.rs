@@ -43,7 +43,8 @@ impl Place {
             Err(error) => return Err(io::Error::new(error.kind(), format!("{}: {error}", to.display()))),
         }
         let revisions = parent.join(format!(".{}.revisions", name.to_string_lossy()));
-        fs::create_dir_all(&revisions).map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", revisions.display())))?;
+        fs::create_dir_all(&revisions)
+            .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", revisions.display())))?;
         let place = Place { to: to.to_path_buf(), revisions };
         place.sweep();
         Ok(place)
@@ -61,7 +62,9 @@ impl Place {
         if fs::symlink_metadata(&self.to).is_ok() {
             return Ok(self.published());
         }
-        let named = |entry: fs::DirEntry| Some((entry.metadata().ok()?.modified().ok()?, entry.file_name().into_string().ok()?));
+        let named = |entry: fs::DirEntry| {
+            Some((entry.metadata().ok()?.modified().ok()?, entry.file_name().into_string().ok()?))
+        };
         let made = fs::read_dir(&self.revisions)?.flatten().filter_map(named);
         match made.filter(|(_, name)| !name.starts_with("tmp-")).max() {
             Some((_, revision)) => self.point(&revision).map(|()| Some(revision)),
@@ -85,6 +88,10 @@ impl Place {
             fs::rename(&made, &place)?;
         }
         sync(&self.revisions)?;
+        // Its grace counts from now on, not from when it was made. A failure shortens the grace, and nothing else.
+        if let Some(before) = self.published() {
+            let _ = File::open(self.revisions.join(before)).and_then(|folder| folder.set_modified(SystemTime::now()));
+        }
         self.point(revision)?;
         self.collect(revision);
         Ok(())
@@ -108,7 +115,9 @@ impl Place {
             .into_iter()
             .flatten()
             .flatten()
-            .filter(|entry| entry.file_name().to_str().is_none_or(|name| name != published && !name.starts_with("tmp-")))
+            .filter(|entry| {
+                entry.file_name().to_str().is_none_or(|name| name != published && !name.starts_with("tmp-"))
+            })
             .filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path())))
             .collect();
         old.sort();

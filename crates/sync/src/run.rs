@@ -11,13 +11,14 @@ use crate::notify::{NotifyKind, http};
 use crate::plan::{EntryPlan, Plan};
 use crate::publish::Place;
 use crate::store::{Fetched, Store};
-use base::revisions::{Revision, Revisions};
 use base::ledger::Row;
 use base::limit::Backoff;
+use base::revisions::{Revision, Revisions};
 use base::scope::Scope;
 use base::state::StateDir;
 use base::subsystem::{Conductor, Health, Phase, PhaseWatch, Station};
 use base::telemetry::{Count, Name, Telemetry};
+use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -59,12 +60,18 @@ impl Gate {
 }
 
 /// Starts a task per entry. Errors name the entry and what stands in its way.
-pub fn start(plan: Plan, inputs: &Inputs, telemetry: &Telemetry, conductor: &mut Conductor) -> Result<(Scope, Gate), Vec<String>> {
+pub fn start(
+    plan: Plan,
+    inputs: &Inputs,
+    telemetry: &Telemetry,
+    conductor: &mut Conductor,
+) -> Result<(Scope, Gate), Vec<String>> {
     let health = telemetry.health("sync");
     let scope = Scope::new("sync", health.clone());
     let (mut errors, mut published) = (Vec::new(), Vec::new());
     let count = plan.entries.len();
     let station = conductor.station("sync");
+    let unpublished = Rc::new(Cell::new(count));
     for entry in plan.entries {
         let cache = inputs.state.path(&format!("sync.{}.git", entry.name));
         let temporary = || std::env::temp_dir().join(format!("outrigger-{}-{}.git", std::process::id(), entry.name));
@@ -81,6 +88,7 @@ pub fn start(plan: Plan, inputs: &Inputs, telemetry: &Telemetry, conductor: &mut
                     inputs: inputs.clone(),
                     health: health.clone(),
                     published: sender,
+                    unpublished: unpublished.clone(),
                 };
                 scope.spawn("follow", follower.follow(store, station.watch()));
             }
@@ -113,6 +121,8 @@ struct Follower {
     new: Count,
     failed: Count,
     published: watch::Sender<bool>,
+    /// Entries of all followers that have no revision yet: ready waits for them.
+    unpublished: Rc<Cell<usize>>,
 }
 
 /// What one round led to.
@@ -140,12 +150,16 @@ impl Follower {
                 }
                 Err(error) => {
                     self.failed(&error, round.present.as_deref());
-                    backoff.next().max(self.entry.every)
+                    backoff.pause().max(self.entry.every)
                 }
             };
             if round.present.is_some() {
-                self.published.send_replace(true);
-                self.health.set_ready(true);
+                if !self.published.send_replace(true) {
+                    self.unpublished.set(self.unpublished.get().saturating_sub(1));
+                }
+                if self.unpublished.get() == 0 {
+                    self.health.set_ready(true);
+                }
             }
             self.show(round.present.as_deref());
             if let Some(revision) = round.present {
@@ -175,7 +189,8 @@ impl Follower {
 
     fn failed(&self, error: &str, present: Option<&str>) {
         self.failed.add(1);
-        let serves = present.map_or("nothing is published yet".into(), |revision| format!("{revision} goes on serving"));
+        let serves =
+            present.map_or("nothing is published yet".into(), |revision| format!("{revision} goes on serving"));
         let text = format!("{}: {error}; {serves}", self.entry.store.describe());
         if self.health.fault(&self.entry.name, text.clone()) {
             tracing::warn!(entry = self.entry.name, error = text, "a revision could not be fetched or published");
@@ -225,7 +240,7 @@ impl Follower {
                         tracing::error!(entry = self.entry.name, error, "the app was not told of a new revision");
                         return;
                     }
-                    tokio::time::sleep(backoff.next()).await;
+                    tokio::time::sleep(backoff.pause()).await;
                 }
                 self.health.recovered(&part);
             }

@@ -69,7 +69,10 @@ impl Staging {
             return Err(format!("the revision has more files than files_max = {}", self.limits.files_max));
         }
         if self.bytes > self.limits.bytes_max {
-            return Err(format!("the revision has more bytes than bytes_max = {}", base::unit::ByteSize(self.limits.bytes_max)));
+            return Err(format!(
+                "the revision has more bytes than bytes_max = {}",
+                base::unit::ByteSize(self.limits.bytes_max)
+            ));
         }
         Ok(())
     }

@@ -151,6 +151,7 @@ fn check(alone: &App, beside: &App) {
 /// An unmodified nginx: output, log file, exit code and behaviour on SIGTERM as without us.
 /// covers: foundation 4
 /// covers: foundation 5
+/// covers: foundation 11
 #[test]
 fn nginx_is_beside_us_what_it_is_alone() {
     let alone = need!(App::nginx(), "nginx is not installed");
@@ -161,6 +162,7 @@ fn nginx_is_beside_us_what_it_is_alone() {
 /// A Python app that handles SIGTERM and exits with 5.
 /// covers: foundation 4
 /// covers: foundation 5
+/// covers: foundation 11
 #[test]
 fn a_python_app_is_beside_us_what_it_is_alone() {
     let alone = need!(App::python(), "python3 is not installed");
@@ -171,6 +173,7 @@ fn a_python_app_is_beside_us_what_it_is_alone() {
 /// A Node server that closes on SIGTERM and exits with 6.
 /// covers: foundation 4
 /// covers: foundation 5
+/// covers: foundation 11
 #[test]
 fn a_node_server_is_beside_us_what_it_is_alone() {
     let alone = need!(App::node(), "node is not installed");
@@ -181,6 +184,7 @@ fn a_node_server_is_beside_us_what_it_is_alone() {
 /// A Java server in source-file mode, whose virtual machine turns SIGTERM into 143.
 /// covers: foundation 4
 /// covers: foundation 5
+/// covers: foundation 11
 #[test]
 fn a_java_server_is_beside_us_what_it_is_alone() {
     let alone = need!(App::java(), "java is not installed");

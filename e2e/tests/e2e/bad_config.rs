@@ -48,6 +48,7 @@ fn places(printed: &str) -> Vec<(usize, usize)> {
 
 /// A file with ten different mistakes gives ten diagnostics in one run, each with its line and column.
 /// covers: foundation 3
+/// covers: foundation 16
 #[test]
 fn ten_mistakes_are_ten_diagnostics_in_one_run() {
     let scene = Scene::new();
@@ -66,6 +67,7 @@ fn ten_mistakes_are_ten_diagnostics_in_one_run() {
 /// The same mistakes stop `run` with 1 before the app starts.
 /// covers: foundation 3
 /// covers: foundation 4
+/// covers: foundation 16
 #[test]
 fn a_mistake_at_start_exits_1_before_the_app_starts() {
     let scene = Scene::new();
@@ -79,6 +81,7 @@ fn a_mistake_at_start_exits_1_before_the_app_starts() {
 
 /// Files that are no configuration: each is refused with its own clear message, by `validate` and by `run`.
 /// covers: foundation 3
+/// covers: foundation 16
 #[test]
 fn a_file_that_cannot_be_read_is_named_with_the_reason() {
     let scene = Scene::new();
@@ -110,6 +113,7 @@ fn a_file_that_cannot_be_read_is_named_with_the_reason() {
 
 /// A file without read permission is refused with the reason. Root may read it anyway, so it is asked as somebody else.
 /// covers: foundation 3
+/// covers: foundation 16
 #[test]
 fn a_file_without_permission_is_named_with_the_reason() {
     let scene = Scene::new();
@@ -132,6 +136,7 @@ fn a_file_without_permission_is_named_with_the_reason() {
 
 /// Each listener whose address is taken stops the start, names the address and who holds it; the app is not started.
 /// covers: foundation 4
+/// covers: foundation 16
 #[test]
 fn an_address_in_use_is_a_start_error_that_names_the_holder() {
     let python = need!(python(), "python3 is not installed");
@@ -162,6 +167,7 @@ fn an_address_in_use_is_a_start_error_that_names_the_holder() {
 /// A log file that cannot be written is said in the status with its path; the app and the other sink notice nothing, and
 /// the end comes in time.
 /// covers: foundation 5
+/// covers: foundation 16
 #[test]
 fn an_unwritable_log_target_is_named_and_hurts_nobody() {
     let scene = Scene::new();
@@ -190,6 +196,7 @@ logs:
 
 /// Without a state directory everything runs without durability, and says so in status and metrics.
 /// covers: foundation 4
+/// covers: foundation 16
 #[test]
 fn an_unwritable_state_directory_is_said_and_everything_runs() {
     let scene = Scene::new();

@@ -61,6 +61,7 @@ fn check_recovery(sink: &str, answer: Answer, refusals: usize, patience: Duratio
 
 /// 500 is tried again until it is not 500.
 /// covers: foundation 5
+/// covers: foundation 16
 #[test]
 fn a_receiver_that_answers_500_loses_nothing() {
     check_recovery(HTTP, Answer::Status(500), 3, PATIENCE);
@@ -68,6 +69,7 @@ fn a_receiver_that_answers_500_loses_nothing() {
 
 /// The same for Loki.
 /// covers: foundation 5
+/// covers: foundation 16
 #[test]
 fn a_loki_that_answers_500_loses_nothing() {
     check_recovery(LOKI, Answer::Status(500), 3, PATIENCE);
@@ -75,6 +77,7 @@ fn a_loki_that_answers_500_loses_nothing() {
 
 /// 429 means later.
 /// covers: foundation 5
+/// covers: foundation 16
 #[test]
 fn a_receiver_that_answers_429_loses_nothing() {
     check_recovery(HTTP, Answer::Status(429), 2, PATIENCE);
@@ -82,6 +85,7 @@ fn a_receiver_that_answers_429_loses_nothing() {
 
 /// Silence ends with our own time-out, after which the batch is tried again: the second request proves it.
 /// covers: foundation 5
+/// covers: foundation 16
 #[test]
 fn a_receiver_that_hangs_is_tried_again_after_a_time_out() {
     check_recovery(HTTP, Answer::Hang, 2, Duration::from_secs(45));
@@ -89,6 +93,7 @@ fn a_receiver_that_hangs_is_tried_again_after_a_time_out() {
 
 /// A receiver that is not there yet gets everything once it is.
 /// covers: foundation 5
+/// covers: foundation 16
 #[test]
 fn a_receiver_that_comes_late_gets_everything() {
     let (scene, port) = (Scene::new(), free_port());
@@ -122,6 +127,7 @@ fn check_refusal(sink: &str) {
 
 /// For JSON lines.
 /// covers: foundation 5
+/// covers: foundation 16
 #[test]
 fn lines_refused_with_400_are_dropped_and_counted_by_reason() {
     check_refusal(HTTP);
@@ -129,6 +135,7 @@ fn lines_refused_with_400_are_dropped_and_counted_by_reason() {
 
 /// For Loki.
 /// covers: foundation 5
+/// covers: foundation 16
 #[test]
 fn lines_that_loki_refuses_with_400_are_dropped_and_counted_by_reason() {
     check_refusal(LOKI);
@@ -136,6 +143,7 @@ fn lines_that_loki_refuses_with_400_are_dropped_and_counted_by_reason() {
 
 /// One refused batch does not take the next one with it.
 /// covers: foundation 5
+/// covers: foundation 16
 #[test]
 fn delivery_goes_on_after_a_refused_batch() {
     let (scene, receiver) = (Scene::new(), LogReceiver::answering(Answer::Status(400)));
@@ -160,6 +168,7 @@ logs:
 /// the file's lines from their checkpoint, the app's from what was persisted.
 /// covers: foundation 4
 /// covers: foundation 5
+/// covers: foundation 16
 #[test]
 fn what_a_dead_receiver_left_is_delivered_after_a_restart() {
     for answer in [Answer::Status(500), Answer::Hang] {
@@ -182,6 +191,7 @@ fn what_a_dead_receiver_left_is_delivered_after_a_restart() {
 
 /// While the receiver is down everything else works: admin, readiness, and the app's own exit code.
 /// covers: foundation 5
+/// covers: foundation 16
 #[test]
 fn a_dead_receiver_takes_nothing_else_with_it() {
     let (scene, receiver) = (Scene::new(), LogReceiver::answering(Answer::Hang));

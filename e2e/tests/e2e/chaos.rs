@@ -107,6 +107,7 @@ fn ask_until(stop: &AtomicBool, front: &str, met: &Met) {
 /// Twenty kills at random moments, every promise checked at the end.
 /// covers: foundation 4
 /// covers: foundation 5
+/// covers: foundation 15
 #[test]
 fn twenty_kills_of_the_worker_lose_nothing_and_the_app_notices_nothing() {
     let busy = need!(start(), "python3 or git is not installed");
@@ -141,6 +142,7 @@ fn kill_once(busy: &Busy, met: &Met, kill: usize, after_ms: u64) -> (usize, usiz
 /// The worker stopped for five seconds: the app goes on, nothing is lost, and connections made meanwhile are answered.
 /// covers: foundation 4
 /// covers: foundation 5
+/// covers: foundation 15
 #[test]
 fn a_worker_stopped_for_five_seconds_blocks_nobody_and_loses_nothing() {
     let busy = need!(start(), "python3 or git is not installed");

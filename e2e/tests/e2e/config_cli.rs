@@ -205,3 +205,17 @@ fn the_demo_checks_itself() {
         assert!(lines >= 1, "a line about {job} in:\n{stdout}");
     }
 }
+
+/// The first configuration that the README gives is valid as it stands there, for the command that it gives.
+/// covers: foundation 8
+#[test]
+fn the_readmes_configuration_is_valid() {
+    let readme =
+        std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md")).expect("the README is there");
+    let (_, rest) = readme.split_once("```yaml\n").expect("the README has a configuration");
+    let (yaml, _) = rest.split_once("```").expect("which ends");
+    let scene = Scene::new();
+    let config = scene.write("outrigger.yaml", yaml).display().to_string();
+    let (code, _, stderr) = outrigger(&["validate", "-c", &config, "--", "python3", "-m", "http.server", "8080"]);
+    assert_eq!(code, 0, "{stderr}");
+}

@@ -76,6 +76,7 @@ fn query(scene: &Scene, expression: &str) -> Vec<f64> {
 /// Prometheus scrapes our page and receives our remote write; its API gives the app's series from both, with the app's
 /// own values, counters and histogram alike.
 /// covers: foundation 5
+/// covers: foundation 12
 #[test]
 fn prometheus_has_the_apps_series_from_both_ways() {
     let scene = Scene::new();

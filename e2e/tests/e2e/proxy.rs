@@ -16,6 +16,7 @@ const LOAD: usize = 200_000;
 /// 200,000 requests of h2load through the proxy to nginx: no error, and the client, the app's log, our metrics, our access
 /// records and the ledger agree to the last one.
 /// covers: foundation 5
+/// covers: foundation 14
 #[test]
 fn client_app_metrics_and_records_agree_on_200_000_requests() {
     let scene = Scene::new();

@@ -101,6 +101,7 @@ fn push_and_see(repository: &Repository, outrigger: &Outrigger, to: &Path, gener
 
 /// From a path on this machine.
 /// covers: foundation 5
+/// covers: foundation 13
 #[test]
 fn a_push_to_a_path_is_published_whole_and_in_time() {
     let scene = Scene::new();
@@ -112,6 +113,7 @@ fn a_push_to_a_path_is_published_whole_and_in_time() {
 
 /// From `git daemon`.
 /// covers: foundation 5
+/// covers: foundation 13
 #[test]
 fn a_push_is_published_from_git_daemon() {
     let scene = Scene::new();
@@ -123,6 +125,7 @@ fn a_push_is_published_from_git_daemon() {
 
 /// From `git http-backend`.
 /// covers: foundation 5
+/// covers: foundation 13
 #[test]
 fn a_push_is_published_from_git_over_http() {
     let scene = Scene::new();
@@ -134,6 +137,7 @@ fn a_push_is_published_from_git_over_http() {
 
 /// From an sshd on a high port, with a key made for this test.
 /// covers: foundation 5
+/// covers: foundation 13
 #[test]
 fn a_push_is_published_over_ssh() {
     let scene = Scene::new();

@@ -211,6 +211,7 @@ fn disable_units(installed: &[&str]) {
 mod tests {
     use super::*;
 
+    /// covers: foundation 9
     #[test]
     fn every_unit_belongs_to_a_package_of_the_table() {
         for (package, unit) in UNITS {
@@ -218,6 +219,7 @@ mod tests {
         }
     }
 
+    /// covers: foundation 9
     #[test]
     fn a_missing_peer_says_why() {
         let absent = peer("no-such-program-anywhere", "no-such-package", &[]);

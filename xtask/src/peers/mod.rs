@@ -99,6 +99,7 @@ fn tail(text: &str) -> String {
 mod tests {
     use super::*;
 
+    /// covers: foundation 9
     #[test]
     fn versions_are_found_in_what_programs_really_say() {
         let check = |words: &str, expect: Option<&str>| assert_eq!(version_in(words), expect, "{words}");
@@ -111,6 +112,7 @@ mod tests {
         check("", None);
     }
 
+    /// covers: foundation 9
     #[test]
     fn the_end_of_a_log_is_its_last_three_lines_that_say_something() {
         assert_eq!(tail("a\nb\n\nc\nd\n\n"), "b | c | d");

@@ -141,6 +141,7 @@ fn site_packages(environment: &Path) -> Option<PathBuf> {
 mod tests {
     use super::*;
 
+    /// covers: foundation 9
     #[test]
     fn a_package_counts_as_installed_by_the_record_that_pip_leaves() {
         let environment = std::env::temp_dir().join(format!("xtask-python-{}", std::process::id()));

@@ -80,6 +80,7 @@ fn blind_waits(source: &Source) -> Vec<Finding> {
 mod tests {
     use super::*;
 
+    /// covers: foundation 1
     #[test]
     fn lines_are_judged_by_their_code_alone() {
         let check = |path: &str, text: &str, expect: &[&str]| {

@@ -174,6 +174,7 @@ mod tests {
 
     const HEAD: &str = "# Coverage\n\n| requirement | words | tests |\n|---|---|---|\n";
 
+    /// covers: foundation 1
     #[test]
     fn the_third_column_follows_the_tests() {
         let check = |source: &str, rows: &str, expect: &str, missing: &[&str]| {
@@ -203,6 +204,7 @@ mod tests {
         check("", "some words | between", "some words | between", &[]);
     }
 
+    /// covers: foundation 1
     #[test]
     fn a_stale_table_and_a_false_claim_are_findings() {
         let check = |source: &str, expect: &[&str]| {
@@ -224,6 +226,7 @@ mod tests {
         );
     }
 
+    /// covers: foundation 1
     #[test]
     fn benchmark_cases_cover_too() {
         let check = |source: &str, expect: &str| {
@@ -237,6 +240,7 @@ mod tests {
         check("//! Job.\n//! covers: foundation 10\n", "bench/src/a.rs");
     }
 
+    /// covers: foundation 1
     #[test]
     fn a_missing_table_is_one_finding() {
         let seen = super::check(&[], "", false);

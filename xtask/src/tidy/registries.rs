@@ -115,6 +115,7 @@ mod tests {
         check(&sources).into_iter().map(|finding| format!("{}: {}", finding.path, finding.what)).collect()
     }
 
+    /// covers: foundation 1
     #[test]
     fn folder_and_registry_hold_the_same_kinds() {
         let check = |files: &[(&str, &str)], expect: &[&str]| {

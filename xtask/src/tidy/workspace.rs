@@ -163,6 +163,7 @@ mod tests {
       ]}
     }"#;
 
+    /// covers: foundation 1
     #[test]
     fn members_are_known_with_their_imports_and_tests() {
         let workspace = Workspace::parse(METADATA, "/r").expect("the sample is complete");
@@ -179,6 +180,7 @@ mod tests {
         );
     }
 
+    /// covers: foundation 1
     #[test]
     fn only_normal_dependencies_that_are_linked_are_shipped() {
         let shipped = Workspace::parse(METADATA, "/r").expect("the sample is complete").shipped;

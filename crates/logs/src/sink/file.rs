@@ -124,7 +124,7 @@ impl Target {
             Some(open) => open,
             None => {
                 if let Some(folder) = self.path.parent() {
-                    std::fs::create_dir_all(folder).map_err(|error| named(folder, error))?;
+                    std::fs::create_dir_all(folder).map_err(|error| named(&self.path, error))?;
                 }
                 let file = OpenOptions::new().create(true).append(true).open(&self.path);
                 let file = file.map_err(|error| named(&self.path, error))?;

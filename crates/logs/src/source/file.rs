@@ -126,6 +126,11 @@ pub async fn run(
     let mut chunk = vec![0u8; CHUNK];
     loop {
         let finishing = phase.phase() >= Phase::Finish;
+        if phase.phase() == Phase::Close {
+            // The next worker goes on here: a line without an end is its to finish.
+            finder.abort();
+            return;
+        }
         let tails = shared.tails.borrow().clone();
         let mut moved = false;
         for tail in tails {
@@ -173,6 +178,8 @@ impl Shared {
         let config = self.config.clone();
         let known: Vec<FileId> = self.tails.borrow().iter().map(|tail| tail.id).collect();
         let sought = if first { self.checkpoints.files_of(self.pipeline.name()) } else { Vec::new() };
+        // A source that has a position has started before: what is new since then is read whole.
+        let very_first = first && sought.is_empty();
         let looked = tokio::task::spawn_blocking(move || look(&config, &known, &sought));
         let (seen, found) = match looked.await {
             Ok(Ok(looked)) => looked,
@@ -198,7 +205,7 @@ impl Shared {
                 }
                 return;
             }
-            match Tail::open(found, self, first) {
+            match Tail::open(found, self, very_first) {
                 Ok(tail) => self.tails.borrow_mut().push(Rc::new(tail)),
                 Err(error) => tracing::warn!(source = self.pipeline.name(), %error, "a log file could not be opened"),
             }
@@ -294,8 +301,8 @@ struct Context {
 }
 
 impl Tail {
-    fn open(found: Found, shared: &Shared, first: bool) -> io::Result<Tail> {
-        let at_end = first && shared.config.start == Start::End;
+    fn open(found: Found, shared: &Shared, very_first: bool) -> io::Result<Tail> {
+        let at_end = very_first && shared.config.start == Start::End;
         Tail::over(
             found.path,
             found.id,

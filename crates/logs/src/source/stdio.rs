@@ -9,6 +9,7 @@ use crate::run::Pipeline;
 use crate::split::Splitter;
 use crate::track::Track;
 use base::registry::Kind;
+use base::scope::Scope;
 use base::state::StateDir;
 use base::subsystem::{Phase, PhaseWatch};
 use base::unit::ByteSize;
@@ -79,9 +80,9 @@ impl Wake {
 }
 
 /// Reads one stream until it has ended, or the stop order says that nothing more will come.
-pub async fn run(shared: Shared, pipeline: Rc<Pipeline>, mut phase: PhaseWatch) {
+pub async fn run(shared: Shared, pipeline: Rc<Pipeline>, scope: Scope, mut phase: PhaseWatch) {
     let Shared { ring, stream, wake, config, .. } = &shared;
-    shared.left.replay(&shared, &pipeline).await;
+    shared.left.replay(&shared, &pipeline, &scope).await;
     let sinks: Vec<(usize, String)> =
         pipeline.sinks().map(|(index, sink)| (index, slot_name(pipeline.name(), sink))).collect();
     let known: Vec<Option<u64>> = sinks.iter().map(|(_, sink)| ring.acknowledged(sink)).collect();
@@ -169,15 +170,19 @@ fn track(ring: &Ring, sinks: &[(usize, String)], starts: &[u64]) -> Rc<Track> {
 }
 
 /// What the app wrote and no required sink had taken when we had to stop: kept in the state directory, and read first after
-/// the next start. Bound: the capacity of the ring, each time.
+/// the next start. Bound: the capacity of the ring each time, and `state.max` in all.
 #[derive(Clone)]
 pub struct Leftover {
     path: Option<PathBuf>,
+    max: u64,
 }
 
 impl Leftover {
     pub fn new(state: &StateDir, source: &str, stream: Stream) -> Leftover {
-        Leftover { path: state.path(&format!("logs.{source}.{}.left", stream.word().unwrap_or("none"))) }
+        Leftover {
+            path: state.path(&format!("logs.{source}.{}.left", stream.word().unwrap_or("none"))),
+            max: state.max(),
+        }
     }
 
     /// Appends what the slowest required sink has not acknowledged.
@@ -189,6 +194,10 @@ impl Leftover {
         }
         let Some(path) = &self.path else { return Err(io::Error::other("there is no state directory")) };
         let mut file = OpenOptions::new().create(true).append(true).open(path)?;
+        let (kept, more) = (file.metadata()?.len(), ring.head() - position);
+        if kept + more > self.max {
+            return Err(io::Error::other(format!("{more} bytes more would pass state.max = {}", ByteSize(self.max))));
+        }
         let mut chunk = vec![0u8; CHUNK];
         loop {
             let read = ring.read(&mut position, &mut chunk)?;
@@ -199,15 +208,15 @@ impl Leftover {
         }
     }
 
-    /// Reads what an earlier run has kept, and removes the file once every sink has it.
-    async fn replay(&self, shared: &Shared, pipeline: &Rc<Pipeline>) {
+    /// Reads what an earlier run has kept. The file goes when every sink has it; nobody waits for that.
+    async fn replay(&self, shared: &Shared, pipeline: &Rc<Pipeline>, scope: &Scope) {
         let Some(path) = self.path.clone() else { return };
         let Ok(file) = File::open(&path) else { return };
         let Ok(meta) = file.metadata() else { return };
         let (id, size) = (FileId { device: meta.dev(), inode: meta.ino() }, meta.len());
-        let checkpoints = &shared.checkpoints;
+        let checkpoints = shared.checkpoints.clone();
         let tail =
-            Tail::over(path.clone(), id, file, pipeline, checkpoints, shared.config.line_max, shared.stream, false);
+            Tail::over(path.clone(), id, file, pipeline, &checkpoints, shared.config.line_max, shared.stream, false);
         let Ok(tail) = tail else { return };
         let mut chunk = vec![0u8; CHUNK];
         while tail.read(pipeline, &mut chunk).await {}
@@ -217,14 +226,20 @@ impl Leftover {
             bytes = size,
             "lines that an earlier run could not deliver are on their way"
         );
-        while !tail.acknowledged(size) {
-            tokio::time::sleep(REPLAY_LOOK).await;
-        }
-        checkpoints.forget(pipeline.name(), id);
-        // A file that cannot be removed is delivered again: better twice than never.
-        if let Err(error) = std::fs::remove_file(&path) {
-            tracing::warn!(%error, file = %path.display(), "a delivered leftover cannot be removed");
-        }
+        let pipeline = pipeline.clone();
+        scope.spawn("leftover", async move {
+            while !tail.acknowledged(size) {
+                tokio::time::sleep(REPLAY_LOOK).await;
+            }
+            // A stop that had more to keep has appended it: then the file stays for the next start.
+            if std::fs::metadata(&path).is_ok_and(|meta| meta.len() == size) {
+                checkpoints.forget(pipeline.name(), id);
+                // A file that cannot be removed is delivered again: better twice than never.
+                if let Err(error) = std::fs::remove_file(&path) {
+                    tracing::warn!(%error, file = %path.display(), "a delivered leftover cannot be removed");
+                }
+            }
+        });
     }
 }
 

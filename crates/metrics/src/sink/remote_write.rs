@@ -166,7 +166,7 @@ impl RemoteWrite {
             if self.health.fault(&self.name, text.clone()) {
                 tracing::warn!(sink = self.name, error = text, "metrics could not be sent and are tried again");
             }
-            let pause = wait.unwrap_or_else(|| backoff.next()).min(RETRY_MOST);
+            let pause = wait.unwrap_or_else(|| backoff.pause()).min(RETRY_MOST);
             if phase.phase() >= Phase::Finish {
                 tokio::time::sleep(pause.min(RETRY_MOST_STOPPING)).await;
             } else {

@@ -54,7 +54,8 @@ async fn serve(dir: PathBuf, port: u16) -> std::io::Result<()> {
 
 impl App {
     fn load(&self) {
-        let text = std::fs::read_to_string(self.dir.join("greeting.txt")).unwrap_or_else(|error| format!("no greeting: {error}"));
+        let text = std::fs::read_to_string(self.dir.join("greeting.txt"))
+            .unwrap_or_else(|error| format!("no greeting: {error}"));
         *self.greeting.borrow_mut() = text.trim().to_string();
         self.reloads.set(self.reloads.get() + 1);
         log("info", "loaded the configuration", &format!(r#""greeting":{}"#, admin::view::to_json(&text.trim())));
@@ -72,7 +73,11 @@ impl App {
             );
         }
         self.requests.set(self.requests.get() + 1);
-        log("info", "request", &format!(r#""number":{},"path":{}"#, self.requests.get(), admin::view::to_json(&asked.path)));
+        log(
+            "info",
+            "request",
+            &format!(r#""number":{},"path":{}"#, self.requests.get(), admin::view::to_json(&asked.path)),
+        );
         Answer::text(200, format!("{}\n", self.greeting.borrow()))
     }
 }

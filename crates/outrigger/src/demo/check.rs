@@ -10,10 +10,11 @@ const REQUESTS: usize = 50;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 type Checked = Result<String, String>;
+type Check<'a> = (&'static str, &'a dyn Fn(&Demo) -> Checked);
 
 /// Runs all checks, in the order in which a person would look; true when all passed.
 pub fn all(demo: &Demo) -> bool {
-    let checks: [(&str, &dyn Fn(&Demo) -> Checked); 5] =
+    let checks: [Check<'_>; 5] =
         [("proxy", &proxy), ("logs", &logs), ("metrics", &metrics), ("sync", &sync), ("ledger", &ledger)];
     let mut passed = true;
     for (job, check) in checks {
@@ -45,7 +46,9 @@ fn logs(demo: &Demo) -> Checked {
         let lines: Vec<serde_json::Value> = text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
         let paths = |source: &str| -> Vec<String> {
             let ours = lines.iter().filter(|line| line["source"] == source && line["service"] == "demo");
-            ours.filter_map(|line| line["path"].as_str().map(str::to_string)).filter(|path| path.starts_with("/check/")).collect()
+            ours.filter_map(|line| line["path"].as_str().map(str::to_string))
+                .filter(|path| path.starts_with("/check/"))
+                .collect()
         };
         let (app, access) = (paths("app"), paths("access"));
         if app == wanted && access == wanted {
@@ -65,7 +68,10 @@ fn metrics(demo: &Demo) -> Checked {
         let (app, proxy) = (value("demo_requests_total "), value("http_server_request_duration_seconds_count{"));
         let memory = value("process_memory_usage_bytes ");
         if app == REQUESTS as f64 && proxy == REQUESTS as f64 && memory > 0.0 {
-            return Ok(format!("the app counts {app} requests, the proxy {proxy}, the process has {:.1} MB", memory / 1e6));
+            return Ok(format!(
+                "the app counts {app} requests, the proxy {proxy}, the process has {:.1} MB",
+                memory / 1e6
+            ));
         }
         Err(format!("the app counts {app} requests, the proxy {proxy}, of {REQUESTS}; memory {memory}"))
     })
@@ -75,11 +81,15 @@ fn sync(demo: &Demo) -> Checked {
     repository::commit(&demo.repository(), "ahoy")?;
     let begun = Instant::now();
     await_ok(|| {
-        let published = std::fs::read_to_string(demo.settings().join("greeting.txt")).map_err(|error| error.to_string())?;
+        let published =
+            std::fs::read_to_string(demo.settings().join("greeting.txt")).map_err(|error| error.to_string())?;
         // The app's own page is asked directly, so that the counts of the proxy stay as they are.
         let (_, told) = get(demo.app_port, "/").map_err(|error| error.to_string())?;
         if published == "ahoy\n" && told == "ahoy\n" {
-            return Ok(format!("a commit was published and the app had read it after {:.1} s", begun.elapsed().as_secs_f64()));
+            return Ok(format!(
+                "a commit was published and the app had read it after {:.1} s",
+                begun.elapsed().as_secs_f64()
+            ));
         }
         Err(format!("published is {published:?}, and the app says {told:?}"))
     })
@@ -92,7 +102,8 @@ fn ledger(demo: &Demo) -> Checked {
         let rows = ledger["rows"].as_array().ok_or("no rows")?;
         for row in rows {
             let number = |key: &str| row[key].as_u64().unwrap_or(0);
-            let dropped: u64 = row["dropped"].as_object().into_iter().flatten().filter_map(|(_, count)| count.as_u64()).sum();
+            let dropped: u64 =
+                row["dropped"].as_object().into_iter().flatten().filter_map(|(_, count)| count.as_u64()).sum();
             if number("received") != number("delivered") + number("merged") + number("pending") + dropped {
                 return Err(format!("a row does not balance: {row}"));
             }

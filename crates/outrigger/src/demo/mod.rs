@@ -140,8 +140,7 @@ admin:
             return Ok(i32::from(!passed || code != Some(0)));
         }
         self.say_what_to_try();
-        // Ctrl-C reaches the child too, which stops in its order and ends.
-        let status = child.wait()?;
+        let status = wait_through_interrupts(child)?;
         println!("\nThe demo has ended; its files are in {}", self.dir.display());
         Ok(status.code().unwrap_or(1))
     }
@@ -199,6 +198,21 @@ Ctrl-C stops it.
 "
         );
     }
+}
+
+/// Ctrl-C reaches the child too, which stops in its order: we stay until it has ended.
+fn wait_through_interrupts(mut child: Child) -> io::Result<std::process::ExitStatus> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let mut interrupts = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())?;
+        let mut ended = tokio::task::spawn_blocking(move || child.wait());
+        loop {
+            tokio::select! {
+                status = &mut ended => return status.map_err(io::Error::other)?,
+                _ = interrupts.recv() => {}
+            }
+        }
+    })
 }
 
 /// Asks the child to stop as a platform would, and waits.

@@ -16,7 +16,8 @@ pub fn create(path: &Path, greeting: &str) -> Result<(), String> {
 
 /// Commits a new greeting.
 pub fn commit(path: &Path, greeting: &str) -> Result<(), String> {
-    let repository = gix::open_opts(path, gix::open::Options::isolated().with(gix::sec::Trust::Full)).map_err(|error| error.to_string())?;
+    let repository = gix::open_opts(path, gix::open::Options::isolated().with(gix::sec::Trust::Full))
+        .map_err(|error| error.to_string())?;
     let write = || -> gix::error::Result<()> {
         let blob = repository.write_blob(format!("{greeting}\n"))?.detach();
         let entry = Entry { mode: EntryKind::Blob.into(), filename: BString::from("greeting.txt"), oid: blob };

@@ -18,12 +18,14 @@ pub struct LeastRequest {
     noise: u64,
 }
 
-impl LeastRequest {
-    pub fn new() -> LeastRequest {
+impl Default for LeastRequest {
+    fn default() -> LeastRequest {
         let clock = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
         LeastRequest { noise: clock.map_or(1, |now| u64::from(now.subsec_nanos())) | 1 }
     }
+}
 
+impl LeastRequest {
     fn draw(&mut self, below: usize) -> usize {
         // xorshift64: Marsaglia, "Xorshift RNGs", Journal of Statistical Software 8 (2003).
         self.noise ^= self.noise << 13;
@@ -67,7 +69,7 @@ mod tests {
     fn the_busier_one_of_two_is_never_taken() {
         let loads = [Load::default(), Load::default()];
         loads[0].active.set(5);
-        let mut policy = LeastRequest::new();
+        let mut policy = LeastRequest::default();
         assert!((0..100).all(|_| policy.pick(&loads, &|_| true) == 1));
     }
 }

@@ -26,7 +26,7 @@ impl Default for BalanceKind {
 impl BalanceKind {
     pub fn build(&self) -> Box<dyn Policy> {
         match self {
-            BalanceKind::LeastRequest(_) => Box::new(least_request::LeastRequest::new()),
+            BalanceKind::LeastRequest(_) => Box::new(least_request::LeastRequest::default()),
             BalanceKind::RoundRobin(_) => Box::new(round_robin::RoundRobin::default()),
         }
     }

@@ -86,6 +86,7 @@ async fn next_request(
             _ => return Err(Quiet::Ended),
         }
     }
+    let mut begun: Option<Instant> = None;
     loop {
         match head::request(buffer.filled(), &mut out.0) {
             Ok(Some(request)) => return Ok(Ok(request)),
@@ -98,7 +99,9 @@ async fn next_request(
                 reason: "the request head is larger than this listener's head_max",
             }));
         }
-        match patience.within(plan.head_timeout, buffer.read(stream, plan.head_max)).await {
+        // The clock runs from the first byte, so that a byte now and then buys no time.
+        let left = plan.head_timeout.saturating_sub(begun.get_or_insert_with(Instant::now).elapsed());
+        match patience.within(left, buffer.read(stream, plan.head_max)).await {
             Ok(Ok(count)) if count > 0 => {}
             Ok(_) => return Err(Quiet::Ended),
             Err(_) => {

@@ -109,19 +109,40 @@ pub fn request(bytes: &[u8], out: &mut Vec<u8>) -> Result<Option<Request>, Refus
     for part in [method_text.as_bytes(), b" ", target.as_bytes(), b" HTTP/1.1\r\n"] {
         out.extend_from_slice(part);
     }
+    request_headers(bytes, parsed.headers, &facts, host, upgrade, out);
+    Ok(Some(Request {
+        length,
+        method,
+        path: path_start..path_start + path_length,
+        body,
+        keep_alive: if http_10 { facts.keep_alive } else { !facts.close },
+        http_10,
+        upgrade,
+        expects_continue: facts.expects_continue && !http_10,
+    }))
+}
+
+/// Writes the headers that the endpoint gets, and the empty line.
+fn request_headers(
+    bytes: &[u8],
+    headers: &[Header<'_>],
+    facts: &Facts<'_>,
+    host: Option<&str>,
+    upgrade: bool,
+    out: &mut Vec<u8>,
+) {
     if let Some(host) = host {
         // RFC 9112, 3.2.2: the authority of an absolute target replaces Host.
         for part in [&b"Host: "[..], host.as_bytes(), b"\r\n"] {
             out.extend_from_slice(part);
         }
     }
-    let drop_host = host.is_some();
-    for header in parsed.headers.iter() {
+    for header in headers {
         let kept = match known(header.name) {
             Some(Known::Connection | Known::KeepAlive | Known::ProxyConnection) => false,
             Some(Known::Upgrade) => upgrade,
             Some(Known::Te) => header.value.eq_ignore_ascii_case(b"trailers"),
-            Some(Known::Host) => !drop_host,
+            Some(Known::Host) => host.is_none(),
             _ => !facts.is_named(header.name),
         };
         if kept {
@@ -135,16 +156,6 @@ pub fn request(bytes: &[u8], out: &mut Vec<u8>) -> Result<Option<Request>, Refus
         out.extend_from_slice(b"Connection: upgrade\r\n");
     }
     out.extend_from_slice(b"\r\n");
-    Ok(Some(Request {
-        length,
-        method,
-        path: path_start..path_start + path_length,
-        body,
-        keep_alive: if http_10 { facts.keep_alive } else { !facts.close },
-        http_10,
-        upgrade,
-        expects_continue: facts.expects_continue && !http_10,
-    }))
 }
 
 /// What the response is an answer to.
@@ -282,7 +293,10 @@ impl<'h> Facts<'h> {
                     // Only the one coding that tells where a message ends; others would be the endpoint's guess.
                     if !header.value.trim_ascii().eq_ignore_ascii_case(b"chunked") {
                         // RFC 9112, 6.1 and 6.3: an unknown coding is 501; chunked that is not the last one is 400.
-                        let mentions = header.value.split(|byte| *byte == b',').any(|part| part.trim_ascii().eq_ignore_ascii_case(b"chunked"));
+                        let mentions = header
+                            .value
+                            .split(|byte| *byte == b',')
+                            .any(|part| part.trim_ascii().eq_ignore_ascii_case(b"chunked"));
                         let status = if mentions { 400 } else { 501 };
                         return Err(refuse(status, "a Transfer-Encoding other than chunked"));
                     }

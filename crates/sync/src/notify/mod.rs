@@ -32,7 +32,9 @@ mod tests {
     #[test]
     fn the_registry_keeps_its_laws() {
         base::registry::assert_laws(NotifyEntry::KINDS, &|text| {
-            base::config::load::<NotifyEntry>("example", text, &Lookup::HERE).map(|_| ()).map_err(|report| report.render())
+            base::config::load::<NotifyEntry>("example", text, &Lookup::HERE)
+                .map(|_| ())
+                .map_err(|report| report.render())
         });
     }
 }

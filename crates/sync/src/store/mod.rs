@@ -26,7 +26,11 @@ pub enum Fetched {
 /// One store. Called on one thread at a time.
 pub trait Store: Send {
     /// Asks for the newest revision; unless it is `published`, writes its files by way of `stage`.
-    fn fetch(&mut self, published: Option<&str>, stage: &mut dyn FnMut() -> Result<Staging, String>) -> Result<(Fetched, Option<Staging>), String>;
+    fn fetch(
+        &mut self,
+        published: Option<&str>,
+        stage: &mut dyn FnMut() -> Result<Staging, String>,
+    ) -> Result<(Fetched, Option<Staging>), String>;
 }
 
 impl StoreKind {
@@ -61,7 +65,9 @@ mod tests {
     #[test]
     fn the_registry_keeps_its_laws() {
         base::registry::assert_laws(StoreEntry::KINDS, &|text| {
-            base::config::load::<StoreEntry>("example", text, &Lookup::HERE).map(|_| ()).map_err(|report| report.render())
+            base::config::load::<StoreEntry>("example", text, &Lookup::HERE)
+                .map(|_| ())
+                .map_err(|report| report.render())
         });
     }
 }

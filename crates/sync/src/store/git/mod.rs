@@ -63,10 +63,14 @@ const PACKS_MAX: usize = 16;
 
 impl Config {
     pub fn check(&self) -> Result<(), String> {
-        let url = gix::url::parse(self.url.as_bytes().as_bstr()).map_err(|error| format!("`url` is no git URL: {}", chain(&error)))?;
+        let url = gix::url::parse(self.url.as_bytes().as_bstr())
+            .map_err(|error| format!("`url` is no git URL: {}", chain(&error)))?;
         use gix::url::Scheme;
         if !matches!(url.scheme, Scheme::File | Scheme::Git | Scheme::Http | Scheme::Https | Scheme::Ssh) {
-            return Err(format!("`url` has the scheme {}, and must be file, git, http, https or ssh", url.scheme.as_str()));
+            return Err(format!(
+                "`url` has the scheme {}, and must be file, git, http, https or ssh",
+                url.scheme.as_str()
+            ));
         }
         if self.reference.is_empty() || self.reference.starts_with('-') {
             return Err("`ref` must name a branch, a tag or a commit".into());
@@ -105,9 +109,16 @@ impl Git {
             let remote = self.remote(&repository)?;
             let transport = transport::open(&self.url, &self.config)?;
             let connection = remote.to_connection_with_transport(transport);
-            let prepared = connection.prepare_fetch(gix::progress::Discard, Default::default()).map_err(|error| chain(&error))?;
+            let prepared =
+                connection.prepare_fetch(gix::progress::Discard, Default::default()).map_err(|error| chain(&error))?;
             let missing = || format!("the repository has no ref `{}`", self.config.reference);
-            let id = prepared.ref_map().mappings.first().and_then(|mapping| mapping.remote.as_id()).ok_or_else(missing)?.to_owned();
+            let id = prepared
+                .ref_map()
+                .mappings
+                .first()
+                .and_then(|mapping| mapping.remote.as_id())
+                .ok_or_else(missing)?
+                .to_owned();
             if self.is_last(&id, published) {
                 return Ok(None);
             }
@@ -137,18 +148,26 @@ impl Git {
     /// Our own bare repository. One that is damaged, or has grown, is begun anew: it holds nothing that is not at the server.
     fn cache_repository(&self) -> Result<gix::Repository, String> {
         let packs = std::fs::read_dir(self.cache.join("objects/pack")).map_or(0, |entries| entries.count() / 2);
-        if packs <= PACKS_MAX && let Ok(repository) = open(&self.cache) {
+        if packs <= PACKS_MAX
+            && let Ok(repository) = open(&self.cache)
+        {
             return Ok(repository);
         }
-        let failed = |error: &dyn std::fmt::Display| format!("the cache {} cannot be made: {error}", self.cache.display());
+        let failed =
+            |error: &dyn std::fmt::Display| format!("the cache {} cannot be made: {error}", self.cache.display());
         match std::fs::remove_dir_all(&self.cache) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(&error)),
             _ => {}
         }
         std::fs::create_dir_all(&self.cache).map_err(|error| failed(&error))?;
-        gix::ThreadSafeRepository::init_opts(&self.cache, gix::create::Kind::Bare, Default::default(), gix::open::Options::isolated())
-            .map(Into::into)
-            .map_err(|error| failed(&chain(&error)))
+        gix::ThreadSafeRepository::init_opts(
+            &self.cache,
+            gix::create::Kind::Bare,
+            Default::default(),
+            gix::open::Options::isolated(),
+        )
+        .map(Into::into)
+        .map_err(|error| failed(&chain(&error)))
     }
 }
 
@@ -191,7 +210,8 @@ impl Git {
 /// Opens a repository by its own configuration alone: what stands in the environment or in a home is not ours.
 fn open(path: &Path) -> Result<gix::Repository, String> {
     let options = gix::open::Options::isolated().with(gix::sec::Trust::Full);
-    gix::open_opts(path, options).map_err(|error| format!("{} cannot be opened as a git repository: {}", path.display(), chain(&error)))
+    gix::open_opts(path, options)
+        .map_err(|error| format!("{} cannot be opened as a git repository: {}", path.display(), chain(&error)))
 }
 
 /// What a ref names in a repository that can be read directly.

@@ -5,7 +5,9 @@
 use super::Config;
 use bytes::Bytes;
 use gix_transport::Protocol;
-use gix_transport::client::blocking_io::http::{GetResponse, Http, PostBodyDataKind, PostResponse, Transport as HttpTransport};
+use gix_transport::client::blocking_io::http::{
+    GetResponse, Http, PostBodyDataKind, PostResponse, Transport as HttpTransport,
+};
 use gix_transport::client::blocking_io::{Transport, connect, ssh};
 use gix_transport::client::git::{ConnectMode, blocking_io::Connection};
 use net::{Client, Request, Response};
@@ -46,7 +48,8 @@ fn git(url: &gix::Url) -> Result<Connection<TcpStream, TcpStream>, String> {
     let port = url.port.unwrap_or(9418);
     let place = format!("{host}:{port}");
     let failed = |error: io::Error| format!("{place}: {error}");
-    let address = (host, port).to_socket_addrs().map_err(failed)?.next().ok_or_else(|| format!("{host} has no address"))?;
+    let address =
+        (host, port).to_socket_addrs().map_err(failed)?.next().ok_or_else(|| format!("{host} has no address"))?;
     let read = TcpStream::connect_timeout(&address, CONNECT).map_err(failed)?;
     read.set_read_timeout(Some(SILENCE)).and_then(|()| read.set_write_timeout(Some(SILENCE))).map_err(failed)?;
     let write = read.try_clone().map_err(failed)?;
@@ -71,7 +74,10 @@ fn ssh_command(config: &Config) -> Result<String, String> {
 
 /// The command is split like a shell's.
 fn quoted(path: &Path) -> Result<String, String> {
-    let text = path.to_str().filter(|text| !text.contains('\'')).ok_or_else(|| format!("{} has a character that ssh's command line cannot hold", path.display()))?;
+    let text = path
+        .to_str()
+        .filter(|text| !text.contains('\''))
+        .ok_or_else(|| format!("{} has a character that ssh's command line cannot hold", path.display()))?;
     Ok(format!("'{text}'"))
 }
 
@@ -88,7 +94,8 @@ struct Shared {
 impl NetHttp {
     fn new(config: &Config) -> Result<NetHttp, String> {
         let client = Client::new(config.client.clone()).map_err(|error| error.to_string())?;
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| error.to_string())?;
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| error.to_string())?;
         Ok(NetHttp { shared: Arc::new(Shared { client, runtime }) })
     }
 
@@ -132,7 +139,8 @@ impl Http for NetHttp {
         _base_url: &str,
         headers: impl IntoIterator<Item = impl AsRef<str>>,
     ) -> gix::error::Result<GetResponse<Self::Headers, Self::ResponseBody>> {
-        let response = self.shared.send(&Self::request(http::Method::GET, url, headers)).map_err(gix::error::Exn::from)?;
+        let response =
+            self.shared.send(&Self::request(http::Method::GET, url, headers)).map_err(gix::error::Exn::from)?;
         let kind = format!("content-type: {}\n", response.header("content-type").unwrap_or(""));
         Ok(GetResponse { headers: Cursor::new(kind.into_bytes()), body: Answer::ready(response.body) })
     }
@@ -149,7 +157,8 @@ impl Http for NetHttp {
         // The answer's type is known once it is there; a server that refuses answers with an error status.
         let kind = format!("content-type: {}\n", wanted.replace("-request", "-result"));
         let pending = Arc::new(Mutex::new(Vec::new()));
-        let body = Answer { pending: Some((self.shared.clone(), request, pending.clone())), read: Cursor::new(Bytes::new()) };
+        let body =
+            Answer { pending: Some((self.shared.clone(), request, pending.clone())), read: Cursor::new(Bytes::new()) };
         Ok(PostResponse { post_body: Outgoing(pending), headers: Cursor::new(kind.into_bytes()), body })
     }
 
@@ -174,9 +183,12 @@ impl Write for Outgoing {
 
 /// An answer; that of a POST is asked for when gix first reads it, which is after it has written the request.
 struct Answer {
-    pending: Option<(Arc<Shared>, Request, Arc<Mutex<Vec<u8>>>)>,
+    pending: Option<Pending>,
     read: Cursor<Bytes>,
 }
+
+/// A POST that has not been sent: who sends it, its head, and its body as gix has written it.
+type Pending = (Arc<Shared>, Request, Arc<Mutex<Vec<u8>>>);
 
 impl Answer {
     fn ready(body: Bytes) -> Answer {

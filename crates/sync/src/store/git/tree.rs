@@ -9,7 +9,12 @@ use std::path::{Path, PathBuf};
 /// Folders within folders; deeper trees are refused.
 const DEPTH_MAX: usize = 64;
 
-pub fn write(repository: &gix::Repository, commit: gix::ObjectId, path: Option<&Path>, staging: &mut Staging) -> Result<(), String> {
+pub fn write(
+    repository: &gix::Repository,
+    commit: gix::ObjectId,
+    path: Option<&Path>,
+    staging: &mut Staging,
+) -> Result<(), String> {
     let tree = repository
         .find_object(commit)
         .and_then(|object| object.peel_to_kind(gix::object::Kind::Tree))
@@ -33,7 +38,10 @@ fn folder(tree: &gix::Tree<'_>, at: &Path, depth: usize, staging: &mut Staging) 
     }
     for entry in tree.iter() {
         let entry = entry.map_err(|error| super::chain(&error))?;
-        let name = entry.filename().to_path().map_err(|_| format!("a file name in {} cannot be written here", at.display()))?;
+        let name = entry
+            .filename()
+            .to_path()
+            .map_err(|_| format!("a file name in {} cannot be written here", at.display()))?;
         let path = at.join(name);
         let kind = entry.mode().kind();
         if kind == EntryKind::Commit {
@@ -44,7 +52,8 @@ fn folder(tree: &gix::Tree<'_>, at: &Path, depth: usize, staging: &mut Staging) 
         match kind {
             EntryKind::Tree => folder(&object.into_tree(), &path, depth + 1, staging)?,
             EntryKind::Link => {
-                let target = object.data.to_path().map_err(|_| format!("the link {} cannot be written here", path.display()))?;
+                let target =
+                    object.data.to_path().map_err(|_| format!("the link {} cannot be written here", path.display()))?;
                 staging.link(&path, target)?;
             }
             EntryKind::Blob => staging.file(&path, &object.data, false)?,
