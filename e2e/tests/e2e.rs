@@ -46,5 +46,8 @@ mod bad_peers;
 #[path = "e2e/admin.rs"]
 mod admin;
 
+#[path = "e2e/reload.rs"]
+mod reload;
+
 #[path = "e2e/chaos.rs"]
 mod chaos;

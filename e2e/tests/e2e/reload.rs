@@ -1,0 +1,86 @@
+//! A changed configuration: a mistake in it changes nothing, a right one is served by the next worker, and the app, its
+//! lines and its connections notice nothing. Bounded by the harness's patience.
+
+use crate::harness::outrigger::configuration;
+use crate::harness::process::{Signal, is_alive};
+use crate::harness::{LogReceiver, Outrigger, PATIENCE, Scene, Wait, assert_counts_up, get, python, request, until};
+
+const BODY: &str = r#"
+app: { port: @port@, stop: { drain: 1s, grace: 3s, deadline: 10s } }
+logs:
+  sources: { app: { stdio: {} } }
+  stages: [ { set: { colour: red } } ]
+  sinks: { main: { http: { endpoint: "http://@receiver@/lines" }, batch: { max: 1MiB, wait: 50ms } } }
+proxy:
+  listeners: { inbound: { listen: "127.0.0.1:@front@", direction: inbound, to: app } }
+"#;
+
+const APP: &str = r#"
+import http.server, sys, threading, time
+class Hello(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200); self.send_header('Content-Length', '3'); self.end_headers(); self.wfile.write(b'hi\n')
+    def log_message(self, *_): pass
+server = http.server.ThreadingHTTPServer(('127.0.0.1', int(sys.argv[1])), Hello)
+threading.Thread(target=server.serve_forever, daemon=True).start()
+for number in range(100000):
+    print(f'n={number:06d}', flush=True)
+    time.sleep(0.002)
+"#;
+
+/// covers: foundation 3
+/// covers: foundation 4
+#[test]
+fn a_changed_file_is_served_by_the_next_worker_and_the_app_notices_nothing() {
+    let python = need!(python(), "python3 is not installed");
+    let (scene, receiver) = (Scene::new(), LogReceiver::start());
+    scene.set("receiver", receiver.address());
+    scene.port("port");
+    scene.port("front");
+    let port = scene.value("port");
+    let outrigger = Outrigger::start_and(&scene, BODY, &[&python, "-c", APP, &port], Wait::Ready);
+    let (worker, app) = (outrigger.worker(), outrigger.app());
+    let front = format!("127.0.0.1:{}", scene.value("front"));
+    receiver.wait_for(50, PATIENCE);
+
+    scene.write("outrigger.yaml", configuration(&scene, &BODY.replace("set:", "sett:")));
+    until(PATIENCE, "the mistake is named", || outrigger.stderr.contains("did you mean `set`?"));
+    until(PATIENCE, "the status tells of it", || outrigger.ask("/status").text().contains("mistakes"));
+    assert_eq!(outrigger.find_worker(), Some(worker), "the old worker goes on serving");
+
+    scene.write("outrigger.yaml", configuration(&scene, &BODY.replace("colour: red", "colour: blue")));
+    until(PATIENCE, "the next worker", || {
+        assert_eq!(get(&front, "/").map(|reply| reply.status).ok(), Some(200), "each new connection is answered");
+        outrigger.find_worker().is_some_and(|pid| pid != worker)
+    });
+    until(PATIENCE, "the new field arrives", || {
+        receiver.records().iter().any(|record| record.fields["colour"] == "blue")
+    });
+    assert_eq!(outrigger.app(), app);
+    assert!(is_alive(app));
+    let exit = outrigger.finish();
+    let written = exit.stdout.lines().filter(|line| line.starts_with("n=")).count();
+    // What was in flight at the change may come twice.
+    let mut numbers = receiver.numbers("n=");
+    numbers.sort_unstable();
+    numbers.dedup();
+    assert_counts_up(&numbers, written);
+}
+
+/// covers: foundation 3
+#[test]
+fn a_companion_reloads_on_sighup_and_keeps_its_sockets() {
+    let scene = Scene::new();
+    scene.port("page");
+    let body = "metrics: { sources: { self: { self: { every: 15s } } }, sinks: { page: { prometheus: { listen: \"127.0.0.1:@page@\" } } } }";
+    let outrigger = Outrigger::start(&scene, body, &[]);
+    let page = format!("127.0.0.1:{}", scene.value("page"));
+    scene.write("outrigger.yaml", configuration(&scene, &body.replace("15s", "14s")));
+    outrigger.signal(Signal::HUP);
+    until(PATIENCE, "the new configuration is served", || {
+        let reply = request(&page, "GET", "/metrics", &[], b"");
+        assert!(reply.is_ok_and(|reply| reply.status == 200), "the page answers at every moment");
+        outrigger.ask("/config").text().contains("14s")
+    });
+    assert_eq!(outrigger.finish().code, 0);
+}
