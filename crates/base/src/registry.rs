@@ -16,7 +16,7 @@ pub trait Kind {
 
 /// Declares `struct Entry` (one optional field per kind, and the shared fields), `enum KindConfig`, and `KINDS`.
 ///
-/// ```ignore
+/// ```text
 /// base::registry! {
 ///     /// Where records come from.
 ///     pub entry SourceEntry, kind SourceKind {

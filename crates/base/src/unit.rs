@@ -19,7 +19,7 @@ pub struct ByteSize(pub u64);
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
 
-/// An IP address with a port, such as 127.0.0.1:8080 or [::1]:8080. Port 0 is refused: nobody could find it.
+/// An IP address with a port, such as `127.0.0.1:8080` or `[::1]:8080`. Port 0 is refused: nobody could find it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Address(pub std::net::SocketAddr);
 
