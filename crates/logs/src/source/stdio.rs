@@ -63,18 +63,31 @@ pub struct Shared {
 pub struct Wake {
     pipe: pipe::Receiver,
     bell: Notify,
+    /// The supervisor is gone: nothing more will come.
+    gone: Cell<bool>,
 }
 
 impl Wake {
     pub fn new(fd: OwnedFd) -> io::Result<Rc<Wake>> {
-        Ok(Rc::new(Wake { pipe: pipe::Receiver::from_owned_fd(fd)?, bell: Notify::new() }))
+        Ok(Rc::new(Wake { pipe: pipe::Receiver::from_owned_fd(fd)?, bell: Notify::new(), gone: Cell::new(false) }))
     }
 
     pub async fn ring(self: Rc<Wake>) {
         let mut seen = [0u8; 256];
         while self.pipe.readable().await.is_ok() {
-            while matches!(self.pipe.try_read(&mut seen), Ok(count) if count == seen.len()) {}
+            let ended = loop {
+                match self.pipe.try_read(&mut seen) {
+                    Ok(0) => break true,
+                    Ok(count) if count == seen.len() => {}
+                    Ok(_) => break false,
+                    Err(error) => break error.kind() != io::ErrorKind::WouldBlock,
+                }
+            };
+            self.gone.set(ended);
             self.bell.notify_waiters();
+            if ended {
+                return;
+            }
         }
     }
 }
@@ -124,7 +137,7 @@ pub async fn run(shared: Shared, pipeline: Rc<Pipeline>, scope: Scope, mut phase
             pipeline.lost("overwritten", lines);
             lossy = false;
         }
-        let over = ring.is_closed() && position == ring.head();
+        let over = (ring.is_closed() || wake.gone.get()) && position == ring.head();
         if over {
             if let Some(batch) = splitter.finish() {
                 pipeline.push(batch, &track, read_before).await;
