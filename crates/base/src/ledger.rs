@@ -6,6 +6,9 @@ use crate::subsystem::lock;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
+/// The kinds of rows, in the order in which a record meets them.
+const KINDS: [&str; 3] = ["source", "stage", "sink"];
+
 /// All rows, in the order in which they were opened.
 #[derive(Clone, Default)]
 pub struct Ledger {
@@ -53,8 +56,12 @@ impl Ledger {
         row
     }
 
+    /// All rows as a record passes them: by subsystem, sources, stages, sinks.
     pub fn snapshot(&self) -> Vec<Snapshot> {
-        let rows = lock(&self.rows);
+        let mut rows = lock(&self.rows).clone();
+        rows.sort_by_key(|row| {
+            (row.subsystem().to_string(), KINDS.iter().position(|kind| *kind == row.kind), row.name.clone())
+        });
         rows.iter()
             .map(|row| Snapshot { kind: row.kind, name: row.name.clone(), counts: lock(&row.counts).clone() })
             .collect()
@@ -64,6 +71,10 @@ impl Ledger {
 impl Row {
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    fn subsystem(&self) -> &str {
+        self.name.split('/').next().unwrap_or("")
     }
 
     /// Records came in and wait.

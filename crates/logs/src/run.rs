@@ -22,7 +22,7 @@ use base::ledger::Row;
 use base::limit::Backoff;
 use base::scope::{self, Scope};
 use base::state::StateDir;
-use base::subsystem::{Conductor, Health, Phase, PhaseWatch, Station};
+use base::subsystem::{Conductor, Health, Phase, PhaseWatch, Station, counted};
 use base::telemetry::{Count, Name, Telemetry};
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
@@ -77,7 +77,8 @@ async fn logs_thread(plan: Plan, inputs: Inputs, telemetry: Telemetry, mut stati
     let (queues, shippers) = parts.start_sinks();
     let Reading { readers, leftovers } = parts.start_sources(inputs, &queues, &checkpoints);
     scope.spawn("sync", checkpoints.sync_now_and_then());
-    health.set_summary(format!("{} sources to {} sinks", parts.plan.sources.len(), parts.plan.sinks.len()));
+    let sources = counted(parts.plan.sources.len(), "source", "sources");
+    health.set_summary(format!("{sources} to {}", counted(parts.plan.sinks.len(), "sink", "sinks")));
     health.set_ready(true);
 
     station.reached(Phase::Drain).await;

@@ -16,7 +16,7 @@ use crate::source::{Collected, Inputs, Source};
 use base::ledger::Row;
 use base::listen::Sockets;
 use base::scope::Scope;
-use base::subsystem::{Conductor, Health, Phase, PhaseWatch, Station};
+use base::subsystem::{Conductor, Health, Phase, PhaseWatch, Station, counted};
 use base::telemetry::Telemetry;
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -96,7 +96,8 @@ pub fn start(
     if !errors.is_empty() {
         return Err(errors);
     }
-    health.set_summary(format!("{} sources to {} sinks", plan.sources.len(), plan.sinks.len()));
+    let told = counted(plan.sources.len(), "source", "sources");
+    health.set_summary(format!("{told} to {}", counted(plan.sinks.len(), "sink", "sinks")));
     let station = conductor.station("metrics");
     scope.spawn("conduct", conduct(plan, sources, writers, telemetry.clone(), health, station, scope.clone()));
     Ok(scope)

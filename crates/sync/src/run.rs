@@ -16,7 +16,7 @@ use base::limit::Backoff;
 use base::revisions::{Revision, Revisions};
 use base::scope::Scope;
 use base::state::StateDir;
-use base::subsystem::{Conductor, Health, Phase, PhaseWatch, Station};
+use base::subsystem::{Conductor, Health, Phase, PhaseWatch, Station, counted};
 use base::telemetry::{Count, Name, Telemetry};
 use std::cell::Cell;
 use std::rc::Rc;
@@ -98,7 +98,7 @@ pub fn start(
     if !errors.is_empty() {
         return Err(errors);
     }
-    health.set_summary(format!("{count} directories follow their stores"));
+    health.set_summary(counted(count, "directory follows its store", "directories follow their stores"));
     scope.spawn("conduct", conduct(station));
     Ok((scope, Gate { published }))
 }

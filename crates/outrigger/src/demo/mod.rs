@@ -204,12 +204,16 @@ Ctrl-C stops it.
 fn wait_through_interrupts(mut child: Child) -> io::Result<std::process::ExitStatus> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
+        let pid = child.id();
         let mut interrupts = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())?;
+        let mut terminations = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
         let mut ended = tokio::task::spawn_blocking(move || child.wait());
         loop {
             tokio::select! {
                 status = &mut ended => return status.map_err(io::Error::other)?,
                 _ = interrupts.recv() => {}
+                // This one came to us alone.
+                _ = terminations.recv() => terminate(pid),
             }
         }
     })
@@ -217,9 +221,7 @@ fn wait_through_interrupts(mut child: Child) -> io::Result<std::process::ExitSta
 
 /// Asks the child to stop as a platform would, and waits.
 fn stop(child: &mut Child) -> io::Result<Option<i32>> {
-    if let Some(pid) = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw) {
-        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
-    }
+    terminate(child.id());
     let until = Instant::now() + STOP;
     loop {
         if let Some(status) = child.try_wait()? {
@@ -230,6 +232,13 @@ fn stop(child: &mut Child) -> io::Result<Option<i32>> {
             return Ok(child.wait()?.code());
         }
         std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn terminate(pid: u32) {
+    if let Some(pid) = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw) {
+        // One that has ended meanwhile needs no signal.
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
     }
 }
 
