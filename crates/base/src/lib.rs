@@ -20,3 +20,4 @@ pub mod scope;
 pub mod state;
 pub mod subsystem;
 pub mod telemetry;
+pub mod protobuf;

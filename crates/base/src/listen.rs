@@ -41,13 +41,13 @@ impl Sockets {
     /// `count` listening sockets on one address, as a reuse-port group where there are several. Adopts what was stored.
     pub fn tcp(&self, name: &str, address: SocketAddr, count: usize) -> Result<Vec<TcpListener>, String> {
         let mut group = self.adopt(name, address);
-        if group.is_empty() && count > 1 {
-            // In a group of their own, strangers would join silently: one bind without the option finds them.
+        if group.is_empty() {
+            // Sockets that may be shared would join a stranger's silently: one bind without the option finds him.
             bind(address, false).map_err(|error| taken(address, &error))?;
         }
-        let shared = count > 1;
         while group.len() < count {
-            let socket = bind(address, shared).map_err(|error| taken(address, &error))?;
+            // Always shareable, so that the next worker may have more threads.
+            let socket = bind(address, true).map_err(|error| taken(address, &error))?;
             self.store(name, &socket);
             group.push(socket);
         }
@@ -56,7 +56,12 @@ impl Sockets {
 
     fn adopt(&self, name: &str, address: SocketAddr) -> Vec<TcpListener> {
         let mut inherited = lock(&self.inherited);
-        let (ours, others) = std::mem::take(&mut *inherited).into_iter().partition(|(stored, _)| stored == name);
+        // By address too: a listener may have another name since the last worker.
+        let here = |fd: &OwnedFd| {
+            rustix::net::getsockname(fd).ok().and_then(|local| SocketAddr::try_from(local).ok()) == Some(address)
+        };
+        let (ours, others) =
+            std::mem::take(&mut *inherited).into_iter().partition(|(stored, fd)| stored == name || here(fd));
         *inherited = others;
         let listeners = ours.into_iter().map(|(_, fd)| TcpListener::from(fd));
         // An address that was changed in the configuration: the old socket is closed here, and a new one is bound.

@@ -4,6 +4,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -99,7 +100,8 @@ impl StateDir {
         let serial = self.inner.serial.fetch_add(1, Ordering::Relaxed);
         let beside = path.with_extension(format!("tmp{}-{serial}", std::process::id()));
         let write = || {
-            let mut file = File::create(&beside)?;
+            // It may hold what only we should read, such as a configuration with a secret in it.
+            let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside)?;
             file.write_all(bytes)?;
             file.sync_data()?;
             fs::rename(&beside, &path)

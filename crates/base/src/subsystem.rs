@@ -137,6 +137,8 @@ pub enum Phase {
     Finish,
     /// Outbound closes; everything ends.
     Close,
+    /// Not part of a stop: the next worker takes over. What is under way may end; nothing is read to its end or closed.
+    Yield,
 }
 
 /// What a subsystem holds of the stop order: it watches the phase, and says when it has done its part.

@@ -66,6 +66,11 @@ pub struct Batch {
 }
 
 impl Batch {
+    /// The memory that it holds, tables included: many short lines are more table than text.
+    pub fn cost(&self) -> usize {
+        self.bytes.len() + self.records.capacity() * size_of::<Record>() + self.fields.capacity() * size_of::<Field>()
+    }
+
     pub fn line(&self, record: &Record) -> &[u8] {
         self.slice(record.start, record.end)
     }

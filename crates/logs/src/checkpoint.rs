@@ -52,6 +52,8 @@ pub struct Checkpoints {
 struct Inner {
     file: Option<Rc<File>>,
     slots: HashMap<SlotKey, (usize, Position)>,
+    /// Slots that hold nothing, to be used before new ones.
+    free: Vec<usize>,
     next: usize,
     dirty: bool,
 }
@@ -65,8 +67,9 @@ impl Checkpoints {
         io::Read::by_ref(&mut file).take((SLOTS_MAX * SLOT_BYTES) as u64).read_to_end(&mut bytes)?;
         let mut inner = Inner { next: bytes.len().div_ceil(SLOT_BYTES), ..Inner::default() };
         for (index, slot) in bytes.chunks_exact(SLOT_BYTES).enumerate() {
-            if let Some((key, position)) = decode(slot) {
-                inner.slots.insert(key, (index, position));
+            match decode(slot) {
+                Some((key, position)) => drop(inner.slots.insert(key, (index, position))),
+                None => inner.free.push(index),
             }
         }
         inner.file = Some(Rc::new(file));
@@ -93,6 +96,7 @@ impl Checkpoints {
         let mut inner = self.inner.borrow_mut();
         let index = match inner.slots.get(&key) {
             Some((index, _)) => *index,
+            None if !inner.free.is_empty() => inner.free.pop().unwrap_or(0),
             None if inner.next < SLOTS_MAX => {
                 inner.next += 1;
                 inner.next - 1
@@ -113,7 +117,9 @@ impl Checkpoints {
         let mut inner = self.inner.borrow_mut();
         let gone: Vec<SlotKey> = inner.slots.keys().filter(|key| key.0 == source && key.1 == file).copied().collect();
         for key in gone {
-            if let (Some((index, _)), Some(file)) = (inner.slots.remove(&key), inner.file.clone()) {
+            let Some((index, _)) = inner.slots.remove(&key) else { continue };
+            inner.free.push(index);
+            if let Some(file) = &inner.file {
                 // A slot that could not be cleared is a file that will not be found again.
                 let _ = file.write_all_at(&[0; SLOT_BYTES], (index * SLOT_BYTES) as u64);
             }

@@ -59,6 +59,11 @@ impl Plan {
                 }
             }
         }
+        if let Some((name, _)) = config.sources.iter().filter(|(_, entry)| entry.stdio.is_some()).nth(1) {
+            let place = root.at(&["sources", name, "stdio"]).place;
+            let finding = Diagnostic::error(place, "the app's output is read by another source already");
+            findings.push(finding.help("keep one `stdio` source; all sinks can share it"));
+        }
         for (name, entry) in &config.sources {
             let place = |kind: &str| root.at(&["sources", name, kind]).place;
             match entry.kind() {

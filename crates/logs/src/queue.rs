@@ -50,7 +50,7 @@ impl Queue {
     pub fn push(&self, batch: Rc<Batch>, replayed: bool) {
         while self.when_full == WhenFull::DropOldest
             && self.bytes.get() > 0
-            && self.bytes.get() + batch.bytes.len() > self.max
+            && self.bytes.get() + batch.cost() > self.max
         {
             if let Some(oldest) = self.pop() {
                 self.row.drop_records("buffer_full", oldest.records.len() as u64);
@@ -60,14 +60,14 @@ impl Queue {
         let records = batch.records.len() as u64;
         self.row.receive(records);
         self.row.replay(if replayed { records } else { 0 });
-        self.bytes.set(self.bytes.get() + batch.bytes.len());
+        self.bytes.set(self.bytes.get() + batch.cost());
         self.batches.borrow_mut().push_back(batch);
         self.filled.notify_one();
     }
 
     pub fn pop(&self) -> Option<Rc<Batch>> {
         let batch = self.batches.borrow_mut().pop_front()?;
-        self.bytes.set(self.bytes.get().saturating_sub(batch.bytes.len()));
+        self.bytes.set(self.bytes.get().saturating_sub(batch.cost()));
         self.emptied.notify_waiters();
         self.emptied.notify_one();
         Some(batch)
@@ -113,13 +113,13 @@ mod tests {
     #[tokio::test(flavor = "current_thread")]
     async fn a_full_queue_drops_the_oldest_and_counts_or_makes_its_source_wait() {
         let row = Ledger::default().row("sink", "logs/x");
-        let dropping = Queue::new(0, 10, WhenFull::DropOldest, row.clone());
-        for text in ["a\nb\n", "c\nd\n", "eee\nfff\n"] {
+        let dropping = Queue::new(0, 2 * batch("a\nb\n").cost() + 1, WhenFull::DropOldest, row.clone());
+        for text in ["a\nb\n", "c\nd\n", "e\nf\n"] {
             dropping.room(text.len()).await;
             dropping.push(batch(text), false);
         }
-        assert_eq!(dropping.pop().map(|b| b.bytes.to_vec()), Some(b"eee\nfff\n".to_vec()));
-        assert_eq!(row.counts().dropped_total(), 4);
+        assert_eq!(dropping.pop().map(|b| b.bytes.to_vec()), Some(b"c\nd\n".to_vec()));
+        assert_eq!(row.counts().dropped_total(), 2);
 
         let blocking = Queue::new(0, 10, WhenFull::Block, row);
         blocking.room(100).await;

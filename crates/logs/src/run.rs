@@ -95,8 +95,8 @@ async fn logs_thread(plan: Plan, inputs: Inputs, telemetry: Telemetry, mut stati
     };
     // What is not delivered a moment before the deadline is written down instead.
     let _ = tokio::time::timeout_at((until - KEEP_RESERVE).into(), finish).await;
-    // A worker that makes room for the next one leaves the ring to it.
-    let last = station.phase().0 == Phase::Finish;
+    // A worker that makes room for the next one leaves the ring to it, and everything before its end.
+    let last = station.phase().0 != Phase::Yield;
     for (left, ring, pipeline) in leftovers.into_iter().filter(|_| last) {
         if let Err(error) = left.keep(&ring, pipeline.name(), &pipeline.required_sinks()) {
             tracing::error!(source = pipeline.name(), %error, "lines of the app that no sink took could not be kept");
@@ -104,7 +104,7 @@ async fn logs_thread(plan: Plan, inputs: Inputs, telemetry: Telemetry, mut stati
     }
     station.done(Phase::Finish);
     station.reached(Phase::Close).await;
-    station.done(Phase::Close);
+    station.done(Phase::Yield);
 }
 
 /// What all tasks of the thread are made from.
@@ -291,9 +291,11 @@ impl Pipeline {
     }
 
     async fn hand_out(&self, mut batch: Batch, acknowledged: &dyn Fn(usize) -> u64, replayed: bool) {
-        let (count, bytes) = (batch.records.len() as u64, batch.bytes.len());
-        self.bytes.add(bytes as u64);
+        let count = batch.records.len() as u64;
+        self.bytes.add(batch.bytes.len() as u64);
         shape(&self.stages, &mut batch);
+        batch.records.shrink_to_fit();
+        let cost = batch.cost();
         let batch = Rc::new(batch);
         for outlet in &self.outlets {
             let sink = outlet.queue.sink;
@@ -311,7 +313,7 @@ impl Pipeline {
             if !outlet.stages.is_empty() {
                 shape(&outlet.stages, Rc::make_mut(&mut theirs));
             }
-            outlet.queue.room(bytes).await;
+            outlet.queue.room(cost).await;
             theirs.ticket.iter().for_each(|ticket| ticket.open(sink));
             outlet.queue.push(theirs, replayed);
         }

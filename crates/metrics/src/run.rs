@@ -35,6 +35,8 @@ pub struct Sources {
 struct Entry {
     name: String,
     source: Rc<dyn Source>,
+    /// A second one for the page, so that a reading takes nothing from what is pushed.
+    for_page: Rc<dyn Source>,
     last: RefCell<Option<Rc<Snapshot>>>,
 }
 
@@ -43,8 +45,8 @@ impl Sources {
     pub async fn latest(&self) -> Vec<Rc<Snapshot>> {
         let mut snapshots = Vec::new();
         for entry in &self.entries {
-            if entry.source.is_local() {
-                snapshots.extend(entry.source.collect().await.snapshot.map(Rc::new));
+            if entry.for_page.is_local() {
+                snapshots.extend(entry.for_page.collect().await.snapshot.map(Rc::new));
             } else {
                 snapshots.extend(entry.last.borrow().clone());
             }
@@ -71,8 +73,11 @@ pub fn start(
     let scope = Scope::new("metrics", health.clone());
     let (mut errors, mut entries) = (Vec::new(), Vec::new());
     for source in &plan.sources {
-        match source.kind.build(&source.name, inputs) {
-            Ok(built) => entries.push(Entry { name: source.name.clone(), source: built, last: RefCell::default() }),
+        let built = source.kind.build(&source.name, inputs);
+        match built.and_then(|built| Ok((built, source.kind.build(&source.name, inputs)?))) {
+            Ok((built, for_page)) => {
+                entries.push(Entry { name: source.name.clone(), source: built, for_page, last: RefCell::default() });
+            }
             Err(error) => errors.push(format!("metric source `{}`: {error}", source.name)),
         }
     }
@@ -147,7 +152,7 @@ async fn conduct(
     }
     station.done(Phase::Finish);
     station.reached(Phase::Close).await;
-    station.done(Phase::Close);
+    station.done(Phase::Yield);
 }
 
 /// Asks one source again and again.

@@ -61,31 +61,37 @@ pub const STALE: u64 = 0x7ff0_0000_0000_0002;
 pub struct Interner {
     known: HashMap<Box<[u8]>, (Rc<Series>, u64)>,
     round: u64,
+    /// Series told in this round; `known` also holds those of the round before.
+    told: usize,
 }
 
 impl Interner {
     /// Begins a new snapshot.
     pub fn begin(&mut self) {
         self.round += 1;
+        self.told = 0;
     }
 
+    /// Series told in this round.
     pub fn len(&self) -> usize {
-        self.known.len()
+        self.told
     }
 
     pub fn is_empty(&self) -> bool {
-        self.known.is_empty()
+        self.told == 0
     }
 
     /// The series of a text, if it was seen before.
     pub fn get(&mut self, text: &[u8]) -> Option<Rc<Series>> {
         let (series, seen) = self.known.get_mut(text)?;
+        self.told += usize::from(*seen != self.round);
         *seen = self.round;
         Some(series.clone())
     }
 
     pub fn insert(&mut self, text: &[u8], series: Series) -> Rc<Series> {
         let series = Rc::new(series);
+        self.told += 1;
         self.known.insert(text.into(), (series.clone(), self.round));
         series
     }

@@ -387,8 +387,10 @@ mod tests {
         let mut interner = Interner::default();
         let (first, _) = parse(b"a 1\nb 1\n", 0, 2, &mut interner);
         assert_eq!(first.samples(), 2);
-        let (second, faults) = parse(b"c 1\na 2\nb 2\n", 1, 2, &mut interner);
+        let (second, faults) = parse(b"a 2\nb 2\nc 1\n", 1, 2, &mut interner);
         assert_eq!((second.samples(), faults.over_limit, faults.bad_lines), (2, 1, 0));
+        let (third, faults) = parse(b"x 1\ny 1\n", 2, 2, &mut interner);
+        assert_eq!((third.samples(), faults.over_limit), (2, 0), "series that ended make room at once");
     }
 
     /// covers: foundation 5

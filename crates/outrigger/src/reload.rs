@@ -13,6 +13,9 @@ use tokio::sync::Notify;
 /// The file in the state directory that holds the text which a worker last served.
 pub const LAST_GOOD: &str = "config.last-good.yaml";
 
+/// The file in the state directory that holds a text with which a later worker could not start.
+pub const REFUSED: &str = "config.refused.yaml";
+
 /// How often the file is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 
@@ -52,7 +55,8 @@ impl Reloader {
 
     /// Reloads when the file changes. A wrong one is reported once, and the old one serves.
     pub async fn watch(self: Rc<Self>, health: Arc<Health>) {
-        let mut seen = self.stamp();
+        // Nothing is seen yet: an edit that came while the worker started is found by the first look.
+        let mut seen = None;
         loop {
             tokio::time::sleep(LOOK_EVERY).await;
             let now = self.stamp();

@@ -2,9 +2,9 @@
 //! app's exit code. What the supervisor needs is decided here, before it starts: it never reads the configuration.
 
 use crate::load::{Plans, Source, refuse};
-use crate::reload::{LAST_GOOD, Reloader};
+use crate::reload::{LAST_GOOD, REFUSED, Reloader};
 use crate::wire;
-use base::diag::Report;
+use base::diag::{Diagnostic, Report};
 use std::ffi::OsString;
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -86,7 +86,17 @@ fn worker(first: &Source, command: &[OsString], side: Box<WorkerSide>) -> i32 {
 /// The file as it is now, or else as it was when a worker last served it, or else as it was at the start.
 fn newest(first: &Source, command: &[OsString]) -> Result<(Source, Plans), Report> {
     let planned = |source: Source| source.plans(command).map(|(plans, _)| (source, plans));
-    planned(Source::read(&first.path)?).or_else(|report| {
+    // A text with which a worker could not start, as for an address that is taken, is not tried again until it changes.
+    let not_refused = |(source, plans): (Source, Plans)| {
+        let refused = std::fs::read_to_string(plans.state_dir.join(REFUSED)).is_ok_and(|text| text == source.text);
+        if !refused {
+            return Ok((source, plans));
+        }
+        let mut report = Report::new(source.path.display().to_string(), "");
+        report.push(Diagnostic::whole("a worker could not start with this text; change it to have it tried again"));
+        Err(report)
+    };
+    Source::read(&first.path).and_then(planned).and_then(not_refused).or_else(|report| {
         eprint!("{}", report.render());
         eprintln!("warning: the configuration has become wrong; the last good one goes on serving");
         let (_, at_start) = planned(first.clone())?;

@@ -7,7 +7,7 @@
 //! ```
 
 use crate::load::Plans;
-use crate::reload::{LAST_GOOD, Reloader};
+use crate::reload::{LAST_GOOD, REFUSED, Reloader};
 use crate::stop::{Control, lead};
 use crate::supervise::Role;
 use admin::run::Controls;
@@ -23,7 +23,7 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::AtomicI32;
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -107,6 +107,10 @@ async fn serve(plans: Plans, inherited: Inherited, level: oplog::LevelHandle, re
         Ok(gate) => gate,
         Err(errors) => {
             errors.iter().for_each(|error| eprintln!("error: {error}"));
+            if generation > 0 {
+                // The next worker then takes the last text that served. What cannot be written is tried again.
+                let _ = state.write(REFUSED, reloader.text().as_bytes());
+            }
             return i32::from(crate::EXIT_MISTAKE);
         }
     };
@@ -212,12 +216,18 @@ fn build(
         }
     }
     if !plans.sync.entries.is_empty() {
-        let signaller = control.clone();
+        let (signaller, pid) = (control.clone(), facts.pid.clone());
         let inputs = sync::run::Inputs {
             state: state.clone(),
             revisions: view.revisions.clone(),
             app_runs: facts.runs.subscribe(),
-            signal_app: Rc::new(move |signal| signaller.signal_app(signal)),
+            signal_app: Rc::new(move |signal| {
+                let handled = handles(pid.load(Ordering::Relaxed), signal);
+                if handled {
+                    signaller.signal_app(signal);
+                }
+                handled
+            }),
         };
         match sync::run::start(plans.sync, &inputs, telemetry, conductor) {
             Ok((scope, opens)) => {
@@ -256,6 +266,16 @@ impl Gather for Part {
         self.counters.gather(&mut all);
         families.extend(all.into_iter().filter(|family| family.name.starts_with("outrigger_") == self.ours));
     }
+}
+
+/// Whether a process catches or ignores a signal (proc_pid_status(5): SigCgt, SigIgn). Where it cannot be told: yes.
+fn handles(pid: i32, signal: i32) -> bool {
+    let Ok(status) = std::fs::read_to_string(format!("/proc/{pid}/status")) else { return true };
+    let has = |line: &str| {
+        let mask = line.split_once(':').and_then(|(_, mask)| u64::from_str_radix(mask.trim(), 16).ok());
+        mask.is_some_and(|mask| mask >> (signal - 1) & 1 == 1)
+    };
+    status.lines().filter(|line| line.starts_with("SigCgt:") || line.starts_with("SigIgn:")).any(has)
 }
 
 /// What the app waits for, and the tasks on this thread, which end when it is dropped.
@@ -298,8 +318,8 @@ const WATCHDOG_EVERY: Duration = Duration::from_secs(5);
 async fn readiness(port: Option<u16>, facts: AppFacts) {
     facts.health.set_started();
     let mut runs = facts.runs.subscribe();
+    let mut pause = READY_LOOK;
     loop {
-        let mut pause = READY_LOOK;
         let up = *runs.borrow_and_update();
         let answers = match port {
             _ if !up => false,
@@ -314,14 +334,17 @@ async fn readiness(port: Option<u16>, facts: AppFacts) {
             (true, ..) => "the app runs".to_string(),
         });
         if answers {
-            pause = READY_LOOK_AGAIN;
+            // An app that takes connections is asked no more: each asking is a connection that it has to serve.
+            let _ = runs.changed().await;
+            continue;
         }
         let _ = tokio::time::timeout(pause, runs.changed()).await;
+        pause = (pause * 2).min(READY_LOOK_MOST);
     }
 }
 
 const READY_LOOK: Duration = Duration::from_millis(50);
-const READY_LOOK_AGAIN: Duration = Duration::from_secs(5);
+const READY_LOOK_MOST: Duration = Duration::from_secs(1);
 
 async fn accepts(port: u16) -> bool {
     let address = SocketAddr::from(([127, 0, 0, 1], port));

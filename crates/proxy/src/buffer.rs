@@ -5,6 +5,7 @@ use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
 use std::task::Poll;
+use std::time::Duration;
 use tokio::net::TcpStream;
 
 /// Holds most heads, and a page of body.
@@ -147,13 +148,20 @@ impl Drop for Scratch {
     }
 }
 
-/// Writes all bytes. A short write waits until the socket takes more.
+/// How long a peer may take nothing at all before a write to it is given up.
+pub const WRITE_IDLE: Duration = Duration::from_secs(60);
+
+/// Writes all bytes. A short write waits until the socket takes more; only then is there a clock.
 pub async fn write_all(stream: &TcpStream, mut bytes: &[u8]) -> io::Result<()> {
     while !bytes.is_empty() {
         match stream.try_write(bytes) {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
             Ok(count) => bytes = bytes.get(count..).unwrap_or(&[]),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => poll_fn(|c| stream.poll_write_ready(c)).await?,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                tokio::time::timeout(WRITE_IDLE, poll_fn(|c| stream.poll_write_ready(c)))
+                    .await
+                    .map_err(|_| io::ErrorKind::TimedOut)??;
+            }
             Err(error) => return Err(error),
         }
     }

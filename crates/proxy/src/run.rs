@@ -82,7 +82,7 @@ async fn data_thread(
     if let Some(access) = &access {
         scope.spawn("access", access.clone().flush_now_and_then());
     }
-    let mut states = Vec::new();
+    let (mut states, mut listening) = (Vec::new(), Vec::new());
     let accepting = Scope::new(format!("proxy-{thread}"), health.clone());
     for (index, socket) in sockets {
         let (Some(listener), Ok(socket)) = (plan.listeners.get(index), TcpListener::from_std(socket)) else {
@@ -91,13 +91,24 @@ async fn data_thread(
         };
         let Some(cluster) = clusters.get(listener.cluster) else { continue };
         let state = ListenerState::new(listener.clone(), index, cluster.clone(), recorder.clone(), access.clone());
-        accepting.spawn("accept", accept(Rc::new(socket), state.clone(), scope.clone()));
+        let socket = Rc::new(socket);
+        accepting.spawn("accept", accept(socket.clone(), state.clone(), scope.clone()));
+        listening.push((socket, state.clone()));
         states.push(state);
     }
     scope.spawn("expire", expire(clusters));
 
     let until = station.reached(Phase::Drain).await;
+    if station.phase().0 != Phase::Yield {
+        // The supervisor holds the sockets too: only a shutdown ends the listening, so that clients go elsewhere.
+        for (socket, _) in listening.iter().filter(|(_, state)| state.plan.direction == Direction::Inbound) {
+            let _ = rustix::net::shutdown(socket, rustix::net::Shutdown::Read);
+        }
+    }
     drain(&states, Direction::Inbound, until).await;
+    if let Some(access) = &access {
+        access.flush();
+    }
     station.done(Phase::Drain);
     station.reached(Phase::Finish).await;
     if let Some(access) = &access {
@@ -106,7 +117,7 @@ async fn data_thread(
     station.done(Phase::Finish);
     let until = station.reached(Phase::Close).await;
     drain(&states, Direction::Outbound, until).await;
-    station.done(Phase::Close);
+    station.done(Phase::Yield);
 }
 
 /// Ends the listeners of one direction: no new connections, busy ones finish until the deadline.

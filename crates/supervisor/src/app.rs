@@ -4,7 +4,7 @@
 use crate::capture::Stream;
 use crate::plan::Plan;
 use rustix::io::Errno;
-use rustix::process::{Pid, Signal, WaitStatus};
+use rustix::process::{Pid, WaitStatus};
 use std::os::fd::{AsFd, OwnedFd};
 use sys::process::ChildSetup;
 use sys::signal::SavedMask;
@@ -66,13 +66,10 @@ impl App {
 
     /// Signals the app's whole group, or where it has none of its own, the app.
     pub fn signal(&self, signal: i32, group: bool) {
-        let (Some(pid), Some(signal)) = (self.pid().and_then(Pid::from_raw), Signal::from_named_raw(signal)) else {
-            return;
-        };
-        let sent = if group { rustix::process::kill_process_group(pid, signal) } else { Err(Errno::SRCH) };
+        let Some(pid) = self.pid() else { return };
         // An app that left its group, or has none, is still the app.
-        if sent.is_err() {
-            let _ = rustix::process::kill_process(pid, signal);
+        if !group || sys::process::kill(pid, signal, true).is_err() {
+            let _ = sys::process::kill(pid, signal, false);
         }
     }
 

@@ -4,11 +4,15 @@
 //! pages cannot be merged: a pipe would be full after 16 small lines.)
 
 use rustix::io::Errno;
+use rustix::net::SendFlags;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use sys::ring::Ring;
 
 const CHUNK: usize = 64 << 10;
+
+/// A pipe holds 64 KiB, unless its owner asked for up to 1 MiB (fs.pipe-max-size).
+const LAST_CHUNKS: usize = 17;
 
 /// What one step of a stream led to.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -21,10 +25,20 @@ pub enum Step {
     Over,
 }
 
+/// What our own output is, which decides how it is written to without blocking.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Pipe,
+    /// As under systemd, whose journal reads it.
+    Socket,
+    /// A file or a terminal: it takes what it is given.
+    Other,
+}
+
 pub struct Stream {
     pipe: Option<OwnedFd>,
     output: BorrowedFd<'static>,
-    output_is_pipe: bool,
+    kind: Kind,
     ring: Ring,
     buffer: Box<[u8]>,
     /// The part of `buffer` that our own output has not taken yet.
@@ -37,9 +51,13 @@ impl Stream {
         let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
         rustix::fs::fcntl_setfl(&read, rustix::fs::OFlags::NONBLOCK)?;
         let kind = rustix::fs::fstat(output).map(|stat| rustix::fs::FileType::from_raw_mode(stat.st_mode));
-        let output_is_pipe = kind.is_ok_and(|kind| kind == rustix::fs::FileType::Fifo);
+        let kind = match kind {
+            Ok(rustix::fs::FileType::Fifo) => Kind::Pipe,
+            Ok(rustix::fs::FileType::Socket) => Kind::Socket,
+            _ => Kind::Other,
+        };
         let buffer = vec![0; CHUNK].into_boxed_slice();
-        Ok((Stream { pipe: Some(read), output, output_is_pipe, ring, buffer, waiting: 0..0 }, write))
+        Ok((Stream { pipe: Some(read), output, kind, ring, buffer, waiting: 0..0 }, write))
     }
 
     pub fn pipe(&self) -> Option<BorrowedFd<'_>> {
@@ -88,12 +106,17 @@ impl Stream {
     /// PIPE_BUF bytes without blocking when poll says so (pipe(7)), and anything else takes what it is given.
     fn pass_on(&mut self) -> Step {
         while !self.waiting.is_empty() {
-            if self.output_is_pipe && !is_writable(self.output) {
+            if self.kind != Kind::Other && !is_writable(self.output) {
                 return Step::Blocked;
             }
-            let most = if self.output_is_pipe { PIPE_BUF } else { CHUNK };
+            let most = if self.kind == Kind::Pipe { PIPE_BUF } else { CHUNK };
             let end = self.waiting.end.min(self.waiting.start + most);
-            match rustix::io::write(self.output, &self.buffer[self.waiting.start..end]) {
+            let bytes = &self.buffer[self.waiting.start..end];
+            let written = match self.kind {
+                Kind::Socket => rustix::net::send(self.output, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL),
+                Kind::Pipe | Kind::Other => rustix::io::write(self.output, bytes),
+            };
+            match written {
                 Ok(count) => self.waiting.start += count,
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => return Step::Blocked,
@@ -106,6 +129,19 @@ impl Stream {
             }
         }
         Step::Moved
+    }
+
+    /// The end of the time after the app's end: what is still in the pipe goes into the ring, and as much of it to our output
+    /// as that takes at once. Bound: `LAST_CHUNKS`.
+    pub fn cut(&mut self) {
+        for _ in 0..LAST_CHUNKS {
+            let _ = self.pass_on();
+            self.waiting = 0..0;
+            if self.pipe.is_none() || self.step() == Step::Over {
+                return;
+            }
+        }
+        self.over();
     }
 
     /// Closes the pipe. Where our output lost its reader, the app now gets the SIGPIPE that it would have got without us.

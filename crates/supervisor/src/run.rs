@@ -316,8 +316,8 @@ impl Supervisor {
         }
         stop.told_end = true;
         if let Some(output) = &mut self.output {
-            output.stdout.over();
-            output.stderr.over();
+            output.stdout.cut();
+            output.stderr.cut();
         }
         self.wake_worker();
         self.worker.tell(ToWorker::AppEnded { code, signal });

@@ -69,7 +69,7 @@ impl Worker {
 
     /// Notes that the worker is gone and when the next one starts.
     pub fn ended(&mut self, now: Instant) {
-        if now.saturating_duration_since(self.started) >= RESTART_CALM {
+        if self.pid.is_some() && now.saturating_duration_since(self.started) >= RESTART_CALM {
             self.wait = RESTART_FIRST;
         }
         self.restart_at = Some(now + self.wait);

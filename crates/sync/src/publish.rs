@@ -45,6 +45,9 @@ impl Place {
         let revisions = parent.join(format!(".{}.revisions", name.to_string_lossy()));
         fs::create_dir_all(&revisions)
             .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", revisions.display())))?;
+        if !fs::symlink_metadata(&revisions)?.is_dir() {
+            return Err(io::Error::other(format!("{} must be a folder, and is none; remove it", revisions.display())));
+        }
         let place = Place { to: to.to_path_buf(), revisions };
         place.sweep();
         Ok(place)

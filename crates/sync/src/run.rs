@@ -21,13 +21,17 @@ use base::telemetry::{Count, Name, Telemetry};
 use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 const ASKED: Name = Name::counter("outrigger_sync_polls_total", "How often a store was asked, by how it ended.");
 
 /// The longest pause of a store that fails, unless it is asked more rarely anyway.
 const FAILED_MOST: Duration = Duration::from_secs(60);
+
+/// How long an app may take to handle the signal that it is to be told with, and how often it is looked at.
+const HANDLER_WAIT: Duration = Duration::from_secs(30);
+const HANDLER_LOOK: Duration = Duration::from_millis(100);
 
 /// Tries of one HTTP notice, and the pauses between.
 const NOTICE_TRIES: u32 = 6;
@@ -41,8 +45,8 @@ pub struct Inputs {
     pub revisions: Revisions,
     /// Whether the app runs; always true beside an app of its own container.
     pub app_runs: watch::Receiver<bool>,
-    /// Sends a signal to the app.
-    pub signal_app: Rc<dyn Fn(i32)>,
+    /// Sends a signal to the app, unless that would end it: false where the app does not handle it (yet).
+    pub signal_app: Rc<dyn Fn(i32) -> bool>,
 }
 
 /// Opens when every entry has a published revision.
@@ -105,7 +109,7 @@ pub fn start(
 
 /// Nothing of sync holds up a stop: a publication is atomic at any moment.
 async fn conduct(mut station: Station) {
-    for phase in [Phase::Drain, Phase::Finish, Phase::Close] {
+    for phase in [Phase::Drain, Phase::Finish, Phase::Close, Phase::Yield] {
         station.reached(phase).await;
         station.done(phase);
     }
@@ -231,7 +235,24 @@ impl Follower {
     async fn tell_one(&self, kind: &NotifyKind, revision: &str) {
         let part = format!("{} notify", self.entry.name);
         match kind {
-            NotifyKind::Signal(signal) => (self.inputs.signal_app)(signal.number()),
+            NotifyKind::Signal(signal) => {
+                let until = Instant::now() + HANDLER_WAIT;
+                // An app that is starting has no handler yet, and the signal would end it.
+                while !(self.inputs.signal_app)(signal.number()) {
+                    if Instant::now() > until {
+                        let text = format!("the app does not handle {}, which would end it", signal.name());
+                        tracing::error!(
+                            entry = self.entry.name,
+                            error = text,
+                            "the app was not told of a new revision"
+                        );
+                        self.health.fault(&part, text);
+                        return;
+                    }
+                    tokio::time::sleep(HANDLER_LOOK).await;
+                }
+                self.health.recovered(&part);
+            }
             NotifyKind::Http(config) => {
                 let mut backoff = Backoff::new(NOTICE_FIRST, NOTICE_MOST);
                 while let Err(error) = http::send(config, revision).await {

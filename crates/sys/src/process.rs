@@ -135,6 +135,18 @@ fn prepare(setup: &ChildSetup<'_>) -> Result<(), i32> {
     Ok(())
 }
 
+/// Sends any signal, realtime ones too, to a process or to its group.
+pub fn kill(pid: i32, signal: i32, group: bool) -> io::Result<()> {
+    if pid <= 1 {
+        return Err(io::Error::other("no process of ours"));
+    }
+    // SAFETY: a call without memory; the target is a process or group above 1.
+    match unsafe { libc::kill(if group { -pid } else { pid }, signal) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// Ends a forked child at once with a code: no destructors of the parent's copies run.
 pub fn exit_now(code: i32) -> ! {
     // SAFETY: never returns.

@@ -51,10 +51,12 @@ impl Ring {
         let start = head + skip as u64;
         let room = (self.capacity - start % self.capacity).min(kept.len() as u64) as usize;
         let (first, second) = kept.split_at(room);
+        header.writing.store(head + bytes.len() as u64, Ordering::SeqCst);
+        std::sync::atomic::fence(Ordering::SeqCst);
         self.file.write_all_at(first, self.offset(start))?;
         self.file.write_all_at(second, self.offset(start + room as u64))?;
-        header.lines.fetch_add(newlines, Ordering::Release);
         header.head.store(head + bytes.len() as u64, Ordering::Release);
+        header.lines.fetch_add(newlines, Ordering::Release);
         Ok(())
     }
 
@@ -76,7 +78,8 @@ impl Ring {
         let mut lost = 0;
         for _ in 0..READ_TRIES {
             let head = self.head();
-            let oldest = head.saturating_sub(self.capacity);
+            let oldest =
+                self.header.get().writing.load(Ordering::SeqCst).max(head).saturating_sub(self.capacity).min(head);
             if *position < oldest || *position > head {
                 lost += oldest.saturating_sub(*position);
                 *position = oldest;
@@ -86,7 +89,8 @@ impl Ring {
             let target = buffer.get_mut(..wanted).unwrap_or(&mut []);
             self.file.read_exact_at(target, self.offset(*position))?;
             // The writer may have come round while we copied: then what we have is torn, and is read again from later on.
-            if self.head().saturating_sub(self.capacity) <= *position {
+            std::sync::atomic::fence(Ordering::SeqCst);
+            if self.header.get().writing.load(Ordering::SeqCst).saturating_sub(self.capacity) <= *position {
                 *position += wanted as u64;
                 return Ok(Read { bytes: wanted, lost });
             }
@@ -151,7 +155,8 @@ impl Ring {
     /// Gives the memory between two acknowledged positions back. Answers how far it came.
     pub fn release(&self, from: u64, to: u64) -> u64 {
         let to = to - to % RELEASE_STEP;
-        if to <= from || self.head().saturating_sub(from) >= self.capacity {
+        // Not near the writer, which may come round while the hole is made.
+        if to <= from || self.head().saturating_sub(from) >= self.capacity - self.capacity / 4 {
             return from.max(to);
         }
         let start = from % self.capacity;

@@ -18,7 +18,9 @@ pub const SLOTS_MAX: usize = 32;
 pub struct Header {
     /// Bytes written by the supervisor.
     pub head: AtomicU64,
-    /// Newlines among them, published before `head`.
+    /// How far the supervisor is writing at this moment, published before it does: what this overwrites is not to be trusted.
+    pub writing: AtomicU64,
+    /// Newlines among them, published after `head`.
     pub lines: AtomicU64,
     /// How far any worker has read, and the newlines before that; with `lines` they tell how many were overwritten.
     pub read: AtomicU64,

@@ -249,6 +249,42 @@ fn a_get_on_a_stale_connection_is_sent_again() {
     proxied.finish();
 }
 
+/// A PUT with its body, and requests that were sent without waiting, survive connections that went stale: each is sent again
+/// whole, from its own beginning, and what follows it is still the next request.
+/// covers: foundation 5
+#[test]
+fn bodies_and_pipelined_requests_survive_stale_connections() {
+    let stale = std::sync::Arc::new(AtomicUsize::new(0));
+    let app = Server::start({
+        let stale = stale.clone();
+        move |stream| {
+            let mut wire = Wire::new(stream);
+            let Ok(Some(head)) = wire.head() else { return };
+            let length = head.header("content-length").and_then(|text| text.parse().ok()).unwrap_or(0);
+            let Ok(body) = wire.exactly(length) else { return };
+            let told = format!("{} {}", head.target(), String::from_utf8_lossy(&body.bytes));
+            answer_ok(&mut wire, told.as_bytes());
+            if let Ok(Some(_)) = wire.head() {
+                stale.fetch_add(1, Ordering::SeqCst);
+            }
+        }
+    });
+    let proxied = Proxied::to(&app.address());
+    let mut wire = proxied.connect();
+    for number in 0..20 {
+        let put = format!("PUT /put/{number} HTTP/1.1\r\nHost: app\r\nContent-Length: 5\r\n\r\nhello");
+        let get = format!("GET /get/{number} HTTP/1.1\r\nHost: app\r\n\r\n");
+        wire.send(format!("{put}{get}{get}")).expect("the connection is kept");
+        let expected = [format!("/put/{number} hello"), format!("/get/{number} "), format!("/get/{number} ")];
+        for (method, expected) in ["PUT", "GET", "GET"].into_iter().zip(expected) {
+            let reply = wire.reply(method).expect("an answer");
+            assert_eq!((reply.status, reply.text()), (200, expected));
+        }
+    }
+    assert!(stale.load(Ordering::SeqCst) > 10, "connections did go stale: {}", stale.load(Ordering::SeqCst));
+    proxied.finish();
+}
+
 /// A POST that the app may have seen is never sent a second time; the client is told.
 /// covers: foundation 5
 #[test]

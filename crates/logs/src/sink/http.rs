@@ -100,7 +100,7 @@ impl Sink for Http {
             }
             let request =
                 Request { method: ::http::Method::POST, url: self.url.clone(), headers, body, answer_max: ANSWER_MAX };
-            let response = self.client.send(&request).await.map_err(|error| Failure::retry(error.to_string()))?;
+            let response = self.client.send(&request).await.map_err(|error| Failure::of(&error))?;
             judge(&response)
         })
     }

@@ -4,6 +4,7 @@
 
 use super::{ANSWER_MAX, Delivery, Failure, Sink, judge};
 use crate::batch::Batch;
+use base::protobuf::{delimited, field_length, text, varint, varint_length};
 use base::registry::Kind;
 use base::unit::Url;
 use bytes::Bytes;
@@ -71,7 +72,7 @@ impl Loki {
         if let Some(file) = &batch.file {
             labels.entry("file".into()).or_insert_with(|| file.to_string());
         }
-        let pairs: Vec<String> = labels.iter().map(|(name, value)| format!("{name}={value:?}")).collect();
+        let pairs: Vec<String> = labels.iter().map(|(name, value)| format!("{name}=\"{}\"", escape(value))).collect();
         format!("{{{}}}", pairs.join(", "))
     }
 
@@ -91,9 +92,8 @@ impl Loki {
         for (labels, entries) in &self.streams {
             // StreamAdapter: 1 = labels, 2 = entries (already tagged); PushRequest: 1 = streams.
             let length = field_length(labels.len()) + entries.len();
-            tag(1, length, &mut message);
-            tag(1, labels.len(), &mut message);
-            message.extend_from_slice(labels.as_bytes());
+            delimited(1, length, &mut message);
+            text(1, labels, &mut message);
             message.extend_from_slice(entries);
         }
         Ok(snap::raw::Encoder::new().compress_vec(&message)?.into())
@@ -139,7 +139,7 @@ impl Sink for Loki {
             headers.extend(self.tenant.iter().map(|tenant| ("x-scope-orgid", tenant.clone())));
             let request =
                 Request { method: ::http::Method::POST, url: self.url.clone(), headers, body, answer_max: ANSWER_MAX };
-            let response = self.client.send(&request).await.map_err(|error| Failure::retry(error.to_string()))?;
+            let response = self.client.send(&request).await.map_err(|error| Failure::of(&error))?;
             judge(&response)
         })
     }
@@ -151,20 +151,24 @@ impl Sink for Loki {
     }
 }
 
+/// As in a Go string: what else it escapes may stand as it is.
+fn escape(value: &str) -> String {
+    value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+}
+
 /// EntryAdapter: 1 = timestamp {1 = seconds, 2 = nanos}, 2 = line, 3 = structuredMetadata {1 = name, 2 = value}.
 fn entry(time_ns: i64, line: &[u8], metadata: &[u8], out: &mut Vec<u8>) {
     let (seconds, nanos) = (time_ns.div_euclid(1_000_000_000) as u64, time_ns.rem_euclid(1_000_000_000) as u64);
     let time_length = 1 + varint_length(seconds) + 1 + varint_length(nanos);
     // protobuf strings are UTF-8, and Loki refuses a whole push for one that is not.
-    let text = String::from_utf8_lossy(line);
-    tag(2, field_length(time_length) + field_length(text.len()) + metadata.len(), out);
-    tag(1, time_length, out);
+    let line = String::from_utf8_lossy(line);
+    delimited(2, field_length(time_length) + field_length(line.len()) + metadata.len(), out);
+    delimited(1, time_length, out);
     out.push(1 << 3);
     varint(seconds, out);
     out.push(2 << 3);
     varint(nanos, out);
-    tag(2, text.len(), out);
-    out.extend_from_slice(text.as_bytes());
+    text(2, &line, out);
     out.extend_from_slice(metadata);
 }
 
@@ -172,35 +176,11 @@ fn entry(time_ns: i64, line: &[u8], metadata: &[u8], out: &mut Vec<u8>) {
 fn metadata(batch: &Batch) -> Vec<u8> {
     let mut out = Vec::new();
     for (name, value) in &batch.common {
-        tag(3, field_length(name.len()) + field_length(value.len()), &mut out);
-        tag(1, name.len(), &mut out);
-        out.extend_from_slice(name.as_bytes());
-        tag(2, value.len(), &mut out);
-        out.extend_from_slice(value.as_bytes());
+        delimited(3, field_length(name.len()) + field_length(value.len()), &mut out);
+        text(1, name, &mut out);
+        text(2, value, &mut out);
     }
     out
-}
-
-/// The head of a length-delimited field (protobuf.dev, "Encoding"); field numbers here are below 16.
-fn tag(field: u8, length: usize, out: &mut Vec<u8>) {
-    out.push(field << 3 | 2);
-    varint(length as u64, out);
-}
-
-fn field_length(length: usize) -> usize {
-    1 + varint_length(length as u64) + length
-}
-
-fn varint(mut number: u64, out: &mut Vec<u8>) {
-    while number >= 0x80 {
-        out.push(number as u8 | 0x80);
-        number >>= 7;
-    }
-    out.push(number as u8);
-}
-
-fn varint_length(number: u64) -> usize {
-    (64 - (number | 1).leading_zeros() as usize).div_ceil(7)
 }
 
 #[cfg(test)]

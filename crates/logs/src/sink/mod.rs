@@ -66,6 +66,11 @@ impl Failure {
         Failure { retry: true, reason: "given_up", text: text.into(), wait: None }
     }
 
+    /// A call that failed: most can be tried again.
+    pub fn of(error: &net::Error) -> Failure {
+        if error.retry { Failure::retry(error.to_string()) } else { Failure::reject(error.to_string()) }
+    }
+
     pub fn reject(text: impl Into<String>) -> Failure {
         Failure { retry: false, reason: "rejected", text: text.into(), wait: None }
     }

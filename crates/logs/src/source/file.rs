@@ -126,7 +126,7 @@ pub async fn run(
     let mut chunk = vec![0u8; CHUNK];
     loop {
         let finishing = phase.phase() >= Phase::Finish;
-        if phase.phase() == Phase::Close {
+        if phase.phase() == Phase::Yield {
             // The next worker goes on here: a line without an end is its to finish.
             finder.abort();
             return;
@@ -136,7 +136,7 @@ pub async fn run(
         for tail in tails {
             moved |= tail.read(&shared.pipeline, &mut chunk).await;
         }
-        shared.close_ended();
+        shared.close_ended().await;
         if moved {
             continue;
         }
@@ -181,7 +181,7 @@ impl Shared {
         // A source that has a position has started before: what is new since then is read whole.
         let very_first = first && sought.is_empty();
         let looked = tokio::task::spawn_blocking(move || look(&config, &known, &sought));
-        let (seen, found) = match looked.await {
+        let (seen, found, unreadable) = match looked.await {
             Ok(Ok(looked)) => looked,
             Ok(Err(error)) => {
                 self.pipeline.health().fault(self.pipeline.name(), error.to_string());
@@ -189,6 +189,15 @@ impl Shared {
             }
             Err(_) => return,
         };
+        let part = format!("{} files", self.pipeline.name());
+        match unreadable {
+            Some(text) => {
+                if self.pipeline.health().fault(&part, text.clone()) {
+                    tracing::warn!(source = self.pipeline.name(), error = text, "a log file is not read");
+                }
+            }
+            None => drop(self.pipeline.health().recovered(&part)),
+        }
         let now = Instant::now();
         for tail in self.tails.borrow().iter() {
             if let Some((path, _)) = seen.iter().find(|(_, id)| *id == tail.id) {
@@ -216,9 +225,15 @@ impl Shared {
     }
 
     /// Lets go of files that are read to their end and matched by no pattern for a while.
-    fn close_ended(&self) {
+    async fn close_ended(&self) {
+        let is_gone = |tail: &Tail| tail.at_end.get() && tail.seen_at.get().elapsed() > GRACE;
+        let ending: Vec<Rc<Tail>> = self.tails.borrow().iter().filter(|tail| is_gone(tail)).cloned().collect();
+        for tail in &ending {
+            // A last line that nobody has ended.
+            tail.finish(&self.pipeline).await;
+        }
         self.tails.borrow_mut().retain(|tail| {
-            let gone = tail.at_end.get() && tail.seen_at.get().elapsed() > GRACE;
+            let gone = ending.iter().any(|ended| ended.id == tail.id);
             if gone && tail.file.metadata().is_ok_and(|meta| meta.nlink() == 0) {
                 self.checkpoints.forget(self.pipeline.name(), tail.id);
             }
@@ -227,7 +242,8 @@ impl Shared {
     }
 }
 
-type Looked = (Vec<(PathBuf, FileId)>, Vec<Found>);
+/// What matches, what of it is new, and the first file that could not be opened.
+type Looked = (Vec<(PathBuf, FileId)>, Vec<Found>, Option<String>);
 
 /// All files that match, and those among them that are not known yet, opened. `sought`: files with a position that may have
 /// been renamed while nobody looked; they are found by their inode in the folders of the patterns.
@@ -236,6 +252,7 @@ fn look(config: &Config, known: &[FileId], sought: &[FileId]) -> io::Result<Look
     let mut seen: Vec<(PathBuf, FileId)> = Vec::new();
     let mut found: Vec<Found> = Vec::new();
     let mut folders: Vec<PathBuf> = Vec::new();
+    let mut unreadable: Option<String> = None;
     let mut consider = |path: PathBuf, wanted: Option<&[FileId]>| {
         let Ok(meta) = std::fs::metadata(&path) else { return };
         let id = FileId { device: meta.dev(), inode: meta.ino() };
@@ -247,8 +264,14 @@ fn look(config: &Config, known: &[FileId], sought: &[FileId]) -> io::Result<Look
         }
         if !known.contains(&id) {
             // Between stat and open the name may have gone to another file: the open one tells who it is.
-            let Ok(file) = File::open(&path) else { return };
-            let Ok(meta) = file.metadata() else { return };
+            let opened = File::open(&path).and_then(|file| file.metadata().map(|meta| (file, meta)));
+            let (file, meta) = match opened {
+                Ok(opened) => opened,
+                Err(error) => {
+                    unreadable.get_or_insert_with(|| format!("{} cannot be read: {error}", path.display()));
+                    return;
+                }
+            };
             found.push(Found { path: path.clone(), id: FileId { device: meta.dev(), inode: meta.ino() }, file });
         }
         seen.push((path, id));
@@ -269,7 +292,7 @@ fn look(config: &Config, known: &[FileId], sought: &[FileId]) -> io::Result<Look
             }
         }
     }
-    Ok((seen, found))
+    Ok((seen, found, unreadable))
 }
 
 /// One open file.
@@ -298,6 +321,8 @@ struct Context {
     checkpoints: Checkpoints,
     sinks: Vec<(usize, String)>,
     sink_count: usize,
+    /// Counts how often the file has begun anew.
+    epoch: Rc<Cell<u64>>,
 }
 
 impl Tail {
@@ -336,6 +361,7 @@ impl Tail {
             checkpoints: checkpoints.clone(),
             sinks: pipeline.sinks().map(|(index, name)| (index, name.to_string())).collect(),
             sink_count: pipeline.sink_count(),
+            epoch: Rc::default(),
         };
         let known = |sink: &str| -> Option<u64> {
             let position = checkpoints.get(pipeline.name(), id, sink)?;
@@ -379,7 +405,12 @@ impl Tail {
                 }
             };
             if count == 0 {
-                self.at_end.set(!self.truncated(offset));
+                if self.is_shorter_than(offset) {
+                    self.finish(pipeline).await;
+                    self.begin_anew();
+                    return true;
+                }
+                self.at_end.set(true);
                 return moved;
             }
             moved = true;
@@ -407,16 +438,18 @@ impl Tail {
         }
     }
 
-    /// A file that became shorter than we have read begins anew (copytruncate).
-    fn truncated(&self, offset: u64) -> bool {
-        let shorter = self.file.metadata().is_ok_and(|meta| meta.len() < offset);
-        if shorter {
-            tracing::info!(file = %self.path.borrow().display(), "the log file was truncated; reading it from its beginning");
-            let starts = vec![0; self.context.sink_count];
-            *self.reading.borrow_mut() = self.context.reading(self.id, &self.file, &self.path.borrow(), &starts, 0);
-            self.context.note_all(self.id, &self.file, &starts);
-        }
-        shorter
+    fn is_shorter_than(&self, offset: u64) -> bool {
+        self.file.metadata().is_ok_and(|meta| meta.len() < offset)
+    }
+
+    /// A file that became shorter than we have read begins anew (copytruncate). What sinks still acknowledge of its old
+    /// content moves nothing any more.
+    fn begin_anew(&self) {
+        tracing::info!(file = %self.path.borrow().display(), "the log file was truncated; reading it from its beginning");
+        let starts = vec![0; self.context.sink_count];
+        self.context.epoch.set(self.context.epoch.get() + 1);
+        *self.reading.borrow_mut() = self.context.reading(self.id, &self.file, &self.path.borrow(), &starts, 0);
+        self.context.note_all(self.id, &self.file, &starts);
     }
 
     /// Whether all sinks have acknowledged everything up to an offset.
@@ -432,7 +465,11 @@ impl Context {
         let splitter = Splitter::new(self.source.as_str().into(), shown, self.stream, self.line_max, offset);
         let (source, sinks, checkpoints, file) =
             (self.source.clone(), self.sinks.clone(), self.checkpoints.clone(), file.clone());
+        let (epoch, mine) = (self.epoch.clone(), self.epoch.get());
         let on_progress = move |sink: usize, offset: u64| {
+            if epoch.get() != mine {
+                return;
+            }
             if let Some((_, name)) = sinks.iter().find(|(index, _)| *index == sink) {
                 note(&checkpoints, &source, id, name, &file, offset);
             }

@@ -11,6 +11,7 @@ use base::subsystem::{Phase, PhaseWatch};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use std::rc::Rc;
+use std::time::Duration;
 
 /// A record for each request that went through the proxy: listener, cluster, method, path without its query, status,
 /// duration, bytes and endpoint. When the logs cannot keep up, records are refused and counted under `feed_full`; a request
@@ -25,6 +26,9 @@ impl Kind for Config {
 
 /// What may wait between the proxy and the logs.
 pub const FEED_MAX: usize = 16 << 20;
+
+/// How long the last records may take to come: longer than the proxy collects them.
+const LAST_WORDS: Duration = Duration::from_millis(200);
 
 /// A record of the proxy is shorter than its path's bound and a few words.
 const LINE_MAX: usize = 16 << 10;
@@ -41,7 +45,8 @@ pub async fn run(mut feed: FeedReceiver<AccessBatch>, pipeline: Rc<Pipeline>, mu
             None => return,
         }
     }
-    while let Some(item) = feed.try_next() {
+    // The proxy's threads hear of the end at the same moment, and hand over what they have.
+    while let Ok(Some(item)) = tokio::time::timeout(LAST_WORDS, feed.next()).await {
         push(item, &pipeline).await;
     }
     pipeline.lost("feed_full", feed.take_refused());

@@ -19,7 +19,7 @@ use std::cell::Cell;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
@@ -206,7 +206,7 @@ impl Leftover {
             return Ok(());
         }
         let Some(path) = &self.path else { return Err(io::Error::other("there is no state directory")) };
-        let mut file = OpenOptions::new().create(true).append(true).open(path)?;
+        let mut file = OpenOptions::new().create(true).append(true).mode(0o600).open(path)?;
         let (kept, more) = (file.metadata()?.len(), ring.head() - position);
         if kept + more > self.max {
             return Err(io::Error::other(format!("{more} bytes more would pass state.max = {}", ByteSize(self.max))));

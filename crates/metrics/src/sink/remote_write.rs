@@ -7,6 +7,7 @@ use crate::series::{STALE, Series, Snapshot};
 use base::family::FamilyKind;
 use base::ledger::Row;
 use base::limit::Backoff;
+use base::protobuf::{delimited, field_length, text, varint, varint_length};
 use base::registry::Kind;
 use base::subsystem::{Health, Phase, PhaseWatch};
 use base::unit::Url;
@@ -50,6 +51,9 @@ fn buffer_max() -> u32 {
 
 /// Prometheus' own default for one request is 2,000; receivers take far more.
 const SEND_MAX: usize = 5_000;
+
+/// Snapshots that may wait, however small.
+const SNAPSHOTS_MAX: usize = 10_000;
 
 const RETRY_FIRST: Duration = Duration::from_millis(250);
 const RETRY_MOST: Duration = Duration::from_secs(30);
@@ -95,11 +99,14 @@ impl RemoteWrite {
     /// Takes a snapshot; where too many samples wait, the oldest go.
     pub fn push(&self, snapshot: Rc<Snapshot>) {
         let samples = snapshot.samples();
+        if samples == 0 && snapshot.gone.is_empty() {
+            return;
+        }
         self.row.receive(samples as u64);
         let mut queue = self.queue.borrow_mut();
         queue.push_back(snapshot);
         self.waiting.set(self.waiting.get() + samples);
-        while self.waiting.get() > self.buffer_max && queue.len() > 1 {
+        while (self.waiting.get() > self.buffer_max || queue.len() > SNAPSHOTS_MAX) && queue.len() > 1 {
             let dropped = queue.pop_front().map_or(0, |oldest| oldest.samples());
             self.waiting.set(self.waiting.get().saturating_sub(dropped));
             self.row.drop_records("buffer_full", dropped as u64);
@@ -259,33 +266,6 @@ fn metadata(meta: &crate::series::Meta, out: &mut Vec<u8>) {
     text(4, &meta.help, &mut message);
     delimited(3, message.len(), out);
     out.extend_from_slice(&message);
-}
-
-fn text(field: u8, value: &str, out: &mut Vec<u8>) {
-    delimited(field, value.len(), out);
-    out.extend_from_slice(value.as_bytes());
-}
-
-/// The head of a length-delimited field (protobuf.dev, "Encoding"); field numbers here are below 16.
-fn delimited(field: u8, length: usize, out: &mut Vec<u8>) {
-    out.push(field << 3 | 2);
-    varint(length as u64, out);
-}
-
-fn field_length(length: usize) -> usize {
-    1 + varint_length(length as u64) + length
-}
-
-fn varint(mut number: u64, out: &mut Vec<u8>) {
-    while number >= 0x80 {
-        out.push(number as u8 | 0x80);
-        number >>= 7;
-    }
-    out.push(number as u8);
-}
-
-fn varint_length(number: u64) -> usize {
-    (64 - (number | 1).leading_zeros() as usize).div_ceil(7)
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use std::cell::Cell;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
 
 /// How long a body may make no progress.
@@ -134,7 +134,8 @@ async fn attempt(
     report.bytes_in = used as u64;
     write_all(&lease.stream, &out.0).await.map_err(|error| Failure::Died(error.to_string()))?;
 
-    let shared = Shared { uploaded: Cell::new(body.is_done()), status: Cell::new(0), bytes_out: Cell::new(0) };
+    let uploaded_at = Cell::new(body.is_done().then(Instant::now));
+    let shared = Shared { uploaded_at, status: Cell::new(0), bytes_out: Cell::new(0), ends_by_close: Cell::new(false) };
     let asked = Asked {
         method: request.method,
         http_10: request.http_10,
@@ -149,11 +150,15 @@ async fn attempt(
         head_max: client.plan.head_max,
         response_timeout: lease.usage.cluster.plan.response_timeout,
         asked,
+        heard: false,
         shared: &shared,
     };
     let ended = if body.is_done() {
         let ended = download.run(out).await;
-        client.buffer.consume(used);
+        // After a death the request may be sent again, from the same buffer.
+        if !matches!(ended, Err(Failure::Died(_))) {
+            client.buffer.consume(used);
+        }
         ended
     } else {
         client.buffer.consume(used);
@@ -165,7 +170,11 @@ async fn attempt(
     if shared.status.get() != 0 {
         report.status = shared.status.get();
     }
-    let uploaded = shared.uploaded.get();
+    let uploaded = shared.uploaded_at.get().is_some();
+    if matches!(ended, Err(Failure::Broken)) && shared.ends_by_close.get() {
+        // A plain end would make a cut response look whole; a reset does not.
+        let _ = rustix::net::sockopt::set_socket_linger(client.stream, Some(Duration::ZERO));
+    }
     report.after = match ended? {
         End::Tunnel => After::Tunnel(Box::new(lease), leftover),
         End::Message { reusable, close } => {
@@ -182,10 +191,13 @@ const MALFORMED: &str = "the framing of the request's body is malformed";
 
 /// What both directions of an exchange know.
 struct Shared {
-    uploaded: Cell<bool>,
+    /// When the whole request had been sent.
+    uploaded_at: Cell<Option<Instant>>,
     /// The status that the client was sent; 0 before.
     status: Cell<u16>,
     bytes_out: Cell<u64>,
+    /// The client takes the connection's end for the end of the response.
+    ends_by_close: Cell<bool>,
 }
 
 /// Why an upload ended early.
@@ -211,7 +223,7 @@ async fn both(
             sent = &mut upload, if uploading => {
                 uploading = false;
                 match sent {
-                    Ok(()) => shared.uploaded.set(true),
+                    Ok(()) => shared.uploaded_at.set(Some(Instant::now())),
                     Err(Stopped::EndpointClosed) => {}
                     Err(Stopped::Malformed) if shared.status.get() == 0 => return Err(Failure::Bad(400, MALFORMED.into())),
                     Err(Stopped::Malformed | Stopped::ClientGone) => return Err(Failure::Broken),
@@ -253,6 +265,8 @@ struct Download<'a> {
     head_max: usize,
     response_timeout: Duration,
     asked: Asked,
+    /// The endpoint has sent something: the request must not be repeated.
+    heard: bool,
     shared: &'a Shared,
 }
 
@@ -271,8 +285,9 @@ impl Download<'_> {
                 self.send(&out.0).await?;
                 return Ok(End::Tunnel);
             }
-            let close =
-                !self.asked.keep_alive || matches!(response.body, Body::UntilClose) || self.must_decode(&response.body);
+            let ends_by_close = matches!(response.body, Body::UntilClose) || self.must_decode(&response.body);
+            self.shared.ends_by_close.set(ends_by_close);
+            let close = !self.asked.keep_alive || ends_by_close;
             self.body(response.body, out).await?;
             return Ok(End::Message { reusable: response.keep_alive, close });
         }
@@ -280,7 +295,6 @@ impl Download<'_> {
 
     /// Reads a head; `out` then holds it as the client gets it.
     async fn head(&mut self, out: &mut Scratch) -> Result<head::Response, Failure> {
-        let mut heard = !self.buffer.is_empty();
         loop {
             if !self.buffer.is_empty() {
                 out.0.clear();
@@ -302,12 +316,14 @@ impl Download<'_> {
             let read =
                 self.patience.within(self.response_timeout, self.buffer.read(self.endpoint, self.head_max)).await;
             match read {
-                Ok(Ok(count)) if count > 0 => heard = true,
-                Ok(_) if heard => return Err(Failure::Bad(502, "the endpoint closed within its response head".into())),
+                Ok(Ok(count)) if count > 0 => self.heard = true,
+                Ok(_) if self.heard => {
+                    return Err(Failure::Bad(502, "the endpoint closed within its response head".into()));
+                }
                 Ok(Ok(_)) => return Err(Failure::Died("end of stream".into())),
                 Ok(Err(error)) => return Err(Failure::Died(error.to_string())),
                 // The clock of the response starts when the request is complete.
-                Err(_) if !self.shared.uploaded.get() => {}
+                Err(_) if self.shared.uploaded_at.get().is_none_or(|at| at.elapsed() < self.response_timeout) => {}
                 Err(_) => {
                     return Err(Failure::Bad(
                         504,

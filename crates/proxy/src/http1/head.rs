@@ -201,6 +201,8 @@ pub fn response(bytes: &[u8], asked: Asked, out: &mut Vec<u8>) -> Result<Option<
         let kept = match known(header.name) {
             Some(Known::Connection | Known::KeepAlive | Known::ProxyConnection) => false,
             Some(Known::Upgrade) => switching || status == 426,
+            // RFC 9110, 8.6 and RFC 9112, 6.1: neither belongs to a 1xx or a 204.
+            Some(Known::TransferEncoding | Known::ContentLength) if interim || status == 204 => false,
             Some(Known::TransferEncoding) => !unchunk,
             // RFC 9112, 6.3: with both, Transfer-Encoding tells the length, and Content-Length must not be passed on.
             Some(Known::ContentLength) => !matches!(body, Body::Chunked(_)) || asked.method == Method::Head,
@@ -380,10 +382,12 @@ fn split_target(target: &str) -> (Option<&str>, &str) {
     let rest = target.get(..7).filter(|scheme| scheme.eq_ignore_ascii_case("http://")).map(|_| &target[7..]);
     match rest {
         None => (None, target),
-        Some(rest) => match rest.find('/') {
-            Some(slash) => (Some(&rest[..slash]), &rest[slash..]),
-            None => (Some(rest), "/"),
-        },
+        Some(rest) => {
+            let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+            let host = authority.rsplit('@').next().unwrap_or(authority);
+            // A query without a path has no origin form of its own (RFC 9112, 3.2.1): it is asked of the root.
+            (Some(host), if path.starts_with('/') { path } else { "/" })
+        }
     }
 }
 
