@@ -216,18 +216,11 @@ fn build(
         }
     }
     if !plans.sync.entries.is_empty() {
-        let (signaller, pid) = (control.clone(), facts.pid.clone());
         let inputs = sync::run::Inputs {
             state: state.clone(),
             revisions: view.revisions.clone(),
             app_runs: facts.runs.subscribe(),
-            signal_app: Rc::new(move |signal| {
-                let handled = handles(pid.load(Ordering::Relaxed), signal);
-                if handled {
-                    signaller.signal_app(signal);
-                }
-                handled
-            }),
+            signal_app: signaller(control.clone(), facts.pid.clone()),
         };
         match sync::run::start(plans.sync, &inputs, telemetry, conductor) {
             Ok((scope, opens)) => {
@@ -266,6 +259,17 @@ impl Gather for Part {
         self.counters.gather(&mut all);
         families.extend(all.into_iter().filter(|family| family.name.starts_with("outrigger_") == self.ours));
     }
+}
+
+/// Signals the app where it handles the signal.
+fn signaller(control: Rc<Control>, pid: Arc<AtomicI32>) -> Rc<dyn Fn(i32) -> bool> {
+    Rc::new(move |signal| {
+        let handled = handles(pid.load(Ordering::Relaxed), signal);
+        if handled {
+            control.signal_app(signal);
+        }
+        handled
+    })
 }
 
 /// Whether a process catches or ignores a signal (proc_pid_status(5): SigCgt, SigIgn). Where it cannot be told: yes.
