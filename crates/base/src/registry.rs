@@ -84,7 +84,7 @@ macro_rules! kind_word {
 }
 
 /// The laws that every registry keeps; each subsystem's tests call this with its own.
-pub fn assert_laws(kinds: &[KindInfo], parse_entry: &dyn Fn(&str) -> Result<(), String>) {
+pub fn assert_laws<E: serde::de::DeserializeOwned + schemars::JsonSchema>(kinds: &[KindInfo]) {
     assert!(!kinds.is_empty());
     for kind in kinds {
         let schema = (kind.schema)();
@@ -94,8 +94,8 @@ pub fn assert_laws(kinds: &[KindInfo], parse_entry: &dyn Fn(&str) -> Result<(), 
             let told = property["description"].as_str().is_some_and(|text| text.len() > 10);
             assert!(told, "`{}.{key}` has a doc comment", kind.name);
         }
-        if let Err(report) = parse_entry(kind.example) {
-            panic!("the example of `{}` is valid:\n{report}", kind.name);
+        if let Err(report) = crate::config::load::<E>("example", kind.example, &crate::fill::Lookup::HERE) {
+            panic!("the example of `{}` is valid:\n{}", kind.name, report.render());
         }
     }
 }

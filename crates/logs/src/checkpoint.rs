@@ -10,6 +10,7 @@ use std::io::{self, Read as _};
 use std::os::unix::fs::FileExt as _;
 use std::rc::Rc;
 use std::time::Duration;
+use sys::ring::fnv1a;
 
 pub const SLOTS_MAX: usize = 8192;
 const SLOT_BYTES: usize = 64;
@@ -153,16 +154,11 @@ pub fn print_of(file: &File, length: usize) -> io::Result<Print> {
             count => filled += count,
         }
     }
-    Ok(Print { length: filled as u32, hash: fnv(bytes.get(..filled).unwrap_or(&[])) })
+    Ok(Print { length: filled as u32, hash: fnv1a(bytes.get(..filled).unwrap_or(&[])) })
 }
 
 fn name_hash(name: &str) -> u64 {
-    fnv(name.as_bytes())
-}
-
-/// FNV-1a (draft-eastlake-fnv, section 2).
-fn fnv(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3))
+    fnv1a(name.as_bytes())
 }
 
 fn encode(key: &SlotKey, position: &Position) -> [u8; SLOT_BYTES] {
@@ -173,7 +169,7 @@ fn encode(key: &SlotKey, position: &Position) -> [u8; SLOT_BYTES] {
     }
     let tail = u64::from(position.print.length) | u64::from(MAGIC) << 32;
     slot[48..56].copy_from_slice(&tail.to_le_bytes());
-    let check = fnv(&slot[..56]);
+    let check = fnv1a(&slot[..56]);
     slot[56..].copy_from_slice(&check.to_le_bytes());
     slot
 }
@@ -181,7 +177,7 @@ fn encode(key: &SlotKey, position: &Position) -> [u8; SLOT_BYTES] {
 fn decode(slot: &[u8]) -> Option<(SlotKey, Position)> {
     let number = |index: usize| slot.get(index * 8..index * 8 + 8)?.try_into().ok().map(u64::from_le_bytes);
     let (tail, check) = (number(6)?, number(7)?);
-    if check != fnv(slot.get(..56)?) || tail >> 32 != u64::from(MAGIC) {
+    if check != fnv1a(slot.get(..56)?) || tail >> 32 != u64::from(MAGIC) {
         return None;
     }
     let file = FileId { device: number(1)?, inode: number(2)? };

@@ -179,12 +179,14 @@ impl Ring {
 /// A reader that is overtaken this often in one call gives up until the next.
 const READ_TRIES: usize = 4;
 
-/// FNV-1a (draft-eastlake-fnv, section 2), never zero: zero marks a free slot.
+/// Never zero: zero marks a free slot.
 fn owner_of(sink: &str) -> u64 {
-    let hash = sink
-        .bytes()
-        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
-    hash.max(1)
+    fnv1a(sink.as_bytes()).max(1)
+}
+
+/// FNV-1a (draft-eastlake-fnv, section 2): a name or the beginning of a file as a number, for positions that are kept.
+pub fn fnv1a(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3))
 }
 
 #[cfg(test)]

@@ -57,17 +57,12 @@ pub fn pick(policy: &mut dyn Policy, loads: &[Load], now: Instant) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use base::fill::Lookup;
     use std::time::Duration;
 
     /// covers: foundation 5
     #[test]
     fn the_registry_keeps_its_laws() {
-        base::registry::assert_laws(BalanceEntry::KINDS, &|text| {
-            base::config::load::<BalanceEntry>("example", text, &Lookup::HERE)
-                .map(|_| ())
-                .map_err(|report| report.render())
-        });
+        base::registry::assert_laws::<BalanceEntry>(BalanceEntry::KINDS);
     }
 
     /// covers: foundation 5

@@ -21,26 +21,21 @@ const LINGER_BYTES: usize = 256 << 10;
 const TUNNEL_IDLE: Duration = Duration::from_secs(3600);
 const TUNNEL_CHUNK: usize = 128 << 10;
 
-/// Why a connection ends without an answer.
-enum Quiet {
-    Ended,
-}
-
 pub async fn serve(stream: TcpStream, peer: SocketAddr, listener: Rc<ListenerState>) {
     let mut buffer = Buffer::default();
     let mut patience = Patience::new(listener.plan.idle_timeout);
     loop {
         let mut out = Scratch::lend();
         let request = match next_request(&stream, &mut buffer, &mut patience, &listener, &mut out).await {
-            Ok(Ok(request)) => request,
-            Ok(Err(refusal)) => {
+            Some(Ok(request)) => request,
+            Some(Err(refusal)) => {
                 let now = Instant::now();
                 answer(&stream, refusal.status, refusal.reason).await;
                 let refused = Exchanged { method: head::Method::Other, path: &[], took: now.elapsed(), peer };
                 record(&listener, &refused, &refusal_report(refusal));
                 return linger(&stream, &mut buffer).await;
             }
-            Err(Quiet::Ended) => return,
+            None => return,
         };
         let started = Instant::now();
         let path = listener.access.as_ref().map(|_| {
@@ -70,31 +65,31 @@ pub async fn serve(stream: TcpStream, peer: SocketAddr, listener: Rc<ListenerSta
     }
 }
 
-/// Waits for the next request and parses it. `out` then holds the head for the endpoint.
+/// Waits for the next request and parses it; None where the connection ends without one. `out` then holds the head for the endpoint.
 async fn next_request(
     stream: &TcpStream,
     buffer: &mut Buffer,
     patience: &mut Patience,
     listener: &ListenerState,
     out: &mut Scratch,
-) -> Result<Result<Request, Refusal>, Quiet> {
+) -> Option<Result<Request, Refusal>> {
     let plan = &listener.plan;
     if buffer.is_empty() {
         let idle = patience.within(plan.idle_timeout, listener.unless_draining(buffer.read(stream, plan.head_max)));
         match idle.await {
             Ok(Some(Ok(count))) if count > 0 => {}
-            _ => return Err(Quiet::Ended),
+            _ => return None,
         }
     }
     let mut begun: Option<Instant> = None;
     loop {
         match head::request(buffer.filled(), &mut out.0) {
-            Ok(Some(request)) => return Ok(Ok(request)),
+            Ok(Some(request)) => return Some(Ok(request)),
             Ok(None) => {}
-            Err(refusal) => return Ok(Err(refusal)),
+            Err(refusal) => return Some(Err(refusal)),
         }
         if buffer.filled().len() >= plan.head_max {
-            return Ok(Err(Refusal {
+            return Some(Err(Refusal {
                 status: 431,
                 reason: "the request head is larger than this listener's head_max",
             }));
@@ -103,9 +98,9 @@ async fn next_request(
         let left = plan.head_timeout.saturating_sub(begun.get_or_insert_with(Instant::now).elapsed());
         match patience.within(left, buffer.read(stream, plan.head_max)).await {
             Ok(Ok(count)) if count > 0 => {}
-            Ok(_) => return Err(Quiet::Ended),
+            Ok(_) => return None,
             Err(_) => {
-                return Ok(Err(Refusal { status: 408, reason: "the request head took longer than head_timeout" }));
+                return Some(Err(Refusal { status: 408, reason: "the request head took longer than head_timeout" }));
             }
         }
     }

@@ -20,7 +20,6 @@ pub struct Request {
     pub keep_alive: bool,
     pub http_10: bool,
     pub upgrade: bool,
-    pub expects_continue: bool,
 }
 
 /// A response as far as forwarding needs it.
@@ -118,7 +117,6 @@ pub fn request(bytes: &[u8], out: &mut Vec<u8>) -> Result<Option<Request>, Refus
         keep_alive: if http_10 { facts.keep_alive } else { !facts.close },
         http_10,
         upgrade,
-        expects_continue: facts.expects_continue && !http_10,
     }))
 }
 
@@ -235,7 +233,6 @@ pub fn response(bytes: &[u8], asked: Asked, out: &mut Vec<u8>) -> Result<Option<
 enum Known {
     Connection,
     ContentLength,
-    Expect,
     Host,
     KeepAlive,
     ProxyConnection,
@@ -249,7 +246,6 @@ fn known(name: &str) -> Option<Known> {
     let (expected, found) = match name.len() {
         2 => ("te", Known::Te),
         4 => ("host", Known::Host),
-        6 => ("expect", Known::Expect),
         7 => ("upgrade", Known::Upgrade),
         10 if name.as_bytes().first().is_some_and(|first| first | 0x20 == b'k') => ("keep-alive", Known::KeepAlive),
         10 => ("connection", Known::Connection),
@@ -272,7 +268,6 @@ struct Facts<'h> {
     connection_upgrade: bool,
     upgrade: bool,
     h2c: bool,
-    expects_continue: bool,
     /// Values of Connection that name other headers.
     connection: Vec<&'h [u8]>,
 }
@@ -315,7 +310,6 @@ impl<'h> Facts<'h> {
                     facts.upgrade = true;
                     facts.h2c |= header.value.trim_ascii().eq_ignore_ascii_case(b"h2c");
                 }
-                Some(Known::Expect) => facts.expects_continue = header.value.eq_ignore_ascii_case(b"100-continue"),
                 _ => {}
             }
         }

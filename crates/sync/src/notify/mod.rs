@@ -26,15 +26,10 @@ impl NotifyKind {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use base::fill::Lookup;
 
     /// covers: foundation 5
     #[test]
     fn the_registry_keeps_its_laws() {
-        base::registry::assert_laws(NotifyEntry::KINDS, &|text| {
-            base::config::load::<NotifyEntry>("example", text, &Lookup::HERE)
-                .map(|_| ())
-                .map_err(|report| report.render())
-        });
+        base::registry::assert_laws::<NotifyEntry>(NotifyEntry::KINDS);
     }
 }
