@@ -16,7 +16,7 @@ pub struct Case {
 pub const CASES: &[Case] = &[
     Case {
         name: "footprint",
-        measures: "idle memory and CPU with all four jobs on, size of the binary, exec to ready; beside Envoy",
+        measures: "memory, CPU, start, cost per line, outages, size of the binary; beside dumb-init, tini and Envoy",
         run: footprint::run,
     },
     Case {

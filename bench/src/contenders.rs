@@ -1,4 +1,4 @@
-//! The proxies side by side: how each is found, configured and started for the same work.
+//! The contenders: how each is found, configured and started for the same work.
 //!
 //! In: a folder, a listening port, the app's port. Out: a command. Each peer is tuned as its manual advises for a proxy
 //! on one core: one worker, connections kept alive and reused on both sides without a cap on requests, no access log.
@@ -14,6 +14,8 @@ use crate::scratch::{free_ports, write};
 pub const HAPROXY: &str = "haproxy";
 pub const NGINX: &str = "nginx";
 pub const ENVOY: &str = "envoy";
+pub const DUMB_INIT: &str = "dumb-init";
+pub const TINI: &str = "tini";
 
 /// The body that the app answers: 130 bytes, as a small JSON answer has.
 const BODY: &str = "{'order':7,'status':'paid','lines':[{'sku':'A-1001','count':2,'price':1250},\
@@ -68,6 +70,12 @@ pub fn envoy(program: &Path, folder: &Path, listen: u16, app: u16, admin: u16) -
     let mut command = Command::new(program);
     command.arg("-c").arg(path).args(["--concurrency", "1", "-l", "warn", "--disable-hot-restart"]);
     Ok(command)
+}
+
+/// The words that follow the name of an init to start `app` below it.
+pub fn wrapped(name: &str, app: &[String]) -> Vec<String> {
+    let flags: &[&str] = if name == TINI { &["--"] } else { &[] };
+    flags.iter().map(|flag| (*flag).to_owned()).chain(app.iter().cloned()).collect()
 }
 
 fn haproxy(listen: u16, app: u16) -> String {

@@ -6,10 +6,12 @@
 //! written lies in one scratch folder that is removed at the end. A figure over its limit is shown and does not fail
 //! the run: a benchmark on a shared machine informs, it does not gate.
 
+mod app;
 mod cases;
 mod contenders;
 mod instructions;
 mod load;
+mod pace;
 mod programs;
 mod receiver;
 mod report;
@@ -23,6 +25,9 @@ use std::process::ExitCode;
 use cases::{CASES, Case};
 
 fn main() -> ExitCode {
+    if let Some(code) = app::play(std::env::args().skip(1)) {
+        return code;
+    }
     let arguments = match Arguments::parse(std::env::args().skip(1)) {
         Ok(arguments) => arguments,
         Err(fault) => {

@@ -33,6 +33,8 @@ struct Row {
     unit: &'static str,
     decimals: usize,
     limits: Vec<Limit>,
+    /// The contenders that the row is about.
+    about: Vec<&'static str>,
     runs: BTreeMap<&'static str, BTreeMap<usize, f64>>,
 }
 
@@ -58,13 +60,30 @@ impl Report {
         decimals: usize,
         limits: Vec<Limit>,
     ) -> RowId {
-        self.rows.push(Row { measure: measure.into(), unit, decimals, limits, runs: BTreeMap::new() });
+        let about = self.contenders.clone();
+        self.rows.push(Row { measure: measure.into(), unit, decimals, limits, about, runs: BTreeMap::new() });
         RowId(self.rows.len() - 1)
+    }
+
+    /// Leaves those out of the row that have no such figure by nature, so that nobody takes them for missing.
+    pub fn about(&mut self, row: RowId, peers: &[&'static str]) -> RowId {
+        if let Some(row) = self.rows.get_mut(row.0) {
+            row.about = std::iter::once(OURS).chain(peers.iter().copied()).collect();
+        }
+        row
     }
 
     pub fn record(&mut self, row: RowId, contender: &'static str, round: usize, value: f64) {
         if let Some(row) = self.rows.get_mut(row.0) {
             row.runs.entry(contender).or_default().insert(round, value);
+        }
+    }
+
+    /// For rows that hold the worst of all rounds: a median would hide it.
+    pub fn record_worst(&mut self, row: RowId, contender: &'static str, value: f64) {
+        if let Some(row) = self.rows.get_mut(row.0) {
+            let worst = row.runs.entry(contender).or_default().entry(0).or_insert(value);
+            *worst = worst.max(value);
         }
     }
 
@@ -116,7 +135,8 @@ impl Row {
 
     fn cell(&self, contender: &str) -> String {
         let Some(figure) = self.median_of(contender) else {
-            return "missing".to_owned();
+            let by_nature = !self.about.contains(&contender);
+            return if by_nature { "–" } else { "missing" }.to_owned();
         };
         let figure = format!("{figure:.*}", self.decimals);
         match self.ratio_to(contender) {
@@ -149,7 +169,7 @@ impl Row {
     }
 }
 
-fn median(mut values: Vec<f64>) -> Option<f64> {
+pub fn median(mut values: Vec<f64>) -> Option<f64> {
     values.sort_by(f64::total_cmp);
     let upper = *values.get(values.len() / 2)?;
     let lower = *values.get(values.len().saturating_sub(1) / 2)?;
@@ -206,6 +226,26 @@ mod tests {
         let table = sample().table();
         assert!(table.contains("missing"), "{table}");
         assert!(table.contains("≤ 40.0: met; ≤ 1.00 × haproxy: met; ≤ 0.30 × envoy: not measured"), "{table}");
+    }
+
+    #[test]
+    fn a_peer_that_a_row_is_not_about_is_not_missing() {
+        let mut report = Report::new("sample", 5, &["nginx"]);
+        let row = report.row("wake-ups", "", 0);
+        report.about(row, &[]);
+        report.record(row, OURS, 0, 0.0);
+        let table = report.table();
+        assert!(table.contains('–') && !table.contains("missing"), "{table}");
+    }
+
+    #[test]
+    fn the_worst_of_all_rounds_stays() {
+        let mut report = Report::new("sample", 5, &[]);
+        let row = report.row("outage", "ms", 0);
+        for value in [3.0, 9.0, 4.0] {
+            report.record_worst(row, OURS, value);
+        }
+        assert_eq!(report.json()["rows"][0]["contenders"][OURS]["median"], 9.0);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -25,11 +25,25 @@ pub struct Running {
 
 impl Running {
     /// Starts `command` with its output in `folder`. The clock of `ready` starts here, just before fork and exec.
-    pub fn start(mut command: Command, folder: &Path) -> Result<Self, String> {
+    pub fn start(command: Command, folder: &Path) -> Result<Self, String> {
+        Self::start_with(command, folder, |file| file.try_clone().map(Stdio::from).map_err(|e| e.to_string()))
+    }
+
+    /// The same with stdout in a pipe, which the caller must read.
+    pub fn start_piped(command: Command, folder: &Path) -> Result<(Self, ChildStdout), String> {
+        let mut running = Self::start_with(command, folder, |_| Ok(Stdio::piped()))?;
+        let stdout = running.child.stdout.take().ok_or("a started program has no pipe")?;
+        Ok((running, stdout))
+    }
+
+    fn start_with(
+        mut command: Command,
+        folder: &Path,
+        stdout: impl FnOnce(&File) -> Result<Stdio, String>,
+    ) -> Result<Self, String> {
         let output = folder.join("output.log");
         let file = File::create(&output).map_err(|e| format!("cannot create {}: {e}", output.display()))?;
-        let errors = file.try_clone().map_err(|e| e.to_string())?;
-        command.stdin(Stdio::null()).stdout(file).stderr(errors).current_dir(folder);
+        command.stdin(Stdio::null()).stdout(stdout(&file)?).stderr(file).current_dir(folder);
         let started = Instant::now();
         let child = command.spawn().map_err(|e| format!("cannot start {:?}: {e}", command.get_program()))?;
         Ok(Self { child, started, output })
@@ -52,10 +66,14 @@ impl Running {
     }
 
     /// The program and its descendants, without processes that run exactly `app`.
-    pub fn processes(&self, app: &[&str]) -> Vec<u32> {
+    pub fn processes(&self, app: &[String]) -> Vec<u32> {
         let mut pids = usage::tree(self.child.id());
         pids.retain(|pid| app.is_empty() || usage::command_line(*pid) != app);
         pids
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     pub fn last_words(&self) -> String {
@@ -110,17 +128,29 @@ pub fn finish(mut command: Command, limit: Duration) -> Result<String, String> {
 
 /// The status code that a GET of `path` brings, if anything answers.
 pub fn status(port: u16, path: &str) -> Option<u16> {
-    let address = SocketAddr::from(([127, 0, 0, 1], port));
-    let limit = Duration::from_secs(2);
-    let mut stream = TcpStream::connect_timeout(&address, limit).ok()?;
-    stream.set_read_timeout(Some(limit)).ok()?;
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n\r\n").ok()?;
+    let mut stream = ask(port, path).ok()?;
     let mut head = [0; 12];
     stream.read_exact(&mut head).ok()?;
     std::str::from_utf8(head.strip_prefix(b"HTTP/1.")?.get(2..)?).ok()?.parse().ok()
 }
 
-fn signal(pid: u32, signal: Signal) {
+/// The JSON that a GET of `path` brings; the body is what stands behind the first empty line.
+pub fn json(port: u16, path: &str) -> Option<serde_json::Value> {
+    let mut answer = String::new();
+    ask(port, path).ok()?.read_to_string(&mut answer).ok()?;
+    serde_json::from_str(answer.split_once("\r\n\r\n")?.1).ok()
+}
+
+fn ask(port: u16, path: &str) -> std::io::Result<TcpStream> {
+    let address = SocketAddr::from(([127, 0, 0, 1], port));
+    let limit = Duration::from_secs(2);
+    let mut stream = TcpStream::connect_timeout(&address, limit)?;
+    stream.set_read_timeout(Some(limit))?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n\r\n")?;
+    Ok(stream)
+}
+
+pub fn signal(pid: u32, signal: Signal) {
     // An error means that the process is gone already, which is what was wanted.
     if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
         kill_process(pid, signal).ok();

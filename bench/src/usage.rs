@@ -1,10 +1,10 @@
 //! What processes cost, read from /proc: CPU and memory of a process and all its descendants.
 //!
 //! CPU per request comes from `stat`, which keeps what ended threads and reaped children used, at the price of 10 ms
-//! steps; idle CPU comes from `schedstat`, which counts nanoseconds but forgets an ended thread. Memory is the sum of
-//! PSS, and pages of memfds and tmpfs files that no mapping shows are added, since the program holds them all the same.
+//! steps; all other CPU comes from `schedstat`, which counts nanoseconds but forgets an ended thread. Memory is the sum
+//! of PSS, and pages of memfds and tmpfs files that no mapping shows are added, since the program holds them all the same.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -61,6 +61,11 @@ pub fn command_line(pid: u32) -> Vec<String> {
     raw.split(|byte| *byte == 0).filter(|word| !word.is_empty()).map(|w| String::from_utf8_lossy(w).into()).collect()
 }
 
+/// The short name that the kernel keeps, at most 15 bytes.
+pub fn name(pid: u32) -> String {
+    fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default().trim_end().to_owned()
+}
+
 pub fn cpu(pids: &[u32]) -> Cpu {
     let tick = Duration::from_secs(1) / u32::try_from(rustix::param::clock_ticks_per_second()).unwrap_or(100);
     let mut sum = Cpu::default();
@@ -73,16 +78,44 @@ pub fn cpu(pids: &[u32]) -> Cpu {
     sum
 }
 
-/// Time on a core, of all living threads.
-pub fn time_on_core(pids: &[u32]) -> Duration {
-    let mut nanoseconds = 0;
+/// What the living threads have used since each was started.
+pub struct Threads(HashMap<String, Spent>);
+
+#[derive(Clone, Copy, Default)]
+pub struct Spent {
+    /// Time on a core, user and system together.
+    pub on_core: Duration,
+    /// How often a thread has gone to sleep by itself: each time means that something had woken it.
+    pub sleeps: u64,
+}
+
+pub fn threads(pids: &[u32]) -> Threads {
+    let mut threads = HashMap::new();
     for pid in pids {
         for thread in fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten() {
-            let text = fs::read_to_string(thread.path().join("schedstat")).unwrap_or_default();
-            nanoseconds += text.split_whitespace().next().and_then(|n| n.parse::<u64>().ok()).unwrap_or(0);
+            let text = |file: &str| fs::read_to_string(thread.path().join(file)).unwrap_or_default();
+            let (time, status) = (text("schedstat"), text("status"));
+            let sleeps = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+            let number = |text: Option<&str>| text.and_then(|text| text.trim().parse().ok()).unwrap_or(0);
+            let on_core = Duration::from_nanos(number(time.split_whitespace().next()));
+            let spent = Spent { on_core, sleeps: number(sleeps) };
+            threads.insert(thread.file_name().to_string_lossy().into_owned(), spent);
         }
     }
-    Duration::from_nanos(nanoseconds)
+    Threads(threads)
+}
+
+impl Threads {
+    /// Thread by thread, so that one that has ended takes nothing away from the others.
+    pub fn since(&self, earlier: &Self) -> Spent {
+        let mut sum = Spent::default();
+        for (thread, spent) in &self.0 {
+            let before = earlier.0.get(thread).copied().unwrap_or_default();
+            sum.on_core += spent.on_core.saturating_sub(before.on_core);
+            sum.sleeps += spent.sleeps.saturating_sub(before.sleeps);
+        }
+        sum
+    }
 }
 
 /// `written` are the folders that the program writes to: on a tmpfs their pages are memory.
@@ -190,15 +223,37 @@ mod tests {
     #[test]
     fn a_spinning_process_is_charged_for_its_time_by_both_clocks() {
         let me = [std::process::id()];
-        let (ticks, on_core) = (cpu(&me), time_on_core(&me));
+        let (ticks, before) = (cpu(&me), threads(&me));
         let end = Instant::now() + Duration::from_secs(10);
-        let spun = |at_least: u64| time_on_core(&me).saturating_sub(on_core) > Duration::from_millis(at_least);
+        let spun = |at_least: u64| threads(&me).since(&before).on_core > Duration::from_millis(at_least);
         while Instant::now() < end && !spun(100) {
             std::hint::black_box(0);
         }
         assert!(spun(100), "schedstat does not advance");
         // The test threads beside this one may add; a tick or two may not be booked yet.
         assert!(cpu(&me).since(ticks).total() >= Duration::from_millis(60), "stat does not advance");
+    }
+
+    #[test]
+    fn a_process_that_wakes_up_is_seen_and_one_that_sleeps_is_not() {
+        let mut sleeping = std::process::Command::new("sleep").arg("20").spawn().expect("sleep starts");
+        let me = [std::process::id()];
+        let end = Instant::now() + Duration::from_secs(10);
+        // It counts as asleep once its exec and its start are behind it.
+        let asleep = |pid: u32| stat_fields(pid).is_some_and(|f| f.first().is_some_and(|state| state == "S"));
+        while (name(sleeping.id()) != "sleep" || !asleep(sleeping.id())) && Instant::now() < end {
+            std::thread::yield_now();
+        }
+        let before = (threads(&me), threads(&[sleeping.id()]));
+        for _ in 0..20 {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let mine = threads(&me).since(&before.0).sleeps;
+        let its = threads(&[sleeping.id()]).since(&before.1).sleeps;
+        sleeping.kill().expect("the child is ours");
+        sleeping.wait().expect("the child is ours");
+        assert!(mine >= 20, "{mine}");
+        assert_eq!(its, 0);
     }
 
     #[test]

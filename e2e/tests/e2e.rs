@@ -13,8 +13,32 @@ mod fixtures;
 #[path = "e2e/config_cli.rs"]
 mod config_cli;
 
+#[path = "e2e/detect.rs"]
+mod detect;
+
 #[path = "e2e/lifecycle.rs"]
 mod lifecycle;
+
+#[path = "e2e/init_dumb_init.rs"]
+mod init_dumb_init;
+
+#[path = "e2e/init_tini.rs"]
+mod init_tini;
+
+#[path = "e2e/init_terminal.rs"]
+mod init_terminal;
+
+#[path = "e2e/init_process_compose.rs"]
+mod init_process_compose;
+
+#[path = "e2e/init_environment.rs"]
+mod init_environment;
+
+#[path = "e2e/init_shutdown.rs"]
+mod init_shutdown;
+
+#[path = "e2e/init_admin.rs"]
+mod init_admin;
 
 #[path = "e2e/apps.rs"]
 mod apps;
@@ -46,8 +70,20 @@ mod bad_peers;
 #[path = "e2e/admin.rs"]
 mod admin;
 
+#[path = "e2e/admin_control.rs"]
+mod admin_control;
+
 #[path = "e2e/reload.rs"]
 mod reload;
 
 #[path = "e2e/chaos.rs"]
 mod chaos;
+
+#[path = "e2e/image.rs"]
+mod image;
+
+#[path = "e2e/pod.rs"]
+mod pod;
+
+#[path = "e2e/systemd.rs"]
+mod systemd;

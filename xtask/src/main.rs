@@ -4,6 +4,7 @@
 
 mod bench;
 mod ci;
+mod image;
 mod links;
 mod peers;
 mod product;
@@ -24,6 +25,7 @@ usage: cargo xtask <task>
   ci                             everything that must hold before a change lands
   bench [CASE] [--json FILE] …   a benchmark beside its peers, from a release build
   schema [--check]               write docs/outrigger.schema.json, or check that it is current
+  image --binary PATH …          the container image, from a program that is built already
 ";
 
 fn main() -> ExitCode {
@@ -39,6 +41,7 @@ fn main() -> ExitCode {
         "ci" => ci::run(rest),
         "bench" => bench::run(rest),
         "schema" => schema::run(rest),
+        "image" => image::run(rest),
         "help" | "--help" | "-h" => {
             print!("{USAGE}");
             Ok(())

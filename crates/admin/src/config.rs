@@ -1,8 +1,12 @@
 //! What a person writes under `admin`.
 
-use base::unit::Address;
-use schemars::JsonSchema;
-use serde::Deserialize;
+use crate::{guard, socket};
+use base::diag::Diagnostic;
+use base::tree::Node;
+use base::unit::{Address, Secret};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Deserializer};
+use std::borrow::Cow;
 use std::path::PathBuf;
 
 /// Where Outrigger shows itself. Nothing listens unless it is named here.
@@ -12,10 +16,146 @@ pub struct Config {
     /// Read only: the page, /started /ready /live /metrics /ledger /status /config. Best on loopback.
     #[serde(default)]
     pub listen: Option<Address>,
-    /// A unix socket for everything, also what changes something. Only its owner may open it.
+    /// The names by which people reach `listen` through a browser, beside IP addresses and `localhost`. A request by any other
+    /// name is refused with 421: a page of a stranger could have pointed that name at us (DNS rebinding).
+    #[serde(default)]
+    pub hosts: Vec<String>,
+    /// A unix socket for everything, also what changes something: /reload /log-level /upgrade /stop.
     #[serde(default)]
     pub socket: Option<PathBuf>,
+    /// Who may open the socket, as the octal mode of its file, such as `0660`. Left out: its owner alone.
+    #[serde(default)]
+    pub mode: Mode,
+    /// The group that the socket's file belongs to, by name or number. Has its use with a `mode` such as `0660`.
+    #[serde(default)]
+    pub group: Option<String>,
+    /// Where set, whatever changes something needs it too, as `Authorization: Bearer TOKEN`; the commands take `--token-file`.
+    #[serde(default)]
+    pub token: Option<Secret>,
     /// /started, /ready and /live alone, for probes from outside.
     #[serde(default)]
     pub probes: Option<Address>,
+}
+
+/// The mode of a file, at most 0777.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mode(pub u32);
+
+impl Default for Mode {
+    fn default() -> Mode {
+        Mode(0o600)
+    }
+}
+
+impl Mode {
+    /// Reads `0660`. The error is the reason alone; the caller knows the place.
+    pub fn parse(text: &str) -> Result<Mode, String> {
+        let digits = matches!(text.len(), 3 | 4) && text.bytes().all(|byte| byte.is_ascii_digit());
+        let mode = u32::from_str_radix(text, 8).ok().filter(|mode| digits && *mode <= 0o777);
+        mode.map(Mode)
+            .ok_or_else(|| format!("`mode`: `{text}` is not the octal mode of a file: write 0600, 0660 or the like"))
+    }
+
+    fn opens_to_everybody(self) -> bool {
+        // A connection to a socket needs the right to write to its file (unix(7)).
+        self.0 & 0o002 != 0
+    }
+}
+
+impl<'de> Deserialize<'de> for Mode {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Mode, D::Error> {
+        Mode::parse(&String::deserialize(from)?).map_err(serde::de::Error::custom)
+    }
+}
+
+impl JsonSchema for Mode {
+    fn schema_name() -> Cow<'static, str> {
+        "Mode".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "string", "pattern": "^0?[0-7]{3}$", "description": "The octal mode of a file: 0600, 0660" })
+    }
+}
+
+impl Config {
+    /// What the schema cannot see. `node` is the section's own.
+    pub fn check(&self, node: &Node) -> Vec<Diagnostic> {
+        let mut findings = Vec::new();
+        let place = |path: &[&str]| node.at(path).place;
+        if let Some(group) = &self.group
+            && let Err(reason) = socket::group_number(group)
+        {
+            findings.push(Diagnostic::error(place(&["group"]), format!("`group`: {reason}")).help(socket::GROUP_HELP));
+        }
+        if let Some(token) = &self.token
+            && !guard::can_be_sent(token)
+        {
+            let message = "`token` is empty, or has characters that cannot stand in a header";
+            findings.push(
+                Diagnostic::error(place(&["token"]), message).help("fill in visible ASCII characters without spaces"),
+            );
+        }
+        for (index, host) in self.hosts.iter().enumerate().filter(|(_, host)| !guard::is_name(host)) {
+            let message = format!("`hosts`: `{host}` is not the name of a host");
+            findings.push(
+                Diagnostic::error(place(&["hosts", &index.to_string()]), message)
+                    .help("write the name alone, without scheme, port and path: outrigger.example"),
+            );
+        }
+        if self.mode.opens_to_everybody() && self.token.is_none() {
+            let message = format!("`mode` {:04o} lets everybody on this machine stop and upgrade us", self.mode.0);
+            findings.push(
+                Diagnostic::warning(place(&["mode"]), message).help("use 0660 with admin.group, or set admin.token"),
+            );
+        }
+        findings
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use base::fill::Lookup;
+
+    fn check(text: &str, expect: &str) {
+        let lookup = Lookup { variable: &|_| None, file: &|_| Ok("s3cret\n".into()) };
+        let report = match base::config::load::<Config>("f", text, &lookup) {
+            Ok(loaded) => {
+                let mut report = loaded.report;
+                report.extend(loaded.config.check(&loaded.tree));
+                report
+            }
+            Err(report) => report,
+        };
+        let shown = report.render();
+        match expect {
+            "" => assert!(shown.is_empty(), "{text}: {shown}"),
+            part => assert!(shown.contains(part), "{text}: {shown}"),
+        }
+    }
+
+    /// covers: attachment 6
+    #[test]
+    fn each_mistake_of_the_socket_is_found_with_its_place() {
+        check("{ socket: /a, mode: 0660, group: root }", "");
+        check("{ socket: /a, mode: \"0660\", group: 1000 }", "");
+        check("{ mode: 0666, token: \"${file:/t}\" }", "");
+        check("{ mode: 0666 }", "warning: `mode` 0666 lets everybody");
+        check("{ mode: 660 }", "");
+        for wrong in ["rw-rw----", "0888", "7777", "-600", "", "00660", "60"] {
+            check(&format!("{{ mode: \"{wrong}\" }}"), "is not the octal mode of a file");
+        }
+        check("{ mode: 9 }", "f:1:9");
+        check("{ group: no-such-group }", "`no-such-group`");
+        check("{ token: \"\" }", "`token` is empty");
+        check("{ token: \"two words\" }", "`token` is empty, or");
+        check("{ hosts: [outrigger.example, sidecar] }", "");
+        check("{ hosts: [a, \"http://b/\"] }", "f:1:14");
+        check("{ hosts: [\"b:9900\"] }", "`b:9900` is not the name of a host");
+    }
 }

@@ -4,4 +4,9 @@
 
 pub mod config;
 pub mod run;
+mod change;
+mod guard;
+mod socket;
 pub mod view;
+
+pub use socket::Prepared;

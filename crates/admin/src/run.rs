@@ -1,19 +1,25 @@
 //! The listeners: read only over TCP, everything over the socket, probes alone. In: a view. Out: answers. Whatever changes
-//! something needs the socket, whose file only its owner can open. Bounds: those of `net::serve`.
+//! something needs the socket, whose file says who may open it, and the token where one is set. Bounds: those of `net::serve`,
+//! and `UPGRADE_MAX` for the one answer that waits.
 
+use crate::change::{change, not_allowed};
 use crate::config::Config;
+use crate::guard;
+use crate::socket::{self, Rights, Taken};
 use crate::view::{Probe, View, to_json};
 use base::listen::Sockets;
 use base::oplog::LevelHandle;
 use base::scope::Scope;
+use base::unit::Secret;
 use net::serve::{Answer, Asked, Server};
-use std::fs;
-use std::io;
-use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
-use std::path::Path;
+use std::future::Future;
+use std::path::PathBuf;
+use std::pin::Pin;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::net::{TcpListener, UnixListener};
+
+pub use crate::socket::Prepared;
 
 /// What may be changed while running.
 #[derive(Clone)]
@@ -21,7 +27,16 @@ pub struct Controls {
     pub level: LevelHandle,
     /// Reads the configuration again; the error is the report of its mistakes.
     pub reload: Rc<dyn Fn() -> Result<String, String>>,
+    /// Starts a new worker from a binary (None: the one that runs); the answer comes when it is ready or was given up.
+    pub upgrade: Rc<Upgrade>,
+    /// Begins the stop order, within a time where given. Returns at once, so that the answer still gets out.
+    pub stop: Rc<dyn Fn(Option<Duration>)>,
 }
+
+pub type Upgrade = dyn Fn(Option<PathBuf>) -> Pin<Box<dyn Future<Output = Result<String, String>>>>;
+
+/// How long the answer to an upgrade may take.
+pub const UPGRADE_MAX: Duration = Duration::from_secs(60);
 
 /// How much a listener may show and do.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -31,18 +46,53 @@ enum Access {
     Everything,
 }
 
+/// What every listener answers from.
+struct Desk {
+    view: Rc<View>,
+    controls: Controls,
+    token: Option<Secret>,
+    hosts: Vec<String>,
+    upgrade_max: Duration,
+    scope: Scope,
+}
+
 /// The pause after an accept that failed for want of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Binds what is configured. Errors name each address or path that cannot be had.
+/// How often a worker looks whether the one before it has left the socket, and after which time it says that it waits.
+const SOCKET_LOOK: Duration = Duration::from_millis(20);
+const SOCKET_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Makes the socket, where one is configured. To be called before the sandbox closes: from within, no file can be given to a
+/// group, and no group be looked up.
+pub fn prepare(config: &Config) -> Result<Option<Prepared>, String> {
+    let Some(path) = &config.socket else { return Ok(None) };
+    let group = config.group.as_deref().map(socket::group_number).transpose();
+    let group = group.map_err(|error| format!("admin.group: {error}; {}", socket::GROUP_HELP))?;
+    let prepared = socket::prepare(path, Rights { mode: config.mode.0, group });
+    prepared.map(Some).map_err(|error| format!("admin.socket: {}: {error}", path.display()))
+}
+
+/// Binds what is configured. The listeners end with `scope`. Errors name each address or path that cannot be had.
 pub fn start(
     config: &Config,
+    socket: Option<Prepared>,
     view: Rc<View>,
     controls: Controls,
     sockets: &Sockets,
     scope: &Scope,
+    connections: &Scope,
 ) -> Result<(), Vec<String>> {
     let mut errors = Vec::new();
+    let generation = view.generation;
+    let desk = Rc::new(Desk {
+        view,
+        controls,
+        token: config.token.clone(),
+        hosts: config.hosts.clone(),
+        upgrade_max: UPGRADE_MAX,
+        scope: connections.clone(),
+    });
     for (name, address, access) in
         [("admin/listen", config.listen, Access::Read), ("admin/probes", config.probes, Access::Probes)]
     {
@@ -52,136 +102,165 @@ pub fn start(
             TcpListener::from_std(socket).map_err(|error| error.to_string())
         });
         match bound {
-            Ok(socket) => {
-                drop(scope.spawn("admin", tcp(socket, access, view.clone(), controls.clone(), scope.clone())))
-            }
+            Ok(socket) => drop(scope.spawn("admin", tcp(socket, access, desk.clone()))),
             Err(error) => errors.push(format!("{}: {error}", name.replace('/', "."))),
         }
     }
-    if let Some(path) = &config.socket {
-        match bind_socket(path) {
-            Ok(socket) => drop(scope.spawn("admin", unix(socket, view, controls, scope.clone()))),
-            Err(error) => errors.push(format!("admin.socket: {}: {error}", path.display())),
-        }
+    if let Some(prepared) = socket
+        && let Err(error) = start_socket(prepared, generation, desk, scope)
+    {
+        errors.push(format!("admin.socket: {error}"));
     }
     if errors.is_empty() { Ok(()) } else { Err(errors) }
 }
 
-/// A socket file that nobody answers on is left from a process that was killed, and is replaced.
-fn bind_socket(path: &Path) -> io::Result<UnixListener> {
-    if let Some(parent) = path.parent() {
-        fs::create_dir_all(parent)?;
-    }
-    match fs::symlink_metadata(path) {
-        Ok(meta) if !meta.file_type().is_socket() => {
-            return Err(io::Error::other("a file of another kind is there; remove it or choose another path"));
+fn start_socket(prepared: Prepared, generation: u32, desk: Rc<Desk>, scope: &Scope) -> Result<(), String> {
+    let path = prepared.path().display().to_string();
+    match prepared.take().map_err(|error| format!("{path}: {error}"))? {
+        Taken::Ours(socket) => drop(scope.spawn("admin", unix(socket, desk))),
+        // The worker before us answers until it gives way; a worker that never gets that far leaves the socket to it.
+        Taken::Held(prepared) if generation > 0 => {
+            scope.spawn("admin", async move {
+                if let Some(socket) = succeed(prepared).await {
+                    unix(socket, desk).await;
+                }
+            });
         }
-        Ok(_) if std::os::unix::net::UnixStream::connect(path).is_ok() => {
-            return Err(io::Error::other("another process answers on it; stop it or choose another path"));
-        }
-        Ok(_) => fs::remove_file(path)?,
-        Err(_) => {}
+        Taken::Held(_) => return Err(format!("{path}: another process answers on it; stop it or choose another path")),
     }
-    // Made where only the owner can look, so that there is no moment at which others could connect.
-    let before = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o177));
-    let bound = UnixListener::bind(path);
-    rustix::process::umask(before);
-    fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
-    bound
+    Ok(())
 }
 
-async fn tcp(socket: TcpListener, access: Access, view: Rc<View>, controls: Controls, scope: Scope) {
+/// Waits for a path that is still held.
+async fn succeed(mut prepared: Prepared) -> Option<UnixListener> {
+    let path = prepared.path().display().to_string();
+    let (began, mut told) = (Instant::now(), false);
+    loop {
+        prepared = match prepared.take() {
+            Ok(Taken::Ours(socket)) => return Some(socket),
+            Ok(Taken::Held(prepared)) => prepared,
+            Err(error) => {
+                tracing::error!(path, error, "the admin socket cannot be had");
+                return None;
+            }
+        };
+        if began.elapsed() > SOCKET_PATIENCE && !std::mem::replace(&mut told, true) {
+            tracing::warn!(path, "another process still answers on the admin socket; waiting for it");
+        }
+        tokio::time::sleep(SOCKET_LOOK).await;
+    }
+}
+
+async fn tcp(socket: TcpListener, access: Access, desk: Rc<Desk>) {
     let server = Server::default();
     loop {
         server.place().await;
         match socket.accept().await {
             Ok((stream, _)) => {
-                let answer = answerer(access, view.clone(), controls.clone());
-                scope.spawn("admin connection", server.clone().connection(stream, answer));
+                let connections = desk.scope.clone();
+                let desk = desk.clone();
+                let answer = move |asked| answer(access, asked, desk.clone());
+                connections.spawn_each("admin connection", server.clone().connection(stream, answer));
             }
             Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
         }
     }
 }
 
-async fn unix(socket: UnixListener, view: Rc<View>, controls: Controls, scope: Scope) {
+async fn unix(socket: UnixListener, desk: Rc<Desk>) {
     let server = Server::default();
     loop {
         server.place().await;
         match socket.accept().await {
             Ok((stream, _)) => {
-                let answer = answerer(Access::Everything, view.clone(), controls.clone());
-                scope.spawn("admin connection", server.clone().connection(stream, answer));
+                let connections = desk.scope.clone();
+                let desk = desk.clone();
+                let answer = move |asked| answer(Access::Everything, asked, desk.clone());
+                connections.spawn_each("admin connection", server.clone().connection(stream, answer));
             }
             Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
         }
     }
 }
 
-fn answerer(access: Access, view: Rc<View>, controls: Controls) -> impl Fn(Asked) -> std::future::Ready<Answer> {
-    move |asked| std::future::ready(answer(access, &asked, &view, &controls))
-}
-
-fn answer(access: Access, asked: &Asked, view: &View, controls: &Controls) -> Answer {
+async fn answer(access: Access, asked: Asked, desk: Rc<Desk>) -> Answer {
+    let view = &desk.view;
     let reads = asked.method == http::Method::GET || asked.method == http::Method::HEAD;
-    let probe = |probe| {
-        let (status, text) = view.probe(probe);
-        Answer::text(status, text)
+    let probe = match asked.path.as_str() {
+        "/started" => Some(Probe::Started),
+        "/ready" => Some(Probe::Ready),
+        "/live" => Some(Probe::Live),
+        _ => None,
     };
-    match asked.path.as_str() {
-        "/started" if reads => return probe(Probe::Started),
-        "/ready" if reads => return probe(Probe::Ready),
-        "/live" if reads => return probe(Probe::Live),
-        _ if access == Access::Probes => return Answer::text(404, "only /started, /ready and /live are here\n"),
-        _ => {}
+    // No page of a browser reaches a unix socket. Probers come by whatever name a service has.
+    if access != Access::Everything
+        && let Some(refusal) = guard::stranger(&asked, &desk.hosts, probe.is_some())
+    {
+        return refusal;
     }
-    if !reads {
-        if access != Access::Everything {
-            return Answer::text(405, "this listener is read only; what changes something needs the admin socket\n");
+    if let Some(probe) = probe.filter(|_| reads) {
+        let (status, text) = view.probe(probe);
+        return Answer::text(status, text);
+    }
+    let is_read = probe.is_some() || SHOWN.contains(&asked.path.as_str());
+    match access {
+        Access::Probes if is_read && !reads => not_allowed("a probe is read by GET\n", READS),
+        Access::Probes => Answer::text(404, "only /started, /ready and /live are here\n"),
+        Access::Read if !reads => {
+            not_allowed("this listener is read only; what changes something needs the admin socket\n", READS)
         }
-        return change(asked, controls);
+        Access::Everything if !reads && is_read => not_allowed("this is read by GET\n", READS),
+        Access::Everything if !reads => match guard::without_token(&asked.headers, desk.token.as_ref()) {
+            Some(refusal) => refusal,
+            None => change(&asked, &desk.controls, desk.upgrade_max, &desk.scope).await,
+        },
+        Access::Read | Access::Everything if is_read => show(&asked.path, view),
+        Access::Everything if crate::change::PATHS.contains(&asked.path.as_str()) => {
+            not_allowed("this is a change, which takes POST\n", "POST")
+        }
+        Access::Read | Access::Everything => {
+            Answer::text(404, format!("known here: {} /started /ready /live\n", SHOWN.join(" ")))
+        }
     }
-    match asked.path.as_str() {
+}
+
+const READS: &str = "GET, HEAD";
+const SHOWN: [&str; 5] = ["/", "/metrics", "/ledger", "/status", "/config"];
+
+fn show(path: &str, view: &View) -> Answer {
+    match path {
         "/" => page(view),
-        "/metrics" => Answer::new(200, "text/plain; version=0.0.4; charset=utf-8", view.metrics_text()),
+        "/metrics" => Answer {
+            headers: HEADERS.to_vec(),
+            ..Answer::new(200, "text/plain; version=0.0.4; charset=utf-8", view.metrics_text())
+        },
         "/ledger" => json(view.ledger_json()),
         "/status" => json(to_json(&view.status())),
-        "/config" => json(to_json(&view.config)),
-        _ => Answer::text(404, "known here: / /started /ready /live /metrics /ledger /status /config\n"),
-    }
-}
-
-fn change(asked: &Asked, controls: &Controls) -> Answer {
-    match asked.path.as_str() {
-        "/log-level" if asked.method == http::Method::POST => {
-            let level = String::from_utf8_lossy(&asked.body);
-            match controls.level.set(level.trim()) {
-                Ok(()) => Answer::text(200, "done\n"),
-                Err(error) => Answer::text(400, format!("{error}\n")),
-            }
-        }
-        "/reload" if asked.method == http::Method::POST => match (controls.reload)() {
-            Ok(done) => Answer::text(200, done),
-            Err(report) => Answer::text(400, report),
-        },
-        _ => Answer::text(404, "known here: POST /reload, and POST /log-level with the level as body\n"),
+        _ => json(to_json(&view.config)),
     }
 }
 
 fn json(text: String) -> Answer {
-    Answer { headers: vec![("cache-control", "no-store")], ..Answer::new(200, "application/json", text) }
+    Answer { headers: HEADERS.to_vec(), ..Answer::new(200, "application/json", text) }
 }
+
+/// What is shown is for whoever asked, now, and no part of another page.
+const HEADERS: [(&str, &str); 3] = [
+    ("cache-control", "no-store"),
+    ("x-content-type-options", "nosniff"),
+    ("cross-origin-resource-policy", "same-origin"),
+];
 
 /// One file without anything from elsewhere; scripts and styles are its own, and the first status is in it.
 fn page(view: &View) -> Answer {
     let policy = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; img-src data:; \
                   base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
-    let headers = vec![
+    let mut headers = HEADERS.to_vec();
+    headers.extend([
         ("content-security-policy", policy),
-        ("x-content-type-options", "nosniff"),
+        ("cross-origin-opener-policy", "same-origin"),
         ("referrer-policy", "no-referrer"),
-        ("cache-control", "no-store"),
-    ];
+    ]);
     // Within a script element only `<` could end it (HTML, 13.2.5.4).
     let first = to_json(&view.status()).replace('<', "\\u003c");
     let html = include_str!("page.html").replace("FIRST_STATUS", &first);
@@ -191,49 +270,188 @@ fn page(view: &View) -> Answer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use base::telemetry::Telemetry;
-    use std::time::Instant;
+    use bytes::Bytes;
+    use http::{HeaderMap, HeaderValue, Method};
+    use std::cell::RefCell;
+    use tracing::level_filters::LevelFilter;
 
-    fn ask(access: Access, method: http::Method, path: &str) -> u16 {
-        let view = View {
-            telemetry: Telemetry::default(),
-            revisions: base::revisions::Revisions::default(),
-            state: base::state::StateDir::without(String::new()),
-            config: serde_json::Value::Null,
-            started_at: Instant::now(),
-            generation: 0,
+    /// What the controls were told.
+    type Heard = Rc<RefCell<Vec<String>>>;
+
+    fn desk(token: Option<&str>) -> (Rc<Desk>, Heard) {
+        let view = View::sample();
+        let health = view.telemetry.health("logs");
+        health.set_ready(true);
+        let heard = Heard::default();
+        let (upgrades, stops) = (heard.clone(), heard.clone());
+        let controls = Controls {
+            level: base::oplog::start(LevelFilter::OFF),
+            reload: Rc::new(|| Err("a mistake".into())),
+            upgrade: Rc::new(move |to| {
+                upgrades.borrow_mut().push(format!("upgrade {to:?}"));
+                let never = to.as_ref().is_some_and(|path| path.ends_with("never"));
+                Box::pin(async move {
+                    if never {
+                        std::future::pending::<()>().await;
+                    }
+                    match to {
+                        Some(path) => Err(format!("{} is no program", path.display())),
+                        None => Ok("the worker was replaced".into()),
+                    }
+                })
+            }),
+            stop: Rc::new(move |within| stops.borrow_mut().push(format!("stop {within:?}"))),
         };
-        view.telemetry.health("logs").set_ready(true);
-        let reload: Rc<dyn Fn() -> Result<String, String>> = Rc::new(|| Err("a mistake".into()));
-        let controls = Controls { level: base::oplog::start(tracing::level_filters::LevelFilter::OFF), reload };
-        let asked = Asked {
-            method,
-            path: path.into(),
-            query: String::new(),
-            headers: http::HeaderMap::new(),
-            body: bytes_of("debug"),
-        };
-        answer(access, &asked, &view, &controls).status
+        let token = token.map(Secret::new);
+        let scope = Scope::new("test", health);
+        (
+            Rc::new(Desk {
+                view: Rc::new(view),
+                controls,
+                token,
+                hosts: Vec::new(),
+                upgrade_max: Duration::from_millis(20),
+                scope,
+            }),
+            heard,
+        )
     }
 
-    fn bytes_of(text: &'static str) -> bytes::Bytes {
-        bytes::Bytes::from_static(text.as_bytes())
+    fn asked(method: Method, path: &str, body: &'static str) -> Asked {
+        let (path, query, headers) = (path.into(), String::new(), HeaderMap::new());
+        Asked { method, path, query, headers, body: Bytes::from_static(body.as_bytes()) }
+    }
+
+    fn now<T>(future: impl Future<Output = T>) -> T {
+        let options = tokio::runtime::LocalOptions::default();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build_local(options);
+        runtime.expect("a runtime").block_on(future)
+    }
+
+    fn ask(access: Access, method: Method, path: &str) -> u16 {
+        now(answer(access, asked(method, path, ""), desk(None).0)).status
     }
 
     /// covers: foundation 6
+    /// covers: attachment 6
     #[test]
     fn each_listener_shows_and_does_what_it_should_and_no_more() {
-        use http::Method;
-        for path in ["/", "/ready", "/metrics", "/ledger", "/status", "/config"] {
-            assert_eq!(ask(Access::Read, Method::GET, path), 200, "{path}");
-            assert_eq!(ask(Access::Everything, Method::GET, path), 200, "{path}");
+        let shown = ["/", "/metrics", "/ledger", "/status", "/config"];
+        let probes = ["/started", "/ready", "/live"];
+        let changes = ["/reload", "/log-level", "/upgrade", "/stop", "/quitquitquit"];
+        let check = |access, name: &str, method: Method, paths: &[&str], expect: u16| {
+            for path in paths {
+                assert_eq!(ask(access, method.clone(), path), expect, "{method} {path} on {name}");
+            }
+        };
+        for method in [Method::GET, Method::HEAD] {
+            check(Access::Probes, "probes", method.clone(), &probes, 200);
+            check(Access::Probes, "probes", method.clone(), &shown, 404);
+            check(Access::Probes, "probes", method.clone(), &changes, 404);
+            check(Access::Read, "listen", method.clone(), &[&probes[..], &shown].concat(), 200);
+            check(Access::Read, "listen", method.clone(), &changes, 404);
+            check(Access::Everything, "socket", method.clone(), &[&probes[..], &shown].concat(), 200);
+            check(Access::Everything, "socket", method, &changes, 405);
         }
-        assert_eq!(ask(Access::Probes, Method::GET, "/live"), 200);
-        assert_eq!(ask(Access::Probes, Method::GET, "/config"), 404);
-        assert_eq!(ask(Access::Read, Method::POST, "/log-level"), 405);
-        assert_eq!(ask(Access::Read, Method::POST, "/ready"), 405);
-        assert_ne!(ask(Access::Everything, Method::POST, "/log-level"), 405);
-        assert_eq!(ask(Access::Everything, Method::POST, "/nothing"), 404);
-        assert_eq!(ask(Access::Everything, Method::POST, "/reload"), 400, "a configuration with a mistake is refused");
+        for method in [Method::POST, Method::PUT, Method::DELETE, Method::PATCH, Method::OPTIONS] {
+            check(Access::Probes, "probes", method.clone(), &[&probes[..], &shown].concat(), 405);
+            check(Access::Probes, "probes", method.clone(), &changes, 404);
+            let all = [&probes[..], &shown, &changes, &["/nothing"]].concat();
+            check(Access::Read, "listen", method.clone(), &all, 405);
+            check(Access::Everything, "socket", method.clone(), &[&probes[..], &shown].concat(), 405);
+            check(Access::Everything, "socket", method.clone(), &["/nothing"], 404);
+            if method != Method::POST {
+                check(Access::Everything, "socket", method, &changes, 405);
+            }
+        }
+        check(Access::Everything, "socket", Method::POST, &["/upgrade", "/stop", "/quitquitquit"], 200);
+        check(Access::Everything, "socket", Method::POST, &["/reload", "/log-level"], 400);
+    }
+
+    fn post(path: &str, body: &'static str) -> (u16, String, Vec<String>) {
+        let (desk, heard) = desk(None);
+        let answer = now(answer(Access::Everything, asked(Method::POST, path, body), desk));
+        let heard = heard.borrow().clone();
+        (answer.status, String::from_utf8_lossy(&answer.body).into_owned(), heard)
+    }
+
+    /// covers: attachment 3
+    /// covers: attachment 4
+    #[test]
+    fn a_change_reaches_its_control_or_is_refused_with_a_reason() {
+        let check = |path: &str, body: &'static str, status: u16, said: &str, told: &[&str]| {
+            let (got, text, heard) = post(path, body);
+            assert_eq!((got, heard.as_slice()), (status, &told.iter().map(|t| t.to_string()).collect::<Vec<_>>()[..]));
+            assert!(text.contains(said) && text.ends_with('\n'), "{path} {body}: {text:?}");
+        };
+        check("/reload", "", 400, "a mistake", &[]);
+        check("/log-level", "loud", 400, "loud", &[]);
+        check("/upgrade", "", 200, "the worker was replaced", &["upgrade None"]);
+        check("/upgrade", "\n", 200, "the worker was replaced", &["upgrade None"]);
+        check("/upgrade", "/bin/new\n", 409, "/bin/new is no program", &["upgrade Some(\"/bin/new\")"]);
+        check("/upgrade", "bin/new", 400, "beginning with /", &[]);
+        check("/upgrade", "/bin\0/new", 400, "zero byte", &[]);
+        check("/upgrade", "/never", 504, "within 20ms", &["upgrade Some(\"/never\")"]);
+        check("/stop", "", 200, "stopping", &["stop None"]);
+        check("/stop", "10s\n", 200, "stopping", &["stop Some(10s)"]);
+        check("/quitquitquit", "", 200, "stopping", &["stop None"]);
+        check("/stop", "soon", 400, "`soon` is not a duration", &[]);
+    }
+
+    /// covers: attachment 6
+    #[test]
+    fn with_a_token_everything_is_read_without_it_and_nothing_changes_without_it() {
+        let (desk, heard) = desk(Some("open-sesame"));
+        for path in ["/status", "/config", "/ready", "/"] {
+            let got = now(answer(Access::Everything, asked(Method::GET, path, ""), desk.clone()));
+            assert_eq!(got.status, 200, "{path}");
+        }
+        for path in crate::change::PATHS {
+            let got = now(answer(Access::Everything, asked(Method::POST, path, ""), desk.clone()));
+            assert_eq!(got.status, 401, "{path}");
+        }
+        assert!(heard.borrow().is_empty(), "{heard:?}");
+        let mut with = asked(Method::POST, "/stop", "");
+        with.headers.insert("authorization", HeaderValue::from_static("Bearer open-sesame"));
+        assert_eq!(now(answer(Access::Everything, with, desk)).status, 200);
+        assert_eq!(*heard.borrow(), ["stop None"]);
+    }
+
+    /// covers: attachment 6
+    #[test]
+    fn strangers_are_refused_over_tcp_and_a_name_does_not_stop_a_prober() {
+        let check = |access, path: &str, name: &'static str, value: &'static str, expect: u16| {
+            let mut asked = asked(Method::GET, path, "");
+            asked.headers.insert(name, HeaderValue::from_static(value));
+            assert_eq!(now(answer(access, asked, desk(None).0)).status, expect, "{path} with {name}: {value}");
+        };
+        check(Access::Read, "/status", "host", "evil.example:9900", 421);
+        check(Access::Read, "/status", "host", "127.0.0.1:9900", 200);
+        check(Access::Read, "/ready", "host", "orders.default.svc", 200);
+        check(Access::Probes, "/ready", "host", "orders.default.svc", 200);
+        check(Access::Read, "/status", "origin", "http://evil.example", 403);
+        check(Access::Read, "/ready", "origin", "http://evil.example", 403);
+        check(Access::Read, "/status", "sec-fetch-site", "cross-site", 403);
+        check(Access::Everything, "/status", "host", "outrigger", 200);
+    }
+
+    /// covers: attachment 6
+    #[test]
+    fn a_worker_waits_for_the_socket_that_the_one_before_it_still_holds() {
+        let path = std::env::temp_dir().join(format!("outrigger-succeed-{}.sock", std::process::id()));
+        let rights = Rights { mode: 0o600, group: None };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(async {
+            let made = || socket::prepare(&path, rights).expect("made");
+            let before = made().take().expect("taken");
+            let waits = succeed(made());
+            tokio::pin!(waits);
+            let early = tokio::time::timeout(SOCKET_LOOK * 3, &mut waits).await;
+            assert!(early.is_err(), "the one before it still answers");
+            drop(before);
+            let after = tokio::time::timeout(Duration::from_secs(10), waits).await.expect("the socket is free");
+            assert!(after.is_some() && std::os::unix::net::UnixStream::connect(&path).is_ok());
+        });
+        std::fs::remove_file(&path).expect("the socket's file");
     }
 }

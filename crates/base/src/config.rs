@@ -2,17 +2,22 @@
 //! placeholders. Out: the Config and its tree (so that later checks can name places), or a `Report`.
 
 use crate::diag::{Diagnostic, Report};
-use crate::fill::{Lookup, fill};
+use crate::fill::{Filled, Lookup, fill};
 use crate::schema;
 use crate::tree::{self, Node};
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
+use std::path::PathBuf;
 
 /// A Config that the schema allows, with the tree it came from.
 pub struct Loaded<C> {
     pub config: C,
     pub tree: Node,
     pub report: Report,
+    /// The variables that stand in secret cells.
+    pub secret_variables: Vec<String>,
+    /// The files that were filled in.
+    pub files: Vec<PathBuf>,
 }
 
 /// The JSON Schema of a Config type, as the walker and editors read it.
@@ -39,10 +44,13 @@ pub fn load<C: DeserializeOwned + JsonSchema>(
             return Err(report);
         }
     };
-    let unfilled = fill(&mut tree, lookup);
+    let Filled { findings: unfilled, names } = fill(&mut tree, lookup);
     let unfilled_places: Vec<_> = unfilled.iter().filter_map(|finding| finding.place).collect();
     let checked = schema::check(&tree, &schema_of::<C>());
-    checked.secrets.into_iter().for_each(|place| report.mask(place));
+    checked.secrets.iter().for_each(|place| report.mask(*place));
+    let files = names.iter().filter_map(|(_, name)| name.strip_prefix("file:")).map(PathBuf::from).collect();
+    let secret = names.iter().filter(|(place, name)| checked.secrets.contains(place) && !name.starts_with("file:"));
+    let secret_variables = secret.map(|(_, name)| name.clone()).collect();
     report.extend(unfilled);
     // A cell that could not be filled would be reported a second time for its type.
     report
@@ -51,7 +59,7 @@ pub fn load<C: DeserializeOwned + JsonSchema>(
         return Err(report);
     }
     match serde_path_to_error::deserialize(&checked.json) {
-        Ok(config) => Ok(Loaded { config, tree, report }),
+        Ok(config) => Ok(Loaded { config, tree, report, secret_variables, files }),
         Err(error) => {
             let path = error.path().to_string();
             let keys: Vec<&str> = path.split(['.', '[', ']']).filter(|part| !part.is_empty()).collect();

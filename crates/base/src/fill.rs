@@ -3,7 +3,7 @@
 //! not there. Keys, comments and other text are left alone, and what is filled in is never read as YAML again.
 //! Bound: a file that is filled in has at most `FILE_MAX` bytes.
 
-use crate::diag::Diagnostic;
+use crate::diag::{Diagnostic, Place};
 use crate::tree::{Node, Value};
 use std::path::Path;
 
@@ -28,22 +28,32 @@ fn read_small(path: &Path) -> std::io::Result<String> {
     std::fs::read_to_string(path)
 }
 
-/// Fills the whole tree in place; returns what could not be filled.
-pub fn fill(node: &mut Node, lookup: &Lookup<'_>) -> Vec<Diagnostic> {
-    let mut findings = Vec::new();
-    walk(node, lookup, &mut findings);
-    findings
+/// What was filled, and what could not be.
+#[derive(Debug, Default)]
+pub struct Filled {
+    pub findings: Vec<Diagnostic>,
+    /// The places where names stood, and the names: `NAME`, or `file:/path`.
+    pub names: Vec<(Place, String)>,
 }
 
-fn walk(node: &mut Node, lookup: &Lookup<'_>, findings: &mut Vec<Diagnostic>) {
+/// Fills the whole tree in place.
+pub fn fill(node: &mut Node, lookup: &Lookup<'_>) -> Filled {
+    let mut filled = Filled::default();
+    walk(node, lookup, &mut filled);
+    filled
+}
+
+fn walk(node: &mut Node, lookup: &Lookup<'_>, all: &mut Filled) {
     let place = node.place;
     match &mut node.value {
-        Value::List(items) => items.iter_mut().for_each(|item| walk(item, lookup, findings)),
-        Value::Map(entries) => entries.iter_mut().for_each(|entry| walk(&mut entry.node, lookup, findings)),
+        Value::List(items) => items.iter_mut().for_each(|item| walk(item, lookup, all)),
+        Value::Map(entries) => entries.iter_mut().for_each(|entry| walk(&mut entry.node, lookup, all)),
         Value::Scalar { text, plain } => {
             if !text.contains('$') {
                 return;
             }
+            let names = text.split("${").skip(1).filter_map(|rest| rest.split(":-").next()?.split('}').next());
+            all.names.extend(names.map(|name| (place, name.to_string())));
             match expand(text, lookup) {
                 Ok(filled) => {
                     // A whole cell that was filled in may be a number or a boolean, quotes or not: `port: "${PORT}"`.
@@ -51,7 +61,7 @@ fn walk(node: &mut Node, lookup: &Lookup<'_>, findings: &mut Vec<Diagnostic>) {
                     node.filled = *text != filled;
                     *text = filled;
                 }
-                Err(finding) => findings.push(Diagnostic { place: Some(place), ..finding }),
+                Err(finding) => all.findings.push(Diagnostic { place: Some(place), ..finding }),
             }
         }
     }
@@ -126,7 +136,7 @@ mod tests {
 
     fn check(text: &str, expect: Result<(&str, bool), &str>) {
         let mut tree = parse(&format!("k: {text}\n")).expect("valid YAML");
-        let findings = fill(&mut tree, &LOOKUP);
+        let findings = fill(&mut tree, &LOOKUP).findings;
         match expect {
             Ok((want, want_plain)) => {
                 assert!(findings.is_empty(), "{text}: {findings:?}");
@@ -152,12 +162,21 @@ mod tests {
         check("\"${a-b}\"", Err("not the name"));
     }
 
+    /// covers: attachment 6
+    #[test]
+    fn the_names_that_a_configuration_uses_are_known_by_place() {
+        let mut tree = parse("a: ${PORT}-${NOPE:-x}\nb: ${file:/token}\n").expect("valid YAML");
+        let filled = fill(&mut tree, &LOOKUP);
+        let names: Vec<(u32, &str)> = filled.names.iter().map(|(place, name)| (place.line, name.as_str())).collect();
+        assert_eq!(names, [(1, "PORT"), (1, "NOPE"), (2, "file:/token")]);
+    }
+
     /// covers: foundation 3
     #[test]
     fn what_is_filled_in_is_data_and_never_yaml() {
         let lookup = Lookup { variable: &|_| Some("x\nadmin: { listen: evil }".into()), file: LOOKUP.file };
         let mut tree = parse("# ${IGNORED}\na: ${V}\n").expect("valid YAML");
-        assert!(fill(&mut tree, &lookup).is_empty());
+        assert!(fill(&mut tree, &lookup).findings.is_empty());
         let Value::Map(entries) = &tree.value else { panic!("a mapping") };
         assert_eq!(entries.len(), 1);
     }

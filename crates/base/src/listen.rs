@@ -2,6 +2,7 @@
 //! stored under that name, or a new one, which is then stored (sd_listen_fds(3), sd_notify(3) FDSTORE). An address that is
 //! taken is an error that names the holder where /proc shows it.
 
+use crate::needs::Listen;
 use crate::subsystem::lock;
 use rustix::net::{
     AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, sockopt,
@@ -20,8 +21,8 @@ const BACKLOG: i32 = 4096;
 #[derive(Clone, Default)]
 pub struct Sockets {
     inherited: Arc<Mutex<Named>>,
-    /// Copies kept for the next worker of this very process, where nobody else stores them.
-    kept: Arc<Mutex<Named>>,
+    /// Bound before the sandbox closed, and not yet used.
+    bound: Arc<Mutex<Named>>,
     notify: Option<Arc<OwnedFd>>,
 }
 
@@ -30,17 +31,16 @@ type Named = Vec<(String, OwnedFd)>;
 impl Sockets {
     /// `notify` speaks to whoever stores descriptors: our supervisor or systemd.
     pub fn new(inherited: Named, notify: Option<Arc<OwnedFd>>) -> Sockets {
-        Sockets { inherited: Arc::new(Mutex::new(inherited)), kept: Arc::default(), notify }
-    }
-
-    /// What the next worker of this process inherits.
-    pub fn take_kept(&self) -> Named {
-        std::mem::take(&mut lock(&self.kept))
+        Sockets { inherited: Arc::new(Mutex::new(inherited)), bound: Arc::default(), notify }
     }
 
     /// `count` listening sockets on one address, as a reuse-port group where there are several. Adopts what was stored.
     pub fn tcp(&self, name: &str, address: SocketAddr, count: usize) -> Result<Vec<TcpListener>, String> {
-        let mut group = self.adopt(name, address);
+        let mut group = self.take_bound(name);
+        if !group.is_empty() {
+            return Ok(group);
+        }
+        group = self.adopt(name, address);
         if group.is_empty() {
             // Sockets that may be shared would join a stranger's silently: one bind without the option finds him.
             bind(address, false).map_err(|error| taken(address, &error))?;
@@ -52,6 +52,21 @@ impl Sockets {
             group.push(socket);
         }
         Ok(group)
+    }
+
+    /// Binds before the sandbox closes; `tcp` finds what was bound here. Errors name who needs each address.
+    pub fn bind_early(&self, wanted: &[Listen]) -> Vec<String> {
+        let mut errors = Vec::new();
+        for listen in wanted {
+            match self.tcp(&listen.name, listen.address, listen.count) {
+                Ok(group) => {
+                    let bound = group.into_iter().map(|socket| (listen.name.clone(), OwnedFd::from(socket)));
+                    lock(&self.bound).extend(bound);
+                }
+                Err(error) => errors.push(format!("{}: {error}", listen.owner)),
+            }
+        }
+        errors
     }
 
     fn adopt(&self, name: &str, address: SocketAddr) -> Vec<TcpListener> {
@@ -71,9 +86,6 @@ impl Sockets {
             self.notify(&format!("FDSTOREREMOVE=1\nFDNAME={name}"), None);
             same.iter().for_each(|listener| self.store(name, listener));
         }
-        if self.notify.is_none() {
-            same.iter().for_each(|listener| self.store(name, listener));
-        }
         same
     }
 
@@ -84,12 +96,14 @@ impl Sockets {
         }
     }
 
+    fn take_bound(&self, name: &str) -> Vec<TcpListener> {
+        let mut bound = lock(&self.bound);
+        let (ours, others) = std::mem::take(&mut *bound).into_iter().partition(|(known, _)| known == name);
+        *bound = others;
+        ours.into_iter().map(|(_, fd)| TcpListener::from(fd)).collect()
+    }
+
     fn store(&self, name: &str, socket: &TcpListener) {
-        if self.notify.is_none()
-            && let Ok(copy) = socket.as_fd().try_clone_to_owned()
-        {
-            lock(&self.kept).push((name.to_string(), copy));
-        }
         self.notify(&format!("FDSTORE=1\nFDNAME={name}"), Some(socket));
     }
 
@@ -102,9 +116,11 @@ impl Sockets {
         if let Some(fds) = &fds {
             control.push(SendAncillaryMessage::ScmRights(fds));
         }
-        let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
-        if let Err(error) = rustix::net::sendmsg(notify, &[IoSlice::new(text.as_bytes())], &mut control, flags) {
-            tracing::debug!(%error, "a notice was not taken");
+        // It waits where the queue is full (net.unix.max_dgram_qlen is 10): the supervisor empties it at once, and a socket that is
+        // not stored would be lost with this worker.
+        let text = [IoSlice::new(text.as_bytes())];
+        if let Err(error) = rustix::net::sendmsg(notify, &text, &mut control, SendFlags::NOSIGNAL) {
+            tracing::warn!(%error, "a notice was not taken");
         }
     }
 }

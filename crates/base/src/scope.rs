@@ -9,7 +9,9 @@ use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
+use std::time::Duration;
 use tokio::task::{AbortHandle, JoinHandle};
 
 /// Threads per runtime for calls that block, such as fsync and git.
@@ -32,6 +34,17 @@ impl Scope {
         Scope { inner: Rc::new(Inner { name: name.into(), health, tasks: RefCell::default() }) }
     }
 
+    /// Starts one of many tasks of a kind, such as a connection: a panic in it costs that one alone.
+    pub fn spawn_each(&self, task: &'static str, future: impl Future<Output = ()> + 'static) {
+        let owner = self.inner.name.clone();
+        let caught = CatchPanic { future: Box::pin(future) };
+        self.keep(tokio::task::spawn_local(async move {
+            if let Err(what) = caught.await {
+                tracing::error!(owner, task, what, "a task panicked and is over; the rest goes on");
+            }
+        }));
+    }
+
     /// Starts a task. A panic in it marks the subsystem failed and is logged; it never unwinds into the runtime.
     pub fn spawn(&self, task: &'static str, future: impl Future<Output = ()> + 'static) -> JoinHandle<()> {
         let owner = self.inner.name.clone();
@@ -43,6 +56,10 @@ impl Scope {
                 health.panicked(&format!("task {task} of {owner} panicked: {what}"));
             }
         });
+        self.keep(handle)
+    }
+
+    fn keep(&self, handle: JoinHandle<()>) -> JoinHandle<()> {
         let mut tasks = self.inner.tasks.borrow_mut();
         // Ended tasks are forgotten when the list has doubled, so that a busy scope does not grow.
         if tasks.len() == tasks.capacity() {
@@ -97,18 +114,34 @@ where
             .thread_stack_size(THREAD_STACK)
             .event_interval(EVENT_INTERVAL)
             .build_local(tokio::runtime::LocalOptions::default());
+        let beat = health.beat(&owner);
         let runtime = match built {
             Ok(runtime) => runtime,
             Err(error) => {
                 return health.panicked(&format!("thread {owner} has no runtime: {error}"));
             }
         };
-        if let Err(what) = runtime.block_on(CatchPanic { future: Box::pin(make()) }) {
+        let main = async move {
+            tokio::task::spawn_local(count_beats(beat));
+            make().await;
+        };
+        if let Err(what) = runtime.block_on(CatchPanic { future: Box::pin(main) }) {
             tracing::error!(owner, what, "a thread's main task panicked");
             health.panicked(&format!("{owner} panicked: {what}"));
         }
     })
 }
+
+/// Counts as long as this thread moves.
+async fn count_beats(beat: Arc<AtomicU64>) {
+    loop {
+        beat.fetch_add(1, Ordering::Relaxed);
+        tokio::time::sleep(BEAT_EVERY).await;
+    }
+}
+
+/// How often a thread shows that it moves.
+pub const BEAT_EVERY: Duration = Duration::from_secs(2);
 
 /// Enough for the deepest call (git's tree walk), and only touched pages count.
 const THREAD_STACK: usize = 2 << 20;

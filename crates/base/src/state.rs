@@ -6,8 +6,8 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 /// The directory, shared by all subsystems. `None` inside means: without durability.
 #[derive(Clone)]
@@ -20,7 +20,7 @@ struct Inner {
     trouble: Option<String>,
     max: u64,
     serial: AtomicU64,
-    _lock: Option<File>,
+    lock: Mutex<Option<File>>,
 }
 
 impl StateDir {
@@ -39,7 +39,7 @@ impl StateDir {
     }
 
     fn with(dir: Option<PathBuf>, trouble: Option<String>, max: u64, lock: Option<File>) -> StateDir {
-        StateDir { inner: Arc::new(Inner { dir, trouble, max, serial: AtomicU64::new(0), _lock: lock }) }
+        StateDir { inner: Arc::new(Inner { dir, trouble, max, serial: AtomicU64::new(0), lock: Mutex::new(lock) }) }
     }
 
     fn lock(dir: &Path) -> io::Result<File> {
@@ -58,6 +58,11 @@ impl StateDir {
         fs::write(&probe, b"ok")?;
         fs::remove_file(&probe)?;
         Ok(lock)
+    }
+
+    /// Lets another process have the directory; nothing must be written here afterwards.
+    pub fn release(&self) {
+        *crate::subsystem::lock(&self.inner.lock) = None;
     }
 
     /// Why nothing is kept, where that is so.

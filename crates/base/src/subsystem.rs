@@ -1,9 +1,10 @@
 //! What the worker knows of a subsystem: its health (started, ready, live, and a sentence for people) and its part in
 //! the stop order. In: what subsystems report. Out: the three probes' answers, and phases that all have passed.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 /// Locks even where a panicking thread held the lock: the data behind ours is always whole.
 pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -40,6 +41,9 @@ pub struct Verdict {
 pub struct Health {
     subsystem: &'static str,
     inner: Mutex<Inner>,
+    /// Rings when something broke that a new worker would mend.
+    alarm: Arc<Notify>,
+    beats: Mutex<Vec<(String, Arc<AtomicU64>)>>,
 }
 
 #[derive(Debug)]
@@ -54,8 +58,12 @@ struct Inner {
 
 impl Health {
     pub fn new(subsystem: &'static str) -> Arc<Health> {
+        Health::with_alarm(subsystem, Arc::default())
+    }
+
+    pub fn with_alarm(subsystem: &'static str, alarm: Arc<Notify>) -> Arc<Health> {
         let inner = Inner { started: false, ready: false, panicked: None, faults: Vec::new(), summary: String::new() };
-        Arc::new(Health { subsystem, inner: Mutex::new(inner) })
+        Arc::new(Health { subsystem, inner: Mutex::new(inner), alarm, beats: Mutex::default() })
     }
 
     /// Configuration is there and outbound is open; never waits for the app.
@@ -96,6 +104,19 @@ impl Health {
 
     pub fn panicked(&self, text: &str) {
         lock(&self.inner).panicked.get_or_insert_with(|| text.to_string());
+        self.alarm.notify_one();
+    }
+
+    /// A thread of the subsystem counts here as long as it moves.
+    pub fn beat(&self, thread: &str) -> Arc<AtomicU64> {
+        let beat = Arc::<AtomicU64>::default();
+        lock(&self.beats).push((thread.to_string(), beat.clone()));
+        beat
+    }
+
+    /// How far each thread has counted.
+    pub fn beats(&self) -> Vec<(String, u64)> {
+        lock(&self.beats).iter().map(|(thread, beat)| (thread.clone(), beat.load(Ordering::Relaxed))).collect()
     }
 
     pub fn started(&self) -> bool {
@@ -131,35 +152,42 @@ impl Health {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Phase {
     Run,
+    /// Not part of a stop: another worker takes over. Nothing more is taken in, what is under way may end, and then nothing that
+    /// both would need is touched any more. The phases of a stop follow, for what is under way.
+    Yield,
     /// Inbound takes no new connections and drains; the last scrape of the app is made now, while it still answers.
     Drain,
     /// The app has ended: read its output and files to their end, deliver or persist.
     Finish,
     /// Outbound closes; everything ends.
     Close,
-    /// Not part of a stop: the next worker takes over. What is under way may end; nothing is read to its end or closed.
-    Yield,
+}
+
+/// Where the stop order stands.
+#[derive(Clone, Copy, Debug)]
+struct Now {
+    phase: Phase,
+    /// The moment by which the phase must have passed.
+    until: Instant,
+    /// Another worker takes over.
+    yields: bool,
 }
 
 /// What a subsystem holds of the stop order: it watches the phase, and says when it has done its part.
 pub struct Station {
-    phase: watch::Receiver<(Phase, Instant)>,
+    watch: PhaseWatch,
     done: watch::Sender<Phase>,
 }
 
 impl Station {
-    /// The present phase and the moment by which it must have passed.
-    pub fn phase(&self) -> (Phase, Instant) {
-        *self.phase.borrow()
+    /// Whether another worker takes over, so that nothing is read to its end.
+    pub fn yields(&self) -> bool {
+        self.watch.yields()
     }
 
     /// Waits until the phase is at least the given one; answers its deadline.
     pub async fn reached(&mut self, phase: Phase) -> Instant {
-        match self.phase.wait_for(|(now, _)| *now >= phase).await {
-            Ok(now) => now.1,
-            // The conductor is gone: the worker is ending, and there is no time left.
-            Err(_) => Instant::now(),
-        }
+        self.watch.reached(phase).await
     }
 
     pub fn done(&self, phase: Phase) {
@@ -172,38 +200,56 @@ impl Station {
 
     /// A second view of the phases for a task beside the one that answers `done`.
     pub fn watch(&self) -> PhaseWatch {
-        PhaseWatch { phase: self.phase.clone() }
+        self.watch.clone()
     }
 }
 
 /// A view of the stop order without the duty to answer.
 #[derive(Clone)]
 pub struct PhaseWatch {
-    phase: watch::Receiver<(Phase, Instant)>,
+    now: watch::Receiver<Now>,
 }
 
 impl PhaseWatch {
     pub fn phase(&self) -> Phase {
-        self.phase.borrow().0
+        self.now.borrow().phase
+    }
+
+    pub fn yields(&self) -> bool {
+        self.now.borrow().yields
     }
 
     pub async fn reached(&mut self, phase: Phase) -> Instant {
-        match self.phase.wait_for(|(now, _)| *now >= phase).await {
-            Ok(now) => now.1,
+        match self.now.wait_for(|now| now.phase >= phase).await {
+            Ok(now) => now.until,
+            // The conductor is gone: the worker is ending, and there is no time left.
             Err(_) => Instant::now(),
         }
+    }
+
+    /// Waits until another worker takes over.
+    pub async fn yielding(&mut self) {
+        if self.now.wait_for(|now| now.yields).await.is_err() {
+            std::future::pending().await
+        }
+    }
+
+    /// Waits until another worker takes over, or the phase is reached.
+    pub async fn yields_or_reached(&mut self, phase: Phase) {
+        let _ = self.now.wait_for(|now| now.yields || now.phase >= phase).await;
     }
 }
 
 /// Leads all subsystems through the stop order.
 pub struct Conductor {
-    phase: watch::Sender<(Phase, Instant)>,
+    now: watch::Sender<Now>,
     stations: Vec<(&'static str, watch::Receiver<Phase>)>,
 }
 
 impl Default for Conductor {
     fn default() -> Conductor {
-        Conductor { phase: watch::channel((Phase::Run, Instant::now())).0, stations: Vec::new() }
+        let now = Now { phase: Phase::Run, until: Instant::now(), yields: false };
+        Conductor { now: watch::channel(now).0, stations: Vec::new() }
     }
 }
 
@@ -211,13 +257,14 @@ impl Conductor {
     pub fn station(&mut self, subsystem: &'static str) -> Station {
         let (done, seen) = watch::channel(Phase::Run);
         self.stations.push((subsystem, seen));
-        Station { phase: self.phase.subscribe(), done }
+        Station { watch: PhaseWatch { now: self.now.subscribe() }, done }
     }
 
     /// Begins a phase and waits until all stations have done it or the time is over; answers who did not.
     pub async fn advance(&mut self, phase: Phase, within: Duration) -> Vec<&'static str> {
         let until = Instant::now() + within;
-        let _ = self.phase.send_replace((phase, until));
+        let yields = phase == Phase::Yield || self.now.borrow().yields;
+        let _ = self.now.send_replace(Now { phase, until, yields });
         let mut late = Vec::new();
         for (name, seen) in &mut self.stations {
             let left = until.saturating_duration_since(Instant::now());

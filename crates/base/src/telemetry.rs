@@ -4,6 +4,7 @@
 
 use crate::family::{Family, FamilyKind, Gather, Labels, Point, PointValue, labels_of};
 use crate::ledger::Ledger;
+use crate::pressure::Pressure;
 use crate::subsystem::{Health, State, lock};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -49,6 +50,9 @@ impl Count {
 pub struct Telemetry {
     inner: Arc<Mutex<Inner>>,
     pub ledger: Ledger,
+    pub pressure: Pressure,
+    /// Rings when a subsystem broke.
+    pub alarm: Arc<tokio::sync::Notify>,
 }
 
 #[derive(Default)]
@@ -72,7 +76,7 @@ impl Telemetry {
 
     /// Opens the health of a subsystem, so that probes, page and metrics see it.
     pub fn health(&self, subsystem: &'static str) -> Arc<Health> {
-        let health = Health::new(subsystem);
+        let health = Health::with_alarm(subsystem, self.alarm.clone());
         lock(&self.inner).healths.push(health.clone());
         health
     }

@@ -57,6 +57,8 @@ struct Inner {
     free: Vec<usize>,
     next: usize,
     dirty: bool,
+    /// Another worker writes the file now.
+    released: bool,
 }
 
 impl Checkpoints {
@@ -95,6 +97,9 @@ impl Checkpoints {
     pub fn set(&self, source: &str, file: FileId, sink: &str, position: Position) -> io::Result<()> {
         let key = (name_hash(source), file, name_hash(sink));
         let mut inner = self.inner.borrow_mut();
+        if inner.released {
+            return Ok(());
+        }
         let index = match inner.slots.get(&key) {
             Some((index, _)) => *index,
             None if !inner.free.is_empty() => inner.free.pop().unwrap_or(0),
@@ -110,6 +115,12 @@ impl Checkpoints {
             Some(file) => file.write_all_at(&encode(&key, &position), (index * SLOT_BYTES) as u64),
             None => Ok(()),
         }
+    }
+
+    /// Leaves the file to another worker: what comes late is written nowhere, and read again there.
+    pub fn release(&self) {
+        let mut inner = self.inner.borrow_mut();
+        (inner.file, inner.released) = (None, true);
     }
 
     /// Forgets a file that is gone.

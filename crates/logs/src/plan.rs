@@ -5,6 +5,7 @@ use crate::sink::SinkKind;
 use crate::source::SourceKind;
 use crate::stage::{StageEntry, StageKind};
 use base::diag::{Diagnostic, nearest};
+use base::needs::Needs;
 use base::tree::Node;
 use std::time::Duration;
 
@@ -34,6 +35,14 @@ pub struct SinkPlan {
 }
 
 impl Plan {
+    /// What its sources and sinks need from the system.
+    pub fn needs(&self) -> Needs {
+        let mut needs = Needs::default();
+        self.sources.iter().for_each(|source| needs.add(source.kind.needs()));
+        self.sinks.iter().for_each(|sink| needs.add(sink.kind.needs()));
+        needs
+    }
+
     /// Checks what the schema cannot. `wrapped`: there is a command whose output can be captured; `proxied`: there is a
     /// proxy whose requests can be recorded. `root` is the tree of the `logs` section.
     pub fn new(config: &Config, wrapped: bool, proxied: bool, root: &Node) -> Result<Plan, Vec<Diagnostic>> {

@@ -21,6 +21,9 @@ pub struct Queue {
     closed: Cell<bool>,
     filled: Notify,
     emptied: Notify,
+    /// Batches of streams that can be read again, here or in a body under way.
+    tracked: Cell<usize>,
+    settled: Notify,
     row: Arc<Row>,
 }
 
@@ -35,6 +38,8 @@ impl Queue {
             closed: Cell::new(false),
             filled: Notify::new(),
             emptied: Notify::new(),
+            tracked: Cell::new(0),
+            settled: Notify::new(),
             row,
         })
     }
@@ -54,13 +59,14 @@ impl Queue {
         {
             if let Some(oldest) = self.pop() {
                 self.row.drop_records("buffer_full", oldest.records.len() as u64);
-                oldest.ticket.iter().for_each(|ticket| ticket.done(self.sink));
+                self.done(&oldest);
             }
         }
         let records = batch.records.len() as u64;
         self.row.receive(records);
         self.row.replay(if replayed { records } else { 0 });
         self.bytes.set(self.bytes.get() + batch.cost());
+        self.tracked.set(self.tracked.get() + usize::from(batch.ticket.is_some()));
         self.batches.borrow_mut().push_back(batch);
         self.filled.notify_one();
     }
@@ -84,6 +90,32 @@ impl Queue {
             }
             self.filled.notified().await;
         }
+    }
+
+    /// The sink has delivered a batch, or given it up for a counted reason.
+    pub fn done(&self, batch: &Batch) {
+        if let Some(ticket) = &batch.ticket {
+            ticket.done(self.sink);
+            self.tracked.set(self.tracked.get().saturating_sub(1));
+            self.settled.notify_one();
+        }
+    }
+
+    /// Waits until nothing is under way that another worker would read again.
+    pub async fn settled(&self) {
+        while self.tracked.get() > 0 {
+            self.settled.notified().await;
+        }
+    }
+
+    /// Leaves what another worker will read again to it.
+    pub fn leave_tracked(&self) {
+        let (tracked, rest): (VecDeque<_>, _) =
+            self.batches.take().into_iter().partition(|batch| batch.ticket.is_some());
+        let left: usize = tracked.iter().map(|batch| batch.cost()).sum();
+        self.batches.replace(rest);
+        self.bytes.set(self.bytes.get().saturating_sub(left));
+        self.emptied.notify_waiters();
     }
 
     /// Nothing more will come.

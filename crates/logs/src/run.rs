@@ -20,6 +20,7 @@ use crate::track::Track;
 use base::feed::{AccessBatch, FeedReceiver};
 use base::ledger::Row;
 use base::limit::Backoff;
+use base::pressure::Pressure;
 use base::scope::{self, Scope};
 use base::state::StateDir;
 use base::subsystem::{Conductor, Health, Phase, PhaseWatch, Station, counted};
@@ -49,17 +50,14 @@ pub struct Inputs {
     pub state: StateDir,
 }
 
-/// Builds all sinks, then starts the thread. Errors name the sink and what it lacks.
+/// What stands in the way of a start, such as a certificate that is missing: each sink is built once, and again on the thread.
+pub fn check(plan: &Plan) -> Vec<String> {
+    let build = |sink: &SinkPlan| sink.kind.build().err().map(|error| format!("log sink `{}`: {error}", sink.name));
+    plan.sinks.iter().filter_map(build).collect()
+}
+
+/// Starts the thread. Call `check` before.
 pub fn start(plan: Plan, inputs: Inputs, telemetry: &Telemetry, conductor: &mut Conductor) -> Result<(), Vec<String>> {
-    // Built once here so that a missing certificate is a start error, and again on their own thread.
-    let errors: Vec<String> = plan
-        .sinks
-        .iter()
-        .filter_map(|sink| sink.kind.build().err().map(|error| format!("log sink `{}`: {error}", sink.name)))
-        .collect();
-    if !errors.is_empty() {
-        return Err(errors);
-    }
     let (health, telemetry, station) = (telemetry.health("logs"), telemetry.clone(), conductor.station("logs"));
     let thread_health = health.clone();
     scope::thread("logs", health, move || logs_thread(plan, inputs, telemetry, station, thread_health))
@@ -75,17 +73,26 @@ async fn logs_thread(plan: Plan, inputs: Inputs, telemetry: Telemetry, mut stati
     });
     let parts = Parts { plan, telemetry, health: health.clone(), phase: station.watch(), scope: scope.clone() };
     let (queues, shippers) = parts.start_sinks();
-    let Reading { readers, leftovers } = parts.start_sources(inputs, &queues, &checkpoints);
-    scope.spawn("sync", checkpoints.sync_now_and_then());
+    let Reading { readers, feeds, leftovers } = parts.start_sources(inputs, &queues, &checkpoints);
+    scope.spawn("sync", checkpoints.clone().sync_now_and_then());
     let sources = counted(parts.plan.sources.len(), "source", "sources");
     health.set_summary(format!("{sources} to {}", counted(parts.plan.sinks.len(), "sink", "sinks")));
     health.set_ready(true);
 
+    let until = station.reached(Phase::Yield).await;
+    let readers = if station.yields() {
+        hand_over(readers, &queues, until).await;
+        checkpoints.release();
+        station.done(Phase::Yield);
+        Vec::new()
+    } else {
+        readers
+    };
     station.reached(Phase::Drain).await;
     station.done(Phase::Drain);
     let until = station.reached(Phase::Finish).await;
     let finish = async {
-        for reader in readers {
+        for reader in readers.into_iter().chain(feeds) {
             let _ = reader.await;
         }
         queues.iter().for_each(|queue| queue.close());
@@ -96,7 +103,7 @@ async fn logs_thread(plan: Plan, inputs: Inputs, telemetry: Telemetry, mut stati
     // What is not delivered a moment before the deadline is written down instead.
     let _ = tokio::time::timeout_at((until - KEEP_RESERVE).into(), finish).await;
     // A worker that makes room for the next one leaves the ring to it, and everything before its end.
-    let last = station.phase().0 != Phase::Yield;
+    let last = !station.yields();
     for (left, ring, pipeline) in leftovers.into_iter().filter(|_| last) {
         if let Err(error) = left.keep(&ring, pipeline.name(), &pipeline.required_sinks()) {
             tracing::error!(source = pipeline.name(), %error, "lines of the app that no sink took could not be kept");
@@ -104,8 +111,29 @@ async fn logs_thread(plan: Plan, inputs: Inputs, telemetry: Telemetry, mut stati
     }
     station.done(Phase::Finish);
     station.reached(Phase::Close).await;
-    station.done(Phase::Yield);
+    station.done(Phase::Close);
 }
+
+/// Lets another worker read on: nothing more is read here, and what is under way may end.
+async fn hand_over(readers: Vec<JoinHandle<()>>, queues: &[Rc<Queue>], until: Instant) {
+    let reading_until = Instant::now() + READER_LEAVES;
+    for mut reader in readers {
+        // A reader that waits for room in a queue is ended; the batch in its hand is read again.
+        if tokio::time::timeout_at(reading_until.into(), &mut reader).await.is_err() {
+            reader.abort();
+        }
+    }
+    let settled = async {
+        for queue in queues {
+            queue.settled().await;
+        }
+    };
+    let _ = tokio::time::timeout_at(until.into(), settled).await;
+    queues.iter().for_each(|queue| queue.leave_tracked());
+}
+
+/// How long a reader may take to see that another worker takes over.
+const READER_LEAVES: Duration = Duration::from_millis(100);
 
 /// What all tasks of the thread are made from.
 struct Parts {
@@ -119,7 +147,10 @@ struct Parts {
 /// The sources at work, and what may be left of the app's output at the end.
 #[derive(Default)]
 struct Reading {
+    /// Of streams that another worker can read on.
     readers: Vec<JoinHandle<()>>,
+    /// Of what comes from this worker itself.
+    feeds: Vec<JoinHandle<()>>,
     leftovers: Vec<(stdio::Leftover, Ring, Rc<Pipeline>)>,
 }
 
@@ -175,11 +206,14 @@ impl Parts {
                 }
                 (SourceKind::Proxy(_), ..) => {
                     if let Some(feed) = inputs.access.take() {
-                        reading.readers.push(self.scope.spawn("proxy", proxy::run(feed, pipeline, phase)));
+                        reading.feeds.push(self.scope.spawn("proxy", proxy::run(feed, pipeline, phase)));
                     }
                 }
-                // The plan refuses `stdio` without a wrapped app.
-                (SourceKind::Stdio(_), ..) => {}
+                // The plan refuses `stdio` without a wrapped app; here the app runs since before the source was configured.
+                (SourceKind::Stdio(_), ..) => {
+                    let text = "the app started without capture; its output is read after the next start of Outrigger";
+                    self.health.fault(&source.name, text);
+                }
             }
         }
         reading
@@ -198,6 +232,7 @@ pub struct Pipeline {
     row: Arc<Row>,
     bytes: Count,
     health: Arc<Health>,
+    pressure: Pressure,
 }
 
 /// One sink of a pipeline.
@@ -245,6 +280,7 @@ impl Pipeline {
             row: telemetry.ledger.row("source", path.clone()),
             bytes: telemetry.count(READ_BYTES, &[("source", &source.name)]),
             health,
+            pressure: telemetry.pressure.clone(),
             name: source.name.clone(),
         }
     }
@@ -275,6 +311,8 @@ impl Pipeline {
     /// Hands a batch to all sinks; waits while one that blocks is full. Records before `read_before` were read by a worker
     /// before this one. A sink that has acknowledged records already does not get them again.
     pub async fn push(&self, mut batch: Batch, track: &Rc<Track>, read_before: u64) {
+        // What is not read stays where it is, in the file or the ring, until there is memory for it.
+        self.pressure.ease().await;
         let end = batch.base + batch.bytes.len() as u64;
         let replayed = batch.records.iter().filter(|record| batch.base + u64::from(record.end) < read_before).count();
         batch.ticket = Some(track.ticket(end));
@@ -426,7 +464,7 @@ impl Shipper {
             }
             self.sink.reset();
             for part in parts.iter().filter(|part| part.complete) {
-                part.batch.ticket.iter().for_each(|ticket| ticket.done(self.queue.sink));
+                self.queue.done(&part.batch);
             }
         }
     }
@@ -460,13 +498,14 @@ impl Shipper {
         if let Some(batch) = self.queue.pop() {
             return Some(batch);
         }
-        // A stop does not wait for company.
-        if self.phase.phase() >= Phase::Finish && self.queue.is_closed() {
+        // Neither a stop nor a worker that takes over waits for company.
+        if self.phase.yields() || (self.phase.phase() >= Phase::Finish && self.queue.is_closed()) {
             return None;
         }
         tokio::select! {
             batch = self.queue.next() => batch,
             () = tokio::time::sleep_until(until.into()) => None,
+            () = self.phase.yielding() => None,
         }
     }
 

@@ -4,6 +4,7 @@ use crate::config::Config;
 use crate::sink::SinkKind;
 use crate::source::SourceKind;
 use base::diag::Diagnostic;
+use base::needs::{Listen, Needs};
 use base::tree::Node;
 use std::time::Duration;
 
@@ -22,6 +23,31 @@ pub struct SourcePlan {
 const EVERY_MIN: Duration = Duration::from_millis(100);
 
 impl Plan {
+    /// What its sources and sinks need from the system.
+    pub fn needs(&self) -> Needs {
+        let mut needs = Needs::default();
+        for source in &self.sources {
+            match &source.kind {
+                SourceKind::Scrape(config) => needs.add(net::needs(config.url.as_str(), &config.client)),
+                // Names, times and memory of the app's processes, as `ps` shows them.
+                SourceKind::Process(_) => needs.read.push("/proc".into()),
+                SourceKind::Proxy(_) | SourceKind::Own(_) => {}
+            }
+        }
+        for (name, sink) in &self.sinks {
+            match sink {
+                SinkKind::Prometheus(config) => needs.listen.push(Listen {
+                    name: format!("metrics/{name}"),
+                    owner: format!("metric sink `{name}`"),
+                    address: config.listen.0,
+                    count: 1,
+                }),
+                SinkKind::RemoteWrite(config) => needs.add(net::needs(config.url.as_str(), &config.client)),
+            }
+        }
+        needs
+    }
+
     /// Checks what the schema cannot. `root` is the tree of the `metrics` section.
     pub fn new(config: &Config, wrapped: bool, proxied: bool, root: &Node) -> Result<Plan, Vec<Diagnostic>> {
         let mut findings = Vec::new();

@@ -12,9 +12,10 @@ use crate::plan::{Plan, SourcePlan};
 use crate::series::Snapshot;
 use crate::sink::remote_write::RemoteWrite;
 use crate::sink::{SinkKind, prometheus};
-use crate::source::{Collected, Inputs, Source};
+use crate::source::{Collected, Inputs, Source, SourceKind};
 use base::ledger::Row;
 use base::listen::Sockets;
+use base::pressure::Pressure;
 use base::scope::Scope;
 use base::subsystem::{Conductor, Health, Phase, PhaseWatch, Station, counted};
 use base::telemetry::Telemetry;
@@ -23,6 +24,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
 
 /// The last scrape at a stop must not eat the time of the app.
 const LAST_SCRAPE: Duration = Duration::from_secs(2);
@@ -54,11 +56,36 @@ impl Sources {
         snapshots
     }
 
+    /// The last samples of what is scraped, as a page; targets may not answer any more.
+    pub fn last_page(&self) -> String {
+        let scraped = self.entries.iter().filter(|entry| !entry.for_page.is_local());
+        let snapshots: Vec<_> = scraped.filter_map(|entry| entry.last.borrow().clone()).collect();
+        let mut page = String::new();
+        crate::text::write(&snapshots, &mut page);
+        page
+    }
+
     fn set(&self, index: usize, snapshot: Rc<Snapshot>) {
         if let Some(entry) = self.entries.get(index) {
             *entry.last.borrow_mut() = Some(snapshot);
         }
     }
+}
+
+/// What stands in the way of a start, such as a certificate that is missing.
+pub fn check(plan: &Plan) -> Vec<String> {
+    let sources = plan.sources.iter().filter_map(|source| match &source.kind {
+        SourceKind::Scrape(config) => Some((&source.name, "source", &config.client)),
+        _ => None,
+    });
+    let sinks = plan.sinks.iter().filter_map(|(name, kind)| match kind {
+        SinkKind::RemoteWrite(config) => Some((name, "sink", &config.client)),
+        SinkKind::Prometheus(_) => None,
+    });
+    let build = |(name, what, client): (&String, &str, &net::ClientConfig)| {
+        net::Client::new(client.clone()).err().map(|error| format!("metric {what} `{name}`: {error}"))
+    };
+    sources.chain(sinks).filter_map(build).collect()
 }
 
 /// Binds the pages and starts all tasks on this thread. Errors name each part that cannot start.
@@ -68,10 +95,10 @@ pub fn start(
     sockets: &Sockets,
     telemetry: &Telemetry,
     conductor: &mut Conductor,
-) -> Result<Scope, Vec<String>> {
+) -> Result<(Scope, Rc<Sources>), Vec<String>> {
     let health = telemetry.health("metrics");
     let scope = Scope::new("metrics", health.clone());
-    let (mut errors, mut entries) = (Vec::new(), Vec::new());
+    let (mut errors, mut entries, mut pages) = (Vec::new(), Vec::new(), Vec::new());
     for source in &plan.sources {
         let built = source.kind.build(&source.name, inputs);
         match built.and_then(|built| Ok((built, source.kind.build(&source.name, inputs)?))) {
@@ -88,7 +115,7 @@ pub fn start(
         let started = match kind {
             SinkKind::Prometheus(config) => listen(name, config, sockets).map(|socket| {
                 let page = prometheus::run(name.clone(), socket, sources.clone(), row, health.clone(), scope.clone());
-                scope.spawn("prometheus", page);
+                pages.push(scope.spawn("prometheus", page));
             }),
             SinkKind::RemoteWrite(config) => {
                 RemoteWrite::new(name, config, row, health.clone()).map(|writer| writers.push(writer))
@@ -104,8 +131,9 @@ pub fn start(
     let told = counted(plan.sources.len(), "source", "sources");
     health.set_summary(format!("{told} to {}", counted(plan.sinks.len(), "sink", "sinks")));
     let station = conductor.station("metrics");
-    scope.spawn("conduct", conduct(plan, sources, writers, telemetry.clone(), health, station, scope.clone()));
-    Ok(scope)
+    let parts = Parts { sources: sources.clone(), writers, pages };
+    scope.spawn("conduct", conduct(plan, parts, telemetry.clone(), health, station, scope.clone()));
+    Ok((scope, sources))
 }
 
 fn listen(name: &str, config: &prometheus::Config, sockets: &Sockets) -> Result<TcpListener, String> {
@@ -114,10 +142,16 @@ fn listen(name: &str, config: &prometheus::Config, sockets: &Sockets) -> Result<
     TcpListener::from_std(socket).map_err(|error| error.to_string())
 }
 
-async fn conduct(
-    plan: Plan,
+/// What runs on this thread beside the collectors.
+struct Parts {
     sources: Rc<Sources>,
     writers: Vec<Rc<RemoteWrite>>,
+    pages: Vec<JoinHandle<()>>,
+}
+
+async fn conduct(
+    plan: Plan,
+    Parts { sources, writers, pages }: Parts,
     telemetry: Telemetry,
     health: Arc<Health>,
     mut station: Station,
@@ -132,6 +166,7 @@ async fn conduct(
             sources: sources.clone(),
             writers: writers.clone(),
             health: health.clone(),
+            pressure: telemetry.pressure.clone(),
         };
         collectors.push(scope.spawn("collector", collector.run(station.watch())));
     }
@@ -139,6 +174,11 @@ async fn conduct(
         writers.iter().map(|writer| scope.spawn("remote_write", writer.clone().run(station.watch()))).collect();
     health.set_ready(true);
 
+    station.reached(Phase::Yield).await;
+    if station.yields() {
+        pages.iter().for_each(JoinHandle::abort);
+        station.done(Phase::Yield);
+    }
     station.reached(Phase::Drain).await;
     // Collectors make their last round now, while the app still answers.
     for collector in collectors {
@@ -152,7 +192,7 @@ async fn conduct(
     }
     station.done(Phase::Finish);
     station.reached(Phase::Close).await;
-    station.done(Phase::Yield);
+    station.done(Phase::Close);
 }
 
 /// Asks one source again and again.
@@ -163,6 +203,7 @@ struct Collector {
     writers: Vec<Rc<RemoteWrite>>,
     row: Arc<Row>,
     health: Arc<Health>,
+    pressure: Pressure,
 }
 
 impl Collector {
@@ -171,17 +212,24 @@ impl Collector {
         loop {
             tokio::select! {
                 () = tokio::time::sleep_until(next.into()) => {}
-                _ = phase.reached(Phase::Drain) => break,
+                _ = phase.reached(Phase::Yield) => break,
             }
             self.round().await;
             // A slow target shifts nothing: the next round keeps the rhythm, unless it is past already.
             next = (next + self.plan.every).max(Instant::now());
         }
-        let _ = tokio::time::timeout(LAST_SCRAPE, self.round()).await;
+        if !phase.yields() {
+            let _ = tokio::time::timeout(LAST_SCRAPE, self.round()).await;
+        }
     }
 
     async fn round(&self) {
         let Some(entry) = self.sources.entries.get(self.index) else { return };
+        if self.pressure.is_tight() && !entry.source.is_local() {
+            // A round that is left out is a gap that everybody sees; it is counted as one unit, since nobody knows its samples.
+            self.row.drop_unseen("memory", 1);
+            return;
+        }
         let Collected { snapshot, dropped, trouble } = entry.source.collect().await;
         match trouble {
             Some(text) => {

@@ -12,7 +12,9 @@ mod connect;
 pub mod serve;
 mod proxies;
 mod tls;
+mod needs;
 
 pub use client::{Client, Request, Response};
 pub use config::ClientConfig;
 pub use error::{Blame, Error};
+pub use needs::needs;

@@ -84,12 +84,17 @@ impl Factory {
 fn system_roots() -> Arc<RootCertStore> {
     static ROOTS: OnceLock<Arc<RootCertStore>> = OnceLock::new();
     let load = || {
-        let named = std::env::var_os("SSL_CERT_FILE").map(PathBuf::from);
-        let files = named.into_iter().chain(SYSTEM_BUNDLES.iter().map(PathBuf::from));
-        let system = files.filter_map(|file| read_certificates(&file).ok()).map(store).find(|roots| !roots.is_empty());
+        let system =
+            bundles().filter_map(|file| read_certificates(&file).ok()).map(store).find(|roots| !roots.is_empty());
         Arc::new(system.unwrap_or_else(|| RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() }))
     };
     ROOTS.get_or_init(load).clone()
+}
+
+/// Where a system's roots may be.
+pub(crate) fn bundles() -> impl Iterator<Item = PathBuf> {
+    let named = std::env::var_os("SSL_CERT_FILE").map(PathBuf::from);
+    named.into_iter().chain(SYSTEM_BUNDLES.iter().map(PathBuf::from))
 }
 
 /// A bundle may hold certificates of a kind that is not understood; those are passed over.

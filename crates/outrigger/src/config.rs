@@ -1,6 +1,7 @@
 //! The whole configuration: one file, one struct, each section's own Config within.
 
-use base::unit::{ByteSize, Span};
+use crate::app::App;
+use base::unit::ByteSize;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -19,6 +20,9 @@ pub struct Config {
     /// What may be used.
     #[serde(default)]
     pub limits: Limits,
+    /// What the worker may touch.
+    #[serde(default)]
+    pub sandbox: SandboxConfig,
     /// The app's logs.
     #[serde(default)]
     pub logs: Option<logs::config::Config>,
@@ -37,64 +41,6 @@ pub struct Config {
     pub admin: admin::config::Config,
 }
 
-/// The app that Outrigger rides beside.
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct App {
-    /// Its command and arguments; what follows `--` on the command line goes before this.
-    #[serde(default)]
-    pub command: Vec<String>,
-    /// The port that it listens on. Ready waits for it, and a listener with `to: app` forwards to it.
-    #[serde(default)]
-    #[schemars(range(min = 1))]
-    pub port: Option<u16>,
-    /// When it starts.
-    #[serde(default)]
-    pub start: Start,
-    /// How it stops.
-    #[serde(default)]
-    pub stop: Stop,
-}
-
-/// When the app starts.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Start {
-    /// How long the app waits for its configuration and the proxy; then it starts anyway.
-    #[serde(default = "wait")]
-    pub wait: Span,
-}
-
-/// How the app stops. All times count within `deadline`.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Stop {
-    /// The signal that asks it to stop.
-    #[serde(default)]
-    pub signal: StopSignal,
-    /// How long inbound requests may take to end before the app gets its signal. Without any, no time passes.
-    #[serde(default = "drain")]
-    pub drain: Span,
-    /// How long the app may take after its signal, before its process group is killed.
-    #[serde(default = "grace")]
-    pub grace: Span,
-    /// The time for everything, from the first request to stop until we exit. Keep it below the platform's own.
-    #[serde(default = "deadline")]
-    pub deadline: Span,
-}
-
-#[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema)]
-#[expect(clippy::upper_case_acronyms, reason = "signal(7) names them so")]
-pub enum StopSignal {
-    #[default]
-    SIGTERM,
-    SIGINT,
-    SIGQUIT,
-    SIGHUP,
-    SIGUSR1,
-    SIGUSR2,
-}
-
 /// Where checkpoints, caches and leftovers are kept.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -109,24 +55,32 @@ pub struct StateConfig {
 }
 
 /// What Outrigger may use.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Limits {
-    /// Memory for what waits: buffers of sinks must fit into it together.
-    #[serde(default = "memory")]
-    pub memory: ByteSize,
+    /// Memory of the worker. Buffers of sinks must fit into it together; a worker that needs more is replaced. Where left out, it
+    /// is 64 MiB, or a quarter of the control group's limit where that is less.
+    #[serde(default)]
+    pub memory: Option<ByteSize>,
 }
 
-impl Default for Start {
-    fn default() -> Start {
-        Start { wait: wait() }
-    }
-}
-
-impl Default for Stop {
-    fn default() -> Stop {
-        Stop { signal: StopSignal::default(), drain: drain(), grace: grace(), deadline: deadline() }
-    }
+/// The worker lives in a sandbox made from this configuration: the paths, TCP ports and programs that it names, and nothing else
+/// (Landlock, seccomp, no new privileges, no capabilities). What the kernel lacks is reported in the status.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SandboxConfig {
+    /// Off only where the kernel stands in the way of something that the configuration needs.
+    #[serde(default = "yes")]
+    pub enabled: bool,
+    /// Further files and folders to read.
+    #[serde(default)]
+    pub read: Vec<PathBuf>,
+    /// Further folders to write.
+    #[serde(default)]
+    pub write: Vec<PathBuf>,
+    /// Further TCP ports to connect to, as for a server that redirects to another port.
+    #[serde(default)]
+    pub connect: Vec<u16>,
 }
 
 impl Default for StateConfig {
@@ -135,46 +89,16 @@ impl Default for StateConfig {
     }
 }
 
-impl Default for Limits {
-    fn default() -> Limits {
-        Limits { memory: memory() }
+impl Default for SandboxConfig {
+    fn default() -> SandboxConfig {
+        SandboxConfig { enabled: yes(), read: Vec::new(), write: Vec::new(), connect: Vec::new() }
     }
-}
-
-impl StopSignal {
-    /// Its number on Linux, x86 and ARM (signal(7)).
-    pub fn number(self) -> i32 {
-        match self {
-            StopSignal::SIGHUP => 1,
-            StopSignal::SIGINT => 2,
-            StopSignal::SIGQUIT => 3,
-            StopSignal::SIGUSR1 => 10,
-            StopSignal::SIGUSR2 => 12,
-            StopSignal::SIGTERM => 15,
-        }
-    }
-}
-
-fn wait() -> Span {
-    Span::from_secs(30)
-}
-
-fn drain() -> Span {
-    Span::from_secs(5)
-}
-
-fn grace() -> Span {
-    Span::from_secs(20)
-}
-
-fn deadline() -> Span {
-    Span::from_secs(30)
 }
 
 fn state_max() -> ByteSize {
     ByteSize::mib(256)
 }
 
-fn memory() -> ByteSize {
-    ByteSize::mib(64)
+fn yes() -> bool {
+    true
 }

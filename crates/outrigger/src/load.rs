@@ -4,13 +4,22 @@
 use crate::config::Config;
 use base::diag::{Diagnostic, Report};
 use base::fill::Lookup;
+use base::unit::ByteSize;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 /// The plans of everything that is configured.
 pub struct Plans {
+    /// The file.
+    pub path: PathBuf,
     pub config: Config,
     pub command: Vec<OsString>,
+    /// What the supervisor needs.
+    pub app: supervisor::plan::Plan,
+    /// Files that were filled into the configuration.
+    pub files: Vec<PathBuf>,
+    /// The memory of the worker.
+    pub memory: u64,
     pub state_dir: PathBuf,
     pub logs: Option<logs::plan::Plan>,
     pub metrics: Option<metrics::plan::Plan>,
@@ -58,7 +67,7 @@ impl Source {
     /// Checks everything; the report holds all mistakes at once.
     pub fn plans(&self, command: &[OsString]) -> Result<(Plans, Report), Report> {
         let loaded = base::config::load::<Config>(&self.path.display().to_string(), &self.text, &Lookup::HERE)?;
-        let (config, tree, mut report) = (loaded.config, loaded.tree, loaded.report);
+        let base::config::Loaded { config, tree, mut report, secret_variables, files } = loaded;
         let command =
             if command.is_empty() { config.app.command.iter().map(OsString::from).collect() } else { command.to_vec() };
         let (wrapped, proxied) = (!command.is_empty(), config.proxy.is_some());
@@ -74,13 +83,23 @@ impl Source {
         let proxy = config.proxy.as_ref().map(|c| proxy::plan::Plan::new(c, config.app.port, tree.at(&["proxy"])));
         let proxy = proxy.and_then(|plan| keep(&mut report, plan));
         let sync = keep(&mut report, sync::plan::Plan::new(&config.sync, wrapped, tree.at(&["sync"])));
-        report.extend(check_budget(&config, logs.as_ref(), &tree));
+        let around = crate::app::plan::Around {
+            command: &command,
+            capture_bytes: logs.as_ref().and_then(|plan| plan.capture_bytes()),
+            secret_variables: &secret_variables,
+        };
+        let app = keep(&mut report, crate::app::plan::plan(&config.app, &around, tree.at(&["app"])));
+        let memory = memory(&config);
+        report.extend(check_budget(&config, memory, logs.as_ref(), &tree));
         report.extend(check_times(&config, &tree));
-        match sync {
-            Some(sync) if !report.has_errors() => {
-                let state_dir = state_dir(&config);
+        report.extend(config.admin.check(tree.at(&["admin"])));
+        match (sync, app) {
+            (Some(sync), Some(app)) if !report.has_errors() => {
+                let (state_dir, path) = (state_dir(&config), self.path.clone());
                 let shown = base::config::shown::<Config>(&tree);
-                Ok((Plans { config, command, state_dir, logs, metrics, sync, proxy, shown }, report))
+                let plans =
+                    Plans { path, config, command, app, files, memory, state_dir, logs, metrics, sync, proxy, shown };
+                Ok((plans, report))
             }
             _ => Err(report),
         }
@@ -92,18 +111,32 @@ fn state_dir(config: &Config) -> PathBuf {
     named.unwrap_or_else(|| PathBuf::from("/var/lib/outrigger"))
 }
 
-/// What waits for sinks is the memory that grows when receivers are down.
-fn check_budget(config: &Config, logs: Option<&logs::plan::Plan>, tree: &base::tree::Node) -> Option<Diagnostic> {
+/// The memory of a worker where nothing is said, and its share of a control group that allows less than four times that.
+const MEMORY: ByteSize = ByteSize::mib(64);
+const SHARE: u64 = 4;
+
+fn memory(config: &Config) -> u64 {
+    let limited = || base::cgroup::memory_limit().map_or(MEMORY.0, |limit| MEMORY.0.min(limit / SHARE));
+    config.limits.memory.map_or_else(limited, |memory| memory.0)
+}
+
+/// What waits for sinks is the memory that grows when receivers are down. Without a limit of the person's own the buffers share
+/// what there is.
+fn check_budget(
+    config: &Config,
+    limit: u64,
+    logs: Option<&logs::plan::Plan>,
+    tree: &base::tree::Node,
+) -> Option<Diagnostic> {
     let buffers: u64 = logs.map_or(0, |plan| plan.sinks.iter().map(|sink| sink.buffer_max as u64).sum());
-    let limit = config.limits.memory.0;
-    (buffers > limit).then(|| {
+    (buffers > limit && (config.limits.memory.is_some() || limit == MEMORY.0)).then(|| {
         let place = tree.at(&["logs", "sinks"]).place;
         Diagnostic::error(
             place,
             format!(
                 "the buffers of all log sinks may hold {}, more than limits.memory = {}",
-                base::unit::ByteSize(buffers),
-                config.limits.memory
+                ByteSize(buffers),
+                ByteSize(limit)
             ),
         )
         .help("lower buffer.max of the sinks, or raise limits.memory")
@@ -125,8 +158,11 @@ fn check_times(config: &Config, tree: &base::tree::Node) -> Option<Diagnostic> {
 /// `outrigger validate`.
 pub fn validate(path: &Path, command: &[OsString]) -> i32 {
     match Source::read(path).and_then(|source| source.plans(command)) {
-        Ok((_, report)) => {
+        Ok((plans, report)) => {
             eprint!("{}", report.render());
+            for lacking in crate::grants::lacking(&crate::grants::needs(&plans)) {
+                eprintln!("warning: {lacking}; it must be in the image that this configuration runs in");
+            }
             eprintln!("{}: valid", path.display());
             0
         }

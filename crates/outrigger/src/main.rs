@@ -1,14 +1,19 @@
 //! Outrigger: one small process beside any application. This file is the table of contents: each command, and where it is.
 
 mod cli;
+mod app;
 mod config;
 mod load;
+mod grants;
 mod explain;
 mod supervise;
-mod reload;
 mod wire;
+mod control;
 mod stop;
-mod status;
+mod reload;
+mod pulse;
+mod black_box;
+mod remote;
 mod demo;
 
 use clap::Parser as _;
@@ -16,6 +21,9 @@ use cli::{Cli, Command};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    if supervise::is_wanted() {
+        return exit(supervise::run());
+    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
@@ -25,14 +33,28 @@ fn main() -> ExitCode {
         }
     };
     let code = match cli.command {
-        Command::Run { config, command } => supervise::run(&config, &command),
+        // Begun above, before the command line was parsed.
+        Command::Run { .. } => supervise::run(),
         Command::Validate { config, command } => load::validate(&config, &command),
         Command::Explain { kind } => explain::explain(kind.as_deref()),
         Command::Schema => explain::schema(),
-        Command::Status { socket, config } => status::status(socket.as_deref(), &config),
+        Command::Status { target } => remote::status(&target),
+        Command::Wait { state, timeout, url, target, command } => {
+            remote::wait(&target, state, timeout, url.as_deref(), &command)
+        }
+        Command::ExecProbe { probe, target } => remote::exec_probe(&target, probe),
+        Command::Stop { within, token_file, target } => remote::stop(&target, within, token_file.as_deref()),
+        Command::Upgrade { to, token_file, target } => remote::upgrade(&target, to.as_deref(), token_file.as_deref()),
+        Command::Reload { token_file, target } => remote::reload(&target, token_file.as_deref()),
+        Command::Detect { look } => detect::command(&look.options()),
+        Command::Init { look, output, force } => detect::init(&look.options(), &output, force),
         Command::Demo { check, dir } => demo::run(check, dir.as_deref()),
         Command::DemoApp { dir, port } => demo::app::run(&dir, port),
     };
+    exit(code)
+}
+
+fn exit(code: i32) -> ExitCode {
     ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX))
 }
 

@@ -1,51 +1,26 @@
-//! `outrigger run`: check, then become the supervisor of a wrapped app, or be the worker alone. In: the command line. Out: the
-//! app's exit code. What the supervisor needs is decided here, before it starts: it never reads the configuration.
+//! `outrigger run`: become the supervisor at once, and read the configuration in the worker alone, so that the supervisor holds none
+//! of a parser's memory. In: the command line. Out: the app's exit code. A mistake at the first start ends everything before the
+//! app starts; later the last good configuration serves.
 
+use crate::cli::{Cli, Command};
 use crate::load::{Plans, Source, refuse};
-use crate::reload::{LAST_GOOD, REFUSED, Reloader};
+use crate::reload::Reloader;
 use crate::wire;
 use base::diag::{Diagnostic, Report};
+use clap::Parser as _;
 use std::ffi::OsString;
-use std::os::fd::OwnedFd;
-use std::path::Path;
-use supervisor::plan::Plan;
-use supervisor::run::{EXIT_RELOAD, Outcome, WorkerSide};
-use sys::process::ExecPlan;
+use std::path::{Path, PathBuf};
+use supervisor::run::Outcome;
+use supervisor::worker::{Kept, WorkerSide};
 
-/// How a worker runs: under our supervisor, or alone beside a container.
-pub enum Role {
-    Wrapped(Box<WorkerSide>),
-    /// With the sockets of the worker before it, after a reload.
-    Companion(Vec<(String, OwnedFd)>),
-}
-
-pub fn run(path: &Path, command: &[OsString]) -> i32 {
-    let source = match Source::read(path) {
-        Ok(source) => source,
-        Err(report) => return refuse(&report),
-    };
-    let plans = match source.plans(command) {
-        Ok((plans, report)) => {
-            eprint!("{}", report.render());
-            plans
-        }
-        Err(report) => return refuse(&report),
-    };
-    if plans.command.is_empty() {
-        return companion(source, plans);
+/// Answers an exit code in the supervisor; a worker ends in here.
+pub fn run() -> i32 {
+    if let Some(side) = WorkerSide::inherited() {
+        worker(side);
     }
-    let plan = match supervisor_plan(&plans) {
-        Ok(plan) => plan,
-        Err(error) => {
-            eprintln!("error: the app cannot be started: {error}");
-            return i32::from(crate::EXIT_MISTAKE);
-        }
-    };
-    let command = plans.command.clone();
-    drop(plans);
-    match supervisor::run::run(plan) {
+    match supervisor::run::run() {
         Ok(Outcome::Exit(code)) => code,
-        Ok(Outcome::Worker(side)) => worker(&source, &command, side),
+        Ok(Outcome::Worker(side)) => worker(*side),
         Err(error) => {
             eprintln!("error: the supervisor cannot work here: {error}");
             i32::from(crate::EXIT_MISTAKE)
@@ -53,81 +28,73 @@ pub fn run(path: &Path, command: &[OsString]) -> i32 {
     }
 }
 
-/// Beside a container: one worker after the other in this process, each with the sockets of the one before.
-fn companion(mut source: Source, mut plans: Plans) -> i32 {
-    let mut stored = Vec::new();
-    loop {
-        let reloader = Reloader::new(source.clone(), Vec::new());
-        let (code, sockets) = wire::worker(plans, Role::Companion(stored), reloader);
-        if code != EXIT_RELOAD {
-            return code;
+/// Whether the command line asks for a supervisor. Looked at without the parser of the command line, which the worker runs.
+pub fn is_wanted() -> bool {
+    std::env::args_os().nth(1).is_some_and(|first| first == "run")
+}
+
+/// In a forked or executed worker.
+fn worker(side: WorkerSide) -> ! {
+    if let Some(directory) = &side.directory {
+        let _ = std::env::set_current_dir(directory);
+    }
+    // The parent's copies of everything are not ours to destroy.
+    sys::process::exit_now(serve(side))
+}
+
+fn serve(side: WorkerSide) -> i32 {
+    let (path, command) = match arguments() {
+        Ok(arguments) => arguments,
+        Err(code) => return code,
+    };
+    let (source, plans) = match newest(&path, &command, &side) {
+        Ok(newest) => newest,
+        Err(report) => {
+            refuse(&report);
+            return i32::from(crate::EXIT_MISTAKE);
         }
-        stored = sockets.take_kept();
-        (source, plans) = match newest(&source, &[]) {
-            Ok(newest) => newest,
-            Err(report) => return refuse(&report),
-        };
+    };
+    wire::worker(plans, side, Reloader::new(source, command))
+}
+
+fn arguments() -> Result<(PathBuf, Vec<OsString>), i32> {
+    match Cli::try_parse() {
+        Ok(Cli { command: Command::Run { config, command } }) => Ok((config, command)),
+        Ok(_) => Err(i32::from(crate::EXIT_MISTAKE)),
+        Err(error) => {
+            let _ = error.print();
+            Err(i32::from(if error.use_stderr() { crate::EXIT_MISTAKE } else { 0 }))
+        }
     }
 }
 
-/// In a forked worker.
-fn worker(first: &Source, command: &[OsString], side: Box<WorkerSide>) -> i32 {
-    let code = match newest(first, command) {
-        Ok((source, plans)) => {
-            let reloader = Reloader::new(source, command.to_vec());
-            wire::worker(plans, Role::Wrapped(side), reloader).0
-        }
-        Err(report) => refuse(&report),
+/// The file as it is now, or else, for a worker that nobody stands in for, the text that a worker last served.
+fn newest(path: &Path, command: &[OsString], side: &WorkerSide) -> Result<(Source, Plans), Report> {
+    let planned = |source: Source| {
+        let (plans, report) = source.plans(command)?;
+        Ok((source, plans, report))
     };
-    // The parent's copies of everything are not ours to destroy.
-    sys::process::exit_now(code)
-}
-
-/// The file as it is now, or else as it was when a worker last served it, or else as it was at the start.
-fn newest(first: &Source, command: &[OsString]) -> Result<(Source, Plans), Report> {
-    let planned = |source: Source| source.plans(command).map(|(plans, _)| (source, plans));
     // A text with which a worker could not start, as for an address that is taken, is not tried again until it changes.
-    let not_refused = |(source, plans): (Source, Plans)| {
-        let refused = std::fs::read_to_string(plans.state_dir.join(REFUSED)).is_ok_and(|text| text == source.text);
+    let not_refused = |(source, plans, warnings): (Source, Plans, Report)| {
+        let refused = !side.replaces && Kept::text(&side.kept.refused).is_some_and(|text| text == source.text);
         if !refused {
+            eprint!("{}", warnings.render());
             return Ok((source, plans));
         }
         let mut report = Report::new(source.path.display().to_string(), "");
         report.push(Diagnostic::whole("a worker could not start with this text; change it to have it tried again"));
         Err(report)
     };
-    Source::read(&first.path).and_then(planned).and_then(not_refused).or_else(|report| {
-        eprint!("{}", report.render());
-        eprintln!("warning: the configuration has become wrong; the last good one goes on serving");
-        let (_, at_start) = planned(first.clone())?;
-        let kept = std::fs::read_to_string(at_start.state_dir.join(LAST_GOOD));
-        let kept = kept.map_err(drop).and_then(|text| planned(Source { text, ..first.clone() }).map_err(drop));
-        Ok(kept.unwrap_or((first.clone(), at_start)))
-    })
-}
-
-fn supervisor_plan(plans: &Plans) -> std::io::Result<Plan> {
-    let stop = &plans.config.app.stop;
-    // What our own start gave us is not the app's.
-    let ours = [
-        "LISTEN_FDS",
-        "LISTEN_FDNAMES",
-        "LISTEN_PID",
-        "NOTIFY_SOCKET",
-        "WATCHDOG_USEC",
-        "WATCHDOG_PID",
-        "STATE_DIRECTORY",
-    ];
-    let environment: Vec<(OsString, OsString)> =
-        std::env::vars_os().filter(|(name, _)| !ours.iter().any(|own| name == own)).collect();
-    Ok(Plan {
-        app: ExecPlan::new(&plans.command, &environment)?,
-        app_name: plans.command.first().map_or(String::new(), |name| name.to_string_lossy().into_owned()),
-        capture_bytes: plans.logs.as_ref().and_then(|plan| plan.capture_bytes()),
-        stop_signal: stop.signal.number(),
-        drain: stop.drain.0,
-        grace: stop.grace.0,
-        deadline: stop.deadline.0,
-        gate: plans.config.app.start.wait.0,
-    })
+    let newest = Source::read(path).and_then(planned).and_then(not_refused);
+    let good = Kept::text(&side.kept.good).filter(|_| !side.replaces);
+    match (newest, good) {
+        (Ok(newest), _) => Ok(newest),
+        (Err(report), None) => Err(report),
+        (Err(report), Some(text)) => {
+            eprint!("{}", report.render());
+            eprintln!("warning: the configuration has become wrong; the last good one goes on serving");
+            let (source, plans, _) = planned(Source { path: path.to_path_buf(), text })?;
+            Ok((source, plans))
+        }
+    }
 }

@@ -105,7 +105,7 @@ pub async fn accept(socket: Rc<TcpListener>, state: Rc<ListenerState>, scope: Sc
         state.recorder.opened(state.index);
         let open = Open(state.clone());
         let state = state.clone();
-        scope.spawn("connection", async move {
+        scope.spawn_each("connection", async move {
             let _open = open;
             http1::forward::serve(stream, peer, state).await;
         });

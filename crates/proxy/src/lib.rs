@@ -12,4 +12,7 @@ mod buffer;
 mod patience;
 pub mod http1;
 mod access;
+mod recent;
 mod telemetry;
+
+pub use telemetry::Counters;

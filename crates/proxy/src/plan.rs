@@ -3,6 +3,7 @@
 use crate::balance::BalanceKind;
 use crate::config::{Cluster, Config, Direction};
 use base::diag::Diagnostic;
+use base::needs::{Listen, Needs};
 use base::tree::Node;
 use base::unit::Address;
 use std::net::SocketAddr;
@@ -44,6 +45,18 @@ pub struct ClusterPlan {
 const APP: &str = "app";
 
 impl Plan {
+    /// What its listeners and clusters need from the system.
+    pub fn needs(&self) -> Needs {
+        let listen = self.listeners.iter().map(|listener| Listen {
+            name: format!("proxy/{}", listener.name),
+            owner: format!("proxy listener `{}`", listener.name),
+            address: listener.address,
+            count: self.threads,
+        });
+        let endpoints = self.clusters.iter().flat_map(|cluster| &cluster.endpoints);
+        Needs { listen: listen.collect(), connect: endpoints.map(SocketAddr::port).collect(), ..Needs::default() }
+    }
+
     /// Checks what the schema cannot: names that must exist. `root` is the tree of the `proxy` section.
     pub fn new(config: &Config, app_port: Option<u16>, root: &Node) -> Result<Plan, Vec<Diagnostic>> {
         let mut findings = Vec::new();

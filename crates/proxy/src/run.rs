@@ -98,8 +98,14 @@ async fn data_thread(
     }
     scope.spawn("expire", expire(clusters));
 
+    station.reached(Phase::Yield).await;
+    if station.yields() {
+        // The worker that takes over accepts from here on: what waits in the sockets is its.
+        states.iter().for_each(|state| state.start_drain());
+        station.done(Phase::Yield);
+    }
     let until = station.reached(Phase::Drain).await;
-    if station.phase().0 != Phase::Yield {
+    if !station.yields() {
         // The supervisor holds the sockets too: only a shutdown ends the listening, so that clients go elsewhere.
         for (socket, _) in listening.iter().filter(|(_, state)| state.plan.direction == Direction::Inbound) {
             let _ = rustix::net::shutdown(socket, rustix::net::Shutdown::Read);
@@ -117,7 +123,7 @@ async fn data_thread(
     station.done(Phase::Finish);
     let until = station.reached(Phase::Close).await;
     drain(&states, Direction::Outbound, until).await;
-    station.done(Phase::Yield);
+    station.done(Phase::Close);
 }
 
 /// Ends the listeners of one direction: no new connections, busy ones finish until the deadline.

@@ -2,9 +2,11 @@
 //! open connections. In: one call per request, on its data thread, without a lock that another thread takes on the request
 //! path. Out: families on demand, summed over threads. Bound: methods are a fixed set, statuses are 100 to 599.
 
+use crate::access::Record;
 use crate::config::Direction;
 use crate::http1::head::Method;
 use crate::plan::Plan;
+use crate::recent::Recent;
 use base::family::{Family, FamilyKind, Gather, Labels, Point, PointValue, labels_of};
 use base::subsystem::lock;
 use std::cell::RefCell;
@@ -31,11 +33,13 @@ const BOUNDS_NS: [u64; 14] = {
 pub struct Counters {
     listeners: Vec<(String, Direction, String)>,
     shards: Vec<Arc<Shard>>,
+    names: Vec<Arc<str>>,
 }
 
 /// The counters of one thread. Only that thread writes; the lock is taken by it when a new series begins.
 #[derive(Default)]
 pub struct Shard {
+    pub recent: Recent,
     series: Mutex<BTreeMap<Key, Arc<Series>>>,
     pub connections: Vec<AtomicU64>,
 }
@@ -56,6 +60,7 @@ struct Series {
 /// A thread's way to its shard, with the series it has seen.
 pub struct Recorder {
     shard: Arc<Shard>,
+    names: Vec<Arc<str>>,
     seen: RefCell<Vec<(Key, Arc<Series>)>>,
 }
 
@@ -67,11 +72,18 @@ impl Counters {
             let connections = plan.listeners.iter().map(|_| AtomicU64::new(0)).collect();
             Arc::new(Shard { connections, ..Shard::default() })
         };
-        Arc::new(Counters { listeners, shards: (0..plan.threads).map(|_| shard()).collect() })
+        let names = plan.listeners.iter().map(|listener| listener.name.as_str().into()).collect();
+        Arc::new(Counters { listeners, shards: (0..plan.threads).map(|_| shard()).collect(), names })
     }
 
     pub fn recorder(&self, thread: usize) -> Recorder {
-        Recorder { shard: self.shards.get(thread).cloned().unwrap_or_default(), seen: RefCell::default() }
+        let shard = self.shards.get(thread).cloned().unwrap_or_default();
+        Recorder { shard, names: self.names.clone(), seen: RefCell::default() }
+    }
+
+    /// The last requests of all threads.
+    pub fn recent(&self) -> Vec<serde_json::Value> {
+        self.shards.iter().flat_map(|shard| shard.recent.list()).collect()
     }
 
     /// All requests so far, for the page's sentence.
@@ -82,6 +94,13 @@ impl Counters {
 }
 
 impl Recorder {
+    /// Keeps a request for the black box.
+    pub fn keep(&self, listener: usize, record: &Record<'_>) {
+        if let Some(name) = self.names.get(listener) {
+            self.shard.recent.note(name, record);
+        }
+    }
+
     pub fn request(&self, listener: usize, method: Method, status: u16, took: Duration) {
         let key = Key { listener: listener as u16, method: method.text(), status };
         let mut seen = self.seen.borrow_mut();

@@ -1,65 +1,71 @@
-//! The app as a child: start it, signal it, learn how it ended. In: the plan. Out: its state. An app that cannot be
-//! executed ends with 127 (not found) or 126 (not executable), as in a shell (POSIX.1-2024, XCU 2.8.2).
+//! The app as a child: start it, signal it, learn how it ended, start it again. In: the plan. Out: its state. An app that
+//! cannot be executed ends with 127 (not found) or 126 (not executable), as in a shell (POSIX.1-2024, XCU 2.8.2).
 
-use crate::capture::Stream;
-use crate::plan::Plan;
+use crate::message::Ended;
+use crate::plan::{Plan, Restart, When};
 use rustix::io::Errno;
-use rustix::process::{Pid, WaitStatus};
-use std::os::fd::{AsFd, OwnedFd};
-use sys::process::ChildSetup;
-use sys::signal::SavedMask;
+use rustix::process::WaitStatus;
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+use sys::process::{ChildSetup, ExecPlan, StartError};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum App {
+pub enum State {
+    /// It runs in another container, or there is none.
+    Elsewhere,
     /// The worker's gates have not passed yet.
     Waiting,
     Running {
         pid: i32,
+        since: Instant,
     },
-    Ended {
-        code: i32,
-        signal: i32,
+    /// Between an end and the next start.
+    Paused {
+        until: Instant,
     },
+    Ended,
+}
+
+pub struct App {
+    pub state: State,
+    /// How it ended the last time.
+    pub ended: Option<Ended>,
+    /// Starts after the first.
+    pub restarts: u32,
+    /// Restarts in the present row.
+    row: u32,
+    wait: Duration,
+    /// Kills for want of memory in its control group when it started.
+    kills_before: u64,
 }
 
 impl App {
-    /// Starts the app with the given ends of its pipes, which are closed here afterwards.
-    pub fn start(plan: &Plan, mask: &SavedMask, outputs: Option<(OwnedFd, OwnedFd)>, new_session: bool) -> App {
-        let Ok((status_read, status_write)) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC) else {
-            return App::Ended { code: 126, signal: 0 };
-        };
-        let setup = ChildSetup {
-            stdout: outputs.as_ref().map(|(stdout, _)| stdout.as_fd()),
-            stderr: outputs.as_ref().map(|(_, stderr)| stderr.as_fd()),
-            new_session,
-            mask,
-        };
-        let Ok(pid) = sys::process::start(&plan.app, &setup, &status_write) else {
-            return App::Ended { code: 126, signal: 0 };
-        };
-        drop((status_write, outputs));
-        match exec_error(&status_read) {
-            None => App::Running { pid },
-            Some(error) => {
-                // The child has written its error and ends by itself; it is reaped here so that nobody reaps it as the app.
-                let _ = Pid::from_raw(pid)
-                    .map(|pid| rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty()));
-                let (code, why): (i32, &[u8]) = match error {
-                    Errno::NOENT => (127, b": command not found\n"),
-                    Errno::ACCESS => (126, b": permission denied\n"),
-                    _ => (126, b": cannot be executed\n"),
-                };
-                for part in [b"outrigger: ", plan.app_name.as_bytes(), why] {
-                    let _ = rustix::io::write(rustix::stdio::stderr(), part);
-                }
-                App::Ended { code, signal: 0 }
+    pub fn new(elsewhere: bool) -> App {
+        let state = if elsewhere { State::Elsewhere } else { State::Waiting };
+        App { state, ended: None, restarts: 0, row: 0, wait: Duration::ZERO, kills_before: 0 }
+    }
+
+    /// Starts it; one that cannot be started has ended.
+    pub fn start(&mut self, plan: &Plan, exec: &ExecPlan, setup: &ChildSetup<'_>, now: Instant) {
+        self.kills_before = kills(plan.oom_file.as_deref());
+        match sys::process::start(exec, setup) {
+            Ok(pid) => self.state = State::Running { pid, since: now },
+            Err(error) => {
+                let code = report(plan, error);
+                self.state = State::Ended;
+                self.ended = Some(Ended { code, signal: 0, core_dumped: false, out_of_memory: false, restarts: false });
             }
         }
     }
 
+    /// Takes up an app that runs already, under a supervisor that has replaced itself.
+    pub fn resumed(pid: i32, restarts: u32, now: Instant) -> App {
+        App { state: State::Running { pid, since: now }, restarts, ..App::new(false) }
+    }
+
     pub fn pid(&self) -> Option<i32> {
-        match self {
-            App::Running { pid } => Some(*pid),
+        match self.state {
+            State::Running { pid, .. } => Some(pid),
             _ => None,
         }
     }
@@ -73,28 +79,151 @@ impl App {
         }
     }
 
-    pub fn ended(status: WaitStatus) -> App {
-        match status.terminating_signal() {
-            Some(signal) => App::Ended { code: 128 + signal, signal },
-            None => App::Ended { code: status.exit_status().unwrap_or(1), signal: 0 },
+    /// Applies its end; answers how it ended, and whether it is started again.
+    pub fn reaped(&mut self, status: WaitStatus, plan: &Plan, stopping: bool, now: Instant) -> Ended {
+        let signal = status.terminating_signal().unwrap_or(0);
+        let code = if signal > 0 { 128 + signal } else { status.exit_status().unwrap_or(1) };
+        let ran = match self.state {
+            State::Running { since, .. } => now.saturating_duration_since(since),
+            _ => Duration::ZERO,
+        };
+        let mut ended = Ended {
+            code,
+            signal,
+            core_dumped: signal > 0 && status.as_raw() & CORE_DUMPED != 0,
+            out_of_memory: signal == SIGKILL && kills(plan.oom_file.as_deref()) > self.kills_before,
+            restarts: false,
+        };
+        ended.restarts = !stopping && self.again(&plan.restart, ran, is_success(plan, code));
+        self.state =
+            if ended.restarts { State::Paused { until: now + self.pause(&plan.restart) } } else { State::Ended };
+        self.ended = Some(ended);
+        ended
+    }
+
+    fn again(&mut self, restart: &Restart, ran: Duration, success: bool) -> bool {
+        if ran >= restart.reset {
+            (self.row, self.wait) = (0, Duration::ZERO);
         }
+        let wanted = match restart.when {
+            When::Never => false,
+            When::OnFailure => !success,
+            When::Always => true,
+        };
+        let allowed = restart.max == 0 || self.row < restart.max;
+        wanted && allowed
+    }
+
+    fn pause(&mut self, restart: &Restart) -> Duration {
+        (self.row, self.restarts) = (self.row + 1, self.restarts + 1);
+        self.wait = if self.wait.is_zero() { restart.wait } else { (self.wait * 2).min(restart.wait_max) };
+        self.wait
+    }
+
+    /// A stop came while it was waiting for its start, or for its next one.
+    pub fn cancel(&mut self) {
+        if matches!(self.state, State::Waiting | State::Paused { .. }) {
+            self.state = State::Ended;
+        }
+    }
+
+    /// The code that we end with.
+    pub fn code(&self, plan: &Plan) -> i32 {
+        let code = match (self.state, self.ended) {
+            (State::Running { .. }, _) => 128 + SIGKILL,
+            (_, Some(ended)) => ended.code,
+            (_, None) => 0,
+        };
+        if is_success(plan, code) { 0 } else { code }
     }
 }
 
-/// Blocks until exec has happened, which closes the pipe, or failed, which writes its error number.
-fn exec_error(status: &OwnedFd) -> Option<Errno> {
-    let mut bytes = [0u8; 4];
-    loop {
-        match rustix::io::read(status, &mut bytes) {
-            Ok(4) => return Some(Errno::from_raw_os_error(i32::from_ne_bytes(bytes))),
-            Err(Errno::INTR) => {}
-            _ => return None,
-        }
-    }
+fn is_success(plan: &Plan, code: i32) -> bool {
+    code == 0 || u8::try_from(code).is_ok_and(|code| plan.success.contains(&code))
 }
 
-/// What both streams of the app have in common.
-pub struct Output {
-    pub stdout: Stream,
-    pub stderr: Stream,
+/// The bit of a wait status that says that a core was written (wait(2), WCOREDUMP).
+const CORE_DUMPED: i32 = 0x80;
+const SIGKILL: i32 = 9;
+
+/// How often the kernel has killed in a control group: the number behind `oom_kill` (cgroup v2 memory.events, v1
+/// memory.oom_control).
+fn kills(file: Option<&[u8]>) -> u64 {
+    let Some(file) = file else { return 0 };
+    let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC;
+    let Ok(file) = rustix::fs::open(file, flags, rustix::fs::Mode::empty()) else { return 0 };
+    let mut text = [0u8; 512];
+    let count = rustix::io::read(&file, &mut text).unwrap_or(0);
+    let lines = text.get(..count).unwrap_or(&[]).split(|byte| *byte == b'\n');
+    let number =
+        lines.filter_map(|line| line.strip_prefix(b"oom_kill ")).find_map(|digits| std::str::from_utf8(digits).ok());
+    number.and_then(|digits| digits.trim().parse().ok()).unwrap_or(0)
+}
+
+/// Says why the app could not be started; answers the exit code for that.
+fn report(plan: &Plan, error: StartError) -> i32 {
+    let name = plan.app.as_ref().and_then(|app| app.argv.first()).map_or(&b"the app"[..], Vec::as_slice);
+    let directory = plan.app.as_ref().and_then(|app| app.directory.as_deref()).unwrap_or(b"");
+    let (code, why): (i32, &[u8]) = match error {
+        StartError::Exec(number) => match Errno::from_raw_os_error(number) {
+            Errno::NOENT => (127, b": command not found\n"),
+            Errno::ACCESS => (126, b": permission denied\n"),
+            Errno::NOEXEC => {
+                (126, b": cannot be executed: it is no program of this machine, and names no interpreter\n")
+            }
+            _ => (126, b": cannot be executed\n"),
+        },
+        StartError::Directory(_) => (126, b": cannot start: app.directory cannot be entered: "),
+        StartError::User(_) => (126, b": cannot start: app.user needs the rights of root (CAP_SETUID, CAP_SETGID)\n"),
+        StartError::Setup(_) => (126, b": cannot start: no process, session or descriptor to be had\n"),
+    };
+    for part in [b"outrigger: ", name, why] {
+        let _ = rustix::io::write(rustix::stdio::stderr(), part);
+    }
+    if let StartError::Directory(_) = error {
+        for part in [directory, b"\n"] {
+            let _ = rustix::io::write(rustix::stdio::stderr(), part);
+        }
+    }
+    code
+}
+
+/// The ends of the app's own outputs, until it has been started.
+#[derive(Default)]
+pub struct AppEnds {
+    pub stdin: Option<OwnedFd>,
+    pub stdout: Option<OwnedFd>,
+    pub stderr: Option<OwnedFd>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RESTART: Restart = Restart {
+        when: When::OnFailure,
+        wait: Duration::from_secs(1),
+        wait_max: Duration::from_secs(3),
+        max: 4,
+        reset: Duration::from_secs(60),
+    };
+
+    /// covers: attachment 1
+    #[test]
+    fn restarts_wait_longer_each_time_end_at_the_limit_and_begin_anew_after_a_calm_run() {
+        let mut app = App::new(false);
+        let brief = Duration::from_millis(5);
+        let mut waits = Vec::new();
+        while app.again(&RESTART, brief, false) {
+            waits.push(app.pause(&RESTART).as_secs());
+        }
+        assert_eq!(waits, [1, 2, 3, 3], "four in a row are the limit");
+        assert!(app.again(&RESTART, RESTART.reset, false), "a calm run begins a new row");
+        assert_eq!(app.pause(&RESTART), RESTART.wait);
+        assert!(!app.again(&RESTART, brief, true), "success is no failure");
+        assert!(app.again(&Restart { when: When::Always, ..RESTART }, brief, true));
+        assert!(!app.again(&Restart { when: When::Never, ..RESTART }, brief, false));
+        assert!(app.again(&Restart { max: 0, ..RESTART }, brief, false), "0 is no limit");
+        assert_eq!(app.restarts, 5);
+    }
 }

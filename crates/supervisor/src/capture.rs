@@ -1,4 +1,4 @@
-//! One stream of the app on its way through: pipe → ring, and pipe → our own stdout or stderr as it was. In: readiness of
+//! One stream of the app on its way through: pipe or terminal → ring, and → our own stdout or stderr as it was. In: readiness of
 //! the pipe. Out: every byte in the ring, and passed through. Bound: one chunk of `CHUNK` bytes waits for a slow reader of our
 //! output; then the pipe is not read, and the app waits as it would without us. (tee(2) would spare a copy, but its shared
 //! pages cannot be merged: a pipe would be full after 16 small lines.)
@@ -39,25 +39,49 @@ pub struct Stream {
     pipe: Option<OwnedFd>,
     output: BorrowedFd<'static>,
     kind: Kind,
-    ring: Ring,
+    /// None where the output is passed on and not captured.
+    ring: Option<Ring>,
     buffer: Box<[u8]>,
     /// The part of `buffer` that our own output has not taken yet.
     waiting: std::ops::Range<usize>,
 }
 
 impl Stream {
-    /// A stream and the end of its pipe that the app gets.
-    pub fn new(output: BorrowedFd<'static>, ring: Ring) -> io::Result<(Stream, OwnedFd)> {
-        let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
-        rustix::fs::fcntl_setfl(&read, rustix::fs::OFlags::NONBLOCK)?;
+    /// A stream without an app yet.
+    pub fn new(output: BorrowedFd<'static>, ring: Option<Ring>) -> Stream {
         let kind = rustix::fs::fstat(output).map(|stat| rustix::fs::FileType::from_raw_mode(stat.st_mode));
         let kind = match kind {
             Ok(rustix::fs::FileType::Fifo) => Kind::Pipe,
             Ok(rustix::fs::FileType::Socket) => Kind::Socket,
             _ => Kind::Other,
         };
-        let buffer = vec![0; CHUNK].into_boxed_slice();
-        Ok((Stream { pipe: Some(read), output, kind, ring, buffer, waiting: 0..0 }, write))
+        Stream { pipe: None, output, kind, ring, buffer: vec![0; CHUNK].into_boxed_slice(), waiting: 0..0 }
+    }
+
+    /// Makes a pipe for the next app; answers the end that it gets, which the user that it becomes may open anew.
+    pub fn attach(&mut self, user: Option<&sys::process::User>) -> io::Result<OwnedFd> {
+        let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+        // An app that gives up its rights itself, as nginx does for its workers, must still be able to open /dev/stdout.
+        let _ = rustix::fs::fchmod(&write, rustix::fs::Mode::from_raw_mode(0o622));
+        if let Some(user) = user {
+            let _ = rustix::fs::fchown(
+                &write,
+                Some(rustix::fs::Uid::from_raw(user.uid)),
+                Some(rustix::fs::Gid::from_raw(user.gid)),
+            );
+        }
+        self.read_from(read)?;
+        Ok(write)
+    }
+
+    /// Reads from this descriptor from now on: a pipe, or a terminal's other side. What the one before still held is over.
+    pub fn read_from(&mut self, source: OwnedFd) -> io::Result<()> {
+        rustix::fs::fcntl_setfl(&source, rustix::fs::OFlags::NONBLOCK)?;
+        if self.pipe.is_some() {
+            self.cut();
+        }
+        self.pipe = Some(source);
+        Ok(())
     }
 
     pub fn pipe(&self) -> Option<BorrowedFd<'_>> {
@@ -70,10 +94,6 @@ impl Stream {
         blocked.then_some(self.output)
     }
 
-    pub fn ring(&self) -> &Ring {
-        &self.ring
-    }
-
     /// Moves one chunk. Errors of the ring are not possible short of a machine without memory, and then the app goes on.
     pub fn step(&mut self) -> Step {
         if !self.waiting.is_empty() && self.pass_on() != Step::Moved {
@@ -84,8 +104,10 @@ impl Stream {
             Ok(0) => self.over(),
             Ok(count) => {
                 let bytes = self.buffer.get(..count).unwrap_or(&[]);
-                let newlines = memchr::memchr_iter(b'\n', bytes).count() as u64;
-                let _ = self.ring.push(bytes, newlines);
+                if let Some(ring) = &self.ring {
+                    let newlines = memchr::memchr_iter(b'\n', bytes).count() as u64;
+                    let _ = ring.push(bytes, newlines);
+                }
                 self.waiting = 0..count;
                 match self.pass_on() {
                     Step::Over => self.over(),
@@ -145,10 +167,15 @@ impl Stream {
     }
 
     /// Closes the pipe. Where our output lost its reader, the app now gets the SIGPIPE that it would have got without us.
-    pub fn over(&mut self) -> Step {
+    fn over(&mut self) -> Step {
         self.pipe = None;
-        self.ring.close();
         Step::Over
+    }
+
+    /// After the last app: no reader of the ring needs to wait for more.
+    pub fn finish(&mut self) {
+        self.cut();
+        self.ring.iter().for_each(Ring::close);
     }
 }
 
@@ -165,37 +192,42 @@ fn is_writable(output: BorrowedFd<'_>) -> bool {
 mod tests {
     use super::*;
 
-    fn stream() -> (Stream, OwnedFd, OwnedFd) {
+    fn stream() -> (Stream, OwnedFd, OwnedFd, Ring) {
         let (read, write) = rustix::pipe::pipe().expect("a pipe");
         // The stream borrows its output for the life of the process; the test leaks one descriptor for that.
         let output: &'static OwnedFd = Box::leak(Box::new(write));
-        let ring = Ring::in_memory("test", 1 << 20).expect("memfd");
-        let (stream, app) = Stream::new(output.as_fd(), ring).expect("a stream");
-        (stream, app, read)
+        let ring = Ring::in_memory("test").and_then(|ring| ring.sized(1 << 20)).expect("memfd");
+        let mut stream = Stream::new(output.as_fd(), Some(ring.clone()));
+        let app = stream.attach(None).expect("a pipe");
+        (stream, app, read, ring)
     }
 
     /// covers: foundation 4
     #[test]
     fn what_the_app_writes_is_in_the_ring_and_passed_through_unchanged() {
-        let (mut stream, app, seen) = stream();
+        let (mut stream, app, seen, ring) = stream();
         rustix::io::write(&app, b"a line\nhalf").expect("room");
         assert!(stream.step() == Step::Moved);
         let mut buffer = [0; 64];
         let count = rustix::io::read(&seen, &mut buffer).expect("passed through");
         assert_eq!(&buffer[..count], b"a line\nhalf");
         let (mut position, mut copy) = (0, [0; 64]);
-        assert_eq!(stream.ring().read(&mut position, &mut copy).expect("readable").bytes, 11);
-        stream.ring().note_read(position, 1);
-        assert_eq!(stream.ring().take_lines_lost(), Some(0), "one newline was written");
+        assert_eq!(ring.read(&mut position, &mut copy).expect("readable").bytes, 11);
+        ring.note_read(position, 1);
+        assert_eq!(ring.take_lines_lost(), Some(0), "one newline was written");
         drop(app);
         assert!(stream.step() == Step::Over);
-        assert!(stream.ring().is_closed());
+        assert!(!ring.is_closed(), "an app that is started again writes to the same ring");
+        let again = stream.attach(None).expect("another pipe");
+        rustix::io::write(&again, b"and on\n").expect("room");
+        stream.finish();
+        assert_eq!((ring.head(), ring.is_closed()), (18, true), "what was in the pipe is in the ring");
     }
 
     /// covers: foundation 4
     #[test]
     fn a_reader_that_stops_reading_holds_the_app_and_not_us() {
-        let (mut stream, app, seen) = stream();
+        let (mut stream, app, seen, _ring) = stream();
         rustix::fs::fcntl_setfl(&app, rustix::fs::OFlags::NONBLOCK).expect("a flag");
         let chunk = [b'x'; 4096];
         let mut written = 0;
@@ -219,7 +251,7 @@ mod tests {
     /// covers: foundation 4
     #[test]
     fn when_our_output_has_no_reader_the_app_learns_it_as_without_us() {
-        let (mut stream, app, seen) = stream();
+        let (mut stream, app, seen, _ring) = stream();
         drop(seen);
         rustix::io::write(&app, b"x").expect("room");
         assert!(stream.step() == Step::Over);

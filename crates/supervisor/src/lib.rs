@@ -1,11 +1,19 @@
-//! PID 1's duties beside the app: start it, pass its output through, forward signals, reap, keep descriptors, restart a
-//! failed worker, and end with the app's own exit code. In: a flat `Plan`. Out: an exit code. One thread, no runtime,
-//! nothing allocated after start; it imports nothing of ours but the system calls, and never reads the configuration.
+//! PID 1's duties beside the app: start it, pass its output through, forward signals, reap, keep descriptors, start, replace
+//! and restart workers, and end with the app's own exit code. In: a flat `Plan`, which the first worker hands over. Out: an exit
+//! code. One thread, no runtime; it imports nothing of ours but the system calls, and never reads the configuration.
 
 pub mod plan;
 pub mod message;
+mod handoff;
 mod capture;
 mod store;
+mod terminal;
 mod app;
-mod worker;
+pub mod worker;
+mod crew;
+mod manager;
+mod life;
 pub mod run;
+mod resume;
+
+pub use resume::RESUME;

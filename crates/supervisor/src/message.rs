@@ -1,32 +1,67 @@
-//! The short list of messages between supervisor and worker, over one inherited SOCK_SEQPACKET pair. In and out: fixed
-//! packets of `BYTES` bytes: a tag and two numbers. What systemd's notify protocol covers goes over the notify socket.
+//! The short list of messages between supervisor and worker, over one inherited SOCK_SEQPACKET pair. In and out: packets of a
+//! tag and three numbers, and for some a payload. What systemd's notify protocol covers goes over the notify socket. Bound:
+//! `PAYLOAD_MAX` bytes behind the numbers.
 
 use rustix::io::Errno;
 use std::io;
 use std::os::fd::AsFd;
 
-pub const BYTES: usize = 24;
+/// The fixed part of a packet.
+const HEAD: usize = 32;
+
+/// A path (PATH_MAX) or a reason.
+pub const PAYLOAD_MAX: usize = 4096;
+
+/// The largest packet.
+pub const PACKET_MAX: usize = HEAD + PAYLOAD_MAX;
+
+/// How the app ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ended {
+    /// Its exit code as a shell gives it: 128 + n for signal n.
+    pub code: i32,
+    /// The signal that killed it, or 0.
+    pub signal: i32,
+    pub core_dumped: bool,
+    /// The kernel killed a process of its control group for want of memory, and the app died of SIGKILL.
+    pub out_of_memory: bool,
+    /// It is started again.
+    pub restarts: bool,
+}
 
 /// From the supervisor to the worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ToWorker {
+pub enum ToWorker<'a> {
     AppStarted {
         pid: i32,
     },
-    /// How the app ended: its exit code, or the signal that killed it.
-    AppEnded {
-        code: i32,
-        signal: i32,
-    },
+    AppEnded(Ended),
     /// Stop, and be done in this many milliseconds.
     Stop {
         left_ms: u64,
+    },
+    /// Nobody else reads the rings or writes the state any more: they are yours.
+    Own,
+    /// Another worker is ready: hand over, drain and end.
+    Yield,
+    /// The worker that should have replaced you was given up, for this reason.
+    Stay {
+        reason: &'a [u8],
+    },
+    /// How many descriptors a process of the app has open.
+    Descriptors {
+        pid: i32,
+        count: u64,
     },
 }
 
 /// From the worker to the supervisor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ToSupervisor {
+pub enum ToSupervisor<'a> {
+    /// The plan lies in its memory, this many bytes long.
+    Plan {
+        bytes: u64,
+    },
     /// The gates have passed: the app may start.
     StartApp,
     /// Inbound has drained: the app may get its stop signal.
@@ -34,54 +69,117 @@ pub enum ToSupervisor {
     SignalApp {
         signal: i32,
     },
+    /// Start another worker in my place: because of a new configuration, or because something of mine is broken.
+    Replace {
+        broken: bool,
+    },
+    /// The same from another binary; empty for the one that we were started from.
+    Upgrade {
+        binary: &'a [u8],
+    },
+    /// The rings and the state are no longer mine.
+    Released,
+    /// Begin the stop order, and be done in this many milliseconds; 0 for the configured deadline.
+    Stop {
+        within_ms: u64,
+    },
+    /// Which a sandboxed worker may not see itself (landlock(7), ptrace restrictions).
+    AskDescriptors {
+        pid: i32,
+    },
+    /// The app beside us has ended with this code: stop, and end with it.
+    AppGone {
+        code: i32,
+    },
 }
 
-impl ToWorker {
-    pub fn encode(self) -> [u8; BYTES] {
+/// One packet, ready to be sent.
+pub struct Packet {
+    bytes: [u8; PACKET_MAX],
+    length: usize,
+}
+
+impl ToWorker<'_> {
+    pub fn encode(self) -> Packet {
         match self {
-            ToWorker::AppStarted { pid } => packet(1, i64::from(pid), 0),
-            ToWorker::AppEnded { code, signal } => packet(2, i64::from(code), i64::from(signal)),
-            ToWorker::Stop { left_ms } => packet(3, i64::try_from(left_ms).unwrap_or(i64::MAX), 0),
+            ToWorker::AppStarted { pid } => packet(1, [i64::from(pid), 0, 0], &[]),
+            ToWorker::AppEnded(ended) => {
+                let flags =
+                    i64::from(ended.core_dumped) | i64::from(ended.out_of_memory) << 1 | i64::from(ended.restarts) << 2;
+                packet(2, [i64::from(ended.code), i64::from(ended.signal), flags], &[])
+            }
+            ToWorker::Stop { left_ms } => packet(3, [i64::try_from(left_ms).unwrap_or(i64::MAX), 0, 0], &[]),
+            ToWorker::Own => packet(4, [0; 3], &[]),
+            ToWorker::Yield => packet(5, [0; 3], &[]),
+            ToWorker::Stay { reason } => packet(6, [0; 3], reason),
+            ToWorker::Descriptors { pid, count } => {
+                packet(7, [i64::from(pid), i64::try_from(count).unwrap_or(i64::MAX), 0], &[])
+            }
         }
     }
 
-    pub fn decode(bytes: &[u8]) -> Option<ToWorker> {
-        let (tag, first, second) = unpack(bytes)?;
+    pub fn decode(bytes: &[u8]) -> Option<ToWorker<'_>> {
+        let (tag, [first, second, third], payload) = unpack(bytes)?;
         Some(match tag {
             1 => ToWorker::AppStarted { pid: i32::try_from(first).ok()? },
-            2 => ToWorker::AppEnded { code: i32::try_from(first).ok()?, signal: i32::try_from(second).ok()? },
+            2 => ToWorker::AppEnded(Ended {
+                code: i32::try_from(first).ok()?,
+                signal: i32::try_from(second).ok()?,
+                core_dumped: third & 1 == 1,
+                out_of_memory: third & 2 == 2,
+                restarts: third & 4 == 4,
+            }),
             3 => ToWorker::Stop { left_ms: u64::try_from(first).ok()? },
+            4 => ToWorker::Own,
+            5 => ToWorker::Yield,
+            6 => ToWorker::Stay { reason: payload },
+            7 => ToWorker::Descriptors { pid: i32::try_from(first).ok()?, count: u64::try_from(second).ok()? },
             _ => return None,
         })
     }
 }
 
-impl ToSupervisor {
-    pub fn encode(self) -> [u8; BYTES] {
+impl ToSupervisor<'_> {
+    pub fn encode(self) -> Packet {
+        let whole = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
         match self {
-            ToSupervisor::StartApp => packet(1, 0, 0),
-            ToSupervisor::Drained => packet(2, 0, 0),
-            ToSupervisor::SignalApp { signal } => packet(3, i64::from(signal), 0),
+            ToSupervisor::Plan { bytes } => packet(1, [whole(bytes), 0, 0], &[]),
+            ToSupervisor::StartApp => packet(2, [0; 3], &[]),
+            ToSupervisor::Drained => packet(3, [0; 3], &[]),
+            ToSupervisor::SignalApp { signal } => packet(4, [i64::from(signal), 0, 0], &[]),
+            ToSupervisor::Replace { broken } => packet(5, [i64::from(broken), 0, 0], &[]),
+            ToSupervisor::Upgrade { binary } => packet(6, [0; 3], binary),
+            ToSupervisor::Released => packet(7, [0; 3], &[]),
+            ToSupervisor::Stop { within_ms } => packet(8, [whole(within_ms), 0, 0], &[]),
+            ToSupervisor::AskDescriptors { pid } => packet(9, [i64::from(pid), 0, 0], &[]),
+            ToSupervisor::AppGone { code } => packet(10, [i64::from(code), 0, 0], &[]),
         }
     }
 
-    pub fn decode(bytes: &[u8]) -> Option<ToSupervisor> {
-        let (tag, first, _) = unpack(bytes)?;
+    pub fn decode(bytes: &[u8]) -> Option<ToSupervisor<'_>> {
+        let (tag, [first, ..], payload) = unpack(bytes)?;
+        let signal = |number: i64| i32::try_from(number).ok().filter(|signal| (1..=64).contains(signal));
         Some(match tag {
-            1 => ToSupervisor::StartApp,
-            2 => ToSupervisor::Drained,
-            3 => ToSupervisor::SignalApp {
-                signal: i32::try_from(first).ok().filter(|signal| (1..=64).contains(signal))?,
-            },
+            1 => ToSupervisor::Plan { bytes: u64::try_from(first).ok()? },
+            2 => ToSupervisor::StartApp,
+            3 => ToSupervisor::Drained,
+            4 => ToSupervisor::SignalApp { signal: signal(first)? },
+            5 => ToSupervisor::Replace { broken: first == 1 },
+            6 => ToSupervisor::Upgrade { binary: payload },
+            7 => ToSupervisor::Released,
+            8 => ToSupervisor::Stop { within_ms: u64::try_from(first).ok()? },
+            9 => ToSupervisor::AskDescriptors { pid: i32::try_from(first).ok().filter(|pid| *pid > 1)? },
+            10 => ToSupervisor::AppGone { code: i32::try_from(first).ok().filter(|code| (0..256).contains(code))? },
             _ => return None,
         })
     }
 }
 
 /// Sends one packet without blocking. A full socket drops it: its reader is hung, and learns the state when it is replaced.
-pub fn send(socket: impl AsFd, packet: &[u8; BYTES]) -> io::Result<()> {
+pub fn send(socket: impl AsFd, packet: &Packet) -> io::Result<()> {
+    let bytes = packet.bytes.get(..packet.length).unwrap_or(&[]);
     loop {
-        match rustix::net::send(&socket, packet, rustix::net::SendFlags::NOSIGNAL | rustix::net::SendFlags::DONTWAIT) {
+        match rustix::net::send(&socket, bytes, rustix::net::SendFlags::NOSIGNAL | rustix::net::SendFlags::DONTWAIT) {
             Ok(_) => return Ok(()),
             Err(Errno::INTR) => {}
             Err(error) => return Err(error.into()),
@@ -89,37 +187,69 @@ pub fn send(socket: impl AsFd, packet: &[u8; BYTES]) -> io::Result<()> {
     }
 }
 
-fn packet(tag: u64, first: i64, second: i64) -> [u8; BYTES] {
-    let mut bytes = [0; BYTES];
-    for (place, part) in bytes.chunks_exact_mut(8).zip([tag.to_le_bytes(), first.to_le_bytes(), second.to_le_bytes()]) {
+fn packet(tag: i64, numbers: [i64; 3], payload: &[u8]) -> Packet {
+    let mut bytes = [0; PACKET_MAX];
+    let [first, second, third] = numbers;
+    for (place, part) in bytes.chunks_exact_mut(8).zip([tag, first, second, third].map(i64::to_le_bytes)) {
         place.copy_from_slice(&part);
     }
-    bytes
+    let payload = payload.get(..payload.len().min(PAYLOAD_MAX)).unwrap_or(&[]);
+    if let Some(place) = bytes.get_mut(HEAD..HEAD + payload.len()) {
+        place.copy_from_slice(payload);
+    }
+    Packet { bytes, length: HEAD + payload.len() }
 }
 
-fn unpack(bytes: &[u8]) -> Option<(u64, i64, i64)> {
-    let bytes: &[u8; BYTES] = bytes.try_into().ok()?;
-    let part = |index: usize| bytes.get(index * 8..index * 8 + 8)?.try_into().ok();
-    Some((u64::from_le_bytes(part(0)?), i64::from_le_bytes(part(1)?), i64::from_le_bytes(part(2)?)))
+fn unpack(bytes: &[u8]) -> Option<(i64, [i64; 3], &[u8])> {
+    let (head, payload) = bytes.split_at_checked(HEAD)?;
+    let part = |index: usize| Some(i64::from_le_bytes(head.get(index * 8..index * 8 + 8)?.try_into().ok()?));
+    Some((part(0)?, [part(1)?, part(2)?, part(3)?], payload))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// covers: foundation 4
+    fn bytes(packet: &Packet) -> &[u8] {
+        &packet.bytes[..packet.length]
+    }
+
+    /// covers: foundation 4, attachment 2
     #[test]
     fn messages_survive_the_socket_and_garbage_is_refused() {
-        for message in
-            [ToWorker::AppStarted { pid: 7 }, ToWorker::AppEnded { code: 3, signal: -1 }, ToWorker::Stop { left_ms: 9 }]
-        {
-            assert_eq!(ToWorker::decode(&message.encode()), Some(message));
+        let ended = Ended { code: 137, signal: 9, core_dumped: false, out_of_memory: true, restarts: true };
+        for message in [
+            ToWorker::AppStarted { pid: 7 },
+            ToWorker::AppEnded(ended),
+            ToWorker::AppEnded(Ended { core_dumped: true, out_of_memory: false, restarts: false, ..ended }),
+            ToWorker::Stop { left_ms: 9 },
+            ToWorker::Own,
+            ToWorker::Yield,
+            ToWorker::Stay { reason: b"it did not become ready" },
+            ToWorker::Descriptors { pid: 9, count: 31 },
+        ] {
+            assert_eq!(ToWorker::decode(bytes(&message.encode())), Some(message));
         }
-        for message in [ToSupervisor::StartApp, ToSupervisor::Drained, ToSupervisor::SignalApp { signal: 15 }] {
-            assert_eq!(ToSupervisor::decode(&message.encode()), Some(message));
+        for message in [
+            ToSupervisor::Plan { bytes: 77 },
+            ToSupervisor::StartApp,
+            ToSupervisor::Drained,
+            ToSupervisor::SignalApp { signal: 15 },
+            ToSupervisor::Replace { broken: true },
+            ToSupervisor::Upgrade { binary: b"/usr/bin/outrigger" },
+            ToSupervisor::Released,
+            ToSupervisor::Stop { within_ms: 5 },
+            ToSupervisor::AskDescriptors { pid: 9 },
+            ToSupervisor::AppGone { code: 3 },
+        ] {
+            assert_eq!(ToSupervisor::decode(bytes(&message.encode())), Some(message));
         }
-        assert_eq!(ToSupervisor::decode(&ToSupervisor::SignalApp { signal: 900 }.encode()), None);
-        assert_eq!(ToWorker::decode(&[9; BYTES]), None);
+        assert_eq!(ToSupervisor::decode(bytes(&packet(4, [900, 0, 0], &[]))), None, "no such signal");
+        assert_eq!(ToSupervisor::decode(bytes(&packet(10, [300, 0, 0], &[]))), None, "no such exit code");
+        assert_eq!(ToWorker::decode(bytes(&packet(7, [9, -1, 0], &[]))), None, "no count");
+        assert_eq!(ToWorker::decode(&[9; HEAD]), None);
         assert_eq!(ToWorker::decode(b"short"), None);
+        let long = vec![b'x'; PAYLOAD_MAX + 1];
+        assert_eq!(ToWorker::Stay { reason: &long }.encode().length, PACKET_MAX, "a longer payload is cut");
     }
 }

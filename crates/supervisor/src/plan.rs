@@ -1,15 +1,22 @@
-//! What the supervisor needs to know of the configuration: flat values, all memory reserved. It cannot be wrong.
+//! What the supervisor needs to know of the configuration: flat values. A worker reads the configuration and hands the plan
+//! over as bytes, so that the supervisor holds no parser and none of a parser's memory. Bound: `PLAN_MAX` bytes.
 
 use std::time::Duration;
-use sys::process::ExecPlan;
+use sys::process::{Command, User};
+use sys::signal::SIGNAL_MAX;
 
-/// The plan of one app and its worker.
+/// The plan of one app, or of none.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
-    pub app: ExecPlan,
-    /// The command as it was given, for the message where it cannot be run.
-    pub app_name: String,
-    /// Whether the app's stdout and stderr go through a capture ring, and how much each holds. None: inherited as they are.
+    /// None beside an app that runs elsewhere.
+    pub app: Option<Command>,
+    /// The capacity of the two capture rings. None: the app inherits our stdout and stderr as they are.
     pub capture_bytes: Option<u64>,
+    /// A terminal of its own for the app.
+    pub pty: bool,
+    /// Signals reach the app's whole process group, which it then has; else the app alone.
+    pub group: bool,
+    pub rewrites: Rewrites,
     /// The signal that asks the app to stop.
     pub stop_signal: i32,
     /// How long inbound may drain before the app gets its signal.
@@ -18,17 +25,310 @@ pub struct Plan {
     pub grace: Duration,
     /// From the first stop request to our exit.
     pub deadline: Duration,
-    /// How long to wait for the worker's gates before the app starts anyway.
+    /// How long to wait for the worker's gates, and whether the app then stays unstarted.
     pub gate: Duration,
+    pub gate_fails: bool,
+    pub restart: Restart,
+    /// Exit codes that count as success, and become 0.
+    pub success: Vec<u8>,
+    /// The file of the app's control group that counts kills for want of memory.
+    pub oom_file: Option<Vec<u8>>,
+}
+
+/// When an app that has ended is started again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum When {
+    Never,
+    OnFailure,
+    Always,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Restart {
+    pub when: When,
+    /// The pause before the first restart, doubled each time up to the longest.
+    pub wait: Duration,
+    pub wait_max: Duration,
+    /// Restarts in a row; 0 for any number.
+    pub max: u32,
+    /// An app that ran this long begins a new row.
+    pub reset: Duration,
+}
+
+/// What becomes of a signal that we get.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rewrite {
+    Drop,
+    To(i32),
+    /// Starts a new worker from the binary on disk.
+    Upgrade,
+}
+
+/// By signal number; what is not named stays what it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rewrites(pub Vec<(i32, Rewrite)>);
+
+impl Rewrites {
+    pub fn of(&self, signal: i32) -> Rewrite {
+        self.0.iter().find(|(from, _)| *from == signal).map_or(Rewrite::To(signal), |(_, to)| *to)
+    }
 }
 
 /// A worker that shows no sign of life for this long is killed and replaced.
 pub const WATCHDOG: Duration = Duration::from_secs(30);
+
+/// What a worker gets to show one after its time is over: a machine that slept, or a frozen group, has a late timer.
+pub const WATCHDOG_DOUBT: Duration = Duration::from_secs(3);
 
 /// The wait before a failed worker is started again: doubled from the first to the most, reset after `RESTART_CALM`.
 pub const RESTART_FIRST: Duration = Duration::from_millis(10);
 pub const RESTART_MOST: Duration = Duration::from_secs(5);
 pub const RESTART_CALM: Duration = Duration::from_secs(1);
 
+/// How long a worker that is to replace another may take until it is ready.
+pub const READY_MOST: Duration = Duration::from_secs(20);
+
+/// What a replaced worker may take beyond its drain, for handing over and for its last deliveries.
+pub const LEAVE_MOST: Duration = Duration::from_secs(6);
+
 /// How long the app's pipes are read after its end: a grandchild may hold them open for ever.
 pub const PIPE_LINGER: Duration = Duration::from_secs(1);
+
+/// The largest plan. Arguments and environment of one program are at most 2 MiB on Linux (execve(2)).
+pub const PLAN_MAX: usize = 4 << 20;
+
+/// The first number of an encoded plan: a worker of another version may speak another form.
+const VERSION: u64 = 1;
+
+impl Plan {
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Encoder(Vec::new());
+        out.number(VERSION);
+        out.number(u64::from(self.app.is_some()));
+        if let Some(app) = &self.app {
+            out.list(&app.argv);
+            out.list(&app.environment);
+            out.list(app.directory.as_slice());
+            out.number(u64::from(app.user.is_some()));
+            if let Some(user) = &app.user {
+                let ids = [user.uid, user.gid].into_iter().chain(user.groups.iter().copied());
+                out.numbers(&ids.map(u64::from).collect::<Vec<_>>());
+            }
+        }
+        let restart = match self.restart.when {
+            When::Never => 0,
+            When::OnFailure => 1,
+            When::Always => 2,
+        };
+        out.numbers(&[
+            self.capture_bytes.map_or(0, |bytes| bytes.max(1)),
+            u64::from(self.pty),
+            u64::from(self.group),
+            u64::from(self.stop_signal.unsigned_abs()),
+            nanos(self.drain),
+            nanos(self.grace),
+            nanos(self.deadline),
+            nanos(self.gate),
+            u64::from(self.gate_fails),
+            restart,
+            nanos(self.restart.wait),
+            nanos(self.restart.wait_max),
+            u64::from(self.restart.max),
+            nanos(self.restart.reset),
+        ]);
+        let rewrites = self.rewrites.0.iter().map(|(from, to)| {
+            let to = match to {
+                Rewrite::Drop => 0,
+                Rewrite::To(signal) => u64::from(signal.unsigned_abs()),
+                Rewrite::Upgrade => UPGRADE,
+            };
+            u64::from(from.unsigned_abs()) << 32 | to
+        });
+        out.numbers(&rewrites.collect::<Vec<_>>());
+        out.list(&[self.success.clone()]);
+        out.list(self.oom_file.as_slice());
+        out.0
+    }
+
+    /// None for what no `encode` of this version has written.
+    pub fn decode(bytes: &[u8]) -> Option<Plan> {
+        let mut input = Decoder(bytes);
+        if input.number()? != VERSION {
+            return None;
+        }
+        let app = match input.number()? {
+            0 => None,
+            _ => {
+                let (argv, environment) = (input.list()?, input.list()?);
+                let directory = input.list()?.into_iter().next();
+                let user = match input.number()? {
+                    0 => None,
+                    _ => {
+                        let ids: Option<Vec<u32>> =
+                            input.numbers()?.into_iter().map(|id| u32::try_from(id).ok()).collect();
+                        let (first, groups) = ids.as_deref()?.split_at_checked(2)?;
+                        Some(User { uid: *first.first()?, gid: *first.get(1)?, groups: groups.to_vec() })
+                    }
+                };
+                Some(Command { argv, environment, directory, user })
+            }
+        };
+        let numbers: [u64; 14] = input.numbers()?.try_into().ok()?;
+        let [capture, pty, group, signal, drain, grace, deadline, gate, gate_fails, when, wait, wait_max, max, reset] =
+            numbers;
+        let rewrites = input.numbers()?.into_iter().map(|pair| {
+            let to = match pair & u64::from(u32::MAX) {
+                0 => Rewrite::Drop,
+                UPGRADE => Rewrite::Upgrade,
+                signal => Rewrite::To(signal_number(signal)?),
+            };
+            Some((signal_number(pair >> 32)?, to))
+        });
+        Some(Plan {
+            app,
+            capture_bytes: (capture > 0).then_some(capture),
+            pty: pty == 1,
+            group: group == 1,
+            rewrites: Rewrites(rewrites.collect::<Option<_>>()?),
+            stop_signal: signal_number(signal)?,
+            drain: Duration::from_nanos(drain),
+            grace: Duration::from_nanos(grace),
+            deadline: Duration::from_nanos(deadline),
+            gate: Duration::from_nanos(gate),
+            gate_fails: gate_fails == 1,
+            restart: Restart {
+                when: [When::Never, When::OnFailure, When::Always].get(usize::try_from(when).ok()?).copied()?,
+                wait: Duration::from_nanos(wait),
+                wait_max: Duration::from_nanos(wait_max),
+                max: u32::try_from(max).ok()?,
+                reset: Duration::from_nanos(reset),
+            },
+            success: input.list()?.into_iter().next()?,
+            oom_file: input.list()?.into_iter().next(),
+        })
+    }
+}
+
+/// Beyond every signal's number.
+const UPGRADE: u64 = 255;
+
+fn signal_number(number: u64) -> Option<i32> {
+    i32::try_from(number).ok().filter(|signal| (1..=SIGNAL_MAX).contains(signal))
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// Numbers of eight bytes, and lists with their length before them.
+struct Encoder(Vec<u8>);
+
+impl Encoder {
+    fn number(&mut self, number: u64) {
+        self.0.extend_from_slice(&number.to_le_bytes());
+    }
+
+    fn numbers(&mut self, numbers: &[u64]) {
+        self.number(numbers.len() as u64);
+        numbers.iter().for_each(|number| self.number(*number));
+    }
+
+    fn list(&mut self, list: &[Vec<u8>]) {
+        self.number(list.len() as u64);
+        for bytes in list {
+            self.number(bytes.len() as u64);
+            self.0.extend_from_slice(bytes);
+        }
+    }
+}
+
+struct Decoder<'a>(&'a [u8]);
+
+impl Decoder<'_> {
+    fn number(&mut self) -> Option<u64> {
+        let (first, rest) = self.0.split_first_chunk::<8>()?;
+        self.0 = rest;
+        Some(u64::from_le_bytes(*first))
+    }
+
+    fn numbers(&mut self) -> Option<Vec<u64>> {
+        let count = self.number()?;
+        (0..count).map(|_| self.number()).collect()
+    }
+
+    fn list(&mut self) -> Option<Vec<Vec<u8>>> {
+        let count = self.number()?;
+        (0..count)
+            .map(|_| {
+                let length = usize::try_from(self.number()?).ok()?;
+                let (bytes, rest) = self.0.split_at_checked(length)?;
+                self.0 = rest;
+                Some(bytes.to_vec())
+            })
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan() -> Plan {
+        Plan {
+            app: Some(Command {
+                argv: vec![b"./app".to_vec(), b"".to_vec(), b"\xff two".to_vec()],
+                environment: vec![b"A=1".to_vec()],
+                directory: Some(b"/srv".to_vec()),
+                user: Some(User { uid: 7, gid: 8, groups: vec![9, 10] }),
+            }),
+            capture_bytes: Some(1 << 20),
+            pty: true,
+            group: false,
+            rewrites: Rewrites(vec![(15, Rewrite::To(3)), (1, Rewrite::Drop), (12, Rewrite::Upgrade)]),
+            stop_signal: 15,
+            drain: Duration::from_millis(1500),
+            grace: Duration::from_secs(2),
+            deadline: Duration::from_secs(30),
+            gate: Duration::MAX.min(Duration::from_secs(1 << 30)),
+            gate_fails: true,
+            restart: Restart {
+                when: When::OnFailure,
+                wait: Duration::from_secs(1),
+                wait_max: Duration::from_secs(300),
+                max: 5,
+                reset: Duration::from_secs(600),
+            },
+            success: vec![0, 143],
+            oom_file: Some(b"/sys/fs/cgroup/memory.events".to_vec()),
+        }
+    }
+
+    /// covers: attachment 2
+    #[test]
+    fn a_plan_survives_its_bytes_and_a_torn_one_is_refused() {
+        let full = plan();
+        let companion = Plan { app: None, capture_bytes: None, oom_file: None, ..plan() };
+        for plan in [full, companion] {
+            let bytes = plan.encode();
+            assert_eq!(Plan::decode(&bytes), Some(plan));
+            for cut in 0..bytes.len() {
+                assert_eq!(Plan::decode(&bytes[..cut]), None, "cut at {cut}");
+            }
+        }
+        let mut other = plan().encode();
+        other[0] = 99;
+        assert_eq!(Plan::decode(&other), None, "another version");
+        // A length that would be too much to reserve is found out before anything is.
+        other[..8].copy_from_slice(&VERSION.to_le_bytes());
+        other[16..24].copy_from_slice(&u64::MAX.to_le_bytes());
+        assert_eq!(Plan::decode(&other), None);
+    }
+
+    /// covers: attachment 1
+    #[test]
+    fn a_signal_that_is_not_rewritten_stays_what_it_is() {
+        let rewrites = plan().rewrites;
+        assert_eq!((rewrites.of(15), rewrites.of(1)), (Rewrite::To(3), Rewrite::Drop));
+        assert_eq!((rewrites.of(12), rewrites.of(10)), (Rewrite::Upgrade, Rewrite::To(10)));
+    }
+}

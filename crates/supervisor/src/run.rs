@@ -1,37 +1,27 @@
-//! The supervisor's loop: wait for anything that can happen, apply it, look at the clock. In: a `Plan`. Out: in the
-//! supervisor an exit code, in each forked worker its `WorkerSide`. Order of a stop: tell the worker → inbound drains → signal
-//! → grace → kill → read the pipes to their end → the worker delivers → exit with the app's code, all by one deadline.
+//! The supervisor's loop: wait for anything that can happen, apply it, look at the clock. In: nothing but what this process
+//! inherited; the first worker reads the configuration and hands a plan over. Out: in the supervisor an exit code, in each
+//! forked worker its `WorkerSide`. What happens to the app stands in `life.rs`, what happens to workers in `crew.rs`.
 
-use crate::app::{App, Output};
+use crate::app::{App, State};
 use crate::capture::{Step, Stream};
-use crate::message::{ToSupervisor, ToWorker};
-use crate::plan::{PIPE_LINGER, Plan, WATCHDOG};
+use crate::crew::Crew;
+use crate::life::Stop;
+use crate::manager::Manager;
+use crate::message::{PACKET_MAX, ToSupervisor, ToWorker};
+use crate::plan::{PLAN_MAX, Plan, Rewrite};
 use crate::store::Store;
-use crate::worker::{Worker, WorkerEnds};
+use crate::terminal::Terminal;
+use crate::worker::{Kept, WorkerEnds, WorkerSide};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::{Pid, WaitOptions, WaitStatus, wait};
+use rustix::process::{Pid, WaitOptions, wait};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
+use sys::process::ExecPlan;
 use sys::ring::Ring;
-use sys::signal::SavedMask;
-
-/// What a worker inherits.
-pub struct WorkerSide {
-    /// Messages to and from the supervisor.
-    pub control: OwnedFd,
-    /// systemd's notify protocol, towards the supervisor.
-    pub notify: OwnedFd,
-    /// A pipe that becomes readable when the rings have new bytes or an end.
-    pub wake: OwnedFd,
-    /// stdout and stderr of the app, where they are captured.
-    pub rings: Option<(Ring, Ring)>,
-    /// Descriptors that the worker before this one stored, by name.
-    pub stored: Vec<(String, OwnedFd)>,
-    /// 0 for the first worker of this supervisor.
-    pub generation: u32,
-}
+use sys::signal::{Arrived, SavedSignals};
 
 /// How `run` ends: once in the supervisor, and once in each worker that it forks.
 pub enum Outcome {
@@ -42,78 +32,53 @@ pub enum Outcome {
 /// The worker's exit code for a mistake in the configuration or an address that is taken.
 pub const EXIT_MISTAKE: i32 = 1;
 
-/// The worker's exit code when it makes room for one with a new configuration.
-pub const EXIT_RELOAD: i32 = 75;
+/// The exit code of a worker that could not become the binary that it was to be.
+pub const EXIT_NOT_EXECUTED: i32 = 126;
 
-struct Supervisor {
-    plan: Plan,
-    mask: SavedMask,
-    signals: OwnedFd,
+/// The worker's exit code when another has taken over from it.
+pub const EXIT_YIELDED: i32 = 75;
+
+pub(crate) struct Supervisor {
+    /// None until the first worker has read the configuration.
+    pub plan: Option<Plan>,
+    pub exec: Option<ExecPlan>,
+    pub signals: OwnedFd,
+    pub saved: SavedSignals,
     /// Both ends of the pipe that tells the worker of new bytes: the reading end is for the next worker too.
-    wake: OwnedFd,
-    wake_read: OwnedFd,
-    output: Option<Output>,
-    /// The app's ends of the pipes, until it has started.
-    app_ends: Option<(OwnedFd, OwnedFd)>,
-    app: App,
-    /// Signals go to the app's group, which it has unless it shares our terminal.
-    app_group: bool,
-    worker: Worker,
-    store: Store,
-    gate_until: Instant,
-    stop: Option<Stop>,
-    exit: Option<i32>,
+    pub wake: OwnedFd,
+    pub wake_read: OwnedFd,
+    pub rings: (Ring, Ring),
+    pub kept: Kept,
+    pub streams: Option<[Stream; 2]>,
+    pub terminal: Terminal,
+    pub app: App,
+    pub crew: Crew,
+    pub store: Store,
+    pub manager: Manager,
+    pub gate_until: Option<Instant>,
+    pub stop: Option<Stop>,
+    pub exit: Option<i32>,
+    /// Where we were started, which is where the app starts too; we ourselves stand at `/`.
+    pub directory: Option<PathBuf>,
+    /// When this process started, in seconds since 1970.
+    pub since: i64,
+    /// The file that this process was started from.
+    pub binary: Vec<u8>,
 }
 
-/// A stop under way.
-struct Stop {
-    until: Instant,
-    drain_until: Instant,
-    kill_at: Option<Instant>,
-    linger_until: Option<Instant>,
-    told_end: bool,
-}
-
-/// Runs until the app and the worker have ended. Call with one thread.
-pub fn run(plan: Plan) -> io::Result<Outcome> {
-    if rustix::process::getpid() != Pid::INIT {
-        // Orphans of the app come to us and are reaped, as PID 1 would.
-        rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
-    }
-    let (signals, mask) = sys::signal::block_all()?;
-    let (wake_read, wake) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
-    let (output, app_ends) = match plan.capture_bytes {
-        None => (None, None),
-        Some(capacity) => {
-            let (stdout, out_end) =
-                Stream::new(rustix::stdio::stdout(), Ring::in_memory("outrigger-stdout", capacity)?)?;
-            let (stderr, err_end) =
-                Stream::new(rustix::stdio::stderr(), Ring::in_memory("outrigger-stderr", capacity)?)?;
-            (Some(Output { stdout, stderr }), Some((out_end, err_end)))
-        }
-    };
-    let now = Instant::now();
-    let mut supervisor = Supervisor {
-        gate_until: now + plan.gate,
-        app_group: !rustix::termios::isatty(rustix::stdio::stdin()),
-        plan,
-        mask,
-        signals,
-        wake,
-        wake_read,
-        output,
-        app_ends,
-        app: App::Waiting,
-        worker: Worker::new(now),
-        store: Store::new(),
-        stop: None,
-        exit: None,
+/// Runs until the app and the worker have ended. Call with one thread. Errors: the system lacks something that we need.
+pub fn run() -> io::Result<Outcome> {
+    let (signals, saved) = sys::signal::block_all()?;
+    let mut supervisor = match crate::resume::resumed(&signals, saved)? {
+        Some(supervisor) => supervisor,
+        None => Supervisor::new(signals, saved)?,
     };
     loop {
         if let Some(ends) = supervisor.turn() {
-            return Ok(Outcome::Worker(Box::new(supervisor.into_side(ends))));
+            return supervisor.into_worker(ends);
         }
         if let Some(code) = supervisor.exit {
+            supervisor.terminal.take_back();
             return Ok(Outcome::Exit(code));
         }
         supervisor.sleep();
@@ -121,134 +86,200 @@ pub fn run(plan: Plan) -> io::Result<Outcome> {
 }
 
 impl Supervisor {
+    fn new(signals: OwnedFd, saved: SavedSignals) -> io::Result<Supervisor> {
+        if rustix::process::getpid() != Pid::INIT {
+            // Orphans of the app come to us and are reaped, as PID 1 would.
+            rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
+        }
+        let binary = std::env::current_exe()?;
+        let manager = Manager::from_environment();
+        let (wake_read, wake) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
+        let directory = std::env::current_dir().ok();
+        // A working directory keeps a volume from being unmounted for as long as we run.
+        let _ = rustix::process::chdir(c"/");
+        Ok(Supervisor {
+            plan: None,
+            exec: None,
+            signals,
+            saved,
+            wake,
+            wake_read,
+            rings: (Ring::in_memory("outrigger-stdout")?, Ring::in_memory("outrigger-stderr")?),
+            kept: Kept::new()?,
+            streams: None,
+            terminal: Terminal::None,
+            app: App::new(false),
+            crew: Crew::new(Instant::now()),
+            store: Store::new(manager.stored()),
+            manager,
+            gate_until: None,
+            stop: None,
+            exit: None,
+            directory,
+            since: unix_now(),
+            binary: std::os::unix::ffi::OsStringExt::into_vec(binary.into_os_string()),
+        })
+    }
+
     /// Applies everything that has happened, then what the clock says. In a new worker: its ends.
     fn turn(&mut self) -> Option<WorkerEnds> {
-        while let Some(signal) = sys::signal::next(&self.signals) {
-            self.apply_signal(signal);
+        while let Some(arrived) = sys::signal::next(&self.signals) {
+            self.apply_signal(arrived);
         }
         self.reap();
-        self.hear_worker();
+        self.hear_workers();
         self.move_output();
         let now = Instant::now();
-        self.tick(now);
-        if self.exit.is_none() && self.worker.restart_at.is_some_and(|at| at <= now) {
-            match self.worker.start(now) {
-                Ok(Some(ends)) => return Some(ends),
-                Ok(None) => self.brief_worker(now),
-                // No process or descriptor to be had: the app goes on, and so do we, until there is.
-                Err(_) => self.worker.ended(now),
+        self.look_at_app(now);
+        self.crew.look(now);
+        self.manager.look(now);
+        if self.exit.is_some() {
+            return None;
+        }
+        self.start_worker(now)
+    }
+
+    fn apply_signal(&mut self, arrived: Arrived) {
+        let Arrived { number, from_kernel, sender } = arrived;
+        let ourselves = sender == rustix::process::getpid().as_raw_nonzero().get().unsigned_abs() && !from_kernel;
+        // A terminal that tells its foreground tells the app itself.
+        if matches!(number, SIGCHLD) || ourselves || (from_kernel && self.terminal.has_told() && number != SIGWINCH) {
+            return;
+        }
+        let now = Instant::now();
+        let companion = self.app.state == State::Elsewhere;
+        let rewrite = self.plan.as_ref().map_or(Rewrite::To(number), |plan| plan.rewrites.of(number));
+        match (number, rewrite) {
+            (_, Rewrite::Drop) => {}
+            (_, Rewrite::Upgrade) => self.crew.want_upgrade(self.binary.clone(), now),
+            (SIGUSR2, _) if companion => self.crew.want_upgrade(self.binary.clone(), now),
+            (SIGHUP, _) if companion => self.crew.want_reload(now),
+            (SIGTERM | SIGINT, Rewrite::To(signal)) => self.stop_signalled(signal, now),
+            (SIGTSTP | SIGTTIN | SIGTTOU, Rewrite::To(signal)) if signal == number => {
+                // A group without a terminal ignores these three (POSIX.1-2024, 2.4.3), so that we do what they ask for.
+                self.signal_app(SIGSTOP);
+                let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::STOP);
+            }
+            (_, Rewrite::To(signal)) => {
+                if let (SIGWINCH, Some(pty)) = (number, self.terminal.pty_ref()) {
+                    return pty.copy_size();
+                }
+                if let (SIGCONT, Some(app)) = (number, self.app.pid()) {
+                    self.terminal.hand_over(app);
+                }
+                self.signal_app(signal);
             }
         }
-        None
     }
 
-    fn apply_signal(&mut self, signal: i32) {
-        match signal {
-            SIGCHLD | SIGPIPE => {}
-            SIGTERM | SIGINT => match &mut self.stop {
-                None => {
-                    self.begin_stop(Instant::now());
-                    // At a terminal the app is in our group, and has got the Ctrl-C itself.
-                    if let Some(stop) = self.stop.as_mut().filter(|_| signal == SIGINT && !self.app_group) {
-                        stop.kill_at = Some((Instant::now() + self.plan.grace).min(stop.until));
-                    }
-                }
-                // A second one is impatience: no more draining, and no more grace.
-                Some(stop) => {
-                    let now = Instant::now();
-                    stop.drain_until = now;
-                    stop.kill_at = stop.kill_at.map(|_| now);
-                }
-            },
-            other => self.app.signal(other, self.app_group),
-        }
-    }
-
-    fn begin_stop(&mut self, now: Instant) {
-        let until = now + self.plan.deadline;
-        let drain_until = now + self.plan.drain;
-        self.stop = Some(Stop { until, drain_until, kill_at: None, linger_until: None, told_end: false });
-        self.worker.tell(ToWorker::Stop { left_ms: millis(self.plan.deadline) });
-        if self.app == App::Waiting {
-            self.app = App::Ended { code: 0, signal: 0 };
-            self.app_ends = None;
-        }
+    pub(crate) fn signal_app(&self, signal: i32) {
+        self.app.signal(signal, self.plan.as_ref().is_none_or(|plan| plan.group));
     }
 
     fn reap(&mut self) {
-        while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {
+        while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG | WaitOptions::UNTRACED) {
             let pid = pid.as_raw_nonzero().get();
-            if self.app.pid() == Some(pid) {
-                self.app = App::ended(status);
-                if self.stop.is_none() {
-                    self.begin_stop(Instant::now());
+            if status.stopped() {
+                if self.app.pid() == Some(pid) {
+                    self.terminal.stop_with_app();
                 }
-            } else if self.worker.pid == Some(pid) {
-                self.worker_ended(status);
+            } else if self.app.pid() == Some(pid) {
+                self.app_ended(status, Instant::now());
+            } else {
+                self.worker_ended(pid, status);
             }
         }
     }
 
-    fn worker_ended(&mut self, status: WaitStatus) {
-        let code = status.exit_status();
-        self.worker.ended(Instant::now());
-        if code == Some(EXIT_RELOAD) {
-            self.worker.restart_at = Some(Instant::now());
-        }
-        if self.app == App::Waiting && self.worker.generation == 1 && code == Some(EXIT_MISTAKE) {
-            self.exit = Some(EXIT_MISTAKE);
-        }
-        // A worker that ends well during a stop has delivered or kept everything.
-        if self.stop.as_ref().is_some_and(|stop| stop.told_end) && code == Some(0) {
-            self.exit = Some(self.app_code());
-        }
-    }
-
-    /// Tells a new worker what has happened before it.
-    fn brief_worker(&mut self, now: Instant) {
-        if let Some(pid) = self.app.pid() {
-            self.worker.tell(ToWorker::AppStarted { pid });
-        }
-        if let Some(stop) = &mut self.stop {
-            self.worker.tell(ToWorker::Stop { left_ms: millis(stop.until.saturating_duration_since(now)) });
-            stop.told_end = false;
-        }
-    }
-
-    fn hear_worker(&mut self) {
-        while let Some(message) = self.worker.hear() {
-            self.worker.last_sign = Instant::now();
-            match message {
-                ToSupervisor::StartApp => self.start_app(),
-                ToSupervisor::Drained => {
-                    if let Some(stop) = &mut self.stop {
-                        stop.drain_until = Instant::now();
-                    }
+    fn hear_workers(&mut self) {
+        let mut packet = [0u8; PACKET_MAX];
+        for place in crate::crew::PLACES {
+            while let Some(bytes) = self.crew.at_mut(place).and_then(|worker| worker.hear(&mut packet)) {
+                if let Some(message) = ToSupervisor::decode(bytes) {
+                    self.apply_message(place, message);
                 }
-                ToSupervisor::SignalApp { signal } => self.app.signal(signal, false),
+            }
+            while let Some(notice) =
+                self.crew.at_mut(place).and_then(|worker| self.store.receive(&worker.notify, &self.manager))
+            {
+                if notice.ready {
+                    self.worker_ready(place, Instant::now());
+                }
             }
         }
-        while let Some(notice) = self.worker.notify.as_ref().and_then(|socket| self.store.receive(socket)) {
-            self.worker.last_sign = Instant::now();
-            self.worker.ready |= notice.ready;
+    }
+
+    fn apply_message(&mut self, place: crate::crew::Place, message: ToSupervisor<'_>) {
+        let now = Instant::now();
+        match message {
+            ToSupervisor::Plan { bytes } => self.take_plan(bytes, now),
+            ToSupervisor::StartApp => self.start_app(now),
+            ToSupervisor::Drained => {
+                if let Some(stop) = &mut self.stop {
+                    stop.drain_until = now;
+                }
+            }
+            ToSupervisor::SignalApp { signal } => self.app.signal(signal, false),
+            ToSupervisor::Replace { broken } => self.crew.want_replaced(broken, now),
+            ToSupervisor::Upgrade { binary } => {
+                let binary = if binary.is_empty() { self.binary.clone() } else { binary.to_vec() };
+                self.crew.want_upgrade(binary, now);
+            }
+            ToSupervisor::Released => self.crew.released(place),
+            ToSupervisor::Stop { within_ms } => self.stop_asked(within_ms, now),
+            ToSupervisor::AskDescriptors { pid } => {
+                let count = self.descriptors_of(pid);
+                if let Some(worker) = self.crew.at_mut(place) {
+                    worker.tell(ToWorker::Descriptors { pid, count });
+                }
+            }
+            ToSupervisor::AppGone { code } => self.app_gone(code, now),
         }
     }
 
-    fn start_app(&mut self) {
-        if self.app != App::Waiting || self.stop.is_some() {
-            return;
+    /// The plan of a first worker starts everything; that of a later one holds from now on. This and an upgrade are the only
+    /// moments after the start at which the supervisor allocates.
+    fn take_plan(&mut self, bytes: u64, now: Instant) {
+        let mut text = vec![0u8; usize::try_from(bytes).unwrap_or(PLAN_MAX).min(PLAN_MAX)];
+        let read = rustix::io::pread(&self.kept.plan, &mut text[..], 0).unwrap_or(0);
+        let Some(plan) = text.get(..read).and_then(Plan::decode) else { return };
+        let Ok(exec) = plan.app.as_ref().map(ExecPlan::new).transpose() else { return };
+        if self.plan.is_none() {
+            self.gate_until = Some(now + plan.gate);
+            self.app = App::new(plan.app.is_none());
+            self.begin_output(&plan);
         }
-        self.app = App::start(&self.plan, &self.mask, self.app_ends.take(), self.app_group);
-        match self.app {
-            App::Running { pid } => self.worker.tell(ToWorker::AppStarted { pid }),
-            _ => self.begin_stop(Instant::now()),
+        (self.plan, self.exec) = (Some(plan), exec);
+    }
+
+    /// How many descriptors a process of the app's session has open; 0 for any other.
+    fn descriptors_of(&self, pid: i32) -> u64 {
+        let (Some(app), Some(asked)) = (self.app.pid(), Pid::from_raw(pid)) else { return 0 };
+        let session = rustix::process::getsid(Some(asked)).map(|session| session.as_raw_nonzero().get());
+        if pid != app && session != Ok(app) {
+            return 0;
         }
+        let mut path = [0u8; 32];
+        if io::Write::write_fmt(&mut &mut path[..], format_args!("/proc/{pid}/fd\0")).is_err() {
+            return 0;
+        }
+        let Ok(path) = std::ffi::CStr::from_bytes_until_nul(&path) else { return 0 };
+        let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC;
+        let Ok(folder) = rustix::fs::open(path, flags, rustix::fs::Mode::empty()) else { return 0 };
+        let mut space = [const { std::mem::MaybeUninit::uninit() }; 2048];
+        let mut entries = rustix::fs::RawDir::new(folder, &mut space);
+        let mut count: u64 = 0;
+        while let Some(Ok(_)) = entries.next() {
+            count += 1;
+        }
+        // Without `.` and `..`.
+        count.saturating_sub(2)
     }
 
     fn move_output(&mut self) {
-        let Some(output) = &mut self.output else { return };
+        let Some(streams) = &mut self.streams else { return };
         let mut moved = false;
-        for stream in [&mut output.stdout, &mut output.stderr] {
+        for stream in streams {
             // A few chunks each, so that a flood on one stream does not starve the signals.
             for _ in 0..CHUNKS_PER_TURN {
                 if stream.pipe().is_none() {
@@ -266,92 +297,41 @@ impl Supervisor {
         }
     }
 
-    fn wake_worker(&self) {
+    pub(crate) fn wake_worker(&self) {
         // A full pipe has told enough.
         let _ = rustix::io::write(&self.wake, b"!");
     }
 
-    /// What the clock says.
-    fn tick(&mut self, now: Instant) {
-        if self.app == App::Waiting && now >= self.gate_until {
-            self.start_app();
-        }
-        if self.worker.pid.is_some() && now.saturating_duration_since(self.worker.last_sign) > WATCHDOG {
-            self.worker.kill();
-            self.worker.last_sign = now;
-        }
-        let Some(stop) = &mut self.stop else { return };
-        if let App::Running { .. } = self.app {
-            match stop.kill_at {
-                None if now >= stop.drain_until => {
-                    stop.kill_at = Some((now + self.plan.grace).min(stop.until));
-                    self.app.signal(self.plan.stop_signal, self.app_group);
-                }
-                Some(at) if now >= at => {
-                    stop.kill_at = Some(now + KILL_AGAIN);
-                    self.app.signal(SIGKILL, self.app_group);
-                }
-                _ => {}
-            }
-        } else {
-            self.finish_output(now);
-        }
-        if self.stop.as_ref().is_some_and(|stop| now >= stop.until + DEADLINE_SLACK) {
-            self.worker.kill();
-            self.app.signal(SIGKILL, self.app_group);
-            self.exit = Some(self.app_code());
-        }
-    }
-
-    /// After the app's end: waits for its pipes to end, but not for ever, and then tells the worker.
-    fn finish_output(&mut self, now: Instant) {
-        let (Some(stop), App::Ended { code, signal }) = (&mut self.stop, self.app) else { return };
-        if stop.told_end {
-            return;
-        }
-        let linger_until = *stop.linger_until.get_or_insert(now + PIPE_LINGER);
-        let open = self.output.as_ref().is_some_and(|out| out.stdout.pipe().is_some() || out.stderr.pipe().is_some());
-        if open && now < linger_until {
-            return;
-        }
-        stop.told_end = true;
-        if let Some(output) = &mut self.output {
-            output.stdout.cut();
-            output.stderr.cut();
-        }
-        self.wake_worker();
-        self.worker.tell(ToWorker::AppEnded { code, signal });
-    }
-
-    fn app_code(&self) -> i32 {
-        match self.app {
-            App::Ended { code, .. } => code,
-            App::Running { .. } => 128 + SIGKILL,
-            App::Waiting => 0,
-        }
-    }
-
     /// Waits for a descriptor or the next moment that the clock names.
-    fn sleep(&self) {
-        const NOTHING: Option<BorrowedFd<'_>> = None;
-        let (mut reads, mut writes) = ([NOTHING; 5], [NOTHING; 2]);
-        reads[0] = Some(self.signals.as_fd());
-        reads[1] = self.worker.control.as_ref().map(AsFd::as_fd);
-        reads[2] = self.worker.notify.as_ref().map(AsFd::as_fd);
-        if let Some(output) = &self.output {
-            for (index, stream) in [&output.stdout, &output.stderr].into_iter().enumerate() {
-                match stream.blocked_output() {
-                    Some(blocked) => writes[index] = Some(blocked),
-                    None => reads[3 + index] = stream.pipe(),
-                }
-            }
+    fn sleep(&mut self) {
+        const NOTHING: Option<(BorrowedFd<'_>, PollFlags)> = None;
+        let mut wanted = [NOTHING; POLLED_MAX];
+        let (first, rest) = wanted.split_at_mut(FIXED);
+        first[0] = Some((self.signals.as_fd(), PollFlags::IN));
+        for (index, stream) in self.streams.iter().flatten().enumerate() {
+            first[1 + index] = match stream.blocked_output() {
+                Some(blocked) => Some((blocked, PollFlags::OUT)),
+                None => stream.pipe().map(|pipe| (pipe, PollFlags::IN)),
+            };
+        }
+        if let Some(pty) = self.terminal.pty_ref() {
+            let input = pty.input().map(|input| (input, PollFlags::IN));
+            first[3] = input.or_else(|| pty.blocked().map(|blocked| (blocked, PollFlags::OUT)));
+        }
+        let workers = crate::crew::PLACES.into_iter().filter_map(|place| self.crew.at(place));
+        for (places, worker) in rest.chunks_exact_mut(3).zip(workers) {
+            let fds =
+                [worker.control.as_ref().map(AsFd::as_fd), Some(worker.notify.as_fd()), Some(worker.watchdog.as_fd())];
+            places.iter_mut().zip(fds).for_each(|(place, fd)| *place = fd.map(|fd| (fd, PollFlags::IN)));
         }
         let unused = PollFd::from_borrowed_fd(self.signals.as_fd(), PollFlags::IN);
-        let mut polled = [const { None }; 7].map(|_: Option<()>| unused.clone());
-        let wanted = reads.into_iter().flatten().map(|fd| (fd, PollFlags::IN));
-        let wanted = wanted.chain(writes.into_iter().flatten().map(|fd| (fd, PollFlags::OUT)));
-        for (place, (fd, flags)) in polled.iter_mut().zip(wanted) {
-            *place = PollFd::from_borrowed_fd(fd, flags);
+        let mut polled = [const { None }; POLLED_MAX].map(|_: Option<()>| unused.clone());
+        let mut terminal_at = None;
+        for (at, place) in polled.iter_mut().enumerate() {
+            if let Some(Some((fd, flags))) = wanted.get(at).copied() {
+                *place = PollFd::from_borrowed_fd(fd, flags);
+                terminal_at = (at == 3).then_some(at).or(terminal_at);
+            }
         }
         let wait = self.next_moment().map(|moment| {
             let left = moment.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
@@ -359,39 +339,49 @@ impl Supervisor {
         });
         // An interrupted or failed poll is a turn that finds nothing.
         let _ = poll(&mut polled, wait.as_ref());
+        let typed = terminal_at.and_then(|at| polled.get(at)).is_some_and(|fd| !fd.revents().is_empty());
+        if let Some(pty) = self.terminal.pty().filter(|_| typed) {
+            pty.move_input(true);
+        }
     }
 
     fn next_moment(&self) -> Option<Instant> {
-        let stop = self.stop.as_ref();
-        let app_runs = matches!(self.app, App::Running { .. });
-        [
-            (self.app == App::Waiting).then_some(self.gate_until),
-            self.worker.restart_at,
-            self.worker.pid.map(|_| self.worker.last_sign + WATCHDOG),
-            stop.map(|stop| stop.until + DEADLINE_SLACK),
-            stop.filter(|stop| app_runs && stop.kill_at.is_none()).map(|stop| stop.drain_until),
-            stop.filter(|_| app_runs).and_then(|stop| stop.kill_at),
-            stop.filter(|stop| !stop.told_end).and_then(|stop| stop.linger_until),
-        ]
-        .into_iter()
-        .flatten()
-        .min()
+        let moments = [self.app_moment(), self.crew.moment(), self.manager.moment()];
+        moments.into_iter().flatten().min()
     }
 
-    /// In the forked worker: keeps what is its own and closes the rest.
-    fn into_side(self, ends: WorkerEnds) -> WorkerSide {
-        self.mask.restore();
+    /// In the child of a fork: keeps what is a worker's and closes the rest; one of another binary is executed.
+    fn into_worker(self, ends: WorkerEnds) -> io::Result<Outcome> {
+        let binary = self.crew.starting_binary();
+        let Supervisor { saved, wake_read, rings, kept, store, crew, directory, since, terminal, .. } = self;
+        saved.restore();
         // Its own group, so that Ctrl-C at a terminal reaches the supervisor alone, which knows the order of a stop.
         let _ = rustix::process::setpgid(None, None);
         let _ = rustix::thread::set_name(c"outrigger-worke");
-        let rings = self.output.map(|output| (output.stdout.ring().clone(), output.stderr.ring().clone()));
-        WorkerSide {
+        // The parent's terminal is not ours to put back as it was.
+        std::mem::forget(terminal);
+        let side = WorkerSide {
             control: ends.control,
             notify: ends.notify,
-            wake: self.wake_read,
+            watchdog: ends.watchdog,
+            wake: wake_read,
             rings,
-            stored: self.store.into_named(),
-            generation: ends.generation,
+            kept,
+            stored: store.into_named(),
+            generation: crew.generation(),
+            owns: crew.is_alone(),
+            replaces: crew.replaces(),
+            fell: crew.fell(),
+            since,
+            directory,
+        };
+        match binary {
+            None => Ok(Outcome::Worker(Box::new(side))),
+            Some(binary) => {
+                let error = side.exec(&binary);
+                eprintln!("error: {} cannot be executed: {error}", String::from_utf8_lossy(&binary));
+                sys::process::exit_now(EXIT_NOT_EXECUTED)
+            }
         }
     }
 }
@@ -399,18 +389,33 @@ impl Supervisor {
 /// Chunks of one stream between two looks at everything else.
 const CHUNKS_PER_TURN: usize = 8;
 
-/// The worker keeps the deadline itself; this much later it is ended.
-const DEADLINE_SLACK: Duration = Duration::from_millis(500);
+/// Signals, two streams and a terminal; then three descriptors for each worker.
+const FIXED: usize = 4;
+const POLLED_MAX: usize = FIXED + 3 * crate::crew::PLACES.len();
 
-/// A group that is being killed is signalled again, for children that were forked meanwhile.
-const KILL_AGAIN: Duration = Duration::from_millis(200);
-
-const SIGINT: i32 = 2;
-const SIGKILL: i32 = 9;
-const SIGPIPE: i32 = 13;
-const SIGTERM: i32 = 15;
+const SIGHUP: i32 = 1;
+pub(crate) const SIGINT: i32 = 2;
+pub(crate) const SIGKILL: i32 = 9;
+const SIGUSR2: i32 = 12;
+pub(crate) const SIGTERM: i32 = 15;
 const SIGCHLD: i32 = 17;
+const SIGCONT: i32 = 18;
+const SIGSTOP: i32 = 19;
+const SIGTSTP: i32 = 20;
+const SIGTTIN: i32 = 21;
+const SIGTTOU: i32 = 22;
+const SIGWINCH: i32 = 28;
 
-fn millis(duration: Duration) -> u64 {
+/// A worker that was executed finds its start here, everything else starts as a supervisor.
+pub fn inherited_worker() -> Option<Box<WorkerSide>> {
+    WorkerSide::inherited().map(Box::new)
+}
+
+fn unix_now() -> i64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+}
+
+pub(crate) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

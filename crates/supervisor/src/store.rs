@@ -1,11 +1,12 @@
 //! The descriptor store: listening sockets that outlive a worker, by systemd's protocol (sd_notify(3), FDSTORE). In:
-//! datagrams from the worker. Out: the descriptors for the next worker. Bound: `STORED_MAX` descriptors, names of
+//! datagrams from the worker. Out: the descriptors for the next worker, and for whoever started us. Bound: `STORED_MAX` descriptors, names of
 //! `NAME_MAX` bytes; one more is closed and refused.
 
+use crate::manager::Manager;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use std::io::IoSliceMut;
 use std::mem::MaybeUninit;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 
 pub const STORED_MAX: usize = 64;
 pub const NAME_MAX: usize = 128;
@@ -29,17 +30,20 @@ pub struct Store {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Notice {
     pub ready: bool,
-    pub stopping: bool,
-    pub watchdog: bool,
 }
 
 impl Store {
-    pub fn new() -> Store {
-        Store { entries: Vec::with_capacity(STORED_MAX) }
+    /// With what was kept for us before we started.
+    pub fn new(kept: Vec<(String, OwnedFd)>) -> Store {
+        let mut store = Store { entries: Vec::with_capacity(STORED_MAX) };
+        for (name, fd) in kept {
+            store.add(name.as_bytes(), fd);
+        }
+        store
     }
 
     /// Takes one datagram from the socket; None where none waits.
-    pub fn receive(&mut self, socket: &OwnedFd) -> Option<Notice> {
+    pub(crate) fn receive(&mut self, socket: &OwnedFd, manager: &Manager) -> Option<Notice> {
         let mut text = [0u8; DATAGRAM_MAX];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
@@ -54,17 +58,17 @@ impl Store {
         let stores = value(b"FDSTORE=") == Some(b"1");
         if value(b"FDSTOREREMOVE=") == Some(b"1") {
             self.entries.retain(|stored| stored.name() != name);
+            manager.forget(name);
         }
         for message in control.drain() {
             if let RecvAncillaryMessage::ScmRights(fds) = message {
-                fds.filter(|_| stores).for_each(|fd| self.add(name, fd));
+                for fd in fds.filter(|_| stores) {
+                    manager.store(name, fd.as_fd());
+                    self.add(name, fd);
+                }
             }
         }
-        Some(Notice {
-            ready: value(b"READY=") == Some(b"1"),
-            stopping: value(b"STOPPING=") == Some(b"1"),
-            watchdog: value(b"WATCHDOG=") == Some(b"1"),
-        })
+        Some(Notice { ready: value(b"READY=") == Some(b"1") })
     }
 
     /// Several descriptors may share a name: the members of a reuse-port group.
@@ -76,6 +80,10 @@ impl Store {
             }
             self.entries.push(stored);
         }
+    }
+
+    pub(crate) fn named(&self) -> impl Iterator<Item = (std::borrow::Cow<'_, str>, &OwnedFd)> {
+        self.entries.iter().map(|stored| (String::from_utf8_lossy(stored.name()), &stored.fd))
     }
 
     /// The descriptors for a new worker. Called in its process, where the copies are its own.
@@ -117,14 +125,14 @@ mod tests {
             rustix::net::socketpair(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None)
                 .expect("a pair");
         let (kept, _other) = rustix::pipe::pipe().expect("a pipe");
-        let mut store = Store::new();
+        let (mut store, manager) = (Store::new(Vec::new()), Manager::without_descriptors());
         send(&worker, "READY=1\n", None);
-        assert_eq!(store.receive(&ours), Some(Notice { ready: true, ..Notice::default() }));
+        assert_eq!(store.receive(&ours, &manager), Some(Notice { ready: true }));
         send(&worker, "FDSTORE=1\nFDNAME=proxy/in", Some(&kept));
         send(&worker, "FDSTORE=1\nFDNAME=admin", Some(&kept));
         send(&worker, "WATCHDOG=1", Some(&kept));
         send(&worker, "FDSTOREREMOVE=1\nFDNAME=admin", None);
-        while store.receive(&ours).is_some() {}
+        while store.receive(&ours, &manager).is_some() {}
         let named: Vec<String> = store.into_named().into_iter().map(|(name, _)| name).collect();
         assert_eq!(named, ["proxy/in"], "a descriptor sent without FDSTORE is closed");
     }

@@ -1,103 +1,310 @@
-//! The worker as a child: forked from the supervisor, so that it shares the pages of the binary and starts without an
-//! exec; replaced when it fails. In: the store, the rings. Out: in the child, a `WorkerSide`; in the parent, its channels.
+//! A worker as a child: forked from the supervisor, so that it shares the pages of the binary and starts without an exec, or
+//! executed from another binary. In: what it inherits. Out: in the child, a `WorkerSide`; in the parent, its channels. Its
+//! watchdog is a timer that both hold: the worker winds it up, and the supervisor wakes only where it did not.
 
-use crate::message::{self, ToSupervisor, ToWorker};
-use crate::plan::{RESTART_CALM, RESTART_FIRST, RESTART_MOST};
+use crate::handoff::Handoff;
+use crate::message::{self, PACKET_MAX, ToWorker};
+use crate::plan::{LEAVE_MOST, PLAN_MAX, READY_MOST, WATCHDOG, WATCHDOG_DOUBT};
 use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, socketpair};
+use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 use sys::process::Fork;
+use sys::ring::Ring;
 
-/// The parent's view of the worker that runs now, or of the pause before the next.
-pub struct Worker {
-    pub pid: Option<i32>,
-    pub control: Option<OwnedFd>,
-    pub notify: Option<OwnedFd>,
+/// What a worker inherits.
+pub struct WorkerSide {
+    /// Messages to and from the supervisor.
+    pub control: OwnedFd,
+    /// systemd's notify protocol, towards the supervisor.
+    pub notify: OwnedFd,
+    /// To be wound up for `WATCHDOG`, again and again.
+    pub watchdog: OwnedFd,
+    /// A pipe that becomes readable when the rings have new bytes or an end.
+    pub wake: OwnedFd,
+    /// stdout and stderr of the app.
+    pub rings: (Ring, Ring),
+    pub kept: Kept,
+    /// Descriptors that workers before this one stored, by name.
+    pub stored: Vec<(String, OwnedFd)>,
+    /// 0 for the first worker of this supervisor.
     pub generation: u32,
+    /// Whether the rings and the state are this worker's from the start.
+    pub owns: bool,
+    /// Whether another serves, and goes on if this one cannot start.
+    pub replaces: bool,
+    /// How the worker before ended, where nobody asked it to.
+    pub fell: Option<Fell>,
+    /// When the supervisor started, in seconds since 1970.
+    pub since: i64,
+    /// The directory that we were started in.
+    pub directory: Option<std::path::PathBuf>,
+}
+
+/// What outlives every worker, in memory that all share: each a text that may be replaced.
+pub struct Kept {
+    /// The plan of the app, for the supervisor.
+    pub plan: OwnedFd,
+    /// The configuration that a worker last served.
+    pub good: OwnedFd,
+    /// The configuration with which a later worker could not start.
+    pub refused: OwnedFd,
+}
+
+/// How a worker ended that nobody had asked to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fell {
+    /// Its exit code, or 128 + the signal that killed it.
+    pub code: i32,
+    /// It had not moved for `WATCHDOG`.
+    pub hung: bool,
+}
+
+/// The parent's view of a worker.
+pub struct Worker {
+    pub pid: i32,
+    pub control: Option<OwnedFd>,
+    pub notify: OwnedFd,
+    pub watchdog: OwnedFd,
+    pub generation: u32,
+    pub started: Instant,
     pub ready: bool,
-    pub last_sign: Instant,
-    pub restart_at: Option<Instant>,
-    started: Instant,
-    wait: Duration,
+    /// The binary that it was executed from, where it was not forked.
+    pub binary: Option<Vec<u8>>,
+    /// When it is killed: one that is not ready in time, or does not leave in time.
+    pub until: Option<Instant>,
+    /// It was told to hand over, and has not yet.
+    pub holds_on: bool,
+    pub hung: bool,
+    pub doubted_at: Option<Instant>,
 }
 
 /// The child's ends.
 pub struct WorkerEnds {
     pub control: OwnedFd,
     pub notify: OwnedFd,
-    pub generation: u32,
+    pub watchdog: OwnedFd,
+}
+
+/// What came of a start, in the parent or in the child.
+pub enum Started {
+    Parent(Worker),
+    Child(WorkerEnds),
+}
+
+impl Kept {
+    pub fn new() -> io::Result<Kept> {
+        let memory = |name: &str| rustix::fs::memfd_create(name, rustix::fs::MemfdFlags::CLOEXEC);
+        Ok(Kept {
+            plan: memory("outrigger-plan")?,
+            good: memory("outrigger-good")?,
+            refused: memory("outrigger-refused")?,
+        })
+    }
+}
+
+impl Kept {
+    /// A text that was kept; None where none was yet.
+    pub fn text(memory: &OwnedFd) -> Option<String> {
+        let size = usize::try_from(rustix::fs::fstat(memory).ok()?.st_size).ok().filter(|size| *size > 0)?;
+        let mut bytes = vec![0; size.min(PLAN_MAX)];
+        let read = rustix::io::pread(memory, &mut bytes[..], 0).ok()?;
+        bytes.truncate(read);
+        String::from_utf8(bytes).ok()
+    }
+
+    /// Replaces what was kept.
+    pub fn keep(memory: &OwnedFd, bytes: &[u8]) -> io::Result<()> {
+        rustix::fs::ftruncate(memory, 0)?;
+        let mut at = 0;
+        while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
+            at += rustix::io::pwrite(memory, rest, at as u64)?;
+        }
+        Ok(())
+    }
 }
 
 impl Worker {
-    pub fn new(now: Instant) -> Worker {
-        Worker {
-            pid: None,
-            control: None,
-            notify: None,
-            generation: 0,
-            ready: false,
-            last_sign: now,
-            restart_at: Some(now),
-            started: now,
-            wait: RESTART_FIRST,
-        }
-    }
-
-    /// Forks. In the child the answer is its ends; in the parent it is None.
-    pub fn start(&mut self, now: Instant) -> io::Result<Option<WorkerEnds>> {
+    /// Forks.
+    pub fn fork(generation: u32, replaces: bool, now: Instant) -> io::Result<Started> {
         let (control, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
         let (notify, their_notify) = socketpair(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
+        let watchdog =
+            rustix::time::timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK)?;
+        wind_up(&watchdog, WATCHDOG)?;
         match sys::process::fork()? {
-            Fork::Child => Ok(Some(WorkerEnds { control: theirs, notify: their_notify, generation: self.generation })),
-            Fork::Parent { child } => {
-                *self = Worker {
-                    pid: Some(child),
-                    control: Some(control),
-                    notify: Some(notify),
-                    generation: self.generation + 1,
-                    ready: false,
-                    last_sign: now,
-                    restart_at: None,
-                    started: now,
-                    wait: self.wait,
-                };
-                Ok(None)
-            }
+            Fork::Child => Ok(Started::Child(WorkerEnds { control: theirs, notify: their_notify, watchdog })),
+            Fork::Parent { child } => Ok(Started::Parent(Worker {
+                pid: child,
+                control: Some(control),
+                notify,
+                watchdog,
+                generation,
+                started: now,
+                ready: false,
+                binary: None,
+                until: replaces.then(|| now + READY_MOST),
+                holds_on: false,
+                hung: false,
+                doubted_at: None,
+            })),
         }
     }
 
-    /// Notes that the worker is gone and when the next one starts.
-    pub fn ended(&mut self, now: Instant) {
-        if self.pid.is_some() && now.saturating_duration_since(self.started) >= RESTART_CALM {
-            self.wait = RESTART_FIRST;
+    /// A worker that has become ready under the program before this one.
+    pub fn resumed(
+        pid: i32,
+        control: OwnedFd,
+        notify: OwnedFd,
+        watchdog: OwnedFd,
+        generation: u32,
+        now: Instant,
+    ) -> Worker {
+        Worker {
+            pid,
+            control: Some(control),
+            notify,
+            watchdog,
+            generation,
+            started: now,
+            ready: true,
+            binary: None,
+            until: None,
+            holds_on: false,
+            hung: false,
+            doubted_at: None,
         }
-        self.restart_at = Some(now + self.wait);
-        self.wait = (self.wait * 2).min(RESTART_MOST);
-        (self.pid, self.control, self.notify, self.ready) = (None, None, None, false);
     }
 
-    pub fn tell(&self, message: ToWorker) {
+    pub fn tell(&self, message: ToWorker<'_>) {
         if let Some(control) = &self.control {
             // A worker that reads nothing is hung; the watchdog replaces it, and the next one is told anew.
             let _ = message::send(control, &message.encode());
         }
     }
 
-    /// The next message that waits.
-    pub fn hear(&mut self) -> Option<ToSupervisor> {
-        let mut bytes = [0u8; message::BYTES];
-        let (count, _) = rustix::net::recv(self.control.as_ref()?, &mut bytes[..], RecvFlags::DONTWAIT).ok()?;
+    /// The next message that waits, as bytes.
+    pub fn hear<'a>(&mut self, packet: &'a mut [u8; PACKET_MAX]) -> Option<&'a [u8]> {
+        let (count, _) = rustix::net::recv(self.control.as_ref()?, &mut packet[..], RecvFlags::DONTWAIT).ok()?;
         if count == 0 {
             // Its end is closed: the exit follows, and until then there is nothing to poll for.
             self.control = None;
+            return None;
         }
-        ToSupervisor::decode(bytes.get(..count)?)
+        packet.get(..count)
+    }
+
+    /// Asks it to make room for another.
+    pub fn yield_to_next(&mut self, drain: Duration, now: Instant) {
+        self.holds_on = true;
+        self.until = Some(now + drain + LEAVE_MOST);
+        self.tell(ToWorker::Yield);
+    }
+
+    /// Looks at the timer: one that has run out is wound up once more, shortly, since a machine that slept has a late timer. A
+    /// worker that moves again winds it up itself, so that the next doubt is a new one.
+    pub fn check_watchdog(&mut self, now: Instant) {
+        let mut count = [0u8; 8];
+        if rustix::io::read(&self.watchdog, &mut count).is_err() {
+            return;
+        }
+        if self.doubted_at.is_some_and(|at| now.saturating_duration_since(at) < WATCHDOG_DOUBT * 2) {
+            self.hung = true;
+            self.kill();
+        }
+        self.doubted_at = Some(now);
+        let _ = wind_up(&self.watchdog, WATCHDOG_DOUBT);
     }
 
     pub fn kill(&self) {
-        if let Some(pid) = self.pid.and_then(rustix::process::Pid::from_raw) {
+        if let Some(pid) = rustix::process::Pid::from_raw(self.pid) {
             let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
         }
+    }
+}
+
+/// Sets the timer anew.
+pub fn wind_up(watchdog: &OwnedFd, time: Duration) -> io::Result<()> {
+    let value = Timespec { tv_sec: time.as_secs().try_into().unwrap_or(i64::MAX), tv_nsec: time.subsec_nanos().into() };
+    let once = Itimerspec { it_interval: Timespec { tv_sec: 0, tv_nsec: 0 }, it_value: value };
+    Ok(rustix::time::timerfd_settime(watchdog, TimerfdTimerFlags::empty(), &once).map(drop)?)
+}
+
+/// The environment variable by which an executed worker learns what it inherits.
+pub const INHERIT: &str = "OUTRIGGER_INHERIT";
+
+impl WorkerSide {
+    /// Replaces this child by another binary with the same arguments, which finds everything under `INHERIT`. Returns only
+    /// where it could not.
+    pub fn exec(self, binary: &[u8]) -> io::Error {
+        let WorkerSide {
+            control,
+            notify,
+            watchdog,
+            wake,
+            rings,
+            kept,
+            stored,
+            generation,
+            owns,
+            replaces,
+            fell,
+            since,
+            directory,
+        } = self;
+        let mut handoff = Handoff::default();
+        for (key, fd) in [("control", &control), ("notify", &notify), ("watchdog", &watchdog), ("wake", &wake)] {
+            handoff.descriptor(key, fd);
+        }
+        for (key, fd) in [("plan", &kept.plan), ("good", &kept.good), ("refused", &kept.refused)] {
+            handoff.descriptor(key, fd);
+        }
+        for (key, ring) in [("stdout", &rings.0), ("stderr", &rings.1)] {
+            handoff.descriptor(key, ring.file());
+        }
+        for (name, fd) in &stored {
+            handoff.descriptor(&format!("stored {name}"), fd);
+        }
+        handoff.number("generation", generation.into());
+        handoff.number("owns", owns.into());
+        handoff.number("replaces", replaces.into());
+        handoff.number("since", since);
+        if let Some(fell) = fell {
+            handoff.number("fell", i64::from(fell.code));
+            handoff.number("hung", fell.hung.into());
+        }
+        if let Some(directory) = &directory {
+            let _ = std::env::set_current_dir(directory);
+        }
+        handoff.exec(binary, INHERIT)
+    }
+
+    /// What an executed worker inherits, where this process is one.
+    pub fn inherited() -> Option<WorkerSide> {
+        let mut handoff = Handoff::from_environment(INHERIT)?;
+        let ring = |handoff: &mut Handoff, key| handoff.claim(key).and_then(|fd| Ring::over(fd).ok());
+        Some(WorkerSide {
+            control: handoff.claim("control")?,
+            notify: handoff.claim("notify")?,
+            watchdog: handoff.claim("watchdog")?,
+            wake: handoff.claim("wake")?,
+            rings: (ring(&mut handoff, "stdout")?, ring(&mut handoff, "stderr")?),
+            kept: Kept {
+                plan: handoff.claim("plan")?,
+                good: handoff.claim("good")?,
+                refused: handoff.claim("refused")?,
+            },
+            stored: handoff.claim_named("stored "),
+            generation: u32::try_from(handoff.value("generation")?).ok()?,
+            owns: handoff.value("owns")? == 1,
+            replaces: handoff.value("replaces")? == 1,
+            since: handoff.value("since")?,
+            fell: handoff
+                .value("fell")
+                .and_then(|code| i32::try_from(code).ok())
+                .map(|code| Fell { code, hung: handoff.value("hung") == Some(1) }),
+            directory: std::env::current_dir().ok(),
+        })
     }
 }

@@ -5,6 +5,7 @@ use crate::notify::NotifyKind;
 use crate::staging::Limits;
 use crate::store::StoreKind;
 use base::diag::Diagnostic;
+use base::needs::Needs;
 use base::tree::Node;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -27,6 +28,24 @@ pub struct EntryPlan {
 const EVERY_MIN: Duration = Duration::from_millis(100);
 
 impl Plan {
+    /// What its entries need from the system.
+    pub fn needs(&self) -> Needs {
+        let mut needs = Needs::default();
+        for entry in &self.entries {
+            needs.add(entry.store.needs());
+            // The link is replaced by a rename in its folder, beside which revisions lie.
+            needs.write_file(&entry.to);
+            for kind in &entry.notify {
+                match kind {
+                    NotifyKind::Http(config) => needs.add(net::needs(config.url.as_str(), &config.client)),
+                    // Whether the app handles the signal stands in its /proc/PID/status.
+                    NotifyKind::Signal(_) => needs.read.push("/proc".into()),
+                }
+            }
+        }
+        needs
+    }
+
     /// Checks what the schema cannot. `root` is the tree of the `sync` section.
     pub fn new(config: &BTreeMap<String, Config>, wrapped: bool, root: &Node) -> Result<Plan, Vec<Diagnostic>> {
         let mut findings = Vec::new();

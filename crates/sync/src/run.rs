@@ -23,6 +23,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
 const ASKED: Name = Name::counter("outrigger_sync_polls_total", "How often a store was asked, by how it ended.");
 
@@ -63,6 +64,15 @@ impl Gate {
     }
 }
 
+/// What stands in the way of a start, such as a certificate that is missing.
+pub fn check(plan: &Plan) -> Vec<String> {
+    let build = |entry: &EntryPlan| {
+        let built = entry.store.build(std::path::PathBuf::new());
+        built.err().map(|error| format!("sync `{}`: {error}", entry.name))
+    };
+    plan.entries.iter().filter_map(build).collect()
+}
+
 /// Starts a task per entry. Errors name the entry and what stands in its way.
 pub fn start(
     plan: Plan,
@@ -75,6 +85,7 @@ pub fn start(
     let (mut errors, mut published) = (Vec::new(), Vec::new());
     let count = plan.entries.len();
     let station = conductor.station("sync");
+    let mut followers = Vec::new();
     let unpublished = Rc::new(Cell::new(count));
     for entry in plan.entries {
         let cache = inputs.state.path(&format!("sync.{}.git", entry.name));
@@ -94,7 +105,7 @@ pub fn start(
                     published: sender,
                     unpublished: unpublished.clone(),
                 };
-                scope.spawn("follow", follower.follow(store, station.watch()));
+                followers.push(scope.spawn("follow", follower.follow(store, station.watch())));
             }
             Err(error) => errors.push(format!("sync `{}`: {error}", entry.name)),
         }
@@ -103,13 +114,21 @@ pub fn start(
         return Err(errors);
     }
     health.set_summary(counted(count, "directory follows its store", "directories follow their stores"));
-    scope.spawn("conduct", conduct(station));
+    scope.spawn("conduct", conduct(station, followers));
     Ok((scope, Gate { published }))
 }
 
-/// Nothing of sync holds up a stop: a publication is atomic at any moment.
-async fn conduct(mut station: Station) {
-    for phase in [Phase::Drain, Phase::Finish, Phase::Close, Phase::Yield] {
+/// Nothing of sync holds up a stop: a publication is atomic at any moment. A worker that takes over must not meet a round that is
+/// still under way here.
+async fn conduct(mut station: Station, followers: Vec<JoinHandle<()>>) {
+    station.reached(Phase::Yield).await;
+    if station.yields() {
+        for follower in followers {
+            let _ = follower.await;
+        }
+        station.done(Phase::Yield);
+    }
+    for phase in [Phase::Drain, Phase::Finish, Phase::Close] {
         station.reached(phase).await;
         station.done(phase);
     }
@@ -166,12 +185,16 @@ impl Follower {
                 }
             }
             self.show(round.present.as_deref());
-            if let Some(revision) = round.present {
-                self.tell(&revision).await;
-            }
+            let told = async {
+                if let Some(revision) = round.present {
+                    self.tell(&revision).await;
+                }
+                tokio::time::sleep(pause).await;
+            };
+            // Whoever comes after us tells what was not told.
             tokio::select! {
-                () = tokio::time::sleep(pause) => {}
-                _ = phase.reached(Phase::Drain) => return,
+                () = told => {}
+                _ = phase.reached(Phase::Yield) => return,
             }
         }
     }

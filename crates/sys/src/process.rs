@@ -1,10 +1,29 @@
-//! fork and exec from a plan. In: an `ExecPlan`, made while allocation is still allowed. Out: a child, or the error of
-//! its exec. Both refuse where the process has a second thread, since a fork would copy locks that nobody opens.
+//! fork and exec from a plan. In: an `ExecPlan`, made while allocation is still allowed. Out: a child, or where its start
+//! failed. Fork refuses where the process has a second thread, since it would copy locks that nobody opens.
 
+use crate::signal::SavedSignals;
 use std::ffi::{CStr, CString};
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+/// A program as a person names it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Command {
+    pub argv: Vec<Vec<u8>>,
+    /// `NAME=value` each.
+    pub environment: Vec<Vec<u8>>,
+    pub directory: Option<Vec<u8>>,
+    pub user: Option<User>,
+}
+
+/// Whom a child becomes before its exec.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct User {
+    pub uid: u32,
+    pub gid: u32,
+    /// Supplementary groups.
+    pub groups: Vec<u32>,
+}
 
 /// Everything exec needs, as the kernel reads it. The pointers point into the strings beside them.
 pub struct ExecPlan {
@@ -13,15 +32,42 @@ pub struct ExecPlan {
     _envp: Vec<CString>,
     argv_pointers: Vec<*const libc::c_char>,
     envp_pointers: Vec<*const libc::c_char>,
+    directory: Option<CString>,
+    user: Option<User>,
+}
+
+/// Where a child stands between sessions, process groups and terminals.
+#[derive(Clone, Copy, Debug)]
+pub enum Session<'a> {
+    /// A session of its own, so that signals can reach the whole group and no terminal reaches it.
+    New,
+    /// Our session and process group, as if we were not there.
+    Ours,
+    /// Our session, and a process group of its own, behind whatever the terminal shows.
+    Background,
+    /// Our session, and a process group of its own that the terminal has in its foreground.
+    Foreground(BorrowedFd<'a>),
+    /// A session of its own whose terminal is this one.
+    Terminal(BorrowedFd<'a>),
 }
 
 /// What the child does between fork and exec.
 pub struct ChildSetup<'a> {
+    pub stdin: Option<BorrowedFd<'a>>,
     pub stdout: Option<BorrowedFd<'a>>,
     pub stderr: Option<BorrowedFd<'a>>,
-    /// Begins a session of its own, so that signals can reach the whole group.
-    pub new_session: bool,
-    pub mask: &'a crate::signal::SavedMask,
+    pub session: Session<'a>,
+    pub signals: &'a SavedSignals,
+}
+
+/// Why a child could not become its program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StartError {
+    Exec(i32),
+    Directory(i32),
+    User(i32),
+    /// A descriptor, a session or a terminal, or the fork itself.
+    Setup(i32),
 }
 
 /// What fork returned.
@@ -31,25 +77,19 @@ pub enum Fork {
 }
 
 impl ExecPlan {
-    /// Resolves the command against PATH now, as execvp would at the time of the call. Errors: a NUL in an argument.
-    pub fn new<E: AsRef<std::ffi::OsStr>>(
-        command: &[E],
-        environment: &[(std::ffi::OsString, std::ffi::OsString)],
-    ) -> io::Result<ExecPlan> {
+    /// Resolves the command against the PATH of its own environment, as execvp would. Errors: a NUL in an argument.
+    pub fn new(command: &Command) -> io::Result<ExecPlan> {
         let owned = |bytes: &[u8]| {
             CString::new(bytes).map_err(|_| io::Error::other("a NUL byte stands in the command or environment"))
         };
-        let argv = command.iter().map(|part| owned(part.as_ref().as_bytes())).collect::<io::Result<Vec<_>>>()?;
+        let argv = command.argv.iter().map(|part| owned(part)).collect::<io::Result<Vec<_>>>()?;
+        let envp = command.environment.iter().map(|entry| owned(entry)).collect::<io::Result<Vec<_>>>()?;
         let program = argv.first().ok_or_else(|| io::Error::other("the command is empty"))?.to_bytes().to_vec();
-        let envp = environment
-            .iter()
-            .map(|(name, value)| owned(&[name.as_bytes(), b"=", value.as_bytes()].concat()))
-            .collect::<io::Result<Vec<_>>>()?;
         let candidates = if program.contains(&b'/') {
             vec![owned(&program)?]
         } else {
-            let path = environment.iter().find(|(name, _)| name == "PATH").map(|(_, value)| value.as_bytes().to_vec());
-            let path = path.unwrap_or_else(|| b"/usr/local/bin:/usr/bin:/bin".to_vec());
+            let path = command.environment.iter().find_map(|entry| entry.strip_prefix(b"PATH="));
+            let path = path.unwrap_or(b"/usr/local/bin:/usr/bin:/bin");
             let in_folder =
                 |folder: &[u8]| owned(&[if folder.is_empty() { b"." } else { folder }, b"/", &program].concat());
             path.split(|byte| *byte == b':').map(in_folder).collect::<io::Result<Vec<_>>>()?
@@ -62,22 +102,28 @@ impl ExecPlan {
             envp_pointers: pointers(&envp),
             _argv: argv,
             _envp: envp,
+            directory: command.directory.as_deref().map(owned).transpose()?,
+            user: command.user.clone(),
         })
     }
 
     /// Replaces this process. Returns only where it could not: the error that says most (EACCES before ENOENT).
-    fn exec(&self) -> i32 {
+    pub fn exec(&self) -> i32 {
         let mut error = libc::ENOENT;
         for path in &self.candidates {
             // SAFETY: all three point to NUL-terminated memory that `self` owns; the arrays end with a null pointer.
             unsafe { libc::execve(path.as_ptr(), self.argv_pointers.as_ptr(), self.envp_pointers.as_ptr()) };
-            match io::Error::last_os_error().raw_os_error().unwrap_or(libc::ENOENT) {
+            match last_error() {
                 libc::ENOENT | libc::ENOTDIR => {}
                 other => error = other,
             }
         }
         error
     }
+}
+
+fn last_error() -> i32 {
+    io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO)
 }
 
 /// How many threads this process has, from the links of its task folder.
@@ -100,39 +146,122 @@ pub fn fork() -> io::Result<Fork> {
     }
 }
 
-/// Starts a child from a plan. Exec's error number arrives on `status` (close-on-exec: it reads as closed on success).
-pub fn start(plan: &ExecPlan, setup: &ChildSetup<'_>, status: &OwnedFd) -> io::Result<i32> {
-    match fork()? {
-        Fork::Parent { child } => Ok(child),
+/// Starts a child from a plan, and waits until its exec has happened or failed. One that failed is reaped here, so that
+/// nobody takes its end for the program's.
+pub fn start(plan: &ExecPlan, setup: &ChildSetup<'_>) -> Result<i32, StartError> {
+    let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
+        .map_err(|error| StartError::Setup(error.raw_os_error()))?;
+    match fork().map_err(|error| StartError::Setup(error.raw_os_error().unwrap_or(libc::EAGAIN)))? {
+        Fork::Parent { child } => {
+            drop(write);
+            match start_error(&read) {
+                None => Ok(child),
+                Some(error) => {
+                    let pid = rustix::process::Pid::from_raw(child);
+                    let _ = pid.map(|pid| rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty()));
+                    Err(error)
+                }
+            }
+        }
         Fork::Child => {
-            let error = match prepare(setup) {
-                Ok(()) => plan.exec(),
+            let error = match prepare(plan, setup) {
+                Ok(()) => StartError::Exec(plan.exec()),
                 Err(error) => error,
             };
-            let bytes = error.to_ne_bytes();
-            // SAFETY: writes four bytes of the stack, then ends the child without running the parent's exit handlers.
+            let (step, number) = match error {
+                StartError::Exec(number) => (0, number),
+                StartError::Directory(number) => (1, number),
+                StartError::User(number) => (2, number),
+                StartError::Setup(number) => (3, number),
+            };
+            let bytes = [step, number].map(i32::to_ne_bytes).concat();
+            // SAFETY: writes eight bytes that live here, then ends the child without the parent's exit handlers.
             unsafe {
-                libc::write(status.as_raw_fd(), bytes.as_ptr().cast(), bytes.len());
+                libc::write(write.as_raw_fd(), bytes.as_ptr().cast(), bytes.len());
                 libc::_exit(127)
             }
         }
     }
 }
 
-fn prepare(setup: &ChildSetup<'_>) -> Result<(), i32> {
-    let failed = || io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO);
-    for (fd, target) in [(setup.stdout, libc::STDOUT_FILENO), (setup.stderr, libc::STDERR_FILENO)] {
-        // SAFETY: duplicates a descriptor that the borrow keeps open.
-        if fd.is_some_and(|fd| unsafe { libc::dup2(fd.as_raw_fd(), target) } < 0) {
-            return Err(failed());
+/// Blocks until exec has happened, which closes the pipe, or the child has written why not.
+fn start_error(status: &OwnedFd) -> Option<StartError> {
+    let mut bytes = [0u8; 8];
+    let count = loop {
+        match rustix::io::read(status, &mut bytes) {
+            Ok(count) => break count,
+            Err(rustix::io::Errno::INTR) => {}
+            Err(_) => return None,
+        }
+    };
+    let number = |at: usize| bytes.get(at..at + 4).and_then(|part| part.try_into().ok()).map(i32::from_ne_bytes);
+    let error = number(4).filter(|_| count == bytes.len())?;
+    Some(match number(0)? {
+        0 => StartError::Exec(error),
+        1 => StartError::Directory(error),
+        2 => StartError::User(error),
+        _ => StartError::Setup(error),
+    })
+}
+
+fn prepare(plan: &ExecPlan, setup: &ChildSetup<'_>) -> Result<(), StartError> {
+    let check = |result: libc::c_int, error: fn(i32) -> StartError| match result {
+        -1 => Err(error(last_error())),
+        _ => Ok(()),
+    };
+    // SAFETY: calls with descriptors that the borrows keep open, and with strings and lists that the plan owns.
+    unsafe {
+        match setup.session {
+            Session::Ours => {}
+            Session::New => check(libc::setsid(), StartError::Setup)?,
+            Session::Background => check(libc::setpgid(0, 0), StartError::Setup)?,
+            Session::Foreground(terminal) => {
+                check(libc::setpgid(0, 0), StartError::Setup)?;
+                // SIGTTOU is still blocked here, so that a background group may do this.
+                check(libc::tcsetpgrp(terminal.as_raw_fd(), libc::getpid()), StartError::Setup)?;
+            }
+            Session::Terminal(terminal) => {
+                check(libc::setsid(), StartError::Setup)?;
+                check(libc::ioctl(terminal.as_raw_fd(), libc::TIOCSCTTY, 0), StartError::Setup)?;
+            }
+        }
+        for (fd, target) in [(setup.stdin, 0), (setup.stdout, 1), (setup.stderr, 2)] {
+            if let Some(fd) = fd {
+                check(libc::dup2(fd.as_raw_fd(), target), StartError::Setup)?;
+            }
+        }
+        // Before the user changes: a folder that only we may enter is still the folder that we were started in.
+        if let Some(directory) = &plan.directory {
+            check(libc::chdir(directory.as_ptr()), StartError::Directory)?;
+        }
+        if let Some(user) = &plan.user {
+            check(libc::setgroups(user.groups.len(), user.groups.as_ptr()), StartError::User)?;
+            check(libc::setgid(user.gid), StartError::User)?;
+            check(libc::setuid(user.uid), StartError::User)?;
         }
     }
-    // SAFETY: a call without memory.
-    if setup.new_session && unsafe { libc::setsid() } < 0 {
-        return Err(failed());
-    }
-    setup.mask.restore_for_exec();
+    setup.signals.restore_for_exec();
     Ok(())
+}
+
+/// Closes a descriptor at the next exec. For a number that is not open nothing happens.
+pub fn close_on_exec(number: RawFd) {
+    // SAFETY: sets the flags of a number, which is no memory.
+    unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) };
+}
+
+/// Takes a descriptor that this process inherited under a number. None where nothing is open there, and for the standard
+/// three. Call once for each number, before anything else is opened.
+pub fn claim(number: RawFd) -> Option<OwnedFd> {
+    if number <= libc::STDERR_FILENO {
+        return None;
+    }
+    // SAFETY: asks for the flags of a number, which is no memory.
+    if unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) } < 0 {
+        return None;
+    }
+    // SAFETY: it is open, and the caller's promise makes it nobody else's.
+    Some(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
 /// Sends any signal, realtime ones too, to a process or to its group.
@@ -157,16 +286,21 @@ pub fn exit_now(code: i32) -> ! {
 mod tests {
     use super::*;
 
+    fn command(argv: &[&str], environment: &[&str]) -> Command {
+        let bytes = |list: &[&str]| list.iter().map(|text| text.as_bytes().to_vec()).collect();
+        Command { argv: bytes(argv), environment: bytes(environment), ..Command::default() }
+    }
+
     /// covers: foundation 4
     #[test]
     fn a_command_is_looked_up_along_the_path_of_its_own_environment() {
-        let environment = [("PATH".into(), "/a:/b:".into())];
-        let plan = ExecPlan::new(&["tool", "-x"], &environment).expect("no NUL");
+        let environment = ["PATH=/a:/b:"];
+        let plan = ExecPlan::new(&command(&["tool", "-x"], &environment)).expect("no NUL");
         let names: Vec<&str> = plan.candidates.iter().filter_map(|path| path.to_str().ok()).collect();
         assert_eq!(names, ["/a/tool", "/b/tool", "./tool"]);
         assert_eq!(plan.argv_pointers.len(), 3);
-        assert!(ExecPlan::new(&["a\0b"], &environment).is_err());
-        assert!(ExecPlan::new::<&str>(&[], &environment).is_err());
+        assert!(ExecPlan::new(&command(&["a\0b"], &environment)).is_err());
+        assert!(ExecPlan::new(&command(&[], &environment)).is_err());
     }
 
     /// covers: foundation 4

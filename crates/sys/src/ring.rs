@@ -13,6 +13,9 @@ use std::sync::atomic::Ordering;
 /// Pages below an acknowledged position are given back to the system in steps of this size.
 const RELEASE_STEP: u64 = 256 << 10;
 
+/// What was delivered and still can be read: the last words of an app that crashed.
+pub const TAIL_KEPT: u64 = 32 << 10;
+
 /// A ring; the supervisor writes, the worker reads, both through copies of one descriptor.
 #[derive(Clone)]
 pub struct Ring {
@@ -30,16 +33,33 @@ pub struct Read {
 }
 
 impl Ring {
-    /// A ring in memory. Nothing but its header is resident until bytes are written.
-    pub fn in_memory(name: &str, capacity: u64) -> io::Result<Ring> {
+    /// A ring in memory without room for any byte yet: `sized` gives it that, once the configuration is known.
+    pub fn in_memory(name: &str) -> io::Result<Ring> {
         let file = rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC)?;
-        Ring::over(file, capacity)
+        rustix::fs::ftruncate(&file, HEADER_BYTES as u64)?;
+        Ring::over(file)
     }
 
-    fn over(file: OwnedFd, capacity: u64) -> io::Result<Ring> {
-        rustix::fs::ftruncate(&file, HEADER_BYTES as u64 + capacity)?;
+    /// The ring that another process of ours made.
+    pub fn over(file: OwnedFd) -> io::Result<Ring> {
         let header = SharedHeader::map(&file)?;
+        let capacity = header.get().capacity.load(Ordering::Acquire);
         Ok(Ring { file: Arc::new(file.into()), header: Arc::new(header), capacity })
+    }
+
+    /// The same ring with a capacity; the one it was first given stays. Both sides call this with the same number, in any
+    /// order. Nothing but the header is resident until bytes are written.
+    pub fn sized(&self, capacity: u64) -> io::Result<Ring> {
+        let known = &self.header.get().capacity;
+        let capacity =
+            known.compare_exchange(0, capacity, Ordering::AcqRel, Ordering::Acquire).err().unwrap_or(capacity);
+        rustix::fs::ftruncate(self.file.as_fd(), HEADER_BYTES as u64 + capacity)?;
+        Ok(Ring { capacity, ..self.clone() })
+    }
+
+    /// Whether it has been given a capacity, and so has had a writer.
+    pub fn is_sized(&self) -> bool {
+        self.header.get().capacity.load(Ordering::Acquire) > 0
     }
 
     /// Appends bytes; never blocks. More than the capacity keeps the last part.
@@ -133,7 +153,8 @@ impl Ring {
     pub fn acknowledge(&self, sink: &str, position: u64) -> bool {
         match self.slot(sink) {
             Some(slot) => {
-                slot.acknowledged.store(position, Ordering::Release);
+                // A worker that has given the ring over may still hear of a late delivery.
+                slot.acknowledged.fetch_max(position, Ordering::Release);
                 true
             }
             None => false,
@@ -152,8 +173,9 @@ impl Ring {
         })
     }
 
-    /// Gives the memory between two acknowledged positions back. Answers how far it came.
+    /// Gives the memory between two acknowledged positions back, but for the newest `TAIL_KEPT` bytes. Answers how far it came.
     pub fn release(&self, from: u64, to: u64) -> u64 {
+        let to = to.min(self.head().saturating_sub(TAIL_KEPT));
         let to = to - to % RELEASE_STEP;
         // Not near the writer, which may come round while the hole is made.
         if to <= from || self.head().saturating_sub(from) >= self.capacity - self.capacity / 4 {
@@ -165,6 +187,26 @@ impl Ring {
         // Where holes are not supported the memory stays in use up to the capacity, which is the stated bound.
         let _ = rustix::fs::fallocate(self.file.as_fd(), flags, self.offset(from), length);
         from + length
+    }
+
+    /// The newest bytes, delivered or not, at most `TAIL_KEPT`.
+    pub fn tail(&self) -> io::Result<Vec<u8>> {
+        let mut position = self.head().saturating_sub(TAIL_KEPT.min(self.capacity));
+        let mut tail = vec![0; TAIL_KEPT as usize];
+        let mut count = 0;
+        while let Some(rest) = tail.get_mut(count..).filter(|rest| !rest.is_empty()) {
+            match self.read(&mut position, rest)?.bytes {
+                0 => break,
+                more => count += more,
+            }
+        }
+        tail.truncate(count);
+        Ok(tail)
+    }
+
+    /// The descriptor, for a worker that is executed anew.
+    pub fn file(&self) -> &std::fs::File {
+        &self.file
     }
 
     pub fn capacity(&self) -> u64 {
@@ -193,6 +235,10 @@ pub fn fnv1a(bytes: &[u8]) -> u64 {
 mod tests {
     use super::*;
 
+    fn ring(capacity: u64) -> Ring {
+        Ring::in_memory("test").and_then(|ring| ring.sized(capacity)).expect("memfd")
+    }
+
     fn read_all(ring: &Ring, position: &mut u64) -> (Vec<u8>, u64) {
         let (mut all, mut lost, mut buffer) = (Vec::new(), 0, [0u8; 7]);
         loop {
@@ -208,7 +254,7 @@ mod tests {
     /// covers: foundation 4
     #[test]
     fn bytes_come_out_in_order_over_many_rounds() {
-        let ring = Ring::in_memory("test", 32).expect("memfd");
+        let ring = ring(32);
         let (mut position, mut sent, mut got) = (0, Vec::new(), Vec::new());
         for round in 0..100u8 {
             let chunk = vec![round; (round % 13) as usize];
@@ -222,7 +268,7 @@ mod tests {
     /// covers: foundation 4
     #[test]
     fn a_full_ring_keeps_the_newest_and_counts_what_went() {
-        let ring = Ring::in_memory("test", 16).expect("memfd");
+        let ring = ring(16);
         let mut position = 0;
         ring.push(b"one\ntwo\n", 2).expect("memory");
         ring.push(b"three\nfour\nfive\n", 3).expect("memory");
@@ -239,7 +285,7 @@ mod tests {
     /// covers: foundation 4
     #[test]
     fn positions_of_sinks_outlive_the_reader() {
-        let ring = Ring::in_memory("test", 1024).expect("memfd");
+        let ring = ring(1024);
         ring.push(&[b'x'; 100], 0).expect("memory");
         assert_eq!(ring.acknowledged("main"), None);
         assert!(ring.acknowledge("main", 60) && ring.acknowledge("copy", 10));
@@ -254,7 +300,7 @@ mod tests {
     /// covers: foundation 4
     #[test]
     fn a_released_range_reads_on_behind_it() {
-        let ring = Ring::in_memory("test", 1 << 20).expect("memfd");
+        let ring = ring(1 << 20);
         ring.push(&vec![b'a'; 512 << 10], 0).expect("memory");
         assert_eq!(ring.release(0, 300 << 10), 256 << 10);
         ring.push(b"tail", 0).expect("memory");

@@ -27,6 +27,8 @@ pub struct Header {
     pub lines_read: AtomicU64,
     /// 1 when the app's end of the pipe is closed: nothing more will come.
     pub closed: AtomicU64,
+    /// How many bytes the ring behind the header holds; 0 until that is known.
+    pub capacity: AtomicU64,
     /// Per sink: a hash of its name, and how far it has acknowledged.
     pub slots: [Slot; SLOTS_MAX],
 }

@@ -1,28 +1,47 @@
-//! The signal mask and signalfd. In: nothing. Out: signals as data on a descriptor, in a process that blocks them all,
-//! and the mask as it was, for the children.
+//! The signal mask and signalfd. In: nothing. Out: signals as data on a descriptor, in a process that blocks them all, and
+//! what the process inherited, for its children.
 
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 
-/// The mask and dispositions that this process inherited, which its children must find again.
-pub struct SavedMask {
-    mask: libc::sigset_t,
+/// The mask and the one disposition that this process found at its start, which its children must find again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SavedSignals {
+    /// Bit n-1 for signal n (proc_pid_status(5), SigBlk).
+    pub blocked: u64,
+    /// Rust's start-up ignores SIGPIPE before main; this is how it was.
+    pub pipe_ignored: bool,
 }
 
-/// Blocks every signal that can be blocked and returns a descriptor that reads them.
-pub fn block_all() -> io::Result<(OwnedFd, SavedMask)> {
-    let mut saved = SavedMask { mask: empty_set() };
+/// A signal with its sender.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Arrived {
+    pub number: i32,
+    /// From the kernel, as by a key at a terminal, and not from a process.
+    pub from_kernel: bool,
+    /// The process that sent it.
+    pub sender: u32,
+}
+
+const FAULTS: [i32; 7] =
+    [libc::SIGSEGV, libc::SIGBUS, libc::SIGFPE, libc::SIGILL, libc::SIGABRT, libc::SIGTRAP, libc::SIGSYS];
+
+/// The highest signal of Linux (signal(7)).
+pub const SIGNAL_MAX: i32 = 64;
+
+/// Blocks every signal that can be blocked and returns a descriptor that reads them. Faults of our own stay deliverable.
+pub fn block_all() -> io::Result<(OwnedFd, SavedSignals)> {
+    let mut before = empty_set();
     let mut all = empty_set();
-    // SAFETY: fills a set that lives on this stack; faults of our own stay deliverable.
+    // SAFETY: fills sets that live on this stack.
     unsafe {
         libc::sigfillset(&mut all);
-        for fault in
-            [libc::SIGSEGV, libc::SIGBUS, libc::SIGFPE, libc::SIGILL, libc::SIGABRT, libc::SIGTRAP, libc::SIGSYS]
-        {
+        for fault in FAULTS {
             libc::sigdelset(&mut all, fault);
         }
-        if libc::sigprocmask(libc::SIG_SETMASK, &all, &mut saved.mask) != 0 {
+        if libc::sigprocmask(libc::SIG_SETMASK, &all, &mut before) != 0 {
             return Err(io::Error::last_os_error());
         }
     }
@@ -31,12 +50,16 @@ pub fn block_all() -> io::Result<(OwnedFd, SavedMask)> {
     if fd < 0 {
         return Err(io::Error::last_os_error());
     }
+    // SAFETY: reads a set that the kernel has filled.
+    let is_blocked = |signal: &i32| unsafe { libc::sigismember(&before, *signal) } == 1;
+    let blocked = (1..=SIGNAL_MAX).filter(is_blocked).fold(0, |mask, signal| mask | 1 << (signal - 1));
+    let saved = SavedSignals { blocked, pipe_ignored: PIPE_IGNORED.load(Ordering::Relaxed) };
     // SAFETY: just opened, owned by nobody else.
     Ok((unsafe { OwnedFd::from_raw_fd(fd) }, saved))
 }
 
 /// The next signal that waits, without blocking.
-pub fn next(signals: &OwnedFd) -> Option<i32> {
+pub fn next(signals: &OwnedFd) -> Option<Arrived> {
     let mut info = MaybeUninit::<libc::signalfd_siginfo>::uninit();
     let size = size_of::<libc::signalfd_siginfo>();
     // SAFETY: the buffer has exactly the size of one record.
@@ -46,23 +69,53 @@ pub fn next(signals: &OwnedFd) -> Option<i32> {
     }
     // SAFETY: the kernel has filled the whole record.
     let info = unsafe { info.assume_init() };
-    i32::try_from(info.ssi_signo).ok()
+    Some(Arrived {
+        number: i32::try_from(info.ssi_signo).ok()?,
+        from_kernel: info.ssi_code == libc::SI_KERNEL,
+        sender: info.ssi_pid,
+    })
 }
 
-impl SavedMask {
+impl SavedSignals {
     /// Restores the mask in a forked child that goes on with our code.
     pub fn restore(&self) {
-        // SAFETY: the set was filled by the kernel.
-        unsafe { libc::sigprocmask(libc::SIG_SETMASK, &self.mask, std::ptr::null_mut()) };
+        let mut set = empty_set();
+        // SAFETY: fills and reads a set that lives on this stack.
+        unsafe {
+            for signal in (1..=SIGNAL_MAX).filter(|signal| self.blocked >> (signal - 1) & 1 == 1) {
+                libc::sigaddset(&mut set, signal);
+            }
+            libc::sigprocmask(libc::SIG_SETMASK, &set, std::ptr::null_mut());
+        }
     }
 
     pub(crate) fn restore_for_exec(&self) {
-        // Rust's start-up ignores SIGPIPE, and an ignored signal would survive exec: the app gets the default back.
+        // An ignored signal survives exec, so that the app would find ours.
+        let pipe = if self.pipe_ignored { libc::SIG_IGN } else { libc::SIG_DFL };
         // SAFETY: sets a disposition that is no function of ours.
-        unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
+        unsafe { libc::signal(libc::SIGPIPE, pipe) };
         self.restore();
     }
 }
+
+static PIPE_IGNORED: AtomicBool = AtomicBool::new(false);
+
+/// Runs before main, and so before Rust's own start-up ignores SIGPIPE.
+extern "C" fn note_pipe() {
+    let mut action = MaybeUninit::<libc::sigaction>::uninit();
+    // SAFETY: asks for one disposition; the record is read only where the kernel has filled it.
+    let ignored = unsafe {
+        libc::sigaction(libc::SIGPIPE, std::ptr::null(), action.as_mut_ptr()) == 0
+            && action.assume_init().sa_sigaction == libc::SIG_IGN
+    };
+    PIPE_IGNORED.store(ignored, Ordering::Relaxed);
+}
+
+// SAFETY: the list of functions that the loader calls before main (System V ABI, initialisation functions); this one makes
+// one system call and touches one atomic.
+#[used]
+#[unsafe(link_section = ".init_array")]
+static NOTE_PIPE: extern "C" fn() = note_pipe;
 
 fn empty_set() -> libc::sigset_t {
     let mut set = MaybeUninit::uninit();

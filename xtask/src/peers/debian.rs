@@ -22,7 +22,7 @@ const fn peer(program: &'static str, package: &'static str, question: &'static [
     Peer { program, package, question }
 }
 
-const PEERS: [Peer; 13] = [
+const PEERS: [Peer; 21] = [
     peer("git", "git", &["--version"]),
     // sshd has no question for its version, but tells it in the complaint about a wrong one.
     peer("sshd", "openssh-server", &["-V"]),
@@ -37,16 +37,29 @@ const PEERS: [Peer; 13] = [
     peer("javac", "default-jdk-headless", &["-version"]),
     peer("curl", "curl", &["--version"]),
     peer("rsyslogd", "rsyslog", &["-v"]),
+    peer("dumb-init", "dumb-init", &["--version"]),
+    peer("tini", "tini", &["--version"]),
+    // Containers and Pods: podman runs them by conmon and runc, catatonit is a Pod's first process.
+    peer("podman", "podman", &["--version"]),
+    peer("conmon", "conmon", &["--version"]),
+    peer("runc", "runc", &["--version"]),
+    peer("catatonit", "catatonit", &["--version"]),
+    // The app of those Pods, since no image can be assumed to be had.
+    peer("busybox", "busybox-static", &["--help"]),
+    peer("systemd-analyze", "systemd", &["--version"]),
 ];
 
 /// The units these packages bring. Where systemd runs, one that came with a package of ours is disabled, so that the
 /// next boot does not start it either.
-const UNITS: [(&str, &str); 5] = [
+const UNITS: [(&str, &str); 8] = [
     ("openssh-server", "ssh.service"),
     ("nginx", "nginx.service"),
     ("haproxy", "haproxy.service"),
     ("prometheus", "prometheus.service"),
     ("rsyslog", "rsyslog.service"),
+    ("podman", "podman.socket"),
+    ("podman", "podman-auto-update.timer"),
+    ("podman", "podman-restart.service"),
 ];
 
 /// Debian asks this program before it starts a service; 101 means no.

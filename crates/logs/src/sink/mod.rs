@@ -10,6 +10,7 @@ pub mod blackhole;
 use crate::batch::Batch;
 use crate::config::{BatchConfig, BufferConfig};
 use crate::stage::StageEntry;
+use base::needs::Needs;
 use std::future::Future;
 use std::pin::Pin;
 use std::time::Duration;
@@ -48,6 +49,22 @@ base::registry! {
 
 fn yes() -> bool {
     true
+}
+
+impl SinkKind {
+    /// What it needs from the system.
+    pub fn needs(&self) -> Needs {
+        match self {
+            SinkKind::Http(config) => net::needs(config.endpoint.as_str(), &config.client),
+            SinkKind::Loki(config) => net::needs(config.endpoint.as_str(), &config.client),
+            SinkKind::File(config) => {
+                let mut needs = Needs::default();
+                needs.write_file(&config.path);
+                needs
+            }
+            SinkKind::Stdout(_) | SinkKind::Blackhole(_) => Needs::default(),
+        }
+    }
 }
 
 /// Why a delivery failed, and what to do about it.

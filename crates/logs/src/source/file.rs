@@ -60,6 +60,13 @@ pub enum Start {
     End,
 }
 
+impl Config {
+    /// The folders that its patterns look into.
+    pub fn folders(&self) -> Vec<PathBuf> {
+        self.include.iter().map(|pattern| base::needs::pattern_folder(pattern)).collect()
+    }
+}
+
 impl Kind for Config {
     const EXAMPLE: &'static str = "file: { include: [\"/var/log/orders/*.log\"] }\n";
 }
@@ -126,7 +133,7 @@ pub async fn run(
     let mut chunk = vec![0u8; CHUNK];
     loop {
         let finishing = phase.phase() >= Phase::Finish;
-        if phase.phase() == Phase::Yield {
+        if phase.yields() {
             // The next worker goes on here: a line without an end is its to finish.
             finder.abort();
             return;
@@ -145,9 +152,11 @@ pub async fn run(
         }
         tokio::select! {
             () = tokio::time::sleep(poll) => {}
-            _ = phase.reached(Phase::Finish) => {
+            () = phase.yields_or_reached(Phase::Finish) => {
                 // Files that the app made in its last moment.
-                shared.scan(false).await;
+                if !phase.yields() {
+                    shared.scan(false).await;
+                }
             }
         }
     }

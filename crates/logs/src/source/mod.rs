@@ -6,6 +6,7 @@ pub mod file;
 pub mod proxy;
 
 use crate::stage::StageEntry;
+use base::needs::Needs;
 
 base::registry! {
     /// A source: its kind, and what it shares with every other.
@@ -20,6 +21,16 @@ base::registry! {
         /// Stages for this source alone, before those for all.
         #[serde(default)]
         pub stages: Vec<StageEntry>,
+    }
+}
+
+impl SourceKind {
+    /// What it needs from the system.
+    pub fn needs(&self) -> Needs {
+        match self {
+            SourceKind::File(config) => Needs { read: config.folders(), ..Needs::default() },
+            SourceKind::Stdio(_) | SourceKind::Proxy(_) => Needs::default(),
+        }
     }
 }
 

@@ -130,7 +130,7 @@ pub async fn run(shared: Shared, pipeline: Rc<Pipeline>, scope: Scope, mut phase
         if let Some(batch) = splitter.take(bytes) {
             pipeline.push(batch, &track, read_before).await;
         }
-        if !bytes.is_empty() {
+        if !bytes.is_empty() && !phase.yields() {
             continue;
         }
         if lossy && let Some(lines) = ring.take_lines_lost() {
@@ -146,7 +146,10 @@ pub async fn run(shared: Shared, pipeline: Rc<Pipeline>, scope: Scope, mut phase
         }
         tokio::select! {
             () = bell => {}
-            _ = phase.reached(Phase::Close) => return,
+            () = phase.yields_or_reached(Phase::Close) => return,
+        }
+        if phase.yields() {
+            return;
         }
     }
 }

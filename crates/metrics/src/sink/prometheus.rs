@@ -50,7 +50,7 @@ pub async fn run(
         };
         let (sources, row, health, name) = (sources.clone(), row.clone(), health.clone(), name.clone());
         let answer = move |asked: Asked| page(asked, sources.clone(), row.clone(), health.clone(), name.clone());
-        scope.spawn("page", server.clone().connection(stream, answer));
+        scope.spawn_each("page", server.clone().connection(stream, answer));
     }
 }
 

@@ -35,9 +35,13 @@ base::registry! {
 pub struct Inputs {
     /// The app's process id, 0 while there is none.
     pub app_pid: Arc<AtomicI32>,
+    /// How many descriptors a process of the app has open, which a sandboxed worker may not see itself.
+    pub descriptors: CountDescriptors,
     pub proxy: Option<Arc<dyn Gather>>,
     pub own: Arc<dyn Gather>,
 }
+
+pub type CountDescriptors = Rc<dyn Fn(i32) -> Pin<Box<dyn Future<Output = Option<u64>>>>>;
 
 /// What one asking led to.
 pub struct Collected {
@@ -62,7 +66,9 @@ impl SourceKind {
     pub fn build(&self, name: &str, inputs: &Inputs) -> Result<Rc<dyn Source>, String> {
         Ok(match self {
             SourceKind::Scrape(config) => Rc::new(scrape::Scrape::new(config, name)?),
-            SourceKind::Process(_) => Rc::new(process::Process::new(inputs.app_pid.clone())),
+            SourceKind::Process(_) => {
+                Rc::new(process::Process::new(inputs.app_pid.clone(), inputs.descriptors.clone()))
+            }
             SourceKind::Proxy(_) => match &inputs.proxy {
                 Some(counters) => Rc::new(Gathered::new(counters.clone())),
                 None => return Err("there is no proxy whose requests could be counted".into()),

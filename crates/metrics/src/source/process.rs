@@ -1,7 +1,7 @@
 //! What /proc tells of the app: all processes of its session, summed, since servers fork. In: a process id. Out: CPU time,
 //! memory, descriptors, threads under OpenTelemetry's names, which do not clash with `process_*` of client libraries.
 
-use super::{Collected, Collecting, Source, now_ms};
+use super::{Collected, Collecting, CountDescriptors, Source, now_ms};
 use crate::series::{Interner, snapshot_of};
 use base::family::{Family, FamilyKind};
 use base::registry::Kind;
@@ -28,14 +28,18 @@ impl Kind for Config {
     const EXAMPLE: &'static str = "process: {}\n";
 }
 
+/// Processes of one app whose descriptors are counted; a server forks no more than a few.
+const COUNTED_MAX: usize = 64;
+
 pub struct Process {
     pid: Arc<AtomicI32>,
+    descriptors: CountDescriptors,
     interner: Cell<Interner>,
 }
 
 impl Process {
-    pub fn new(pid: Arc<AtomicI32>) -> Process {
-        Process { pid, interner: Cell::default() }
+    pub fn new(pid: Arc<AtomicI32>, descriptors: CountDescriptors) -> Process {
+        Process { pid, descriptors, interner: Cell::default() }
     }
 }
 
@@ -44,7 +48,13 @@ impl Source for Process {
         Box::pin(async {
             let pid = self.pid.load(Ordering::Relaxed);
             let mut interner = self.interner.take();
-            let families = session(pid).map(|totals| families(&totals)).unwrap_or_default();
+            let mut totals = session(pid);
+            if let Some(totals) = &mut totals {
+                for pid in totals.pids.iter().take(COUNTED_MAX) {
+                    totals.descriptors += (self.descriptors)(*pid).await.unwrap_or(0);
+                }
+            }
+            let families = totals.map(|totals| families(&totals)).unwrap_or_default();
             let trouble = (pid != 0 && families.is_empty()).then(|| format!("/proc/{pid} cannot be read"));
             let snapshot = snapshot_of(&families, now_ms(), &mut interner);
             self.interner.set(interner);
@@ -59,6 +69,7 @@ impl Source for Process {
 
 #[derive(Debug, Default)]
 struct Totals {
+    pids: Vec<i32>,
     processes: u64,
     user_ticks: u64,
     system_ticks: u64,
@@ -101,7 +112,7 @@ impl Totals {
         self.resident_pages += stat.resident_pages;
         self.virtual_bytes += stat.virtual_bytes;
         self.threads += stat.threads;
-        self.descriptors += std::fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, |entries| entries.count() as u64);
+        self.pids.push(pid);
     }
 }
 

@@ -141,19 +141,21 @@ struct Exchanged<'a> {
 
 fn record(listener: &ListenerState, done: &Exchanged<'_>, report: &Report) {
     listener.recorder.request(listener.index, done.method, report.status, done.took);
+    let record = Record {
+        listener: &listener.plan.name,
+        cluster: &listener.cluster.plan.name,
+        client: done.peer,
+        endpoint: report.endpoint,
+        method: done.method.text(),
+        path: done.path,
+        status: report.status,
+        took: done.took,
+        bytes_in: report.bytes_in,
+        bytes_out: report.bytes_out,
+    };
+    listener.recorder.keep(listener.index, &record);
     if let Some(access) = &listener.access {
-        access.record(&Record {
-            listener: &listener.plan.name,
-            cluster: &listener.cluster.plan.name,
-            client: done.peer,
-            endpoint: report.endpoint,
-            method: done.method.text(),
-            path: done.path,
-            status: report.status,
-            took: done.took,
-            bytes_in: report.bytes_in,
-            bytes_out: report.bytes_out,
-        });
+        access.record(&record);
     }
 }
 

@@ -4,6 +4,7 @@
 pub mod git;
 
 use crate::staging::Staging;
+use base::needs::Needs;
 use std::path::PathBuf;
 
 base::registry! {
@@ -38,6 +39,13 @@ impl StoreKind {
     pub fn check(&self) -> Result<(), String> {
         match self {
             StoreKind::Git(config) => config.check(),
+        }
+    }
+
+    /// What it needs from the system.
+    pub fn needs(&self) -> Needs {
+        match self {
+            StoreKind::Git(config) => config.needs(),
         }
     }
 

@@ -2,16 +2,20 @@
 //! peers. In come a test's wishes, out go running processes that end with the test. Bounded by the limits given to
 //! `until` and by `Drop`, which stops whatever a panicking test left behind.
 
+pub mod booted;
 pub mod exposition;
 pub mod git;
+pub mod init;
 pub mod ledger;
 pub mod outrigger;
+pub mod podman;
 pub mod process;
 pub mod proto;
 pub mod proxied;
 pub mod raw_app;
 pub mod receiver;
 pub mod server;
+pub mod terminal;
 pub mod wire;
 
 use std::collections::BTreeMap;
@@ -24,11 +28,13 @@ use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 pub use exposition::Exposition;
+pub use init::{Init, PLAIN, Supervised};
 pub use ledger::{ledger_balances, ledger_row};
 pub use outrigger::{Exit, Outrigger, Wait};
 pub use proxied::Proxied;
 pub use raw_app::{Next, RawApp};
 pub use receiver::{Answer, LogReceiver};
+pub use terminal::Terminal;
 pub use wire::{Wire, get, request};
 
 pub const SECOND: Duration = Duration::from_secs(1);

@@ -75,9 +75,14 @@ impl LogReceiver {
     }
 
     pub fn start_on(port: u16, answer: Answer) -> Self {
+        Self::start_at(format!("127.0.0.1:{port}"), answer)
+    }
+
+    /// On another address of this machine than its loopback: what containers reach.
+    pub fn start_at(address: String, answer: Answer) -> Self {
         let inside = Inside { answer, accepted: Vec::new(), refused: 0, malformed: Vec::new() };
         let shared = Arc::new(Shared { inside: Mutex::new(inside), changed: Condvar::new() });
-        let server = Server::start_on(port, {
+        let server = Server::start_at(address, {
             let shared = shared.clone();
             move |stream| serve(stream, &shared)
         });

@@ -10,7 +10,7 @@ use std::thread::JoinHandle;
 use super::free_port;
 
 pub struct Server {
-    port: u16,
+    address: String,
     shared: Arc<Shared>,
     accepting: Option<JoinHandle<()>>,
 }
@@ -29,18 +29,23 @@ impl Server {
     }
 
     pub fn start_on(port: u16, handler: impl Fn(TcpStream) + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind(("127.0.0.1", port)).expect("the port is free");
+        Self::start_at(format!("127.0.0.1:{port}"), handler)
+    }
+
+    /// On an address of this machine that others than this machine's own processes reach: the bridge of containers.
+    pub fn start_at(address: String, handler: impl Fn(TcpStream) + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind(&address).expect("the address is free");
         let shared = Arc::new(Shared::default());
         let handler = Arc::new(handler);
         let accepting = std::thread::spawn({
             let shared = shared.clone();
             move || accept(&listener, &shared, &handler)
         });
-        Self { port, shared, accepting: Some(accepting) }
+        Self { address, shared, accepting: Some(accepting) }
     }
 
     pub fn address(&self) -> String {
-        format!("127.0.0.1:{}", self.port)
+        self.address.clone()
     }
 
     /// How many connections were ever accepted.
@@ -73,9 +78,10 @@ fn accept<H: Fn(TcpStream) + Send + Sync + 'static>(listener: &TcpListener, shar
 impl Drop for Server {
     fn drop(&mut self) {
         self.shared.stopping.store(true, Ordering::SeqCst);
-        // Wakes the accepting thread, which then sees that it should stop.
-        TcpStream::connect(("127.0.0.1", self.port)).ok();
-        if let Some(accepting) = self.accepting.take() {
+        // Wakes the accepting thread, which then sees that it should stop. An address that is gone, with the bridge of
+        // containers it was on, wakes nobody: that thread ends with the tests.
+        let woken = TcpStream::connect(&self.address).is_ok();
+        if let Some(accepting) = self.accepting.take().filter(|_| woken) {
             accepting.join().ok();
         }
         if let Ok(open) = self.shared.open.lock() {

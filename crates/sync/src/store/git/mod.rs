@@ -8,6 +8,7 @@ mod tree;
 
 use super::{Fetched, Store};
 use crate::staging::Staging;
+use base::needs::Needs;
 use base::registry::Kind;
 use gix::bstr::{BString, ByteSlice as _};
 use gix::remote::Direction;
@@ -54,6 +55,11 @@ impl Kind for Config {
     const EXAMPLE: &'static str = "git: { url: \"https://git.example/config.git\", ref: main, path: orders/ }\n";
 }
 
+/// IANA's registered ports of the transports.
+const GIT_PORT: u16 = 9418;
+const SSH_PORT: u16 = 22;
+const DNS_PORT: u16 = 53;
+
 fn head() -> String {
     "HEAD".into()
 }
@@ -76,6 +82,35 @@ impl Config {
             return Err("`ref` must name a branch, a tag or a commit".into());
         }
         Ok(())
+    }
+
+    /// What it needs from the system: a folder, a port, or the program ssh with its keys.
+    pub fn needs(&self) -> Needs {
+        use gix::url::Scheme;
+        let mut needs = Needs::default();
+        let Ok(url) = gix::url::parse(self.url.as_bytes().as_bstr()) else { return needs };
+        match url.scheme {
+            Scheme::File => needs.read.push(PathBuf::from(url.path.to_string())),
+            Scheme::Http | Scheme::Https => needs.add(net::needs(&self.url, &self.client)),
+            Scheme::Git => {
+                needs.add(net::needs("", &self.client));
+                needs.connect.extend([url.port.unwrap_or(GIT_PORT), DNS_PORT]);
+            }
+            Scheme::Ssh => {
+                needs.programs.push("ssh".into());
+                needs.connect.extend([url.port.unwrap_or(SSH_PORT), DNS_PORT]);
+                [&self.ssh.key_file, &self.ssh.known_hosts_file]
+                    .into_iter()
+                    .flatten()
+                    .for_each(|file| needs.read_replaced(file));
+                // ssh's own keys, known hosts and configuration, and the users and names that it looks up.
+                needs.read.extend(std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".ssh")));
+                needs.read.extend(["/etc/ssh", "/etc/passwd", "/etc/group", "/etc/nsswitch.conf"].map(PathBuf::from));
+                needs.read.extend(["/etc/resolv.conf", "/etc/hosts", "/etc/host.conf"].map(PathBuf::from));
+            }
+            _ => {}
+        }
+        needs
     }
 
     pub fn describe(&self) -> String {

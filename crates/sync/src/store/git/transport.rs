@@ -34,7 +34,9 @@ pub fn open(url: &gix::Url, config: &Config) -> Result<Box<dyn Transport>, Strin
         }
         Scheme::Git => Ok(Box::new(git(url)?)),
         Scheme::Ssh => {
-            let ssh = ssh::connect::Options { command: Some(ssh_command(config)?.into()), ..Default::default() };
+            // Named, so that ssh is not started once more to find out what it is.
+            let kind = Some(ssh::ProgramKind::Ssh);
+            let ssh = ssh::connect::Options { command: Some(ssh_command(config)?.into()), kind, ..Default::default() };
             let options = connect::Options { version: Protocol::V2, ssh, trace: false };
             let transport = connect::connect(url.clone(), options).map_err(|error| super::chain(&error))?;
             Ok(transport)

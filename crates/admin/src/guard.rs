@@ -1,0 +1,215 @@
+//! Who may ask. In: a request's headers. Out: nothing, or the answer that refuses it. A browser carries the requests of every
+//! page that its person has open, also to our loopback address; what it says about their origin is held against the address
+//! that they went to. Programs that are no browsers say nothing of the kind and pass. It opens nothing and remembers nothing.
+
+use base::unit::Secret;
+use http::header::{AUTHORIZATION, HOST, HeaderMap, HeaderName, HeaderValue, ORIGIN};
+use net::serve::{Answer, Asked};
+use std::net::{IpAddr, Ipv6Addr};
+
+/// Refuses what a page of somebody else had a browser send. `by_any_name` leaves the name out of it.
+pub fn stranger(asked: &Asked, hosts: &[String], by_any_name: bool) -> Option<Answer> {
+    let headers = &asked.headers;
+    let host = match one(headers, &HOST) {
+        Ok(host) => host,
+        Err(()) => return Some(Answer::text(400, "a request takes one Host header, in ASCII\n")),
+    };
+    // Every browser sends one; who sends none, as HTTP/1.0 allows, was not led here by a name.
+    if let Some(host) = host
+        && !by_any_name
+        && !is_ours(host, hosts)
+    {
+        return Some(Answer::text(
+            421,
+            "this name is not known here, and could be a stranger's: go by IP address or localhost, or add the name to \
+             admin.hosts in the configuration\n",
+        ));
+    }
+    let from_elsewhere = match one(headers, &ORIGIN) {
+        Ok(None) => false,
+        // `null` is the origin of a sandboxed frame or a file (HTML, 7.1.1): nobody of ours.
+        Ok(Some(origin)) => {
+            let authority = origin.split_once("://").map(|(_, authority)| authority);
+            authority.is_none() || !authority.zip(host).is_some_and(|(one, other)| one.eq_ignore_ascii_case(other))
+        }
+        Err(()) => true,
+    };
+    if from_elsewhere || is_fetched_by_another_site(asked) {
+        return Some(Answer::text(403, "a page from elsewhere asked for this; only our own page may\n"));
+    }
+    None
+}
+
+/// `Sec-Fetch-Site` says how the page that asks relates to us (Fetch Metadata, 2.3). `none` is a person at the address line.
+/// A person who follows a link, from a runbook say, comes from another site and is let in: the document goes to the person,
+/// in a tab of its own, and that site can neither read nor frame it. Whatever a page fetches or embeds by itself is refused,
+/// also from another port of this host (`same-site`), where the app itself may listen.
+fn is_fetched_by_another_site(asked: &Asked) -> bool {
+    let is = |name: &'static str, value: &str| {
+        one(&asked.headers, &HeaderName::from_static(name)).is_ok_and(|have| have == Some(value))
+    };
+    let link =
+        asked.method == http::Method::GET && is("sec-fetch-mode", "navigate") && is("sec-fetch-dest", "document");
+    (is("sec-fetch-site", "cross-site") || is("sec-fetch-site", "same-site")) && !link
+}
+
+/// An address cannot be rebound; `localhost` is never asked of a server (RFC 6761, 6.3); the rest a person has to name.
+fn is_ours(host: &str, hosts: &[String]) -> bool {
+    if let Some(inside) = host.strip_prefix('[') {
+        let literal = inside.split_once(']').filter(|(_, rest)| is_port(rest)).map(|(literal, _)| literal);
+        return literal.is_some_and(|literal| literal.parse::<Ipv6Addr>().is_ok());
+    }
+    let (name, port) = host.find(':').map_or((host, ""), |colon| host.split_at(colon));
+    let named = name.eq_ignore_ascii_case("localhost") || hosts.iter().any(|known| known.eq_ignore_ascii_case(name));
+    is_port(port) && (named || name.parse::<IpAddr>().is_ok())
+}
+
+/// Nothing, or a colon and digits (RFC 3986, 3.2.3).
+fn is_port(text: &str) -> bool {
+    text.is_empty() || text.strip_prefix(':').is_some_and(|port| port.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
+/// Whether an entry of `admin.hosts` can be the name of a host.
+pub fn is_name(host: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
+    !host.is_empty() && host.len() <= 253 && host.bytes().all(plain)
+}
+
+/// Refuses a change without the token, where one is set.
+pub fn without_token(headers: &HeaderMap, token: Option<&Secret>) -> Option<Answer> {
+    let token = token?;
+    let given = headers.get(AUTHORIZATION).map(HeaderValue::as_bytes).unwrap_or_default();
+    // The scheme's case does not matter (RFC 9110, 11.1).
+    let (scheme, given) = given.split_at_checked("Bearer ".len()).unwrap_or_default();
+    if scheme.eq_ignore_ascii_case(b"Bearer ") && is_same(given, token.reveal().as_bytes()) {
+        return None;
+    }
+    let refusal = "what changes something needs the token of admin.token here, as `Authorization: Bearer …`; \
+                   our commands take it from --token-file\n";
+    Some(Answer { headers: vec![("www-authenticate", "Bearer")], ..Answer::text(401, refusal) })
+}
+
+/// Takes the same time wherever the two differ, so that a token cannot be found letter by letter. Its length may show.
+fn is_same(left: &[u8], right: &[u8]) -> bool {
+    let differ = left.iter().zip(right).fold(0, |differ, (one, other)| std::hint::black_box(differ | (one ^ other)));
+    left.len() == right.len() && std::hint::black_box(differ) == 0
+}
+
+/// Whether a token can stand in a header, as the commands have to send it.
+pub fn can_be_sent(token: &Secret) -> bool {
+    !token.reveal().is_empty() && token.reveal().bytes().all(|byte| byte.is_ascii_graphic())
+}
+
+/// The value of a header that may stand once.
+fn one<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Result<Option<&'h str>, ()> {
+    let mut values = headers.get_all(name).iter();
+    match (values.next(), values.next()) {
+        (None, _) => Ok(None),
+        (Some(value), None) => value.to_str().map(Some).map_err(drop),
+        (Some(_), Some(_)) => Err(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status(headers: &[(&'static str, &str)], by_any_name: bool) -> u16 {
+        let mut map = HeaderMap::new();
+        for (name, value) in headers {
+            map.append(*name, HeaderValue::from_str(value).expect("a value"));
+        }
+        let (path, query, body) = ("/status".into(), String::new(), bytes::Bytes::new());
+        let asked = Asked { method: http::Method::GET, path, query, headers: map, body };
+        stranger(&asked, &["sidecar.example".into()], by_any_name).map_or(200, |answer| answer.status)
+    }
+
+    /// covers: attachment 6
+    #[test]
+    fn only_names_that_no_stranger_can_point_at_us_are_served() {
+        for (host, expect) in [
+            ("127.0.0.1:9900", 200),
+            ("127.0.0.1", 200),
+            ("10.1.2.3:80", 200),
+            ("[::1]:9900", 200),
+            ("[::1]", 200),
+            ("localhost:9900", 200),
+            ("LocalHost", 200),
+            ("sidecar.example:9900", 200),
+            ("Sidecar.Example", 200),
+            ("evil.example:9900", 421),
+            ("localhost.evil.example", 421),
+            ("127.0.0.1.evil.example", 421),
+            ("sidecar.example.evil", 421),
+            ("127.0.0.1:9900@evil", 421),
+            ("[evil]:9900", 421),
+            ("[::1]evil", 421),
+            ("::1", 421),
+            ("", 421),
+        ] {
+            assert_eq!(status(&[("host", host)], false), expect, "{host}");
+            assert_eq!(status(&[("host", host)], true), 200, "{host}, for a probe");
+        }
+        assert_eq!(status(&[], false), 200, "HTTP/1.0 without a Host is no browser");
+        assert_eq!(status(&[("host", "127.0.0.1"), ("host", "evil.example")], false), 400);
+    }
+
+    /// covers: attachment 6
+    #[test]
+    fn pages_from_elsewhere_are_refused() {
+        let host = ("host", "127.0.0.1:9900");
+        for (origin, expect) in [
+            ("http://127.0.0.1:9900", 200),
+            ("http://127.0.0.1:9901", 403),
+            ("http://localhost:9900", 403),
+            ("https://evil.example", 403),
+            ("http://127.0.0.1:9900.evil.example", 403),
+            ("null", 403),
+            ("", 403),
+        ] {
+            for by_any_name in [false, true] {
+                assert_eq!(status(&[host, ("origin", origin)], by_any_name), expect, "{origin}");
+            }
+        }
+        assert_eq!(
+            status(&[("origin", "http://127.0.0.1")], false),
+            403,
+            "an origin without a host to hold it against"
+        );
+        for (site, mode, dest, expect) in [
+            ("same-origin", "cors", "empty", 200),
+            ("none", "navigate", "document", 200),
+            ("cross-site", "navigate", "document", 200),
+            ("cross-site", "navigate", "iframe", 403),
+            ("cross-site", "no-cors", "script", 403),
+            ("cross-site", "no-cors", "image", 403),
+            ("same-site", "no-cors", "empty", 403),
+            ("same-site", "navigate", "document", 200),
+        ] {
+            let fetch = [host, ("sec-fetch-site", site), ("sec-fetch-mode", mode), ("sec-fetch-dest", dest)];
+            assert_eq!(status(&fetch, false), expect, "{site} {mode} {dest}");
+        }
+    }
+
+    /// covers: attachment 6
+    #[test]
+    fn a_change_needs_the_whole_token_where_one_is_set() {
+        let check = |given: Option<&str>, expect: bool| {
+            let mut headers = HeaderMap::new();
+            if let Some(given) = given {
+                headers.insert(AUTHORIZATION, HeaderValue::from_str(given).expect("a value"));
+            }
+            let refused = without_token(&headers, Some(&Secret::new("open-sesame")));
+            assert_eq!(refused.as_ref().map(|answer| answer.status), (!expect).then_some(401), "{given:?}");
+            assert!(without_token(&headers, None).is_none(), "none is set");
+            let said = refused.map(|answer| answer.body).unwrap_or_default();
+            assert!(!String::from_utf8_lossy(&said).contains("sesame"), "the token is never shown");
+        };
+        check(Some("Bearer open-sesame"), true);
+        check(Some("bearer open-sesame"), true);
+        for wrong in ["Bearer open-sesam", "Bearer open-sesame2", "Bearer ", "Basic open-sesame", "open-sesame", ""] {
+            check(Some(wrong), false);
+        }
+        check(None, false);
+    }
+}

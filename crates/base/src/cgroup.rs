@@ -1,0 +1,67 @@
+//! The control group of this process, version 1 or 2: its memory limit, and the file that counts kills for want of memory. In:
+//! /proc/self/cgroup and what is mounted under /sys/fs/cgroup (cgroups(7)). Out: paths and numbers, or none where nothing is told.
+
+use std::path::{Path, PathBuf};
+
+/// The memory that this group may use, where it is limited.
+pub fn memory_limit() -> Option<u64> {
+    let (folder, version) = folder()?;
+    let file = if version == 2 { "memory.max" } else { "memory.limit_in_bytes" };
+    let limit: u64 = std::fs::read_to_string(folder.join(file)).ok()?.trim().parse().ok()?;
+    // Version 1 says "unlimited" by a number close to the largest.
+    (limit < 1 << 60).then_some(limit)
+}
+
+/// The file with a line `oom_kill N`.
+pub fn oom_file() -> Option<PathBuf> {
+    let (folder, version) = folder()?;
+    let file = folder.join(if version == 2 { "memory.events" } else { "memory.oom_control" });
+    file.exists().then_some(file)
+}
+
+/// What must be readable for the above.
+pub fn folders() -> Vec<PathBuf> {
+    folder().into_iter().map(|(folder, _)| folder).collect()
+}
+
+fn folder() -> Option<(PathBuf, u8)> {
+    let (path, version) = memory_path(&std::fs::read_to_string("/proc/self/cgroup").ok()?)?;
+    let root = Path::new(if version == 2 { "/sys/fs/cgroup" } else { "/sys/fs/cgroup/memory" });
+    let own = root.join(path.trim_start_matches('/'));
+    // In a container the group's own folder is often what is mounted as the root.
+    [own, root.to_path_buf()]
+        .into_iter()
+        .find(|folder| folder.join("memory.events").exists() || folder.join("memory.oom_control").exists())
+        .map(|folder| (folder, version))
+}
+
+/// The group that accounts for memory, and its version: `0::/path`, or `N:…memory…:/path`.
+fn memory_path(text: &str) -> Option<(String, u8)> {
+    let lines = || {
+        text.lines().filter_map(|line| {
+            let mut fields = line.splitn(3, ':');
+            Some((fields.next()?, fields.next()?, fields.next()?))
+        })
+    };
+    let first = lines().find(|(_, controllers, _)| controllers.split(',').any(|one| one == "memory"));
+    let second = lines().find(|(number, controllers, _)| *number == "0" && controllers.is_empty());
+    match (first, second) {
+        (Some((_, _, path)), _) => Some((path.to_string(), 1)),
+        (None, Some((_, _, path))) => Some((path.to_string(), 2)),
+        (None, None) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// covers: attachment 2
+    #[test]
+    fn the_group_that_accounts_for_memory_is_found_in_both_versions() {
+        let both = "9:name=systemd:/\n4:memory:/pods/a\n3:cpu,cpuacct:/\n0::/\n";
+        assert_eq!(memory_path(both), Some(("/pods/a".into(), 1)));
+        assert_eq!(memory_path("0::/system.slice/orders.service\n"), Some(("/system.slice/orders.service".into(), 2)));
+        assert_eq!(memory_path("3:cpu:/\n"), None);
+    }
+}

@@ -1,0 +1,69 @@
+//! How much of its memory the worker uses, told by one who looks to all who can do with less. In: resident bytes and the limit. Out:
+//! whether to take in more. Sources that can wait wait, so that what they would read stays where it is (a file, the capture ring);
+//! what cannot wait is left out, counted.
+
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+
+/// The part of the limit above which nothing more is taken in, in percent.
+const TIGHT_PERCENT: u64 = 85;
+
+/// The longest pause of a source that can wait: one that read nothing for ever would be a loss too.
+const PAUSE_MOST: Duration = Duration::from_secs(5);
+
+/// Shared by all subsystems of a worker.
+#[derive(Clone, Debug)]
+pub struct Pressure {
+    tight: Arc<watch::Sender<bool>>,
+}
+
+impl Default for Pressure {
+    fn default() -> Pressure {
+        Pressure { tight: Arc::new(watch::channel(false).0) }
+    }
+}
+
+impl Pressure {
+    /// Notes what is used; answers whether it is more than the limit.
+    pub fn note(&self, used: u64, limit: u64) -> bool {
+        let tight = used >= limit / 100 * TIGHT_PERCENT;
+        self.tight.send_if_modified(|before| std::mem::replace(before, tight) != tight);
+        used > limit
+    }
+
+    pub fn is_tight(&self) -> bool {
+        *self.tight.borrow()
+    }
+
+    /// Waits while memory is tight; answers whether it was.
+    pub async fn ease(&self) -> bool {
+        if !self.is_tight() {
+            return false;
+        }
+        let mut tight = self.tight.subscribe();
+        let _ = tokio::time::timeout(PAUSE_MOST, tight.wait_for(|tight| !tight)).await;
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// covers: attachment 2
+    #[tokio::test(flavor = "current_thread", start_paused = true)]
+    async fn who_can_wait_waits_until_memory_is_free_again_but_not_for_ever() {
+        let pressure = Pressure::default();
+        assert!(!pressure.ease().await, "there is room");
+        assert!(!pressure.note(90, 100) && pressure.is_tight(), "tight, and not over");
+        let (eased, ()) = tokio::join!(pressure.ease(), async {
+            tokio::task::yield_now().await;
+            pressure.note(50, 100);
+        });
+        assert!(eased && !pressure.is_tight());
+        assert!(pressure.note(101, 100), "over the limit");
+        let began = tokio::time::Instant::now();
+        assert!(pressure.ease().await && began.elapsed() >= PAUSE_MOST, "goes on in the end");
+    }
+}

@@ -1,0 +1,154 @@
+//! Log files that are open. In: processes. Out: regular files that they have open for writing and that are named like logs,
+//! each with a guess at its format. Bounds: `FILES_MAX` files; the last `TAIL` bytes of each are read.
+
+use crate::format::{Guess, sniff};
+use crate::process::{Descriptor, Process};
+use std::fs::{File, Metadata, OpenOptions};
+use std::io::{self, Read as _, Seek as _, SeekFrom};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Component, Path, PathBuf};
+
+pub const FILES_MAX: usize = 64;
+pub const TAIL: u64 = 64 << 10;
+
+const ENDINGS: [&str; 4] = ["log", "out", "err", "json"];
+
+/// A log file that a process has open.
+#[derive(Clone, Debug)]
+pub struct LogFile {
+    pub path: PathBuf,
+    pub pid: u32,
+    pub owner: String,
+    pub descriptor: u32,
+    /// Device and inode.
+    id: (u64, u64),
+    pub size: u64,
+    /// The same file is at this path for us too.
+    pub is_visible: bool,
+    pub guess: Guess,
+}
+
+/// The log files of one process.
+pub fn of_process(process: &Process, open: &[Descriptor]) -> Vec<LogFile> {
+    let files = open.iter().filter(|descriptor| is_named_like_a_log(&descriptor.target)).filter_map(|descriptor| {
+        let way = way_of(process.pid, descriptor.number);
+        // The link leads to the open file itself, in whatever container it is.
+        let found = std::fs::metadata(&way).ok().filter(Metadata::is_file)?;
+        let is_there = found.nlink() > 0 && descriptor.is_open_for_writing(process.pid);
+        is_there.then(|| LogFile {
+            path: descriptor.target.clone(),
+            pid: process.pid,
+            owner: process.name.clone(),
+            descriptor: descriptor.number,
+            id: (found.dev(), found.ino()),
+            size: found.len(),
+            is_visible: false,
+            guess: sniff(b"", false),
+        })
+    });
+    files.collect()
+}
+
+fn way_of(pid: u32, descriptor: u32) -> PathBuf {
+    format!("/proc/{pid}/fd/{descriptor}").into()
+}
+
+fn is_named_like_a_log(path: &Path) -> bool {
+    if !path.is_absolute() {
+        return false;
+    }
+    let ending = path.extension().and_then(|ending| ending.to_str()).unwrap_or("");
+    let is_folder_of_logs = |part: Component<'_>| part.as_os_str() == "log" || part.as_os_str() == "logs";
+    let folders = path.parent().map(Path::components);
+    ENDINGS.contains(&ending.to_ascii_lowercase().as_str()) || folders.is_some_and(|mut all| all.any(is_folder_of_logs))
+}
+
+impl LogFile {
+    /// Looks at its end, as late as possible: by then there is more to see.
+    pub fn read(&mut self) {
+        let is_it = |found: &Metadata| found.is_file() && (found.dev(), found.ino()) == self.id;
+        let open = |path: &Path| {
+            // Should a pipe have taken the file's place, opening it must not wait.
+            let flags = rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::NOCTTY;
+            let file = OpenOptions::new().read(true).custom_flags(flags.bits() as i32).open(path).ok()?;
+            let found = file.metadata().ok().filter(|found| is_it(found))?;
+            Some((file, found.len()))
+        };
+        let at_its_path = open(&self.path);
+        self.is_visible = at_its_path.is_some();
+        let opened = at_its_path.or_else(|| open(&way_of(self.pid, self.descriptor)));
+        if let Some((mut file, size)) = opened
+            && let Ok(tail) = tail_of(&mut file, size)
+        {
+            self.size = size;
+            self.guess = sniff(&tail, size > TAIL);
+        }
+    }
+}
+
+fn tail_of(file: &mut File, size: u64) -> io::Result<Vec<u8>> {
+    file.seek(SeekFrom::Start(size.saturating_sub(TAIL)))?;
+    let mut bytes = Vec::new();
+    file.take(TAIL).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::Format;
+    use std::io::Write as _;
+
+    /// covers: attachment 5
+    #[test]
+    fn logs_are_known_by_their_names_and_folders() {
+        let check = |path: &str, expect: bool| assert_eq!(is_named_like_a_log(Path::new(path)), expect, "{path}");
+        check("/srv/app.log", true);
+        check("/srv/app.OUT", true);
+        check("/srv/events.json", true);
+        check("/var/log/orders", true);
+        check("/srv/logs/today/orders.txt", true);
+        check("/srv/logs", false);
+        check("/srv/catalog/orders.db", false);
+        check("/srv/orders.txt", false);
+        check("pipe:[17]", false);
+        check("/srv/app.log (deleted)", false);
+    }
+
+    /// covers: attachment 5
+    #[test]
+    fn an_open_file_is_found_and_its_end_read_and_a_pipe_in_its_place_is_not() {
+        let folder = std::env::temp_dir().join(format!("detect-files-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).expect("a folder");
+        let path = folder.join("app.log");
+        let mut file = File::options().append(true).create(true).open(&path).expect("a file");
+        let line = "{\"n\":1,\"text\":\"0123456789012345678901234567890123456789\"}\n";
+        file.write_all(line.repeat(2000).as_bytes()).expect("room");
+        let read_only = File::open(&path).expect("it is there");
+        let process = Process::read(std::process::id()).expect("ourselves");
+        let find = || {
+            let open = crate::process::descriptors(process.pid).expect("our own");
+            of_process(&process, &open).into_iter().filter(|file| file.path == path).collect::<Vec<_>>()
+        };
+        let mut found = find();
+        assert_eq!(found.len(), 1, "what is open for reading alone does not count");
+        found[0].read();
+        assert_eq!((found[0].guess.format, found[0].is_visible), (Format::Json, true));
+        assert!(found[0].guess.lines < 2000 && found[0].guess.fit == found[0].guess.lines);
+        std::fs::rename(&path, folder.join("app.log.1")).expect("renamed");
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            &path,
+            rustix::fs::FileType::Fifo,
+            rustix::fs::Mode::from_raw_mode(0o600),
+            0,
+        )
+        .expect("a pipe");
+        let mut renamed = found.remove(0);
+        renamed.read();
+        assert_eq!((renamed.guess.format, renamed.is_visible), (Format::Json, false));
+        drop((file, read_only));
+        assert!(find().is_empty());
+        std::fs::remove_dir_all(&folder).expect("it was ours");
+    }
+}

@@ -1,0 +1,88 @@
+//! Writes the proposal to a new file: whole or not at all. In: a path and a text. Out: the file, with what the user's umask
+//! allows. It replaces nothing unless told to, and then by one rename.
+
+use crate::Failure;
+use rustix::fs::{CWD, RenameFlags};
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+
+/// Errors: the file is there already, or cannot be written.
+pub fn new_file(path: &Path, text: &str, force: bool) -> Result<(), Failure> {
+    let beside = beside(path);
+    let written = write(&beside, text).and_then(|()| publish(&beside, path, force));
+    if written.is_err() {
+        // It may never have come into being.
+        let _ = std::fs::remove_file(&beside);
+    }
+    written.map_err(|error| match error.kind() {
+        io::ErrorKind::AlreadyExists => exists(path),
+        _ => Failure {
+            message: format!("{} cannot be written: {error}", path.display()),
+            help: "choose a folder that you may write to, with -o",
+            code: 1,
+        },
+    })
+}
+
+pub fn exists(path: &Path) -> Failure {
+    Failure {
+        message: format!("{} is there already, and was not touched", path.display()),
+        help: "choose another name with -o, or replace it with --force",
+        code: 1,
+    }
+}
+
+/// In the same folder, so that a rename is one step.
+fn beside(path: &Path) -> PathBuf {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    path.with_file_name(format!(".{name}.{}.new", std::process::id()))
+}
+
+fn write(path: &Path, text: &str) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create_new(true).open(path)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()
+}
+
+fn publish(from: &Path, to: &Path, force: bool) -> io::Result<()> {
+    if force {
+        std::fs::rename(from, to)?;
+    } else {
+        match rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+            // A file system without that flag; a hard link does not replace anything either.
+            Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => {
+                std::fs::hard_link(from, to)?;
+                std::fs::remove_file(from)?;
+            }
+            renamed => renamed?,
+        }
+    }
+    let folder = to.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    File::open(folder)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// covers: attachment 5
+    #[test]
+    fn a_file_that_is_there_is_replaced_only_by_force_and_nothing_is_left_beside() {
+        let folder = std::env::temp_dir().join(format!("detect-write-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).expect("a folder");
+        let path = folder.join("outrigger.yaml");
+        let read = || std::fs::read_to_string(&path).expect("it is there");
+        new_file(&path, "one", false).expect("written");
+        assert_eq!(read(), "one");
+        let refused = new_file(&path, "two", false).expect_err("it is there");
+        assert!(refused.message.contains("there already") && refused.help.contains("--force"));
+        assert_eq!(read(), "one");
+        new_file(&path, "three", true).expect("replaced");
+        assert_eq!(read(), "three");
+        let nowhere = new_file(&folder.join("none/outrigger.yaml"), "x", false).expect_err("no folder");
+        assert!(nowhere.message.contains("cannot be written"));
+        assert_eq!(std::fs::read_dir(&folder).expect("ours").count(), 1);
+        std::fs::remove_dir_all(&folder).expect("it was ours");
+    }
+}

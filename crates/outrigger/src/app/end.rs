@@ -1,0 +1,75 @@
+//! The end of an app that runs in another container. In: a tombstone, a process name or a file with a process id. Out: its exit code,
+//! once. Processes are watched by a pidfd (pidfd_open(2)), which needs a shared process namespace; files are looked at again and
+//! again, since a shared volume tells nobody of changes in another container.
+
+use super::End;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+use std::time::Duration;
+
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+
+/// A tombstone that is older than our own start by more than this is of a life before: a volume outlives a restart of its
+/// containers, which takes ten seconds or more. A younger one may be of an app that was quicker than we.
+const OLD: i64 = 5;
+
+/// Waits for the first sign of the end, and tells it. `since`: when we started, in seconds since 1970.
+pub async fn watch(end: End, since: i64, gone: impl Fn(i32)) {
+    let mut watched = None;
+    let read_tombstone = |path: &Path| read_tombstone(path, since - OLD);
+    loop {
+        if let Some(code) = end.tombstone.as_deref().and_then(read_tombstone) {
+            tracing::info!(code, "the app has left its tombstone");
+            return gone(code);
+        }
+        if watched.is_none() {
+            let by_file =
+                end.pid_file.as_deref().and_then(|path| std::fs::read_to_string(path).ok()?.trim().parse().ok());
+            let pid = by_file.or_else(|| end.process.as_deref().and_then(find_process));
+            watched = pid.and_then(Pid::from_raw).and_then(|pid| {
+                let process = pidfd_open(pid, PidfdFlags::empty()).ok()?;
+                tracing::info!(pid = pid.as_raw_nonzero().get(), "watching the app's process");
+                Some(process)
+            });
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+        if watched.as_ref().is_some_and(has_ended) {
+            tracing::info!("the app's process has ended");
+            // Its container may still be writing the tombstone. Of a child of somebody else the code is not told.
+            tokio::time::sleep(LOOK_EVERY).await;
+            return gone(end.tombstone.as_deref().and_then(read_tombstone).unwrap_or(0));
+        }
+    }
+}
+
+/// A pidfd becomes readable when its process has ended; unlike a process id it never means another one.
+fn has_ended(process: &OwnedFd) -> bool {
+    let mut polled = [PollFd::new(process, PollFlags::IN)];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut polled, Some(&now)).is_ok_and(|ready| ready > 0)
+}
+
+/// The code in a tombstone that is not older; one that holds no number means 0.
+fn read_tombstone(path: &Path, not_before: i64) -> Option<i32> {
+    if std::fs::metadata(path).ok()?.mtime() < not_before {
+        return None;
+    }
+    let text = std::fs::read_to_string(path).ok()?;
+    Some(text.trim().parse().ok().filter(|code| (0..256).contains(code)).unwrap_or(0))
+}
+
+/// A process by its name as the kernel keeps it (proc_pid_comm(5), at most 15 bytes).
+fn find_process(name: &str) -> Option<i32> {
+    let short = name.get(..name.len().min(15)).unwrap_or(name);
+    let mut pids: Vec<i32> = std::fs::read_dir("/proc")
+        .ok()?
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .filter(|pid| std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim_end() == short))
+        .collect();
+    pids.sort_unstable();
+    pids.first().copied()
+}

@@ -1,0 +1,216 @@
+//! From `app` to what the supervisor needs. In: the checked configuration, its tree for places, the command line. Out: a flat
+//! `Plan`, or every mistake in it.
+
+use super::{App, OnTimeout, Terminal, When, user};
+use base::diag::Diagnostic;
+use base::tree::Node;
+use std::ffi::OsString;
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::path::PathBuf;
+use supervisor::plan::{Plan, Restart, Rewrite, Rewrites};
+use sys::process::Command;
+
+/// What our own start gave us and the app must not see: whose watchdog, descriptors and state they are.
+const OURS: [&str; 9] = [
+    "LISTEN_FDS",
+    "LISTEN_FDNAMES",
+    "LISTEN_PID",
+    "NOTIFY_SOCKET",
+    "WATCHDOG_USEC",
+    "WATCHDOG_PID",
+    "STATE_DIRECTORY",
+    supervisor::worker::INHERIT,
+    supervisor::RESUME,
+];
+
+/// What stands in the rest of the configuration and matters for the app.
+pub struct Around<'a> {
+    /// Empty for an app that runs elsewhere.
+    pub command: &'a [OsString],
+    pub capture_bytes: Option<u64>,
+    /// Variables that the configuration uses in secrets.
+    pub secret_variables: &'a [String],
+}
+
+pub fn plan(app: &App, around: &Around<'_>, tree: &Node) -> Result<Plan, Vec<Diagnostic>> {
+    let mut findings = Vec::new();
+    let user = app.user.as_deref().and_then(|text| {
+        let found = user::user(text);
+        found.map_err(|error| findings.push(Diagnostic::error(tree.at(&["user"]).place, error))).ok()
+    });
+    let rewrites = rewrites(app, tree, &mut findings);
+    let wrapped = !around.command.is_empty();
+    if wrapped && app.end.is_some() {
+        let text = "`end` is for an app in a container of its own; this one is started here, so that its end is known";
+        findings.push(Diagnostic::error(tree.at(&["end"]).place, text).help("remove `end`, or the command"));
+    }
+    if !findings.is_empty() {
+        return Err(findings);
+    }
+    let command = wrapped.then(|| Command {
+        argv: around.command.iter().map(|part| part.clone().into_vec()).collect(),
+        environment: environment(app, around.secret_variables),
+        // The supervisor itself stands at `/`.
+        directory: directory(app).map(|path| path.into_os_string().into_vec()),
+        user,
+    });
+    Ok(Plan {
+        app: command,
+        capture_bytes: around.capture_bytes.filter(|_| wrapped),
+        pty: app.terminal == Terminal::Pty,
+        group: app.signals.group,
+        rewrites,
+        stop_signal: app.stop.signal.number(),
+        drain: app.stop.drain.0,
+        grace: app.stop.grace.0,
+        deadline: app.stop.deadline.0,
+        gate: app.start.wait.0,
+        gate_fails: app.start.on_timeout == OnTimeout::Fail,
+        restart: Restart {
+            when: match app.restart.when {
+                When::Never => supervisor::plan::When::Never,
+                When::OnFailure => supervisor::plan::When::OnFailure,
+                When::Always => supervisor::plan::When::Always,
+            },
+            wait: app.restart.wait.0,
+            wait_max: app.restart.wait_max.0,
+            max: app.restart.max,
+            reset: app.restart.reset.0,
+        },
+        success: app.exit.success.clone(),
+        oom_file: base::cgroup::oom_file().map(|path| path.into_os_string().into_vec()),
+    })
+}
+
+/// Where the app starts: what is configured, seen from where we were started.
+fn directory(app: &App) -> Option<PathBuf> {
+    match &app.directory {
+        Some(path) => std::path::absolute(path).ok(),
+        None => std::env::current_dir().ok(),
+    }
+}
+
+fn environment(app: &App, secret_variables: &[String]) -> Vec<Vec<u8>> {
+    let asked = &app.environment;
+    let is = |list: &[String], name: &OsString| list.iter().any(|known| name.as_os_str() == known.as_str());
+    let stays = |name: &OsString| {
+        let secret = is(secret_variables, name) && !is(&asked.keep, name);
+        let set = asked.set.keys().any(|known| name.as_os_str() == known.as_str());
+        !OURS.iter().any(|own| name == own) && !is(&asked.remove, name) && !secret && !set
+    };
+    let entry = |name: &[u8], value: &[u8]| [name, b"=", value].concat();
+    let inherited = std::env::vars_os().filter(|(name, _)| stays(name));
+    let inherited = inherited.map(|(name, value)| entry(name.as_bytes(), value.as_bytes()));
+    inherited.chain(asked.set.iter().map(|(name, value)| entry(name.as_bytes(), value.as_bytes()))).collect()
+}
+
+fn rewrites(app: &App, tree: &Node, findings: &mut Vec<Diagnostic>) -> Rewrites {
+    let mut rewrites = Vec::new();
+    for (from, to) in &app.signals.rewrite {
+        let place = tree.at(&["signals", "rewrite", from]).place;
+        let mut number = |name: &str| {
+            let found = signal(name);
+            if found.is_none() {
+                let text = format!("`{name}` is not a signal that can be sent on");
+                findings.push(
+                    Diagnostic::error(place, text).help("write SIGTERM, SIGHUP, SIGRTMIN+3 …; or none, or upgrade"),
+                );
+            }
+            found
+        };
+        let to = match to.as_str() {
+            "none" => Some(Rewrite::Drop),
+            "upgrade" => Some(Rewrite::Upgrade),
+            name => number(name).map(Rewrite::To),
+        };
+        rewrites.extend(number(from).zip(to));
+    }
+    Rewrites(rewrites)
+}
+
+/// Signals by name, as signal(7) numbers them on x86 and ARM; KILL, STOP and CHLD cannot be rewritten.
+fn signal(name: &str) -> Option<i32> {
+    const NAMES: [(&str, i32); 27] = [
+        ("HUP", 1),
+        ("INT", 2),
+        ("QUIT", 3),
+        ("ILL", 4),
+        ("TRAP", 5),
+        ("ABRT", 6),
+        ("BUS", 7),
+        ("FPE", 8),
+        ("USR1", 10),
+        ("SEGV", 11),
+        ("USR2", 12),
+        ("PIPE", 13),
+        ("ALRM", 14),
+        ("TERM", 15),
+        ("STKFLT", 16),
+        ("CONT", 18),
+        ("TSTP", 20),
+        ("TTIN", 21),
+        ("TTOU", 22),
+        ("URG", 23),
+        ("XCPU", 24),
+        ("XFSZ", 25),
+        ("VTALRM", 26),
+        ("PROF", 27),
+        ("WINCH", 28),
+        ("IO", 29),
+        ("PWR", 30),
+    ];
+    let short = name.strip_prefix("SIG").unwrap_or(name);
+    if let Some(offset) = short.strip_prefix("RTMIN") {
+        // The C library keeps the first two for itself.
+        let offset: i32 = if offset.is_empty() { 0 } else { offset.strip_prefix('+')?.parse().ok()? };
+        return (0..=30).contains(&offset).then_some(34 + offset);
+    }
+    NAMES.iter().find(|(known, _)| *known == short).map(|(_, number)| *number)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn planned(yaml: &str, command: &[&str]) -> Result<Plan, Vec<Diagnostic>> {
+        let loaded = base::config::load::<App>("test", yaml, &base::fill::Lookup::HERE);
+        let loaded = loaded.unwrap_or_else(|report| panic!("{}", report.render()));
+        let command: Vec<OsString> = command.iter().map(OsString::from).collect();
+        let around =
+            Around { command: &command, capture_bytes: Some(1 << 20), secret_variables: &["PATH".to_string()] };
+        plan(&loaded.config, &around, &loaded.tree)
+    }
+
+    /// covers: attachment 1
+    #[test]
+    fn signals_are_rewritten_by_name_and_unknown_ones_are_named_at_their_place() {
+        let plan =
+            planned("signals: { rewrite: { SIGTERM: QUIT, HUP: none, SIGUSR2: upgrade, RTMIN+3: SIGINT } }", &["app"]);
+        let rewrites = plan.expect("valid").rewrites;
+        assert_eq!((rewrites.of(15), rewrites.of(1)), (Rewrite::To(3), Rewrite::Drop));
+        assert_eq!((rewrites.of(12), rewrites.of(37)), (Rewrite::Upgrade, Rewrite::To(2)));
+        let findings = planned("signals: { rewrite: { SIGKILL: SIGTERM, SIGTERM: STOP } }", &["app"]).expect_err("two");
+        assert_eq!(findings.len(), 2);
+    }
+
+    /// covers: attachment 1
+    #[test]
+    fn the_app_does_not_see_our_secrets_unless_it_needs_them() {
+        let has = |yaml: &str, name: &str| {
+            let app = planned(yaml, &["app"]).expect("valid").app.expect("wrapped");
+            let entry = app.environment.iter().find(|entry| entry.starts_with(format!("{name}=").as_bytes()));
+            entry.map(|entry| String::from_utf8_lossy(entry).into_owned())
+        };
+        assert_eq!(has("{}", "PATH"), None, "used in a secret");
+        assert!(has("environment: { keep: [PATH] }", "PATH").is_some());
+        assert_eq!(has("environment: { set: { PATH: /x } }", "PATH").as_deref(), Some("PATH=/x"));
+        assert_eq!(has("environment: { keep: [PATH], remove: [PATH] }", "PATH"), None);
+    }
+
+    /// covers: attachment 4
+    #[test]
+    fn the_end_of_an_app_elsewhere_is_no_business_of_a_wrapped_one() {
+        assert!(planned("end: { tombstone: /x }", &["app"]).is_err());
+        assert_eq!(planned("end: { tombstone: /x }", &[]).expect("valid").app, None);
+    }
+}

@@ -1,0 +1,146 @@
+//! The black box: what was going on when the app or a worker ended as it should not. In: how it ended, the newest output, the last
+//! samples and requests. Out: one JSON file in the state directory. Bounds: `KEPT` files, `sys::ring::TAIL_KEPT` bytes of each stream,
+//! and what the metrics and the proxy keep anyway.
+
+use base::state::StateDir;
+use serde::Serialize;
+use std::rc::Rc;
+use std::time::SystemTime;
+use supervisor::message::Ended;
+use supervisor::worker::Fell;
+use sys::ring::Ring;
+
+/// Files that stay: the next one takes the place of the oldest.
+const KEPT: u64 = 8;
+
+/// What a black box is written from.
+#[derive(Clone)]
+pub struct BlackBox {
+    pub state: StateDir,
+    pub rings: Option<(Ring, Ring)>,
+    /// The newest samples, as the page of metrics shows them.
+    pub samples: Rc<dyn Fn() -> String>,
+    /// The last requests through the proxy.
+    pub requests: Rc<dyn Fn() -> Vec<serde_json::Value>>,
+    pub generation: u32,
+}
+
+#[derive(Serialize)]
+struct Content {
+    version: &'static str,
+    /// Seconds since 1970.
+    written_at: u64,
+    who: &'static str,
+    code: i32,
+    /// 0 where no signal ended it.
+    signal: i32,
+    core_dumped: bool,
+    oom_killed: bool,
+    /// Whether it had not moved for so long that it was ended.
+    hung: bool,
+    worker_generation: u32,
+    stdout: Vec<String>,
+    stderr: Vec<String>,
+    samples: Vec<String>,
+    requests: Vec<serde_json::Value>,
+}
+
+impl BlackBox {
+    pub fn app_ended(&self, ended: Ended) {
+        let Ended { code, signal, core_dumped, out_of_memory, .. } = ended;
+        self.write(Content { code, signal, core_dumped, oom_killed: out_of_memory, ..self.content("app") });
+    }
+
+    pub fn worker_fell(&self, fell: Fell) {
+        let signal = if fell.code > 128 { fell.code - 128 } else { 0 };
+        self.write(Content { code: fell.code, signal, hung: fell.hung, ..self.content("worker") });
+    }
+
+    fn content(&self, who: &'static str) -> Content {
+        let tail = |ring: &Ring| lines(&ring.tail().unwrap_or_default());
+        let written_at = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        Content {
+            version: env!("CARGO_PKG_VERSION"),
+            written_at,
+            who,
+            code: 0,
+            signal: 0,
+            core_dumped: false,
+            oom_killed: false,
+            hung: false,
+            worker_generation: self.generation,
+            stdout: self.rings.as_ref().map(|rings| tail(&rings.0)).unwrap_or_default(),
+            stderr: self.rings.as_ref().map(|rings| tail(&rings.1)).unwrap_or_default(),
+            samples: (self.samples)().lines().filter(|line| !line.starts_with('#')).map(str::to_string).collect(),
+            requests: (self.requests)(),
+        }
+    }
+
+    fn write(&self, content: Content) {
+        let Some(name) = self.next_name() else { return };
+        let bytes = serde_json::to_vec_pretty(&content).unwrap_or_default();
+        match self.state.write(&name, &bytes) {
+            Ok(()) => tracing::info!(
+                file = name,
+                who = content.who,
+                "what was going on is written down in the state directory"
+            ),
+            Err(error) => tracing::warn!(%error, "the black box could not be written"),
+        }
+    }
+
+    /// The first name that is free, or that of the oldest file.
+    fn next_name(&self) -> Option<String> {
+        let name = |number: u64| format!("black-box-{number}.json");
+        let written = |number: &u64| {
+            let path = self.state.path(&name(*number))?;
+            Some(path.metadata().and_then(|meta| meta.modified()).unwrap_or(SystemTime::UNIX_EPOCH))
+        };
+        self.state.path("")?;
+        (0..KEPT).min_by_key(written).map(name)
+    }
+}
+
+/// Whole lines, without one that was cut at the beginning.
+fn lines(bytes: &[u8]) -> Vec<String> {
+    let cut = bytes.len() as u64 >= sys::ring::TAIL_KEPT;
+    String::from_utf8_lossy(bytes).lines().skip(usize::from(cut)).map(str::to_string).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// covers: attachment 1
+    #[test]
+    fn the_newest_lines_are_kept_whole_and_the_oldest_file_gives_way() {
+        let dir = std::env::temp_dir().join(format!("outrigger-black-box-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&dir);
+        let ring = Ring::in_memory("test").and_then(|ring| ring.sized(1 << 20)).expect("memfd");
+        for number in 0..10_000 {
+            ring.push(format!("line {number}\n").as_bytes(), 1).expect("memory");
+        }
+        let black_box = BlackBox {
+            state: StateDir::open(&dir, 1 << 20),
+            rings: Some((ring.clone(), ring)),
+            samples: Rc::new(|| "# HELP x y\nx 1\n".into()),
+            requests: Rc::new(Vec::new),
+            generation: 3,
+        };
+        for code in 0..KEPT as i32 + 1 {
+            black_box.worker_fell(Fell { code: 128 + code, hung: false });
+        }
+        let files = || std::fs::read_dir(&dir).expect("made").flatten();
+        assert_eq!(
+            files().filter(|file| file.file_name().to_string_lossy().starts_with("black-box")).count() as u64,
+            KEPT
+        );
+        let text = std::fs::read_to_string(dir.join("black-box-0.json")).expect("written");
+        let value: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        assert_eq!((value["code"].as_i64(), value["samples"][0].as_str()), (Some(128 + KEPT as i64), Some("x 1")));
+        let stdout = value["stdout"].as_array().expect("lines");
+        assert_eq!(stdout.last().and_then(|line| line.as_str()), Some("line 9999"));
+        assert!(stdout.iter().all(|line| line.as_str().is_some_and(|line| line.starts_with("line "))), "none is cut");
+        let _ = std::fs::remove_dir_all(&dir);
+    }
+}

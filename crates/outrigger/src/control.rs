@@ -1,0 +1,230 @@
+//! The worker's end of the conversation with the supervisor. In: packets. Out: facts about the app, orders for the stop, answers to
+//! whoever asked; and packets back. One task hears, so that nobody waits for another's answer.
+
+use base::subsystem::Health;
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixDatagram as StdDatagram;
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, Ordering};
+use std::time::{Duration, Instant};
+use supervisor::message::{Ended, PACKET_MAX, ToSupervisor, ToWorker};
+use tokio::net::UnixDatagram;
+use tokio::sync::{mpsc, oneshot, watch};
+
+/// What the app is doing, for whoever needs to know.
+#[derive(Clone)]
+pub struct AppFacts {
+    pub pid: Arc<AtomicI32>,
+    pub runs: watch::Sender<bool>,
+    pub health: Arc<Health>,
+    /// Ends that were followed by another start.
+    pub restarts: Rc<Cell<u32>>,
+    pub ended: Rc<Cell<Option<Ended>>>,
+}
+
+/// What we are told to do.
+#[derive(Clone, Copy, Debug)]
+pub enum Order {
+    Stop {
+        until: Instant,
+    },
+    /// Another worker takes over.
+    Yield,
+    AppEnded,
+    /// The supervisor is gone.
+    Gone,
+}
+
+/// Whose the rings and the state are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ownership {
+    /// The worker before us has not let go of them.
+    Awaited,
+    Ours,
+    /// The supervisor is gone, and nobody will tell.
+    Gone,
+}
+
+/// Orders that wait; there are at most a few in a worker's life.
+const ORDERS_MAX: usize = 16;
+
+/// How long an answer of the supervisor may take; it has one thread and answers at once.
+const ANSWER_WAIT: Duration = Duration::from_secs(1);
+
+pub struct Control {
+    /// A packet socket. tokio's datagram socket speaks to it, since both keep packets whole.
+    socket: UnixDatagram,
+    facts: AppFacts,
+    orders: mpsc::Sender<Order>,
+    ownership: watch::Sender<Ownership>,
+    upgrade: RefCell<Option<oneshot::Sender<Result<String, String>>>>,
+    descriptors: RefCell<Vec<(i32, oneshot::Sender<u64>)>>,
+    /// Hears of an abnormal end of the app, before anything else follows from it.
+    on_ended: RefCell<Option<Box<dyn Fn(Ended)>>>,
+    /// An end that we asked for is none to wonder about.
+    stopping: Cell<bool>,
+}
+
+impl Control {
+    /// `owns`: whether nobody before us holds the rings and the state.
+    pub fn new(socket: OwnedFd, facts: AppFacts, owns: bool) -> io::Result<(Rc<Control>, mpsc::Receiver<Order>)> {
+        let socket = StdDatagram::from(socket);
+        socket.set_nonblocking(true)?;
+        let (orders, ordered) = mpsc::channel(ORDERS_MAX);
+        let control = Control {
+            socket: UnixDatagram::from_std(socket)?,
+            facts,
+            orders,
+            ownership: watch::channel(if owns { Ownership::Ours } else { Ownership::Awaited }).0,
+            upgrade: RefCell::default(),
+            descriptors: RefCell::default(),
+            on_ended: RefCell::default(),
+            stopping: Cell::new(false),
+        };
+        Ok((Rc::new(control), ordered))
+    }
+
+    /// Waits until the rings and the state are ours. False where the supervisor is gone.
+    pub async fn owns(&self) -> bool {
+        let mut ownership = self.ownership.subscribe();
+        let known = ownership.wait_for(|ownership| *ownership != Ownership::Awaited).await;
+        known.is_ok_and(|ownership| *ownership == Ownership::Ours)
+    }
+
+    pub fn on_ended(&self, hear: impl Fn(Ended) + 'static) {
+        *self.on_ended.borrow_mut() = Some(Box::new(hear));
+    }
+
+    pub fn send(&self, message: ToSupervisor<'_>) {
+        // Not tokio's `try_send`, which refuses until its driver has seen the socket once.
+        if let Err(error) = supervisor::message::send(&self.socket, &message.encode()) {
+            tracing::warn!(%error, what = ?message, "the supervisor did not take a message");
+        }
+    }
+
+    /// Asks for a worker from a binary; answers when it is ready, or was given up.
+    pub async fn upgrade(&self, binary: Option<&Path>) -> Result<String, String> {
+        let (answer, answered) = oneshot::channel();
+        if self.upgrade.borrow().is_some() {
+            return Err("an upgrade is under way already".into());
+        }
+        *self.upgrade.borrow_mut() = Some(answer);
+        let path = binary.map_or(&[][..], |path| std::os::unix::ffi::OsStrExt::as_bytes(path.as_os_str()));
+        self.send(ToSupervisor::Upgrade { binary: path });
+        let answer = answered.await;
+        self.upgrade.borrow_mut().take();
+        answer.unwrap_or_else(|_| Err("the supervisor is gone".into()))
+    }
+
+    /// How many descriptors a process of the app has open.
+    pub async fn descriptors(&self, pid: i32) -> Option<u64> {
+        let (answer, answered) = oneshot::channel();
+        self.descriptors.borrow_mut().push((pid, answer));
+        self.send(ToSupervisor::AskDescriptors { pid });
+        let count = tokio::time::timeout(ANSWER_WAIT, answered).await.ok()?.ok();
+        self.descriptors.borrow_mut().retain(|(_, waiting)| !waiting.is_closed());
+        count
+    }
+
+    /// Applies what the supervisor says, until it is gone.
+    pub async fn hear(self: Rc<Self>) {
+        let mut packet = [0u8; PACKET_MAX];
+        loop {
+            match self.socket.recv(&mut packet).await {
+                Ok(0) | Err(_) => break,
+                Ok(count) => {
+                    if let Some(message) = packet.get(..count).and_then(ToWorker::decode) {
+                        self.apply(message);
+                    }
+                }
+            }
+        }
+        let _ = self.orders.try_send(Order::Gone);
+        self.ownership.send_replace(Ownership::Gone);
+    }
+
+    fn apply(&self, message: ToWorker<'_>) {
+        let order = match message {
+            ToWorker::AppStarted { pid } => {
+                // A worker is told again when it takes over.
+                if self.facts.pid.swap(pid, Ordering::Relaxed) != pid {
+                    tracing::info!(pid, "the app runs");
+                }
+                self.facts.runs.send_replace(true);
+                return;
+            }
+            ToWorker::AppEnded(ended) => {
+                self.app_ended(ended);
+                if ended.restarts {
+                    return;
+                }
+                Order::AppEnded
+            }
+            ToWorker::Stop { left_ms } => {
+                self.stopping.set(self.facts.pid.load(Ordering::Relaxed) > 0);
+                Order::Stop { until: Instant::now() + Duration::from_millis(left_ms) }
+            }
+            ToWorker::Own => {
+                self.ownership.send_replace(Ownership::Ours);
+                return;
+            }
+            ToWorker::Yield => {
+                if let Some(answer) = self.upgrade.borrow_mut().take() {
+                    let _ = answer.send(Ok("the new worker is ready and takes over\n".into()));
+                }
+                Order::Yield
+            }
+            ToWorker::Stay { reason } => {
+                let reason = String::from_utf8_lossy(reason).into_owned();
+                tracing::error!(reason, "no other worker took over");
+                self.facts.health.fault(TAKING_OVER, reason.clone());
+                if let Some(answer) = self.upgrade.borrow_mut().take() {
+                    let _ = answer.send(Err(reason));
+                }
+                return;
+            }
+            ToWorker::Descriptors { pid, count } => {
+                let mut waiting = self.descriptors.borrow_mut();
+                if let Some(at) = waiting.iter().position(|(asked, _)| *asked == pid) {
+                    let _ = waiting.swap_remove(at).1.send(count);
+                }
+                return;
+            }
+        };
+        if self.orders.try_send(order).is_err() {
+            tracing::warn!(?order, "an order came after the last one");
+        }
+    }
+
+    fn app_ended(&self, ended: Ended) {
+        let Ended { code, signal, core_dumped, out_of_memory, restarts } = ended;
+        self.facts.runs.send_replace(false);
+        if self.facts.pid.swap(0, Ordering::Relaxed) == 0 && self.facts.ended.get() == Some(ended) {
+            return;
+        }
+        self.facts.ended.set(Some(ended));
+        self.facts.restarts.set(self.facts.restarts.get() + u32::from(restarts));
+        if out_of_memory {
+            tracing::error!(code, restarts, "the app was killed for want of memory (oom_killed)");
+        } else if core_dumped {
+            tracing::error!(code, signal, restarts, "the app crashed and left a core dump");
+        } else {
+            tracing::info!(code, signal, restarts, "the app has ended");
+        }
+        let asked_for = self.stopping.get() && !core_dumped && !out_of_memory && signal != SIGKILL;
+        let abnormal = (code != 0 || signal != 0) && !asked_for;
+        if let Some(hear) = self.on_ended.borrow().as_ref().filter(|_| abnormal) {
+            hear(ended);
+        }
+    }
+}
+
+/// Whoever gets it did not end by himself.
+const SIGKILL: i32 = 9;
+
+/// The part of health that tells of a worker which should have taken over.
+pub const TAKING_OVER: &str = "hand-over";

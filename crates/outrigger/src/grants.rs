@@ -1,0 +1,114 @@
+//! From plans to what the worker may touch: the paths, ports and programs that the configuration names, and the few that the worker
+//! itself needs. In: checked plans. Out: needs, and grants for the sandbox. `validate` says from the same list what an image lacks.
+
+use crate::load::Plans;
+use base::needs::{Listen, Needs};
+use sandbox::Grants;
+use std::path::{Path, PathBuf};
+
+/// Everything that the configuration needs from the system.
+pub fn needs(plans: &Plans) -> Needs {
+    let mut needs = Needs::default();
+    plans.logs.iter().for_each(|plan| needs.add(plan.needs()));
+    plans.metrics.iter().for_each(|plan| needs.add(plan.needs()));
+    plans.proxy.iter().for_each(|plan| needs.add(plan.needs()));
+    needs.add(plans.sync.needs());
+    // The configuration is read again at a reload, and an editor replaces it.
+    needs.read_replaced(&plans.path);
+    plans.files.iter().for_each(|file| needs.read_replaced(file));
+    let admin = &plans.config.admin;
+    for (name, owner, address) in
+        [("admin/listen", "admin.listen", admin.listen), ("admin/probes", "admin.probes", admin.probes)]
+    {
+        needs.listen.extend(address.map(|address| Listen {
+            name: name.into(),
+            owner: owner.into(),
+            address: address.0,
+            count: 1,
+        }));
+    }
+    admin.socket.iter().for_each(|socket| needs.write_file(socket));
+    needs.connect.extend(plans.config.app.port);
+    needs.write.push(plans.state_dir.clone());
+    if let Some(end) = &plans.config.app.end {
+        end.tombstone.iter().chain(&end.pid_file).for_each(|file| needs.read_replaced(file));
+        if end.process.is_some() || end.pid_file.is_some() {
+            needs.read.push("/proc".into());
+        }
+    }
+    if plans.command.is_empty() {
+        return needs;
+    }
+    // Whether the app handles a signal, and what it uses, stands in its /proc.
+    needs
+}
+
+/// The same as the sandbox takes it. Folders of ours that are written are made first: what is not there cannot be granted.
+pub fn grants(plans: &Plans, needs: &Needs) -> Grants {
+    let asked = &plans.config.sandbox;
+    let ours = [Some(plans.state_dir.as_path()), plans.config.admin.socket.as_deref().and_then(Path::parent)];
+    for folder in ours.into_iter().flatten().chain(needs.write.iter().map(PathBuf::as_path)) {
+        // One that cannot be made is reported by whoever needs it.
+        let _ = std::fs::create_dir_all(folder);
+    }
+    let mut grants = Grants {
+        read: absolute(needs.read.iter().chain(&asked.read)),
+        write: absolute(needs.write.iter().chain(&asked.write)),
+        execute: Vec::new(),
+        connect: needs.connect.iter().chain(&asked.connect).copied().collect(),
+        bind: needs.listen.iter().map(|listen| listen.address.port()).collect(),
+        connect_any: false,
+        programs: !needs.programs.is_empty(),
+    };
+    grants.read.extend(base::cgroup::folders());
+    if grants.programs {
+        grants.execute.extend(needs.programs.iter().filter_map(|program| find(program)));
+        grants.execute.extend(LIBRARIES.map(PathBuf::from).into_iter().filter(|path| path.exists()));
+    }
+    // Where there is no state directory, caches of stores lie in the folder for temporary files.
+    if !plans.sync.entries.is_empty() && std::fs::metadata(&plans.state_dir).is_err() {
+        grants.write.push(std::env::temp_dir());
+    }
+    grants
+}
+
+/// Where a dynamically linked program finds the rest of itself (ld.so(8)), and the shell by which git's way of calling ssh goes.
+const LIBRARIES: [&str; 9] = [
+    "/lib",
+    "/lib64",
+    "/usr/lib",
+    "/usr/lib64",
+    "/usr/local/lib",
+    "/etc/ld.so.cache",
+    "/bin/sh",
+    "/usr/bin/sh",
+    "/etc/ssl/openssl.cnf",
+];
+
+fn absolute<'a>(paths: impl Iterator<Item = &'a PathBuf>) -> Vec<PathBuf> {
+    let mut paths: Vec<PathBuf> =
+        paths.map(|path| std::path::absolute(path).unwrap_or_else(|_| path.clone())).collect();
+    paths.sort();
+    paths.dedup();
+    paths
+}
+
+/// A program by its path, or along PATH.
+pub fn find(program: &str) -> Option<PathBuf> {
+    if program.contains('/') {
+        return Some(PathBuf::from(program)).filter(|path| path.is_file());
+    }
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path).map(|folder| folder.join(program)).find(|path| path.is_file())
+}
+
+/// What this system lacks of what the configuration names, in sentences.
+pub fn lacking(needs: &Needs) -> Vec<String> {
+    let programs = needs.programs.iter().filter(|program| find(program).is_none());
+    let mut lacking: Vec<String> = programs
+        .map(|program| format!("the program `{program}` is not here, and the configuration needs it"))
+        .collect();
+    lacking.sort();
+    lacking.dedup();
+    lacking
+}

@@ -1,0 +1,110 @@
+//! The last requests of one data thread, for the black box. In: what the forwarder knows at a request's end. Out: JSON, when somebody
+//! asks. Bounds: `KEPT` requests, `PATH_KEPT` bytes of each path; the query is left out, since tokens travel there.
+
+use crate::access::Record;
+use base::subsystem::lock;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
+
+const KEPT: usize = 64;
+const PATH_KEPT: usize = 96;
+
+#[derive(Default)]
+pub struct Recent {
+    entries: Mutex<(Vec<Entry>, usize)>,
+}
+
+struct Entry {
+    ended: SystemTime,
+    listener: Arc<str>,
+    method: [u8; 8],
+    path: [u8; PATH_KEPT],
+    path_length: usize,
+    status: u16,
+    took: Duration,
+}
+
+impl Recent {
+    pub fn note(&self, listener: &Arc<str>, record: &Record<'_>) {
+        let (mut method, mut path) = ([0; 8], [0; PATH_KEPT]);
+        let method_length = record.method.len().min(method.len());
+        let query = memchr::memchr(b'?', record.path).unwrap_or(record.path.len());
+        let path_length = query.min(PATH_KEPT);
+        // Both ranges were cut to fit.
+        if let (Some(to), Some(from)) = (method.get_mut(..method_length), record.method.as_bytes().get(..method_length))
+        {
+            to.copy_from_slice(from);
+        }
+        if let (Some(to), Some(from)) = (path.get_mut(..path_length), record.path.get(..path_length)) {
+            to.copy_from_slice(from);
+        }
+        let entry = Entry {
+            ended: SystemTime::now(),
+            listener: listener.clone(),
+            method,
+            path,
+            path_length,
+            status: record.status,
+            took: record.took,
+        };
+        let mut entries = lock(&self.entries);
+        let (list, next) = &mut *entries;
+        match list.get_mut(*next) {
+            Some(place) => *place = entry,
+            None => list.push(entry),
+        }
+        *next = (*next + 1) % KEPT;
+    }
+
+    /// Each request as an object, in no particular order.
+    pub fn list(&self) -> Vec<serde_json::Value> {
+        lock(&self.entries).0.iter().map(Entry::json).collect()
+    }
+}
+
+impl Entry {
+    fn json(&self) -> serde_json::Value {
+        let ended = self.ended.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim_end_matches('\0').to_string();
+        serde_json::json!({
+            "ended_ms": u64::try_from(ended).unwrap_or(u64::MAX),
+            "listener": &*self.listener,
+            "method": text(&self.method),
+            "path": text(self.path.get(..self.path_length).unwrap_or(&[])),
+            "status": self.status,
+            "duration_us": u64::try_from(self.took.as_micros()).unwrap_or(u64::MAX),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// covers: attachment 1
+    #[test]
+    fn the_newest_requests_stay_and_a_long_path_is_cut() {
+        let recent = Recent::default();
+        let path = [&[b'a'; 500][..], b"?token=x"].concat();
+        for status in 0..KEPT as u16 + 10 {
+            let record = Record {
+                listener: "in",
+                cluster: "app",
+                client: ([127, 0, 0, 1], 1).into(),
+                endpoint: None,
+                method: "PROPPATCH-LONGER",
+                path: &path,
+                status,
+                took: Duration::from_millis(3),
+                bytes_in: 0,
+                bytes_out: 0,
+            };
+            recent.note(&"in".into(), &record);
+        }
+        let list = recent.list();
+        let statuses: Vec<u64> = list.iter().filter_map(|entry| entry["status"].as_u64()).collect();
+        assert_eq!((list.len(), statuses.iter().min(), statuses.iter().max()), (KEPT, Some(&10), Some(&73)));
+        assert_eq!(list[0]["path"].as_str().map(str::len), Some(PATH_KEPT));
+        assert_eq!((list[0]["method"].as_str(), list[0]["duration_us"].as_u64()), (Some("PROPPATC"), Some(3000)));
+    }
+}

@@ -1,0 +1,333 @@
+//! The workers: one that serves, perhaps one that is to replace it, perhaps one that was replaced and drains. In: wishes for another
+//! worker, notices that one is ready, ends. Out: forks, and messages about who owns the rings and the state. Bound: one worker in
+//! each place; a failed one is started again after a pause that doubles up to `RESTART_MOST`.
+
+use crate::message::ToWorker;
+use crate::plan::{RESTART_CALM, RESTART_FIRST, RESTART_MOST};
+use crate::run::{EXIT_MISTAKE, EXIT_NOT_EXECUTED, EXIT_YIELDED, Supervisor, millis};
+use crate::worker::{Fell, Started, Worker, WorkerEnds};
+use rustix::process::WaitStatus;
+use std::time::{Duration, Instant};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// Serves.
+    Current,
+    /// Is to replace it, and is not ready yet.
+    Next,
+    /// Was replaced, and drains.
+    Old,
+}
+
+pub(crate) const PLACES: [Place; 3] = [Place::Current, Place::Next, Place::Old];
+
+/// Why another worker is wanted in the place of one that serves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Wish {
+    Reload,
+    Upgrade(Vec<u8>),
+}
+
+pub(crate) struct Crew {
+    workers: [Option<Worker>; PLACES.len()],
+    /// The number of the next worker.
+    generation: u32,
+    wait: Duration,
+    restart_at: Option<Instant>,
+    wish: Option<(Wish, Instant)>,
+    broken_at: Option<Instant>,
+    fell: Option<Fell>,
+    /// What the worker that is being forked at this moment is: its place, and its binary where that is another.
+    starting: Option<(Place, Option<Vec<u8>>)>,
+    /// The binary that this process is to become, once the worker from the one before has left.
+    successor: Option<Vec<u8>>,
+    /// The worker has done everything that a stop wants.
+    done: bool,
+}
+
+impl Crew {
+    pub fn new(now: Instant) -> Crew {
+        Crew {
+            workers: [const { None }; PLACES.len()],
+            generation: 0,
+            wait: RESTART_FIRST,
+            restart_at: Some(now),
+            wish: None,
+            broken_at: None,
+            fell: None,
+            starting: None,
+            successor: None,
+            done: false,
+        }
+    }
+
+    /// With the worker that served under the program before this one.
+    pub fn resumed(current: Worker) -> Crew {
+        let generation = current.generation + 1;
+        Crew { workers: [Some(current), None, None], generation, restart_at: None, ..Crew::new(Instant::now()) }
+    }
+
+    pub fn at(&self, place: Place) -> Option<&Worker> {
+        self.workers.get(place as usize).and_then(Option::as_ref)
+    }
+
+    pub fn at_mut(&mut self, place: Place) -> Option<&mut Worker> {
+        self.workers.get_mut(place as usize).and_then(Option::as_mut)
+    }
+
+    fn take(&mut self, place: Place) -> Option<Worker> {
+        self.workers.get_mut(place as usize).and_then(Option::take)
+    }
+
+    fn put(&mut self, place: Place, worker: Worker) {
+        if let Some(slot) = self.workers.get_mut(place as usize) {
+            *slot = Some(worker);
+        }
+    }
+
+    pub fn tell_current(&self, message: ToWorker<'_>) {
+        if let Some(worker) = self.at(Place::Current) {
+            worker.tell(message);
+        }
+    }
+
+    pub fn kill_all(&self) {
+        self.workers.iter().flatten().for_each(Worker::kill);
+    }
+
+    /// The stop order is for the worker that serves; one that is not ready yet will not be needed.
+    pub fn stop(&mut self, message: ToWorker<'_>) {
+        self.wish = None;
+        if let Some(next) = self.at(Place::Next) {
+            next.kill();
+        }
+        self.tell_current(message);
+    }
+
+    pub fn want_reload(&mut self, now: Instant) {
+        if self.wish.is_none() {
+            self.wish = Some((Wish::Reload, now));
+        }
+    }
+
+    /// One that says that something of its own is broken is replaced as often as one that fell, and no more.
+    pub fn want_replaced(&mut self, broken: bool, now: Instant) {
+        if !broken {
+            return self.want_reload(now);
+        }
+        if self.broken_at.is_some_and(|at| now.saturating_duration_since(at) > BROKEN_CALM) {
+            self.wait = RESTART_FIRST;
+        }
+        self.broken_at = Some(now);
+        let at = now + self.wait;
+        self.wait = (self.wait * 2).min(RESTART_MOST);
+        self.want_reload(at);
+    }
+
+    pub fn want_upgrade(&mut self, binary: Vec<u8>, now: Instant) {
+        let busy = self.at(Place::Next).is_some()
+            || self.at(Place::Old).is_some()
+            || matches!(self.wish, Some((Wish::Upgrade(_), _)));
+        if busy {
+            return self.tell_current(ToWorker::Stay { reason: b"another worker is already taking over; try again" });
+        }
+        self.wish = Some((Wish::Upgrade(binary), now));
+    }
+
+    /// The worker that was replaced has let go of the rings and the state.
+    pub fn released(&mut self, place: Place) {
+        if let Some(worker) = self.at_mut(place).filter(|worker| worker.holds_on) {
+            worker.holds_on = false;
+            self.tell_current(ToWorker::Own);
+        }
+    }
+
+    /// Ends whoever is late or hangs.
+    pub fn look(&mut self, now: Instant) {
+        for worker in self.workers.iter_mut().flatten() {
+            worker.check_watchdog(now);
+            if worker.until.is_some_and(|until| now >= until) {
+                worker.until = None;
+                worker.kill();
+            }
+        }
+    }
+
+    pub fn moment(&self) -> Option<Instant> {
+        let wish = self.wish.as_ref().filter(|_| self.may_replace()).map(|(_, at)| *at);
+        self.workers.iter().flatten().filter_map(|worker| worker.until).chain(self.restart_at).chain(wish).min()
+    }
+
+    fn may_replace(&self) -> bool {
+        self.at(Place::Current).is_some_and(|worker| worker.ready)
+            && self.at(Place::Next).is_none()
+            && self.at(Place::Old).is_none()
+    }
+
+    /// The number of the worker that is being forked.
+    pub fn generation(&self) -> u32 {
+        self.generation
+    }
+
+    pub fn starting_binary(&self) -> Option<Vec<u8>> {
+        self.starting.as_ref().and_then(|(_, binary)| binary.clone())
+    }
+
+    /// Whether nobody before the worker that is being forked can still hold the rings and the state.
+    pub fn is_alone(&self) -> bool {
+        self.at(Place::Current).is_none() && self.at(Place::Old).is_none()
+    }
+
+    /// Whether the worker that is being forked is to replace one that serves.
+    pub fn replaces(&self) -> bool {
+        matches!(self.starting, Some((Place::Next, _)))
+    }
+
+    pub fn fell(&self) -> Option<Fell> {
+        self.fell
+    }
+}
+
+/// A worker that ran this long before it broke is not of the row of those before.
+const BROKEN_CALM: Duration = Duration::from_secs(60);
+
+impl Supervisor {
+    /// Starts the worker that is due, if any. In the child: its ends.
+    pub(crate) fn start_worker(&mut self, now: Instant) -> Option<WorkerEnds> {
+        if let Some(binary) = if self.crew.at_rest() { self.crew.successor.take() } else { None } {
+            // Returns only where it could not; then the old program goes on.
+            crate::resume::become_binary(self, &binary);
+        }
+        let (place, binary) = if self.crew.restart_at.is_some_and(|at| at <= now) {
+            (Place::Current, None)
+        } else if self.stop.is_none() && self.crew.may_replace() {
+            let (wish, _) = self.crew.wish.take_if(|(_, at)| *at <= now)?;
+            match wish {
+                Wish::Reload => (Place::Next, None),
+                Wish::Upgrade(binary) => (Place::Next, Some(binary)),
+            }
+        } else {
+            return None;
+        };
+        self.crew.starting = Some((place, binary.clone()));
+        match Worker::fork(self.crew.generation, place == Place::Next, now) {
+            Ok(Started::Child(ends)) => return Some(ends),
+            Ok(Started::Parent(worker)) => {
+                self.crew.generation += 1;
+                self.crew.put(place, Worker { binary, ..worker });
+                if place == Place::Current {
+                    (self.crew.restart_at, self.crew.fell) = (None, None);
+                    self.brief(now);
+                }
+            }
+            // No process or descriptor to be had: the app goes on, and so do we, until there is.
+            Err(_) if place == Place::Current => self.crew.again_later(now),
+            Err(_) => self.crew.tell_current(ToWorker::Stay { reason: b"no process or descriptor to be had" }),
+        }
+        None
+    }
+
+    /// Tells the worker that serves what has happened before it.
+    fn brief(&mut self, now: Instant) {
+        if let Some(pid) = self.app.pid() {
+            self.crew.tell_current(ToWorker::AppStarted { pid });
+        }
+        if let Some(stop) = &mut self.stop {
+            self.crew.tell_current(ToWorker::Stop { left_ms: millis(stop.until.saturating_duration_since(now)) });
+            stop.told_end = false;
+        }
+    }
+
+    pub(crate) fn worker_ready(&mut self, place: Place, now: Instant) {
+        let drain = self.plan.as_ref().map_or(Duration::ZERO, |plan| plan.drain);
+        let Some(worker) = self.crew.at_mut(place) else { return };
+        worker.ready = true;
+        if place == Place::Next {
+            let Some(mut next) = self.crew.take(Place::Next) else { return };
+            next.until = None;
+            self.crew.successor = next.binary.take();
+            let before = self.crew.take(Place::Current);
+            self.crew.put(Place::Current, next);
+            match before {
+                Some(mut old) => {
+                    old.yield_to_next(drain, now);
+                    self.crew.put(Place::Old, old);
+                }
+                None => self.crew.tell_current(ToWorker::Own),
+            }
+            self.crew.restart_at = None;
+            self.brief(now);
+        }
+        self.tell_manager_ready();
+    }
+
+    /// A process has ended that is not the app: a worker, or an orphan that was ours to reap.
+    pub(crate) fn worker_ended(&mut self, pid: i32, status: WaitStatus) {
+        let is_here = |place: &Place| self.crew.at(*place).is_some_and(|worker| worker.pid == pid);
+        let Some(place) = PLACES.into_iter().find(is_here) else { return };
+        let Some(worker) = self.crew.take(place) else { return };
+        let now = Instant::now();
+        let code = status.exit_status().or_else(|| status.terminating_signal().map(|signal| 128 + signal)).unwrap_or(1);
+        match place {
+            Place::Old => {
+                if worker.holds_on {
+                    self.crew.tell_current(ToWorker::Own);
+                }
+            }
+            Place::Next => {
+                let reason: &[u8] = match code {
+                    EXIT_NOT_EXECUTED => b"the binary cannot be executed, as printed; the old worker goes on",
+                    EXIT_MISTAKE => b"the new worker ended with a mistake, which it has printed; the old one goes on",
+                    _ if now.saturating_duration_since(worker.started) >= crate::plan::READY_MOST => {
+                        b"the new worker was not ready within 20 s and was ended; the old one goes on"
+                    }
+                    _ => b"the new worker ended before it was ready; the old one goes on",
+                };
+                self.crew.tell_current(ToWorker::Stay { reason });
+                if self.crew.at(Place::Current).is_none() && !self.crew.done {
+                    self.crew.restart_at = Some(now);
+                }
+            }
+            Place::Current => self.current_ended(&worker, code, now),
+        }
+        let stopped = self.stop.as_ref().is_some_and(|stop| stop.told_end);
+        if stopped && self.crew.done && self.crew.workers.iter().all(Option::is_none) {
+            self.exit = Some(self.app_code());
+        }
+    }
+
+    fn current_ended(&mut self, worker: &Worker, code: i32, now: Instant) {
+        // Before there is a plan a worker ends because of the command line or the configuration, and has said so.
+        if self.plan.is_none() || (worker.generation == 0 && !worker.ready && code == EXIT_MISTAKE) {
+            self.exit = Some(code);
+            return;
+        }
+        // A worker that ends well during a stop has delivered or kept everything.
+        if self.stop.as_ref().is_some_and(|stop| stop.told_end) && code == 0 {
+            self.crew.done = true;
+            return;
+        }
+        if code != EXIT_YIELDED {
+            self.crew.fell = Some(Fell { code, hung: worker.hung });
+        }
+        if worker.ready && now.saturating_duration_since(worker.started) >= RESTART_CALM {
+            self.crew.wait = RESTART_FIRST;
+        }
+        // Whoever is to replace it is there already.
+        if self.crew.at(Place::Next).is_none() {
+            self.crew.again_later(now);
+        }
+    }
+}
+
+impl Crew {
+    fn again_later(&mut self, now: Instant) {
+        self.restart_at = Some(now + self.wait);
+        self.wait = (self.wait * 2).min(RESTART_MOST);
+    }
+
+    /// One worker serves, and nobody comes or goes.
+    fn at_rest(&self) -> bool {
+        self.may_replace() && self.wish.is_none()
+    }
+}

@@ -1,0 +1,258 @@
+//! The app's life as the supervisor leads it: start after the gates, restart, and the order of a stop: tell the worker → inbound
+//! drains → signal → grace → kill → read the pipes to their end → the worker delivers → exit with the app's code, all by one
+//! deadline. In: what has happened, and the clock. Out: signals, messages, the exit code.
+
+use crate::app::{AppEnds, State};
+use crate::capture::Stream;
+use crate::message::ToWorker;
+use crate::plan::{PIPE_LINGER, Plan};
+use crate::run::{EXIT_MISTAKE, SIGKILL, SIGTERM, Supervisor, millis};
+use crate::terminal::Terminal;
+use rustix::process::WaitStatus;
+use std::os::fd::AsFd as _;
+use std::time::{Duration, Instant};
+use sys::process::ChildSetup;
+
+/// A stop under way.
+pub(crate) struct Stop {
+    pub until: Instant,
+    pub drain_until: Instant,
+    /// The signal that the app gets.
+    signal: i32,
+    kill_at: Option<Instant>,
+    linger_until: Option<Instant>,
+    pub told_end: bool,
+}
+
+/// The worker keeps the deadline itself; this much later it is ended.
+const DEADLINE_SLACK: Duration = Duration::from_millis(500);
+
+/// A group that is being killed is signalled again, for children that were forked meanwhile.
+const KILL_AGAIN: Duration = Duration::from_millis(200);
+
+impl Supervisor {
+    /// Prepares what the app writes to, once it is known whether that is captured.
+    pub(crate) fn begin_output(&mut self, plan: &Plan) {
+        if plan.app.is_none() {
+            return;
+        }
+        if let Ok(terminal) = Terminal::new(plan.pty) {
+            self.terminal = terminal;
+        }
+        let sized = |ring: &sys::ring::Ring| plan.capture_bytes.and_then(|capacity| ring.sized(capacity).ok());
+        if plan.capture_bytes.is_some() || plan.pty {
+            let [stdout, stderr] = [rustix::stdio::stdout(), rustix::stdio::stderr()];
+            self.streams = Some([Stream::new(stdout, sized(&self.rings.0)), Stream::new(stderr, sized(&self.rings.1))]);
+        }
+    }
+
+    pub(crate) fn start_app(&mut self, now: Instant) {
+        let (Some(plan), Some(exec)) = (&self.plan, &self.exec) else { return };
+        if !matches!(self.app.state, State::Waiting | State::Paused { .. }) || self.stop.is_some() {
+            return;
+        }
+        let user = plan.app.as_ref().and_then(|app| app.user.as_ref());
+        let mut ends = AppEnds::default();
+        if let (Some(pty), Some([output, _])) = (self.terminal.pty_ref(), &mut self.streams) {
+            let copy = || pty.theirs().try_clone_to_owned().ok();
+            ends = AppEnds { stdin: copy(), stdout: copy(), stderr: copy() };
+            if let Ok(source) = pty.output() {
+                let _ = output.read_from(source);
+            }
+        } else if let Some([stdout, stderr]) = &mut self.streams {
+            // Without a pipe to be had the app writes to our own output, and lives.
+            ends = AppEnds { stdin: None, stdout: stdout.attach(user).ok(), stderr: stderr.attach(user).ok() };
+        }
+        let setup = ChildSetup {
+            stdin: ends.stdin.as_ref().map(|fd| fd.as_fd()),
+            stdout: ends.stdout.as_ref().map(|fd| fd.as_fd()),
+            stderr: ends.stderr.as_ref().map(|fd| fd.as_fd()),
+            session: self.terminal.session(plan.group),
+            signals: &self.saved,
+        };
+        self.app.start(plan, exec, &setup, now);
+        match self.app.pid() {
+            Some(pid) => self.crew.tell_current(ToWorker::AppStarted { pid }),
+            None => self.begin_stop(SIGTERM, None, now),
+        }
+        self.tell_manager_ready();
+    }
+
+    pub(crate) fn app_ended(&mut self, status: WaitStatus, now: Instant) {
+        let Some(plan) = &self.plan else { return };
+        if plan.group {
+            // What the app leaves behind in its group learns that it is over, as it would under an init.
+            self.app.signal(SIGTERM, true);
+        }
+        let ended = self.app.reaped(status, plan, self.stop.is_some(), now);
+        self.terminal.take_back();
+        if ended.restarts {
+            self.crew.tell_current(ToWorker::AppEnded(ended));
+        } else if self.stop.is_none() {
+            self.begin_stop(SIGTERM, None, now);
+        }
+    }
+
+    /// SIGTERM or SIGINT came, which is this signal to the app.
+    pub(crate) fn stop_signalled(&mut self, rewritten: i32, now: Instant) {
+        let configured = self.plan.as_ref().map_or(SIGTERM, |plan| plan.stop_signal);
+        match &mut self.stop {
+            None => {
+                // Whoever presses Ctrl-C or rewrites a signal means that one; SIGTERM means the configured one.
+                let signal = if rewritten == SIGTERM { configured } else { rewritten };
+                self.begin_stop(signal, None, now);
+            }
+            // A second one is impatience: no more draining, and no more grace.
+            Some(stop) => {
+                stop.drain_until = now;
+                stop.kill_at = stop.kill_at.map(|_| now);
+            }
+        }
+    }
+
+    /// A request to stop, by its own time where it gives one.
+    pub(crate) fn stop_asked(&mut self, within_ms: u64, now: Instant) {
+        let within = (within_ms > 0).then(|| Duration::from_millis(within_ms));
+        match (&mut self.stop, within) {
+            (None, _) => {
+                let signal = self.plan.as_ref().map_or(SIGTERM, |plan| plan.stop_signal);
+                self.begin_stop(signal, within, now);
+            }
+            (Some(stop), Some(within)) => stop.until = stop.until.min(now + within),
+            (Some(_), None) => {}
+        }
+    }
+
+    /// The app in the other container has ended.
+    pub(crate) fn app_gone(&mut self, code: i32, now: Instant) {
+        if self.app.state == State::Elsewhere {
+            let none =
+                crate::message::Ended { code, signal: 0, core_dumped: false, out_of_memory: false, restarts: false };
+            self.app.ended.get_or_insert(none);
+            self.stop_asked(0, now);
+        }
+    }
+
+    pub(crate) fn begin_stop(&mut self, signal: i32, within: Option<Duration>, now: Instant) {
+        let Some(plan) = &self.plan else {
+            // Nobody has read the configuration yet: there is nothing to stop in order.
+            self.exit = Some(128 + signal);
+            return self.crew.kill_all();
+        };
+        let deadline = within.unwrap_or(plan.deadline);
+        let drain_until = now + plan.drain.min(deadline);
+        self.stop = Some(Stop {
+            until: now + deadline,
+            drain_until,
+            signal,
+            kill_at: None,
+            linger_until: None,
+            told_end: false,
+        });
+        self.app.cancel();
+        self.manager.stopping();
+        self.crew.stop(ToWorker::Stop { left_ms: millis(deadline) });
+    }
+
+    /// What the clock says about the app.
+    pub(crate) fn look_at_app(&mut self, now: Instant) {
+        match self.app.state {
+            State::Waiting if self.gate_until.is_some_and(|until| now >= until) => self.gate_over(now),
+            State::Paused { until } if now >= until => {
+                // What the last one left in its group would hold its ports.
+                self.start_app(now);
+            }
+            _ => {}
+        }
+        let Some(stop) = &mut self.stop else { return };
+        let Some(plan) = &self.plan else { return };
+        if let State::Running { .. } = self.app.state {
+            match stop.kill_at {
+                None if now >= stop.drain_until => {
+                    stop.kill_at = Some((now + plan.grace).min(stop.until));
+                    let signal = stop.signal;
+                    self.signal_app(signal);
+                }
+                Some(at) if now >= at => {
+                    stop.kill_at = Some(now + KILL_AGAIN);
+                    self.signal_app(SIGKILL);
+                }
+                _ => {}
+            }
+        } else {
+            self.finish_output(now);
+        }
+        if self.stop.as_ref().is_some_and(|stop| now >= stop.until + DEADLINE_SLACK) {
+            self.crew.kill_all();
+            self.signal_app(SIGKILL);
+            self.exit = Some(self.app_code());
+        }
+    }
+
+    fn gate_over(&mut self, now: Instant) {
+        if self.plan.as_ref().is_some_and(|plan| plan.gate_fails) {
+            let text = b"outrigger: the app was not started: what it waits for was not there within app.start.wait\n";
+            let _ = rustix::io::write(rustix::stdio::stderr(), text);
+            self.app.cancel();
+            self.app.ended = Some(crate::message::Ended {
+                code: EXIT_MISTAKE,
+                signal: 0,
+                core_dumped: false,
+                out_of_memory: false,
+                restarts: false,
+            });
+            return self.begin_stop(SIGTERM, None, now);
+        }
+        self.start_app(now);
+    }
+
+    /// After the app's end: waits for its pipes to end, but not for ever, and then tells the worker.
+    fn finish_output(&mut self, now: Instant) {
+        let Some(stop) = &mut self.stop else { return };
+        if stop.told_end {
+            return;
+        }
+        // An app beside us gets its own signal from whoever runs it; its last requests are served while it drains.
+        if self.app.state == State::Elsewhere && now < stop.drain_until {
+            return;
+        }
+        let linger_until = *stop.linger_until.get_or_insert(now + PIPE_LINGER);
+        let open = self.streams.iter().flatten().any(|stream| stream.pipe().is_some());
+        if open && now < linger_until {
+            return;
+        }
+        stop.told_end = true;
+        self.streams.iter_mut().flatten().for_each(Stream::finish);
+        self.rings.0.close();
+        self.rings.1.close();
+        self.wake_worker();
+        let none =
+            crate::message::Ended { code: 0, signal: 0, core_dumped: false, out_of_memory: false, restarts: false };
+        self.crew.tell_current(ToWorker::AppEnded(self.app.ended.unwrap_or(none)));
+    }
+
+    pub(crate) fn app_code(&self) -> i32 {
+        self.plan.as_ref().map_or(0, |plan| self.app.code(plan))
+    }
+
+    pub(crate) fn app_moment(&self) -> Option<Instant> {
+        let stop = self.stop.as_ref();
+        let runs = self.app.pid().is_some();
+        let of_app = match self.app.state {
+            State::Waiting => self.gate_until,
+            State::Paused { until } => Some(until),
+            State::Elsewhere => stop.filter(|stop| !stop.told_end).map(|stop| stop.drain_until),
+            _ => None,
+        };
+        [
+            of_app,
+            stop.map(|stop| stop.until + DEADLINE_SLACK),
+            stop.filter(|stop| runs && stop.kill_at.is_none()).map(|stop| stop.drain_until),
+            stop.filter(|_| runs).and_then(|stop| stop.kill_at),
+            stop.filter(|stop| !stop.told_end).and_then(|stop| stop.linger_until),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+}

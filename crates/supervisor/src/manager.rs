@@ -1,0 +1,139 @@
+//! systemd, or whoever speaks its protocol: who started us and keeps our descriptors. In: `NOTIFY_SOCKET`, `WATCHDOG_USEC`,
+//! `LISTEN_FDS` (sd_notify(3), sd_watchdog_enabled(3), sd_listen_fds(3)). Out: notices, the descriptors that were kept. Without
+//! the variables nothing is sent, and nothing wakes us.
+
+use rustix::net::{
+    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
+};
+use std::io::IoSlice;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+pub(crate) struct Manager {
+    socket: Option<OwnedFd>,
+    /// Half of the time after which it takes us for dead.
+    every: Option<Duration>,
+    next: Instant,
+    ready: bool,
+    stored: Vec<(String, OwnedFd)>,
+}
+
+/// The first descriptor that is handed over (sd_listen_fds(3), SD_LISTEN_FDS_START).
+const FIRST: i32 = 3;
+
+impl Manager {
+    pub fn from_environment() -> Manager {
+        let mut manager = Manager::without_descriptors();
+        let ours = |name: &str| {
+            std::env::var(name).is_ok_and(|pid| pid.parse() == Ok(rustix::process::getpid().as_raw_nonzero().get()))
+        };
+        if ours("LISTEN_PID") {
+            let count: i32 = std::env::var("LISTEN_FDS").ok().and_then(|count| count.parse().ok()).unwrap_or(0);
+            let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
+            let mut names = names.split(':');
+            manager.stored = (FIRST..FIRST.saturating_add(count.clamp(0, crate::store::STORED_MAX as i32)))
+                .filter_map(|number| {
+                    let name = names.next().filter(|name| !name.is_empty()).unwrap_or("unnamed").to_string();
+                    sys::process::claim(number).map(|fd| (name, fd))
+                })
+                .collect();
+        }
+        manager
+    }
+
+    /// As a program finds it that has replaced the one which took the descriptors.
+    pub fn without_descriptors() -> Manager {
+        let usec: Option<u64> = std::env::var("WATCHDOG_USEC").ok().and_then(|usec| usec.parse().ok());
+        let not_ours = std::env::var("WATCHDOG_PID")
+            .is_ok_and(|pid| pid.parse() != Ok(rustix::process::getpid().as_raw_nonzero().get()));
+        let socket = std::env::var_os("NOTIFY_SOCKET")
+            .and_then(|path| connect(std::os::unix::ffi::OsStrExt::as_bytes(path.as_os_str())));
+        let every =
+            usec.filter(|usec| *usec > 0 && !not_ours && socket.is_some()).map(|usec| Duration::from_micros(usec / 2));
+        Manager { socket, every, next: Instant::now(), ready: false, stored: Vec::new() }
+    }
+
+    /// The descriptors that it had kept for us.
+    pub fn stored(&self) -> Vec<(String, OwnedFd)> {
+        self.stored.iter().filter_map(|(name, fd)| Some((name.clone(), fd.try_clone().ok()?))).collect()
+    }
+
+    /// We serve. Told once; after that only a change of workers is news.
+    pub fn ready(&mut self) {
+        if !std::mem::replace(&mut self.ready, true) {
+            // The copies that came with the start are the store's now.
+            self.stored.clear();
+            self.send(b"READY=1", None);
+        }
+    }
+
+    pub fn stopping(&self) {
+        self.send(b"STOPPING=1", None);
+    }
+
+    pub fn store(&self, name: &[u8], fd: BorrowedFd<'_>) {
+        self.named(b"FDSTORE=1\nFDPOLL=0\nFDNAME=", name, Some(fd));
+    }
+
+    pub fn forget(&self, name: &[u8]) {
+        self.named(b"FDSTOREREMOVE=1\nFDNAME=", name, None);
+    }
+
+    fn named(&self, what: &[u8], name: &[u8], fd: Option<BorrowedFd<'_>>) {
+        let mut text = [0u8; 256];
+        let length = what.len() + name.len();
+        if let Some((first, second)) = text.get_mut(..length).and_then(|text| text.split_at_mut_checked(what.len())) {
+            first.copy_from_slice(what);
+            second.copy_from_slice(name);
+            self.send(text.get(..length).unwrap_or(&[]), fd);
+        }
+    }
+
+    fn send(&self, text: &[u8], fd: Option<BorrowedFd<'_>>) {
+        let Some(socket) = &self.socket else { return };
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        let fds = fd.map(|fd| [fd]);
+        if let Some(fds) = &fds {
+            control.push(SendAncillaryMessage::ScmRights(fds));
+        }
+        // A manager that reads nothing must not hold up the app.
+        let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+        let _ = rustix::net::sendmsg(socket.as_fd(), &[IoSlice::new(text)], &mut control, flags);
+    }
+
+    /// Says that we live, when it is time to.
+    pub fn look(&mut self, now: Instant) {
+        if let Some(every) = self.every.filter(|_| now >= self.next) {
+            self.send(b"WATCHDOG=1", None);
+            self.next = now + every;
+        }
+    }
+
+    pub fn moment(&self) -> Option<Instant> {
+        self.every.map(|_| self.next)
+    }
+}
+
+/// A datagram socket to a path, or to an abstract name where the path begins with `@` (sd_notify(3)).
+fn connect(path: &[u8]) -> Option<OwnedFd> {
+    let address = match path.split_first()? {
+        (b'@', name) => SocketAddrUnix::new_abstract_name(name).ok()?,
+        (b'/', _) => SocketAddrUnix::new(path).ok()?,
+        _ => return None,
+    };
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None).ok()?;
+    rustix::net::connect(&socket, &address).ok()?;
+    Some(socket)
+}
+
+impl crate::run::Supervisor {
+    /// We serve where a worker is ready and the app, if there is one to start, has been started.
+    pub(crate) fn tell_manager_ready(&mut self) {
+        let served = self.crew.at(crate::crew::Place::Current).is_some_and(|worker| worker.ready);
+        if served && self.app.state != crate::app::State::Waiting {
+            self.manager.ready();
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! The supervisor replaces itself by another binary and keeps its children: they have the same parent, since the process stays the
+//! same. In: a binary whose worker has become ready. Out: the same state in the new program. It happens only at rest: one worker
+//! serves, the app runs or is elsewhere, and no byte of its output is on the way. A terminal of the app's own stays with the old
+//! program, which then goes on.
+
+use crate::app::{App, State};
+use crate::crew::{Crew, Place};
+use crate::handoff::Handoff;
+use crate::manager::Manager;
+use crate::plan::{PLAN_MAX, Plan};
+use crate::run::Supervisor;
+use crate::store::Store;
+use crate::terminal::Terminal;
+use crate::worker::{Kept, Worker};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::time::Instant;
+use sys::process::ExecPlan;
+use sys::ring::Ring;
+use sys::signal::SavedSignals;
+
+/// The environment variable by which a supervisor learns that it goes on.
+pub const RESUME: &str = "OUTRIGGER_RESUME";
+
+/// Returns where this process goes on as it is.
+pub(crate) fn become_binary(supervisor: &mut Supervisor, binary: &[u8]) {
+    let Some(worker) = supervisor.crew.at(Place::Current) else { return };
+    let app = match supervisor.app.state {
+        State::Running { pid, .. } => pid,
+        State::Elsewhere => 0,
+        _ => return,
+    };
+    let on_the_way = supervisor.streams.iter().flatten().any(|stream| stream.blocked_output().is_some());
+    if on_the_way || supervisor.stop.is_some() || supervisor.terminal.pty_ref().is_some() {
+        return;
+    }
+    let mut handoff = Handoff::default();
+    handoff.number("blocked", supervisor.saved.blocked.cast_signed());
+    handoff.number("pipe ignored", supervisor.saved.pipe_ignored.into());
+    handoff.number("app", app.into());
+    handoff.number("restarts", supervisor.app.restarts.into());
+    handoff.number("generation", worker.generation.into());
+    handoff.number("worker", worker.pid.into());
+    handoff.number("since", supervisor.since);
+    let Some(control) = &worker.control else { return };
+    for (key, fd) in [
+        ("control", control),
+        ("notify", &worker.notify),
+        ("watchdog", &worker.watchdog),
+        ("wake", &supervisor.wake),
+        ("wake read", &supervisor.wake_read),
+        ("plan", &supervisor.kept.plan),
+        ("good", &supervisor.kept.good),
+        ("refused", &supervisor.kept.refused),
+    ] {
+        handoff.descriptor(key, fd);
+    }
+    for (key, ring) in [("stdout ring", &supervisor.rings.0), ("stderr ring", &supervisor.rings.1)] {
+        handoff.descriptor(key, ring.file());
+    }
+    for (key, stream) in ["stdout pipe", "stderr pipe"].into_iter().zip(supervisor.streams.iter().flatten()) {
+        if let Some(pipe) = stream.pipe() {
+            handoff.descriptor(key, &pipe);
+        }
+    }
+    for (name, fd) in supervisor.store.named() {
+        handoff.descriptor(&format!("stored {name}"), fd);
+    }
+    if let Some(directory) = &supervisor.directory {
+        let _ = std::env::set_current_dir(directory);
+    }
+    handoff.exec(binary, RESUME);
+    handoff.withdraw();
+    let _ = rustix::process::chdir(c"/");
+}
+
+/// The supervisor that another program has left to this one, where it has.
+pub(crate) fn resumed(signals: &OwnedFd, now_saved: SavedSignals) -> io::Result<Option<Supervisor>> {
+    let Some(mut handoff) = Handoff::from_environment(RESUME) else { return Ok(None) };
+    match take_up(&mut handoff, signals, now_saved) {
+        Some(supervisor) => Ok(Some(supervisor)),
+        // Nobody is left to go back to; the children are found by whoever reaps us.
+        None => Err(io::Error::other("the program before left something that this one does not understand")),
+    }
+}
+
+fn take_up(handoff: &mut Handoff, signals: &OwnedFd, now_saved: SavedSignals) -> Option<Supervisor> {
+    let saved = SavedSignals {
+        blocked: handoff.value("blocked").map_or(now_saved.blocked, i64::cast_unsigned),
+        pipe_ignored: handoff.value("pipe ignored") == Some(1),
+    };
+    let now = Instant::now();
+    let number = |handoff: &Handoff, key| handoff.value(key).and_then(|value| i32::try_from(value).ok());
+    let ring = |handoff: &mut Handoff, key| handoff.claim(key).and_then(|fd| Ring::over(fd).ok());
+    let rings = (ring(handoff, "stdout ring")?, ring(handoff, "stderr ring")?);
+    let kept = Kept { plan: handoff.claim("plan")?, good: handoff.claim("good")?, refused: handoff.claim("refused")? };
+    let mut text = vec![0u8; PLAN_MAX];
+    let read = rustix::io::pread(&kept.plan, &mut text[..], 0).ok()?;
+    let plan = Plan::decode(text.get(..read)?)?;
+    drop(text);
+    let worker = Worker::resumed(
+        number(handoff, "worker")?,
+        handoff.claim("control")?,
+        handoff.claim("notify")?,
+        handoff.claim("watchdog")?,
+        u32::try_from(handoff.value("generation")?).ok()?,
+        now,
+    );
+    let app = match number(handoff, "app")? {
+        0 => App::new(true),
+        pid => App::resumed(pid, u32::try_from(handoff.value("restarts")?).ok()?, now),
+    };
+    let directory = std::env::current_dir().ok();
+    let _ = rustix::process::chdir(c"/");
+    let mut supervisor = Supervisor {
+        exec: plan.app.as_ref().and_then(|app| ExecPlan::new(app).ok()),
+        plan: None,
+        signals: signals.try_clone().ok()?,
+        saved,
+        wake: handoff.claim("wake")?,
+        wake_read: handoff.claim("wake read")?,
+        rings,
+        kept,
+        streams: None,
+        terminal: Terminal::None,
+        app,
+        crew: Crew::resumed(worker),
+        store: Store::new(handoff.claim_named("stored ")),
+        manager: Manager::without_descriptors(),
+        gate_until: None,
+        stop: None,
+        exit: None,
+        directory,
+        since: handoff.value("since")?,
+        binary: std::os::unix::ffi::OsStringExt::into_vec(std::env::current_exe().ok()?.into_os_string()),
+    };
+    supervisor.begin_output(&plan);
+    for (key, stream) in ["stdout pipe", "stderr pipe"].into_iter().zip(supervisor.streams.iter_mut().flatten()) {
+        if let Some(pipe) = handoff.claim(key) {
+            stream.read_from(pipe).ok()?;
+        }
+    }
+    supervisor.plan = Some(plan);
+    supervisor.manager.ready();
+    Some(supervisor)
+}

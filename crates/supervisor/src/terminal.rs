@@ -1,0 +1,181 @@
+//! The terminal, where there is one: who has its foreground, what Ctrl-Z means, and a terminal of the app's own. In: our stdin.
+//! Out: a session for the app. Bound: one chunk of input waits for the app.
+
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+use rustix::process::{Pid, Signal, getpgrp, kill_process};
+use rustix::pty::OpenptFlags;
+use rustix::stdio::stdin;
+use rustix::termios::{self, OptionalActions, Termios};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use sys::process::Session;
+
+pub enum Terminal {
+    /// Our stdin is none: the app gets a session of its own, where it may.
+    None,
+    /// The app shares ours, in a process group of its own.
+    Shared,
+    Own(Pty),
+}
+
+/// A pseudo-terminal: we hold one side, and the app's stdin, stdout and stderr are the other.
+pub struct Pty {
+    ours: OwnedFd,
+    /// Kept until an app has it, for the case that it starts again.
+    theirs: OwnedFd,
+    /// How our own terminal was set before its keys were passed through as they are.
+    before: Option<Termios>,
+    waiting: [u8; CHUNK],
+    range: std::ops::Range<usize>,
+    input_over: bool,
+}
+
+const CHUNK: usize = 1024;
+
+impl Terminal {
+    pub fn new(pty: bool) -> io::Result<Terminal> {
+        if pty {
+            return Ok(Terminal::Own(Pty::open()?));
+        }
+        Ok(if termios::isatty(stdin()) { Terminal::Shared } else { Terminal::None })
+    }
+
+    /// Where the app stands; `group`: whether it may have a group of its own.
+    pub fn session(&self, group: bool) -> Session<'_> {
+        match self {
+            Terminal::Own(pty) => Session::Terminal(pty.theirs.as_fd()),
+            _ if !group => Session::Ours,
+            Terminal::None => Session::New,
+            Terminal::Shared if has_foreground() => Session::Foreground(stdin()),
+            Terminal::Shared => Session::Background,
+        }
+    }
+
+    /// Whether a signal from the kernel has reached the app without us: a key at the terminal reaches the whole foreground.
+    pub fn has_told(&self) -> bool {
+        matches!(self, Terminal::Shared)
+    }
+
+    pub fn pty(&mut self) -> Option<&mut Pty> {
+        match self {
+            Terminal::Own(pty) => Some(pty),
+            _ => None,
+        }
+    }
+
+    pub fn pty_ref(&self) -> Option<&Pty> {
+        match self {
+            Terminal::Own(pty) => Some(pty),
+            _ => None,
+        }
+    }
+
+    /// The app was stopped, as by Ctrl-Z: whoever waits for us, as a shell does, must see us stopped too.
+    pub fn stop_with_app(&self) {
+        if let Terminal::Shared = self {
+            self.take_back();
+            // PID 1 cannot be stopped, and nobody waits for it either.
+            let _ = kill_process(rustix::process::getpid(), Signal::STOP);
+        }
+    }
+
+    /// We go on: so does the app, in the foreground where we have been given that.
+    pub fn hand_over(&self, app: i32) {
+        if let (Terminal::Shared, Some(app), true) = (self, Pid::from_raw(app), has_foreground()) {
+            let _ = termios::tcsetpgrp(stdin(), app);
+        }
+    }
+
+    /// The foreground is ours again: SIGTTOU is blocked here, so that this is allowed.
+    pub fn take_back(&self) {
+        if let Terminal::Shared = self {
+            let _ = termios::tcsetpgrp(stdin(), getpgrp());
+        }
+    }
+}
+
+/// Whether our own group has the terminal's foreground.
+fn has_foreground() -> bool {
+    termios::tcgetpgrp(stdin()).is_ok_and(|group| group == getpgrp())
+}
+
+impl Pty {
+    fn open() -> io::Result<Pty> {
+        let ours = rustix::pty::openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
+        rustix::pty::grantpt(&ours)?;
+        rustix::pty::unlockpt(&ours)?;
+        let name = rustix::pty::ptsname(&ours, Vec::new())?;
+        let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let theirs = rustix::fs::open(name.as_c_str(), flags, rustix::fs::Mode::empty())?;
+        let before = termios::tcgetattr(stdin()).ok();
+        if let Some(before) = &before {
+            let mut raw = before.clone();
+            raw.make_raw();
+            let _ = termios::tcsetattr(stdin(), OptionalActions::Now, &raw);
+        }
+        let pty = Pty { ours, theirs, before, waiting: [0; CHUNK], range: 0..0, input_over: false };
+        pty.copy_size();
+        Ok(pty)
+    }
+
+    /// A copy of our side, to read the app's output from.
+    pub fn output(&self) -> io::Result<OwnedFd> {
+        Ok(rustix::io::fcntl_dupfd_cloexec(&self.ours, 3)?)
+    }
+
+    pub fn theirs(&self) -> BorrowedFd<'_> {
+        self.theirs.as_fd()
+    }
+
+    /// The app's terminal is as large as ours.
+    pub fn copy_size(&self) {
+        if let Ok(size) = termios::tcgetwinsize(stdin()) {
+            let _ = termios::tcsetwinsize(&self.ours, size);
+        }
+    }
+
+    /// Our stdin, while the app takes what comes from it.
+    pub fn input(&self) -> Option<BorrowedFd<'static>> {
+        (!self.input_over && self.range.is_empty()).then_some(stdin())
+    }
+
+    /// Our side, while input waits for it.
+    pub fn blocked(&self) -> Option<BorrowedFd<'_>> {
+        (!self.range.is_empty()).then_some(self.ours.as_fd())
+    }
+
+    /// Moves one chunk from our stdin to the app. Called when poll has said that there is one.
+    pub fn move_input(&mut self, readable: bool) {
+        if self.range.is_empty() {
+            if !readable || self.input_over {
+                return;
+            }
+            match rustix::io::read(stdin(), &mut self.waiting) {
+                Ok(0) => {
+                    self.input_over = true;
+                    // As the key at a terminal would say it: Ctrl-D at the beginning of a line ends the input (termios(3), VEOF).
+                    self.waiting[0] = 4;
+                    self.range = 0..1;
+                }
+                Ok(count) => self.range = 0..count,
+                Err(Errno::INTR | Errno::AGAIN) => return,
+                Err(_) => self.input_over = true,
+            }
+        }
+        // Our side does not block: the reader of the app's output has made its description so.
+        match rustix::io::write(&self.ours, self.waiting.get(self.range.clone()).unwrap_or(&[])) {
+            Ok(count) => self.range.start += count,
+            Err(Errno::INTR | Errno::AGAIN) => {}
+            Err(_) => self.range = 0..0,
+        }
+    }
+}
+
+impl Drop for Pty {
+    fn drop(&mut self) {
+        if let Some(before) = &self.before {
+            let _ = termios::tcsetattr(stdin(), OptionalActions::Now, before);
+        }
+    }
+}

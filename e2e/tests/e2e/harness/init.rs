@@ -1,0 +1,241 @@
+//! The programs that do PID 1's duties, ours and its peers, behind one start: the same scenario runs against each of them.
+//! An init with its options and an app's command come in; the running pair goes out, killed with everything below it when
+//! the test ends. Bounded by what one scenario starts.
+
+use std::process::Command;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use super::outrigger::{binary, configuration};
+use super::process::{Process, Running, Signal, children, descendants, send_signal};
+use super::{PATIENCE, Scene, fixture, peer, python, until};
+
+#[derive(Clone, Debug, PartialEq)]
+enum Kind {
+    Ours,
+    DumbInit,
+    Tini,
+}
+
+#[derive(Clone, Debug)]
+pub struct Init {
+    kind: Kind,
+    program: String,
+}
+
+/// What a scenario asks of an init, in the numbers of dumb-init's and tini's options.
+#[derive(Clone, Copy, Default)]
+pub struct Options<'a> {
+    /// The app alone gets signals, not its group.
+    pub single: bool,
+    /// What each signal becomes; 0 drops it.
+    pub rewrite: &'a [(i32, i32)],
+    /// Exit codes that become 0.
+    pub success: &'a [i32],
+    /// More of our configuration, beside `app`.
+    pub body: &'a str,
+}
+
+pub const PLAIN: Options<'static> = Options { single: false, rewrite: &[], success: &[], body: "" };
+
+impl Init {
+    pub fn ours() -> Self {
+        Self { kind: Kind::Ours, program: binary() }
+    }
+
+    pub fn dumb_init() -> Option<Self> {
+        Some(Self { kind: Kind::DumbInit, program: peer("dumb-init")?.display().to_string() })
+    }
+
+    /// As a subreaper, which we are without being asked.
+    pub fn tini() -> Option<Self> {
+        Some(Self { kind: Kind::Tini, program: peer("tini")?.display().to_string() })
+    }
+
+    pub fn is_ours(&self) -> bool {
+        self.kind == Kind::Ours
+    }
+
+    pub fn name(&self) -> &str {
+        match self.kind {
+            Kind::Ours => "outrigger",
+            Kind::DumbInit => "dumb-init",
+            Kind::Tini => "tini",
+        }
+    }
+
+    /// The whole command that runs the app under this init.
+    pub fn command(&self, scene: &Scene, options: Options<'_>, app: &[&str]) -> Vec<String> {
+        let mut words = vec![self.program.clone()];
+        match self.kind {
+            Kind::Ours => {
+                let config = scene.write("outrigger.yaml", configuration(scene, &body(options)));
+                words.extend(["run", "-c", &config.display().to_string(), "--"].map(str::to_owned));
+            }
+            Kind::DumbInit => {
+                words.extend(options.single.then(|| "--single-child".to_owned()));
+                for (from, to) in options.rewrite {
+                    words.extend(["--rewrite".to_owned(), format!("{from}:{to}")]);
+                }
+            }
+            Kind::Tini => {
+                words.push("-s".to_owned());
+                words.extend((!options.single).then(|| "-g".to_owned()));
+                words.extend(options.success.iter().flat_map(|code| ["-e".to_owned(), code.to_string()]));
+                words.push("--".to_owned());
+            }
+        }
+        words.extend(app.iter().map(|word| (*word).to_owned()));
+        words
+    }
+
+    pub fn start(&self, options: Options<'_>, app: &[&str]) -> Supervised {
+        self.start_under(&[], options, app)
+    }
+
+    /// With a program in front that prepares the process and then becomes the init, or starts it.
+    pub fn start_under(&self, launcher: &[&str], options: Options<'_>, app: &[&str]) -> Supervised {
+        self.start_with(launcher, options, app, |_| {})
+    }
+
+    /// As above, with a last look at how the process is started.
+    pub fn start_with(
+        &self,
+        launcher: &[&str],
+        options: Options<'_>,
+        app: &[&str],
+        prepare: impl FnOnce(&mut Command),
+    ) -> Supervised {
+        let scene = Scene::new();
+        let words = self.command(&scene, options, app);
+        let words: Vec<&str> = launcher.iter().copied().chain(words.iter().map(String::as_str)).collect();
+        let mut command = Command::new(words[0]);
+        command.args(&words[1..]);
+        prepare(&mut command);
+        let running = Running::spawn(command);
+        Supervised { running, name: self.name().to_owned(), left: Leftovers::default(), _scene: scene }
+    }
+
+    /// The app that says each signal it gets, once it listens for all of them.
+    #[track_caller]
+    pub fn start_telling(&self, options: Options<'_>) -> Option<Supervised> {
+        let (python, script) = (python()?, fixture("signals.py"));
+        let supervised = self.start(options, &[&python, &script]);
+        supervised.await_output("ready");
+        Some(supervised)
+    }
+}
+
+/// An init with its app below it.
+pub struct Supervised {
+    pub running: Running,
+    name: String,
+    /// What was ever seen below it, so that none outlives the test, whatever became of the init.
+    left: Leftovers,
+    _scene: Scene,
+}
+
+impl Supervised {
+    pub fn pid(&self) -> u32 {
+        self.running.pid()
+    }
+
+    /// A signal to the init, by its number.
+    #[track_caller]
+    pub fn signal(&self, number: i32) {
+        self.left.note(&descendants(self.pid()));
+        send_signal(self.pid(), Signal::from_named_raw(number).expect("a signal with a name"));
+    }
+
+    #[track_caller]
+    pub fn await_output(&self, text: &str) {
+        until(PATIENCE, &format!("the app of {} says {text:?}", self.name), || self.running.stdout.contains(text));
+    }
+
+    /// The signals that the app of `start_telling` got, in their order.
+    pub fn told(&self) -> Vec<i32> {
+        let text = self.running.stdout.text();
+        let complete = text.rfind('\n').map_or("", |end| &text[..end]);
+        complete.lines().filter_map(|line| line.strip_prefix("got ")?.parse().ok()).collect()
+    }
+
+    /// Waits until so many signals have arrived, and fails unless they are these.
+    #[track_caller]
+    pub fn await_told(&self, expected: &[i32]) {
+        let what = format!("the app of {} tells {expected:?}", self.name);
+        until(PATIENCE, &what, || self.told().len() >= expected.len());
+        assert_eq!(self.told(), expected, "{}", self.name);
+    }
+
+    /// What the init started as its app: its child that no longer carries its own name.
+    #[track_caller]
+    pub fn app(&self) -> u32 {
+        let mut found = None;
+        until(PATIENCE, &format!("the app below {}", self.name), || {
+            found = children(self.pid()).into_iter().find(|child| !self.is_own(child));
+            found.is_some()
+        });
+        found.expect("just found").pid
+    }
+
+    /// The children that are neither the app nor of the init itself.
+    pub fn adopted(&self, init: u32, app: u32) -> Vec<Process> {
+        children(init).into_iter().filter(|child| child.pid != app && !self.is_own(child)).collect()
+    }
+
+    #[track_caller]
+    pub fn wait(&mut self, limit: Duration) -> i32 {
+        self.left.note(&descendants(self.pid()));
+        self.running.wait(limit)
+    }
+
+    /// The kernel keeps 15 bytes of a name, so that our worker is called `outrigger-worke`.
+    fn is_own(&self, child: &Process) -> bool {
+        child.name.starts_with(&self.name)
+    }
+}
+
+/// Processes that nobody else ends: an orphan outlives its init, and would hold whatever it inherited from the test.
+#[derive(Default)]
+pub struct Leftovers(Mutex<Vec<u32>>);
+
+impl Leftovers {
+    pub fn note(&self, pids: &[u32]) {
+        self.0.lock().expect("no holder panics").extend(pids);
+    }
+}
+
+impl Drop for Leftovers {
+    fn drop(&mut self) {
+        for pid in self.0.get_mut().into_iter().flatten() {
+            send_signal(*pid, Signal::KILL);
+        }
+    }
+}
+
+/// Our configuration for the options. What is default is not written, so that the default itself is what runs.
+fn body(options: Options<'_>) -> String {
+    let mut app = vec!["stop: { drain: 1s, grace: 10s, deadline: 15s }".to_owned()];
+    let mut signals = Vec::new();
+    signals.extend(options.single.then(|| "group: false".to_owned()));
+    if !options.rewrite.is_empty() {
+        let pairs: Vec<String> =
+            options.rewrite.iter().map(|(from, to)| format!("{}: {}", name(*from), name(*to))).collect();
+        signals.push(format!("rewrite: {{ {} }}", pairs.join(", ")));
+    }
+    if !signals.is_empty() {
+        app.push(format!("signals: {{ {} }}", signals.join(", ")));
+    }
+    if !options.success.is_empty() {
+        app.push(format!("exit: {{ success: {:?} }}", options.success));
+    }
+    format!("app: {{ {} }}\n{}", app.join(", "), options.body)
+}
+
+fn name(number: i32) -> String {
+    let names = "none HUP INT QUIT ILL TRAP ABRT BUS FPE KILL USR1 SEGV USR2 PIPE ALRM TERM STKFLT CHLD CONT STOP TSTP TTIN \
+                 TTOU URG XCPU XFSZ VTALRM PROF WINCH IO PWR SYS";
+    let index = usize::try_from(number).expect("a signal is not negative");
+    let name = names.split_whitespace().nth(index).unwrap_or_else(|| panic!("signal {number} has a name"));
+    if number == 0 { name.to_owned() } else { format!("SIG{name}") }
+}

@@ -1,0 +1,519 @@
+//! What dumb-init's own tests ask of a program that runs as PID 1, asked of ours, and of dumb-init itself where it is
+//! installed, so that the scenario is known to be right. Signals and commands come in; what the app got, exit codes and
+//! processes that are left go out. Its scenarios at a terminal are in `init_terminal.rs`.
+
+use std::time::Duration;
+
+use crate::harness::init::Options;
+use crate::harness::outrigger::{configuration, outrigger};
+use crate::harness::process::{Signal, children, descendants, is_alive, look_up, run_to_end, send_signal};
+use crate::harness::{Init, Outrigger, PATIENCE, PLAIN, SECOND, Scene, Supervised, Wait, fixture, python, until};
+
+const ALONE: Options<'static> = Options { single: true, ..PLAIN };
+
+/// A shell with four programs in two pipes, one of them in its background.
+const PIPELINES: &str = "sleep 300 | cat & sleep 300 | cat; true";
+
+/// Starts it and gives the ids of the shell and its four programs.
+#[track_caller]
+fn start_pipelines(init: &Init, options: Options<'_>) -> (Supervised, Vec<u32>) {
+    let supervised = init.start(options, &["sh", "-c", PIPELINES]);
+    let shell = supervised.app();
+    let named = |name: &str| {
+        let below = descendants(shell).into_iter().filter_map(look_up);
+        below.filter(|process| process.name == name).map(|process| process.pid).collect::<Vec<u32>>()
+    };
+    until(PATIENCE, "both pipes run", || named("sleep").len() == 2 && named("cat").len() == 2);
+    let programs = [vec![shell], named("sleep"), named("cat")].concat();
+    (supervised, programs)
+}
+
+fn living(pids: &[u32]) -> usize {
+    pids.iter().filter(|pid| is_alive(**pid)).count()
+}
+
+/// dumb-init: setsid_signals_entire_group.
+/// covers: attachment 8
+#[test]
+fn a_signal_reaches_the_whole_group_of_the_app() {
+    let scenario = |init: Init| {
+        let (mut supervised, programs) = start_pipelines(&init, PLAIN);
+        supervised.signal(15);
+        supervised.wait(PATIENCE);
+        until(PATIENCE, &format!("{} leaves none of the five", init.name()), || living(&programs) == 0);
+    };
+    scenario(Init::ours());
+    scenario(need!(Init::dumb_init(), "dumb-init is not installed"));
+}
+
+/// dumb-init: no_setsid_doesnt_signal_entire_group.
+/// covers: attachment 8
+#[test]
+fn without_a_group_the_app_alone_gets_the_signal() {
+    let scenario = |init: Init| {
+        let (mut supervised, programs) = start_pipelines(&init, ALONE);
+        supervised.signal(15);
+        assert_eq!(supervised.wait(PATIENCE), 143, "{}", init.name());
+        assert_eq!(living(&programs), 4, "{} signalled the shell alone", init.name());
+    };
+    scenario(Init::ours());
+    scenario(need!(Init::dumb_init(), "dumb-init is not installed"));
+}
+
+/// The app ends while a program that it started, and that tells its signals, goes on.
+#[track_caller]
+fn outlived_by_a_child(init: &Init, options: Options<'_>, python: &str) -> (Supervised, u32) {
+    let scene = Scene::new();
+    let (go, script) = (scene.text_path("go"), fixture("signals.py"));
+    // It ends once it is told to, which is when its child listens.
+    let shell = format!("{python} {script} & while [ ! -e {go} ]; do sleep 0.02; done; exit 6");
+    let mut supervised = init.start(options, &["sh", "-c", &shell]);
+    supervised.await_output("ready pid=");
+    let child = crate::harness::number_after(&supervised.running.stdout.text(), "ready pid=").expect("a number");
+    std::fs::write(go, "").expect("the scene takes files");
+    let child = u32::try_from(child).expect("a process id");
+    assert_eq!(supervised.wait(PATIENCE), 6, "{}: the app's own code", init.name());
+    (supervised, child)
+}
+
+/// dumb-init: all_processes_receive_term_on_exit_if_setsid.
+/// covers: attachment 8
+#[test]
+fn what_the_app_leaves_behind_is_told_to_end() {
+    let python = need!(python(), "python3 is not installed");
+    let scenario = |init: Init| {
+        let (supervised, child) = outlived_by_a_child(&init, PLAIN, &python);
+        supervised.await_told(&[15]);
+        assert!(is_alive(child), "{} leaves it the choice", init.name());
+    };
+    scenario(need!(Init::dumb_init(), "dumb-init is not installed"));
+    scenario(Init::ours());
+}
+
+/// dumb-init: processes_dont_receive_term_on_exit_if_no_setsid.
+/// covers: attachment 8
+#[test]
+fn without_a_group_what_the_app_leaves_behind_is_left_alone() {
+    let python = need!(python(), "python3 is not installed");
+    let scenario = |init: Init| {
+        let (supervised, child) = outlived_by_a_child(&init, ALONE, &python);
+        // That others arrive shows that none came before them.
+        for (sent, signal) in [Signal::HUP, Signal::INT, Signal::QUIT].into_iter().enumerate() {
+            send_signal(child, signal);
+            supervised.await_told(&[1, 2, 3][..=sent]);
+        }
+    };
+    scenario(need!(Init::dumb_init(), "dumb-init is not installed"));
+    scenario(Init::ours());
+}
+
+/// dumb-init: fails_nonzero_with_bad_exec. It says 2 where a shell, tini and we say 127.
+/// covers: attachment 8
+#[test]
+fn a_command_that_does_not_exist_fails_and_is_named() {
+    let scenario = |init: Init, options: Options<'_>, expected: i32| {
+        for command in [&["/does-not-exist"][..], &["/does-not-exist", "-c", "argument"]] {
+            let mut supervised = init.start(options, command);
+            let code = supervised.wait(PATIENCE);
+            assert_eq!(code, expected, "{} {command:?}", init.name());
+            let said = supervised.running.stderr.text();
+            assert!(said.contains("/does-not-exist"), "{}: {said}", init.name());
+        }
+    };
+    scenario(Init::ours(), PLAIN, 127);
+    scenario(Init::ours(), ALONE, 127);
+    scenario(need!(Init::dumb_init(), "dumb-init is not installed"), PLAIN, 2);
+}
+
+/// The message of a failed exec is one plain line.
+/// covers: attachment 1
+/// covers: attachment 8
+#[test]
+fn the_message_of_a_missing_command_is_a_plain_line() {
+    let mut supervised = Init::ours().start(PLAIN, &["./nothing"]);
+    assert_eq!(supervised.wait(PATIENCE), 127);
+    let lines = supervised.running.stderr.lines();
+    assert!(lines.iter().any(|line| line == "outrigger: ./nothing: command not found"), "{lines:?}");
+}
+
+/// dumb-init: no_arguments_prints_usage, exits_invalid_with_invalid_args.
+/// covers: attachment 8
+#[test]
+fn wrong_arguments_print_the_usage_and_exit_1() {
+    for arguments in [&["--yolo"][..], &["run", "--yolo", "true"], &["run", "true"], &["sprint"], &[]] {
+        let (code, stdout, stderr) = outrigger(arguments);
+        assert_eq!((code, stdout.as_str()), (1, ""), "{arguments:?}: {stderr}");
+        assert!(stderr.contains("Usage: outrigger"), "{arguments:?}: {stderr}");
+    }
+}
+
+/// dumb-init: help_message, version_message.
+/// covers: attachment 8
+#[test]
+fn help_and_version_are_answers_and_exit_0() {
+    for arguments in [&["--help"][..], &["-h"], &["help"], &["run", "--help"], &["run", "-h"]] {
+        let (code, stdout, stderr) = outrigger(arguments);
+        assert_eq!((code, stderr.as_str()), (0, ""), "{arguments:?}");
+        assert!(stdout.contains("Usage: outrigger"), "{arguments:?}: {stdout}");
+    }
+    for flag in ["--version", "-V"] {
+        let (code, stdout, stderr) = outrigger(&[flag]);
+        assert_eq!((code, stderr.as_str()), (0, ""), "{flag}");
+        let version = stdout.trim_end().strip_prefix("outrigger ").unwrap_or_else(|| panic!("{flag}: {stdout}"));
+        assert!(version.starts_with(|first: char| first.is_ascii_digit()), "{flag}: {stdout}");
+    }
+}
+
+/// dumb-init: verbose, verbose_and_single_child. Our own log says what its debug output says.
+/// covers: attachment 8
+#[test]
+fn the_log_tells_which_process_ran_and_how_it_ended() {
+    let told = |options: Options<'_>| {
+        let mut supervised = Init::ours().start(options, &["sh", "-c", "echo pid=$$; exit 9"]);
+        assert_eq!(supervised.wait(PATIENCE), 9);
+        let (stdout, log) = (supervised.running.stdout.text(), supervised.running.stderr.lines());
+        let pid = crate::harness::number_after(&stdout, "pid=").expect("a number");
+        let has = |parts: &[&str]| log.iter().any(|line| parts.iter().all(|part| line.contains(part)));
+        assert!(has(&["the app runs", &format!("\"pid\":{pid}")]), "{log:?}");
+        assert!(has(&["the app has ended", "\"code\":9"]), "{log:?}");
+    };
+    told(PLAIN);
+    told(ALONE);
+}
+
+/// dumb-init: rewrite_errors.
+/// covers: attachment 8
+#[test]
+fn a_rewriting_that_makes_no_sense_is_refused_at_start() {
+    let rewrites = [
+        "herp",
+        "{ SIGTERM: herp }",
+        "{ HERP: SIGTERM }",
+        "{ SIGTERM: }",
+        "{ SIGTERM: 12 }",
+        "{ SIGTERM: SIGRTMAX99 }",
+        "{ SIGTERM: SIGINT, SIGTERM: SIGQUIT }",
+        "{ SIGKILL: SIGTERM }",
+        "{ SIGSTOP: SIGTERM }",
+    ];
+    for rewrite in rewrites {
+        let scene = Scene::new();
+        let body = format!("app: {{ signals: {{ rewrite: {rewrite} }} }}");
+        let outrigger = Outrigger::start_and(&scene, &body, &["echo", "the app ran"], Wait::Nothing);
+        let exit = outrigger.wait(PATIENCE);
+        assert_eq!((exit.code, exit.stdout.as_str()), (1, ""), "{rewrite}: {}", exit.stderr);
+        assert!(exit.stderr.contains("outrigger.yaml:1:"), "{rewrite}: its place is given: {}", exit.stderr);
+    }
+}
+
+/// dumb-init: working_directories.
+/// covers: attachment 8
+#[test]
+fn the_app_keeps_the_directory_and_the_init_gives_it_up() {
+    let scenario = |init: Init| {
+        let elsewhere = Scene::new();
+        let folder = elsewhere.path(".").canonicalize().expect("it is there");
+        let command = ["sh", "-c", "readlink /proc/$$/cwd; readlink /proc/$PPID/cwd"];
+        let mut supervised = init.start_with(&[], PLAIN, &command, |command| {
+            command.current_dir(&folder);
+        });
+        assert_eq!(supervised.wait(PATIENCE), 0);
+        assert_eq!(supervised.running.stdout.text(), format!("{}\n/\n", folder.display()), "{}", init.name());
+    };
+    scenario(need!(Init::dumb_init(), "dumb-init is not installed"));
+    scenario(Init::ours());
+}
+
+/// dumb-init: exit_status_regular_exit.
+/// covers: attachment 8
+#[test]
+fn the_exit_code_is_the_apps() {
+    let scenario = |init: Init, options: Options<'_>| {
+        for code in [0, 1, 2, 32, 64, 127, 254, 255] {
+            let mut supervised = init.start(options, &["sh", "-c", &format!("exit {code}")]);
+            assert_eq!(supervised.wait(PATIENCE), code, "{}", init.name());
+        }
+    };
+    scenario(Init::ours(), PLAIN);
+    scenario(need!(Init::dumb_init(), "dumb-init is not installed"), PLAIN);
+    scenario(Init::ours(), ALONE);
+}
+
+/// dumb-init: exit_status_terminated_by_signal.
+/// covers: attachment 8
+#[test]
+fn an_app_that_a_signal_ends_gives_128_and_its_number() {
+    let scenario = |init: Init, options: Options<'_>| {
+        for number in [1, 3, 6, 9, 15, 31] {
+            let mut supervised = init.start(options, &["sh", "-c", &format!("kill -{number} $$")]);
+            assert_eq!(supervised.wait(PATIENCE), 128 + number, "{}", init.name());
+        }
+    };
+    scenario(Init::ours(), PLAIN);
+    scenario(need!(Init::dumb_init(), "dumb-init is not installed"), PLAIN);
+    scenario(Init::ours(), ALONE);
+}
+
+/// All with a name but KILL, STOP and CHLD, which nobody may pass on, and those that stop, which have their own test.
+fn ordinary_signals() -> impl Iterator<Item = i32> {
+    (1..=31).filter(|number| ![9, 17, 19, 20, 21, 22].contains(number))
+}
+
+/// dumb-init: proxies_signals. SIGTERM and SIGINT begin our order of a stop, of which one run has one.
+/// covers: attachment 1
+/// covers: attachment 8
+#[test]
+fn every_signal_is_passed_on() {
+    let scenario = |init: Init, options: Options<'_>| {
+        let own = |number: &i32| init.is_ours() && [2, 15].contains(number);
+        let numbers: Vec<i32> = ordinary_signals().filter(|number| !own(number)).collect();
+        let supervised = init.start_telling(options).expect("python3 was there");
+        for sent in 0..numbers.len() {
+            supervised.signal(numbers[sent]);
+            supervised.await_told(&numbers[..=sent]);
+        }
+        supervised.signal(15);
+        supervised.await_told(&[numbers, vec![15]].concat());
+    };
+    need!(python(), "python3 is not installed");
+    scenario(need!(Init::dumb_init(), "dumb-init is not installed"), PLAIN);
+    scenario(Init::ours(), PLAIN);
+    scenario(Init::ours(), ALONE);
+}
+
+/// What a signal becomes is what the app gets; what is left out stays what it is.
+/// dumb-init: proxies_signals_with_rewrite.
+/// covers: attachment 1
+/// covers: attachment 8
+#[test]
+fn a_rewritten_signal_arrives_as_the_other_one() {
+    // SIGTERM or SIGINT comes last, since it begins our order of a stop.
+    let cases: [(&[(i32, i32)], &[i32], &[i32]); 6] = [
+        (&[], &[3, 18, 15], &[3, 18, 15]),
+        (&[(15, 2)], &[3, 18, 15], &[3, 18, 2]),
+        (&[(15, 3)], &[15], &[3]),
+        (&[(15, 2), (2, 15), (3, 3)], &[3, 18, 2], &[3, 18, 15]),
+        (&[(1, 30), (30, 1)], &[1, 30], &[30, 1]),
+        (&[(10, 12), (12, 10)], &[10, 12], &[12, 10]),
+    ];
+    let scenario = |init: Init, single: bool| {
+        for (rewrite, sent, expected) in cases {
+            let supervised = init.start_telling(Options { rewrite, single, ..PLAIN }).expect("python3 was there");
+            for index in 0..sent.len() {
+                supervised.signal(sent[index]);
+                supervised.await_told(&expected[..=index]);
+            }
+        }
+    };
+    need!(python(), "python3 is not installed");
+    scenario(need!(Init::dumb_init(), "dumb-init is not installed"), false);
+    scenario(Init::ours(), false);
+    scenario(Init::ours(), true);
+}
+
+/// The highest number is that of a fault; sent from outside it is a signal like others.
+/// dumb-init: proxies_signals_with_rewrite.
+/// covers: attachment 8
+#[test]
+fn the_lowest_and_the_highest_signal_are_rewritten_too() {
+    let scenario = |init: Init| {
+        let options = Options { rewrite: &[(1, 31), (31, 1)], ..PLAIN };
+        let supervised = init.start_telling(options).expect("python3 was there");
+        supervised.signal(1);
+        supervised.await_told(&[31]);
+        supervised.signal(31);
+        supervised.await_told(&[31, 1]);
+    };
+    need!(python(), "python3 is not installed");
+    scenario(need!(Init::dumb_init(), "dumb-init is not installed"));
+    scenario(Init::ours());
+}
+
+/// SIGINT begins our order of a stop as SIGTERM does, and is for the app what it was for us: Python's KeyboardInterrupt, 130.
+/// covers: attachment 1
+/// covers: attachment 8
+#[test]
+fn an_interrupt_reaches_the_app_as_an_interrupt() {
+    let scenario = |init: Init, options: Options<'_>| {
+        let mut supervised = init.start(options, &["sh", "-c", "echo up; exec sleep 300"]);
+        supervised.await_output("up");
+        supervised.signal(2);
+        assert_eq!(supervised.wait(PATIENCE), 130, "{}", init.name());
+    };
+    scenario(Init::ours(), PLAIN);
+    scenario(Init::ours(), ALONE);
+    scenario(need!(Init::dumb_init(), "dumb-init is not installed"), PLAIN);
+    scenario(need!(Init::tini(), "tini is not installed"), PLAIN);
+}
+
+/// dumb-init: ignored_signals_are_not_proxied.
+/// covers: attachment 1
+/// covers: attachment 8
+#[test]
+fn a_signal_that_becomes_none_is_dropped() {
+    let scenario = |init: Init, single: bool| {
+        let options = Options { rewrite: &[(15, 3), (2, 0), (28, 0)], single, ..PLAIN };
+        let supervised = init.start_telling(options).expect("python3 was there");
+        supervised.signal(2);
+        supervised.signal(28);
+        supervised.signal(1);
+        supervised.await_told(&[1]);
+        supervised.signal(15);
+        supervised.await_told(&[1, 3]);
+    };
+    need!(python(), "python3 is not installed");
+    scenario(need!(Init::dumb_init(), "dumb-init is not installed"), false);
+    scenario(Init::ours(), false);
+    scenario(Init::ours(), true);
+}
+
+fn is_stopped(pid: u32) -> bool {
+    look_up(pid).is_some_and(|process| process.state == 'T')
+}
+
+/// SIGTSTP, SIGTTIN and SIGTTOU stop app and init; SIGCONT wakes both, and the app hears of it.
+/// dumb-init: shell_background_support_setsid.
+/// covers: attachment 1
+/// covers: attachment 8
+#[test]
+fn a_signal_that_stops_stops_the_app_and_us_and_both_go_on() {
+    let scenario = |init: Init, options: Options<'_>| {
+        let supervised = init.start_telling(options).expect("python3 was there");
+        let app = supervised.app();
+        for (round, number) in [20, 21, 22].into_iter().enumerate() {
+            supervised.signal(number);
+            let what = format!("{} and its app stop at signal {number}", init.name());
+            until(PATIENCE, &what, || is_stopped(app) && is_stopped(supervised.pid()));
+            supervised.signal(18);
+            supervised.await_told(&[18, 18, 18][..=round]);
+            until(PATIENCE, "both run again", || !is_stopped(app) && !is_stopped(supervised.pid()));
+        }
+    };
+    need!(python(), "python3 is not installed");
+    scenario(need!(Init::dumb_init(), "dumb-init is not installed"), PLAIN);
+    scenario(Init::ours(), PLAIN);
+    // dumb-init: shell_background_support_without_setsid. It passes the signal itself on; we stop the app all the same,
+    // so that it stands still whatever it does with that signal.
+    scenario(Init::ours(), ALONE);
+}
+
+/// The worker goes on while the app is stopped: probes are answered, nobody takes us for dead.
+/// covers: attachment 1
+/// covers: attachment 8
+#[test]
+fn a_stopped_app_leaves_the_worker_serving() {
+    let scene = Scene::new();
+    let outrigger = Outrigger::start(&scene, "", &["sleep", "300"]);
+    let app = outrigger.app();
+    outrigger.signal(Signal::TSTP);
+    until(PATIENCE, "both are stopped", || is_stopped(app) && is_stopped(outrigger.pid()));
+    assert_eq!(outrigger.status_of("/live"), 200);
+    outrigger.signal(Signal::CONT);
+    until(PATIENCE, "the app runs", || !is_stopped(app));
+    assert_eq!(outrigger.finish().code, 143);
+}
+
+/// dumb-init: default_rewrites_can_be_overriden_with_setsid_enabled: the app gets the other signal, and we still stop.
+/// covers: attachment 8
+#[test]
+fn a_signal_that_stops_can_be_rewritten_and_still_stops_us() {
+    let scenario = |init: Init| {
+        let rewrite = [(21, 10), (22, 12), (20, 1)];
+        let supervised = init.start_telling(Options { rewrite: &rewrite, ..PLAIN }).expect("python3 was there");
+        let mut expected = Vec::new();
+        for (sent, becomes) in rewrite {
+            supervised.signal(sent);
+            expected.push(becomes);
+            supervised.await_told(&expected);
+            until(PATIENCE, &format!("{} stops itself", init.name()), || is_stopped(supervised.pid()));
+            supervised.signal(18);
+            expected.push(18);
+            supervised.await_told(&expected);
+            until(PATIENCE, "it goes on", || !is_stopped(supervised.pid()));
+        }
+    };
+    need!(python(), "python3 is not installed");
+    scenario(need!(Init::dumb_init(), "dumb-init is not installed"));
+    scenario(Init::ours());
+}
+
+/// dumb-init: test-zombies.
+/// covers: attachment 8
+#[test]
+fn a_child_that_nobody_waits_for_leaves_no_zombie() {
+    let scenario = |init: Init| {
+        // The inner shell's parent is gone before it ends, so that it ends as a child of the init.
+        let script = "sh -c 'sh -c \"read line < $0.fifo; echo ended\" & echo left' $0; echo > $0.fifo; sleep 300";
+        let scene = Scene::new();
+        let name = scene.text_path("gate");
+        let (made, _, _) = run_to_end(&["mkfifo", &format!("{name}.fifo")], PATIENCE);
+        assert_eq!(made, 0, "mkfifo makes a pipe with a name");
+        let supervised = init.start(PLAIN, &["sh", "-c", script, &name]);
+        supervised.await_output("ended");
+        let zombie = || children(supervised.pid()).into_iter().any(|child| child.state == 'Z');
+        until(5 * SECOND, &format!("{} waits for it", init.name()), || !zombie());
+        assert!(is_alive(supervised.app()), "and the app runs on");
+    };
+    scenario(Init::ours());
+    scenario(need!(Init::tini(), "tini is not installed"));
+}
+
+/// A fault that somebody outside sends, as `kill -SEGV`, is the app's, and ends neither us nor the worker.
+/// covers: attachment 1
+/// covers: attachment 2
+/// covers: attachment 8
+#[test]
+fn a_fault_sent_from_outside_is_passed_on_and_kills_nobody_else() {
+    for number in [3, 4, 5, 6, 7, 8, 11, 31] {
+        let mut supervised = Init::ours().start(PLAIN, &["sh", "-c", "echo up; exec sleep 300"]);
+        supervised.await_output("up");
+        supervised.signal(number);
+        let code = supervised.wait(PATIENCE);
+        let log = supervised.running.stderr.text();
+        assert_eq!(code, 128 + number, "{log}");
+        assert!(log.contains("the app has ended"), "we were there at its end: {log}");
+    }
+}
+
+/// Real-time signals have no name, and reach the app like the others.
+/// covers: attachment 1
+/// covers: attachment 8
+#[test]
+fn real_time_signals_are_passed_on() {
+    need!(python(), "python3 is not installed");
+    let supervised = Init::ours().start_telling(PLAIN).expect("python3 was there");
+    let numbers = [34, 40, 50, 64];
+    for sent in 0..numbers.len() {
+        let words = ["sh".to_owned(), "-c".to_owned(), format!("kill -{} {}", numbers[sent], supervised.pid())];
+        assert_eq!(run_to_end(&words, PATIENCE).0, 0);
+        supervised.await_told(&numbers[..=sent]);
+    }
+}
+
+/// A configuration in which everything of `app.signals` stands is valid.
+/// covers: attachment 1
+/// covers: attachment 8
+#[test]
+fn the_documented_rewritings_are_valid() {
+    let scene = Scene::new();
+    let body = "app: { signals: { group: true, rewrite: { SIGTERM: SIGQUIT, SIGHUP: none, SIGUSR2: upgrade } } }";
+    let config = scene.write("outrigger.yaml", configuration(&scene, body)).display().to_string();
+    let (code, _, stderr) = outrigger(&["validate", "-c", &config]);
+    assert_eq!(code, 0, "{stderr}");
+}
+
+/// A stop within the first moments, before the app listens to anything, still ends all of it.
+/// covers: attachment 8
+#[test]
+fn a_stop_right_after_the_start_leaves_nothing_behind() {
+    for early in 0..10u64 {
+        let mut supervised = Init::ours().start(PLAIN, &["sleep", "300"]);
+        // why: the moment of the stop is what is varied, from before the signals are blocked to after the app's exec
+        std::thread::sleep(Duration::from_millis(early * 4));
+        let below = descendants(supervised.pid());
+        supervised.signal(15);
+        let code = supervised.wait(PATIENCE);
+        assert!([0, 143].contains(&code), "after {} ms: {code}", early * 4);
+        until(PATIENCE, "none is left", || living(&below) == 0);
+    }
+}
