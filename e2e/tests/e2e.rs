@@ -79,6 +79,15 @@ mod reload;
 #[path = "e2e/chaos.rs"]
 mod chaos;
 
+#[path = "e2e/chaos_worker.rs"]
+mod chaos_worker;
+
+#[path = "e2e/upgrade.rs"]
+mod upgrade;
+
+#[path = "e2e/sandbox.rs"]
+mod sandbox;
+
 #[path = "e2e/image.rs"]
 mod image;
 

@@ -15,6 +15,17 @@ pub fn for_tests() -> Outcome<PathBuf> {
     program(&build("ci", &[NAME])?, NAME)
 }
 
+/// The product with faults on request, for the tests of chaos and of the sandbox. Built apart, so that nothing of its feature can
+/// get into the product.
+pub const BACKDOOR: &str = "outrigger-backdoor";
+
+pub fn with_backdoor() -> Outcome<PathBuf> {
+    let words = ["build", "--profile", "ci", "--message-format=json-render-diagnostics", "-p", NAME];
+    let mut command = shell::cargo(&words);
+    command.args(["--bin", BACKDOOR, "--features", "backdoor"]);
+    program(&programs(&shell::output(&mut command)?), BACKDOOR)
+}
+
 /// Builds packages and returns their programs by name; compiler messages go to stderr as always.
 pub fn build(profile: &str, packages: &[&str]) -> Outcome<BTreeMap<String, PathBuf>> {
     let mut words = vec!["build", "--profile", profile, "--message-format=json-render-diagnostics"];

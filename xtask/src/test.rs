@@ -8,7 +8,7 @@ use crate::tidy::Workspace;
 use crate::{peers, product};
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 /// The end-to-end tests share two cores with everything that they start.
@@ -40,10 +40,11 @@ pub fn run_all(filters: &[String]) -> Outcome<(Tally, Outcome)> {
     fs::write(&skips, "").map_err(|error| format!("cannot write {}: {error}", skips.display()))?;
 
     let mut tally = Tally::default();
-    match product::for_tests() {
-        Ok(outrigger) => {
-            for command in commands(filters)? {
-                run_one(command, &outrigger, &skips, &mut tally)?;
+    match product::for_tests().and_then(|outrigger| Ok((outrigger, product::with_backdoor()?))) {
+        Ok((outrigger, backdoor)) => {
+            for mut command in commands(filters)? {
+                command.env("OUTRIGGER_BIN", &outrigger).env("OUTRIGGER_BACKDOOR_BIN", &backdoor);
+                run_one(command, &skips, &mut tally)?;
             }
         }
         Err(message) => tally.fail(message),
@@ -79,11 +80,11 @@ fn commands(filters: &[String]) -> Outcome<Vec<Command>> {
 }
 
 /// Passes the output through line by line and counts on the way.
-fn run_one(mut command: Command, outrigger: &Path, skips: &PathBuf, tally: &mut Tally) -> Outcome {
+fn run_one(mut command: Command, skips: &Path, tally: &mut Tally) -> Outcome {
     let shown = shell::show(&command);
     println!("\n== {shown}");
     peers::offer(&mut command);
-    command.env("OUTRIGGER_BIN", outrigger).env("OUTRIGGER_SKIPS", skips);
+    command.env("OUTRIGGER_SKIPS", skips);
     let failed_before = tally.failed();
 
     let mut child =

@@ -15,6 +15,8 @@ pub mod listen;
 pub mod revisions;
 pub mod ledger;
 pub mod limit;
+#[cfg(feature = "backdoor")]
+pub mod mailbox;
 pub mod cgroup;
 pub mod pressure;
 pub mod needs;

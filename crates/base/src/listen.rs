@@ -24,14 +24,16 @@ pub struct Sockets {
     /// Bound before the sandbox closed, and not yet used.
     bound: Arc<Mutex<Named>>,
     notify: Option<Arc<OwnedFd>>,
+    /// Whether the sockets go on when all of our processes have ended.
+    pub outlive_us: bool,
 }
 
 type Named = Vec<(String, OwnedFd)>;
 
 impl Sockets {
     /// `notify` speaks to whoever stores descriptors: our supervisor or systemd.
-    pub fn new(inherited: Named, notify: Option<Arc<OwnedFd>>) -> Sockets {
-        Sockets { inherited: Arc::new(Mutex::new(inherited)), bound: Arc::default(), notify }
+    pub fn new(inherited: Named, notify: Option<Arc<OwnedFd>>, outlive_us: bool) -> Sockets {
+        Sockets { inherited: Arc::new(Mutex::new(inherited)), bound: Arc::default(), notify, outlive_us }
     }
 
     /// `count` listening sockets on one address, as a reuse-port group where there are several. Adopts what was stored.
@@ -85,6 +87,10 @@ impl Sockets {
         if !changed.is_empty() {
             self.notify(&format!("FDSTOREREMOVE=1\nFDNAME={name}"), None);
             same.iter().for_each(|listener| self.store(name, listener));
+        }
+        for listener in &same {
+            // One that was shut down at the end of a process before us listens again.
+            let _ = rustix::net::listen(listener, BACKLOG);
         }
         same
     }
@@ -197,7 +203,7 @@ mod tests {
         let address = first[0].local_addr().expect("bound");
         let _waiting = std::net::TcpStream::connect(address).expect("queued by the kernel");
         let stored = first.into_iter().map(|socket| ("proxy/in".to_string(), OwnedFd::from(socket))).collect();
-        let next = Sockets::new(stored, None);
+        let next = Sockets::new(stored, None, false);
         let adopted = next.tcp("proxy/in", address, 1).expect("adopted");
         adopted[0].set_nonblocking(false).expect("a flag");
         assert!(adopted[0].accept().is_ok());

@@ -121,6 +121,11 @@ where
                 return health.panicked(&format!("thread {owner} has no runtime: {error}"));
             }
         };
+        #[cfg(feature = "backdoor")]
+        let make = {
+            let thread = owner.clone();
+            || crate::mailbox::beside(thread, make())
+        };
         let main = async move {
             tokio::task::spawn_local(count_beats(beat));
             make().await;

@@ -118,6 +118,11 @@ impl Queue {
         self.emptied.notify_waiters();
     }
 
+    /// Records that wait here; those of a body under way are not counted.
+    pub fn waiting(&self) -> usize {
+        self.batches.borrow().iter().map(|batch| batch.records.len()).sum()
+    }
+
     /// Nothing more will come.
     pub fn close(&self) {
         self.closed.set(true);

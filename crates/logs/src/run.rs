@@ -101,7 +101,10 @@ async fn logs_thread(plan: Plan, inputs: Inputs, telemetry: Telemetry, mut stati
         }
     };
     // What is not delivered a moment before the deadline is written down instead.
-    let _ = tokio::time::timeout_at((until - KEEP_RESERVE).into(), finish).await;
+    if tokio::time::timeout_at((until - KEEP_RESERVE).into(), finish).await.is_err() {
+        let waiting: usize = queues.iter().map(|queue| queue.waiting()).sum();
+        tracing::warn!(waiting, "receivers had not taken all log records in time; files are read again from there after a start");
+    }
     // A worker that makes room for the next one leaves the ring to it, and everything before its end.
     let last = !station.yields();
     for (left, ring, pipeline) in leftovers.into_iter().filter(|_| last) {

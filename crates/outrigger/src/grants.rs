@@ -62,7 +62,7 @@ pub fn grants(plans: &Plans, needs: &Needs) -> Grants {
     };
     grants.read.extend(base::cgroup::folders());
     if grants.programs {
-        grants.execute.extend(needs.programs.iter().filter_map(|program| find(program)));
+        grants.execute.extend(needs.programs.iter().flat_map(|program| find(program)));
         grants.execute.extend(LIBRARIES.map(PathBuf::from).into_iter().filter(|path| path.exists()));
     }
     // Where there is no state directory, caches of stores lie in the folder for temporary files.
@@ -93,18 +93,18 @@ fn absolute<'a>(paths: impl Iterator<Item = &'a PathBuf>) -> Vec<PathBuf> {
     paths
 }
 
-/// A program by its path, or along PATH.
-pub fn find(program: &str) -> Option<PathBuf> {
+/// A program by its path, or all of its name along PATH: the first may be a script that calls the next.
+fn find(program: &str) -> Vec<PathBuf> {
     if program.contains('/') {
-        return Some(PathBuf::from(program)).filter(|path| path.is_file());
+        return Some(PathBuf::from(program)).filter(|path| path.is_file()).into_iter().collect();
     }
-    let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path).map(|folder| folder.join(program)).find(|path| path.is_file())
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).map(|folder| folder.join(program)).filter(|path| path.is_file()).collect()
 }
 
 /// What this system lacks of what the configuration names, in sentences.
 pub fn lacking(needs: &Needs) -> Vec<String> {
-    let programs = needs.programs.iter().filter(|program| find(program).is_none());
+    let programs = needs.programs.iter().filter(|program| find(program).is_empty());
     let mut lacking: Vec<String> = programs
         .map(|program| format!("the program `{program}` is not here, and the configuration needs it"))
         .collect();

@@ -13,6 +13,8 @@ mod stop;
 mod reload;
 mod pulse;
 mod black_box;
+#[cfg(feature = "backdoor")]
+mod backdoor;
 mod remote;
 mod demo;
 

@@ -15,6 +15,9 @@ use supervisor::plan::WATCHDOG;
 /// Looks without a beat after which a thread counts as hung.
 const LOOKS_MAX: u32 = 4;
 
+/// The look at which the start is over: everything has been read and connected once.
+const SETTLED: u32 = 3;
+
 /// Looks in a row over the limit of memory after which this worker is replaced: a burst may end.
 const OVER_MAX: u32 = 3;
 
@@ -35,7 +38,7 @@ impl Pulse {
     /// Looks again and again, and at once when a subsystem raises the alarm.
     pub async fn beat(self, telemetry: Telemetry, control: Rc<Control>, memory_max: u64) {
         let mut threads: HashMap<String, (u64, u32)> = HashMap::new();
-        let mut over = 0;
+        let (mut over, mut looks) = (0, 0);
         let used = telemetry.count(USED, &[]);
         let tight = telemetry.count(OVER, &[]);
         loop {
@@ -58,6 +61,10 @@ impl Pulse {
                 // Until then it does what it can.
                 tokio::time::sleep(REPLACED_WITHIN).await;
                 continue;
+            }
+            looks += 1;
+            if looks == SETTLED {
+                sys::memory::give_back();
             }
             tokio::select! {
                 () = tokio::time::sleep(BEAT_EVERY) => {}

@@ -34,7 +34,8 @@ pub async fn lead(
     state: &StateDir,
     pages: Scope,
 ) -> i32 {
-    let until = match orders.recv().await {
+    let first = orders.recv().await;
+    let until = match first {
         Some(Order::Yield) => return hand_over(control, conductor, times, state, pages).await,
         Some(Order::Stop { until }) => until,
         Some(Order::AppEnded | Order::Gone) | None => Instant::now() + times.deadline.0,
@@ -45,11 +46,10 @@ pub async fn lead(
     let late = conductor.advance(Phase::Drain, times.drain.0.min(left(CLOSE_RESERVE))).await;
     report_late(&late, "drained");
     control.send(ToSupervisor::Drained);
-    // The app's own end is the supervisor's to bring about, within the same deadline.
-    while let Ok(Some(order)) = tokio::time::timeout(left(CLOSE_RESERVE), orders.recv()).await {
-        if matches!(order, Order::AppEnded | Order::Gone) {
-            break;
-        }
+    // The app's own end is the supervisor's to bring about, within the same deadline; without a supervisor there is none to hear of.
+    let mut awaited = matches!(first, Some(Order::Stop { .. }));
+    while awaited && let Ok(Some(order)) = tokio::time::timeout(left(CLOSE_RESERVE), orders.recv()).await {
+        awaited = !matches!(order, Order::AppEnded | Order::Gone);
     }
     facts.pid.store(0, Ordering::Relaxed);
     // An app that used up all the time has the most interesting last lines: they are kept in any case.

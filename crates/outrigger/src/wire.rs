@@ -22,6 +22,7 @@ use base::scope::Scope;
 use base::state::StateDir;
 use base::subsystem::Conductor;
 use base::telemetry::Telemetry;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sandbox::Holds;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
@@ -57,6 +58,7 @@ pub fn worker(mut plans: Plans, side: WorkerSide, reloader: Reloader) -> i32 {
         return inherited.cannot_start(&errors, reloader.text());
     }
     prefer_app();
+    set_limits(plans.memory);
     // While this process has one thread: what comes later inherits it.
     let holds = plans.config.sandbox.enabled.then(|| sandbox::enter(&grants::grants(&plans, &needs)));
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -86,6 +88,19 @@ fn prefer_app() {
 }
 
 const OOM_ABOVE_APP: i32 = 200;
+
+/// As many descriptors as are allowed, and an end to a leak that is quicker than the looks at it: an allocation beyond fails, and
+/// the next worker goes on (getrlimit(2)).
+fn set_limits(memory: u64) {
+    let files = getrlimit(Resource::Nofile);
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: files.maximum, maximum: files.maximum });
+    let data = memory.saturating_add(BURST);
+    let allowed = getrlimit(Resource::Data).maximum.map_or(data, |most| most.min(data));
+    let _ = setrlimit(Resource::Data, Rlimit { current: Some(allowed), maximum: Some(allowed) });
+}
+
+/// What one answer of a store may take for a moment, and stacks that are reserved and not used.
+const BURST: u64 = 512 << 20;
 
 async fn serve(
     plans: Plans,
@@ -139,7 +154,12 @@ async fn serve(
         reloader,
         pulse: Pulse::new(watchdog),
     };
-    worker.run(plans).await
+    #[cfg(feature = "backdoor")]
+    let door = crate::backdoor::Door::open(&plans.state_dir, &worker.telemetry);
+    let run = worker.run(plans);
+    #[cfg(feature = "backdoor")]
+    let run = door.beside(run);
+    run.await
 }
 
 /// What does not hold is said once, and stays in the status.
@@ -187,7 +207,7 @@ impl Inherited {
         };
         Ok(Inherited {
             control: side.control,
-            sockets: Sockets::new(side.stored, Some(Arc::new(side.notify))),
+            sockets: Sockets::new(side.stored, Some(Arc::new(side.notify)), side.managed),
             rings,
             wake: side.wake,
             kept: side.kept,

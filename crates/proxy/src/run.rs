@@ -51,12 +51,12 @@ pub fn start(
     if !errors.is_empty() {
         return Err(errors);
     }
-    let counters = Counters::new(&plan);
+    let (counters, outlive_us) = (Counters::new(&plan), sockets.outlive_us);
     for (thread, sockets) in per_thread.into_iter().enumerate() {
         let (plan, counters, access) = (plan.clone(), counters.clone(), access.clone());
         let (station, thread_health) = (conductor.station("proxy"), health.clone());
         let spawned = scope::thread(&format!("proxy-{thread}"), health.clone(), move || {
-            data_thread(thread, plan, sockets, counters, access, station, thread_health)
+            data_thread(thread, plan, sockets, counters, access, station, thread_health, outlive_us)
         });
         spawned.map_err(|error| vec![format!("proxy thread {thread} cannot start: {error}")])?;
     }
@@ -74,6 +74,7 @@ async fn data_thread(
     access: Option<FeedSender<AccessBatch>>,
     mut station: Station,
     health: Arc<Health>,
+    outlive_us: bool,
 ) {
     let scope = Scope::new(format!("proxy-{thread}"), health.clone());
     let clusters: Vec<Rc<Cluster>> = plan.clusters.iter().map(|cluster| Cluster::new(cluster.clone())).collect();
@@ -105,7 +106,8 @@ async fn data_thread(
         station.done(Phase::Yield);
     }
     let until = station.reached(Phase::Drain).await;
-    if !station.yields() {
+    // Where somebody keeps the sockets over a restart, clients wait in them for the process that comes next.
+    if !station.yields() && !outlive_us {
         // The supervisor holds the sockets too: only a shutdown ends the listening, so that clients go elsewhere.
         for (socket, _) in listening.iter().filter(|(_, state)| state.plan.direction == Direction::Inbound) {
             let _ = rustix::net::shutdown(socket, rustix::net::Shutdown::Read);

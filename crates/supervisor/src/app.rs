@@ -124,6 +124,7 @@ impl App {
     pub fn cancel(&mut self) {
         if matches!(self.state, State::Waiting | State::Paused { .. }) {
             self.state = State::Ended;
+            self.ended.iter_mut().for_each(|ended| ended.restarts = false);
         }
     }
 

@@ -215,6 +215,9 @@ impl Supervisor {
             Ok(Started::Parent(worker)) => {
                 self.crew.generation += 1;
                 self.crew.put(place, Worker { binary, ..worker });
+                if place == Place::Next {
+                    self.manager.reloading();
+                }
                 if place == Place::Current {
                     (self.crew.restart_at, self.crew.fell) = (None, None);
                     self.brief(now);
@@ -284,6 +287,7 @@ impl Supervisor {
                     _ => b"the new worker ended before it was ready; the old one goes on",
                 };
                 self.crew.tell_current(ToWorker::Stay { reason });
+                self.tell_manager_ready();
                 if self.crew.at(Place::Current).is_none() && !self.crew.done {
                     self.crew.restart_at = Some(now);
                 }

@@ -17,6 +17,8 @@ use sys::process::ChildSetup;
 pub(crate) struct Stop {
     pub until: Instant,
     pub drain_until: Instant,
+    /// How long an app that runs elsewhere is waited for.
+    pub elsewhere_until: Instant,
     /// The signal that the app gets.
     signal: i32,
     kill_at: Option<Instant>,
@@ -26,6 +28,9 @@ pub(crate) struct Stop {
 
 /// The worker keeps the deadline itself; this much later it is ended.
 const DEADLINE_SLACK: Duration = Duration::from_millis(500);
+
+/// What is left of the deadline for delivering, after an app elsewhere was waited for.
+const DELIVERY: Duration = Duration::from_secs(1);
 
 /// A group that is being killed is signalled again, for children that were forked meanwhile.
 const KILL_AGAIN: Duration = Duration::from_millis(200);
@@ -53,8 +58,9 @@ impl Supervisor {
         }
         let user = plan.app.as_ref().and_then(|app| app.user.as_ref());
         let mut ends = AppEnds::default();
+        let theirs = self.terminal.pty_ref().and_then(|pty| pty.theirs().ok());
         if let (Some(pty), Some([output, _])) = (self.terminal.pty_ref(), &mut self.streams) {
-            let copy = || pty.theirs().try_clone_to_owned().ok();
+            let copy = || theirs.as_ref().and_then(|fd| fd.try_clone().ok());
             ends = AppEnds { stdin: copy(), stdout: copy(), stderr: copy() };
             if let Ok(source) = pty.output() {
                 let _ = output.read_from(source);
@@ -67,7 +73,7 @@ impl Supervisor {
             stdin: ends.stdin.as_ref().map(|fd| fd.as_fd()),
             stdout: ends.stdout.as_ref().map(|fd| fd.as_fd()),
             stderr: ends.stderr.as_ref().map(|fd| fd.as_fd()),
-            session: self.terminal.session(plan.group),
+            session: self.terminal.session(plan.group, theirs.as_ref()),
             signals: &self.saved,
         };
         self.app.start(plan, exec, &setup, now);
@@ -104,7 +110,7 @@ impl Supervisor {
             }
             // A second one is impatience: no more draining, and no more grace.
             Some(stop) => {
-                stop.drain_until = now;
+                (stop.drain_until, stop.elsewhere_until) = (now, now);
                 stop.kill_at = stop.kill_at.map(|_| now);
             }
         }
@@ -141,8 +147,12 @@ impl Supervisor {
         };
         let deadline = within.unwrap_or(plan.deadline);
         let drain_until = now + plan.drain.min(deadline);
+        let until = now + deadline;
+        let wait = if plan.awaits_end { plan.drain + plan.grace } else { plan.drain };
+        let elsewhere_until = (now + wait).min(until.checked_sub(DELIVERY).unwrap_or(now));
         self.stop = Some(Stop {
-            until: now + deadline,
+            until,
+            elsewhere_until,
             drain_until,
             signal,
             kill_at: None,
@@ -212,8 +222,9 @@ impl Supervisor {
         if stop.told_end {
             return;
         }
-        // An app beside us gets its own signal from whoever runs it; its last requests are served while it drains.
-        if self.app.state == State::Elsewhere && now < stop.drain_until {
+        // An app beside us gets its own signal from whoever runs it; its last requests are served while it drains, and its last
+        // lines are read where its end can be seen.
+        if self.app.state == State::Elsewhere && self.app.ended.is_none() && now < stop.elsewhere_until {
             return;
         }
         let linger_until = *stop.linger_until.get_or_insert(now + PIPE_LINGER);
@@ -241,7 +252,7 @@ impl Supervisor {
         let of_app = match self.app.state {
             State::Waiting => self.gate_until,
             State::Paused { until } => Some(until),
-            State::Elsewhere => stop.filter(|stop| !stop.told_end).map(|stop| stop.drain_until),
+            State::Elsewhere => stop.filter(|stop| !stop.told_end).map(|stop| stop.elsewhere_until),
             _ => None,
         };
         [

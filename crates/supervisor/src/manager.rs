@@ -15,9 +15,21 @@ pub(crate) struct Manager {
     /// Half of the time after which it takes us for dead.
     every: Option<Duration>,
     next: Instant,
+    /// What it has not taken yet.
+    due: Option<Due>,
     ready: bool,
     stored: Vec<(String, OwnedFd)>,
 }
+
+/// News that must not get lost: a manager waits for them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Due {
+    Ready,
+    Reloading,
+}
+
+/// The pause after a notice that found the manager's queue full (net.unix.max_dgram_qlen).
+const AGAIN: Duration = Duration::from_millis(100);
 
 /// The first descriptor that is handed over (sd_listen_fds(3), SD_LISTEN_FDS_START).
 const FIRST: i32 = 3;
@@ -51,7 +63,7 @@ impl Manager {
             .and_then(|path| connect(std::os::unix::ffi::OsStrExt::as_bytes(path.as_os_str())));
         let every =
             usec.filter(|usec| *usec > 0 && !not_ours && socket.is_some()).map(|usec| Duration::from_micros(usec / 2));
-        Manager { socket, every, next: Instant::now(), ready: false, stored: Vec::new() }
+        Manager { socket, every, next: Instant::now(), due: None, ready: false, stored: Vec::new() }
     }
 
     /// The descriptors that it had kept for us.
@@ -59,17 +71,49 @@ impl Manager {
         self.stored.iter().filter_map(|(name, fd)| Some((name.clone(), fd.try_clone().ok()?))).collect()
     }
 
-    /// We serve. Told once; after that only a change of workers is news.
+    /// Whether somebody keeps our descriptors when this process is gone.
+    pub fn is_there(&self) -> bool {
+        self.socket.is_some()
+    }
+
+    /// We serve. Told once, and again when a reload is over.
     pub fn ready(&mut self) {
         if !std::mem::replace(&mut self.ready, true) {
             // The copies that came with the start are the store's now.
             self.stored.clear();
-            self.send(b"READY=1", None);
+            self.tell(Due::Ready);
+        }
+    }
+
+    /// Another worker is to take over; `ready` follows whether it does or not.
+    pub fn reloading(&mut self) {
+        if std::mem::replace(&mut self.ready, false) {
+            self.tell(Due::Reloading);
+        }
+    }
+
+    fn tell(&mut self, due: Due) {
+        let taken = match due {
+            Due::Ready => self.send(b"READY=1\nSTATUS=serving", None),
+            Due::Reloading => {
+                let mut text = [0u8; 96];
+                let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+                let usec = now.tv_sec * 1_000_000 + now.tv_nsec / 1000;
+                let mut rest = &mut text[..];
+                let form = format_args!("RELOADING=1\nSTATUS=another worker takes over\nMONOTONIC_USEC={usec}");
+                let written = std::io::Write::write_fmt(&mut rest, form).map(|()| rest.len());
+                let length = text.len() - written.unwrap_or(0);
+                self.send(text.get(..length).unwrap_or(&[]), None)
+            }
+        };
+        self.due = (!taken).then_some(due);
+        if !taken {
+            self.next = self.next.min(Instant::now() + AGAIN);
         }
     }
 
     pub fn stopping(&self) {
-        self.send(b"STOPPING=1", None);
+        let _ = self.send(b"STOPPING=1\nSTATUS=stopping", None);
     }
 
     pub fn store(&self, name: &[u8], fd: BorrowedFd<'_>) {
@@ -86,12 +130,14 @@ impl Manager {
         if let Some((first, second)) = text.get_mut(..length).and_then(|text| text.split_at_mut_checked(what.len())) {
             first.copy_from_slice(what);
             second.copy_from_slice(name);
-            self.send(text.get(..length).unwrap_or(&[]), fd);
+            // A descriptor that the manager cannot take now is lost to it, and is bound anew after a restart.
+            let _ = self.send(text.get(..length).unwrap_or(&[]), fd);
         }
     }
 
-    fn send(&self, text: &[u8], fd: Option<BorrowedFd<'_>>) {
-        let Some(socket) = &self.socket else { return };
+    /// False where the manager's queue is full.
+    fn send(&self, text: &[u8], fd: Option<BorrowedFd<'_>>) -> bool {
+        let Some(socket) = &self.socket else { return true };
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut control = SendAncillaryBuffer::new(&mut space);
         let fds = fd.map(|fd| [fd]);
@@ -100,19 +146,24 @@ impl Manager {
         }
         // A manager that reads nothing must not hold up the app.
         let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
-        let _ = rustix::net::sendmsg(socket.as_fd(), &[IoSlice::new(text)], &mut control, flags);
+        let sent = rustix::net::sendmsg(socket.as_fd(), &[IoSlice::new(text)], &mut control, flags);
+        sent != Err(rustix::io::Errno::AGAIN)
     }
 
     /// Says that we live, when it is time to.
     pub fn look(&mut self, now: Instant) {
+        if let Some(due) = self.due.take_if(|_| now >= self.next) {
+            self.next = now + self.every.unwrap_or(AGAIN);
+            self.tell(due);
+        }
         if let Some(every) = self.every.filter(|_| now >= self.next) {
-            self.send(b"WATCHDOG=1", None);
+            let _ = self.send(b"WATCHDOG=1", None);
             self.next = now + every;
         }
     }
 
     pub fn moment(&self) -> Option<Instant> {
-        self.every.map(|_| self.next)
+        (self.every.is_some() || self.due.is_some()).then_some(self.next)
     }
 }
 
@@ -134,6 +185,9 @@ impl crate::run::Supervisor {
         let served = self.crew.at(crate::crew::Place::Current).is_some_and(|worker| worker.ready);
         if served && self.app.state != crate::app::State::Waiting {
             self.manager.ready();
+            if !std::mem::replace(&mut self.settled, true) {
+                sys::memory::give_back();
+            }
         }
     }
 }

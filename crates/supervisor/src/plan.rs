@@ -12,6 +12,8 @@ pub struct Plan {
     pub app: Option<Command>,
     /// The capacity of the two capture rings. None: the app inherits our stdout and stderr as they are.
     pub capture_bytes: Option<u64>,
+    /// The end of an app that runs elsewhere will be seen, so that a stop can wait for it.
+    pub awaits_end: bool,
     /// A terminal of its own for the app.
     pub pty: bool,
     /// Signals reach the app's whole process group, which it then has; else the app alone.
@@ -122,6 +124,7 @@ impl Plan {
         };
         out.numbers(&[
             self.capture_bytes.map_or(0, |bytes| bytes.max(1)),
+            u64::from(self.awaits_end),
             u64::from(self.pty),
             u64::from(self.group),
             u64::from(self.stop_signal.unsigned_abs()),
@@ -173,9 +176,24 @@ impl Plan {
                 Some(Command { argv, environment, directory, user })
             }
         };
-        let numbers: [u64; 14] = input.numbers()?.try_into().ok()?;
-        let [capture, pty, group, signal, drain, grace, deadline, gate, gate_fails, when, wait, wait_max, max, reset] =
-            numbers;
+        let numbers: [u64; 15] = input.numbers()?.try_into().ok()?;
+        let [
+            capture,
+            awaits_end,
+            pty,
+            group,
+            signal,
+            drain,
+            grace,
+            deadline,
+            gate,
+            gate_fails,
+            when,
+            wait,
+            wait_max,
+            max,
+            reset,
+        ] = numbers;
         let rewrites = input.numbers()?.into_iter().map(|pair| {
             let to = match pair & u64::from(u32::MAX) {
                 0 => Rewrite::Drop,
@@ -187,6 +205,7 @@ impl Plan {
         Some(Plan {
             app,
             capture_bytes: (capture > 0).then_some(capture),
+            awaits_end: awaits_end == 1,
             pty: pty == 1,
             group: group == 1,
             rewrites: Rewrites(rewrites.collect::<Option<_>>()?),
@@ -282,6 +301,7 @@ mod tests {
                 user: Some(User { uid: 7, gid: 8, groups: vec![9, 10] }),
             }),
             capture_bytes: Some(1 << 20),
+            awaits_end: true,
             pty: true,
             group: false,
             rewrites: Rewrites(vec![(15, Rewrite::To(3)), (1, Rewrite::Drop), (12, Rewrite::Upgrade)]),

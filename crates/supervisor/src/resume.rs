@@ -77,6 +77,8 @@ pub(crate) fn become_binary(supervisor: &mut Supervisor, binary: &[u8]) {
 /// The supervisor that another program has left to this one, where it has.
 pub(crate) fn resumed(signals: &OwnedFd, now_saved: SavedSignals) -> io::Result<Option<Supervisor>> {
     let Some(mut handoff) = Handoff::from_environment(RESUME) else { return Ok(None) };
+    // The exec named this process after its file, which may be called anything.
+    let _ = rustix::thread::set_name(c"outrigger");
     match take_up(&mut handoff, signals, now_saved) {
         Some(supervisor) => Ok(Some(supervisor)),
         // Nobody is left to go back to; the children are found by whoever reaps us.
@@ -132,6 +134,7 @@ fn take_up(handoff: &mut Handoff, signals: &OwnedFd, now_saved: SavedSignals) ->
         exit: None,
         directory,
         since: handoff.value("since")?,
+        settled: false,
         binary: std::os::unix::ffi::OsStringExt::into_vec(std::env::current_exe().ok()?.into_os_string()),
     };
     supervisor.begin_output(&plan);
@@ -141,6 +144,6 @@ fn take_up(handoff: &mut Handoff, signals: &OwnedFd, now_saved: SavedSignals) ->
         }
     }
     supervisor.plan = Some(plan);
-    supervisor.manager.ready();
+    supervisor.tell_manager_ready();
     Some(supervisor)
 }

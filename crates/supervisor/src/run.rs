@@ -62,6 +62,8 @@ pub(crate) struct Supervisor {
     pub directory: Option<PathBuf>,
     /// When this process started, in seconds since 1970.
     pub since: i64,
+    /// The start is over, and what it needed is given back.
+    pub settled: bool,
     /// The file that this process was started from.
     pub binary: Vec<u8>,
 }
@@ -117,6 +119,7 @@ impl Supervisor {
             exit: None,
             directory,
             since: unix_now(),
+            settled: false,
             binary: std::os::unix::ffi::OsStringExt::into_vec(binary.into_os_string()),
         })
     }
@@ -142,8 +145,9 @@ impl Supervisor {
     fn apply_signal(&mut self, arrived: Arrived) {
         let Arrived { number, from_kernel, sender } = arrived;
         let ourselves = sender == rustix::process::getpid().as_raw_nonzero().get().unsigned_abs() && !from_kernel;
-        // A terminal that tells its foreground tells the app itself.
-        if matches!(number, SIGCHLD) || ourselves || (from_kernel && self.terminal.has_told() && number != SIGWINCH) {
+        // A key at a terminal reaches the app in its foreground without us. That the line is lost reaches us alone.
+        let key = matches!(number, SIGINT | SIGQUIT | SIGTSTP | SIGTTIN | SIGTTOU | SIGWINCH);
+        if number == SIGCHLD || ourselves || (key && from_kernel && self.terminal.has_told()) {
             return;
         }
         let now = Instant::now();
@@ -155,9 +159,10 @@ impl Supervisor {
             (SIGUSR2, _) if companion => self.crew.want_upgrade(self.binary.clone(), now),
             (SIGHUP, _) if companion => self.crew.want_reload(now),
             (SIGTERM | SIGINT, Rewrite::To(signal)) => self.stop_signalled(signal, now),
-            (SIGTSTP | SIGTTIN | SIGTTOU, Rewrite::To(signal)) if signal == number => {
-                // A group without a terminal ignores these three (POSIX.1-2024, 2.4.3), so that we do what they ask for.
-                self.signal_app(SIGSTOP);
+            (SIGTSTP | SIGTTIN | SIGTTOU, Rewrite::To(signal)) => {
+                // A group without a terminal ignores these three (POSIX.1-2024, 2.4.3), so that we do what they ask for. Whoever
+                // waits for us, as a shell does, sees us stopped in any case.
+                self.signal_app(if signal == number { SIGSTOP } else { signal });
                 let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::STOP);
             }
             (_, Rewrite::To(signal)) => {
@@ -217,6 +222,10 @@ impl Supervisor {
             ToSupervisor::Drained => {
                 if let Some(stop) = &mut self.stop {
                     stop.drain_until = now;
+                    // Nobody tells of the end of an app elsewhere, unless that is configured.
+                    if !self.plan.as_ref().is_some_and(|plan| plan.awaits_end) {
+                        stop.elsewhere_until = now;
+                    }
                 }
             }
             ToSupervisor::SignalApp { signal } => self.app.signal(signal, false),
@@ -353,11 +362,11 @@ impl Supervisor {
     /// In the child of a fork: keeps what is a worker's and closes the rest; one of another binary is executed.
     fn into_worker(self, ends: WorkerEnds) -> io::Result<Outcome> {
         let binary = self.crew.starting_binary();
-        let Supervisor { saved, wake_read, rings, kept, store, crew, directory, since, terminal, .. } = self;
+        let Supervisor { saved, wake_read, rings, kept, store, crew, directory, since, manager, terminal, .. } = self;
         saved.restore();
         // Its own group, so that Ctrl-C at a terminal reaches the supervisor alone, which knows the order of a stop.
         let _ = rustix::process::setpgid(None, None);
-        let _ = rustix::thread::set_name(c"outrigger-worke");
+        let _ = rustix::thread::set_name(crate::worker::NAME);
         // The parent's terminal is not ours to put back as it was.
         std::mem::forget(terminal);
         let side = WorkerSide {
@@ -372,6 +381,7 @@ impl Supervisor {
             owns: crew.is_alone(),
             replaces: crew.replaces(),
             fell: crew.fell(),
+            managed: manager.is_there(),
             since,
             directory,
         };
@@ -394,7 +404,8 @@ const FIXED: usize = 4;
 const POLLED_MAX: usize = FIXED + 3 * crate::crew::PLACES.len();
 
 const SIGHUP: i32 = 1;
-pub(crate) const SIGINT: i32 = 2;
+const SIGINT: i32 = 2;
+const SIGQUIT: i32 = 3;
 pub(crate) const SIGKILL: i32 = 9;
 const SIGUSR2: i32 = 12;
 pub(crate) const SIGTERM: i32 = 15;

@@ -7,6 +7,7 @@ use rustix::process::{Pid, Signal, getpgrp, kill_process};
 use rustix::pty::OpenptFlags;
 use rustix::stdio::stdin;
 use rustix::termios::{self, OptionalActions, Termios};
+use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use sys::process::Session;
@@ -22,8 +23,8 @@ pub enum Terminal {
 /// A pseudo-terminal: we hold one side, and the app's stdin, stdout and stderr are the other.
 pub struct Pty {
     ours: OwnedFd,
-    /// Kept until an app has it, for the case that it starts again.
-    theirs: OwnedFd,
+    /// The path of the other side, which is opened for each start: as long as anybody has it open, there is no end to read.
+    name: CString,
     /// How our own terminal was set before its keys were passed through as they are.
     before: Option<Termios>,
     waiting: [u8; CHUNK],
@@ -42,11 +43,15 @@ impl Terminal {
     }
 
     /// Where the app stands; `group`: whether it may have a group of its own.
-    pub fn session(&self, group: bool) -> Session<'_> {
+    pub fn session<'a>(&self, group: bool, theirs: Option<&'a OwnedFd>) -> Session<'a> {
+        match (self, theirs) {
+            (Terminal::Own(_), Some(theirs)) => return Session::Terminal(theirs.as_fd()),
+            (Terminal::Own(_), None) => return Session::New,
+            _ => {}
+        }
         match self {
-            Terminal::Own(pty) => Session::Terminal(pty.theirs.as_fd()),
             _ if !group => Session::Ours,
-            Terminal::None => Session::New,
+            Terminal::None | Terminal::Own(_) => Session::New,
             Terminal::Shared if has_foreground() => Session::Foreground(stdin()),
             Terminal::Shared => Session::Background,
         }
@@ -106,15 +111,13 @@ impl Pty {
         rustix::pty::grantpt(&ours)?;
         rustix::pty::unlockpt(&ours)?;
         let name = rustix::pty::ptsname(&ours, Vec::new())?;
-        let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
-        let theirs = rustix::fs::open(name.as_c_str(), flags, rustix::fs::Mode::empty())?;
         let before = termios::tcgetattr(stdin()).ok();
         if let Some(before) = &before {
             let mut raw = before.clone();
             raw.make_raw();
             let _ = termios::tcsetattr(stdin(), OptionalActions::Now, &raw);
         }
-        let pty = Pty { ours, theirs, before, waiting: [0; CHUNK], range: 0..0, input_over: false };
+        let pty = Pty { ours, name, before, waiting: [0; CHUNK], range: 0..0, input_over: false };
         pty.copy_size();
         Ok(pty)
     }
@@ -124,8 +127,10 @@ impl Pty {
         Ok(rustix::io::fcntl_dupfd_cloexec(&self.ours, 3)?)
     }
 
-    pub fn theirs(&self) -> BorrowedFd<'_> {
-        self.theirs.as_fd()
+    /// The app's side.
+    pub fn theirs(&self) -> io::Result<OwnedFd> {
+        let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
+        Ok(rustix::fs::open(self.name.as_c_str(), flags, rustix::fs::Mode::empty())?)
     }
 
     /// The app's terminal is as large as ours.

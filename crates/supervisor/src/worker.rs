@@ -36,6 +36,8 @@ pub struct WorkerSide {
     pub replaces: bool,
     /// How the worker before ended, where nobody asked it to.
     pub fell: Option<Fell>,
+    /// Whether somebody keeps the listening sockets when all of us are gone: they must go on listening.
+    pub managed: bool,
     /// When the supervisor started, in seconds since 1970.
     pub since: i64,
     /// The directory that we were started in.
@@ -231,6 +233,9 @@ pub fn wind_up(watchdog: &OwnedFd, time: Duration) -> io::Result<()> {
     Ok(rustix::time::timerfd_settime(watchdog, TimerfdTimerFlags::empty(), &once).map(drop)?)
 }
 
+/// As which workers are seen in lists of processes; the kernel keeps 15 bytes.
+pub(crate) const NAME: &std::ffi::CStr = c"outrigger-worke";
+
 /// The environment variable by which an executed worker learns what it inherits.
 pub const INHERIT: &str = "OUTRIGGER_INHERIT";
 
@@ -250,6 +255,7 @@ impl WorkerSide {
             owns,
             replaces,
             fell,
+            managed,
             since,
             directory,
         } = self;
@@ -270,6 +276,7 @@ impl WorkerSide {
         handoff.number("owns", owns.into());
         handoff.number("replaces", replaces.into());
         handoff.number("since", since);
+        handoff.number("managed", managed.into());
         if let Some(fell) = fell {
             handoff.number("fell", i64::from(fell.code));
             handoff.number("hung", fell.hung.into());
@@ -283,6 +290,8 @@ impl WorkerSide {
     /// What an executed worker inherits, where this process is one.
     pub fn inherited() -> Option<WorkerSide> {
         let mut handoff = Handoff::from_environment(INHERIT)?;
+        // An exec named this process after its file.
+        let _ = rustix::thread::set_name(NAME);
         let ring = |handoff: &mut Handoff, key| handoff.claim(key).and_then(|fd| Ring::over(fd).ok());
         Some(WorkerSide {
             control: handoff.claim("control")?,
@@ -300,6 +309,7 @@ impl WorkerSide {
             owns: handoff.value("owns")? == 1,
             replaces: handoff.value("replaces")? == 1,
             since: handoff.value("since")?,
+            managed: handoff.value("managed")? == 1,
             fell: handoff
                 .value("fell")
                 .and_then(|code| i32::try_from(code).ok())

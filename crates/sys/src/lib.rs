@@ -7,3 +7,4 @@ pub mod process;
 pub mod signal;
 pub mod shared;
 pub mod ring;
+pub mod memory;

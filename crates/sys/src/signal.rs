@@ -25,22 +25,17 @@ pub struct Arrived {
     pub sender: u32,
 }
 
-const FAULTS: [i32; 7] =
-    [libc::SIGSEGV, libc::SIGBUS, libc::SIGFPE, libc::SIGILL, libc::SIGABRT, libc::SIGTRAP, libc::SIGSYS];
-
 /// The highest signal of Linux (signal(7)).
 pub const SIGNAL_MAX: i32 = 64;
 
-/// Blocks every signal that can be blocked and returns a descriptor that reads them. Faults of our own stay deliverable.
+/// Blocks every signal that can be blocked and returns a descriptor that reads them. A fault of our own ends us all the same: the
+/// kernel does not let a process block one that it causes itself (sigprocmask(2)); one that was sent is data like any other.
 pub fn block_all() -> io::Result<(OwnedFd, SavedSignals)> {
     let mut before = empty_set();
     let mut all = empty_set();
     // SAFETY: fills sets that live on this stack.
     unsafe {
         libc::sigfillset(&mut all);
-        for fault in FAULTS {
-            libc::sigdelset(&mut all, fault);
-        }
         if libc::sigprocmask(libc::SIG_SETMASK, &all, &mut before) != 0 {
             return Err(io::Error::last_os_error());
         }

@@ -223,6 +223,21 @@ fn wait_blocks_until_it_is_so_and_then_says_yes() {
     drop(app);
 }
 
+/// scuttle's own shape: wait, then become the app, whose code is the code; at the time-out the app is not started.
+/// covers: attachment 8
+#[test]
+fn wait_becomes_the_command_that_it_was_given() {
+    let scene = Scene::new();
+    let outrigger = Outrigger::start(&scene, "", &[]);
+    let url = format!("http://{}", outrigger.admin);
+    let app = ["--", "sh", "-c", "echo it runs as $PPID; exit 9"];
+    let (code, stdout, stderr) = command(&[&["wait", "--url", &url][..], &app].concat());
+    assert_eq!((code, stdout.as_str()), (9, format!("it runs as {}\n", std::process::id()).as_str()), "{stderr}");
+    outrigger.finish();
+    let (code, stdout, stderr) = command(&[&["wait", "--timeout", "1s", "--url", &url][..], &app].concat());
+    assert_eq!((code, stdout.as_str()), (1, ""), "{stderr}");
+}
+
 /// scuttle: WaitTillTimeoutForEnvoy. With somebody there who is not ready, and with nobody.
 /// covers: attachment 8
 #[test]

@@ -101,9 +101,10 @@ fn a_pod_has_all_four_jobs_and_stops_in_order() {
     }
     assert_no_rights(&pod.podman, &outrigger);
     ledger_balances(&published_at(&scene, "admin"));
-    pod.podman.run(&["pod", "stop", "--time=40", &pod.name]);
+    // Both at once, as a kubelet does it, which takes the network away after that; `podman pod stop` takes it away meanwhile.
+    pod.podman.run(&["stop", "--time=40", &app, &outrigger]);
     assert_eq!(pod.podman.exit_code(&app, SECOND), 7, "the app's own: {}", pod.podman.logs(&app));
-    assert_eq!(pod.podman.exit_code(&outrigger, SECOND), 0, "{}", pod.podman.logs(&outrigger));
+    assert_eq!(pod.podman.exit_code(&outrigger, SECOND), 7, "the tombstone's: {}", pod.podman.logs(&outrigger));
     let log = std::fs::read_to_string(scene.path("shared/log/app.log")).expect("the app wrote its lines");
     let written = log.lines().filter(|line| line.starts_with("line=")).count();
     assert_counts_up(&pod.receiver.numbers("line="), written);
@@ -165,6 +166,10 @@ fn a_job_whose_receiver_comes_back_late_loses_no_line() {
     pod.receiver.answer(Answer::Accept);
     let outrigger = pod.container("outrigger");
     assert_eq!(pod.podman.exit_code(&outrigger, 40 * SECOND), 0, "{}", pod.podman.logs(&outrigger));
-    assert_counts_up(&pod.receiver.numbers("line="), 150);
+    // The worker gives way to one that may read the new folder while a batch is on its way: that batch may come twice.
+    let mut numbers = pod.receiver.numbers("line=");
+    numbers.sort_unstable();
+    numbers.dedup();
+    assert_counts_up(&numbers, 150);
     pod.podman.down(&pod.manifest);
 }

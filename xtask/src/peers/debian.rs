@@ -22,12 +22,13 @@ const fn peer(program: &'static str, package: &'static str, question: &'static [
     Peer { program, package, question }
 }
 
-const PEERS: [Peer; 21] = [
+const PEERS: [Peer; 22] = [
     peer("git", "git", &["--version"]),
     // sshd has no question for its version, but tells it in the complaint about a wrong one.
     peer("sshd", "openssh-server", &["-V"]),
     peer("ssh", "openssh-client", &["-V"]),
     peer("nginx", "nginx", &["-v"]),
+    peer("redis-server", "redis-server", &["--version"]),
     peer("haproxy", "haproxy", &["-v"]),
     peer("prometheus", "prometheus", &["--version"]),
     peer("wrk", "wrk", &["-v"]),
@@ -51,9 +52,10 @@ const PEERS: [Peer; 21] = [
 
 /// The units these packages bring. Where systemd runs, one that came with a package of ours is disabled, so that the
 /// next boot does not start it either.
-const UNITS: [(&str, &str); 8] = [
+const UNITS: [(&str, &str); 9] = [
     ("openssh-server", "ssh.service"),
     ("nginx", "nginx.service"),
+    ("redis-server", "redis-server.service"),
     ("haproxy", "haproxy.service"),
     ("prometheus", "prometheus.service"),
     ("rsyslog", "rsyslog.service"),

@@ -8,10 +8,12 @@ use super::{Finding, Workspace};
 const FOR_TOOLS: &[&str] = &["base", "net", "spool", "sys"];
 
 /// Crate, what it may import of ours, and why no more.
-const ALLOWED: [(&str, &[&str], &str); 15] = [
+const ALLOWED: [(&str, &[&str], &str); 17] = [
     ("sys", &[], "sys stands below everything, so that unsafe code depends on nothing of ours"),
     ("base", &["sys"], "base is the floor of all others"),
     ("spool", &["sys"], "the spool knows bytes only"),
+    ("sandbox", &[], "the sandbox knows the kernel and nothing of ours"),
+    ("detect", &["sys"], "detect looks at an app from outside, and takes signals as data from sys"),
     ("supervisor", &["sys"], "the supervisor outlives every mistake of the rest by importing none of it"),
     ("net", &["base"], "net serves subsystems and knows none"),
     (
@@ -30,7 +32,8 @@ const ALLOWED: [(&str, &[&str], &str); 15] = [
     ("outrigger", EVERYTHING, "the binary wires all together"),
 ];
 
-const EVERYTHING: &[&str] = &["sys", "base", "spool", "supervisor", "net", "logs", "metrics", "sync", "proxy", "admin"];
+const EVERYTHING: &[&str] =
+    &["sys", "sandbox", "detect", "base", "spool", "supervisor", "net", "logs", "metrics", "sync", "proxy", "admin"];
 
 pub fn check(workspace: &Workspace, read: &dyn Fn(&str) -> String) -> Vec<Finding> {
     let mut findings = Vec::new();

@@ -57,6 +57,7 @@ pub fn plan(app: &App, around: &Around<'_>, tree: &Node) -> Result<Plan, Vec<Dia
     Ok(Plan {
         app: command,
         capture_bytes: around.capture_bytes.filter(|_| wrapped),
+        awaits_end: app.end.is_some(),
         pty: app.terminal == Terminal::Pty,
         group: app.signals.group,
         rewrites,
@@ -130,7 +131,7 @@ fn rewrites(app: &App, tree: &Node, findings: &mut Vec<Diagnostic>) -> Rewrites 
 
 /// Signals by name, as signal(7) numbers them on x86 and ARM; KILL, STOP and CHLD cannot be rewritten.
 fn signal(name: &str) -> Option<i32> {
-    const NAMES: [(&str, i32); 27] = [
+    const NAMES: [(&str, i32); 28] = [
         ("HUP", 1),
         ("INT", 2),
         ("QUIT", 3),
@@ -158,6 +159,7 @@ fn signal(name: &str) -> Option<i32> {
         ("WINCH", 28),
         ("IO", 29),
         ("PWR", 30),
+        ("SYS", 31),
     ];
     let short = name.strip_prefix("SIG").unwrap_or(name);
     if let Some(offset) = short.strip_prefix("RTMIN") {

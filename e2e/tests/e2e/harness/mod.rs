@@ -2,11 +2,14 @@
 //! peers. In come a test's wishes, out go running processes that end with the test. Bounded by the limits given to
 //! `until` and by `Drop`, which stops whatever a panicking test left behind.
 
+pub mod backdoor;
 pub mod booted;
+pub mod busy;
 pub mod exposition;
 pub mod git;
 pub mod init;
 pub mod ledger;
+pub mod load;
 pub mod outrigger;
 pub mod podman;
 pub mod process;

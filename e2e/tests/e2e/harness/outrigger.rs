@@ -77,8 +77,22 @@ impl Outrigger {
         wait: Wait,
         prepare: impl FnOnce(&mut Command),
     ) -> Self {
-        let config = scene.write("outrigger.yaml", configuration(scene, body));
-        let mut built = Command::new(binary());
+        Self::start_binary(&binary(), scene, "outrigger.yaml", body, command, wait, prepare)
+    }
+
+    /// As above, from another binary, with its configuration in a file of this name.
+    #[track_caller]
+    pub fn start_binary(
+        binary: &str,
+        scene: &Scene,
+        file: &str,
+        body: &str,
+        command: &[&str],
+        wait: Wait,
+        prepare: impl FnOnce(&mut Command),
+    ) -> Self {
+        let config = scene.write(file, configuration(scene, body));
+        let mut built = Command::new(binary);
         built.arg("run").arg("-c").arg(config);
         if !command.is_empty() {
             built.arg("--").args(command);
@@ -121,6 +135,11 @@ impl Outrigger {
     #[track_caller]
     pub fn ask(&self, path: &str) -> Reply {
         get(&self.admin, path).unwrap_or_else(|error| panic!("the admin listener answers {path}: {error}"))
+    }
+
+    /// What a path answers; empty when nothing answers.
+    pub fn ask_quietly(&self, path: &str) -> String {
+        get(&self.admin, path).map_or_else(|_| String::new(), |reply| reply.text())
     }
 
     /// The worker: the supervisor's child that carries the program's name.

@@ -132,6 +132,13 @@ impl LogReceiver {
         records.filter_map(|record| number_after(&record.message, mark)).collect()
     }
 
+    /// The highest number behind `mark` in the newest batch that has one.
+    pub fn newest(&self, mark: &str) -> Option<usize> {
+        let inside = self.inside();
+        let of = |batch: &Batch| batch.records.iter().filter_map(|record| number_after(&record.message, mark)).max();
+        inside.accepted.iter().rev().find_map(of)
+    }
+
     #[track_caller]
     pub fn wait_for(&self, records: usize, limit: Duration) {
         let enough = super::within(limit, || self.len() >= records);

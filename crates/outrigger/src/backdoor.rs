@@ -1,0 +1,189 @@
+//! A way for tests to have a fault happen in a worker, or to try from inside what its sandbox forbids (feature `backdoor`, never in a
+//! release). In: one line on `backdoor.sock` in the state directory, such as `hang proxy` or `read /etc/passwd`. Out: one line back,
+//! `done` or `errno 13`, and the fault. Bound: one connection at a time, served on the worker's main thread inside its main future,
+//! so that a panic or a block here is that thread's own.
+
+use base::scope::Scope;
+use base::subsystem::lock;
+use base::telemetry::Telemetry;
+use rustix::net::{AddressFamily, SocketType, ipproto};
+use rustix::process::{Pid, Resource, Rlimit, Signal};
+use std::cell::RefCell;
+use std::fs::File;
+use std::future::Future;
+use std::io;
+use std::path::Path;
+use std::sync::Mutex;
+use std::time::Duration;
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+
+/// What was leaked stays until the process ends.
+static LEAKED: Mutex<Vec<Vec<u8>>> = Mutex::new(Vec::new());
+static OPENED: Mutex<Vec<File>> = Mutex::new(Vec::new());
+
+/// Descriptors that are enough for a worker at work, and soon used up.
+const DESCRIPTORS: u64 = 256;
+
+/// The step of a leak, after which others get to run.
+const STEP: usize = 1 << 20;
+
+pub struct Door {
+    listener: io::Result<UnixListener>,
+    telemetry: Telemetry,
+    /// Scopes of tasks that were started to panic.
+    scopes: RefCell<Vec<Scope>>,
+}
+
+impl Door {
+    /// The newest worker takes the path over.
+    pub fn open(state_dir: &Path, telemetry: &Telemetry) -> Door {
+        let path = state_dir.join("backdoor.sock");
+        let _ = std::fs::create_dir_all(state_dir);
+        let _ = std::fs::remove_file(&path);
+        let listener = UnixListener::bind(&path);
+        if let Err(error) = &listener {
+            tracing::warn!(%error, path = %path.display(), "the backdoor cannot be opened");
+        }
+        Door { listener, telemetry: telemetry.clone(), scopes: RefCell::default() }
+    }
+
+    /// Runs the worker with the door open.
+    pub async fn beside<T>(self, worker: impl Future<Output = T>) -> T {
+        tokio::select! {
+            result = worker => result,
+            () = self.serve() => unreachable!("the door is never closed"),
+        }
+    }
+
+    async fn serve(&self) {
+        let Ok(listener) = &self.listener else { return std::future::pending().await };
+        loop {
+            if let Ok((stream, _)) = listener.accept().await {
+                // A test that went away is told nothing.
+                let _ = self.answer(stream).await;
+            } else {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+
+    async fn answer(&self, mut stream: UnixStream) -> io::Result<()> {
+        let mut line = String::new();
+        BufReader::new(&mut stream).read_line(&mut line).await?;
+        let (deed, rest) = line.trim().split_once(' ').unwrap_or((line.trim(), ""));
+        // A fault may take the answer with it, so that it is announced first.
+        if matches!(deed, "panic" | "abort" | "hang") {
+            stream.write_all(b"coming\n").await?;
+            stream.shutdown().await?;
+            drop(stream);
+            return self.fault(deed, rest);
+        }
+        let said = match self.attempt(deed, rest).await {
+            Ok(said) => said,
+            Err(error) => match error.raw_os_error() {
+                Some(number) => format!("errno {number}"),
+                None => format!("not understood: {error}"),
+            },
+        };
+        stream.write_all(format!("{said}\n").as_bytes()).await
+    }
+
+    fn fault(&self, deed: &str, whose: &str) -> io::Result<()> {
+        if deed == "abort" {
+            std::process::abort();
+        }
+        let fault: fn() = match deed {
+            "panic" => || panic!("a panic on request"),
+            _ => || {
+                loop {
+                    std::thread::sleep(Duration::from_secs(1));
+                }
+            },
+        };
+        match whose {
+            "logs" => posted("logs", fault),
+            "proxy" => posted("proxy-0", fault),
+            // These have no thread of their own: their tasks run on the main one.
+            "metrics" | "sync" if deed == "panic" => {
+                let healths = self.telemetry.healths();
+                let health = healths.into_iter().find(|health| health.verdict().subsystem == whose).ok_or(NO_SUCH)?;
+                let scope = Scope::new(whose, health);
+                scope.spawn("backdoor", async move { fault() });
+                self.scopes.borrow_mut().push(scope);
+                Ok(())
+            }
+            _ => {
+                fault();
+                Ok(())
+            }
+        }
+    }
+
+    async fn attempt(&self, deed: &str, what: &str) -> io::Result<String> {
+        match deed {
+            "pid" => return Ok(std::process::id().to_string()),
+            "leak" => leak(number(what)?).await,
+            "fds" => return use_up_descriptors().map(|count| format!("done {count}")),
+            "read" => drop(std::fs::read(what)?),
+            "open" => drop(File::open(what)?),
+            "write" => std::fs::write(what, "written from inside\n")?,
+            "list" => drop(std::fs::read_dir(what)?),
+            "socket" => drop(forbidden_socket(what)?),
+            "exec" => drop(std::process::Command::new(what).args(["-c", "true"]).status()?),
+            "connect" => drop(std::net::TcpStream::connect(("127.0.0.1", number(what)?))?),
+            "listen" => drop(std::net::TcpListener::bind(("127.0.0.1", number(what)?))?),
+            "kill" => {
+                let pid = Pid::from_raw(number(what)?).ok_or(NO_SUCH)?;
+                // Ignored by whoever does not ask for it: the attempt is what counts.
+                rustix::process::kill_process(pid, Signal::URG)?;
+            }
+            _ => return Err(NO_SUCH.into()),
+        }
+        Ok("done".into())
+    }
+}
+
+const NO_SUCH: io::ErrorKind = io::ErrorKind::InvalidInput;
+
+fn posted(thread: &str, fault: fn()) -> io::Result<()> {
+    if base::mailbox::post(thread, fault) { Ok(()) } else { Err(NO_SUCH.into()) }
+}
+
+fn number<T: std::str::FromStr>(text: &str) -> io::Result<T> {
+    text.parse().map_err(|_| NO_SUCH.into())
+}
+
+async fn leak(mebibytes: usize) {
+    for _ in 0..mebibytes {
+        // Not zeroes, which would be the kernel's one page of them.
+        lock(&LEAKED).push(vec![1; STEP]);
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Lowers the limit first: the system's may be a million.
+fn use_up_descriptors() -> io::Result<usize> {
+    let limit = rustix::process::getrlimit(Resource::Nofile);
+    rustix::process::setrlimit(Resource::Nofile, Rlimit { current: Some(DESCRIPTORS), ..limit })?;
+    loop {
+        match File::open("/dev/null") {
+            Ok(file) => lock(&OPENED).push(file),
+            Err(error) if error.raw_os_error() == Some(rustix::io::Errno::MFILE.raw_os_error()) => {
+                return Ok(lock(&OPENED).len());
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+fn forbidden_socket(kind: &str) -> io::Result<std::os::fd::OwnedFd> {
+    let (family, kind, protocol) = match kind {
+        "raw" => (AddressFamily::INET, SocketType::RAW, Some(ipproto::ICMP)),
+        "packet" => (AddressFamily::PACKET, SocketType::RAW, None),
+        "netlink" => (AddressFamily::NETLINK, SocketType::RAW, None),
+        "vsock" => (AddressFamily::VSOCK, SocketType::STREAM, None),
+        _ => return Err(NO_SUCH.into()),
+    };
+    Ok(rustix::net::socket(family, kind, protocol)?)
+}

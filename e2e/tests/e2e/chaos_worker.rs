@@ -1,0 +1,215 @@
+//! Faults of every subsystem, injected into a worker at work: panic, abort, hang, leak, descriptors used up. The app and its lines
+//! notice nothing, requests fail only where they were inside a worker that died, and another worker serves. Bounded by `BACK` for
+//! faults that end a worker, and by `BACK_FROM_HANG` and `BACK_FROM_STOP` for those that somebody has to notice first.
+
+use std::time::{Duration, Instant};
+
+use crate::harness::backdoor;
+use crate::harness::busy::{Busy, NO_PEERS, descriptors};
+use crate::harness::load::Death;
+use crate::harness::outrigger::{binary, configuration};
+use crate::harness::process::{Signal, children, is_alive, resident_kib, send_signal};
+use crate::harness::{Outrigger, PATIENCE, Scene, until};
+
+/// Another worker serves after this at the latest; it is a matter of a tenth of a second where the machine has time.
+const BACK: Duration = Duration::from_secs(20);
+
+/// A thread is hung when it has not moved for four looks of two seconds; its worker has two more seconds to let go, and as many
+/// for its last records.
+const BACK_FROM_HANG: Duration = Duration::from_secs(45);
+
+/// A whole worker is hung after 30 s and a doubt of 3 s.
+const BACK_FROM_STOP: Duration = Duration::from_secs(75);
+
+/// A worker that served for a second is no part of a row of falls, so that the next one starts at once.
+const CALM: Duration = Duration::from_millis(1200);
+
+/// What may fail in the worker that has the fault.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Costs {
+    Nothing,
+    WhatIsInside,
+}
+
+/// Has the fault happen under load, and holds everything against the promises.
+#[track_caller]
+fn chaos(busy: Busy, fault: &str, back: Duration, costs: Costs) {
+    let worker = busy.outrigger.worker();
+    let began = Instant::now();
+    backdoor::ask(&busy.scene, fault);
+    let gone = busy.await_next(worker, back);
+    busy.await_service(back);
+    let pause = busy.longest_pause();
+    eprintln!("{fault}: replaced after {:?}, longest time without an answer {pause:?}", gone - began);
+    busy.assert_supervisor_is_clean();
+    let (fresh, kept, repeated) = busy.finish();
+    eprintln!(
+        "{fault}: {} + {} answered, {} + {} failed, {} retried, {repeated} lines twice",
+        fresh.answered,
+        kept.answered,
+        fresh.failures.len(),
+        kept.failures.len(),
+        kept.retried
+    );
+    for met in [fresh, kept] {
+        match costs {
+            Costs::Nothing => met.assert_none_failed(),
+            Costs::WhatIsInside => met.assert_only_inside(&[Death { from: began, to: gone }]),
+        }
+    }
+}
+
+macro_rules! faults {
+    ($($name:ident: $fault:literal, $back:ident, $costs:ident;)*) => {$(
+        /// covers: attachment 9
+        /// covers: attachment 2
+        #[test]
+        fn $name() {
+            let binary = need!(backdoor::binary(), backdoor::NO_BACKDOOR);
+            chaos(need!(Busy::start(&binary), NO_PEERS), $fault, $back, Costs::$costs);
+        }
+    )*};
+}
+
+faults! {
+    a_panic_of_the_logs_costs_nothing: "panic logs", BACK, Nothing;
+    a_panic_of_the_metrics_costs_nothing: "panic metrics", BACK, Nothing;
+    a_panic_of_the_sync_costs_nothing: "panic sync", BACK, Nothing;
+    a_panic_of_the_proxy_costs_what_is_inside: "panic proxy", BACK, WhatIsInside;
+    a_panic_of_the_main_thread_costs_what_is_inside: "panic main", BACK, WhatIsInside;
+    an_abort_costs_what_is_inside: "abort", BACK, WhatIsInside;
+    hung_logs_are_noticed_and_cost_nothing: "hang logs", BACK_FROM_HANG, Nothing;
+    a_hung_proxy_is_noticed_and_costs_what_is_inside: "hang proxy", BACK_FROM_HANG, WhatIsInside;
+    a_hung_main_thread_is_noticed_and_costs_what_is_inside: "hang main", BACK_FROM_STOP, WhatIsInside;
+    a_leak_over_the_limit_costs_nothing: "leak 200", BACK_FROM_HANG, Nothing;
+    descriptors_used_up_cost_nothing: "fds", BACK, Nothing;
+}
+
+/// covers: attachment 9
+/// covers: attachment 2
+#[test]
+fn a_stopped_worker_is_killed_by_the_watchdog_and_another_serves() {
+    let busy = need!(Busy::start(&binary()), NO_PEERS);
+    let worker = busy.outrigger.worker();
+    let began = Instant::now();
+    send_signal(worker, Signal::STOP);
+    let gone = busy.await_next(worker, BACK_FROM_STOP);
+    busy.await_service(BACK);
+    eprintln!("SIGSTOP: replaced after {:?}, longest time without an answer {:?}", gone - began, busy.longest_pause());
+    busy.assert_supervisor_is_clean();
+    let (fresh, kept, repeated) = busy.finish();
+    eprintln!("SIGSTOP: {repeated} lines twice, {} retried", kept.retried);
+    let death = Death { from: began, to: gone };
+    fresh.assert_only_inside(&[death]);
+    kept.assert_only_inside(&[death]);
+}
+
+/// covers: attachment 9
+/// covers: attachment 2
+#[test]
+fn twenty_kills_in_a_row_cost_what_is_inside_and_leave_nothing_behind() {
+    let busy = need!(Busy::start(&binary()), NO_PEERS);
+    let mut pauses = Vec::new();
+    let deaths: Vec<Death> = (0..20)
+        .map(|_| {
+            let death = busy.kill_worker();
+            busy.await_service(BACK);
+            pauses.push(busy.longest_pause());
+            until(PATIENCE, "a worker is calm", || death.to.elapsed() > CALM);
+            death
+        })
+        .collect();
+    pauses.sort_unstable();
+    eprintln!("20 kills: time without an answer, median {:?}, longest {:?}", pauses[10], pauses[19]);
+    busy.assert_supervisor_is_clean();
+    let (fresh, kept, repeated) = busy.finish();
+    eprintln!(
+        "20 kills: {} + {} failed, {} retried, {repeated} lines twice",
+        fresh.failures.len(),
+        kept.failures.len(),
+        kept.retried
+    );
+    fresh.assert_only_inside(&deaths);
+    kept.assert_only_inside(&deaths);
+}
+
+/// Killed as soon as there is one, again and again: the pause before a start grows, and the end is service.
+/// covers: attachment 9
+/// covers: attachment 2
+#[test]
+fn a_worker_that_is_killed_as_soon_as_it_is_there_comes_back_in_the_end() {
+    let busy = need!(Busy::start(&binary()), NO_PEERS);
+    for _ in 0..6 {
+        let worker = busy.outrigger.worker();
+        send_signal(worker, Signal::KILL);
+        until(PATIENCE, "it is dead", || !is_alive(worker));
+    }
+    until(BACK, "a worker is ready", || busy.outrigger.status_of("/ready") == 200);
+    busy.await_service(BACK);
+    busy.assert_supervisor_is_clean();
+    let (fresh, kept, _) = busy.finish();
+    for met in [fresh, kept] {
+        assert!(!met.failures.iter().any(|failure| failure.refused), "{:#?}", met.failures);
+    }
+}
+
+/// covers: attachment 9
+/// covers: attachment 2
+#[test]
+fn a_worker_that_dies_after_the_file_became_wrong_is_followed_by_one_with_the_last_good_text() {
+    let scene = Scene::new();
+    let body = "app: { stop: { drain: 1s, grace: 2s, deadline: 7s } }\nlogs: { sources: { app: { stdio: {} } }, sinks: { a: { blackhole: {} } } }\n";
+    let script = "trap 'exit 6' TERM; while :; do echo line; sleep 0.05; done";
+    let outrigger = Outrigger::start(&scene, body, &["sh", "-c", script]);
+    let (worker, app) = (outrigger.worker(), outrigger.app());
+    scene.write("outrigger.yaml", configuration(&scene, &body.replace("blackhole", "black_hole")));
+    send_signal(worker, Signal::KILL);
+    until(PATIENCE, "another worker serves", || {
+        outrigger.find_worker().is_some_and(|pid| pid != worker) && outrigger.status_of("/ready") == 200
+    });
+    assert!(outrigger.stderr.contains("did you mean `blackhole`"), "the mistake is named: {}", outrigger.stderr.text());
+    assert!(outrigger.ask("/config").text().contains("blackhole"), "the last good one serves");
+    assert_eq!(outrigger.app(), app);
+
+    let (worker, good) = (outrigger.worker(), body.replace("drain: 1s", "drain: 2s"));
+    scene.write("outrigger.yaml", configuration(&scene, &good));
+    until(PATIENCE, "a file that was mended is served", || {
+        outrigger.find_worker().is_some_and(|pid| pid != worker) && outrigger.ask_quietly("/config").contains("2s")
+    });
+    assert_eq!(outrigger.finish().code, 6);
+}
+
+/// covers: attachment 9
+/// covers: attachment 2
+#[test]
+fn fifty_workers_later_the_supervisor_is_as_large_as_before() {
+    let scene = Scene::new();
+    let body = "app: { stop: { drain: 1s, grace: 2s, deadline: 7s } }\nlogs: { sources: { app: { stdio: {} } }, sinks: { a: { blackhole: {} } } }\n";
+    let script = "trap 'exit 6' TERM; while :; do sleep 0.05; done";
+    let outrigger = Outrigger::start(&scene, body, &["sh", "-c", script]);
+    let app = outrigger.app();
+    let kill = || {
+        let worker = outrigger.worker();
+        let killed = Instant::now();
+        send_signal(worker, Signal::KILL);
+        until(PATIENCE, "another worker is ready", || {
+            outrigger.find_worker().is_some_and(|pid| pid != worker) && outrigger.status_of("/ready") == 200
+        });
+        until(PATIENCE, "it is calm", || killed.elapsed() > CALM);
+    };
+    // The first few fill what is filled once.
+    (0..3).for_each(|_| kill());
+    let supervisor = outrigger.pid();
+    let before = (resident_kib(supervisor), descriptors(supervisor));
+    (0..47).for_each(|_| kill());
+    let after = (resident_kib(supervisor), descriptors(supervisor));
+    eprintln!("supervisor: {before:?} KiB and descriptors before, {after:?} after");
+    assert!(after.0 <= before.0 + GROWTH_KIB, "resident KiB: {before:?}, then {after:?}");
+    assert_eq!(after.1, before.1, "descriptors");
+    until(PATIENCE, "no zombie", || children(supervisor).iter().all(|child| child.state != 'Z'));
+    assert_eq!(outrigger.app(), app);
+    assert_eq!(outrigger.finish().code, 6);
+}
+
+/// Pages that the kernel counts late; a leak of one page for each worker would be 188.
+const GROWTH_KIB: u64 = 100;

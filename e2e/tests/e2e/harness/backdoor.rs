@@ -1,0 +1,50 @@
+//! The product built with its backdoor, by which a test has a fault happen inside a worker or tries from there what the sandbox
+//! forbids. In: a line such as `hang proxy` or `read /etc/passwd`. Out: the worker's line back. Bound: one answer, ten seconds.
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+
+use super::{PATIENCE, SECOND, Scene, within};
+
+pub const NO_BACKDOOR: &str = "OUTRIGGER_BACKDOOR_BIN names no program; cargo xtask test builds it (feature `backdoor`), or see the manifest of outrigger";
+
+/// What the kernel answers to what is not allowed: by Landlock, and by the filter of system calls.
+pub const EPERM: &str = "errno 1";
+pub const EACCES: &str = "errno 13";
+
+pub fn binary() -> Option<String> {
+    let named = std::env::var("OUTRIGGER_BACKDOOR_BIN").ok()?;
+    assert!(Path::new(&named).is_file(), "OUTRIGGER_BACKDOOR_BIN names a program: {named}");
+    Some(named)
+}
+
+/// Asks the worker that serves. It waits until one answers, since the worker before it may be gone already.
+#[track_caller]
+pub fn ask(scene: &Scene, line: &str) -> String {
+    let (mut answer, mut trouble) = (String::new(), String::new());
+    let heard = within(PATIENCE, || match try_ask(scene, line) {
+        Ok(heard) => {
+            answer = heard;
+            true
+        }
+        Err(error) => {
+            trouble = error.to_string();
+            false
+        }
+    });
+    assert!(heard, "the backdoor answers `{line}`: {trouble}");
+    answer
+}
+
+fn try_ask(scene: &Scene, line: &str) -> std::io::Result<String> {
+    let mut stream = UnixStream::connect(scene.path("state/backdoor.sock"))?;
+    stream.set_read_timeout(Some(10 * SECOND))?;
+    stream.write_all(format!("{line}\n").as_bytes())?;
+    let mut answer = String::new();
+    BufReader::new(stream).read_line(&mut answer)?;
+    match answer.trim() {
+        "" => Err(std::io::Error::other("it closed without an answer")),
+        answer => Ok(answer.to_owned()),
+    }
+}

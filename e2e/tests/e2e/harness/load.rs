@@ -1,0 +1,301 @@
+//! A steady load of requests on one address, and the server behind it. In: an address, a pace, whether connections are kept. Out:
+//! how many were answered, each that was not with its time, and the longest time without an answer. Bound: `CLIENTS` requests at a
+//! time of each kind; a client waits `ANSWER_WITHIN` for its answer.
+
+use std::io::ErrorKind;
+use std::net::TcpStream;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use super::server::Server;
+use super::wire::{Head, Wire};
+use super::{PATIENCE, SECOND, until};
+
+/// Requests of one load that are under way at a time.
+pub const CLIENTS: usize = 3;
+
+/// Longer than a hung worker may go unnoticed: such a request waits, and does not fail.
+const ANSWER_WITHIN: Duration = Duration::from_secs(75);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A connection for each request.
+    Fresh,
+    /// One connection for all of a client's requests. One that was closed between two requests is opened again, and the request sent
+    /// again where no byte of an answer had come, as RFC 9110 (9.2.2) has it.
+    Kept,
+}
+
+#[derive(Clone, Debug)]
+pub struct Failure {
+    pub what: String,
+    pub refused: bool,
+    pub began: Instant,
+    pub ended: Instant,
+}
+
+pub struct Load {
+    shared: Arc<Shared>,
+    clients: Vec<JoinHandle<()>>,
+}
+
+struct Shared {
+    kind: Kind,
+    address: String,
+    every: Duration,
+    stop: AtomicBool,
+    answered: AtomicUsize,
+    retried: AtomicUsize,
+    failures: Mutex<Vec<Failure>>,
+    /// When the newest answer came, and the longest time between two.
+    answers: Mutex<(Instant, Duration)>,
+}
+
+/// From the fault until the worker was seen to be gone.
+#[derive(Clone, Copy, Debug)]
+pub struct Death {
+    pub from: Instant,
+    pub to: Instant,
+}
+
+/// What came of a load.
+#[derive(Debug)]
+pub struct Met {
+    pub kind: Kind,
+    pub answered: usize,
+    pub retried: usize,
+    pub failures: Vec<Failure>,
+}
+
+impl Load {
+    pub fn start(kind: Kind, address: &str, per_second: u32) -> Self {
+        let shared = Arc::new(Shared {
+            kind,
+            address: address.to_owned(),
+            every: SECOND * u32::try_from(CLIENTS).expect("a few") / per_second,
+            stop: AtomicBool::default(),
+            answered: AtomicUsize::default(),
+            retried: AtomicUsize::default(),
+            failures: Mutex::default(),
+            answers: Mutex::new((Instant::now(), Duration::ZERO)),
+        });
+        let client = |_| {
+            let shared = shared.clone();
+            std::thread::spawn(move || ask_until_stopped(&shared))
+        };
+        let clients = (0..CLIENTS).map(client).collect();
+        Self { shared, clients }
+    }
+
+    pub fn answered(&self) -> usize {
+        self.shared.answered.load(Ordering::Relaxed)
+    }
+
+    /// Waits until so many more were answered.
+    #[track_caller]
+    pub fn await_more(&self, count: usize, limit: Duration) {
+        let before = self.answered();
+        until(limit, "more answers", || self.answered() >= before + count);
+    }
+
+    /// The longest time without an answer since it was last asked.
+    pub fn take_longest_pause(&self) -> Duration {
+        let mut answers = self.shared.answers.lock().expect("no holder panics");
+        std::mem::take(&mut answers.1)
+    }
+
+    pub fn finish(mut self) -> Met {
+        self.stop();
+        let failures = self.shared.failures.lock().expect("no holder panics").clone();
+        let retried = self.shared.retried.load(Ordering::Relaxed);
+        Met { kind: self.shared.kind, answered: self.answered(), retried, failures }
+    }
+
+    fn stop(&mut self) {
+        self.shared.stop.store(true, Ordering::Relaxed);
+        for client in self.clients.drain(..) {
+            client.join().ok();
+        }
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        // Clients of a test that failed may wait long for an answer, and end by themselves.
+        self.shared.stop.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Met {
+    /// Every request was answered, and every connection taken.
+    #[track_caller]
+    pub fn assert_none_failed(&self) {
+        assert!(
+            self.failures.is_empty(),
+            "{:?}: {} of {} failed: {:#?}",
+            self.kind,
+            self.failures.len(),
+            self.answered,
+            self.failures
+        );
+    }
+
+    /// What failed was under way in a worker that died in one of these times: at most what a load has under way, and nothing that
+    /// was over before or began later.
+    #[track_caller]
+    pub fn assert_only_inside(&self, deaths: &[Death]) {
+        let (kind, failures) = (self.kind, &self.failures);
+        assert!(!failures.iter().any(|failure| failure.refused), "{kind:?}, refused: {failures:#?}");
+        assert!(failures.len() <= CLIENTS * deaths.len(), "{kind:?}: {failures:#?}, deaths {deaths:?}");
+        for failure in failures {
+            let inside = deaths.iter().any(|death| failure.began <= death.to && failure.ended >= death.from);
+            assert!(inside, "{kind:?}: it was in no worker that died: {failure:?}, deaths {deaths:?}");
+        }
+    }
+}
+
+fn ask_until_stopped(shared: &Shared) {
+    let mut kept = None;
+    let mut due = Instant::now();
+    while !shared.stop.load(Ordering::Relaxed) {
+        // why: the pace of the load is what the test asks for
+        std::thread::sleep(due.saturating_duration_since(Instant::now()));
+        // After a pause the pace is taken up again, without making good for what was missed.
+        due = (due + shared.every).max(Instant::now());
+        let began = Instant::now();
+        match ask(shared, &mut kept) {
+            Ok(()) => {
+                shared.answered.fetch_add(1, Ordering::Relaxed);
+                let mut answers = shared.answers.lock().expect("no holder panics");
+                let now = Instant::now();
+                answers.1 = answers.1.max(now.saturating_duration_since(answers.0));
+                answers.0 = now;
+            }
+            Err((refused, what)) => {
+                kept = None;
+                let failure = Failure { what, refused, began, ended: Instant::now() };
+                shared.failures.lock().expect("no holder panics").push(failure);
+            }
+        }
+    }
+}
+
+fn ask(shared: &Shared, kept: &mut Option<Wire<TcpStream>>) -> Result<(), (bool, String)> {
+    if let Some(mut wire) = kept.take() {
+        match exchange(&mut wire, "keep-alive") {
+            Ok(()) => {
+                *kept = Some(wire);
+                return Ok(());
+            }
+            // Closed before the first byte of an answer: the request may be sent again.
+            Err((false, _)) => drop(shared.retried.fetch_add(1, Ordering::Relaxed)),
+            Err((true, what)) => return Err((false, what)),
+        }
+    }
+    let connected = TcpStream::connect(&shared.address).map_err(|error| (true, format!("connect: {error}")))?;
+    connected.set_read_timeout(Some(ANSWER_WITHIN)).ok();
+    connected.set_nodelay(true).ok();
+    let mut wire = Wire::new(connected);
+    let connection = if shared.kind == Kind::Kept { "keep-alive" } else { "close" };
+    exchange(&mut wire, connection).map_err(|(_, what)| (false, what))?;
+    if shared.kind == Kind::Kept {
+        *kept = Some(wire);
+    }
+    Ok(())
+}
+
+/// The error says whether a byte of an answer had come.
+fn exchange(wire: &mut Wire<TcpStream>, connection: &str) -> Result<(), (bool, String)> {
+    let request = format!("GET /quick HTTP/1.1\r\nHost: app\r\nConnection: {connection}\r\n\r\n");
+    wire.send(request).map_err(|error| (false, format!("send: {error}")))?;
+    let head = match wire.head() {
+        Ok(Some(head)) => head,
+        Ok(None) => return Err((false, "closed without an answer".into())),
+        Err(error) => return Err((error.kind() == ErrorKind::WouldBlock, format!("head: {error}"))),
+    };
+    let body = wire.response_body(&head, "GET").map_err(|error| (true, format!("body: {error}")))?;
+    match (head.status(), body.whole) {
+        (200, true) => Ok(()),
+        (status, whole) => Err((true, format!("{status}, whole: {whole}, {}", String::from_utf8_lossy(&body.bytes)))),
+    }
+}
+
+/// The serving half of an app, in the test itself: `/quick` at once, `/slow` after three seconds, `/big` some megabytes over some
+/// seconds, and any POST with the size of the body that came.
+pub fn serve_on(port: u16) -> Server {
+    Server::start_on(port, |stream| {
+        let mut wire = Wire::new(stream);
+        while let Ok(Some(head)) = wire.head() {
+            if answer(&mut wire, &head).is_err() {
+                return;
+            }
+        }
+    })
+}
+
+pub const BIG: usize = 24 << 20;
+
+fn answer(wire: &mut Wire<TcpStream>, head: &Head) -> std::io::Result<()> {
+    let whole = |body: &str| format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+    match (head.method(), head.target()) {
+        ("POST", _) => {
+            let body = wire.request_body(head)?;
+            if !body.whole {
+                return Err(ErrorKind::UnexpectedEof.into());
+            }
+            wire.send(whole(&body.bytes.len().to_string()))
+        }
+        (_, "/slow") => {
+            // why: a slow answer is what the test is about
+            std::thread::sleep(3 * SECOND);
+            wire.send(whole("slow"))
+        }
+        (_, "/big") => {
+            wire.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {BIG}\r\n\r\n"))?;
+            let piece = vec![b'x'; BIG / 30];
+            for _ in 0..30 {
+                wire.send(&piece)?;
+                // why: a download that takes three seconds
+                std::thread::sleep(SECOND / 10);
+            }
+            wire.send(vec![b'x'; BIG - piece.len() * 30])
+        }
+        _ => wire.send(whole("quick")),
+    }
+}
+
+/// Begins an upload of `BIG` bytes that takes three seconds; answers the body that the app sends back.
+pub fn upload(address: String) -> JoinHandle<String> {
+    std::thread::spawn(move || {
+        let mut wire = Wire::connect(&address).expect("connections are taken");
+        let head = format!("POST /upload HTTP/1.1\r\nHost: app\r\nContent-Length: {BIG}\r\n\r\n");
+        wire.send(head).expect("the head is read");
+        let piece = vec![b'x'; BIG / 30];
+        for _ in 0..30 {
+            wire.send(&piece).expect("the body is read");
+            // why: an upload that takes three seconds
+            std::thread::sleep(SECOND / 10);
+        }
+        wire.send(vec![b'x'; BIG - piece.len() * 30]).expect("the end is read");
+        wire.reply("POST").expect("an answer").text()
+    })
+}
+
+/// Begins a request, and answers what came: status, whether it was whole, and its size.
+pub fn fetch(address: String, target: &'static str) -> JoinHandle<(u16, bool, usize)> {
+    std::thread::spawn(move || {
+        let mut wire = Wire::connect(&address).expect("connections are taken");
+        wire.send(format!("GET {target} HTTP/1.1\r\nHost: app\r\n\r\n")).expect("the request is read");
+        let reply = wire.reply("GET").expect("an answer");
+        (reply.status, reply.body.whole, reply.body.bytes.len())
+    })
+}
+
+/// Waits until a thread of the test has its result.
+#[track_caller]
+pub fn joined<T>(handle: JoinHandle<T>, what: &str) -> T {
+    until(PATIENCE, what, || handle.is_finished());
+    handle.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}

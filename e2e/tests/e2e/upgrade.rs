@@ -1,0 +1,363 @@
+//! One binary in the place of another while everything is at work: nothing is refused, lost or seen by the app, and what cannot
+//! take over is given up. The binaries are copies of the product, and scripts that behave worse. Bounded by the harness's patience,
+//! and by the 20 s that a new worker has to become ready.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crate::harness::busy::{BODY, Busy, NO_PEERS, WRITER, descriptors, executable};
+use crate::harness::load::{BIG, Death, fetch, joined, upload};
+use crate::harness::outrigger::{binary, configuration};
+use crate::harness::process::{Running, Signal, children, is_alive, resident_kib, run_to_end, send_signal};
+use crate::harness::{Answer, Outrigger, PATIENCE, SECOND, Scene, Wait, get, number_after, python, until};
+
+/// Another worker has 20 s to become ready.
+const GIVEN_UP: Duration = Duration::from_secs(40);
+
+/// The product under another name.
+fn copy(scene: &Scene, name: &str) -> String {
+    let path = scene.write(&format!("bin/{name}"), "");
+    std::fs::copy(binary(), &path).expect("the scene takes files");
+    path.display().to_string()
+}
+
+fn script(scene: &Scene, name: &str, text: &str) -> String {
+    let path = scene.write(&format!("bin/{name}"), text);
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("it is our file");
+    path.display().to_string()
+}
+
+/// The product, two seconds late.
+fn late(scene: &Scene) -> String {
+    script(scene, "late", &format!("#!/bin/sh\nsleep 2\nexec {} \"$@\"\n", copy(scene, "next")))
+}
+
+/// `outrigger upgrade`: exit code, stdout and stderr.
+fn upgrade(scene: &Scene, to: Option<&str>) -> (i32, String) {
+    let (binary, socket) = (binary(), scene.text_path("admin.sock"));
+    let mut command = vec![binary.as_str(), "upgrade", "--socket", &socket];
+    command.extend(to.into_iter().flat_map(|path| ["--to", path]));
+    let (code, stdout, stderr) = run_to_end(&command, 2 * GIVEN_UP);
+    (code, stdout + &stderr)
+}
+
+fn upgrade_beside(busy: &Busy, to: String) -> JoinHandle<(i32, String)> {
+    let (binary, socket) = (binary(), busy.scene.text_path("admin.sock"));
+    std::thread::spawn(move || {
+        let command = [binary.as_str(), "upgrade", "--socket", &socket, "--to", &to];
+        let (code, stdout, stderr) = run_to_end(&command, 2 * GIVEN_UP);
+        (code, stdout + &stderr)
+    })
+}
+
+/// The supervisor and its only worker run this binary, under the process ids that the supervisor and the app had.
+#[track_caller]
+fn await_binary(outrigger: &Outrigger, app: u32, path: &str) {
+    until(PATIENCE, "the supervisor has become the new binary", || executable(outrigger.pid()) == path);
+    until(PATIENCE, "only the new worker is left", || {
+        let workers: Vec<_> = children(outrigger.pid()).into_iter().filter(|child| child.pid != app).collect();
+        workers.len() == 1 && workers.iter().all(|worker| executable(worker.pid) == path)
+    });
+    assert!(outrigger.find_worker().is_some(), "it has the name of a worker: {:?}", children(outrigger.pid()));
+    assert!(is_alive(app));
+    assert_eq!(outrigger.app(), app, "the app is the same process and still a child");
+}
+
+/// covers: attachment 3
+/// covers: attachment 9
+#[test]
+fn an_upgrade_costs_nothing_of_what_is_under_way() {
+    let busy = need!(Busy::start(&binary()), NO_PEERS);
+    let paths = [None, Some(copy(&busy.scene, "next"))];
+    for path in paths {
+        let under_way = [fetch(busy.front.clone(), "/slow"), fetch(busy.front.clone(), "/big")];
+        let sent = upload(busy.front.clone());
+        busy.fresh.await_more(100, PATIENCE);
+        let began = Instant::now();
+        let (code, said) = upgrade(&busy.scene, path.as_deref());
+        assert_eq!(code, 0, "{said}");
+        let took = began.elapsed();
+        busy.await_service(PATIENCE);
+        let [slow, big] = under_way.map(|request| joined(request, "what was under way"));
+        assert_eq!(slow, (200, true, 4));
+        assert_eq!(big, (200, true, BIG));
+        assert_eq!(joined(sent, "the upload"), BIG.to_string());
+        await_binary(&busy.outrigger, busy.app, &path.unwrap_or_else(binary));
+        eprintln!("upgrade: ready after {took:?}, longest time without an answer {:?}", busy.longest_pause());
+    }
+    busy.outrigger.signal(Signal::USR1);
+    until(PATIENCE, "signals still reach the app", || busy.outrigger.stderr.contains("app got SIGUSR1"));
+    busy.assert_supervisor_is_clean();
+    let (fresh, kept, repeated) = busy.finish();
+    eprintln!("2 upgrades: {} retried, {repeated} lines twice", kept.retried);
+    fresh.assert_none_failed();
+    kept.assert_none_failed();
+}
+
+/// covers: attachment 3
+/// covers: attachment 9
+#[test]
+fn fifty_upgrades_in_a_row_cost_nothing_and_leave_nothing_behind() {
+    let busy = need!(Busy::start_with(&binary(), 2), NO_PEERS);
+    let paths = [copy(&busy.scene, "even"), copy(&busy.scene, "odd")];
+    let (mut pauses, mut before) = (Vec::new(), (0, 0));
+    for (number, path) in (0..50).map(|number| (number, &paths[number % 2])) {
+        let (code, said) = upgrade(&busy.scene, Some(path));
+        assert_eq!(code, 0, "upgrade {number}: {said}");
+        await_binary(&busy.outrigger, busy.app, path);
+        pauses.push(busy.longest_pause());
+        if number == 3 {
+            before = (resident_kib(busy.outrigger.pid()), descriptors(busy.outrigger.pid()));
+        }
+    }
+    let after = (resident_kib(busy.outrigger.pid()), descriptors(busy.outrigger.pid()));
+    pauses.sort_unstable();
+    eprintln!("50 upgrades: time without an answer, median {:?}, longest {:?}", pauses[25], pauses[49]);
+    eprintln!("supervisor: {before:?} KiB and descriptors before, {after:?} after");
+    assert!(after.0 <= before.0 + GROWTH_KIB && after.1 == before.1, "{before:?}, then {after:?}");
+    busy.await_service(PATIENCE);
+    busy.assert_supervisor_is_clean();
+    let (fresh, kept, repeated) = busy.finish();
+    eprintln!("50 upgrades: {} + {} answered, {} + {} failed, {} retried, {repeated} lines twice", fresh.answered, kept.answered,
+        fresh.failures.len(), kept.failures.len(), kept.retried);
+    fresh.assert_none_failed();
+    kept.assert_none_failed();
+}
+
+/// A process that executes itself anew begins anew; what differs is what the kernel counts late.
+const GROWTH_KIB: u64 = 200;
+
+/// covers: attachment 3
+/// covers: attachment 9
+#[test]
+fn what_cannot_take_over_is_given_up_with_its_reason_and_the_old_one_serves() {
+    let busy = need!(Busy::start(&binary()), NO_PEERS);
+    let scene = &busy.scene;
+    let plain = scene.write("bin/plain", "not a program\n").display().to_string();
+    let cases = [
+        (scene.text_path("bin/missing"), "No such file"),
+        (plain, "ermission denied"),
+        (scene.text_path("bin"), "ermission denied"),
+        (script(scene, "wrong", "\u{7f}ELF and nothing behind it\n"), "format"),
+        (script(scene, "ends", "#!/bin/sh\nexit 3\n"), "before it was ready"),
+        (script(scene, "ends-well", "#!/bin/sh\nexit 0\n"), "before it was ready"),
+        (script(scene, "hangs", "#!/bin/sh\nexec sleep 1000\n"), "not ready within 20 s"),
+    ];
+    let worker = busy.outrigger.worker();
+    for (path, reason) in cases {
+        let (code, said) = upgrade(scene, Some(&path));
+        assert_eq!(code, 1, "{path}: {said}");
+        assert!(said.contains(reason), "{path}: `{reason}` is the reason, and this was said: {said}");
+        assert_eq!(busy.outrigger.find_worker(), Some(worker), "the old one stays");
+        assert_eq!(executable(busy.outrigger.pid()), binary());
+    }
+    busy.await_service(PATIENCE);
+    busy.assert_supervisor_is_clean();
+    let next = copy(scene, "next");
+    let (code, said) = upgrade(scene, Some(&next));
+    assert_eq!(code, 0, "a right one is taken afterwards: {said}");
+    await_binary(&busy.outrigger, busy.app, &next);
+    let (fresh, kept, _) = busy.finish();
+    fresh.assert_none_failed();
+    kept.assert_none_failed();
+}
+
+/// covers: attachment 3
+#[test]
+fn sigusr2_is_the_apps_in_wrap_mode_and_an_upgrade_for_the_worker() {
+    let scene = Scene::new();
+    let script = "trap 'echo usr2' USR2; trap 'exit 4' TERM; while :; do sleep 0.05; done";
+    let outrigger = Outrigger::start(&scene, "app: { stop: { drain: 1s, grace: 2s, deadline: 7s } }", &["sh", "-c", script]);
+    let (worker, app) = (outrigger.worker(), outrigger.app());
+    outrigger.signal(Signal::USR2);
+    until(PATIENCE, "the app got it", || outrigger.stdout.contains("usr2"));
+    assert_eq!(outrigger.worker(), worker);
+    send_signal(worker, Signal::USR2);
+    until(PATIENCE, "another worker serves", || !is_alive(worker) && outrigger.status_of("/ready") == 200);
+    await_binary(&outrigger, app, &binary());
+    assert_eq!(outrigger.finish().code, 4);
+}
+
+/// covers: attachment 3
+#[test]
+fn sigusr2_upgrades_a_companion() {
+    let scene = Scene::new();
+    scene.port("page");
+    let body = "metrics: { sources: { self: { self: {} } }, sinks: { page: { prometheus: { listen: \"127.0.0.1:@page@\" } } } }";
+    let path = copy(&scene, "companion");
+    let outrigger = Outrigger::start_binary(&path, &scene, "outrigger.yaml", body, &[], Wait::Ready, |_| {});
+    let page = format!("127.0.0.1:{}", scene.value("page"));
+    let worker = outrigger.worker();
+    // The file is replaced as a package manager does it, so that the path has another file afterwards.
+    let newer = copy(&scene, "newer");
+    std::fs::rename(&newer, &path).expect("one folder");
+    outrigger.signal(Signal::USR2);
+    until(PATIENCE, "another worker answers", || {
+        assert_eq!(get(&page, "/metrics").map(|reply| reply.status).ok(), Some(200), "the page answers at every moment");
+        !is_alive(worker)
+    });
+    until(PATIENCE, "the supervisor has become the new file", || executable(outrigger.pid()) == path);
+    until(PATIENCE, "ready", || outrigger.status_of("/ready") == 200);
+    assert_eq!(outrigger.finish().code, 0);
+}
+
+/// covers: attachment 3
+/// covers: attachment 9
+#[test]
+fn ten_reloads_under_load_cost_nothing() {
+    let busy = need!(Busy::start(&binary()), NO_PEERS);
+    for number in 0..10 {
+        let worker = busy.outrigger.worker();
+        let changed = BODY.replace("drain: 5s", &format!("drain: 5{number}00ms"));
+        busy.scene.write("outrigger.yaml", configuration(&busy.scene, &changed));
+        busy.await_next(worker, PATIENCE);
+        busy.await_service(PATIENCE);
+    }
+    busy.assert_supervisor_is_clean();
+    let (fresh, kept, repeated) = busy.finish();
+    eprintln!("10 reloads: {} retried, {repeated} lines twice", kept.retried);
+    fresh.assert_none_failed();
+    kept.assert_none_failed();
+}
+
+/// covers: attachment 3
+/// covers: attachment 9
+#[test]
+fn a_stop_during_an_upgrade_is_a_stop() {
+    let busy = need!(Busy::start(&binary()), NO_PEERS);
+    let asked = upgrade_beside(&busy, late(&busy.scene));
+    until(PATIENCE, "the new worker is there and not ready", || children(busy.outrigger.pid()).len() == 3);
+    // Ends by SIGTERM, and holds everything against the promises.
+    let (fresh, kept, _) = busy.finish();
+    fresh.assert_none_failed();
+    kept.assert_none_failed();
+    let (code, said) = joined(asked, "the command ends");
+    assert_eq!(code, 1, "{said}");
+}
+
+/// The worker before it still drains a slow request, and has let go of everything else.
+/// covers: attachment 3
+/// covers: attachment 9
+#[test]
+fn a_new_worker_that_is_killed_right_away_is_followed_by_another() {
+    let busy = need!(Busy::start(&binary()), NO_PEERS);
+    let next = copy(&busy.scene, "next");
+    let old = busy.outrigger.worker();
+    let slow = fetch(busy.front.clone(), "/slow");
+    busy.fresh.await_more(100, PATIENCE);
+    let (code, said) = upgrade(&busy.scene, Some(&next));
+    assert_eq!(code, 0, "{said}");
+    let workers = children(busy.outrigger.pid()).into_iter().map(|child| child.pid);
+    let new = workers.filter(|pid| ![old, busy.app].contains(pid)).last().expect("the new worker");
+    let from = Instant::now();
+    send_signal(new, Signal::KILL);
+    until(PATIENCE, "it is dead", || !is_alive(new));
+    let death = Death { from, to: Instant::now() };
+    busy.await_service(PATIENCE);
+    assert_eq!(joined(slow, "the slow request"), (200, true, 4));
+    until(PATIENCE, "ready", || busy.outrigger.status_of("/ready") == 200);
+    busy.assert_supervisor_is_clean();
+    let (fresh, kept, _) = busy.finish();
+    fresh.assert_only_inside(&[death]);
+    kept.assert_only_inside(&[death]);
+}
+
+/// covers: attachment 3
+#[test]
+fn a_second_upgrade_while_one_is_under_way_is_refused_and_does_not_touch_the_first() {
+    let busy = need!(Busy::start(&binary()), NO_PEERS);
+    let worker = busy.outrigger.worker();
+    let first = upgrade_beside(&busy, late(&busy.scene));
+    until(PATIENCE, "the new worker is there and not ready", || children(busy.outrigger.pid()).len() == 3);
+    let (code, said) = upgrade(&busy.scene, None);
+    assert_eq!(code, 1, "{said}");
+    assert!(said.contains("under way"), "{said}");
+    send_signal(worker, Signal::USR2);
+    let (code, said) = joined(first, "the first one ends");
+    assert_eq!(code, 0, "{said}");
+    await_binary(&busy.outrigger, busy.app, &busy.scene.text_path("bin/next"));
+    let (fresh, kept, _) = busy.finish();
+    fresh.assert_none_failed();
+    kept.assert_none_failed();
+}
+
+/// covers: attachment 3
+#[test]
+fn lines_that_wait_for_a_dead_receiver_outlive_an_upgrade() {
+    let busy = need!(Busy::start(&binary()), NO_PEERS);
+    busy.receiver.answer(Answer::Status(503));
+    busy.receiver.wait_for_refused(2, PATIENCE);
+    let newest = busy.receiver.newest("n=");
+    let next = copy(&busy.scene, "next");
+    let (code, said) = upgrade(&busy.scene, Some(&next));
+    assert_eq!(code, 0, "{said}");
+    await_binary(&busy.outrigger, busy.app, &next);
+    busy.receiver.wait_for_refused(busy.receiver.refused() + 1, PATIENCE);
+    assert_eq!(busy.receiver.newest("n="), newest, "nothing has arrived meanwhile");
+    busy.receiver.answer(Answer::Accept);
+    busy.await_service(2 * PATIENCE);
+    let (fresh, kept, _) = busy.finish();
+    fresh.assert_none_failed();
+    kept.assert_none_failed();
+}
+
+/// Our output has a reader that reads nothing for a while, so that a byte of the app is on the way at every moment.
+/// covers: attachment 3
+#[test]
+fn the_supervisor_becomes_the_new_binary_as_soon_as_its_output_is_read_again() {
+    let python = need!(python(), "python3 is not installed");
+    let scene = Scene::new();
+    let config = scene.write("outrigger.yaml", configuration(&scene, "logs: { sources: { app: { stdio: {} } }, sinks: { a: { blackhole: {} } } }\n"));
+    let (read, write) = std::io::pipe().expect("a pipe");
+    let mut command = Command::new("sh");
+    // The shell gives our output a place of its own, which this test reads when it likes.
+    command.args(["-c", "exec \"$@\" >&3 3>&-", "sh", &binary(), "run", "-c"]).arg(config);
+    command.args(["--", &python, "-c", WRITER, "100000"]);
+    let mut running = spawn_with_third(command, write);
+    let admin = format!("127.0.0.1:{}", scene.value("admin"));
+    until(PATIENCE, "ready", || get(&admin, "/ready").is_ok_and(|reply| reply.status == 200));
+    let next = copy(&scene, "next");
+    let worker = children(running.pid()).into_iter().find(|child| child.name.starts_with("outrigger")).expect("a worker").pid;
+    let (code, said) = upgrade(&scene, Some(&next));
+    assert_eq!(code, 0, "{said}");
+    until(PATIENCE, "the old worker has left", || !is_alive(worker));
+    assert_eq!(executable(running.pid()), binary(), "a byte is on the way");
+    let reader = std::thread::spawn(move || std::io::read_to_string(read).expect("text"));
+    until(PATIENCE, "it has become the new binary", || executable(running.pid()) == next);
+    running.signal(Signal::TERM);
+    assert_eq!(running.wait(2 * PATIENCE), 5);
+    let text = joined(reader, "our output ends");
+    let last = text.lines().rev().find_map(|line| number_after(line, "app stopping after ")).expect("its last line");
+    let passed = text.lines().filter_map(|line| number_after(line, "n="));
+    assert!(passed.eq(0..last), "every line was passed on once, in order");
+}
+
+/// As `Running::spawn`, with one more descriptor, as which the shell knows 3.
+fn spawn_with_third(command: Command, third: std::io::PipeWriter) -> Running {
+    let mut outer = Command::new("sh");
+    let path = format!("/proc/{}/fd/{}", std::process::id(), std::os::fd::AsRawFd::as_raw_fd(&third));
+    outer.args(["-c", "exec 3>\"$0\"; exec \"$@\"", &path]).arg(command.get_program()).args(command.get_args());
+    outer.stdin(Stdio::null());
+    let running = Running::spawn(outer);
+    until(PATIENCE, "the shell has opened it", || Path::new(&format!("/proc/{}/fd/3", running.pid())).exists());
+    running
+}
+
+/// The command and its answer take no longer than a second where nothing is in the way.
+/// covers: attachment 3
+#[test]
+fn an_upgrade_without_load_is_done_at_once() {
+    let scene = Scene::new();
+    let outrigger = Outrigger::start(&scene, "", &["sh", "-c", "trap 'exit 3' TERM; while :; do sleep 0.05; done"]);
+    let app = outrigger.app();
+    let next = copy(&scene, "next");
+    let (code, said) = upgrade(&scene, Some(&next));
+    assert_eq!(code, 0, "{said}");
+    await_binary(&outrigger, app, &next);
+    let exit = outrigger.finish();
+    assert_eq!(exit.code, 3);
+    assert!(exit.took < 10 * SECOND);
+}
