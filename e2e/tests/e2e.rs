@@ -40,8 +40,14 @@ mod init_shutdown;
 #[path = "e2e/init_admin.rs"]
 mod init_admin;
 
+#[path = "e2e/apps_table.rs"]
+mod apps_table;
+
 #[path = "e2e/apps.rs"]
 mod apps;
+
+#[path = "e2e/apps_companion.rs"]
+mod apps_companion;
 
 #[path = "e2e/logs.rs"]
 mod logs;

@@ -24,16 +24,30 @@ pub struct Sockets {
     /// Bound before the sandbox closed, and not yet used.
     bound: Arc<Mutex<Named>>,
     notify: Option<Arc<OwnedFd>>,
+    /// What is to be stored or forgotten once this worker is ready: one that never is must leave no trace.
+    changes: Arc<Mutex<Vec<Change>>>,
     /// Whether the sockets go on when all of our processes have ended.
     pub outlive_us: bool,
 }
 
 type Named = Vec<(String, OwnedFd)>;
 
+/// A change of the store.
+enum Change {
+    Store(String, OwnedFd),
+    Forget(String),
+}
+
 impl Sockets {
     /// `notify` speaks to whoever stores descriptors: our supervisor or systemd.
     pub fn new(inherited: Named, notify: Option<Arc<OwnedFd>>, outlive_us: bool) -> Sockets {
-        Sockets { inherited: Arc::new(Mutex::new(inherited)), bound: Arc::default(), notify, outlive_us }
+        Sockets {
+            inherited: Arc::new(Mutex::new(inherited)),
+            bound: Arc::default(),
+            notify,
+            changes: Arc::default(),
+            outlive_us,
+        }
     }
 
     /// `count` listening sockets on one address, as a reuse-port group where there are several. Adopts what was stored.
@@ -85,7 +99,7 @@ impl Sockets {
         let (same, changed): (Vec<_>, Vec<_>) =
             listeners.partition(|listener| listener.local_addr().is_ok_and(|local| local == address));
         if !changed.is_empty() {
-            self.notify(&format!("FDSTOREREMOVE=1\nFDNAME={name}"), None);
+            lock(&self.changes).push(Change::Forget(name.to_string()));
             same.iter().for_each(|listener| self.store(name, listener));
         }
         for listener in &same {
@@ -110,7 +124,23 @@ impl Sockets {
     }
 
     fn store(&self, name: &str, socket: &TcpListener) {
-        self.notify(&format!("FDSTORE=1\nFDNAME={name}"), Some(socket));
+        match socket.as_fd().try_clone_to_owned() {
+            Ok(copy) => lock(&self.changes).push(Change::Store(name.to_string(), copy)),
+            Err(error) => tracing::warn!(%error, name, "a listening socket cannot be kept for the next worker"),
+        }
+    }
+
+    /// Says that this worker is ready, and what the store is to hold from now on.
+    pub fn ready(&self) {
+        for change in lock(&self.changes).drain(..) {
+            match change {
+                Change::Store(name, socket) => {
+                    self.notify(&format!("FDSTORE=1\nFDNAME={name}"), Some(&TcpListener::from(socket)));
+                }
+                Change::Forget(name) => self.notify(&format!("FDSTOREREMOVE=1\nFDNAME={name}"), None),
+            }
+        }
+        self.notify("READY=1", None);
     }
 
     /// Sends one notice in systemd's protocol, if anybody listens.

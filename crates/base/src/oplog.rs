@@ -1,7 +1,9 @@
 //! Outrigger's own log through `tracing`: for people on a terminal, JSON otherwise, always on stderr, so that the app's
 //! stdout stays the app's. The level can be changed while running.
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::io::IsTerminal as _;
+use std::sync::atomic::{AtomicU64, Ordering};
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
@@ -24,9 +26,9 @@ impl LevelHandle {
 pub fn start(level: LevelFilter) -> LevelHandle {
     let (filter, handle) = reload::Layer::new(level);
     let terminal = std::io::stderr().is_terminal();
-    let people = terminal.then(|| fmt::layer().with_writer(std::io::stderr).with_target(false).compact());
+    let people = terminal.then(|| fmt::layer().with_writer(|| Stderr).with_target(false).compact());
     let machines =
-        (!terminal).then(|| fmt::layer().json().flatten_event(true).with_writer(std::io::stderr).with_target(false));
+        (!terminal).then(|| fmt::layer().json().flatten_event(true).with_writer(|| Stderr).with_target(false));
     // An already started log stays: the caller's handle then changes nothing, as in tests.
     let _ = tracing_subscriber::registry()
         .with(filter)
@@ -34,4 +36,46 @@ pub fn start(level: LevelFilter) -> LevelHandle {
         .with(machines.map(Layer::boxed))
         .try_init();
     LevelHandle(handle)
+}
+
+/// Our stderr, on which we never wait: whoever reads it may have stopped, and a worker that waits serves nobody. A line that finds
+/// no room is lost; the next one that does says how many were.
+struct Stderr;
+
+static LOST: AtomicU64 = AtomicU64::new(0);
+
+/// What a pipe takes whole once poll has called it writable (pipe(7), PIPE_BUF).
+const ROOM: usize = 4096;
+
+impl std::io::Write for Stderr {
+    /// Called with a whole line.
+    fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
+        let lost = LOST.swap(0, Ordering::Relaxed);
+        let told = lost > 0 && write_at_once(format!("outrigger: {lost} lines of its own log were lost\n").as_bytes());
+        if lost > 0 && !told {
+            LOST.fetch_add(lost, Ordering::Relaxed);
+        }
+        if !write_at_once(line) {
+            LOST.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// False where there is no room at this moment.
+fn write_at_once(line: &[u8]) -> bool {
+    for part in line.chunks(ROOM) {
+        let mut polled = [PollFd::from_borrowed_fd(rustix::stdio::stderr(), PollFlags::OUT)];
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        if !poll(&mut polled, Some(&now)).is_ok_and(|ready| ready > 0)
+            || rustix::io::write(rustix::stdio::stderr(), part).is_err()
+        {
+            return false;
+        }
+    }
+    true
 }

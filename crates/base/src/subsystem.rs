@@ -222,8 +222,8 @@ impl PhaseWatch {
     pub async fn reached(&mut self, phase: Phase) -> Instant {
         match self.now.wait_for(|now| now.phase >= phase).await {
             Ok(now) => now.until,
-            // The conductor is gone: the worker is ending, and there is no time left.
-            Err(_) => Instant::now(),
+            // The conductor is gone, and its thread with it: this process ends, and nobody has ordered to close anything.
+            Err(_) => std::future::pending().await,
         }
     }
 
@@ -236,7 +236,9 @@ impl PhaseWatch {
 
     /// Waits until another worker takes over, or the phase is reached.
     pub async fn yields_or_reached(&mut self, phase: Phase) {
-        let _ = self.now.wait_for(|now| now.yields || now.phase >= phase).await;
+        if self.now.wait_for(|now| now.yields || now.phase >= phase).await.is_err() {
+            std::future::pending().await
+        }
     }
 }
 
@@ -300,6 +302,18 @@ mod tests {
             conductor.advance(Phase::Close, Duration::from_secs(5)).await.is_empty(),
             "who has ended holds nobody up"
         );
+    }
+
+    /// covers: attachment 2
+    #[tokio::test(flavor = "current_thread", start_paused = true)]
+    async fn a_conductor_that_is_gone_has_ordered_nothing() {
+        let mut conductor = Conductor::default();
+        let mut station = conductor.station("proxy");
+        let mut watch = station.watch();
+        drop(conductor);
+        let long = Duration::from_secs(60);
+        assert!(tokio::time::timeout(long, station.reached(Phase::Yield)).await.is_err(), "sockets stay open");
+        assert!(tokio::time::timeout(long, watch.yields_or_reached(Phase::Close)).await.is_err());
     }
 
     /// covers: foundation 2

@@ -73,7 +73,7 @@ async fn logs_thread(plan: Plan, inputs: Inputs, telemetry: Telemetry, mut stati
     });
     let parts = Parts { plan, telemetry, health: health.clone(), phase: station.watch(), scope: scope.clone() };
     let (queues, shippers) = parts.start_sinks();
-    let Reading { readers, feeds, leftovers } = parts.start_sources(inputs, &queues, &checkpoints);
+    let Reading { readers, wake, feeds, leftovers } = parts.start_sources(inputs, &queues, &checkpoints);
     scope.spawn("sync", checkpoints.clone().sync_now_and_then());
     let sources = counted(parts.plan.sources.len(), "source", "sources");
     health.set_summary(format!("{sources} to {}", counted(parts.plan.sinks.len(), "sink", "sinks")));
@@ -82,6 +82,7 @@ async fn logs_thread(plan: Plan, inputs: Inputs, telemetry: Telemetry, mut stati
     let until = station.reached(Phase::Yield).await;
     let readers = if station.yields() {
         hand_over(readers, &queues, until).await;
+        wake.iter().for_each(JoinHandle::abort);
         checkpoints.release();
         station.done(Phase::Yield);
         Vec::new()
@@ -103,7 +104,10 @@ async fn logs_thread(plan: Plan, inputs: Inputs, telemetry: Telemetry, mut stati
     // What is not delivered a moment before the deadline is written down instead.
     if tokio::time::timeout_at((until - KEEP_RESERVE).into(), finish).await.is_err() {
         let waiting: usize = queues.iter().map(|queue| queue.waiting()).sum();
-        tracing::warn!(waiting, "receivers had not taken all log records in time; files are read again from there after a start");
+        tracing::warn!(
+            waiting,
+            "receivers had not taken all log records in time; files are read again from there after a start"
+        );
     }
     // A worker that makes room for the next one leaves the ring to it, and everything before its end.
     let last = !station.yields();
@@ -152,6 +156,8 @@ struct Parts {
 struct Reading {
     /// Of streams that another worker can read on.
     readers: Vec<JoinHandle<()>>,
+    /// Empties the pipe that the worker which takes over will empty.
+    wake: Option<JoinHandle<()>>,
     /// Of what comes from this worker itself.
     feeds: Vec<JoinHandle<()>>,
     leftovers: Vec<(stdio::Leftover, Ring, Rc<Pipeline>)>,
@@ -175,10 +181,10 @@ impl Parts {
     fn start_sources(&self, mut inputs: Inputs, queues: &[Rc<Queue>], checkpoints: &Checkpoints) -> Reading {
         let failed = |error| self.health.panicked(&format!("the wake pipe: {error}"));
         let wake = inputs.wake.take().and_then(|fd| Wake::new(fd).map_err(failed).ok());
-        if let Some(wake) = wake.clone() {
-            self.scope.spawn("wake", wake.ring());
-        }
         let mut reading = Reading::default();
+        if let Some(wake) = wake.clone() {
+            reading.wake = Some(self.scope.spawn("wake", wake.ring()));
+        }
         for source in &self.plan.sources {
             let pipeline = Rc::new(Pipeline::new(source, &self.plan, queues, &self.telemetry, self.health.clone()));
             let phase = self.phase.clone();

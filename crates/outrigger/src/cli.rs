@@ -16,7 +16,8 @@ pub struct Cli {
 
 #[derive(Subcommand)]
 pub enum Command {
-    /// Run beside an app. With a command, here or in the file, the app is wrapped; without one it runs in its own container.
+    /// Run beside an app. With a command, here or in the file, start it and exit with its code; without one, ride beside an app
+    /// that somebody else starts.
     Run {
         /// The configuration.
         #[arg(short, long, default_value = "outrigger.yaml", value_name = "FILE")]
@@ -36,13 +37,13 @@ pub enum Command {
     },
     /// Print the documentation and an example of a component, such as `logs.sinks.loki`; without a name, list them.
     Explain {
-        /// The component.
+        /// Its name in the list.
         #[arg(value_name = "KIND")]
         kind: Option<String>,
     },
     /// Print the JSON Schema of the configuration, for editors.
     Schema,
-    /// Print the verdict of each subsystem and the ledger of a running Outrigger, from its admin socket.
+    /// Print the verdict of each subsystem and the ledger of a running Outrigger. Exits 1 where one has failed or nobody answers.
     Status {
         #[command(flatten)]
         target: Target,
@@ -72,7 +73,7 @@ pub enum Command {
         #[command(flatten)]
         target: Target,
     },
-    /// Begin the stop of a running Outrigger, and wait for its end.
+    /// Stop a running Outrigger, and the app that it wraps, in order; wait for the end.
     Stop {
         /// The time for all of it; the configured deadline where left out.
         #[arg(long, value_parser = remote::duration, value_name = "TIME")]
@@ -94,7 +95,7 @@ pub enum Command {
         #[command(flatten)]
         target: Target,
     },
-    /// Have a running Outrigger read its configuration again.
+    /// Have a running Outrigger read its configuration again. One with mistakes changes nothing, and is reported.
     Reload {
         /// A file with the token, where admin.token is set.
         #[arg(long, value_name = "FILE")]
@@ -111,7 +112,7 @@ pub enum Command {
     Init {
         #[command(flatten)]
         look: Look,
-        /// The file.
+        /// Where to write it.
         #[arg(short, long, default_value = "outrigger.yaml", value_name = "FILE")]
         output: PathBuf,
         /// Replace a file that is there.
@@ -145,7 +146,7 @@ pub struct Look {
     /// A process, with everything below it.
     #[arg(long, value_name = "PID")]
     pub pid: Option<u32>,
-    /// How long a command is run for it.
+    /// The longest that a command runs; 10s where left out.
     #[arg(long = "for", value_parser = remote::duration, value_name = "TIME")]
     pub length: Option<Duration>,
     /// A command, which is started, looked at and stopped again.

@@ -26,6 +26,8 @@ pub struct AppFacts {
     pub ended: Rc<Cell<Option<Ended>>>,
 }
 
+type OnEnded = Box<dyn Fn(Ended)>;
+
 /// What we are told to do.
 #[derive(Clone, Copy, Debug)]
 pub enum Order {
@@ -64,7 +66,7 @@ pub struct Control {
     upgrade: RefCell<Option<oneshot::Sender<Result<String, String>>>>,
     descriptors: RefCell<Vec<(i32, oneshot::Sender<u64>)>>,
     /// Hears of an abnormal end of the app, before anything else follows from it.
-    on_ended: RefCell<Option<Box<dyn Fn(Ended)>>>,
+    on_ended: RefCell<Option<OnEnded>>,
     /// An end that we asked for is none to wonder about.
     stopping: Cell<bool>,
 }
@@ -113,11 +115,24 @@ impl Control {
             return Err("an upgrade is under way already".into());
         }
         *self.upgrade.borrow_mut() = Some(answer);
+        self.facts.health.recovered(TAKING_OVER);
         let path = binary.map_or(&[][..], |path| std::os::unix::ffi::OsStrExt::as_bytes(path.as_os_str()));
         self.send(ToSupervisor::Upgrade { binary: path });
         let answer = answered.await;
         self.upgrade.borrow_mut().take();
         answer.unwrap_or_else(|_| Err("the supervisor is gone".into()))
+    }
+
+    /// What kept another worker from taking over is past.
+    pub fn no_fault(&self) {
+        self.facts.health.recovered(TAKING_OVER);
+    }
+
+    /// A signal asks for nothing more than the upgrade that somebody waits for already.
+    pub fn upgrade_signalled(&self) {
+        if self.upgrade.borrow().is_none() {
+            self.send(ToSupervisor::Upgrade { binary: b"" });
+        }
     }
 
     /// How many descriptors a process of the app has open.
@@ -164,8 +179,8 @@ impl Control {
                 }
                 Order::AppEnded
             }
-            ToWorker::Stop { left_ms } => {
-                self.stopping.set(self.facts.pid.load(Ordering::Relaxed) > 0);
+            ToWorker::Stop { left_ms, app_ended } => {
+                self.stopping.set(!app_ended);
                 Order::Stop { until: Instant::now() + Duration::from_millis(left_ms) }
             }
             ToWorker::Own => {

@@ -4,6 +4,8 @@
 use crate::load::Plans;
 use base::needs::{Listen, Needs};
 use sandbox::Grants;
+use std::os::unix::ffi::OsStringExt as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 /// Everything that the configuration needs from the system.
@@ -36,10 +38,6 @@ pub fn needs(plans: &Plans) -> Needs {
             needs.read.push("/proc".into());
         }
     }
-    if plans.command.is_empty() {
-        return needs;
-    }
-    // Whether the app handles a signal, and what it uses, stands in its /proc.
     needs
 }
 
@@ -70,6 +68,47 @@ pub fn grants(plans: &Plans, needs: &Needs) -> Grants {
         grants.write.push(std::env::temp_dir());
     }
     grants
+}
+
+/// The folders that a worker may write, as the supervisor compares them with a path.
+pub fn written(needs: &Needs) -> Vec<Vec<u8>> {
+    let real =
+        |path: &PathBuf| path.canonicalize().or_else(|_| std::path::absolute(path)).unwrap_or_else(|_| path.clone());
+    needs.write.iter().map(|path| real(path).into_os_string().into_vec()).collect()
+}
+
+/// A granted path, and what was there when it was granted.
+pub struct Mark {
+    path: PathBuf,
+    /// Device and inode of a folder: a rule is on that and not on the name.
+    found: Option<(u64, u64)>,
+}
+
+/// Of everything that may turn out to be something else than was granted: what was not there, and folders. A file that is replaced is
+/// no reason for another worker: that is the way of editors and of our own state.
+pub fn marks(grants: &Grants) -> Vec<Mark> {
+    let paths = grants.read.iter().chain(&grants.write);
+    let marks = paths.map(|path| Mark { path: path.clone(), found: folder(path) });
+    marks.filter(|mark| mark.found.is_some() || !mark.path.exists()).collect()
+}
+
+impl Mark {
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether something is there that was not granted.
+    pub fn is_another(&self) -> bool {
+        match self.found {
+            None => self.path.exists(),
+            found => folder(&self.path).is_some_and(|now| Some(now) != found),
+        }
+    }
+}
+
+fn folder(path: &Path) -> Option<(u64, u64)> {
+    let meta = std::fs::metadata(path).ok().filter(std::fs::Metadata::is_dir)?;
+    Some((meta.dev(), meta.ino()))
 }
 
 /// Where a dynamically linked program finds the rest of itself (ld.so(8)), and the shell by which git's way of calling ssh goes.

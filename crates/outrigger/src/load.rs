@@ -92,6 +92,7 @@ impl Source {
         let memory = memory(&config);
         report.extend(check_budget(&config, memory, logs.as_ref(), &tree));
         report.extend(check_times(&config, &tree));
+        report.extend(check_memory(memory, &tree));
         report.extend(config.admin.check(tree.at(&["admin"])));
         match (sync, app) {
             (Some(sync), Some(app)) if !report.has_errors() => {
@@ -99,7 +100,13 @@ impl Source {
                 let shown = base::config::shown::<Config>(&tree);
                 let plans =
                     Plans { path, config, command, app, files, memory, state_dir, logs, metrics, sync, proxy, shown };
-                Ok((plans, report))
+                match check_sockets(&plans) {
+                    None => Ok((plans, report)),
+                    Some(finding) => {
+                        report.push(finding);
+                        Err(report)
+                    }
+                }
             }
             _ => Err(report),
         }
@@ -140,6 +147,27 @@ fn check_budget(
             ),
         )
         .help("lower buffer.max of the sinks, or raise limits.memory")
+    })
+}
+
+/// What a worker needs before it has done anything.
+const MEMORY_LEAST: u64 = 8 << 20;
+
+fn check_memory(memory: u64, tree: &base::tree::Node) -> Option<Diagnostic> {
+    (memory < MEMORY_LEAST).then(|| {
+        let place = tree.at(&["limits", "memory"]).place;
+        let text = format!("{} of memory are less than a worker needs to start", ByteSize(memory));
+        Diagnostic::error(place, text).help(format!("allow at least {}", ByteSize(MEMORY_LEAST)))
+    })
+}
+
+/// Sockets outlive a worker in a store, which has a bound.
+fn check_sockets(plans: &Plans) -> Option<Diagnostic> {
+    let sockets: usize = crate::grants::needs(plans).listen.iter().map(|listen| listen.count).sum();
+    let most = supervisor::store::STORED_MAX;
+    (sockets > most).then(|| {
+        Diagnostic::whole(format!("{sockets} listening sockets, more than the {most} that can be kept over a reload"))
+            .help("each proxy listener needs one for each of proxy.threads: lower the threads, or use fewer listeners")
     })
 }
 

@@ -73,14 +73,16 @@ impl Pulse {
         }
     }
 
-    /// Whether not even one more descriptor can be had.
+    /// Whether not even a few more descriptors can be had: one or two come free whenever a connection ends, and help nobody.
     fn exhausted(&self) -> Option<String> {
-        match rustix::io::fcntl_dupfd_cloexec(self.watchdog.as_fd(), 3) {
-            Err(rustix::io::Errno::MFILE) => Some("it has no descriptors left".into()),
-            _ => None,
-        }
+        let spare = [(); DESCRIPTORS_SPARE].map(|()| rustix::io::fcntl_dupfd_cloexec(self.watchdog.as_fd(), 3));
+        let none = spare.iter().any(|one| matches!(one, Err(rustix::io::Errno::MFILE)));
+        none.then(|| "it has no descriptors left".into())
     }
 }
+
+/// What a connection and a delivery or two need.
+const DESCRIPTORS_SPARE: usize = 8;
 
 /// How long another worker may take before the wish is repeated. Shorter than the watchdog, which is wound up again then.
 const REPLACED_WITHIN: Duration = Duration::from_secs(8);

@@ -42,20 +42,27 @@ pub async fn lead(
     };
     facts.runs.send_replace(false);
     tracing::info!(within = ?until.saturating_duration_since(Instant::now()), "stopping");
-    let left = |reserve: Duration| until.saturating_duration_since(Instant::now()).saturating_sub(reserve);
-    let late = conductor.advance(Phase::Drain, times.drain.0.min(left(CLOSE_RESERVE))).await;
+    // A later word on the time, as of `stop --within`, can only shorten it.
+    let mut until = until;
+    let left =
+        |reserve: Duration, until: Instant| until.saturating_duration_since(Instant::now()).saturating_sub(reserve);
+    let late = conductor.advance(Phase::Drain, times.drain.0.min(left(CLOSE_RESERVE, until))).await;
     report_late(&late, "drained");
     control.send(ToSupervisor::Drained);
     // The app's own end is the supervisor's to bring about, within the same deadline; without a supervisor there is none to hear of.
     let mut awaited = matches!(first, Some(Order::Stop { .. }));
-    while awaited && let Ok(Some(order)) = tokio::time::timeout(left(CLOSE_RESERVE), orders.recv()).await {
-        awaited = !matches!(order, Order::AppEnded | Order::Gone);
+    while awaited && let Ok(Some(order)) = tokio::time::timeout(left(CLOSE_RESERVE, until), orders.recv()).await {
+        match order {
+            Order::Stop { until: sooner } => until = until.min(sooner),
+            Order::AppEnded | Order::Gone => awaited = false,
+            Order::Yield => {}
+        }
     }
     facts.pid.store(0, Ordering::Relaxed);
     // An app that used up all the time has the most interesting last lines: they are kept in any case.
-    let late = conductor.advance(Phase::Finish, left(CLOSE_RESERVE).max(KEEP_AT_LEAST)).await;
+    let late = conductor.advance(Phase::Finish, left(CLOSE_RESERVE, until).max(KEEP_AT_LEAST)).await;
     report_late(&late, "delivered everything");
-    conductor.advance(Phase::Close, left(Duration::ZERO)).await;
+    conductor.advance(Phase::Close, left(Duration::ZERO, until)).await;
     0
 }
 
@@ -69,11 +76,11 @@ async fn hand_over(control: &Control, conductor: &mut Conductor, times: &Stop, s
         control.send(ToSupervisor::Released);
         // The other worker answers from here on.
         drop(pages);
-        conductor.advance(Phase::Drain, times.drain.0).await;
     } else {
-        // What was not let go of ends with this process, so that this ends soon.
+        // What was not let go of ends with this process; until then the other worker waits for it, and serves requests meanwhile.
         report_late(&late, "let go");
     }
+    conductor.advance(Phase::Drain, times.drain.0).await;
     conductor.advance(Phase::Finish, LAST_RECORDS).await;
     conductor.advance(Phase::Close, KEEP_AT_LEAST).await;
     EXIT_YIELDED

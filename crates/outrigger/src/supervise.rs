@@ -15,8 +15,15 @@ use supervisor::worker::{Kept, WorkerSide};
 
 /// Answers an exit code in the supervisor; a worker ends in here.
 pub fn run() -> i32 {
-    if let Some(side) = WorkerSide::inherited() {
-        worker(side);
+    // A worker that cannot read what it was left must not take itself for a supervisor, and start a second app.
+    if std::env::var_os(supervisor::worker::INHERIT).is_some() {
+        match WorkerSide::inherited() {
+            Some(side) => worker(side),
+            None => {
+                eprintln!("error: what the supervisor left to this worker cannot be understood by this version");
+                return i32::from(crate::EXIT_MISTAKE);
+            }
+        }
     }
     match supervisor::run::run() {
         Ok(Outcome::Exit(code)) => code,
@@ -54,7 +61,8 @@ fn serve(side: WorkerSide) -> i32 {
             return i32::from(crate::EXIT_MISTAKE);
         }
     };
-    wire::worker(plans, side, Reloader::new(source, command))
+    let companion = plans.command.is_empty();
+    wire::worker(plans, side, Reloader::new(source, command, companion))
 }
 
 fn arguments() -> Result<(PathBuf, Vec<OsString>), i32> {

@@ -43,6 +43,8 @@ pub fn worker(mut plans: Plans, side: WorkerSide, reloader: Reloader) -> i32 {
     // The one TLS provider; a second call in one process would be refused, and there is none.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let level = oplog::start(LevelFilter::INFO);
+    let needs = grants::needs(&plans);
+    plans.app.written = grants::written(&needs);
     let inherited = match Inherited::from(side, &mut plans) {
         Ok(inherited) => inherited,
         Err(error) => {
@@ -50,7 +52,6 @@ pub fn worker(mut plans: Plans, side: WorkerSide, reloader: Reloader) -> i32 {
             return i32::from(crate::EXIT_MISTAKE);
         }
     };
-    let needs = grants::needs(&plans);
     // Before the sandbox: a low port takes a right that is dropped then, and who holds a port is found in /proc.
     let mut errors = inherited.sockets.bind_early(&needs.listen);
     let socket = admin::run::prepare(&plans.config.admin).map_err(|error| errors.push(error)).ok().flatten();
@@ -60,14 +61,16 @@ pub fn worker(mut plans: Plans, side: WorkerSide, reloader: Reloader) -> i32 {
     prefer_app();
     set_limits(plans.memory);
     // While this process has one thread: what comes later inherits it.
-    let holds = plans.config.sandbox.enabled.then(|| sandbox::enter(&grants::grants(&plans, &needs)));
+    let granted = plans.config.sandbox.enabled.then(|| grants::grants(&plans, &needs));
+    let marks = granted.as_ref().map(grants::marks).unwrap_or_default();
+    let holds = granted.map(|granted| sandbox::enter(&granted));
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(base::scope::BLOCKING_MAX + 2)
         .build_local(tokio::runtime::LocalOptions::default());
     match runtime {
         Ok(runtime) => {
-            let code = runtime.block_on(serve(plans, inherited, socket, holds, level, Rc::new(reloader)));
+            let code = runtime.block_on(serve(plans, inherited, socket, (holds, marks), level, Rc::new(reloader)));
             // A store that hangs in a system call must not hold up the end.
             runtime.shutdown_timeout(Duration::from_millis(100));
             code
@@ -106,7 +109,7 @@ async fn serve(
     plans: Plans,
     inherited: Inherited,
     socket: Option<admin::Prepared>,
-    holds: Option<Holds>,
+    (holds, marks): (Option<Holds>, Vec<grants::Mark>),
     level: oplog::LevelHandle,
     reloader: Rc<Reloader>,
 ) -> i32 {
@@ -134,7 +137,7 @@ async fn serve(
     let worker = Worker {
         conductor: Conductor::default(),
         sandbox: holds.as_ref().map_or(serde_json::Value::Null, |holds| serde_json::json!(holds)),
-        awaited: holds.map(|holds| holds.absent).unwrap_or_default(),
+        marks,
         telemetry,
         scope,
         facts,
@@ -257,8 +260,8 @@ struct Worker {
     level: oplog::LevelHandle,
     reloader: Rc<Reloader>,
     sandbox: serde_json::Value,
-    /// Granted paths that were not there.
-    awaited: Vec<std::path::PathBuf>,
+    /// By which it is seen that a granted path is another one now.
+    marks: Vec<grants::Mark>,
     pulse: Pulse,
 }
 
@@ -282,7 +285,7 @@ impl Worker {
             return report_errors(&errors, self.generation, &self.kept, self.reloader.text());
         }
         self.scope.spawn("pulse", self.pulse.clone().beat(self.telemetry.clone(), self.control.clone(), plans.memory));
-        self.sockets.notify("READY=1", None);
+        self.sockets.ready();
         if !self.control.owns().await {
             return i32::from(crate::EXIT_MISTAKE);
         }
@@ -306,7 +309,7 @@ impl Worker {
         if let Err(error) = Kept::keep(&self.kept.good, self.reloader.text().as_bytes()) {
             tracing::warn!(%error, "the configuration could not be kept as the last good one");
         }
-        let watch = self.reloader.clone().watch(self.control.clone(), self.facts.health.clone(), self.awaited);
+        let watch = self.reloader.clone().watch(self.control.clone(), self.facts.health.clone(), self.marks);
         self.scope.spawn("reload", watch);
         self.scope.spawn("signals", signals(self.control.clone(), self.reloader.clone(), self.companion));
         lead(&self.control, &mut self.orders, &mut self.conductor, &self.facts, &times, &state, pages).await
@@ -540,7 +543,7 @@ async fn signals(control: Rc<Control>, reloader: Rc<Reloader>, companion: bool) 
         tokio::select! {
             _ = terminate.recv() => control.send(ToSupervisor::Stop { within_ms: 0 }),
             _ = interrupt.recv() => control.send(ToSupervisor::Stop { within_ms: 0 }),
-            _ = upgrade.recv() => control.send(ToSupervisor::Upgrade { binary: b"" }),
+            _ = upgrade.recv() => control.upgrade_signalled(),
             _ = hangup.recv(), if companion => {
                 if let Err(report) = reloader.reload(&control) {
                     eprint!("{report}");

@@ -18,6 +18,9 @@ use tokio::sync::Notify;
 /// The pause after an accept that failed for want of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// Clients that ask more often than this never meet a closed connection at a hand-over.
+const HAND_OVER_PATIENCE: Duration = Duration::from_millis(500);
+
 /// One listener on one data thread.
 pub struct ListenerState {
     pub plan: Arc<ListenerPlan>,
@@ -27,6 +30,8 @@ pub struct ListenerState {
     pub recorder: Rc<Recorder>,
     pub access: Option<Rc<Access>>,
     draining: Cell<bool>,
+    /// What a connection between two requests may still wait for the next one.
+    patience: Cell<Duration>,
     drain: Notify,
     ended: Notify,
 }
@@ -40,7 +45,8 @@ impl ListenerState {
         access: Option<Rc<Access>>,
     ) -> Rc<ListenerState> {
         let (draining, drain, ended) = (Cell::new(false), Notify::new(), Notify::new());
-        Rc::new(ListenerState { plan, index, cluster, recorder, access, draining, drain, ended })
+        let patience = Cell::default();
+        Rc::new(ListenerState { plan, index, cluster, recorder, access, draining, patience, drain, ended })
     }
 
     pub fn draining(&self) -> bool {
@@ -51,6 +57,17 @@ impl ListenerState {
     pub fn start_drain(&self) {
         self.draining.set(true);
         self.drain.notify_waiters();
+    }
+
+    /// The same for a hand-over, of which clients shall notice nothing: a request may be on its way on any connection, and is
+    /// answered with the word that the connection closes.
+    pub fn start_hand_over(&self) {
+        self.patience.set(HAND_OVER_PATIENCE);
+        self.start_drain();
+    }
+
+    pub fn patience(&self) -> Duration {
+        self.patience.get()
     }
 
     /// Waits until no connection is open.

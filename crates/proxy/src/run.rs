@@ -66,6 +66,7 @@ pub fn start(
     Ok(counters)
 }
 
+#[expect(clippy::too_many_arguments, reason = "everything that one data thread owns")]
 async fn data_thread(
     thread: usize,
     plan: Arc<Plan>,
@@ -102,7 +103,7 @@ async fn data_thread(
     station.reached(Phase::Yield).await;
     if station.yields() {
         // The worker that takes over accepts from here on: what waits in the sockets is its.
-        states.iter().for_each(|state| state.start_drain());
+        states.iter().for_each(|state| state.start_hand_over());
         station.done(Phase::Yield);
     }
     let until = station.reached(Phase::Drain).await;
@@ -114,6 +115,10 @@ async fn data_thread(
         }
     }
     drain(&states, Direction::Inbound, until).await;
+    if station.yields() {
+        // The app goes on, and so do its own requests: there is no later time for them.
+        drain(&states, Direction::Outbound, until).await;
+    }
     if let Some(access) = &access {
         access.flush();
     }

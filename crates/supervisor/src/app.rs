@@ -52,8 +52,12 @@ impl App {
             Ok(pid) => self.state = State::Running { pid, since: now },
             Err(error) => {
                 let code = report(plan, error);
-                self.state = State::Ended;
-                self.ended = Some(Ended { code, signal: 0, core_dumped: false, out_of_memory: false, restarts: false });
+                // What the system lacks now it may have later; what the app lacks it will lack again.
+                let restarts =
+                    matches!(error, StartError::Setup(_)) && self.again(&plan.restart, Duration::ZERO, false);
+                self.state =
+                    if restarts { State::Paused { until: now + self.pause(&plan.restart) } } else { State::Ended };
+                self.ended = Some(Ended { code, signal: 0, core_dumped: false, out_of_memory: false, restarts });
             }
         }
     }

@@ -38,6 +38,8 @@ enum Kind {
 pub struct Stream {
     pipe: Option<OwnedFd>,
     output: BorrowedFd<'static>,
+    /// A terminal as a description of our own, on which we may refuse to wait: one that was stopped by Ctrl-S takes nothing.
+    terminal: Option<OwnedFd>,
     kind: Kind,
     /// None where the output is passed on and not captured.
     ring: Option<Ring>,
@@ -55,7 +57,10 @@ impl Stream {
             Ok(rustix::fs::FileType::Socket) => Kind::Socket,
             _ => Kind::Other,
         };
-        Stream { pipe: None, output, kind, ring, buffer: vec![0; CHUNK].into_boxed_slice(), waiting: 0..0 }
+        let terminal = if rustix::termios::isatty(output) { reopened(output) } else { None };
+        let kind = if terminal.is_some() { Kind::Pipe } else { kind };
+        let buffer = vec![0; CHUNK].into_boxed_slice();
+        Stream { pipe: None, output, terminal, kind, ring, buffer, waiting: 0..0 }
     }
 
     /// Makes a pipe for the next app; answers the end that it gets, which the user that it becomes may open anew.
@@ -91,7 +96,11 @@ impl Stream {
     /// Our output, where something waits for it to take more.
     pub fn blocked_output(&self) -> Option<BorrowedFd<'_>> {
         let blocked = self.pipe.is_some() && !self.waiting.is_empty();
-        blocked.then_some(self.output)
+        blocked.then_some(self.taker())
+    }
+
+    fn taker(&self) -> BorrowedFd<'_> {
+        self.terminal.as_ref().map_or(self.output, AsFd::as_fd)
     }
 
     /// Moves one chunk. Errors of the ring are not possible short of a machine without memory, and then the app goes on.
@@ -128,15 +137,15 @@ impl Stream {
     /// PIPE_BUF bytes without blocking when poll says so (pipe(7)), and anything else takes what it is given.
     fn pass_on(&mut self) -> Step {
         while !self.waiting.is_empty() {
-            if self.kind != Kind::Other && !is_writable(self.output) {
+            if self.kind != Kind::Other && !is_writable(self.taker()) {
                 return Step::Blocked;
             }
             let most = if self.kind == Kind::Pipe { PIPE_BUF } else { CHUNK };
             let end = self.waiting.end.min(self.waiting.start + most);
             let bytes = &self.buffer[self.waiting.start..end];
             let written = match self.kind {
-                Kind::Socket => rustix::net::send(self.output, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL),
-                Kind::Pipe | Kind::Other => rustix::io::write(self.output, bytes),
+                Kind::Socket => rustix::net::send(self.taker(), bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL),
+                Kind::Pipe | Kind::Other => rustix::io::write(self.taker(), bytes),
             };
             match written {
                 Ok(count) => self.waiting.start += count,
@@ -177,6 +186,13 @@ impl Stream {
         self.cut();
         self.ring.iter().for_each(Ring::close);
     }
+}
+
+/// The same terminal, opened once more without blocking. The flag is on this description alone, and on nobody else's.
+fn reopened(output: BorrowedFd<'_>) -> Option<OwnedFd> {
+    use rustix::fs::{Mode, OFlags, open};
+    let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&output));
+    open(path, OFlags::WRONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC, Mode::empty()).ok()
 }
 
 /// The size up to which a pipe takes a write whole, once poll has called it writable (pipe(7)).

@@ -2,6 +2,7 @@
 //! worker, notices that one is ready, ends. Out: forks, and messages about who owns the rings and the state. Bound: one worker in
 //! each place; a failed one is started again after a pause that doubles up to `RESTART_MOST`.
 
+use crate::app::State;
 use crate::message::ToWorker;
 use crate::plan::{RESTART_CALM, RESTART_FIRST, RESTART_MOST};
 use crate::run::{EXIT_MISTAKE, EXIT_NOT_EXECUTED, EXIT_YIELDED, Supervisor, millis};
@@ -43,6 +44,8 @@ pub(crate) struct Crew {
     successor: Option<Vec<u8>>,
     /// The worker has done everything that a stop wants.
     done: bool,
+    /// No other worker is wanted any more.
+    stopping: bool,
 }
 
 impl Crew {
@@ -58,6 +61,7 @@ impl Crew {
             starting: None,
             successor: None,
             done: false,
+            stopping: false,
         }
     }
 
@@ -97,7 +101,7 @@ impl Crew {
 
     /// The stop order is for the worker that serves; one that is not ready yet will not be needed.
     pub fn stop(&mut self, message: ToWorker<'_>) {
-        self.wish = None;
+        (self.wish, self.stopping) = (None, true);
         if let Some(next) = self.at(Place::Next) {
             next.kill();
         }
@@ -105,7 +109,7 @@ impl Crew {
     }
 
     pub fn want_reload(&mut self, now: Instant) {
-        if self.wish.is_none() {
+        if self.wish.is_none() && !self.stopping {
             self.wish = Some((Wish::Reload, now));
         }
     }
@@ -124,14 +128,16 @@ impl Crew {
         self.want_reload(at);
     }
 
-    pub fn want_upgrade(&mut self, binary: Vec<u8>, now: Instant) {
+    /// Answers whether there will be one: a signal that comes while another worker is taking over asks for nothing more.
+    pub fn want_upgrade(&mut self, binary: Vec<u8>, now: Instant) -> bool {
         let busy = self.at(Place::Next).is_some()
             || self.at(Place::Old).is_some()
-            || matches!(self.wish, Some((Wish::Upgrade(_), _)));
-        if busy {
-            return self.tell_current(ToWorker::Stay { reason: b"another worker is already taking over; try again" });
+            || matches!(self.wish, Some((Wish::Upgrade(_), _)))
+            || self.stopping;
+        if !busy {
+            self.wish = Some((Wish::Upgrade(binary), now));
         }
-        self.wish = Some((Wish::Upgrade(binary), now));
+        !busy
     }
 
     /// The worker that was replaced has let go of the rings and the state.
@@ -175,7 +181,8 @@ impl Crew {
 
     /// Whether nobody before the worker that is being forked can still hold the rings and the state.
     pub fn is_alone(&self) -> bool {
-        self.at(Place::Current).is_none() && self.at(Place::Old).is_none()
+        // One that has let go of them and drains will not tell so again.
+        self.at(Place::Current).is_none() && self.at(Place::Old).is_none_or(|old| !old.holds_on)
     }
 
     /// Whether the worker that is being forked is to replace one that serves.
@@ -188,13 +195,20 @@ impl Crew {
     }
 }
 
+/// Codes above this are of workers that a signal ended.
+const SIGNALLED: i32 = 128;
+
+/// Workers that may be killed before one of them has read the configuration.
+const FIRST_TRIES: u32 = 3;
+
 /// A worker that ran this long before it broke is not of the row of those before.
 const BROKEN_CALM: Duration = Duration::from_secs(60);
 
 impl Supervisor {
     /// Starts the worker that is due, if any. In the child: its ends.
     pub(crate) fn start_worker(&mut self, now: Instant) -> Option<WorkerEnds> {
-        if let Some(binary) = if self.crew.at_rest() { self.crew.successor.take() } else { None } {
+        let becomes = self.crew.successor.is_some() && self.crew.at_rest() && crate::resume::is_possible(self);
+        if let Some(binary) = if becomes { self.crew.successor.take() } else { None } {
             // Returns only where it could not; then the old program goes on.
             crate::resume::become_binary(self, &binary);
         }
@@ -236,17 +250,25 @@ impl Supervisor {
             self.crew.tell_current(ToWorker::AppStarted { pid });
         }
         if let Some(stop) = &mut self.stop {
-            self.crew.tell_current(ToWorker::Stop { left_ms: millis(stop.until.saturating_duration_since(now)) });
+            self.crew.tell_current(ToWorker::Stop {
+                left_ms: millis(stop.until.saturating_duration_since(now)),
+                app_ended: self.app.ended.is_some(),
+            });
             stop.told_end = false;
         }
     }
 
     pub(crate) fn worker_ready(&mut self, place: Place, now: Instant) {
+        if place == Place::Next && self.stop.is_some() {
+            // It was told to end, and its word is from before that.
+            return;
+        }
         let drain = self.plan.as_ref().map_or(Duration::ZERO, |plan| plan.drain);
         let Some(worker) = self.crew.at_mut(place) else { return };
         worker.ready = true;
         if place == Place::Next {
             let Some(mut next) = self.crew.take(Place::Next) else { return };
+            self.commit_plan();
             next.until = None;
             self.crew.successor = next.binary.take();
             let before = self.crew.take(Place::Current);
@@ -278,8 +300,13 @@ impl Supervisor {
                 }
             }
             Place::Next => {
+                self.refuse_plan();
+                let not_executed = (code > EXIT_NOT_EXECUTED).then(|| {
+                    let error = std::io::Error::from_raw_os_error(code - EXIT_NOT_EXECUTED);
+                    format!("the binary cannot be executed: {error}; the old worker goes on")
+                });
                 let reason: &[u8] = match code {
-                    EXIT_NOT_EXECUTED => b"the binary cannot be executed, as printed; the old worker goes on",
+                    _ if let Some(reason) = &not_executed => reason.as_bytes(),
                     EXIT_MISTAKE => b"the new worker ended with a mistake, which it has printed; the old one goes on",
                     _ if now.saturating_duration_since(worker.started) >= crate::plan::READY_MOST => {
                         b"the new worker was not ready within 20 s and was ended; the old one goes on"
@@ -294,24 +321,26 @@ impl Supervisor {
             }
             Place::Current => self.current_ended(&worker, code, now),
         }
-        let stopped = self.stop.as_ref().is_some_and(|stop| stop.told_end);
-        if stopped && self.crew.done && self.crew.workers.iter().all(Option::is_none) {
-            self.exit = Some(self.app_code());
-        }
+        self.exit_when_done();
     }
 
     fn current_ended(&mut self, worker: &Worker, code: i32, now: Instant) {
         // Before there is a plan a worker ends because of the command line or the configuration, and has said so.
-        if self.plan.is_none() || (worker.generation == 0 && !worker.ready && code == EXIT_MISTAKE) {
+        // One that was killed, as for want of memory, has said nothing, and another may have better luck.
+        let first = matches!(self.app.state, State::Waiting | State::Elsewhere) && worker.generation == 0;
+        let said = code <= SIGNALLED || worker.generation >= FIRST_TRIES;
+        if (self.plan.is_none() && said) || (first && code == EXIT_MISTAKE) {
             self.exit = Some(code);
             return;
         }
         // A worker that ends well during a stop has delivered or kept everything.
-        if self.stop.as_ref().is_some_and(|stop| stop.told_end) && code == 0 {
+        if self.stop.is_some() && code == 0 {
             self.crew.done = true;
             return;
         }
         if code != EXIT_YIELDED {
+            // A binary whose worker falls at once is no binary to become.
+            self.crew.successor = None;
             self.crew.fell = Some(Fell { code, hung: worker.hung });
         }
         if worker.ready && now.saturating_duration_since(worker.started) >= RESTART_CALM {
@@ -328,6 +357,11 @@ impl Crew {
     fn again_later(&mut self, now: Instant) {
         self.restart_at = Some(now + self.wait);
         self.wait = (self.wait * 2).min(RESTART_MOST);
+    }
+
+    /// The worker has done what a stop wants, and nobody is left.
+    pub fn is_done(&self) -> bool {
+        self.done && self.workers.iter().all(Option::is_none)
     }
 
     /// One worker serves, and nobody comes or goes.

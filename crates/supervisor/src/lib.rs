@@ -6,7 +6,7 @@ pub mod plan;
 pub mod message;
 mod handoff;
 mod capture;
-mod store;
+pub mod store;
 mod terminal;
 mod app;
 pub mod worker;

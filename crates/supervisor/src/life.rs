@@ -37,15 +37,15 @@ const KILL_AGAIN: Duration = Duration::from_millis(200);
 
 impl Supervisor {
     /// Prepares what the app writes to, once it is known whether that is captured.
-    pub(crate) fn begin_output(&mut self, plan: &Plan) {
+    pub(crate) fn begin_output(&mut self, plan: &Plan, pty: bool, streams: bool) {
         if plan.app.is_none() {
             return;
         }
-        if let Ok(terminal) = Terminal::new(plan.pty) {
+        if let Ok(terminal) = Terminal::new(pty) {
             self.terminal = terminal;
         }
         let sized = |ring: &sys::ring::Ring| plan.capture_bytes.and_then(|capacity| ring.sized(capacity).ok());
-        if plan.capture_bytes.is_some() || plan.pty {
+        if streams || pty {
             let [stdout, stderr] = [rustix::stdio::stdout(), rustix::stdio::stderr()];
             self.streams = Some([Stream::new(stdout, sized(&self.rings.0)), Stream::new(stderr, sized(&self.rings.1))]);
         }
@@ -58,7 +58,7 @@ impl Supervisor {
         }
         let user = plan.app.as_ref().and_then(|app| app.user.as_ref());
         let mut ends = AppEnds::default();
-        let theirs = self.terminal.pty_ref().and_then(|pty| pty.theirs().ok());
+        let theirs = self.terminal.pty_ref().and_then(|pty| pty.theirs(user).ok());
         if let (Some(pty), Some([output, _])) = (self.terminal.pty_ref(), &mut self.streams) {
             let copy = || theirs.as_ref().and_then(|fd| fd.try_clone().ok());
             ends = AppEnds { stdin: copy(), stdout: copy(), stderr: copy() };
@@ -79,6 +79,7 @@ impl Supervisor {
         self.app.start(plan, exec, &setup, now);
         match self.app.pid() {
             Some(pid) => self.crew.tell_current(ToWorker::AppStarted { pid }),
+            None if matches!(self.app.state, State::Paused { .. }) => {}
             None => self.begin_stop(SIGTERM, None, now),
         }
         self.tell_manager_ready();
@@ -87,11 +88,15 @@ impl Supervisor {
     pub(crate) fn app_ended(&mut self, status: WaitStatus, now: Instant) {
         let Some(plan) = &self.plan else { return };
         if plan.group {
-            // What the app leaves behind in its group learns that it is over, as it would under an init.
-            self.app.signal(SIGTERM, true);
+            // What the app leaves behind in its group learns that it is over, as it would under an init. The app itself is reaped,
+            // so that its number alone may be somebody else's already.
+            if let Some(pid) = self.app.pid() {
+                let _ = sys::process::kill(pid, SIGTERM, true);
+            }
         }
+        let pid = self.app.pid();
         let ended = self.app.reaped(status, plan, self.stop.is_some(), now);
-        self.terminal.take_back();
+        self.terminal.take_back(pid);
         if ended.restarts {
             self.crew.tell_current(ToWorker::AppEnded(ended));
         } else if self.stop.is_none() {
@@ -124,7 +129,14 @@ impl Supervisor {
                 let signal = self.plan.as_ref().map_or(SIGTERM, |plan| plan.stop_signal);
                 self.begin_stop(signal, within, now);
             }
-            (Some(stop), Some(within)) => stop.until = stop.until.min(now + within),
+            (Some(stop), Some(within)) => {
+                stop.until = stop.until.min(now + within);
+                stop.drain_until = stop.drain_until.min(now + within / 3);
+                stop.elsewhere_until = stop.elsewhere_until.min(stop.until);
+                stop.kill_at = stop.kill_at.map(|at| at.min(stop.until));
+                let left_ms = millis(stop.until.saturating_duration_since(now));
+                self.crew.tell_current(ToWorker::Stop { left_ms, app_ended: false });
+            }
             (Some(_), None) => {}
         }
     }
@@ -146,14 +158,15 @@ impl Supervisor {
             return self.crew.kill_all();
         };
         let deadline = within.unwrap_or(plan.deadline);
-        let drain_until = now + plan.drain.min(deadline);
         let until = now + deadline;
-        let wait = if plan.awaits_end { plan.drain + plan.grace } else { plan.drain };
+        // Little time is shared between the requests and the app.
+        let drain = if within.is_some() { plan.drain.min(deadline / 3) } else { plan.drain.min(deadline) };
+        let wait = if plan.awaits_end { drain + plan.grace } else { drain };
         let elsewhere_until = (now + wait).min(until.checked_sub(DELIVERY).unwrap_or(now));
         self.stop = Some(Stop {
             until,
             elsewhere_until,
-            drain_until,
+            drain_until: now + drain,
             signal,
             kill_at: None,
             linger_until: None,
@@ -161,17 +174,15 @@ impl Supervisor {
         });
         self.app.cancel();
         self.manager.stopping();
-        self.crew.stop(ToWorker::Stop { left_ms: millis(deadline) });
+        let app_ended = self.app.ended.is_some();
+        self.crew.stop(ToWorker::Stop { left_ms: millis(deadline), app_ended });
     }
 
     /// What the clock says about the app.
     pub(crate) fn look_at_app(&mut self, now: Instant) {
         match self.app.state {
             State::Waiting if self.gate_until.is_some_and(|until| now >= until) => self.gate_over(now),
-            State::Paused { until } if now >= until => {
-                // What the last one left in its group would hold its ports.
-                self.start_app(now);
-            }
+            State::Paused { until } if now >= until => self.start_app(now),
             _ => {}
         }
         let Some(stop) = &mut self.stop else { return };
@@ -227,9 +238,15 @@ impl Supervisor {
         if self.app.state == State::Elsewhere && self.app.ended.is_none() && now < stop.elsewhere_until {
             return;
         }
+        // What the app wrote goes to our output even where that has a slow reader; only a pipe that somebody else holds open,
+        // and in which nothing moves, is given up.
+        let moving = self.streams.iter().flatten().any(|stream| stream.blocked_output().is_some());
+        if moving {
+            stop.linger_until = None;
+        }
         let linger_until = *stop.linger_until.get_or_insert(now + PIPE_LINGER);
         let open = self.streams.iter().flatten().any(|stream| stream.pipe().is_some());
-        if open && now < linger_until {
+        if open && (now < linger_until || moving) && now < stop.until {
             return;
         }
         stop.told_end = true;
@@ -240,6 +257,14 @@ impl Supervisor {
         let none =
             crate::message::Ended { code: 0, signal: 0, core_dumped: false, out_of_memory: false, restarts: false };
         self.crew.tell_current(ToWorker::AppEnded(self.app.ended.unwrap_or(none)));
+        self.exit_when_done();
+    }
+
+    /// The end of a stop: the worker has delivered or kept everything, and so has one that it replaced.
+    pub(crate) fn exit_when_done(&mut self) {
+        if self.stop.as_ref().is_some_and(|stop| stop.told_end) && self.crew.is_done() {
+            self.exit = Some(self.app_code());
+        }
     }
 
     pub(crate) fn app_code(&self) -> i32 {

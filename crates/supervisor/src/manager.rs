@@ -21,6 +21,9 @@ pub(crate) struct Manager {
     stored: Vec<(String, OwnedFd)>,
 }
 
+/// Descriptors that are looked at; more than we keep are at least not the app's.
+const LISTEN_MAX: i32 = 4096;
+
 /// News that must not get lost: a manager waits for them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Due {
@@ -50,6 +53,9 @@ impl Manager {
                     sys::process::claim(number).map(|fd| (name, fd))
                 })
                 .collect();
+            for number in FIRST + manager.stored.len() as i32..FIRST.saturating_add(count.clamp(0, LISTEN_MAX)) {
+                sys::process::close_on_exec(number);
+            }
         }
         manager
     }
@@ -182,6 +188,9 @@ fn connect(path: &[u8]) -> Option<OwnedFd> {
 impl crate::run::Supervisor {
     /// We serve where a worker is ready and the app, if there is one to start, has been started.
     pub(crate) fn tell_manager_ready(&mut self) {
+        if self.stop.is_some() {
+            return;
+        }
         let served = self.crew.at(crate::crew::Place::Current).is_some_and(|worker| worker.ready);
         if served && self.app.state != crate::app::State::Waiting {
             self.manager.ready();

@@ -39,6 +39,8 @@ pub enum ToWorker<'a> {
     /// Stop, and be done in this many milliseconds.
     Stop {
         left_ms: u64,
+        /// It is the app's own end that leads to the stop, and nobody asked for it.
+        app_ended: bool,
     },
     /// Nobody else reads the rings or writes the state any more: they are yours.
     Own,
@@ -108,7 +110,9 @@ impl ToWorker<'_> {
                     i64::from(ended.core_dumped) | i64::from(ended.out_of_memory) << 1 | i64::from(ended.restarts) << 2;
                 packet(2, [i64::from(ended.code), i64::from(ended.signal), flags], &[])
             }
-            ToWorker::Stop { left_ms } => packet(3, [i64::try_from(left_ms).unwrap_or(i64::MAX), 0, 0], &[]),
+            ToWorker::Stop { left_ms, app_ended } => {
+                packet(3, [i64::try_from(left_ms).unwrap_or(i64::MAX), i64::from(app_ended), 0], &[])
+            }
             ToWorker::Own => packet(4, [0; 3], &[]),
             ToWorker::Yield => packet(5, [0; 3], &[]),
             ToWorker::Stay { reason } => packet(6, [0; 3], reason),
@@ -129,7 +133,7 @@ impl ToWorker<'_> {
                 out_of_memory: third & 2 == 2,
                 restarts: third & 4 == 4,
             }),
-            3 => ToWorker::Stop { left_ms: u64::try_from(first).ok()? },
+            3 => ToWorker::Stop { left_ms: u64::try_from(first).ok()?, app_ended: second == 1 },
             4 => ToWorker::Own,
             5 => ToWorker::Yield,
             6 => ToWorker::Stay { reason: payload },
@@ -222,7 +226,7 @@ mod tests {
             ToWorker::AppStarted { pid: 7 },
             ToWorker::AppEnded(ended),
             ToWorker::AppEnded(Ended { core_dumped: true, out_of_memory: false, restarts: false, ..ended }),
-            ToWorker::Stop { left_ms: 9 },
+            ToWorker::Stop { left_ms: 9, app_ended: true },
             ToWorker::Own,
             ToWorker::Yield,
             ToWorker::Stay { reason: b"it did not become ready" },

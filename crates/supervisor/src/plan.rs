@@ -33,6 +33,8 @@ pub struct Plan {
     pub restart: Restart,
     /// Exit codes that count as success, and become 0.
     pub success: Vec<u8>,
+    /// Folders in which a worker may write: no program is taken from there.
+    pub written: Vec<Vec<u8>>,
     /// The file of the app's control group that counts kills for want of memory.
     pub oom_file: Option<Vec<u8>>,
 }
@@ -148,7 +150,8 @@ impl Plan {
             u64::from(from.unsigned_abs()) << 32 | to
         });
         out.numbers(&rewrites.collect::<Vec<_>>());
-        out.list(&[self.success.clone()]);
+        out.list(std::slice::from_ref(&self.success));
+        out.list(&self.written);
         out.list(self.oom_file.as_slice());
         out.0
     }
@@ -161,20 +164,7 @@ impl Plan {
         }
         let app = match input.number()? {
             0 => None,
-            _ => {
-                let (argv, environment) = (input.list()?, input.list()?);
-                let directory = input.list()?.into_iter().next();
-                let user = match input.number()? {
-                    0 => None,
-                    _ => {
-                        let ids: Option<Vec<u32>> =
-                            input.numbers()?.into_iter().map(|id| u32::try_from(id).ok()).collect();
-                        let (first, groups) = ids.as_deref()?.split_at_checked(2)?;
-                        Some(User { uid: *first.first()?, gid: *first.get(1)?, groups: groups.to_vec() })
-                    }
-                };
-                Some(Command { argv, environment, directory, user })
-            }
+            _ => Some(input.command()?),
         };
         let numbers: [u64; 15] = input.numbers()?.try_into().ok()?;
         let [
@@ -223,6 +213,7 @@ impl Plan {
                 reset: Duration::from_nanos(reset),
             },
             success: input.list()?.into_iter().next()?,
+            written: input.list()?,
             oom_file: input.list()?.into_iter().next(),
         })
     }
@@ -264,6 +255,20 @@ impl Encoder {
 struct Decoder<'a>(&'a [u8]);
 
 impl Decoder<'_> {
+    fn command(&mut self) -> Option<Command> {
+        let (argv, environment) = (self.list()?, self.list()?);
+        let directory = self.list()?.into_iter().next();
+        let user = match self.number()? {
+            0 => None,
+            _ => {
+                let ids: Option<Vec<u32>> = self.numbers()?.into_iter().map(|id| u32::try_from(id).ok()).collect();
+                let (first, groups) = ids.as_deref()?.split_at_checked(2)?;
+                Some(User { uid: *first.first()?, gid: *first.get(1)?, groups: groups.to_vec() })
+            }
+        };
+        Some(Command { argv, environment, directory, user })
+    }
+
     fn number(&mut self) -> Option<u64> {
         let (first, rest) = self.0.split_first_chunk::<8>()?;
         self.0 = rest;
@@ -319,6 +324,7 @@ mod tests {
                 reset: Duration::from_secs(600),
             },
             success: vec![0, 143],
+            written: vec![b"/var/lib/outrigger".to_vec()],
             oom_file: Some(b"/sys/fs/cgroup/memory.events".to_vec()),
         }
     }

@@ -4,6 +4,7 @@
 //! program, which then goes on.
 
 use crate::app::{App, State};
+use crate::capture::{Step, Stream};
 use crate::crew::{Crew, Place};
 use crate::handoff::Handoff;
 use crate::manager::Manager;
@@ -12,6 +13,7 @@ use crate::run::Supervisor;
 use crate::store::Store;
 use crate::terminal::Terminal;
 use crate::worker::{Kept, Worker};
+use rustix::event::{PollFd, PollFlags, poll};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::time::Instant;
@@ -22,6 +24,13 @@ use sys::signal::SavedSignals;
 /// The environment variable by which a supervisor learns that it goes on.
 pub const RESUME: &str = "OUTRIGGER_RESUME";
 
+/// Whether nothing stands in the way at this moment.
+pub(crate) fn is_possible(supervisor: &Supervisor) -> bool {
+    let on_the_way = supervisor.streams.iter().flatten().any(|stream| stream.blocked_output().is_some());
+    let at_rest = matches!(supervisor.app.state, State::Running { .. } | State::Elsewhere);
+    at_rest && !on_the_way && supervisor.stop.is_none() && supervisor.terminal.pty_ref().is_none()
+}
+
 /// Returns where this process goes on as it is.
 pub(crate) fn become_binary(supervisor: &mut Supervisor, binary: &[u8]) {
     let Some(worker) = supervisor.crew.at(Place::Current) else { return };
@@ -30,10 +39,6 @@ pub(crate) fn become_binary(supervisor: &mut Supervisor, binary: &[u8]) {
         State::Elsewhere => 0,
         _ => return,
     };
-    let on_the_way = supervisor.streams.iter().flatten().any(|stream| stream.blocked_output().is_some());
-    if on_the_way || supervisor.stop.is_some() || supervisor.terminal.pty_ref().is_some() {
-        return;
-    }
     let mut handoff = Handoff::default();
     handoff.number("blocked", supervisor.saved.blocked.cast_signed());
     handoff.number("pipe ignored", supervisor.saved.pipe_ignored.into());
@@ -81,8 +86,53 @@ pub(crate) fn resumed(signals: &OwnedFd, now_saved: SavedSignals) -> io::Result<
     let _ = rustix::thread::set_name(c"outrigger");
     match take_up(&mut handoff, signals, now_saved) {
         Some(supervisor) => Ok(Some(supervisor)),
-        // Nobody is left to go back to; the children are found by whoever reaps us.
-        None => Err(io::Error::other("the program before left something that this one does not understand")),
+        // Nobody is left to go back to, and the app must not pay for it.
+        None => {
+            let text = b"outrigger: the program before left something that this one does not understand; the app goes on alone\n";
+            let _ = rustix::io::write(rustix::stdio::stderr(), text);
+            std::process::exit(stay_with_app(&mut handoff, signals));
+        }
+    }
+}
+
+/// The least that an app needs: its output is passed on, signals reach it, and its code is ours. Answers that code.
+fn stay_with_app(handoff: &mut Handoff, signals: &OwnedFd) -> i32 {
+    let app = handoff.value("app").and_then(|pid| i32::try_from(pid).ok()).filter(|pid| *pid > 0);
+    let outputs = [rustix::stdio::stdout(), rustix::stdio::stderr()];
+    let mut streams: Vec<Stream> = Vec::new();
+    for (key, output) in ["stdout pipe", "stderr pipe"].into_iter().zip(outputs) {
+        let mut stream = Stream::new(output, None);
+        if handoff.claim(key).is_some_and(|pipe| stream.read_from(pipe).is_ok()) {
+            streams.push(stream);
+        }
+    }
+    loop {
+        while let Some(arrived) = sys::signal::next(signals) {
+            if let Some(app) = app {
+                let _ = sys::process::kill(app, arrived.number, true);
+            }
+        }
+        for stream in &mut streams {
+            while stream.step() == Step::Moved {}
+        }
+        let options = rustix::process::WaitOptions::NOHANG;
+        while let Ok(Some((pid, status))) = rustix::process::wait(options) {
+            if Some(pid.as_raw_nonzero().get()) == app {
+                streams.iter_mut().for_each(Stream::finish);
+                return status.exit_status().or(status.terminating_signal().map(|signal| 128 + signal)).unwrap_or(1);
+            }
+        }
+        if app.is_none() {
+            return 1;
+        }
+        let mut polled = vec![PollFd::new(signals, PollFlags::IN)];
+        for stream in &streams {
+            match stream.blocked_output() {
+                Some(blocked) => polled.push(PollFd::from_borrowed_fd(blocked, PollFlags::OUT)),
+                None => polled.extend(stream.pipe().map(|pipe| PollFd::from_borrowed_fd(pipe, PollFlags::IN))),
+            }
+        }
+        let _ = poll(&mut polled, None);
     }
 }
 
@@ -110,13 +160,14 @@ fn take_up(handoff: &mut Handoff, signals: &OwnedFd, now_saved: SavedSignals) ->
     );
     let app = match number(handoff, "app")? {
         0 => App::new(true),
-        pid => App::resumed(pid, u32::try_from(handoff.value("restarts")?).ok()?, now),
+        pid => App::resumed(pid, u32::try_from(handoff.value("restarts").unwrap_or(0)).ok()?, now),
     };
     let directory = std::env::current_dir().ok();
     let _ = rustix::process::chdir(c"/");
     let mut supervisor = Supervisor {
         exec: plan.app.as_ref().and_then(|app| ExecPlan::new(app).ok()),
         plan: None,
+        next_plan: None,
         signals: signals.try_clone().ok()?,
         saved,
         wake: handoff.claim("wake")?,
@@ -133,11 +184,13 @@ fn take_up(handoff: &mut Handoff, signals: &OwnedFd, now_saved: SavedSignals) ->
         stop: None,
         exit: None,
         directory,
-        since: handoff.value("since")?,
+        since: handoff.value("since").unwrap_or(0),
         settled: false,
         binary: std::os::unix::ffi::OsStringExt::into_vec(std::env::current_exe().ok()?.into_os_string()),
     };
-    supervisor.begin_output(&plan);
+    // Whatever the new plan says, the app writes to what it was given.
+    let piped = handoff.value("stdout pipe").is_some() || handoff.value("stderr pipe").is_some();
+    supervisor.begin_output(&plan, false, piped);
     for (key, stream) in ["stdout pipe", "stderr pipe"].into_iter().zip(supervisor.streams.iter_mut().flatten()) {
         if let Some(pipe) = handoff.claim(key) {
             stream.read_from(pipe).ok()?;

@@ -17,6 +17,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, WaitOptions, wait};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use sys::process::ExecPlan;
@@ -32,8 +33,9 @@ pub enum Outcome {
 /// The worker's exit code for a mistake in the configuration or an address that is taken.
 pub const EXIT_MISTAKE: i32 = 1;
 
-/// The exit code of a worker that could not become the binary that it was to be.
-pub const EXIT_NOT_EXECUTED: i32 = 126;
+/// A worker that could not become the binary that it was to be ends with this and the number of the error: above the codes of
+/// signals, so that whoever asked can be told the reason.
+pub const EXIT_NOT_EXECUTED: i32 = 192;
 
 /// The worker's exit code when another has taken over from it.
 pub const EXIT_YIELDED: i32 = 75;
@@ -42,6 +44,8 @@ pub(crate) struct Supervisor {
     /// None until the first worker has read the configuration.
     pub plan: Option<Plan>,
     pub exec: Option<ExecPlan>,
+    /// The plan of a worker that is not ready yet, and perhaps never will be.
+    pub next_plan: Option<(Plan, Option<ExecPlan>)>,
     pub signals: OwnedFd,
     pub saved: SavedSignals,
     /// Both ends of the pipe that tells the worker of new bytes: the reading end is for the next worker too.
@@ -72,7 +76,11 @@ pub(crate) struct Supervisor {
 pub fn run() -> io::Result<Outcome> {
     let (signals, saved) = sys::signal::block_all()?;
     let mut supervisor = match crate::resume::resumed(&signals, saved)? {
-        Some(supervisor) => supervisor,
+        Some(supervisor) => {
+            // It has a copy.
+            drop(signals);
+            supervisor
+        }
         None => Supervisor::new(signals, saved)?,
     };
     loop {
@@ -80,7 +88,7 @@ pub fn run() -> io::Result<Outcome> {
             return supervisor.into_worker(ends);
         }
         if let Some(code) = supervisor.exit {
-            supervisor.terminal.take_back();
+            supervisor.terminal.take_back(supervisor.app.pid());
             return Ok(Outcome::Exit(code));
         }
         supervisor.sleep();
@@ -93,7 +101,8 @@ impl Supervisor {
             // Orphans of the app come to us and are reaped, as PID 1 would.
             rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
         }
-        let binary = std::env::current_exe()?;
+        // Without /proc it is not known; then an upgrade has to name its binary.
+        let binary = std::env::current_exe().unwrap_or_default();
         let manager = Manager::from_environment();
         let (wake_read, wake) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
         let directory = std::env::current_dir().ok();
@@ -102,6 +111,7 @@ impl Supervisor {
         Ok(Supervisor {
             plan: None,
             exec: None,
+            next_plan: None,
             signals,
             saved,
             wake,
@@ -147,7 +157,10 @@ impl Supervisor {
         let ourselves = sender == rustix::process::getpid().as_raw_nonzero().get().unsigned_abs() && !from_kernel;
         // A key at a terminal reaches the app in its foreground without us. That the line is lost reaches us alone.
         let key = matches!(number, SIGINT | SIGQUIT | SIGTSTP | SIGTTIN | SIGTTOU | SIGWINCH);
-        if number == SIGCHLD || ourselves || (key && from_kernel && self.terminal.has_told()) {
+        // Where it reaches us, our own group has the foreground: an app with a group of its own has not heard of it.
+        let told =
+            self.terminal.has_told() && self.app.pid().is_some() && self.plan.as_ref().is_some_and(|plan| !plan.group);
+        if number == SIGCHLD || ourselves || (key && from_kernel && told) {
             return;
         }
         let now = Instant::now();
@@ -155,8 +168,8 @@ impl Supervisor {
         let rewrite = self.plan.as_ref().map_or(Rewrite::To(number), |plan| plan.rewrites.of(number));
         match (number, rewrite) {
             (_, Rewrite::Drop) => {}
-            (_, Rewrite::Upgrade) => self.crew.want_upgrade(self.binary.clone(), now),
-            (SIGUSR2, _) if companion => self.crew.want_upgrade(self.binary.clone(), now),
+            (_, Rewrite::Upgrade) => drop(self.crew.want_upgrade(self.binary.clone(), now)),
+            (SIGUSR2, _) if companion => drop(self.crew.want_upgrade(self.binary.clone(), now)),
             (SIGHUP, _) if companion => self.crew.want_reload(now),
             (SIGTERM | SIGINT, Rewrite::To(signal)) => self.stop_signalled(signal, now),
             (SIGTSTP | SIGTTIN | SIGTTOU, Rewrite::To(signal)) => {
@@ -186,7 +199,7 @@ impl Supervisor {
             let pid = pid.as_raw_nonzero().get();
             if status.stopped() {
                 if self.app.pid() == Some(pid) {
-                    self.terminal.stop_with_app();
+                    self.terminal.stop_with_app(pid);
                 }
             } else if self.app.pid() == Some(pid) {
                 self.app_ended(status, Instant::now());
@@ -199,7 +212,11 @@ impl Supervisor {
     fn hear_workers(&mut self) {
         let mut packet = [0u8; PACKET_MAX];
         for place in crate::crew::PLACES {
-            while let Some(bytes) = self.crew.at_mut(place).and_then(|worker| worker.hear(&mut packet)) {
+            let mut heard = 0;
+            while heard < MESSAGES_PER_TURN
+                && let Some(bytes) = self.crew.at_mut(place).and_then(|worker| worker.hear(&mut packet))
+            {
+                heard += 1;
                 if let Some(message) = ToSupervisor::decode(bytes) {
                     self.apply_message(place, message);
                 }
@@ -216,8 +233,14 @@ impl Supervisor {
 
     fn apply_message(&mut self, place: crate::crew::Place, message: ToSupervisor<'_>) {
         let now = Instant::now();
+        // One that has been replaced, or does not serve yet, has no say in what becomes of the app.
+        let of_any =
+            matches!(message, ToSupervisor::Plan { .. } | ToSupervisor::Released | ToSupervisor::AskDescriptors { .. });
+        if place != crate::crew::Place::Current && !of_any {
+            return;
+        }
         match message {
-            ToSupervisor::Plan { bytes } => self.take_plan(bytes, now),
+            ToSupervisor::Plan { bytes } => self.take_plan(place, bytes, now),
             ToSupervisor::StartApp => self.start_app(now),
             ToSupervisor::Drained => {
                 if let Some(stop) = &mut self.stop {
@@ -232,7 +255,14 @@ impl Supervisor {
             ToSupervisor::Replace { broken } => self.crew.want_replaced(broken, now),
             ToSupervisor::Upgrade { binary } => {
                 let binary = if binary.is_empty() { self.binary.clone() } else { binary.to_vec() };
-                self.crew.want_upgrade(binary, now);
+                if self.is_written_by_workers(&binary) {
+                    let reason = b"the binary lies where a worker may write, and is not trusted; move it elsewhere";
+                    return self.crew.tell_current(ToWorker::Stay { reason });
+                }
+                if !self.crew.want_upgrade(binary, now) {
+                    let reason = b"another worker is already taking over; try again";
+                    self.crew.tell_current(ToWorker::Stay { reason });
+                }
             }
             ToSupervisor::Released => self.crew.released(place),
             ToSupervisor::Stop { within_ms } => self.stop_asked(within_ms, now),
@@ -246,19 +276,57 @@ impl Supervisor {
         }
     }
 
-    /// The plan of a first worker starts everything; that of a later one holds from now on. This and an upgrade are the only
-    /// moments after the start at which the supervisor allocates.
-    fn take_plan(&mut self, bytes: u64, now: Instant) {
+    /// The plan of a first worker starts everything; that of a later one holds once it is ready. This and an upgrade are the only
+    /// moments after the start at which the supervisor allocates. A worker that serves already has said what it had to say.
+    fn take_plan(&mut self, place: crate::crew::Place, bytes: u64, now: Instant) {
+        if self.crew.at(place).is_none_or(|worker| worker.ready) {
+            return;
+        }
         let mut text = vec![0u8; usize::try_from(bytes).unwrap_or(PLAN_MAX).min(PLAN_MAX)];
         let read = rustix::io::pread(&self.kept.plan, &mut text[..], 0).unwrap_or(0);
-        let Some(plan) = text.get(..read).and_then(Plan::decode) else { return };
-        let Ok(exec) = plan.app.as_ref().map(ExecPlan::new).transpose() else { return };
-        if self.plan.is_none() {
+        let plan = text.get(..read).and_then(Plan::decode);
+        let exec = plan.as_ref().map(|plan| plan.app.as_ref().map(ExecPlan::new).transpose());
+        let (Some(plan), Some(Ok(exec))) = (plan, exec) else {
+            let text = b"outrigger: the plan of a worker cannot be understood; the one before stays in force\n";
+            let _ = rustix::io::write(rustix::stdio::stderr(), text);
+            return;
+        };
+        let begins = self.plan.is_none();
+        self.next_plan = Some((plan, exec));
+        if place == crate::crew::Place::Current {
+            self.commit_plan();
+        }
+        if let Some(plan) = self.plan.clone().filter(|_| begins) {
             self.gate_until = Some(now + plan.gate);
             self.app = App::new(plan.app.is_none());
-            self.begin_output(&plan);
+            self.begin_output(&plan, plan.pty, plan.capture_bytes.is_some());
         }
-        (self.plan, self.exec) = (Some(plan), exec);
+    }
+
+    /// The worker whose plan waited serves now. An app that is there cannot become one that is elsewhere, nor the other way round.
+    pub(crate) fn commit_plan(&mut self) {
+        let Some((plan, exec)) = self.next_plan.take() else { return };
+        match &mut self.plan {
+            Some(before) if before.app.is_some() != plan.app.is_some() => {
+                *before = Plan { app: before.app.take(), ..plan };
+            }
+            _ => (self.plan, self.exec) = (Some(plan), exec),
+        }
+    }
+
+    /// The worker whose plan waited will not serve: the memory holds the plan in force again, for whoever reads it next.
+    pub(crate) fn refuse_plan(&mut self) {
+        if let (Some(_), Some(plan)) = (self.next_plan.take(), &self.plan) {
+            let _ = Kept::keep(&self.kept.plan, &plan.encode());
+        }
+    }
+
+    /// Whether a path leads to where a worker may write: a program from there would be a way out of its sandbox.
+    fn is_written_by_workers(&self, binary: &[u8]) -> bool {
+        let path = PathBuf::from(std::ffi::OsStr::from_bytes(binary));
+        let path = path.canonicalize().unwrap_or(path);
+        let written = self.plan.iter().flat_map(|plan| &plan.written);
+        written.map(|folder| std::ffi::OsStr::from_bytes(folder)).any(|folder| path.starts_with(folder))
     }
 
     /// How many descriptors a process of the app's session has open; 0 for any other.
@@ -275,6 +343,11 @@ impl Supervisor {
         let Ok(path) = std::ffi::CStr::from_bytes_until_nul(&path) else { return 0 };
         let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC;
         let Ok(folder) = rustix::fs::open(path, flags, rustix::fs::Mode::empty()) else { return 0 };
+        // The kernel tells their number as the folder's size since version 6.2.
+        let told = rustix::fs::fstat(&folder).map_or(0, |stat| stat.st_size);
+        if told > 0 {
+            return told.unsigned_abs();
+        }
         let mut space = [const { std::mem::MaybeUninit::uninit() }; 2048];
         let mut entries = rustix::fs::RawDir::new(folder, &mut space);
         let mut count: u64 = 0;
@@ -368,7 +441,7 @@ impl Supervisor {
         let _ = rustix::process::setpgid(None, None);
         let _ = rustix::thread::set_name(crate::worker::NAME);
         // The parent's terminal is not ours to put back as it was.
-        std::mem::forget(terminal);
+        terminal.abandon();
         let side = WorkerSide {
             control: ends.control,
             notify: ends.notify,
@@ -390,7 +463,7 @@ impl Supervisor {
             Some(binary) => {
                 let error = side.exec(&binary);
                 eprintln!("error: {} cannot be executed: {error}", String::from_utf8_lossy(&binary));
-                sys::process::exit_now(EXIT_NOT_EXECUTED)
+                sys::process::exit_now(EXIT_NOT_EXECUTED + error.raw_os_error().unwrap_or(0).min(63))
             }
         }
     }
@@ -398,6 +471,9 @@ impl Supervisor {
 
 /// Chunks of one stream between two looks at everything else.
 const CHUNKS_PER_TURN: usize = 8;
+
+/// Messages of one worker between two looks at everything else.
+const MESSAGES_PER_TURN: usize = 64;
 
 /// Signals, two streams and a terminal; then three descriptors for each worker.
 const FIXED: usize = 4;

@@ -8,7 +8,7 @@ use std::io::IoSliceMut;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd as _, OwnedFd};
 
-pub const STORED_MAX: usize = 64;
+pub const STORED_MAX: usize = 256;
 pub const NAME_MAX: usize = 128;
 
 /// A datagram of ours is one or two short lines.

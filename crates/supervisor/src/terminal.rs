@@ -10,14 +10,14 @@ use rustix::termios::{self, OptionalActions, Termios};
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use sys::process::Session;
+use sys::process::{Session, User};
 
 pub enum Terminal {
     /// Our stdin is none: the app gets a session of its own, where it may.
     None,
     /// The app shares ours, in a process group of its own.
     Shared,
-    Own(Pty),
+    Own(Box<Pty>),
 }
 
 /// A pseudo-terminal: we hold one side, and the app's stdin, stdout and stderr are the other.
@@ -37,7 +37,7 @@ const CHUNK: usize = 1024;
 impl Terminal {
     pub fn new(pty: bool) -> io::Result<Terminal> {
         if pty {
-            return Ok(Terminal::Own(Pty::open()?));
+            return Ok(Terminal::Own(Box::new(Pty::open()?)));
         }
         Ok(if termios::isatty(stdin()) { Terminal::Shared } else { Terminal::None })
     }
@@ -77,9 +77,9 @@ impl Terminal {
     }
 
     /// The app was stopped, as by Ctrl-Z: whoever waits for us, as a shell does, must see us stopped too.
-    pub fn stop_with_app(&self) {
+    pub fn stop_with_app(&self, app: i32) {
         if let Terminal::Shared = self {
-            self.take_back();
+            self.take_back(Some(app));
             // PID 1 cannot be stopped, and nobody waits for it either.
             let _ = kill_process(rustix::process::getpid(), Signal::STOP);
         }
@@ -92,10 +92,19 @@ impl Terminal {
         }
     }
 
-    /// The foreground is ours again: SIGTTOU is blocked here, so that this is allowed.
-    pub fn take_back(&self) {
-        if let Terminal::Shared = self {
+    /// The foreground that the app had is ours again: SIGTTOU is blocked here, so that this is allowed. A foreground that is
+    /// somebody else's stays his.
+    pub fn take_back(&self, app: Option<i32>) {
+        let has = termios::tcgetpgrp(stdin()).ok().map(|group| group.as_raw_nonzero().get());
+        if let (Terminal::Shared, true) = (self, has.is_some() && has == app) {
             let _ = termios::tcsetpgrp(stdin(), getpgrp());
+        }
+    }
+
+    /// In a fork: closes what is the parent's, and leaves our own terminal as the parent has set it.
+    pub fn abandon(self) {
+        if let Terminal::Own(mut pty) = self {
+            pty.before = None;
         }
     }
 }
@@ -127,10 +136,14 @@ impl Pty {
         Ok(rustix::io::fcntl_dupfd_cloexec(&self.ours, 3)?)
     }
 
-    /// The app's side.
-    pub fn theirs(&self) -> io::Result<OwnedFd> {
+    /// The app's side, which the user that it becomes may open anew.
+    pub fn theirs(&self, user: Option<&User>) -> io::Result<OwnedFd> {
         let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
-        Ok(rustix::fs::open(self.name.as_c_str(), flags, rustix::fs::Mode::empty())?)
+        let theirs = rustix::fs::open(self.name.as_c_str(), flags, rustix::fs::Mode::empty())?;
+        if let Some(user) = user {
+            let _ = rustix::fs::fchown(&theirs, Some(rustix::fs::Uid::from_raw(user.uid)), None);
+        }
+        Ok(theirs)
     }
 
     /// The app's terminal is as large as ours.

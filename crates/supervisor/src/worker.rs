@@ -118,12 +118,12 @@ impl Kept {
 
     /// Replaces what was kept.
     pub fn keep(memory: &OwnedFd, bytes: &[u8]) -> io::Result<()> {
-        rustix::fs::ftruncate(memory, 0)?;
+        // Cut to its length last: a writer that dies on the way leaves what can still be read, and not nothing.
         let mut at = 0;
         while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
             at += rustix::io::pwrite(memory, rest, at as u64)?;
         }
-        Ok(())
+        Ok(rustix::fs::ftruncate(memory, bytes.len() as u64)?)
     }
 }
 
@@ -307,9 +307,9 @@ impl WorkerSide {
             stored: handoff.claim_named("stored "),
             generation: u32::try_from(handoff.value("generation")?).ok()?,
             owns: handoff.value("owns")? == 1,
-            replaces: handoff.value("replaces")? == 1,
-            since: handoff.value("since")?,
-            managed: handoff.value("managed")? == 1,
+            replaces: handoff.value("replaces") == Some(1),
+            since: handoff.value("since").unwrap_or(0),
+            managed: handoff.value("managed") == Some(1),
             fell: handoff
                 .value("fell")
                 .and_then(|code| i32::try_from(code).ok())

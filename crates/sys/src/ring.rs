@@ -3,7 +3,7 @@
 //! Bound: the capacity chosen at start; when it is full the oldest bytes go, and the reader learns how many lines that were.
 
 use crate::shared::{HEADER_BYTES, SLOTS_MAX, SharedHeader, Slot};
-use rustix::fs::{FallocateFlags, MemfdFlags};
+use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
@@ -35,8 +35,10 @@ pub struct Read {
 impl Ring {
     /// A ring in memory without room for any byte yet: `sized` gives it that, once the configuration is known.
     pub fn in_memory(name: &str) -> io::Result<Ring> {
-        let file = rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC)?;
+        let file = rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
         rustix::fs::ftruncate(&file, HEADER_BYTES as u64)?;
+        // Whoever maps a page that another process cuts off dies of SIGBUS (mmap(2)): the ring may grow and never shrink.
+        rustix::fs::fcntl_add_seals(&file, SealFlags::SHRINK)?;
         Ring::over(file)
     }
 

@@ -1,116 +1,331 @@
-//! Real apps beside us, unmodified: nginx, Python, Node, Java. Each runs once alone and once under `outrigger run`, is
-//! driven the same way both times, and has to show the same output, the same log file and the same exit code, while every
-//! line of it reaches the receivers complete and in order. Bounded by some thousand lines an app.
+//! Real apps beside us, unmodified: Python, Node, Java, nginx and redis in C, a shell script. Each runs once alone and once
+//! with us, is driven the same way both times, and has to show the same output, the same log file and the same exit code,
+//! while logs, metrics, configuration and requests pass through us complete. Here the wrapped mode; the companion's is in
+//! `apps_companion.rs`, and what is known of each app in `apps_table.rs`. Bounded by some thousand lines and a hundred
+//! requests an app.
 
-use std::path::PathBuf;
-
+use crate::apps_table::{JAVA, Kind, NGINX, NODE, PYTHON, REDIS, SHELL, Sees, Speaks, Told, Way};
+use crate::harness::git::{Repository, published};
 use crate::harness::process::{Captured, Running, Signal};
 use crate::harness::{
-    Exit, LogReceiver, Outrigger, PATIENCE, Scene, assert_counts_up, fixture, get, number_after, python, until,
+    Exposition, LogReceiver, Outrigger, PATIENCE, SECOND, Scene, Wire, assert_counts_up, fixture, get, ledger_row,
+    number_after, peer, python, request, until,
 };
 
-const LINES: usize = 2000;
 const REQUESTS: usize = 100;
 
-const BOTH_OUTPUTS: &str = r#"
-app: { port: @port@ }
-logs:
-  sources:
-    app:   { stdio: {} }
-    files: { file: { include: ["@log@"], start: beginning } }
-  sinks:
-    out:  { http: { endpoint: "http://@out@/lines", compression: gzip }, from: [app], batch: { max: 1MiB, wait: 200ms } }
-    file: { http: { endpoint: "http://@file@/lines", compression: zstd }, from: [files], batch: { max: 1MiB, wait: 200ms } }
-"#;
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Mode {
+    Wrapped,
+    Companion,
+}
 
-/// One app at one place: how to start it, and where its log file is.
+/// One app at one place: how to start it there, and what it is driven by.
 pub struct App {
+    kind: &'static Kind,
+    mode: Mode,
     pub scene: Scene,
     pub command: Vec<String>,
-    log: PathBuf,
 }
 
 impl App {
-    fn place() -> (Scene, u16, String) {
+    /// `None` where its program is not on this machine.
+    pub fn place(kind: &'static Kind, mode: Mode) -> Option<Self> {
+        let program = match kind.program {
+            "python3" => python()?,
+            name => peer(name)?.display().to_string(),
+        };
         let scene = Scene::new();
-        let port = scene.port("port");
+        scene.port("port");
         let log = scene.text_path("app.log");
-        scene.set("log", &log);
-        (scene, port, log)
-    }
-
-    fn new(scene: Scene, command: Vec<String>) -> Self {
-        let log = scene.path("app.log");
-        Self { scene, command, log }
+        let outside = kind.log_beside_output || mode == Mode::Companion;
+        scene.set("redis_log", if outside { &log } else { "" });
+        scene.set("log", log);
+        scene.set("program", program);
+        scene.set("fixtures", fixture("."));
+        scene.set("lines", kind.lines);
+        if let Some(name) = kind.config {
+            let template = std::fs::read_to_string(fixture(name)).expect("the fixture is there");
+            scene.set("config", scene.write(name, scene.fill(&template)).display());
+        }
+        let command = kind.command.iter().map(|word| scene.fill(word)).collect();
+        Some(Self { kind, mode, scene, command })
     }
 
     pub fn python() -> Option<Self> {
-        let (scene, port, log) = Self::place();
-        let options = ["--port".into(), port.to_string(), "--log".into(), log, "--lines".into(), LINES.to_string()];
-        let command = [vec![python()?, fixture("app.py")], options.to_vec()].concat();
-        Some(Self::new(scene, command))
+        Self::place(&PYTHON, Mode::Wrapped)
     }
 
     pub fn node() -> Option<Self> {
-        let (scene, port, log) = Self::place();
-        let node = crate::harness::peer("node")?.display().to_string();
-        let command = vec![node, fixture("app.js"), port.to_string(), log, LINES.to_string()];
-        Some(Self::new(scene, command))
+        Self::place(&NODE, Mode::Wrapped)
     }
 
     pub fn java() -> Option<Self> {
-        let (scene, port, log) = Self::place();
-        let java = crate::harness::peer("java")?.display().to_string();
-        let command = vec![java, fixture("App.java"), port.to_string(), log, LINES.to_string()];
-        Some(Self::new(scene, command))
+        Self::place(&JAVA, Mode::Wrapped)
     }
 
     pub fn nginx() -> Option<Self> {
-        let (scene, _, _) = Self::place();
-        let nginx = crate::harness::peer("nginx")?.display().to_string();
-        let template = std::fs::read_to_string(fixture("nginx.conf")).expect("the fixture is there");
-        let config = scene.write("nginx.conf", scene.fill(&template)).display().to_string();
-        let command = vec![nginx, "-e".into(), "stderr".into(), "-c".into(), config];
-        Some(Self::new(scene, command))
+        Self::place(&NGINX, Mode::Wrapped)
     }
 
-    pub fn address(&self) -> String {
+    fn address(&self) -> String {
         format!("127.0.0.1:{}", self.scene.value("port"))
     }
 
-    /// Waits until it serves, and sends it numbered requests one after the other.
-    fn drive(&self, stdout: &Captured) {
-        until(2 * PATIENCE, "the app serves", || {
-            get(&self.address(), "/health").is_ok_and(|reply| reply.status == 200)
-        });
-        for number in 0..REQUESTS {
-            let reply = get(&self.address(), &format!("/r={number:06}")).expect("the app answers");
-            assert_eq!(reply.status, 200);
+    fn way(&self) -> Way {
+        match self.mode {
+            Mode::Wrapped => self.kind.wrapped,
+            Mode::Companion => self.kind.companion,
         }
-        let last = format!("/r={:06}", REQUESTS - 1);
-        until(PATIENCE, "the app's line about the last request", || stdout.contains(&last));
     }
 
-    fn log_lines(&self) -> Vec<String> {
-        let text = std::fs::read_to_string(&self.log).expect("the app wrote its log file");
-        text.lines().map(str::to_owned).collect()
+    /// Whether it is running before there is any configuration: whoever is told has to be there, whoever only reads has
+    /// to find something.
+    pub fn comes_first(&self) -> bool {
+        self.mode == Mode::Companion && self.way().told == Told::Http
+    }
+
+    /// Starts it without us in front, and leaves its process id in a file, as its init script would.
+    pub fn start(&self) -> Running {
+        let running = Running::start(&self.command);
+        if self.kind.pid_file.is_none() {
+            self.scene.write("app.pid", format!("{}\n", running.pid()));
+        }
+        running
+    }
+
+    fn pid_file(&self) -> String {
+        self.scene.text_path(self.kind.pid_file.unwrap_or("app.pid"))
+    }
+
+    pub fn await_served(&self) {
+        until(2 * PATIENCE, "the app serves", || match self.kind.speaks {
+            Speaks::Http(_) => get(&self.address(), "/health").is_ok_and(|reply| reply.status == 200),
+            Speaks::Redis => self.redis(&["PING"]) == "+PONG\r\n",
+            Speaks::Nothing => true,
+        });
+    }
+
+    /// Waits until it serves and has its first configuration, sends it numbered requests one after the other, and then
+    /// publishes a second configuration. `front` is where its requests go.
+    pub fn drive(&self, stdout: &Captured, front: &str, publish: impl FnOnce()) {
+        self.await_served();
+        self.await_generation(stdout, 1);
+        match self.kind.speaks {
+            Speaks::Http(name) => {
+                for number in 0..REQUESTS {
+                    let path = format!("/r={number:06}");
+                    let reply = get(front, &path).expect("the app answers");
+                    assert_eq!((reply.status, reply.text()), (200, format!("hello from {name} {path}\n")));
+                }
+                let last = format!("/r={:06}", REQUESTS - 1);
+                until(PATIENCE, "the app's line about the last request", || stdout.contains(&last));
+            }
+            Speaks::Redis => {
+                let sets: Vec<String> = (0..REQUESTS).map(|number| format!("SET key={number:06} order")).collect();
+                let sets: Vec<&str> = sets.iter().map(String::as_str).collect();
+                assert_eq!(self.redis(&sets), "+OK\r\n".repeat(REQUESTS));
+            }
+            Speaks::Nothing => {}
+        }
+        publish();
+        self.await_generation(stdout, 2);
+    }
+
+    fn await_generation(&self, stdout: &Captured, generation: usize) {
+        let text = format!("generation={generation:06}");
+        until(PATIENCE, &format!("the app has {text}"), || match self.way().sees {
+            Sees::Says => stdout.contains(&format!(" with {text}\n")),
+            Sees::Serves(path) => get(&self.address(), path).is_ok_and(|reply| reply.text().contains(&text)),
+            Sees::Users => self.redis(&["ACL LOAD", "ACL USERS"]).contains(&text),
+        });
+    }
+
+    /// What redis answers to commands on one connection; nothing while it does not listen.
+    fn redis(&self, commands: &[&str]) -> String {
+        let Ok(mut wire) = Wire::connect(&self.address()) else { return String::new() };
+        let commands: String = commands.iter().chain(&["QUIT"]).map(|command| format!("{command}\r\n")).collect();
+        let answered = wire.send(commands).and_then(|()| wire.until_closed());
+        let bytes = answered.map(|body| body.bytes).unwrap_or_default();
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        text.strip_suffix("+OK\r\n").unwrap_or(&text).to_owned()
+    }
+
+    /// What a revision has for every app: two files of some size from the repository, and those that servers include.
+    fn revision(&self, folder: &str, generation: usize) {
+        let text = format!("generation={generation:06}");
+        let location = format!("location = /generation {{ access_log off; return 200 \"{text}\\n\"; }}\n");
+        self.scene.write(&format!("{folder}/site.nginx"), location);
+        let users = format!("user default on nopass sanitize-payload ~* &* +@all\nuser {text} on nopass +ping\n");
+        self.scene.write(&format!("{folder}/users.acl"), users);
+    }
+
+    /// The repository with the first generation; `None` where git is missing.
+    pub fn repository(&self) -> Option<Repository> {
+        self.revision("work/orders", 1);
+        let repository = Repository::create(&self.scene)?;
+        self.scene.set("repository", repository.file_url());
+        Some(repository)
+    }
+
+    /// Pushes the second generation, and waits until it stands whole where the app reads it.
+    pub fn push(&self, repository: &Repository) {
+        self.revision("work/orders", 2);
+        repository.push(2);
+        until(PATIENCE, "the second generation", || published(&self.scene.path("settings")) == Ok(Some(2)));
+    }
+
+    /// Without us somebody else puts the files there and tells the app.
+    fn publish_by_hand(&self, generation: usize, app: Option<&Running>) {
+        let folder = format!("revision-{generation}");
+        self.revision(&folder, generation);
+        for name in ["a.conf", "b.conf"] {
+            let text = format!("generation={generation:06}\n");
+            self.scene.write(&format!("{folder}/{name}"), text.repeat(2000));
+        }
+        let link = self.scene.path("settings.new");
+        std::os::unix::fs::symlink(&folder, &link).expect("the scene takes links");
+        std::fs::rename(link, self.scene.path("settings")).expect("the link is replaced at once");
+        let Some(app) = app else { return };
+        match self.way().told {
+            Told::Hangup => app.signal(Signal::HUP),
+            Told::Http => {
+                let reply = request(&self.address(), "POST", "/-/settings", &[], b"");
+                assert_eq!(reply.expect("the app takes notices").status, 200);
+            }
+            Told::Not => {}
+        }
     }
 
     /// Runs it without us, ends it by SIGTERM, and keeps what it showed.
     pub fn alone(&self) -> Shown {
-        let mut running = Running::start(&self.command);
-        self.drive(&running.stdout);
+        if !self.comes_first() {
+            self.publish_by_hand(1, None);
+        }
+        let mut running = self.start();
+        if self.comes_first() {
+            self.await_served();
+            self.publish_by_hand(1, Some(&running));
+        }
+        self.drive(&running.stdout, &self.address(), || self.publish_by_hand(2, Some(&running)));
         running.signal(Signal::TERM);
         let code = running.wait(PATIENCE);
-        Shown { code, stdout: running.stdout.lines(), file: self.log_lines() }
+        let shown = self.shown(code, &running.stdout.text(), &running.stderr.text());
+        assert_eq!(shown.code, self.kind.code);
+        for lines in [&shown.stdout, &shown.file].into_iter().filter(|lines| !lines.is_empty()) {
+            let last = lines.last().expect("it is not empty");
+            assert!(last.contains(self.kind.last), "it ends in order, not with {last}");
+        }
+        shown
+    }
+
+    pub fn shown(&self, code: i32, stdout: &str, stderr: &str) -> Shown {
+        let file = std::fs::read_to_string(self.scene.path("app.log")).unwrap_or_default();
+        Shown { code, stdout: whole_lines(stdout), stderr: whole_lines(stderr), file: whole_lines(&file) }
+    }
+
+    /// What went through us is told on our page: the app's processes, its own page, and the requests.
+    pub fn assert_measured(&self) {
+        let (wrapped, http) = (self.mode == Mode::Wrapped, self.is_http());
+        let requests = REQUESTS as f64;
+        let wanted = [
+            (wrapped, "process_count", self.kind.processes, f64::MAX),
+            (wrapped, "process_memory_usage_bytes", 100_000.0, f64::MAX),
+            (http, "http_server_request_duration_seconds_count", requests, requests),
+            (self.kind.page, "shop_orders_total", requests, requests),
+        ];
+        let page = format!("127.0.0.1:{}", self.scene.value("page"));
+        for (_, name, least, most) in wanted.into_iter().filter(|(told, ..)| *told) {
+            until(PATIENCE, &format!("{name} is between {least} and {most}"), || {
+                let value = Exposition::of(&page).and_then(|page| page.value(name));
+                value.is_some_and(|value| (least..=most).contains(&value))
+            });
+        }
+    }
+
+    /// Redis at its end saved what it was given.
+    pub fn assert_saved(&self) {
+        if self.kind.speaks == Speaks::Redis {
+            let dump = std::fs::read(self.scene.path("dump.rdb")).expect("it saved its dump at SIGTERM");
+            for number in 0..REQUESTS {
+                let key = format!("key={number:06}");
+                assert!(dump.windows(key.len()).any(|part| part == key.as_bytes()), "{key} is saved");
+            }
+        }
+    }
+
+    fn is_http(&self) -> bool {
+        matches!(self.kind.speaks, Speaks::Http(_))
+    }
+
+    /// Our configuration for this app and mode: the lines that are meant for it.
+    pub fn configuration(&self) -> String {
+        for name in ["front", "page"] {
+            self.scene.port(name);
+        }
+        self.scene.set("pid_file", self.pid_file());
+        let notify = match self.way().told {
+            Told::Hangup => "{ signal: SIGHUP }".to_owned(),
+            Told::Http => format!("{{ http: {{ url: \"http://{}/-/settings\" }} }}", self.address()),
+            Told::Not => String::new(),
+        };
+        self.scene.set("notify", notify);
+        let meant = |whom: &str| match whom.trim() {
+            "all" => true,
+            "wrapped" => self.mode == Mode::Wrapped,
+            "companion" => self.mode == Mode::Companion,
+            "listens" => self.kind.speaks != Speaks::Nothing,
+            "http" => self.is_http(),
+            "page" => self.kind.page,
+            other => panic!("no such apps: {other}"),
+        };
+        let lines = CONFIGURATION.lines().filter_map(|line| line.split_once('|'));
+        lines.filter(|(whom, _)| meant(whom)).map(|(_, line)| format!("{line}\n")).collect()
     }
 }
 
-/// What an app shows the world from its start to its end.
-#[derive(Debug, PartialEq)]
+/// Before each line, the apps that it is meant for.
+const CONFIGURATION: &str = r#"
+all      |app:
+all      |  stop: { drain: 1s, grace: 10s, deadline: 20s }
+listens  |  port: @port@
+companion|  end: { pid_file: "@pid_file@" }
+all      |logs:
+all      |  sources:
+all      |    files: { file: { include: ["@log@"], start: beginning } }
+wrapped  |    app: { stdio: {} }
+all      |  sinks:
+all      |    file: { http: { endpoint: "http://@file@/lines", compression: zstd }, from: [files], batch: { max: 1MiB, wait: 200ms } }
+wrapped  |    out: { http: { endpoint: "http://@out@/lines", compression: gzip }, from: [app], batch: { max: 1MiB, wait: 200ms } }
+all      |metrics:
+all      |  sources:
+all      |    self: { self: {} }
+wrapped  |    process: { process: {} }
+http     |    proxy: { proxy: {} }
+page     |    app: { scrape: { url: "http://127.0.0.1:@port@/metrics", every: 500ms } }
+all      |  sinks:
+all      |    page: { prometheus: { listen: "127.0.0.1:@page@" } }
+all      |sync:
+all      |  settings:
+all      |    from: { git: { url: "@repository@", ref: main, path: orders/ } }
+all      |    to: "@dir@/settings"
+all      |    every: 500ms
+all      |    notify: [ @notify@ ]
+http     |proxy:
+http     |  listeners:
+http     |    inbound: { listen: "127.0.0.1:@front@", direction: inbound, to: app }
+"#;
+
+fn whole_lines(text: &str) -> Vec<String> {
+    text.split_inclusive('\n').map(str::to_owned).collect()
+}
+
+/// What an app shows the world from its start to its end, its lines with their ends.
+#[derive(Debug)]
 pub struct Shown {
     pub code: i32,
     pub stdout: Vec<String>,
+    pub stderr: Vec<String>,
     pub file: Vec<String>,
 }
 
@@ -118,76 +333,151 @@ impl Shown {
     /// The fixture did what the comparison relies on: every number, every request, then the exit code.
     pub fn assert_complete(&self, lines: usize, code: i32) {
         for shown in [&self.stdout, &self.file] {
-            let numbers: Vec<usize> = shown.iter().filter_map(|line| number_after(line, "n=")).collect();
+            let numbers: Vec<usize> = shown.iter().filter_map(|line| number_after(line, " n=")).collect();
             assert_counts_up(&numbers, lines);
             let requests: Vec<usize> = shown.iter().filter_map(|line| number_after(line, "/r=")).collect();
             assert_counts_up(&requests, REQUESTS);
         }
         assert_eq!(self.code, code);
     }
+
+    /// With us it showed what it shows alone, byte for byte but for times and noise.
+    pub fn assert_same_as(&self, alone: &Self, kind: &Kind) {
+        let outputs = [
+            ("stdout", &self.stdout, &alone.stdout),
+            ("stderr", &self.stderr, &alone.stderr),
+            ("log file", &self.file, &alone.file),
+        ];
+        for (what, with_us, alone) in outputs {
+            let is_noise = |line: &&String| what == "stderr" && kind.noise.is_some_and(|noise| line.contains(noise));
+            let plain = |lines: &[String]| -> Vec<String> {
+                lines.iter().filter(|line| !is_noise(line)).map(|line| undated(kind, line)).collect()
+            };
+            assert_same_lines(what, &plain(with_us), &plain(alone));
+        }
+        assert_eq!((self.code, alone.code), (kind.code, kind.code));
+        let shown = self.stdout.len() + self.file.len();
+        assert!(shown > kind.lines && shown > 10, "there was something to compare: {shown} lines");
+    }
 }
 
-/// Both runs, and every line of the second at the receivers.
-fn check(alone: &App, beside: &App) {
-    let expected = alone.alone();
+/// Every run of digits as one sign, for an app whose lines carry times and process ids.
+fn undated(kind: &Kind, line: &str) -> String {
+    if !kind.dated {
+        return line.to_owned();
+    }
+    let mut plain = line.replace(|c: char| c.is_ascii_digit(), "#");
+    while plain.contains("##") {
+        plain = plain.replace("##", "#");
+    }
+    plain
+}
+
+/// Says where two texts first differ, instead of printing thousands of lines.
+#[track_caller]
+fn assert_same_lines(what: &str, shown: &[String], expected: &[String]) {
+    let differs = (0..shown.len().max(expected.len())).find(|at| shown.get(*at) != expected.get(*at));
+    let place = differs.map(|at| (at, shown.get(at), expected.get(at)));
+    assert_eq!(place, None, "{what}: the first line that differs, as (place, have, expected)");
+}
+
+/// Every line, and no other, came to the receiver in its order.
+#[track_caller]
+pub fn assert_received(what: &str, received: &[String], written: &[String], log: &str) {
+    let written: Vec<String> = written.iter().map(|line| line.trim_end_matches('\n').to_owned()).collect();
+    assert_same_lines(&format!("{what}, with our log {log}"), received, &written);
+}
+
+/// Both revisions are on the books, which are written just after the link has moved.
+pub fn assert_both_on_the_books(outrigger: &Outrigger) {
+    until(PATIENCE, "two revisions in the ledger", || {
+        ledger_row(&outrigger.admin, "source", "sync/settings")["delivered"] == 2
+    });
+}
+
+/// Wrap mode: both runs, and everything of the second at its receivers. `None` where something is not installed.
+fn check(kind: &'static Kind) -> Option<()> {
+    let expected = App::place(kind, Mode::Wrapped)?.alone();
+    let app = App::place(kind, Mode::Wrapped)?;
+    let repository = app.repository()?;
     let (out, file) = (LogReceiver::start(), LogReceiver::start());
-    beside.scene.set("out", out.address());
-    beside.scene.set("file", file.address());
-    let command: Vec<&str> = beside.command.iter().map(String::as_str).collect();
-    let outrigger = Outrigger::start(&beside.scene, BOTH_OUTPUTS, &command);
-    beside.drive(&outrigger.stdout);
-    let Exit { code, stdout, .. } = outrigger.finish();
-    let stdout = stdout.lines().map(str::to_owned).collect();
-    let shown = Shown { code, stdout, file: beside.log_lines() };
-    assert_eq!(shown, expected, "the app beside us shows what it shows alone");
-    let received = out.records().into_iter().filter(|record| record.field("stream") == "stdout");
-    let received: Vec<String> = received.map(|record| record.message).collect();
-    assert_eq!(received, expected.stdout, "the lines of its output reach the receiver, complete and in order");
-    assert_eq!(file.messages(), expected.file, "the lines of its file reach the receiver, complete and in order");
+    app.scene.set("out", out.address());
+    app.scene.set("file", file.address());
+    let command: Vec<&str> = app.command.iter().map(String::as_str).collect();
+    let outrigger = Outrigger::start(&app.scene, &app.configuration(), &command);
+    let front = format!("127.0.0.1:{}", app.scene.value("front"));
+    app.drive(&outrigger.stdout, &front, || app.push(&repository));
+    app.assert_measured();
+    assert_both_on_the_books(&outrigger);
+    let exit = outrigger.finish();
+    assert!(exit.took < 20 * SECOND, "it ends before its deadline: {:?}", exit.took);
+    let lines_of = |stream: &str| -> Vec<String> {
+        let records = out.records().into_iter().filter(|record| record.field("stream") == stream);
+        records.map(|record| record.message).collect()
+    };
+    let stderr: String = lines_of("stderr").iter().map(|line| format!("{line}\n")).collect();
+    let shown = app.shown(exit.code, &exit.stdout, &stderr);
+    shown.assert_same_as(&expected, kind);
+    assert_received("its output at the receiver", &lines_of("stdout"), &shown.stdout, &exit.stderr);
+    assert_received("its file at the receiver", &file.messages(), &shown.file, &exit.stderr);
+    assert_eq!(app.scene.path("app.log").exists(), kind.log_beside_output);
+    app.assert_saved();
     out.assert_well_formed();
     file.assert_well_formed();
+    Some(())
 }
 
-/// An unmodified nginx: output, log file, exit code and behaviour on SIGTERM as without us.
+/// An unmodified nginx: output, log file, exit code and behaviour on SIGTERM as without us; SIGHUP brings it what we
+/// published.
 /// covers: foundation 4
 /// covers: foundation 5
 /// covers: foundation 11
+/// covers: attachment 12
 #[test]
 fn nginx_is_beside_us_what_it_is_alone() {
-    let alone = need!(App::nginx(), "nginx is not installed");
-    let beside = need!(App::nginx(), "nginx is not installed");
-    check(&alone, &beside);
+    need!(check(&NGINX), "nginx or git is not installed");
 }
 
 /// A Python app that handles SIGTERM and exits with 5.
 /// covers: foundation 4
 /// covers: foundation 5
 /// covers: foundation 11
+/// covers: attachment 12
 #[test]
 fn a_python_app_is_beside_us_what_it_is_alone() {
-    let alone = need!(App::python(), "python3 is not installed");
-    let beside = need!(App::python(), "python3 is not installed");
-    check(&alone, &beside);
+    need!(check(&PYTHON), "python3 or git is not installed");
 }
 
 /// A Node server that closes on SIGTERM and exits with 6.
 /// covers: foundation 4
 /// covers: foundation 5
 /// covers: foundation 11
+/// covers: attachment 12
 #[test]
 fn a_node_server_is_beside_us_what_it_is_alone() {
-    let alone = need!(App::node(), "node is not installed");
-    let beside = need!(App::node(), "node is not installed");
-    check(&alone, &beside);
+    need!(check(&NODE), "node or git is not installed");
 }
 
 /// A Java server in source-file mode, whose virtual machine turns SIGTERM into 143.
 /// covers: foundation 4
 /// covers: foundation 5
 /// covers: foundation 11
+/// covers: attachment 12
 #[test]
 fn a_java_server_is_beside_us_what_it_is_alone() {
-    let alone = need!(App::java(), "java is not installed");
-    let beside = need!(App::java(), "java is not installed");
-    check(&alone, &beside);
+    need!(check(&JAVA), "java or git is not installed");
+}
+
+/// A redis that answers while it is wrapped, and saves its dump on SIGTERM.
+/// covers: attachment 12
+#[test]
+fn redis_is_beside_us_what_it_is_alone() {
+    need!(check(&REDIS), "redis-server or git is not installed");
+}
+
+/// A shell script with a trap, background jobs and pipelines, which ends all of its jobs before it exits with 9.
+/// covers: attachment 12
+#[test]
+fn a_shell_script_is_beside_us_what_it_is_alone() {
+    need!(check(&SHELL), "sh or git is not installed");
 }

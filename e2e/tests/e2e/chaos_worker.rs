@@ -42,7 +42,7 @@ fn chaos(busy: Busy, fault: &str, back: Duration, costs: Costs) {
     let pause = busy.longest_pause();
     eprintln!("{fault}: replaced after {:?}, longest time without an answer {pause:?}", gone - began);
     busy.assert_supervisor_is_clean();
-    let (fresh, kept, repeated) = busy.finish();
+    let (fresh, kept, repeated) = busy.finish(1);
     eprintln!(
         "{fault}: {} + {} answered, {} + {} failed, {} retried, {repeated} lines twice",
         fresh.answered,
@@ -59,30 +59,89 @@ fn chaos(busy: Busy, fault: &str, back: Duration, costs: Costs) {
     }
 }
 
-macro_rules! faults {
-    ($($name:ident: $fault:literal, $back:ident, $costs:ident;)*) => {$(
-        /// covers: attachment 9
-        /// covers: attachment 2
-        #[test]
-        fn $name() {
-            let binary = need!(backdoor::binary(), backdoor::NO_BACKDOOR);
-            chaos(need!(Busy::start(&binary), NO_PEERS), $fault, $back, Costs::$costs);
-        }
-    )*};
+/// One fault, in a worker of the binary that has them.
+macro_rules! with_fault {
+    ($fault:literal, $back:ident, $costs:ident) => {
+        let binary = need!(backdoor::binary(), backdoor::NO_BACKDOOR);
+        chaos(need!(Busy::start(&binary), NO_PEERS), $fault, $back, Costs::$costs);
+    };
 }
 
-faults! {
-    a_panic_of_the_logs_costs_nothing: "panic logs", BACK, Nothing;
-    a_panic_of_the_metrics_costs_nothing: "panic metrics", BACK, Nothing;
-    a_panic_of_the_sync_costs_nothing: "panic sync", BACK, Nothing;
-    a_panic_of_the_proxy_costs_what_is_inside: "panic proxy", BACK, WhatIsInside;
-    a_panic_of_the_main_thread_costs_what_is_inside: "panic main", BACK, WhatIsInside;
-    an_abort_costs_what_is_inside: "abort", BACK, WhatIsInside;
-    hung_logs_are_noticed_and_cost_nothing: "hang logs", BACK_FROM_HANG, Nothing;
-    a_hung_proxy_is_noticed_and_costs_what_is_inside: "hang proxy", BACK_FROM_HANG, WhatIsInside;
-    a_hung_main_thread_is_noticed_and_costs_what_is_inside: "hang main", BACK_FROM_STOP, WhatIsInside;
-    a_leak_over_the_limit_costs_nothing: "leak 200", BACK_FROM_HANG, Nothing;
-    descriptors_used_up_cost_nothing: "fds", BACK, Nothing;
+/// covers: attachment 9
+/// covers: attachment 2
+#[test]
+fn a_panic_of_the_logs_costs_nothing() {
+    with_fault!("panic logs", BACK, Nothing);
+}
+
+/// covers: attachment 9
+/// covers: attachment 2
+#[test]
+fn a_panic_of_the_metrics_costs_nothing() {
+    with_fault!("panic metrics", BACK, Nothing);
+}
+
+/// covers: attachment 9
+/// covers: attachment 2
+#[test]
+fn a_panic_of_the_sync_costs_nothing() {
+    with_fault!("panic sync", BACK, Nothing);
+}
+
+/// covers: attachment 9
+/// covers: attachment 2
+#[test]
+fn a_panic_of_the_proxy_costs_what_is_inside() {
+    with_fault!("panic proxy", BACK, WhatIsInside);
+}
+
+/// covers: attachment 9
+/// covers: attachment 2
+#[test]
+fn a_panic_of_the_main_thread_costs_what_is_inside() {
+    with_fault!("panic main", BACK, WhatIsInside);
+}
+
+/// covers: attachment 9
+/// covers: attachment 2
+#[test]
+fn an_abort_costs_what_is_inside() {
+    with_fault!("abort", BACK, WhatIsInside);
+}
+
+/// covers: attachment 9
+/// covers: attachment 2
+#[test]
+fn hung_logs_are_noticed_and_cost_nothing() {
+    with_fault!("hang logs", BACK_FROM_HANG, Nothing);
+}
+
+/// covers: attachment 9
+/// covers: attachment 2
+#[test]
+fn a_hung_proxy_is_noticed_and_costs_what_is_inside() {
+    with_fault!("hang proxy", BACK_FROM_HANG, WhatIsInside);
+}
+
+/// covers: attachment 9
+/// covers: attachment 2
+#[test]
+fn a_hung_main_thread_is_noticed_and_costs_what_is_inside() {
+    with_fault!("hang main", BACK_FROM_STOP, WhatIsInside);
+}
+
+/// covers: attachment 9
+/// covers: attachment 2
+#[test]
+fn a_leak_over_the_limit_costs_nothing() {
+    with_fault!("leak 200", BACK_FROM_HANG, Nothing);
+}
+
+/// covers: attachment 9
+/// covers: attachment 2
+#[test]
+fn descriptors_used_up_cost_nothing() {
+    with_fault!("fds", BACK, Nothing);
 }
 
 /// covers: attachment 9
@@ -97,7 +156,7 @@ fn a_stopped_worker_is_killed_by_the_watchdog_and_another_serves() {
     busy.await_service(BACK);
     eprintln!("SIGSTOP: replaced after {:?}, longest time without an answer {:?}", gone - began, busy.longest_pause());
     busy.assert_supervisor_is_clean();
-    let (fresh, kept, repeated) = busy.finish();
+    let (fresh, kept, repeated) = busy.finish(1);
     eprintln!("SIGSTOP: {repeated} lines twice, {} retried", kept.retried);
     let death = Death { from: began, to: gone };
     fresh.assert_only_inside(&[death]);
@@ -122,7 +181,7 @@ fn twenty_kills_in_a_row_cost_what_is_inside_and_leave_nothing_behind() {
     pauses.sort_unstable();
     eprintln!("20 kills: time without an answer, median {:?}, longest {:?}", pauses[10], pauses[19]);
     busy.assert_supervisor_is_clean();
-    let (fresh, kept, repeated) = busy.finish();
+    let (fresh, kept, repeated) = busy.finish(deaths.len());
     eprintln!(
         "20 kills: {} + {} failed, {} retried, {repeated} lines twice",
         fresh.failures.len(),
@@ -147,7 +206,7 @@ fn a_worker_that_is_killed_as_soon_as_it_is_there_comes_back_in_the_end() {
     until(BACK, "a worker is ready", || busy.outrigger.status_of("/ready") == 200);
     busy.await_service(BACK);
     busy.assert_supervisor_is_clean();
-    let (fresh, kept, _) = busy.finish();
+    let (fresh, kept, _) = busy.finish(6);
     for met in [fresh, kept] {
         assert!(!met.failures.iter().any(|failure| failure.refused), "{:#?}", met.failures);
     }

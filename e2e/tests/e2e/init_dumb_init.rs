@@ -288,7 +288,8 @@ fn every_signal_is_passed_on() {
 #[test]
 fn a_rewritten_signal_arrives_as_the_other_one() {
     // SIGTERM or SIGINT comes last, since it begins our order of a stop.
-    let cases: [(&[(i32, i32)], &[i32], &[i32]); 6] = [
+    type Rewritten<'a> = (&'a [(i32, i32)], &'a [i32], &'a [i32]);
+    let cases: [Rewritten<'_>; 6] = [
         (&[], &[3, 18, 15], &[3, 18, 15]),
         (&[(15, 2)], &[3, 18, 15], &[3, 18, 2]),
         (&[(15, 3)], &[15], &[3]),

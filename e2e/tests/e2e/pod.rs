@@ -101,8 +101,10 @@ fn a_pod_has_all_four_jobs_and_stops_in_order() {
     }
     assert_no_rights(&pod.podman, &outrigger);
     ledger_balances(&published_at(&scene, "admin"));
-    // Both at once, as a kubelet does it, which takes the network away after that; `podman pod stop` takes it away meanwhile.
-    pod.podman.run(&["stop", "--time=40", &app, &outrigger]);
+    // Both get their signal at once, and the network stays until both have ended, as with a kubelet. `podman pod stop` takes the
+    // network away meanwhile, and `podman stop` sends its signal twice.
+    pod.podman.run(&["kill", "--signal=TERM", &app, &outrigger]);
+    until(PATIENCE, "both have ended", || !pod.podman.is_running(&app) && !pod.podman.is_running(&outrigger));
     assert_eq!(pod.podman.exit_code(&app, SECOND), 7, "the app's own: {}", pod.podman.logs(&app));
     assert_eq!(pod.podman.exit_code(&outrigger, SECOND), 7, "the tombstone's: {}", pod.podman.logs(&outrigger));
     let log = std::fs::read_to_string(scene.path("shared/log/app.log")).expect("the app wrote its lines");

@@ -1,1 +1,300 @@
+//! What a worker that was taken over could do: the backdoor tries it from inside, each attempt is refused, and all four jobs work.
+//! Without the sandbox the same attempts succeed, so that a refusal is the sandbox's. Skipped where the kernel has no Landlock.
+//! Bounded by one attempt at a time and the harness's patience.
 
+use crate::harness::backdoor::{self, EACCES, EPERM, ask};
+use crate::harness::git::{Repository, published, search_path_with_ssh};
+use crate::harness::outrigger::configuration;
+use crate::harness::process::is_alive;
+use crate::harness::server::Server;
+use crate::harness::{Exposition, LogReceiver, Outrigger, PATIENCE, Scene, Wait, fixture, get, python, until};
+
+const NO_PEERS: &str = "python3 or git is not installed";
+const NO_SSHD: &str = "sshd, ssh or ssh-keygen is not installed";
+const NO_LANDLOCK: &str = "this kernel has no Landlock of version 6 or later";
+
+/// The folder of the configuration may be read and that of the socket written: both have one of their own.
+const BODY: &str = r#"
+app: { port: @port@, stop: { drain: 1s, grace: 3s, deadline: 8s } }
+state: { dir: "@dir@/state", max: 64MiB }
+admin: { listen: "127.0.0.1:@admin@", socket: "@dir@/run/admin.sock" }
+logs:
+  sources:
+    app:    { stdio: {} }
+    files:  { file: { include: ["@dir@/app/*.log"], start: beginning } }
+    late:   { file: { include: ["@dir@/late/*.log"], start: beginning } }
+    access: { proxy: {} }
+  sinks:
+    out:     { http: { endpoint: "http://@out@/lines" }, from: [app, files, late], batch: { max: 64KiB, wait: 50ms } }
+    records: { file: { path: "@dir@/archive/access.log" }, from: [access] }
+metrics:
+  sources: { app: { scrape: { url: "http://127.0.0.1:@port@/metrics", every: 1s } }, process: { process: { every: 1s } }, proxy: { proxy: {} } }
+  sinks: { page: { prometheus: { listen: "127.0.0.1:@page@" } } }
+sync:
+  settings:
+    from: { git: { url: "@url@", ref: main, path: orders/ } }
+    to: "@dir@/out/settings"
+    every: 1s
+    notify: [ { signal: SIGHUP } ]
+proxy:
+  listeners: { inbound: { listen: "127.0.0.1:@front@", direction: inbound, to: app } }
+"#;
+
+struct Inside {
+    scene: Scene,
+    repository: Repository,
+    receiver: LogReceiver,
+    outrigger: Outrigger,
+    app: u32,
+    front: String,
+    /// Listens, and is named in no configuration.
+    stranger: Server,
+}
+
+/// What lies in the scene before the start, all but the url of the repository; `None` where a program is missing.
+fn prepared(scene: &Scene) -> Option<(Repository, LogReceiver)> {
+    python()?;
+    let (repository, receiver) = (Repository::create(scene)?, LogReceiver::start());
+    for folder in ["app", "archive", "out"] {
+        std::fs::create_dir_all(scene.path(folder)).expect("the scene takes folders");
+    }
+    scene.write("secret", "not for a worker\n");
+    scene.set("out", receiver.address());
+    scene.port("page");
+    Some((repository, receiver))
+}
+
+fn start(binary: &str, scene: Scene, parts: (Repository, LogReceiver), url: &str, body: &str) -> Inside {
+    let (repository, receiver) = parts;
+    scene.set("url", url);
+    let front = format!("127.0.0.1:{}", scene.port("front"));
+    let python = python().expect("it was there before");
+    let (port, log, script) = (scene.port("port").to_string(), scene.text_path("app/app.log"), fixture("app.py"));
+    let settings = scene.text_path("out/settings/a.conf");
+    let command = [&python, &script, "--port", &port, "--log", &log, "--every", "0.02", "--settings", &settings];
+    let path = search_path_with_ssh(&scene);
+    let outrigger =
+        Outrigger::start_binary(binary, &scene, "config/outrigger.yaml", body, &command, Wait::Ready, |command| {
+            command.env("PATH", path);
+        });
+    let app = outrigger.app();
+    Inside { scene, repository, receiver, outrigger, app, front, stranger: Server::start(drop) }
+}
+
+impl Inside {
+    /// Whether the kernel can do all of it.
+    fn is_whole(&self) -> bool {
+        self.outrigger.ask("/status").json()["sandbox"]["landlock"].as_u64().is_some_and(|version| version >= 6)
+    }
+
+    /// Each attempt with what it is refused with.
+    fn attempts(&self) -> Vec<(String, &'static str)> {
+        let (app, supervisor) = (self.app, self.outrigger.pid());
+        let port = self.stranger.address().rsplit(':').next().map(str::to_owned).expect("an address has a port");
+        let file = |deed: &str, name: &str| (format!("{deed} {}", self.scene.text_path(name)), EACCES);
+        vec![
+            ("read /etc/shadow".into(), EACCES),
+            ("list /".into(), EACCES),
+            file("read", "secret"),
+            file("list", "."),
+            file("write", "stolen"),
+            file("write", "config/outrigger.yaml"),
+            file("write", "app/app.log"),
+            // Opening a process's memory takes what ptrace takes (ptrace(2), proc_pid_mem(5)), and so does its environment.
+            (format!("open /proc/{app}/mem"), EACCES),
+            (format!("read /proc/{app}/environ"), EACCES),
+            (format!("open /proc/{supervisor}/mem"), EACCES),
+            (format!("connect {port}"), EACCES),
+            (format!("listen {}", self.scene.port("unused")), EACCES),
+            (format!("kill {app}"), EPERM),
+            (format!("kill {supervisor}"), EPERM),
+            ("socket raw".into(), EPERM),
+            ("socket packet".into(), EPERM),
+            ("socket netlink".into(), EPERM),
+        ]
+    }
+
+    #[track_caller]
+    fn assert_refused(&self, more: &[(&str, &str)]) {
+        let attempts = self.attempts();
+        let attempts = attempts.iter().map(|(line, refused)| (line.as_str(), *refused)).chain(more.iter().copied());
+        let wrong: Vec<String> = attempts
+            .filter_map(|(line, refused)| {
+                let answer = ask(&self.scene, line);
+                (answer != refused).then(|| format!("`{line}`: {answer} and not {refused}"))
+            })
+            .collect();
+        assert_eq!(wrong, Vec::<String>::new());
+        assert!(!self.scene.path("stolen").exists());
+    }
+
+    /// All four jobs, each seen to do its work.
+    #[track_caller]
+    fn assert_at_work(&self) {
+        let Inside { scene, repository, receiver, outrigger, front, .. } = self;
+        let newest = |mark: &str| receiver.numbers(mark).into_iter().max();
+        let before = (newest("app n="), newest("file n="));
+        until(PATIENCE, "new lines of stdout and of the file arrive", || {
+            newest("app n=") > before.0 && newest("file n=") > before.1
+        });
+        until(PATIENCE, "the app answers through the proxy", || {
+            get(front, "/health").is_ok_and(|reply| reply.status == 200)
+        });
+        until(PATIENCE, "requests are recorded", || {
+            std::fs::read_to_string(scene.path("archive/access.log")).is_ok_and(|text| text.contains("/health"))
+        });
+        let page = format!("127.0.0.1:{}", scene.value("page"));
+        until(PATIENCE, "the app is scraped, and its process is looked at", || {
+            let page = Exposition::of(&page);
+            page.is_some_and(|page| {
+                let has = |name: &str| page.value(name).is_some_and(|value| value > 0.0);
+                has("shop_queue_depth")
+                    && has("process_memory_usage_bytes")
+                    && has("process_unix_file_descriptor_count")
+            })
+        });
+        repository.push(2);
+        until(PATIENCE, "a push is published", || published(&scene.path("out/settings")) == Ok(Some(2)));
+        until(PATIENCE, "and the app gets its signal", || {
+            outrigger.stdout.contains("app reloaded with generation=000002")
+        });
+    }
+
+    #[track_caller]
+    fn finish(self) {
+        assert!(is_alive(self.app));
+        let exit = self.outrigger.finish();
+        assert_eq!(exit.code, 5, "{}", exit.stderr);
+    }
+}
+
+/// covers: attachment 11
+/// covers: attachment 6
+#[test]
+fn whatever_a_worker_does_not_need_is_refused_and_all_jobs_work() {
+    let binary = need!(backdoor::binary(), backdoor::NO_BACKDOOR);
+    let scene = Scene::new();
+    let parts = need!(prepared(&scene), NO_PEERS);
+    let url = parts.0.file_url();
+    let inside = start(&binary, scene, parts, &url, BODY);
+    need!(inside.is_whole().then_some(()), NO_LANDLOCK);
+    inside.assert_refused(&[("read /etc/passwd", EACCES), ("exec /bin/sh", EPERM), ("exec /usr/bin/env", EPERM)]);
+    inside.assert_at_work();
+    assert_holds(&inside);
+    inside.finish();
+}
+
+/// Where ssh has to be started, programs may run: those that are named, with all that they need, and under the same limits.
+/// covers: attachment 11
+/// covers: attachment 6
+#[test]
+fn with_a_store_behind_ssh_nothing_else_can_be_started_and_all_jobs_work() {
+    let binary = need!(backdoor::binary(), backdoor::NO_BACKDOOR);
+    let scene = Scene::new();
+    let parts = need!(prepared(&scene), NO_PEERS);
+    let (sshd, url) = need!(parts.0.sshd(&scene), NO_SSHD);
+    // The test's ssh is a script with keys in the scene; a system's own needs no such word.
+    let dir = scene.text_path("");
+    let keys = ["ssh_config", "known_hosts", "user_key", "user_key.pub", "bin"]
+        .map(|name| format!("\"{dir}{name}\""))
+        .join(", ");
+    let ssh = scene.value("ssh");
+    let body = format!("{BODY}sandbox: {{ read: [{keys}, \"{ssh}\"] }}\n");
+    let inside = start(&binary, scene, parts, &url, &body);
+    need!(inside.is_whole().then_some(()), NO_LANDLOCK);
+    inside.assert_refused(&[("exec /usr/bin/env", EACCES)]);
+    inside.assert_at_work();
+    assert_holds(&inside);
+    inside.finish();
+    sshd.stop();
+}
+
+/// covers: attachment 11
+/// covers: attachment 6
+#[test]
+fn without_the_sandbox_the_same_attempts_succeed() {
+    let binary = need!(backdoor::binary(), backdoor::NO_BACKDOOR);
+    let scene = Scene::new();
+    let parts = need!(prepared(&scene), NO_PEERS);
+    let url = parts.0.file_url();
+    let body = format!("{BODY}sandbox: {{ enabled: false }}\n");
+    let inside = start(&binary, scene, parts, &url, &body);
+    assert!(inside.outrigger.ask("/status").json()["sandbox"].is_null());
+    let is_root = rustix::process::geteuid().is_root();
+    let mut attempts: Vec<String> = inside.attempts().into_iter().map(|(line, _)| line).collect();
+    attempts.push("exec /bin/sh".into());
+    // What only root may do, and what would change the test itself.
+    attempts
+        .retain(|line| is_root || !(line.starts_with("socket") || line.contains("/proc/") || line.contains("shadow")));
+    attempts.retain(|line| !line.starts_with("write") || line.ends_with("stolen"));
+    let refused: Vec<String> = attempts.into_iter().filter(|line| ask(&inside.scene, line) != "done").collect();
+    assert_eq!(refused, Vec::<String>::new());
+    assert!(inside.scene.path("stolen").exists());
+    assert!(inside.outrigger.stderr.contains("the sandbox is off by configuration"));
+    inside.finish();
+}
+
+/// The status says what the kernel itself says about the process.
+#[track_caller]
+fn assert_holds(inside: &Inside) {
+    let sandbox = inside.outrigger.ask("/status").json()["sandbox"].clone();
+    for part in
+        ["filesystem", "tcp", "signals_scoped", "seccomp", "no_new_privs", "capabilities_dropped", "core_dumps_off"]
+    {
+        assert_eq!(sandbox[part], true, "{part}: {sandbox}");
+    }
+    assert_eq!(sandbox["missing"].as_array().map(Vec::len), Some(0), "{sandbox}");
+    let status = std::fs::read_to_string(format!("/proc/{}/status", inside.outrigger.worker())).expect("it lives");
+    for line in ["NoNewPrivs:\t1", "Seccomp:\t2", "CapEff:\t0000000000000000", "CapBnd:\t0000000000000000"] {
+        assert!(status.contains(line), "{line} is not in {status}");
+    }
+}
+
+/// covers: attachment 6
+#[test]
+fn a_folder_that_appears_after_the_start_is_read_by_another_worker() {
+    let scene = Scene::new();
+    let parts = need!(prepared(&scene), NO_PEERS);
+    let url = parts.0.file_url();
+    let inside = start(&crate::harness::outrigger::binary(), scene, parts, &url, BODY);
+    let worker = inside.outrigger.worker();
+    let absent = inside.outrigger.ask("/status").json()["sandbox"]["absent"].to_string();
+    assert!(absent.contains("/late"), "the status says what is not there: {absent}");
+    inside.scene.write("late/a.log", "late n=000001\n");
+    until(PATIENCE, "its lines arrive", || inside.receiver.numbers("late n=") == [1]);
+    until(PATIENCE, "another worker reads it, since no sandbox can be widened", || !is_alive(worker));
+    inside.assert_at_work();
+    inside.finish();
+}
+
+/// Whoever clears a folder of logs by removing it makes another one in its place, which is not the one that was granted.
+/// covers: attachment 6
+#[test]
+fn a_folder_that_is_made_anew_is_read() {
+    let scene = Scene::new();
+    let parts = need!(prepared(&scene), NO_PEERS);
+    let url = parts.0.file_url();
+    std::fs::create_dir_all(scene.path("late")).expect("the scene takes folders");
+    let inside = start(&crate::harness::outrigger::binary(), scene, parts, &url, BODY);
+    inside.scene.write("late/a.log", "late n=000001\n");
+    until(PATIENCE, "its lines arrive", || inside.receiver.numbers("late n=") == [1]);
+    std::fs::remove_dir_all(inside.scene.path("late")).expect("it is ours");
+    inside.scene.write("late/b.log", "late n=000002\n");
+    until(PATIENCE, "those of the new folder arrive", || inside.receiver.numbers("late n=") == [1, 2]);
+    inside.finish();
+}
+
+/// A file that is mounted or replaced under the name of the configuration is still read: its folder is what is granted.
+/// covers: attachment 6
+#[test]
+fn a_configuration_that_is_replaced_by_another_file_is_read() {
+    let scene = Scene::new();
+    let parts = need!(prepared(&scene), NO_PEERS);
+    let url = parts.0.file_url();
+    let inside = start(&crate::harness::outrigger::binary(), scene, parts, &url, BODY);
+    let text = configuration(&inside.scene, &BODY.replace("drain: 1s", "drain: 1500ms"));
+    let newer = inside.scene.write("config/newer", text);
+    std::fs::rename(newer, inside.scene.path("config/outrigger.yaml")).expect("one folder");
+    until(PATIENCE, "it is served", || inside.outrigger.ask_quietly("/config").contains("1500ms"));
+    inside.finish();
+}

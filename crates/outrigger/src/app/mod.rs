@@ -14,7 +14,7 @@ use std::path::PathBuf;
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct App {
-    /// Its command and arguments; what follows `--` on the command line goes before this.
+    /// Its command and arguments; what follows `--` on the command line takes their place.
     #[serde(default)]
     pub command: Vec<String>,
     /// The port that it listens on. Ready waits for it, and a listener with `to: app` forwards to it.
@@ -129,6 +129,7 @@ pub struct Exit {
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Restart {
+    /// Which ends lead to a restart.
     #[serde(default)]
     pub when: When,
     /// The pause before the first restart; it doubles each time.
@@ -149,9 +150,12 @@ pub struct Restart {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum When {
+    /// None: the app's end is ours.
     #[default]
     Never,
+    /// Those by a signal, or with a code other than 0 and those of `exit.success`.
     OnFailure,
+    /// All, until a stop.
     Always,
 }
 
@@ -192,12 +196,19 @@ pub struct End {
     /// A file that the app's container writes when it has ended; it may hold the exit code as text.
     #[serde(default)]
     pub tombstone: Option<PathBuf>,
-    /// The name of the app's process, where the containers share a process namespace.
+    /// The name of the app's process as `ps -o comm` shows it, where the containers share a process namespace.
     #[serde(default)]
     pub process: Option<String>,
     /// A file with the app's process id, where the containers share a process namespace.
     #[serde(default)]
     pub pid_file: Option<PathBuf>,
+}
+
+impl End {
+    /// Whether it names nothing to look at.
+    pub fn is_empty(&self) -> bool {
+        self.tombstone.is_none() && self.pid_file.is_none() && self.process.as_deref().is_none_or(str::is_empty)
+    }
 }
 
 impl Default for Signals {

@@ -11,16 +11,15 @@ use supervisor::plan::{Plan, Restart, Rewrite, Rewrites};
 use sys::process::Command;
 
 /// What our own start gave us and the app must not see: whose watchdog, descriptors and state they are.
-const OURS: [&str; 9] = [
+const OURS: [&str; 8] = [
     "LISTEN_FDS",
     "LISTEN_FDNAMES",
     "LISTEN_PID",
     "NOTIFY_SOCKET",
     "WATCHDOG_USEC",
     "WATCHDOG_PID",
+    "LISTEN_PIDFDID",
     "STATE_DIRECTORY",
-    supervisor::worker::INHERIT,
-    supervisor::RESUME,
 ];
 
 /// What stands in the rest of the configuration and matters for the app.
@@ -43,6 +42,16 @@ pub fn plan(app: &App, around: &Around<'_>, tree: &Node) -> Result<Plan, Vec<Dia
     if wrapped && app.end.is_some() {
         let text = "`end` is for an app in a container of its own; this one is started here, so that its end is known";
         findings.push(Diagnostic::error(tree.at(&["end"]).place, text).help("remove `end`, or the command"));
+    }
+    if app.end.as_ref().is_some_and(|end| end.is_empty()) {
+        findings.push(
+            Diagnostic::error(tree.at(&["end"]).place, "`end` names nothing to look at")
+                .help("give `tombstone`, `process` or `pid_file`"),
+        );
+    }
+    if let Some(name) = app.environment.set.keys().find(|name| name.is_empty() || name.contains('=')) {
+        let place = tree.at(&["environment", "set", name]).place;
+        findings.push(Diagnostic::error(place, format!("`{name}` cannot be the name of a variable")));
     }
     if !findings.is_empty() {
         return Err(findings);
@@ -79,6 +88,7 @@ pub fn plan(app: &App, around: &Around<'_>, tree: &Node) -> Result<Plan, Vec<Dia
             reset: app.restart.reset.0,
         },
         success: app.exit.success.clone(),
+        written: Vec::new(),
         oom_file: base::cgroup::oom_file().map(|path| path.into_os_string().into_vec()),
     })
 }
@@ -97,7 +107,9 @@ fn environment(app: &App, secret_variables: &[String]) -> Vec<Vec<u8>> {
     let stays = |name: &OsString| {
         let secret = is(secret_variables, name) && !is(&asked.keep, name);
         let set = asked.set.keys().any(|known| name.as_os_str() == known.as_str());
-        !OURS.iter().any(|own| name == own) && !is(&asked.remove, name) && !secret && !set
+        let ours = OURS.iter().any(|own| name == own) && !is(&asked.keep, name);
+        let ours = ours || name == supervisor::worker::INHERIT || name == supervisor::RESUME;
+        !ours && !is(&asked.remove, name) && !secret && !set
     };
     let entry = |name: &[u8], value: &[u8]| [name, b"=", value].concat();
     let inherited = std::env::vars_os().filter(|(name, _)| stays(name));

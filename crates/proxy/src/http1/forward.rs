@@ -76,8 +76,13 @@ async fn next_request(
     let plan = &listener.plan;
     if buffer.is_empty() {
         let idle = patience.within(plan.idle_timeout, listener.unless_draining(buffer.read(stream, plan.head_max)));
-        match idle.await {
-            Ok(Some(Ok(count))) if count > 0 => {}
+        let read = match idle.await {
+            Ok(Some(read)) => Ok(read),
+            Ok(None) => patience.within(listener.patience(), buffer.read(stream, plan.head_max)).await,
+            Err(elapsed) => Err(elapsed),
+        };
+        match read {
+            Ok(Ok(count)) if count > 0 => {}
             _ => return None,
         }
     }

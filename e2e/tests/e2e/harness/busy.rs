@@ -32,7 +32,10 @@ sync:
   settings: { from: { git: { url: "@url@", ref: main, path: orders/ } }, to: "@dir@/out/settings", every: 1s }
 proxy:
   threads: @threads@
-  listeners: { inbound: { listen: "127.0.0.1:@front@", direction: inbound, to: app } }
+  listeners:
+    inbound: { listen: "127.0.0.1:@front@", direction: inbound, to: app }
+    outbound: { listen: "127.0.0.1:@way@", direction: outbound, to: shop }
+  clusters: { shop: { endpoints: ["127.0.0.1:@port@"] } }
 "#;
 
 /// Writes numbered lines at a pace, says a word on SIGUSR1, and ends with a code of its own on SIGTERM.
@@ -53,6 +56,9 @@ out.flush()
 sys.exit(5)
 "#;
 
+/// Four batches of a sink, each of what its size allows.
+const IN_FLIGHT: usize = 4 * 2600;
+
 pub const LINES_PER_SECOND: &str = "10000";
 
 pub struct Busy {
@@ -61,10 +67,11 @@ pub struct Busy {
     pub outrigger: Outrigger,
     pub app: u32,
     pub front: String,
+    /// The outbound listener, which leads to the same server.
+    pub way: String,
     pub fresh: Load,
     pub kept: Load,
-    _git: Repository,
-    _server: Server,
+    _parts: (Repository, Server),
     descriptors: usize,
 }
 
@@ -85,6 +92,7 @@ impl Busy {
         scene.set("out", receiver.address());
         scene.set("url", git.file_url());
         scene.port("page");
+        let way = format!("127.0.0.1:{}", scene.port("way"));
         let front = format!("127.0.0.1:{}", scene.port("front"));
         let server = load::serve_on(scene.port("port"));
         let command = [&python, "-c", WRITER, LINES_PER_SECOND];
@@ -92,10 +100,10 @@ impl Busy {
         let fresh = Load::start(Kind::Fresh, &front, EACH_PER_SECOND);
         let kept = Load::start(Kind::Kept, &front, EACH_PER_SECOND);
         let app = outrigger.app();
-        let descriptors = descriptors(outrigger.pid());
-        let busy =
-            Self { scene, receiver, outrigger, app, front, fresh, kept, _git: git, _server: server, descriptors };
+        let parts = (git, server);
+        let mut busy = Self { scene, receiver, outrigger, app, front, way, fresh, kept, _parts: parts, descriptors: 0 };
         busy.await_service(PATIENCE);
+        busy.descriptors = descriptors(busy.outrigger.pid());
         busy.receiver.wait_for(1000, PATIENCE);
         // What a start leaves in the loads is no part of what is measured.
         busy.longest_pause();
@@ -148,9 +156,10 @@ impl Busy {
         assert!(clean, "descriptors, zombies, children: {:?} and not {wanted:?}\n{}", is_clean(), listing(pid));
     }
 
-    /// Ends the loads, then everything. Answers what the loads met, and how many lines came twice.
+    /// Ends the loads, then everything. Answers what the loads met, and how many lines came twice: no more than what may have been
+    /// under way when a worker ended, so many times.
     #[track_caller]
-    pub fn finish(self) -> (Met, Met, usize) {
+    pub fn finish(self, workers_ended: usize) -> (Met, Met, usize) {
         let Self { scene, receiver, outrigger, app, fresh, kept, .. } = self;
         let (fresh, kept) = (fresh.finish(), kept.finish());
         assert!(is_alive(app), "the app is the same process");
@@ -165,7 +174,11 @@ impl Busy {
         let lost: Vec<usize> = (0..last).filter(|number| !times.contains_key(number)).collect();
         assert!(lost.is_empty(), "{} of {last} lines lost, the first: {:?}", lost.len(), &lost[..lost.len().min(10)]);
         assert_eq!(times.len(), last, "nothing was invented");
-        let repeated = times.values().map(|times| times - 1).sum();
+        let repeated: usize = times.values().map(|times| times - 1).sum();
+        assert!(
+            repeated <= workers_ended * IN_FLIGHT,
+            "{repeated} lines came again after {workers_ended} workers ended"
+        );
         let passed = exit.stdout.lines().filter(|line| line.starts_with("n=")).count();
         assert_eq!(passed, last, "every line was passed through");
         drop(scene);

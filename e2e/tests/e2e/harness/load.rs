@@ -29,6 +29,7 @@ pub enum Kind {
 }
 
 #[derive(Clone, Debug)]
+#[expect(dead_code, reason = "what happened is there to be printed")]
 pub struct Failure {
     pub what: String,
     pub refused: bool,
@@ -129,9 +130,10 @@ impl Drop for Load {
 }
 
 impl Met {
-    /// Every request was answered, and every connection taken.
+    /// Every request was answered, every connection taken, and none closed without a word before.
     #[track_caller]
     pub fn assert_none_failed(&self) {
+        assert_eq!(self.retried, 0, "requests that met a closed connection");
         assert!(
             self.failures.is_empty(),
             "{:?}: {} of {} failed: {:#?}",
@@ -185,8 +187,8 @@ fn ask_until_stopped(shared: &Shared) {
 fn ask(shared: &Shared, kept: &mut Option<Wire<TcpStream>>) -> Result<(), (bool, String)> {
     if let Some(mut wire) = kept.take() {
         match exchange(&mut wire, "keep-alive") {
-            Ok(()) => {
-                *kept = Some(wire);
+            Ok(stays) => {
+                *kept = stays.then_some(wire);
                 return Ok(());
             }
             // Closed before the first byte of an answer: the request may be sent again.
@@ -199,15 +201,13 @@ fn ask(shared: &Shared, kept: &mut Option<Wire<TcpStream>>) -> Result<(), (bool,
     connected.set_nodelay(true).ok();
     let mut wire = Wire::new(connected);
     let connection = if shared.kind == Kind::Kept { "keep-alive" } else { "close" };
-    exchange(&mut wire, connection).map_err(|(_, what)| (false, what))?;
-    if shared.kind == Kind::Kept {
-        *kept = Some(wire);
-    }
+    let stays = exchange(&mut wire, connection).map_err(|(_, what)| (false, what))?;
+    *kept = stays.then_some(wire);
     Ok(())
 }
 
-/// The error says whether a byte of an answer had come.
-fn exchange(wire: &mut Wire<TcpStream>, connection: &str) -> Result<(), (bool, String)> {
+/// Answers whether the connection stays open; the error says whether a byte of an answer had come.
+fn exchange(wire: &mut Wire<TcpStream>, connection: &str) -> Result<bool, (bool, String)> {
     let request = format!("GET /quick HTTP/1.1\r\nHost: app\r\nConnection: {connection}\r\n\r\n");
     wire.send(request).map_err(|error| (false, format!("send: {error}")))?;
     let head = match wire.head() {
@@ -217,7 +217,7 @@ fn exchange(wire: &mut Wire<TcpStream>, connection: &str) -> Result<(), (bool, S
     };
     let body = wire.response_body(&head, "GET").map_err(|error| (true, format!("body: {error}")))?;
     match (head.status(), body.whole) {
-        (200, true) => Ok(()),
+        (200, true) => Ok(connection != "close" && head.header("connection") != Some("close")),
         (status, whole) => Err((true, format!("{status}, whole: {whole}, {}", String::from_utf8_lossy(&body.bytes)))),
     }
 }
