@@ -7,6 +7,7 @@ mod load;
 mod grants;
 mod explain;
 mod supervise;
+mod worker;
 mod wire;
 mod control;
 mod stop;

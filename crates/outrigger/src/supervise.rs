@@ -5,7 +5,7 @@
 use crate::cli::{Cli, Command};
 use crate::load::{Plans, Source, refuse};
 use crate::reload::Reloader;
-use crate::wire;
+use crate::worker;
 use base::diag::{Diagnostic, Report};
 use clap::Parser as _;
 use std::ffi::OsString;
@@ -62,7 +62,7 @@ fn serve(side: WorkerSide) -> i32 {
         }
     };
     let companion = plans.command.is_empty();
-    wire::worker(plans, side, Reloader::new(source, command, companion))
+    worker::start(plans, side, Reloader::new(source, command, companion))
 }
 
 fn arguments() -> Result<(PathBuf, Vec<OsString>), i32> {

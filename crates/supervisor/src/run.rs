@@ -176,7 +176,7 @@ impl Supervisor {
                 // A group without a terminal ignores these three (POSIX.1-2024, 2.4.3), so that we do what they ask for. Whoever
                 // waits for us, as a shell does, sees us stopped in any case.
                 self.signal_app(if signal == number { SIGSTOP } else { signal });
-                let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::STOP);
+                crate::terminal::stop_ourselves();
             }
             (_, Rewrite::To(signal)) => {
                 if let (SIGWINCH, Some(pty)) = (number, self.terminal.pty_ref()) {

@@ -80,8 +80,7 @@ impl Terminal {
     pub fn stop_with_app(&self, app: i32) {
         if let Terminal::Shared = self {
             self.take_back(Some(app));
-            // PID 1 cannot be stopped, and nobody waits for it either.
-            let _ = kill_process(rustix::process::getpid(), Signal::STOP);
+            stop_ourselves();
         }
     }
 
@@ -106,6 +105,15 @@ impl Terminal {
         if let Terminal::Own(mut pty) = self {
             pty.before = None;
         }
+    }
+}
+
+/// PID 1 cannot be stopped, and nobody waits for it either; the attempt alone would throw away a SIGCONT that has come already
+/// (signal(7): a stop signal discards it).
+pub(crate) fn stop_ourselves() {
+    let us = rustix::process::getpid();
+    if us != Pid::INIT {
+        let _ = kill_process(us, Signal::STOP);
     }
 }
 

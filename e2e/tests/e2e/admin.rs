@@ -22,7 +22,7 @@ sync:
 proxy:
   listeners: { front: { listen: "127.0.0.1:@front@", direction: outbound, to: back } }
   clusters: { back: { endpoints: ["127.0.0.1:@back@"] } }
-admin: { listen: "127.0.0.1:@admin@", socket: "@dir@/admin.sock", probes: "127.0.0.1:@probes@" }
+admin: { listen: "127.0.0.1:@admin@", socket: "@dir@/run/admin.sock", probes: "127.0.0.1:@probes@" }
 "#;
 
 /// All four jobs at work; `None` where git is missing.
@@ -111,7 +111,7 @@ fn the_tcp_listener_refuses_to_change_anything() {
 fn the_status_has_a_verdict_for_each_subsystem() {
     let receiver = LogReceiver::start();
     let (scene, outrigger_process) = need!(four_jobs(&receiver), "git is not installed");
-    let socket = scene.path("admin.sock");
+    let socket = scene.path("run/admin.sock");
     let status = outrigger_process.ask("/status").json();
     let over_socket = get_over_socket(&socket, "/status").expect("the socket answers").json();
     let config = scene.text_path("outrigger.yaml");
@@ -141,7 +141,7 @@ fn the_status_has_a_verdict_for_each_subsystem() {
 #[test]
 fn status_without_a_process_says_so() {
     let scene = Scene::new();
-    let socket = scene.text_path("admin.sock");
+    let socket = scene.text_path("run/admin.sock");
     let (code, _, stderr) = outrigger(&["status", "--socket", &socket]);
     assert_ne!(code, 0);
     assert!(stderr.contains(&socket), "{stderr}");
@@ -153,7 +153,7 @@ fn status_without_a_process_says_so() {
 fn the_socket_is_for_its_owner_alone() {
     let receiver = LogReceiver::start();
     let (scene, outrigger) = need!(four_jobs(&receiver), "git is not installed");
-    let mode = std::fs::metadata(scene.path("admin.sock")).expect("the socket is there").permissions().mode();
+    let mode = std::fs::metadata(scene.path("run/admin.sock")).expect("the socket is there").permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
     outrigger.finish();
 }

@@ -16,7 +16,7 @@ use crate::harness::{Outrigger, PATIENCE, SECOND, Scene, Wait, Wire, python, unt
 const DOORS: &str = r#"
 app: { port: @port@, stop: { drain: 1s, grace: 2s, deadline: 6s } }
 proxy: { listeners: { inbound: { listen: "127.0.0.1:@front@", direction: inbound, to: app } } }
-admin: { listen: "127.0.0.1:@admin@", socket: "@dir@/admin.sock", probes: "127.0.0.1:@probes@" }
+admin: { listen: "127.0.0.1:@admin@", socket: "@dir@/run/admin.sock", probes: "127.0.0.1:@probes@" }
 "#;
 
 fn doors() -> Scene {
@@ -58,7 +58,7 @@ fn wait_ends_with_the_answer_or_with_the_reason_against_it() {
     let scene = doors();
     let server = late_server(&scene, &python);
     let running = Outrigger::start_and(&scene, DOORS, &["sh", "-c", &server], Wait::Started);
-    let (socket, config) = (scene.text_path("admin.sock"), scene.text_path("outrigger.yaml"));
+    let (socket, config) = (scene.text_path("run/admin.sock"), scene.text_path("outrigger.yaml"));
     let url = format!("http://127.0.0.1:{}", scene.value("probes"));
     let ways = [["--socket", &socket], ["-c", &config], ["--url", &url]];
     for way in ways {
@@ -80,7 +80,7 @@ fn wait_ends_with_the_answer_or_with_the_reason_against_it() {
 #[test]
 fn wait_begins_before_the_socket_is_there_and_becomes_the_command() {
     let scene = doors();
-    let (binary, socket) = (binary(), scene.text_path("admin.sock"));
+    let (binary, socket) = (binary(), scene.text_path("run/admin.sock"));
     let wait = ["wait", "--for", "started", "--timeout", "20s", "--socket", &socket];
     let command: Vec<&str> = [binary.as_str()].into_iter().chain(wait).collect();
     let shell = ["--", "sh", "-c", "echo became $$; exit 7"];
@@ -106,7 +106,7 @@ fn wait_begins_before_the_socket_is_there_and_becomes_the_command() {
 fn exec_probe_answers_yes_or_no_in_time() {
     let scene = doors();
     let running = Outrigger::start_and(&scene, DOORS, &["sleep", "300"], Wait::Started);
-    let socket = scene.text_path("admin.sock");
+    let socket = scene.text_path("run/admin.sock");
     let probe = |which: &str| {
         let began = Instant::now();
         let (code, stdout, stderr) = outrigger(&["exec-probe", which, "--socket", &socket]);
@@ -137,7 +137,7 @@ fn stop_leads_through_the_stop_order_and_ends_with_it() {
         let scene = doors();
         let running = Outrigger::start_and(&scene, DOORS, command, Wait::Started);
         until(PATIENCE, "the app runs", || command.is_empty() || running.stdout.contains("up"));
-        let socket = scene.text_path("admin.sock");
+        let socket = scene.text_path("run/admin.sock");
         let (code, stdout, stderr) = outrigger(&["stop", "--within", "5s", "--socket", &socket]);
         assert_eq!((code, stdout.as_str()), (0, "stopped\n"), "{command:?}: {stderr}");
         assert_eq!(running.wait(2 * SECOND).code, expect, "{command:?}: the app's exit code is ours");
@@ -154,10 +154,10 @@ fn an_upgrade_to_nothing_is_refused_and_changes_nothing() {
     let scene = doors();
     let running = Outrigger::start_and(&scene, DOORS, &["sleep", "300"], Wait::Started);
     let (worker, app) = (running.worker(), running.app());
-    let (socket, nothing) = (scene.text_path("admin.sock"), scene.text_path("no-such-binary"));
+    let (socket, nothing) = (scene.text_path("run/admin.sock"), scene.text_path("no-such-binary"));
     let (code, stdout, stderr) = outrigger(&["upgrade", "--to", &nothing, "--socket", &socket]);
     assert!(code == 1 && stdout.is_empty() && stderr.contains(&nothing), "{code} {stdout} {stderr}");
-    assert_eq!(post(&scene.path("admin.sock"), "/upgrade", "", "relative/path").status, 400);
+    assert_eq!(post(&scene.path("run/admin.sock"), "/upgrade", "", "relative/path").status, 400);
     assert!(is_alive(worker) && is_alive(app));
     assert_eq!((running.find_worker(), running.status_of("/live")), (Some(worker), 200));
     running.finish();
@@ -173,7 +173,7 @@ fn a_change_needs_the_token_where_one_is_set() {
     scene.write("wrong", "close-sesame-73\n");
     let body = DOORS.replace("probes:", "token: \"${file:@dir@/token}\", probes:");
     let running = Outrigger::start_and(&scene, &body, &["sleep", "300"], Wait::Started);
-    let (socket, socket_text) = (scene.path("admin.sock"), scene.text_path("admin.sock"));
+    let (socket, socket_text) = (scene.path("run/admin.sock"), scene.text_path("run/admin.sock"));
     let worker = running.worker();
     for path in ["/reload", "/log-level", "/upgrade", "/stop", "/quitquitquit"] {
         for header in ["", "Authorization: Bearer wrong\r\n", "Authorization: Basic open-sesame-73\r\n"] {
@@ -219,7 +219,7 @@ fn the_socket_gets_its_mode_and_group() {
         let scene = doors();
         let body = DOORS.replace("probes:", &format!("mode: 0660, group: {group}, probes:"));
         let running = Outrigger::start_and(&scene, &body, &["sleep", "300"], Wait::Started);
-        let meta = std::fs::metadata(scene.path("admin.sock")).expect("the socket is there");
+        let meta = std::fs::metadata(scene.path("run/admin.sock")).expect("the socket is there");
         assert_eq!((meta.permissions().mode() & 0o777, meta.gid().to_string()), (0o660, number.clone()), "{group}");
         running.finish();
     }
@@ -277,7 +277,7 @@ fn the_status_tells_of_the_app_and_of_the_sandbox() {
     assert_eq!(status["app"]["pid"], app, "{status}");
     assert_eq!((&status["app"]["runs"], &status["app"]["restarts"]), (&true.into(), &0.into()), "{status}");
     assert!(status["worker_generation"].is_u64() && status.get("sandbox").is_some(), "{status}");
-    let socket = scene.text_path("admin.sock");
+    let socket = scene.text_path("run/admin.sock");
     let (code, shown, _) = outrigger(&["status", "--socket", &socket]);
     assert!(code == 0 && shown.contains(&format!("app: runs, pid {app}\n")) && shown.contains("sandbox: "), "{shown}");
     for text in [status.to_string(), shown, running.ask("/").text(), running.ask("/config").text()] {
@@ -292,10 +292,10 @@ fn the_status_tells_of_the_app_and_of_the_sandbox() {
 fn a_silent_client_on_the_socket_holds_up_nobody() {
     let scene = doors();
     let running = Outrigger::start_and(&scene, DOORS, &["sleep", "300"], Wait::Started);
-    let socket = scene.path("admin.sock");
+    let socket = scene.path("run/admin.sock");
     let mut silent = UnixStream::connect(&socket).expect("the socket takes connections");
     silent.write_all(b"POST /stop HTTP/1.1\r\nHost: x\r\nContent-Le").expect("half a request");
-    let (code, _, stderr) = outrigger(&["exec-probe", "live", "--socket", &scene.text_path("admin.sock")]);
+    let (code, _, stderr) = outrigger(&["exec-probe", "live", "--socket", &scene.text_path("run/admin.sock")]);
     assert_eq!(code, 0, "{stderr}");
     running.finish();
 }

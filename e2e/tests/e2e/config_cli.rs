@@ -32,7 +32,7 @@ proxy:
   threads: 1
   listeners: { inbound: { listen: "127.0.0.1:8443", direction: inbound, to: app }, payments: { listen: "127.0.0.1:9001", direction: outbound, to: payments } }
   clusters: { payments: { endpoints: ["127.0.0.1:8080", "127.0.0.1:8081"], balance: { least_request: {} } } }
-admin: { listen: "127.0.0.1:9900", socket: "@dir@/admin.sock", probes: "127.0.0.1:9901" }
+admin: { listen: "127.0.0.1:9900", socket: "@dir@/run/admin.sock", probes: "127.0.0.1:9901" }
 "#;
 
 fn validate(text: &str) -> (i32, String) {

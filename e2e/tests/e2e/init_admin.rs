@@ -16,7 +16,7 @@ const LIVELY: &str = "trap 'exit 6' TERM; echo up; while :; do sleep 0.05; done"
 /// A request on the admin socket, with these header lines.
 #[track_caller]
 fn over_socket(scene: &Scene, method: &str, path: &str, headers: &str, body: &str) -> Reply {
-    let stream = UnixStream::connect(scene.path("admin.sock")).expect("the socket is there");
+    let stream = UnixStream::connect(scene.path("run/admin.sock")).expect("the socket is there");
     stream.set_read_timeout(Some(PATIENCE)).expect("a socket has a time-out");
     let mut wire = Wire::new(stream);
     let length = body.len();
@@ -99,7 +99,7 @@ fn where_a_token_is_set_a_stop_needs_it() {
     let scene = Scene::new();
     scene.write("token", "correct-horse\n");
     let admin =
-        "admin: { listen: \"127.0.0.1:@admin@\", socket: \"@dir@/admin.sock\", token: \"${file:@dir@/token}\" }\n";
+        "admin: { listen: \"127.0.0.1:@admin@\", socket: \"@dir@/run/admin.sock\", token: \"${file:@dir@/token}\" }\n";
     let outrigger = start_lively(&scene, admin);
     let wrong = [
         "",
@@ -133,7 +133,7 @@ fn the_command_stops_a_running_one_and_waits_for_its_end() {
         let scene = Scene::new();
         let outrigger = start_lively(&scene, "");
         let pid = outrigger.pid();
-        let (socket, config) = (scene.text_path("admin.sock"), scene.text_path("outrigger.yaml"));
+        let (socket, config) = (scene.text_path("run/admin.sock"), scene.text_path("outrigger.yaml"));
         let place = if by_file { ["-c", &config] } else { ["--socket", &socket] };
         let (code, _, stderr) = command(&["stop", place[0], place[1]]);
         assert_eq!(code, 0, "{stderr}");
@@ -152,7 +152,7 @@ fn a_stop_within_a_time_keeps_it() {
     let outrigger = Outrigger::start(&scene, body, &["sh", "-c", script]);
     until(PATIENCE, "the app ignores its signal", || outrigger.stdout.contains("up"));
     let began = Instant::now();
-    let (code, _, stderr) = command(&["stop", "--socket", &scene.text_path("admin.sock"), "--within", "2s"]);
+    let (code, _, stderr) = command(&["stop", "--socket", &scene.text_path("run/admin.sock"), "--within", "2s"]);
     assert!([0, 1].contains(&code), "{stderr}");
     let exit = outrigger.wait(PATIENCE);
     assert_eq!(exit.code, 137, "{}", exit.stderr);
@@ -166,10 +166,10 @@ fn the_command_brings_its_token_or_is_told_that_it_needs_one() {
     let scene = Scene::new();
     let (token, wrong) = (scene.write("token", "correct-horse\n"), scene.write("wrong", "battery\n"));
     let admin =
-        "admin: { listen: \"127.0.0.1:@admin@\", socket: \"@dir@/admin.sock\", token: \"${file:@dir@/token}\" }\n";
+        "admin: { listen: \"127.0.0.1:@admin@\", socket: \"@dir@/run/admin.sock\", token: \"${file:@dir@/token}\" }\n";
     let outrigger = start_lively(&scene, admin);
     let (socket, token, wrong) =
-        (scene.text_path("admin.sock"), token.display().to_string(), wrong.display().to_string());
+        (scene.text_path("run/admin.sock"), token.display().to_string(), wrong.display().to_string());
     let missing = scene.text_path("no-such-file");
     for refused in [&["stop", "--socket", &socket][..], &["stop", "--socket", &socket, "--token-file", &wrong]] {
         let (code, _, stderr) = command(refused);
@@ -208,7 +208,7 @@ fn waiting(words: &[&str]) -> Running {
 fn wait_blocks_until_it_is_so_and_then_says_yes() {
     let scene = Scene::new();
     let port = scene.port("port");
-    let (url, socket) = (format!("http://127.0.0.1:{}", scene.value("admin")), scene.text_path("admin.sock"));
+    let (url, socket) = (format!("http://127.0.0.1:{}", scene.value("admin")), scene.text_path("run/admin.sock"));
     let mut started = waiting(&["wait", "--for", "started", "--timeout", "60s", "--url", &url]);
     let mut ready = waiting(&["wait", "--for", "ready", "--timeout", "60s", "--url", &url]);
     let mut by_socket = waiting(&["wait", "--for", "ready", "--timeout", "60s", "--socket", &socket]);
@@ -255,7 +255,7 @@ fn wait_gives_up_when_its_time_is_over() {
         assert!(stderr.contains("ready"), "what it waited for is named: {stderr}");
     };
     give_up(&["--url", &url]);
-    give_up(&["--socket", &scene.text_path("admin.sock")]);
+    give_up(&["--socket", &scene.text_path("run/admin.sock")]);
     let outrigger = Outrigger::start_and(&scene, "app: { port: @port@ }", &[], Wait::Started);
     give_up(&["--url", &url]);
     give_up(&["-c", &scene.text_path("outrigger.yaml")]);
@@ -281,7 +281,7 @@ fn exec_probe_says_by_its_code_what_the_probes_say() {
     let scene = Scene::new();
     scene.port("port");
     let outrigger = Outrigger::start_and(&scene, "app: { port: @port@ }", &[], Wait::Started);
-    let probe = |what: &str| command(&["exec-probe", what, "--socket", &scene.text_path("admin.sock")]).0;
+    let probe = |what: &str| command(&["exec-probe", what, "--socket", &scene.text_path("run/admin.sock")]).0;
     assert_eq!((probe("started"), probe("live"), probe("ready")), (0, 0, 1), "the app is not there yet");
     let app =
         std::net::TcpListener::bind(("127.0.0.1", scene.value("port").parse().expect("a port"))).expect("it is free");
@@ -313,7 +313,7 @@ fn probes_tell_a_drain_from_a_death() {
     scene.set("port", app.address().rsplit(':').next().expect("a port"));
     let body = "app: { port: @port@, stop: { drain: 15s, grace: 5s, deadline: 30s } }\n\
                 proxy: { listeners: { inbound: { listen: \"127.0.0.1:@front@\", direction: inbound, to: app } } }\n\
-                admin: { listen: \"127.0.0.1:@admin@\", socket: \"@dir@/admin.sock\", probes: \"127.0.0.1:@probes@\" }\n";
+                admin: { listen: \"127.0.0.1:@admin@\", socket: \"@dir@/run/admin.sock\", probes: \"127.0.0.1:@probes@\" }\n";
     let outrigger = Outrigger::start(&scene, body, &[]);
     let ask = |path: &str| crate::harness::get(&probes, path).map_or(0, |reply| reply.status);
     assert_eq!((ask("/started"), ask("/ready"), ask("/live"), ask("/stop")), (200, 200, 200, 404));

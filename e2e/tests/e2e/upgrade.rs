@@ -17,6 +17,9 @@ use crate::harness::{Answer, Outrigger, PATIENCE, SECOND, Scene, Wait, get, numb
 /// Another worker has 20 s to become ready.
 const GIVEN_UP: Duration = Duration::from_secs(40);
 
+/// As in `BODY`.
+const ADMIN: &str = "admin: { listen: \"127.0.0.1:@admin@\", socket: \"@dir@/run/admin.sock\" }\n";
+
 /// The product under another name.
 fn copy(scene: &Scene, name: &str) -> String {
     let path = scene.write(&format!("bin/{name}"), "");
@@ -37,7 +40,7 @@ fn late(scene: &Scene) -> String {
 
 /// `outrigger upgrade`: exit code, stdout and stderr.
 fn upgrade(scene: &Scene, to: Option<&str>) -> (i32, String) {
-    let (binary, socket) = (binary(), scene.text_path("admin.sock"));
+    let (binary, socket) = (binary(), scene.text_path("run/admin.sock"));
     let mut command = vec![binary.as_str(), "upgrade", "--socket", &socket];
     command.extend(to.into_iter().flat_map(|path| ["--to", path]));
     let (code, stdout, stderr) = run_to_end(&command, 2 * GIVEN_UP);
@@ -45,7 +48,7 @@ fn upgrade(scene: &Scene, to: Option<&str>) -> (i32, String) {
 }
 
 fn upgrade_beside(busy: &Busy, to: String) -> JoinHandle<(i32, String)> {
-    let (binary, socket) = (binary(), busy.scene.text_path("admin.sock"));
+    let (binary, socket) = (binary(), busy.scene.text_path("run/admin.sock"));
     std::thread::spawn(move || {
         let command = [binary.as_str(), "upgrade", "--socket", &socket, "--to", &to];
         let (code, stdout, stderr) = run_to_end(&command, 2 * GIVEN_UP);
@@ -177,8 +180,11 @@ fn what_cannot_take_over_is_given_up_with_its_reason_and_the_old_one_serves() {
 fn sigusr2_is_the_apps_in_wrap_mode_and_an_upgrade_for_the_worker() {
     let scene = Scene::new();
     let script = "trap 'echo usr2' USR2; trap 'exit 4' TERM; while :; do sleep 0.05; done";
-    let outrigger =
-        Outrigger::start(&scene, "app: { stop: { drain: 1s, grace: 2s, deadline: 7s } }", &["sh", "-c", script]);
+    let outrigger = Outrigger::start(
+        &scene,
+        &format!("app: {{ stop: {{ drain: 1s, grace: 2s, deadline: 7s }} }}\n{ADMIN}"),
+        &["sh", "-c", script],
+    );
     let (worker, app) = (outrigger.worker(), outrigger.app());
     outrigger.signal(Signal::USR2);
     until(PATIENCE, "the app got it", || outrigger.stdout.contains("usr2"));
@@ -195,6 +201,7 @@ fn sigusr2_upgrades_a_companion() {
     let scene = Scene::new();
     scene.port("page");
     let body = "metrics: { sources: { self: { self: {} } }, sinks: { page: { prometheus: { listen: \"127.0.0.1:@page@\" } } } }";
+    let body = &format!("{body}\n{ADMIN}");
     let path = copy(&scene, "companion");
     let outrigger = Outrigger::start_binary(&path, &scene, "outrigger.yaml", body, &[], Wait::Ready, |_| {});
     let page = format!("127.0.0.1:{}", scene.value("page"));
@@ -214,6 +221,25 @@ fn sigusr2_upgrades_a_companion() {
     until(PATIENCE, "the supervisor has become the new file", || executable(outrigger.pid()) == path);
     until(PATIENCE, "ready", || outrigger.status_of("/ready") == 200);
     assert_eq!(outrigger.finish().code, 0);
+}
+
+/// What a worker was made to write must not become the program that starts all workers.
+/// covers: attachment 3
+/// covers: attachment 6
+#[test]
+fn a_binary_where_a_worker_may_write_is_not_trusted() {
+    let scene = Scene::new();
+    let outrigger = Outrigger::start(&scene, ADMIN, &["sh", "-c", "trap 'exit 3' TERM; while :; do sleep 0.05; done"]);
+    let (worker, inside) = (outrigger.worker(), scene.path("state/next"));
+    std::fs::copy(binary(), &inside).expect("the state directory takes files");
+    let way_around = scene.path("around");
+    std::os::unix::fs::symlink(&inside, &way_around).expect("the scene takes links");
+    for path in [inside, way_around] {
+        let (code, said) = upgrade(&scene, Some(&path.display().to_string()));
+        assert_eq!((code, said.contains("not trusted")), (1, true), "{}: {said}", path.display());
+        assert_eq!(outrigger.find_worker(), Some(worker), "the old one stays");
+    }
+    assert_eq!(outrigger.finish().code, 3);
 }
 
 /// covers: attachment 3
@@ -324,7 +350,12 @@ fn the_supervisor_becomes_the_new_binary_as_soon_as_its_output_is_read_again() {
     let scene = Scene::new();
     let config = scene.write(
         "outrigger.yaml",
-        configuration(&scene, "logs: { sources: { app: { stdio: {} } }, sinks: { a: { blackhole: {} } } }\n"),
+        configuration(
+            &scene,
+            &format!(
+                "logs: {{ sources: {{ app: {{ stdio: {{}} }} }}, sinks: {{ a: {{ blackhole: {{}} }} }} }}\n{ADMIN}"
+            ),
+        ),
     );
     let (read, write) = std::io::pipe().expect("a pipe");
     let mut command = Command::new("sh");
@@ -376,7 +407,7 @@ fn spawn_with_third(command: Command, third: std::io::PipeWriter) -> Running {
 #[test]
 fn an_upgrade_without_load_is_done_at_once() {
     let scene = Scene::new();
-    let outrigger = Outrigger::start(&scene, "", &["sh", "-c", "trap 'exit 3' TERM; while :; do sleep 0.05; done"]);
+    let outrigger = Outrigger::start(&scene, ADMIN, &["sh", "-c", "trap 'exit 3' TERM; while :; do sleep 0.05; done"]);
     let app = outrigger.app();
     let next = copy(&scene, "next");
     let (code, said) = upgrade(&scene, Some(&next));

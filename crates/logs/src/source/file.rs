@@ -215,6 +215,10 @@ impl Shared {
             }
         }
         for found in found {
+            // Another look may have found it while this one was under way.
+            if self.tails.borrow().iter().any(|tail| tail.id == found.id) {
+                continue;
+            }
             if self.tails.borrow().len() >= self.config.files_max as usize {
                 if !self.reported.replace(true) {
                     let text = format!("more than files_max = {} files match; the rest wait", self.config.files_max);

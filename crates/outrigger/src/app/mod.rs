@@ -2,6 +2,7 @@
 
 pub mod plan;
 mod user;
+pub mod ready;
 pub mod end;
 
 use base::unit::Span;

@@ -17,8 +17,10 @@ pub const NO_PEERS: &str = "python3 or git is not installed";
 /// Requests a second of each kind.
 const EACH_PER_SECOND: u32 = 500;
 
+/// The socket has a folder of its own: the worker may write there, so that no binary from there is trusted.
 pub const BODY: &str = r#"
 app: { port: @port@, stop: { drain: 5s, grace: 5s, deadline: 20s } }
+admin: { listen: "127.0.0.1:@admin@", socket: "@dir@/run/admin.sock" }
 limits: { memory: 96MiB }
 logs:
   sources: { app: { stdio: {} }, access: { proxy: {} } }

@@ -216,7 +216,7 @@ pub fn configuration(scene: &Scene, body: &str) -> String {
         text.push_str("\nstate: { dir: \"@dir@/state\", max: 64MiB }");
     }
     if !body.lines().any(|line| line.starts_with("admin:")) {
-        text.push_str("\nadmin: { listen: \"127.0.0.1:@admin@\", socket: \"@dir@/admin.sock\" }\n");
+        text.push_str("\nadmin: { listen: \"127.0.0.1:@admin@\", socket: \"@dir@/run/admin.sock\" }\n");
     }
     scene.fill(&text)
 }

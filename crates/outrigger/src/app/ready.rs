@@ -1,0 +1,69 @@
+//! Whether the app is there: for probes, whether it takes connections; for signals, whether it would handle one. In: its port and
+//! process id. Out: health, and signals by way of the supervisor.
+
+use crate::control::{AppFacts, Control};
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, Ordering};
+use std::time::Duration;
+use supervisor::message::ToSupervisor;
+
+/// Ready needs an app that takes connections, where its port is known; where it is not, an app that runs.
+pub async fn readiness(port: Option<u16>, facts: AppFacts) {
+    facts.health.set_started();
+    let mut runs = facts.runs.subscribe();
+    let mut pause = READY_LOOK;
+    loop {
+        let up = *runs.borrow_and_update();
+        let answers = match port {
+            _ if !up => false,
+            None => true,
+            Some(port) => accepts(port).await,
+        };
+        facts.health.set_ready(answers);
+        facts.health.set_summary(match (up, answers, port) {
+            (false, ..) => "the app has not started".to_string(),
+            (true, false, Some(port)) => format!("the app does not take connections on port {port}"),
+            (true, true, Some(port)) => format!("the app takes connections on port {port}"),
+            (true, ..) => "the app runs".to_string(),
+        });
+        if answers {
+            // An app that takes connections is asked no more: each asking is a connection that it has to serve.
+            let _ = runs.changed().await;
+            continue;
+        }
+        let _ = tokio::time::timeout(pause, runs.changed()).await;
+        pause = (pause * 2).min(READY_LOOK_MOST);
+    }
+}
+
+const READY_LOOK: Duration = Duration::from_millis(50);
+const READY_LOOK_MOST: Duration = Duration::from_secs(1);
+
+async fn accepts(port: u16) -> bool {
+    let address = SocketAddr::from(([127, 0, 0, 1], port));
+    let connected = tokio::time::timeout(Duration::from_secs(1), tokio::net::TcpStream::connect(address)).await;
+    matches!(connected, Ok(Ok(_)))
+}
+
+/// Signals the app where it handles the signal.
+pub fn signaller(control: Rc<Control>, pid: Arc<AtomicI32>) -> Rc<dyn Fn(i32) -> bool> {
+    Rc::new(move |signal| {
+        let handled = handles(pid.load(Ordering::Relaxed), signal);
+        if handled {
+            control.send(ToSupervisor::SignalApp { signal });
+        }
+        handled
+    })
+}
+
+/// Whether a process catches or ignores a signal (proc_pid_status(5): SigCgt, SigIgn). Where it cannot be told: yes.
+fn handles(pid: i32, signal: i32) -> bool {
+    let Ok(status) = std::fs::read_to_string(format!("/proc/{pid}/status")) else { return true };
+    let has = |line: &str| {
+        let mask = line.split_once(':').and_then(|(_, mask)| u64::from_str_radix(mask.trim(), 16).ok());
+        mask.is_some_and(|mask| mask >> (signal - 1) & 1 == 1)
+    };
+    status.lines().filter(|line| line.starts_with("SigCgt:") || line.starts_with("SigIgn:")).any(has)
+}

@@ -1,0 +1,224 @@
+//! A worker's start, while it has one thread: it hands the plan over, binds what it listens on, gives up every right that the
+//! configuration does not need, and then runs. In: plans, and what the supervisor handed down. Out: an exit code.
+
+use crate::control::{AppFacts, Control};
+use crate::grants;
+use crate::load::Plans;
+use crate::pulse::Pulse;
+use crate::reload::Reloader;
+use crate::wire::Worker;
+use base::listen::Sockets;
+use base::oplog;
+use base::scope::Scope;
+use base::subsystem::Conductor;
+use base::telemetry::Telemetry;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use sandbox::Holds;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use supervisor::message::ToSupervisor;
+use supervisor::worker::{Fell, Kept, WorkerSide};
+use sys::ring::Ring;
+use tokio::sync::watch;
+use tracing::level_filters::LevelFilter;
+
+/// Runs a worker on this thread until its end; answers its exit code.
+pub fn start(mut plans: Plans, side: WorkerSide, reloader: Reloader) -> i32 {
+    // The one TLS provider; a second call in one process would be refused, and there is none.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let level = oplog::start(LevelFilter::INFO);
+    let needs = grants::needs(&plans);
+    plans.app.written = grants::written(&needs);
+    let inherited = match Inherited::from(side, &mut plans) {
+        Ok(inherited) => inherited,
+        Err(error) => {
+            eprintln!("error: the worker cannot use what it inherited: {error}");
+            return i32::from(crate::EXIT_MISTAKE);
+        }
+    };
+    // Before the sandbox: a low port takes a right that is dropped then, and who holds a port is found in /proc.
+    let mut errors = inherited.sockets.bind_early(&needs.listen);
+    let socket = admin::run::prepare(&plans.config.admin).map_err(|error| errors.push(error)).ok().flatten();
+    if !errors.is_empty() {
+        return inherited.cannot_start(&errors, reloader.text());
+    }
+    prefer_app();
+    set_limits(plans.memory);
+    // While this process has one thread: what comes later inherits it.
+    let granted = plans.config.sandbox.enabled.then(|| grants::grants(&plans, &needs));
+    let marks = granted.as_ref().map(grants::marks).unwrap_or_default();
+    let holds = granted.map(|granted| sandbox::enter(&granted));
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(base::scope::BLOCKING_MAX + 2)
+        .build_local(tokio::runtime::LocalOptions::default());
+    match runtime {
+        Ok(runtime) => {
+            let code = runtime.block_on(serve(plans, inherited, socket, (holds, marks), level, Rc::new(reloader)));
+            // A store that hangs in a system call must not hold up the end.
+            runtime.shutdown_timeout(Duration::from_millis(100));
+            code
+        }
+        Err(error) => {
+            eprintln!("error: no runtime: {error}");
+            i32::from(crate::EXIT_MISTAKE)
+        }
+    }
+}
+
+/// Where memory runs out, the kernel shall take us and not the app (proc_pid_oom_score_adj(5)).
+fn prefer_app() {
+    const FILE: &str = "/proc/self/oom_score_adj";
+    let adjusted = std::fs::read_to_string(FILE).ok().and_then(|text| text.trim().parse::<i32>().ok()).unwrap_or(0);
+    // Raising it is allowed to everybody. A system that shows no such file has no such choice.
+    let _ = std::fs::write(FILE, adjusted.saturating_add(OOM_ABOVE_APP).min(1000).to_string());
+}
+
+const OOM_ABOVE_APP: i32 = 200;
+
+/// As many descriptors as are allowed, and an end to a leak that is quicker than the looks at it: an allocation beyond fails, and
+/// the next worker goes on (getrlimit(2)).
+fn set_limits(memory: u64) {
+    let files = getrlimit(Resource::Nofile);
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: files.maximum, maximum: files.maximum });
+    let data = memory.saturating_add(BURST);
+    let allowed = getrlimit(Resource::Data).maximum.map_or(data, |most| most.min(data));
+    let _ = setrlimit(Resource::Data, Rlimit { current: Some(allowed), maximum: Some(allowed) });
+}
+
+/// What one answer of a store may take for a moment, and stacks that are reserved and not used.
+const BURST: u64 = 512 << 20;
+
+async fn serve(
+    plans: Plans,
+    inherited: Inherited,
+    socket: Option<admin::Prepared>,
+    (holds, marks): (Option<Holds>, Vec<grants::Mark>),
+    level: oplog::LevelHandle,
+    reloader: Rc<Reloader>,
+) -> i32 {
+    let started_at = Instant::now();
+    let telemetry = Telemetry::default();
+    let facts = AppFacts {
+        pid: Arc::default(),
+        runs: watch::channel(inherited.companion).0,
+        health: telemetry.health("app"),
+        restarts: Rc::default(),
+        ended: Rc::default(),
+    };
+    let Inherited { control, sockets, rings, wake, kept, watchdog, generation, owns, fell, since, companion } =
+        inherited;
+    let (control, orders) = match Control::new(control, facts.clone(), owns) {
+        Ok(control) => control,
+        Err(error) => {
+            eprintln!("error: the supervisor cannot be heard: {error}");
+            return i32::from(crate::EXIT_MISTAKE);
+        }
+    };
+    let scope = Scope::new("worker", facts.health.clone());
+    scope.spawn("control", control.clone().hear());
+    report_sandbox(holds.as_ref(), &facts);
+    let worker = Worker {
+        conductor: Conductor::default(),
+        sandbox: holds.as_ref().map_or(serde_json::Value::Null, |holds| serde_json::json!(holds)),
+        marks,
+        telemetry,
+        scope,
+        facts,
+        control,
+        orders,
+        sockets,
+        socket,
+        rings,
+        wake,
+        kept,
+        generation,
+        fell,
+        since,
+        companion,
+        started_at,
+        level,
+        reloader,
+        pulse: Pulse::new(watchdog),
+    };
+    #[cfg(feature = "backdoor")]
+    let door = crate::backdoor::Door::open(&plans.state_dir, &worker.telemetry);
+    let run = worker.run(plans);
+    #[cfg(feature = "backdoor")]
+    let run = door.beside(run);
+    run.await
+}
+
+/// What does not hold is said once, and stays in the status.
+fn report_sandbox(holds: Option<&Holds>, facts: &AppFacts) {
+    let Some(holds) = holds else {
+        return tracing::warn!("the sandbox is off by configuration");
+    };
+    if !holds.missing.is_empty() {
+        let missing = holds.missing.join("; ");
+        tracing::warn!(missing, "the sandbox is not whole on this system");
+    }
+    if !holds.absent.is_empty() {
+        let absent: Vec<String> = holds.absent.iter().map(|path| path.display().to_string()).collect();
+        tracing::debug!(paths = absent.join(", "), "not there yet; another worker takes over when they are");
+    }
+    facts.health.set_started();
+}
+
+/// What the supervisor handed down.
+struct Inherited {
+    control: OwnedFd,
+    sockets: Sockets,
+    rings: Option<(Ring, Ring)>,
+    wake: OwnedFd,
+    kept: Kept,
+    watchdog: OwnedFd,
+    generation: u32,
+    owns: bool,
+    fell: Option<Fell>,
+    since: i64,
+    companion: bool,
+}
+
+impl Inherited {
+    /// Hands the plan over, and takes up what there is.
+    fn from(side: WorkerSide, plans: &mut Plans) -> std::io::Result<Inherited> {
+        let bytes = plans.app.encode();
+        Kept::keep(&side.kept.plan, &bytes)?;
+        supervisor::message::send(&side.control, &ToSupervisor::Plan { bytes: bytes.len() as u64 }.encode())?;
+        // The first worker says whether there is a capture; for those after it, there is one or there is none.
+        let captured = side.rings.0.is_sized() || (side.generation == 0 && plans.app.capture_bytes.is_some());
+        let rings = match plans.app.capture_bytes.filter(|_| captured) {
+            Some(capacity) => Some((side.rings.0.sized(capacity)?, side.rings.1.sized(capacity)?)),
+            None => None,
+        };
+        Ok(Inherited {
+            control: side.control,
+            sockets: Sockets::new(side.stored, Some(Arc::new(side.notify)), side.managed),
+            rings,
+            wake: side.wake,
+            kept: side.kept,
+            watchdog: side.watchdog,
+            generation: side.generation,
+            owns: side.owns,
+            fell: side.fell,
+            since: side.since,
+            companion: plans.command.is_empty(),
+        })
+    }
+
+    fn cannot_start(&self, errors: &[String], text: &str) -> i32 {
+        report_errors(errors, self.generation, &self.kept, text)
+    }
+}
+
+/// Says why a worker cannot start. The next one then takes the last text that served.
+pub fn report_errors(errors: &[String], generation: u32, kept: &Kept, text: &str) -> i32 {
+    errors.iter().for_each(|error| eprintln!("error: {error}"));
+    if generation > 0 {
+        let _ = Kept::keep(&kept.refused, text.as_bytes());
+    }
+    i32::from(crate::EXIT_MISTAKE)
+}
