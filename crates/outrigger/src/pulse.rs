@@ -13,7 +13,7 @@ use supervisor::message::ToSupervisor;
 use supervisor::plan::WATCHDOG;
 
 /// Looks without a beat after which a thread counts as hung.
-const LOOKS_MAX: u32 = 4;
+const LOOKS_MAX: u32 = 3;
 
 /// The look at which the start is over: everything has been read and connected once.
 const SETTLED: u32 = 3;

@@ -346,9 +346,10 @@ impl Supervisor {
         if worker.ready && now.saturating_duration_since(worker.started) >= RESTART_CALM {
             self.crew.wait = RESTART_FIRST;
         }
-        // Whoever is to replace it is there already.
-        if self.crew.at(Place::Next).is_none() {
-            self.crew.again_later(now);
+        match self.crew.at(Place::Next) {
+            // One that is not ready yet may never be, and nobody serves meanwhile: its end is followed by a start at once.
+            Some(next) => next.kill(),
+            None => self.crew.again_later(now),
         }
     }
 }

@@ -493,11 +493,6 @@ const SIGTTIN: i32 = 21;
 const SIGTTOU: i32 = 22;
 const SIGWINCH: i32 = 28;
 
-/// A worker that was executed finds its start here, everything else starts as a supervisor.
-pub fn inherited_worker() -> Option<Box<WorkerSide>> {
-    WorkerSide::inherited().map(Box::new)
-}
-
 fn unix_now() -> i64 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_secs()).unwrap_or(i64::MAX)

@@ -101,6 +101,23 @@ fn an_upgrade_costs_nothing_of_what_is_under_way() {
     kept.assert_none_failed();
 }
 
+/// Nothing else is under way that would keep the old worker until then.
+/// covers: attachment 3
+#[test]
+fn a_request_of_the_app_itself_is_answered_to_its_end_by_the_worker_that_leaves() {
+    let busy = need!(Busy::start(&binary()), NO_PEERS);
+    let next = copy(&busy.scene, "next");
+    let outbound = fetch(busy.way.clone(), "/slow");
+    busy.fresh.await_more(100, PATIENCE);
+    let (code, said) = upgrade(&busy.scene, Some(&next));
+    assert_eq!(code, 0, "{said}");
+    assert_eq!(joined(outbound, "the app's own request"), (200, true, 4));
+    await_binary(&busy.outrigger, busy.app, &next);
+    let (fresh, kept, _) = busy.finish(1);
+    fresh.assert_none_failed();
+    kept.assert_none_failed();
+}
+
 /// covers: attachment 3
 /// covers: attachment 9
 #[test]
