@@ -26,6 +26,11 @@ pub fn with_backdoor() -> Outcome<PathBuf> {
     program(&programs(&shell::output(&mut command)?), BACKDOOR)
 }
 
+/// The programs that tests start and that are no part of the product. Naming `--test` leaves them out, so that they are built apart.
+pub fn examples() -> Outcome {
+    shell::run(&mut shell::cargo(&["build", "--workspace", "--examples", "--profile", "ci"]))
+}
+
 /// Builds packages and returns their programs by name; compiler messages go to stderr as always.
 pub fn build(profile: &str, packages: &[&str]) -> Outcome<BTreeMap<String, PathBuf>> {
     let mut words = vec!["build", "--profile", profile, "--message-format=json-render-diagnostics"];

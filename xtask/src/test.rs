@@ -40,7 +40,11 @@ pub fn run_all(filters: &[String]) -> Outcome<(Tally, Outcome)> {
     fs::write(&skips, "").map_err(|error| format!("cannot write {}: {error}", skips.display()))?;
 
     let mut tally = Tally::default();
-    match product::for_tests().and_then(|outrigger| Ok((outrigger, product::with_backdoor()?))) {
+    let built = product::for_tests().and_then(|outrigger| {
+        product::examples()?;
+        Ok((outrigger, product::with_backdoor()?))
+    });
+    match built {
         Ok((outrigger, backdoor)) => {
             for mut command in commands(filters)? {
                 command.env("OUTRIGGER_BIN", &outrigger).env("OUTRIGGER_BACKDOOR_BIN", &backdoor);
