@@ -59,7 +59,7 @@ fn what_was_not_granted_is_refused() {
         "run a shell",
         "signal another",
         "look for another",
-        "open another",
+        "signal another by handle",
         "mount",
         "new root",
         "another user",

@@ -47,7 +47,10 @@ pub fn run(folder: &Path, rest: &[String]) {
     attempt("run a shell", Command::new("/bin/sh").args(["-c", "exit 0"]).spawn());
     attempt("signal another", rustix::process::kill_process(parent, Signal::TERM));
     attempt("look for another", rustix::process::test_kill_process(parent));
-    attempt("open another", rustix::process::pidfd_open(parent, rustix::process::PidfdFlags::empty()));
+    // A handle to see another process end by is given, and gives no right over it.
+    let handle = rustix::process::pidfd_open(parent, rustix::process::PidfdFlags::empty());
+    let signal = rustix::process::Signal::CONT;
+    attempt("signal another by handle", handle.and_then(|handle| rustix::process::pidfd_send_signal(handle, signal)));
     attempt("mount", rustix::mount::mount_bind("/etc", inside.join("folder")));
     attempt("new root", rustix::process::chroot("/"));
     attempt("another user", rustix::thread::set_thread_uid(rustix::process::Uid::from_raw(1)));
