@@ -2,6 +2,7 @@
 //! moment, or why there is none. It is made under a name of its own and then renamed over the path, so that the path leads to a
 //! worker at every moment; and before the sandbox closes, since nobody may give a file to a group from within.
 
+use base::accounts;
 use rustix::fs::Mode;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
@@ -128,8 +129,7 @@ fn failed(error: io::Error) -> String {
     format!("{error}{help}")
 }
 
-/// The number of a group, given as such or by its name in /etc/group. Read here, since a static binary cannot load what a
-/// C library would ask (nsswitch.conf(5)).
+/// The number of a group, given as such or by its name in /etc/group.
 pub fn group_number(group: &str) -> Result<u32, String> {
     if !group.is_empty() && group.bytes().all(|byte| byte.is_ascii_digit()) {
         // The largest number stands for "unchanged" (chown(2)).
@@ -138,15 +138,7 @@ pub fn group_number(group: &str) -> Result<u32, String> {
     }
     let table = fs::read_to_string("/etc/group")
         .map_err(|error| format!("`{group}` cannot be looked up in /etc/group: {error}"))?;
-    find_group(&table, group).ok_or_else(|| format!("there is no group `{group}` in /etc/group"))
-}
-
-/// One line is `name:password:number:members` (group(5)).
-fn find_group(table: &str, name: &str) -> Option<u32> {
-    table.lines().find_map(|line| {
-        let mut cells = line.split(':');
-        (cells.next()? == name).then(|| cells.nth(1)?.parse().ok())?
-    })
+    accounts::group(&table, group).ok_or_else(|| format!("there is no group `{group}` in /etc/group"))
 }
 
 #[cfg(test)]
@@ -204,12 +196,7 @@ mod tests {
 
     /// covers: attachment 6
     #[test]
-    fn groups_are_found_by_name_and_number() {
-        let table = "root:x:0:\nstaff:x:50:me,you\nbroken\nodd:x:many:\n";
-        assert_eq!(find_group(table, "staff"), Some(50));
-        assert_eq!(find_group(table, "staf"), None);
-        assert_eq!(find_group(table, "broken"), None);
-        assert_eq!(find_group(table, "odd"), None);
+    fn a_group_may_be_given_as_its_number() {
         assert_eq!(group_number("1000"), Ok(1000));
         assert!(group_number("4294967295").is_err() && group_number("").is_err());
     }

@@ -1,7 +1,6 @@
 //! Outrigger's own log through `tracing`: for people on a terminal, JSON otherwise, always on stderr, so that the app's
 //! stdout stays the app's. The level can be changed while running.
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::io::IsTerminal as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tracing::level_filters::LevelFilter;
@@ -44,9 +43,6 @@ struct Stderr;
 
 static LOST: AtomicU64 = AtomicU64::new(0);
 
-/// What a pipe takes whole once poll has called it writable (pipe(7), PIPE_BUF).
-const ROOM: usize = 4096;
-
 impl std::io::Write for Stderr {
     /// Called with a whole line.
     fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
@@ -68,12 +64,9 @@ impl std::io::Write for Stderr {
 
 /// False where there is no room at this moment.
 fn write_at_once(line: &[u8]) -> bool {
-    for part in line.chunks(ROOM) {
-        let mut polled = [PollFd::from_borrowed_fd(rustix::stdio::stderr(), PollFlags::OUT)];
-        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-        if !poll(&mut polled, Some(&now)).is_ok_and(|ready| ready > 0)
-            || rustix::io::write(rustix::stdio::stderr(), part).is_err()
-        {
+    for part in line.chunks(sys::ready::PIPE_BUF) {
+        let stderr = rustix::stdio::stderr();
+        if !sys::ready::is_writable(stderr) || rustix::io::write(stderr, part).is_err() {
             return false;
         }
     }

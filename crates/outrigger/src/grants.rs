@@ -42,8 +42,8 @@ pub fn needs(plans: &Plans) -> Needs {
 }
 
 /// The same as the sandbox takes it. Folders of ours that are written are made first: what is not there cannot be granted.
-pub fn grants(plans: &Plans, needs: &Needs) -> Grants {
-    let asked = &plans.config.sandbox;
+pub fn grants(plans: &Plans) -> Grants {
+    let (needs, asked) = (&plans.needs, &plans.config.sandbox);
     let ours = [Some(plans.state_dir.as_path()), plans.config.admin.socket.as_deref().and_then(Path::parent)];
     for folder in ours.into_iter().flatten().chain(needs.write.iter().map(PathBuf::as_path)) {
         // One that cannot be made is reported by whoever needs it.

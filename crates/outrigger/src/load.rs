@@ -4,6 +4,7 @@
 use crate::config::Config;
 use base::diag::{Diagnostic, Report};
 use base::fill::Lookup;
+use base::needs::Needs;
 use base::unit::ByteSize;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -20,6 +21,8 @@ pub struct Plans {
     pub files: Vec<PathBuf>,
     /// The memory of the worker.
     pub memory: u64,
+    /// What all of it needs from the system.
+    pub needs: Needs,
     pub state_dir: PathBuf,
     pub logs: Option<logs::plan::Plan>,
     pub metrics: Option<metrics::plan::Plan>,
@@ -98,9 +101,24 @@ impl Source {
             (Some(sync), Some(app)) if !report.has_errors() => {
                 let (state_dir, path) = (state_dir(&config), self.path.clone());
                 let shown = base::config::shown::<Config>(&tree);
-                let plans =
-                    Plans { path, config, command, app, files, memory, state_dir, logs, metrics, sync, proxy, shown };
-                match check_sockets(&plans) {
+                let needs = Needs::default();
+                let mut plans = Plans {
+                    path,
+                    config,
+                    command,
+                    app,
+                    files,
+                    memory,
+                    needs,
+                    state_dir,
+                    logs,
+                    metrics,
+                    sync,
+                    proxy,
+                    shown,
+                };
+                plans.needs = crate::grants::needs(&plans);
+                match check_sockets(&plans.needs) {
                     None => Ok((plans, report)),
                     Some(finding) => {
                         report.push(finding);
@@ -162,8 +180,8 @@ fn check_memory(memory: u64, tree: &base::tree::Node) -> Option<Diagnostic> {
 }
 
 /// Sockets outlive a worker in a store, which has a bound.
-fn check_sockets(plans: &Plans) -> Option<Diagnostic> {
-    let sockets: usize = crate::grants::needs(plans).listen.iter().map(|listen| listen.count).sum();
+fn check_sockets(needs: &Needs) -> Option<Diagnostic> {
+    let sockets: usize = needs.listen.iter().map(|listen| listen.count).sum();
     let most = supervisor::store::STORED_MAX;
     (sockets > most).then(|| {
         Diagnostic::whole(format!("{sockets} listening sockets, more than the {most} that can be kept over a reload"))
@@ -188,7 +206,7 @@ pub fn validate(path: &Path, command: &[OsString]) -> i32 {
     match Source::read(path).and_then(|source| source.plans(command)) {
         Ok((plans, report)) => {
             eprint!("{}", report.render());
-            for lacking in crate::grants::lacking(&crate::grants::needs(&plans)) {
+            for lacking in crate::grants::lacking(&plans.needs) {
                 eprintln!("warning: {lacking}; it must be in the image that this configuration runs in");
             }
             eprintln!("{}: valid", path.display());

@@ -29,8 +29,7 @@ pub fn start(mut plans: Plans, side: WorkerSide, reloader: Reloader) -> i32 {
     // The one TLS provider; a second call in one process would be refused, and there is none.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let level = oplog::start(LevelFilter::INFO);
-    let needs = grants::needs(&plans);
-    plans.app.written = grants::written(&needs);
+    plans.app.written = grants::written(&plans.needs);
     let inherited = match Inherited::from(side, &mut plans) {
         Ok(inherited) => inherited,
         Err(error) => {
@@ -39,7 +38,7 @@ pub fn start(mut plans: Plans, side: WorkerSide, reloader: Reloader) -> i32 {
         }
     };
     // Before the sandbox: a low port takes a right that is dropped then, and who holds a port is found in /proc.
-    let mut errors = inherited.sockets.bind_early(&needs.listen);
+    let mut errors = inherited.sockets.bind_early(&plans.needs.listen);
     let socket = admin::run::prepare(&plans.config.admin).map_err(|error| errors.push(error)).ok().flatten();
     if !errors.is_empty() {
         return inherited.cannot_start(&errors, reloader.text());
@@ -47,7 +46,7 @@ pub fn start(mut plans: Plans, side: WorkerSide, reloader: Reloader) -> i32 {
     prefer_app();
     set_limits(plans.memory);
     // While this process has one thread: what comes later inherits it.
-    let granted = plans.config.sandbox.enabled.then(|| grants::grants(&plans, &needs));
+    let granted = plans.config.sandbox.enabled.then(|| grants::grants(&plans));
     let marks = granted.as_ref().map(grants::marks).unwrap_or_default();
     let holds = granted.map(|granted| sandbox::enter(&granted));
     let runtime = tokio::runtime::Builder::new_current_thread()

@@ -3,7 +3,7 @@
 
 use crate::access::Record;
 use base::subsystem::lock;
-use std::sync::{Arc, Mutex};
+use std::sync::Mutex;
 use std::time::{Duration, SystemTime};
 
 const KEPT: usize = 64;
@@ -16,7 +16,8 @@ pub struct Recent {
 
 struct Entry {
     ended: SystemTime,
-    listener: Arc<str>,
+    /// Its place in the plan.
+    listener: usize,
     method: [u8; 8],
     path: [u8; PATH_KEPT],
     path_length: usize,
@@ -25,7 +26,7 @@ struct Entry {
 }
 
 impl Recent {
-    pub fn note(&self, listener: &Arc<str>, record: &Record<'_>) {
+    pub fn note(&self, listener: usize, record: &Record<'_>) {
         let (mut method, mut path) = ([0; 8], [0; PATH_KEPT]);
         let method_length = record.method.len().min(method.len());
         let query = memchr::memchr(b'?', record.path).unwrap_or(record.path.len());
@@ -40,7 +41,7 @@ impl Recent {
         }
         let entry = Entry {
             ended: SystemTime::now(),
-            listener: listener.clone(),
+            listener,
             method,
             path,
             path_length,
@@ -56,19 +57,19 @@ impl Recent {
         *next = (*next + 1) % KEPT;
     }
 
-    /// Each request as an object, in no particular order.
-    pub fn list(&self) -> Vec<serde_json::Value> {
-        lock(&self.entries).0.iter().map(Entry::json).collect()
+    /// Each request as an object, in no particular order. `name`: of a listener by its place.
+    pub fn list(&self, name: &dyn Fn(usize) -> String) -> Vec<serde_json::Value> {
+        lock(&self.entries).0.iter().map(|entry| entry.json(name(entry.listener))).collect()
     }
 }
 
 impl Entry {
-    fn json(&self) -> serde_json::Value {
+    fn json(&self, listener: String) -> serde_json::Value {
         let ended = self.ended.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis();
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim_end_matches('\0').to_string();
         serde_json::json!({
             "ended_ms": u64::try_from(ended).unwrap_or(u64::MAX),
-            "listener": &*self.listener,
+            "listener": listener,
             "method": text(&self.method),
             "path": text(self.path.get(..self.path_length).unwrap_or(&[])),
             "status": self.status,
@@ -99,9 +100,9 @@ mod tests {
                 bytes_in: 0,
                 bytes_out: 0,
             };
-            recent.note(&"in".into(), &record);
+            recent.note(0, &record);
         }
-        let list = recent.list();
+        let list = recent.list(&|place| format!("listener {place}"));
         let statuses: Vec<u64> = list.iter().filter_map(|entry| entry["status"].as_u64()).collect();
         assert_eq!((list.len(), statuses.iter().min(), statuses.iter().max()), (KEPT, Some(&10), Some(&73)));
         assert_eq!(list[0]["path"].as_str().map(str::len), Some(PATH_KEPT));

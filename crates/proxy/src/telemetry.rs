@@ -33,7 +33,6 @@ const BOUNDS_NS: [u64; 14] = {
 pub struct Counters {
     listeners: Vec<(String, Direction, String)>,
     shards: Vec<Arc<Shard>>,
-    names: Vec<Arc<str>>,
 }
 
 /// The counters of one thread. Only that thread writes; the lock is taken by it when a new series begins.
@@ -60,7 +59,6 @@ struct Series {
 /// A thread's way to its shard, with the series it has seen.
 pub struct Recorder {
     shard: Arc<Shard>,
-    names: Vec<Arc<str>>,
     seen: RefCell<Vec<(Key, Arc<Series>)>>,
 }
 
@@ -72,18 +70,18 @@ impl Counters {
             let connections = plan.listeners.iter().map(|_| AtomicU64::new(0)).collect();
             Arc::new(Shard { connections, ..Shard::default() })
         };
-        let names = plan.listeners.iter().map(|listener| listener.name.as_str().into()).collect();
-        Arc::new(Counters { listeners, shards: (0..plan.threads).map(|_| shard()).collect(), names })
+        Arc::new(Counters { listeners, shards: (0..plan.threads).map(|_| shard()).collect() })
     }
 
     pub fn recorder(&self, thread: usize) -> Recorder {
         let shard = self.shards.get(thread).cloned().unwrap_or_default();
-        Recorder { shard, names: self.names.clone(), seen: RefCell::default() }
+        Recorder { shard, seen: RefCell::default() }
     }
 
     /// The last requests of all threads.
     pub fn recent(&self) -> Vec<serde_json::Value> {
-        self.shards.iter().flat_map(|shard| shard.recent.list()).collect()
+        let name = |place: usize| self.listeners.get(place).map_or(String::new(), |(name, ..)| name.clone());
+        self.shards.iter().flat_map(|shard| shard.recent.list(&name)).collect()
     }
 
     /// All requests so far, for the page's sentence.
@@ -96,9 +94,7 @@ impl Counters {
 impl Recorder {
     /// Keeps a request for the black box.
     pub fn keep(&self, listener: usize, record: &Record<'_>) {
-        if let Some(name) = self.names.get(listener) {
-            self.shard.recent.note(name, record);
-        }
+        self.shard.recent.note(listener, record);
     }
 
     pub fn request(&self, listener: usize, method: Method, status: u16, took: Duration) {

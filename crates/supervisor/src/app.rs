@@ -57,7 +57,7 @@ impl App {
                     matches!(error, StartError::Setup(_)) && self.again(&plan.restart, Duration::ZERO, false);
                 self.state =
                     if restarts { State::Paused { until: now + self.pause(&plan.restart) } } else { State::Ended };
-                self.ended = Some(Ended { code, signal: 0, core_dumped: false, out_of_memory: false, restarts });
+                self.ended = Some(Ended { restarts, ..Ended::with_code(code) });
             }
         }
     }

@@ -7,6 +7,7 @@ use rustix::io::Errno;
 use rustix::net::SendFlags;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use sys::ready::{PIPE_BUF, is_writable};
 use sys::ring::Ring;
 
 const CHUNK: usize = 64 << 10;
@@ -193,15 +194,6 @@ fn reopened(output: BorrowedFd<'_>) -> Option<OwnedFd> {
     use rustix::fs::{Mode, OFlags, open};
     let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&output));
     open(path, OFlags::WRONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC, Mode::empty()).ok()
-}
-
-/// The size up to which a pipe takes a write whole, once poll has called it writable (pipe(7)).
-const PIPE_BUF: usize = 4096;
-
-fn is_writable(output: BorrowedFd<'_>) -> bool {
-    let mut polled = [rustix::event::PollFd::from_borrowed_fd(output, rustix::event::PollFlags::OUT)];
-    let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
-    rustix::event::poll(&mut polled, Some(&now)).is_ok_and(|count| count > 0)
 }
 
 #[cfg(test)]

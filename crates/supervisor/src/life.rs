@@ -4,7 +4,7 @@
 
 use crate::app::{AppEnds, State};
 use crate::capture::Stream;
-use crate::message::ToWorker;
+use crate::message::{Ended, ToWorker};
 use crate::plan::{PIPE_LINGER, Plan};
 use crate::run::{EXIT_MISTAKE, SIGKILL, SIGTERM, Supervisor, millis};
 use crate::terminal::Terminal;
@@ -144,9 +144,7 @@ impl Supervisor {
     /// The app in the other container has ended.
     pub(crate) fn app_gone(&mut self, code: i32, now: Instant) {
         if self.app.state == State::Elsewhere {
-            let none =
-                crate::message::Ended { code, signal: 0, core_dumped: false, out_of_memory: false, restarts: false };
-            self.app.ended.get_or_insert(none);
+            self.app.ended.get_or_insert(Ended::with_code(code));
             self.stop_asked(0, now);
         }
     }
@@ -215,13 +213,7 @@ impl Supervisor {
             let text = b"outrigger: the app was not started: what it waits for was not there within app.start.wait\n";
             let _ = rustix::io::write(rustix::stdio::stderr(), text);
             self.app.cancel();
-            self.app.ended = Some(crate::message::Ended {
-                code: EXIT_MISTAKE,
-                signal: 0,
-                core_dumped: false,
-                out_of_memory: false,
-                restarts: false,
-            });
+            self.app.ended = Some(Ended::with_code(EXIT_MISTAKE));
             return self.begin_stop(SIGTERM, None, now);
         }
         self.start_app(now);
@@ -254,9 +246,7 @@ impl Supervisor {
         self.rings.0.close();
         self.rings.1.close();
         self.wake_worker();
-        let none =
-            crate::message::Ended { code: 0, signal: 0, core_dumped: false, out_of_memory: false, restarts: false };
-        self.crew.tell_current(ToWorker::AppEnded(self.app.ended.unwrap_or(none)));
+        self.crew.tell_current(ToWorker::AppEnded(self.app.ended.unwrap_or(Ended::with_code(0))));
         self.exit_when_done();
     }
 

@@ -29,6 +29,13 @@ pub struct Ended {
     pub restarts: bool,
 }
 
+impl Ended {
+    /// By an exit code alone, as of an app that never ran or ran elsewhere.
+    pub fn with_code(code: i32) -> Ended {
+        Ended { code, signal: 0, core_dumped: false, out_of_memory: false, restarts: false }
+    }
+}
+
 /// From the supervisor to the worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ToWorker<'a> {

@@ -8,3 +8,4 @@ pub mod signal;
 pub mod shared;
 pub mod ring;
 pub mod memory;
+pub mod ready;

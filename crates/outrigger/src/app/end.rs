@@ -3,9 +3,8 @@
 //! again, since a shared volume tells nobody of changes in another container.
 
 use super::End;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
-use std::os::fd::OwnedFd;
+use std::os::fd::AsFd as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::time::Duration;
@@ -36,20 +35,14 @@ pub async fn watch(end: End, since: i64, gone: impl Fn(i32)) {
             });
         }
         tokio::time::sleep(LOOK_EVERY).await;
-        if watched.as_ref().is_some_and(has_ended) {
+        // A pidfd becomes readable when its process has ended; unlike a process id it never means another one.
+        if watched.as_ref().is_some_and(|process| sys::ready::is_readable(process.as_fd())) {
             tracing::info!("the app's process has ended");
             // Its container may still be writing the tombstone. Of a child of somebody else the code is not told.
             tokio::time::sleep(LOOK_EVERY).await;
             return gone(end.tombstone.as_deref().and_then(read_tombstone).unwrap_or(0));
         }
     }
-}
-
-/// A pidfd becomes readable when its process has ended; unlike a process id it never means another one.
-fn has_ended(process: &OwnedFd) -> bool {
-    let mut polled = [PollFd::new(process, PollFlags::IN)];
-    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-    poll(&mut polled, Some(&now)).is_ok_and(|ready| ready > 0)
 }
 
 /// The code in a tombstone that is not older; one that holds no number means 0.

@@ -10,8 +10,7 @@ pub fn user(text: &str) -> Result<User, String> {
     resolve(text, &read("/etc/passwd"), &read("/etc/group"))
 }
 
-/// The number of a group by name or number.
-pub fn resolve(text: &str, passwd: &str, groups: &str) -> Result<User, String> {
+fn resolve(text: &str, passwd: &str, groups: &str) -> Result<User, String> {
     let (name, group) = text.split_once(':').map_or((text, None), |(name, group)| (name, Some(group)));
     let entry = passwd
         .lines()
@@ -23,11 +22,7 @@ pub fn resolve(text: &str, passwd: &str, groups: &str) -> Result<User, String> {
             format!("there is no user `{name}` in /etc/passwd; name one that is there, or give a number")
         })?;
     let group_number = |group: &str| {
-        let entry = groups
-            .lines()
-            .map(|line| line.split(':').collect::<Vec<_>>())
-            .find(|fields| fields.first() == Some(&group));
-        group.parse().ok().or_else(|| entry?.get(2)?.parse().ok()).ok_or_else(|| {
+        group.parse().ok().or_else(|| base::accounts::group(groups, group)).ok_or_else(|| {
             format!("there is no group `{group}` in /etc/group; name one that is there, or give a number")
         })
     };

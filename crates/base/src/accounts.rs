@@ -1,0 +1,25 @@
+//! Names of groups as numbers. Read here, since a static binary cannot load what a C library would ask (nsswitch.conf(5)). In: the
+//! text of /etc/group. Out: a number.
+
+/// One line is `name:password:number:members` (group(5)).
+pub fn group(table: &str, name: &str) -> Option<u32> {
+    table.lines().find_map(|line| {
+        let mut cells = line.split(':');
+        (cells.next()? == name).then(|| cells.nth(1)?.parse().ok())?
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// covers: attachment 6
+    #[test]
+    fn groups_are_found_by_name() {
+        let table = "root:x:0:\nstaff:x:50:me,you\nbroken\nodd:x:many:\n";
+        assert_eq!(group(table, "staff"), Some(50));
+        assert_eq!(group(table, "staf"), None);
+        assert_eq!(group(table, "broken"), None);
+        assert_eq!(group(table, "odd"), None);
+    }
+}
