@@ -74,6 +74,11 @@ impl App {
         }
     }
 
+    /// Whether it is over now; one that was started again since has only ended before.
+    pub fn has_ended(&self) -> bool {
+        self.pid().is_none() && self.ended.is_some()
+    }
+
     /// Signals the app's whole group, or where it has none of its own, the app.
     pub fn signal(&self, signal: i32, group: bool) {
         let Some(pid) = self.pid() else { return };
@@ -212,6 +217,17 @@ mod tests {
         max: 4,
         reset: Duration::from_secs(60),
     };
+
+    /// covers: attachment 1
+    #[test]
+    fn an_app_that_was_started_again_has_not_ended() {
+        let mut app = App::resumed(7, 1, Instant::now());
+        app.ended = Some(Ended::with_code(3));
+        assert!(!app.has_ended());
+        app.state = State::Ended;
+        assert!(app.has_ended());
+        assert!(!App::new(false).has_ended(), "nor has one that never ran");
+    }
 
     /// covers: attachment 1
     #[test]

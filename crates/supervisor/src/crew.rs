@@ -252,7 +252,7 @@ impl Supervisor {
         if let Some(stop) = &mut self.stop {
             self.crew.tell_current(ToWorker::Stop {
                 left_ms: millis(stop.until.saturating_duration_since(now)),
-                app_ended: self.app.ended.is_some(),
+                app_ended: self.app.has_ended(),
             });
             stop.told_end = false;
         }

@@ -172,7 +172,7 @@ impl Supervisor {
         });
         self.app.cancel();
         self.manager.stopping();
-        let app_ended = self.app.ended.is_some();
+        let app_ended = self.app.has_ended();
         self.crew.stop(ToWorker::Stop { left_ms: millis(deadline), app_ended });
     }
 
