@@ -42,15 +42,7 @@ fn chaos(busy: Busy, fault: &str, back: Duration, costs: Costs) {
     let pause = busy.longest_pause();
     eprintln!("{fault}: replaced after {:?}, longest time without an answer {pause:?}", gone - began);
     busy.assert_supervisor_is_clean();
-    let (fresh, kept, repeated) = busy.finish(1);
-    eprintln!(
-        "{fault}: {} + {} answered, {} + {} failed, {} retried, {repeated} lines twice",
-        fresh.answered,
-        kept.answered,
-        fresh.failures.len(),
-        kept.failures.len(),
-        kept.retried
-    );
+    let (fresh, kept) = busy.finish(1);
     for met in [fresh, kept] {
         match costs {
             Costs::Nothing => met.assert_none_failed(),
@@ -156,8 +148,7 @@ fn a_stopped_worker_is_killed_by_the_watchdog_and_another_serves() {
     busy.await_service(BACK);
     eprintln!("SIGSTOP: replaced after {:?}, longest time without an answer {:?}", gone - began, busy.longest_pause());
     busy.assert_supervisor_is_clean();
-    let (fresh, kept, repeated) = busy.finish(1);
-    eprintln!("SIGSTOP: {repeated} lines twice, {} retried", kept.retried);
+    let (fresh, kept) = busy.finish(1);
     let death = Death { from: began, to: gone };
     fresh.assert_only_inside(&[death]);
     kept.assert_only_inside(&[death]);
@@ -181,13 +172,7 @@ fn twenty_kills_in_a_row_cost_what_is_inside_and_leave_nothing_behind() {
     pauses.sort_unstable();
     eprintln!("20 kills: time without an answer, median {:?}, longest {:?}", pauses[10], pauses[19]);
     busy.assert_supervisor_is_clean();
-    let (fresh, kept, repeated) = busy.finish(deaths.len());
-    eprintln!(
-        "20 kills: {} + {} failed, {} retried, {repeated} lines twice",
-        fresh.failures.len(),
-        kept.failures.len(),
-        kept.retried
-    );
+    let (fresh, kept) = busy.finish(deaths.len());
     fresh.assert_only_inside(&deaths);
     kept.assert_only_inside(&deaths);
 }
@@ -206,7 +191,7 @@ fn a_worker_that_is_killed_as_soon_as_it_is_there_comes_back_in_the_end() {
     until(BACK, "a worker is ready", || busy.outrigger.status_of("/ready") == 200);
     busy.await_service(BACK);
     busy.assert_supervisor_is_clean();
-    let (fresh, kept, _) = busy.finish(6);
+    let (fresh, kept) = busy.finish(6);
     for met in [fresh, kept] {
         assert!(!met.failures.iter().any(|failure| failure.refused), "{:#?}", met.failures);
     }

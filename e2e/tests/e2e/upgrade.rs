@@ -95,8 +95,7 @@ fn an_upgrade_costs_nothing_of_what_is_under_way() {
     busy.outrigger.signal(Signal::USR1);
     until(PATIENCE, "signals still reach the app", || busy.outrigger.stderr.contains("app got SIGUSR1"));
     busy.assert_supervisor_is_clean();
-    let (fresh, kept, repeated) = busy.finish(2);
-    eprintln!("2 upgrades: {repeated} lines twice");
+    let (fresh, kept) = busy.finish(2);
     fresh.assert_none_failed();
     kept.assert_none_failed();
 }
@@ -113,7 +112,7 @@ fn a_request_of_the_app_itself_is_answered_to_its_end_by_the_worker_that_leaves(
     assert_eq!(code, 0, "{said}");
     assert_eq!(joined(outbound, "the app's own request"), (200, true, 4));
     await_binary(&busy.outrigger, busy.app, &next);
-    let (fresh, kept, _) = busy.finish(1);
+    let (fresh, kept) = busy.finish(1);
     fresh.assert_none_failed();
     kept.assert_none_failed();
 }
@@ -141,15 +140,7 @@ fn fifty_upgrades_in_a_row_cost_nothing_and_leave_nothing_behind() {
     assert!(after.0 <= before.0 + GROWTH_KIB && after.1 == before.1, "{before:?}, then {after:?}");
     busy.await_service(PATIENCE);
     busy.assert_supervisor_is_clean();
-    let (fresh, kept, repeated) = busy.finish(50);
-    eprintln!(
-        "50 upgrades: {} + {} answered, {} + {} failed, {} retried, {repeated} lines twice",
-        fresh.answered,
-        kept.answered,
-        fresh.failures.len(),
-        kept.failures.len(),
-        kept.retried
-    );
+    let (fresh, kept) = busy.finish(50);
     fresh.assert_none_failed();
     kept.assert_none_failed();
 }
@@ -187,7 +178,7 @@ fn what_cannot_take_over_is_given_up_with_its_reason_and_the_old_one_serves() {
     let (code, said) = upgrade(scene, Some(&next));
     assert_eq!(code, 0, "a right one is taken afterwards: {said}");
     await_binary(&busy.outrigger, busy.app, &next);
-    let (fresh, kept, _) = busy.finish(1);
+    let (fresh, kept) = busy.finish(1);
     fresh.assert_none_failed();
     kept.assert_none_failed();
 }
@@ -272,8 +263,7 @@ fn ten_reloads_under_load_cost_nothing() {
         busy.await_service(PATIENCE);
     }
     busy.assert_supervisor_is_clean();
-    let (fresh, kept, repeated) = busy.finish(10);
-    eprintln!("10 reloads: {repeated} lines twice");
+    let (fresh, kept) = busy.finish(10);
     fresh.assert_none_failed();
     kept.assert_none_failed();
 }
@@ -286,7 +276,7 @@ fn a_stop_during_an_upgrade_is_a_stop() {
     let asked = upgrade_beside(&busy, late(&busy.scene));
     until(PATIENCE, "the new worker is there and not ready", || children(busy.outrigger.pid()).len() == 3);
     // Ends by SIGTERM, and holds everything against the promises.
-    let (fresh, kept, _) = busy.finish(1);
+    let (fresh, kept) = busy.finish(1);
     fresh.assert_none_failed();
     kept.assert_none_failed();
     let (code, said) = joined(asked, "the command ends");
@@ -315,7 +305,7 @@ fn a_new_worker_that_is_killed_right_away_is_followed_by_another() {
     assert_eq!(joined(slow, "the slow request"), (200, true, 4));
     until(PATIENCE, "ready", || busy.outrigger.status_of("/ready") == 200);
     busy.assert_supervisor_is_clean();
-    let (fresh, kept, _) = busy.finish(2);
+    let (fresh, kept) = busy.finish(2);
     fresh.assert_only_inside(&[death]);
     kept.assert_only_inside(&[death]);
 }
@@ -334,7 +324,7 @@ fn a_second_upgrade_while_one_is_under_way_is_refused_and_does_not_touch_the_fir
     let (code, said) = joined(first, "the first one ends");
     assert_eq!(code, 0, "{said}");
     await_binary(&busy.outrigger, busy.app, &busy.scene.text_path("bin/next"));
-    let (fresh, kept, _) = busy.finish(1);
+    let (fresh, kept) = busy.finish(1);
     fresh.assert_none_failed();
     kept.assert_none_failed();
 }
@@ -354,7 +344,7 @@ fn lines_that_wait_for_a_dead_receiver_outlive_an_upgrade() {
     assert_eq!(busy.receiver.newest("n="), newest, "nothing has arrived meanwhile");
     busy.receiver.answer(Answer::Accept);
     busy.await_service(2 * PATIENCE);
-    let (fresh, kept, _) = busy.finish(1);
+    let (fresh, kept) = busy.finish(1);
     fresh.assert_none_failed();
     kept.assert_none_failed();
 }

@@ -158,10 +158,10 @@ impl Busy {
         assert!(clean, "descriptors, zombies, children: {:?} and not {wanted:?}\n{}", is_clean(), listing(pid));
     }
 
-    /// Ends the loads, then everything. Answers what the loads met, and how many lines came twice: no more than what may have been
-    /// under way when a worker ended, so many times.
+    /// Ends the loads, then everything, and prints the account. Answers what the loads met. Lines came twice no more often than what
+    /// may have been under way when a worker ended, so many times.
     #[track_caller]
-    pub fn finish(self, workers_ended: usize) -> (Met, Met, usize) {
+    pub fn finish(self, workers_ended: usize) -> (Met, Met) {
         let Self { scene, receiver, outrigger, app, fresh, kept, .. } = self;
         let (fresh, kept) = (fresh.finish(), kept.finish());
         assert!(is_alive(app), "the app is the same process");
@@ -184,7 +184,15 @@ impl Busy {
         let passed = exit.stdout.lines().filter(|line| line.starts_with("n=")).count();
         assert_eq!(passed, last, "every line was passed through");
         drop(scene);
-        (fresh, kept, repeated)
+        eprintln!(
+            "{workers_ended} workers ended: {} + {} answered, {} + {} failed, {} retried, {repeated} lines twice",
+            fresh.answered,
+            kept.answered,
+            fresh.failures.len(),
+            kept.failures.len(),
+            kept.retried
+        );
+        (fresh, kept)
     }
 }
 
