@@ -1,5 +1,5 @@
 //! Taking connections of one listener on one data thread. In: a listening socket. Out: a task per connection. Bound:
-//! `connections_max`; what is over it waits in the kernel's queue. A drain closes idle connections at once.
+//! `connections_max`; what is over it waits in the kernel's queue. A drain closes connections that ask nothing for a moment.
 
 use crate::access::Access;
 use crate::connect::Cluster;
@@ -7,19 +7,22 @@ use crate::http1;
 use crate::plan::ListenerPlan;
 use crate::telemetry::Recorder;
 use base::scope::Scope;
+use rustix::net::SocketFlags;
 use std::cell::Cell;
 use std::future::Future;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 
 /// The pause after an accept that failed for want of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Clients that ask more often than this never meet a closed connection at a hand-over.
-const HAND_OVER_PATIENCE: Duration = Duration::from_millis(500);
+/// How long a connection without a request is kept in a drain: a request may be on its way, and closing in front of it is a reset
+/// for the client. Who asks more often than this is always answered, with the word that the connection closes.
+pub const DRAIN_PATIENCE: Duration = Duration::from_millis(500);
 
 /// One listener on one data thread.
 pub struct ListenerState {
@@ -30,8 +33,6 @@ pub struct ListenerState {
     pub recorder: Rc<Recorder>,
     pub access: Option<Rc<Access>>,
     draining: Cell<bool>,
-    /// What a connection between two requests may still wait for the next one.
-    patience: Cell<Duration>,
     drain: Notify,
     ended: Notify,
 }
@@ -45,29 +46,17 @@ impl ListenerState {
         access: Option<Rc<Access>>,
     ) -> Rc<ListenerState> {
         let (draining, drain, ended) = (Cell::new(false), Notify::new(), Notify::new());
-        let patience = Cell::default();
-        Rc::new(ListenerState { plan, index, cluster, recorder, access, draining, patience, drain, ended })
+        Rc::new(ListenerState { plan, index, cluster, recorder, access, draining, drain, ended })
     }
 
     pub fn draining(&self) -> bool {
         self.draining.get()
     }
 
-    /// Begins to drain: idle connections end, busy ones after their response.
+    /// Begins to drain: no connection is accepted, busy ones end after their response, idle ones after a moment.
     pub fn start_drain(&self) {
         self.draining.set(true);
         self.drain.notify_waiters();
-    }
-
-    /// The same for a hand-over, of which clients shall notice nothing: a request may be on its way on any connection, and is
-    /// answered with the word that the connection closes.
-    pub fn start_hand_over(&self) {
-        self.patience.set(HAND_OVER_PATIENCE);
-        self.start_drain();
-    }
-
-    pub fn patience(&self) -> Duration {
-        self.patience.get()
     }
 
     /// Waits until no connection is open.
@@ -117,14 +106,29 @@ pub async fn accept(socket: Rc<TcpListener>, state: Rc<ListenerState>, scope: Sc
                 continue;
             }
         };
-        // Small answers must not wait for acknowledgements of the answers before them.
-        let _ = stream.set_nodelay(true);
-        state.recorder.opened(state.index);
-        let open = Open(state.clone());
-        let state = state.clone();
-        scope.spawn_each("connection", async move {
-            let _open = open;
-            http1::forward::serve(stream, peer, state).await;
-        });
+        begin(stream, peer, &state, &scope);
     }
+}
+
+/// Takes what waits in the kernel's queue, each a client that is connected already: to end the listening would reset it.
+pub fn accept_waiting(socket: &TcpListener, state: &Rc<ListenerState>, scope: &Scope) {
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    while state.recorder.open(state.index) < state.plan.connections_max as u64 {
+        let Ok((stream, Some(peer))) = rustix::net::acceptfrom_with(socket, flags) else { return };
+        let stream = TcpStream::from_std(std::net::TcpStream::from(stream));
+        if let (Ok(stream), Ok(peer)) = (stream, SocketAddr::try_from(peer)) {
+            begin(stream, peer, state, scope);
+        }
+    }
+}
+
+fn begin(stream: TcpStream, peer: SocketAddr, state: &Rc<ListenerState>, scope: &Scope) {
+    // Small answers must not wait for acknowledgements of the answers before them.
+    let _ = stream.set_nodelay(true);
+    state.recorder.opened(state.index);
+    let (open, state) = (Open(state.clone()), state.clone());
+    scope.spawn_each("connection", async move {
+        let _open = open;
+        http1::forward::serve(stream, peer, state).await;
+    });
 }

@@ -7,7 +7,7 @@
 //!                                                        ↘ telemetry::Recorder::request, access::Access::record
 //! ```
 
-use crate::accept::{ListenerState, accept};
+use crate::accept::{ListenerState, accept, accept_waiting};
 use crate::access::Access;
 use crate::config::Direction;
 use crate::connect::Cluster;
@@ -103,14 +103,16 @@ async fn data_thread(
     station.reached(Phase::Yield).await;
     if station.yields() {
         // The worker that takes over accepts from here on: what waits in the sockets is its.
-        states.iter().for_each(|state| state.start_hand_over());
+        states.iter().for_each(|state| state.start_drain());
         station.done(Phase::Yield);
     }
     let until = station.reached(Phase::Drain).await;
     // Where somebody keeps the sockets over a restart, clients wait in them for the process that comes next.
     if !station.yields() && !outlive_us {
         // The supervisor holds the sockets too: only a shutdown ends the listening, so that clients go elsewhere.
-        for (socket, _) in listening.iter().filter(|(_, state)| state.plan.direction == Direction::Inbound) {
+        for (socket, state) in listening.iter().filter(|(_, state)| state.plan.direction == Direction::Inbound) {
+            state.start_drain();
+            accept_waiting(socket, state, &scope);
             let _ = rustix::net::shutdown(socket, rustix::net::Shutdown::Read);
         }
     }

@@ -2,7 +2,7 @@
 //! where the mistake is the configuration's, and runs unharmed where it is the world's. Texts come in, messages and exit
 //! codes go out. Bounded by one short process a case.
 
-use std::net::TcpListener;
+use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
@@ -119,8 +119,7 @@ fn a_file_without_permission_is_named_with_the_reason() {
     let scene = Scene::new();
     let config = scene.write("outrigger.yaml", "limits: { memory: 64MiB }\n");
     std::fs::set_permissions(&config, std::fs::Permissions::from_mode(0o000)).expect("it is our file");
-    let program = scene.path("outrigger");
-    std::fs::copy(binary(), &program).expect("the scene takes the program");
+    let program = scene.program("outrigger", binary());
     let words = [program.display().to_string(), "validate".into(), "-c".into(), config.display().to_string()];
     let command = if rustix::process::geteuid().is_root() {
         let setpriv = need_peer!("setpriv");
@@ -143,7 +142,7 @@ fn an_address_in_use_is_a_start_error_that_names_the_holder() {
     let holder_scene = Scene::new();
     let taken = holder_scene.port("taken").to_string();
     let holder = Running::start(&[&python, "-m", "http.server", "--bind", "127.0.0.1", &taken]);
-    until(PATIENCE, "the holder listens", || TcpListener::bind(format!("127.0.0.1:{taken}")).is_err());
+    until(PATIENCE, "the holder listens", || TcpStream::connect(format!("127.0.0.1:{taken}")).is_ok());
     let cases = [
         "admin: { listen: \"127.0.0.1:@taken@\" }",
         "metrics: { sources: { self: { self: {} } }, sinks: { page: { prometheus: { listen: \"127.0.0.1:@taken@\" } } } }",

@@ -408,8 +408,7 @@ fn a_tombstone_that_was_there_first_ends_a_companion_at_once() {
 
 /// A program with a name of its own that does nothing, as the app in the other container.
 fn start_named(scene: &Scene, name: &str) -> Option<Running> {
-    let copy = scene.path(name);
-    std::fs::copy(peer("sleep")?.canonicalize().ok()?, &copy).expect("the scene takes a program");
+    let copy = scene.program(name, peer("sleep")?);
     Some(Running::start(&[copy.display().to_string(), "300".to_owned()]))
 }
 

@@ -77,8 +77,7 @@ fn variables_are_set_and_removed_as_the_configuration_says() {
 #[test]
 fn a_search_path_that_is_set_finds_the_command() {
     let scene = Scene::new();
-    let tool = scene.write("tools/own-tool", "#!/bin/sh\necho found\n");
-    std::fs::set_permissions(&tool, std::fs::Permissions::from_mode(0o755)).expect("it is our file");
+    scene.script("tools/own-tool", "#!/bin/sh\necho found\n");
     let body = "app: { environment: { set: { PATH: \"@dir@/tools:/usr/bin:/bin\" } } }";
     let exit = Outrigger::start_and(&scene, body, &["own-tool"], Wait::Nothing).wait(PATIENCE);
     assert_eq!((exit.code, exit.stdout.as_str()), (0, "found\n"), "{}", exit.stderr);
@@ -108,8 +107,7 @@ fn relative_paths_hold_although_we_leave_the_directory() {
                 state: { dir: state }\n";
     let config = crate::harness::outrigger::configuration(&scene, body);
     scene.write("outrigger.yaml", config);
-    let tool = scene.write("own-tool", "#!/bin/sh\necho from the app\n");
-    std::fs::set_permissions(&tool, std::fs::Permissions::from_mode(0o755)).expect("it is our file");
+    scene.script("own-tool", "#!/bin/sh\necho from the app\n");
     let mut command = Command::new(crate::harness::outrigger::binary());
     command.args(["run", "--", "./own-tool"]).current_dir(scene.path("."));
     let mut running = crate::harness::process::Running::spawn(command);
@@ -209,8 +207,7 @@ fn a_change_of_user_that_is_not_permitted_starts_nothing() {
     let body = "app: { user: \"12345:12345\" }";
     let config = scene.write("outrigger.yaml", crate::harness::outrigger::configuration(&scene, body));
     // A copy, since the way to the binary need not be open to everybody.
-    let copy = scene.path("copy");
-    std::fs::copy(crate::harness::outrigger::binary(), &copy).expect("the scene takes the binary");
+    let copy = scene.program("copy", crate::harness::outrigger::binary());
     let config = config.display().to_string();
     let drop = ["setpriv", "--reuid", NOBODY, "--regid", NOBODY, "--clear-groups"];
     let ours = [&copy.display().to_string(), "run", "-c", &config, "--", "echo", "ran"];

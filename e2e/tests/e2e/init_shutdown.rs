@@ -5,7 +5,7 @@
 use std::net::TcpStream;
 use std::time::Instant;
 
-use crate::harness::process::Signal;
+use crate::harness::process::{Signal, is_pending, send_signal};
 use crate::harness::raw_app::answer_ok;
 use crate::harness::{
     Answer, LogReceiver, Outrigger, PATIENCE, RawApp, SECOND, Scene, Wait, Wire, fixture, get, python, until,
@@ -137,7 +137,7 @@ fn an_app_that_dies_during_the_stop_is_not_waited_for() {
         need!(serve(None, "drain: 1s, grace: 60s, deadline: 90s", "", &["--call", "http://127.0.0.1:1/"]), NO_PYTHON);
     let app = served.outrigger.app();
     served.outrigger.signal(Signal::TERM);
-    crate::harness::process::send_signal(app, Signal::KILL);
+    send_signal(app, Signal::KILL);
     let exit = served.outrigger.wait(PATIENCE);
     assert!([137, 6].contains(&exit.code), "{}: {}", exit.code, exit.stderr);
     assert!(exit.took < 8 * SECOND, "{:?}", exit.took);
@@ -172,7 +172,7 @@ fn the_deadline_holds_when_everything_is_stuck() {
 #[test]
 fn the_deadline_holds_when_the_worker_is_stuck() {
     let served = need!(serve(None, "drain: 1s, grace: 2s, deadline: 5s", "", &[]), NO_PYTHON);
-    crate::harness::process::send_signal(served.outrigger.worker(), Signal::STOP);
+    send_signal(served.outrigger.worker(), Signal::STOP);
     let exit = served.outrigger.terminate(PATIENCE);
     assert_eq!(exit.code, 6, "the app had its drain, its signal and its code: {}", exit.stderr);
     assert!(exit.took < 7 * SECOND, "{:?}", exit.took);
@@ -194,7 +194,7 @@ fn the_code_of_a_stopped_app_is_ours() {
 fn an_app_that_ends_by_itself_cuts_what_it_was_asked_and_gives_its_code() {
     let served = need!(serve(None, ROOMY, "", &["--exit-code", "33"]), NO_PYTHON);
     let mut wire = served.begin("/endless");
-    crate::harness::process::send_signal(served.outrigger.app(), Signal::TERM);
+    send_signal(served.outrigger.app(), Signal::TERM);
     let answer = wire.reply("GET");
     assert!(answer.map_or(true, |reply| reply.status >= 500), "no success is made up");
     let exit = served.outrigger.wait(PATIENCE);
@@ -285,6 +285,41 @@ fn requests_that_meet_the_stop_are_answered_or_refused() {
     let (answered, refused) = asking.join().expect("it asserts nothing").expect("each was answered or refused");
     assert!(answered > 0 && refused == 20, "{answered} answered, {refused} refused");
     assert_eq!(exit.code, 6, "{}", exit.stderr);
+}
+
+/// Who is connected, and waits for the worker to look, when the stop comes is answered like everybody before: in the kernel's queue,
+/// and on a connection between two requests.
+/// covers: attachment 4
+/// covers: attachment 8
+#[test]
+fn requests_that_wait_for_the_worker_when_the_stop_comes_are_answered() {
+    for command in [&["sleep", "300"][..], &[]] {
+        let scene = Scene::new();
+        let app = RawApp::start(|_, wire| answer_ok(wire, b"in time"));
+        let front = format!("127.0.0.1:{}", scene.port("front"));
+        scene.port("out");
+        scene.set("back", app.address());
+        scene.set("port", app.address().rsplit(':').next().expect("a port"));
+        let outrigger = Outrigger::start_and(&scene, &body(ROOMY, ""), command, Wait::Ready);
+        let ask = "GET / HTTP/1.1\r\nHost: app\r\n\r\n";
+        let mut wires: Vec<_> = (0..20).map(|_| Wire::connect(&front).expect("the proxy listens")).collect();
+        for wire in &mut wires {
+            wire.send(ask).expect("the proxy reads");
+            assert_eq!(wire.reply("GET").expect("it is answered").status, 200);
+        }
+        let worker = outrigger.worker();
+        send_signal(worker, Signal::STOP);
+        wires.extend((0..20).map(|_| Wire::connect(&front).expect("the kernel takes it")));
+        wires.iter_mut().for_each(|wire| wire.send(ask).expect("the kernel takes it"));
+        outrigger.signal(Signal::TERM);
+        until(PATIENCE, "the supervisor has heard it", || !is_pending(outrigger.pid(), Signal::TERM));
+        send_signal(worker, Signal::CONT);
+        for (number, wire) in wires.iter_mut().enumerate() {
+            let reply = wire.reply("GET").unwrap_or_else(|error| panic!("connection {number}: {error}"));
+            assert_eq!((reply.status, reply.text().as_str()), (200, "in time"), "connection {number}");
+        }
+        outrigger.wait(PATIENCE);
+    }
 }
 
 /// What the app printed last in its stop is delivered before we end.

@@ -2,7 +2,6 @@
 //! take over is given up. The binaries are copies of the product, and scripts that behave worse. Bounded by the harness's patience,
 //! and by the 20 s that a new worker has to become ready.
 
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread::JoinHandle;
@@ -22,15 +21,11 @@ const ADMIN: &str = "admin: { listen: \"127.0.0.1:@admin@\", socket: \"@dir@/run
 
 /// The product under another name.
 fn copy(scene: &Scene, name: &str) -> String {
-    let path = scene.write(&format!("bin/{name}"), "");
-    std::fs::copy(binary(), &path).expect("the scene takes files");
-    path.display().to_string()
+    scene.program(&format!("bin/{name}"), binary()).display().to_string()
 }
 
 fn script(scene: &Scene, name: &str, text: &str) -> String {
-    let path = scene.write(&format!("bin/{name}"), text);
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("it is our file");
-    path.display().to_string()
+    scene.script(&format!("bin/{name}"), text).display().to_string()
 }
 
 /// The product, two seconds late.
@@ -238,8 +233,7 @@ fn sigusr2_upgrades_a_companion() {
 fn a_binary_where_a_worker_may_write_is_not_trusted() {
     let scene = Scene::new();
     let outrigger = Outrigger::start(&scene, ADMIN, &["sh", "-c", "trap 'exit 3' TERM; while :; do sleep 0.05; done"]);
-    let (worker, inside) = (outrigger.worker(), scene.path("state/next"));
-    std::fs::copy(binary(), &inside).expect("the state directory takes files");
+    let (worker, inside) = (outrigger.worker(), scene.program("state/next", binary()));
     let way_around = scene.path("around");
     std::os::unix::fs::symlink(&inside, &way_around).expect("the scene takes links");
     for path in [inside, way_around] {

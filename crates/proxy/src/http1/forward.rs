@@ -4,7 +4,7 @@
 
 use super::exchange::{After, Client, Report, run};
 use super::head::{self, Refusal, Request};
-use crate::accept::ListenerState;
+use crate::accept::{DRAIN_PATIENCE, ListenerState};
 use crate::access::{PATH_MAX, Record};
 use crate::buffer::{Buffer, Scratch, write_all};
 use crate::patience::Patience;
@@ -78,7 +78,7 @@ async fn next_request(
         let idle = patience.within(plan.idle_timeout, listener.unless_draining(buffer.read(stream, plan.head_max)));
         let read = match idle.await {
             Ok(Some(read)) => Ok(read),
-            Ok(None) => patience.within(listener.patience(), buffer.read(stream, plan.head_max)).await,
+            Ok(None) => patience.within(DRAIN_PATIENCE, buffer.read(stream, plan.head_max)).await,
             Err(elapsed) => Err(elapsed),
         };
         match read {

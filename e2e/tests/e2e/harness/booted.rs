@@ -2,7 +2,6 @@
 //! drop-ins and files come in; systemctl, properties and the process id of a unit go out. It shares this machine's network,
 //! so that a test reaches what a unit listens on; what it writes is in memory and gone with it.
 
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -156,8 +155,7 @@ fn lay_files(scene: &Scene) {
         scene.write(&format!("boot/files/etc/systemd/e2e/{unit}.d/10-output.conf"), DROP_IN);
     }
     copy(&deploy.join("outrigger.sysusers"), "usr/lib/sysusers.d/outrigger.conf");
-    let program = copy(Path::new(&binary()), "usr/local/bin/outrigger");
-    std::fs::set_permissions(program, std::fs::Permissions::from_mode(0o755)).expect("it is our copy");
+    scene.program("boot/files/usr/local/bin/outrigger", binary());
 }
 
 /// A control group below our own in the hierarchy that systemd uses (version 2, also where version 1 has the controllers).

@@ -3,7 +3,6 @@
 //! each knows that a revision was published in halves. Servers end with the test.
 
 use std::io::Read;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -94,8 +93,7 @@ impl Repository {
         scene.set("git_folder", git_folder);
         scene.write("sshd_config", scene.fill(SSHD_CONFIG));
         scene.write("ssh_config", scene.fill(SSH_CONFIG));
-        let wrapper = scene.write("bin/ssh", scene.fill("#!/bin/sh\nexec @ssh@ -F @dir@/ssh_config \"$@\"\n"));
-        std::fs::set_permissions(wrapper, std::fs::Permissions::from_mode(0o755)).expect("it is our file");
+        scene.script("bin/ssh", &scene.fill("#!/bin/sh\nexec @ssh@ -F @dir@/ssh_config \"$@\"\n"));
         if rustix::process::geteuid().is_root() {
             // Debian's sshd wants this folder when root starts it; its service makes it at boot.
             std::fs::create_dir_all("/run/sshd").ok();

@@ -24,11 +24,15 @@ pub mod wire;
 use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::io::Write;
-use std::net::TcpListener;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
+
+use rustix::net::sockopt::set_socket_reuseaddr;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, socket_with};
 
 pub use exposition::Exposition;
 pub use init::{Init, PLAIN, Supervised};
@@ -79,6 +83,23 @@ impl Scene {
         let parent = path.parent().expect("a file of the scene has a folder");
         std::fs::create_dir_all(parent).expect("the scene takes folders");
         std::fs::write(&path, content).expect("the scene takes files");
+        path
+    }
+
+    /// A script of the scene that can be executed.
+    pub fn script(&self, name: &str, text: &str) -> PathBuf {
+        let text = self.write(&format!("{name}.text"), text);
+        let script = self.program(name, &text);
+        std::fs::remove_file(text).expect("it is our file");
+        script
+    }
+
+    /// A copy of a program. Another program makes it: a file that this process has open for writing is so in every child that
+    /// another test forks in that moment, and until that child executes, the kernel refuses to execute the file (ETXTBSY).
+    pub fn program(&self, name: &str, from: impl AsRef<Path>) -> PathBuf {
+        let path = self.path(name);
+        let made = Command::new("install").args(["-D", "-m", "755"]).arg(from.as_ref()).arg(&path).status();
+        assert!(made.is_ok_and(|status| status.success()), "install makes {}", path.display());
         path
     }
 
@@ -143,11 +164,19 @@ pub fn free_port() -> u16 {
     for _ in 0..14_000 {
         let offset = next.fetch_add(1, Ordering::Relaxed) % 14_000;
         let port = 18_000 + u16::try_from(offset).expect("less than 14,000");
-        if TcpListener::bind(("0.0.0.0", port)).is_ok() {
+        if is_free(port) {
             return port;
         }
     }
     panic!("no free port between 18000 and 32000");
+}
+
+/// Binds without listening: a child that another test forks in this moment has the socket until it executes, and one that listened
+/// would keep the port for as long, one that is only bound does not.
+fn is_free(port: u16) -> bool {
+    let socket = socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None).expect("a socket");
+    set_socket_reuseaddr(&socket, true).expect("every socket knows the option");
+    bind(&socket, &SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port)).is_ok()
 }
 
 pub fn workspace() -> &'static Path {

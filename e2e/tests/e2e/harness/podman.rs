@@ -52,10 +52,9 @@ impl Podman {
 
     /// Builds the product's image from a folder that holds the program alone, and gives the image's id.
     pub fn build_product(&self, scene: &Scene, tag: &str, options: &[&str]) -> String {
-        let program = scene.path("image-context/outrigger");
-        if !program.exists() {
-            std::fs::create_dir_all(scene.path("image-context")).expect("the scene takes folders");
-            std::fs::copy(binary(), &program).expect("the scene takes the program");
+        // Once only: a second image of the same file must be the same image.
+        if !scene.path("image-context/outrigger").exists() {
+            scene.program("image-context/outrigger", binary());
         }
         let recipe = workspace().join("deploy/container/Containerfile").display().to_string();
         let context = scene.text_path("image-context");
@@ -69,8 +68,7 @@ impl Podman {
     fn try_app(&self, scene: &Scene, busybox: &std::path::Path) -> Result<(), String> {
         let fixtures = workspace().join("e2e/fixtures/pod");
         let context = scene.path("app-context");
-        std::fs::create_dir_all(&context).expect("the scene takes folders");
-        std::fs::copy(busybox, context.join("busybox")).expect("busybox can be copied");
+        scene.program("app-context/busybox", busybox);
         for name in ["Containerfile", "app.sh", "index.html", "metrics"] {
             std::fs::copy(fixtures.join(name), context.join(name)).expect("the fixture can be copied");
         }

@@ -213,7 +213,18 @@ fn all_processes() -> Vec<Process> {
 
 /// Resident memory of a process in KiB; 0 when it is gone.
 pub fn resident_kib(pid: u32) -> u64 {
+    let value = status_value(pid, "VmRSS:");
+    value.split_whitespace().next().and_then(|text| text.parse().ok()).unwrap_or(0)
+}
+
+/// Whether a signal that was sent to the process still waits to be taken.
+pub fn is_pending(pid: u32, signal: Signal) -> bool {
+    let set = u64::from_str_radix(&status_value(pid, "ShdPnd:"), 16).unwrap_or(0);
+    set >> (signal.as_raw() - 1) & 1 == 1
+}
+
+/// A line of the process's status; empty when it is gone.
+fn status_value(pid: u32, name: &str) -> String {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or("0");
-    line.split_whitespace().next().and_then(|text| text.parse().ok()).unwrap_or(0)
+    status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default().trim().to_owned()
 }
