@@ -174,6 +174,11 @@ impl Control {
                 self.facts.runs.send_replace(true);
                 return;
             }
+            ToWorker::AppBefore { ended, restarts } => {
+                self.facts.ended.set(Some(ended));
+                self.facts.restarts.set(restarts);
+                return;
+            }
             ToWorker::AppEnded(ended) => {
                 self.app_ended(ended);
                 if ended.restarts {

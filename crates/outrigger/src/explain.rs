@@ -22,7 +22,12 @@ fn registries() -> [(&'static str, &'static [KindInfo]); 8] {
 
 pub fn explain(kind: Option<&str>) -> i32 {
     let Some(wanted) = kind else {
-        println!("Components, each by `outrigger explain NAME`:\n");
+        println!("Sections, each by `outrigger explain NAME`, as also what lies in them (app.stop):\n");
+        let root = base::config::schema_of::<Config>();
+        for (name, section) in root["properties"].as_object().into_iter().flatten() {
+            println!("  {name:<26} {}", first_sentence(section));
+        }
+        println!("\nComponents, each by `outrigger explain NAME`:\n");
         for (path, kinds) in registries() {
             for kind in kinds {
                 println!("  {:<26} {}", format!("{path}.{}", kind.name), first_sentence(&(kind.schema)()));
@@ -39,13 +44,18 @@ pub fn explain(kind: Option<&str>) -> i32 {
             print!("{}", document(path, kind));
             0
         }
+        None if let Some(text) = section(wanted) => {
+            print!("{text}");
+            0
+        }
         None => {
             let names: Vec<String> = all
                 .iter()
                 .flat_map(|(path, kinds)| kinds.iter().map(move |kind| format!("{path}.{}", kind.name)))
                 .collect();
             eprintln!("error: there is no component `{wanted}`");
-            match nearest(wanted, names.iter().map(String::as_str)) {
+            let sections = ["app", "state", "limits", "sandbox", "logs", "metrics", "sync", "proxy", "admin"];
+            match nearest(wanted, names.iter().map(String::as_str).chain(sections)) {
                 Some(near) => eprintln!("  help: did you mean `{near}`?"),
                 None => eprintln!("  help: `outrigger explain` lists them"),
             }
@@ -56,9 +66,45 @@ pub fn explain(kind: Option<&str>) -> i32 {
 
 fn document(path: &str, kind: &KindInfo) -> String {
     let schema = (kind.schema)();
-    let mut out = String::new();
+    let name = format!("{path}.{}", kind.name);
+    let mut out = keys(&name, schema["description"].as_str().unwrap_or(""), &schema, &schema);
     // Writing to a String cannot fail.
-    let _ = writeln!(out, "{path}.{}\n\n{}\n", kind.name, wrap(schema["description"].as_str().unwrap_or(""), ""));
+    let _ = writeln!(out, "Example:");
+    for line in kind.example.lines() {
+        let _ = writeln!(out, "  {line}");
+    }
+    out
+}
+
+/// A part of the file by its path. In a mapping of names, as `proxy.clusters`, what one name stands for is shown.
+fn section(path: &str) -> Option<String> {
+    let root = base::config::schema_of::<Config>();
+    let (mut node, mut said) = (&root, None);
+    for key in path.split('.') {
+        let inside = entry(&root, node);
+        node = inside["properties"].get(key)?;
+        said = node["description"].as_str();
+    }
+    let inside = entry(&root, node);
+    Some(keys(path, said.or(inside["description"].as_str())?, &root, inside))
+}
+
+/// What a node refers to, and of a mapping of names what each of them stands for.
+fn entry<'a>(root: &'a Value, node: &'a Value) -> &'a Value {
+    let optional = node["anyOf"].as_array().and_then(|list| list.iter().find(|variant| variant["type"] != "null"));
+    let reference = |node: &'a Value| node["$ref"].as_str().and_then(|to| root.pointer(to.trim_start_matches('#')));
+    let node = optional.unwrap_or(node);
+    let node = reference(node).unwrap_or(node);
+    match &node["additionalProperties"] {
+        each @ Value::Object(_) => reference(each).unwrap_or(each),
+        _ => node,
+    }
+}
+
+/// A title, what it is, and the keys of a mapping.
+fn keys(name: &str, description: &str, root: &Value, schema: &Value) -> String {
+    let mut out = String::new();
+    let _ = writeln!(out, "{name}\n\n{}\n", wrap(description, ""));
     let properties = schema["properties"].as_object();
     if let Some(properties) = properties.filter(|properties| !properties.is_empty()) {
         let _ = writeln!(out, "Keys:");
@@ -70,14 +116,10 @@ fn document(path: &str, kind: &KindInfo) -> String {
                 (Value::Null, _) => "optional".to_string(),
                 (default, _) => format!("default {default}"),
             };
-            let _ = writeln!(out, "  {key} ({}, {state})", type_name(&schema, property));
+            let _ = writeln!(out, "  {key} ({}, {state})", type_name(root, property));
             let _ = writeln!(out, "{}", wrap(property["description"].as_str().unwrap_or(""), "      "));
         }
         out.push('\n');
-    }
-    let _ = writeln!(out, "Example:");
-    for line in kind.example.lines() {
-        let _ = writeln!(out, "  {line}");
     }
     out
 }
@@ -108,9 +150,11 @@ fn type_name(root: &Value, property: &Value) -> String {
         Value::String(name) if name == "object" => "mapping".into(),
         Value::String(name) if name == "integer" => "whole number".into(),
         Value::String(name) => name.clone(),
-        Value::Array(names) => {
-            names.iter().filter_map(Value::as_str).find(|name| *name != "null").unwrap_or("value").to_string()
-        }
+        Value::Array(names) => names.iter().find(|name| *name != "null").map_or("value".into(), |name| {
+            let mut alone = property.clone();
+            alone["type"] = name.clone();
+            type_name(root, &alone)
+        }),
         _ => "value".into(),
     }
 }
@@ -174,6 +218,24 @@ mod tests {
         let loki = loki.expect("loki is there");
         for part in ["logs.sinks.loki", "endpoint (url, required)", "labels (mapping, default {})"] {
             assert!(loki.contains(part), "{part} in\n{loki}");
+        }
+    }
+
+    /// covers: foundation 3
+    #[test]
+    fn every_part_of_the_file_explains_itself() {
+        for (path, parts) in [
+            ("app", &["command (list of string", "stop (mapping"][..]),
+            ("app.stop", &["grace (duration, default \"20s\")"]),
+            ("app.port", &["The port that it listens on"]),
+            ("proxy.clusters", &["endpoints ("]),
+            ("sync", &["Directories that follow", "to ("]),
+        ] {
+            let text = section(path).unwrap_or_else(|| panic!("{path} is there"));
+            parts.iter().for_each(|part| assert!(text.contains(part), "{part} in\n{text}"));
+        }
+        for path in ["", "ap", "app.", "app.stop.grace.more", "properties"] {
+            assert_eq!(section(path), None, "{path}");
         }
     }
 }

@@ -1,6 +1,7 @@
 //! From the file to plans: read, check, resolve. In: a path and the command line. Out: plans of all subsystems that cannot be
 //! wrong, or a report with every mistake. `outrigger validate` is this and nothing else.
 
+use crate::app::plan as app_plan;
 use crate::config::Config;
 use base::diag::{Diagnostic, Report};
 use base::fill::Lookup;
@@ -86,16 +87,17 @@ impl Source {
         let proxy = config.proxy.as_ref().map(|c| proxy::plan::Plan::new(c, config.app.port, tree.at(&["proxy"])));
         let proxy = proxy.and_then(|plan| keep(&mut report, plan));
         let sync = keep(&mut report, sync::plan::Plan::new(&config.sync, wrapped, tree.at(&["sync"])));
-        let around = crate::app::plan::Around {
+        let around = app_plan::Around {
             command: &command,
             capture_bytes: logs.as_ref().and_then(|plan| plan.capture_bytes()),
             secret_variables: &secret_variables,
         };
-        let app = keep(&mut report, crate::app::plan::plan(&config.app, &around, tree.at(&["app"])));
+        let app = keep(&mut report, app_plan::plan(&config.app, &around, tree.at(&["app"])));
         let memory = memory(&config);
         report.extend(check_budget(&config, memory, logs.as_ref(), &tree));
         report.extend(check_times(&config, &tree));
         report.extend(check_memory(memory, &tree));
+        report.extend(app_plan::without_effect(wrapped, tree.at(&["app"])));
         report.extend(config.admin.check(tree.at(&["admin"])));
         match (sync, app) {
             (Some(sync), Some(app)) if !report.has_errors() => {

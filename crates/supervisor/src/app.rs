@@ -63,8 +63,8 @@ impl App {
     }
 
     /// Takes up an app that runs already, under a supervisor that has replaced itself.
-    pub fn resumed(pid: i32, restarts: u32, now: Instant) -> App {
-        App { state: State::Running { pid, since: now }, restarts, ..App::new(false) }
+    pub fn resumed(pid: i32, now: Instant) -> App {
+        App { state: State::Running { pid, since: now }, ..App::new(false) }
     }
 
     pub fn pid(&self) -> Option<i32> {
@@ -221,7 +221,7 @@ mod tests {
     /// covers: attachment 1
     #[test]
     fn an_app_that_was_started_again_has_not_ended() {
-        let mut app = App::resumed(7, 1, Instant::now());
+        let mut app = App::resumed(7, Instant::now());
         app.ended = Some(Ended::with_code(3));
         assert!(!app.has_ended());
         app.state = State::Ended;

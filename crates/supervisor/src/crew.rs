@@ -246,6 +246,10 @@ impl Supervisor {
 
     /// Tells the worker that serves what has happened before it.
     fn brief(&mut self, now: Instant) {
+        // An end that nothing followed yet is told when it is time, as to the worker that has seen it.
+        if let Some(ended) = self.app.ended.filter(|ended| ended.restarts) {
+            self.crew.tell_current(ToWorker::AppBefore { ended, restarts: self.app.restarts });
+        }
         if let Some(pid) = self.app.pid() {
             self.crew.tell_current(ToWorker::AppStarted { pid });
         }

@@ -34,6 +34,22 @@ impl Ended {
     pub fn with_code(code: i32) -> Ended {
         Ended { code, signal: 0, core_dumped: false, out_of_memory: false, restarts: false }
     }
+
+    /// As it is sent and handed over.
+    pub fn numbers(self) -> [i64; 3] {
+        let how = i64::from(self.core_dumped) | i64::from(self.out_of_memory) << 1 | i64::from(self.restarts) << 2;
+        [i64::from(self.code), i64::from(self.signal), how]
+    }
+
+    pub fn from_numbers([code, signal, how]: [i64; 3]) -> Option<Ended> {
+        Some(Ended {
+            code: i32::try_from(code).ok()?,
+            signal: i32::try_from(signal).ok()?,
+            core_dumped: how & 1 == 1,
+            out_of_memory: how & 2 == 2,
+            restarts: how & 4 == 4,
+        })
+    }
 }
 
 /// From the supervisor to the worker.
@@ -41,6 +57,11 @@ impl Ended {
 pub enum ToWorker<'a> {
     AppStarted {
         pid: i32,
+    },
+    /// How the app ended the last time, and how often it has ended and was started again: for a worker that was not there.
+    AppBefore {
+        ended: Ended,
+        restarts: u32,
     },
     AppEnded(Ended),
     /// Stop, and be done in this many milliseconds.
@@ -112,11 +133,8 @@ impl ToWorker<'_> {
     pub fn encode(self) -> Packet {
         match self {
             ToWorker::AppStarted { pid } => packet(1, [i64::from(pid), 0, 0], &[]),
-            ToWorker::AppEnded(ended) => {
-                let flags =
-                    i64::from(ended.core_dumped) | i64::from(ended.out_of_memory) << 1 | i64::from(ended.restarts) << 2;
-                packet(2, [i64::from(ended.code), i64::from(ended.signal), flags], &[])
-            }
+            ToWorker::AppBefore { ended, restarts } => packet(8, ended.numbers(), &restarts.to_le_bytes()),
+            ToWorker::AppEnded(ended) => packet(2, ended.numbers(), &[]),
             ToWorker::Stop { left_ms, app_ended } => {
                 packet(3, [i64::try_from(left_ms).unwrap_or(i64::MAX), i64::from(app_ended), 0], &[])
             }
@@ -133,18 +151,16 @@ impl ToWorker<'_> {
         let (tag, [first, second, third], payload) = unpack(bytes)?;
         Some(match tag {
             1 => ToWorker::AppStarted { pid: i32::try_from(first).ok()? },
-            2 => ToWorker::AppEnded(Ended {
-                code: i32::try_from(first).ok()?,
-                signal: i32::try_from(second).ok()?,
-                core_dumped: third & 1 == 1,
-                out_of_memory: third & 2 == 2,
-                restarts: third & 4 == 4,
-            }),
+            2 => ToWorker::AppEnded(Ended::from_numbers([first, second, third])?),
             3 => ToWorker::Stop { left_ms: u64::try_from(first).ok()?, app_ended: second == 1 },
             4 => ToWorker::Own,
             5 => ToWorker::Yield,
             6 => ToWorker::Stay { reason: payload },
             7 => ToWorker::Descriptors { pid: i32::try_from(first).ok()?, count: u64::try_from(second).ok()? },
+            8 => ToWorker::AppBefore {
+                ended: Ended::from_numbers([first, second, third])?,
+                restarts: u32::from_le_bytes(payload.try_into().ok()?),
+            },
             _ => return None,
         })
     }
@@ -232,6 +248,7 @@ mod tests {
         for message in [
             ToWorker::AppStarted { pid: 7 },
             ToWorker::AppEnded(ended),
+            ToWorker::AppBefore { ended, restarts: 300 },
             ToWorker::AppEnded(Ended { core_dumped: true, out_of_memory: false, restarts: false, ..ended }),
             ToWorker::Stop { left_ms: 9, app_ended: true },
             ToWorker::Own,

@@ -8,6 +8,7 @@ use crate::capture::{Step, Stream};
 use crate::crew::{Crew, Place};
 use crate::handoff::Handoff;
 use crate::manager::Manager;
+use crate::message::Ended;
 use crate::plan::{PLAN_MAX, Plan};
 use crate::run::Supervisor;
 use crate::store::Store;
@@ -23,6 +24,9 @@ use sys::signal::SavedSignals;
 
 /// The environment variable by which a supervisor learns that it goes on.
 pub const RESUME: &str = "OUTRIGGER_RESUME";
+
+/// How the app ended before its present run.
+const ENDED: [&str; 3] = ["ended code", "ended signal", "ended how"];
 
 /// Whether nothing stands in the way at this moment.
 pub(crate) fn is_possible(supervisor: &Supervisor) -> bool {
@@ -44,6 +48,9 @@ pub(crate) fn become_binary(supervisor: &mut Supervisor, binary: &[u8]) {
     handoff.number("pipe ignored", supervisor.saved.pipe_ignored.into());
     handoff.number("app", app.into());
     handoff.number("restarts", supervisor.app.restarts.into());
+    if let Some(ended) = supervisor.app.ended {
+        ENDED.into_iter().zip(ended.numbers()).for_each(|(key, number)| handoff.number(key, number));
+    }
     handoff.number("generation", worker.generation.into());
     handoff.number("worker", worker.pid.into());
     handoff.number("since", supervisor.since);
@@ -136,6 +143,11 @@ fn stay_with_app(handoff: &mut Handoff, signals: &OwnedFd) -> i32 {
     }
 }
 
+fn ended(handoff: &Handoff) -> Option<Ended> {
+    let [code, signal, how] = ENDED.map(|key| handoff.value(key));
+    Ended::from_numbers([code?, signal?, how?])
+}
+
 fn take_up(handoff: &mut Handoff, signals: &OwnedFd, now_saved: SavedSignals) -> Option<Supervisor> {
     let saved = SavedSignals {
         blocked: handoff.value("blocked").map_or(now_saved.blocked, i64::cast_unsigned),
@@ -160,7 +172,12 @@ fn take_up(handoff: &mut Handoff, signals: &OwnedFd, now_saved: SavedSignals) ->
     );
     let app = match number(handoff, "app")? {
         0 => App::new(true),
-        pid => App::resumed(pid, u32::try_from(handoff.value("restarts").unwrap_or(0)).ok()?, now),
+        pid => {
+            let mut app = App::resumed(pid, now);
+            app.restarts = u32::try_from(handoff.value("restarts").unwrap_or(0)).ok()?;
+            app.ended = ended(handoff);
+            app
+        }
     };
     let directory = std::env::current_dir().ok();
     let _ = rustix::process::chdir(c"/");

@@ -418,3 +418,35 @@ fn an_upgrade_without_load_is_done_at_once() {
     assert_eq!(exit.code, 3);
     assert!(exit.took < 10 * SECOND);
 }
+
+/// What became of the app before is known to every worker that comes later, and to a supervisor that has replaced itself.
+/// covers: attachment 2
+/// covers: attachment 3
+#[test]
+fn the_ends_of_the_app_are_not_forgotten_by_another_worker_or_binary() {
+    let scene = Scene::new();
+    let body = format!("app: {{ restart: {{ when: on_failure, wait: 10ms }} }}\n{ADMIN}");
+    let script = "[ -e \"$0\" ] || { touch \"$0\"; exit 3; }; trap 'exit 0' TERM; while :; do sleep 0.05; done";
+    let marker = scene.text_path("ran");
+    let outrigger = Outrigger::start(&scene, &body, &["sh", "-c", script, &marker]);
+    let told = || {
+        let status = outrigger.ask("/status").json();
+        (status["app"]["restarts"].as_u64(), status["app"]["ended"]["code"].as_i64(), status["app"]["runs"].as_bool())
+    };
+    let known = (Some(1), Some(3), Some(true));
+    until(PATIENCE, "the app was started again", || told() == known);
+    let (app, worker) = (outrigger.app(), outrigger.worker());
+    send_signal(worker, Signal::KILL);
+    until(PATIENCE, "another worker serves", || outrigger.find_worker().is_some_and(|found| found != worker));
+    until(PATIENCE, "ready", || outrigger.status_of("/ready") == 200);
+    assert_eq!(told(), known);
+    for name in ["next", "later"] {
+        let next = copy(&scene, name);
+        let (code, said) = upgrade(&scene, Some(&next));
+        assert_eq!(code, 0, "{said}");
+        await_binary(&outrigger, app, &next);
+        until(PATIENCE, "the new one serves", || outrigger.status_of("/ready") == 200);
+        assert_eq!(told(), known, "{name}");
+    }
+    assert_eq!(outrigger.finish().code, 0);
+}

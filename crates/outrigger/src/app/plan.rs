@@ -3,7 +3,7 @@
 
 use super::{App, OnTimeout, Terminal, When, user};
 use base::diag::Diagnostic;
-use base::tree::Node;
+use base::tree::{Entry, Node, Value};
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::PathBuf;
@@ -91,6 +91,19 @@ pub fn plan(app: &App, around: &Around<'_>, tree: &Node) -> Result<Plan, Vec<Dia
         written: Vec::new(),
         oom_file: base::cgroup::oom_file().map(|path| path.into_os_string().into_vec()),
     })
+}
+
+/// What somebody wrote about an app that another container starts: it has no effect there.
+pub fn without_effect(wrapped: bool, tree: &Node) -> Vec<Diagnostic> {
+    const KEYS: [&str; 7] = ["directory", "user", "environment", "terminal", "signals", "start", "restart"];
+    let Value::Map(entries) = &tree.value else { return Vec::new() };
+    let named = entries.iter().filter(|entry| !wrapped && KEYS.contains(&entry.key.as_str()));
+    let finding = |entry: &Entry| {
+        let text =
+            format!("`{}` has no effect: it is for an app that is started here, and there is no command", entry.key);
+        Diagnostic::warning(entry.key_place, text).help("give app.command or a command behind `--`, or leave it out")
+    };
+    named.map(finding).collect()
 }
 
 /// Where the app starts: what is configured, seen from where we were started.
@@ -219,6 +232,17 @@ mod tests {
         assert!(has("environment: { keep: [PATH] }", "PATH").is_some());
         assert_eq!(has("environment: { set: { PATH: /x } }", "PATH").as_deref(), Some("PATH=/x"));
         assert_eq!(has("environment: { keep: [PATH], remove: [PATH] }", "PATH"), None);
+    }
+
+    /// covers: attachment 4
+    #[test]
+    fn what_is_said_of_an_app_that_is_not_started_here_is_told_to_have_no_effect() {
+        let yaml = "port: 80\nuser: nobody\nrestart: { when: always }\nstop: { grace: 1s }\n";
+        let loaded = base::config::load::<App>("test", yaml, &base::fill::Lookup::HERE).expect("valid");
+        let findings = without_effect(false, &loaded.tree);
+        let named: Vec<_> = findings.iter().map(|finding| finding.place.map(|place| place.line)).collect();
+        assert_eq!(named, [Some(2), Some(3)]);
+        assert_eq!(without_effect(true, &loaded.tree).len(), 0);
     }
 
     /// covers: attachment 4
