@@ -34,7 +34,7 @@ const FAILED_MOST: Duration = Duration::from_secs(60);
 const HANDLER_WAIT: Duration = Duration::from_secs(30);
 const HANDLER_LOOK: Duration = Duration::from_millis(100);
 
-/// Tries of one HTTP notice, and the pauses between.
+/// Tries of one HTTP notice in a row, and the pauses between.
 const NOTICE_TRIES: u32 = 6;
 const NOTICE_FIRST: Duration = Duration::from_millis(250);
 const NOTICE_MOST: Duration = Duration::from_secs(5);
@@ -148,6 +148,13 @@ struct Follower {
     unpublished: Rc<Cell<usize>>,
 }
 
+/// Who has not heard of a revision yet: places in the entry's list of notices.
+#[derive(Default)]
+struct Owed {
+    revision: String,
+    notices: Vec<usize>,
+}
+
 /// What one round led to.
 struct Round {
     store: Box<dyn Store>,
@@ -158,6 +165,7 @@ struct Round {
 impl Follower {
     async fn follow(self, mut store: Box<dyn Store>, mut phase: PhaseWatch) {
         let mut backoff = Backoff::new(self.entry.every, self.entry.every.max(FAILED_MOST));
+        let mut owed = Owed::default();
         loop {
             let entry = self.entry.clone();
             let Ok(round) = tokio::task::spawn_blocking(move || round(&entry, store)).await else {
@@ -187,7 +195,7 @@ impl Follower {
             self.show(round.present.as_deref());
             let told = async {
                 if let Some(revision) = round.present {
-                    self.tell(&revision).await;
+                    self.tell(&revision, &mut owed).await;
                 }
                 tokio::time::sleep(pause).await;
             };
@@ -236,18 +244,27 @@ impl Follower {
 
     /// Tells those who have not heard of this revision. What was told is written down, so that a crash between publication
     /// and notice costs no notice.
-    async fn tell(&self, revision: &str) {
+    async fn tell(&self, revision: &str, owed: &mut Owed) {
         let file = format!("sync.{}.told", self.entry.name);
         let told = self.inputs.state.read(&file).ok().flatten();
         let memory = self.inputs.revisions.told(&self.entry.name);
         if told.as_deref() == Some(revision.as_bytes()) || memory.as_deref() == Some(revision) {
             return;
         }
-        // An app that starts later reads the new revision anyway.
-        if *self.inputs.app_runs.borrow() {
-            for kind in &self.entry.notify {
-                self.tell_one(kind, revision).await;
+        let again = owed.revision == revision;
+        if !again {
+            // An app that starts later reads the new revision anyway.
+            let notices = if *self.inputs.app_runs.borrow() { self.entry.notify.len() } else { 0 };
+            *owed = Owed { revision: revision.to_string(), notices: (0..notices).collect() };
+        }
+        for index in std::mem::take(&mut owed.notices) {
+            let Some(kind) = self.entry.notify.get(index) else { continue };
+            if !self.tell_one(kind, revision, again).await {
+                owed.notices.push(index);
             }
+        }
+        if !owed.notices.is_empty() {
+            return;
         }
         self.inputs.revisions.set_told(&self.entry.name, revision);
         if let Err(error) = self.inputs.state.write(&file, revision.as_bytes()) {
@@ -255,41 +272,40 @@ impl Follower {
         }
     }
 
-    async fn tell_one(&self, kind: &NotifyKind, revision: &str) {
+    /// False where it is to be tried again after the next look at the store: an app beside us may start to listen at any time.
+    async fn tell_one(&self, kind: &NotifyKind, revision: &str, again: bool) -> bool {
         let part = format!("{} notify", self.entry.name);
+        let failed = |error: String| {
+            if self.health.fault(&part, format!("{}: {error}", kind.describe())) {
+                tracing::error!(entry = self.entry.name, error, "the app was not told of a new revision");
+            }
+        };
         match kind {
             NotifyKind::Signal(signal) => {
                 let until = Instant::now() + HANDLER_WAIT;
                 // An app that is starting has no handler yet, and the signal would end it.
                 while !(self.inputs.signal_app)(signal.number()) {
                     if Instant::now() > until {
-                        let text = format!("the app does not handle {}, which would end it", signal.name());
-                        tracing::error!(
-                            entry = self.entry.name,
-                            error = text,
-                            "the app was not told of a new revision"
-                        );
-                        self.health.fault(&part, text);
-                        return;
+                        failed(format!("the app does not handle {}, which would end it", signal.name()));
+                        return true;
                     }
                     tokio::time::sleep(HANDLER_LOOK).await;
                 }
-                self.health.recovered(&part);
             }
             NotifyKind::Http(config) => {
                 let mut backoff = Backoff::new(NOTICE_FIRST, NOTICE_MOST);
                 while let Err(error) = http::send(config, revision).await {
-                    if backoff.tries() + 1 >= NOTICE_TRIES {
-                        self.health.fault(&part, format!("{}: {error}", kind.describe()));
-                        tracing::error!(entry = self.entry.name, error, "the app was not told of a new revision");
-                        return;
+                    if again || backoff.tries() + 1 >= NOTICE_TRIES {
+                        failed(error);
+                        return false;
                     }
                     tokio::time::sleep(backoff.pause()).await;
                 }
-                self.health.recovered(&part);
             }
         }
+        self.health.recovered(&part);
         tracing::info!(entry = self.entry.name, notice = kind.describe(), revision, "told of the new revision");
+        true
     }
 }
 

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use crate::harness::git::{Repository, published, search_path_with_ssh};
 use crate::harness::process::Running;
-use crate::harness::{Outrigger, PATIENCE, SECOND, Scene, Wait, fixture, get, python, until};
+use crate::harness::raw_app::answer_ok;
+use crate::harness::{Outrigger, PATIENCE, RawApp, SECOND, Scene, Wait, fixture, get, python, until};
 
 const EVERY: Duration = Duration::from_secs(2);
 
@@ -282,5 +283,35 @@ sync:
     let work: PathBuf = scene.path("work");
     crate::harness::git::git(&work, &["push", "--quiet", "origin", "main:release"]);
     until(PATIENCE, "the ref is published", || published(&scene.path("settings")) == Ok(Some(1)));
+    outrigger.finish();
+}
+
+/// A companion starts before its app does: the app hears of the first revision whenever it begins to listen, and once.
+/// covers: attachment 4
+/// covers: foundation 5
+#[test]
+fn an_app_that_listens_late_is_told_all_the_same() {
+    let scene = Scene::new();
+    let repository = need!(Repository::create(&scene), "git is not installed");
+    scene.set("url", repository.file_url());
+    let port = scene.port("port");
+    let body = r#"
+sync:
+  settings:
+    from: { git: { url: "@url@", ref: main, path: orders/ } }
+    to: "@dir@/settings"
+    every: 500ms
+    notify: [ { http: { url: "http://127.0.0.1:@port@/-/reload" } } ]
+"#;
+    let outrigger = Outrigger::start_and(&scene, body, &[], Wait::Nothing);
+    until(PATIENCE, "it is said that the app was not told", || outrigger.stderr.contains("the app was not told"));
+    let app = RawApp::start_on(port, |_, wire| answer_ok(wire, b"thank you"));
+    let notices = || app.seen().iter().filter(|seen| seen.head.target() == "/-/reload").count();
+    until(PATIENCE, "the app is told", || notices() == 1);
+    until(PATIENCE, "the log says it", || outrigger.stderr.contains("told of the new revision"));
+    repository.push(2);
+    until(PATIENCE, "and of the next revision", || notices() == 2);
+    assert_eq!(outrigger.stderr.text().matches("the app was not told").count(), 1, "it is said once");
+    assert!(!outrigger.ask("/status").text().contains("-/reload: "), "the fault is over");
     outrigger.finish();
 }

@@ -8,7 +8,8 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 /// Sends a request after each publication, such as a POST to the app's reload path; the header `X-Outrigger-Revision` names
-/// the revision. Any 2xx is success; anything else is tried again a few times with a growing pause, and then shown in the status.
+/// the revision. Any 2xx is success; anything else is tried again a few times with a growing pause, then shown in the status, and
+/// tried once after each look at the store.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Config {

@@ -5,6 +5,7 @@
 use std::net::TcpStream;
 use std::sync::{Arc, Mutex};
 
+use super::free_port;
 use super::server::Server;
 use super::wire::{Body, Head, Wire};
 
@@ -29,8 +30,12 @@ pub struct RawApp {
 impl RawApp {
     /// Answers every complete request by `answer`; an expectation is met with 100 before the body is read.
     pub fn start(answer: impl Fn(&Seen, &mut Wire<TcpStream>) -> Next + Send + Sync + 'static) -> Self {
+        Self::start_on(free_port(), answer)
+    }
+
+    pub fn start_on(port: u16, answer: impl Fn(&Seen, &mut Wire<TcpStream>) -> Next + Send + Sync + 'static) -> Self {
         let seen: Arc<Mutex<Vec<Seen>>> = Arc::default();
-        let server = Server::start({
+        let server = Server::start_on(port, {
             let seen = seen.clone();
             move |stream| {
                 let mut wire = Wire::new(stream);
