@@ -34,11 +34,17 @@ mod init_process_compose;
 #[path = "e2e/init_environment.rs"]
 mod init_environment;
 
+#[path = "e2e/memory.rs"]
+mod memory;
+
 #[path = "e2e/init_shutdown.rs"]
 mod init_shutdown;
 
 #[path = "e2e/init_admin.rs"]
 mod init_admin;
+
+#[path = "e2e/init_kubernetes.rs"]
+mod init_kubernetes;
 
 #[path = "e2e/apps_table.rs"]
 mod apps_table;

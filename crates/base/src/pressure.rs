@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 /// The part of the limit above which nothing more is taken in, in percent.
 const TIGHT_PERCENT: u64 = 85;
@@ -16,11 +16,12 @@ const PAUSE_MOST: Duration = Duration::from_secs(5);
 #[derive(Clone, Debug)]
 pub struct Pressure {
     tight: Arc<watch::Sender<bool>>,
+    asked: Arc<Notify>,
 }
 
 impl Default for Pressure {
     fn default() -> Pressure {
-        Pressure { tight: Arc::new(watch::channel(false).0) }
+        Pressure { tight: Arc::new(watch::channel(false).0), asked: Arc::default() }
     }
 }
 
@@ -30,6 +31,15 @@ impl Pressure {
         let tight = used >= limit / 100 * TIGHT_PERCENT;
         self.tight.send_if_modified(|before| std::mem::replace(before, tight) != tight);
         used > limit
+    }
+
+    /// Asks for a look now: much was taken in since the last one.
+    pub fn ask(&self) {
+        self.asked.notify_one();
+    }
+
+    pub async fn asked(&self) {
+        self.asked.notified().await;
     }
 
     pub fn is_tight(&self) -> bool {

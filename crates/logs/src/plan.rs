@@ -121,16 +121,13 @@ impl Plan {
     }
 
     /// What the supervisor must know: the size of the capture rings, where a source reads them.
-    pub fn capture_bytes(&self) -> Option<u64> {
+    pub fn capture_bytes(&self, container: Option<u64>) -> Option<u64> {
         self.sources.iter().find_map(|source| match &source.kind {
-            SourceKind::Stdio(config) => Some(config.buffer.0.max(CAPTURE_MIN)),
+            SourceKind::Stdio(config) => Some(config.capture_bytes(container)),
             _ => None,
         })
     }
 }
-
-/// A ring holds at least one chunk of the supervisor's.
-const CAPTURE_MIN: u64 = 128 << 10;
 
 fn kinds(entries: &[StageEntry]) -> Vec<StageKind> {
     entries.iter().filter_map(StageEntry::kind).collect()

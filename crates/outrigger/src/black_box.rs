@@ -53,7 +53,8 @@ impl BlackBox {
 
     pub fn worker_fell(&self, fell: Fell) {
         let signal = if fell.code > 128 { fell.code - 128 } else { 0 };
-        self.write(Content { code: fell.code, signal, hung: fell.hung, ..self.content("worker") });
+        let (code, hung, oom_killed) = (fell.code, fell.hung, fell.out_of_memory);
+        self.write(Content { code, signal, hung, oom_killed, ..self.content("worker") });
     }
 
     fn content(&self, who: &'static str) -> Content {
@@ -128,7 +129,7 @@ mod tests {
             generation: 3,
         };
         for code in 0..KEPT as i32 + 1 {
-            black_box.worker_fell(Fell { code: 128 + code, hung: false });
+            black_box.worker_fell(Fell { code: 128 + code, hung: false, out_of_memory: false });
         }
         let files = || std::fs::read_dir(&dir).expect("made").flatten();
         assert_eq!(

@@ -181,6 +181,7 @@ impl Control {
             }
             ToWorker::AppEnded(ended) => {
                 self.app_ended(ended);
+                self.send(ToSupervisor::HeardEnd);
                 if ended.restarts {
                     return;
                 }

@@ -75,6 +75,7 @@ impl Source {
         let command =
             if command.is_empty() { config.app.command.iter().map(OsString::from).collect() } else { command.to_vec() };
         let (wrapped, proxied) = (!command.is_empty(), config.proxy.is_some());
+        let container = base::cgroup::memory_limit();
 
         fn keep<P>(report: &mut Report, planned: Result<P, Vec<Diagnostic>>) -> Option<P> {
             planned.map_err(|findings| report.extend(findings)).ok()
@@ -89,11 +90,11 @@ impl Source {
         let sync = keep(&mut report, sync::plan::Plan::new(&config.sync, wrapped, tree.at(&["sync"])));
         let around = app_plan::Around {
             command: &command,
-            capture_bytes: logs.as_ref().and_then(|plan| plan.capture_bytes()),
+            capture_bytes: logs.as_ref().and_then(|plan| plan.capture_bytes(container)),
             secret_variables: &secret_variables,
         };
         let app = keep(&mut report, app_plan::plan(&config.app, &around, tree.at(&["app"])));
-        let memory = memory(&config);
+        let memory = memory(&config, container);
         report.extend(check_budget(&config, memory, logs.as_ref(), &tree));
         report.extend(check_times(&config, &tree));
         report.extend(check_memory(memory, &tree));
@@ -142,8 +143,8 @@ fn state_dir(config: &Config) -> PathBuf {
 const MEMORY: ByteSize = ByteSize::mib(64);
 const SHARE: u64 = 4;
 
-fn memory(config: &Config) -> u64 {
-    let limited = || base::cgroup::memory_limit().map_or(MEMORY.0, |limit| MEMORY.0.min(limit / SHARE));
+fn memory(config: &Config, container: Option<u64>) -> u64 {
+    let limited = || container.map_or(MEMORY.0, |limit| MEMORY.0.min(limit / SHARE));
     config.limits.memory.map_or_else(limited, |memory| memory.0)
 }
 

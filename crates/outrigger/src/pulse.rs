@@ -66,9 +66,14 @@ impl Pulse {
             if looks == SETTLED {
                 sys::memory::give_back();
             }
-            tokio::select! {
-                () = tokio::time::sleep(BEAT_EVERY) => {}
-                () = telemetry.alarm.notified() => {}
+            let next = tokio::time::Instant::now() + BEAT_EVERY;
+            loop {
+                tokio::select! {
+                    () = tokio::time::sleep_until(next) => break,
+                    () = telemetry.alarm.notified() => break,
+                    // No look at the threads, which have had no time to move.
+                    () = telemetry.pressure.asked() => drop(telemetry.pressure.note(own_memory(), memory_max)),
+                }
             }
         }
     }

@@ -15,6 +15,7 @@ use supervisor::worker::{Kept, WorkerSide};
 
 /// Answers an exit code in the supervisor; a worker ends in here.
 pub fn run() -> i32 {
+    sys::process::set_readable_by_others(false);
     // A worker that cannot read what it was left must not take itself for a supervisor, and start a second app.
     if std::env::var_os(supervisor::worker::INHERIT).is_some() {
         match WorkerSide::inherited() {

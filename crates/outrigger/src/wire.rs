@@ -6,6 +6,7 @@
 //! supervisor ── app started, ended ──→ metrics (process), sync (signal), ready      sync ── revisions ──→ admin
 //! ```
 
+use crate::app::OnTimeout;
 use crate::app::ready::{readiness, signaller};
 use crate::black_box::BlackBox;
 use crate::control::{AppFacts, Control, Order, signals};
@@ -65,7 +66,7 @@ pub struct Worker {
 impl Worker {
     /// Starts the proxy, says that we are ready, waits until the rings and the state are ours, and starts the rest.
     pub async fn run(mut self, mut plans: Plans) -> i32 {
-        let times = plans.config.app.stop.clone();
+        let (times, start) = (plans.config.app.stop.clone(), plans.config.app.start.clone());
         let port = plans.config.app.port;
         let mut errors = check(&plans);
         let records = plans.logs.as_ref().is_some_and(|plan| plan.reads_access());
@@ -98,14 +99,18 @@ impl Worker {
         };
         self.sockets.forget_rest();
         self.scope.spawn("readiness", readiness(port, self.facts.clone()));
-        let opener = self.control.clone();
+        let (opener, telemetry) = (self.control.clone(), self.telemetry.clone());
         self.scope.spawn("gate", async move {
+            if tokio::time::timeout(start.wait.0, gate.open()).await.is_err() && start.on_timeout == OnTimeout::Continue
+            {
+                // Whoever waits for `started`, as a platform does with the app of another container, waits no longer either.
+                tracing::warn!(waited = %start.wait, "what the app waits for is not there; it may start all the same");
+                telemetry.healths().iter().for_each(|health| health.set_started());
+            }
             gate.open().await;
             opener.send(ToSupervisor::StartApp);
         });
-        if let Err(error) = Kept::keep(&self.kept.good, self.reloader.text().as_bytes()) {
-            tracing::warn!(%error, "the configuration could not be kept as the last good one");
-        }
+        self.control.send(ToSupervisor::Serves);
         let watch = self.reloader.clone().watch(self.control.clone(), self.facts.health.clone(), self.marks);
         self.scope.spawn("reload", watch);
         self.scope.spawn("signals", signals(self.control.clone(), self.reloader.clone(), self.companion));
@@ -225,10 +230,11 @@ impl Worker {
     /// Writes down what was going on when the app ends abnormally from now on, and what is left of a worker that fell.
     fn keep_black_box(&mut self, black_box: BlackBox) {
         if let Some(fell) = self.fell.take() {
-            let Fell { code, hung } = fell;
+            let Fell { code, hung, out_of_memory } = fell;
             tracing::error!(
                 code,
                 hung,
+                oom_killed = out_of_memory,
                 generation = self.generation,
                 "the worker before this one fell; this one goes on"
             );

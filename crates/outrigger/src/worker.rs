@@ -30,7 +30,7 @@ pub fn start(mut plans: Plans, side: WorkerSide, reloader: Reloader) -> i32 {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let level = oplog::start(LevelFilter::INFO);
     plans.app.written = grants::written(&plans.needs);
-    let inherited = match Inherited::from(side, &mut plans) {
+    let inherited = match Inherited::from(side, &mut plans, reloader.text()) {
         Ok(inherited) => inherited,
         Err(error) => {
             eprintln!("error: the worker cannot use what it inherited: {error}");
@@ -72,7 +72,9 @@ fn prefer_app() {
     const FILE: &str = "/proc/self/oom_score_adj";
     let adjusted = std::fs::read_to_string(FILE).ok().and_then(|text| text.trim().parse::<i32>().ok()).unwrap_or(0);
     // Raising it is allowed to everybody. A system that shows no such file has no such choice.
+    sys::process::set_readable_by_others(true);
     let _ = std::fs::write(FILE, adjusted.saturating_add(OOM_ABOVE_APP).min(1000).to_string());
+    sys::process::set_readable_by_others(false);
 }
 
 const OOM_ABOVE_APP: i32 = 200;
@@ -82,13 +84,16 @@ const OOM_ABOVE_APP: i32 = 200;
 fn set_limits(memory: u64) {
     let files = getrlimit(Resource::Nofile);
     let _ = setrlimit(Resource::Nofile, Rlimit { current: files.maximum, maximum: files.maximum });
-    let data = memory.saturating_add(BURST);
+    // A platform that ends all of a container for want of memory must not be given the reason by us.
+    let burst = base::cgroup::memory_limit().map_or(BURST, |limit| BURST.min(limit / BURST_SHARE));
+    let data = memory.saturating_add(burst);
     let allowed = getrlimit(Resource::Data).maximum.map_or(data, |most| most.min(data));
     let _ = setrlimit(Resource::Data, Rlimit { current: Some(allowed), maximum: Some(allowed) });
 }
 
 /// What one answer of a store may take for a moment, and stacks that are reserved and not used.
 const BURST: u64 = 512 << 20;
+const BURST_SHARE: u64 = 4;
 
 async fn serve(
     plans: Plans,
@@ -183,9 +188,10 @@ struct Inherited {
 
 impl Inherited {
     /// Hands the plan over, and takes up what there is.
-    fn from(side: WorkerSide, plans: &mut Plans) -> std::io::Result<Inherited> {
+    fn from(side: WorkerSide, plans: &mut Plans, text: &str) -> std::io::Result<Inherited> {
         let bytes = plans.app.encode();
-        Kept::keep(&side.kept.plan, &bytes)?;
+        Kept::keep(&side.proposal.text, text.as_bytes())?;
+        Kept::keep(&side.proposal.plan, &bytes)?;
         supervisor::message::send(&side.control, &ToSupervisor::Plan { bytes: bytes.len() as u64 }.encode())?;
         // The first worker says whether there is a capture; for those after it, there is one or there is none.
         let captured = side.rings.0.is_sized() || (side.generation == 0 && plans.app.capture_bytes.is_some());

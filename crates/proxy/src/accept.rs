@@ -6,6 +6,7 @@ use crate::connect::Cluster;
 use crate::http1;
 use crate::plan::ListenerPlan;
 use crate::telemetry::Recorder;
+use base::pressure::Pressure;
 use base::scope::Scope;
 use rustix::net::SocketFlags;
 use std::cell::Cell;
@@ -24,6 +25,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// for the client. Who asks more often than this is always answered, with the word that the connection closes.
 pub const DRAIN_PATIENCE: Duration = Duration::from_millis(500);
 
+/// So many more connections than ever before are a reason to look at the memory now: a flood is quicker than the regular looks.
+const LOOK_AFTER: u64 = 256;
+
 /// One listener on one data thread.
 pub struct ListenerState {
     pub plan: Arc<ListenerPlan>,
@@ -32,6 +36,9 @@ pub struct ListenerState {
     pub cluster: Rc<Cluster>,
     pub recorder: Rc<Recorder>,
     pub access: Option<Rc<Access>>,
+    pressure: Pressure,
+    /// Connections that were open when a look at the memory was asked for.
+    looked_at: Cell<u64>,
     draining: Cell<bool>,
     drain: Notify,
     ended: Notify,
@@ -44,9 +51,21 @@ impl ListenerState {
         cluster: Rc<Cluster>,
         recorder: Rc<Recorder>,
         access: Option<Rc<Access>>,
+        pressure: Pressure,
     ) -> Rc<ListenerState> {
         let (draining, drain, ended) = (Cell::new(false), Notify::new(), Notify::new());
-        Rc::new(ListenerState { plan, index, cluster, recorder, access, draining, drain, ended })
+        Rc::new(ListenerState {
+            plan,
+            index,
+            cluster,
+            recorder,
+            access,
+            pressure,
+            looked_at: Cell::new(0),
+            draining,
+            drain,
+            ended,
+        })
     }
 
     pub fn draining(&self) -> bool {
@@ -96,6 +115,8 @@ pub async fn accept(socket: Rc<TcpListener>, state: Rc<ListenerState>, scope: Sc
         while state.recorder.open(state.index) >= state.plan.connections_max as u64 {
             state.ended.notified().await;
         }
+        // New connections are what can wait: in the kernel's queue, and then at the client.
+        state.pressure.ease().await;
         let (stream, peer) = match state.unless_draining(socket.accept()).await {
             None => return,
             Some(Ok(accepted)) => accepted,
@@ -126,6 +147,11 @@ fn begin(stream: TcpStream, peer: SocketAddr, state: &Rc<ListenerState>, scope: 
     // Small answers must not wait for acknowledgements of the answers before them.
     let _ = stream.set_nodelay(true);
     state.recorder.opened(state.index);
+    let count = state.recorder.open(state.index);
+    if count >= state.looked_at.get() + LOOK_AFTER {
+        state.looked_at.set(count);
+        state.pressure.ask();
+    }
     let (open, state) = (Open(state.clone()), state.clone());
     scope.spawn_each("connection", async move {
         let _open = open;

@@ -15,6 +15,7 @@ use crate::plan::Plan;
 use crate::telemetry::Counters;
 use base::feed::{AccessBatch, FeedSender};
 use base::listen::Sockets;
+use base::pressure::Pressure;
 use base::scope::{self, Scope};
 use base::subsystem::{Conductor, Health, Phase, Station};
 use base::telemetry::Telemetry;
@@ -52,31 +53,46 @@ pub fn start(
         return Err(errors);
     }
     let (counters, outlive_us) = (Counters::new(&plan), sockets.outlive_us);
+    let addresses: Vec<String> = plan.listeners.iter().map(|l| format!("{} on {}", l.name, l.address)).collect();
+    let shared = Shared {
+        plan,
+        counters: counters.clone(),
+        access,
+        health: health.clone(),
+        outlive_us,
+        pressure: telemetry.pressure.clone(),
+    };
     for (thread, sockets) in per_thread.into_iter().enumerate() {
-        let (plan, counters, access) = (plan.clone(), counters.clone(), access.clone());
-        let (station, thread_health) = (conductor.station("proxy"), health.clone());
+        let (shared, station) = (shared.clone(), conductor.station("proxy"));
         let spawned = scope::thread(&format!("proxy-{thread}"), health.clone(), move || {
-            data_thread(thread, plan, sockets, counters, access, station, thread_health, outlive_us)
+            data_thread(thread, sockets, shared, station)
         });
         spawned.map_err(|error| vec![format!("proxy thread {thread} cannot start: {error}")])?;
     }
-    let addresses: Vec<String> = plan.listeners.iter().map(|l| format!("{} on {}", l.name, l.address)).collect();
     health.set_summary(format!("listening: {}", addresses.join(", ")));
     health.set_ready(true);
     Ok(counters)
 }
 
-#[expect(clippy::too_many_arguments, reason = "everything that one data thread owns")]
-async fn data_thread(
-    thread: usize,
+/// What all data threads have in common.
+#[derive(Clone)]
+struct Shared {
     plan: Arc<Plan>,
-    sockets: Vec<(usize, std::net::TcpListener)>,
     counters: Arc<Counters>,
     access: Option<FeedSender<AccessBatch>>,
-    mut station: Station,
     health: Arc<Health>,
+    /// Somebody keeps the sockets when we are gone.
     outlive_us: bool,
+    pressure: Pressure,
+}
+
+async fn data_thread(
+    thread: usize,
+    sockets: Vec<(usize, std::net::TcpListener)>,
+    shared: Shared,
+    mut station: Station,
 ) {
+    let Shared { plan, counters, access, health, outlive_us, pressure } = shared;
     let scope = Scope::new(format!("proxy-{thread}"), health.clone());
     let clusters: Vec<Rc<Cluster>> = plan.clusters.iter().map(|cluster| Cluster::new(cluster.clone())).collect();
     let recorder = Rc::new(counters.recorder(thread));
@@ -92,7 +108,14 @@ async fn data_thread(
             continue;
         };
         let Some(cluster) = clusters.get(listener.cluster) else { continue };
-        let state = ListenerState::new(listener.clone(), index, cluster.clone(), recorder.clone(), access.clone());
+        let state = ListenerState::new(
+            listener.clone(),
+            index,
+            cluster.clone(),
+            recorder.clone(),
+            access.clone(),
+            pressure.clone(),
+        );
         let socket = Rc::new(socket);
         accepting.spawn("accept", accept(socket.clone(), state.clone(), scope.clone()));
         listening.push((socket, state.clone()));

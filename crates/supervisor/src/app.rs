@@ -35,19 +35,21 @@ pub struct App {
     /// Restarts in the present row.
     row: u32,
     wait: Duration,
-    /// Kills for want of memory in its control group when it started.
-    kills_before: u64,
+    /// A worker knows how it ended.
+    pub heard: bool,
+    pub kills: Kills,
 }
 
 impl App {
     pub fn new(elsewhere: bool) -> App {
         let state = if elsewhere { State::Elsewhere } else { State::Waiting };
-        App { state, ended: None, restarts: 0, row: 0, wait: Duration::ZERO, kills_before: 0 }
+        App { state, ended: None, restarts: 0, row: 0, wait: Duration::ZERO, heard: false, kills: Kills::default() }
     }
 
     /// Starts it; one that cannot be started has ended.
     pub fn start(&mut self, plan: &Plan, exec: &ExecPlan, setup: &ChildSetup<'_>, now: Instant) {
-        self.kills_before = kills(plan.oom_file.as_deref());
+        self.heard = false;
+        self.kills.look(plan.oom_file.as_deref(), now);
         match sys::process::start(exec, setup) {
             Ok(pid) => self.state = State::Running { pid, since: now },
             Err(error) => {
@@ -55,16 +57,48 @@ impl App {
                 // What the system lacks now it may have later; what the app lacks it will lack again.
                 let restarts =
                     matches!(error, StartError::Setup(_)) && self.again(&plan.restart, Duration::ZERO, false);
-                self.state =
-                    if restarts { State::Paused { until: now + self.pause(&plan.restart) } } else { State::Ended };
+                self.state = if restarts {
+                    State::Paused { until: now + spread(self.pause(&plan.restart)) }
+                } else {
+                    State::Ended
+                };
                 self.ended = Some(Ended { restarts, ..Ended::with_code(code) });
             }
         }
     }
 
-    /// Takes up an app that runs already, under a supervisor that has replaced itself.
-    pub fn resumed(pid: i32, now: Instant) -> App {
-        App { state: State::Running { pid, since: now }, ..App::new(false) }
+    /// What a supervisor that replaces itself leaves to the next program.
+    pub fn numbers(&self, now: Instant) -> [(&'static str, i64); 7] {
+        let (pid, ran) = match self.state {
+            State::Running { pid, since } => (pid, now.saturating_duration_since(since)),
+            _ => (0, Duration::ZERO),
+        };
+        let whole = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+        [
+            ("app", pid.into()),
+            ("app ran", whole(ran.as_secs())),
+            ("restarts", self.restarts.into()),
+            ("restarts in a row", self.row.into()),
+            ("restart wait", whole(crate::run::millis(self.wait))),
+            ("kills seen", whole(self.kills.seen)),
+            ("end heard", self.heard.into()),
+        ]
+    }
+
+    /// Takes up an app that runs already, or is elsewhere.
+    pub fn resumed(value: impl Fn(&str) -> Option<i64>, now: Instant) -> Option<App> {
+        let number = |key| value(key).and_then(|number| u64::try_from(number).ok()).unwrap_or(0);
+        let pid = i32::try_from(value("app")?).ok()?;
+        let since = now.checked_sub(Duration::from_secs(number("app ran"))).unwrap_or(now);
+        Some(App {
+            state: if pid == 0 { State::Elsewhere } else { State::Running { pid, since } },
+            ended: None,
+            restarts: u32::try_from(number("restarts")).ok()?,
+            row: u32::try_from(number("restarts in a row")).ok()?,
+            wait: Duration::from_millis(number("restart wait")),
+            heard: number("end heard") == 1,
+            kills: Kills { seen: number("kills seen"), open: 0, at: Some(now) },
+        })
     }
 
     pub fn pid(&self) -> Option<i32> {
@@ -100,12 +134,16 @@ impl App {
             code,
             signal,
             core_dumped: signal > 0 && status.as_raw() & CORE_DUMPED != 0,
-            out_of_memory: signal == SIGKILL && kills(plan.oom_file.as_deref()) > self.kills_before,
+            out_of_memory: signal == SIGKILL && self.kills.of_one(plan.oom_file.as_deref(), now),
             restarts: false,
         };
         ended.restarts = !stopping && self.again(&plan.restart, ran, is_success(plan, code));
-        self.state =
-            if ended.restarts { State::Paused { until: now + self.pause(&plan.restart) } } else { State::Ended };
+        self.state = if ended.restarts {
+            State::Paused { until: now + spread(self.pause(&plan.restart)) }
+        } else {
+            State::Ended
+        };
+        self.heard = false;
         self.ended = Some(ended);
         ended
     }
@@ -137,6 +175,20 @@ impl App {
         }
     }
 
+    /// Says how the app ended where no worker was there to do it, as one that hangs or has died with it.
+    pub fn tell_unheard_end(&self) {
+        let Some(ended) = self.ended.filter(|ended| !self.heard && !ended.restarts && ended.code != 0) else { return };
+        let how = match ended {
+            Ended { out_of_memory: true, .. } => ", killed for want of memory (oom_killed)",
+            Ended { core_dumped: true, .. } => ", and left a core dump",
+            _ => "",
+        };
+        let (code, signal) = (ended.code, ended.signal);
+        eprintln!(
+            "outrigger: the app has ended with code {code} (signal {signal}){how}; no worker was there to write a black box"
+        );
+    }
+
     /// The code that we end with.
     pub fn code(&self, plan: &Plan) -> i32 {
         let code = match (self.state, self.ended) {
@@ -150,6 +202,49 @@ impl App {
 
 fn is_success(plan: &Plan, code: i32) -> bool {
     code == 0 || u8::try_from(code).is_ok_and(|code| plan.success.contains(&code))
+}
+
+/// A pause, up to a tenth shorter or longer: a hundred apps that fell together shall not come back together.
+fn spread(pause: Duration) -> Duration {
+    let nanos =
+        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.subsec_nanos());
+    pause * (900 + nanos / 1000 % 201) / 1000
+}
+
+/// The kernel's kills for want of memory in our control group, as far as it is known whom they met.
+#[derive(Default)]
+pub struct Kills {
+    seen: u64,
+    /// Of those, without a victim yet.
+    open: u64,
+    at: Option<Instant>,
+}
+
+/// A victim is reaped this soon after its kill. A kill that is older met a process that was not ours to reap.
+const REAPED_WITHIN: Duration = Duration::from_secs(2);
+
+impl Kills {
+    /// Takes note of kills that nobody of ours was the victim of.
+    pub fn look(&mut self, file: Option<&[u8]>, now: Instant) {
+        (self.seen, self.open, self.at) = (kills(file), 0, Some(now));
+    }
+
+    /// Whether a process that died of SIGKILL is a victim: each kill has one.
+    pub fn of_one(&mut self, file: Option<&[u8]>, now: Instant) -> bool {
+        let count = kills(file);
+        self.counted(count, now)
+    }
+
+    fn counted(&mut self, count: u64, now: Instant) -> bool {
+        if self.at.is_some_and(|at| now.saturating_duration_since(at) > REAPED_WITHIN) {
+            self.open = 0;
+        }
+        self.open += count.saturating_sub(self.seen);
+        (self.seen, self.at) = (count, Some(now));
+        let is_victim = self.open > 0;
+        self.open = self.open.saturating_sub(1);
+        is_victim
+    }
 }
 
 /// The bit of a wait status that says that a core was written (wait(2), WCOREDUMP).
@@ -221,12 +316,41 @@ mod tests {
     /// covers: attachment 1
     #[test]
     fn an_app_that_was_started_again_has_not_ended() {
-        let mut app = App::resumed(7, Instant::now());
+        let mut app = App::new(false);
+        app.state = State::Running { pid: 7, since: Instant::now() };
         app.ended = Some(Ended::with_code(3));
         assert!(!app.has_ended());
         app.state = State::Ended;
         assert!(app.has_ended());
         assert!(!App::new(false).has_ended(), "nor has one that never ran");
+    }
+
+    /// covers: attachment 3
+    #[test]
+    fn what_is_left_to_the_next_program_is_the_app_as_it_was() {
+        let now = Instant::now();
+        let mut app = App::new(false);
+        app.state = State::Running { pid: 7, since: now.checked_sub(Duration::from_secs(9)).expect("after boot") };
+        app.pause(&RESTART);
+        app.kills.counted(4, now);
+        let left = app.numbers(now);
+        let taken = App::resumed(|key| left.iter().find(|(name, _)| *name == key).map(|(_, number)| *number), now);
+        let taken = taken.expect("all is there");
+        assert_eq!(taken.state, app.state);
+        assert_eq!((taken.restarts, taken.row, taken.wait, taken.kills.seen), (1, 1, RESTART.wait, 4));
+        assert!(App::resumed(|_| None, now).is_none());
+    }
+
+    /// covers: attachment 1
+    #[test]
+    fn a_kill_for_want_of_memory_has_one_victim_and_is_forgotten_after_a_while() {
+        let (mut kills, now) = (Kills::default(), Instant::now());
+        assert!(!kills.counted(0, now));
+        assert!(kills.counted(2, now) && kills.counted(2, now), "a group that was killed together");
+        assert!(!kills.counted(2, now), "the third was killed by somebody");
+        assert!(kills.counted(4, now));
+        assert!(!kills.counted(4, now + REAPED_WITHIN * 2), "an old kill had a victim that was not ours");
+        assert!(kills.counted(5, now + REAPED_WITHIN * 2));
     }
 
     /// covers: attachment 1

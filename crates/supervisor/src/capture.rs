@@ -29,6 +29,9 @@ pub enum Step {
 /// What our own output is, which decides how it is written to without blocking.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
+    /// A pipe or terminal as a description of our own, on which we may refuse to wait: one that is stopped takes nothing.
+    Own,
+    /// A pipe that may not be opened anew.
     Pipe,
     /// As under systemd, whose journal reads it.
     Socket,
@@ -39,8 +42,8 @@ enum Kind {
 pub struct Stream {
     pipe: Option<OwnedFd>,
     output: BorrowedFd<'static>,
-    /// A terminal as a description of our own, on which we may refuse to wait: one that was stopped by Ctrl-S takes nothing.
-    terminal: Option<OwnedFd>,
+    /// The same as a description of our own.
+    own: Option<OwnedFd>,
     kind: Kind,
     /// None where the output is passed on and not captured.
     ring: Option<Ring>,
@@ -58,10 +61,11 @@ impl Stream {
             Ok(rustix::fs::FileType::Socket) => Kind::Socket,
             _ => Kind::Other,
         };
-        let terminal = if rustix::termios::isatty(output) { reopened(output) } else { None };
-        let kind = if terminal.is_some() { Kind::Pipe } else { kind };
+        let may_stop = kind == Kind::Pipe || rustix::termios::isatty(output);
+        let own = if may_stop { reopened(output) } else { None };
+        let kind = if own.is_some() { Kind::Own } else { kind };
         let buffer = vec![0; CHUNK].into_boxed_slice();
-        Stream { pipe: None, output, terminal, kind, ring, buffer, waiting: 0..0 }
+        Stream { pipe: None, output, own, kind, ring, buffer, waiting: 0..0 }
     }
 
     /// Makes a pipe for the next app; answers the end that it gets, which the user that it becomes may open anew.
@@ -101,7 +105,7 @@ impl Stream {
     }
 
     fn taker(&self) -> BorrowedFd<'_> {
-        self.terminal.as_ref().map_or(self.output, AsFd::as_fd)
+        self.own.as_ref().map_or(self.output, AsFd::as_fd)
     }
 
     /// Moves one chunk. Errors of the ring are not possible short of a machine without memory, and then the app goes on.
@@ -134,11 +138,12 @@ impl Stream {
         if self.pipe.is_none() { Step::Over } else { Step::Blocked }
     }
 
-    /// Writes what waits to our own output. O_NONBLOCK is never set on it, since it is shared with others: a pipe takes
-    /// PIPE_BUF bytes without blocking when poll says so (pipe(7)), and anything else takes what it is given.
+    /// Writes what waits to our own output. O_NONBLOCK is never set on what we share with others. A pipe that may not be opened
+    /// anew takes PIPE_BUF bytes without blocking when poll says so (pipe(7)) and nobody else is quicker; anything else takes what
+    /// it is given.
     fn pass_on(&mut self) -> Step {
         while !self.waiting.is_empty() {
-            if self.kind != Kind::Other && !is_writable(self.taker()) {
+            if matches!(self.kind, Kind::Pipe | Kind::Socket) && !is_writable(self.taker()) {
                 return Step::Blocked;
             }
             let most = if self.kind == Kind::Pipe { PIPE_BUF } else { CHUNK };
@@ -146,7 +151,7 @@ impl Stream {
             let bytes = &self.buffer[self.waiting.start..end];
             let written = match self.kind {
                 Kind::Socket => rustix::net::send(self.taker(), bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL),
-                Kind::Pipe | Kind::Other => rustix::io::write(self.taker(), bytes),
+                Kind::Own | Kind::Pipe | Kind::Other => rustix::io::write(self.taker(), bytes),
             };
             match written {
                 Ok(count) => self.waiting.start += count,
@@ -189,7 +194,7 @@ impl Stream {
     }
 }
 
-/// The same terminal, opened once more without blocking. The flag is on this description alone, and on nobody else's.
+/// The same pipe or terminal, opened once more without blocking. The flag is on this description alone, and on nobody else's.
 fn reopened(output: BorrowedFd<'_>) -> Option<OwnedFd> {
     use rustix::fs::{Mode, OFlags, open};
     let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&output));

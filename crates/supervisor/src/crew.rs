@@ -3,9 +3,9 @@
 //! each place; a failed one is started again after a pause that doubles up to `RESTART_MOST`.
 
 use crate::app::State;
-use crate::message::ToWorker;
+use crate::message::{PACKET_MAX, ToSupervisor, ToWorker};
 use crate::plan::{RESTART_CALM, RESTART_FIRST, RESTART_MOST};
-use crate::run::{EXIT_MISTAKE, EXIT_NOT_EXECUTED, EXIT_YIELDED, Supervisor, millis};
+use crate::run::{EXIT_MISTAKE, EXIT_NOT_EXECUTED, EXIT_YIELDED, SIGKILL, Supervisor, millis};
 use crate::worker::{Fell, Started, Worker, WorkerEnds};
 use rustix::process::WaitStatus;
 use std::time::{Duration, Instant};
@@ -248,6 +248,9 @@ impl Supervisor {
     fn brief(&mut self, now: Instant) {
         // An end that nothing followed yet is told when it is time, as to the worker that has seen it.
         if let Some(ended) = self.app.ended.filter(|ended| ended.restarts) {
+            if !self.app.heard {
+                self.crew.tell_current(ToWorker::AppEnded(ended));
+            }
             self.crew.tell_current(ToWorker::AppBefore { ended, restarts: self.app.restarts });
         }
         if let Some(pid) = self.app.pid() {
@@ -293,9 +296,17 @@ impl Supervisor {
     /// A process has ended that is not the app: a worker, or an orphan that was ours to reap.
     pub(crate) fn worker_ended(&mut self, pid: i32, status: WaitStatus) {
         let is_here = |place: &Place| self.crew.at(*place).is_some_and(|worker| worker.pid == pid);
-        let Some(place) = PLACES.into_iter().find(is_here) else { return };
-        let Some(worker) = self.crew.take(place) else { return };
+        let found = PLACES.into_iter().find(is_here);
         let now = Instant::now();
+        let oom_file = self.plan.as_ref().and_then(|plan| plan.oom_file.as_deref());
+        // An orphan may have been the victim of a kill as well.
+        let out_of_memory = status.terminating_signal() == Some(SIGKILL) && self.app.kills.of_one(oom_file, now);
+        let Some(place) = found else { return };
+        let Some(mut worker) = self.crew.take(place) else { return };
+        let mut packet = [0u8; PACKET_MAX];
+        while let Some(bytes) = worker.hear(&mut packet) {
+            self.app.heard |= ToSupervisor::decode(bytes) == Some(ToSupervisor::HeardEnd);
+        }
         let code = status.exit_status().or_else(|| status.terminating_signal().map(|signal| 128 + signal)).unwrap_or(1);
         match place {
             Place::Old => {
@@ -304,7 +315,7 @@ impl Supervisor {
                 }
             }
             Place::Next => {
-                self.refuse_plan();
+                self.next_plan = None;
                 let not_executed = (code > EXIT_NOT_EXECUTED).then(|| {
                     let error = std::io::Error::from_raw_os_error(code - EXIT_NOT_EXECUTED);
                     format!("the binary cannot be executed: {error}; the old worker goes on")
@@ -323,12 +334,13 @@ impl Supervisor {
                     self.crew.restart_at = Some(now);
                 }
             }
-            Place::Current => self.current_ended(&worker, code, now),
+            Place::Current => self.current_ended(&worker, Fell { code, hung: worker.hung, out_of_memory }, now),
         }
         self.exit_when_done();
     }
 
-    fn current_ended(&mut self, worker: &Worker, code: i32, now: Instant) {
+    fn current_ended(&mut self, worker: &Worker, fell: Fell, now: Instant) {
+        let code = fell.code;
         // Before there is a plan a worker ends because of the command line or the configuration, and has said so.
         // One that was killed, as for want of memory, has said nothing, and another may have better luck.
         let first = matches!(self.app.state, State::Waiting | State::Elsewhere) && worker.generation == 0;
@@ -345,7 +357,7 @@ impl Supervisor {
         if code != EXIT_YIELDED {
             // A binary whose worker falls at once is no binary to become.
             self.crew.successor = None;
-            self.crew.fell = Some(Fell { code, hung: worker.hung });
+            self.crew.fell = Some(fell);
         }
         if worker.ready && now.saturating_duration_since(worker.started) >= RESTART_CALM {
             self.crew.wait = RESTART_FIRST;

@@ -109,6 +109,10 @@ pub enum ToSupervisor<'a> {
     },
     /// The rings and the state are no longer mine.
     Released,
+    /// Everything is started: my configuration is a good one.
+    Serves,
+    /// I have taken note of the app's end.
+    HeardEnd,
     /// Begin the stop order, and be done in this many milliseconds; 0 for the configured deadline.
     Stop {
         within_ms: u64,
@@ -179,6 +183,8 @@ impl ToSupervisor<'_> {
             ToSupervisor::Released => packet(7, [0; 3], &[]),
             ToSupervisor::Stop { within_ms } => packet(8, [whole(within_ms), 0, 0], &[]),
             ToSupervisor::AskDescriptors { pid } => packet(9, [i64::from(pid), 0, 0], &[]),
+            ToSupervisor::Serves => packet(11, [0; 3], &[]),
+            ToSupervisor::HeardEnd => packet(12, [0; 3], &[]),
             ToSupervisor::AppGone { code } => packet(10, [i64::from(code), 0, 0], &[]),
         }
     }
@@ -197,6 +203,8 @@ impl ToSupervisor<'_> {
             8 => ToSupervisor::Stop { within_ms: u64::try_from(first).ok()? },
             9 => ToSupervisor::AskDescriptors { pid: i32::try_from(first).ok().filter(|pid| *pid > 1)? },
             10 => ToSupervisor::AppGone { code: i32::try_from(first).ok().filter(|code| (0..256).contains(code))? },
+            11 => ToSupervisor::Serves,
+            12 => ToSupervisor::HeardEnd,
             _ => return None,
         })
     }
@@ -269,6 +277,8 @@ mod tests {
             ToSupervisor::Stop { within_ms: 5 },
             ToSupervisor::AskDescriptors { pid: 9 },
             ToSupervisor::AppGone { code: 3 },
+            ToSupervisor::Serves,
+            ToSupervisor::HeardEnd,
         ] {
             assert_eq!(ToSupervisor::decode(bytes(&message.encode())), Some(message));
         }

@@ -78,11 +78,12 @@ impl Rewrites {
     }
 }
 
-/// A worker that shows no sign of life for this long is killed and replaced.
-pub const WATCHDOG: Duration = Duration::from_secs(30);
+/// A worker that shows no sign of life for this long is killed and replaced: sooner than a platform whose probes get no answer
+/// gives up, and takes the app along.
+pub const WATCHDOG: Duration = Duration::from_secs(10);
 
 /// What a worker gets to show one after its time is over: a machine that slept, or a frozen group, has a late timer.
-pub const WATCHDOG_DOUBT: Duration = Duration::from_secs(3);
+pub const WATCHDOG_DOUBT: Duration = Duration::from_secs(2);
 
 /// The wait before a failed worker is started again: doubled from the first to the most, reset after `RESTART_CALM`.
 pub const RESTART_FIRST: Duration = Duration::from_millis(10);

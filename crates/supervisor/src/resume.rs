@@ -13,7 +13,7 @@ use crate::plan::{PLAN_MAX, Plan};
 use crate::run::Supervisor;
 use crate::store::Store;
 use crate::terminal::Terminal;
-use crate::worker::{Kept, Worker};
+use crate::worker::{Kept, Proposal, Worker, sealed};
 use rustix::event::{PollFd, PollFlags, poll};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -38,16 +38,10 @@ pub(crate) fn is_possible(supervisor: &Supervisor) -> bool {
 /// Returns where this process goes on as it is.
 pub(crate) fn become_binary(supervisor: &mut Supervisor, binary: &[u8]) {
     let Some(worker) = supervisor.crew.at(Place::Current) else { return };
-    let app = match supervisor.app.state {
-        State::Running { pid, .. } => pid,
-        State::Elsewhere => 0,
-        _ => return,
-    };
     let mut handoff = Handoff::default();
     handoff.number("blocked", supervisor.saved.blocked.cast_signed());
     handoff.number("pipe ignored", supervisor.saved.pipe_ignored.into());
-    handoff.number("app", app.into());
-    handoff.number("restarts", supervisor.app.restarts.into());
+    supervisor.app.numbers(Instant::now()).into_iter().for_each(|(key, number)| handoff.number(key, number));
     if let Some(ended) = supervisor.app.ended {
         ENDED.into_iter().zip(ended.numbers()).for_each(|(key, number)| handoff.number(key, number));
     }
@@ -55,13 +49,18 @@ pub(crate) fn become_binary(supervisor: &mut Supervisor, binary: &[u8]) {
     handoff.number("worker", worker.pid.into());
     handoff.number("since", supervisor.since);
     let Some(control) = &worker.control else { return };
+    let Some(Ok(plan)) = supervisor.plan.as_ref().map(|plan| sealed("outrigger-plan", &plan.encode())) else { return };
+    if let Some(proposal) = &worker.proposal {
+        handoff.descriptor("proposed plan", &proposal.plan);
+        handoff.descriptor("proposed text", &proposal.text);
+    }
     for (key, fd) in [
         ("control", control),
         ("notify", &worker.notify),
         ("watchdog", &worker.watchdog),
         ("wake", &supervisor.wake),
         ("wake read", &supervisor.wake_read),
-        ("plan", &supervisor.kept.plan),
+        ("plan", &plan),
         ("good", &supervisor.kept.good),
         ("refused", &supervisor.kept.refused),
     ] {
@@ -157,11 +156,12 @@ fn take_up(handoff: &mut Handoff, signals: &OwnedFd, now_saved: SavedSignals) ->
     let number = |handoff: &Handoff, key| handoff.value(key).and_then(|value| i32::try_from(value).ok());
     let ring = |handoff: &mut Handoff, key| handoff.claim(key).and_then(|fd| Ring::over(fd).ok());
     let rings = (ring(handoff, "stdout ring")?, ring(handoff, "stderr ring")?);
-    let kept = Kept { plan: handoff.claim("plan")?, good: handoff.claim("good")?, refused: handoff.claim("refused")? };
+    let kept = Kept { good: handoff.claim("good")?, refused: handoff.claim("refused")? };
     let mut text = vec![0u8; PLAN_MAX];
-    let read = rustix::io::pread(&kept.plan, &mut text[..], 0).ok()?;
+    let read = rustix::io::pread(handoff.claim("plan")?, &mut text[..], 0).ok()?;
     let plan = Plan::decode(text.get(..read)?)?;
     drop(text);
+    let proposed = handoff.claim("proposed plan").zip(handoff.claim("proposed text"));
     let worker = Worker::resumed(
         number(handoff, "worker")?,
         handoff.claim("control")?,
@@ -170,15 +170,10 @@ fn take_up(handoff: &mut Handoff, signals: &OwnedFd, now_saved: SavedSignals) ->
         u32::try_from(handoff.value("generation")?).ok()?,
         now,
     );
-    let app = match number(handoff, "app")? {
-        0 => App::new(true),
-        pid => {
-            let mut app = App::resumed(pid, now);
-            app.restarts = u32::try_from(handoff.value("restarts").unwrap_or(0)).ok()?;
-            app.ended = ended(handoff);
-            app
-        }
-    };
+    let proposal = proposed.map(|(plan, text)| Proposal { plan, text });
+    let worker = Worker { proposal, ..worker };
+    let mut app = App::resumed(|key| handoff.value(key), now)?;
+    app.ended = ended(handoff);
     let directory = std::env::current_dir().ok();
     let _ = rustix::process::chdir(c"/");
     let mut supervisor = Supervisor {

@@ -89,6 +89,7 @@ pub fn run() -> io::Result<Outcome> {
         }
         if let Some(code) = supervisor.exit {
             supervisor.terminal.take_back(supervisor.app.pid());
+            supervisor.app.tell_unheard_end();
             return Ok(Outcome::Exit(code));
         }
         supervisor.sleep();
@@ -265,6 +266,12 @@ impl Supervisor {
                 }
             }
             ToSupervisor::Released => self.crew.released(place),
+            ToSupervisor::HeardEnd => self.app.heard = true,
+            ToSupervisor::Serves => {
+                if let Some(proposal) = self.crew.at_mut(place).and_then(|worker| worker.proposal.take()) {
+                    self.kept.good = proposal.text;
+                }
+            }
             ToSupervisor::Stop { within_ms } => self.stop_asked(within_ms, now),
             ToSupervisor::AskDescriptors { pid } => {
                 let count = self.descriptors_of(pid);
@@ -279,12 +286,11 @@ impl Supervisor {
     /// The plan of a first worker starts everything; that of a later one holds once it is ready. This and an upgrade are the only
     /// moments after the start at which the supervisor allocates. A worker that serves already has said what it had to say.
     fn take_plan(&mut self, place: crate::crew::Place, bytes: u64, now: Instant) {
-        if self.crew.at(place).is_none_or(|worker| worker.ready) {
-            return;
-        }
+        let Some(worker) = self.crew.at(place).filter(|worker| !worker.ready) else { return };
         let mut text = vec![0u8; usize::try_from(bytes).unwrap_or(PLAN_MAX).min(PLAN_MAX)];
-        let read = rustix::io::pread(&self.kept.plan, &mut text[..], 0).unwrap_or(0);
-        let plan = text.get(..read).and_then(Plan::decode);
+        let sealed = worker.proposal.as_ref().filter(|proposal| proposal.seal().is_ok());
+        let read = sealed.and_then(|proposal| rustix::io::pread(&proposal.plan, &mut text[..], 0).ok());
+        let plan = text.get(..read.unwrap_or(0)).and_then(Plan::decode);
         let exec = plan.as_ref().map(|plan| plan.app.as_ref().map(ExecPlan::new).transpose());
         let (Some(plan), Some(Ok(exec))) = (plan, exec) else {
             let text = b"outrigger: the plan of a worker cannot be understood; the one before stays in force\n";
@@ -311,13 +317,6 @@ impl Supervisor {
                 *before = Plan { app: before.app.take(), ..plan };
             }
             _ => (self.plan, self.exec) = (Some(plan), exec),
-        }
-    }
-
-    /// The worker whose plan waited will not serve: the memory holds the plan in force again, for whoever reads it next.
-    pub(crate) fn refuse_plan(&mut self) {
-        if let (Some(_), Some(plan)) = (self.next_plan.take(), &self.plan) {
-            let _ = Kept::keep(&self.kept.plan, &plan.encode());
         }
     }
 
@@ -448,6 +447,7 @@ impl Supervisor {
             watchdog: ends.watchdog,
             wake: wake_read,
             rings,
+            proposal: ends.proposal,
             kept,
             stored: store.into_named(),
             generation: crew.generation(),

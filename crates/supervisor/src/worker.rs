@@ -4,7 +4,8 @@
 
 use crate::handoff::Handoff;
 use crate::message::{self, PACKET_MAX, ToWorker};
-use crate::plan::{LEAVE_MOST, PLAN_MAX, READY_MOST, WATCHDOG, WATCHDOG_DOUBT};
+use crate::plan::{LEAVE_MOST, PLAN_MAX, READY_MOST, WATCHDOG_DOUBT};
+use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, socketpair};
 use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec};
 use std::io;
@@ -19,12 +20,13 @@ pub struct WorkerSide {
     pub control: OwnedFd,
     /// systemd's notify protocol, towards the supervisor.
     pub notify: OwnedFd,
-    /// To be wound up for `WATCHDOG`, again and again.
+    /// To be wound up for `plan::WATCHDOG`, again and again.
     pub watchdog: OwnedFd,
     /// A pipe that becomes readable when the rings have new bytes or an end.
     pub wake: OwnedFd,
     /// stdout and stderr of the app.
     pub rings: (Ring, Ring),
+    pub proposal: Proposal,
     pub kept: Kept,
     /// Descriptors that workers before this one stored, by name.
     pub stored: Vec<(String, OwnedFd)>,
@@ -44,11 +46,18 @@ pub struct WorkerSide {
     pub directory: Option<std::path::PathBuf>,
 }
 
-/// What outlives every worker, in memory that all share: each a text that may be replaced.
-pub struct Kept {
-    /// The plan of the app, for the supervisor.
+/// What a worker proposes before it is in its sandbox, in memory of its own: it holds nothing that a worker in its sandbox has
+/// written, since a program or a configuration from there would be a way out.
+pub struct Proposal {
+    /// The plan of the app.
     pub plan: OwnedFd,
-    /// The configuration that a worker last served.
+    /// The configuration that it is made from.
+    pub text: OwnedFd,
+}
+
+/// What outlives every worker.
+pub struct Kept {
+    /// The configuration that a worker last served: the sealed text of its proposal.
     pub good: OwnedFd,
     /// The configuration with which a later worker could not start.
     pub refused: OwnedFd,
@@ -59,8 +68,10 @@ pub struct Kept {
 pub struct Fell {
     /// Its exit code, or 128 + the signal that killed it.
     pub code: i32,
-    /// It had not moved for `WATCHDOG`.
+    /// It had not moved for `plan::WATCHDOG`.
     pub hung: bool,
+    /// The kernel killed it for want of memory.
+    pub out_of_memory: bool,
 }
 
 /// The parent's view of a worker.
@@ -80,10 +91,13 @@ pub struct Worker {
     pub holds_on: bool,
     pub hung: bool,
     pub doubted_at: Option<Instant>,
+    /// Until it serves.
+    pub proposal: Option<Proposal>,
 }
 
 /// The child's ends.
 pub struct WorkerEnds {
+    pub proposal: Proposal,
     pub control: OwnedFd,
     pub notify: OwnedFd,
     pub watchdog: OwnedFd,
@@ -97,16 +111,9 @@ pub enum Started {
 
 impl Kept {
     pub fn new() -> io::Result<Kept> {
-        let memory = |name: &str| rustix::fs::memfd_create(name, rustix::fs::MemfdFlags::CLOEXEC);
-        Ok(Kept {
-            plan: memory("outrigger-plan")?,
-            good: memory("outrigger-good")?,
-            refused: memory("outrigger-refused")?,
-        })
+        Ok(Kept { good: sealed("outrigger-good", b"")?, refused: memory("outrigger-refused")? })
     }
-}
 
-impl Kept {
     /// A text that was kept; None where none was yet.
     pub fn text(memory: &OwnedFd) -> Option<String> {
         let size = usize::try_from(rustix::fs::fstat(memory).ok()?.st_size).ok().filter(|size| *size > 0)?;
@@ -127,6 +134,34 @@ impl Kept {
     }
 }
 
+fn memory(name: &str) -> io::Result<OwnedFd> {
+    Ok(rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?)
+}
+
+impl Proposal {
+    fn new() -> io::Result<Proposal> {
+        Ok(Proposal { plan: memory("outrigger-plan")?, text: memory("outrigger-text")? })
+    }
+
+    /// From here on nobody changes it, whoever has it open (fcntl(2), file seals).
+    pub fn seal(&self) -> io::Result<()> {
+        [&self.plan, &self.text].into_iter().try_for_each(seal)
+    }
+}
+
+/// Memory with this in it, which nobody can change.
+pub(crate) fn sealed(name: &str, bytes: &[u8]) -> io::Result<OwnedFd> {
+    let memory = memory(name)?;
+    Kept::keep(&memory, bytes)?;
+    seal(&memory)?;
+    Ok(memory)
+}
+
+fn seal(memory: &OwnedFd) -> io::Result<()> {
+    let seals = SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL;
+    Ok(rustix::fs::fcntl_add_seals(memory, seals)?)
+}
+
 impl Worker {
     /// Forks.
     pub fn fork(generation: u32, replaces: bool, now: Instant) -> io::Result<Started> {
@@ -134,9 +169,11 @@ impl Worker {
         let (notify, their_notify) = socketpair(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
         let watchdog =
             rustix::time::timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK)?;
-        wind_up(&watchdog, WATCHDOG)?;
+        // Its first beat comes when everything is started.
+        wind_up(&watchdog, READY_MOST)?;
+        let proposal = Proposal::new()?;
         match sys::process::fork()? {
-            Fork::Child => Ok(Started::Child(WorkerEnds { control: theirs, notify: their_notify, watchdog })),
+            Fork::Child => Ok(Started::Child(WorkerEnds { proposal, control: theirs, notify: their_notify, watchdog })),
             Fork::Parent { child } => Ok(Started::Parent(Worker {
                 pid: child,
                 control: Some(control),
@@ -150,6 +187,7 @@ impl Worker {
                 holds_on: false,
                 hung: false,
                 doubted_at: None,
+                proposal: Some(proposal),
             })),
         }
     }
@@ -176,6 +214,7 @@ impl Worker {
             holds_on: false,
             hung: false,
             doubted_at: None,
+            proposal: None,
         }
     }
 
@@ -249,6 +288,7 @@ impl WorkerSide {
             watchdog,
             wake,
             rings,
+            proposal,
             kept,
             stored,
             generation,
@@ -263,7 +303,9 @@ impl WorkerSide {
         for (key, fd) in [("control", &control), ("notify", &notify), ("watchdog", &watchdog), ("wake", &wake)] {
             handoff.descriptor(key, fd);
         }
-        for (key, fd) in [("plan", &kept.plan), ("good", &kept.good), ("refused", &kept.refused)] {
+        for (key, fd) in
+            [("plan", &proposal.plan), ("text", &proposal.text), ("good", &kept.good), ("refused", &kept.refused)]
+        {
             handoff.descriptor(key, fd);
         }
         for (key, ring) in [("stdout", &rings.0), ("stderr", &rings.1)] {
@@ -280,6 +322,7 @@ impl WorkerSide {
         if let Some(fell) = fell {
             handoff.number("fell", i64::from(fell.code));
             handoff.number("hung", fell.hung.into());
+            handoff.number("out of memory", fell.out_of_memory.into());
         }
         if let Some(directory) = &directory {
             let _ = std::env::set_current_dir(directory);
@@ -299,21 +342,19 @@ impl WorkerSide {
             watchdog: handoff.claim("watchdog")?,
             wake: handoff.claim("wake")?,
             rings: (ring(&mut handoff, "stdout")?, ring(&mut handoff, "stderr")?),
-            kept: Kept {
-                plan: handoff.claim("plan")?,
-                good: handoff.claim("good")?,
-                refused: handoff.claim("refused")?,
-            },
+            proposal: Proposal { plan: handoff.claim("plan")?, text: handoff.claim("text")? },
+            kept: Kept { good: handoff.claim("good")?, refused: handoff.claim("refused")? },
             stored: handoff.claim_named("stored "),
             generation: u32::try_from(handoff.value("generation")?).ok()?,
             owns: handoff.value("owns")? == 1,
             replaces: handoff.value("replaces") == Some(1),
             since: handoff.value("since").unwrap_or(0),
             managed: handoff.value("managed") == Some(1),
-            fell: handoff
-                .value("fell")
-                .and_then(|code| i32::try_from(code).ok())
-                .map(|code| Fell { code, hung: handoff.value("hung") == Some(1) }),
+            fell: handoff.value("fell").and_then(|code| i32::try_from(code).ok()).map(|code| Fell {
+                code,
+                hung: handoff.value("hung") == Some(1),
+                out_of_memory: handoff.value("out of memory") == Some(1),
+            }),
             directory: std::env::current_dir().ok(),
         })
     }

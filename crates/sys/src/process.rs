@@ -120,6 +120,31 @@ impl ExecPlan {
         }
         error
     }
+
+    /// The same, and a text without `#!` is read by a shell, as execvp does it (POSIX.1-2024, exec; a program of another machine
+    /// is none). For a child alone, which may allocate.
+    fn exec_as_shell_would(&self) -> i32 {
+        let error = self.exec();
+        let text = self.candidates.iter().find(|path| error == libc::ENOEXEC && is_text(path));
+        if let Some(path) = text {
+            let arguments = self.argv_pointers.iter().skip(1);
+            let argv: Vec<_> = [SHELL.as_ptr(), path.as_ptr()].into_iter().chain(arguments.copied()).collect();
+            // SAFETY: as in `exec`; the shell's name is a constant, and the last of the arguments is the null pointer.
+            unsafe { libc::execve(SHELL.as_ptr(), argv.as_ptr(), self.envp_pointers.as_ptr()) };
+        }
+        error
+    }
+}
+
+const SHELL: &CStr = c"/bin/sh";
+
+/// Whether a file begins as a text does: what a shell looks at before it reads one as a script.
+fn is_text(path: &CStr) -> bool {
+    let mut start = [0u8; 128];
+    let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC;
+    let read = rustix::fs::open(path, flags, rustix::fs::Mode::empty());
+    let read = read.and_then(|file| rustix::io::read(&file, &mut start[..]));
+    read.is_ok_and(|count| count > 0 && !start.get(..count).unwrap_or(&[]).contains(&0))
 }
 
 fn last_error() -> i32 {
@@ -131,6 +156,14 @@ fn is_single_threaded() -> bool {
     let path: &CStr = c"/proc/self/task";
     // Each thread is a folder, and a folder has two links of its own. Without /proc nothing can be told.
     rustix::fs::stat(path).map_or(true, |stat| stat.st_nlink <= 3)
+}
+
+/// Whether others of this user may look at our memory and environment in /proc, and have it dumped (PR_SET_DUMPABLE(2const)): no, since
+/// both hold secrets. An exec says yes again. It makes our files in /proc root's, so that who has to write one says yes for a moment.
+pub fn set_readable_by_others(readable: bool) {
+    use rustix::process::DumpableBehavior::{Dumpable, NotDumpable};
+    // Without it we are as other programs are.
+    let _ = rustix::process::set_dumpable_behavior(if readable { Dumpable } else { NotDumpable });
 }
 
 /// Forks a process that has one thread; the child goes on with a copy of everything.
@@ -165,7 +198,7 @@ pub fn start(plan: &ExecPlan, setup: &ChildSetup<'_>) -> Result<i32, StartError>
         }
         Fork::Child => {
             let error = match prepare(plan, setup) {
-                Ok(()) => StartError::Exec(plan.exec()),
+                Ok(()) => StartError::Exec(plan.exec_as_shell_would()),
                 Err(error) => error,
             };
             let (step, number) = match error {

@@ -142,13 +142,46 @@ fn every_configuration_under_deploy_is_valid() {
     assert!(checked >= 5, "only {checked} configurations were found: is the mark `outrigger.yaml: |` still there?");
 }
 
-/// The blocks of text under a key `outrigger.yaml: |` (of a ConfigMap) or `content: |` (of Compose), their indent taken
-/// away.
+/// A kubelet that restarts the container while a hung worker is about to be replaced takes the app or its requests with it. The
+/// watchdog and the start after it are over within this time, by a wide margin.
+const REPLACED_WITHIN: u64 = 30;
+
+/// covers: attachment 2
+/// covers: attachment 7
+#[test]
+fn a_liveness_probe_is_slower_than_the_replacement_of_a_hung_worker() {
+    let mut probes = 0;
+    for entry in std::fs::read_dir(workspace().join("deploy/kubernetes")).expect("the folder is there").flatten() {
+        let text = std::fs::read_to_string(entry.path()).expect("the file can be read");
+        let blocks = blocks(&text, &["livenessProbe:"]);
+        let written = text.lines().filter(|line| line.trim_start().starts_with("livenessProbe:")).count();
+        assert_eq!(blocks.len(), written, "{}: every probe is written as a block", entry.path().display());
+        for block in blocks {
+            let value = |key: &str, default| {
+                let mut lines = block.lines().map(str::trim);
+                let value = lines.find_map(|line| line.strip_prefix(key)).map(|text| text.split('#').next());
+                value.map_or(default, |text| text.and_then(|text| text.trim().parse().ok()).expect("a whole number"))
+            };
+            // The defaults are those of Kubernetes.
+            let patience = value("periodSeconds:", 10_u64) * value("failureThreshold:", 3);
+            assert!(patience > REPLACED_WITHIN, "{}: {patience} s\n{block}", entry.path().display());
+            assert!(block.contains("path: /live,"), "{}: {block}", entry.path().display());
+            probes += 1;
+        }
+    }
+    assert!(probes >= 2, "only {probes} probes were found");
+}
+
+/// The blocks of text under a key `outrigger.yaml: |` (of a ConfigMap) or `content: |` (of Compose).
 fn configurations(text: &str) -> Vec<String> {
+    blocks(text, &["outrigger.yaml: |", "content: |"])
+}
+
+/// What is written below each line that is one of these keys, with its indent taken away.
+fn blocks(text: &str, keys: &[&str]) -> Vec<String> {
     let lines: Vec<&str> = text.lines().collect();
     let indent = |line: &str| line.len() - line.trim_start().len();
-    let opens = |line: &str| ["outrigger.yaml: |", "content: |"].contains(&line.trim());
-    let starts = lines.iter().enumerate().filter(|(_, line)| opens(line));
+    let starts = lines.iter().enumerate().filter(|(_, line)| keys.contains(&line.trim()));
     starts
         .map(|(start, key)| {
             let inside =

@@ -6,8 +6,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::Command;
 
-use crate::harness::process::{look_up, run_to_end};
-use crate::harness::{Exit, Outrigger, PATIENCE, SECOND, Scene, Wait, fixture, python, until, within};
+use crate::harness::process::run_to_end;
+use crate::harness::{Exit, Outrigger, PATIENCE, SECOND, Scene, Wait, fixture, python, until};
 
 const CAPTURED: &str = "logs: { sources: { app: { stdio: {} } }, sinks: { none: { blackhole: {} } } }\n";
 
@@ -268,64 +268,4 @@ fn the_worker_dumps_no_core_and_the_app_may() {
     assert_eq!(limit(named("sleep")).as_deref(), Some("4194304"));
     until(PATIENCE, "the worker gives its right up", || limit(named("outrigger")).as_deref() == Some("0"));
     running.stop();
-}
-
-/// A control group of its own with a limit, removed at the end; `None` where none can be made.
-struct Group(PathBuf);
-
-impl Group {
-    fn limited(bytes: u64) -> Option<Self> {
-        let name = format!("outrigger-e2e-{}", std::process::id());
-        let old = PathBuf::from("/sys/fs/cgroup/memory").join(&name);
-        let new = PathBuf::from("/sys/fs/cgroup").join(&name);
-        let (folder, limit) = if std::fs::create_dir(&old).is_ok() {
-            (old, "memory.limit_in_bytes")
-        } else {
-            std::fs::create_dir(&new).ok()?;
-            (new, "memory.max")
-        };
-        let group = Self(folder);
-        std::fs::write(group.0.join(limit), bytes.to_string()).ok()?;
-        Some(group)
-    }
-}
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        within(5 * SECOND, || std::fs::remove_dir(&self.0).is_ok());
-    }
-}
-
-/// An app that the kernel kills for want of memory is told from one that somebody killed: in the log and in the black box.
-/// covers: attachment 1
-/// covers: attachment 2
-/// covers: attachment 8
-#[test]
-fn an_app_killed_for_want_of_memory_is_reported_so() {
-    need!(is_root(), "a control group needs root");
-    let python = need!(python(), "python3 is not installed");
-    let group = need!(Group::limited(96 << 20), "no control group with a memory limit can be made");
-    let scene = Scene::new();
-    let body = format!("app: {{}}\n{CAPTURED}");
-    let config = scene.write("outrigger.yaml", crate::harness::outrigger::configuration(&scene, &body));
-    let enter = format!("echo $$ > {}/cgroup.procs; exec \"$@\"", group.0.display());
-    let eat = "print('eating', flush=True)\nkept = []\nwhile True: kept.append(bytearray(1 << 20))";
-    let (binary, config) = (crate::harness::outrigger::binary(), config.display().to_string());
-    let words = ["sh", "-c", &enter, "sh", &binary, "run", "-c", &config, "--", &python, "-c", eat];
-    let mut running = crate::harness::process::Running::start(&words);
-    let code = running.wait(3 * PATIENCE);
-    let said = running.stderr.text();
-    assert_eq!(code, 137, "{said}");
-    let told = said.lines().any(|line| line.contains("the app") && line.contains("oom_killed"));
-    assert!(told, "the line of its end says so: {said}");
-    let boxes: Vec<PathBuf> = std::fs::read_dir(scene.path("state"))
-        .expect("the state directory")
-        .flatten()
-        .map(|entry| entry.path())
-        .filter(|path| path.display().to_string().contains("black-box-"))
-        .collect();
-    assert_eq!(boxes.len(), 1, "one black box: {boxes:?}");
-    let text = std::fs::read_to_string(&boxes[0]).expect("just listed");
-    assert!(text.contains("oom") && text.contains("eating"), "how it ended, and its last words: {text}");
-    assert!(look_up(running.pid()).is_none());
 }

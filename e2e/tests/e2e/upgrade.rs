@@ -7,11 +7,11 @@ use std::process::{Command, Stdio};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crate::harness::busy::{BODY, Busy, NO_PEERS, WRITER, descriptors, executable};
+use crate::harness::busy::{BODY, Busy, NO_GIT, descriptors, executable};
 use crate::harness::load::{BIG, Death, fetch, joined, upload};
 use crate::harness::outrigger::{binary, configuration};
 use crate::harness::process::{Running, Signal, children, is_alive, resident_kib, run_to_end, send_signal};
-use crate::harness::{Answer, Outrigger, PATIENCE, SECOND, Scene, Wait, get, number_after, python, until};
+use crate::harness::{Answer, Outrigger, PATIENCE, SECOND, Scene, Wait, example, get, number_after, until};
 
 /// Another worker has 20 s to become ready.
 const GIVEN_UP: Duration = Duration::from_secs(40);
@@ -68,7 +68,7 @@ fn await_binary(outrigger: &Outrigger, app: u32, path: &str) {
 /// covers: attachment 9
 #[test]
 fn an_upgrade_costs_nothing_of_what_is_under_way() {
-    let busy = need!(Busy::start(&binary()), NO_PEERS);
+    let busy = need!(Busy::start(&binary()), NO_GIT);
     let paths = [None, Some(copy(&busy.scene, "next"))];
     for path in paths {
         let asked = [(&busy.front, "/slow"), (&busy.front, "/big"), (&busy.way, "/slow")];
@@ -99,7 +99,7 @@ fn an_upgrade_costs_nothing_of_what_is_under_way() {
 /// covers: attachment 3
 #[test]
 fn a_request_of_the_app_itself_is_answered_to_its_end_by_the_worker_that_leaves() {
-    let busy = need!(Busy::start(&binary()), NO_PEERS);
+    let busy = need!(Busy::start(&binary()), NO_GIT);
     let next = copy(&busy.scene, "next");
     let outbound = fetch(busy.way.clone(), "/slow");
     busy.fresh.await_more(100, PATIENCE);
@@ -116,7 +116,7 @@ fn a_request_of_the_app_itself_is_answered_to_its_end_by_the_worker_that_leaves(
 /// covers: attachment 9
 #[test]
 fn fifty_upgrades_in_a_row_cost_nothing_and_leave_nothing_behind() {
-    let busy = need!(Busy::start_with(&binary(), 2), NO_PEERS);
+    let busy = need!(Busy::start_with(&binary(), 2), NO_GIT);
     let paths = [copy(&busy.scene, "even"), copy(&busy.scene, "odd")];
     let (mut pauses, mut before) = (Vec::new(), (0, 0));
     for (number, path) in (0..50).map(|number| (number, &paths[number % 2])) {
@@ -147,7 +147,7 @@ const GROWTH_KIB: u64 = 200;
 /// covers: attachment 9
 #[test]
 fn what_cannot_take_over_is_given_up_with_its_reason_and_the_old_one_serves() {
-    let busy = need!(Busy::start(&binary()), NO_PEERS);
+    let busy = need!(Busy::start(&binary()), NO_GIT);
     let scene = &busy.scene;
     let plain = scene.write("bin/plain", "not a program\n").display().to_string();
     let cases = [
@@ -248,7 +248,7 @@ fn a_binary_where_a_worker_may_write_is_not_trusted() {
 /// covers: attachment 9
 #[test]
 fn ten_reloads_under_load_cost_nothing() {
-    let busy = need!(Busy::start(&binary()), NO_PEERS);
+    let busy = need!(Busy::start(&binary()), NO_GIT);
     for number in 0..10 {
         let worker = busy.outrigger.worker();
         let changed = BODY.replace("drain: 5s", &format!("drain: 5{number}00ms"));
@@ -266,7 +266,7 @@ fn ten_reloads_under_load_cost_nothing() {
 /// covers: attachment 9
 #[test]
 fn a_stop_during_an_upgrade_is_a_stop() {
-    let busy = need!(Busy::start(&binary()), NO_PEERS);
+    let busy = need!(Busy::start(&binary()), NO_GIT);
     let asked = upgrade_beside(&busy, late(&busy.scene));
     until(PATIENCE, "the new worker is there and not ready", || children(busy.outrigger.pid()).len() == 3);
     // Ends by SIGTERM, and holds everything against the promises.
@@ -282,7 +282,7 @@ fn a_stop_during_an_upgrade_is_a_stop() {
 /// covers: attachment 9
 #[test]
 fn a_new_worker_that_is_killed_right_away_is_followed_by_another() {
-    let busy = need!(Busy::start(&binary()), NO_PEERS);
+    let busy = need!(Busy::start(&binary()), NO_GIT);
     let next = copy(&busy.scene, "next");
     let old = busy.outrigger.worker();
     let slow = fetch(busy.front.clone(), "/slow");
@@ -307,7 +307,7 @@ fn a_new_worker_that_is_killed_right_away_is_followed_by_another() {
 /// covers: attachment 3
 #[test]
 fn a_second_upgrade_while_one_is_under_way_is_refused_and_does_not_touch_the_first() {
-    let busy = need!(Busy::start(&binary()), NO_PEERS);
+    let busy = need!(Busy::start(&binary()), NO_GIT);
     let worker = busy.outrigger.worker();
     let first = upgrade_beside(&busy, late(&busy.scene));
     until(PATIENCE, "the new worker is there and not ready", || children(busy.outrigger.pid()).len() == 3);
@@ -326,7 +326,7 @@ fn a_second_upgrade_while_one_is_under_way_is_refused_and_does_not_touch_the_fir
 /// covers: attachment 3
 #[test]
 fn lines_that_wait_for_a_dead_receiver_outlive_an_upgrade() {
-    let busy = need!(Busy::start(&binary()), NO_PEERS);
+    let busy = need!(Busy::start(&binary()), NO_GIT);
     busy.receiver.answer(Answer::Status(503));
     busy.receiver.wait_for_refused(2, PATIENCE);
     let newest = busy.receiver.newest("n=");
@@ -347,7 +347,6 @@ fn lines_that_wait_for_a_dead_receiver_outlive_an_upgrade() {
 /// covers: attachment 3
 #[test]
 fn the_supervisor_becomes_the_new_binary_as_soon_as_its_output_is_read_again() {
-    let python = need!(python(), "python3 is not installed");
     let scene = Scene::new();
     let config = scene.write(
         "outrigger.yaml",
@@ -362,7 +361,7 @@ fn the_supervisor_becomes_the_new_binary_as_soon_as_its_output_is_read_again() {
     let mut command = Command::new("sh");
     // The shell gives our output a place of its own, which this test reads when it likes.
     command.args(["-c", "exec \"$@\" >&3 3>&-", "sh", &binary(), "run", "-c"]).arg(config);
-    command.args(["--", &python, "-c", WRITER, "100000"]);
+    command.args(["--", &example("busy_app"), "100000"]);
     let mut running = spawn_with_third(command, write);
     let admin = format!("127.0.0.1:{}", scene.value("admin"));
     until(PATIENCE, "ready", || get(&admin, "/ready").is_ok_and(|reply| reply.status == 200));

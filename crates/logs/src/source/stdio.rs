@@ -33,9 +33,10 @@ use tokio::sync::Notify;
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// The memory of each of the two rings. Used only as far as lines wait.
-    #[serde(default = "buffer")]
-    pub buffer: ByteSize,
+    /// The memory of each of the two rings, 16MiB where left out, and no more than a 32nd of what a container may use. Used only as
+    /// far as lines wait.
+    #[serde(default)]
+    pub buffer: Option<ByteSize>,
     /// A longer line keeps its beginning.
     #[serde(default = "line_max")]
     pub line_max: ByteSize,
@@ -45,9 +46,20 @@ impl Kind for Config {
     const EXAMPLE: &'static str = "stdio: {}\n";
 }
 
-fn buffer() -> ByteSize {
-    ByteSize::mib(16)
+impl Config {
+    /// The size of a ring. Rings count as the container's memory, which is first of all the app's.
+    pub fn capture_bytes(&self, container: Option<u64>) -> u64 {
+        let most = container.map_or(u64::MAX, |limit| limit / CAPTURE_SHARE);
+        self.buffer.map_or(CAPTURE.min(most), |buffer| buffer.0).max(CAPTURE_MIN)
+    }
 }
+
+/// A ring where nothing is said, and its share of a container.
+const CAPTURE: u64 = 16 << 20;
+const CAPTURE_SHARE: u64 = 32;
+
+/// A ring holds at least one chunk of the supervisor's.
+const CAPTURE_MIN: u64 = 128 << 10;
 
 /// What one stream's reader needs.
 pub struct Shared {

@@ -4,7 +4,7 @@
 
 use super::End;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::time::Duration;
@@ -17,26 +17,27 @@ const OLD: i64 = 5;
 
 /// Waits for the first sign of the end, and tells it. `since`: when we started, in seconds since 1970.
 pub async fn watch(end: End, since: i64, gone: impl Fn(i32)) {
-    let mut watched = None;
+    let mut watched: Option<(i32, OwnedFd)> = None;
     let read_tombstone = |path: &Path| read_tombstone(path, since - OLD);
     loop {
         if let Some(code) = end.tombstone.as_deref().and_then(read_tombstone) {
             tracing::info!(code, "the app has left its tombstone");
             return gone(code);
         }
-        if watched.is_none() {
-            let by_file =
-                end.pid_file.as_deref().and_then(|path| std::fs::read_to_string(path).ok()?.trim().parse().ok());
+        let by_file = end.pid_file.as_deref().and_then(read_pid);
+        // A file that names another process than before is right: it was of a life before, or the app has started itself anew.
+        let other = by_file.filter(|pid| watched.as_ref().is_some_and(|(watched, _)| watched != pid));
+        if watched.is_none() || other.is_some() {
             let pid = by_file.or_else(|| end.process.as_deref().and_then(find_process));
-            watched = pid.and_then(Pid::from_raw).and_then(|pid| {
-                let process = pidfd_open(pid, PidfdFlags::empty()).ok()?;
-                tracing::info!(pid = pid.as_raw_nonzero().get(), "watching the app's process");
-                Some(process)
-            });
+            let opened = pid.and_then(|pid| Some((pid, pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok()?)));
+            if let Some((pid, process)) = opened {
+                tracing::info!(pid, "watching the app's process");
+                watched = Some((pid, process));
+            }
         }
         tokio::time::sleep(LOOK_EVERY).await;
         // A pidfd becomes readable when its process has ended; unlike a process id it never means another one.
-        if watched.as_ref().is_some_and(|process| sys::ready::is_readable(process.as_fd())) {
+        if watched.as_ref().is_some_and(|(_, process)| sys::ready::is_readable(process.as_fd())) {
             tracing::info!("the app's process has ended");
             // Its container may still be writing the tombstone. Of a child of somebody else the code is not told.
             tokio::time::sleep(LOOK_EVERY).await;
@@ -52,6 +53,27 @@ fn read_tombstone(path: &Path, not_before: i64) -> Option<i32> {
     }
     let text = std::fs::read_to_string(path).ok()?;
     Some(text.trim().parse().ok().filter(|code| (0..256).contains(code)).unwrap_or(0))
+}
+
+/// The process in a file. One that started after the file was written has the number of another: the file is of a life before.
+fn read_pid(path: &Path) -> Option<i32> {
+    let written = std::fs::metadata(path).ok()?.mtime();
+    let pid: i32 = std::fs::read_to_string(path).ok()?.trim().parse().ok()?;
+    let is_another = started(pid).is_some_and(|started| started > written + CLOCKS);
+    (!is_another).then_some(pid)
+}
+
+/// What two clocks may differ: the kernel counts starts from its own, in whole seconds since it started.
+const CLOCKS: i64 = 2;
+
+/// When a process started, in seconds since 1970 (proc_pid_stat(5), field 22 of which counts from the start of the system).
+fn started(pid: i32) -> Option<i64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name before it may hold anything.
+    let ticks: i64 = stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()?;
+    let system = std::fs::read_to_string("/proc/stat").ok()?;
+    let booted: i64 = system.lines().find_map(|line| line.strip_prefix("btime "))?.trim().parse().ok()?;
+    Some(booted + ticks / i64::try_from(rustix::param::clock_ticks_per_second().max(1)).ok()?)
 }
 
 /// A process by its name as the kernel keeps it (proc_pid_comm(5), at most 15 bytes).

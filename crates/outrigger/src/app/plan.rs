@@ -95,7 +95,7 @@ pub fn plan(app: &App, around: &Around<'_>, tree: &Node) -> Result<Plan, Vec<Dia
 
 /// What somebody wrote about an app that another container starts: it has no effect there.
 pub fn without_effect(wrapped: bool, tree: &Node) -> Vec<Diagnostic> {
-    const KEYS: [&str; 7] = ["directory", "user", "environment", "terminal", "signals", "start", "restart"];
+    const KEYS: [&str; 6] = ["directory", "user", "environment", "terminal", "signals", "restart"];
     let Value::Map(entries) = &tree.value else { return Vec::new() };
     let named = entries.iter().filter(|entry| !wrapped && KEYS.contains(&entry.key.as_str()));
     let finding = |entry: &Entry| {

@@ -1,21 +1,24 @@
-//! Outrigger at work on all four jobs under a steady load, for tests of workers that come and go: an app that writes 10,000 numbered
-//! lines a second, its serving half in the test, 1,000 requests a second over fresh and kept connections. In: a binary. Out: what a
-//! test wants to look at, and at the end the promises: no line lost, the app untouched, the ledger in balance, nothing left behind.
+//! Outrigger at work on all four jobs under a steady load, for tests of workers that come and go: an app (`examples/busy_app.rs`)
+//! that writes 10,000 numbered lines a second and answers 1,000 requests a second through us, over fresh and kept connections, and
+//! some more beside us. In: a binary. Out: what a test wants to look at, and at the end the promises: no line lost, the app
+//! untouched, the ledger in balance, nothing left behind. Bounded by the pace of the loads and by the harness's patience.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::git::Repository;
-use super::load::{self, Death, Kind, Load, Met};
+use super::load::{BIG, Death, Kind, Load, Met};
 use super::process::{Signal, children, is_alive, send_signal};
-use super::server::Server;
-use super::{LogReceiver, Outrigger, PATIENCE, Scene, Wait, number_after, python, until};
+use super::{LogReceiver, Outrigger, PATIENCE, Scene, Wait, example, number_after, until};
 
-pub const NO_PEERS: &str = "python3 or git is not installed";
+pub const NO_GIT: &str = "git is not installed";
 
 /// Requests a second of each kind.
 const EACH_PER_SECOND: u32 = 500;
+
+/// Requests a second straight at the app.
+const DIRECT_PER_SECOND: u32 = 100;
 
 /// The socket has a folder of its own: the worker may write there, so that no binary from there is trusted.
 pub const BODY: &str = r#"
@@ -40,28 +43,10 @@ proxy:
   clusters: { shop: { endpoints: ["127.0.0.1:@port@"] } }
 "#;
 
-/// Writes numbered lines at a pace, says a word on SIGUSR1, and ends with a code of its own on SIGTERM.
-pub const WRITER: &str = r#"
-import os, signal, sys, time
-over, begun, number, rate = [], time.monotonic(), 0, int(sys.argv[1])
-signal.signal(signal.SIGTERM, lambda *_: over.append(1))
-signal.signal(signal.SIGUSR1, lambda *_: sys.stderr.write('app got SIGUSR1\n') and sys.stderr.flush())
-out = sys.stdout.buffer
-while not over:
-    due = int((time.monotonic() - begun) * rate)
-    out.write(b''.join(b'n=%07d\n' % n for n in range(number, due)))
-    out.flush()
-    number = max(number, due)
-    time.sleep(0.01)
-out.write(b'app stopping after %07d\n' % number)
-out.flush()
-sys.exit(5)
-"#;
-
 /// Four batches of a sink, each of what its size allows.
 const IN_FLIGHT: usize = 4 * 2600;
 
-pub const LINES_PER_SECOND: &str = "10000";
+pub const LINES_PER_SECOND: usize = 10_000;
 
 pub struct Busy {
     pub scene: Scene,
@@ -73,7 +58,10 @@ pub struct Busy {
     pub way: String,
     pub fresh: Load,
     pub kept: Load,
-    _parts: (Repository, Server),
+    /// Past us: whatever happens to us, the app answers it.
+    direct: Load,
+    began: Instant,
+    _git: Repository,
     descriptors: usize,
 }
 
@@ -85,7 +73,6 @@ impl Busy {
 
     /// With so many threads of the proxy.
     pub fn start_with(binary: &str, threads: u32) -> Option<Self> {
-        let python = python()?;
         let scene = Scene::new();
         let git = Repository::create(&scene)?;
         let receiver = LogReceiver::start();
@@ -96,14 +83,17 @@ impl Busy {
         scene.port("page");
         let way = format!("127.0.0.1:{}", scene.port("way"));
         let front = format!("127.0.0.1:{}", scene.port("front"));
-        let server = load::serve_on(scene.port("port"));
-        let command = [&python, "-c", WRITER, LINES_PER_SECOND];
+        let port = scene.port("port").to_string();
+        let command = [&example("busy_app"), &LINES_PER_SECOND.to_string(), &port, &BIG.to_string()];
+        let command = command.map(String::as_str);
         let outrigger = Outrigger::start_binary(binary, &scene, "outrigger.yaml", BODY, &command, Wait::Ready, |_| {});
+        let began = Instant::now();
         let fresh = Load::start(Kind::Fresh, &front, EACH_PER_SECOND);
         let kept = Load::start(Kind::Kept, &front, EACH_PER_SECOND);
+        let direct = Load::start(Kind::Fresh, &format!("127.0.0.1:{port}"), DIRECT_PER_SECOND);
         let app = outrigger.app();
-        let parts = (git, server);
-        let mut busy = Self { scene, receiver, outrigger, app, front, way, fresh, kept, _parts: parts, descriptors: 0 };
+        let mut busy =
+            Self { scene, receiver, outrigger, app, front, way, fresh, kept, direct, began, _git: git, descriptors: 0 };
         busy.await_service(PATIENCE);
         busy.descriptors = descriptors(busy.outrigger.pid());
         busy.receiver.wait_for(1000, PATIENCE);
@@ -118,6 +108,7 @@ impl Busy {
         let newest = self.receiver.newest("n=");
         self.fresh.await_more(200, limit);
         self.kept.await_more(200, limit);
+        self.direct.await_more(20, limit);
         until(limit, "new lines arrive", || self.receiver.newest("n=") > newest);
     }
 
@@ -162,38 +153,64 @@ impl Busy {
     /// may have been under way when a worker ended, so many times.
     #[track_caller]
     pub fn finish(self, workers_ended: usize) -> (Met, Met) {
-        let Self { scene, receiver, outrigger, app, fresh, kept, .. } = self;
-        let (fresh, kept) = (fresh.finish(), kept.finish());
+        let Self { scene, receiver, outrigger, app, fresh, kept, direct, began, .. } = self;
+        let (fresh, kept, direct) = (fresh.finish(), kept.finish(), direct.finish());
+        let lines_due = began.elapsed().as_millis() as usize * LINES_PER_SECOND / 1000;
+        direct.assert_none_failed();
         assert!(is_alive(app), "the app is the same process");
         assert_eq!(outrigger.app(), app);
         let exit = outrigger.finish();
         assert_eq!(exit.code, 5, "the app's own exit code; {}", exit.stderr);
-        let last = exit.stdout.lines().rev().find_map(|line| number_after(line, "app stopping after "));
-        let last = last.expect("the app says how many lines it wrote");
-        receiver.assert_well_formed();
-        let mut times: BTreeMap<usize, usize> = BTreeMap::new();
-        receiver.numbers("n=").into_iter().for_each(|number| *times.entry(number).or_default() += 1);
-        let lost: Vec<usize> = (0..last).filter(|number| !times.contains_key(number)).collect();
-        assert!(lost.is_empty(), "{} of {last} lines lost, the first: {:?}", lost.len(), &lost[..lost.len().min(10)]);
-        assert_eq!(times.len(), last, "nothing was invented");
-        let repeated: usize = times.values().map(|times| times - 1).sum();
-        assert!(
-            repeated <= workers_ended * IN_FLIGHT,
-            "{repeated} lines came again after {workers_ended} workers ended"
-        );
-        let passed = exit.stdout.lines().filter(|line| line.starts_with("n=")).count();
-        assert_eq!(passed, last, "every line was passed through");
+        let (last, repeated) = assert_lines(&receiver, &exit.stdout, workers_ended);
         drop(scene);
         eprintln!(
-            "{workers_ended} workers ended: {} + {} answered, {} + {} failed, {} retried, {repeated} lines twice",
+            "{workers_ended} workers ended: {} + {} of {} + {} answered, {} + {} failed, {} retried, slowest {:?} and {:?}; {last} of \
+             {lines_due} lines, {repeated} twice; straight at the app {} of {} answered, slowest {:?}",
             fresh.answered,
             kept.answered,
+            fresh.due,
+            kept.due,
             fresh.failures.len(),
             kept.failures.len(),
-            kept.retried
+            kept.retried,
+            fresh.slowest,
+            kept.slowest,
+            direct.answered,
+            direct.due,
+            direct.slowest
         );
+        // The promises are worth what the load was. A client waits for its answer before it asks again, so that a machine with other
+        // work to do makes the load lighter; half of it is what a test under less would not have tested.
+        assert!(last * 2 >= lines_due, "{last} of {lines_due} lines");
+        for met in [&fresh, &kept, &direct] {
+            assert!(
+                met.answered * 2 >= met.due,
+                "{:?}: {} answers of {} that were due",
+                met.kind,
+                met.answered,
+                met.due
+            );
+        }
         (fresh, kept)
     }
+}
+
+/// Every line that the app wrote arrived and was passed through: how many there were, and how many arrived again.
+#[track_caller]
+fn assert_lines(receiver: &LogReceiver, stdout: &str, workers_ended: usize) -> (usize, usize) {
+    let last = stdout.lines().rev().find_map(|line| number_after(line, "app stopping after "));
+    let last = last.expect("the app says how many lines it wrote");
+    receiver.assert_well_formed();
+    let mut times: BTreeMap<usize, usize> = BTreeMap::new();
+    receiver.numbers("n=").into_iter().for_each(|number| *times.entry(number).or_default() += 1);
+    let lost: Vec<usize> = (0..last).filter(|number| !times.contains_key(number)).collect();
+    assert!(lost.is_empty(), "{} of {last} lines lost, the first: {:?}", lost.len(), &lost[..lost.len().min(10)]);
+    assert_eq!(times.len(), last, "nothing was invented");
+    let repeated: usize = times.values().map(|times| times - 1).sum();
+    assert!(repeated <= workers_ended * IN_FLIGHT, "{repeated} lines came again after {workers_ended} workers ended");
+    let passed = stdout.lines().filter(|line| line.starts_with("n=")).count();
+    assert_eq!(passed, last, "every line was passed through");
+    (last, repeated)
 }
 
 pub fn descriptors(pid: u32) -> usize {

@@ -1,6 +1,6 @@
-//! A steady load of requests on one address, and the server behind it. In: an address, a pace, whether connections are kept. Out:
-//! how many were answered, each that was not with its time, and the longest time without an answer. Bound: `CLIENTS` requests at a
-//! time of each kind; a client waits `ANSWER_WITHIN` for its answer.
+//! A steady load of requests on one address. In: an address, a pace, whether connections are kept. Out: how many were answered, each
+//! that was not with its time, the slowest answer, and the longest time without one. Bound: `CLIENTS` requests at a time of each
+//! load; a client waits `ANSWER_WITHIN` for its answer.
 
 use std::io::ErrorKind;
 use std::net::TcpStream;
@@ -9,8 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::server::Server;
-use super::wire::{Head, Wire};
+use super::wire::Wire;
 use super::{PATIENCE, SECOND, until};
 
 /// Requests of one load that are under way at a time.
@@ -18,6 +17,9 @@ pub const CLIENTS: usize = 3;
 
 /// Longer than a hung worker may go unnoticed: such a request waits, and does not fail.
 const ANSWER_WITHIN: Duration = Duration::from_secs(75);
+
+/// An answer of an app that is at work takes less, by a long way: a client that waits longer has nobody to ask.
+const PAUSE: Duration = Duration::from_millis(100);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -50,8 +52,18 @@ struct Shared {
     answered: AtomicUsize,
     retried: AtomicUsize,
     failures: Mutex<Vec<Failure>>,
-    /// When the newest answer came, and the longest time between two.
-    answers: Mutex<(Instant, Duration)>,
+    began: Instant,
+    answers: Mutex<Answers>,
+}
+
+/// What is known of the answers that came.
+struct Answers {
+    newest: Instant,
+    /// The longest time between two, since somebody asked.
+    longest_pause: Duration,
+    slowest: Duration,
+    /// What clients spent on requests that took longer than `PAUSE`, answered or not, all clients together.
+    waited: Duration,
 }
 
 /// From the fault until the worker was seen to be gone.
@@ -66,12 +78,16 @@ pub struct Death {
 pub struct Met {
     pub kind: Kind,
     pub answered: usize,
+    /// How many there would have been at the pace, but for the time in which clients waited longer than `PAUSE`.
+    pub due: usize,
     pub retried: usize,
+    pub slowest: Duration,
     pub failures: Vec<Failure>,
 }
 
 impl Load {
     pub fn start(kind: Kind, address: &str, per_second: u32) -> Self {
+        let began = Instant::now();
         let shared = Arc::new(Shared {
             kind,
             address: address.to_owned(),
@@ -80,7 +96,13 @@ impl Load {
             answered: AtomicUsize::default(),
             retried: AtomicUsize::default(),
             failures: Mutex::default(),
-            answers: Mutex::new((Instant::now(), Duration::ZERO)),
+            began,
+            answers: Mutex::new(Answers {
+                newest: began,
+                longest_pause: Duration::ZERO,
+                slowest: Duration::ZERO,
+                waited: Duration::ZERO,
+            }),
         });
         let client = |_| {
             let shared = shared.clone();
@@ -104,14 +126,17 @@ impl Load {
     /// The longest time without an answer since it was last asked.
     pub fn take_longest_pause(&self) -> Duration {
         let mut answers = self.shared.answers.lock().expect("no holder panics");
-        std::mem::take(&mut answers.1)
+        std::mem::take(&mut answers.longest_pause)
     }
 
     pub fn finish(mut self) -> Met {
         self.stop();
         let failures = self.shared.failures.lock().expect("no holder panics").clone();
         let retried = self.shared.retried.load(Ordering::Relaxed);
-        Met { kind: self.shared.kind, answered: self.answered(), retried, failures }
+        let answers = self.shared.answers.lock().expect("no holder panics");
+        let at_work = (self.shared.began.elapsed() * CLIENTS as u32).saturating_sub(answers.waited);
+        let due = (at_work.as_micros() / self.shared.every.as_micros()) as usize;
+        Met { kind: self.shared.kind, answered: self.answered(), due, retried, slowest: answers.slowest, failures }
     }
 
     fn stop(&mut self) {
@@ -119,6 +144,14 @@ impl Load {
         for client in self.clients.drain(..) {
             client.join().ok();
         }
+    }
+}
+
+impl Answers {
+    fn note(&mut self, took: Duration, now: Instant) {
+        self.longest_pause = self.longest_pause.max(now.saturating_duration_since(self.newest));
+        self.slowest = self.slowest.max(took);
+        self.newest = now;
     }
 }
 
@@ -167,13 +200,16 @@ fn ask_until_stopped(shared: &Shared) {
         // After a pause the pace is taken up again, without making good for what was missed.
         due = (due + shared.every).max(Instant::now());
         let began = Instant::now();
-        match ask(shared, &mut kept) {
+        let asked = ask(shared, &mut kept);
+        let took = began.elapsed();
+        let mut answers = shared.answers.lock().expect("no holder panics");
+        if took > PAUSE {
+            answers.waited += took;
+        }
+        match asked {
             Ok(()) => {
                 shared.answered.fetch_add(1, Ordering::Relaxed);
-                let mut answers = shared.answers.lock().expect("no holder panics");
-                let now = Instant::now();
-                answers.1 = answers.1.max(now.saturating_duration_since(answers.0));
-                answers.0 = now;
+                answers.note(took, Instant::now());
             }
             Err((refused, what)) => {
                 kept = None;
@@ -222,49 +258,8 @@ fn exchange(wire: &mut Wire<TcpStream>, connection: &str) -> Result<bool, (bool,
     }
 }
 
-/// The serving half of an app, in the test itself: `/quick` at once, `/slow` after three seconds, `/big` some megabytes over some
-/// seconds, and any POST with the size of the body that came.
-pub fn serve_on(port: u16) -> Server {
-    Server::start_on(port, |stream| {
-        let mut wire = Wire::new(stream);
-        while let Ok(Some(head)) = wire.head() {
-            if answer(&mut wire, &head).is_err() {
-                return;
-            }
-        }
-    })
-}
-
+/// The size of an app's large answer, and of an upload.
 pub const BIG: usize = 24 << 20;
-
-fn answer(wire: &mut Wire<TcpStream>, head: &Head) -> std::io::Result<()> {
-    let whole = |body: &str| format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len());
-    match (head.method(), head.target()) {
-        ("POST", _) => {
-            let body = wire.request_body(head)?;
-            if !body.whole {
-                return Err(ErrorKind::UnexpectedEof.into());
-            }
-            wire.send(whole(&body.bytes.len().to_string()))
-        }
-        (_, "/slow") => {
-            // why: a slow answer is what the test is about
-            std::thread::sleep(3 * SECOND);
-            wire.send(whole("slow"))
-        }
-        (_, "/big") => {
-            wire.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {BIG}\r\n\r\n"))?;
-            let piece = vec![b'x'; BIG / 30];
-            for _ in 0..30 {
-                wire.send(&piece)?;
-                // why: a download that takes three seconds
-                std::thread::sleep(SECOND / 10);
-            }
-            wire.send(vec![b'x'; BIG - piece.len() * 30])
-        }
-        _ => wire.send(whole("quick")),
-    }
-}
 
 /// Begins an upload of `BIG` bytes that takes three seconds; answers the body that the app sends back.
 pub fn upload(address: String) -> JoinHandle<String> {

@@ -187,6 +187,22 @@ pub fn fixture(name: &str) -> String {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name).display().to_string()
 }
 
+/// A program of ours under `examples/`: beside this test's own program, else the newest that the `ci` profile built.
+#[track_caller]
+pub fn example(name: &str) -> String {
+    let own = std::env::current_exe().expect("a test knows where it lies");
+    let beside = own.ancestors().nth(2).map(|profile| profile.join("examples").join(name));
+    if let Some(path) = beside.filter(|path| path.is_file()) {
+        return path.display().to_string();
+    }
+    let platforms = std::fs::read_dir(workspace().join("target")).into_iter().flatten().flatten();
+    let built = platforms.map(|entry| entry.path().join("ci/examples").join(name));
+    let dated = built.filter_map(|path| Some((path.metadata().ok()?.modified().ok()?, path)));
+    let (_, newest) =
+        dated.max().expect("an example in target; build it by: cargo build -p e2e --examples --profile ci");
+    newest.display().to_string()
+}
+
 /// Where a peer's program is: on the search path, where the system keeps servers, or among the peers that
 /// `cargo xtask peers` installed.
 pub fn peer(name: &str) -> Option<PathBuf> {

@@ -1,0 +1,81 @@
+//! The end that Kubernetes gives a companion whose app has used up the Pod's time: SIGTERM, and two seconds later SIGKILL for every
+//! process. A file of the app, requests and a receiver that is dead come in; what the next start delivers goes out. Bounded by some
+//! ten thousand lines and two starts a case.
+
+use std::io::Write;
+use std::time::Instant;
+
+use crate::harness::process::{Signal, is_alive};
+use crate::harness::{
+    Answer, LogReceiver, Outrigger, PATIENCE, RawApp, SECOND, Scene, assert_counts_up, get, ledger_row, until,
+};
+
+const COMPANION: &str = r#"
+app: { port: @port@, stop: { drain: 5s, grace: 20s, deadline: 30s } }
+logs:
+  sources:
+    files:  { file: { include: ["@dir@/app.log"], start: beginning } }
+    access: { proxy: {} }
+  sinks: { out: { http: { endpoint: "http://@receiver@/lines" }, batch: { max: 64KiB, wait: 100ms } } }
+proxy: { listeners: { inbound: { listen: "127.0.0.1:@front@", direction: inbound, to: app } } }
+"#;
+
+const REQUESTS: usize = 50;
+
+fn append(scene: &Scene, numbers: std::ops::Range<usize>) {
+    let text: String = numbers.map(|number| format!("a line of the app, n={number:06}\n")).collect();
+    let mut file = std::fs::OpenOptions::new().create(true).append(true).open(scene.path("app.log")).expect("the log");
+    file.write_all(text.as_bytes()).expect("the log can be written");
+}
+
+/// SIGTERM while the receiver is dead, the app writing on, and two seconds later the end.
+fn stop_as_kubernetes_does(scene: &Scene, outrigger: Outrigger) {
+    let told = Instant::now();
+    outrigger.signal(Signal::TERM);
+    append(scene, 10_000..11_000);
+    until(PATIENCE, "the two seconds that are left", || told.elapsed() >= 2 * SECOND);
+    assert!(is_alive(outrigger.pid()), "it still tries to deliver, so that it is killed in the midst of its work");
+    outrigger.kill_all();
+}
+
+/// covers: attachment 4
+/// covers: attachment 8
+#[test]
+fn lines_of_a_companion_that_is_killed_two_seconds_after_its_signal_come_with_the_next_start() {
+    for dead in [Dead::Absent, Dead::Silent] {
+        let scene = Scene::new();
+        let app = RawApp::echoing_targets();
+        scene.set("port", app.address().rsplit(':').next().expect("a port"));
+        let front = format!("127.0.0.1:{}", scene.port("front"));
+        let port = crate::harness::free_port();
+        scene.set("receiver", format!("127.0.0.1:{port}"));
+        let silent = (dead == Dead::Silent).then(|| LogReceiver::start_on(port, Answer::Hang));
+        append(&scene, 0..10_000);
+        let outrigger = Outrigger::start(&scene, COMPANION, &[]);
+        for _ in 0..REQUESTS {
+            assert_eq!(get(&front, "/").expect("the app answers").status, 200);
+        }
+        if let Some(silent) = &silent {
+            silent.wait_for_refused(1, PATIENCE);
+        }
+        stop_as_kubernetes_does(&scene, outrigger);
+        append(&scene, 11_000..12_000);
+        let receiver = silent.unwrap_or_else(|| LogReceiver::start_on(port, Answer::Accept));
+        receiver.answer(Answer::Accept);
+        let outrigger = Outrigger::start(&scene, COMPANION, &[]);
+        receiver.wait_for(12_000, PATIENCE);
+        until(PATIENCE, "nothing is pending", || ledger_row(&outrigger.admin, "sink", "logs/out")["pending"] == 0);
+        outrigger.finish();
+        assert_counts_up(&receiver.numbers("n="), 12_000);
+        let access = receiver.records().iter().filter(|record| record.field("source") == "access").count();
+        eprintln!("{dead:?}: {access} of {REQUESTS} access records came with the next start");
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Dead {
+    /// Nobody takes a connection.
+    Absent,
+    /// It reads, and never answers.
+    Silent,
+}

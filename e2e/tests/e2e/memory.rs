@@ -1,0 +1,193 @@
+//! Memory that runs out, in control groups with a limit of their own: who is killed is named, nobody is named wrongly, and with
+//! defaults alone the app has what it has without us. In: groups, apps that eat. Out: exit codes, logs, black boxes. Bounded by the
+//! limit of each group.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use crate::harness::backdoor;
+use crate::harness::process::{Signal, run_to_end, send_signal};
+use crate::harness::{Outrigger, PATIENCE, RawApp, SECOND, Scene, Wait, Wire, python, until, within};
+
+const NO_GROUP: &str = "no control group with a memory limit can be made";
+const NO_PYTHON: &str = "python3 is not installed";
+
+const CAPTURED: &str = "app: {}\nlogs: { sources: { app: { stdio: {} } }, sinks: { none: { blackhole: {} } } }\n";
+
+/// Takes what there is and more, and ends by the kernel alone.
+const EATER: &str = "print('eating', flush=True)\nkept = []\nwhile True: kept.append(bytearray(1 << 20))";
+
+/// A control group of its own with a limit, removed at the end.
+struct Group(PathBuf);
+
+impl Group {
+    fn limited(bytes: u64) -> Option<Self> {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("outrigger-e2e-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let old = PathBuf::from("/sys/fs/cgroup/memory").join(&name);
+        let new = PathBuf::from("/sys/fs/cgroup").join(&name);
+        let (folder, limit) = if std::fs::create_dir(&old).is_ok() {
+            (old, "memory.limit_in_bytes")
+        } else {
+            std::fs::create_dir(&new).ok()?;
+            (new, "memory.max")
+        };
+        let group = Self(folder);
+        std::fs::write(group.0.join(limit), bytes.to_string()).ok()?;
+        Some(group)
+    }
+
+    /// What starts a command inside.
+    fn enter(&self) -> [String; 4] {
+        let enter = format!("echo $$ > {}/cgroup.procs; exec \"$@\"", self.0.display());
+        ["sh".to_owned(), "-c".to_owned(), enter, "sh".to_owned()]
+    }
+
+    #[track_caller]
+    fn start(&self, binary: &str, scene: &Scene, body: &str, command: &[&str], wait: Wait) -> Outrigger {
+        Outrigger::start_binary(binary, scene, "outrigger.yaml", body, command, wait, |ours| {
+            let [shell, words @ ..] = self.enter();
+            let mut inside = Command::new(shell);
+            inside.args(words).arg(ours.get_program()).args(ours.get_args());
+            *ours = inside;
+        })
+    }
+
+    /// Has the kernel kill somebody in it.
+    fn kill_one(&self, python: &str) {
+        let words = [&self.enter()[..], &[python.to_owned(), "-c".to_owned(), EATER.to_owned()]].concat();
+        assert_eq!(run_to_end(&words, 3 * PATIENCE).0, 137, "the kernel kills the eater");
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        within(5 * SECOND, || std::fs::remove_dir(&self.0).is_ok());
+    }
+}
+
+fn binary() -> String {
+    crate::harness::outrigger::binary()
+}
+
+fn black_boxes(scene: &Scene) -> Vec<serde_json::Value> {
+    let folder = std::fs::read_dir(scene.path("state")).expect("the state directory").flatten();
+    let boxes = folder.filter(|entry| entry.file_name().to_string_lossy().starts_with("black-box-"));
+    let text = |entry: std::fs::DirEntry| std::fs::read_to_string(entry.path()).expect("just listed");
+    boxes.map(|entry| serde_json::from_str(&text(entry)).expect("JSON")).collect()
+}
+
+/// In the line of its end and in the black box, with its last words.
+/// covers: attachment 1
+/// covers: attachment 2
+/// covers: attachment 8
+#[test]
+fn an_app_killed_for_want_of_memory_is_reported_so() {
+    let python = need!(python(), NO_PYTHON);
+    let group = need!(Group::limited(96 << 20), NO_GROUP);
+    let scene = Scene::new();
+    let outrigger = group.start(&binary(), &scene, CAPTURED, &[&python, "-c", EATER], Wait::Nothing);
+    let exit = outrigger.wait(3 * PATIENCE);
+    assert_eq!(exit.code, 137, "{}", exit.stderr);
+    let told = exit.stderr.lines().any(|line| line.contains("the app") && line.contains("oom_killed"));
+    assert!(told, "the line of its end says so: {}", exit.stderr);
+    let boxes = black_boxes(&scene);
+    assert_eq!((boxes.len(), &boxes[0]["oom_killed"], &boxes[0]["stdout"][0]), (1, &true.into(), &"eating".into()));
+}
+
+/// Kills of the kernel's before our time, and a supervisor that has replaced itself, make no kill of somebody's one of the kernel's.
+/// covers: attachment 1
+/// covers: attachment 3
+#[test]
+fn an_app_that_somebody_killed_is_not_said_to_lack_memory() {
+    let python = need!(python(), NO_PYTHON);
+    let group = need!(Group::limited(96 << 20), NO_GROUP);
+    group.kill_one(&python);
+    for upgraded in [false, true] {
+        let scene = Scene::new();
+        let outrigger = group.start(&binary(), &scene, CAPTURED, &["sleep", "300"], Wait::Ready);
+        if upgraded {
+            let (program, generation) = (binary(), outrigger.worker());
+            let socket = scene.text_path("run/admin.sock");
+            assert_eq!(run_to_end(&[&program, "upgrade", "--socket", &socket], 2 * PATIENCE).0, 0);
+            until(PATIENCE, "the old worker has gone", || outrigger.find_worker().is_some_and(|pid| pid != generation));
+            until(PATIENCE, "ready", || outrigger.status_of("/ready") == 200);
+        }
+        send_signal(outrigger.app(), Signal::KILL);
+        let exit = outrigger.wait(PATIENCE);
+        assert_eq!(exit.code, 137, "{}", exit.stderr);
+        let boxes = black_boxes(&scene);
+        assert_eq!((boxes.len(), &boxes[0]["oom_killed"]), (1, &false.into()), "upgraded: {upgraded}");
+    }
+}
+
+/// The worker gives way before the app does, is named as what the kernel killed, or ends itself at its own limit.
+/// covers: attachment 2
+#[test]
+fn a_worker_that_leaks_in_a_small_container_falls_alone() {
+    let door = need!(backdoor::binary(), backdoor::NO_BACKDOOR);
+    let group = need!(Group::limited(96 << 20), NO_GROUP);
+    let scene = Scene::new();
+    let outrigger = group.start(&door, &scene, CAPTURED, &["sleep", "300"], Wait::Ready);
+    let (app, worker) = (outrigger.app(), outrigger.worker());
+    backdoor::tell(&scene, "leak 200");
+    until(3 * PATIENCE, "another worker serves", || outrigger.find_worker().is_some_and(|pid| pid != worker));
+    until(PATIENCE, "ready", || outrigger.status_of("/ready") == 200);
+    assert_eq!(outrigger.app(), app);
+    assert!(outrigger.stderr.contains("the worker before this one fell"), "{}", outrigger.stderr.text());
+    assert_eq!(outrigger.finish().code, 143);
+}
+
+/// With every setting at its default, a receiver that is down takes nothing from the app that it needs.
+/// covers: attachment 2
+#[test]
+fn with_a_dead_receiver_an_app_in_a_small_container_has_what_it_has_alone() {
+    let python = need!(python(), NO_PYTHON);
+    let group = need!(Group::limited(64 << 20), NO_GROUP);
+    let scene = Scene::new();
+    scene.port("nobody");
+    let body = "app: { stop: { drain: 1s, grace: 2s, deadline: 4s } }\n\
+                logs: { sources: { app: { stdio: {} } }, sinks: { out: { http: { endpoint: \"http://127.0.0.1:@nobody@/\" } } } }\n";
+    // About 28 MiB, and 48 MB of lines through stdout and stderr.
+    let app = "import sys\nkept = bytearray(b'x' * (20 << 20))\nline = 'x' * 99 + '\\n'\n\
+               for n in range(240000):\n    sys.stdout.write(line)\n    sys.stderr.write(line)\nsys.exit(9)";
+    let outrigger = group.start(&binary(), &scene, body, &[&python, "-c", app], Wait::Nothing);
+    let exit = outrigger.wait(3 * PATIENCE);
+    assert_eq!(exit.code, 9, "{}", exit.stderr.lines().filter(|line| !line.starts_with('x')).collect::<String>());
+}
+
+/// A flood of connections with half a request each stays outside where memory is tight; those that are in go on.
+/// covers: attachment 2
+#[test]
+fn a_flood_of_connections_does_not_take_more_memory_than_allowed() {
+    let scene = Scene::new();
+    let app = RawApp::echoing_targets();
+    scene.set("port", app.address().rsplit(':').next().expect("a port"));
+    let front = format!("127.0.0.1:{}", scene.port("front"));
+    let body = "app: { port: @port@ }\nlimits: { memory: 24MiB }\n\
+                proxy: { threads: 1, listeners: { inbound: { listen: \"127.0.0.1:@front@\", direction: inbound, to: app } } }\n";
+    let outrigger = Outrigger::start(&scene, body, &[]);
+    let worker = outrigger.worker();
+    let half = format!("GET /half HTTP/1.1\r\nHost: app\r\nX-Long: {}", "x".repeat(24 << 10));
+    let mut flood: Vec<_> = (0..2500)
+        .map_while(|_| {
+            let mut wire = Wire::connect(&front).ok()?;
+            wire.send(&half).ok()?;
+            Some(wire)
+        })
+        .collect();
+    until(PATIENCE, "memory is tight", || outrigger.ask("/metrics").text().lines().any(is_tight));
+    let open = flood.first_mut().expect("the first was let in");
+    open.send("\r\n\r\n").expect("it is still open");
+    assert_eq!(open.reply("GET").expect("it is answered").text(), "/half");
+    assert_eq!(outrigger.worker(), worker, "the same worker serves");
+    drop(flood);
+    until(3 * PATIENCE, "who comes later is answered", || crate::harness::get(&front, "/later").is_ok());
+    assert_eq!(outrigger.worker(), worker);
+    outrigger.finish();
+}
+
+fn is_tight(line: &str) -> bool {
+    line.strip_prefix("outrigger_memory_tight_total ").is_some_and(|count| count.trim() != "0")
+}
