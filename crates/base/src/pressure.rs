@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, watch};
 
 /// The part of the limit above which nothing more is taken in, in percent.
-const TIGHT_PERCENT: u64 = 85;
+const TIGHT_PERCENT: u64 = 75;
 
 /// The longest pause of a source that can wait: one that read nothing for ever would be a loss too.
 const PAUSE_MOST: Duration = Duration::from_secs(5);
@@ -66,7 +66,7 @@ mod tests {
     async fn who_can_wait_waits_until_memory_is_free_again_but_not_for_ever() {
         let pressure = Pressure::default();
         assert!(!pressure.ease().await, "there is room");
-        assert!(!pressure.note(90, 100) && pressure.is_tight(), "tight, and not over");
+        assert!(!pressure.note(80, 100) && pressure.is_tight(), "tight, and not over");
         let (eased, ()) = tokio::join!(pressure.ease(), async {
             tokio::task::yield_now().await;
             pressure.note(50, 100);

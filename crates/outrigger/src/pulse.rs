@@ -43,6 +43,9 @@ impl Pulse {
         let tight = telemetry.count(OVER, &[]);
         loop {
             let broken = broken(&telemetry).or_else(|| hung(&telemetry, &mut threads)).or_else(|| self.exhausted());
+            if telemetry.pressure.is_tight() {
+                sys::memory::trim();
+            }
             let bytes = own_memory();
             used.set(bytes);
             over = if telemetry.pressure.note(bytes, memory_max) { over + 1 } else { 0 };

@@ -26,7 +26,10 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub const DRAIN_PATIENCE: Duration = Duration::from_millis(500);
 
 /// So many more connections than ever before are a reason to look at the memory now: a flood is quicker than the regular looks.
-const LOOK_AFTER: u64 = 256;
+const LOOK_AFTER: u64 = 32;
+
+/// Connections that are accepted however short memory is: it may be somebody else who uses it.
+const OPEN_ANYWAY: u64 = 128;
 
 /// One listener on one data thread.
 pub struct ListenerState {
@@ -66,6 +69,11 @@ impl ListenerState {
             drain,
             ended,
         })
+    }
+
+    /// Whether memory is so short that what is not begun yet is better refused.
+    pub fn is_tight(&self) -> bool {
+        self.pressure.is_tight()
     }
 
     pub fn draining(&self) -> bool {
@@ -115,8 +123,10 @@ pub async fn accept(socket: Rc<TcpListener>, state: Rc<ListenerState>, scope: Sc
         while state.recorder.open(state.index) >= state.plan.connections_max as u64 {
             state.ended.notified().await;
         }
-        // New connections are what can wait: in the kernel's queue, and then at the client.
-        state.pressure.ease().await;
+        // Where connections are what takes the memory, new ones wait: in the kernel's queue, and then at the client.
+        if state.recorder.open(state.index) >= OPEN_ANYWAY {
+            state.pressure.ease().await;
+        }
         let (stream, peer) = match state.unless_draining(socket.accept()).await {
             None => return,
             Some(Ok(accepted)) => accepted,

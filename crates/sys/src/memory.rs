@@ -4,13 +4,17 @@
 
 use std::ffi::{c_int, c_void};
 
+/// Gives back what the allocator holds and nobody uses, of a flood that is over.
+pub fn trim() {
+    // SAFETY: malloc_trim takes a number.
+    unsafe { libc::malloc_trim(0) };
+}
+
 /// Gives back what can be read again from the binary, and what the allocator holds and nobody uses.
 pub fn give_back() {
-    // SAFETY: the callback gets valid records for the time of its call; malloc_trim takes a number.
-    unsafe {
-        libc::dl_iterate_phdr(Some(give_back_object), std::ptr::null_mut());
-        libc::malloc_trim(0);
-    }
+    // SAFETY: the callback gets valid records for the time of its call.
+    unsafe { libc::dl_iterate_phdr(Some(give_back_object), std::ptr::null_mut()) };
+    trim();
 }
 
 /// Called for the binary, the only object of a static program.

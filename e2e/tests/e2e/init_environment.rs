@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use crate::harness::process::run_to_end;
-use crate::harness::{Exit, Outrigger, PATIENCE, SECOND, Scene, Wait, fixture, python, until};
+use crate::harness::{Exit, Outrigger, PATIENCE, Scene, Wait, fixture, python, until};
 
 const CAPTURED: &str = "logs: { sources: { app: { stdio: {} } }, sinks: { none: { blackhole: {} } } }\n";
 

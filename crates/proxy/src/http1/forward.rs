@@ -21,6 +21,9 @@ const LINGER_BYTES: usize = 256 << 10;
 const TUNNEL_IDLE: Duration = Duration::from_secs(3600);
 const TUNNEL_CHUNK: usize = 128 << 10;
 
+/// The part of a request head that is waited for where memory is short.
+const HEAD_WHEN_TIGHT: usize = 8 << 10;
+
 pub async fn serve(stream: TcpStream, peer: SocketAddr, listener: Rc<ListenerState>) {
     let mut buffer = Buffer::default();
     let mut patience = Patience::new(listener.plan.idle_timeout);
@@ -98,6 +101,9 @@ async fn next_request(
                 status: 431,
                 reason: "the request head is larger than this listener's head_max",
             }));
+        }
+        if buffer.filled().len() > HEAD_WHEN_TIGHT && listener.is_tight() {
+            return Some(Err(Refusal { status: 503, reason: "memory is short, and no long request head is taken" }));
         }
         // The clock runs from the first byte, so that a byte now and then buys no time.
         let left = plan.head_timeout.saturating_sub(begun.get_or_insert_with(Instant::now).elapsed());

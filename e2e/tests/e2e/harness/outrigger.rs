@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use super::process::{Captured, Running, Signal, children, descendants, is_alive};
+use super::process::{Captured, Running, Signal, children, descendants, has_ended, is_alive};
 use super::wire::{Reply, get};
 use super::{PATIENCE, SECOND, Scene, ledger_balances, until, within, workspace};
 
@@ -203,8 +203,12 @@ impl Outrigger {
     }
 
     /// kill -9 of the whole program, as when a machine loses power: nobody gets to say goodbye.
+    /// Nothing of it is left afterwards: a worker that still dies has ports that the next start needs.
+    #[track_caller]
     pub fn kill_all(self) {
+        let below = descendants(self.pid());
         drop(self);
+        until(PATIENCE, "all of it is dead", || below.iter().all(|pid| has_ended(*pid)));
     }
 }
 

@@ -187,6 +187,11 @@ pub fn is_alive(pid: u32) -> bool {
     look_up(pid).is_some_and(|process| process.state != 'Z')
 }
 
+/// Whether all threads of a process have ended, and with them what it had open. It may still have to be waited for.
+pub fn has_ended(pid: u32) -> bool {
+    !is_alive(pid) && !status_value(pid, "Threads:").parse().is_ok_and(|threads: u32| threads > 1)
+}
+
 pub fn children(pid: u32) -> Vec<Process> {
     all_processes().into_iter().filter(|process| process.parent == pid).collect()
 }
