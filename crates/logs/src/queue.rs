@@ -118,6 +118,16 @@ impl Queue {
         self.emptied.notify_waiters();
     }
 
+    /// Gives up what nobody can read again, as access records; answers how many records that are.
+    pub fn give_up_untracked(&self) -> u64 {
+        let (tracked, rest): (VecDeque<_>, VecDeque<_>) =
+            self.batches.take().into_iter().partition(|batch| batch.ticket.is_some());
+        self.batches.replace(tracked);
+        let given_up = rest.iter().map(|batch| batch.records.len() as u64).sum();
+        self.row.drop_records("stopped", given_up);
+        given_up
+    }
+
     /// Records that wait here; those of a body under way are not counted.
     pub fn waiting(&self) -> usize {
         self.batches.borrow().iter().map(|batch| batch.records.len()).sum()
@@ -165,6 +175,9 @@ mod tests {
         assert!(waits.is_err());
         let (_, taken) = tokio::join!(blocking.room(1), async { blocking.pop() });
         assert!(taken.is_some());
+
+        blocking.push(batch("nobody\nreads it again\n"), false);
+        assert_eq!((blocking.give_up_untracked(), blocking.waiting()), (2, 0));
         blocking.close();
         assert!(blocking.next().await.is_none());
     }

@@ -103,10 +103,13 @@ async fn logs_thread(plan: Plan, inputs: Inputs, telemetry: Telemetry, mut stati
     };
     // What is not delivered a moment before the deadline is written down instead.
     if tokio::time::timeout_at((until - KEEP_RESERVE).into(), finish).await.is_err() {
+        let lost: u64 = queues.iter().map(|queue| queue.give_up_untracked()).sum();
         let waiting: usize = queues.iter().map(|queue| queue.waiting()).sum();
         tracing::warn!(
             waiting,
-            "receivers had not taken all log records in time; files are read again from there after a start"
+            lost,
+            "receivers had not taken all log records in time; files and lines of the app are read again from there after a start, \
+             access records are lost"
         );
     }
     // A worker that makes room for the next one leaves the ring to it, and everything before its end.

@@ -71,6 +71,8 @@ pub struct Control {
     on_ended: RefCell<Option<OnEnded>>,
     /// An end that we asked for is none to wonder about.
     stopping: Cell<bool>,
+    /// Another worker has taken over.
+    leaving: Cell<bool>,
 }
 
 impl Control {
@@ -88,6 +90,7 @@ impl Control {
             descriptors: RefCell::default(),
             on_ended: RefCell::default(),
             stopping: Cell::new(false),
+            leaving: Cell::new(false),
         };
         Ok((Rc::new(control), ordered))
     }
@@ -97,6 +100,10 @@ impl Control {
         let mut ownership = self.ownership.subscribe();
         let known = ownership.wait_for(|ownership| *ownership != Ownership::Awaited).await;
         known.is_ok_and(|ownership| *ownership == Ownership::Ours)
+    }
+
+    pub fn is_leaving(&self) -> bool {
+        self.leaving.get()
     }
 
     pub fn on_ended(&self, hear: impl Fn(Ended) + 'static) {
@@ -196,6 +203,7 @@ impl Control {
                 return;
             }
             ToWorker::Yield => {
+                self.leaving.set(true);
                 if let Some(answer) = self.upgrade.borrow_mut().take() {
                     let _ = answer.send(Ok("the new worker is ready and takes over\n".into()));
                 }

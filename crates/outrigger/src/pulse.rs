@@ -58,7 +58,7 @@ impl Pulse {
             if let Err(error) = supervisor::worker::wind_up(&self.watchdog, WATCHDOG) {
                 tracing::error!(%error, "the watchdog cannot be wound up");
             }
-            if let Some(why) = broken.or_else(too_large) {
+            if let Some(why) = broken.or_else(too_large).filter(|_| !control.is_leaving()) {
                 tracing::error!(why, "this worker is not well; another one takes over");
                 control.send(ToSupervisor::Replace { broken: true });
                 // Until then it does what it can.
@@ -105,7 +105,7 @@ fn broken(telemetry: &Telemetry) -> Option<String> {
 fn hung(telemetry: &Telemetry, threads: &mut HashMap<String, (u64, u32)>) -> Option<String> {
     let mut hung = None;
     for (thread, count) in telemetry.healths().iter().flat_map(|health| health.beats()) {
-        let (seen, still) = threads.entry(thread.clone()).or_insert((count, 0));
+        let (seen, still) = threads.entry(thread.clone()).or_insert((u64::MAX, 0));
         *still = if *seen == count { *still + 1 } else { 0 };
         *seen = count;
         if *still >= LOOKS_MAX {

@@ -132,12 +132,7 @@ async fn data_thread(
     let until = station.reached(Phase::Drain).await;
     // Where somebody keeps the sockets over a restart, clients wait in them for the process that comes next.
     if !station.yields() && !outlive_us {
-        // The supervisor holds the sockets too: only a shutdown ends the listening, so that clients go elsewhere.
-        for (socket, state) in listening.iter().filter(|(_, state)| state.plan.direction == Direction::Inbound) {
-            state.start_drain();
-            accept_waiting(socket, state, &scope);
-            let _ = rustix::net::shutdown(socket, rustix::net::Shutdown::Read);
-        }
+        stop_listening(&listening, &scope);
     }
     drain(&states, Direction::Inbound, until).await;
     if station.yields() {
@@ -156,6 +151,15 @@ async fn data_thread(
     let until = station.reached(Phase::Close).await;
     drain(&states, Direction::Outbound, until).await;
     station.done(Phase::Close);
+}
+
+/// The supervisor holds the sockets too: only a shutdown ends the listening, so that clients go elsewhere.
+fn stop_listening(listening: &[(Rc<TcpListener>, Rc<ListenerState>)], scope: &Scope) {
+    for (socket, state) in listening.iter().filter(|(_, state)| state.plan.direction == Direction::Inbound) {
+        state.start_drain();
+        accept_waiting(socket, state, scope);
+        let _ = rustix::net::shutdown(socket, rustix::net::Shutdown::Read);
+    }
 }
 
 /// Ends the listeners of one direction: no new connections, busy ones finish until the deadline.

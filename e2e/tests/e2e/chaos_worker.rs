@@ -339,3 +339,34 @@ fn fifty_workers_later_the_supervisor_is_as_large_as_before() {
 
 /// Pages that the kernel counts late; a leak of one page for each worker would be 188.
 const GROWTH_KIB: u64 = 100;
+
+/// A crash of the app is told and kept even where the worker hangs at that moment, or has fallen with it.
+/// covers: attachment 1
+/// covers: attachment 2
+#[test]
+fn an_app_that_crashes_while_there_is_no_worker_is_reported_all_the_same() {
+    let stop = "stop: { drain: 1s, grace: 1s, deadline: 3s }";
+    let scene = Scene::new();
+    let outrigger = Outrigger::start(&scene, &format!("app: {{ {stop} }}\n"), &["sleep", "300"]);
+    send_signal(outrigger.worker(), Signal::STOP);
+    send_signal(outrigger.app(), Signal::SEGV);
+    let exit = outrigger.wait(PATIENCE);
+    assert_eq!(exit.code, 139);
+    assert!(exit.stderr.contains("the app has ended with code 139 (signal 11)"), "{}", exit.stderr);
+
+    let scene = Scene::new();
+    let body = format!("app: {{ {stop}, restart: {{ when: on_failure, wait: 10ms }} }}\n");
+    let outrigger = Outrigger::start(&scene, &body, &["sleep", "300"]);
+    let (worker, app) = (outrigger.worker(), outrigger.app());
+    send_signal(worker, Signal::KILL);
+    send_signal(app, Signal::SEGV);
+    until(PATIENCE, "the next worker tells of both", || {
+        let boxes = std::fs::read_dir(scene.path("state")).into_iter().flatten().flatten();
+        let texts = boxes.filter_map(|entry| std::fs::read_to_string(entry.path()).ok()).collect::<String>();
+        texts.contains("\"who\": \"worker\"") && texts.contains("\"who\": \"app\"")
+    });
+    until(PATIENCE, "the app runs again", || {
+        children(outrigger.pid()).iter().any(|child| child.name == "sleep" && child.pid != app)
+    });
+    assert_eq!(outrigger.finish().code, 143);
+}

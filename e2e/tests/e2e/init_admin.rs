@@ -461,6 +461,55 @@ fn the_end_of_the_process_in_a_pid_file_ends_a_companion() {
     }
 }
 
+/// A file of a life before has the number of somebody else; the app's own number, once it is there, is the one that counts.
+/// covers: attachment 4
+#[test]
+fn a_pid_file_of_a_life_before_ends_nobody() {
+    let scene = Scene::new();
+    let (mut stranger, mut app) = (need_sleep(&scene, "stranger"), need_sleep(&scene, "app"));
+    let write = |pid: u32| std::fs::write(scene.path("app.pid"), format!("{pid}\n")).expect("the scene takes files");
+    write(stranger.pid());
+    let file = std::fs::File::options().write(true).open(scene.path("app.pid")).expect("just written");
+    let before = std::time::SystemTime::now() - std::time::Duration::from_secs(3600);
+    file.set_modified(before).expect("it is our file");
+    let outrigger = start_companion(&scene, "pid_file: \"@dir@/app.pid\"");
+    stranger.signal(Signal::TERM);
+    stranger.wait(PATIENCE);
+    goes_on(&outrigger);
+    let mut earlier = need_sleep(&scene, "earlier");
+    write(earlier.pid());
+    until(PATIENCE, "it is watched", || outrigger.stderr.contains(&format!("\"pid\":{}", earlier.pid())));
+    write(app.pid());
+    until(PATIENCE, "the other is watched", || outrigger.stderr.contains(&format!("\"pid\":{}", app.pid())));
+    earlier.signal(Signal::TERM);
+    earlier.wait(PATIENCE);
+    goes_on(&outrigger);
+    write_last_line(&scene);
+    app.signal(Signal::TERM);
+    app.wait(PATIENCE);
+    assert_eq!(ended_with_its_lines(&scene, outrigger).code, 0);
+}
+
+/// A platform starts the app when `started` says yes: a store that is down holds it up for `app.start.wait`, and no longer.
+/// covers: attachment 4
+#[test]
+fn a_store_that_is_down_holds_the_app_beside_us_up_for_a_time_and_no_longer() {
+    for (then, expected) in [("continue", 200), ("fail", 503)] {
+        let scene = Scene::new();
+        scene.port("nobody");
+        let body = format!(
+            "app: {{ start: {{ wait: 1s, on_timeout: {then} }} }}\n\
+             sync: {{ settings: {{ from: {{ git: {{ url: \"git://127.0.0.1:@nobody@/c.git\" }} }}, to: \"@dir@/out/settings\" }} }}\n"
+        );
+        let outrigger = Outrigger::start_and(&scene, &body, &[], Wait::Nothing);
+        until(PATIENCE, "it answers", || outrigger.status_of("/live") == 200);
+        assert_eq!(outrigger.status_of("/started"), 503);
+        let started = within(3 * SECOND, || outrigger.status_of("/started") == 200);
+        assert_eq!((started, outrigger.status_of("/started")), (expected == 200, expected), "{then}");
+        outrigger.finish();
+    }
+}
+
 /// In a companion SIGHUP asks for the configuration anew and SIGUSR2 for an upgrade; neither ends it.
 /// covers: attachment 4
 #[test]

@@ -269,3 +269,27 @@ fn the_worker_dumps_no_core_and_the_app_may() {
     until(PATIENCE, "the worker gives its right up", || limit(named("outrigger")).as_deref() == Some("0"));
     running.stop();
 }
+
+/// What is taken out of the app's environment is not to be had from ours either, by an app that is the same user as we are.
+/// covers: attachment 1
+/// covers: attachment 6
+#[test]
+fn the_app_cannot_read_our_secrets_in_proc() {
+    need!(is_root(), "giving root up needs root");
+    let scene = Scene::new();
+    std::fs::set_permissions(scene.path("."), std::fs::Permissions::from_mode(0o777)).expect("it is our folder");
+    let body = "app: {}\nlogs: { sources: { app: { stdio: {} } }, sinks: { out: { http: { endpoint: \"http://127.0.0.1:9/\", \
+                client: { auth: { bearer: { token: \"${E2E_SECRET}\" } } } }, required: false } } }\nstate: { dir: \"@dir@/own\" }\n\
+                admin: { listen: \"127.0.0.1:@admin@\", socket: \"@dir@/own/admin.sock\" }";
+    let config = scene.write("outrigger.yaml", crate::harness::outrigger::configuration(&scene, body));
+    let copy = scene.program("copy", crate::harness::outrigger::binary());
+    let script = "echo mine: $(tr '\\0' '\\n' < /proc/self/environ | grep -c E2E_SECRET); \
+                  for of in $PPID $(cat /proc/$PPID/task/$PPID/children); do cat /proc/$of/environ /proc/$of/mem | tr '\\0' '\\n'; done";
+    let (copy, config) = (copy.display().to_string(), config.display().to_string());
+    let drop = ["env", "E2E_SECRET=topsecret", "setpriv", "--reuid", NOBODY, "--regid", NOBODY, "--clear-groups"];
+    let ours = [&copy, "run", "-c", &config, "--", "sh", "-c", script];
+    let (_, stdout, stderr) = run_to_end(&[&drop[..], &ours].concat(), 2 * PATIENCE);
+    assert!(stdout.contains("mine: 0"), "it ran, without the secret: {stdout} {stderr}");
+    assert!(stderr.contains("denied"), "it was refused a look at ours: {stderr}");
+    assert!(!stdout.contains("topsecret"), "{stdout}");
+}

@@ -352,3 +352,36 @@ fn a_second_start_right_after_a_stop_finds_everything_free() {
         assert_eq!(outrigger.terminate(PATIENCE).code, 143);
     }
 }
+
+/// Our own output is a pipe that somebody else fills as well, and nobody reads: we hear and keep every word all the same.
+/// covers: attachment 2
+/// covers: attachment 8
+#[test]
+fn an_output_that_is_full_of_others_words_does_not_hold_us_up() {
+    let scene = Scene::new();
+    let config = scene.write(
+        "outrigger.yaml",
+        crate::harness::outrigger::configuration(&scene, "app: { stop: { drain: 1s, grace: 1s, deadline: 3s } }\nlogs: { sources: { app: { stdio: {} } }, sinks: { a: { blackhole: {} } } }\n"),
+    );
+    let (mut reader, writer) = std::io::pipe().expect("a pipe");
+    let shell = "yes other & exec \"$@\"";
+    let mut command = std::process::Command::new("sh");
+    command.args(["-c", shell, "sh", &crate::harness::outrigger::binary(), "run", "-c"]).arg(config);
+    command.args(["--", "yes", "ours"]).stdout(writer);
+    let mut child = command.spawn().expect("a shell");
+    drop(command);
+    let admin = format!("127.0.0.1:{}", scene.value("admin"));
+    until(PATIENCE, "it serves", || get(&admin, "/ready").is_ok_and(|reply| reply.status == 200));
+    // Room for a few words now and then is what both writers run for.
+    let mut words = [0; 2000];
+    for _ in 0..2000 {
+        std::io::Read::read_exact(&mut reader, &mut words).expect("both write");
+    }
+    send_signal(child.id(), Signal::TERM);
+    let mut ended = None;
+    until(PATIENCE, "it ends by its deadline", || {
+        ended = child.try_wait().expect("it is our child");
+        ended.is_some()
+    });
+    assert_eq!(ended.and_then(|status| status.code()), Some(143));
+}

@@ -324,3 +324,22 @@ fn the_apps_end_is_seen_among_a_hundred_others() {
         assert_eq!(exit.code, 21, "{}", exit.stderr);
     }
 }
+
+/// A script that names no interpreter is a shell's, as for every caller of execvp; something else that cannot be executed is not.
+/// covers: attachment 1
+/// covers: attachment 8
+#[test]
+fn a_script_without_an_interpreter_is_run_by_a_shell() {
+    let scene = Scene::new();
+    let script = scene.script("plain-script", "echo \"got $1\"\nexit 3\n").display().to_string();
+    let scenario = |init: Init| {
+        let mut supervised = init.start(PLAIN, &[&script, "an argument"]);
+        assert_eq!(supervised.wait(PATIENCE), 3, "{}", init.name());
+        supervised.await_output("got an argument\n");
+    };
+    scenario(need!(Init::tini(), "tini is not installed"));
+    scenario(need!(Init::dumb_init(), "dumb-init is not installed"));
+    scenario(Init::ours());
+    let foreign = scene.script("foreign", "\u{7f}ELF\0of another machine\n").display().to_string();
+    assert_eq!(Init::ours().start(PLAIN, &[&foreign]).wait(PATIENCE), 126);
+}

@@ -298,3 +298,35 @@ fn a_configuration_that_is_replaced_by_another_file_is_read() {
     until(PATIENCE, "it is served", || inside.outrigger.ask_quietly("/config").contains("1500ms"));
     inside.finish();
 }
+
+/// What the supervisor goes by, the plan of the app and the configuration that served last, cannot be changed by any worker that holds
+/// it open: a program or a text from inside a sandbox would be a way out.
+/// covers: attachment 6
+#[test]
+fn what_the_supervisor_trusts_cannot_be_written_by_a_worker() {
+    let scene = Scene::new();
+    let outrigger = Outrigger::start(&scene, "app: { restart: { when: on_failure } }\n", &["sleep", "300"]);
+    let trusted = ["outrigger-plan", "outrigger-text", "outrigger-good"];
+    for round in ["at first", "after an upgrade"] {
+        let mut seen = 0;
+        for pid in [outrigger.pid(), outrigger.worker()] {
+            for entry in std::fs::read_dir(format!("/proc/{pid}/fd")).expect("it runs").flatten() {
+                let name = std::fs::read_link(entry.path()).unwrap_or_default().display().to_string();
+                if !trusted.iter().any(|trusted| name.contains(trusted)) {
+                    continue;
+                }
+                seen += 1;
+                let opened = std::fs::File::options().write(true).open(entry.path());
+                let written = opened.and_then(|mut file| std::io::Write::write_all(&mut file, b"app: {}"));
+                assert!(written.is_err(), "{round}: {name} of process {pid} can be written");
+            }
+        }
+        assert!(seen > 0, "there is something to try");
+        let (worker, socket) = (outrigger.worker(), scene.text_path("run/admin.sock"));
+        let words = [&crate::harness::outrigger::binary(), "upgrade", "--socket", &socket];
+        assert_eq!(crate::harness::process::run_to_end(&words, 2 * PATIENCE).0, 0);
+        until(PATIENCE, "another serves", || outrigger.find_worker().is_some_and(|pid| pid != worker));
+        until(PATIENCE, "ready", || outrigger.status_of("/ready") == 200);
+    }
+    outrigger.finish();
+}
