@@ -48,11 +48,16 @@ impl Pressure {
 
     /// Waits while memory is tight; answers whether it was.
     pub async fn ease(&self) -> bool {
+        self.ease_within(PAUSE_MOST).await
+    }
+
+    /// The same, with a longest pause of one's own.
+    pub async fn ease_within(&self, most: Duration) -> bool {
         if !self.is_tight() {
             return false;
         }
         let mut tight = self.tight.subscribe();
-        let _ = tokio::time::timeout(PAUSE_MOST, tight.wait_for(|tight| !tight)).await;
+        let _ = tokio::time::timeout(most, tight.wait_for(|tight| !tight)).await;
         true
     }
 }

@@ -23,6 +23,8 @@ pub struct Queue {
     emptied: Notify,
     /// Batches of streams that can be read again, here or in a body under way.
     tracked: Cell<usize>,
+    /// Records that nobody can read again, here or in a body under way.
+    untracked: Cell<u64>,
     settled: Notify,
     row: Arc<Row>,
 }
@@ -39,6 +41,7 @@ impl Queue {
             filled: Notify::new(),
             emptied: Notify::new(),
             tracked: Cell::new(0),
+            untracked: Cell::new(0),
             settled: Notify::new(),
             row,
         })
@@ -66,7 +69,10 @@ impl Queue {
         self.row.receive(records);
         self.row.replay(if replayed { records } else { 0 });
         self.bytes.set(self.bytes.get() + batch.cost());
-        self.tracked.set(self.tracked.get() + usize::from(batch.ticket.is_some()));
+        match batch.ticket {
+            Some(_) => self.tracked.set(self.tracked.get() + 1),
+            None => self.untracked.set(self.untracked.get() + records),
+        }
         self.batches.borrow_mut().push_back(batch);
         self.filled.notify_one();
     }
@@ -94,11 +100,12 @@ impl Queue {
 
     /// The sink has delivered a batch, or given it up for a counted reason.
     pub fn done(&self, batch: &Batch) {
-        if let Some(ticket) = &batch.ticket {
-            ticket.done(self.sink);
-            self.tracked.set(self.tracked.get().saturating_sub(1));
-            self.settled.notify_one();
-        }
+        let Some(ticket) = &batch.ticket else {
+            return self.untracked.set(self.untracked.get().saturating_sub(batch.records.len() as u64));
+        };
+        ticket.done(self.sink);
+        self.tracked.set(self.tracked.get().saturating_sub(1));
+        self.settled.notify_one();
     }
 
     /// Waits until nothing is under way that another worker would read again.
@@ -120,10 +127,8 @@ impl Queue {
 
     /// Gives up what nobody can read again, as access records; answers how many records that are.
     pub fn give_up_untracked(&self) -> u64 {
-        let (tracked, rest): (VecDeque<_>, VecDeque<_>) =
-            self.batches.take().into_iter().partition(|batch| batch.ticket.is_some());
-        self.batches.replace(tracked);
-        let given_up = rest.iter().map(|batch| batch.records.len() as u64).sum();
+        self.batches.borrow_mut().retain(|batch| batch.ticket.is_some());
+        let given_up = self.untracked.take();
         self.row.drop_records("stopped", given_up);
         given_up
     }
@@ -177,7 +182,11 @@ mod tests {
         assert!(taken.is_some());
 
         blocking.push(batch("nobody\nreads it again\n"), false);
-        assert_eq!((blocking.give_up_untracked(), blocking.waiting()), (2, 0));
+        assert_eq!(
+            (blocking.give_up_untracked(), blocking.waiting()),
+            (3, 0),
+            "with the one that was taken and is not done"
+        );
         blocking.close();
         assert!(blocking.next().await.is_none());
     }

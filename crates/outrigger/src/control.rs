@@ -73,6 +73,8 @@ pub struct Control {
     stopping: Cell<bool>,
     /// Another worker has taken over.
     leaving: Cell<bool>,
+    /// An abnormal end that came before anybody could hear of it: the state is not ours yet.
+    untold: Cell<Option<Ended>>,
 }
 
 impl Control {
@@ -91,6 +93,7 @@ impl Control {
             on_ended: RefCell::default(),
             stopping: Cell::new(false),
             leaving: Cell::new(false),
+            untold: Cell::default(),
         };
         Ok((Rc::new(control), ordered))
     }
@@ -107,6 +110,10 @@ impl Control {
     }
 
     pub fn on_ended(&self, hear: impl Fn(Ended) + 'static) {
+        if let Some(ended) = self.untold.take() {
+            hear(ended);
+            self.send(ToSupervisor::HeardEnd);
+        }
         *self.on_ended.borrow_mut() = Some(Box::new(hear));
     }
 
@@ -187,8 +194,9 @@ impl Control {
                 return;
             }
             ToWorker::AppEnded(ended) => {
-                self.app_ended(ended);
-                self.send(ToSupervisor::HeardEnd);
+                if self.app_ended(ended) {
+                    self.send(ToSupervisor::HeardEnd);
+                }
                 if ended.restarts {
                     return;
                 }
@@ -231,11 +239,12 @@ impl Control {
         }
     }
 
-    fn app_ended(&self, ended: Ended) {
+    /// Answers whether everything that follows from it is done.
+    fn app_ended(&self, ended: Ended) -> bool {
         let Ended { code, signal, core_dumped, out_of_memory, restarts } = ended;
         self.facts.runs.send_replace(false);
         if self.facts.pid.swap(0, Ordering::Relaxed) == 0 && self.facts.ended.get() == Some(ended) {
-            return;
+            return self.untold.get().is_none();
         }
         self.facts.ended.set(Some(ended));
         self.facts.restarts.set(self.facts.restarts.get() + u32::from(restarts));
@@ -248,9 +257,12 @@ impl Control {
         }
         let asked_for = self.stopping.get() && !core_dumped && !out_of_memory && signal != SIGKILL;
         let abnormal = (code != 0 || signal != 0) && !asked_for;
-        if let Some(hear) = self.on_ended.borrow().as_ref().filter(|_| abnormal) {
-            hear(ended);
+        match self.on_ended.borrow().as_ref() {
+            _ if !abnormal => {}
+            Some(hear) => hear(ended),
+            None => self.untold.set(Some(ended)),
         }
+        self.untold.get().is_none()
     }
 }
 

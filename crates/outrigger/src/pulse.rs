@@ -38,7 +38,7 @@ impl Pulse {
     /// Looks again and again, and at once when a subsystem raises the alarm.
     pub async fn beat(self, telemetry: Telemetry, control: Rc<Control>, memory_max: u64) {
         let mut threads: HashMap<String, (u64, u32)> = HashMap::new();
-        let (mut over, mut looks) = (0, 0);
+        let (mut over, mut looks, mut was_tight) = (0, 0, false);
         let used = telemetry.count(USED, &[]);
         let tight = telemetry.count(OVER, &[]);
         loop {
@@ -49,7 +49,13 @@ impl Pulse {
             let bytes = own_memory();
             used.set(bytes);
             over = if telemetry.pressure.note(bytes, memory_max) { over + 1 } else { 0 };
-            tight.add(u64::from(telemetry.pressure.is_tight()));
+            let is_tight = telemetry.pressure.is_tight();
+            tight.add(u64::from(is_tight));
+            if std::mem::replace(&mut was_tight, is_tight) != is_tight {
+                let what =
+                    if is_tight { "memory is short: sources and new connections wait" } else { "memory is free again" };
+                tracing::warn!(bytes, limit = memory_max, "{what}");
+            }
             let too_large = || {
                 let text = format!("it uses {} of {memory_max} bytes (limits.memory)", bytes);
                 (over >= OVER_MAX).then_some(text)

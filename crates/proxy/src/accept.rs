@@ -18,14 +18,14 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 
-/// The pause after an accept that failed for want of descriptors or memory.
+/// The pause after an accept that failed for want of descriptors or memory, and before one where memory is short.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// How long a connection without a request is kept in a drain: a request may be on its way, and closing in front of it is a reset
 /// for the client. Who asks more often than this is always answered, with the word that the connection closes.
 pub const DRAIN_PATIENCE: Duration = Duration::from_millis(500);
 
-/// So many more connections than ever before are a reason to look at the memory now: a flood is quicker than the regular looks.
+/// So many more connections than at the last look are a reason to look at the memory now: a flood is quicker than the regular looks.
 const LOOK_AFTER: u64 = 32;
 
 /// Connections that are accepted however short memory is: it may be somebody else who uses it.
@@ -125,7 +125,7 @@ pub async fn accept(socket: Rc<TcpListener>, state: Rc<ListenerState>, scope: Sc
         }
         // Where connections are what takes the memory, new ones wait: in the kernel's queue, and then at the client.
         if state.recorder.open(state.index) >= OPEN_ANYWAY {
-            state.pressure.ease().await;
+            state.pressure.ease_within(ACCEPT_PAUSE).await;
         }
         let (stream, peer) = match state.unless_draining(socket.accept()).await {
             None => return,
@@ -158,6 +158,7 @@ fn begin(stream: TcpStream, peer: SocketAddr, state: &Rc<ListenerState>, scope: 
     let _ = stream.set_nodelay(true);
     state.recorder.opened(state.index);
     let count = state.recorder.open(state.index);
+    state.looked_at.set(state.looked_at.get().min(count));
     if count >= state.looked_at.get() + LOOK_AFTER {
         state.looked_at.set(count);
         state.pressure.ask();

@@ -48,7 +48,6 @@ impl App {
 
     /// Starts it; one that cannot be started has ended.
     pub fn start(&mut self, plan: &Plan, exec: &ExecPlan, setup: &ChildSetup<'_>, now: Instant) {
-        self.heard = false;
         self.kills.look(plan.oom_file.as_deref(), now);
         match sys::process::start(exec, setup) {
             Ok(pid) => self.state = State::Running { pid, since: now },
@@ -62,6 +61,7 @@ impl App {
                 } else {
                     State::Ended
                 };
+                self.heard = false;
                 self.ended = Some(Ended { restarts, ..Ended::with_code(code) });
             }
         }
@@ -224,7 +224,7 @@ pub struct Kills {
 const REAPED_WITHIN: Duration = Duration::from_secs(2);
 
 impl Kills {
-    /// Takes note of kills that nobody of ours was the victim of.
+    /// Takes note of kills that nobody of ours was the victim of, and of those before a SIGKILL of our own.
     pub fn look(&mut self, file: Option<&[u8]>, now: Instant) {
         (self.seen, self.open, self.at) = (kills(file), 0, Some(now));
     }

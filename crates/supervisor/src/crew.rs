@@ -304,9 +304,13 @@ impl Supervisor {
         let Some(place) = found else { return };
         let Some(mut worker) = self.crew.take(place) else { return };
         let mut packet = [0u8; PACKET_MAX];
-        while let Some(bytes) = worker.hear(&mut packet) {
-            self.app.heard |= ToSupervisor::decode(bytes) == Some(ToSupervisor::HeardEnd);
+        // Its last words come behind the news that it did not read ours, where it is so (ECONNRESET).
+        for _ in 0..2 {
+            while let Some(bytes) = worker.hear(&mut packet) {
+                self.app.heard |= ToSupervisor::decode(bytes) == Some(ToSupervisor::HeardEnd);
+            }
         }
+        let out_of_memory = out_of_memory && !worker.hung;
         let code = status.exit_status().or_else(|| status.terminating_signal().map(|signal| 128 + signal)).unwrap_or(1);
         match place {
             Place::Old => {

@@ -79,7 +79,9 @@ impl Supervisor {
         self.app.start(plan, exec, &setup, now);
         match self.app.pid() {
             Some(pid) => self.crew.tell_current(ToWorker::AppStarted { pid }),
-            None if matches!(self.app.state, State::Paused { .. }) => {}
+            None if matches!(self.app.state, State::Paused { .. }) => {
+                self.app.ended.into_iter().for_each(|ended| self.crew.tell_current(ToWorker::AppEnded(ended)));
+            }
             None => self.begin_stop(SIGTERM, None, now),
         }
         self.tell_manager_ready();
@@ -194,6 +196,7 @@ impl Supervisor {
                 }
                 Some(at) if now >= at => {
                     stop.kill_at = Some(now + KILL_AGAIN);
+                    self.app.kills.look(plan.oom_file.as_deref(), now);
                     self.signal_app(SIGKILL);
                 }
                 _ => {}

@@ -235,8 +235,13 @@ impl Supervisor {
     fn apply_message(&mut self, place: crate::crew::Place, message: ToSupervisor<'_>) {
         let now = Instant::now();
         // One that has been replaced, or does not serve yet, has no say in what becomes of the app.
-        let of_any =
-            matches!(message, ToSupervisor::Plan { .. } | ToSupervisor::Released | ToSupervisor::AskDescriptors { .. });
+        let of_any = matches!(
+            message,
+            ToSupervisor::Plan { .. }
+                | ToSupervisor::Released
+                | ToSupervisor::AskDescriptors { .. }
+                | ToSupervisor::HeardEnd
+        );
         if place != crate::crew::Place::Current && !of_any {
             return;
         }
@@ -305,6 +310,7 @@ impl Supervisor {
         if let Some(plan) = self.plan.clone().filter(|_| begins) {
             self.gate_until = Some(now + plan.gate);
             self.app = App::new(plan.app.is_none());
+            self.app.kills.look(plan.oom_file.as_deref(), now);
             self.begin_output(&plan, plan.pty, plan.capture_bytes.is_some());
         }
     }

@@ -255,15 +255,21 @@ impl Follower {
         if !again {
             // An app that starts later reads the new revision anyway.
             let notices = if *self.inputs.app_runs.borrow() { self.entry.notify.len() } else { 0 };
-            *owed = Owed { revision: revision.to_string(), notices: (0..notices).collect() };
+            let heard = self.heard(revision);
+            let notices = (0..notices).filter(|index| !heard.contains(index)).collect();
+            *owed = Owed { revision: revision.to_string(), notices };
         }
+        let before = owed.notices.len();
         for index in std::mem::take(&mut owed.notices) {
             let Some(kind) = self.entry.notify.get(index) else { continue };
-            if !self.tell_one(kind, revision, again).await {
+            if !self.tell_one(index, kind, revision, again).await {
                 owed.notices.push(index);
             }
         }
         if !owed.notices.is_empty() {
+            if owed.notices.len() < before {
+                self.note_heard(owed);
+            }
             return;
         }
         self.inputs.revisions.set_told(&self.entry.name, revision);
@@ -272,9 +278,25 @@ impl Follower {
         }
     }
 
+    /// Who has heard of this revision already where others have not, by places: the worker before us has told them.
+    fn heard(&self, revision: &str) -> Vec<usize> {
+        let text =
+            self.inputs.state.read(&format!("sync.{}.heard", self.entry.name)).ok().flatten().unwrap_or_default();
+        let text = String::from_utf8_lossy(&text);
+        let mut words = text.split_whitespace();
+        if words.next() == Some(revision) { words.filter_map(|word| word.parse().ok()).collect() } else { Vec::new() }
+    }
+
+    fn note_heard(&self, owed: &Owed) {
+        let heard = (0..self.entry.notify.len()).filter(|index| !owed.notices.contains(index));
+        let text = heard.fold(owed.revision.clone(), |text, index| format!("{text} {index}"));
+        // Without it somebody is told twice.
+        let _ = self.inputs.state.write(&format!("sync.{}.heard", self.entry.name), text.as_bytes());
+    }
+
     /// False where it is to be tried again after the next look at the store: an app beside us may start to listen at any time.
-    async fn tell_one(&self, kind: &NotifyKind, revision: &str, again: bool) -> bool {
-        let part = format!("{} notify", self.entry.name);
+    async fn tell_one(&self, index: usize, kind: &NotifyKind, revision: &str, again: bool) -> bool {
+        let part = format!("{} notify {index}", self.entry.name);
         let failed = |error: String| {
             if self.health.fault(&part, format!("{}: {error}", kind.describe())) {
                 tracing::error!(entry = self.entry.name, error, "the app was not told of a new revision");

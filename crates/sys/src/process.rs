@@ -138,8 +138,11 @@ impl ExecPlan {
 
 const SHELL: &CStr = c"/bin/sh";
 
-/// Whether a file begins as a text does: what a shell looks at before it reads one as a script.
+/// Whether a file may be executed and begins as a text does: what a shell looks at before it reads one as a script.
 fn is_text(path: &CStr) -> bool {
+    if rustix::fs::access(path, rustix::fs::Access::EXEC_OK).is_err() {
+        return false;
+    }
     let mut start = [0u8; 128];
     let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC;
     let read = rustix::fs::open(path, flags, rustix::fs::Mode::empty());

@@ -447,5 +447,8 @@ fn the_ends_of_the_app_are_not_forgotten_by_another_worker_or_binary() {
         until(PATIENCE, "the new one serves", || outrigger.status_of("/ready") == 200);
         assert_eq!(told(), known, "{name}");
     }
+    let boxes = std::fs::read_dir(scene.path("state")).expect("the state directory").flatten();
+    let texts = boxes.filter_map(|entry| std::fs::read_to_string(entry.path()).ok());
+    assert_eq!(texts.filter(|text| text.contains("\"who\": \"app\"")).count(), 1, "its end is written down once");
     assert_eq!(outrigger.finish().code, 0);
 }

@@ -24,7 +24,7 @@ pub async fn watch(end: End, since: i64, gone: impl Fn(i32)) {
             tracing::info!(code, "the app has left its tombstone");
             return gone(code);
         }
-        let by_file = end.pid_file.as_deref().and_then(read_pid);
+        let by_file = end.pid_file.as_deref().and_then(|path| read_pid(path, since - OLD));
         // A file that names another process than before is right: it was of a life before, or the app has started itself anew.
         let other = by_file.filter(|pid| watched.as_ref().is_some_and(|(watched, _)| watched != pid));
         if watched.is_none() || other.is_some() {
@@ -55,11 +55,11 @@ fn read_tombstone(path: &Path, not_before: i64) -> Option<i32> {
     Some(text.trim().parse().ok().filter(|code| (0..256).contains(code)).unwrap_or(0))
 }
 
-/// The process in a file. One that started after the file was written has the number of another: the file is of a life before.
-fn read_pid(path: &Path) -> Option<i32> {
+/// The process in a file. One that started after an old file was written has the number of another: the file is of a life before.
+fn read_pid(path: &Path, old: i64) -> Option<i32> {
     let written = std::fs::metadata(path).ok()?.mtime();
     let pid: i32 = std::fs::read_to_string(path).ok()?.trim().parse().ok()?;
-    let is_another = started(pid).is_some_and(|started| started > written + CLOCKS);
+    let is_another = written < old && started(pid).is_some_and(|started| started > written + CLOCKS);
     (!is_another).then_some(pid)
 }
 
