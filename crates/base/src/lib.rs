@@ -18,6 +18,7 @@ pub mod limit;
 #[cfg(feature = "backdoor")]
 pub mod mailbox;
 pub mod cgroup;
+pub mod started;
 pub mod accounts;
 pub mod pressure;
 pub mod needs;

@@ -21,10 +21,11 @@ fn registries() -> [(&'static str, &'static [KindInfo]); 8] {
 }
 
 pub fn explain(kind: Option<&str>) -> i32 {
+    let root = base::config::schema_of::<Config>();
+    let sections = || root["properties"].as_object().into_iter().flatten();
     let Some(wanted) = kind else {
         println!("Sections, each by `outrigger explain NAME`, as also what lies in them (app.stop):\n");
-        let root = base::config::schema_of::<Config>();
-        for (name, section) in root["properties"].as_object().into_iter().flatten() {
+        for (name, section) in sections() {
             println!("  {name:<26} {}", first_sentence(section));
         }
         println!("\nComponents, each by `outrigger explain NAME`:\n");
@@ -44,7 +45,7 @@ pub fn explain(kind: Option<&str>) -> i32 {
             print!("{}", document(path, kind));
             0
         }
-        None if let Some(text) = section(wanted) => {
+        None if let Some(text) = section(&root, wanted) => {
             print!("{text}");
             0
         }
@@ -54,8 +55,8 @@ pub fn explain(kind: Option<&str>) -> i32 {
                 .flat_map(|(path, kinds)| kinds.iter().map(move |kind| format!("{path}.{}", kind.name)))
                 .collect();
             eprintln!("error: there is no component `{wanted}`");
-            let sections = ["app", "state", "limits", "sandbox", "logs", "metrics", "sync", "proxy", "admin"];
-            match nearest(wanted, names.iter().map(String::as_str).chain(sections)) {
+            let sections = sections().map(|(name, _)| name);
+            match nearest(wanted, names.iter().chain(sections).map(String::as_str)) {
                 Some(near) => eprintln!("  help: did you mean `{near}`?"),
                 None => eprintln!("  help: `outrigger explain` lists them"),
             }
@@ -77,16 +78,15 @@ fn document(path: &str, kind: &KindInfo) -> String {
 }
 
 /// A part of the file by its path. In a mapping of names, as `proxy.clusters`, what one name stands for is shown.
-fn section(path: &str) -> Option<String> {
-    let root = base::config::schema_of::<Config>();
-    let (mut node, mut said) = (&root, None);
+fn section(root: &Value, path: &str) -> Option<String> {
+    let (mut node, mut said) = (root, None);
     for key in path.split('.') {
-        let inside = entry(&root, node);
+        let inside = entry(root, node);
         node = inside["properties"].get(key)?;
         said = node["description"].as_str();
     }
-    let inside = entry(&root, node);
-    Some(keys(path, said.or(inside["description"].as_str())?, &root, inside))
+    let inside = entry(root, node);
+    Some(keys(path, said.or(inside["description"].as_str())?, root, inside))
 }
 
 /// What a node refers to, and of a mapping of names what each of them stands for.
@@ -224,6 +224,7 @@ mod tests {
     /// covers: foundation 3
     #[test]
     fn every_part_of_the_file_explains_itself() {
+        let root = base::config::schema_of::<Config>();
         for (path, parts) in [
             ("app", &["command (list of string", "stop (mapping"][..]),
             ("app.stop", &["grace (duration, default \"20s\")"]),
@@ -231,11 +232,11 @@ mod tests {
             ("proxy.clusters", &["endpoints ("]),
             ("sync", &["Directories that follow", "to ("]),
         ] {
-            let text = section(path).unwrap_or_else(|| panic!("{path} is there"));
+            let text = section(&root, path).unwrap_or_else(|| panic!("{path} is there"));
             parts.iter().for_each(|part| assert!(text.contains(part), "{part} in\n{text}"));
         }
         for path in ["", "ap", "app.", "app.stop.grace.more", "properties"] {
-            assert_eq!(section(path), None, "{path}");
+            assert_eq!(section(&root, path), None, "{path}");
         }
     }
 }

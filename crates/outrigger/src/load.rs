@@ -22,6 +22,8 @@ pub struct Plans {
     pub files: Vec<PathBuf>,
     /// The memory of the worker.
     pub memory: u64,
+    /// The memory of the control group that we are in, where that is limited.
+    pub container: Option<u64>,
     /// What all of it needs from the system.
     pub needs: Needs,
     pub state_dir: PathBuf,
@@ -112,6 +114,7 @@ impl Source {
                     app,
                     files,
                     memory,
+                    container,
                     needs,
                     state_dir,
                     logs,

@@ -44,7 +44,7 @@ pub fn start(mut plans: Plans, side: WorkerSide, reloader: Reloader) -> i32 {
         return inherited.cannot_start(&errors, reloader.text());
     }
     prefer_app();
-    set_limits(plans.memory, !plans.command.is_empty());
+    set_limits(&plans);
     // While this process has one thread: what comes later inherits it.
     let granted = plans.config.sandbox.enabled.then(|| grants::grants(&plans));
     let marks = granted.as_ref().map(grants::marks).unwrap_or_default();
@@ -81,13 +81,13 @@ const OOM_ABOVE_APP: i32 = 200;
 
 /// As many descriptors as are allowed, and an end to a leak that is quicker than the looks at it: an allocation beyond fails, and
 /// the next worker goes on (getrlimit(2)).
-fn set_limits(memory: u64, wrapped: bool) {
+fn set_limits(plans: &Plans) {
     let files = getrlimit(Resource::Nofile);
     let _ = setrlimit(Resource::Nofile, Rlimit { current: files.maximum, maximum: files.maximum });
     // A platform that ends all of a container for want of memory must not be given the reason by us, where the app is in it.
-    let container = base::cgroup::memory_limit().filter(|_| wrapped);
-    let burst = container.map_or(BURST, |limit| BURST.min((limit / BURST_SHARE).max(BURST_LEAST)));
-    let data = memory.saturating_add(burst);
+    let shared = plans.container.filter(|_| !plans.command.is_empty());
+    let burst = shared.map_or(BURST, |limit| BURST.min((limit / BURST_SHARE).max(BURST_LEAST)));
+    let data = plans.memory.saturating_add(burst);
     let allowed = getrlimit(Resource::Data).maximum.map_or(data, |most| most.min(data));
     let _ = setrlimit(Resource::Data, Rlimit { current: Some(allowed), maximum: Some(allowed) });
 }

@@ -56,15 +56,16 @@ impl App {
                 // What the system lacks now it may have later; what the app lacks it will lack again.
                 let restarts =
                     matches!(error, StartError::Setup(_)) && self.again(&plan.restart, Duration::ZERO, false);
-                self.state = if restarts {
-                    State::Paused { until: now + spread(self.pause(&plan.restart)) }
-                } else {
-                    State::Ended
-                };
-                self.heard = false;
-                self.ended = Some(Ended { restarts, ..Ended::with_code(code) });
+                self.over(Ended { restarts, ..Ended::with_code(code) }, &plan.restart, now);
             }
         }
+    }
+
+    /// It has ended, and is started again after a pause where the end says so.
+    fn over(&mut self, ended: Ended, restart: &Restart, now: Instant) {
+        self.state =
+            if ended.restarts { State::Paused { until: now + spread(self.pause(restart)) } } else { State::Ended };
+        (self.ended, self.heard) = (Some(ended), false);
     }
 
     /// What a supervisor that replaces itself leaves to the next program.
@@ -138,13 +139,7 @@ impl App {
             restarts: false,
         };
         ended.restarts = !stopping && self.again(&plan.restart, ran, is_success(plan, code));
-        self.state = if ended.restarts {
-            State::Paused { until: now + spread(self.pause(&plan.restart)) }
-        } else {
-            State::Ended
-        };
-        self.heard = false;
-        self.ended = Some(ended);
+        self.over(ended, &plan.restart, now);
         ended
     }
 

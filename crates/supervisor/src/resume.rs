@@ -13,7 +13,7 @@ use crate::plan::{PLAN_MAX, Plan};
 use crate::run::Supervisor;
 use crate::store::Store;
 use crate::terminal::Terminal;
-use crate::worker::{Kept, Proposal, Worker, sealed};
+use crate::worker::{Kept, Worker, sealed};
 use rustix::event::{PollFd, PollFlags, poll};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -50,9 +50,8 @@ pub(crate) fn become_binary(supervisor: &mut Supervisor, binary: &[u8]) {
     handoff.number("since", supervisor.since);
     let Some(control) = &worker.control else { return };
     let Some(Ok(plan)) = supervisor.plan.as_ref().map(|plan| sealed("outrigger-plan", &plan.encode())) else { return };
-    if let Some(proposal) = &worker.proposal {
-        handoff.descriptor("proposed plan", &proposal.plan);
-        handoff.descriptor("proposed text", &proposal.text);
+    if let Some(text) = &worker.text {
+        handoff.descriptor("text", text);
     }
     for (key, fd) in [
         ("control", control),
@@ -161,17 +160,15 @@ fn take_up(handoff: &mut Handoff, signals: &OwnedFd, now_saved: SavedSignals) ->
     let read = rustix::io::pread(handoff.claim("plan")?, &mut text[..], 0).ok()?;
     let plan = Plan::decode(text.get(..read)?)?;
     drop(text);
-    let proposed = handoff.claim("proposed plan").zip(handoff.claim("proposed text"));
     let worker = Worker::resumed(
         number(handoff, "worker")?,
         handoff.claim("control")?,
         handoff.claim("notify")?,
         handoff.claim("watchdog")?,
         u32::try_from(handoff.value("generation")?).ok()?,
+        handoff.claim("text"),
         now,
     );
-    let proposal = proposed.map(|(plan, text)| Proposal { plan, text });
-    let worker = Worker { proposal, ..worker };
     let mut app = App::resumed(|key| handoff.value(key), now)?;
     app.ended = ended(handoff);
     let directory = std::env::current_dir().ok();

@@ -11,7 +11,7 @@ use crate::message::{PACKET_MAX, ToSupervisor, ToWorker};
 use crate::plan::{PLAN_MAX, Plan, Rewrite};
 use crate::store::Store;
 use crate::terminal::Terminal;
-use crate::worker::{Kept, WorkerEnds, WorkerSide};
+use crate::worker::{Kept, Proposal, WorkerEnds, WorkerSide};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, WaitOptions, wait};
@@ -273,8 +273,8 @@ impl Supervisor {
             ToSupervisor::Released => self.crew.released(place),
             ToSupervisor::HeardEnd => self.app.heard = true,
             ToSupervisor::Serves => {
-                if let Some(proposal) = self.crew.at_mut(place).and_then(|worker| worker.proposal.take()) {
-                    self.kept.good = proposal.text;
+                if let Some(text) = self.crew.at_mut(place).and_then(|worker| worker.text.take()) {
+                    self.kept.good = text;
                 }
             }
             ToSupervisor::Stop { within_ms } => self.stop_asked(within_ms, now),
@@ -291,10 +291,13 @@ impl Supervisor {
     /// The plan of a first worker starts everything; that of a later one holds once it is ready. This and an upgrade are the only
     /// moments after the start at which the supervisor allocates. A worker that serves already has said what it had to say.
     fn take_plan(&mut self, place: crate::crew::Place, bytes: u64, now: Instant) {
-        let Some(worker) = self.crew.at(place).filter(|worker| !worker.ready) else { return };
+        let Some(worker) = self.crew.at_mut(place).filter(|worker| !worker.ready) else { return };
         let mut text = vec![0u8; usize::try_from(bytes).unwrap_or(PLAN_MAX).min(PLAN_MAX)];
-        let sealed = worker.proposal.as_ref().filter(|proposal| proposal.seal().is_ok());
-        let read = sealed.and_then(|proposal| rustix::io::pread(&proposal.plan, &mut text[..], 0).ok());
+        let sealed = worker.proposal.take().filter(|proposal| proposal.seal().is_ok());
+        let read = sealed.and_then(|Proposal { plan, text: configuration }| {
+            worker.text = Some(configuration);
+            rustix::io::pread(&plan, &mut text[..], 0).ok()
+        });
         let plan = text.get(..read.unwrap_or(0)).and_then(Plan::decode);
         let exec = plan.as_ref().map(|plan| plan.app.as_ref().map(ExecPlan::new).transpose());
         let (Some(plan), Some(Ok(exec))) = (plan, exec) else {

@@ -91,8 +91,10 @@ pub struct Worker {
     pub holds_on: bool,
     pub hung: bool,
     pub doubted_at: Option<Instant>,
-    /// Until it serves.
+    /// Until the plan in it has been read.
     pub proposal: Option<Proposal>,
+    /// Its configuration, sealed, until it serves.
+    pub text: Option<OwnedFd>,
 }
 
 /// The child's ends.
@@ -188,6 +190,7 @@ impl Worker {
                 hung: false,
                 doubted_at: None,
                 proposal: Some(proposal),
+                text: None,
             })),
         }
     }
@@ -199,6 +202,7 @@ impl Worker {
         notify: OwnedFd,
         watchdog: OwnedFd,
         generation: u32,
+        text: Option<OwnedFd>,
         now: Instant,
     ) -> Worker {
         Worker {
@@ -215,6 +219,7 @@ impl Worker {
             hung: false,
             doubted_at: None,
             proposal: None,
+            text,
         }
     }
 

@@ -242,56 +242,47 @@ impl Follower {
         self.inputs.revisions.set(revision);
     }
 
-    /// Tells those who have not heard of this revision. What was told is written down, so that a crash between publication
-    /// and notice costs no notice.
+    /// Tells those who have not heard of this revision. Who was told is written down, so that a crash between publication and notice
+    /// costs no notice, and nobody is told again because somebody else was not there.
     async fn tell(&self, revision: &str, owed: &mut Owed) {
-        let file = format!("sync.{}.told", self.entry.name);
-        let told = self.inputs.state.read(&file).ok().flatten();
-        let memory = self.inputs.revisions.told(&self.entry.name);
-        if told.as_deref() == Some(revision.as_bytes()) || memory.as_deref() == Some(revision) {
-            return;
-        }
         let again = owed.revision == revision;
         if !again {
+            *owed = Owed { revision: revision.to_string(), notices: Vec::new() };
+            let Some(heard) = self.heard(revision) else { return };
             // An app that starts later reads the new revision anyway.
-            let notices = if *self.inputs.app_runs.borrow() { self.entry.notify.len() } else { 0 };
-            let heard = self.heard(revision);
-            let notices = (0..notices).filter(|index| !heard.contains(index)).collect();
-            *owed = Owed { revision: revision.to_string(), notices };
+            let everybody = if *self.inputs.app_runs.borrow() { self.entry.notify.len() } else { 0 };
+            owed.notices.extend((0..everybody).filter(|index| !heard.contains(index)));
         }
-        let before = owed.notices.len();
-        for index in std::mem::take(&mut owed.notices) {
-            let Some(kind) = self.entry.notify.get(index) else { continue };
-            if !self.tell_one(index, kind, revision, again).await {
-                owed.notices.push(index);
+        let due = std::mem::take(&mut owed.notices);
+        for index in &due {
+            let Some(kind) = self.entry.notify.get(*index) else { continue };
+            if !self.tell_one(*index, kind, revision, again).await {
+                owed.notices.push(*index);
             }
         }
-        if !owed.notices.is_empty() {
-            if owed.notices.len() < before {
-                self.note_heard(owed);
-            }
-            return;
-        }
-        self.inputs.revisions.set_told(&self.entry.name, revision);
-        if let Err(error) = self.inputs.state.write(&file, revision.as_bytes()) {
+        let is_news = due.len() > owed.notices.len() || (due.is_empty() && !again);
+        if is_news && let Err(error) = self.note_heard(owed) {
             tracing::warn!(%error, "what was told could not be written down; a restart tells it again");
         }
     }
 
-    /// Who has heard of this revision already where others have not, by places: the worker before us has told them.
-    fn heard(&self, revision: &str) -> Vec<usize> {
-        let text =
-            self.inputs.state.read(&format!("sync.{}.heard", self.entry.name)).ok().flatten().unwrap_or_default();
-        let text = String::from_utf8_lossy(&text);
-        let mut words = text.split_whitespace();
-        if words.next() == Some(revision) { words.filter_map(|word| word.parse().ok()).collect() } else { Vec::new() }
+    fn told_file(&self) -> String {
+        format!("sync.{}.told", self.entry.name)
     }
 
-    fn note_heard(&self, owed: &Owed) {
-        let heard = (0..self.entry.notify.len()).filter(|index| !owed.notices.contains(index));
+    /// Who has heard of this revision while others have not, by places; None where nobody is left to be told.
+    fn heard(&self, revision: &str) -> Option<Vec<usize>> {
+        let text = self.inputs.state.read(&self.told_file()).ok().flatten().unwrap_or_default();
+        let text = String::from_utf8_lossy(&text);
+        let Some(places) = text.strip_prefix(revision) else { return Some(Vec::new()) };
+        (!places.is_empty()).then(|| places.split_whitespace().filter_map(|place| place.parse().ok()).collect())
+    }
+
+    fn note_heard(&self, owed: &Owed) -> std::io::Result<()> {
+        let heard =
+            (0..self.entry.notify.len()).filter(|index| !owed.notices.is_empty() && !owed.notices.contains(index));
         let text = heard.fold(owed.revision.clone(), |text, index| format!("{text} {index}"));
-        // Without it somebody is told twice.
-        let _ = self.inputs.state.write(&format!("sync.{}.heard", self.entry.name), text.as_bytes());
+        self.inputs.state.write(&self.told_file(), text.as_bytes())
     }
 
     /// False where it is to be tried again after the next look at the store: an app beside us may start to listen at any time.

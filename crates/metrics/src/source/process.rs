@@ -174,10 +174,7 @@ fn families(totals: &Totals) -> Vec<Family> {
 
 /// Ticks since boot become a time by the boot time that /proc/stat tells.
 fn start_time(start_ticks: u64, ticks: f64) -> f64 {
-    let stat = std::fs::read_to_string("/proc/stat").unwrap_or_default();
-    let boot =
-        stat.lines().find_map(|line| line.strip_prefix("btime ")).and_then(|text| text.trim().parse::<f64>().ok());
-    boot.unwrap_or(0.0) + start_ticks as f64 / ticks
+    base::started::system().unwrap_or(0) as f64 + start_ticks as f64 / ticks
 }
 
 #[cfg(test)]

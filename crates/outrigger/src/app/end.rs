@@ -25,16 +25,14 @@ pub async fn watch(end: End, since: i64, gone: impl Fn(i32)) {
             return gone(code);
         }
         let by_file = end.pid_file.as_deref().and_then(|path| read_pid(path, since - OLD));
+        let by_name = || end.process.as_deref().filter(|_| watched.is_none()).and_then(find_process);
         // A file that names another process than before is right: it was of a life before, or the app has started itself anew.
-        let other = by_file.filter(|pid| watched.as_ref().is_some_and(|(watched, _)| watched != pid));
-        if watched.is_none() || other.is_some() {
-            let pid = by_file.or_else(|| end.process.as_deref().and_then(find_process));
-            let opened = pid.and_then(|pid| Some((pid, pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok()?)));
-            if let Some((pid, process)) = opened {
-                tracing::info!(pid, "watching the app's process");
-                watched = Some((pid, process));
-            }
+        let other = by_file.or_else(by_name).filter(|pid| watched.as_ref().is_none_or(|(watched, _)| watched != pid));
+        let opened = other.and_then(|pid| Some((pid, pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok()?)));
+        if let Some((pid, _)) = opened {
+            tracing::info!(pid, "watching the app's process");
         }
+        watched = opened.or(watched);
         tokio::time::sleep(LOOK_EVERY).await;
         // A pidfd becomes readable when its process has ended; unlike a process id it never means another one.
         if watched.as_ref().is_some_and(|(_, process)| sys::ready::is_readable(process.as_fd())) {
@@ -59,22 +57,12 @@ fn read_tombstone(path: &Path, not_before: i64) -> Option<i32> {
 fn read_pid(path: &Path, old: i64) -> Option<i32> {
     let written = std::fs::metadata(path).ok()?.mtime();
     let pid: i32 = std::fs::read_to_string(path).ok()?.trim().parse().ok()?;
-    let is_another = written < old && started(pid).is_some_and(|started| started > written + CLOCKS);
+    let is_another = written < old && base::started::process(pid).is_some_and(|started| started > written + CLOCKS);
     (!is_another).then_some(pid)
 }
 
 /// What two clocks may differ: the kernel counts starts from its own, in whole seconds since it started.
 const CLOCKS: i64 = 2;
-
-/// When a process started, in seconds since 1970 (proc_pid_stat(5), field 22 of which counts from the start of the system).
-fn started(pid: i32) -> Option<i64> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name before it may hold anything.
-    let ticks: i64 = stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()?;
-    let system = std::fs::read_to_string("/proc/stat").ok()?;
-    let booted: i64 = system.lines().find_map(|line| line.strip_prefix("btime "))?.trim().parse().ok()?;
-    Some(booted + ticks / i64::try_from(rustix::param::clock_ticks_per_second().max(1)).ok()?)
-}
 
 /// A process by its name as the kernel keeps it (proc_pid_comm(5), at most 15 bytes).
 fn find_process(name: &str) -> Option<i32> {
