@@ -290,9 +290,7 @@ fn a_worker_that_dies_after_the_file_became_wrong_is_followed_by_one_with_the_la
     let (worker, app) = (outrigger.worker(), outrigger.app());
     scene.write("outrigger.yaml", configuration(&scene, &body.replace("blackhole", "black_hole")));
     send_signal(worker, Signal::KILL);
-    until(PATIENCE, "another worker serves", || {
-        outrigger.find_worker().is_some_and(|pid| pid != worker) && outrigger.status_of("/ready") == 200
-    });
+    outrigger.await_other(worker, PATIENCE);
     assert!(outrigger.stderr.contains("did you mean `blackhole`"), "the mistake is named: {}", outrigger.stderr.text());
     assert!(outrigger.ask("/config").text().contains("blackhole"), "the last good one serves");
     assert_eq!(outrigger.app(), app);
@@ -318,9 +316,7 @@ fn fifty_workers_later_the_supervisor_is_as_large_as_before() {
         let worker = outrigger.worker();
         let killed = Instant::now();
         send_signal(worker, Signal::KILL);
-        until(PATIENCE, "another worker is ready", || {
-            outrigger.find_worker().is_some_and(|pid| pid != worker) && outrigger.status_of("/ready") == 200
-        });
+        outrigger.await_other(worker, PATIENCE);
         until(PATIENCE, "it is calm", || killed.elapsed() > CALM);
     };
     // The first few fill what is filled once.
@@ -361,9 +357,8 @@ fn an_app_that_crashes_while_there_is_no_worker_is_reported_all_the_same() {
     send_signal(worker, Signal::KILL);
     send_signal(app, Signal::SEGV);
     until(PATIENCE, "the next worker tells of both", || {
-        let boxes = std::fs::read_dir(scene.path("state")).into_iter().flatten().flatten();
-        let texts = boxes.filter_map(|entry| std::fs::read_to_string(entry.path()).ok()).collect::<String>();
-        texts.contains("\"who\": \"worker\"") && texts.contains("\"who\": \"app\"")
+        let boxes = scene.black_boxes();
+        ["worker", "app"].iter().all(|who| boxes.iter().any(|text| text["who"] == *who))
     });
     until(PATIENCE, "the app runs again", || {
         children(outrigger.pid()).iter().any(|child| child.name == "sleep" && child.pid != app)

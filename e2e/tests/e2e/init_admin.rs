@@ -352,6 +352,15 @@ fn ended_with_its_lines(scene: &Scene, outrigger: Outrigger) -> Exit {
     exit
 }
 
+/// The app writes its last line and is ended by a signal, and so ends the companion.
+#[track_caller]
+fn ends_with(mut app: Running, signal: Signal, scene: &Scene, outrigger: Outrigger) {
+    write_last_line(scene);
+    app.signal(signal);
+    app.wait(PATIENCE);
+    assert_eq!(ended_with_its_lines(scene, outrigger).code, 0);
+}
+
 fn write_last_line(scene: &Scene) {
     scene.write("app.log", "first line\nlast line\n");
 }
@@ -422,12 +431,9 @@ fn the_end_of_a_named_process_ends_a_companion() {
         let early = (!late).then(|| need_sleep(&scene, &name));
         let outrigger = start_companion(&scene, &format!("process: {name}"));
         goes_on(&outrigger);
-        let mut app = early.unwrap_or_else(|| need_sleep(&scene, &name));
+        let app = early.unwrap_or_else(|| need_sleep(&scene, &name));
         goes_on(&outrigger);
-        write_last_line(&scene);
-        app.signal(Signal::KILL);
-        app.wait(PATIENCE);
-        assert_eq!(ended_with_its_lines(&scene, outrigger).code, 0);
+        ends_with(app, Signal::KILL, &scene, outrigger);
     }
 }
 
@@ -442,7 +448,7 @@ fn need_sleep(scene: &Scene, name: &str) -> Running {
 fn the_end_of_the_process_in_a_pid_file_ends_a_companion() {
     for late in [false, true] {
         let scene = Scene::new();
-        let mut app = need_sleep(&scene, "app");
+        let app = need_sleep(&scene, "app");
         let write =
             || std::fs::write(scene.path("app.pid"), format!("{}\n", app.pid())).expect("the scene takes files");
         if !late {
@@ -454,10 +460,7 @@ fn the_end_of_the_process_in_a_pid_file_ends_a_companion() {
             write();
             goes_on(&outrigger);
         }
-        write_last_line(&scene);
-        app.signal(Signal::TERM);
-        app.wait(PATIENCE);
-        assert_eq!(ended_with_its_lines(&scene, outrigger).code, 0);
+        ends_with(app, Signal::TERM, &scene, outrigger);
     }
 }
 
@@ -466,7 +469,7 @@ fn the_end_of_the_process_in_a_pid_file_ends_a_companion() {
 #[test]
 fn a_pid_file_of_a_life_before_ends_nobody() {
     let scene = Scene::new();
-    let (mut stranger, mut app) = (need_sleep(&scene, "stranger"), need_sleep(&scene, "app"));
+    let (mut stranger, app) = (need_sleep(&scene, "stranger"), need_sleep(&scene, "app"));
     let write = |pid: u32| std::fs::write(scene.path("app.pid"), format!("{pid}\n")).expect("the scene takes files");
     write(stranger.pid());
     let file = std::fs::File::options().write(true).open(scene.path("app.pid")).expect("just written");
@@ -484,10 +487,7 @@ fn a_pid_file_of_a_life_before_ends_nobody() {
     earlier.signal(Signal::TERM);
     earlier.wait(PATIENCE);
     goes_on(&outrigger);
-    write_last_line(&scene);
-    app.signal(Signal::TERM);
-    app.wait(PATIENCE);
-    assert_eq!(ended_with_its_lines(&scene, outrigger).code, 0);
+    ends_with(app, Signal::TERM, &scene, outrigger);
 }
 
 /// A platform starts the app when `started` says yes: a store that is down holds it up for `app.start.wait`, and no longer.
@@ -537,8 +537,7 @@ fn a_companions_killed_worker_is_replaced() {
     let worker = outrigger.worker();
     assert!(look_up(worker).is_some_and(|process| process.name == "outrigger-worke"));
     send_signal(worker, Signal::KILL);
-    until(PATIENCE, "a new worker", || outrigger.find_worker().is_some_and(|pid| pid != worker));
-    until(PATIENCE, "ready again", || outrigger.status_of("/ready") == 200);
+    outrigger.await_other(worker, PATIENCE);
     let exit = outrigger.finish();
     assert_eq!(exit.code, 0);
     assert!(exit.took < 5 * SECOND, "{:?}", exit.took);

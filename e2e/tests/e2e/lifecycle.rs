@@ -297,8 +297,7 @@ fn a_killed_worker_is_replaced_and_the_app_stays() {
     let outrigger = Outrigger::start(&scene, "", &["sh", "-c", "trap 'exit 8' TERM; while :; do sleep 0.05; done"]);
     let (worker, app) = (outrigger.worker(), outrigger.app());
     send_signal(worker, Signal::KILL);
-    until(PATIENCE, "a new worker", || outrigger.find_worker().is_some_and(|pid| pid != worker));
-    until(PATIENCE, "ready again", || outrigger.status_of("/ready") == 200);
+    outrigger.await_other(worker, PATIENCE);
     assert_eq!(outrigger.app(), app);
     assert_eq!(outrigger.finish().code, 8);
 }

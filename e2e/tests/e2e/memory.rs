@@ -7,6 +7,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::harness::backdoor;
+use crate::harness::outrigger::{binary, upgrade};
 use crate::harness::process::{Signal, run_to_end, send_signal};
 use crate::harness::{Outrigger, PATIENCE, RawApp, SECOND, Scene, Wait, Wire, python, until, within};
 
@@ -67,17 +68,6 @@ impl Drop for Group {
     }
 }
 
-fn binary() -> String {
-    crate::harness::outrigger::binary()
-}
-
-fn black_boxes(scene: &Scene) -> Vec<serde_json::Value> {
-    let folder = std::fs::read_dir(scene.path("state")).expect("the state directory").flatten();
-    let boxes = folder.filter(|entry| entry.file_name().to_string_lossy().starts_with("black-box-"));
-    let text = |entry: std::fs::DirEntry| std::fs::read_to_string(entry.path()).expect("just listed");
-    boxes.map(|entry| serde_json::from_str(&text(entry)).expect("JSON")).collect()
-}
-
 /// In the line of its end and in the black box, with its last words.
 /// covers: attachment 1
 /// covers: attachment 2
@@ -92,7 +82,7 @@ fn an_app_killed_for_want_of_memory_is_reported_so() {
     assert_eq!(exit.code, 137, "{}", exit.stderr);
     let told = exit.stderr.lines().any(|line| line.contains("the app") && line.contains("oom_killed"));
     assert!(told, "the line of its end says so: {}", exit.stderr);
-    let boxes = black_boxes(&scene);
+    let boxes = scene.black_boxes();
     assert_eq!((boxes.len(), &boxes[0]["oom_killed"], &boxes[0]["stdout"][0]), (1, &true.into(), &"eating".into()));
 }
 
@@ -108,16 +98,14 @@ fn an_app_that_somebody_killed_is_not_said_to_lack_memory() {
         let scene = Scene::new();
         let outrigger = group.start(&binary(), &scene, CAPTURED, &["sleep", "300"], Wait::Ready);
         if upgraded {
-            let (program, generation) = (binary(), outrigger.worker());
-            let socket = scene.text_path("run/admin.sock");
-            assert_eq!(run_to_end(&[&program, "upgrade", "--socket", &socket], 2 * PATIENCE).0, 0);
-            until(PATIENCE, "the old worker has gone", || outrigger.find_worker().is_some_and(|pid| pid != generation));
-            until(PATIENCE, "ready", || outrigger.status_of("/ready") == 200);
+            let worker = outrigger.worker();
+            assert_eq!(upgrade(&scene, None).0, 0);
+            outrigger.await_other(worker, PATIENCE);
         }
         send_signal(outrigger.app(), Signal::KILL);
         let exit = outrigger.wait(PATIENCE);
         assert_eq!(exit.code, 137, "{}", exit.stderr);
-        let boxes = black_boxes(&scene);
+        let boxes = scene.black_boxes();
         assert_eq!((boxes.len(), &boxes[0]["oom_killed"]), (1, &false.into()), "upgraded: {upgraded}");
     }
 }
@@ -132,8 +120,7 @@ fn a_worker_that_leaks_in_a_small_container_falls_alone() {
     let outrigger = group.start(&door, &scene, CAPTURED, &["sleep", "300"], Wait::Ready);
     let (app, worker) = (outrigger.app(), outrigger.worker());
     backdoor::tell(&scene, "leak 200");
-    until(3 * PATIENCE, "another worker serves", || outrigger.find_worker().is_some_and(|pid| pid != worker));
-    until(PATIENCE, "ready", || outrigger.status_of("/ready") == 200);
+    outrigger.await_other(worker, 3 * PATIENCE);
     assert_eq!(outrigger.app(), app);
     assert!(outrigger.stderr.contains("the worker before this one fell"), "{}", outrigger.stderr.text());
     assert_eq!(outrigger.finish().code, 143);

@@ -322,11 +322,9 @@ fn what_the_supervisor_trusts_cannot_be_written_by_a_worker() {
             }
         }
         assert!(seen > 0, "there is something to try");
-        let (worker, socket) = (outrigger.worker(), scene.text_path("run/admin.sock"));
-        let words = [&crate::harness::outrigger::binary(), "upgrade", "--socket", &socket];
-        assert_eq!(crate::harness::process::run_to_end(&words, 2 * PATIENCE).0, 0);
-        until(PATIENCE, "another serves", || outrigger.find_worker().is_some_and(|pid| pid != worker));
-        until(PATIENCE, "ready", || outrigger.status_of("/ready") == 200);
+        let worker = outrigger.worker();
+        assert_eq!(crate::harness::outrigger::upgrade(&scene, None).0, 0);
+        outrigger.await_other(worker, PATIENCE);
     }
     outrigger.finish();
 }

@@ -5,16 +5,13 @@
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::harness::busy::{BODY, Busy, NO_GIT, descriptors, executable};
 use crate::harness::load::{BIG, Death, fetch, joined, upload};
-use crate::harness::outrigger::{binary, configuration};
-use crate::harness::process::{Running, Signal, children, is_alive, resident_kib, run_to_end, send_signal};
+use crate::harness::outrigger::{binary, configuration, upgrade, upgrade_at};
+use crate::harness::process::{Running, Signal, children, is_alive, resident_kib, send_signal};
 use crate::harness::{Answer, Outrigger, PATIENCE, SECOND, Scene, Wait, example, get, number_after, until};
-
-/// Another worker has 20 s to become ready.
-const GIVEN_UP: Duration = Duration::from_secs(40);
 
 /// As in `BODY`.
 const ADMIN: &str = "admin: { listen: \"127.0.0.1:@admin@\", socket: \"@dir@/run/admin.sock\" }\n";
@@ -33,22 +30,9 @@ fn late(scene: &Scene) -> String {
     script(scene, "late", &format!("#!/bin/sh\nsleep 2\nexec {} \"$@\"\n", copy(scene, "next")))
 }
 
-/// `outrigger upgrade`: exit code, stdout and stderr.
-fn upgrade(scene: &Scene, to: Option<&str>) -> (i32, String) {
-    let (binary, socket) = (binary(), scene.text_path("run/admin.sock"));
-    let mut command = vec![binary.as_str(), "upgrade", "--socket", &socket];
-    command.extend(to.into_iter().flat_map(|path| ["--to", path]));
-    let (code, stdout, stderr) = run_to_end(&command, 2 * GIVEN_UP);
-    (code, stdout + &stderr)
-}
-
 fn upgrade_beside(busy: &Busy, to: String) -> JoinHandle<(i32, String)> {
-    let (binary, socket) = (binary(), busy.scene.text_path("run/admin.sock"));
-    std::thread::spawn(move || {
-        let command = [binary.as_str(), "upgrade", "--socket", &socket, "--to", &to];
-        let (code, stdout, stderr) = run_to_end(&command, 2 * GIVEN_UP);
-        (code, stdout + &stderr)
-    })
+    let socket = busy.scene.text_path("run/admin.sock");
+    std::thread::spawn(move || upgrade_at(&socket, Some(&to)))
 }
 
 /// The supervisor and its only worker run this binary, under the process ids that the supervisor and the app had.
@@ -436,8 +420,7 @@ fn the_ends_of_the_app_are_not_forgotten_by_another_worker_or_binary() {
     until(PATIENCE, "the app was started again", || told() == known);
     let (app, worker) = (outrigger.app(), outrigger.worker());
     send_signal(worker, Signal::KILL);
-    until(PATIENCE, "another worker serves", || outrigger.find_worker().is_some_and(|found| found != worker));
-    until(PATIENCE, "ready", || outrigger.status_of("/ready") == 200);
+    outrigger.await_other(worker, PATIENCE);
     assert_eq!(told(), known);
     for name in ["next", "later"] {
         let next = copy(&scene, name);
@@ -447,8 +430,7 @@ fn the_ends_of_the_app_are_not_forgotten_by_another_worker_or_binary() {
         until(PATIENCE, "the new one serves", || outrigger.status_of("/ready") == 200);
         assert_eq!(told(), known, "{name}");
     }
-    let boxes = std::fs::read_dir(scene.path("state")).expect("the state directory").flatten();
-    let texts = boxes.filter_map(|entry| std::fs::read_to_string(entry.path()).ok());
-    assert_eq!(texts.filter(|text| text.contains("\"who\": \"app\"")).count(), 1, "its end is written down once");
+    let of_the_app = scene.black_boxes().iter().filter(|text| text["who"] == "app").count();
+    assert_eq!(of_the_app, 1, "its end is written down once");
     assert_eq!(outrigger.finish().code, 0);
 }

@@ -117,9 +117,7 @@ impl Busy {
     pub fn await_next(&self, before: u32, limit: Duration) -> Instant {
         until(limit, "the worker is gone", || !is_alive(before));
         let gone = Instant::now();
-        until(limit, "another worker is ready", || {
-            self.outrigger.find_worker().is_some_and(|pid| pid != before) && self.outrigger.status_of("/ready") == 200
-        });
+        self.outrigger.await_other(before, limit);
         gone
     }
 

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use super::process::{Captured, Running, Signal, children, descendants, has_ended, is_alive};
+use super::process::{Captured, Running, Signal, children, descendants, has_ended, is_alive, run_to_end};
 use super::wire::{Reply, get};
 use super::{PATIENCE, SECOND, Scene, ledger_balances, until, within, workspace};
 
@@ -151,6 +151,14 @@ impl Outrigger {
             .next()
     }
 
+    /// Another worker than this one is there, and ready.
+    #[track_caller]
+    pub fn await_other(&self, before: u32, limit: Duration) {
+        until(limit, "another worker is ready", || {
+            self.find_worker().is_some_and(|pid| pid != before) && self.status_of("/ready") == 200
+        });
+    }
+
     #[track_caller]
     pub fn worker(&self) -> u32 {
         let mut found = None;
@@ -214,6 +222,23 @@ impl Outrigger {
 
 /// The body with the scene's values filled in, and the state directory and admin listener added where it names none.
 /// They follow the body, so that line numbers in it stay what they are.
+/// `outrigger upgrade` of what runs in a scene: exit code, stdout and stderr.
+pub fn upgrade(scene: &Scene, to: Option<&str>) -> (i32, String) {
+    upgrade_at(&scene.text_path("run/admin.sock"), to)
+}
+
+/// The same by the path of the admin socket.
+pub fn upgrade_at(socket: &str, to: Option<&str>) -> (i32, String) {
+    let binary = binary();
+    let mut command = vec![binary.as_str(), "upgrade", "--socket", socket];
+    command.extend(to.into_iter().flat_map(|path| ["--to", path]));
+    let (code, stdout, stderr) = run_to_end(&command, UPGRADED);
+    (code, stdout + &stderr)
+}
+
+/// Another worker has 20 s to become ready; four times that on a loaded machine.
+const UPGRADED: Duration = Duration::from_secs(80);
+
 pub fn configuration(scene: &Scene, body: &str) -> String {
     let mut text = body.to_owned();
     if !body.lines().any(|line| line.starts_with("state:")) {
