@@ -4,22 +4,19 @@
 use crate::config::ClientConfig;
 use crate::error::Error;
 use crate::proxies::{Proxies, Proxy};
+use crate::resolve::Resolver;
 use crate::tls;
 use bytes::Bytes;
-use hickory_resolver::TokioResolver;
 use http::Uri;
 use http::header::{HeaderMap, HeaderValue};
 use http_body_util::Full;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use std::io;
-use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
-
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::sync::OnceCell;
 
 pub type Sender = hyper::client::conn::http1::SendRequest<Full<Bytes>>;
 
@@ -35,7 +32,7 @@ pub struct Target {
 pub struct Connector {
     proxies: Proxies,
     tls: tls::Factory,
-    resolver: OnceCell<TokioResolver>,
+    resolver: Resolver,
     connect_timeout: Duration,
 }
 
@@ -72,7 +69,7 @@ impl Connector {
         Ok(Connector {
             proxies: Proxies::from_environment(&|name| std::env::var(name).ok()),
             tls: tls::Factory::new(&config.tls)?,
-            resolver: OnceCell::new(),
+            resolver: Resolver::default(),
             connect_timeout: config.connect_timeout.0,
         })
     }
@@ -107,7 +104,7 @@ impl Connector {
             Some(proxy) => (proxy.host.as_str(), proxy.port),
             None => (target.host.as_str(), target.port),
         };
-        let mut tcp = self.dial(host, port).await?;
+        let mut tcp = self.resolver.dial(host, port, self.connect_timeout).await?;
         if !target.tls {
             return Ok(Box::new(tcp));
         }
@@ -116,38 +113,6 @@ impl Connector {
         }
         let stream = self.tls.connect(&target.host, tcp).await?;
         Ok(Box::new(stream))
-    }
-
-    async fn dial(&self, host: &str, port: u16) -> Result<TcpStream, Error> {
-        let mut last = format!("{host} has no address");
-        for address in self.addresses(host).await? {
-            match TcpStream::connect(SocketAddr::new(address, port)).await {
-                Ok(stream) => {
-                    let _ = stream.set_nodelay(true);
-                    return Ok(stream);
-                }
-                Err(error) => last = format!("{host}:{port}: {error}"),
-            }
-        }
-        Err(Error::network(last))
-    }
-
-    async fn addresses(&self, host: &str) -> Result<Vec<IpAddr>, Error> {
-        if let Ok(address) = host.parse() {
-            return Ok(vec![address]);
-        }
-        if host.eq_ignore_ascii_case("localhost") {
-            // RFC 6761, 6.3: never asked of a server.
-            return Ok(vec![[127, 0, 0, 1].into(), IpAddr::V6(std::net::Ipv6Addr::LOCALHOST)]);
-        }
-        let resolver = self
-            .resolver
-            .get_or_try_init(|| async { TokioResolver::builder_tokio()?.build() })
-            .await
-            .map_err(|error| Error::us(format!("names cannot be resolved here: {error}")))?;
-        let found =
-            resolver.lookup_ip(host).await.map_err(|error| Error::network(format!("the name {host}: {error}")))?;
-        Ok(found.iter().collect())
     }
 }
 

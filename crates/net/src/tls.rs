@@ -55,7 +55,8 @@ impl Factory {
                 }
             }
         };
-        let name = ServerName::try_from(host.to_string())
+        // RFC 6066, 3: without the dot that ends an absolute name.
+        let name = ServerName::try_from(host.trim_end_matches('.').to_string())
             .map_err(|_| Error::us(format!("`{host}` is no name for TLS")).finally())?;
         let connected = TlsConnector::from(config).connect(name, tcp).await;
         connected.map_err(|error| Error::network(format!("TLS with {host}: {error}")))

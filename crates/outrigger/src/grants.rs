@@ -80,16 +80,19 @@ pub fn written(needs: &Needs) -> Vec<Vec<u8>> {
 /// A granted path, and what was there when it was granted.
 pub struct Mark {
     path: PathBuf,
-    /// Device and inode of a folder: a rule is on that and not on the name.
+    /// Device and inode: a rule is on that and not on the name.
     found: Option<(u64, u64)>,
 }
 
-/// Of everything that may turn out to be something else than was granted: what was not there, and folders. A file that is replaced is
-/// no reason for another worker: that is the way of editors and of our own state.
-pub fn marks(grants: &Grants) -> Vec<Mark> {
+/// Of everything that may turn out to be something else than was granted: what was not there, folders, and files that the plans
+/// read by their own name, such as resolv.conf and bundles of certificates, which their owners replace. Any other file that is
+/// replaced is no reason for another worker: that is the way of editors and of our own state.
+pub fn marks(grants: &Grants, needs: &Needs) -> Vec<Mark> {
+    let own: Vec<PathBuf> = absolute(needs.read.iter());
     let paths = grants.read.iter().chain(&grants.write);
-    let marks = paths.map(|path| Mark { path: path.clone(), found: folder(path) });
-    marks.filter(|mark| mark.found.is_some() || !mark.path.exists()).collect()
+    let marks = paths.map(|path| Mark { path: path.clone(), found: identity(path) });
+    let counts = |mark: &Mark| mark.found.is_none() || mark.path.is_dir() || own.contains(&mark.path);
+    marks.filter(counts).collect()
 }
 
 impl Mark {
@@ -99,15 +102,12 @@ impl Mark {
 
     /// Whether something is there that was not granted.
     pub fn is_another(&self) -> bool {
-        match self.found {
-            None => self.path.exists(),
-            found => folder(&self.path).is_some_and(|now| Some(now) != found),
-        }
+        identity(&self.path).is_some_and(|now| Some(now) != self.found)
     }
 }
 
-fn folder(path: &Path) -> Option<(u64, u64)> {
-    let meta = std::fs::metadata(path).ok().filter(std::fs::Metadata::is_dir)?;
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    let meta = std::fs::metadata(path).ok()?;
     Some((meta.dev(), meta.ino()))
 }
 

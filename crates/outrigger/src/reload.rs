@@ -67,7 +67,7 @@ impl Reloader {
             // Each is a reason once: where the next worker cannot start, this one goes on.
             let others: Vec<Mark> = marks.extract_if(.., |mark| mark.is_another()).collect();
             if let Some(mark) = others.first() {
-                tracing::info!(path = %mark.path().display(), "a path is there that was not; the next worker may use it");
+                tracing::info!(path = %mark.path().display(), "a path is new or was replaced; the next worker may use it");
                 control.send(ToSupervisor::Replace { broken: false });
             }
             let now = self.stamp();

@@ -47,7 +47,7 @@ pub fn start(mut plans: Plans, side: WorkerSide, reloader: Reloader) -> i32 {
     set_limits(&plans);
     // While this process has one thread: what comes later inherits it.
     let granted = plans.config.sandbox.enabled.then(|| grants::grants(&plans));
-    let marks = granted.as_ref().map(grants::marks).unwrap_or_default();
+    let marks = granted.as_ref().map(|granted| grants::marks(granted, &plans.needs)).unwrap_or_default();
     let holds = granted.map(|granted| sandbox::enter(&granted));
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

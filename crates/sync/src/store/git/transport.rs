@@ -13,7 +13,7 @@ use gix_transport::client::git::{ConnectMode, blocking_io::Connection};
 use net::{Client, Request, Response};
 use std::any::Any;
 use std::io::{self, BufRead, Cursor, Read, Write};
-use std::net::{TcpStream, ToSocketAddrs};
+use std::net::TcpStream;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -50,9 +50,7 @@ fn git(url: &gix::Url) -> Result<Connection<TcpStream, TcpStream>, String> {
     let port = url.port.unwrap_or(9418);
     let place = format!("{host}:{port}");
     let failed = |error: io::Error| format!("{place}: {error}");
-    let address =
-        (host, port).to_socket_addrs().map_err(failed)?.next().ok_or_else(|| format!("{host} has no address"))?;
-    let read = TcpStream::connect_timeout(&address, CONNECT).map_err(failed)?;
+    let read = net::dial_blocking(host, port, CONNECT).map_err(|error| error.to_string())?;
     read.set_read_timeout(Some(SILENCE)).and_then(|()| read.set_write_timeout(Some(SILENCE))).map_err(failed)?;
     let write = read.try_clone().map_err(failed)?;
     let virtual_host = Some((host.to_string(), url.port));
