@@ -12,6 +12,9 @@ pub struct Backoff {
     noise: u64,
 }
 
+/// A receiver that asks for more is asked again after that all the same.
+const ASKED_MOST: Duration = Duration::from_secs(3600);
+
 impl Backoff {
     pub fn new(first: Duration, most: Duration) -> Backoff {
         // The address of a local differs between processes, which is all the randomness that spreading needs.
@@ -30,6 +33,11 @@ impl Backoff {
         self.noise ^= self.noise << 17;
         let share = (self.noise % 1000) as f64 / 1000.0;
         doubled.mul_f64(0.75 + 0.5 * share).min(self.most)
+    }
+
+    /// The pause, and no less than the receiver asked for: `Retry-After` is a lower bound beside our own.
+    pub fn pause_at_least(&mut self, asked: Option<Duration>) -> Duration {
+        self.pause().max(asked.unwrap_or_default().min(ASKED_MOST))
     }
 
     pub fn reset(&mut self) {
@@ -53,6 +61,9 @@ mod tests {
         assert!(waits[0] >= Duration::from_millis(75) && waits[0] <= Duration::from_millis(125));
         assert!(waits.iter().all(|wait| *wait <= Duration::from_secs(5)));
         assert!(waits[11] >= Duration::from_millis(3750));
+        assert_eq!(backoff.pause_at_least(Some(Duration::from_secs(60))), Duration::from_secs(60));
+        assert!(backoff.pause_at_least(Some(Duration::ZERO)) >= Duration::from_millis(3750));
+        assert_eq!(backoff.pause_at_least(Some(Duration::MAX)), ASKED_MOST);
         backoff.reset();
         assert!(backoff.pause() <= Duration::from_millis(125));
     }

@@ -2,12 +2,19 @@
 //! crash, whole: written beside, synced, renamed. Where it cannot be written, everything runs without durability and
 //! says so. Bound: `max` bytes over all files; a file that would pass it is refused and reported.
 
+use crate::telemetry::Name;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+
+/// What counts a file of another version than ours.
+pub const BEGUN_ANEW: Name = Name::counter(
+    "outrigger_state_files_begun_anew_total",
+    "Files of the state directory that were of a newer version, and were begun anew.",
+);
 
 /// The directory, shared by all subsystems. `None` inside means: without durability.
 #[derive(Clone)]

@@ -89,11 +89,6 @@ impl Batch {
             Key::Name(name) => name.as_bytes(),
         }
     }
-
-    /// The offset in the source behind a record, its newline included.
-    pub fn offset_after(&self, record: &Record) -> u64 {
-        self.base + u64::from(record.end) + 1
-    }
 }
 
 impl Stream {

@@ -1,31 +1,42 @@
 //! How far each sink has acknowledged each file, on disk: one file of fixed slots, each written in place as soon as an
 //! acknowledgement moves it, so that a killed worker repeats at most its batches in flight. In: offsets. Out: the same after
-//! a restart; a slot that is torn or of another version is passed over, never fatal. Bound: `SLOTS_MAX` slots.
+//! a restart; a damaged slot is passed over, never fatal. A position that could not be written is written again until it is. Bound:
+//! `SLOTS_MAX` slots; the positions of closed files make room for others, the oldest first.
 
 use base::state::StateDir;
+use base::subsystem::Health;
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _};
-use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 use sys::ring::fnv1a;
 
 pub const SLOTS_MAX: usize = 8192;
-const SLOT_BYTES: usize = 64;
+const SLOT_BYTES: usize = 128;
+const FILE: &str = "logs.checkpoints";
+/// The first slot holds the mark and the version of the file.
+const MARK: [u8; 8] = *b"outrgrCP";
+const VERSION: u32 = 2;
+
 /// A machine that loses power loses at most this much progress, and reads that much again.
 const SYNC_EVERY: Duration = Duration::from_secs(5);
-const MAGIC: u32 = 0x4f52_4331;
+/// How often a position that could not be written is tried again.
+const WRITE_AGAIN: Duration = Duration::from_secs(1);
+/// What health calls this part.
+const PART: &str = "checkpoints";
 
 /// A file as the system knows it, with a print of its beginning, since inode numbers are used again.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct FileId {
     pub device: u64,
     pub inode: u64,
 }
 
-/// A hash of the first bytes of a file: how many, and their hash.
+/// A hash of some bytes of a file: how many, and their hash.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Print {
     pub length: u32,
@@ -34,11 +45,18 @@ pub struct Print {
 
 /// How much of a file's beginning is compared.
 pub const PRINT_MAX: usize = 256;
+/// How much before an offset is compared.
+pub const BEFORE_MAX: usize = 64;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Position {
     pub offset: u64,
+    /// Of the file's beginning, as far as the offset covers it.
     pub print: Print,
+    /// Of the bytes before the offset.
+    pub before: Print,
+    /// How far the file was read. What lies between is lost where the file is gone.
+    pub read_to: u64,
 }
 
 pub type SlotKey = (u64, FileId, u64);
@@ -52,31 +70,67 @@ pub struct Checkpoints {
 #[derive(Default)]
 struct Inner {
     file: Option<Rc<File>>,
+    health: Option<Arc<Health>>,
     slots: HashMap<SlotKey, (usize, Position)>,
     /// Slots that hold nothing, to be used before new ones.
     free: Vec<usize>,
     next: usize,
+    /// Files that are read to their end and closed, the oldest first.
+    closed: VecDeque<(u64, FileId)>,
+    /// Keys whose position in memory is newer than on disk.
+    unwritten: BTreeSet<SlotKey>,
     dirty: bool,
     /// Another worker writes the file now.
     released: bool,
 }
 
 impl Checkpoints {
-    /// Opens the file of the state directory. A damaged slot costs that slot alone.
-    pub fn open(state: &StateDir) -> io::Result<Checkpoints> {
-        let Some(path) = state.path("logs.checkpoints") else { return Ok(Checkpoints::default()) };
-        let mut file = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(path)?;
+    /// Opens the file of the state directory. A damaged slot costs that slot alone; a file of another version is answered with a
+    /// sentence, and begun anew.
+    pub fn open(state: &StateDir, health: Option<Arc<Health>>) -> io::Result<(Checkpoints, Option<String>)> {
+        let Some(path) = state.path(FILE) else { return Ok((Checkpoints::default(), None)) };
+        let mut options = OpenOptions::new();
+        // A pipe in its place must not hold us up.
+        options.create(true).truncate(false).read(true).write(true).mode(0o600);
+        let mut file = options.custom_flags(rustix::fs::OFlags::NONBLOCK.bits() as i32).open(&path)?;
+        if !file.metadata()?.is_file() {
+            return Err(io::Error::other(format!("{} is not a regular file", path.display())));
+        }
         let mut bytes = Vec::new();
-        io::Read::by_ref(&mut file).take((SLOTS_MAX * SLOT_BYTES) as u64).read_to_end(&mut bytes)?;
-        let mut inner = Inner { next: bytes.len().div_ceil(SLOT_BYTES), ..Inner::default() };
-        for (index, slot) in bytes.chunks_exact(SLOT_BYTES).enumerate() {
-            match decode(slot) {
-                Some((key, position)) => drop(inner.slots.insert(key, (index, position))),
-                None => inner.free.push(index),
+        io::Read::by_ref(&mut file).take(((SLOTS_MAX + 1) * SLOT_BYTES) as u64).read_to_end(&mut bytes)?;
+        let mut inner = Inner { health, ..Inner::default() };
+        let trouble = match version_of(&bytes) {
+            Some(VERSION) => {
+                inner.next = bytes.len().saturating_sub(SLOT_BYTES).div_ceil(SLOT_BYTES);
+                for (index, slot) in bytes.chunks_exact(SLOT_BYTES).skip(1).enumerate() {
+                    match decode(slot) {
+                        Some((key, position)) => drop(inner.slots.insert(key, (index, position))),
+                        None => inner.free.push(index),
+                    }
+                }
+                None
             }
+            Some(version) => {
+                file.set_len(0)?;
+                Some(format!("{} has version {version}, newer than ours ({VERSION}): it is begun anew", path.display()))
+            }
+            None => {
+                let known = first_version::read(&bytes);
+                file.set_len(0)?;
+                for (index, (key, position)) in known.into_iter().enumerate() {
+                    inner.slots.insert(key, (index, position));
+                    inner.next = index + 1;
+                    inner.unwritten.insert(key);
+                }
+                None
+            }
+        };
+        if version_of(&bytes) != Some(VERSION) {
+            file.write_all_at(&header(), 0)?;
         }
         inner.file = Some(Rc::new(file));
-        Ok(Checkpoints { inner: Rc::new(RefCell::new(inner)) })
+        inner.write_again();
+        Ok((Checkpoints { inner: Rc::new(RefCell::new(inner)) }, trouble))
     }
 
     pub fn get(&self, source: &str, file: FileId, sink: &str) -> Option<Position> {
@@ -88,60 +142,81 @@ impl Checkpoints {
         let source = name_hash(source);
         let mut files: Vec<FileId> =
             self.inner.borrow().slots.keys().filter(|key| key.0 == source).map(|key| key.1).collect();
-        files.sort_by_key(|file| (file.device, file.inode));
+        files.sort();
         files.dedup();
         files
     }
 
-    /// Writes a position down. Not synced here: it survives our death at once, and the machine's by the next `sync`.
-    pub fn set(&self, source: &str, file: FileId, sink: &str, position: Position) -> io::Result<()> {
+    /// The bytes of a file that were read and that not all sinks have.
+    pub fn unacknowledged(&self, source: &str, file: FileId) -> u64 {
+        let source = name_hash(source);
+        let inner = self.inner.borrow();
+        let of_file = inner.slots.iter().filter(|(key, _)| key.0 == source && key.1 == file);
+        of_file.map(|(_, (_, position))| position.read_to.saturating_sub(position.offset)).max().unwrap_or(0)
+    }
+
+    /// Notes a position. Not synced here: it survives our death at once, and the machine's by the next `sync`. One that cannot
+    /// be written is `degraded`, and written later.
+    pub fn set(&self, source: &str, file: FileId, sink: &str, position: Position) {
         let key = (name_hash(source), file, name_hash(sink));
         let mut inner = self.inner.borrow_mut();
         if inner.released {
-            return Ok(());
+            return;
         }
-        let index = match inner.slots.get(&key) {
-            Some((index, _)) => *index,
-            None if !inner.free.is_empty() => inner.free.pop().unwrap_or(0),
-            None if inner.next < SLOTS_MAX => {
-                inner.next += 1;
-                inner.next - 1
-            }
-            None => return Err(io::Error::other(format!("all {SLOTS_MAX} checkpoints are in use"))),
+        let Some(index) = inner.slot(&key) else {
+            return inner.fault(format!("all {SLOTS_MAX} positions are in use; a restart reads further files again"));
         };
         inner.slots.insert(key, (index, position));
         inner.dirty = true;
-        match &inner.file {
-            Some(file) => file.write_all_at(&encode(&key, &position), (index * SLOT_BYTES) as u64),
-            None => Ok(()),
+        inner.unwritten.insert(key);
+        // While the disk is full one try after each pause is enough.
+        if inner.unwritten.len() == 1 {
+            inner.write_again();
         }
     }
 
     /// Leaves the file to another worker: what comes late is written nowhere, and read again there.
     pub fn release(&self) {
         let mut inner = self.inner.borrow_mut();
+        inner.write_again();
         (inner.file, inner.released) = (None, true);
+    }
+
+    /// A file that is read to its end and closed: its position goes first where room is needed.
+    pub fn closed(&self, source: &str, file: FileId) {
+        let key = (name_hash(source), file);
+        let mut inner = self.inner.borrow_mut();
+        inner.closed.retain(|known| *known != key);
+        inner.closed.push_back(key);
+    }
+
+    /// Positions of other sources than these go first where room is needed.
+    pub fn prefer<'s>(&self, sources: impl Iterator<Item = &'s str>) {
+        let sources: Vec<u64> = sources.map(name_hash).collect();
+        let mut inner = self.inner.borrow_mut();
+        let mut others: Vec<(u64, FileId)> =
+            inner.slots.keys().filter(|key| !sources.contains(&key.0)).map(|key| (key.0, key.1)).collect();
+        others.sort();
+        others.dedup();
+        inner.closed.extend(others);
     }
 
     /// Forgets a file that is gone.
     pub fn forget(&self, source: &str, file: FileId) {
-        let source = name_hash(source);
-        let mut inner = self.inner.borrow_mut();
-        let gone: Vec<SlotKey> = inner.slots.keys().filter(|key| key.0 == source && key.1 == file).copied().collect();
-        for key in gone {
-            let Some((index, _)) = inner.slots.remove(&key) else { continue };
-            inner.free.push(index);
-            if let Some(file) = &inner.file {
-                // A slot that could not be cleared is a file that will not be found again.
-                let _ = file.write_all_at(&[0; SLOT_BYTES], (index * SLOT_BYTES) as u64);
-            }
-        }
+        self.inner.borrow_mut().forget(name_hash(source), file);
     }
 
-    /// Syncs what was written, on a thread that may block; sleeps while nothing changes.
+    /// Syncs what was written, on a thread that may block, and writes what could not be written; sleeps while nothing changes.
     pub async fn sync_now_and_then(self) {
+        let mut since_sync = Duration::ZERO;
         loop {
-            tokio::time::sleep(SYNC_EVERY).await;
+            tokio::time::sleep(WRITE_AGAIN).await;
+            since_sync += WRITE_AGAIN;
+            self.inner.borrow_mut().write_again();
+            if since_sync < SYNC_EVERY {
+                continue;
+            }
+            since_sync = Duration::ZERO;
             let file = {
                 let mut inner = self.inner.borrow_mut();
                 let dirty = std::mem::take(&mut inner.dirty);
@@ -155,12 +230,91 @@ impl Checkpoints {
     }
 }
 
+impl Inner {
+    /// The slot of a key: its own, a free one, a new one, or that of a closed file.
+    fn slot(&mut self, key: &SlotKey) -> Option<usize> {
+        if let Some((index, _)) = self.slots.get(key) {
+            return Some(*index);
+        }
+        while self.free.is_empty() && self.next >= SLOTS_MAX {
+            let (source, file) = self.closed.pop_front()?;
+            self.forget(source, file);
+        }
+        self.free.pop().or_else(|| {
+            self.next += 1;
+            Some(self.next - 1)
+        })
+    }
+
+    fn forget(&mut self, source: u64, file: FileId) {
+        self.closed.retain(|known| *known != (source, file));
+        let gone: Vec<SlotKey> = self.slots.keys().filter(|key| key.0 == source && key.1 == file).copied().collect();
+        for key in gone {
+            let Some((index, _)) = self.slots.remove(&key) else { continue };
+            self.unwritten.remove(&key);
+            self.free.push(index);
+            if let Some(file) = &self.file {
+                // A slot that could not be cleared is a file that will not be found again.
+                let _ = file.write_all_at(&[0; SLOT_BYTES], place_of(index));
+            }
+        }
+    }
+
+    fn write_again(&mut self) {
+        let Some(file) = self.file.clone() else { return self.unwritten.clear() };
+        while let Some(key) = self.unwritten.first().copied() {
+            if let Some((index, position)) = self.slots.get(&key)
+                && let Err(error) = file.write_all_at(&encode(&key, position), place_of(*index))
+            {
+                return self.fault(format!("a position cannot be written, and is kept in memory: {error}"));
+            }
+            self.unwritten.pop_first();
+        }
+        if self.slots.len() < SLOTS_MAX && self.health.as_ref().is_some_and(|health| health.recovered(PART)) {
+            tracing::info!("positions in log files are written again");
+        }
+    }
+
+    fn fault(&self, text: String) {
+        if self.health.as_ref().is_some_and(|health| health.fault(PART, text.clone())) {
+            tracing::warn!(error = text, "positions in log files are not kept; a restart reads more again");
+        }
+    }
+}
+
+fn place_of(index: usize) -> u64 {
+    ((index + 1) * SLOT_BYTES) as u64
+}
+
+fn header() -> [u8; SLOT_BYTES] {
+    let mut header = [0u8; SLOT_BYTES];
+    header[..8].copy_from_slice(&MARK);
+    header[8..12].copy_from_slice(&VERSION.to_le_bytes());
+    header
+}
+
+/// None for a file of the first version, which had no header, and for one that is empty or damaged.
+fn version_of(bytes: &[u8]) -> Option<u32> {
+    let version = bytes.strip_prefix(&MARK)?.get(..4)?;
+    version.try_into().ok().map(u32::from_le_bytes)
+}
+
 /// Hashes the beginning of a file.
 pub fn print_of(file: &File, length: usize) -> io::Result<Print> {
+    print_at(file, 0, length.min(PRINT_MAX))
+}
+
+/// Hashes what stands before an offset.
+pub fn print_before(file: &File, offset: u64) -> io::Result<Print> {
+    let length = offset.min(BEFORE_MAX as u64);
+    print_at(file, offset - length, length as usize)
+}
+
+fn print_at(file: &File, at: u64, length: usize) -> io::Result<Print> {
     let mut bytes = [0u8; PRINT_MAX];
     let mut filled = 0;
-    while filled < length.min(PRINT_MAX) {
-        match file.read_at(bytes.get_mut(filled..length.min(PRINT_MAX)).unwrap_or(&mut []), filled as u64)? {
+    while filled < length {
+        match file.read_at(bytes.get_mut(filled..length).unwrap_or(&mut []), at + filled as u64)? {
             0 => break,
             count => filled += count,
         }
@@ -174,26 +328,62 @@ fn name_hash(name: &str) -> u64 {
 
 fn encode(key: &SlotKey, position: &Position) -> [u8; SLOT_BYTES] {
     let mut slot = [0u8; SLOT_BYTES];
-    let numbers = [key.0, key.1.device, key.1.inode, key.2, position.offset, position.print.hash];
+    let lengths = u64::from(position.print.length) | u64::from(position.before.length) << 32;
+    let numbers = [
+        key.0,
+        key.1.device,
+        key.1.inode,
+        key.2,
+        position.offset,
+        lengths,
+        position.print.hash,
+        position.before.hash,
+        position.read_to,
+    ];
     for (place, number) in slot.chunks_exact_mut(8).zip(numbers) {
         place.copy_from_slice(&number.to_le_bytes());
     }
-    let tail = u64::from(position.print.length) | u64::from(MAGIC) << 32;
-    slot[48..56].copy_from_slice(&tail.to_le_bytes());
-    let check = fnv1a(&slot[..56]);
-    slot[56..].copy_from_slice(&check.to_le_bytes());
+    let check = fnv1a(&slot[..SLOT_BYTES - 8]);
+    slot[SLOT_BYTES - 8..].copy_from_slice(&check.to_le_bytes());
     slot
 }
 
 fn decode(slot: &[u8]) -> Option<(SlotKey, Position)> {
     let number = |index: usize| slot.get(index * 8..index * 8 + 8)?.try_into().ok().map(u64::from_le_bytes);
-    let (tail, check) = (number(6)?, number(7)?);
-    if check != fnv1a(slot.get(..56)?) || tail >> 32 != u64::from(MAGIC) {
+    if number(SLOT_BYTES / 8 - 1)? != fnv1a(slot.get(..SLOT_BYTES - 8)?) {
         return None;
     }
     let file = FileId { device: number(1)?, inode: number(2)? };
-    let print = Print { length: u32::try_from(tail & 0xffff_ffff).ok()?, hash: number(5)? };
-    Some(((number(0)?, file, number(3)?), Position { offset: number(4)?, print }))
+    let lengths = number(5)?;
+    let print = Print { length: u32::try_from(lengths & 0xffff_ffff).ok()?, hash: number(6)? };
+    let before = Print { length: u32::try_from(lengths >> 32).ok()?, hash: number(7)? };
+    Some(((number(0)?, file, number(3)?), Position { offset: number(4)?, print, before, read_to: number(8)? }))
+}
+
+/// The file of the first version: 64 bytes a slot, from the first byte on.
+mod first_version {
+    use super::{FileId, Position, Print, SLOTS_MAX, SlotKey};
+    use sys::ring::fnv1a;
+
+    const MAGIC: u32 = 0x4f52_4331;
+
+    pub fn read(bytes: &[u8]) -> Vec<(SlotKey, Position)> {
+        bytes.chunks_exact(64).filter_map(decode).take(SLOTS_MAX).collect()
+    }
+
+    fn decode(slot: &[u8]) -> Option<(SlotKey, Position)> {
+        let number = |index: usize| slot.get(index * 8..index * 8 + 8)?.try_into().ok().map(u64::from_le_bytes);
+        let (tail, check) = (number(6)?, number(7)?);
+        if check != fnv1a(slot.get(..56)?) || tail >> 32 != u64::from(MAGIC) {
+            return None;
+        }
+        let file = FileId { device: number(1)?, inode: number(2)? };
+        let print = Print { length: u32::try_from(tail & 0xffff_ffff).ok()?, hash: number(5)? };
+        let offset = number(4)?;
+        // Nothing is known of what stands before the offset: an empty print is that of any bytes.
+        let before = Print { length: 0, hash: fnv1a(&[]) };
+        Some(((number(0)?, file, number(3)?), Position { offset, print, before, read_to: offset }))
+    }
 }
 
 #[cfg(test)]
@@ -207,28 +397,78 @@ mod tests {
         let _ = std::fs::remove_dir_all(&dir);
         let state = StateDir::open(&dir, 1 << 20);
         let file = |inode| FileId { device: 1, inode };
-        let at = |offset| Position { offset, print: Print { length: 3, hash: 9 } };
-        let checkpoints = Checkpoints::open(&state).expect("a file");
+        let at = |offset| Position { offset, print: Print { length: 3, hash: 9 }, read_to: offset + 7, ..Position::default() };
+        let open = || Checkpoints::open(&state, None).expect("a file").0;
+        let checkpoints = open();
         for (inode, offset) in [(1, 10), (2, 20), (1, 15)] {
-            checkpoints.set("files", file(inode), "main", at(offset)).expect("written");
+            checkpoints.set("files", file(inode), "main", at(offset));
         }
-        let again = Checkpoints::open(&state).expect("a file");
+        let again = open();
+        assert_eq!(again.unacknowledged("files", file(1)), 7);
         assert_eq!(again.get("files", file(1), "main"), Some(at(15)));
         assert_eq!(again.get("files", file(1), "other"), None);
         assert_eq!(again.files_of("files"), [file(1), file(2)]);
 
         let path = dir.join("logs.checkpoints");
         let mut bytes = std::fs::read(&path).expect("there");
-        bytes[40] ^= 1;
+        bytes[SLOT_BYTES + 40] ^= 1;
         bytes.extend_from_slice(b"a torn tail");
         std::fs::write(&path, bytes).expect("written");
-        let damaged = Checkpoints::open(&state).expect("always opens");
+        let damaged = open();
         assert_eq!(
             (damaged.get("files", file(1), "main"), damaged.get("files", file(2), "main")),
             (None, Some(at(20)))
         );
         damaged.forget("files", file(2));
-        assert!(Checkpoints::open(&state).expect("a file").files_of("files").is_empty());
+        assert!(open().files_of("files").is_empty());
         let _ = std::fs::remove_dir_all(&dir);
+    }
+
+    /// covers: faults 10
+    #[test]
+    fn a_file_of_the_first_version_is_read_and_one_of_a_later_is_begun_anew() {
+        let dir = std::env::temp_dir().join(format!("outrigger-checkpoints-versions-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&dir);
+        let state = StateDir::open(&dir, 1 << 20);
+        let mut slot = [0u8; 64];
+        let numbers = [name_hash("files"), 1, 2, name_hash("main"), 99, 7, 3 | 0x4f52_4331 << 32];
+        for (place, number) in slot.chunks_exact_mut(8).zip(numbers) {
+            place.copy_from_slice(&u64::to_le_bytes(number));
+        }
+        let check = fnv1a(&slot[..56]);
+        slot[56..].copy_from_slice(&check.to_le_bytes());
+        std::fs::write(dir.join(FILE), slot).expect("written");
+        let file = FileId { device: 1, inode: 2 };
+        for _ in 0..2 {
+            let (old, trouble) = Checkpoints::open(&state, None).expect("opens");
+            assert_eq!(trouble, None);
+            assert_eq!(old.get("files", file, "main").map(|position| position.offset), Some(99));
+        }
+        let mut bytes = std::fs::read(dir.join(FILE)).expect("there");
+        bytes[8] = 77;
+        std::fs::write(dir.join(FILE), bytes).expect("written");
+        let (fresh, trouble) = Checkpoints::open(&state, None).expect("opens");
+        assert!(trouble.is_some_and(|text| text.contains("version 77")));
+        assert!(fresh.files_of("files").is_empty());
+        let _ = std::fs::remove_dir_all(&dir);
+    }
+
+    /// covers: faults 4
+    #[test]
+    fn closed_files_make_room_and_a_full_table_is_said() {
+        let health = Health::new("logs");
+        let checkpoints = Checkpoints::default();
+        checkpoints.inner.borrow_mut().health = Some(health.clone());
+        let file = |inode| FileId { device: 1, inode };
+        for inode in 0..SLOTS_MAX as u64 {
+            checkpoints.set("files", file(inode), "main", Position::default());
+        }
+        assert!(!health.verdict().text.contains("in use"));
+        checkpoints.set("files", file(100_000), "main", Position::default());
+        assert!(health.verdict().text.contains("all 8192 positions are in use"), "{:?}", health.verdict());
+        checkpoints.closed("files", file(7));
+        checkpoints.set("files", file(100_001), "main", Position::default());
+        assert_eq!(checkpoints.get("files", file(7), "main"), None);
+        assert!(checkpoints.get("files", file(100_001), "main").is_some());
     }
 }

@@ -3,7 +3,7 @@
 //! `set` gave. A field that the app wrote under one of the last names wins over ours; `set` wins over both. Bytes that
 //! are not UTF-8 become U+FFFD, since JSON has no others (RFC 8259, 8.1).
 
-use crate::batch::{Batch, FieldValue, Record};
+use crate::batch::{Batch, Field, FieldValue, Record};
 use std::io::Write as _;
 
 /// Writes timestamps, keeping the text of the last second.
@@ -18,14 +18,13 @@ impl Encoder {
     pub fn json_line(&mut self, batch: &Batch, record: &Record, out: &mut Vec<u8>) {
         out.push(b'{');
         let start = out.len();
-        let mut message = None;
+        let message = message_of(batch, record);
         let is_set = |key: &[u8]| batch.common.iter().any(|(name, _)| name.as_bytes() == key);
         let mut own = Own::default();
         for field in batch.fields_of(record) {
             let key = batch.key(field);
             own.note(key);
-            if matches!(key, b"message" | b"msg") && message.is_none() {
-                message = Some(field);
+            if message.is_some_and(|message| std::ptr::eq(message, field)) {
                 continue;
             }
             if !is_set(key) {
@@ -90,6 +89,13 @@ impl Encoder {
         // Writing to a Vec cannot fail.
         let _ = write!(out, ".{:06}Z", rest / 1000);
     }
+}
+
+/// The field that is the record's message: `message`, else `msg`.
+fn message_of<'b>(batch: &'b Batch, record: &Record) -> Option<&'b Field> {
+    let fields = batch.fields_of(record);
+    let named = |name: &[u8]| fields.iter().find(|field| batch.key(field) == name);
+    named(b"message").or_else(|| named(b"msg"))
 }
 
 /// Which of our own names the record uses itself.
@@ -201,6 +207,12 @@ mod tests {
             true,
             &[("service", "orders"), ("level", "debug")],
             &format!(r#"{{"source":"db","message":"m",{TIME},"stream":"stdout","service":"orders","level":"debug"}}"#),
+        );
+        check(
+            br#"{"msg":"a","message":"b"}"#,
+            true,
+            &[],
+            &format!(r#"{{"msg":"a","message":"b",{TIME},"stream":"stdout","source":"app"}}"#),
         );
         check(br#"{"n":1}"#, true, &[], &format!(r#"{{"n":1,{TIME},"stream":"stdout","source":"app"}}"#));
     }

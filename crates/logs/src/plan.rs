@@ -68,6 +68,13 @@ impl Plan {
                 }
             }
         }
+        for (name, entry) in &config.sinks {
+            for (keys, text, help) in entry.kind().iter().flat_map(SinkKind::check) {
+                let place = root.at(&[&["sinks", name.as_str()], keys.as_slice()].concat()).place;
+                findings.push(Diagnostic::error(place, text).help(help));
+            }
+        }
+        findings.extend(check_loops(config, root));
         if let Some((name, _)) = config.sources.iter().filter(|(_, entry)| entry.stdio.is_some()).nth(1) {
             let place = root.at(&["sources", name, "stdio"]).place;
             let finding = Diagnostic::error(place, "the app's output is read by another source already");
@@ -129,6 +136,28 @@ impl Plan {
     }
 }
 
+/// A source that reads what a sink of its own writes would feed itself for ever.
+fn check_loops(config: &Config, root: &Node) -> Vec<Diagnostic> {
+    let mut findings = Vec::new();
+    for (sink, entry) in &config.sinks {
+        let Some(SinkKind::File(file)) = entry.kind() else { continue };
+        for (source, from) in &config.sources {
+            let Some(SourceKind::File(read)) = from.kind() else { continue };
+            let fed = entry.from.as_ref().is_none_or(|from| from.contains(source));
+            if let Some(written) = file.names().find(|name| fed && read.reads(name)) {
+                let place = root.at(&["sinks", sink, "file", "path"]).place;
+                let text = format!(
+                    "the source `{source}` reads {}, which this sink writes with its records: an endless loop",
+                    written.display()
+                );
+                let help = format!("write elsewhere, or add it to `exclude` of the source `{source}`");
+                findings.push(Diagnostic::error(place, text).help(help));
+            }
+        }
+    }
+    findings
+}
+
 fn kinds(entries: &[StageEntry]) -> Vec<StageKind> {
     entries.iter().filter_map(StageEntry::kind).collect()
 }
@@ -161,5 +190,19 @@ mod tests {
         check(&stdio.replace("[app]", "[ap]"), true, Err("did you mean `app`"));
         check("sources: { p: { proxy: {} } }\nsinks: {}\n", true, Err("there is no proxy"));
         check("sources: { f: { file: { include: [\"/a/[\"] } } }\nsinks: {}\n", true, Err("line: 1"));
+    }
+
+    /// covers: faults 4
+    #[test]
+    fn a_sink_that_its_source_would_read_and_a_path_that_is_no_file_are_refused() {
+        let loops = "sources: { f: { file: { include: [\"/in/*.log*\"] } } }\nsinks: { a: { file: { path: /in/copy.log } } }\n";
+        check(loops, true, Err("endless loop"));
+        check(&loops.replace("/in/copy.log", "/in/x/../copy.log"), true, Err("endless loop"));
+        check(&loops.replace("/in/copy.log", "/out/copy.log"), true, Ok(()));
+        check(&loops.replace("*.log*", "*.1"), true, Err("/in/copy.log.1"));
+        check(&loops.replace("*\"]", "*\"], exclude: [\"/in/copy.*\"]"), true, Ok(()));
+        check(&loops.replace("/in/copy.log", "/dev/stdout"), true, Err("use the sink `stdout`"));
+        let loki = "sources: {}\nsinks: { l: { loki: { endpoint: \"http://l\", labels: { my-label: x } } } }\n";
+        check(loki, true, Err("`my-label` is no name of a label"));
     }
 }

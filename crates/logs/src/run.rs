@@ -33,6 +33,10 @@ use sys::ring::Ring;
 use tokio::task::JoinHandle;
 
 const READ_BYTES: Name = Name::counter("outrigger_log_read_bytes_total", "Bytes of records read by a source.");
+const MISSED_FILES: Name =
+    Name::counter("outrigger_log_missed_files_total", "Files that went away before all sinks had them.");
+const MISSED_BYTES: Name =
+    Name::counter("outrigger_log_missed_bytes_total", "Bytes of such files that sinks did not get, as far as known.");
 const ATTEMPTS: Name =
     Name::counter("outrigger_log_deliveries_total", "Deliveries tried by a sink, by how they ended.");
 
@@ -67,10 +71,16 @@ pub fn start(plan: Plan, inputs: Inputs, telemetry: &Telemetry, conductor: &mut 
 
 async fn logs_thread(plan: Plan, inputs: Inputs, telemetry: Telemetry, mut station: Station, health: Arc<Health>) {
     let scope = Scope::new("logs", health.clone());
-    let checkpoints = Checkpoints::open(&inputs.state).unwrap_or_else(|error| {
+    let opened = Checkpoints::open(&inputs.state, Some(health.clone())).unwrap_or_else(|error| {
         health.fault("checkpoints", format!("cannot be kept, so a restart reads files again: {error}"));
-        Checkpoints::default()
+        (Checkpoints::default(), None)
     });
+    let (checkpoints, trouble) = opened;
+    if let Some(trouble) = trouble {
+        telemetry.count(base::state::BEGUN_ANEW, &[("file", "logs.checkpoints")]).add(1);
+        tracing::warn!("{trouble}; log files are read again");
+    }
+    checkpoints.prefer(plan.sources.iter().map(|source| source.name.as_str()));
     let parts = Parts { plan, telemetry, health: health.clone(), phase: station.watch(), scope: scope.clone() };
     let (queues, shippers) = parts.start_sinks();
     let Reading { readers, wake, feeds, leftovers } = parts.start_sources(inputs, &queues, &checkpoints);
@@ -243,6 +253,8 @@ pub struct Pipeline {
     sink_count: usize,
     row: Arc<Row>,
     bytes: Count,
+    missed_files: Count,
+    missed_bytes: Count,
     health: Arc<Health>,
     pressure: Pressure,
 }
@@ -291,6 +303,8 @@ impl Pipeline {
             stages,
             row: telemetry.ledger.row("source", path.clone()),
             bytes: telemetry.count(READ_BYTES, &[("source", &source.name)]),
+            missed_files: telemetry.count(MISSED_FILES, &[("source", &source.name)]),
+            missed_bytes: telemetry.count(MISSED_BYTES, &[("source", &source.name)]),
             health,
             pressure: telemetry.pressure.clone(),
             name: source.name.clone(),
@@ -376,6 +390,14 @@ impl Pipeline {
             self.row.drop_unseen(reason, records);
             tracing::error!(source = self.name, records, reason, "log records were lost");
         }
+    }
+
+    /// A file that went away before all sinks had it; zero bytes are an unknown number.
+    pub fn missed_file(&self, path: &std::path::Path, bytes: u64) {
+        self.missed_files.add(1);
+        self.missed_bytes.add(bytes);
+        let (source, file) = (&self.name, path.display());
+        tracing::error!(source, %file, bytes, "a log file is gone, and not all of it was delivered");
     }
 
     pub fn failed(&self, why: &str) {
@@ -547,7 +569,7 @@ impl Shipper {
                     "a delivery failed and is tried again; nothing is lost"
                 );
             }
-            let pause = failure.wait.unwrap_or_else(|| backoff.pause()).min(RETRY_MOST);
+            let pause = backoff.pause_at_least(failure.wait);
             let stopping = self.phase.phase() >= Phase::Finish;
             if stopping {
                 tokio::time::sleep(pause.min(RETRY_MOST_STOPPING)).await;

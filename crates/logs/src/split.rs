@@ -17,11 +17,13 @@ pub struct Splitter {
     base: u64,
     /// The tail of a line that was too long is being passed over.
     skipping: bool,
+    /// The time of the last record: those of one stream rise, since some receivers keep one of those that are equal.
+    last_ns: i64,
 }
 
 impl Splitter {
     pub fn new(source: Rc<str>, file: Option<Rc<str>>, stream: Stream, line_max: usize, base: u64) -> Splitter {
-        Splitter { source, file, stream, line_max: line_max.max(1), carry: Vec::new(), base, skipping: false }
+        Splitter { source, file, stream, line_max: line_max.max(1), carry: Vec::new(), base, skipping: false, last_ns: 0 }
     }
 
     /// Bytes before `base` were lost: what was carried belongs to a line without an end.
@@ -45,12 +47,12 @@ impl Splitter {
         let base = self.base;
         self.base += bytes.len() as u64;
         let mut records = Vec::with_capacity(bytes.len() / 128 + 1);
-        let (now, mut start) = (now_ns(), 0);
+        let (mut time_ns, mut start) = (self.next_ns(), 0);
         for end in memchr::memchr_iter(b'\n', &bytes) {
-            let record = self.record(start, end, now);
-            records.push(record);
-            start = end + 1;
+            records.push(self.record(&bytes, start, end, time_ns));
+            (time_ns, start) = (time_ns + 1, end + 1);
         }
+        self.last_ns = time_ns - 1;
         Some(self.batch(Bytes::from(bytes), base, records))
     }
 
@@ -60,7 +62,8 @@ impl Splitter {
             return None;
         }
         let bytes = Bytes::from(std::mem::take(&mut self.carry));
-        let (base, record) = (self.base, self.record(0, bytes.len(), now_ns()));
+        self.last_ns = self.next_ns();
+        let (base, record) = (self.base, self.record(&bytes, 0, bytes.len(), self.last_ns));
         self.base += bytes.len() as u64;
         Some(self.batch(bytes, base, vec![record]))
     }
@@ -93,13 +96,29 @@ impl Splitter {
         let base = self.base;
         self.base += whole.len() as u64;
         self.skipping = true;
-        let mut record = self.record(0, whole.len(), now_ns());
+        self.last_ns = self.next_ns();
+        let mut record = self.record(&whole, 0, whole.len(), self.last_ns);
         record.truncated = true;
         Some(self.batch(Bytes::from(whole), base, vec![record]))
     }
 
-    fn record(&self, start: usize, end: usize, time_ns: i64) -> Record {
-        let kept = (end - start).min(self.line_max);
+    fn next_ns(&self) -> i64 {
+        now_ns().max(self.last_ns + 1)
+    }
+
+    /// A line without what ends it: LF, or CR LF. One that is too long is cut between characters.
+    fn record(&self, bytes: &[u8], start: usize, end: usize, time_ns: i64) -> Record {
+        let whole = match bytes.get(start..end) {
+            Some([.., b'\r']) => end - 1,
+            _ => end,
+        };
+        let mut kept = (whole - start).min(self.line_max);
+        if kept < whole - start {
+            // RFC 3629, 3: bytes inside a character begin with the bits 10, and there are at most three.
+            let inside = |at: usize| bytes.get(start + at).is_some_and(|byte| byte & 0xc0 == 0x80);
+            let least = kept.saturating_sub(3);
+            kept = (least..=kept).rev().find(|at| !inside(*at)).filter(|at| *at > 0).unwrap_or(kept);
+        }
         Record {
             start: start as u32,
             end: (start + kept) as u32,
@@ -107,8 +126,18 @@ impl Splitter {
             fields_start: 0,
             fields_end: 0,
             parsed: false,
-            truncated: kept < end - start,
+            truncated: kept < whole - start,
         }
+    }
+
+    /// Bytes at a line's beginning are no part of it.
+    pub fn pass_over(&mut self, bytes: u64) {
+        self.base += bytes;
+    }
+
+    /// A line has begun that has no end yet.
+    pub fn is_within_a_line(&self) -> bool {
+        !self.carry.is_empty()
     }
 
     fn batch(&self, bytes: Bytes, base: u64, records: Vec<Record>) -> Batch {

@@ -117,8 +117,14 @@ impl Client {
         let (parts, mut incoming) = response.into_parts();
         let mut body = BytesMut::new();
         while let Some(frame) = incoming.frame().await {
-            let frame =
-                frame.map_err(|error| (Error::network(format!("{host} broke off its answer: {error}")), false))?;
+            let frame = match frame {
+                Ok(frame) => frame,
+                // The status line is the answer; of what belongs to it only a GET needs the rest.
+                Err(_) if request.method != Method::GET => {
+                    return Ok(Response { status: parts.status.as_u16(), headers: parts.headers, body: body.freeze() });
+                }
+                Err(error) => return Err((Error::network(format!("{host} broke off its answer: {error}")), false)),
+            };
             if let Some(data) = frame.data_ref() {
                 let room = request.answer_max.saturating_sub(body.len());
                 if data.len() > room && request.method != Method::GET {
@@ -161,9 +167,15 @@ impl Response {
         self.headers.get(name)?.to_str().ok()
     }
 
-    /// Retry-After in seconds (RFC 9110, 10.2.3); the form with a date is left to the back-off.
+    /// Retry-After: seconds, or a date (RFC 9110, 10.2.3), counted from the receiver's own clock where it says what time it is.
     pub fn retry_after(&self) -> Option<Duration> {
-        self.header("retry-after")?.trim().parse().ok().map(Duration::from_secs)
+        let text = self.header("retry-after")?.trim();
+        if let Ok(seconds) = text.parse() {
+            return Some(Duration::from_secs(seconds));
+        }
+        let now = self.header("date").and_then(http_date).unwrap_or_else(jiff::Timestamp::now);
+        let wait = http_date(text)?.duration_since(now);
+        Some(Duration::try_from(wait).unwrap_or_default())
     }
 
     /// The beginning of the body, for a message.
@@ -172,6 +184,11 @@ impl Response {
             String::from_utf8_lossy(self.body.get(..EXCERPT_MAX.min(self.body.len())).unwrap_or(&[])).into_owned();
         text.split_whitespace().collect::<Vec<_>>().join(" ")
     }
+}
+
+/// IMF-fixdate (RFC 9110, 5.6.7); the obsolete forms are not sent by anybody who sends Retry-After.
+fn http_date(text: &str) -> Option<jiff::Timestamp> {
+    jiff::fmt::rfc2822::parse(text.trim()).ok().map(|time| time.timestamp())
 }
 
 const EXCERPT_MAX: usize = 300;
@@ -188,4 +205,27 @@ fn host_of(url: &str) -> String {
     let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
     let authority = rest.split(['/', '?']).next().unwrap_or(rest);
     authority.rsplit('@').next().unwrap_or(authority).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// covers: faults 4
+    #[test]
+    fn retry_after_is_seconds_or_a_date() {
+        let check = |pairs: &[(&'static str, &str)], expect: Option<u64>| {
+            let headers = pairs.iter().map(|(name, value)| {
+                (HeaderName::from_static(name), HeaderValue::from_str(value).expect("a value"))
+            });
+            let response = Response { status: 429, headers: headers.collect(), body: Bytes::new() };
+            assert_eq!(response.retry_after(), expect.map(Duration::from_secs), "{pairs:?}");
+        };
+        let date = ("date", "Wed, 21 Oct 2015 07:28:00 GMT");
+        check(&[("retry-after", " 120 ")], Some(120));
+        check(&[("retry-after", "Wed, 21 Oct 2015 07:29:30 GMT"), date], Some(90));
+        check(&[("retry-after", "Wed, 21 Oct 2015 07:00:00 GMT"), date], Some(0));
+        check(&[("retry-after", "soon"), date], None);
+        check(&[date], None);
+    }
 }

@@ -158,7 +158,7 @@ impl Loaded {
 
     /// Both families of the hosts file, without asking anybody for the one that is missing there.
     fn from_hosts(&self, host: &str) -> Vec<IpAddr> {
-        let Ok(name) = Name::from_utf8(host.to_lowercase()) else { return Vec::new() };
+        let Ok(name) = Name::from_str_relaxed(host.to_lowercase()) else { return Vec::new() };
         let of = |kind| self.hosts.lookup_static_host(&Query::query(name.clone(), kind));
         let found = [RecordType::AAAA, RecordType::A].map(of).into_iter().flatten().flat_map(|found| addresses(&found));
         found.take(ADDRESSES_MAX).collect()
@@ -186,7 +186,9 @@ fn stamp(path: &Path) -> Option<Stamp> {
 
 /// Both families at once. Once one is there, the other has `RESOLUTION_DELAY` left.
 async fn ask(dns: &TokioResolver, host: &str) -> Result<Vec<IpAddr>, NetError> {
-    let (six, four) = (dns.lookup(host, RecordType::AAAA), dns.lookup(host, RecordType::A));
+    // Names of containers have underscores, which strict host names have not.
+    let name = Name::from_str_relaxed(host)?;
+    let (six, four) = (dns.lookup(name.clone(), RecordType::AAAA), dns.lookup(name, RecordType::A));
     tokio::pin!(six, four);
     let (six, four) = tokio::select! {
         six = &mut six => match six {

@@ -9,7 +9,9 @@ use base::unit::ByteSize;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use std::fs::{File, OpenOptions};
+use rustix::fs::OFlags;
 use std::io::{self, Write as _};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
@@ -66,9 +68,16 @@ struct Target {
     path: PathBuf,
     max: u64,
     keep: u16,
-    open: Option<(File, u64)>,
+    open: Option<Open>,
     /// How much of the present body is in the file already, where a write stopped half way.
     written: usize,
+}
+
+struct Open {
+    file: File,
+    size: u64,
+    /// Device and inode, which the path has as long as nobody moves or removes the file.
+    id: (u64, u64),
 }
 
 impl FileSink {
@@ -112,31 +121,24 @@ impl Target {
     fn append(&mut self, body: &[u8]) -> io::Result<()> {
         let named =
             |path: &Path, error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
-        if self
-            .open
-            .as_ref()
-            .is_some_and(|(_, size)| self.written == 0 && *size > 0 && size + body.len() as u64 > self.max)
-        {
+        if self.open.as_ref().is_some_and(|open| !open.is_at(&self.path)) {
+            // The rest of a line that a write left half is in the other file; it is written whole here.
+            (self.open, self.written) = (None, 0);
+        }
+        let is_full = |open: &Open| open.size > 0 && open.size + body.len() as u64 > self.max;
+        if self.written == 0 && self.open.as_ref().is_some_and(is_full) {
             self.open = None;
             self.rotate().map_err(|error| named(&self.path, error))?;
         }
-        let (file, size) = match &mut self.open {
+        let open = match &mut self.open {
             Some(open) => open,
-            None => {
-                if let Some(folder) = self.path.parent() {
-                    std::fs::create_dir_all(folder).map_err(|error| named(&self.path, error))?;
-                }
-                let file = OpenOptions::new().create(true).append(true).open(&self.path);
-                let file = file.map_err(|error| named(&self.path, error))?;
-                let size = file.metadata()?.len();
-                self.open.insert((file, size))
-            }
+            None => self.open.insert(Open::at(&self.path).map_err(|error| named(&self.path, error))?),
         };
         while self.written < body.len() {
-            match file.write(body.get(self.written..).unwrap_or(&[])) {
+            match open.file.write(body.get(self.written..).unwrap_or(&[])) {
                 Ok(count) => {
                     self.written += count;
-                    *size += count as u64;
+                    open.size += count as u64;
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(named(&self.path, error)),
@@ -147,11 +149,7 @@ impl Target {
     }
 
     fn rotate(&self) -> io::Result<()> {
-        let numbered = |number: u16| {
-            let mut name = self.path.clone().into_os_string();
-            name.push(format!(".{number}"));
-            PathBuf::from(name)
-        };
+        let numbered = |number: u16| numbered(&self.path, number);
         for number in (1..self.keep).rev() {
             match std::fs::rename(numbered(number), numbered(number + 1)) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -160,6 +158,67 @@ impl Target {
         }
         std::fs::rename(&self.path, numbered(1))
     }
+}
+
+impl Open {
+    fn at(path: &Path) -> io::Result<Open> {
+        if let Some(folder) = path.parent() {
+            std::fs::create_dir_all(folder)?;
+        }
+        let mut options = OpenOptions::new();
+        // A pipe in its place would hold us up until somebody reads it.
+        options.create(true).append(true).read(true).custom_flags(OFlags::NONBLOCK.bits() as i32);
+        let mut file = options.open(path)?;
+        let meta = file.metadata()?;
+        if !meta.is_file() {
+            return Err(io::Error::other("it is not a regular file; remove it"));
+        }
+        let mut size = meta.len();
+        let mut last = [0u8];
+        // A crash or a full disk may have left half a line: the next one begins after it.
+        if size > 0 && file.read_at(&mut last, size - 1)? == 1 && last != *b"\n" {
+            file.write_all(b"\n")?;
+            size += 1;
+        }
+        Ok(Open { file, size, id: (meta.dev(), meta.ino()) })
+    }
+
+    fn is_at(&self, path: &Path) -> bool {
+        std::fs::metadata(path).is_ok_and(|meta| (meta.dev(), meta.ino()) == self.id)
+    }
+}
+
+impl Config {
+    /// A path that cannot be appended to: why, and what to do.
+    pub fn check(&self) -> Option<(String, &'static str)> {
+        let path = self.path.display();
+        if !self.path.is_absolute() || self.path.file_name().is_none() {
+            let text = format!("`path` must be an absolute path of a file, and is `{path}`");
+            return Some((text, "name the file whole, such as /archive/orders.log"));
+        }
+        let help = match self.path.to_str() {
+            Some("/dev/stdout" | "/proc/self/fd/1" | "/dev/fd/1") => "use the sink `stdout`",
+            Some("/dev/stderr" | "/proc/self/fd/2" | "/dev/fd/2") => "use the sink `stdout`; stderr is our own log",
+            Some("/dev/null") => "use the sink `blackhole`",
+            _ if self.path.starts_with("/dev") || self.path.starts_with("/proc") || self.path.starts_with("/sys") => {
+                "name a file on a volume"
+            }
+            _ => return None,
+        };
+        Some((format!("`{path}` is no file that can be appended to and rotated"), help))
+    }
+
+    /// The names that it writes: the file, and what rotation makes of it.
+    pub fn names(&self) -> impl Iterator<Item = PathBuf> {
+        let rotated = (1..=self.keep).map(|number| numbered(&self.path, number));
+        std::iter::once(self.path.clone()).chain(rotated)
+    }
+}
+
+fn numbered(path: &Path, number: u16) -> PathBuf {
+    let mut name = path.to_path_buf().into_os_string();
+    name.push(format!(".{number}"));
+    PathBuf::from(name)
 }
 
 /// Appends records as lines, until the body has `max` bytes.
@@ -193,15 +252,22 @@ mod tests {
         let dir = std::env::temp_dir().join(format!("outrigger-filesink-{}", std::process::id()));
         std::fs::create_dir_all(&dir).expect("a folder");
         let path = dir.join("out.log");
-        let mut target = Target { path: path.clone(), max: 10, keep: 2, open: None, written: 0 };
-        for body in ["one\n", "two\n", "three\n", "four\n", "five is long\n"] {
+        let mut target = Target { path: path.clone(), max: 16, keep: 2, open: None, written: 0 };
+        for body in ["one is long\n", "two is long\n", "three is long\n", "four is long\n", "five is long\n"] {
             target.append(body.as_bytes()).expect("written");
         }
         let read = |name: &str| std::fs::read_to_string(dir.join(name)).ok();
         assert_eq!(read("out.log").as_deref(), Some("five is long\n"));
-        assert_eq!(read("out.log.1").as_deref(), Some("four\n"));
-        assert_eq!(read("out.log.2").as_deref(), Some("three\n"));
+        assert_eq!(read("out.log.1").as_deref(), Some("four is long\n"));
+        assert_eq!(read("out.log.2").as_deref(), Some("three is long\n"));
         assert_eq!(read("out.log.3"), None);
+        std::fs::remove_file(&path).expect("it is there");
+        target.append(b"six\n").expect("written to a new file");
+        assert_eq!(read("out.log").as_deref(), Some("six\n"), "a file that was removed is made again");
+        std::fs::write(&path, "half a li").expect("written");
+        target.open = None;
+        target.append(b"seven\n").expect("written");
+        assert_eq!(read("out.log").as_deref(), Some("half a li\nseven\n"));
         let mut nowhere = Target { path: dir.join("out.log/below"), max: 10, keep: 1, open: None, written: 0 };
         assert!(nowhere.append(b"x").is_err_and(|error| error.to_string().contains("out.log")));
         std::fs::remove_dir_all(&dir).expect("was there");

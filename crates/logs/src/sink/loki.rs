@@ -11,7 +11,7 @@ use bytes::Bytes;
 use net::{Client, ClientConfig, Request};
 use schemars::JsonSchema;
 use serde::Deserialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 /// Pushes lines to Grafana Loki. Each source and stream becomes a Loki stream with your `labels` beside `source` and `stream`;
 /// the line is what the app wrote, and fields of `set` go along as structured metadata. 204 acknowledges; 429 and 5xx are
@@ -36,8 +36,55 @@ impl Kind for Config {
     const EXAMPLE: &'static str = "loki: { endpoint: \"http://loki:3100\", labels: { service: orders } }\n";
 }
 
+impl Config {
+    /// A label that Loki would refuse with every push: its name, and why.
+    pub fn check(&self) -> Vec<(&str, String)> {
+        let wrong = self.labels.keys().filter(|name| !is_label(name));
+        wrong
+            .map(|name| {
+                let text = format!("`{name}` is no name of a label: letters, digits and `_`, and no digit first");
+                (name.as_str(), text)
+            })
+            .collect()
+    }
+}
+
+/// prometheus.io/docs/concepts/data_model, whose rules are Loki's.
+fn is_label(name: &str) -> bool {
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
+    name.bytes().all(fits) && name.bytes().next().is_some_and(|first| !first.is_ascii_digit())
+}
+
 /// Streams of one body: two per source and one per file, so that more means a body is due.
 const STREAMS_MAX: usize = 64;
+
+/// Streams whose last times are known.
+const TIMES_MAX: usize = 1024;
+/// Times of a stream that are compared with, of records that come in a wild order.
+const TIMES_KEPT: usize = 8;
+
+/// Loki keeps one entry of a time and a text in a stream. Records that have a time of their own, which may be coarse, are set
+/// apart by a nanosecond each.
+#[derive(Clone, Copy, Default)]
+struct Times {
+    /// A time, and the records that had it.
+    known: [(i64, i64); TIMES_KEPT],
+    next: usize,
+}
+
+impl Times {
+    fn distinct(&mut self, time_ns: i64) -> i64 {
+        if let Some((_, more)) = self.known.iter_mut().find(|(known, _)| *known == time_ns) {
+            *more += 1;
+            return time_ns + *more;
+        }
+        self.next = (self.next + 1) % TIMES_KEPT;
+        if let Some(place) = self.known.get_mut(self.next) {
+            *place = (time_ns, 0);
+        }
+        time_ns
+    }
+}
 
 pub struct Loki {
     client: Client,
@@ -46,6 +93,8 @@ pub struct Loki {
     labels: BTreeMap<String, String>,
     /// Labels and encoded entries of each stream in this body.
     streams: Vec<(String, Vec<u8>)>,
+    /// The last times of each stream, over bodies.
+    times: HashMap<String, Times>,
     size: usize,
     ready: Option<Bytes>,
 }
@@ -58,6 +107,7 @@ impl Loki {
             tenant: config.tenant.clone(),
             labels: config.labels.clone(),
             streams: Vec::new(),
+            times: HashMap::new(),
             size: 0,
             ready: None,
         })
@@ -108,7 +158,8 @@ impl Sink for Loki {
         let labels = self.labels_of(batch);
         let metadata = metadata(batch);
         let before = self.size;
-        let Some(entries) = self.stream(labels) else { return first };
+        let mut times = self.times.remove(&labels).unwrap_or_default();
+        let Some(entries) = self.stream(labels.clone()) else { return first };
         let start = entries.len();
         let mut next = batch.records.len();
         for (index, record) in batch.records.iter().enumerate().skip(first) {
@@ -116,9 +167,13 @@ impl Sink for Loki {
                 next = index;
                 break;
             }
-            entry(record.time_ns, batch.line(record), &metadata, entries);
+            entry(times.distinct(record.time_ns), batch.line(record), &metadata, entries);
         }
         self.size = before + entries.len() - start;
+        if self.times.len() >= TIMES_MAX {
+            self.times.clear();
+        }
+        self.times.insert(labels, times);
         next
     }
 
@@ -254,6 +309,17 @@ mod tests {
         let first = &push.streams[0].entries[0];
         assert_eq!(first.timestamp, Some(Timestamp { seconds: 1_700_000_000, nanos: 7 }));
         assert_eq!((first.metadata[0].name.as_str(), first.metadata[0].value.as_str()), ("region", "eu"));
+    }
+
+    /// covers: faults 4
+    #[test]
+    fn records_with_one_time_are_set_apart_and_labels_are_checked() {
+        let mut times = Times::default();
+        let given = [5, 5, 1_000_005, 5, 9].map(|time| times.distinct(time));
+        assert_eq!(given, [5, 6, 1_000_005, 7, 9]);
+        for (name, fits) in [("a", true), ("_a1", true), ("my-label", false), ("a.b", false), ("", false), ("1a", false)] {
+            assert_eq!(is_label(name), fits, "{name}");
+        }
     }
 
     /// covers: foundation 5

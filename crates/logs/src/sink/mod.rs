@@ -65,6 +65,20 @@ impl SinkKind {
             SinkKind::Stdout(_) | SinkKind::Blackhole(_) => Needs::default(),
         }
     }
+
+    /// What the schema cannot check: the keys below the kind's own, a sentence, and what to do.
+    pub fn check(&self) -> Vec<(Vec<&str>, String, &'static str)> {
+        match self {
+            SinkKind::Loki(config) => {
+                let wrong = config.check().into_iter();
+                wrong.map(|(label, text)| (vec!["loki", "labels", label], text, "Loki would refuse every push")).collect()
+            }
+            SinkKind::File(config) => {
+                config.check().into_iter().map(|(text, help)| (vec!["file", "path"], text, help)).collect()
+            }
+            SinkKind::Http(_) | SinkKind::Stdout(_) | SinkKind::Blackhole(_) => Vec::new(),
+        }
+    }
 }
 
 /// Why a delivery failed, and what to do about it.

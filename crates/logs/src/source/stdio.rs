@@ -1,7 +1,7 @@
 //! The app's output, read from the capture rings. In: bytes that the supervisor wrote. Out: batches of lines. The rings
 //! outlive a killed worker, and keep how far each sink has acknowledged; a ring that overflowed tells how many lines went.
 
-use super::file::Tail;
+use super::file::{Opened, Tail};
 use super::{CHUNK, line_max};
 use crate::batch::Stream;
 use crate::checkpoint::{Checkpoints, FileId};
@@ -16,7 +16,8 @@ use base::unit::ByteSize;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use std::cell::Cell;
-use std::fs::{File, OpenOptions};
+use rustix::fs::OFlags;
+use std::fs::OpenOptions;
 use std::io::{self, Write as _};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
@@ -239,14 +240,17 @@ impl Leftover {
     /// Reads what an earlier run has kept. The file goes when every sink has it; nobody waits for that.
     async fn replay(&self, shared: &Shared, pipeline: &Rc<Pipeline>, scope: &Scope) {
         let Some(path) = self.path.clone() else { return };
-        let Ok(file) = File::open(&path) else { return };
-        let Ok(meta) = file.metadata() else { return };
+        // A pipe in its place must not hold us up.
+        let opened = OpenOptions::new().read(true).custom_flags(OFlags::NONBLOCK.bits() as i32).open(&path);
+        let Ok(file) = opened else { return };
+        let Some(meta) = file.metadata().ok().filter(std::fs::Metadata::is_file) else { return };
         let (id, size) = (FileId { device: meta.dev(), inode: meta.ino() }, meta.len());
+        let opened = Opened { path: path.clone(), id, file };
         let checkpoints = shared.checkpoints.clone();
         let tail =
-            Tail::over(path.clone(), id, file, pipeline, &checkpoints, shared.config.line_max, shared.stream, false);
+            Tail::over(opened, pipeline, &checkpoints, shared.config.line_max, shared.stream, false);
         let Ok(tail) = tail else { return };
-        let mut chunk = vec![0u8; CHUNK];
+        let mut chunk = super::file::buffer();
         while tail.read(pipeline, &mut chunk).await {}
         tail.finish(pipeline).await;
         tracing::info!(

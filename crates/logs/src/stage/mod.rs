@@ -3,6 +3,7 @@
 
 pub mod parse;
 pub mod set;
+mod time;
 
 use crate::batch::Batch;
 

@@ -2,7 +2,7 @@
 //! that is no JSON object stays a plain message and is counted, never dropped. Bounds: `FIELDS_MAX` fields of a record;
 //! serde_json's own depth limit of 128.
 
-use super::{Shaped, Stage};
+use super::{Shaped, Stage, time};
 use crate::batch::{Batch, Field, FieldValue, Key};
 use base::registry::Kind;
 use schemars::JsonSchema;
@@ -10,11 +10,13 @@ use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use std::borrow::Cow;
+use std::collections::HashSet;
 use std::fmt;
 
 /// Reads each line as a format, and makes its fields the record's own. With `json: {}` a line that is one JSON object gives
-/// its top-level fields; nested values stay as they are. `timestamp`, `time`, `ts` and `@timestamp` set the record's time
-/// (RFC 3339, or seconds or milliseconds since the epoch). A line that does not fit stays a plain message.
+/// its top-level fields; nested values stay as they are, and of fields with one name the last one counts. `timestamp`, `time`,
+/// `ts` and `@timestamp` set the record's time (RFC 3339, or seconds, milliseconds, microseconds or nanoseconds since the epoch);
+/// what cannot be a time of this century stays a field. A line that does not fit stays a plain message.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
@@ -62,10 +64,12 @@ pub fn parse_json(batch: &mut Batch, index: usize) -> bool {
     }
     let (bytes, first) = (batch.bytes.clone(), batch.fields.len());
     let line = bytes.get(record.start as usize..record.end as usize).unwrap_or(&[]);
+    // RFC 8259, 8.1: a byte order mark may be ignored.
+    let line = line.strip_prefix(b"\xef\xbb\xbf").unwrap_or(line);
     if line.trim_ascii_start().first() != Some(&b'{') {
         return false;
     }
-    let mut scan = Scan { base: bytes.as_ptr() as usize, fields: &mut batch.fields, time_ns: None };
+    let mut scan = Scan { bytes: &bytes, base: bytes.as_ptr() as usize, fields: &mut batch.fields, time_ns: None };
     let mut reader = serde_json::Deserializer::from_slice(line);
     let fits = reader.deserialize_map(&mut scan).is_ok() && reader.end().is_ok();
     let time_ns = scan.time_ns;
@@ -85,6 +89,8 @@ pub fn parse_json(batch: &mut Batch, index: usize) -> bool {
 
 /// Collects the ranges of keys and values without building them.
 struct Scan<'a> {
+    /// The batch's bytes, and where they begin in memory.
+    bytes: &'a [u8],
     base: usize,
     fields: &'a mut Vec<Field>,
     time_ns: Option<i64>,
@@ -105,7 +111,7 @@ impl<'de> Visitor<'de> for &mut Scan<'_> {
                 return Err(serde::de::Error::custom("too many fields"));
             }
             if is_time_key(&key.0) && self.time_ns.is_none() {
-                self.time_ns = read_time(value.get());
+                self.time_ns = time::read(value.get());
                 if self.time_ns.is_some() {
                     continue;
                 }
@@ -117,14 +123,46 @@ impl<'de> Visitor<'de> for &mut Scan<'_> {
             let value = self.span(value.get(), FieldValue::Json);
             self.fields.push(Field { key, value });
         }
+        self.keep_last(first);
         Ok(())
     }
 }
 
 impl Scan<'_> {
+    /// RFC 8259, 4: what receivers do with two fields of one name differs; the last one counts with most.
+    fn keep_last(&mut self, first: usize) {
+        let name = |field: &Field| text_of(self.bytes, &field.key).to_vec();
+        let fields = self.fields.get(first..).unwrap_or(&[]);
+        let doubled = match fields.len() {
+            // Lengths differ mostly, so that comparing all pairs costs less than a table.
+            ..=PAIRS_MAX => fields.iter().enumerate().any(|(index, field)| {
+                fields.iter().skip(index + 1).any(|other| text_of(self.bytes, &field.key) == text_of(self.bytes, &other.key))
+            }),
+            _ => fields.iter().map(name).collect::<HashSet<_>>().len() < fields.len(),
+        };
+        if doubled {
+            let mut names: HashSet<Vec<u8>> = HashSet::new();
+            let mut kept: Vec<Field> =
+                fields.iter().rev().filter(|field| names.insert(name(field))).cloned().collect();
+            kept.reverse();
+            self.fields.truncate(first);
+            self.fields.append(&mut kept);
+        }
+    }
+
     fn span<T>(&self, text: &str, make: fn(u32, u32) -> T) -> T {
         let start = (text.as_ptr() as usize).saturating_sub(self.base);
         make(start as u32, (start + text.len()) as u32)
+    }
+}
+
+/// Up to this many fields are compared in pairs.
+const PAIRS_MAX: usize = 32;
+
+fn text_of<'t>(bytes: &'t [u8], key: &'t Key) -> &'t [u8] {
+    match key {
+        Key::Span(start, end) => bytes.get(*start as usize..*end as usize).unwrap_or(&[]),
+        Key::Name(name) => name.as_bytes(),
     }
 }
 
@@ -152,17 +190,6 @@ impl<'de> Deserialize<'de> for Text<'de> {
 
 pub fn is_time_key(key: &str) -> bool {
     matches!(key, "timestamp" | "time" | "ts" | "@timestamp" | "time_ms")
-}
-
-/// RFC 3339 text, or a number: seconds, or milliseconds where it is too large for seconds.
-fn read_time(json: &str) -> Option<i64> {
-    if let Some(text) = json.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')) {
-        let time: jiff::Timestamp = text.parse().ok()?;
-        return i64::try_from(time.as_nanosecond()).ok();
-    }
-    let number: f64 = json.parse().ok()?;
-    let seconds = if number.abs() >= 1e11 { number / 1e3 } else { number };
-    (seconds > 0.0 && seconds < 9e9).then_some((seconds * 1e9) as i64)
 }
 
 #[cfg(test)]
@@ -211,6 +238,13 @@ mod tests {
         check(r#"{"time":"2023-11-14T22:13:20Z"}"#, &[], Some(1_700_000_000_000_000_000));
         check(r#"{"time_ms":1700000000500}"#, &[], Some(1_700_000_000_500_000_000));
         check(r#"{"time":"noon"}"#, &[("time", "\"noon\"")], None);
+        check(r#"{"ts":42,"time":0.123}"#, &[("ts", "42"), ("time", "0.123")], None);
+        check(r#"{"a":1,"b":2,"a":3}"#, &[("b", "2"), ("a", "3")], None);
+        check("{\"a\":1,\"\\u0061\":2}", &[("a", "2")], None);
+        let many = (0..40).map(|n| format!("\"k{}\":{n}", n % 39)).collect::<Vec<_>>().join(",");
+        let (batch, fits) = parsed(&format!("{{{many}}}"));
+        assert!(fits && batch.fields.len() == 39, "{}", batch.fields.len());
+        check("\u{feff}{\"a\":1}", &[("a", "1")], None);
         check(r#"{"a\nb":1}"#, &[("a\nb", "1")], None);
         check("{}", &[], None);
     }

@@ -1,0 +1,355 @@
+//! Which files are read. In: patterns, and changes of their folders. Out: open files, known by device and inode. Files that are
+//! read to their end give way to others and are remembered by size and time. Bounds: `files_max` open files, `RESTING_MAX`
+//! remembered ones; scanning takes at most one part in `SCAN_SHARE` of a core.
+
+use super::Config;
+use super::tail::{Opened, Tail};
+use super::walk::{Match, Walk, cannot_read, is_meant};
+use super::watch::{Gone, Watch};
+use super::Start;
+use crate::batch::Stream;
+use crate::checkpoint::{Checkpoints, FileId};
+use crate::run::Pipeline;
+use base::subsystem::lock;
+use rustix::fs::OFlags;
+use std::cell::{Cell, RefCell};
+use std::collections::{HashMap, HashSet};
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+use tokio::sync::Notify;
+
+/// How long a file has nothing new before it gives way to one that waits.
+const QUIET: Duration = Duration::from_secs(2);
+const RESTING_MAX: usize = 100_000;
+/// A scan that took a millisecond is followed by a pause of at least this many.
+const SCAN_SHARE: u32 = 50;
+/// A burst of changes leads to one scan.
+const SETTLE: Duration = Duration::from_millis(5);
+
+/// Finds the files of one source.
+pub struct Finder {
+    config: Config,
+    pipeline: Rc<Pipeline>,
+    checkpoints: Checkpoints,
+    tails: RefCell<Vec<Rc<Tail>>>,
+    /// Files that are not open, as they were when they were read to their end or passed over.
+    resting: Arc<Mutex<HashMap<FileId, Resting>>>,
+    watch: RefCell<Option<Watch>>,
+    news: Notify,
+    scan_took: Cell<Duration>,
+    /// Names of compressed files that were said to be passed over.
+    said: RefCell<HashSet<FileId>>,
+}
+
+#[derive(Clone, PartialEq, Eq)]
+struct Resting {
+    size: u64,
+    modified: i64,
+    path: PathBuf,
+}
+
+/// What one look at the patterns gave.
+struct Looked {
+    /// Files that are open, under the name that they have now.
+    seen: Vec<(PathBuf, FileId)>,
+    /// Files that have something to read, the oldest first.
+    fresh: Vec<Match>,
+    folders: Vec<PathBuf>,
+    unreadable: Option<String>,
+    /// Open files whose whole folder is away.
+    away: Vec<FileId>,
+    /// Files with a position that have no name any more.
+    lost: Vec<FileId>,
+}
+
+impl Finder {
+    pub fn new(config: Config, pipeline: Rc<Pipeline>, checkpoints: Checkpoints) -> Finder {
+        Finder {
+            config,
+            pipeline,
+            checkpoints,
+            tails: RefCell::default(),
+            resting: Arc::default(),
+            watch: RefCell::new(Watch::new()),
+            news: Notify::new(),
+            scan_took: Cell::new(Duration::ZERO),
+            said: RefCell::default(),
+        }
+    }
+
+    pub fn tails(&self) -> Vec<Rc<Tail>> {
+        self.tails.borrow().clone()
+    }
+
+    /// A file was opened.
+    pub async fn found(&self) {
+        self.news.notified().await;
+    }
+
+    /// Scans whenever a folder has changed, and from time to time.
+    pub async fn run(self: Rc<Self>) {
+        loop {
+            let mut watch = self.watch.take();
+            let least = self.scan_took.get() * SCAN_SHARE;
+            let gone = {
+                let changed = async {
+                    match &mut watch {
+                        Some(watch) => watch.changed().await,
+                        None => std::future::pending().await,
+                    }
+                };
+                tokio::select! {
+                    () = tokio::time::sleep(self.config.scan.0.max(least)) => Ok(Vec::new()),
+                    gone = changed => {
+                        tokio::time::sleep(SETTLE.max(least.min(self.config.scan.0))).await;
+                        gone
+                    }
+                }
+            };
+            // Without a watch the scans go on.
+            let gone = gone.unwrap_or_else(|error| {
+                tracing::debug!(%error, "changes of folders are not watched any more");
+                watch = None;
+                Vec::new()
+            });
+            self.watch.replace(watch);
+            self.scan(false, &gone).await;
+        }
+    }
+
+    /// Looks at the patterns on a thread that may block, and opens what is new.
+    pub async fn scan(&self, first: bool, gone: &[Gone]) {
+        let began = Instant::now();
+        let sought = if first { self.checkpoints.files_of(self.pipeline.name()) } else { Vec::new() };
+        // A source that has a position has started before: what is new since then is read whole.
+        let at_end = first && sought.is_empty() && self.config.start == Start::End;
+        let (missed, moved) = self.missed(gone);
+        let look = {
+            let (config, resting) = (self.config.clone(), self.resting.clone());
+            let open: HashMap<FileId, PathBuf> = self.tails().iter().map(|tail| (tail.id, tail.path())).collect();
+            move || look(&config, &open, &resting, &sought, moved)
+        };
+        let Ok(looked) = tokio::task::spawn_blocking(look).await else { return };
+        self.report(&looked, &missed);
+        let now = Instant::now();
+        for tail in self.tails.borrow().iter() {
+            if looked.away.contains(&tail.id) {
+                tail.seen_at.set(now);
+            } else if let Some((path, _)) = looked.seen.iter().find(|(_, id)| *id == tail.id) {
+                tail.set_path(path.clone());
+            }
+        }
+        if let Some(watch) = self.watch.borrow_mut().as_mut() {
+            watch.set_folders(&looked.folders);
+        }
+        self.open(looked.fresh, at_end).await;
+        self.scan_took.set(began.elapsed());
+    }
+
+    /// Of names that went away: those that were never read, and where files of ours have gone.
+    fn missed(&self, gone: &[Gone]) -> (Vec<PathBuf>, Vec<PathBuf>) {
+        let resting = lock(&self.resting);
+        let is_read = |path: &Path| {
+            self.tails.borrow().iter().any(|tail| tail.is_at(path)) || resting.values().any(|file| file.path == path)
+        };
+        let meant = |gone: &&Gone| is_meant(&gone.path, &self.config.include, &self.config.exclude);
+        let unread = gone.iter().filter(meant).filter(|gone| !is_read(&gone.path));
+        let (moved, missed): (Vec<&Gone>, Vec<&Gone>) = unread.partition(|gone| gone.to.is_some());
+        (missed.iter().map(|gone| gone.path.clone()).collect(), moved.iter().filter_map(|gone| gone.to.clone()).collect())
+    }
+
+    fn report(&self, looked: &Looked, missed: &[PathBuf]) {
+        for path in missed {
+            self.pipeline.missed_file(path, 0);
+        }
+        for file in &looked.lost {
+            let bytes = self.checkpoints.unacknowledged(self.pipeline.name(), *file);
+            self.checkpoints.forget(self.pipeline.name(), *file);
+            if bytes > 0 {
+                self.pipeline.missed_file(Path::new(&format!("inode {}", file.inode)), bytes);
+            }
+        }
+        self.fault("files", looked.unreadable.as_deref());
+    }
+
+    /// Says that a part is not well, or is again.
+    fn fault(&self, part: &str, text: Option<&str>) {
+        let part = format!("{} {part}", self.pipeline.name());
+        match text {
+            Some(text) => {
+                if self.pipeline.health().fault(&part, text) {
+                    tracing::warn!(source = self.pipeline.name(), error = text, "a log file is not read");
+                }
+            }
+            None => drop(self.pipeline.health().recovered(&part)),
+        }
+    }
+
+    /// Opens as many as may be open; files that rest make room.
+    async fn open(&self, fresh: Vec<Match>, at_end: bool) {
+        let most = self.config.files_max as usize;
+        let room = most.saturating_sub(self.tails.borrow().len());
+        if fresh.len() > room {
+            self.rest(fresh.len() - room);
+        }
+        let room = most.saturating_sub(self.tails.borrow().len());
+        let (mut now, mut later) = (fresh, Vec::new());
+        if now.len() > room {
+            later = now.split_off(room);
+        }
+        if at_end {
+            // They are begun where they end now, whenever their turn comes.
+            later.drain(..).for_each(|file| self.remember(file.id, file.size, file.modified, file.path));
+        }
+        let text = format!(
+            "more than files_max = {most} files have something to read, and {} wait: raise files_max, or match fewer files",
+            later.len()
+        );
+        self.fault("files_max", (!later.is_empty()).then_some(text.as_str()));
+        if now.is_empty() {
+            return;
+        }
+        let opened = tokio::task::spawn_blocking(move || now.into_iter().map(open).collect::<Vec<_>>());
+        for opened in opened.await.unwrap_or_default() {
+            match opened {
+                Ok(opened) => self.add(opened, at_end),
+                Err((file, _)) if !file.path.exists() => {}
+                Err((file, error)) => self.fault("open", Some(&cannot_read(&file.path, &error))),
+            }
+        }
+        self.news.notify_one();
+    }
+
+    fn add(&self, opened: Opened, at_end: bool) {
+        // Another scan may have found it while this one was under way.
+        if self.tails.borrow().iter().any(|tail| tail.id == opened.id) {
+            return;
+        }
+        if let Some(format) = compressed(&opened.file) {
+            return self.pass_over(opened, format);
+        }
+        let resting = lock(&self.resting).remove(&opened.id);
+        let (path, id) = (opened.path.clone(), opened.id);
+        let over = Tail::over(opened, &self.pipeline, &self.checkpoints, self.config.line_max, Stream::None, at_end);
+        match over {
+            Ok(tail) => {
+                self.fault("open", None);
+                self.tails.borrow_mut().push(Rc::new(tail));
+            }
+            Err(error) => {
+                if let Some(file) = resting {
+                    lock(&self.resting).insert(id, file);
+                }
+                self.fault("open", Some(&cannot_read(&path, &error)));
+            }
+        }
+    }
+
+    /// A rotated file that was compressed was read before that, or is older than we are.
+    fn pass_over(&self, opened: Opened, format: &str) {
+        if self.said.borrow_mut().insert(opened.id) {
+            let (source, file) = (self.pipeline.name(), opened.path.display());
+            tracing::info!(source, %file, format, "a compressed file is passed over; exclude its name to say so yourself");
+        }
+        if let Ok(meta) = opened.file.metadata() {
+            self.remember(opened.id, meta.len(), meta.mtime() * 1_000_000_000 + meta.mtime_nsec(), opened.path);
+        }
+    }
+
+    /// Closes up to `count` files that are read to their end.
+    fn rest(&self, count: usize) {
+        let tails = self.tails();
+        for tail in tails.iter().filter(|tail| tail.may_rest(QUIET)).take(count) {
+            if let Some((size, modified)) = tail.facts() {
+                self.remember(tail.id, size, modified, tail.path());
+                self.checkpoints.closed(self.pipeline.name(), tail.id);
+                self.tails.borrow_mut().retain(|open| open.id != tail.id);
+            }
+        }
+    }
+
+    fn remember(&self, id: FileId, size: u64, modified: i64, path: PathBuf) {
+        let mut resting = lock(&self.resting);
+        if resting.len() < RESTING_MAX {
+            resting.insert(id, Resting { size, modified, path });
+        }
+    }
+
+    /// Lets go of files that are read to their end, matched by no pattern for a while, and delivered.
+    pub async fn close_ended(&self) {
+        for tail in self.tails() {
+            tail.note_read_now_and_then();
+            if !tail.has_ended() || !tail.end(&self.pipeline).await {
+                continue;
+            }
+            match tail.is_deleted() {
+                true => self.checkpoints.forget(self.pipeline.name(), tail.id),
+                false => self.checkpoints.closed(self.pipeline.name(), tail.id),
+            }
+            self.tails.borrow_mut().retain(|open| open.id != tail.id);
+        }
+    }
+}
+
+/// All files that match, told apart by what is known of them. `sought`: files with a position that may have been renamed while
+/// nobody looked. `moved`: where files went before they could be opened.
+fn look(
+    config: &Config,
+    open: &HashMap<FileId, PathBuf>,
+    resting: &Mutex<HashMap<FileId, Resting>>,
+    sought: &[FileId],
+    moved: Vec<PathBuf>,
+) -> Looked {
+    let mut walk = Walk::new(&config.exclude, sought);
+    config.include.iter().for_each(|pattern| walk.pattern(pattern));
+    moved.into_iter().for_each(|path| walk.path(path));
+    let Walk { matches, mut folders, unreadable, .. } = walk;
+    folders.sort();
+    folders.dedup();
+    let ids: HashSet<FileId> = matches.iter().map(|file| file.id).collect();
+    let lost = |file: &&FileId| !ids.contains(file) && !open.contains_key(file);
+    // A folder that is not there now may come with everything in it.
+    let complete = unreadable.is_none() && folders.iter().all(|folder| folder.is_dir());
+    let lost = if complete { sought.iter().filter(lost).copied().collect() } else { Vec::new() };
+    let (seen, mut fresh): (Vec<Match>, Vec<Match>) = matches.into_iter().partition(|file| open.contains_key(&file.id));
+    let mut resting = lock(resting);
+    resting.retain(|id, _| ids.contains(id));
+    fresh.retain(|file| {
+        let known = resting.get(&file.id);
+        known.is_none_or(|known| (known.size, known.modified) != (file.size, file.modified))
+    });
+    fresh.sort_by_key(|file| file.modified);
+    let is_away = |path: &Path| path.parent().is_some_and(|folder| !folder.exists());
+    let away = open.iter().filter(|(_, path)| is_away(path)).map(|(id, _)| *id).collect();
+    let seen = seen.into_iter().map(|file| (file.path, file.id)).collect();
+    Looked { seen, fresh, folders, unreadable, away, lost }
+}
+
+/// Between stat and open the name may have gone to another file: the open one tells who it is.
+fn open(found: Match) -> Result<Opened, (Match, io::Error)> {
+    let opened = OpenOptions::new().read(true).custom_flags(OFlags::NONBLOCK.bits() as i32).open(&found.path);
+    let opened = opened.and_then(|file| file.metadata().map(|meta| (file, meta)));
+    match opened {
+        Ok((_, meta)) if !meta.is_file() => Err((found, io::Error::other("it is not a regular file"))),
+        Ok((file, meta)) => {
+            let id = FileId { device: meta.dev(), inode: meta.ino() };
+            Ok(Opened { path: found.path, id, file })
+        }
+        Err(error) => Err((found, error)),
+    }
+}
+
+/// The format of a compressed file, by its first bytes.
+fn compressed(file: &File) -> Option<&'static str> {
+    const FORMATS: [(&[u8], &str); 4] =
+        [(b"\x1f\x8b", "gzip"), (b"\x28\xb5\x2f\xfd", "zstd"), (b"\xfd7zXZ", "xz"), (b"BZh", "bzip2")];
+    let mut begin = [0u8; 8];
+    let count = file.read_at(&mut begin, 0).unwrap_or(0);
+    let begin = begin.get(..count).unwrap_or(&[]);
+    FORMATS.iter().find(|(magic, _)| begin.starts_with(magic)).map(|(_, name)| *name)
+}

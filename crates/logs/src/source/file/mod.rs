@@ -1,0 +1,163 @@
+//! Files that the app writes. In: path patterns. Out: batches of lines. A file is known by device, inode and prints of its
+//! content, never by its name: a rotated file is read to its end, and after a restart each goes on where the sinks had
+//! acknowledged. Finding files is a task of its own, so that a sink that blocks does not make us miss one. Bounds:
+//! `files_max` open files.
+
+mod find;
+mod tail;
+mod walk;
+mod watch;
+
+pub use tail::{Opened, Tail};
+
+use super::{CHUNK, line_max};
+use crate::checkpoint::{BEFORE_MAX, Checkpoints};
+use crate::run::Pipeline;
+use base::registry::Kind;
+use base::scope::Scope;
+use base::subsystem::{Phase, PhaseWatch};
+use base::unit::{ByteSize, Span};
+use find::Finder;
+use schemars::JsonSchema;
+use serde::Deserialize;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+/// Reads files line by line as they grow, through rotation by rename and truncation. A file needs no copy in a buffer: when a
+/// sink is down, reading stops and goes on later. Progress is written down after the sinks have acknowledged.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Patterns of paths, such as /var/log/orders/*.log; `*`, `?`, `[a-z]` and `**` work.
+    #[schemars(length(min = 1, max = 64))]
+    pub include: Vec<String>,
+    /// Patterns of paths that are left out.
+    #[serde(default)]
+    pub exclude: Vec<String>,
+    /// Where to begin in files that are there at the very first start. Later ones are read from their beginning.
+    #[serde(default)]
+    pub start: Start,
+    /// How often open files are looked at.
+    #[serde(default = "poll")]
+    pub poll: Span,
+    /// How often the patterns are looked at.
+    #[serde(default = "scan_every")]
+    pub scan: Span,
+    /// Files open at a time. Files that have nothing new give way to others; where all have, the rest wait and are reported.
+    #[serde(default = "files_max")]
+    #[schemars(range(min = 1, max = 10_000))]
+    pub files_max: u32,
+    /// A longer line keeps its beginning.
+    #[serde(default = "line_max")]
+    pub line_max: ByteSize,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Start {
+    #[default]
+    Beginning,
+    End,
+}
+
+impl Config {
+    /// The folders that its patterns look into.
+    pub fn folders(&self) -> Vec<PathBuf> {
+        self.include.iter().map(|pattern| base::needs::pattern_folder(pattern)).collect()
+    }
+}
+
+impl Kind for Config {
+    const EXAMPLE: &'static str = "file: { include: [\"/var/log/orders/*.log\"] }\n";
+}
+
+fn poll() -> Span {
+    Span::from_millis(200)
+}
+
+fn scan_every() -> Span {
+    Span::from_secs(1)
+}
+
+fn files_max() -> u32 {
+    256
+}
+
+impl Config {
+    /// Whether a file of this path would be read.
+    pub fn reads(&self, path: &Path) -> bool {
+        walk::is_meant(&base::needs::normal(path), &self.include, &self.exclude)
+    }
+
+    /// Patterns that cannot be read: the key, the index and why.
+    pub fn check(&self) -> Vec<(&'static str, usize, String)> {
+        let lists = [("include", &self.include), ("exclude", &self.exclude)];
+        let patterns =
+            lists.into_iter().flat_map(|(key, list)| list.iter().enumerate().map(move |(i, text)| (key, i, text)));
+        let wrong = patterns.filter_map(|(key, index, text)| {
+            let reason = match glob::Pattern::new(text) {
+                Err(error) => error.to_string(),
+                Ok(_) if !text.starts_with('/') => {
+                    "it must be an absolute path, since we do not run in the app's folder".into()
+                }
+                Ok(_) => return None,
+            };
+            Some((key, index, format!("`{text}` is not a path pattern: {reason}")))
+        });
+        wrong.collect()
+    }
+}
+
+/// Reads what the finder finds, each file in turn.
+pub async fn run(
+    config: Config,
+    pipeline: Rc<Pipeline>,
+    checkpoints: Checkpoints,
+    scope: Scope,
+    mut phase: PhaseWatch,
+) {
+    let poll = config.poll.0;
+    let finder = Rc::new(Finder::new(config, pipeline.clone(), checkpoints));
+    finder.scan(true, &[]).await;
+    let finding = scope.spawn("find", finder.clone().run());
+    let mut chunk = buffer();
+    loop {
+        let finishing = phase.phase() >= Phase::Finish;
+        if phase.yields() {
+            // The next worker goes on here: a line without an end is its to finish.
+            finding.abort();
+            finder.tails().iter().for_each(|tail| tail.note_read());
+            return;
+        }
+        let mut moved = false;
+        for tail in finder.tails() {
+            moved |= tail.read(&pipeline, &mut chunk).await;
+        }
+        finder.close_ended().await;
+        if moved {
+            continue;
+        }
+        if finishing {
+            break;
+        }
+        tokio::select! {
+            () = tokio::time::sleep(poll) => {}
+            () = finder.found() => {}
+            () = phase.yields_or_reached(Phase::Finish) => {
+                // Files that the app made in its last moment.
+                if !phase.yields() {
+                    finder.scan(false, &[]).await;
+                }
+            }
+        }
+    }
+    finding.abort();
+    for tail in finder.tails() {
+        tail.finish(&pipeline).await;
+    }
+}
+
+/// Room for a chunk, and for what stands before it in the file.
+pub fn buffer() -> Vec<u8> {
+    vec![0u8; CHUNK + BEFORE_MAX]
+}

@@ -1,0 +1,214 @@
+//! All files that match path patterns. In: patterns. Out: paths with device, inode, size and time, and what could not be listed.
+//! Names are matched by their bytes as far as they are text; what is not counts as U+FFFD. Bounds: `DEPTH_MAX` folders below each
+//! other, `ENTRIES_MAX` names in all.
+
+use crate::checkpoint::FileId;
+use glob::{MatchOptions, Pattern};
+use std::collections::HashSet;
+use std::ffi::OsStr;
+use std::fs::DirEntry;
+use std::io;
+use std::os::unix::fs::{DirEntryExt as _, MetadataExt as _};
+use std::path::{Path, PathBuf};
+
+const DEPTH_MAX: usize = 32;
+const ENTRIES_MAX: usize = 1_000_000;
+
+/// `*` and `?` stay within one name.
+const OPTIONS: MatchOptions =
+    MatchOptions { case_sensitive: true, require_literal_separator: true, require_literal_leading_dot: false };
+
+pub struct Match {
+    pub path: PathBuf,
+    pub id: FileId,
+    pub size: u64,
+    /// Nanoseconds since the epoch.
+    pub modified: i64,
+}
+
+/// One look at the patterns.
+#[derive(Default)]
+pub struct Walk {
+    pub matches: Vec<Match>,
+    /// The folders in which files matched or could match.
+    pub folders: Vec<PathBuf>,
+    /// The first thing that could not be looked at.
+    pub unreadable: Option<String>,
+    excluded: Vec<Pattern>,
+    /// Files that have another name than when they were read: found by their inode.
+    sought: HashSet<FileId>,
+    known: HashSet<FileId>,
+    entries: usize,
+}
+
+impl Walk {
+    pub fn new(exclude: &[String], sought: &[FileId]) -> Walk {
+        let excluded = exclude.iter().filter_map(|text| Pattern::new(text).ok()).collect();
+        Walk { excluded, sought: sought.iter().copied().collect(), ..Walk::default() }
+    }
+
+    pub fn pattern(&mut self, pattern: &str) {
+        let parts: Vec<&str> = pattern.split('/').filter(|part| !part.is_empty()).collect();
+        self.below(PathBuf::from("/"), &parts, 0);
+    }
+
+    /// A path that is looked at whatever its name is.
+    pub fn path(&mut self, path: PathBuf) {
+        match std::fs::metadata(&path) {
+            Ok(meta) if meta.is_file() => {
+                let id = FileId { device: meta.dev(), inode: meta.ino() };
+                if self.known.insert(id) {
+                    let modified = meta.mtime() * 1_000_000_000 + meta.mtime_nsec();
+                    self.matches.push(Match { path, id, size: meta.len(), modified });
+                }
+            }
+            // Other kinds of files are never read; one that went away meanwhile is found under its new name.
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => self.cannot(&path, &error),
+        }
+    }
+
+    fn below(&mut self, folder: PathBuf, parts: &[&str], depth: usize) {
+        let Some((part, rest)) = parts.split_first() else { return };
+        if depth > DEPTH_MAX {
+            return;
+        }
+        if *part == "**" {
+            self.below(folder.clone(), rest, depth);
+            return self.each(&folder, |walk, entry| {
+                // Links to folders are not followed: they may lead back.
+                if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                    walk.below(entry.path(), parts, depth + 1);
+                }
+            });
+        }
+        let plain = !part.contains(['*', '?', '[']);
+        if plain && !rest.is_empty() {
+            return self.below(folder.join(part), rest, depth);
+        }
+        let Ok(pattern) = Pattern::new(part) else { return };
+        if rest.is_empty() {
+            self.folders.push(folder.clone());
+            if plain && self.sought.is_empty() {
+                return self.considered(folder.join(part));
+            }
+        }
+        self.each(&folder, |walk, entry| {
+            if matches(&pattern, &entry.file_name()) {
+                match rest.is_empty() {
+                    true => walk.considered(entry.path()),
+                    false if entry.path().is_dir() => walk.below(entry.path(), rest, depth + 1),
+                    false => {}
+                }
+            } else if rest.is_empty() && walk.sought.iter().any(|file| file.inode == entry.ino()) {
+                walk.sought_path(entry.path());
+            }
+        });
+    }
+
+    fn considered(&mut self, path: PathBuf) {
+        if !self.excluded.iter().any(|rule| rule.matches(&path.to_string_lossy())) {
+            self.path(path);
+        }
+    }
+
+    fn sought_path(&mut self, path: PathBuf) {
+        let meta = std::fs::symlink_metadata(&path);
+        let id = meta.map(|meta| FileId { device: meta.dev(), inode: meta.ino() });
+        if id.is_ok_and(|id| self.sought.contains(&id)) {
+            self.path(path);
+        }
+    }
+
+    fn each(&mut self, folder: &Path, mut visit: impl FnMut(&mut Walk, &DirEntry)) {
+        let entries = match std::fs::read_dir(folder) {
+            Ok(entries) => entries,
+            // It may come, or is a file beside folders that match.
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => return,
+            Err(error) => return self.cannot(folder, &error),
+        };
+        for entry in entries {
+            self.entries += 1;
+            if self.entries > ENTRIES_MAX {
+                let text = format!("more than {ENTRIES_MAX} names below the patterns; the rest is not looked at");
+                self.unreadable.get_or_insert(text);
+                return;
+            }
+            match entry {
+                Ok(entry) => visit(self, &entry),
+                Err(error) => return self.cannot(folder, &error),
+            }
+        }
+    }
+
+    fn cannot(&mut self, path: &Path, error: &io::Error) {
+        self.unreadable.get_or_insert_with(|| cannot_read(path, error));
+    }
+}
+
+/// A file that cannot be read, with what to do where a link leads out of what the sandbox grants.
+pub fn cannot_read(path: &Path, error: &io::Error) -> String {
+    let shown = path.display();
+    let real = path.canonicalize().ok().filter(|real| error.kind() == io::ErrorKind::PermissionDenied && real != path);
+    match real.as_deref().and_then(Path::parent) {
+        Some(folder) => format!(
+            "{shown} cannot be read: {error}; it is a link into {}: where that folder's own rights allow it, name it under sandbox.read",
+            folder.display()
+        ),
+        None => format!("{shown} cannot be read: {error}"),
+    }
+}
+
+/// Whether a path is one that the patterns mean.
+pub fn is_meant(path: &Path, include: &[String], exclude: &[String]) -> bool {
+    let text = path.to_string_lossy();
+    let fits = |pattern: &String| Pattern::new(pattern).is_ok_and(|pattern| pattern.matches_with(&text, OPTIONS));
+    let left_out = |pattern: &String| Pattern::new(pattern).is_ok_and(|pattern| pattern.matches(&text));
+    include.iter().any(fits) && !exclude.iter().any(left_out)
+}
+
+fn matches(pattern: &Pattern, name: &OsStr) -> bool {
+    pattern.matches_with(&name.to_string_lossy(), OPTIONS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::ffi::OsStrExt as _;
+
+    /// covers: faults 4
+    #[test]
+    fn patterns_match_names_that_are_not_text_and_files_below_folders() {
+        let dir = std::env::temp_dir().join(format!("outrigger-walk-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&dir);
+        std::fs::create_dir_all(dir.join("a/b/c")).expect("folders");
+        std::fs::create_dir_all(dir.join("d")).expect("folders");
+        let odd = OsStr::from_bytes(b"odd-\xff.log");
+        for name in [Path::new("a/x.log"), Path::new("a/b/c/y.log"), Path::new("d/z.txt"), &Path::new("d").join(odd)] {
+            std::fs::write(dir.join(name), "text").expect("a file");
+        }
+        let check = |pattern: &str, exclude: &[String], expect: &[&Path]| {
+            let mut walk = Walk::new(exclude, &[]);
+            walk.pattern(&format!("{}/{pattern}", dir.display()));
+            let mut found: Vec<PathBuf> = walk.matches.into_iter().map(|found| found.path).collect();
+            found.sort();
+            let expect: Vec<PathBuf> = expect.iter().map(|path| dir.join(path)).collect();
+            assert_eq!(found, expect, "{pattern}");
+        };
+        let odd = Path::new("d").join(odd);
+        check("*/*.log", &[], &[Path::new("a/x.log"), &odd]);
+        check("d/odd-?.log", &[], &[&odd]);
+        check("**/*.log", &[], &[Path::new("a/b/c/y.log"), Path::new("a/x.log"), &odd]);
+        check("**/*.log", &[format!("{}/a/**", dir.display())], &[&odd]);
+        check("a/x.log", &[], &[Path::new("a/x.log")]);
+        check("none/*.log", &[], &[]);
+
+        let moved = std::fs::metadata(dir.join("d/z.txt")).expect("there");
+        let id = FileId { device: moved.dev(), inode: moved.ino() };
+        let mut walk = Walk::new(&[], &[id]);
+        walk.pattern(&format!("{}/*/z.log", dir.display()));
+        assert_eq!(walk.matches.len(), 1, "found by its inode in a folder that the pattern leads to");
+        let _ = std::fs::remove_dir_all(&dir);
+    }
+}

@@ -1,0 +1,106 @@
+//! Changes of folders, as a hint that a scan is due (inotify(7)). In: folders. Out: names that went away, with where they went.
+//! Whoever relies on it alone misses files: a scan from time to time is the truth. Bound: `WATCHES_MAX` folders.
+
+use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::io;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::PathBuf;
+use tokio::net::unix::pipe;
+
+const WATCHES_MAX: usize = 128;
+/// Room for events of one read; the longest name takes about 270 bytes (inotify(7)).
+const READ_BYTES: usize = 4096;
+
+/// A name that went away.
+#[derive(Debug)]
+pub struct Gone {
+    pub path: PathBuf,
+    /// Where it went, as far as that folder is watched.
+    pub to: Option<PathBuf>,
+}
+
+pub struct Watch {
+    /// Read like a pipe.
+    queue: pipe::Receiver,
+    folders: HashMap<PathBuf, i32>,
+    paths: HashMap<i32, PathBuf>,
+}
+
+impl Watch {
+    /// None where the system has no more of these queues: then scans alone find files.
+    pub fn new() -> Option<Watch> {
+        let queue = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK).ok()?;
+        let queue = pipe::Receiver::from_owned_fd_unchecked(queue).ok()?;
+        Some(Watch { queue, folders: HashMap::new(), paths: HashMap::new() })
+    }
+
+    /// Watches these folders, and those of before no more.
+    pub fn set_folders(&mut self, folders: &[PathBuf]) {
+        let wanted = |path: &PathBuf| folders.iter().take(WATCHES_MAX).any(|folder| folder == path);
+        let gone: Vec<PathBuf> = self.folders.keys().filter(|path| !wanted(path)).cloned().collect();
+        for path in gone {
+            if let Some(id) = self.folders.remove(&path) {
+                self.paths.remove(&id);
+                // A folder that was removed has taken its watch along.
+                let _ = inotify::remove_watch(&self.queue, id);
+            }
+        }
+        let flags = WatchFlags::CREATE | WatchFlags::MOVE | WatchFlags::DELETE | WatchFlags::ONLYDIR;
+        for path in folders.iter().take(WATCHES_MAX) {
+            // Added anew each time: another folder may have the name now. One that cannot be watched is scanned all the same.
+            if let Ok(id) = inotify::add_watch(&self.queue, path, flags) {
+                if let Some(old) = self.folders.insert(path.clone(), id).filter(|old| *old != id) {
+                    self.paths.remove(&old);
+                }
+                self.paths.insert(id, path.clone());
+            }
+        }
+    }
+
+    /// Waits for a change; answers the names that went away.
+    pub async fn changed(&mut self) -> io::Result<Vec<Gone>> {
+        let (mut gone, mut moving) = (Vec::new(), HashMap::new());
+        let (mut space, mut any) = ([0u8; READ_BYTES], false);
+        loop {
+            self.queue.readable().await?;
+            loop {
+                match self.queue.try_read(&mut space) {
+                    Ok(count) => {
+                        any = true;
+                        self.note(space.get(..count).unwrap_or(&[]), &mut gone, &mut moving);
+                    }
+                    Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error),
+                    Err(_) if any => return Ok(gone),
+                    Err(_) => break,
+                }
+            }
+        }
+    }
+
+    /// Events as the kernel writes them: folder, kind, cookie, length of the name, name with NULs behind it. A move has two
+    /// events with one cookie.
+    fn note(&self, mut events: &[u8], gone: &mut Vec<Gone>, moving: &mut HashMap<u32, usize>) {
+        while let Some((head, rest)) = events.split_first_chunk::<16>() {
+            let word = |at: usize| {
+                head.get(at..at + 4).and_then(|bytes| bytes.try_into().ok()).map_or(0, u32::from_ne_bytes)
+            };
+            let (folder, kind, cookie) = (word(0).cast_signed(), ReadFlags::from_bits_retain(word(4)), word(8));
+            let (name, rest) = rest.split_at((word(12) as usize).min(rest.len()));
+            events = rest;
+            let name = name.split(|byte| *byte == 0).next().filter(|name| !name.is_empty()).map(OsStr::from_bytes);
+            let Some(path) = self.paths.get(&folder).zip(name).map(|(folder, name)| folder.join(name)) else { continue };
+            if kind.contains(ReadFlags::MOVED_FROM) {
+                moving.insert(cookie, gone.len());
+                gone.push(Gone { path, to: None });
+            } else if kind.contains(ReadFlags::MOVED_TO) {
+                if let Some(from) = moving.remove(&cookie).and_then(|index| gone.get_mut(index)) {
+                    from.to = Some(path);
+                }
+            } else if kind.contains(ReadFlags::DELETE) {
+                gone.push(Gone { path, to: None });
+            }
+        }
+    }
+}
