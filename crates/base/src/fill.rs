@@ -21,11 +21,8 @@ impl Lookup<'static> {
 }
 
 fn read_small(path: &Path) -> std::io::Result<String> {
-    let size = std::fs::metadata(path)?.len();
-    if size > FILE_MAX {
-        return Err(std::io::Error::other(format!("it has {size} bytes, more than the {FILE_MAX} allowed here")));
-    }
-    std::fs::read_to_string(path)
+    let bytes = crate::file::read(path, FILE_MAX)?;
+    String::from_utf8(bytes).map_err(|_| std::io::Error::other(format!("{} is not UTF-8", path.display())))
 }
 
 /// What was filled, and what could not be.

@@ -10,6 +10,7 @@ pub mod unit;
 #[macro_use]
 pub mod registry;
 pub mod family;
+pub mod file;
 pub mod feed;
 pub mod listen;
 pub mod revisions;

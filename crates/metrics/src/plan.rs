@@ -79,6 +79,13 @@ impl Plan {
             }
             sources.push(SourcePlan { name: name.clone(), kind, every });
         }
+        for (name, entry) in &config.sinks {
+            let Some(SinkKind::RemoteWrite(sink)) = entry.kind() else { continue };
+            for (label, text) in sink.check() {
+                let place = root.at(&["sinks", name, "remote_write", "labels", label]).place;
+                findings.push(Diagnostic::error(place, text).help("receivers would refuse every request"));
+            }
+        }
         if !findings.is_empty() {
             return Err(findings);
         }

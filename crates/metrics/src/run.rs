@@ -14,6 +14,7 @@ use crate::sink::remote_write::RemoteWrite;
 use crate::sink::{SinkKind, prometheus};
 use crate::source::{Collected, Inputs, Source, SourceKind};
 use base::ledger::Row;
+use base::limit::Backoff;
 use base::listen::Sockets;
 use base::pressure::Pressure;
 use base::scope::Scope;
@@ -24,10 +25,17 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 /// The last scrape at a stop must not eat the time of the app.
-const LAST_SCRAPE: Duration = Duration::from_secs(2);
+const LAST_SCRAPE: Duration = Duration::from_secs(1);
+/// What is left for a receiver at a stop. Samples are worth less than an end in time.
+const LAST_SENDING: Duration = Duration::from_secs(5);
+/// The first pause of a target that has not answered yet.
+const SOON: Duration = Duration::from_millis(100);
+/// A target that was never there is a fault after this.
+const STARTING: Duration = Duration::from_secs(10);
 
 /// The sources, each with its last snapshot.
 pub struct Sources {
@@ -131,7 +139,7 @@ pub fn start(
     let told = counted(plan.sources.len(), "source", "sources");
     health.set_summary(format!("{told} to {}", counted(plan.sinks.len(), "sink", "sinks")));
     let station = conductor.station("metrics");
-    let parts = Parts { sources: sources.clone(), writers, pages };
+    let parts = Parts { sources: sources.clone(), writers, pages, app_was_ready: inputs.app_was_ready.clone() };
     scope.spawn("conduct", conduct(plan, parts, telemetry.clone(), health, station, scope.clone()));
     Ok((scope, sources))
 }
@@ -147,11 +155,12 @@ struct Parts {
     sources: Rc<Sources>,
     writers: Vec<Rc<RemoteWrite>>,
     pages: Vec<JoinHandle<()>>,
+    app_was_ready: watch::Receiver<bool>,
 }
 
 async fn conduct(
     plan: Plan,
-    Parts { sources, writers, pages }: Parts,
+    Parts { sources, writers, pages, app_was_ready }: Parts,
     telemetry: Telemetry,
     health: Arc<Health>,
     mut station: Station,
@@ -167,6 +176,8 @@ async fn conduct(
             writers: writers.clone(),
             health: health.clone(),
             pressure: telemetry.pressure.clone(),
+            app_was_ready: app_was_ready.clone(),
+            began: Instant::now(),
         };
         collectors.push(scope.spawn("collector", collector.run(station.watch())));
     }
@@ -187,9 +198,11 @@ async fn conduct(
     station.done(Phase::Drain);
     let until = station.reached(Phase::Finish).await;
     writers.iter().for_each(|writer| writer.close());
+    let until = until.min(Instant::now() + LAST_SENDING);
     for task in sending {
         let _ = tokio::time::timeout_at(until.into(), task).await;
     }
+    writers.iter().for_each(|writer| writer.give_up());
     station.done(Phase::Finish);
     station.reached(Phase::Close).await;
     station.done(Phase::Close);
@@ -204,33 +217,75 @@ struct Collector {
     row: Arc<Row>,
     health: Arc<Health>,
     pressure: Pressure,
+    app_was_ready: watch::Receiver<bool>,
+    began: Instant,
 }
 
 impl Collector {
     async fn run(self, mut phase: PhaseWatch) {
         let mut next = Instant::now();
+        // An app that starts to listen is not kept waiting for a whole interval.
+        let mut soon = Backoff::new(SOON, self.plan.every);
+        let mut ready = self.app_was_ready.clone();
+        let (mut answered, mut up) = (false, false);
         loop {
+            let due = async {
+                let known = answered || *ready.borrow_and_update();
+                let time = tokio::time::sleep_until(next.into());
+                tokio::select! {
+                    () = time => {}
+                    Ok(()) = ready.changed(), if !known => {}
+                }
+            };
             tokio::select! {
-                () = tokio::time::sleep_until(next.into()) => {}
+                () = due => {}
                 _ = phase.reached(Phase::Yield) => break,
             }
-            self.round().await;
+            // A stop waits for no target that is slow to answer.
+            up = tokio::select! {
+                up = self.round(answered) => up,
+                _ = phase.reached(Phase::Yield) => break,
+            };
+            answered |= up;
             // A slow target shifts nothing: the next round keeps the rhythm, unless it is past already.
-            next = (next + self.plan.every).max(Instant::now());
+            next = match answered {
+                true => (next + self.plan.every).max(Instant::now()),
+                false => Instant::now() + soon.pause(),
+            };
         }
-        if !phase.yields() {
-            let _ = tokio::time::timeout(LAST_SCRAPE, self.round()).await;
+        if !phase.yields() && up {
+            let _ = tokio::time::timeout(LAST_SCRAPE, self.round(true)).await;
         }
     }
 
-    async fn round(&self) {
-        let Some(entry) = self.sources.entries.get(self.index) else { return };
+    /// Answers whether the target did. `answered`: it has done so before.
+    async fn round(&self, answered: bool) -> bool {
+        let Some(entry) = self.sources.entries.get(self.index) else { return false };
         if self.pressure.is_tight() && !entry.source.is_local() {
             // A round that is left out is a gap that everybody sees; it is counted as one unit, since nobody knows its samples.
             self.row.drop_unseen("memory", 1);
-            return;
+            self.judge(entry, Some("a scrape was left out, since memory is short".into()));
+            self.tell(Rc::new(entry.source.end()));
+            return false;
         }
-        let Collected { snapshot, dropped, trouble } = entry.source.collect().await;
+        let Collected { snapshot, dropped, trouble, up } = entry.source.collect().await;
+        let starting = !answered && !up && (!*self.app_was_ready.borrow() || self.began.elapsed() < STARTING);
+        match trouble {
+            Some(text) if starting => tracing::debug!(source = entry.name, text, "the target is not there yet"),
+            trouble => self.judge(entry, trouble),
+        }
+        for (reason, samples) in dropped {
+            if samples > 0 {
+                self.row.drop_unseen(reason, samples);
+            }
+        }
+        if let Some(snapshot) = snapshot {
+            self.tell(Rc::new(snapshot));
+        }
+        up
+    }
+
+    fn judge(&self, entry: &Entry, trouble: Option<String>) {
         match trouble {
             Some(text) => {
                 if self.health.fault(&entry.name, text.clone()) {
@@ -243,12 +298,9 @@ impl Collector {
                 }
             }
         }
-        for (reason, samples) in dropped {
-            if samples > 0 {
-                self.row.drop_unseen(reason, samples);
-            }
-        }
-        let Some(snapshot) = snapshot.map(Rc::new) else { return };
+    }
+
+    fn tell(&self, snapshot: Rc<Snapshot>) {
         let samples = snapshot.samples() as u64;
         self.row.receive(samples);
         self.sources.set(self.index, snapshot.clone());

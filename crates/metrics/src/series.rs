@@ -3,6 +3,7 @@
 //! used; `series_max` of its source limits how many there are.
 
 use base::family::{Family, FamilyKind, PointValue};
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::rc::Rc;
 
@@ -27,6 +28,7 @@ pub struct Sample {
     pub value: f64,
     /// The app's own timestamp in milliseconds, where it gave one.
     pub time_ms: Option<i64>,
+    pub timing: Timing,
 }
 
 /// A metric with its samples.
@@ -51,18 +53,49 @@ impl Snapshot {
     pub fn samples(&self) -> usize {
         self.blocks.iter().map(|block| block.samples.len()).sum()
     }
+
+    pub fn samples_of(&self, timing: Timing) -> usize {
+        self.blocks.iter().flat_map(|block| &block.samples).filter(|sample| sample.timing == timing).count()
+    }
 }
 
 /// The value that ends a series (prometheus.io/docs/specs/prw/remote_write_spec, "Stale Markers").
 pub const STALE: u64 = 0x7ff0_0000_0000_0002;
 
-/// The series of one target, by their text in its exposition: a line that was seen before costs one look.
+/// The series of one target, by their text in its exposition: a line that was seen before costs one look. Texts that differ in
+/// the order of their labels are one series.
 #[derive(Default)]
 pub struct Interner {
-    known: HashMap<Box<[u8]>, (Rc<Series>, u64)>,
+    texts: HashMap<Box<[u8]>, Text>,
+    series: HashMap<Rc<Series>, Rc<Known>>,
     round: u64,
-    /// Series told in this round; `known` also holds those of the round before.
+    /// Series told in this round; those of the round before are known as well.
     told: usize,
+}
+
+struct Text {
+    known: Rc<Known>,
+    seen: u64,
+}
+
+/// What is known of a series beside its labels.
+struct Known {
+    series: Rc<Series>,
+    seen: Cell<u64>,
+    /// Time and value of its last sample.
+    last: Cell<Option<(i64, f64)>>,
+    /// The last sample had a time of its own.
+    own_time: Cell<bool>,
+}
+
+/// A series of a text, before it is clear whether the line has a sample.
+#[derive(Clone)]
+pub struct Found(Rc<Known>);
+
+impl Found {
+    pub fn series(&self) -> &Rc<Series> {
+        &self.0.series
+    }
 }
 
 impl Interner {
@@ -82,27 +115,69 @@ impl Interner {
     }
 
     /// The series of a text, if it was seen before.
-    pub fn get(&mut self, text: &[u8]) -> Option<Rc<Series>> {
-        let (series, seen) = self.known.get_mut(text)?;
-        self.told += usize::from(*seen != self.round);
-        *seen = self.round;
-        Some(series.clone())
+    pub fn find(&mut self, text: &[u8]) -> Option<Found> {
+        let found = self.texts.get_mut(text)?;
+        found.seen = self.round;
+        Some(Found(found.known.clone()))
     }
 
-    pub fn insert(&mut self, text: &[u8], series: Series) -> Rc<Series> {
-        let series = Rc::new(series);
-        self.told += 1;
-        self.known.insert(text.into(), (series.clone(), self.round));
-        series
+    /// The series of a text that was not seen before.
+    pub fn insert(&mut self, text: &[u8], series: Series) -> Found {
+        let known = match self.series.get(&series) {
+            Some(known) => known.clone(),
+            None => {
+                let series = Rc::new(series);
+                let known = Rc::new(Known { series: series.clone(), seen: Cell::new(0), last: Cell::new(None), own_time: Cell::new(false) });
+                self.series.insert(series, known.clone());
+                known
+            }
+        };
+        self.texts.insert(text.into(), Text { known: known.clone(), seen: self.round });
+        Found(known)
     }
 
-    /// Ends a snapshot: forgets, and answers, the series that were not in it.
-    pub fn end(&mut self) -> Vec<Rc<Series>> {
+    /// Whether the series has had a sample in this snapshot or the one before.
+    pub fn is_told(&self, found: &Found) -> bool {
+        found.0.seen.get() + 1 >= self.round && found.0.seen.get() > 0
+    }
+
+    /// Notes a sample; answers what a receiver would make of its time.
+    pub fn tell(&mut self, found: &Found, time_ms: i64, own_time: bool, value: f64) -> Timing {
+        let known = &found.0;
+        known.own_time.set(own_time);
+        self.told += usize::from(known.seen.replace(self.round) != self.round);
+        match known.last.get() {
+            Some((last, old)) if time_ms == last && value.to_bits() == old.to_bits() => Timing::Repeated,
+            Some((last, _)) if time_ms <= last => Timing::NotNewer,
+            _ => {
+                known.last.set(Some((time_ms, value)));
+                Timing::Newer
+            }
+        }
+    }
+
+    /// Ends a snapshot: forgets the series that were not in it, and answers those that end at this time. A series with times of
+    /// its own ends by itself, as with Prometheus.
+    pub fn end(&mut self, time_ms: i64) -> Vec<Rc<Series>> {
         let round = self.round;
-        let gone = self.known.values().filter(|(_, seen)| *seen != round).map(|(series, _)| series.clone()).collect();
-        self.known.retain(|_, (_, seen)| *seen == round);
+        let ended = |known: &Known| known.seen.get() != round;
+        let before = |known: &Known| known.last.get().is_some_and(|(last, _)| last < time_ms);
+        let gone = self.series.values().filter(|known| ended(known) && before(known) && !known.own_time.get());
+        let gone = gone.map(|known| known.series.clone()).collect();
+        self.series.retain(|_, known| !ended(known));
+        self.texts.retain(|_, text| text.seen == round && !ended(&text.known));
         gone
     }
+}
+
+/// How the time of a sample stands to the one before it in its series.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Timing {
+    Newer,
+    /// The same sample again, as of a page that is written less often than it is read.
+    Repeated,
+    /// A receiver would refuse it, and everything that is sent along.
+    NotNewer,
 }
 
 /// Our own families as a snapshot: histograms become the series that the text format has for them.
@@ -128,14 +203,15 @@ pub fn snapshot_of(families: &[Family], time_ms: i64, interner: &mut Interner) -
                         .iter()
                         .for_each(|part| key.extend_from_slice(part));
                 }
-                let series = interner.get(&key).unwrap_or_else(|| {
+                let found = interner.find(&key).unwrap_or_else(|| {
                     let mut labels: Vec<(Box<str>, Box<str>)> =
                         labels.iter().map(|(n, v)| ((*n).into(), (*v).into())).collect();
                     labels.sort();
                     interner
                         .insert(&key, Series { name: format!("{}{suffix}", family.name).into(), labels: labels.into() })
                 });
-                samples.push(Sample { series, value, time_ms: None });
+                let timing = interner.tell(&found, time_ms, false, value);
+                samples.push(Sample { series: found.series().clone(), value, time_ms: None, timing });
             };
             match &point.value {
                 PointValue::Number(value) => add("", None, *value),
@@ -149,7 +225,7 @@ pub fn snapshot_of(families: &[Family], time_ms: i64, interner: &mut Interner) -
         let meta = Meta { name: (&*family.name).into(), help: (&*family.help).into(), kind: family.kind };
         blocks.push(Block { meta, samples });
     }
-    Snapshot { time_ms, blocks, target: Vec::new(), gone: interner.end() }
+    Snapshot { time_ms, blocks, target: Vec::new(), gone: interner.end(time_ms) }
 }
 
 #[cfg(test)]
@@ -168,6 +244,18 @@ mod tests {
         let third = snapshot_of(&[family("y")], 3, &mut interner);
         assert_eq!(third.gone.len(), 1);
         assert_eq!(&*third.gone[0].labels[0].1, "x");
+        assert_eq!(interner.len(), 1);
+    }
+
+    /// covers: faults 6
+    #[test]
+    fn a_sample_that_is_not_newer_is_told_apart_from_one_that_is_repeated() {
+        let mut interner = Interner::default();
+        interner.begin();
+        let found = interner.insert(b"a", Series { name: "a".into(), labels: Box::new([]) });
+        let told = [(5, 1.0), (5, 1.0), (5, 2.0), (4, 1.0), (6, 1.0)].map(|(time, value)| interner.tell(&found, time, false, value));
+        use Timing::{Newer, NotNewer, Repeated};
+        assert_eq!(told, [Newer, Repeated, NotNewer, NotNewer, Newer]);
         assert_eq!(interner.len(), 1);
     }
 

@@ -3,7 +3,7 @@
 //! the first one named, so that one bad line of the app does not cost all the others. Bound: `series_max` series; new ones
 //! beyond it are left out and counted, known ones stay.
 
-use crate::series::{Block, Interner, Meta, Sample, Series, Snapshot};
+use crate::series::{Block, Found, Interner, Meta, Sample, Series, Snapshot, Timing};
 use base::family::{FamilyKind, escape, write_number};
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -16,34 +16,62 @@ pub struct Faults {
     pub first_bad: Option<(usize, &'static str)>,
     /// Samples of series beyond the limit.
     pub over_limit: u64,
+    /// Samples whose own time a receiver would refuse.
+    pub not_newer: u64,
 }
 
-/// Reads one exposition.
+/// Reads one exposition. Series that were told before come first where the limit is reached.
 pub fn parse(body: &[u8], time_ms: i64, series_max: usize, interner: &mut Interner) -> (Snapshot, Faults) {
     interner.begin();
-    let mut reader = Reader { blocks: Vec::new(), by_name: HashMap::new(), last: None };
+    let mut reader = Reader { blocks: Vec::new(), by_name: HashMap::new(), last: None, time_ms };
     let mut faults = Faults::default();
+    let mut new = Vec::new();
     for (index, line) in memchr_lines(body).enumerate() {
         let line = line.trim_ascii();
         let outcome = match line.first() {
             None => Ok(()),
             Some(b'#') => reader.comment(line),
-            Some(_) => reader.sample(line, series_max, interner),
+            Some(_) => match reader.known(line, interner) {
+                Some(outcome) => outcome,
+                None => {
+                    new.push((index, line));
+                    Ok(())
+                }
+            },
         };
+        faults.note(index, outcome);
+    }
+    for (index, line) in new {
+        faults.note(index, reader.new_series(line, series_max, interner));
+    }
+    let gone = interner.end(time_ms);
+    let snapshot = Snapshot { time_ms, blocks: reader.blocks, target: Vec::new(), gone };
+    faults.not_newer = snapshot.samples_of(Timing::NotNewer) as u64;
+    (snapshot, faults)
+}
+
+impl Faults {
+    fn note(&mut self, index: usize, outcome: Line) {
         match outcome {
             Ok(()) => {}
-            Err(OVER_LIMIT) => faults.over_limit += 1,
+            Err(OVER_LIMIT) => self.over_limit += 1,
             Err(trouble) => {
-                faults.bad_lines += 1;
-                faults.first_bad.get_or_insert((index + 1, trouble));
+                self.bad_lines += 1;
+                match &self.first_bad {
+                    Some((first, _)) if *first <= index + 1 => {}
+                    _ => self.first_bad = Some((index + 1, trouble)),
+                }
             }
         }
     }
-    let gone = interner.end();
-    (Snapshot { time_ms, blocks: reader.blocks, target: Vec::new(), gone }, faults)
 }
 
 const OVER_LIMIT: &str = "over the limit of series";
+
+/// A sample whose own time is further away than this from the scrape would be refused with everything beside it: what Prometheus
+/// allows for behind its newest sample, and for ahead of its clock.
+const BEHIND_MAX_MS: i64 = 60 * 60 * 1000;
+const AHEAD_MAX_MS: i64 = 10 * 60 * 1000;
 
 fn memchr_lines(body: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut rest = body;
@@ -63,14 +91,18 @@ struct Reader {
     by_name: HashMap<Rc<str>, usize>,
     /// The block of the last sample: the next one is most likely of the same metric.
     last: Option<usize>,
+    /// The time of the scrape.
+    time_ms: i64,
 }
 
 type Line = Result<(), &'static str>;
 
 impl Reader {
     fn comment(&mut self, line: &[u8]) -> Line {
-        let text = std::str::from_utf8(line).map_err(|_| "a comment is not UTF-8")?;
-        let mut words = text.trim_start_matches('#').trim_start().splitn(3, [' ', '\t']);
+        // What is no HELP and no TYPE is for people, whatever it holds.
+        let Some(text) = line.strip_prefix(b"#").and_then(|line| std::str::from_utf8(line).ok()) else { return Ok(()) };
+        let Some(text) = text.strip_prefix([' ', '\t']) else { return Ok(()) };
+        let mut words = text.trim_start().splitn(3, [' ', '\t']);
         let (word, name, rest) = (words.next().unwrap_or(""), words.next().unwrap_or(""), words.next().unwrap_or(""));
         match word {
             "HELP" if is_metric_name(name) => {
@@ -99,27 +131,52 @@ impl Reader {
         Ok(())
     }
 
-    fn sample(&mut self, line: &[u8], series_max: usize, interner: &mut Interner) -> Line {
-        let end = series_end(line)?;
-        let (text, rest) = line.split_at(end);
-        let series = match interner.get(text) {
-            Some(series) => series,
-            None if interner.len() >= series_max => return Err(OVER_LIMIT),
+    /// A line of a series that had a sample before; None where it is new.
+    fn known(&mut self, line: &[u8], interner: &mut Interner) -> Option<Line> {
+        let end = match series_end(line) {
+            Ok(end) => end,
+            Err(trouble) => return Some(Err(trouble)),
+        };
+        let (text, rest) = line.split_at_checked(end)?;
+        let found = interner.find(text).filter(|found| interner.is_told(found))?;
+        Some(self.sample(&found, rest, interner))
+    }
+
+    fn new_series(&mut self, line: &[u8], series_max: usize, interner: &mut Interner) -> Line {
+        let (text, rest) = line.split_at_checked(series_end(line)?).ok_or("a sample without a value")?;
+        let found = match interner.find(text) {
+            Some(found) => found,
             None => interner.insert(text, parse_series(text)?),
         };
+        if interner.len() >= series_max && !interner.is_told(&found) {
+            return Err(OVER_LIMIT);
+        }
+        self.sample(&found, rest, interner)
+    }
+
+    fn sample(&mut self, found: &Found, rest: &[u8], interner: &mut Interner) -> Line {
         let rest = std::str::from_utf8(rest).map_err(|_| "a value is not UTF-8")?;
         let mut words = rest.split_ascii_whitespace();
         let value = parse_value(words.next().ok_or("a sample without a value")?).ok_or("a value that is no number")?;
-        let time_ms = match words.next() {
+        let time_ms: Option<i64> = match words.next() {
             None => None,
             Some(word) => Some(word.parse().map_err(|_| "a timestamp that is no whole number of milliseconds")?),
         };
         if words.next().is_some() {
             return Err("something stands behind the timestamp");
         }
-        let index = self.block_of(&series.name);
+        let bounds = self.time_ms.saturating_sub(BEHIND_MAX_MS)..=self.time_ms.saturating_add(AHEAD_MAX_MS);
+        let timing = match time_ms {
+            Some(own) if !bounds.contains(&own) => {
+                // It is a sample all the same: its series goes on.
+                interner.tell(found, i64::MIN, true, value);
+                Timing::NotNewer
+            }
+            own => interner.tell(found, own.unwrap_or(self.time_ms), own.is_some(), value),
+        };
+        let index = self.block_of(&found.series().name);
         if let Some(block) = self.blocks.get_mut(index) {
-            block.samples.push(Sample { series, value, time_ms });
+            block.samples.push(Sample { series: found.series().clone(), value, time_ms, timing });
         }
         Ok(())
     }
@@ -205,6 +262,9 @@ fn parse_series(text: &[u8]) -> Result<Series, &'static str> {
         if !is_label_name(label) {
             return Err("a label name with a character that is not allowed");
         }
+        if label == "__name__" {
+            return Err("a label that stands for the name of the metric");
+        }
         let inside = tail.trim_start().strip_prefix('"').ok_or("a label value without quotes")?;
         let end = closing_quote(inside).ok_or("a label value without an end")?;
         // RFC-less but certain: an empty value is the same as no label (prometheus.io/docs/concepts/data_model).
@@ -257,15 +317,22 @@ fn unescape(text: &str) -> String {
     out
 }
 
+/// As Go's ParseFloat, by which the format is defined, without hexadecimal digits and underscores.
 fn parse_value(word: &str) -> Option<f64> {
-    match word {
-        "NaN" => Some(f64::NAN),
-        "+Inf" | "Inf" => Some(f64::INFINITY),
-        "-Inf" => Some(f64::NEG_INFINITY),
-        // Rust reads `infinity` and the like too, which the format does not have.
-        _ if word.bytes().all(|byte| byte.is_ascii_digit() || b"+-.eE".contains(&byte)) => word.parse().ok(),
-        _ => None,
+    let (sign, rest) = match word.as_bytes() {
+        [b'-', ..] => (-1.0, word.get(1..)?),
+        [b'+', ..] => (1.0, word.get(1..)?),
+        _ => (1.0, word),
+    };
+    if rest.eq_ignore_ascii_case("inf") || rest.eq_ignore_ascii_case("infinity") {
+        return Some(sign * f64::INFINITY);
     }
+    if word.eq_ignore_ascii_case("nan") {
+        return Some(f64::NAN);
+    }
+    let digits = word.bytes().all(|byte| byte.is_ascii_digit() || b"+-.eE".contains(&byte));
+    // A number that is too large is an error there, and no infinity.
+    word.parse().ok().filter(|value: &f64| digits && value.is_finite())
 }
 
 fn is_metric_name(name: &str) -> bool {
@@ -273,7 +340,7 @@ fn is_metric_name(name: &str) -> bool {
     name.bytes().all(valid) && name.bytes().next().is_some_and(|first| !first.is_ascii_digit())
 }
 
-fn is_label_name(name: &str) -> bool {
+pub(crate) fn is_label_name(name: &str) -> bool {
     let valid = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
     name.bytes().all(valid) && name.bytes().next().is_some_and(|first| !first.is_ascii_digit())
 }
@@ -334,7 +401,7 @@ mod tests {
     use super::*;
 
     fn round_trip(text: &str) -> (String, Faults) {
-        let (snapshot, faults) = parse(text.as_bytes(), 0, 1000, &mut Interner::default());
+        let (snapshot, faults) = parse(text.as_bytes(), 1_700_000_000_000, 1000, &mut Interner::default());
         let mut out = String::new();
         assert!(write(&[Rc::new(snapshot)], &mut out).is_empty());
         (out, faults)
@@ -375,7 +442,11 @@ mod tests {
         check_bad("a", "without a value");
         check_bad("a{b=\"1\"}", "without a value");
         check_bad("a one", "no number");
-        check_bad("a infinity", "no number");
+        check_bad("a infinite", "no number");
+        check_bad("a 1e999", "no number");
+        check_bad("a 1_000", "no number");
+        check_bad("a +nan", "no number");
+        check_bad("a{__name__=\"evil\"} 1", "name of the metric");
         check_bad("a 1 soon", "timestamp");
         check_bad("a 1 2 3", "behind the timestamp");
         check_bad("# TYPE a gorge", "five");
@@ -391,6 +462,72 @@ mod tests {
         assert_eq!((second.samples(), faults.over_limit, faults.bad_lines), (2, 1, 0));
         let (third, faults) = parse(b"x 1\ny 1\n", 2, 2, &mut interner);
         assert_eq!((third.samples(), faults.over_limit), (2, 0), "series that ended make room at once");
+    }
+
+    /// covers: faults 6
+    #[test]
+    fn values_are_read_as_by_go_and_comments_are_for_people() {
+        for (text, expect) in [
+            ("Nan", "NaN"),
+            ("nan", "NaN"),
+            ("inf", "+Inf"),
+            ("-INF", "-Inf"),
+            ("Infinity", "+Inf"),
+            ("+infinity", "+Inf"),
+            ("5.", "5"),
+            (".5e1", "5"),
+        ] {
+            let (out, faults) = round_trip(&format!("a {text}\n"));
+            assert_eq!((out.as_str(), faults.bad_lines), (format!("# TYPE a untyped\na {expect}\n").as_str(), 0), "{text}");
+        }
+        let (out, faults) = round_trip("## TYPE a counter\n#TYPE a counter\n#HELP a b\na 1\n#\n");
+        assert_eq!((out.as_str(), faults.bad_lines), ("# TYPE a untyped\na 1\n", 0));
+        let (snapshot, faults) = parse(b"# \xff\xfe\na 1\n# HELP a \xff\n", 0, 10, &mut Interner::default());
+        assert_eq!((snapshot.samples(), faults.bad_lines), (1, 0));
+    }
+
+    /// covers: faults 6
+    #[test]
+    fn a_limit_keeps_known_series_and_a_round_without_a_sample_ends_one() {
+        let mut interner = Interner::default();
+        let old: String = (0..5).map(|n| format!("old{n} 1\n")).collect();
+        parse(old.as_bytes(), 0, 5, &mut interner);
+        for round in 1..20 {
+            let new: String = (0..5).map(|n| format!("new{round}_{n} 1\n")).collect();
+            let (snapshot, faults) = parse(format!("{new}{old}").as_bytes(), round, 5, &mut interner);
+            let names: Vec<&str> = snapshot.blocks.iter().flat_map(|b| &b.samples).map(|s| &*s.series.name).collect();
+            assert_eq!(names, ["old0", "old1", "old2", "old3", "old4"]);
+            assert_eq!((faults.over_limit, snapshot.gone.len()), (5, 0));
+        }
+        let (snapshot, faults) = parse(b"old0 bad\n", 30, 5, &mut interner);
+        assert_eq!((faults.bad_lines, snapshot.gone.len()), (1, 5));
+    }
+
+    /// covers: faults 6
+    #[test]
+    fn the_order_of_labels_tells_no_series_apart() {
+        let mut interner = Interner::default();
+        let orders = ["a{x=\"1\",y=\"2\"} 1\n", "a{y=\"2\",x=\"1\"} 2\n", "a{ y=\"2\" ,x=\"1\", } 3\n"];
+        for (round, text) in orders.iter().cycle().take(9).enumerate() {
+            let (snapshot, _) = parse(text.as_bytes(), round as i64, 1, &mut interner);
+            assert_eq!((snapshot.samples(), snapshot.gone.len()), (1, 0), "round {round}");
+        }
+    }
+
+    /// covers: faults 6
+    #[test]
+    fn a_time_that_receivers_refuse_costs_its_sample_alone() {
+        let mut interner = Interner::default();
+        let now = 1_700_000_000_000;
+        let (snapshot, faults) =
+            parse(format!("a 1\nb 2 1700000000\nc 3 {now}\n").as_bytes(), now, 10, &mut interner);
+        let timing: Vec<Timing> = snapshot.blocks.iter().flat_map(|b| &b.samples).map(|s| s.timing).collect();
+        assert_eq!(timing, [Timing::Newer, Timing::NotNewer, Timing::Newer]);
+        assert_eq!((faults.not_newer, faults.bad_lines), (1, 0));
+        let (_, faults) = parse(format!("c 4 {now}\n").as_bytes(), now + 1, 10, &mut interner);
+        assert_eq!(faults.not_newer, 1, "another value at the same time");
+        let (_, faults) = parse(format!("c 3 {now}\n").as_bytes(), now + 2, 10, &mut interner);
+        assert_eq!(faults.not_newer, 0, "the same sample again");
     }
 
     /// covers: foundation 5

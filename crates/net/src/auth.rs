@@ -11,7 +11,7 @@ use http::{Method, Uri};
 use std::path::Path;
 
 /// A credential is short; a larger file is not one.
-const CREDENTIAL_MAX: usize = 64 << 10;
+const CREDENTIAL_MAX: u64 = 64 << 10;
 
 pub fn apply(
     auth: Option<&Auth>,
@@ -22,10 +22,10 @@ pub fn apply(
 ) -> Result<(), Error> {
     let value = match auth {
         None => match uri.authority().and_then(|authority| authority.as_str().rsplit_once('@')) {
-            Some((credentials, _)) => format!("Basic {}", encode(credentials)),
+            Some((credentials, _)) => basic(&decoded(credentials)),
             None => return Ok(()),
         },
-        Some(Auth::Basic(basic)) => format!("Basic {}", encode(&format!("{}:{}", basic.username, password(basic)?))),
+        Some(Auth::Basic(config)) => basic(format!("{}:{}", config.username, password(config)?).as_bytes()),
         Some(Auth::Bearer(bearer)) => format!("Bearer {}", token(bearer)?),
         Some(Auth::Sigv4(config)) => {
             let now = jiff::Timestamp::now();
@@ -56,18 +56,34 @@ fn either(given: Option<&Secret>, file: Option<&Path>, what: &str) -> Result<Str
 }
 
 fn read_credential(file: &Path) -> Result<String, Error> {
-    let text = std::fs::read_to_string(file).map_err(|error| Error::us(format!("{}: {error}", file.display())))?;
-    if text.len() > CREDENTIAL_MAX {
-        return Err(Error::us(format!(
-            "{} has more than {CREDENTIAL_MAX} bytes, which no credential has",
-            file.display()
-        )));
-    }
+    let bytes = base::file::read(file, CREDENTIAL_MAX).map_err(|error| Error::us(error.to_string()))?;
+    let text = String::from_utf8(bytes).map_err(|_| Error::us(format!("{} is not UTF-8", file.display())))?;
     Ok(text.trim_end().to_string())
 }
 
-fn encode(credentials: &str) -> String {
-    base64::engine::general_purpose::STANDARD.encode(credentials)
+/// RFC 7617, 2.
+fn basic(credentials: &[u8]) -> String {
+    format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(credentials))
+}
+
+/// Credentials in a URL are percent-encoded where they have characters of its own (RFC 3986, 2.1).
+fn decoded(credentials: &str) -> Vec<u8> {
+    let mut out = Vec::with_capacity(credentials.len());
+    let mut rest = credentials.as_bytes();
+    while let Some((first, tail)) = rest.split_first() {
+        let pair = tail.get(..2).filter(|_| *first == b'%').and_then(|pair| std::str::from_utf8(pair).ok());
+        match pair.and_then(|pair| u8::from_str_radix(pair, 16).ok()) {
+            Some(byte) => {
+                out.push(byte);
+                rest = tail.get(2..).unwrap_or(&[]);
+            }
+            None => {
+                out.push(*first);
+                rest = tail;
+            }
+        }
+    }
+    out
 }
 
 #[cfg(test)]

@@ -39,11 +39,16 @@ pub struct Connector {
 impl Target {
     /// What stands in the request line: the path, or for a proxy in clear text the whole URL (RFC 9112, 3.2.2).
     pub fn request_target(&self, uri: &Uri) -> String {
-        let path = uri.path_and_query().map_or("/", |path| path.as_str());
+        // A URL may have a query and no path (RFC 9112, 3.2.1: then the path is `/`).
+        let path = match uri.path_and_query().map_or("", |path| path.as_str()) {
+            "" => "/".to_string(),
+            query if query.starts_with('?') => format!("/{query}"),
+            path => path.to_string(),
+        };
         if self.proxy.is_some() && !self.tls {
             return format!("http://{}{path}", self.host_header());
         }
-        path.to_string()
+        path
     }
 
     pub fn host_header(&self) -> String {

@@ -84,7 +84,7 @@ impl Resolver {
             return Ok(vec![address]);
         }
         let loaded = self.loaded();
-        let found = loaded.from_hosts(host);
+        let found = loaded.in_hosts_file(host);
         if !found.is_empty() {
             return Ok(found);
         }
@@ -157,7 +157,7 @@ impl Loaded {
     }
 
     /// Both families of the hosts file, without asking anybody for the one that is missing there.
-    fn from_hosts(&self, host: &str) -> Vec<IpAddr> {
+    fn in_hosts_file(&self, host: &str) -> Vec<IpAddr> {
         let Ok(name) = Name::from_str_relaxed(host.to_lowercase()) else { return Vec::new() };
         let of = |kind| self.hosts.lookup_static_host(&Query::query(name.clone(), kind));
         let found = [RecordType::AAAA, RecordType::A].map(of).into_iter().flatten().flat_map(|found| addresses(&found));
@@ -298,8 +298,8 @@ mod tests {
         let mut hosts = Hosts::default();
         hosts.read_hosts_conf("10.0.0.7 my_app Loki\n::7 loki # IPv6\n".as_bytes()).expect("a hosts file");
         let loaded = Loaded { stamps: [None; 2], hosts, dns: None, servers: String::new() };
-        assert_eq!(loaded.from_hosts("my_app"), [address("10.0.0.7")]);
-        assert_eq!(loaded.from_hosts("LOKI."), [address("::7"), address("10.0.0.7")]);
-        assert!(loaded.from_hosts("other").is_empty());
+        assert_eq!(loaded.in_hosts_file("my_app"), [address("10.0.0.7")]);
+        assert_eq!(loaded.in_hosts_file("LOKI."), [address("::7"), address("10.0.0.7")]);
+        assert!(loaded.in_hosts_file("other").is_empty());
     }
 }

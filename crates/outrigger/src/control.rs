@@ -22,6 +22,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 pub struct AppFacts {
     pub pid: Arc<AtomicI32>,
     pub runs: watch::Sender<bool>,
+    /// Whether it was ready once.
+    pub was_ready: watch::Sender<bool>,
     pub health: Arc<Health>,
     /// Ends that were followed by another start.
     pub restarts: Rc<Cell<u32>>,

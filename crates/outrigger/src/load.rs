@@ -42,6 +42,9 @@ pub struct Source {
     pub text: String,
 }
 
+/// The largest configuration that is read.
+const CONFIG_MAX: u64 = 4 << 20;
+
 impl Source {
     /// Errors are sentences for people.
     pub fn read(path: &Path) -> Result<Source, Report> {
@@ -51,7 +54,7 @@ impl Source {
             report.push(Diagnostic::whole(message).help(help));
             report
         };
-        let bytes = std::fs::read(path).map_err(|error| {
+        let bytes = base::file::read(path, CONFIG_MAX).map_err(|error| {
             let help = "name the file with -c, or write one: README.md has a first one, `outrigger explain` lists what there is";
             report(format!("the configuration cannot be read: {error}"), help)
         })?;

@@ -199,6 +199,7 @@ impl Worker {
             descriptors: descriptors(self.control.clone()),
             proxy: counters.map(apps),
             own,
+            app_was_ready: self.facts.was_ready.subscribe(),
         };
         let (scope, sources) = metrics::run::start(plan, &inputs, &self.sockets, &self.telemetry, &mut self.conductor)?;
         gate.scopes.push(scope);

@@ -110,6 +110,7 @@ async fn serve(
     let facts = AppFacts {
         pid: Arc::default(),
         runs: watch::channel(inherited.companion).0,
+        was_ready: watch::channel(false).0,
         health: telemetry.health("app"),
         restarts: Rc::default(),
         ended: Rc::default(),

@@ -3,7 +3,7 @@
 //! tried again; any other answer drops the request under `rejected`. Bounds: `buffer_max` samples wait, the oldest snapshot
 //! goes first; `SEND_MAX` samples in one request.
 
-use crate::series::{STALE, Series, Snapshot};
+use crate::series::{STALE, Sample, Series, Snapshot, Timing};
 use base::family::FamilyKind;
 use base::ledger::Row;
 use base::limit::Backoff;
@@ -41,6 +41,18 @@ pub struct Config {
     pub client: ClientConfig,
 }
 
+impl Config {
+    /// A label that receivers would refuse with every request: its name, and why.
+    pub fn check(&self) -> Vec<(&str, String)> {
+        let fits = |name: &str| crate::text::is_label_name(name) && !name.starts_with("__");
+        let wrong = self.labels.keys().filter(|name| !fits(name));
+        let text = |name: &String| {
+            format!("`{name}` is no name of a label: letters, digits and `_`, no digit first, and not `__` in front")
+        };
+        wrong.map(|name| (name.as_str(), text(name))).collect()
+    }
+}
+
 impl Kind for Config {
     const EXAMPLE: &'static str = "remote_write: { url: \"http://prometheus:9090/api/v1/write\" }\n";
 }
@@ -69,6 +81,8 @@ pub struct RemoteWrite {
     waiting: Cell<usize>,
     filled: Notify,
     closed: Cell<bool>,
+    /// Samples of the snapshot that is being sent.
+    sending: Cell<u64>,
     row: Arc<Row>,
     health: Arc<Health>,
 }
@@ -85,12 +99,14 @@ impl RemoteWrite {
             name: name.to_string(),
             client: Client::new(config.client.clone()).map_err(|error| error.to_string())?,
             url: config.url.as_str().to_string(),
-            labels: config.labels.clone(),
+            // An empty value is no label (prometheus.io/docs/concepts/data_model).
+            labels: config.labels.clone().into_iter().filter(|(_, value)| !value.is_empty()).collect(),
             buffer_max: config.buffer_max as usize,
             queue: RefCell::default(),
             waiting: Cell::new(0),
             filled: Notify::new(),
             closed: Cell::new(false),
+            sending: Cell::new(0),
             row,
             health,
         }))
@@ -98,16 +114,20 @@ impl RemoteWrite {
 
     /// Takes a snapshot; where too many samples wait, the oldest go.
     pub fn push(&self, snapshot: Rc<Snapshot>) {
-        let samples = snapshot.samples();
+        let (samples, refused) = (snapshot.samples(), snapshot.samples_of(Timing::NotNewer));
+        let repeated = snapshot.samples_of(Timing::Repeated);
         if samples == 0 && snapshot.gone.is_empty() {
             return;
         }
         self.row.receive(samples as u64);
+        self.row.drop_records("not_newer", refused as u64);
+        self.row.merge(repeated as u64);
+        let samples = samples - refused - repeated;
         let mut queue = self.queue.borrow_mut();
         queue.push_back(snapshot);
         self.waiting.set(self.waiting.get() + samples);
         while (self.waiting.get() > self.buffer_max || queue.len() > SNAPSHOTS_MAX) && queue.len() > 1 {
-            let dropped = queue.pop_front().map_or(0, |oldest| oldest.samples());
+            let dropped = queue.pop_front().map_or(0, |oldest| oldest.samples_of(Timing::Newer));
             self.waiting.set(self.waiting.get().saturating_sub(dropped));
             self.row.drop_records("buffer_full", dropped as u64);
         }
@@ -118,6 +138,16 @@ impl RemoteWrite {
     pub fn close(&self) {
         self.closed.set(true);
         self.filled.notify_one();
+    }
+
+    /// Counts what was not sent in time.
+    pub fn give_up(&self) {
+        let left = self.waiting.take() as u64 + self.sending.take();
+        self.queue.take();
+        if left > 0 {
+            self.row.drop_records("stopped", left);
+            tracing::warn!(sink = self.name, samples = left, "a stop leaves samples behind that were not sent");
+        }
     }
 
     /// Sends until it is closed and empty.
@@ -131,9 +161,13 @@ impl RemoteWrite {
                 self.filled.notified().await;
                 continue;
             };
-            self.waiting.set(self.waiting.get().saturating_sub(snapshot.samples()));
-            for body in bodies(&snapshot, &self.labels) {
+            self.waiting.set(self.waiting.get().saturating_sub(snapshot.samples_of(Timing::Newer)));
+            let bodies = bodies(&snapshot, &self.labels);
+            self.sending.set(bodies.iter().map(|body| body.samples).sum());
+            for body in bodies {
+                let samples = body.samples;
                 self.send(body, &mut phase).await;
+                self.sending.set(self.sending.get().saturating_sub(samples));
             }
         }
     }
@@ -173,7 +207,7 @@ impl RemoteWrite {
             if self.health.fault(&self.name, text.clone()) {
                 tracing::warn!(sink = self.name, error = text, "metrics could not be sent and are tried again");
             }
-            let pause = wait.unwrap_or_else(|| backoff.pause()).min(RETRY_MOST);
+            let pause = backoff.pause_at_least(wait);
             if phase.phase() >= Phase::Finish {
                 tokio::time::sleep(pause.min(RETRY_MOST_STOPPING)).await;
             } else {
@@ -196,9 +230,10 @@ impl RemoteWrite {
 fn bodies(snapshot: &Snapshot, external: &BTreeMap<String, String>) -> Vec<Body> {
     let mut bodies = Vec::new();
     let mut body = Body { bytes: Vec::new(), samples: 0 };
-    for block in snapshot.blocks.iter().filter(|block| !block.samples.is_empty()) {
+    let is_sent = |sample: &&Sample| sample.timing == Timing::Newer;
+    for block in snapshot.blocks.iter().filter(|block| block.samples.iter().any(|sample| is_sent(&sample))) {
         metadata(&block.meta, &mut body.bytes);
-        for sample in &block.samples {
+        for sample in block.samples.iter().filter(is_sent) {
             let time = sample.time_ms.unwrap_or(snapshot.time_ms);
             time_series(&sample.series, snapshot, external, sample.value.to_bits(), time, &mut body.bytes);
             body.samples += 1;

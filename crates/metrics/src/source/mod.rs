@@ -39,6 +39,8 @@ pub struct Inputs {
     pub descriptors: CountDescriptors,
     pub proxy: Option<Arc<dyn Gather>>,
     pub own: Arc<dyn Gather>,
+    /// Whether the app was ready once: before that a page that does not answer is no fault.
+    pub app_was_ready: tokio::sync::watch::Receiver<bool>,
 }
 
 pub type CountDescriptors = Rc<dyn Fn(i32) -> Pin<Box<dyn Future<Output = Option<u64>>>>>;
@@ -51,12 +53,16 @@ pub struct Collected {
     pub dropped: Vec<(&'static str, u64)>,
     /// What is not well, for health.
     pub trouble: Option<String>,
+    /// Whether the target answered.
+    pub up: bool,
 }
 
 pub type Collecting<'a> = Pin<Box<dyn Future<Output = Collected> + 'a>>;
 
 pub trait Source {
     fn collect(&self) -> Collecting<'_>;
+    /// What is told where a round is left out: all series end.
+    fn end(&self) -> Snapshot;
     /// A source that costs nothing but a look at memory or /proc is asked anew for each reading of the page.
     fn is_local(&self) -> bool;
 }
@@ -117,13 +123,26 @@ impl Source for Gathered {
             let mut interner = self.interner.take();
             let snapshot = crate::series::snapshot_of(&families, now_ms(), &mut interner);
             self.interner.set(interner);
-            Collected { snapshot: Some(snapshot), dropped: Vec::new(), trouble: None }
+            Collected { snapshot: Some(snapshot), dropped: Vec::new(), trouble: None, up: true }
         })
+    }
+
+    fn end(&self) -> Snapshot {
+        ended(&self.interner)
     }
 
     fn is_local(&self) -> bool {
         true
     }
+}
+
+/// A snapshot in which all series end.
+fn ended(interner: &Cell<crate::series::Interner>) -> Snapshot {
+    let (time_ms, mut series) = (now_ms(), interner.take());
+    series.begin();
+    let gone = series.end(time_ms);
+    interner.set(series);
+    Snapshot { time_ms, gone, ..Snapshot::default() }
 }
 
 #[cfg(test)]

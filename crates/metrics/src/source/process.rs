@@ -2,7 +2,7 @@
 //! memory, descriptors, threads under OpenTelemetry's names, which do not clash with `process_*` of client libraries.
 
 use super::{Collected, Collecting, CountDescriptors, Source, now_ms};
-use crate::series::{Interner, snapshot_of};
+use crate::series::{Interner, Snapshot, snapshot_of};
 use base::family::{Family, FamilyKind};
 use base::registry::Kind;
 use base::unit::Span;
@@ -47,7 +47,6 @@ impl Source for Process {
     fn collect(&self) -> Collecting<'_> {
         Box::pin(async {
             let pid = self.pid.load(Ordering::Relaxed);
-            let mut interner = self.interner.take();
             let mut totals = session(pid);
             if let Some(totals) = &mut totals {
                 for pid in totals.pids.iter().take(COUNTED_MAX) {
@@ -59,10 +58,15 @@ impl Source for Process {
             }
             let families = totals.map(|totals| families(&totals)).unwrap_or_default();
             let trouble = (pid != 0 && families.is_empty()).then(|| format!("/proc/{pid} cannot be read"));
+            let mut interner = self.interner.take();
             let snapshot = snapshot_of(&families, now_ms(), &mut interner);
             self.interner.set(interner);
-            Collected { snapshot: Some(snapshot), dropped: Vec::new(), trouble }
+            Collected { snapshot: Some(snapshot), dropped: Vec::new(), up: trouble.is_none(), trouble }
         })
+    }
+
+    fn end(&self) -> Snapshot {
+        super::ended(&self.interner)
     }
 
     fn is_local(&self) -> bool {

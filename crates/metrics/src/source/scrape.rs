@@ -10,10 +10,12 @@ use net::{Client, ClientConfig, Request};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use std::cell::Cell;
+use std::io::Read as _;
 use std::rc::Rc;
 
 /// Reads the app's metrics page in the Prometheus text format. Timestamps, types and help are kept. When the page does not
-/// answer its series end at once; bad lines are skipped and the first one is named in the status.
+/// answer its series end at once; bad lines are skipped and the first one is named in the status. A sample whose own time is not
+/// newer than the one before it, or more than an hour behind or ten minutes ahead, is not pushed, counted under `not_newer`.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
@@ -22,7 +24,7 @@ pub struct Config {
     /// How often it is read.
     #[serde(default = "super::every")]
     pub every: Span,
-    /// The largest page that is read.
+    /// The largest page that is read, after decompression.
     #[serde(default = "body_max")]
     pub body_max: ByteSize,
     /// Series of this target; samples of new ones beyond it are dropped under `series_limit`.
@@ -70,11 +72,11 @@ impl Scrape {
         })
     }
 
-    async fn page(&self) -> Result<net::Response, String> {
+    async fn page(&self) -> Result<Vec<u8>, String> {
         let request = Request {
             method: http::Method::GET,
             url: self.url.clone(),
-            headers: vec![("accept", "text/plain;version=0.0.4, */*;q=0.1".into())],
+            headers: vec![("accept", ACCEPT.into()), ("accept-encoding", "gzip".into())],
             body: bytes::Bytes::new(),
             answer_max: self.body_max,
         };
@@ -82,41 +84,77 @@ impl Scrape {
         if !response.is_success() {
             return Err(format!("status {}: {}", response.status, response.excerpt()));
         }
-        Ok(response)
+        let kind = response.header("content-type").unwrap_or("").split(';').next().unwrap_or("").trim();
+        if UNREAD.iter().any(|unread| kind.eq_ignore_ascii_case(unread)) {
+            return Err(format!("the page is {kind} though text/plain was asked for, and only that is read"));
+        }
+        match response.header("content-encoding").map(str::trim) {
+            None | Some("" | "identity") => Ok(response.body.into()),
+            Some(gzip) if gzip.eq_ignore_ascii_case("gzip") => inflate(&response.body, self.body_max),
+            Some(other) => Err(format!("the page is compressed by {other} though gzip was asked for")),
+        }
     }
+
+    fn read(&self, body: &[u8], time_ms: i64, interner: &mut Interner) -> Collected {
+        let (snapshot, faults) = text::parse(body, time_ms, self.series_max, interner);
+        let mut troubles = Vec::new();
+        if let Some((line, trouble)) = faults.first_bad {
+            troubles.push(format!("{} bad lines; line {line} has {trouble}", faults.bad_lines));
+        }
+        if faults.over_limit > 0 {
+            troubles.push(format!("{} samples over series_max = {}", faults.over_limit, self.series_max));
+        }
+        if faults.not_newer > 0 {
+            troubles.push(format!(
+                "{} samples with times of their own that are not newer than before, or far from now",
+                faults.not_newer
+            ));
+        }
+        Collected {
+            snapshot: Some(Snapshot { target: self.target.clone(), ..snapshot }),
+            dropped: vec![("bad_line", faults.bad_lines), ("series_limit", faults.over_limit)],
+            trouble: (!troubles.is_empty()).then(|| troubles.join("; ")),
+            up: true,
+        }
+    }
+}
+
+const ACCEPT: &str = "text/plain;version=0.0.4, */*;q=0.1";
+/// Formats whose text or bytes mean something else than ours: reading them as ours would tell wrong numbers.
+const UNREAD: [&str; 2] = ["application/openmetrics-text", "application/vnd.google.protobuf"];
+
+/// Bound: the same as for a page that is not compressed.
+fn inflate(body: &[u8], max: usize) -> Result<Vec<u8>, String> {
+    let mut page = Vec::new();
+    let read = flate2::read::MultiGzDecoder::new(body).take(max as u64 + 1).read_to_end(&mut page);
+    read.map_err(|error| format!("the page is no gzip: {error}"))?;
+    if page.len() > max {
+        return Err(format!("the page has more than body_max = {}", ByteSize(max as u64)));
+    }
+    Ok(page)
 }
 
 impl Source for Scrape {
     fn collect(&self) -> Collecting<'_> {
         Box::pin(async {
             let time_ms = now_ms();
-            let page = self.page().await;
-            let mut interner = self.interner.take();
-            let collected = match page {
+            match self.page().await {
                 Ok(page) => {
-                    let (snapshot, faults) = text::parse(&page.body, time_ms, self.series_max, &mut interner);
-                    let trouble = match faults.first_bad {
-                        Some((line, trouble)) => {
-                            Some(format!("{} bad lines; line {line} has {trouble}", faults.bad_lines))
-                        }
-                        None if faults.over_limit > 0 => Some(format!("{} samples over series_max", faults.over_limit)),
-                        None => None,
-                    };
-                    let snapshot = Snapshot { target: self.target.clone(), ..snapshot };
-                    let dropped = vec![("bad_line", faults.bad_lines), ("series_limit", faults.over_limit)];
-                    Collected { snapshot: Some(snapshot), dropped, trouble }
+                    let mut interner = self.interner.take();
+                    let collected = self.read(&page, time_ms, &mut interner);
+                    self.interner.set(interner);
+                    collected
                 }
+                // All series end: an empty round tells them.
                 Err(trouble) => {
-                    // All series end: an empty round tells them.
-                    interner.begin();
-                    let gone = interner.end();
-                    let ended = Snapshot { time_ms, gone, target: self.target.clone(), ..Snapshot::default() };
-                    Collected { snapshot: Some(ended), dropped: Vec::new(), trouble: Some(trouble) }
+                    Collected { snapshot: Some(self.end()), dropped: Vec::new(), trouble: Some(trouble), up: false }
                 }
-            };
-            self.interner.set(interner);
-            collected
+            }
         })
+    }
+
+    fn end(&self) -> Snapshot {
+        Snapshot { target: self.target.clone(), ..super::ended(&self.interner) }
     }
 
     fn is_local(&self) -> bool {

@@ -22,6 +22,9 @@ pub async fn readiness(port: Option<u16>, facts: AppFacts) {
             Some(port) => accepts(port).await,
         };
         facts.health.set_ready(answers);
+        if answers {
+            facts.was_ready.send_replace(true);
+        }
         facts.health.set_summary(match (up, answers, port) {
             (false, ..) => "the app has not started".to_string(),
             (true, false, Some(port)) => format!("the app does not take connections on port {port}"),

@@ -1,0 +1,74 @@
+//! Small files that others write. In: a path and a bound. Out: their bytes, or a sentence that says what stands in the way. Opening
+//! never waits: not for the other end of a pipe, and not for a device. Bound: `max` bytes, whatever the file says of its size.
+
+use rustix::fs::OFlags;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read as _};
+use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _};
+use std::path::Path;
+
+/// Opens a regular file, by way of links as well.
+pub fn open(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true).custom_flags(OFlags::NONBLOCK.bits().cast_signed());
+    let file = options.open(path).map_err(|error| named(path, &error))?;
+    let kind = file.metadata().map_err(|error| named(path, &error))?.file_type();
+    if kind.is_file() {
+        return Ok(file);
+    }
+    let what = match kind {
+        _ if kind.is_dir() => "a directory",
+        _ if kind.is_fifo() => "a named pipe",
+        _ if kind.is_char_device() || kind.is_block_device() => "a device",
+        _ => "no file",
+    };
+    Err(io::Error::other(format!("{} is {what}, and must be a regular file", path.display())))
+}
+
+/// The whole file.
+pub fn read(path: &Path, max: u64) -> io::Result<Vec<u8>> {
+    let file = open(path)?;
+    let mut bytes = Vec::new();
+    file.take(max + 1).read_to_end(&mut bytes).map_err(|error| named(path, &error))?;
+    if bytes.len() as u64 > max {
+        let text = format!("{} has more than the {} bytes that are allowed here", path.display(), max);
+        return Err(io::Error::other(text));
+    }
+    Ok(bytes)
+}
+
+fn named(path: &Path, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// covers: faults 9
+    #[test]
+    fn only_a_regular_file_within_its_bound_is_read() {
+        let dir = std::env::temp_dir().join(format!("outrigger-file-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&dir);
+        std::fs::create_dir_all(&dir).expect("a folder");
+        let (pipe, plain, sparse, link) = (dir.join("pipe"), dir.join("plain"), dir.join("sparse"), dir.join("link"));
+        rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, 0o600.into(), 0).expect("a pipe");
+        std::fs::write(&plain, "12345").expect("written");
+        File::create(&sparse).and_then(|file| file.set_len(2 << 30)).expect("a sparse file");
+        std::os::unix::fs::symlink("plain", &link).expect("a link");
+        let check = |path: &Path, max: u64, expect: Result<&[u8], &str>| match (read(path, max), expect) {
+            (Ok(bytes), Ok(expect)) => assert_eq!(bytes, expect),
+            (Err(error), Err(part)) => assert!(error.to_string().contains(part), "{error}"),
+            (got, expect) => panic!("{}: {got:?} {expect:?}", path.display()),
+        };
+        check(&plain, 5, Ok(b"12345"));
+        check(&link, 5, Ok(b"12345"));
+        check(&plain, 4, Err("more than the 4 bytes"));
+        check(&sparse, 64, Err("more than the 64 bytes"));
+        check(&pipe, 64, Err("is a named pipe"));
+        check(&dir, 64, Err("is a directory"));
+        check(Path::new("/dev/zero"), 64, Err("is a device"));
+        check(&dir.join("none"), 64, Err("none: No such file"));
+        let _ = std::fs::remove_dir_all(&dir);
+    }
+}
