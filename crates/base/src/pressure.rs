@@ -46,6 +46,12 @@ impl Pressure {
         *self.tight.borrow()
     }
 
+    /// Waits until memory is tight.
+    pub async fn tight(&self) {
+        // Its sender is ours.
+        let _ = self.tight.subscribe().wait_for(|tight| *tight).await;
+    }
+
     /// Waits while memory is tight; answers whether it was.
     pub async fn ease(&self) -> bool {
         self.ease_within(PAUSE_MOST).await

@@ -81,7 +81,12 @@ impl Pulse {
                     () = tokio::time::sleep_until(next) => break,
                     () = telemetry.alarm.notified() => break,
                     // No look at the threads, which have had no time to move.
-                    () = telemetry.pressure.asked() => drop(telemetry.pressure.note(own_memory(), memory_max)),
+                    () = telemetry.pressure.asked() => {
+                        if telemetry.pressure.is_tight() {
+                            sys::memory::trim();
+                        }
+                        telemetry.pressure.note(own_memory(), memory_max);
+                    }
                 }
             }
         }

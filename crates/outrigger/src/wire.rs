@@ -298,9 +298,10 @@ fn descriptors(control: Rc<Control>) -> metrics::source::CountDescriptors {
     })
 }
 
-/// The proxy counts two things: the app's requests, which belong on the app's page, and itself, which belongs on ours.
+/// The proxy counts the app's requests, which belong on the app's page alone, and itself, which belongs on both.
 struct Part {
     counters: Arc<dyn Gather>,
+    /// Only what the proxy counts of itself.
     ours: bool,
 }
 
@@ -308,7 +309,7 @@ impl Gather for Part {
     fn gather(&self, families: &mut Vec<base::family::Family>) {
         let mut all = Vec::new();
         self.counters.gather(&mut all);
-        families.extend(all.into_iter().filter(|family| family.name.starts_with("outrigger_") == self.ours));
+        families.extend(all.into_iter().filter(|family| !self.ours || family.name.starts_with("outrigger_")));
     }
 }
 

@@ -1,13 +1,16 @@
 //! Taking connections of one listener on one data thread. In: a listening socket. Out: a task per connection. Bound:
-//! `connections_max`; what is over it waits in the kernel's queue. A drain closes connections that ask nothing for a moment.
+//! `connections_max`; over it, and where memory is short, connections that wait for their client give way, the oldest first. A drain
+//! closes connections that ask nothing for a moment.
 
 use crate::access::Access;
 use crate::connect::Cluster;
 use crate::http1;
+use crate::parked::Parked;
 use crate::plan::ListenerPlan;
 use crate::telemetry::Recorder;
 use base::pressure::Pressure;
 use base::scope::Scope;
+use base::subsystem::Health;
 use rustix::net::SocketFlags;
 use std::cell::Cell;
 use std::future::Future;
@@ -28,6 +31,13 @@ pub const DRAIN_PATIENCE: Duration = Duration::from_millis(500);
 /// So many more connections than at the last look are a reason to look at the memory now: a flood is quicker than the regular looks.
 const LOOK_AFTER: u64 = 32;
 
+/// Connections that are accepted after a pause where memory is short and none gives way.
+const BURST: usize = 256;
+
+/// Connections that give way at a time where memory is short, and the pause before the next ones: what they held is given back.
+const GIVE_WAY: usize = 64;
+const GIVE_WAY_PAUSE: Duration = Duration::from_millis(50);
+
 /// Connections that are accepted however short memory is: it may be somebody else who uses it.
 const OPEN_ANYWAY: u64 = 128;
 
@@ -39,6 +49,10 @@ pub struct ListenerState {
     pub cluster: Rc<Cluster>,
     pub recorder: Rc<Recorder>,
     pub access: Option<Rc<Access>>,
+    /// Connections that wait for their client.
+    pub parked: Rc<Parked>,
+    /// Our name in `Via`: of this listener of this worker alone, so that no other hop is taken for it.
+    pub via: String,
     pressure: Pressure,
     /// Connections that were open when a look at the memory was asked for.
     looked_at: Cell<u64>,
@@ -55,6 +69,7 @@ impl ListenerState {
         recorder: Rc<Recorder>,
         access: Option<Rc<Access>>,
         pressure: Pressure,
+        via: String,
     ) -> Rc<ListenerState> {
         let (draining, drain, ended) = (Cell::new(false), Notify::new(), Notify::new());
         Rc::new(ListenerState {
@@ -63,6 +78,8 @@ impl ListenerState {
             cluster,
             recorder,
             access,
+            parked: Rc::default(),
+            via,
             pressure,
             looked_at: Cell::new(0),
             draining,
@@ -84,6 +101,7 @@ impl ListenerState {
     pub fn start_drain(&self) {
         self.draining.set(true);
         self.drain.notify_waiters();
+        self.parked.drain();
     }
 
     /// Waits until no connection is open.
@@ -91,6 +109,13 @@ impl ListenerState {
         while self.recorder.open(self.index) > 0 {
             self.ended.notified().await;
         }
+    }
+
+    /// Tells so many of those that wait longest to close; answers how many there were.
+    fn give_way(&self, count: usize) -> usize {
+        let closed = (0..count).take_while(|_| self.parked.close_oldest()).count();
+        self.recorder.gave_way(self.index, closed as u64);
+        closed
     }
 
     /// The future's value, or None as soon as a drain begins.
@@ -119,13 +144,20 @@ impl Drop for Open {
 
 /// Accepts until the listener drains.
 pub async fn accept(socket: Rc<TcpListener>, state: Rc<ListenerState>, scope: Scope) {
+    let mut burst = 0;
     loop {
         while state.recorder.open(state.index) >= state.plan.connections_max as u64 {
+            state.give_way(1);
             state.ended.notified().await;
         }
-        // Where connections are what takes the memory, new ones wait: in the kernel's queue, and then at the client.
-        if state.recorder.open(state.index) >= OPEN_ANYWAY {
-            state.pressure.ease_within(ACCEPT_PAUSE).await;
+        // Where connections are what takes the memory, those that wait give way to new ones. Where none waits, new ones wait: in
+        // the kernel's queue, and then at the client.
+        if state.recorder.open(state.index) >= OPEN_ANYWAY && state.is_tight() && state.give_way(2) == 0 {
+            if burst == 0 {
+                state.pressure.ease_within(ACCEPT_PAUSE).await;
+                burst = BURST;
+            }
+            burst -= 1;
         }
         let (stream, peer) = match state.unless_draining(socket.accept()).await {
             None => return,
@@ -169,3 +201,26 @@ fn begin(stream: TcpStream, peer: SocketAddr, state: &Rc<ListenerState>, scope: 
         http1::forward::serve(stream, peer, state).await;
     });
 }
+
+/// Lets connections give way as long as memory is short and connections may be what takes it; health says so.
+pub async fn give_way_when_tight(states: Vec<Rc<ListenerState>>, health: Arc<Health>, pressure: Pressure) {
+    loop {
+        pressure.tight().await;
+        let open = || states.iter().map(|state| state.recorder.open(state.index)).sum::<u64>();
+        let mut closed = 0;
+        while pressure.is_tight() {
+            if open() >= OPEN_ANYWAY {
+                closed += states.iter().map(|state| state.give_way(GIVE_WAY)).sum::<usize>();
+                pressure.ask();
+            }
+            if closed > 0 {
+                health.fault(PART, format!("memory is short: connections that waited for their client gave way ({closed})"));
+            }
+            tokio::time::sleep(GIVE_WAY_PAUSE).await;
+        }
+        health.recovered(PART);
+    }
+}
+
+/// What health calls this part.
+const PART: &str = "connections";

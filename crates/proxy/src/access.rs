@@ -32,6 +32,8 @@ pub struct Record<'a> {
     pub took: Duration,
     pub bytes_in: u64,
     pub bytes_out: u64,
+    /// Who ended the request before its time: `client` or `endpoint`.
+    pub ended_by: Option<&'static str>,
 }
 
 impl Access {
@@ -90,6 +92,9 @@ fn write_record(record: &Record<'_>, out: &mut Vec<u8>) {
     if let Some(endpoint) = record.endpoint {
         let _ = write!(out, ",\"endpoint\":\"{endpoint}\"");
     }
+    if let Some(who) = record.ended_by {
+        let _ = write!(out, ",\"ended_by\":\"{who}\"");
+    }
     out.extend_from_slice(b"}\n");
 }
 
@@ -122,6 +127,7 @@ mod tests {
             took: Duration::from_micros(1500),
             bytes_in: 1,
             bytes_out: 2,
+            ended_by: Some("client"),
         };
         let mut line = Vec::new();
         write_record(&record, &mut line);
@@ -129,7 +135,7 @@ mod tests {
         assert_eq!(text.matches('\n').count(), 1);
         assert!(
             text.contains(
-                r#""path":"/a\"b\\\ufffd\ufffd","status":200,"duration_us":1500,"bytes_in":1,"bytes_out":2}"#
+                r#""path":"/a\"b\\\ufffd\ufffd","status":200,"duration_us":1500,"bytes_in":1,"bytes_out":2,"ended_by":"client"}"#
             ),
             "{text}"
         );

@@ -4,15 +4,21 @@
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
+use std::pin::Pin;
 use std::task::Poll;
 use std::time::Duration;
+use tokio::io::{AsyncRead as _, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::net::tcp::ReadHalf;
 
 /// Holds most heads, and a page of body.
 pub const FIRST_BYTES: usize = 16 << 10;
 
 /// What a buffer grows to once a read has filled it: bodies then take fewer turns.
 const BULK_BYTES: usize = 128 << 10;
+
+/// What is copied into memory of its own size while the rest is waited for.
+const FEW_BYTES: usize = 4 << 10;
 
 const KEPT_MAX: usize = 64;
 
@@ -73,7 +79,14 @@ impl Buffer {
             self.bytes.copy_within(self.start..self.end, 0);
             (self.start, self.end) = (0, self.end - self.start);
         }
-        if self.end == self.bytes.len() && self.end < most {
+        if self.end == self.bytes.len() && self.end < FIRST_BYTES {
+            // What waited in memory of its own size gets a whole buffer again.
+            let mut whole = POOL.with_borrow_mut(Vec::pop).unwrap_or_else(|| vec![0; FIRST_BYTES]);
+            if let Some(place) = whole.get_mut(..self.end) {
+                place.copy_from_slice(self.bytes.get(..self.end).unwrap_or(&[]));
+            }
+            self.bytes = whole;
+        } else if self.end == self.bytes.len() && self.end < most {
             let grown = (self.bytes.len() * 2).min(most.max(FIRST_BYTES));
             self.bytes.resize(grown, 0);
         }
@@ -81,36 +94,48 @@ impl Buffer {
     }
 
     /// Reads once, waiting where nothing is there. 0 is the end of the stream, or a buffer that is full at `most`.
-    pub async fn read(&mut self, stream: &TcpStream, most: usize) -> io::Result<usize> {
+    pub async fn read(&mut self, stream: &mut ReadHalf<'_>, most: usize) -> io::Result<usize> {
         poll_fn(|context| {
-            loop {
-                match stream.poll_read_ready(context) {
-                    Poll::Ready(ready) => ready?,
-                    Poll::Pending => {
-                        // While nothing is there, a waiting connection holds no buffer.
-                        if self.is_empty() {
-                            self.bulk = false;
-                            self.give_back();
-                        }
-                        return Poll::Pending;
-                    }
+            // The runtime knows that a socket is empty once a read was shorter than its room, and asks the kernel no more.
+            if stream.as_ref().poll_read_ready(context).is_pending() {
+                self.rest();
+                return Poll::Pending;
+            }
+            let room = self.room(most);
+            if room.is_empty() {
+                return Poll::Ready(Ok(0));
+            }
+            let mut read = ReadBuf::new(room);
+            match Pin::new(&mut *stream).poll_read(context, &mut read) {
+                Poll::Ready(Ok(())) => {
+                    let count = read.filled().len();
+                    self.bulk = count >= FIRST_BYTES;
+                    self.end += count;
+                    Poll::Ready(Ok(count))
                 }
-                let room = self.room(most);
-                if room.is_empty() {
-                    return Poll::Ready(Ok(0));
-                }
-                match stream.try_read(room) {
-                    Ok(count) => {
-                        self.bulk = count >= FIRST_BYTES;
-                        self.end += count;
-                        return Poll::Ready(Ok(count));
-                    }
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                    Err(error) => return Poll::Ready(Err(error)),
+                Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+                Poll::Pending => {
+                    self.rest();
+                    Poll::Pending
                 }
             }
         })
         .await
+    }
+
+    /// While nothing comes, a connection holds no more than what it has.
+    fn rest(&mut self) {
+        if self.is_empty() {
+            self.bulk = false;
+            self.give_back();
+        } else if self.bytes.len() >= FIRST_BYTES && self.filled().len() <= FEW_BYTES {
+            let few = self.filled().to_vec();
+            (self.start, self.end) = (0, 0);
+            self.bulk = false;
+            self.give_back();
+            self.end = few.len();
+            self.bytes = few;
+        }
     }
 }
 
@@ -148,17 +173,14 @@ impl Drop for Scratch {
     }
 }
 
-/// How long a peer may take nothing at all before a write to it is given up.
-pub const WRITE_IDLE: Duration = Duration::from_secs(60);
-
-/// Writes all bytes. A short write waits until the socket takes more; only then is there a clock.
-pub async fn write_all(stream: &TcpStream, mut bytes: &[u8]) -> io::Result<()> {
+/// Writes all bytes. A short write waits until the socket takes more, `idle` at the most each time.
+pub async fn write_all(stream: &TcpStream, mut bytes: &[u8], idle: Duration) -> io::Result<()> {
     while !bytes.is_empty() {
         match stream.try_write(bytes) {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
             Ok(count) => bytes = bytes.get(count..).unwrap_or(&[]),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                tokio::time::timeout(WRITE_IDLE, poll_fn(|c| stream.poll_write_ready(c)))
+                tokio::time::timeout(idle, poll_fn(|c| stream.poll_write_ready(c)))
                     .await
                     .map_err(|_| io::ErrorKind::TimedOut)??;
             }

@@ -33,7 +33,7 @@ pub struct Listener {
     pub direction: Direction,
     /// The cluster that gets the requests: `app`, or a name under `clusters`.
     pub to: String,
-    /// Connections open at a time; more wait in the kernel's queue.
+    /// Connections open at a time. Where there are more, those that wait longest for a request give way.
     #[serde(default = "connections")]
     #[schemars(range(min = 1))]
     pub connections_max: u32,
@@ -43,7 +43,7 @@ pub struct Listener {
     /// How long a request head may take from its first byte (RFC 9110, 15.5.9: 408 after it).
     #[serde(default = "head_timeout")]
     pub head_timeout: Span,
-    /// How long a connection may be open without a request.
+    /// How long a connection may be open without a request, and how long a request's body may not go on (408 after it).
     #[serde(default = "idle_timeout")]
     pub idle_timeout: Span,
 }
@@ -68,7 +68,8 @@ pub struct Cluster {
     /// How long a connection attempt may take.
     #[serde(default = "connect_timeout")]
     pub connect_timeout: Span,
-    /// How long an endpoint may take from the whole request to the head of its response (504 after it).
+    /// How long an endpoint may take from the whole request to the whole head of its response, and how long it may take nothing
+    /// of a request's body (504 after it).
     #[serde(default = "response_timeout")]
     pub response_timeout: Span,
     /// How long an unused connection is kept. Keep it below the endpoint's own keep-alive time-out.

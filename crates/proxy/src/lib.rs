@@ -10,6 +10,7 @@ pub mod balance;
 mod connect;
 mod buffer;
 mod patience;
+mod parked;
 pub mod http1;
 mod access;
 mod recent;

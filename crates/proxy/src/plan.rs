@@ -34,6 +34,8 @@ pub struct ListenerPlan {
 pub struct ClusterPlan {
     pub name: String,
     pub endpoints: Vec<SocketAddr>,
+    /// What a request without a host is told to ask for: the first endpoint.
+    pub authority: String,
     pub balance: BalanceKind,
     pub connect_timeout: Duration,
     pub response_timeout: Duration,
@@ -119,6 +121,7 @@ impl ClusterPlan {
         ClusterPlan {
             name,
             endpoints: cluster.endpoints.iter().map(|endpoint| endpoint.0).collect(),
+            authority: cluster.endpoints.first().map_or(String::new(), |endpoint| endpoint.0.to_string()),
             balance: cluster.balance.as_ref().and_then(|entry| entry.kind()).unwrap_or_default(),
             connect_timeout: cluster.connect_timeout.0,
             response_timeout: cluster.response_timeout.0,

@@ -99,6 +99,7 @@ mod tests {
                 took: Duration::from_millis(3),
                 bytes_in: 0,
                 bytes_out: 0,
+                ended_by: None,
             };
             recent.note(0, &record);
         }

@@ -7,7 +7,7 @@
 //!                                                        ↘ telemetry::Recorder::request, access::Access::record
 //! ```
 
-use crate::accept::{ListenerState, accept, accept_waiting};
+use crate::accept::{ListenerState, accept, accept_waiting, give_way_when_tight};
 use crate::access::Access;
 use crate::config::Direction;
 use crate::connect::Cluster;
@@ -61,6 +61,7 @@ pub fn start(
         health: health.clone(),
         outlive_us,
         pressure: telemetry.pressure.clone(),
+        token: token(),
     };
     for (thread, sockets) in per_thread.into_iter().enumerate() {
         let (shared, station) = (shared.clone(), conductor.station("proxy"));
@@ -74,6 +75,12 @@ pub fn start(
     Ok(counters)
 }
 
+/// Differs between workers, of this instance and of others: the process and the moment.
+fn token() -> u32 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    now.subsec_nanos() ^ std::process::id().rotate_left(16) ^ (now.as_secs() as u32)
+}
+
 /// What all data threads have in common.
 #[derive(Clone)]
 struct Shared {
@@ -84,6 +91,8 @@ struct Shared {
     /// Somebody keeps the sockets when we are gone.
     outlive_us: bool,
     pressure: Pressure,
+    /// Tells this worker from all other hops.
+    token: u32,
 }
 
 async fn data_thread(
@@ -92,7 +101,7 @@ async fn data_thread(
     shared: Shared,
     mut station: Station,
 ) {
-    let Shared { plan, counters, access, health, outlive_us, pressure } = shared;
+    let Shared { plan, counters, access, health, outlive_us, pressure, token } = shared;
     let scope = Scope::new(format!("proxy-{thread}"), health.clone());
     let clusters: Vec<Rc<Cluster>> = plan.clusters.iter().map(|cluster| Cluster::new(cluster.clone())).collect();
     let recorder = Rc::new(counters.recorder(thread));
@@ -115,6 +124,7 @@ async fn data_thread(
             recorder.clone(),
             access.clone(),
             pressure.clone(),
+            format!("outrigger-{token:08x}-{index}"),
         );
         let socket = Rc::new(socket);
         accepting.spawn("accept", accept(socket.clone(), state.clone(), scope.clone()));
@@ -122,6 +132,7 @@ async fn data_thread(
         states.push(state);
     }
     scope.spawn("expire", expire(clusters));
+    scope.spawn("give_way", give_way_when_tight(states.clone(), health.clone(), pressure));
 
     station.reached(Phase::Yield).await;
     if station.yields() {

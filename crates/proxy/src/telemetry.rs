@@ -41,6 +41,8 @@ pub struct Shard {
     pub recent: Recent,
     series: Mutex<BTreeMap<Key, Arc<Series>>>,
     pub connections: Vec<AtomicU64>,
+    /// Connections that were closed to make room.
+    pub gave_way: Vec<AtomicU64>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -67,8 +69,8 @@ impl Counters {
         let name = |cluster: usize| plan.clusters.get(cluster).map_or(String::new(), |cluster| cluster.name.clone());
         let listeners = plan.listeners.iter().map(|l| (l.name.clone(), l.direction, name(l.cluster))).collect();
         let shard = || {
-            let connections = plan.listeners.iter().map(|_| AtomicU64::new(0)).collect();
-            Arc::new(Shard { connections, ..Shard::default() })
+            let zeros = || plan.listeners.iter().map(|_| AtomicU64::new(0)).collect();
+            Arc::new(Shard { connections: zeros(), gave_way: zeros(), ..Shard::default() })
         };
         Arc::new(Counters { listeners, shards: (0..plan.threads).map(|_| shard()).collect() })
     }
@@ -120,6 +122,12 @@ impl Recorder {
     pub fn closed(&self, listener: usize) {
         if let Some(count) = self.shard.connections.get(listener) {
             count.store(count.load(Ordering::Relaxed).saturating_sub(1), Ordering::Relaxed);
+        }
+    }
+
+    pub fn gave_way(&self, listener: usize, connections: u64) {
+        if let Some(count) = self.shard.gave_way.get(listener) {
+            count.fetch_add(connections, Ordering::Relaxed);
         }
     }
 
@@ -186,6 +194,17 @@ impl Gather for Counters {
             connections = connections.with(&[("listener", listener)], open as f64);
         }
         families.push(connections);
+        let mut gave_way = Family::new(
+            "outrigger_proxy_connections_gave_way_total",
+            "Connections without a request that were closed to make room, since memory or places were short.",
+            FamilyKind::Counter,
+        );
+        for (index, (listener, ..)) in self.listeners.iter().enumerate() {
+            let of = |shard: &Arc<Shard>| shard.gave_way.get(index).map_or(0, |count| count.load(Ordering::Relaxed));
+            let sum: u64 = self.shards.iter().map(of).sum();
+            gave_way = gave_way.with(&[("listener", listener)], sum as f64);
+        }
+        families.push(gave_way);
     }
 }
 

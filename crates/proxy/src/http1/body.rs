@@ -1,12 +1,50 @@
-//! Where a message body ends (RFC 9112, 6 and 7). In: bytes as they arrive. Out: how many of them belong to the body, and
-//! whether it is complete. Chunk framing is checked strictly and passed on as it was written; it is decoded only for
-//! HTTP/1.0 clients. Bounds: `LINE_MAX` bytes for a chunk-size line, `TRAILERS_MAX` for all trailers.
+//! Where a message body ends (RFC 9112, 6 and 7). In: bytes as they arrive. Out: how many of them belong to the body, how many of
+//! those are passed on as they are, and whether it is complete. Chunk framing is checked strictly and passed on as it was written;
+//! it is decoded only for HTTP/1.0 clients. Trailers are read as field lines; those that mean something to framing, routing or
+//! authentication are left out (RFC 9110, 6.5.1). Bounds: `LINE_MAX` bytes for a chunk-size line, `TRAILERS_MAX` for all trailers.
 
 /// A chunk-size line with its extensions.
 pub const LINE_MAX: u32 = 4 << 10;
 
 /// All trailer lines together.
 pub const TRAILERS_MAX: u32 = 64 << 10;
+
+/// Digits of a chunk size that count: more than any file, and no overflow.
+const DIGITS_MAX: u32 = 15;
+
+/// Fields that must not be trailers: a recipient that merges them would read the message as another one.
+const NO_TRAILERS: [&str; 30] = [
+    "transfer-encoding",
+    "content-length",
+    "host",
+    "trailer",
+    "te",
+    "connection",
+    "keep-alive",
+    "proxy-connection",
+    "upgrade",
+    "http2-settings",
+    "via",
+    "forwarded",
+    "x-forwarded-for",
+    "content-encoding",
+    "content-type",
+    "content-range",
+    "authorization",
+    "proxy-authorization",
+    "www-authenticate",
+    "proxy-authenticate",
+    "cookie",
+    "set-cookie",
+    "cache-control",
+    "expect",
+    "max-forwards",
+    "pragma",
+    "range",
+    "age",
+    "expires",
+    "vary",
+];
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Body {
@@ -19,14 +57,35 @@ pub enum Body {
     UntilClose,
 }
 
+/// Of the bytes that were given.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Taken {
+    /// They belong to the body.
+    pub used: usize,
+    /// As many of them, from the front, are passed on as they are.
+    pub passed: usize,
+}
+
 /// Where in the chunk framing we are.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Chunks {
     state: State,
     /// Bytes left of the chunk, or digits of the size so far.
     left: u64,
-    /// Bytes of the line or the trailers so far.
+    /// Bytes of the line so far.
     line: u32,
+    /// Trailers in place of those that were written.
+    trailers: Option<Box<Trailers>>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Trailers {
+    /// Lines that are passed on.
+    kept: Vec<u8>,
+    /// The line so far.
+    line: Vec<u8>,
+    /// Bytes of all lines.
+    total: u32,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,21 +110,21 @@ pub struct Malformed;
 
 impl Body {
     pub fn chunked() -> Body {
-        Body::Chunked(Chunks { state: State::SizeFirst, left: 0, line: 0 })
+        Body::Chunked(Chunks { state: State::SizeFirst, left: 0, line: 0, trailers: None })
     }
 
     pub fn is_done(&self) -> bool {
         matches!(self, Body::None) || matches!(self, Body::Chunked(chunks) if chunks.state == State::Done)
     }
 
-    /// Takes what belongs to the body from the front of `bytes`; answers how many bytes that is. With `data`, the content
-    /// without framing is appended to it.
-    pub fn take(&mut self, bytes: &[u8], data: Option<&mut Vec<u8>>) -> Result<usize, Malformed> {
+    /// Takes what belongs to the body from the front of `bytes`. With `data`, the content without framing is appended to it.
+    pub fn take(&mut self, bytes: &[u8], data: Option<&mut Vec<u8>>) -> Result<Taken, Malformed> {
+        let whole = |count| Taken { used: count, passed: count };
         match self {
-            Body::None => Ok(0),
+            Body::None => Ok(Taken::default()),
             Body::UntilClose => {
                 data.into_iter().for_each(|data| data.extend_from_slice(bytes));
-                Ok(bytes.len())
+                Ok(whole(bytes.len()))
             }
             Body::Length(left) => {
                 let count = (*left).min(bytes.len() as u64) as usize;
@@ -74,16 +133,26 @@ impl Body {
                 if *left == 0 {
                     *self = Body::None;
                 }
-                Ok(count)
+                Ok(whole(count))
             }
             Body::Chunked(chunks) => chunks.take(bytes, data),
+        }
+    }
+
+    /// What takes the place of the trailers, once the body is complete: lines and the empty line. None where they were passed on.
+    pub fn trailers(&mut self) -> Option<Vec<u8>> {
+        match self {
+            Body::Chunked(chunks) if chunks.state == State::Done => {
+                chunks.trailers.take().map(|trailers| [trailers.kept.as_slice(), b"\r\n"].concat())
+            }
+            _ => None,
         }
     }
 }
 
 impl Chunks {
-    fn take(&mut self, bytes: &[u8], mut data: Option<&mut Vec<u8>>) -> Result<usize, Malformed> {
-        let mut at = 0;
+    fn take(&mut self, bytes: &[u8], mut data: Option<&mut Vec<u8>>) -> Result<Taken, Malformed> {
+        let (mut at, mut passed) = (0, None);
         while self.state != State::Done {
             let Some(&byte) = bytes.get(at) else { break };
             if self.state == State::Data {
@@ -99,28 +168,31 @@ impl Chunks {
                 continue;
             }
             self.state = self.next(byte)?;
+            if self.trailers.is_some() {
+                // From the first trailer on nothing is passed on as it was written.
+                passed.get_or_insert(at);
+            }
             at += 1;
         }
-        Ok(at)
+        Ok(Taken { used: at, passed: passed.unwrap_or(at) })
     }
 
     fn next(&mut self, byte: u8) -> Result<State, Malformed> {
         Ok(match (self.state, byte) {
             (State::SizeFirst | State::Size, b'0'..=b'9' | b'a'..=b'f' | b'A'..=b'F') => {
                 let digit = (byte as char).to_digit(16).unwrap_or(0);
-                // 15 digits are more than any file, and cannot overflow.
-                if self.line >= 15 {
+                // Zeros in front count as nothing (1*HEXDIG), and only as part of the line.
+                if self.left >> (4 * (DIGITS_MAX - 1)) != 0 {
                     return Err(Malformed);
                 }
                 self.left = self.left * 16 + u64::from(digit);
-                self.line += 1;
+                self.grow()?;
                 State::Size
             }
             (State::Size, b';') => State::Extension,
             (State::Size | State::Extension, b'\r') => State::SizeLf,
-            (State::Extension, b'\n' | 0) => return Err(Malformed),
-            (State::Extension, _) => {
-                self.grow(LINE_MAX)?;
+            (State::Extension, b'\t' | b' '..=b'~' | 0x80..) => {
+                self.grow()?;
                 State::Extension
             }
             (State::SizeLf, b'\n') => {
@@ -130,22 +202,45 @@ impl Chunks {
             (State::DataCr, b'\r') => State::DataLf,
             (State::DataLf, b'\n') => State::SizeFirst,
             (State::TrailerStart, b'\r') => State::EndLf,
-            (State::TrailerStart | State::Trailer, b'\n' | 0) => return Err(Malformed),
-            (State::TrailerStart, b' ' | b'\t') => return Err(Malformed),
             (State::Trailer, b'\r') => State::TrailerLf,
-            (State::TrailerStart | State::Trailer, _) => {
-                self.grow(TRAILERS_MAX)?;
+            (State::TrailerStart | State::Trailer, b'\t' | b' '..=b'~' | 0x80..) => {
+                let trailers = self.trailers.get_or_insert_default();
+                trailers.total += 1;
+                if trailers.total > TRAILERS_MAX {
+                    return Err(Malformed);
+                }
+                trailers.line.push(byte);
                 State::Trailer
             }
-            (State::TrailerLf, b'\n') => State::TrailerStart,
+            (State::TrailerLf, b'\n') => {
+                self.trailers.as_mut().map_or(Err(Malformed), |trailers| trailers.end_line())?;
+                State::TrailerStart
+            }
             (State::EndLf, b'\n') => State::Done,
             _ => return Err(Malformed),
         })
     }
 
-    fn grow(&mut self, most: u32) -> Result<(), Malformed> {
+    fn grow(&mut self) -> Result<(), Malformed> {
         self.line += 1;
-        if self.line > most { Err(Malformed) } else { Ok(()) }
+        if self.line > LINE_MAX { Err(Malformed) } else { Ok(()) }
+    }
+}
+
+impl Trailers {
+    /// RFC 9112, 7.1.2 and 5: `field-name ":" OWS field-value OWS`.
+    fn end_line(&mut self) -> Result<(), Malformed> {
+        let colon = memchr::memchr(b':', &self.line).ok_or(Malformed)?;
+        let name = self.line.get(..colon).unwrap_or(&[]);
+        if name.is_empty() || !name.iter().all(|byte| super::head::is_token(*byte)) {
+            return Err(Malformed);
+        }
+        if !NO_TRAILERS.iter().any(|forbidden| name.eq_ignore_ascii_case(forbidden.as_bytes())) {
+            self.kept.extend_from_slice(&self.line);
+            self.kept.extend_from_slice(b"\r\n");
+        }
+        self.line.clear();
+        Ok(())
     }
 }
 
@@ -153,24 +248,26 @@ impl Chunks {
 mod tests {
     use super::*;
 
-    /// Feeds the text in every way to cut it in two, and answers what one way and all others agree on.
-    fn check(text: &str, expect: Result<(usize, &str), ()>) {
+    /// Feeds the text in every way to cut it in two, and answers what one way and all others agree on: how many bytes belong to
+    /// the body, its content, and what is sent in place of the text.
+    fn check(text: &str, expect: Result<(usize, &str, &str), ()>) {
         for cut in 0..=text.len() {
-            let (mut body, mut data) = (Body::chunked(), Vec::new());
+            let (mut body, mut data, mut sent, mut used) = (Body::chunked(), Vec::new(), Vec::new(), 0);
             let (first, second) = text.as_bytes().split_at(cut);
-            let taken = body.take(first, Some(&mut data)).and_then(|count| {
-                if count < first.len() {
-                    return Ok(count);
+            let mut taken = Ok(());
+            for part in [first, second] {
+                if taken.is_ok() && !body.is_done() {
+                    taken = body.take(part, Some(&mut data)).map(|count| {
+                        sent.extend_from_slice(&part[..count.passed]);
+                        sent.extend(body.trailers().unwrap_or_default());
+                        used += count.used;
+                    });
                 }
-                body.take(second, Some(&mut data)).map(|more| count + more)
-            });
-            match (&taken, expect) {
-                (Ok(count), Ok((want, content))) => {
-                    assert_eq!(
-                        (*count, String::from_utf8_lossy(&data).as_ref()),
-                        (want, content),
-                        "{text:?} cut at {cut}"
-                    );
+            }
+            match (taken, expect) {
+                (Ok(()), Ok((want, content, passed))) => {
+                    let texts = [data, sent].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+                    assert_eq!((used, texts[0].as_str(), texts[1].as_str()), (want, content, passed), "{text:?} at {cut}");
                     assert!(body.is_done(), "{text:?} cut at {cut}");
                 }
                 (Err(Malformed), Err(())) => {}
@@ -182,9 +279,25 @@ mod tests {
     /// covers: foundation 5
     #[test]
     fn chunks_end_where_the_framing_says() {
-        check("5\r\nhello\r\n0\r\n\r\n", Ok((15, "hello")));
-        check("5;x=\"y\"\r\nhello\r\n000\r\nT: v\r\n\r\nGET", Ok((29, "hello")));
-        check("A\r\n0123456789\r\n1\r\nx\r\n0\r\n\r\n", Ok((26, "0123456789x")));
+        check("5\r\nhello\r\n0\r\n\r\n", Ok((15, "hello", "5\r\nhello\r\n0\r\n\r\n")));
+        let text = "5;x=\"y\"\r\nhello\r\n000\r\nT: v\r\n\r\nGET";
+        check(text, Ok((29, "hello", &text[..29])));
+        let text = "A\r\n0123456789\r\n1\r\nx\r\n0\r\n\r\n";
+        check(text, Ok((26, "0123456789x", text)));
+        let text = "0000000000000000000002\r\nab\r\n0\r\n\r\n";
+        check(text, Ok((text.len(), "ab", text)));
+    }
+
+    /// covers: faults 5
+    #[test]
+    fn trailers_that_change_the_message_are_left_out() {
+        let text = "0\r\nX-A: 1\r\nContent-Length: 5\r\nx-b:2\r\nTRANSFER-encoding: chunked\r\n\r\n";
+        check(text, Ok((text.len(), "", "0\r\nX-A: 1\r\nx-b:2\r\n\r\n")));
+        check("0\r\nHost: x\r\n\r\n", Ok((14, "", "0\r\n\r\n")));
+        for line in ["GET /admin HTTP/1.1", ": v", "a b: c", "a\u{1}: b", "a: b\u{0}", "a", "é: 1"] {
+            check(&format!("0\r\nX: y\r\n{line}\r\n\r\n"), Err(()));
+        }
+        check("1;a\u{1}b\r\nx\r\n0\r\n\r\n", Err(()));
     }
 
     /// covers: foundation 5
@@ -213,8 +326,8 @@ mod tests {
     #[test]
     fn a_length_leaves_what_follows() {
         let mut body = Body::Length(3);
-        assert_eq!(body.take(b"ab", None), Ok(2));
-        assert_eq!(body.take(b"cdef", None), Ok(1));
+        assert_eq!(body.take(b"ab", None), Ok(Taken { used: 2, passed: 2 }));
+        assert_eq!(body.take(b"cdef", None), Ok(Taken { used: 1, passed: 1 }));
         assert!(body.is_done());
     }
 }

@@ -1,7 +1,9 @@
 //! One request and its response: lease → send → read head → relay body. In: a parsed request and its rewritten head. Out:
 //! the response at the client, and what becomes of the connection. The request's body and the response travel at the same
 //! time, so that an early answer arrives (RFC 9112, 9.5). A request is sent a second time only where a connection that had
-//! been idle died before a byte of its response, and sending twice is harmless.
+//! been idle died before a byte of its response, and sending twice is harmless. While nothing comes, an exchange holds no
+//! buffer. Bounds: `response_timeout` of the cluster for the endpoint's progress until its head is there, `idle_timeout` of the
+//! listener for the client's, `BODY_IDLE` for a response's body.
 
 use super::body::Body;
 use super::head::{self, Asked, Request};
@@ -14,13 +16,18 @@ use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
+use tokio::io::Interest;
 use tokio::net::TcpStream;
+use tokio::net::tcp::{ReadHalf, WriteHalf};
 
-/// How long a body may make no progress.
-pub const BODY_IDLE: Duration = Duration::from_secs(60);
+/// How long a response's body may make no progress.
+const BODY_IDLE: Duration = Duration::from_secs(60);
 
 /// One read or copy of a body at the most.
 const BODY_CHUNK: usize = 128 << 10;
+
+/// What nginx made the field's word for a request that its client ended.
+pub const CLIENT_CLOSED: u16 = 499;
 
 /// What the client's connection is good for afterwards.
 pub enum After {
@@ -33,6 +40,22 @@ pub enum After {
     Gone,
 }
 
+/// Who ended an exchange before its time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum By {
+    Client,
+    Endpoint,
+}
+
+impl By {
+    pub fn word(self) -> &'static str {
+        match self {
+            By::Client => "client",
+            By::Endpoint => "endpoint",
+        }
+    }
+}
+
 /// What is told of an exchange.
 pub struct Report {
     pub status: u16,
@@ -40,13 +63,28 @@ pub struct Report {
     pub bytes_in: u64,
     pub bytes_out: u64,
     pub after: After,
+    pub ended_by: Option<By>,
     /// The answer that is ours to give, where the endpoint gave none.
     pub own_answer: Option<(u16, String)>,
 }
 
+impl Report {
+    pub fn new(status: u16) -> Report {
+        let (endpoint, ended_by, own_answer) = (None, None, None);
+        Report { status, endpoint, bytes_in: 0, bytes_out: 0, after: After::Close, ended_by, own_answer }
+    }
+
+    fn answer(mut self, status: u16, why: String) -> Report {
+        self.status = status;
+        self.own_answer = Some((status, why));
+        self
+    }
+}
+
 /// The client's side of an exchange.
-pub struct Client<'a> {
-    pub stream: &'a TcpStream,
+pub struct Client<'a, 's> {
+    pub read: &'a mut ReadHalf<'s>,
+    pub write: &'a WriteHalf<'s>,
     pub buffer: &'a mut Buffer,
     pub patience: &'a mut Patience,
     pub plan: &'a ListenerPlan,
@@ -60,7 +98,7 @@ enum Failure {
     /// No usable response, and the client has not been told anything yet.
     Bad(u16, String),
     /// The response was under way, or the client is gone: it learns by the connection's end.
-    Broken,
+    Broken(By),
 }
 
 /// How a response ended.
@@ -73,111 +111,115 @@ enum End {
     Tunnel,
 }
 
-pub async fn run(client: &mut Client<'_>, cluster: &Rc<Cluster>, request: &Request, out: &mut Scratch) -> Report {
-    let head_length = out.0.len();
-    let mut report =
-        Report { status: 503, endpoint: None, bytes_in: 0, bytes_out: 0, after: After::Close, own_answer: None };
-    let mut fresh = false;
+pub async fn run(client: &mut Client<'_, '_>, cluster: &Rc<Cluster>, request: &Request, mut out: Scratch) -> Report {
+    let mut report = Report::new(503);
+    let mut body = request.body.clone();
+    let rest = client.buffer.filled().get(request.length..).unwrap_or(&[]);
+    let Ok(taken) = body.take(rest, None) else { return report.answer(400, MALFORMED.into()) };
+    out.0.extend_from_slice(rest.get(..taken.passed).unwrap_or(&[]));
+    out.0.extend(body.trailers().unwrap_or_default());
+    client.buffer.consume(request.length + taken.used);
+    report.bytes_in = (request.length + taken.used) as u64;
+
+    let repeatable = body.is_done() && request.method.is_idempotent();
+    let (mut first, mut again) = (Some(out), None);
     loop {
-        let lease = match cluster.lease(fresh).await {
+        let lease = match cluster.lease(again.is_some()).await {
             Ok(lease) => lease,
             Err(why) => {
-                report.own_answer = Some((503, format!("no endpoint of cluster {} answers: {why}", cluster.plan.name)));
-                return report;
+                let why = format!("no endpoint of cluster {} answers: {why}", cluster.plan.name);
+                return report.answer(503, why);
             }
         };
         report.endpoint = Some(lease.usage.endpoint);
-        let repeatable =
-            lease.reused && !fresh && request.method.is_idempotent() && body_is_buffered(client.buffer, request);
-        let own_answer = match attempt(client, lease, request, out, &mut report).await {
+        // What may have to be sent again is kept in memory of its own size; the rest goes back before the answer comes.
+        let retry = lease.reused && again.is_none() && repeatable;
+        let bytes: &[u8] = match (&first, &again) {
+            (Some(out), _) => &out.0,
+            (None, again) => again.as_deref().unwrap_or(&[]),
+        };
+        let sent = write_all(&lease.stream, bytes, cluster.plan.response_timeout).await;
+        let kept = first.take().filter(|_| retry).map(|out| out.0.clone());
+        let ended = match sent {
+            Ok(()) => attempt(client, lease, request, &mut body, &mut report).await,
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => Err(Failure::Bad(504, STALLED.into())),
+            Err(error) => Err(Failure::Died(error.to_string())),
+        };
+        let (status, why) = match ended {
             Ok(()) => return report,
-            Err(Failure::Died(_)) if repeatable => {
-                fresh = true;
-                out.0.truncate(head_length);
+            Err(Failure::Died(_)) if kept.is_some() => {
+                again = kept;
                 continue;
             }
-            Err(Failure::Died(why)) => {
-                (502, format!("an endpoint of cluster {} closed without an answer: {why}", cluster.plan.name))
-            }
-            Err(Failure::Bad(status, why)) => (status, format!("cluster {}: {why}", cluster.plan.name)),
-            Err(Failure::Broken) => {
-                report.after = After::Gone;
+            Err(Failure::Died(why)) => (502, format!("an endpoint closed without an answer: {why}")),
+            Err(Failure::Bad(status, why)) => (status, why),
+            Err(Failure::Broken(by)) => {
+                (report.after, report.ended_by) = (After::Gone, Some(by));
+                if by == By::Client && report.bytes_out == 0 {
+                    report.status = CLIENT_CLOSED;
+                }
                 return report;
             }
         };
-        report.status = own_answer.0;
-        report.own_answer = Some(own_answer);
-        return report;
+        if status == 408 {
+            report.ended_by = Some(By::Client);
+        }
+        return report.answer(status, format!("cluster {}: {why}", cluster.plan.name));
     }
 }
 
-fn body_is_buffered(buffer: &Buffer, request: &Request) -> bool {
-    let mut body = request.body.clone();
-    let rest = buffer.filled().get(request.length..).unwrap_or(&[]);
-    body.take(rest, None).is_ok() && body.is_done()
-}
-
-/// Sends the request over one connection and relays the response. `out` begins with the head, and keeps it until a byte
-/// of the response has come, so that the request can be sent again.
+/// Sends the rest of the request over a connection that has its beginning, and relays the response.
 async fn attempt(
-    client: &mut Client<'_>,
-    lease: Lease,
+    client: &mut Client<'_, '_>,
+    mut lease: Lease,
     request: &Request,
-    out: &mut Scratch,
+    body: &mut Body,
     report: &mut Report,
 ) -> Result<(), Failure> {
-    let mut body = request.body.clone();
-    let rest = client.buffer.filled().get(request.length..).unwrap_or(&[]);
-    let taken = body.take(rest, None).map_err(|_| Failure::Bad(400, MALFORMED.into()))?;
-    out.0.extend_from_slice(rest.get(..taken).unwrap_or(&[]));
-    let used = request.length + taken;
-    report.bytes_in = used as u64;
-    write_all(&lease.stream, &out.0).await.map_err(|error| Failure::Died(error.to_string()))?;
-
-    let uploaded_at = Cell::new(body.is_done().then(Instant::now));
-    let shared = Shared { uploaded_at, status: Cell::new(0), bytes_out: Cell::new(0), ends_by_close: Cell::new(false) };
-    let asked = Asked {
-        method: request.method,
-        http_10: request.http_10,
-        keep_alive: client.keep_alive,
-        upgrade: request.upgrade,
-    };
+    let cluster = lease.usage.cluster.clone();
+    let uploaded = body.is_done();
+    let shared = Shared { clock: Cell::new(uploaded.then(Instant::now)), uploaded: Cell::new(uploaded), ..Shared::default() };
+    let (mut endpoint, upstream) = lease.stream.split();
     let mut download = Download {
-        client: client.stream,
-        endpoint: &lease.stream,
+        client: client.write.as_ref(),
+        client_idle: client.plan.idle_timeout,
+        endpoint: &mut endpoint,
         buffer: Buffer::default(),
         patience: client.patience,
         head_max: client.plan.head_max,
-        response_timeout: lease.usage.cluster.plan.response_timeout,
-        asked,
+        response_timeout: cluster.plan.response_timeout,
+        asked: Asked {
+            method: request.method,
+            http_10: request.http_10,
+            keep_alive: client.keep_alive,
+            upgrade: request.upgrade.as_deref(),
+        },
         heard: false,
         shared: &shared,
     };
-    let ended = if body.is_done() {
-        let ended = download.run(out).await;
-        // After a death the request may be sent again, from the same buffer.
-        if !matches!(ended, Err(Failure::Died(_))) {
-            client.buffer.consume(used);
-        }
-        ended
-    } else {
-        client.buffer.consume(used);
-        let upload = upload(client.stream, client.buffer, &lease.stream, &mut body, &mut report.bytes_in);
-        both(download.run(out), upload, &shared).await
+    let upload = Upload {
+        client: client.read,
+        client_idle: client.plan.idle_timeout,
+        buffer: client.buffer,
+        endpoint: upstream.as_ref(),
+        endpoint_idle: cluster.plan.response_timeout,
+        body,
+        bytes_in: &mut report.bytes_in,
     };
+    let ended = both(download.run(), upload.run(), reset(client.write.as_ref()), &shared).await;
     let leftover = download.buffer;
     report.bytes_out = shared.bytes_out.get();
     if shared.status.get() != 0 {
         report.status = shared.status.get();
     }
-    let uploaded = shared.uploaded_at.get().is_some();
-    if matches!(ended, Err(Failure::Broken)) && shared.ends_by_close.get() {
+    if matches!(ended, Err(Failure::Broken(_))) && shared.ends_by_close.get() {
         // A plain end would make a cut response look whole; a reset does not.
-        let _ = rustix::net::sockopt::set_socket_linger(client.stream, Some(Duration::ZERO));
+        let _ = rustix::net::sockopt::set_socket_linger(client.write.as_ref(), Some(Duration::ZERO));
     }
     report.after = match ended? {
         End::Tunnel => After::Tunnel(Box::new(lease), leftover),
         End::Message { reusable, close } => {
+            let uploaded = shared.uploaded.get();
             if reusable && uploaded && leftover.is_empty() {
                 lease.keep();
             }
@@ -187,12 +229,16 @@ async fn attempt(
     Ok(())
 }
 
+const STALLED: &str = "the endpoint took no more of the request within response_timeout";
 const MALFORMED: &str = "the framing of the request's body is malformed";
 
 /// What both directions of an exchange know.
+#[derive(Default)]
 struct Shared {
-    /// When the whole request had been sent.
-    uploaded_at: Cell<Option<Instant>>,
+    /// Since when the endpoint has all that it will get: the clock of its response.
+    clock: Cell<Option<Instant>>,
+    /// The whole request was sent.
+    uploaded: Cell<bool>,
     /// The status that the client was sent; 0 before.
     status: Cell<u16>,
     bytes_out: Cell<u64>,
@@ -200,136 +246,173 @@ struct Shared {
     ends_by_close: Cell<bool>,
 }
 
+/// Waits until the client has reset its connection. An end of stream may be of one direction alone (half-close).
+async fn reset(client: &TcpStream) {
+    loop {
+        match client.ready(Interest::ERROR).await {
+            Ok(ready) if !ready.is_error() => tokio::task::yield_now().await,
+            _ => return,
+        }
+    }
+}
+
 /// Why an upload ended early.
 enum Stopped {
     ClientGone,
+    ClientStalled,
     Malformed,
     /// The endpoint takes no more; its answer may still come.
     EndpointClosed,
+    EndpointStalled,
 }
 
 /// Runs both directions until the response has ended.
 async fn both(
     download: impl Future<Output = Result<End, Failure>>,
     upload: impl Future<Output = Result<(), Stopped>>,
+    reset: impl Future<Output = ()>,
     shared: &Shared,
 ) -> Result<End, Failure> {
     let (mut download, mut upload) = (std::pin::pin!(download), std::pin::pin!(upload));
-    let mut uploading = true;
+    let mut reset = std::pin::pin!(reset);
+    let silent = || shared.status.get() == 0;
     loop {
         tokio::select! {
             biased;
             end = &mut download => return end,
-            sent = &mut upload, if uploading => {
-                uploading = false;
-                match sent {
-                    Ok(()) => shared.uploaded_at.set(Some(Instant::now())),
-                    Err(Stopped::EndpointClosed) => {}
-                    Err(Stopped::Malformed) if shared.status.get() == 0 => return Err(Failure::Bad(400, MALFORMED.into())),
-                    Err(Stopped::Malformed | Stopped::ClientGone) => return Err(Failure::Broken),
+            sent = &mut upload, if shared.clock.get().is_none() => match sent {
+                Ok(()) => {
+                    shared.uploaded.set(true);
+                    shared.clock.set(Some(Instant::now()));
                 }
-            }
+                Err(Stopped::EndpointClosed) => shared.clock.set(Some(Instant::now())),
+                Err(Stopped::Malformed) if silent() => return Err(Failure::Bad(400, MALFORMED.into())),
+                Err(Stopped::ClientStalled) if silent() => {
+                    return Err(Failure::Bad(408, "the body of the request did not go on within idle_timeout".into()));
+                }
+                Err(Stopped::EndpointStalled) if silent() => {
+                    return Err(Failure::Bad(504, STALLED.into()));
+                }
+                Err(Stopped::EndpointStalled) => return Err(Failure::Broken(By::Endpoint)),
+                Err(_) => return Err(Failure::Broken(By::Client)),
+            },
+            () = &mut reset => return Err(Failure::Broken(By::Client)),
         }
     }
 }
 
-async fn upload(
-    client: &TcpStream,
-    buffer: &mut Buffer,
-    endpoint: &TcpStream,
-    body: &mut Body,
-    bytes_in: &mut u64,
-) -> Result<(), Stopped> {
-    while !body.is_done() {
-        if buffer.is_empty() {
-            match tokio::time::timeout(BODY_IDLE, buffer.read(client, BODY_CHUNK)).await {
-                Ok(Ok(count)) if count > 0 => {}
-                _ => return Err(Stopped::ClientGone),
+/// The way of a request's body from the client to the endpoint.
+struct Upload<'a, 's> {
+    client: &'a mut ReadHalf<'s>,
+    client_idle: Duration,
+    buffer: &'a mut Buffer,
+    endpoint: &'a TcpStream,
+    endpoint_idle: Duration,
+    body: &'a mut Body,
+    bytes_in: &'a mut u64,
+}
+
+impl Upload<'_, '_> {
+    async fn run(self) -> Result<(), Stopped> {
+        while !self.body.is_done() {
+            if self.buffer.is_empty() {
+                match tokio::time::timeout(self.client_idle, self.buffer.read(self.client, BODY_CHUNK)).await {
+                    Ok(Ok(count)) if count > 0 => {}
+                    Ok(_) => return Err(Stopped::ClientGone),
+                    Err(_) => return Err(Stopped::ClientStalled),
+                }
             }
+            let taken = self.body.take(self.buffer.filled(), None).map_err(|_| Stopped::Malformed)?;
+            let trailers = self.body.trailers().unwrap_or_default();
+            let passed = self.buffer.filled().get(..taken.passed).unwrap_or(&[]);
+            for bytes in [passed, trailers.as_slice()] {
+                write_all(self.endpoint, bytes, self.endpoint_idle).await.map_err(|error| match error.kind() {
+                    io::ErrorKind::TimedOut => Stopped::EndpointStalled,
+                    _ => Stopped::EndpointClosed,
+                })?;
+            }
+            *self.bytes_in += taken.used as u64;
+            self.buffer.consume(taken.used);
         }
-        let count = body.take(buffer.filled(), None).map_err(|_| Stopped::Malformed)?;
-        let bytes = buffer.filled().get(..count).unwrap_or(&[]);
-        write_all(endpoint, bytes).await.map_err(|_| Stopped::EndpointClosed)?;
-        *bytes_in += count as u64;
-        buffer.consume(count);
+        Ok(())
     }
-    Ok(())
 }
 
 /// The way of a response from the endpoint to the client.
-struct Download<'a> {
+struct Download<'a, 's> {
     client: &'a TcpStream,
-    endpoint: &'a TcpStream,
+    client_idle: Duration,
+    endpoint: &'a mut ReadHalf<'s>,
     buffer: Buffer,
     patience: &'a mut Patience,
     head_max: usize,
     response_timeout: Duration,
-    asked: Asked,
+    asked: Asked<'a>,
     /// The endpoint has sent something: the request must not be repeated.
     heard: bool,
     shared: &'a Shared,
 }
 
-impl Download<'_> {
-    async fn run(&mut self, out: &mut Scratch) -> Result<End, Failure> {
+impl Download<'_, '_> {
+    async fn run(&mut self) -> Result<End, Failure> {
         loop {
-            let response = self.head(out).await?;
+            let (response, mut out) = self.head().await?;
             let interim = (100..200).contains(&response.status) && response.status != 101;
             if interim {
                 self.send(&out.0).await?;
-                out.0.clear();
                 continue;
             }
-            self.shared.status.set(response.status);
             if response.status == 101 {
+                self.shared.status.set(response.status);
                 self.send(&out.0).await?;
                 return Ok(End::Tunnel);
             }
             let ends_by_close = matches!(response.body, Body::UntilClose) || self.must_decode(&response.body);
             self.shared.ends_by_close.set(ends_by_close);
             let close = !self.asked.keep_alive || ends_by_close;
-            self.body(response.body, out).await?;
+            let mut body = response.body;
+            self.begin(response.status, &mut body, &mut out).await?;
+            drop(out);
+            self.body(body).await?;
             return Ok(End::Message { reusable: response.keep_alive, close });
         }
     }
 
-    /// Reads a head; `out` then holds it as the client gets it.
-    async fn head(&mut self, out: &mut Scratch) -> Result<head::Response, Failure> {
+    /// Reads a head; the scratch then holds it as the client gets it.
+    async fn head(&mut self) -> Result<(head::Response, Scratch), Failure> {
         loop {
             if !self.buffer.is_empty() {
-                out.0.clear();
+                let mut out = Scratch::lend();
                 match head::response(self.buffer.filled(), self.asked, &mut out.0) {
                     Ok(Some(response)) => {
                         self.buffer.consume(response.length);
-                        return Ok(response);
+                        return Ok((response, out));
                     }
                     Ok(None) if self.buffer.filled().len() >= self.head_max => {
-                        return Err(Failure::Bad(
-                            502,
-                            format!("the response head is larger than {} bytes", self.head_max),
-                        ));
+                        let why = format!("the response head is larger than {} bytes", self.head_max);
+                        return Err(Failure::Bad(502, why));
                     }
                     Ok(None) => {}
                     Err(why) => return Err(Failure::Bad(502, format!("the endpoint answered, but {why}"))),
                 }
             }
-            let read =
-                self.patience.within(self.response_timeout, self.buffer.read(self.endpoint, self.head_max)).await;
-            match read {
+            // One clock, from the complete request to the complete head, whatever comes in between.
+            let elapsed = self.shared.clock.get().map_or(Duration::ZERO, |since| since.elapsed());
+            let left = self.response_timeout.saturating_sub(elapsed);
+            let late = || format!("the endpoint gave no response within {:?}", self.response_timeout);
+            if left.is_zero() {
+                return Err(Failure::Bad(504, late()));
+            }
+            match self.patience.within(left, self.buffer.read(self.endpoint, self.head_max)).await {
                 Ok(Ok(count)) if count > 0 => self.heard = true,
                 Ok(_) if self.heard => {
                     return Err(Failure::Bad(502, "the endpoint closed within its response head".into()));
                 }
                 Ok(Ok(_)) => return Err(Failure::Died("end of stream".into())),
                 Ok(Err(error)) => return Err(Failure::Died(error.to_string())),
-                // The clock of the response starts when the request is complete.
-                Err(_) if self.shared.uploaded_at.get().is_none_or(|at| at.elapsed() < self.response_timeout) => {}
-                Err(_) => {
-                    return Err(Failure::Bad(
-                        504,
-                        format!("the endpoint gave no response within {:?}", self.response_timeout),
-                    ));
-                }
+                // Before that the progress of the upload is what counts.
+                Err(_) if self.shared.clock.get().is_none() => {}
+                Err(_) => return Err(Failure::Bad(504, late())),
             }
         }
     }
@@ -339,40 +422,51 @@ impl Download<'_> {
         self.asked.http_10 && matches!(body, Body::Chunked(_))
     }
 
-    /// Sends the head in `out` with the body behind it.
-    async fn body(&mut self, mut body: Body, out: &mut Scratch) -> Result<(), Failure> {
-        let decode = self.must_decode(&body);
-        let first = if decode {
-            body.take(self.buffer.filled(), Some(&mut out.0)).map_err(|_| Failure::Broken)?
+    /// Sends the head in `out` with what is there of the body. Up to here an answer that is malformed can become one of ours.
+    async fn begin(&mut self, status: u16, body: &mut Body, out: &mut Scratch) -> Result<(), Failure> {
+        let malformed = |_| Failure::Bad(502, "the framing of the endpoint's answer is malformed".into());
+        let used = if self.must_decode(body) {
+            body.take(self.buffer.filled(), Some(&mut out.0)).map_err(malformed)?.used
         } else {
-            let first = body.take(self.buffer.filled(), None).map_err(|_| Failure::Broken)?;
-            out.0.extend_from_slice(self.buffer.filled().get(..first).unwrap_or(&[]));
-            first
+            let taken = body.take(self.buffer.filled(), None).map_err(malformed)?;
+            out.0.extend_from_slice(self.buffer.filled().get(..taken.passed).unwrap_or(&[]));
+            out.0.extend(body.trailers().unwrap_or_default());
+            taken.used
         };
-        self.buffer.consume(first);
-        self.send(&out.0).await?;
+        self.buffer.consume(used);
+        self.shared.status.set(status);
+        self.send(&out.0).await
+    }
+
+    async fn body(&mut self, mut body: Body) -> Result<(), Failure> {
+        let decode = self.must_decode(&body);
         while !body.is_done() {
             if self.buffer.is_empty() {
                 match self.patience.within(BODY_IDLE, self.buffer.read(self.endpoint, BODY_CHUNK)).await {
                     Ok(Ok(0)) if body == Body::UntilClose => return Ok(()),
                     Ok(Ok(count)) if count > 0 => {}
-                    _ => return Err(Failure::Broken),
+                    _ => return Err(Failure::Broken(By::Endpoint)),
                 }
             }
-            out.0.clear();
-            let count = body.take(self.buffer.filled(), decode.then_some(&mut out.0)).map_err(|_| Failure::Broken)?;
-            if decode {
+            let malformed = |_| Failure::Broken(By::Endpoint);
+            let used = if decode {
+                let mut out = Scratch::lend();
+                let taken = body.take(self.buffer.filled(), Some(&mut out.0)).map_err(malformed)?;
                 self.send(&out.0).await?;
+                taken.used
             } else {
-                self.send(self.buffer.filled().get(..count).unwrap_or(&[])).await?;
-            }
-            self.buffer.consume(count);
+                let taken = body.take(self.buffer.filled(), None).map_err(malformed)?;
+                self.send(self.buffer.filled().get(..taken.passed).unwrap_or(&[])).await?;
+                self.send(&body.trailers().unwrap_or_default()).await?;
+                taken.used
+            };
+            self.buffer.consume(used);
         }
         Ok(())
     }
 
     async fn send(&self, bytes: &[u8]) -> Result<(), Failure> {
         self.shared.bytes_out.set(self.shared.bytes_out.get() + bytes.len() as u64);
-        write_all(self.client, bytes).await.map_err(|_: io::Error| Failure::Broken)
+        write_all(self.client, bytes, self.client_idle).await.map_err(|_: io::Error| Failure::Broken(By::Client))
     }
 }

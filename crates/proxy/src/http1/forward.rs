@@ -1,132 +1,258 @@
 //! The life of one client connection: wait for a head → exchange → record, again and again. In: an accepted socket. Out:
-//! answers, access records, counts. Bounds: `head_max`, `head_timeout`, `idle_timeout` of the listener; a closing connection is
-//! read for `LINGER` so that the last answer arrives before a reset.
+//! answers, access records, counts. What waits is small: buffers and the exchange exist only while there is a request. Bounds:
+//! `head_max`, `head_timeout`, `idle_timeout` of the listener; a closing connection is read for `LINGER_MOST`, and `LINGER`
+//! between two reads, so that the last answer arrives before a reset.
 
 use super::exchange::{After, Client, Report, run};
-use super::head::{self, Refusal, Request};
+use super::head::{self, Hop, Method, Refusal, Request};
 use crate::accept::{DRAIN_PATIENCE, ListenerState};
 use crate::access::{PATH_MAX, Record};
 use crate::buffer::{Buffer, Scratch, write_all};
+use crate::parked::{Place, Told, Waiting};
 use crate::patience::Patience;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
+use tokio::net::tcp::{ReadHalf, WriteHalf};
 
-/// How long, and how much, a closing connection is read on (RFC 9112, 9.6).
-const LINGER: Duration = Duration::from_secs(1);
-const LINGER_BYTES: usize = 256 << 10;
+/// How long a closing connection is read on (RFC 9112, 9.6), in all and without a byte: a client that writes its body to the end
+/// reads the answer after that.
+const LINGER_MOST: Duration = Duration::from_secs(30);
+const LINGER: Duration = Duration::from_secs(2);
+const LINGER_CHUNK: usize = 128 << 10;
 
 /// How long one direction of a tunnel (WebSocket) may be silent, and how much is moved at a time.
 const TUNNEL_IDLE: Duration = Duration::from_secs(3600);
 const TUNNEL_CHUNK: usize = 128 << 10;
 
+/// How long a peer may take nothing of an answer of ours, or of a tunnel.
+const WRITE_IDLE: Duration = Duration::from_secs(60);
+
 /// The part of a request head that is waited for where memory is short.
 const HEAD_WHEN_TIGHT: usize = 8 << 10;
 
+/// A client's connection.
+struct Connection {
+    stream: TcpStream,
+    peer: SocketAddr,
+    listener: Rc<ListenerState>,
+    buffer: Buffer,
+    patience: Patience,
+    place: Place,
+}
+
+/// What a wait for a request led to.
+enum Head {
+    Complete,
+    Refused(Refusal),
+    /// The connection ends without a request.
+    End,
+}
+
 pub async fn serve(stream: TcpStream, peer: SocketAddr, listener: Rc<ListenerState>) {
-    let mut buffer = Buffer::default();
-    let mut patience = Patience::new(listener.plan.idle_timeout);
+    let (patience, place) = (Patience::new(listener.plan.idle_timeout), listener.parked.place());
+    let mut connection = Connection { stream, peer, listener, buffer: Buffer::default(), patience, place };
     loop {
-        let mut out = Scratch::lend();
-        let request = match next_request(&stream, &mut buffer, &mut patience, &listener, &mut out).await {
-            Some(Ok(request)) => request,
-            Some(Err(refusal)) => {
-                let now = Instant::now();
-                answer(&stream, refusal.status, refusal.reason).await;
-                let refused = Exchanged { method: head::Method::Other, path: &[], took: now.elapsed(), peer };
-                record(&listener, &refused, &refusal_report(refusal));
-                return linger(&stream, &mut buffer).await;
+        // A request's own state is large, and most connections have none most of the time.
+        let goes_on = match connection.next_head().await {
+            Head::Complete => Box::pin(connection.request()).await,
+            Head::Refused(refusal) => {
+                Box::pin(connection.refuse(refusal, Method::Other)).await;
+                false
             }
-            None => return,
+            Head::End => false,
         };
-        let started = Instant::now();
-        let path = listener.access.as_ref().map(|_| {
-            let path = buffer.filled().get(request.path.clone()).unwrap_or(&[]);
-            path.get(..PATH_MAX).unwrap_or(path).to_vec()
-        });
-        let mut client = Client {
-            stream: &stream,
-            buffer: &mut buffer,
-            patience: &mut patience,
-            plan: &listener.plan,
-            keep_alive: request.keep_alive && !listener.draining(),
-        };
-        let report = run(&mut client, &listener.cluster, &request, &mut out).await;
-        drop(out);
-        if let Some((status, why)) = &report.own_answer {
-            answer(&stream, *status, why).await;
-        }
-        let path = path.as_deref().unwrap_or(&[]);
-        record(&listener, &Exchanged { method: request.method, path, took: started.elapsed(), peer }, &report);
-        match report.after {
-            After::Next => {}
-            After::Close => return linger(&stream, &mut buffer).await,
-            After::Gone => return,
-            After::Tunnel(lease, leftover) => return tunnel(stream, buffer, lease.stream, leftover).await,
+        if !goes_on {
+            return;
         }
     }
 }
 
-/// Waits for the next request and parses it; None where the connection ends without one. `out` then holds the head for the endpoint.
-async fn next_request(
-    stream: &TcpStream,
-    buffer: &mut Buffer,
-    patience: &mut Patience,
-    listener: &ListenerState,
-    out: &mut Scratch,
-) -> Option<Result<Request, Refusal>> {
-    let plan = &listener.plan;
-    if buffer.is_empty() {
-        let idle = patience.within(plan.idle_timeout, listener.unless_draining(buffer.read(stream, plan.head_max)));
-        let read = match idle.await {
-            Ok(Some(read)) => Ok(read),
-            Ok(None) => patience.within(DRAIN_PATIENCE, buffer.read(stream, plan.head_max)).await,
-            Err(elapsed) => Err(elapsed),
-        };
-        match read {
-            Ok(Ok(count)) if count > 0 => {}
-            _ => return None,
-        }
-    }
-    let mut begun: Option<Instant> = None;
-    loop {
-        match head::request(buffer.filled(), &mut out.0) {
-            Ok(Some(request)) => return Some(Ok(request)),
-            Ok(None) => {}
-            Err(refusal) => return Some(Err(refusal)),
-        }
-        if buffer.filled().len() >= plan.head_max {
-            return Some(Err(Refusal {
-                status: 431,
-                reason: "the request head is larger than this listener's head_max",
-            }));
-        }
-        if buffer.filled().len() > HEAD_WHEN_TIGHT && listener.is_tight() {
-            return Some(Err(Refusal { status: 503, reason: "memory is short, and no long request head is taken" }));
-        }
-        // The clock runs from the first byte, so that a byte now and then buys no time.
-        let left = plan.head_timeout.saturating_sub(begun.get_or_insert_with(Instant::now).elapsed());
-        match patience.within(left, buffer.read(stream, plan.head_max)).await {
-            Ok(Ok(count)) if count > 0 => {}
-            Ok(_) => return None,
-            Err(_) => {
-                return Some(Err(Refusal { status: 408, reason: "the request head took longer than head_timeout" }));
+impl Connection {
+    /// Waits until a whole request head is there, or there is something wrong with it.
+    async fn next_head(&mut self) -> Head {
+        let Connection { stream, listener, buffer, patience, place, .. } = self;
+        let (mut read, _) = stream.split();
+        let plan = &listener.plan;
+        let mut idle = plan.idle_timeout;
+        let mut begun: Option<Instant> = None;
+        loop {
+            // RFC 9112, 2.2: an empty line before a request is ignored.
+            let empty = buffer.filled().iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
+            buffer.consume(if begun.is_none() { empty } else { 0 });
+            let filled = buffer.filled();
+            if !filled.is_empty() && head::is_complete(filled) {
+                return Head::Complete;
+            }
+            if filled.len() >= plan.head_max {
+                return Head::Refused(too_large(filled));
+            }
+            if filled.len() > HEAD_WHEN_TIGHT && listener.is_tight() {
+                let reason = "memory is short, and no long request head is taken";
+                return Head::Refused(Refusal { status: 503, reason });
+            }
+            let (what, left) = match filled {
+                [] => (Waiting::Idle, idle),
+                // The clock runs from the first byte, so that a byte now and then buys no time.
+                _ => {
+                    let begun = begun.get_or_insert_with(Instant::now);
+                    (Waiting::Head, plan.head_timeout.saturating_sub(begun.elapsed()))
+                }
+            };
+            match patience.within(left, place.wait(what, buffer.read(&mut read, plan.head_max))).await {
+                Ok(Ok(Ok(count))) if count > 0 => {}
+                Ok(Err(Told::Drain)) => idle = DRAIN_PATIENCE,
+                Ok(Err(Told::GiveWay)) if what == Waiting::Head => {
+                    let reason = "memory is short, and a head that has begun long ago gives way";
+                    return Head::Refused(Refusal { status: 503, reason });
+                }
+                Err(_) if what == Waiting::Head => {
+                    let reason = "the request head took longer than head_timeout";
+                    return Head::Refused(Refusal { status: 408, reason });
+                }
+                _ => return Head::End,
             }
         }
     }
+
+    /// One request, from its head to its record; true where another may follow.
+    async fn request(&mut self) -> bool {
+        let started = Instant::now();
+        let mut out = Scratch::lend();
+        let hop = Hop { authority: &self.listener.cluster.plan.authority, via: &self.listener.via };
+        let request = match head::request(self.buffer.filled(), &hop, &mut out.0) {
+            Ok(Some(request)) => request,
+            Ok(None) => {
+                self.refuse(Refusal { status: 400, reason: "the request head is malformed" }, Method::Other).await;
+                return false;
+            }
+            Err(refusal) => {
+                self.refuse(refusal, method_of(self.buffer.filled())).await;
+                return false;
+            }
+        };
+        let path = self.listener.access.as_ref().map(|_| {
+            let path = self.buffer.filled().get(request.path.clone()).unwrap_or(&[]);
+            let path = if path.is_empty() { b"/" } else { path };
+            path.get(..PATH_MAX).unwrap_or(path).to_vec()
+        });
+        let path = path.unwrap_or_default();
+        if request.last_hop {
+            return self.last_hop(&request, &path, started).await;
+        }
+        let (mut read, write) = self.stream.split();
+        let mut client = Client {
+            read: &mut read,
+            write: &write,
+            buffer: &mut self.buffer,
+            patience: &mut self.patience,
+            plan: &self.listener.plan,
+            keep_alive: request.keep_alive && !self.listener.draining(),
+        };
+        let mut report = run(&mut client, &self.listener.cluster, &request, out).await;
+        if let Some((status, why)) = &report.own_answer {
+            answer(write.as_ref(), *status, why, request.method).await;
+        }
+        let mut done = Exchanged { method: request.method, path: &path, took: started.elapsed(), peer: self.peer };
+        if let After::Tunnel(mut lease, mut leftover) = std::mem::replace(&mut report.after, After::Gone) {
+            let (up, down) = tunnel((read, write), &mut self.buffer, &mut lease.stream, &mut leftover).await;
+            (report.bytes_in, report.bytes_out) = (report.bytes_in + up, report.bytes_out + down);
+            done.took = started.elapsed();
+            record(&self.listener, &done, &report);
+            return false;
+        }
+        record(&self.listener, &done, &report);
+        match report.after {
+            After::Next => true,
+            After::Close => {
+                self.linger().await;
+                false
+            }
+            After::Gone | After::Tunnel(..) => false,
+        }
+    }
+
+    /// Answers a request that must not be forwarded (RFC 9110, 7.6.2): as the server that it asks for.
+    async fn last_hop(&mut self, request: &Request, path: &[u8], started: Instant) -> bool {
+        let head = self.buffer.filled().get(..request.length).unwrap_or(&[]);
+        let (kind, body) = match request.method {
+            Method::Trace => ("Content-Type: message/http\r\n", without_secrets(head)),
+            _ => ("", Vec::new()),
+        };
+        let head = format!("HTTP/1.1 200 OK\r\n{kind}Content-Length: {}\r\nConnection: close\r\n\r\n", body.len());
+        // A client that is gone needs no answer.
+        let _ = write_all(&self.stream, &[head.as_bytes(), &body].concat(), WRITE_IDLE).await;
+        let mut report = Report::new(200);
+        (report.bytes_in, report.bytes_out) = (request.length as u64, (head.len() + body.len()) as u64);
+        let done = Exchanged { method: request.method, path, took: started.elapsed(), peer: self.peer };
+        record(&self.listener, &done, &report);
+        self.linger().await;
+        false
+    }
+
+    async fn refuse(&mut self, refusal: Refusal, method: Method) {
+        let began = Instant::now();
+        answer(&self.stream, refusal.status, refusal.reason, method).await;
+        let refused = Exchanged { method: Method::Other, path: &[], took: began.elapsed(), peer: self.peer };
+        record(&self.listener, &refused, &Report::new(refusal.status));
+        self.linger().await;
+    }
+
+    /// Ends our side and reads on for a while: bytes that nobody read would turn our close into a reset, and the client might
+    /// lose the answer.
+    async fn linger(&mut self) {
+        if rustix::net::shutdown(&self.stream, rustix::net::Shutdown::Write).is_err() {
+            return;
+        }
+        let until = Instant::now() + LINGER_MOST;
+        let (mut read, _) = self.stream.split();
+        loop {
+            self.buffer.consume(usize::MAX);
+            let left = LINGER.min(until.saturating_duration_since(Instant::now()));
+            match self.patience.within(left, self.buffer.read(&mut read, LINGER_CHUNK)).await {
+                Ok(Ok(count)) if count > 0 && !left.is_zero() => {}
+                _ => return,
+            }
+        }
+    }
+}
+
+/// A head without an end: its first line tells what is too long (RFC 9110, 15.5.15).
+fn too_large(head: &[u8]) -> Refusal {
+    match memchr::memchr(b'\n', head) {
+        Some(_) => Refusal { status: 431, reason: "the request head is larger than this listener's head_max" },
+        None => Refusal { status: 414, reason: "the target is larger than this listener's head_max" },
+    }
+}
+
+/// The method of a head that is refused: an answer to HEAD has no body whatever is wrong.
+fn method_of(head: &[u8]) -> Method {
+    if head.starts_with(b"HEAD ") { Method::Head } else { Method::Other }
+}
+
+/// A request as it came, without what nobody else should read (RFC 9110, 9.3.8).
+fn without_secrets(head: &[u8]) -> Vec<u8> {
+    let secret = |line: &&[u8]| {
+        let name = line.split(|byte| *byte == b':').next().unwrap_or(line);
+        [&b"authorization"[..], b"proxy-authorization", b"cookie"].iter().any(|secret| name.eq_ignore_ascii_case(secret))
+    };
+    head.split_inclusive(|byte| *byte == b'\n').filter(|line| !secret(line)).flatten().copied().collect()
 }
 
 /// An answer of our own, which says in words what is wrong; the connection closes behind it.
-async fn answer(stream: &TcpStream, status: u16, why: &str) {
+async fn answer(stream: &TcpStream, status: u16, why: &str, method: Method) {
     let title = match status {
         400 => "Bad Request",
         408 => "Request Timeout",
+        414 => "URI Too Long",
         431 => "Request Header Fields Too Large",
         501 => "Not Implemented",
         502 => "Bad Gateway",
         503 => "Service Unavailable",
         504 => "Gateway Timeout",
+        505 => "HTTP Version Not Supported",
+        508 => "Loop Detected",
         _ => "Error",
     };
     let body = format!("outrigger: {why}\n");
@@ -134,17 +260,15 @@ async fn answer(stream: &TcpStream, status: u16, why: &str) {
         "HTTP/1.1 {status} {title}\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
         body.len()
     );
+    // RFC 9110, 9.3.2.
+    let body = if method == Method::Head { "" } else { &body };
     // A client that is gone needs no answer.
-    let _ = write_all(stream, format!("{head}{body}").as_bytes()).await;
-}
-
-fn refusal_report(refusal: Refusal) -> Report {
-    Report { status: refusal.status, endpoint: None, bytes_in: 0, bytes_out: 0, after: After::Close, own_answer: None }
+    let _ = write_all(stream, format!("{head}{body}").as_bytes(), WRITE_IDLE).await;
 }
 
 /// What the record tells beside the report.
 struct Exchanged<'a> {
-    method: head::Method,
+    method: Method,
     path: &'a [u8],
     took: Duration,
     peer: SocketAddr,
@@ -163,6 +287,7 @@ fn record(listener: &ListenerState, done: &Exchanged<'_>, report: &Report) {
         took: done.took,
         bytes_in: report.bytes_in,
         bytes_out: report.bytes_out,
+        ended_by: report.ended_by.map(super::exchange::By::word),
     };
     listener.recorder.keep(listener.index, &record);
     if let Some(access) = &listener.access {
@@ -170,48 +295,34 @@ fn record(listener: &ListenerState, done: &Exchanged<'_>, report: &Report) {
     }
 }
 
-/// Ends our side and reads on for a moment: bytes that nobody read would turn our close into a reset, and the client
-/// might lose the answer.
-async fn linger(stream: &TcpStream, buffer: &mut Buffer) {
-    if rustix::net::shutdown(stream, rustix::net::Shutdown::Write).is_err() {
-        return;
-    }
-    let drain = async {
-        let mut seen = buffer.filled().len();
-        buffer.consume(seen);
-        while seen < LINGER_BYTES {
-            match buffer.read(stream, LINGER_BYTES).await {
-                Ok(count) if count > 0 => {
-                    seen += count;
-                    buffer.consume(count);
-                }
-                _ => return,
-            }
-        }
-    };
-    let _ = tokio::time::timeout(LINGER, drain).await;
+/// Moves bytes both ways after a 101, each direction until its own end; answers how many went up and down.
+async fn tunnel(
+    (mut client, to_client): (ReadHalf<'_>, WriteHalf<'_>),
+    from_client: &mut Buffer,
+    endpoint: &mut TcpStream,
+    from_endpoint: &mut Buffer,
+) -> (u64, u64) {
+    let (mut endpoint, to_endpoint) = endpoint.split();
+    let up = one_way(&mut client, from_client, to_endpoint.as_ref());
+    let down = one_way(&mut endpoint, from_endpoint, to_client.as_ref());
+    tokio::join!(up, down)
 }
 
-/// Moves bytes both ways after a 101, each direction until its own end.
-async fn tunnel(client: TcpStream, mut from_client: Buffer, endpoint: TcpStream, mut from_endpoint: Buffer) {
-    let up = one_way(&client, &mut from_client, &endpoint);
-    let down = one_way(&endpoint, &mut from_endpoint, &client);
-    tokio::join!(up, down);
-}
-
-async fn one_way(from: &TcpStream, buffer: &mut Buffer, to: &TcpStream) {
+async fn one_way(from: &mut ReadHalf<'_>, buffer: &mut Buffer, to: &TcpStream) -> u64 {
     let mut patience = Patience::new(TUNNEL_IDLE);
+    let mut moved = 0;
     loop {
-        if write_all(to, buffer.filled()).await.is_err() {
-            return;
+        if write_all(to, buffer.filled(), WRITE_IDLE).await.is_err() {
+            return moved;
         }
+        moved += buffer.filled().len() as u64;
         buffer.consume(usize::MAX);
         match patience.within(TUNNEL_IDLE, buffer.read(from, TUNNEL_CHUNK)).await {
             Ok(Ok(count)) if count > 0 => {}
             // The end of one direction is passed on; the other goes on (half-close).
             _ => {
                 let _ = rustix::net::shutdown(to, rustix::net::Shutdown::Write);
-                return;
+                return moved;
             }
         }
     }

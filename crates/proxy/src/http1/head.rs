@@ -19,7 +19,18 @@ pub struct Request {
     pub body: Body,
     pub keep_alive: bool,
     pub http_10: bool,
-    pub upgrade: bool,
+    /// The protocols that the client would change to; None where it asks for none that is passed on.
+    pub upgrade: Option<Box<[u8]>>,
+    /// The client asked that nobody further away answers (RFC 9110, 7.6.2).
+    pub last_hop: bool,
+}
+
+/// What a listener puts into the heads that it forwards.
+pub struct Hop<'a> {
+    /// The endpoint's authority, for a client that names no host.
+    pub authority: &'a str,
+    /// Our own name in `Via`, by which a request is known that was here before.
+    pub via: &'a str,
 }
 
 /// A response as far as forwarding needs it.
@@ -70,14 +81,32 @@ impl Method {
     }
 }
 
+/// RFC 9110, 5.6.2.
+pub fn is_token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}
+
+/// Whether the head is complete, or cannot become a right one: a look without a parse.
+pub fn is_complete(bytes: &[u8]) -> bool {
+    bytes.ends_with(b"\r\n\r\n")
+        || memchr::memchr_iter(b'\n', bytes).any(|at| {
+            let rest = bytes.get(at + 1..).unwrap_or(&[]);
+            rest.starts_with(b"\r\n") || rest.starts_with(b"\n") || (at > 0 && bytes.get(at - 1) != Some(&b'\r'))
+        })
+}
+
 /// Parses a request head and writes the one for the endpoint. `Ok(None)`: more bytes are needed.
-pub fn request(bytes: &[u8], out: &mut Vec<u8>) -> Result<Option<Request>, Refusal> {
+pub fn request(bytes: &[u8], hop: &Hop<'_>, out: &mut Vec<u8>) -> Result<Option<Request>, Refusal> {
     let mut space = [const { MaybeUninit::<Header<'_>>::uninit() }; HEADERS_MAX];
     let mut parsed = httparse::Request::new(&mut []);
     let length = match parsed.parse_with_uninit_headers(bytes, &mut space) {
         Ok(Status::Complete(length)) => length,
         Ok(Status::Partial) => return Ok(None),
         Err(httparse::Error::TooManyHeaders) => return Err(refuse(431, "more headers than are taken")),
+        // RFC 9110, 15.6.6: a major version that is not ours, as in HTTP/2's preface.
+        Err(httparse::Error::Version) if is_other_version(bytes) => {
+            return Err(refuse(505, "only HTTP/1.0 and HTTP/1.1 are spoken here"));
+        }
         Err(_) => return Err(refuse(400, "the request head is malformed")),
     };
     // RFC 9112, 2.2 lets a recipient take a bare LF; the endpoint might see the head end elsewhere then.
@@ -94,30 +123,51 @@ pub fn request(bytes: &[u8], out: &mut Vec<u8>) -> Result<Option<Request>, Refus
     let facts = Facts::of(parsed.headers)?;
     let http_10 = minor == 0;
     let body = facts.request_body(http_10)?;
-    let (host, target) = split_target(target);
+    let (host, target) = split_target(method, target)?;
     if !http_10 && facts.hosts == 0 {
         return Err(refuse(400, "HTTP/1.1 needs a Host header"));
     }
-    if target.bytes().any(|byte| byte == b'#') {
-        return Err(refuse(400, "the target has a fragment"));
+    if !host.or(facts.host).is_none_or(is_host) {
+        return Err(refuse(400, "the host is no name or address with a port"));
     }
-    let upgrade = facts.upgrade && facts.connection_upgrade && !facts.h2c && !http_10;
-    let path_start = (target.as_ptr() as usize).saturating_sub(bytes.as_ptr() as usize);
-    let path_length = target.find('?').unwrap_or(target.len());
-
-    for part in [method_text.as_bytes(), b" ", target.as_bytes(), b" HTTP/1.1\r\n"] {
-        out.extend_from_slice(part);
+    if !facts.via.is_empty() && facts.via.iter().any(|via| memchr::memmem::find(via, hop.via.as_bytes()).is_some()) {
+        return Err(refuse(508, "the request was here before: a listener leads back to itself"));
     }
-    request_headers(bytes, parsed.headers, &facts, host, upgrade, out);
+    let upgrade = (facts.connection_upgrade && !facts.h2c && !http_10).then(|| facts.upgrade.join(&b","[..]));
+    let upgrade = upgrade.filter(|asked| !asked.is_empty()).map(Vec::into_boxed_slice);
+    let traced = matches!(method, Method::Options | Method::Trace);
+    let path = match target {
+        Target::Written(text) => {
+            let start = (text.as_ptr() as usize).saturating_sub(bytes.as_ptr() as usize);
+            start..start + text.find('?').unwrap_or(text.len())
+        }
+        Target::Root(_) | Target::Asterisk => 0..0,
+    };
+    out.extend_from_slice(method_text.as_bytes());
+    match target {
+        Target::Written(text) => [" ", text].iter().for_each(|part| out.extend_from_slice(part.as_bytes())),
+        Target::Root(query) => [" /", query].iter().for_each(|part| out.extend_from_slice(part.as_bytes())),
+        Target::Asterisk => out.extend_from_slice(b" *"),
+    }
+    out.extend_from_slice(b" HTTP/1.1\r\n");
+    request_headers(bytes, parsed.headers, &facts, hop, (host, upgrade.is_some(), traced), out);
     Ok(Some(Request {
         length,
         method,
-        path: path_start..path_start + path_length,
+        path,
         body,
         keep_alive: if http_10 { facts.keep_alive } else { !facts.close },
         http_10,
         upgrade,
+        last_hop: traced && facts.max_forwards == Some(0),
     }))
+}
+
+fn is_other_version(bytes: &[u8]) -> bool {
+    let line = bytes.split(|byte| *byte == b'\r' || *byte == b'\n').find(|line| !line.is_empty()).unwrap_or(&[]);
+    let version = line.rsplit(|byte| *byte == b' ').next().unwrap_or(&[]);
+    let other = |version: &[u8]| version.first().is_some_and(u8::is_ascii_digit) && version != b"1.0" && version != b"1.1";
+    version.strip_prefix(b"HTTP/").is_some_and(other)
 }
 
 /// Writes the headers that the endpoint gets, and the empty line.
@@ -125,8 +175,8 @@ fn request_headers(
     bytes: &[u8],
     headers: &[Header<'_>],
     facts: &Facts<'_>,
-    host: Option<&str>,
-    upgrade: bool,
+    hop: &Hop<'_>,
+    (host, upgrade, traced): (Option<&str>, bool, bool),
     out: &mut Vec<u8>,
 ) {
     if let Some(host) = host {
@@ -135,12 +185,22 @@ fn request_headers(
             out.extend_from_slice(part);
         }
     }
+    let mut te = false;
     for header in headers {
         let kept = match known(header.name) {
-            Some(Known::Connection | Known::KeepAlive | Known::ProxyConnection) => false,
+            Some(Known::Connection | Known::KeepAlive | Known::ProxyConnection | Known::Http2Settings) => false,
             Some(Known::Upgrade) => upgrade,
-            Some(Known::Te) => header.value.eq_ignore_ascii_case(b"trailers"),
+            Some(Known::Te) => {
+                let trailers = header.value.eq_ignore_ascii_case(b"trailers");
+                te |= trailers;
+                trailers
+            }
             Some(Known::Host) => host.is_none(),
+            Some(Known::MaxForwards) if traced => {
+                let left = facts.max_forwards.unwrap_or(0).saturating_sub(1);
+                out.extend_from_slice(format!("Max-Forwards: {left}\r\n").as_bytes());
+                false
+            }
             _ => !facts.is_named(header.name),
         };
         if kept {
@@ -148,26 +208,36 @@ fn request_headers(
         }
     }
     if facts.hosts == 0 && host.is_none() {
-        out.extend_from_slice(b"Host: \r\n");
+        for part in [&b"Host: "[..], hop.authority.as_bytes(), b"\r\n"] {
+            out.extend_from_slice(part);
+        }
     }
-    if upgrade {
-        out.extend_from_slice(b"Connection: upgrade\r\n");
+    // RFC 9110, 7.6.3.
+    for part in [&b"Via: 1.1 "[..], hop.via.as_bytes(), b"\r\n"] {
+        out.extend_from_slice(part);
     }
+    // RFC 9110, 10.1.4: TE is of one hop, and Connection says so.
+    out.extend_from_slice(match (upgrade, te) {
+        (true, true) => b"Connection: upgrade, TE\r\n",
+        (true, false) => b"Connection: upgrade\r\n",
+        (false, true) => b"Connection: TE\r\n",
+        (false, false) => b"",
+    });
     out.extend_from_slice(b"\r\n");
 }
 
 /// What the response is an answer to.
 #[derive(Clone, Copy, Debug)]
-pub struct Asked {
+pub struct Asked<'a> {
     pub method: Method,
     pub http_10: bool,
     /// Whether the client's connection stays open after this response, as far as the request says.
     pub keep_alive: bool,
-    pub upgrade: bool,
+    pub upgrade: Option<&'a [u8]>,
 }
 
 /// Parses a response head and writes the one for the client. `Ok(None)`: more bytes are needed.
-pub fn response(bytes: &[u8], asked: Asked, out: &mut Vec<u8>) -> Result<Option<Response>, &'static str> {
+pub fn response(bytes: &[u8], asked: Asked<'_>, out: &mut Vec<u8>) -> Result<Option<Response>, &'static str> {
     let mut space = [const { MaybeUninit::<Header<'_>>::uninit() }; HEADERS_MAX];
     let mut parsed = httparse::Response::new(&mut []);
     let config = httparse::ParserConfig::default();
@@ -179,7 +249,8 @@ pub fn response(bytes: &[u8], asked: Asked, out: &mut Vec<u8>) -> Result<Option<
     let (Some(status), Some(minor)) = (parsed.code, parsed.version) else { return Err("its status line is malformed") };
     let facts = Facts::of(parsed.headers).map_err(|refusal| refusal.reason)?;
     let switching = status == 101;
-    if switching && !asked.upgrade {
+    if switching && !is_asked_for(asked.upgrade, &facts.upgrade) {
+        // RFC 9110, 7.8: a server must not switch to a protocol that the client has not named.
         return Err("it switched protocols, which nobody had asked for");
     }
     let body = facts.response_body(status, asked.method)?;
@@ -203,7 +274,7 @@ pub fn response(bytes: &[u8], asked: Asked, out: &mut Vec<u8>) -> Result<Option<
             Some(Known::TransferEncoding | Known::ContentLength) if interim || status == 204 => false,
             Some(Known::TransferEncoding) => !unchunk,
             // RFC 9112, 6.3: with both, Transfer-Encoding tells the length, and Content-Length must not be passed on.
-            Some(Known::ContentLength) => !matches!(body, Body::Chunked(_)) || asked.method == Method::Head,
+            Some(Known::ContentLength) => !facts.chunked,
             _ => !facts.is_named(header.name),
         };
         if kept {
@@ -223,8 +294,8 @@ pub fn response(bytes: &[u8], asked: Asked, out: &mut Vec<u8>) -> Result<Option<
     out.extend_from_slice(b"\r\n");
     debug_assert!(out.len() > head_start);
     let keep_alive = if minor == 0 { facts.keep_alive } else { !facts.close } && !matches!(body, Body::UntilClose);
-    // What both sides counted differently must not be reused.
-    let keep_alive = keep_alive && !(facts.chunked && facts.content_length.is_some());
+    // What both sides counted differently must not be reused; nor what HTTP/1.0 has no word for (RFC 9112, 6.1).
+    let keep_alive = keep_alive && !(facts.chunked && (facts.content_length.is_some() || minor == 0));
     Ok(Some(Response { length, status, body, keep_alive }))
 }
 
@@ -234,21 +305,27 @@ enum Known {
     Connection,
     ContentLength,
     Host,
+    Http2Settings,
     KeepAlive,
+    MaxForwards,
     ProxyConnection,
     Te,
     TransferEncoding,
     Upgrade,
+    Via,
 }
 
 /// Most headers are told apart by their length alone.
 fn known(name: &str) -> Option<Known> {
     let (expected, found) = match name.len() {
         2 => ("te", Known::Te),
+        3 => ("via", Known::Via),
         4 => ("host", Known::Host),
         7 => ("upgrade", Known::Upgrade),
         10 if name.as_bytes().first().is_some_and(|first| first | 0x20 == b'k') => ("keep-alive", Known::KeepAlive),
         10 => ("connection", Known::Connection),
+        12 => ("max-forwards", Known::MaxForwards),
+        14 if name.as_bytes().first().is_some_and(|first| first | 0x20 == b'h') => ("http2-settings", Known::Http2Settings),
         14 => ("content-length", Known::ContentLength),
         16 => ("proxy-connection", Known::ProxyConnection),
         17 => ("transfer-encoding", Known::TransferEncoding),
@@ -266,8 +343,12 @@ struct Facts<'h> {
     close: bool,
     keep_alive: bool,
     connection_upgrade: bool,
-    upgrade: bool,
+    /// Protocols that Upgrade names.
+    upgrade: Vec<&'h [u8]>,
     h2c: bool,
+    host: Option<&'h str>,
+    max_forwards: Option<u64>,
+    via: Vec<&'h [u8]>,
     /// Values of Connection that name other headers.
     connection: Vec<&'h [u8]>,
 }
@@ -304,11 +385,18 @@ impl<'h> Facts<'h> {
                     if facts.hosts > 1 {
                         return Err(refuse(400, "several Host headers"));
                     }
+                    let host = std::str::from_utf8(header.value);
+                    facts.host = Some(host.map_err(|_| refuse(400, "the host is not text"))?);
                 }
+                Some(Known::MaxForwards) => facts.max_forwards = parse_length(header.value).ok(),
+                Some(Known::Via) => facts.via.push(header.value),
                 Some(Known::Connection) => facts.connection_options(header.value),
                 Some(Known::Upgrade) => {
-                    facts.upgrade = true;
-                    facts.h2c |= header.value.trim_ascii().eq_ignore_ascii_case(b"h2c");
+                    let members = header.value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
+                    for member in members.filter(|member| !member.is_empty()) {
+                        facts.h2c |= member.eq_ignore_ascii_case(b"h2c");
+                        facts.upgrade.push(member);
+                    }
                 }
                 _ => {}
             }
@@ -371,18 +459,69 @@ fn parse_length(value: &[u8]) -> Result<u64, Refusal> {
     Ok(digits.iter().fold(0, |length, digit| length * 10 + u64::from(digit - b'0')))
 }
 
-/// `http://host/path` → host and `/path`; anything else is passed on as it is (RFC 9112, 3.2).
-fn split_target(target: &str) -> (Option<&str>, &str) {
-    let rest = target.get(..7).filter(|scheme| scheme.eq_ignore_ascii_case("http://")).map(|_| &target[7..]);
-    match rest {
-        None => (None, target),
-        Some(rest) => {
-            let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
-            let host = authority.rsplit('@').next().unwrap_or(authority);
-            // A query without a path has no origin form of its own (RFC 9112, 3.2.1): it is asked of the root.
-            (Some(host), if path.starts_with('/') { path } else { "/" })
-        }
+/// What the endpoint is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Target<'t> {
+    /// As it was written.
+    Written(&'t str),
+    /// The root with this query: an absolute target had no path (RFC 9112, 3.2.1).
+    Root(&'t str),
+    /// The server as a whole (RFC 9112, 3.2.4).
+    Asterisk,
+}
+
+/// The host of an absolute target, and what is left for the endpoint (RFC 9112, 3.2).
+fn split_target(method: Method, target: &str) -> Result<(Option<&str>, Target<'_>), Refusal> {
+    if target.contains('#') {
+        return Err(refuse(400, "the target has a fragment"));
     }
+    match target.as_bytes().first() {
+        Some(b'/') => return Ok((None, Target::Written(target))),
+        Some(b'*') if target == "*" && method == Method::Options => return Ok((None, Target::Asterisk)),
+        _ => {}
+    }
+    let scheme = |scheme: &str| target.get(..scheme.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(scheme));
+    let rest = match target {
+        _ if scheme("http://") => target.get(7..),
+        _ if scheme("https://") => target.get(8..),
+        _ => None,
+    };
+    let rest = rest.ok_or(refuse(400, "the target is neither a path nor an http URL"))?;
+    let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+    if authority.contains('@') {
+        return Err(refuse(400, "the target holds a user name or password"));
+    }
+    if authority.is_empty() {
+        return Err(refuse(400, "the target names no host"));
+    }
+    let target = match path {
+        _ if path.starts_with('/') => Target::Written(path),
+        "" if method == Method::Options => Target::Asterisk,
+        query => Target::Root(query),
+    };
+    Ok((Some(authority), target))
+}
+
+/// RFC 3986, 3.2: `host [ ":" port ]`. An empty one is right where the target has no authority.
+fn is_host(text: &str) -> bool {
+    let (host, port) = match text.rsplit_once(':') {
+        Some((host, port)) if !port.contains(']') => (host, port),
+        _ => (text, ""),
+    };
+    let in_name = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=".contains(&byte);
+    let address = |inside: &str| inside.bytes().all(|byte| byte.is_ascii_alphanumeric() || b":.%-_~".contains(&byte));
+    let host_fits = match host.strip_prefix('[') {
+        Some(inside) => inside.strip_suffix(']').is_some_and(|inside| !inside.is_empty() && address(inside)),
+        None => host.bytes().all(in_name),
+    };
+    host_fits && (port.is_empty() || port.parse::<u16>().is_ok()) && port.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+/// Whether all protocols of an answer are among those of its request.
+fn is_asked_for(asked: Option<&[u8]>, answered: &[&[u8]]) -> bool {
+    let Some(asked) = asked else { return false };
+    let is_asked = |answer: &&[u8]| asked.split(|byte| *byte == b',').any(|one| one.eq_ignore_ascii_case(answer));
+    !answered.is_empty() && answered.iter().all(is_asked)
 }
 
 /// Copies a header line as it was written: the range from its name to the end of its value.
@@ -410,12 +549,18 @@ fn has_bare_lf(head: &[u8]) -> bool {
 mod tests {
     use super::*;
 
+    const HOP: Hop<'static> = Hop { authority: "127.0.0.1:80", via: "o-1" };
+
     fn check_request(head: &str, expect: Result<&str, u16>) {
         let mut out = Vec::new();
-        match (request(head.as_bytes(), &mut out), expect) {
+        let parsed = request(head.as_bytes(), &HOP, &mut out);
+        // Behind all that is kept stands our own line.
+        let text = String::from_utf8_lossy(&out).replace("Via: 1.1 o-1\r\n", "");
+        match (parsed, expect) {
             (Ok(Some(parsed)), Ok(want)) => {
                 assert_eq!(parsed.length, head.len());
-                assert_eq!(String::from_utf8_lossy(&out), want, "{head}");
+                assert_eq!(text, want, "{head}");
+                assert!(is_complete(head.as_bytes()), "{head}");
             }
             (Err(refusal), Err(status)) => assert_eq!(refusal.status, status, "{head}"),
             (got, want) => panic!("{head}: {got:?}, wanted {want:?}"),
@@ -430,7 +575,7 @@ mod tests {
             Ok("GET /a?b HTTP/1.1\r\nhOsT: x\r\nX-Two:  2\r\nA: \r\n\r\n"),
         );
         check_request("GET http://y:1/p HTTP/1.1\r\nHost: x\r\n\r\n", Ok("GET /p HTTP/1.1\r\nHost: y:1\r\n\r\n"));
-        check_request("GET / HTTP/1.0\r\n\r\n", Ok("GET / HTTP/1.1\r\nHost: \r\n\r\n"));
+        check_request("GET / HTTP/1.0\r\n\r\n", Ok("GET / HTTP/1.1\r\nHost: 127.0.0.1:80\r\n\r\n"));
         check_request(
             "GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
             Ok("GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n"),
@@ -475,7 +620,59 @@ mod tests {
         check_request(&format!("GET / HTTP/1.1\r\nHost: x\r\n{many}\r\n"), Err(431));
     }
 
-    fn check_response(head: &str, asked: Asked, expect: Result<(&str, bool), &str>) {
+    /// covers: faults 5
+    #[test]
+    fn a_target_and_its_host_are_one_or_refused() {
+        let host = |target: &str, method: &str| format!("{method} {target} HTTP/1.1\r\nHost: x\r\n\r\n");
+        for (target, method, want) in [
+            ("http://y?id=7", "GET", "GET /?id=7 HTTP/1.1\r\nHost: y\r\n\r\n"),
+            ("http://y", "OPTIONS", "OPTIONS * HTTP/1.1\r\nHost: y\r\n\r\n"),
+            ("*", "OPTIONS", "OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n"),
+            ("HTTPS://y:8/g", "GET", "GET /g HTTP/1.1\r\nHost: y:8\r\n\r\n"),
+            ("http://[::1]:8", "GET", "GET / HTTP/1.1\r\nHost: [::1]:8\r\n\r\n"),
+        ] {
+            check_request(&host(target, method), Ok(want));
+        }
+        for target in ["@evil/", "evil", "*", "ftp://y/", "https://u:p@y/g", "http:///g", "http://a b/", "http://y:z/"] {
+            check_request(&host(target, "GET"), Err(400));
+        }
+        for value in ["a b", "a/b", "a@b", "a,b\u{7f}", "[::1", "a:b", "a:99999"] {
+            check_request(&format!("GET / HTTP/1.1\r\nHost: {value}\r\n\r\n"), Err(400));
+        }
+        check_request("GET / HTTP/1.1\r\nHost:\r\n\r\n", Ok("GET / HTTP/1.1\r\nHost: \r\n\r\n"));
+        check_request("PRI * HTTP/2.0\r\n\r\n", Err(505));
+        check_request("GET / HTTX/1.1\r\nHost: x\r\n\r\n", Err(400));
+        check_request("GET / HTTP/1.1\r\nHost: x\r\nVia: 1.0 a, 1.1 o-1\r\n\r\n", Err(508));
+    }
+
+    /// covers: faults 5
+    #[test]
+    fn fields_of_one_hop_are_rewritten() {
+        check_request(
+            "GET / HTTP/1.1\r\nHost: x\r\nTE: trailers\r\n\r\n",
+            Ok("GET / HTTP/1.1\r\nHost: x\r\nTE: trailers\r\nConnection: TE\r\n\r\n"),
+        );
+        check_request(
+            "GET / HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: ,h2c\r\nHTTP2-Settings: A\r\n\r\n",
+            Ok("GET / HTTP/1.1\r\nHost: x\r\n\r\n"),
+        );
+        check_request(
+            "TRACE / HTTP/1.1\r\nHost: x\r\nMax-Forwards: 5\r\n\r\n",
+            Ok("TRACE / HTTP/1.1\r\nHost: x\r\nMax-Forwards: 4\r\n\r\n"),
+        );
+        let asked = Asked { upgrade: Some(b"websocket,chat"), ..GET };
+        let switch = "HTTP/1.1 101 S\r\nUpgrade: Chat\r\nConnection: upgrade\r\n\r\n";
+        check_response(switch, asked, Ok((switch, true)));
+        check_response("HTTP/1.1 101 S\r\nUpgrade: h2c\r\n\r\n", asked, Err("nobody had asked"));
+        check_response("HTTP/1.1 101 S\r\n\r\n", asked, Err("nobody had asked"));
+        let old = "HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\n\r\n";
+        check_response(old, GET, Ok(("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", false)));
+        let both = "HTTP/1.1 200 OK\r\nContent-Length: 9\r\nTransfer-Encoding: chunked\r\n\r\n";
+        let head = Asked { method: Method::Head, ..GET };
+        check_response(both, head, Ok(("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", false)));
+    }
+
+    fn check_response(head: &str, asked: Asked<'_>, expect: Result<(&str, bool), &str>) {
         let mut out = Vec::new();
         match (response(head.as_bytes(), asked, &mut out), expect) {
             (Ok(Some(parsed)), Ok((want, keep_alive))) => {
@@ -487,7 +684,7 @@ mod tests {
         }
     }
 
-    const GET: Asked = Asked { method: Method::Get, http_10: false, keep_alive: true, upgrade: false };
+    const GET: Asked<'static> = Asked { method: Method::Get, http_10: false, keep_alive: true, upgrade: None };
 
     /// covers: foundation 5
     #[test]
