@@ -73,6 +73,21 @@ mod proxy;
 #[path = "e2e/proxy_faults.rs"]
 mod proxy_faults;
 
+#[path = "e2e/proxy_targets.rs"]
+mod proxy_targets;
+
+#[path = "e2e/proxy_framing.rs"]
+mod proxy_framing;
+
+#[path = "e2e/proxy_ends.rs"]
+mod proxy_ends;
+
+#[path = "e2e/proxy_records.rs"]
+mod proxy_records;
+
+#[path = "e2e/proxy_flood.rs"]
+mod proxy_flood;
+
 #[path = "e2e/bad_config.rs"]
 mod bad_config;
 
@@ -108,3 +123,21 @@ mod pod;
 
 #[path = "e2e/systemd.rs"]
 mod systemd;
+
+#[path = "e2e/life_faults.rs"]
+mod life_faults;
+
+#[path = "e2e/config_faults.rs"]
+mod config_faults;
+
+#[path = "e2e/reload_faults.rs"]
+mod reload_faults;
+
+#[path = "e2e/admin_faults.rs"]
+mod admin_faults;
+
+#[path = "e2e/health_faults.rs"]
+mod health_faults;
+
+#[path = "e2e/state_faults.rs"]
+mod state_faults;

@@ -3,7 +3,7 @@
 use base::family::{Gather as _, write_text};
 use base::revisions::{Revision, Revisions};
 use base::state::StateDir;
-use base::subsystem::{State, Verdict};
+use base::subsystem::{ComponentHealth, State, Verdict};
 use base::telemetry::Telemetry;
 use serde::Serialize;
 use std::fmt::Write as _;
@@ -45,6 +45,7 @@ pub struct Status {
     pub app: serde_json::Value,
     pub sandbox: serde_json::Value,
     pub subsystems: Vec<Verdict>,
+    pub components: Vec<ComponentHealth>,
     pub revisions: Vec<Revision>,
     /// Why progress is not kept over a restart, where that is so.
     pub state: Option<String>,
@@ -86,6 +87,7 @@ impl View {
             app: (self.app)(),
             sandbox: self.sandbox.clone(),
             subsystems,
+            components: self.telemetry.healths().iter().flat_map(|health| health.components()).collect(),
             revisions: self.revisions.list(),
             state: self.state.trouble().map(str::to_string),
             ledger: self.telemetry.ledger.snapshot(),
@@ -140,6 +142,14 @@ pub fn terminal(status: &serde_json::Value) -> String {
             text(&verdict["state"]),
             text(&verdict["text"])
         );
+    }
+    for component in status["components"].as_array().into_iter().flatten() {
+        let message = match text(&component["message"]) {
+            message if message.is_empty() => message,
+            message => format!("{message} (since {})", text(&component["since"])),
+        };
+        let (id, kind) = (text(&component["id"]), text(&component["type"]));
+        let _ = writeln!(out, "    {id:<32} {kind:<12} {:<9} {message}", text(&component["health"]));
     }
     for revision in status["revisions"].as_array().into_iter().flatten() {
         let name = revision["revision"].as_str().unwrap_or("nothing yet");

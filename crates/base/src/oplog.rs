@@ -15,8 +15,12 @@ pub struct LevelHandle(reload::Handle<LevelFilter, Registry>);
 impl LevelHandle {
     /// Sets `error`, `warn`, `info`, `debug`, `trace` or `off`.
     pub fn set(&self, level: &str) -> Result<(), String> {
-        let level: LevelFilter =
-            level.parse().map_err(|_| format!("`{level}` is not a level: error, warn, info, debug, trace, off"))?;
+        let is_word = !level.is_empty() && level.bytes().all(|byte| byte.is_ascii_alphabetic());
+        let level: LevelFilter = level
+            .parse()
+            .ok()
+            .filter(|_| is_word)
+            .ok_or_else(|| format!("`{level}` is not a level: error, warn, info, debug, trace, off"))?;
         self.0.reload(level).map_err(|error| error.to_string())
     }
 }
@@ -35,6 +39,12 @@ pub fn start(level: LevelFilter) -> LevelHandle {
         .with(machines.map(Layer::boxed))
         .try_init();
     LevelHandle(handle)
+}
+
+/// A moment as in a line of the log.
+pub fn rfc3339(time: std::time::SystemTime) -> String {
+    let time = jiff::Timestamp::try_from(time).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
+    time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
 /// Our stderr, on which we never wait: whoever reads it may have stopped, and a worker that waits serves nobody. A line that finds

@@ -53,6 +53,15 @@ macro_rules! registry {
             $($variant($config)),+
         }
 
+        impl $kind {
+            /// The word that names it in the file.
+            pub fn name(&self) -> &'static str {
+                match self {
+                    $($kind::$variant(_) => $crate::kind_word!($name $(, $word)?),)+
+                }
+            }
+        }
+
         impl $entry {
             /// The kind and its Config; none only where the schema check was left out.
             pub fn kind(&self) -> Option<$kind> {

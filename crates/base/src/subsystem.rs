@@ -3,7 +3,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::{Notify, watch};
 
 /// Locks even where a panicking thread held the lock: the data behind ours is always whole.
@@ -36,6 +36,20 @@ pub struct Verdict {
     pub ready: bool,
 }
 
+/// One component's state: what a section of the configuration names.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct ComponentHealth {
+    /// Its path in the configuration, such as `logs.sinks.main`.
+    pub id: String,
+    #[serde(rename = "type")]
+    pub kind: String,
+    pub health: State,
+    /// What is not well; empty where all is.
+    pub message: String,
+    /// When the present health began (RFC 3339).
+    pub since: String,
+}
+
 /// The health of one subsystem: written by it, read by probes, page and status.
 #[derive(Debug)]
 pub struct Health {
@@ -51,9 +65,38 @@ struct Inner {
     started: bool,
     ready: bool,
     panicked: Option<String>,
-    /// One sentence per part that is not well, by the part's name; bounded by the parts configured.
+    /// One sentence per part that is not well, by the part's name; bounded by the parts configured. A part is a component's id,
+    /// with a word behind it where several things of one component can be wrong.
     faults: Vec<(String, String)>,
+    components: Vec<Component>,
     summary: String,
+}
+
+#[derive(Debug)]
+struct Component {
+    id: String,
+    kind: &'static str,
+    is_well: bool,
+    since: SystemTime,
+}
+
+impl Component {
+    /// `part`: of a fault.
+    fn has(&self, part: &str) -> bool {
+        part.strip_prefix(self.id.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with(' '))
+    }
+}
+
+impl Inner {
+    /// Notes since when each component is as it is.
+    fn look(&mut self) {
+        for component in &mut self.components {
+            let is_well = !self.faults.iter().any(|(part, _)| component.has(part));
+            if std::mem::replace(&mut component.is_well, is_well) != is_well {
+                component.since = SystemTime::now();
+            }
+        }
+    }
 }
 
 impl Health {
@@ -62,8 +105,40 @@ impl Health {
     }
 
     pub fn with_alarm(subsystem: &'static str, alarm: Arc<Notify>) -> Arc<Health> {
-        let inner = Inner { started: false, ready: false, panicked: None, faults: Vec::new(), summary: String::new() };
+        let inner = Inner {
+            started: false,
+            ready: false,
+            panicked: None,
+            faults: Vec::new(),
+            components: Vec::new(),
+            summary: String::new(),
+        };
         Arc::new(Health { subsystem, inner: Mutex::new(inner), alarm, beats: Mutex::default() })
+    }
+
+    /// Registers a component by its path in the configuration and its kind.
+    pub fn component(&self, id: impl Into<String>, kind: &'static str) {
+        let component = Component { id: id.into(), kind, is_well: true, since: SystemTime::now() };
+        let mut inner = lock(&self.inner);
+        inner.components.push(component);
+        inner.look();
+    }
+
+    /// How each component is.
+    pub fn components(&self) -> Vec<ComponentHealth> {
+        let inner = lock(&self.inner);
+        let of = |component: &Component| {
+            let faults = inner.faults.iter().filter(|(part, _)| component.has(part));
+            let message = faults.map(|(_, text)| text.as_str()).collect::<Vec<_>>().join("; ");
+            let health = match () {
+                () if inner.panicked.is_some() => State::Failed,
+                () if !component.is_well => State::Degraded,
+                () => State::Ok,
+            };
+            let since = crate::oplog::rfc3339(component.since);
+            ComponentHealth { id: component.id.clone(), kind: component.kind.into(), health, message, since }
+        };
+        inner.components.iter().map(of).collect()
     }
 
     /// Configuration is there and outbound is open; never waits for the app.
@@ -89,6 +164,7 @@ impl Health {
             Some((_, old)) => std::mem::replace(old, text.clone()) != text,
             None => {
                 inner.faults.push((part.to_string(), text));
+                inner.look();
                 true
             }
         }
@@ -99,6 +175,7 @@ impl Health {
         let mut inner = lock(&self.inner);
         let before = inner.faults.len();
         inner.faults.retain(|(name, _)| name != part);
+        inner.look();
         inner.faults.len() != before
     }
 

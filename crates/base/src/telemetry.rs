@@ -60,9 +60,43 @@ struct Inner {
     counts: Vec<(Name, Labels, Count)>,
     healths: Vec<Arc<Health>>,
     parts: Vec<Arc<dyn Gather>>,
+    left: Vec<Left>,
+}
+
+/// What a stop leaves behind of one sink.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Left {
+    /// The sink's path in the configuration.
+    pub sink: String,
+    /// Records or samples that are read or sent after the next start.
+    pub kept: u64,
+    /// Those that nobody has any more.
+    pub lost: u64,
+}
+
+impl std::fmt::Display for Left {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Left { sink, kept, lost } = self;
+        match (kept, lost) {
+            (_, 0) => write!(f, "{sink}: {kept} kept"),
+            (0, _) => write!(f, "{sink}: {lost} lost"),
+            _ => write!(f, "{sink}: {kept} kept, {lost} lost"),
+        }
+    }
 }
 
 impl Telemetry {
+    /// Notes what a stop leaves behind; one line at its end tells all of it.
+    pub fn leave_behind(&self, sink: String, kept: u64, lost: u64) {
+        if kept + lost > 0 {
+            lock(&self.inner).left.push(Left { sink, kept, lost });
+        }
+    }
+
+    pub fn left_behind(&self) -> Vec<Left> {
+        lock(&self.inner).left.clone()
+    }
+
     pub fn count(&self, name: Name, labels: &[(&str, &str)]) -> Count {
         let labels = labels_of(labels);
         let mut inner = lock(&self.inner);

@@ -27,7 +27,7 @@ const SYNC_EVERY: Duration = Duration::from_secs(5);
 /// How often a position that could not be written is tried again.
 const WRITE_AGAIN: Duration = Duration::from_secs(1);
 /// What health calls this part.
-const PART: &str = "checkpoints";
+const PART: &str = "state logs.checkpoints";
 
 /// A file as the system knows it, with a print of its beginning, since inode numbers are used again.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]

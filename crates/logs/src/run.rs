@@ -72,7 +72,7 @@ pub fn start(plan: Plan, inputs: Inputs, telemetry: &Telemetry, conductor: &mut 
 async fn logs_thread(plan: Plan, inputs: Inputs, telemetry: Telemetry, mut station: Station, health: Arc<Health>) {
     let scope = Scope::new("logs", health.clone());
     let opened = Checkpoints::open(&inputs.state, Some(health.clone())).unwrap_or_else(|error| {
-        health.fault("checkpoints", format!("cannot be kept, so a restart reads files again: {error}"));
+        health.fault("state logs.checkpoints", format!("cannot be kept, so a restart reads files again: {error}"));
         (Checkpoints::default(), None)
     });
     let (checkpoints, trouble) = opened;
@@ -85,6 +85,13 @@ async fn logs_thread(plan: Plan, inputs: Inputs, telemetry: Telemetry, mut stati
     let (queues, shippers) = parts.start_sinks();
     let Reading { readers, wake, feeds, leftovers } = parts.start_sources(inputs, &queues, &checkpoints);
     scope.spawn("sync", checkpoints.clone().sync_now_and_then());
+    for source in &parts.plan.sources {
+        health.component(source_id(&source.name), source.kind.name());
+    }
+    for sink in &parts.plan.sinks {
+        health.component(sink_id(&sink.name), sink.kind.name());
+    }
+    health.component("state", "state");
     let sources = counted(parts.plan.sources.len(), "source", "sources");
     health.set_summary(format!("{sources} to {}", counted(parts.plan.sinks.len(), "sink", "sinks")));
     health.set_ready(true);
@@ -112,26 +119,34 @@ async fn logs_thread(plan: Plan, inputs: Inputs, telemetry: Telemetry, mut stati
         }
     };
     // What is not delivered a moment before the deadline is written down instead.
-    if tokio::time::timeout_at((until - KEEP_RESERVE).into(), finish).await.is_err() {
-        let lost: u64 = queues.iter().map(|queue| queue.give_up_untracked()).sum();
-        let waiting: usize = queues.iter().map(|queue| queue.waiting()).sum();
-        tracing::warn!(
-            waiting,
-            lost,
-            "receivers had not taken all log records in time; files and lines of the app are read again from there after a start, \
-             access records are lost"
-        );
-    }
+    let in_time = tokio::time::timeout_at((until - KEEP_RESERVE).into(), finish).await.is_ok();
     // A worker that makes room for the next one leaves the ring to it, and everything before its end.
     let last = !station.yields();
+    let mut unkept = Vec::new();
     for (left, ring, pipeline) in leftovers.into_iter().filter(|_| last) {
         if let Err(error) = left.keep(&ring, pipeline.name(), &pipeline.required_sinks()) {
-            tracing::error!(source = pipeline.name(), %error, "lines of the app that no sink took could not be kept");
+            tracing::info!(source = pipeline.name(), %error, "lines of the app that no sink took could not be kept");
+            unkept.push(pipeline);
         }
+    }
+    if last && !in_time {
+        leave_behind(&parts, &queues, &unkept);
     }
     station.done(Phase::Finish);
     station.reached(Phase::Close).await;
     station.done(Phase::Close);
+}
+
+/// Tells what each sink has not taken: records of files and of the app are read again after a start, unless they could not be kept.
+fn leave_behind(parts: &Parts, queues: &[Rc<Queue>], unkept: &[Rc<Pipeline>]) {
+    for (sink, queue) in parts.plan.sinks.iter().zip(queues) {
+        let lost = queue.give_up_untracked();
+        let row = parts.telemetry.ledger.row("sink", format!("logs/{}", sink.name));
+        let pending = row.counts().pending;
+        let is_lost = unkept.iter().any(|pipeline| pipeline.sinks().any(|(index, _)| index == queue.sink));
+        let (kept, lost) = if is_lost { (0, lost + pending) } else { (pending, lost) };
+        parts.telemetry.leave_behind(sink_id(&sink.name), kept, lost);
+    }
 }
 
 /// Lets another worker read on: nothing more is read here, and what is under way may end.
@@ -234,7 +249,7 @@ impl Parts {
                 // The plan refuses `stdio` without a wrapped app; here the app runs since before the source was configured.
                 (SourceKind::Stdio(_), ..) => {
                     let text = "the app started without capture; its output is read after the next start of Outrigger";
-                    self.health.fault(&source.name, text);
+                    self.health.fault(pipeline.id(), text);
                 }
             }
         }
@@ -248,6 +263,8 @@ const KEEP_RESERVE: Duration = Duration::from_millis(200);
 /// The way from one source to its sinks.
 pub struct Pipeline {
     name: String,
+    /// Its path in the configuration.
+    id: String,
     stages: Vec<Staged>,
     outlets: Vec<Outlet>,
     sink_count: usize,
@@ -257,6 +274,14 @@ pub struct Pipeline {
     missed_bytes: Count,
     health: Arc<Health>,
     pressure: Pressure,
+}
+
+fn source_id(name: &str) -> String {
+    format!("logs.sources.{name}")
+}
+
+fn sink_id(name: &str) -> String {
+    format!("logs.sinks.{name}")
 }
 
 /// One sink of a pipeline.
@@ -308,11 +333,17 @@ impl Pipeline {
             health,
             pressure: telemetry.pressure.clone(),
             name: source.name.clone(),
+            id: source_id(&source.name),
         }
     }
 
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// What health calls it.
+    pub fn id(&self) -> &str {
+        &self.id
     }
 
     /// The index in tracks and the name of each sink.
@@ -429,6 +460,8 @@ fn shape(stages: &[Staged], batch: &mut Batch) {
 /// One sink's task.
 struct Shipper {
     name: String,
+    /// What health calls it.
+    id: String,
     sink: Box<dyn Sink>,
     queue: Rc<Queue>,
     row: Arc<Row>,
@@ -461,6 +494,7 @@ impl Shipper {
         let count = |end| telemetry.count(ATTEMPTS, &[("sink", plan.name.as_str()), ("result", end)]);
         Ok(Shipper {
             name: plan.name.clone(),
+            id: sink_id(&plan.name),
             sink: plan.kind.build()?,
             row: telemetry.ledger.row("sink", format!("logs/{}", plan.name)),
             queue,
@@ -487,6 +521,7 @@ impl Shipper {
                 Ok(()) => self.row.deliver(records),
                 Err(failure) => {
                     self.row.drop_records(failure.reason, records);
+                    self.health.fault(&self.id, format!("records were refused and dropped: {}", failure.text));
                     tracing::error!(
                         sink = self.name,
                         records,
@@ -550,7 +585,7 @@ impl Shipper {
             let failure = match self.sink.deliver().await {
                 Ok(()) => {
                     self.delivered.add(1);
-                    if self.health.recovered(&self.name) {
+                    if self.health.recovered(&self.id) {
                         tracing::info!(sink = self.name, "the log sink takes records again");
                     }
                     return Ok(());
@@ -562,7 +597,7 @@ impl Shipper {
                 Err(failure) => failure,
             };
             self.failed.add(1);
-            if self.health.fault(&self.name, failure.text.clone()) {
+            if self.health.fault(&self.id, failure.text.clone()) {
                 tracing::warn!(
                     sink = self.name,
                     error = failure.text,

@@ -44,6 +44,8 @@ pub struct Sources {
 
 struct Entry {
     name: String,
+    /// Its path in the configuration, which health calls it by.
+    id: String,
     source: Rc<dyn Source>,
     /// A second one for the page, so that a reading takes nothing from what is pushed.
     for_page: Rc<dyn Source>,
@@ -111,7 +113,9 @@ pub fn start(
         let built = source.kind.build(&source.name, inputs);
         match built.and_then(|built| Ok((built, source.kind.build(&source.name, inputs)?))) {
             Ok((built, for_page)) => {
-                entries.push(Entry { name: source.name.clone(), source: built, for_page, last: RefCell::default() });
+                let id = format!("metrics.sources.{}", source.name);
+                health.component(id.clone(), source.kind.name());
+                entries.push(Entry { name: source.name.clone(), id, source: built, for_page, last: RefCell::default() });
             }
             Err(error) => errors.push(format!("metric source `{}`: {error}", source.name)),
         }
@@ -120,13 +124,15 @@ pub fn start(
     let mut writers = Vec::new();
     for (name, kind) in &plan.sinks {
         let row = telemetry.ledger.row("sink", format!("metrics/{name}"));
+        let id = format!("metrics.sinks.{name}");
+        health.component(id.clone(), kind.name());
         let started = match kind {
             SinkKind::Prometheus(config) => listen(name, config, sockets).map(|socket| {
-                let page = prometheus::run(name.clone(), socket, sources.clone(), row, health.clone(), scope.clone());
+                let page = prometheus::run(id, socket, sources.clone(), row, health.clone(), scope.clone());
                 pages.push(scope.spawn("prometheus", page));
             }),
             SinkKind::RemoteWrite(config) => {
-                RemoteWrite::new(name, config, row, health.clone()).map(|writer| writers.push(writer))
+                RemoteWrite::new(name, id, config, row, health.clone()).map(|writer| writers.push(writer))
             }
         };
         if let Err(error) = started {
@@ -202,7 +208,9 @@ async fn conduct(
     for task in sending {
         let _ = tokio::time::timeout_at(until.into(), task).await;
     }
-    writers.iter().for_each(|writer| writer.give_up());
+    for writer in &writers {
+        telemetry.leave_behind(writer.id.clone(), 0, writer.give_up());
+    }
     station.done(Phase::Finish);
     station.reached(Phase::Close).await;
     station.done(Phase::Close);
@@ -288,12 +296,12 @@ impl Collector {
     fn judge(&self, entry: &Entry, trouble: Option<String>) {
         match trouble {
             Some(text) => {
-                if self.health.fault(&entry.name, text.clone()) {
+                if self.health.fault(&entry.id, text.clone()) {
                     tracing::warn!(source = entry.name, error = text, "a source of metrics is not well");
                 }
             }
             None => {
-                if self.health.recovered(&entry.name) {
+                if self.health.recovered(&entry.id) {
                     tracing::info!(source = entry.name, "the source of metrics is well again");
                 }
             }

@@ -5,6 +5,8 @@ use crate::app::Stop;
 use crate::control::{AppFacts, Control, Order};
 use base::scope::Scope;
 use base::state::StateDir;
+use base::unit::Span;
+use base::telemetry::{Left, Telemetry};
 use base::subsystem::{Conductor, Phase};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -33,6 +35,7 @@ pub async fn lead(
     times: &Stop,
     state: &StateDir,
     pages: Scope,
+    telemetry: &Telemetry,
 ) -> i32 {
     let first = orders.recv().await;
     let until = match first {
@@ -41,7 +44,7 @@ pub async fn lead(
         Some(Order::AppEnded | Order::Gone) | None => Instant::now() + times.deadline.0,
     };
     facts.runs.send_replace(false);
-    tracing::info!(within = ?until.saturating_duration_since(Instant::now()), "stopping");
+    tracing::info!(within = %rounded(until.saturating_duration_since(Instant::now())), "stopping");
     // A later word on the time, as of `stop --within`, can only shorten it.
     let mut until = until;
     let left =
@@ -63,6 +66,7 @@ pub async fn lead(
     let late = conductor.advance(Phase::Finish, left(CLOSE_RESERVE, until).max(KEEP_AT_LEAST)).await;
     report_late(&late, "delivered everything");
     conductor.advance(Phase::Close, left(Duration::ZERO, until)).await;
+    tell_left(telemetry);
     0
 }
 
@@ -84,6 +88,23 @@ async fn hand_over(control: &Control, conductor: &mut Conductor, times: &Stop, s
     conductor.advance(Phase::Finish, LAST_RECORDS).await;
     conductor.advance(Phase::Close, KEEP_AT_LEAST).await;
     EXIT_YIELDED
+}
+
+/// The time as it was configured: what the message took on its way is not worth a word.
+fn rounded(left: Duration) -> Span {
+    let tenths = left.as_millis().div_ceil(100);
+    Span(Duration::from_millis(u64::try_from(tenths * 100).unwrap_or(u64::MAX)))
+}
+
+/// One line for all that a stop leaves behind, and the last one.
+fn tell_left(telemetry: &Telemetry) {
+    let left = telemetry.left_behind();
+    let told: Vec<String> = left.iter().map(Left::to_string).collect();
+    match left.iter().map(|left| left.lost).sum::<u64>() {
+        _ if left.is_empty() => {}
+        0 => tracing::warn!(left = told.join("; "), "the stop leaves records behind, which are sent after the next start"),
+        lost => tracing::error!(left = told.join("; "), lost, "the stop leaves records behind, and some are lost"),
+    }
 }
 
 fn report_late(late: &[&str], what: &str) {

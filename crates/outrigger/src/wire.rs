@@ -91,6 +91,10 @@ impl Worker {
         if let Some(trouble) = state.trouble() {
             tracing::warn!(trouble, "running without durability");
             self.telemetry.count(NO_STATE, &[]).set(1);
+            let health = self.telemetry.health("state");
+            health.component("state.dir", "directory");
+            health.set_ready(true);
+            health.fault("state.dir", trouble);
         }
         let access = records.then_some(receiver);
         let (mut gate, pages) = match self.start_rest(plans, &state, access, counters) {
@@ -114,7 +118,7 @@ impl Worker {
         let watch = self.reloader.clone().watch(self.control.clone(), self.facts.health.clone(), self.marks);
         self.scope.spawn("reload", watch);
         self.scope.spawn("signals", signals(self.control.clone(), self.reloader.clone(), self.companion));
-        lead(&self.control, &mut self.orders, &mut self.conductor, &self.facts, &times, &state, pages).await
+        lead(&self.control, &mut self.orders, &mut self.conductor, &self.facts, &times, &state, pages, &self.telemetry).await
     }
 
     /// Starts what reads the rings and writes the state. Answers what the app waits for, and the scope of our own pages.

@@ -4,7 +4,8 @@
 
 use crate::balance::{Load, Policy, pick};
 use crate::plan::ClusterPlan;
-use std::cell::RefCell;
+use base::subsystem::Health;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -23,6 +24,9 @@ pub struct Cluster {
     policy: RefCell<Box<dyn Policy>>,
     loads: Vec<Load>,
     idle: Vec<RefCell<Vec<Idle>>>,
+    health: Arc<Health>,
+    /// The last request found no endpoint.
+    failing: Cell<bool>,
 }
 
 struct Idle {
@@ -46,11 +50,11 @@ pub struct Use {
 }
 
 impl Cluster {
-    pub fn new(plan: Arc<ClusterPlan>) -> Rc<Cluster> {
+    pub fn new(plan: Arc<ClusterPlan>, health: Arc<Health>) -> Rc<Cluster> {
         let policy = RefCell::new(plan.balance.build());
         let loads = plan.endpoints.iter().map(|_| Load::default()).collect();
         let idle = plan.endpoints.iter().map(|_| RefCell::default()).collect();
-        Rc::new(Cluster { plan, policy, loads, idle })
+        Rc::new(Cluster { plan, policy, loads, idle, health, failing: Cell::new(false) })
     }
 
     /// A connection to an endpoint. `fresh`: not one from the pool, since one of those has just failed.
@@ -63,7 +67,12 @@ impl Cluster {
                 return Ok(self.lend(index, endpoint, stream, true));
             }
             match self.connect(endpoint).await {
-                Ok(stream) => return Ok(self.lend(index, endpoint, stream, false)),
+                Ok(stream) => {
+                    if self.failing.replace(false) && self.health.recovered(&self.plan.id) {
+                        tracing::info!(cluster = self.plan.name, "an endpoint takes connections again");
+                    }
+                    return Ok(self.lend(index, endpoint, stream, false));
+                }
                 Err(error) => {
                     if let Some(load) = self.loads.get(index) {
                         load.aside_until.set(Some(Instant::now() + ASIDE));
@@ -72,6 +81,10 @@ impl Cluster {
                     failures.push_str(&format!("{endpoint}: {error}"));
                 }
             }
+        }
+        self.failing.set(true);
+        if self.health.fault(&self.plan.id, format!("no endpoint takes connections: {failures}")) {
+            tracing::warn!(cluster = self.plan.name, error = failures, "no endpoint takes connections");
         }
         Err(failures)
     }

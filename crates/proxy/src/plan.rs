@@ -33,6 +33,8 @@ pub struct ListenerPlan {
 #[derive(Debug)]
 pub struct ClusterPlan {
     pub name: String,
+    /// Its path in the configuration, which health calls it by.
+    pub id: String,
     pub endpoints: Vec<SocketAddr>,
     /// What a request without a host is told to ask for: the first endpoint.
     pub authority: String,
@@ -119,6 +121,7 @@ impl Plan {
 impl ClusterPlan {
     fn new(name: String, cluster: &Cluster) -> ClusterPlan {
         ClusterPlan {
+            id: format!("proxy.clusters.{name}"),
             name,
             endpoints: cluster.endpoints.iter().map(|endpoint| endpoint.0).collect(),
             authority: cluster.endpoints.first().map_or(String::new(), |endpoint| endpoint.0.to_string()),

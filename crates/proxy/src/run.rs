@@ -70,6 +70,12 @@ pub fn start(
         });
         spawned.map_err(|error| vec![format!("proxy thread {thread} cannot start: {error}")])?;
     }
+    for listener in &shared.plan.listeners {
+        health.component(format!("proxy.listeners.{}", listener.name), "listener");
+    }
+    for cluster in &shared.plan.clusters {
+        health.component(cluster.id.clone(), "cluster");
+    }
     health.set_summary(format!("listening: {}", addresses.join(", ")));
     health.set_ready(true);
     Ok(counters)
@@ -103,7 +109,7 @@ async fn data_thread(
 ) {
     let Shared { plan, counters, access, health, outlive_us, pressure, token } = shared;
     let scope = Scope::new(format!("proxy-{thread}"), health.clone());
-    let clusters: Vec<Rc<Cluster>> = plan.clusters.iter().map(|cluster| Cluster::new(cluster.clone())).collect();
+    let clusters: Vec<Rc<Cluster>> = plan.clusters.iter().map(|cluster| Cluster::new(cluster.clone(), health.clone())).collect();
     let recorder = Rc::new(counters.recorder(thread));
     let access = access.map(Access::new);
     if let Some(access) = &access {

@@ -94,7 +94,10 @@ pub fn start(
             Ok(store) => {
                 let (sender, receiver) = watch::channel(false);
                 published.push(receiver);
+                let id = format!("sync.{}", entry.name);
+                health.component(id.clone(), entry.store.name());
                 let follower = Follower {
+                    id,
                     row: telemetry.ledger.row("source", format!("sync/{}", entry.name)),
                     same: telemetry.count(ASKED, &[("entry", &entry.name), ("result", "same")]),
                     new: telemetry.count(ASKED, &[("entry", &entry.name), ("result", "new")]),
@@ -137,6 +140,8 @@ async fn conduct(mut station: Station, followers: Vec<JoinHandle<()>>) {
 /// One entry's task.
 struct Follower {
     entry: Arc<EntryPlan>,
+    /// Its path in the configuration, which health calls it by.
+    id: String,
     inputs: Inputs,
     health: Arc<Health>,
     row: Arc<Row>,
@@ -208,7 +213,7 @@ impl Follower {
     }
 
     fn succeeded(&self, news: Option<String>) {
-        if self.health.recovered(&self.entry.name) {
+        if self.health.recovered(&self.id) {
             tracing::info!(entry = self.entry.name, "the store answers again");
         }
         match news {
@@ -227,7 +232,7 @@ impl Follower {
         let serves =
             present.map_or("nothing is published yet".into(), |revision| format!("{revision} goes on serving"));
         let text = format!("{}: {error}; {serves}", self.entry.store.describe());
-        if self.health.fault(&self.entry.name, text.clone()) {
+        if self.health.fault(&self.id, text.clone()) {
             tracing::warn!(entry = self.entry.name, error = text, "a revision could not be fetched or published");
         }
     }
@@ -287,7 +292,7 @@ impl Follower {
 
     /// False where it is to be tried again after the next look at the store: an app beside us may start to listen at any time.
     async fn tell_one(&self, index: usize, kind: &NotifyKind, revision: &str, again: bool) -> bool {
-        let part = format!("{} notify {index}", self.entry.name);
+        let part = format!("{} notify {index}", self.id);
         let failed = |error: String| {
             if self.health.fault(&part, format!("{}: {error}", kind.describe())) {
                 tracing::error!(entry = self.entry.name, error, "the app was not told of a new revision");

@@ -36,13 +36,6 @@ impl StageKind {
             StageKind::Set(config) => Box::new(set::Set::new(config)),
         }
     }
-
-    pub fn name(&self) -> &'static str {
-        match self {
-            StageKind::Parse(_) => "parse",
-            StageKind::Set(_) => "set",
-        }
-    }
 }
 
 #[cfg(test)]

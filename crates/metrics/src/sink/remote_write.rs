@@ -73,6 +73,8 @@ const RETRY_MOST_STOPPING: Duration = Duration::from_millis(500);
 
 pub struct RemoteWrite {
     name: String,
+    /// Its path in the configuration, which health calls it by.
+    pub id: String,
     client: Client,
     url: String,
     labels: BTreeMap<String, String>,
@@ -94,9 +96,16 @@ struct Body {
 }
 
 impl RemoteWrite {
-    pub fn new(name: &str, config: &Config, row: Arc<Row>, health: Arc<Health>) -> Result<Rc<RemoteWrite>, String> {
+    pub fn new(
+        name: &str,
+        id: String,
+        config: &Config,
+        row: Arc<Row>,
+        health: Arc<Health>,
+    ) -> Result<Rc<RemoteWrite>, String> {
         Ok(Rc::new(RemoteWrite {
             name: name.to_string(),
+            id,
             client: Client::new(config.client.clone()).map_err(|error| error.to_string())?,
             url: config.url.as_str().to_string(),
             // An empty value is no label (prometheus.io/docs/concepts/data_model).
@@ -140,14 +149,12 @@ impl RemoteWrite {
         self.filled.notify_one();
     }
 
-    /// Counts what was not sent in time.
-    pub fn give_up(&self) {
+    /// Counts, and answers, what was not sent in time.
+    pub fn give_up(&self) -> u64 {
         let left = self.waiting.take() as u64 + self.sending.take();
         self.queue.take();
-        if left > 0 {
-            self.row.drop_records("stopped", left);
-            tracing::warn!(sink = self.name, samples = left, "a stop leaves samples behind that were not sent");
-        }
+        self.row.drop_records("stopped", left);
+        left
     }
 
     /// Sends until it is closed and empty.
@@ -189,7 +196,7 @@ impl RemoteWrite {
             let (text, wait) = match self.client.send(&request).await {
                 Ok(response) if response.is_success() => {
                     self.row.deliver(body.samples);
-                    if self.health.recovered(&self.name) {
+                    if self.health.recovered(&self.id) {
                         tracing::info!(sink = self.name, "the receiver of metrics answers again");
                     }
                     return;
@@ -204,7 +211,7 @@ impl RemoteWrite {
                 Err(error) if !error.retry => return self.reject(body.samples, &error.to_string()),
                 Err(error) => (error.to_string(), None),
             };
-            if self.health.fault(&self.name, text.clone()) {
+            if self.health.fault(&self.id, text.clone()) {
                 tracing::warn!(sink = self.name, error = text, "metrics could not be sent and are tried again");
             }
             let pause = backoff.pause_at_least(wait);
@@ -221,7 +228,7 @@ impl RemoteWrite {
 
     fn reject(&self, samples: u64, text: &str) {
         self.row.drop_records("rejected", samples);
-        self.health.fault(&self.name, text.to_string());
+        self.health.fault(&self.id, text.to_string());
         tracing::error!(sink = self.name, samples, error = text, "metrics were refused and dropped");
     }
 }

@@ -155,7 +155,8 @@ impl Connection {
             answer(write.as_ref(), *status, why, request.method).await;
         }
         let mut done = Exchanged { method: request.method, path: &path, took: started.elapsed(), peer: self.peer };
-        if let After::Tunnel(mut lease, mut leftover) = std::mem::replace(&mut report.after, After::Gone) {
+        let after = std::mem::replace(&mut report.after, After::Gone);
+        if let After::Tunnel(mut lease, mut leftover) = after {
             let (up, down) = tunnel((read, write), &mut self.buffer, &mut lease.stream, &mut leftover).await;
             (report.bytes_in, report.bytes_out) = (report.bytes_in + up, report.bytes_out + down);
             done.took = started.elapsed();
@@ -163,14 +164,10 @@ impl Connection {
             return false;
         }
         record(&self.listener, &done, &report);
-        match report.after {
-            After::Next => true,
-            After::Close => {
-                self.linger().await;
-                false
-            }
-            After::Gone | After::Tunnel(..) => false,
+        if matches!(after, After::Close) {
+            self.linger().await;
         }
+        matches!(after, After::Next)
     }
 
     /// Answers a request that must not be forwarded (RFC 9110, 7.6.2): as the server that it asks for.

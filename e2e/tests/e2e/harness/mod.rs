@@ -18,6 +18,7 @@ pub mod proxied;
 pub mod raw_app;
 pub mod receiver;
 pub mod server;
+pub mod status;
 pub mod terminal;
 pub mod wire;
 

@@ -3,11 +3,11 @@
 //! test sends.
 
 use std::net::TcpStream;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
 
-use super::free_port;
 use super::server::Server;
 use super::wire::{Body, Head, Wire};
+use super::{PATIENCE, free_port};
 
 #[derive(Clone, Debug)]
 pub struct Seen {
@@ -59,6 +59,17 @@ impl RawApp {
         })
     }
 
+    /// Answers each target of the table with its bytes, and any other with an empty 200; then the connection is kept or closed.
+    pub fn answering(answers: &'static [(&'static str, &'static str)], next: Next) -> Self {
+        Self::start(move |request, wire| {
+            let found = answers.iter().find(|(target, _)| *target == request.head.target());
+            match found {
+                Some((_, answer)) => wire.send(answer).map_or(Next::Close, |()| next),
+                None => answer_ok(wire, b""),
+            }
+        })
+    }
+
     pub fn address(&self) -> String {
         self.server.address()
     }
@@ -74,6 +85,23 @@ impl RawApp {
 
     pub fn seen_count(&self) -> usize {
         self.seen.lock().expect("no holder panics").len()
+    }
+}
+
+/// What handlers of an app wait for until the test says so, or its patience is over several times.
+#[derive(Clone, Default)]
+pub struct Gate(Arc<(Mutex<bool>, Condvar)>);
+
+impl Gate {
+    pub fn open(&self) {
+        *self.0.0.lock().expect("no holder panics") = true;
+        self.0.1.notify_all();
+    }
+
+    pub fn wait(&self) {
+        let open = self.0.0.lock().expect("no holder panics");
+        let waited = self.0.1.wait_timeout_while(open, 4 * PATIENCE, |open| !*open);
+        drop(waited.expect("no holder panics"));
     }
 }
 

@@ -8,6 +8,8 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
+use rustix::net::sockopt::set_socket_linger;
+
 const TIME_OUT: Duration = Duration::from_secs(10);
 
 #[derive(Clone, Debug, Default)]
@@ -67,6 +69,16 @@ impl Wire<TcpStream> {
 
     pub fn finish_writing(&self) {
         self.stream.shutdown(Shutdown::Write).ok();
+    }
+
+    /// How long the next reads wait, in place of ten seconds.
+    pub fn wait_at_most(&self, limit: Duration) {
+        self.stream.set_read_timeout(Some(limit)).expect("the limit is not zero");
+    }
+
+    /// Ends the connection by a reset, as a client does that crashes or gives up.
+    pub fn reset(self) {
+        set_socket_linger(&self.stream, Some(Duration::ZERO)).expect("every TCP socket knows the option");
     }
 }
 

@@ -179,7 +179,7 @@ impl Finder {
 
     /// Says that a part is not well, or is again.
     fn fault(&self, part: &str, text: Option<&str>) {
-        let part = format!("{} {part}", self.pipeline.name());
+        let part = format!("{} {part}", self.pipeline.id());
         match text {
             Some(text) => {
                 if self.pipeline.health().fault(&part, text) {

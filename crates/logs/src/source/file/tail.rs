@@ -143,7 +143,7 @@ impl Tail {
             let count = match self.file.read_at(chunk, start) {
                 Ok(count) => count,
                 Err(error) => {
-                    pipeline.health().fault(pipeline.name(), format!("{}: {error}", self.path.borrow().display()));
+                    pipeline.health().fault(pipeline.id(), format!("{}: {error}", self.path.borrow().display()));
                     return false;
                 }
             };
@@ -210,7 +210,7 @@ impl Tail {
         self.context.epoch.set(self.context.epoch.get() + 1);
         match self.context.reading(self.id, &self.file, &path, &starts, 0) {
             Ok(reading) => *self.reading.borrow_mut() = reading,
-            Err(error) => drop(pipeline.health().fault(pipeline.name(), format!("{}: {error}", path.display()))),
+            Err(error) => drop(pipeline.health().fault(pipeline.id(), format!("{}: {error}", path.display()))),
         }
         self.context.note_all(self.id, &self.file, &starts);
     }

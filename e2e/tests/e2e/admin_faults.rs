@@ -1,0 +1,283 @@
+//! What strangers, scripts and probes do to the admin listeners and to the proxy: connections that say nothing, orders that are
+//! refused, a body that is missing, a status for a script, requests that come back to where they were. Requests and commands
+//! come in; answers, exit codes, health and descriptors are compared. Bounded by `CROWD` connections.
+
+use std::io::Write as _;
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::harness::busy::descriptors;
+use crate::harness::outrigger::{binary, outrigger, upgrade};
+use crate::harness::raw_app::answer_ok;
+use crate::harness::status::{health_of_all, post};
+use crate::harness::{Next, Outrigger, PATIENCE, RawApp, SECOND, Scene, Wait, Wire, get, request, until, within};
+
+/// A kubelet waits for one second (`timeoutSeconds`); four on a shared machine.
+const PROBE: Duration = Duration::from_secs(4);
+
+/// Connections of one client that say nothing.
+const CROWD: usize = 160;
+
+/// The status that a probe is answered with in time; 0 where it is not.
+fn probe(address: &str, path: &str) -> u16 {
+    let began = Instant::now();
+    let asked = || -> std::io::Result<u16> {
+        let mut wire = Wire::connect(address)?;
+        wire.stream.set_read_timeout(Some(PROBE))?;
+        wire.send(format!("GET {path} HTTP/1.1\r\nHost: kubelet\r\nConnection: close\r\n\r\n"))?;
+        Ok(wire.reply("GET")?.status)
+    };
+    asked().ok().filter(|_| began.elapsed() < PROBE).unwrap_or(0)
+}
+
+/// One probe after the other while the crowd, each of whom has said `words`, stays connected.
+fn check_crowd(words: &[u8]) {
+    let scene = Scene::new();
+    scene.port("probes");
+    let admin =
+        "admin: { listen: \"127.0.0.1:@admin@\", socket: \"@dir@/run/admin.sock\", probes: \"127.0.0.1:@probes@\" }";
+    let running = Outrigger::start(&scene, admin, &["sleep", "300"]);
+    for (address, path) in [(scene.fill("127.0.0.1:@probes@"), "/live"), (running.admin.clone(), "/ready")] {
+        let join = |_| {
+            let mut stream = TcpStream::connect(&address).expect("connections are taken");
+            stream.write_all(words).expect("a few bytes");
+            stream
+        };
+        let crowd: Vec<TcpStream> = (0..CROWD).map(join).collect();
+        let answers: Vec<u16> =
+            (0..12).map_while(|_| Some(probe(&address, path)).filter(|status| *status == 200)).collect();
+        assert_eq!(
+            answers.len(),
+            12,
+            "probes of {address}{path} answered one after the other beside {CROWD} connections"
+        );
+        drop(crowd);
+    }
+    running.finish();
+}
+
+/// A scanner, or a client that opens its pool ahead.
+/// covers: faults 2
+#[test]
+fn connections_that_say_nothing_starve_no_probe() {
+    check_crowd(b"");
+}
+
+/// Half of a request costs as little to send, and is no better reason to wait.
+/// covers: faults 2
+#[test]
+fn half_requests_starve_no_probe() {
+    check_crowd(b"GET /live HTTP/1.1\r\nHost: x");
+}
+
+/// Each has had its answer, and keeps its connection for the next request.
+/// covers: faults 2
+#[test]
+fn idle_kept_connections_starve_no_probe() {
+    check_crowd(b"GET /live HTTP/1.1\r\nHost: x\r\n\r\n");
+}
+
+fn subsystems(running: &Outrigger) -> Value {
+    running.ask("/status").json()["subsystems"].clone()
+}
+
+/// What is wrong with an order is its sender's business: the answer says it, and the product is as well as before.
+/// covers: faults 2
+/// covers: faults 7
+#[test]
+fn a_refused_upgrade_is_an_answer_and_no_change_of_health() {
+    let scene = Scene::new();
+    let running = Outrigger::start(&scene, "", &["sleep", "300"]);
+    let before = subsystems(&running);
+    let plain = scene.write("bin/plain", "no program\n").display().to_string();
+    for path in [scene.text_path("bin/missing"), plain, scene.text_path("bin")] {
+        let (code, said) = upgrade(&scene, Some(&path));
+        assert!(code == 1 && said.contains(&path), "{said}");
+        assert_eq!(subsystems(&running), before, "after an upgrade to {path}");
+    }
+    assert_eq!(post(&scene, "/upgrade", Some("relative/path")).status, 400);
+    assert_eq!(subsystems(&running), before);
+    running.finish();
+}
+
+/// A worker that still answers a slow request has no place for another next one: the order is refused, and all is well.
+/// covers: faults 2
+/// covers: faults 7
+#[test]
+fn an_upgrade_right_after_another_is_refused_and_no_change_of_health() {
+    let scene = Scene::new();
+    let (front, release) = (format!("127.0.0.1:{}", scene.port("front")), scene.path("release"));
+    let app = RawApp::start({
+        let release = release.clone();
+        move |_, wire| {
+            within(PATIENCE, || release.exists());
+            answer_ok(wire, b"slow")
+        }
+    });
+    scene.set("port", app.address().rsplit(':').next().expect("a port"));
+    let body = "app: { port: @port@, stop: { drain: 15s, grace: 1s, deadline: 20s } }\n\
+                proxy: { listeners: { inbound: { listen: \"127.0.0.1:@front@\", direction: inbound, to: app } } }";
+    let running = Outrigger::start(&scene, body, &[]);
+    let before = subsystems(&running);
+    let mut slow = Wire::connect(&front).expect("the proxy takes connections");
+    slow.send("GET /slow HTTP/1.1\r\nHost: app\r\n\r\n").expect("the proxy reads");
+    until(PATIENCE, "the slow request is under way", || app.seen_count() == 1);
+    let next = scene.program("bin/next", binary()).display().to_string();
+    let (code, said) = upgrade(&scene, Some(&next));
+    assert_eq!(code, 0, "{said}");
+    until(PATIENCE, "all is well", || running.status_of("/ready") == 200 && subsystems(&running) == before);
+    for _ in 0..2 {
+        let (code, said) = upgrade(&scene, Some(&next));
+        assert_eq!(code, 1, "one worker still has a request to answer: {said}");
+        assert_eq!(subsystems(&running), before, "{said}");
+    }
+    scene.write("release", "");
+    let reply = slow.reply("GET").expect("the slow request is answered");
+    assert_eq!((reply.status, reply.text().as_str()), (200, "slow"));
+    until(PATIENCE, "then the order is taken", || upgrade(&scene, Some(&next)).0 == 0);
+    until(PATIENCE, "all is well again", || subsystems(&running) == before);
+    running.finish();
+}
+
+/// No component has become worse, and none has begun anew.
+/// covers: faults 7
+#[test]
+fn refused_requests_change_the_health_of_no_component() {
+    let scene = Scene::new();
+    let body = "logs: { sources: { app: { stdio: {} } }, sinks: { none: { blackhole: {} } } }";
+    let running = Outrigger::start(&scene, body, &["sleep", "300"]);
+    let before = health_of_all(&running);
+    assert!(before.iter().all(|(_, health, ..)| health == "ok"), "{before:?}");
+    let missing = scene.text_path("no-such-binary");
+    let refused = [
+        ("/log-level", None),
+        ("/log-level", Some("louder")),
+        ("/stop", Some("soon")),
+        ("/upgrade", Some("relative/path")),
+        ("/upgrade", Some(missing.as_str())),
+        ("/no-such-path", Some("")),
+    ];
+    for (path, body) in refused {
+        let status = post(&scene, path, body).status;
+        assert!((400..500).contains(&status), "{path} {body:?}: {status}");
+        assert_eq!(health_of_all(&running), before, "{path} {body:?}");
+    }
+    let reply = request(&running.admin, "POST", "/stop", &[], b"").expect("the listener answers");
+    assert!((400..500).contains(&reply.status), "{}", reply.status);
+    assert_eq!(health_of_all(&running), before);
+    running.finish();
+}
+
+/// A level that is not named is none: what was logged before is logged still.
+/// covers: faults 2
+#[test]
+fn a_log_level_that_is_missing_or_unknown_is_refused_and_changes_nothing() {
+    let scene = Scene::new();
+    let running = Outrigger::start(&scene, "", &["sleep", "300"]);
+    for body in [None, Some(""), Some("\n"), Some("  "), Some("louder"), Some("=")] {
+        let reply = post(&scene, "/log-level", body);
+        assert_eq!(reply.status, 400, "{body:?}: {}", reply.text());
+        assert!(reply.text().contains("warn"), "it says what is known: {}", reply.text());
+    }
+    assert_eq!(post(&scene, "/log-level", Some("info\n")).status, 200);
+    let exit = running.finish();
+    assert!(exit.stderr.contains("stopping"), "the level is still info: {}", exit.stderr);
+}
+
+/// The JSON is what the socket answers, whole and alone on stdout; the table is the default.
+/// covers: faults 10
+#[test]
+fn status_prints_json_for_scripts_and_a_table_for_people() {
+    let scene = Scene::new();
+    let body = "logs: { sources: { app: { stdio: {} } }, sinks: { none: { blackhole: {} } } }";
+    let running = Outrigger::start(&scene, body, &["sleep", "300"]);
+    let socket = scene.text_path("run/admin.sock");
+    let (code, json, stderr) = outrigger(&["status", "--format", "json", "--socket", &socket]);
+    assert_eq!((code, stderr.as_str()), (0, ""), "{json}");
+    let printed: Value = serde_json::from_str(&json).unwrap_or_else(|error| panic!("no JSON ({error}): {json}"));
+    let asked = running.ask("/status").json();
+    let keys = |value: &Value| value.as_object().map(|object| object.keys().cloned().collect::<Vec<_>>());
+    assert_eq!(keys(&printed), keys(&asked), "the same keys");
+    for key in ["version", "subsystems", "ledger", "app"] {
+        assert_eq!(printed[key], asked[key], "{key}");
+    }
+    let table = outrigger(&["status", "--socket", &socket]);
+    let text = outrigger(&["status", "--format", "text", "--socket", &socket]);
+    assert_eq!((text.0, text.2.as_str()), (0, ""));
+    let first_words =
+        |text: &str| text.lines().map(|line| line.split_whitespace().next().map(str::to_owned)).collect::<Vec<_>>();
+    assert_eq!(first_words(&text.1), first_words(&table.1), "{}", text.1);
+    assert!(text.1.contains("logs") && serde_json::from_str::<Value>(&text.1).is_err(), "{}", text.1);
+    let (code, stdout, stderr) = outrigger(&["status", "--format", "xml", "--socket", &socket]);
+    assert!(code != 0 && stdout.is_empty() && stderr.contains("json"), "{stdout}{stderr}");
+    running.finish();
+    let (code, stdout, stderr) = outrigger(&["status", "--format", "json", "--socket", &socket]);
+    assert!(code == 1 && stdout.is_empty() && stderr.contains(&socket), "{stdout}{stderr}");
+}
+
+/// A listener that leads to `@to@`, with few connections: a loop uses them up instead of the machine's descriptors.
+const FRONT: &str = "\
+app: { stop: { drain: 1s, grace: 1s, deadline: 4s } }
+proxy:
+  listeners: { front: { listen: \"127.0.0.1:@front@\", direction: outbound, to: back, connections_max: 64 } }
+  clusters: { back: { endpoints: [\"127.0.0.1:@to@\"], response_timeout: 3s } }
+";
+
+/// Two instances that lead to each other, as two services with each other's address: RFC 9110, 7.6.3 gives `Via` for this, and
+/// RFC 5842, 7.2 the status.
+/// covers: faults 2
+#[test]
+fn a_request_that_comes_back_is_answered_with_508() {
+    let scenes = [Scene::new(), Scene::new()];
+    let ports = [scenes[0].port("front"), scenes[1].port("front")];
+    scenes[0].set("to", ports[1]);
+    scenes[1].set("to", ports[0]);
+    let running = [0, 1].map(|number| Outrigger::start_and(&scenes[number], FRONT, &[], Wait::Started));
+    let before = running.each_ref().map(|running| descriptors(running.worker()));
+    for (port, via) in [(ports[0], ""), (ports[1], "Via: 1.0 fred, 1.1 p.example.net\r\n")] {
+        let mut wire = Wire::connect(&format!("127.0.0.1:{port}")).expect("the proxy takes connections");
+        wire.send(format!("GET / HTTP/1.1\r\nHost: app\r\n{via}\r\n")).expect("the proxy reads");
+        let status = wire.reply("GET").map(|reply| reply.status).unwrap_or(0);
+        let now = running.each_ref().map(|running| descriptors(running.worker()));
+        assert_eq!(status, 508, "descriptors {before:?} before and {now:?} after");
+        let most = before.iter().zip(now).map(|(before, now)| now.saturating_sub(*before)).max();
+        assert!(most.is_some_and(|more| more <= 8), "descriptors {before:?} before and {now:?} after");
+    }
+    for running in running {
+        running.finish();
+    }
+}
+
+/// An app that is a proxy itself keeps `Via`, and calls out through us: that is one request through two listeners, and no loop.
+/// covers: faults 2
+#[test]
+fn an_app_that_passes_a_request_on_through_us_is_no_loop() {
+    let back = RawApp::start(|request, wire| answer_ok(wire, request.head.header("via").unwrap_or("none").as_bytes()));
+    let scene = Scene::new();
+    let (front, way) = (format!("127.0.0.1:{}", scene.port("front")), format!("127.0.0.1:{}", scene.port("way")));
+    let app = RawApp::start(move |request, wire| {
+        let vias = request.head.headers.iter().filter(|(name, _)| name.eq_ignore_ascii_case("via"));
+        let vias: Vec<(&str, &str)> = vias.map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        let reply = request_to(&way, request.head.target(), &vias);
+        reply.map_or(Next::Close, |status| answer_ok(wire, status.to_string().as_bytes()))
+    });
+    scene.set("app", app.address().rsplit(':').next().expect("a port"));
+    scene.set("back", back.address());
+    let body = "app: { port: @app@, stop: { drain: 1s, grace: 1s, deadline: 4s } }\n\
+                proxy:\n  listeners:\n    inbound: { listen: \"127.0.0.1:@front@\", direction: inbound, to: app }\n    \
+                outbound: { listen: \"127.0.0.1:@way@\", direction: outbound, to: back }\n  \
+                clusters: { back: { endpoints: [\"@back@\"] } }\n";
+    let running = Outrigger::start(&scene, body, &[]);
+    for _ in 0..2 {
+        let reply = get(&front, "/orders").expect("the proxy answers");
+        assert_eq!((reply.status, reply.text().as_str()), (200, "200"), "the app's own request was answered");
+    }
+    assert_eq!(back.seen_count(), 2);
+    assert!(running.finish().took < 10 * SECOND);
+}
+
+fn request_to(address: &str, target: &str, headers: &[(&str, &str)]) -> Option<u16> {
+    request(address, "GET", target, headers, b"").map(|reply| reply.status).ok()
+}

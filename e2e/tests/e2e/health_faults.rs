@@ -1,0 +1,416 @@
+//! Health tells the truth: a component whose last attempts failed or were refused, whose file cannot be read, or whose state
+//! cannot be written is `degraded` with the reason and since when, is `ok` again once the fault is gone, and nobody else is
+//! touched; an app that has not been ready yet is no fault; a stop says what it leaves behind. Peers that refuse and files
+//! without permission come in; components of `/status` and the last lines of our log go out. Bounded by a few requests each.
+
+use std::collections::BTreeSet;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::SystemTime;
+
+use serde_json::Value;
+
+use crate::harness::git::Repository;
+use crate::harness::outrigger::outrigger as command;
+use crate::harness::process::Signal;
+use crate::harness::status::{await_health, component, components, own_log};
+use crate::harness::{
+    Answer, LogReceiver, Next, Outrigger, PATIENCE, RawApp, SECOND, Scene, Wait, free_port, ledger_row, python, until,
+    within,
+};
+
+/// Each component has a row under its path in the configuration, with its kind.
+/// covers: faults 7
+#[test]
+fn the_status_has_a_row_for_each_component() {
+    let scene = Scene::new();
+    let _repository = need!(Repository::create(&scene), "git is not installed");
+    for name in ["page", "front", "back"] {
+        scene.port(name);
+    }
+    let body = r#"
+logs:
+  sources: { app: { stdio: {} }, access: { proxy: {} } }
+  sinks: { main: { blackhole: {} }, copy: { file: { path: "@dir@/out/copy.log" } } }
+metrics:
+  sources: { process: { process: {} }, self: { self: {} } }
+  sinks: { page: { prometheus: { listen: "127.0.0.1:@page@" } } }
+sync:
+  settings: { from: { git: { url: "file://@dir@/git/config.git", ref: main, path: orders/ } }, to: "@dir@/settings", every: 1s }
+proxy:
+  listeners: { front: { listen: "127.0.0.1:@front@", direction: outbound, to: back } }
+  clusters: { back: { endpoints: ["127.0.0.1:@back@"] } }
+"#;
+    let began = SystemTime::now();
+    let outrigger = Outrigger::start(&scene, body, &["sleep", "300"]);
+    let all = components(&outrigger);
+    let ids: BTreeSet<&str> = all.iter().map(|component| component.id.as_str()).collect();
+    assert_eq!(ids.len(), all.len(), "each once: {all:?}");
+    for (id, kind) in [
+        ("logs.sources.app", "stdio"),
+        ("logs.sources.access", "proxy"),
+        ("logs.sinks.main", "blackhole"),
+        ("logs.sinks.copy", "file"),
+        ("metrics.sources.process", "process"),
+        ("metrics.sources.self", "self"),
+        ("metrics.sinks.page", "prometheus"),
+        ("sync.settings*", "git"),
+    ] {
+        let found = component(&outrigger, id);
+        assert_eq!((found.kind.as_str(), found.health.as_str()), (kind, "ok"), "{found:?}");
+        found.assert_began_since(began);
+    }
+    for id in ["proxy.listeners.front", "proxy.clusters.back"] {
+        assert_eq!(component(&outrigger, id).health, "ok", "{all:?}");
+    }
+    let (code, table, _) = command(&["status", "--socket", &scene.text_path("run/admin.sock")]);
+    assert!(code == 0 && table.contains("logs.sinks.copy"), "the table has the rows too: {table}");
+    outrigger.finish();
+}
+
+const ONE_SINK: &str = r#"
+app: { stop: { drain: 1s, grace: 2s, deadline: 6s } }
+logs:
+  sources: { app: { stdio: {} } }
+  sinks: { main: { @sink@, batch: { max: 1MiB, wait: 50ms } }, none: { blackhole: {} } }
+"#;
+
+/// An app that writes a line every 50 ms.
+const WRITES: &str = "while :; do echo line; sleep 0.05; done";
+
+/// One answer after the other: each is the reason while it is given, and all of them are one time of being degraded.
+fn check_receiver(sink: &str, kind: &str) {
+    let (scene, receiver) = (Scene::new(), LogReceiver::start());
+    scene.set("receiver", receiver.address());
+    let outrigger = Outrigger::start(&scene, &ONE_SINK.replace("@sink@", sink), &["sh", "-c", WRITES]);
+    receiver.wait_for(1, PATIENCE);
+    await_health(&outrigger, "logs.sinks.main", "ok", "");
+    let began = SystemTime::now();
+    receiver.answer(Answer::Status(503));
+    let first = await_health(&outrigger, "logs.sinks.main", "degraded", "503");
+    assert_eq!(first.kind, kind, "{first:?}");
+    first.assert_began_since(began);
+    let tries = receiver.refused();
+    receiver.wait_for_refused(tries + 2, PATIENCE);
+    let later = component(&outrigger, "logs.sinks.main");
+    assert_eq!((later.health.as_str(), later.since), ("degraded", first.since), "a try more begins nothing: {later:?}");
+    receiver.answer(Answer::Status(401));
+    await_health(&outrigger, "logs.sinks.main", "degraded", "401");
+    for well in ["logs.sinks.none", "logs.sources.app"] {
+        assert_eq!(component(&outrigger, well).health, "ok", "{well} is as well as before");
+    }
+    let table = command(&["status", "--socket", &scene.text_path("run/admin.sock")]).1;
+    let row = table.lines().find(|line| line.contains("degraded") && line.contains("401"));
+    assert!(row.is_some(), "the table says why: {table}");
+    let mended = SystemTime::now();
+    receiver.answer(Answer::Accept);
+    await_health(&outrigger, "logs.sinks.main", "ok", "").assert_began_since(mended);
+    outrigger.finish();
+}
+
+/// covers: faults 7
+#[test]
+fn a_receiver_that_refuses_degrades_its_http_sink_until_it_accepts() {
+    check_receiver("http: { endpoint: \"http://@receiver@/lines\" }", "http");
+}
+
+/// covers: faults 7
+#[test]
+fn a_receiver_that_refuses_degrades_its_loki_sink_until_it_accepts() {
+    check_receiver("loki: { endpoint: \"http://@receiver@\", labels: { service: orders } }", "loki");
+}
+
+/// Records that are refused for good are dropped, and that is a fault as long as the last ones were.
+/// covers: faults 7
+#[test]
+fn records_that_are_refused_for_good_degrade_the_sink() {
+    let (scene, receiver) = (Scene::new(), LogReceiver::answering(Answer::Status(400)));
+    scene.set("receiver", receiver.address());
+    let body = ONE_SINK.replace("@sink@", "http: { endpoint: \"http://@receiver@/lines\" }");
+    let outrigger = Outrigger::start(&scene, &body, &["sh", "-c", WRITES]);
+    await_health(&outrigger, "logs.sinks.main", "degraded", "400");
+    receiver.answer(Answer::Accept);
+    await_health(&outrigger, "logs.sinks.main", "ok", "");
+    outrigger.finish();
+}
+
+/// A receiver that is not there at all, by its address, and a file that cannot be made.
+/// covers: faults 7
+#[test]
+fn a_sink_without_a_receiver_or_a_folder_is_degraded_from_its_first_try() {
+    let scene = Scene::new();
+    scene.set("nobody", free_port());
+    scene.write("in-the-way", "a file where a folder is wanted");
+    let cases = [
+        ("http: { endpoint: \"http://127.0.0.1:@nobody@/lines\" }", scene.fill("127.0.0.1:@nobody@")),
+        ("file: { path: \"@dir@/in-the-way/orders.log\" }", scene.text_path("in-the-way/orders.log")),
+    ];
+    for (sink, named) in cases {
+        let body = ONE_SINK.replace("@sink@", sink);
+        let outrigger = Outrigger::start(&scene, &body, &["sh", "-c", WRITES]);
+        await_health(&outrigger, "logs.sinks.main", "degraded", &named);
+        outrigger.finish();
+    }
+}
+
+/// Takes the permission to read away. The worker has given up the rights of root, so that it holds for it too.
+fn lock(path: &Path, mode: u32) {
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).expect("it is ours");
+}
+
+/// A directory that cannot be listed, and a file that cannot be read, are no files that are not there.
+/// covers: faults 7
+#[test]
+fn a_file_source_that_cannot_list_or_read_is_degraded_until_it_can() {
+    for (locked, open_mode) in [("logs", 0o755), ("logs/app.log", 0o644)] {
+        let scene = Scene::new();
+        scene.write("logs/app.log", "first line\n");
+        let path = scene.path(locked);
+        lock(&path, 0o000);
+        let body = r#"
+logs:
+  sources: { files: { file: { include: ["@dir@/logs/*.log"], scan: 100ms } } }
+  sinks: { copy: { file: { path: "@dir@/out/copy.log" } } }
+"#;
+        let began = SystemTime::now();
+        let outrigger = Outrigger::start(&scene, body, &[]);
+        let named = path.display().to_string();
+        let found = await_health(&outrigger, "logs.sources.files", "degraded", &named);
+        assert!(found.message.to_lowercase().contains("permission denied"), "the reason: {found:?}");
+        found.assert_began_since(began);
+        assert_eq!(found.kind, "file");
+        lock(&path, open_mode);
+        await_health(&outrigger, "logs.sources.files", "ok", "");
+        let copied = || std::fs::read_to_string(scene.path("out/copy.log")).unwrap_or_default();
+        until(PATIENCE, "the line is delivered", || copied().contains("first line"));
+        outrigger.finish();
+    }
+}
+
+/// A page, or a receiver of remote write, that answers this status.
+fn answering(status: &Arc<AtomicU16>) -> RawApp {
+    let status = status.clone();
+    RawApp::start(move |_, wire| {
+        let head = format!("HTTP/1.1 {} Answer\r\nContent-Length: 5\r\n\r\n", status.load(Ordering::SeqCst));
+        wire.send(head + "up 1\n").map_or(Next::Close, |()| Next::Keep)
+    })
+}
+
+/// covers: faults 7
+#[test]
+fn a_scrape_and_a_remote_write_that_fail_are_degraded_until_they_succeed() {
+    let scene = Scene::new();
+    let (page, receiver) = (Arc::new(AtomicU16::new(404)), Arc::new(AtomicU16::new(503)));
+    let servers = [answering(&page), answering(&receiver)];
+    scene.set("page", servers[0].address());
+    scene.set("receiver", servers[1].address());
+    let body = r#"
+metrics:
+  sources: { app: { scrape: { url: "http://@page@/metrics", every: 200ms } } }
+  sinks: { central: { remote_write: { url: "http://@receiver@/api/v1/write" } } }
+"#;
+    let began = SystemTime::now();
+    let outrigger = Outrigger::start(&scene, body, &[]);
+    let found = await_health(&outrigger, "metrics.sources.app", "degraded", "404");
+    assert_eq!(found.kind, "scrape");
+    found.assert_began_since(began);
+    page.store(200, Ordering::SeqCst);
+    await_health(&outrigger, "metrics.sources.app", "ok", "");
+    let found = await_health(&outrigger, "metrics.sinks.central", "degraded", "503");
+    assert_eq!(found.kind, "remote_write");
+    receiver.store(401, Ordering::SeqCst);
+    await_health(&outrigger, "metrics.sinks.central", "degraded", "401");
+    receiver.store(200, Ordering::SeqCst);
+    await_health(&outrigger, "metrics.sinks.central", "ok", "");
+    outrigger.finish();
+}
+
+/// covers: faults 7
+#[test]
+fn a_store_that_is_gone_degrades_its_entry_until_it_is_back() {
+    let scene = Scene::new();
+    let _repository = need!(Repository::create(&scene), "git is not installed");
+    let body = "sync:\n  settings: { from: { git: { url: \"file://@dir@/git/config.git\", ref: main, path: orders/ } }, \
+                to: \"@dir@/settings\", every: 200ms }\n";
+    let outrigger = Outrigger::start(&scene, body, &[]);
+    await_health(&outrigger, "sync.settings*", "ok", "");
+    let (here, away) = (scene.path("git/config.git"), scene.path("git/away.git"));
+    let began = SystemTime::now();
+    std::fs::rename(&here, &away).expect("the repository can be moved");
+    await_health(&outrigger, "sync.settings*", "degraded", "config.git").assert_began_since(began);
+    assert!(scene.path("settings/a.conf").exists(), "what is published serves");
+    std::fs::rename(&away, &here).expect("and moved back");
+    await_health(&outrigger, "sync.settings*", "ok", "");
+    outrigger.finish();
+}
+
+/// covers: faults 7
+#[test]
+fn a_state_directory_that_cannot_be_written_is_degraded_with_its_path() {
+    let scene = Scene::new();
+    scene.write("in-the-way", "a file where a folder is wanted");
+    let locked = scene.path("locked");
+    std::fs::create_dir(&locked).expect("the scene takes folders");
+    lock(&locked, 0o500);
+    let as_root = rustix::process::geteuid().is_root();
+    // Before it gives up the rights of root, it could write into a directory that is locked.
+    let folders = [Some("in-the-way/state"), (!as_root).then_some("locked/state"), Some("in-the-way")];
+    for folder in folders.into_iter().flatten() {
+        let began = SystemTime::now();
+        let body = format!("state: {{ dir: \"@dir@/{folder}\", max: 64MiB }}\n");
+        let outrigger = Outrigger::start(&scene, &body, &["sleep", "300"]);
+        let found = await_health(&outrigger, "state*", "degraded", &scene.text_path(folder));
+        found.assert_began_since(began);
+        assert_eq!(outrigger.status_of("/ready"), 200, "the app runs and serves all the same");
+        outrigger.finish();
+    }
+}
+
+/// A server that begins once the file `go` is there.
+fn late_server(scene: &Scene, python: &str) -> [String; 3] {
+    let (go, port) = (scene.text_path("go"), scene.value("port"));
+    let server = format!("exec '{python}' -m http.server --bind 127.0.0.1 {port}");
+    ["sh".into(), "-c".into(), format!("while [ ! -e '{go}' ]; do sleep 0.05; done; {server}")]
+}
+
+/// At every start the app needs a moment, which is no fault of its page; once it was ready, it is one.
+/// covers: faults 2
+/// covers: faults 7
+#[test]
+fn a_scrape_before_the_app_was_ready_is_no_fault() {
+    let python = need!(python(), "python3 is not installed");
+    let scene = Scene::new();
+    scene.port("port");
+    let page = answering(&Arc::new(AtomicU16::new(503)));
+    scene.set("page", page.address());
+    let body = r#"
+app: { port: @port@, stop: { drain: 1s, grace: 2s, deadline: 6s } }
+metrics:
+  sources:
+    app:   { scrape: { url: "http://127.0.0.1:@port@/metrics", every: 200ms } }
+    extra: { scrape: { url: "http://@page@/metrics", every: 200ms } }
+  sinks: { page: { prometheus: { listen: "127.0.0.1:@listen@" } } }
+"#;
+    scene.port("listen");
+    let app = late_server(&scene, &python);
+    let outrigger = Outrigger::start_and(&scene, body, &app.each_ref().map(String::as_str), Wait::Started);
+    // Long enough for ten tries.
+    let mut status = String::new();
+    let faulty = within(2 * SECOND, || {
+        status = outrigger.ask_quietly("/status");
+        status.contains("degraded")
+    });
+    assert!(!faulty, "the app has not been ready yet: {status}");
+    scene.write("go", "");
+    until(PATIENCE, "ready", || outrigger.status_of("/ready") == 200);
+    await_health(&outrigger, "metrics.sources.extra", "degraded", "503");
+    await_health(&outrigger, "metrics.sources.app", "degraded", "404");
+    outrigger.finish();
+}
+
+/// What the log says after the app's end, a JSON value for each line.
+#[track_caller]
+fn last_words(stderr: &str) -> Vec<Value> {
+    let lines = own_log(stderr);
+    let end = lines.iter().rposition(|line| line["message"] == "the app has ended" || line["message"] == "stopping");
+    let end = end.unwrap_or_else(|| panic!("the stop is in the log: {stderr}"));
+    lines[end + 1..].to_vec()
+}
+
+/// 37 lines of the app wait for one dead receiver and 5 of a file for another; a third sink has taken all. `state` is the section.
+fn stop_beside_dead_receivers(state: &str) -> String {
+    let (scene, dead) = (Scene::new(), LogReceiver::answering(Answer::Status(503)));
+    scene.set("receiver", dead.address());
+    let body = format!(
+        "{state}\napp: {{ stop: {{ drain: 1s, grace: 1s, deadline: 4s }} }}\nlogs:\n  \
+         sources: {{ app: {{ stdio: {{}} }}, files: {{ file: {{ include: [\"@dir@/in.log\"] }} }} }}\n  sinks:\n    \
+         alpha: {{ http: {{ endpoint: \"http://@receiver@/a\" }}, from: [app], batch: {{ max: 1MiB, wait: 50ms }} }}\n    \
+         beta:  {{ http: {{ endpoint: \"http://@receiver@/b\" }}, from: [files], batch: {{ max: 1MiB, wait: 50ms }} }}\n    \
+         gamma: {{ blackhole: {{}} }}\n"
+    );
+    scene.write("in.log", "file\n".repeat(5));
+    let script = "i=0; while [ $i -lt 37 ]; do echo line; i=$((i+1)); done; exec sleep 300";
+    let outrigger = Outrigger::start_and(&scene, &body, &["sh", "-c", script], Wait::Started);
+    let pending = |sink: &str| ledger_row(&outrigger.admin, "sink", sink)["pending"].clone();
+    until(PATIENCE, "all lines wait", || (pending("logs/alpha"), pending("logs/beta")) == (37.into(), 5.into()));
+    dead.wait_for_refused(2, PATIENCE);
+    let exit = outrigger.terminate(PATIENCE);
+    assert_eq!(exit.code, 143, "the app's own: {}", exit.stderr);
+    exit.stderr
+}
+
+/// One line, the last one, with the count of each of these sinks, and nothing of the one that took all.
+#[track_caller]
+fn one_line_counts(stderr: &str, sinks: &[(&str, &str)]) -> Value {
+    let words = last_words(stderr);
+    let bad = |line: &&Value| line["level"] == "WARN" || line["level"] == "ERROR";
+    let warnings: Vec<&Value> = words.iter().filter(bad).collect();
+    let [line] = warnings[..] else { panic!("one line says what is left behind: {warnings:#?}") };
+    let text = line.to_string();
+    for (sink, count) in sinks {
+        let (before, after) = text.split_once(sink).unwrap_or_else(|| panic!("{sink} is named: {text}"));
+        let numbers = |part: &str| -> Vec<String> {
+            let digits = part.split(|c: char| !c.is_ascii_digit()).filter(|digits| !digits.is_empty());
+            digits.map(str::to_owned).collect()
+        };
+        let near = [numbers(before).last().cloned(), numbers(after).first().cloned()];
+        assert!(near.iter().flatten().any(|number| number == count), "{count} beside {sink}: {text}");
+    }
+    assert!(!text.contains("gamma"), "nothing is left for it: {text}");
+    let last = stderr.lines().last().unwrap_or_default();
+    assert_eq!(serde_json::from_str::<Value>(last).ok().as_ref(), Some(line), "it is the last one: {stderr}");
+    line.clone()
+}
+
+/// Lines of files are read again, lines of the app are kept: both wait.
+/// covers: faults 2
+/// covers: faults 7
+#[test]
+fn a_stop_beside_a_dead_receiver_ends_with_the_counts_of_what_waits() {
+    one_line_counts(&stop_beside_dead_receivers(""), &[("alpha", "37"), ("beta", "5")]);
+}
+
+/// The app's lines are lost, which is an error and in the same line.
+/// covers: faults 7
+#[test]
+fn a_stop_without_a_state_directory_ends_with_the_counts_of_what_is_lost() {
+    let stderr = stop_beside_dead_receivers("state: { dir: /proc/nowhere, max: 64MiB }");
+    let line = one_line_counts(&stderr, &[("alpha", "37")]);
+    assert_eq!(line["level"], "ERROR", "data was lost: {line}");
+}
+
+/// A duration of which somebody would write more than three decimals.
+fn is_odd_duration(text: &str) -> bool {
+    let Some((whole, rest)) = text.split_once('.') else { return false };
+    let decimals = rest.len() - rest.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+    whole.chars().all(|c| c.is_ascii_digit()) && decimals > 3 && ["s", "ms", "µs"].contains(&&rest[decimals..])
+}
+
+/// The deadline as it was configured, however long the message to the worker took.
+/// covers: faults 2
+#[test]
+fn the_log_of_a_stop_has_numbers_as_a_person_writes_them() {
+    for (ask, expected) in [(None, "6s"), (Some("2500ms"), "2.5s")] {
+        let scene = Scene::new();
+        let body = "app: { stop: { drain: 1s, grace: 1s, deadline: 6s } }";
+        let outrigger = Outrigger::start(&scene, body, &["sleep", "300"]);
+        match ask {
+            None => outrigger.signal(Signal::TERM),
+            Some(time) => {
+                let socket = scene.text_path("run/admin.sock");
+                let (code, _, stderr) = command(&["stop", "--within", time, "--socket", &socket]);
+                assert_eq!(code, 0, "{stderr}");
+            }
+        }
+        let exit = outrigger.wait(PATIENCE);
+        let lines = own_log(&exit.stderr);
+        let stopping = lines.iter().find(|line| line["message"] == "stopping");
+        let stopping = stopping.unwrap_or_else(|| panic!("the stop is in the log: {}", exit.stderr));
+        assert_eq!(stopping["within"], expected, "{stopping}");
+        let values = lines.iter().flat_map(|line| line.as_object().into_iter().flatten());
+        let odd: Vec<_> = values.filter(|(_, value)| value.as_str().is_some_and(is_odd_duration)).collect();
+        assert!(odd.is_empty(), "{odd:?}");
+    }
+}

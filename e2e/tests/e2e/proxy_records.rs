@@ -1,0 +1,160 @@
+//! What records and metrics tell of exchanges that are not over with an answer: those that a client ends, tunnels, open
+//! connections. In: clients that go away, and bytes through tunnels. Out: access records, and both pages of metrics. Bounded by
+//! tunnels of 16 MiB.
+
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::harness::raw_app::Gate;
+use crate::harness::server::Server;
+use crate::harness::{Exposition, Next, PATIENCE, Proxied, RawApp, SECOND, Wire, until, within};
+
+/// What is told at once, on a machine that others use as well.
+const SOON: Duration = Duration::from_secs(4);
+
+/// What a client ends is no fault of the app and none of ours: no 5xx in record and metrics, and the record says who it was.
+/// covers: faults 5
+#[test]
+fn what_a_client_ends_is_no_5xx() {
+    let gate = Gate::default();
+    let app = Server::start({
+        let gate = gate.clone();
+        move |stream| {
+            let mut wire = Wire::new(stream);
+            let Ok(Some(head)) = wire.head() else { return };
+            // Takes nothing of the upload, so that the proxy has nothing to wait for but the client.
+            if head.target() == "/stuck" {
+                gate.wait();
+            }
+            wire.until_closed().ok();
+        }
+    });
+    let proxied = Proxied::to(&app.address());
+    let cases = [
+        ("/closed", "Content-Length: 100\r\n\r\nhello", false),
+        ("/closed-at-once", "Content-Length: 100\r\n\r\n", false),
+        ("/closed-in-chunks", "Transfer-Encoding: chunked\r\n\r\nff\r\nhello", false),
+        ("/reset", "Content-Length: 100\r\n\r\nhello", true),
+        ("/reset-waiting", "Content-Length: 5\r\n\r\nhello", true),
+        ("/stuck", "Content-Length: 33554432\r\n\r\nhello", true),
+    ];
+    for (path, rest, by_reset) in cases {
+        let mut wire = proxied.connect();
+        let connections = app.connections();
+        wire.send(format!("POST {path} HTTP/1.1\r\nHost: app\r\n{rest}")).expect("the proxy reads");
+        until(PATIENCE, "the app is asked", || app.connections() > connections);
+        if path == "/stuck" {
+            fill(&mut wire);
+        }
+        if by_reset {
+            wire.reset();
+        }
+    }
+    let mut wrong = Vec::new();
+    for (path, ..) in cases {
+        within(SOON, || !proxied.records_of(path).is_empty());
+        match proxied.records_of(path).pop() {
+            Some(record) if record["status"] == 499 && names_the_client(&record) => {}
+            record => wrong.push(format!("{path}: {record:?}")),
+        }
+    }
+    gate.open();
+    let page = Exposition::of(&proxied.page()).expect("the page answers");
+    let status = |labels: &std::collections::BTreeMap<String, String>| labels.get("http_response_status_code").cloned();
+    let mut counted: Vec<String> = page.series.iter().filter_map(|series| status(&series.labels)).collect();
+    counted.dedup();
+    assert!(wrong.is_empty(), "counted as {counted:?}: {wrong:#?}");
+    assert!(counted.iter().all(|status| !status.starts_with('5')), "{counted:?}");
+    proxied.finish();
+}
+
+/// Writes until nobody has taken anything for a moment.
+fn fill(wire: &mut Wire<TcpStream>) {
+    wire.stream.set_write_timeout(Some(SECOND / 2)).expect("the limit is not zero");
+    let piece = vec![b'x'; 64 << 10];
+    while wire.send(&piece).is_ok() {}
+}
+
+/// A field beside the client's address says that the client ended it.
+fn names_the_client(record: &Value) -> bool {
+    let fields = record.as_object().into_iter().flatten().filter(|(name, _)| *name != "client" && *name != "path");
+    fields.filter_map(|(_, value)| value.as_str()).any(|value| value.contains("client"))
+}
+
+/// A tunnel is recorded at its end, with all the bytes that went through and all the time they took, however it ends.
+/// covers: faults 5
+#[test]
+fn a_tunnel_is_recorded_at_its_end() {
+    const SIZE: usize = 16 << 20;
+    let app = RawApp::start(|seen, wire| {
+        let head = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n";
+        let sent = wire.send(head);
+        match seen.head.target() {
+            "/up" => sent.and_then(|()| wire.exactly(SIZE)).and_then(|_| wire.send("done")).ok(),
+            _ => sent.and_then(|()| wire.send(vec![b'x'; SIZE])).and_then(|()| wire.until_closed()).map(drop).ok(),
+        };
+        Next::Close
+    });
+    let proxied = Proxied::to(&app.address());
+    let mut wrong = Vec::new();
+    for path in ["/up", "/down", "/down-reset"] {
+        let mut wire = proxied.connect();
+        let head = format!("GET {path} HTTP/1.1\r\nHost: app\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n");
+        wire.send(head).expect("the proxy reads");
+        assert_eq!(wire.head().expect("an answer").expect("the stream is open").status(), 101);
+        let began = Instant::now();
+        let bytes = if path == "/up" {
+            wire.send(vec![b'x'; SIZE]).expect("the tunnel reads");
+            assert_eq!(wire.exactly(4).expect("the app's word").bytes, b"done");
+            "bytes_in"
+        } else {
+            assert!(wire.exactly(SIZE).expect("the app's bytes").whole);
+            "bytes_out"
+        };
+        let took = began.elapsed();
+        if path == "/down-reset" {
+            wire.reset()
+        } else {
+            drop(wire)
+        }
+        let is_right = |record: &Value| {
+            let number = |name: &str| record[name].as_u64().unwrap_or(0);
+            record["status"] == 101
+                && number(bytes) >= SIZE as u64
+                && u128::from(number("duration_us")) >= took.as_micros()
+        };
+        if !within(SOON, || proxied.records_of(path).last().is_some_and(is_right)) {
+            wrong.push(format!("{path} of {took:?}: {:?}", proxied.records_of(path)));
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    proxied.finish();
+}
+
+/// The metric sink's page and the admin listener both tell how many connections of a listener are open, and none once they
+/// are closed.
+/// covers: faults 5
+#[test]
+fn open_connections_are_on_the_page() {
+    let app = RawApp::answering(&[], Next::Keep);
+    let proxied = Proxied::to(&app.address());
+    let mut open: Vec<_> = (0..3).map(|_| proxied.connect()).collect();
+    for wire in open.iter_mut().skip(1) {
+        wire.send("GET / HTTP/1.1\r\nHost: app\r\n\r\n").expect("the proxy reads");
+        assert_eq!(wire.reply("GET").expect("an answer").status, 200);
+    }
+    let told = |address: &str| {
+        let page = Exposition::of(address)?;
+        page.sum(|series| series.name == "outrigger_proxy_connections" && series.labels["listener"] == "front")
+    };
+    let (page, admin) = (proxied.page(), proxied.outrigger.admin.clone());
+    let both = || [told(&page), told(&admin)];
+    let counted = within(SOON, || both() == [Some(3.0), Some(3.0)]);
+    assert!(counted, "with three open: {:?} on the sink's page and the admin listener", both());
+    drop(open);
+    let closed = within(SOON, || both() == [Some(0.0), Some(0.0)]);
+    assert!(closed, "with none open: {:?}", both());
+    proxied.finish();
+}

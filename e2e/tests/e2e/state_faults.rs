@@ -1,0 +1,170 @@
+//! State that another version left behind: each file of the state directory carries its version, and one from a newer binary is
+//! not read as if it were ours. In: a state directory that the product itself wrote, with the versions raised. Out: a start
+//! anew, a warning that names the file, and a count. Bounded by a handful of small files.
+
+use std::path::{Path, PathBuf};
+
+use crate::harness::git::Repository;
+use crate::harness::process::Signal;
+use crate::harness::status::warns_of;
+use crate::harness::{Answer, Exposition, LogReceiver, Outrigger, PATIENCE, Scene, Wait, ledger_row, until};
+
+/// All files below the state directory, without the lock and the caches of git, which have a format of their own.
+fn state_files(scene: &Scene) -> Vec<PathBuf> {
+    let mut folders = vec![scene.path("state")];
+    let mut files = Vec::new();
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+            let (path, name) = (entry.path(), entry.file_name().to_string_lossy().into_owned());
+            if path.is_dir() {
+                folders.extend((!name.ends_with("git")).then_some(path));
+            } else if name != "lock" {
+                files.push(path);
+            }
+        }
+    }
+    files
+}
+
+/// The one file whose name contains the word.
+#[track_caller]
+fn state_file(scene: &Scene, word: &str) -> PathBuf {
+    let files = state_files(scene);
+    let found = files.iter().find(|path| path.to_string_lossy().contains(word)).cloned();
+    found.unwrap_or_else(|| panic!("a file of {word} in {files:?}"))
+}
+
+/// The same content under a version that no binary knows yet; `None` where it carries none.
+fn of_a_newer_version(bytes: &[u8]) -> Option<Vec<u8>> {
+    if let Ok(serde_json::Value::Object(mut object)) = serde_json::from_slice(bytes) {
+        // A file that is only written may carry the version of the program.
+        let newer = match object.get("version")? {
+            serde_json::Value::String(_) => "1000.0.0".into(),
+            version => (version.as_u64()? + 1000).into(),
+        };
+        object.insert("version".into(), newer);
+        return serde_json::to_vec(&object).ok();
+    }
+    slots_of_a_newer_version(bytes).or_else(|| header_of_a_newer_version(bytes))
+}
+
+/// A first line for people that ends with the version, such as `outrigger checkpoints 1`.
+fn header_of_a_newer_version(bytes: &[u8]) -> Option<Vec<u8>> {
+    let end = bytes.iter().position(|byte| *byte == b'\n').filter(|end| *end <= 200)?;
+    let line = std::str::from_utf8(&bytes[..end]).ok().filter(|line| line.to_lowercase().contains("outrigger"))?;
+    let start = line.rfind(|c: char| !c.is_ascii_digit())? + 1;
+    let version: u64 = line[start..].parse().ok()?;
+    let raised = format!("{}{}", &line[..start], version + 1000);
+    Some([raised.as_bytes(), &bytes[end..]].concat())
+}
+
+/// Slots of 64 bytes with the mark `ORC1` and a hash of their own (FNV-1a, 64 bits) at their end.
+fn slots_of_a_newer_version(bytes: &[u8]) -> Option<Vec<u8>> {
+    let mut slots = bytes.to_vec();
+    let mut found = false;
+    for slot in slots.chunks_exact_mut(64).filter(|slot| slot[52..56] == *b"1CRO") {
+        found = true;
+        slot[52] = b'9';
+        let step = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+        let hash = slot[..56].iter().fold(0xcbf2_9ce4_8422_2325, step);
+        slot[56..].copy_from_slice(&hash.to_le_bytes());
+    }
+    found.then_some(slots)
+}
+
+#[track_caller]
+fn raise_version(path: &Path) {
+    let bytes = std::fs::read(path).expect("the file is there");
+    let raised = of_a_newer_version(&bytes);
+    let raised = raised.unwrap_or_else(|| panic!("{} carries a version: {}", path.display(), bytes.escape_ascii()));
+    std::fs::write(path, raised).expect("it is ours");
+}
+
+/// The warning names the file, and a counter of our own metrics counts it.
+#[track_caller]
+fn starts_anew_without(outrigger: &Outrigger, path: &Path) {
+    let name = path.file_name().expect("a file has a name").to_string_lossy().into_owned();
+    until(PATIENCE, "a warning names the file", || warns_of(&outrigger.stderr.text(), &name));
+    let page = Exposition::of(&outrigger.admin).expect("the admin listener has metrics");
+    let counted = page.sum(|series| series.name.starts_with("outrigger_state_") && series.name.ends_with("_total"));
+    assert_eq!(counted, Some(1.0), "one file was not read");
+}
+
+const BODY: &str = r#"
+app: { stop: { drain: 1s, grace: 1s, deadline: 4s } }
+logs:
+  sources: { app: { stdio: {} }, files: { file: { include: ["@dir@/in.log"] } } }
+  sinks: { main: { http: { endpoint: "http://@receiver@/lines" }, batch: { max: 1MiB, wait: 50ms } } }
+"#;
+
+/// The positions are of another version: the file is read from its beginning, rather than from a place that was guessed.
+/// covers: faults 10
+#[test]
+fn checkpoints_of_a_newer_version_are_not_read() {
+    let (scene, receiver) = (Scene::new(), LogReceiver::start());
+    scene.set("receiver", receiver.address());
+    scene.write("in.log", "n=000000\nn=000001\n");
+    let outrigger = Outrigger::start(&scene, BODY, &["sleep", "300"]);
+    receiver.wait_for(2, PATIENCE);
+    until(PATIENCE, "both are delivered", || ledger_row(&outrigger.admin, "sink", "logs/main")["delivered"] == 2);
+    outrigger.finish();
+    let path = state_file(&scene, "checkpoints");
+    raise_version(&path);
+    let outrigger = Outrigger::start(&scene, BODY, &["sleep", "300"]);
+    receiver.wait_for(4, PATIENCE);
+    assert_eq!(receiver.numbers("n="), [0, 1, 0, 1]);
+    starts_anew_without(&outrigger, &path);
+    outrigger.finish();
+    let outrigger = Outrigger::start(&scene, BODY, &["sh", "-c", "echo n=000002; exec sleep 300"]);
+    receiver.wait_for(5, PATIENCE);
+    assert_eq!(receiver.numbers("n="), [0, 1, 0, 1, 2], "positions of our own version hold from then on");
+    outrigger.finish();
+}
+
+/// Lines that an earlier run left would come before those of this one.
+/// covers: faults 10
+#[test]
+fn lines_kept_by_a_newer_version_are_not_delivered_as_if_they_were_ours() {
+    let (scene, receiver) = (Scene::new(), LogReceiver::answering(Answer::Status(503)));
+    scene.set("receiver", receiver.address());
+    let outrigger = Outrigger::start_and(&scene, BODY, &["sh", "-c", "echo n=000000; exec sleep 300"], Wait::Started);
+    receiver.wait_for_refused(1, PATIENCE);
+    outrigger.signal(Signal::TERM);
+    outrigger.wait(PATIENCE);
+    let path = state_file(&scene, "stdout");
+    raise_version(&path);
+    receiver.answer(Answer::Accept);
+    let outrigger = Outrigger::start_and(&scene, BODY, &["sh", "-c", "echo n=000001; exec sleep 300"], Wait::Started);
+    receiver.wait_for(1, PATIENCE);
+    assert_eq!(receiver.messages(), ["n=000001"]);
+    starts_anew_without(&outrigger, &path);
+    outrigger.finish();
+}
+
+/// So that a later binary can tell what it finds.
+/// covers: faults 10
+#[test]
+fn each_file_of_the_state_directory_carries_a_version() {
+    let (scene, receiver) = (Scene::new(), LogReceiver::start());
+    let _repository = need!(Repository::create(&scene), "git is not installed");
+    scene.set("receiver", receiver.address());
+    scene.port("nobody");
+    scene.write("in.log", "n=000000\n");
+    let sync = "sync:\n  settings: { from: { git: { url: \"file://@dir@/git/config.git\", ref: main, path: orders/ } }, \
+                to: \"@dir@/settings\", every: 1s, notify: [ { signal: SIGHUP }, { http: { url: \"http://127.0.0.1:@nobody@/\" } } ] }\n";
+    let script = "trap '' HUP; echo n=000001; while [ ! -e @go@ ]; do sleep 0.05; done; echo n=000002; exit 3";
+    let script = script.replace("@go@", &scene.text_path("go"));
+    let outrigger = Outrigger::start(&scene, &format!("{BODY}{sync}"), &["sh", "-c", &script]);
+    receiver.wait_for(2, PATIENCE);
+    let has = |word: &str| state_files(&scene).iter().any(|path| path.to_string_lossy().contains(word));
+    until(PATIENCE, "the notice that was heard is written down", || has("sync"));
+    receiver.answer(Answer::Status(503));
+    scene.write("go", "");
+    assert_eq!(outrigger.wait(PATIENCE).code, 3);
+    let files = state_files(&scene);
+    assert!(files.len() >= 4, "checkpoints, lines, notices and a black box: {files:?}");
+    for path in files {
+        let bytes = std::fs::read(&path).expect("it is there");
+        assert!(of_a_newer_version(&bytes).is_some(), "{} carries a version: {}", path.display(), bytes.escape_ascii());
+    }
+}
