@@ -20,6 +20,8 @@ pub struct Record {
     pub end: u32,
     /// Nanoseconds since the epoch.
     pub time_ns: i64,
+    /// The app gave the time.
+    pub own_time: bool,
     /// Its fields are `batch.fields[fields_start..fields_end]`; none where both are equal.
     pub fields_start: u32,
     pub fields_end: u32,

@@ -103,7 +103,7 @@ impl Splitter {
     }
 
     fn next_ns(&self) -> i64 {
-        now_ns().max(self.last_ns + 1)
+        rising(now_ns(), self.last_ns)
     }
 
     /// A line without what ends it: LF, or CR LF. One that is too long is cut between characters.
@@ -123,6 +123,7 @@ impl Splitter {
             start: start as u32,
             end: (start + kept) as u32,
             time_ns,
+            own_time: false,
             fields_start: 0,
             fields_end: 0,
             parsed: false,
@@ -153,6 +154,12 @@ impl Splitter {
             ticket: None,
         }
     }
+}
+
+/// A time after the last one, unless the clock was set back.
+pub fn rising(time_ns: i64, last_ns: i64) -> i64 {
+    const SET_BACK: i64 = 1_000_000_000;
+    if last_ns - time_ns > SET_BACK { time_ns } else { time_ns.max(last_ns + 1) }
 }
 
 pub fn now_ns() -> i64 {

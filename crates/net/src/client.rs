@@ -11,7 +11,7 @@ use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Uri};
 use http_body_util::{BodyExt as _, Full};
 use std::sync::Mutex;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 const IDLE_MAX: usize = 8;
 
@@ -173,9 +173,9 @@ impl Response {
         if let Ok(seconds) = text.parse() {
             return Some(Duration::from_secs(seconds));
         }
-        let now = self.header("date").and_then(http_date).unwrap_or_else(jiff::Timestamp::now);
-        let wait = http_date(text)?.duration_since(now);
-        Some(Duration::try_from(wait).unwrap_or_default())
+        let date = |text: &str| httpdate::parse_http_date(text.trim()).ok();
+        let now = self.header("date").and_then(date).unwrap_or_else(SystemTime::now);
+        Some(date(text)?.duration_since(now).unwrap_or_default())
     }
 
     /// The beginning of the body, for a message.
@@ -184,11 +184,6 @@ impl Response {
             String::from_utf8_lossy(self.body.get(..EXCERPT_MAX.min(self.body.len())).unwrap_or(&[])).into_owned();
         text.split_whitespace().collect::<Vec<_>>().join(" ")
     }
-}
-
-/// IMF-fixdate (RFC 9110, 5.6.7); the obsolete forms are not sent by anybody who sends Retry-After.
-fn http_date(text: &str) -> Option<jiff::Timestamp> {
-    jiff::fmt::rfc2822::parse(text.trim()).ok().map(|time| time.timestamp())
 }
 
 const EXCERPT_MAX: usize = 300;
@@ -225,6 +220,8 @@ mod tests {
         check(&[("retry-after", " 120 ")], Some(120));
         check(&[("retry-after", "Wed, 21 Oct 2015 07:29:30 GMT"), date], Some(90));
         check(&[("retry-after", "Wed, 21 Oct 2015 07:00:00 GMT"), date], Some(0));
+        check(&[("retry-after", "Wednesday, 21-Oct-15 07:29:00 GMT"), date], Some(60));
+        check(&[("retry-after", "Wed Oct 21 07:29:00 2015"), date], Some(60));
         check(&[("retry-after", "soon"), date], None);
         check(&[date], None);
     }

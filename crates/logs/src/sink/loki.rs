@@ -59,30 +59,33 @@ fn is_label(name: &str) -> bool {
 const STREAMS_MAX: usize = 64;
 
 /// Streams whose last times are known.
-const TIMES_MAX: usize = 1024;
-/// Times of a stream that are compared with, of records that come in a wild order.
-const TIMES_KEPT: usize = 8;
+const TIMES_MAX: usize = 256;
+/// Times of a stream that are known, of records that have one of their own: twice as many at the most.
+const TIMES_KEPT: usize = 4096;
 
-/// Loki keeps one entry of a time and a text in a stream. Records that have a time of their own, which may be coarse, are set
-/// apart by a nanosecond each.
-#[derive(Clone, Copy, Default)]
+/// Loki keeps one entry of a time and a text in a stream. Records that would have the same time are set apart by a nanosecond each.
+#[derive(Default)]
 struct Times {
-    /// A time, and the records that had it.
-    known: [(i64, i64); TIMES_KEPT],
-    next: usize,
+    /// The last time that we gave ourselves: those rise.
+    last: i64,
+    /// Times that apps gave, which may be coarse, with how many records had them; and those of before.
+    given: HashMap<i64, i64>,
+    before: HashMap<i64, i64>,
 }
 
 impl Times {
-    fn distinct(&mut self, time_ns: i64) -> i64 {
-        if let Some((_, more)) = self.known.iter_mut().find(|(known, _)| *known == time_ns) {
-            *more += 1;
-            return time_ns + *more;
+    fn distinct(&mut self, time_ns: i64, is_own: bool) -> i64 {
+        if !is_own {
+            self.last = crate::split::rising(time_ns, self.last);
+            return self.last;
         }
-        self.next = (self.next + 1) % TIMES_KEPT;
-        if let Some(place) = self.known.get_mut(self.next) {
-            *place = (time_ns, 0);
+        if self.given.len() >= TIMES_KEPT {
+            self.before = std::mem::take(&mut self.given);
         }
-        time_ns
+        let known = self.before.remove(&time_ns);
+        let count = self.given.entry(time_ns).or_insert(known.unwrap_or(-1));
+        *count += 1;
+        time_ns + *count
     }
 }
 
@@ -167,7 +170,8 @@ impl Sink for Loki {
                 next = index;
                 break;
             }
-            entry(times.distinct(record.time_ns), batch.line(record), &metadata, entries);
+            let time_ns = times.distinct(record.time_ns, record.own_time);
+            entry(time_ns, batch.line(record), &metadata, entries);
         }
         self.size = before + entries.len() - start;
         if self.times.len() >= TIMES_MAX {
@@ -315,8 +319,11 @@ mod tests {
     #[test]
     fn records_with_one_time_are_set_apart_and_labels_are_checked() {
         let mut times = Times::default();
-        let given = [5, 5, 1_000_005, 5, 9].map(|time| times.distinct(time));
+        let given = [5, 5, 1_000_005, 5, 9].map(|time| times.distinct(time, true));
         assert_eq!(given, [5, 6, 1_000_005, 7, 9]);
+        assert_eq!([20, 20, 19, 30].map(|time| times.distinct(time, false)), [20, 21, 22, 30]);
+        (0..10 * TIMES_KEPT as i64).for_each(|time| drop(times.distinct(time, true)));
+        assert!(times.given.len() + times.before.len() <= 2 * TIMES_KEPT);
         for (name, fits) in [("a", true), ("_a1", true), ("my-label", false), ("a.b", false), ("", false), ("1a", false)] {
             assert_eq!(is_label(name), fits, "{name}");
         }

@@ -248,7 +248,7 @@ impl Leftover {
         let opened = Opened { path: path.clone(), id, file };
         let checkpoints = shared.checkpoints.clone();
         let tail =
-            Tail::over(opened, pipeline, &checkpoints, shared.config.line_max, shared.stream, false);
+            Tail::over(opened, pipeline, &checkpoints, shared.config.line_max, shared.stream, None);
         let Ok(tail) = tail else { return };
         let mut chunk = super::file::buffer();
         while tail.read(pipeline, &mut chunk).await {}

@@ -81,6 +81,7 @@ pub fn parse_json(batch: &mut Batch, index: usize) -> bool {
     record.fields_start = first as u32;
     record.fields_end = batch.fields.len() as u32;
     record.time_ns = time_ns.unwrap_or(record.time_ns);
+    record.own_time = time_ns.is_some();
     if let Some(place) = batch.records.get_mut(index) {
         *place = record;
     }

@@ -5,7 +5,7 @@
 use super::Config;
 use super::tail::{Opened, Tail};
 use super::walk::{Match, Walk, cannot_read, is_meant};
-use super::watch::{Gone, Watch};
+use super::watch::{Change, Watch};
 use super::Start;
 use crate::batch::Stream;
 use crate::checkpoint::{Checkpoints, FileId};
@@ -13,7 +13,7 @@ use crate::run::Pipeline;
 use base::subsystem::lock;
 use rustix::fs::OFlags;
 use std::cell::{Cell, RefCell};
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
@@ -23,8 +23,11 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
-/// How long a file has nothing new before it gives way to one that waits.
-const QUIET: Duration = Duration::from_secs(2);
+/// How long a file has nothing new before it gives way to one that waits, and how often that is looked at while files wait.
+const QUIET: Duration = Duration::from_millis(200);
+const REFILL_EVERY: Duration = Duration::from_millis(50);
+/// The part of the descriptors of the process that files may take.
+const DESCRIPTOR_SHARE: u64 = 2;
 const RESTING_MAX: usize = 100_000;
 /// A scan that took a millisecond is followed by a pause of at least this many.
 const SCAN_SHARE: u32 = 50;
@@ -39,6 +42,9 @@ pub struct Finder {
     tails: RefCell<Vec<Rc<Tail>>>,
     /// Files that are not open, as they were when they were read to their end or passed over.
     resting: Arc<Mutex<HashMap<FileId, Resting>>>,
+    /// Files that have something to read and no place, the oldest first.
+    waiting: RefCell<VecDeque<Match>>,
+    files_max: usize,
     watch: RefCell<Option<Watch>>,
     news: Notify,
     scan_took: Cell<Duration>,
@@ -51,6 +57,8 @@ struct Resting {
     size: u64,
     modified: i64,
     path: PathBuf,
+    /// Where it is begun, where no sink has a position in it.
+    begin: Option<u64>,
 }
 
 /// What one look at the patterns gave.
@@ -70,15 +78,17 @@ struct Looked {
 impl Finder {
     pub fn new(config: Config, pipeline: Rc<Pipeline>, checkpoints: Checkpoints) -> Finder {
         Finder {
-            config,
-            pipeline,
-            checkpoints,
             tails: RefCell::default(),
             resting: Arc::default(),
+            waiting: RefCell::default(),
+            files_max: (config.files_max as usize).min(descriptors()),
             watch: RefCell::new(Watch::new()),
             news: Notify::new(),
             scan_took: Cell::new(Duration::ZERO),
             said: RefCell::default(),
+            config,
+            pipeline,
+            checkpoints,
         }
     }
 
@@ -91,44 +101,86 @@ impl Finder {
         self.news.notified().await;
     }
 
-    /// Scans whenever a folder has changed, and from time to time.
+    /// Opens what comes, scans from time to time and when a folder has changed, and gives places to files that wait for one.
     pub async fn run(self: Rc<Self>) {
+        let mut due = Instant::now() + self.config.scan.0;
+        let mut changes = Vec::new();
         loop {
             let mut watch = self.watch.take();
-            let least = self.scan_took.get() * SCAN_SHARE;
-            let gone = {
-                let changed = async {
-                    match &mut watch {
-                        Some(watch) => watch.changed().await,
-                        None => std::future::pending().await,
-                    }
-                };
-                tokio::select! {
-                    () = tokio::time::sleep(self.config.scan.0.max(least)) => Ok(Vec::new()),
-                    gone = changed => {
-                        tokio::time::sleep(SETTLE.max(least.min(self.config.scan.0))).await;
-                        gone
-                    }
+            let refill = if self.waiting.borrow().is_empty() { self.config.scan.0 } else { REFILL_EVERY };
+            let changed = async {
+                match &mut watch {
+                    Some(watch) => watch.changed().await,
+                    None => std::future::pending().await,
                 }
             };
+            let seen = tokio::select! {
+                () = tokio::time::sleep_until(due.min(Instant::now() + refill).into()) => Ok(Vec::new()),
+                seen = changed => seen,
+            };
             // Without a watch the scans go on.
-            let gone = gone.unwrap_or_else(|error| {
+            let seen = seen.unwrap_or_else(|error| {
                 tracing::debug!(%error, "changes of folders are not watched any more");
                 watch = None;
                 Vec::new()
             });
             self.watch.replace(watch);
-            self.scan(false, &gone).await;
+            if !seen.is_empty() {
+                let came: Vec<PathBuf> = seen.iter().filter_map(|change| self.comes(change)).collect();
+                self.open_now(came).await;
+                changes.extend(seen);
+                // A burst of changes leads to one scan.
+                due = due.min(Instant::now() + SETTLE.max(self.pause()));
+            }
+            if Instant::now() >= due {
+                self.scan(false, std::mem::take(&mut changes)).await;
+                due = Instant::now() + self.config.scan.0.max(self.pause());
+            } else {
+                self.refill().await;
+            }
         }
     }
 
+    fn pause(&self) -> Duration {
+        self.scan_took.get() * SCAN_SHARE
+    }
+
+    /// A path that has come and that the patterns mean.
+    fn comes(&self, change: &Change) -> Option<PathBuf> {
+        match change {
+            Change::Came(path) => self.means(path).then(|| path.clone()),
+            Change::Gone(..) => None,
+        }
+    }
+
+    fn means(&self, path: &Path) -> bool {
+        is_meant(path, &self.config.include, &self.config.exclude)
+    }
+
+    /// Opens what has come without a look at everything else: its name may be another one soon.
+    async fn open_now(&self, came: Vec<PathBuf>) {
+        if came.is_empty() {
+            return;
+        }
+        let look = move || {
+            let mut walk = Walk::new(&[], &[]);
+            came.into_iter().for_each(|path| walk.path(path));
+            walk.matches
+        };
+        let Ok(found) = tokio::task::spawn_blocking(look).await else { return };
+        let known = |id: FileId| self.tails.borrow().iter().any(|tail| tail.id == id);
+        let new: Vec<Match> = found.into_iter().filter(|file| !known(file.id)).collect();
+        self.waiting.borrow_mut().extend(new);
+        self.refill().await;
+    }
+
     /// Looks at the patterns on a thread that may block, and opens what is new.
-    pub async fn scan(&self, first: bool, gone: &[Gone]) {
+    pub async fn scan(&self, first: bool, changes: Vec<Change>) {
         let began = Instant::now();
         let sought = if first { self.checkpoints.files_of(self.pipeline.name()) } else { Vec::new() };
         // A source that has a position has started before: what is new since then is read whole.
         let at_end = first && sought.is_empty() && self.config.start == Start::End;
-        let (missed, moved) = self.missed(gone);
+        let (missed, moved) = self.missed(changes);
         let look = {
             let (config, resting) = (self.config.clone(), self.resting.clone());
             let open: HashMap<FileId, PathBuf> = self.tails().iter().map(|tail| (tail.id, tail.path())).collect();
@@ -147,20 +199,33 @@ impl Finder {
         if let Some(watch) = self.watch.borrow_mut().as_mut() {
             watch.set_folders(&looked.folders);
         }
-        self.open(looked.fresh, at_end).await;
+        self.wait(looked.fresh, at_end);
+        self.refill().await;
         self.scan_took.set(began.elapsed());
     }
 
-    /// Of names that went away: those that were never read, and where files of ours have gone.
-    fn missed(&self, gone: &[Gone]) -> (Vec<PathBuf>, Vec<PathBuf>) {
-        let resting = lock(&self.resting);
-        let is_read = |path: &Path| {
-            self.tails.borrow().iter().any(|tail| tail.is_at(path)) || resting.values().any(|file| file.path == path)
-        };
-        let meant = |gone: &&Gone| is_meant(&gone.path, &self.config.include, &self.config.exclude);
-        let unread = gone.iter().filter(meant).filter(|gone| !is_read(&gone.path));
-        let (moved, missed): (Vec<&Gone>, Vec<&Gone>) = unread.partition(|gone| gone.to.is_some());
-        (missed.iter().map(|gone| gone.path.clone()).collect(), moved.iter().filter_map(|gone| gone.to.clone()).collect())
+    /// Of names that went away: those that were never read, and where others have gone that were not.
+    fn missed(&self, changes: Vec<Change>) -> (Vec<PathBuf>, Vec<PathBuf>) {
+        let mut resting = lock(&self.resting);
+        let (mut missed, mut moved) = (Vec::new(), Vec::new());
+        for change in changes {
+            let Change::Gone(path, to) = change else { continue };
+            let tails = self.tails.borrow();
+            if let Some(tail) = tails.iter().find(|tail| tail.is_at(&path)) {
+                tail.lost_name(to);
+                continue;
+            }
+            if let Some(file) = resting.values_mut().find(|file| file.path == path) {
+                file.path = to.unwrap_or_default();
+                continue;
+            }
+            match to {
+                Some(to) if self.means(&path) => moved.push(to),
+                None if self.means(&path) => missed.push(path),
+                _ => {}
+            }
+        }
+        (missed, moved)
     }
 
     fn report(&self, looked: &Looked, missed: &[PathBuf]) {
@@ -190,42 +255,55 @@ impl Finder {
         }
     }
 
-    /// Opens as many as may be open; files that rest make room.
-    async fn open(&self, fresh: Vec<Match>, at_end: bool) {
-        let most = self.config.files_max as usize;
-        let room = most.saturating_sub(self.tails.borrow().len());
-        if fresh.len() > room {
-            self.rest(fresh.len() - room);
-        }
-        let room = most.saturating_sub(self.tails.borrow().len());
-        let (mut now, mut later) = (fresh, Vec::new());
-        if now.len() > room {
-            later = now.split_off(room);
-        }
+    /// Puts files in line for a place.
+    fn wait(&self, fresh: Vec<Match>, at_end: bool) {
+        let mut waiting = self.waiting.borrow_mut();
+        *waiting = fresh.into();
         if at_end {
             // They are begun where they end now, whenever their turn comes.
-            later.drain(..).for_each(|file| self.remember(file.id, file.size, file.modified, file.path));
-        }
-        let text = format!(
-            "more than files_max = {most} files have something to read, and {} wait: raise files_max, or match fewer files",
-            later.len()
-        );
-        self.fault("files_max", (!later.is_empty()).then_some(text.as_str()));
-        if now.is_empty() {
-            return;
-        }
-        let opened = tokio::task::spawn_blocking(move || now.into_iter().map(open).collect::<Vec<_>>());
-        for opened in opened.await.unwrap_or_default() {
-            match opened {
-                Ok(opened) => self.add(opened, at_end),
-                Err((file, _)) if !file.path.exists() => {}
-                Err((file, error)) => self.fault("open", Some(&cannot_read(&file.path, &error))),
+            for file in waiting.iter() {
+                self.remember(file.id, file.size, file.modified, file.path.clone(), Some(file.size));
             }
         }
-        self.news.notify_one();
     }
 
-    fn add(&self, opened: Opened, at_end: bool) {
+    /// Opens as many as may be open; files that are read to their end make room.
+    async fn refill(&self) {
+        let waiting = self.waiting.borrow().len();
+        let room = || self.files_max.saturating_sub(self.tails.borrow().len());
+        if waiting > room() {
+            self.rest(waiting - room());
+        }
+        let now: Vec<Match> = {
+            let mut waiting = self.waiting.borrow_mut();
+            let count = room().min(waiting.len());
+            waiting.drain(..count).collect()
+        };
+        if !now.is_empty() {
+            let opened = tokio::task::spawn_blocking(move || now.into_iter().map(open).collect::<Vec<_>>());
+            for opened in opened.await.unwrap_or_default() {
+                match opened {
+                    Ok(opened) => self.add(opened),
+                    Err((file, _)) if !file.path.exists() => {}
+                    Err((file, error)) => self.fault("open", Some(&cannot_read(&file.path, &error))),
+                }
+            }
+            self.news.notify_one();
+        }
+        let left = self.waiting.borrow().len();
+        let text = match self.config.files_max as usize {
+            most if most <= self.files_max => format!(
+                "more than files_max = {most} files have something to read, and {left} wait: raise files_max, or match fewer files"
+            ),
+            _ => format!(
+                "{left} files wait: the limit of descriptors (ulimit -n) leaves {} for files; raise it",
+                self.files_max
+            ),
+        };
+        self.fault("files_max", (left > 0).then_some(text.as_str()));
+    }
+
+    fn add(&self, opened: Opened) {
         // Another scan may have found it while this one was under way.
         if self.tails.borrow().iter().any(|tail| tail.id == opened.id) {
             return;
@@ -235,7 +313,8 @@ impl Finder {
         }
         let resting = lock(&self.resting).remove(&opened.id);
         let (path, id) = (opened.path.clone(), opened.id);
-        let over = Tail::over(opened, &self.pipeline, &self.checkpoints, self.config.line_max, Stream::None, at_end);
+        let begin = resting.as_ref().and_then(|file| file.begin);
+        let over = Tail::over(opened, &self.pipeline, &self.checkpoints, self.config.line_max, Stream::None, begin);
         match over {
             Ok(tail) => {
                 self.fault("open", None);
@@ -257,7 +336,8 @@ impl Finder {
             tracing::info!(source, %file, format, "a compressed file is passed over; exclude its name to say so yourself");
         }
         if let Ok(meta) = opened.file.metadata() {
-            self.remember(opened.id, meta.len(), meta.mtime() * 1_000_000_000 + meta.mtime_nsec(), opened.path);
+            let modified = meta.mtime() * 1_000_000_000 + meta.mtime_nsec();
+            self.remember(opened.id, meta.len(), modified, opened.path, None);
         }
     }
 
@@ -266,17 +346,17 @@ impl Finder {
         let tails = self.tails();
         for tail in tails.iter().filter(|tail| tail.may_rest(QUIET)).take(count) {
             if let Some((size, modified)) = tail.facts() {
-                self.remember(tail.id, size, modified, tail.path());
+                self.remember(tail.id, size, modified, tail.path(), None);
                 self.checkpoints.closed(self.pipeline.name(), tail.id);
                 self.tails.borrow_mut().retain(|open| open.id != tail.id);
             }
         }
     }
 
-    fn remember(&self, id: FileId, size: u64, modified: i64, path: PathBuf) {
+    fn remember(&self, id: FileId, size: u64, modified: i64, path: PathBuf, begin: Option<u64>) {
         let mut resting = lock(&self.resting);
         if resting.len() < RESTING_MAX {
-            resting.insert(id, Resting { size, modified, path });
+            resting.insert(id, Resting { size, modified, path, begin });
         }
     }
 
@@ -328,6 +408,12 @@ fn look(
     let away = open.iter().filter(|(_, path)| is_away(path)).map(|(id, _)| *id).collect();
     let seen = seen.into_iter().map(|file| (file.path, file.id)).collect();
     Looked { seen, fresh, folders, unreadable, away, lost }
+}
+
+/// How many files may be open.
+fn descriptors() -> usize {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
+    usize::try_from(limit / DESCRIPTOR_SHARE).unwrap_or(usize::MAX).max(1)
 }
 
 /// Between stat and open the name may have gone to another file: the open one tells who it is.

@@ -118,7 +118,7 @@ pub async fn run(
 ) {
     let poll = config.poll.0;
     let finder = Rc::new(Finder::new(config, pipeline.clone(), checkpoints));
-    finder.scan(true, &[]).await;
+    finder.scan(true, Vec::new()).await;
     let finding = scope.spawn("find", finder.clone().run());
     let mut chunk = buffer();
     loop {
@@ -146,7 +146,7 @@ pub async fn run(
             () = phase.yields_or_reached(Phase::Finish) => {
                 // Files that the app made in its last moment.
                 if !phase.yields() {
-                    finder.scan(false, &[]).await;
+                    finder.scan(false, Vec::new()).await;
                 }
             }
         }

@@ -48,6 +48,8 @@ pub struct Tail {
     /// Its last line was delivered, though nobody had ended it.
     finished: Cell<bool>,
     noted_at: Cell<Instant>,
+    /// The path still leads to it, as far as is known.
+    is_named: Cell<bool>,
     context: Context,
 }
 
@@ -78,14 +80,14 @@ struct Context {
 }
 
 impl Tail {
-    /// A tail over any file, as for what was left of the app's output. `at_end`: where sinks have no position, begin at the end.
+    /// A tail over any file, as for what was left of the app's output. `begin`: where to, while no sink has a position.
     pub fn over(
         opened: Opened,
         pipeline: &Pipeline,
         checkpoints: &Checkpoints,
         line_max: ByteSize,
         stream: Stream,
-        at_end: bool,
+        begin: Option<u64>,
     ) -> io::Result<Tail> {
         let Opened { path, id, file } = opened;
         let file = Rc::new(file);
@@ -106,7 +108,7 @@ impl Tail {
         };
         let positions: Vec<Option<u64>> = context.sinks.iter().map(|(_, sink)| known(sink)).collect();
         // A sink that is new begins where the others are; a file that is new where `start` says.
-        let fresh = positions.iter().flatten().copied().max().unwrap_or(if at_end { size } else { 0 });
+        let fresh = positions.iter().flatten().copied().max().unwrap_or(begin.unwrap_or(0).min(size));
         let mut starts = vec![0; context.sink_count];
         for ((index, _), position) in context.sinks.iter().zip(&positions) {
             if let Some(start) = starts.get_mut(*index) {
@@ -126,6 +128,7 @@ impl Tail {
             at_end: Cell::new(false),
             finished: Cell::new(false),
             noted_at: Cell::new(now),
+            is_named: Cell::new(true),
             context,
         };
         tail.context.note_all(id, &tail.file, &starts);
@@ -216,7 +219,15 @@ impl Tail {
     }
 
     pub fn is_at(&self, path: &Path) -> bool {
-        *self.path.borrow() == path
+        self.is_named.get() && *self.path.borrow() == path
+    }
+
+    /// Its name went away, and it may have another one.
+    pub fn lost_name(&self, to: Option<PathBuf>) {
+        self.is_named.set(to.is_some());
+        if let Some(to) = to {
+            self.path.replace(to);
+        }
     }
 
     pub fn path(&self) -> PathBuf {
@@ -225,6 +236,7 @@ impl Tail {
 
     pub fn set_path(&self, path: PathBuf) {
         self.seen_at.set(Instant::now());
+        self.is_named.set(true);
         self.path.replace(path);
     }
 

@@ -75,6 +75,7 @@ impl Walk {
             return;
         }
         if *part == "**" {
+            self.folders.push(folder.clone());
             self.below(folder.clone(), rest, depth);
             return self.each(&folder, |walk, entry| {
                 // Links to folders are not followed: they may lead back.
@@ -88,8 +89,9 @@ impl Walk {
             return self.below(folder.join(part), rest, depth);
         }
         let Ok(pattern) = Pattern::new(part) else { return };
+        // Where a folder may come, or a file.
+        self.folders.push(folder.clone());
         if rest.is_empty() {
-            self.folders.push(folder.clone());
             if plain && self.sought.is_empty() {
                 return self.considered(folder.join(part));
             }

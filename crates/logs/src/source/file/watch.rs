@@ -1,4 +1,4 @@
-//! Changes of folders, as a hint that a scan is due (inotify(7)). In: folders. Out: names that went away, with where they went.
+//! Changes of folders, as a hint (inotify(7)). In: folders. Out: names that came, and names that went away, with where they went.
 //! Whoever relies on it alone misses files: a scan from time to time is the truth. Bound: `WATCHES_MAX` folders.
 
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
@@ -13,12 +13,12 @@ const WATCHES_MAX: usize = 128;
 /// Room for events of one read; the longest name takes about 270 bytes (inotify(7)).
 const READ_BYTES: usize = 4096;
 
-/// A name that went away.
+/// What happened to a name.
 #[derive(Debug)]
-pub struct Gone {
-    pub path: PathBuf,
-    /// Where it went, as far as that folder is watched.
-    pub to: Option<PathBuf>,
+pub enum Change {
+    Came(PathBuf),
+    /// Went away, and where to, as far as that folder is watched.
+    Gone(PathBuf, Option<PathBuf>),
 }
 
 pub struct Watch {
@@ -59,9 +59,9 @@ impl Watch {
         }
     }
 
-    /// Waits for a change; answers the names that went away.
-    pub async fn changed(&mut self) -> io::Result<Vec<Gone>> {
-        let (mut gone, mut moving) = (Vec::new(), HashMap::new());
+    /// Waits for changes; answers them in their order.
+    pub async fn changed(&mut self) -> io::Result<Vec<Change>> {
+        let (mut changes, mut moving) = (Vec::new(), HashMap::new());
         let (mut space, mut any) = ([0u8; READ_BYTES], false);
         loop {
             self.queue.readable().await?;
@@ -69,10 +69,10 @@ impl Watch {
                 match self.queue.try_read(&mut space) {
                     Ok(count) => {
                         any = true;
-                        self.note(space.get(..count).unwrap_or(&[]), &mut gone, &mut moving);
+                        self.note(space.get(..count).unwrap_or(&[]), &mut changes, &mut moving);
                     }
                     Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error),
-                    Err(_) if any => return Ok(gone),
+                    Err(_) if any => return Ok(changes),
                     Err(_) => break,
                 }
             }
@@ -81,7 +81,7 @@ impl Watch {
 
     /// Events as the kernel writes them: folder, kind, cookie, length of the name, name with NULs behind it. A move has two
     /// events with one cookie.
-    fn note(&self, mut events: &[u8], gone: &mut Vec<Gone>, moving: &mut HashMap<u32, usize>) {
+    fn note(&self, mut events: &[u8], changes: &mut Vec<Change>, moving: &mut HashMap<u32, usize>) {
         while let Some((head, rest)) = events.split_first_chunk::<16>() {
             let word = |at: usize| {
                 head.get(at..at + 4).and_then(|bytes| bytes.try_into().ok()).map_or(0, u32::from_ne_bytes)
@@ -92,14 +92,17 @@ impl Watch {
             let name = name.split(|byte| *byte == 0).next().filter(|name| !name.is_empty()).map(OsStr::from_bytes);
             let Some(path) = self.paths.get(&folder).zip(name).map(|(folder, name)| folder.join(name)) else { continue };
             if kind.contains(ReadFlags::MOVED_FROM) {
-                moving.insert(cookie, gone.len());
-                gone.push(Gone { path, to: None });
+                moving.insert(cookie, changes.len());
+                changes.push(Change::Gone(path, None));
             } else if kind.contains(ReadFlags::MOVED_TO) {
-                if let Some(from) = moving.remove(&cookie).and_then(|index| gone.get_mut(index)) {
-                    from.to = Some(path);
+                match moving.remove(&cookie).and_then(|index| changes.get_mut(index)) {
+                    Some(Change::Gone(_, to)) => *to = Some(path),
+                    _ => changes.push(Change::Came(path)),
                 }
+            } else if kind.contains(ReadFlags::CREATE) {
+                changes.push(Change::Came(path));
             } else if kind.contains(ReadFlags::DELETE) {
-                gone.push(Gone { path, to: None });
+                changes.push(Change::Gone(path, None));
             }
         }
     }
