@@ -61,11 +61,41 @@ mod logs;
 #[path = "e2e/file_source.rs"]
 mod file_source;
 
+#[path = "e2e/logs_files.rs"]
+mod logs_files;
+
+#[path = "e2e/logs_names.rs"]
+mod logs_names;
+
+#[path = "e2e/logs_times.rs"]
+mod logs_times;
+
+#[path = "e2e/logs_lines.rs"]
+mod logs_lines;
+
+#[path = "e2e/logs_faults.rs"]
+mod logs_faults;
+
+#[path = "e2e/logs_config.rs"]
+mod logs_config;
+
 #[path = "e2e/metrics.rs"]
 mod metrics;
 
 #[path = "e2e/sync.rs"]
 mod sync;
+
+#[path = "e2e/names.rs"]
+mod names;
+
+#[path = "e2e/names_addresses.rs"]
+mod names_addresses;
+
+#[path = "e2e/names_servers.rs"]
+mod names_servers;
+
+#[path = "e2e/names_changes.rs"]
+mod names_changes;
 
 #[path = "e2e/proxy.rs"]
 mod proxy;

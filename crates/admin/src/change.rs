@@ -22,12 +22,9 @@ pub async fn change(asked: &Asked, controls: &Controls, limit: Duration, scope: 
             Ok(()) => line(200, "done"),
             Err(error) => line(400, &error),
         },
-        "/reload" => match (controls.reload)() {
-            Ok(done) => line(200, &done),
-            Err(report) => line(400, &report),
-        },
+        "/reload" => taken_over((controls.reload)(), 400, limit, scope).await,
         "/upgrade" => match binary(&asked.body) {
-            Ok(binary) => upgrade(binary, controls, limit, scope).await,
+            Ok(binary) => taken_over((controls.upgrade)(binary), 409, limit, scope).await,
             Err(reason) => line(400, reason),
         },
         "/stop" | "/quitquitquit" => match within(&asked.body) {
@@ -46,18 +43,23 @@ pub fn not_allowed(text: &'static str, allowed: &'static str) -> Answer {
     Answer { headers: vec![("allow", allowed)], ..Answer::text(405, text) }
 }
 
-/// The upgrade goes on where the client goes away or the time is over: half of one would be nobody's.
-async fn upgrade(binary: Option<PathBuf>, controls: &Controls, limit: Duration, scope: &Scope) -> Answer {
+/// What was asked for goes on where the client goes away or the time is over: half of it would be nobody's. `refused`: the status
+/// of what was not done.
+async fn taken_over(
+    change: impl Future<Output = Result<String, String>> + 'static,
+    refused: u16,
+    limit: Duration,
+    scope: &Scope,
+) -> Answer {
     let (done, waits) = tokio::sync::oneshot::channel();
-    let upgrade = (controls.upgrade)(binary);
-    scope.spawn("upgrade", async move {
+    scope.spawn("change", async move {
         // Nobody may be waiting any more.
-        let _ = done.send(upgrade.await);
+        let _ = done.send(change.await);
     });
     match tokio::time::timeout(limit, waits).await {
         Ok(Ok(Ok(done))) => line(200, &done),
-        Ok(Ok(Err(reason))) => line(409, &reason),
-        Ok(Err(_)) => line(500, "the upgrade was lost to a mistake of ours, which is in our log"),
+        Ok(Ok(Err(reason))) => line(refused, &reason),
+        Ok(Err(_)) => line(500, "it was lost to a mistake of ours, which is in our log"),
         Err(_) => {
             let limit = Span(limit);
             line(

@@ -26,7 +26,8 @@ pub use crate::socket::Prepared;
 pub struct Controls {
     pub level: LevelHandle,
     /// Reads the configuration again; the error is the report of its mistakes.
-    pub reload: Rc<dyn Fn() -> Result<String, String>>,
+    /// Answers when another worker has taken over, or with the reason why none does.
+    pub reload: Rc<dyn Fn() -> Pin<Box<dyn Future<Output = Result<String, String>>>>>,
     /// Starts a new worker from a binary (None: the one that runs); the answer comes when it is ready or was given up.
     pub upgrade: Rc<Upgrade>,
     /// Begins the stop order, within a time where given. Returns at once, so that the answer still gets out.
@@ -286,7 +287,7 @@ mod tests {
         let (upgrades, stops) = (heard.clone(), heard.clone());
         let controls = Controls {
             level: base::oplog::start(LevelFilter::OFF),
-            reload: Rc::new(|| Err("a mistake".into())),
+            reload: Rc::new(|| Box::pin(async { Err("a mistake".into()) })),
             upgrade: Rc::new(move |to| {
                 upgrades.borrow_mut().push(format!("upgrade {to:?}"));
                 let never = to.as_ref().is_some_and(|path| path.ends_with("never"));

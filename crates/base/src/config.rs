@@ -30,18 +30,43 @@ pub fn shown<C: JsonSchema>(tree: &Node) -> serde_json::Value {
     schema::shown(tree, &schema_of::<C>())
 }
 
+/// A file with mistakes of form: what is right in it can be checked all the same.
+pub struct Refused {
+    pub report: Report,
+    pub tree: Option<Node>,
+    /// What the schema made of it; cells with a mistake are null or left out.
+    pub json: serde_json::Value,
+}
+
+impl Refused {
+    /// A section that is right by itself, and its tree.
+    pub fn section<S: DeserializeOwned>(&self, name: &str) -> Option<(S, &Node)> {
+        let value = self.json.get(name)?.clone();
+        Some((serde_json::from_value(value).ok()?, self.tree.as_ref()?.at(&[name])))
+    }
+}
+
 /// Parses, fills, checks and reads. `Err` holds all findings; the text of secrets is masked in it.
 pub fn load<C: DeserializeOwned + JsonSchema>(
     file: &str,
     text: &str,
     lookup: &Lookup<'_>,
 ) -> Result<Loaded<C>, Report> {
+    load_or_sections(file, text, lookup).map_err(|refused| refused.report)
+}
+
+/// The same, and of a file with mistakes the sections that have none.
+pub fn load_or_sections<C: DeserializeOwned + JsonSchema>(
+    file: &str,
+    text: &str,
+    lookup: &Lookup<'_>,
+) -> Result<Loaded<C>, Box<Refused>> {
     let mut report = Report::new(file, text);
     let mut tree = match tree::parse(text) {
         Ok(tree) => tree,
         Err(findings) => {
             report.extend(findings);
-            return Err(report);
+            return Err(Box::new(Refused { report, tree: None, json: serde_json::Value::Null }));
         }
     };
     let Filled { findings: unfilled, names } = fill(&mut tree, lookup);
@@ -56,7 +81,7 @@ pub fn load<C: DeserializeOwned + JsonSchema>(
     report
         .extend(checked.findings.into_iter().filter(|f| f.place.is_none_or(|place| !unfilled_places.contains(&place))));
     if report.has_errors() {
-        return Err(report);
+        return Err(Box::new(Refused { report, tree: Some(tree), json: checked.json }));
     }
     match serde_path_to_error::deserialize(&checked.json) {
         Ok(config) => Ok(Loaded { config, tree, report, secret_variables, files }),
@@ -64,7 +89,7 @@ pub fn load<C: DeserializeOwned + JsonSchema>(
             let path = error.path().to_string();
             let keys: Vec<&str> = path.split(['.', '[', ']']).filter(|part| !part.is_empty()).collect();
             report.push(Diagnostic::error(tree.at(&keys).place, error.inner().to_string()));
-            Err(report)
+            Err(Box::new(Refused { report, tree: Some(tree), json: checked.json }))
         }
     }
 }

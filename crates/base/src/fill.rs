@@ -51,7 +51,7 @@ fn walk(node: &mut Node, lookup: &Lookup<'_>, all: &mut Filled) {
             }
             let names = text.split("${").skip(1).filter_map(|rest| rest.split(":-").next()?.split('}').next());
             all.names.extend(names.map(|name| (place, name.to_string())));
-            match expand(text, lookup) {
+            match expand(text, lookup, 0) {
                 Ok(filled) => {
                     // A whole cell that was filled in may be a number or a boolean, quotes or not: `port: "${PORT}"`.
                     *plain |= text.starts_with("${") && text.ends_with('}');
@@ -64,7 +64,28 @@ fn walk(node: &mut Node, lookup: &Lookup<'_>, all: &mut Filled) {
     }
 }
 
-fn expand(text: &str, lookup: &Lookup<'_>) -> Result<String, Diagnostic> {
+/// Placeholders within defaults of placeholders.
+const DEPTH_MAX: usize = 8;
+
+/// Where a placeholder ends; one may stand in the default of another.
+fn closing(inside: &str) -> Option<usize> {
+    let (mut open, mut after_dollar) = (0usize, false);
+    for (at, c) in inside.char_indices() {
+        match c {
+            '{' if after_dollar => open += 1,
+            '}' if open == 0 => return Some(at),
+            '}' => open -= 1,
+            _ => {}
+        }
+        after_dollar = c == '$';
+    }
+    None
+}
+
+fn expand(text: &str, lookup: &Lookup<'_>, depth: usize) -> Result<String, Diagnostic> {
+    if depth > DEPTH_MAX {
+        return Err(Diagnostic::whole(format!("placeholders stand within each other deeper than {DEPTH_MAX} levels")));
+    }
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(at) = rest.find('$') {
@@ -74,10 +95,10 @@ fn expand(text: &str, lookup: &Lookup<'_>) -> Result<String, Diagnostic> {
             out.push('$');
             rest = after;
         } else if let Some(inside) = tail.strip_prefix('{') {
-            let end = inside.find('}').ok_or_else(|| {
+            let end = closing(inside).ok_or_else(|| {
                 Diagnostic::whole("`${` has no `}` that ends it").help("write `$$` for a dollar sign that means itself")
             })?;
-            out.push_str(&resolve(&inside[..end], lookup)?);
+            out.push_str(&resolve(&inside[..end], lookup, depth)?);
             rest = &inside[end + 1..];
         } else {
             out.push('$');
@@ -88,7 +109,7 @@ fn expand(text: &str, lookup: &Lookup<'_>) -> Result<String, Diagnostic> {
     Ok(out)
 }
 
-fn resolve(name: &str, lookup: &Lookup<'_>) -> Result<String, Diagnostic> {
+fn resolve(name: &str, lookup: &Lookup<'_>, depth: usize) -> Result<String, Diagnostic> {
     if let Some(path) = name.strip_prefix("file:") {
         // Editors and `echo` end a file with a newline that is not part of the secret.
         return (lookup.file)(Path::new(path)).map(|text| text.trim_end_matches(['\n', '\r']).to_string()).map_err(
@@ -109,7 +130,7 @@ fn resolve(name: &str, lookup: &Lookup<'_>) -> Result<String, Diagnostic> {
     }
     match ((lookup.variable)(variable).filter(|value| !value.is_empty()), default) {
         (Some(value), _) => Ok(value),
-        (None, Some(default)) => Ok(default.to_string()),
+        (None, Some(default)) => expand(default, lookup, depth + 1),
         (None, None) => Err(Diagnostic::whole(format!("the variable `{variable}` is not set or is empty"))
             .help(format!("set {variable} in the environment, or give a default: ${{{variable}:-value}}"))),
     }

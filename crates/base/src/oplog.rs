@@ -41,6 +41,16 @@ pub fn start(level: LevelFilter) -> LevelHandle {
     LevelHandle(handle)
 }
 
+/// A report of several lines: as it is on a terminal, one line of JSON with it as a field where programs read the log.
+pub fn report(report: &str, message: &str) {
+    if std::io::stderr().is_terminal() {
+        eprint!("{report}");
+        tracing::error!("{message}");
+    } else {
+        tracing::error!(report, "{message}");
+    }
+}
+
 /// A moment as in a line of the log.
 pub fn rfc3339(time: std::time::SystemTime) -> String {
     let time = jiff::Timestamp::try_from(time).unwrap_or(jiff::Timestamp::UNIX_EPOCH);

@@ -135,6 +135,34 @@ impl<'s> Walker<'s> {
         }
     }
 
+    /// Everything below a key that nobody knows, where it may be a secret under a wrong name.
+    fn mask(&mut self, node: &Node) {
+        match &node.value {
+            Value::Scalar { .. } => self.secrets.push(node.place),
+            Value::List(items) => items.iter().for_each(|item| self.mask(item)),
+            Value::Map(entries) => entries.iter().for_each(|entry| self.mask(&entry.node)),
+        }
+    }
+
+    /// Whether a schema has a secret anywhere below it.
+    fn holds_secrets(&self, schema: &Json, depth: usize) -> bool {
+        let schema = self.resolve_any(schema);
+        let below = |value: &Json| depth < SECRET_DEPTH && self.holds_secrets(value, depth + 1);
+        schema["format"] == "secret"
+            || ["anyOf", "oneOf"].iter().any(|key| schema[*key].as_array().into_iter().flatten().any(below))
+            || schema["properties"].as_object().into_iter().flatten().any(|(_, value)| below(value))
+            || schema["items"].is_object() && below(&schema["items"])
+            || schema["additionalProperties"].is_object() && below(&schema["additionalProperties"])
+    }
+
+    fn resolve_any<'v>(&'v self, schema: &'v Json) -> &'v Json {
+        let mut schema = schema;
+        while let Some(found) = schema["$ref"].as_str().and_then(|target| self.root.pointer(target.trim_start_matches('#'))) {
+            schema = found;
+        }
+        schema
+    }
+
     fn unknown_key(&mut self, entry: &Entry, properties: Option<&Map<String, Json>>, kinds: &[&str], name: &str) {
         let known: Vec<&str> = properties.map(|p| p.keys().map(String::as_str).collect()).unwrap_or_default();
         let message = format!("unknown key `{}` in `{name}`", entry.key);
@@ -150,6 +178,21 @@ impl<'s> Walker<'s> {
             None => format!("known here: {}", known.join(", ")),
         };
         self.findings.push(Diagnostic::error(entry.key_place, message).help(help));
+        // The line is shown: what would be hidden under the right name is hidden under a wrong one too.
+        let near = nearest(&entry.key, known.iter().copied()).and_then(|near| properties.and_then(|p| p.get(near)));
+        let secret = match near {
+            Some(near) => self.holds_secrets(near, 0),
+            None => properties.into_iter().flatten().any(|(_, value)| self.resolve_any(value)["format"] == "secret")
+                || self.in_secret_block(properties),
+        };
+        if secret {
+            self.mask(&entry.node);
+        }
+    }
+
+    /// A block that has a secret among its own keys, however optional.
+    fn in_secret_block(&self, properties: Option<&Map<String, Json>>) -> bool {
+        properties.into_iter().flatten().any(|(_, value)| self.holds_secrets(value, SECRET_DEPTH.saturating_sub(1)))
     }
 
     fn missing_keys(&mut self, node: &Node, schema: &Json, entries: &[Entry], name: &str) {
@@ -265,6 +308,10 @@ impl<'s> Walker<'s> {
         if node.is_null() {
             return self.mistyped(node, "a string", name);
         }
+        if text.contains('\0') {
+            let finding = Diagnostic::error(node.place, format!("`{name}` has a zero byte, which no such text can have"));
+            self.findings.push(finding.help("take it out; a file that is filled in must be text"));
+        }
         let reason = match format {
             "duration" => Span::parse(text).err(),
             "size" => ByteSize::parse(text).err(),
@@ -315,6 +362,20 @@ impl<'s> Walker<'s> {
         match &node.value {
             Value::Scalar { text, plain: true } if text == "true" => Json::Bool(true),
             Value::Scalar { text, plain: true } if text == "false" => Json::Bool(false),
+            Value::Scalar { text, .. } => {
+                let word = match text.to_ascii_lowercase().as_str() {
+                    "yes" | "on" | "y" | "1" | "true" => Some("true"),
+                    "no" | "off" | "n" | "0" | "false" => Some("false"),
+                    _ => None,
+                };
+                let finding =
+                    Diagnostic::error(node.place, format!("`{name}` must be true or false, and here is {}", quoted(node)));
+                self.findings.push(match word {
+                    Some(word) => finding.help(format!("write {word}, without quotes")),
+                    None => finding,
+                });
+                Json::Null
+            }
             _ => self.mistyped(node, "true or false", name),
         }
     }
@@ -327,6 +388,9 @@ impl<'s> Walker<'s> {
         Json::Null
     }
 }
+
+/// How far below a key a secret is looked for.
+const SECRET_DEPTH: usize = 4;
 
 fn type_of(schema: &Json) -> (Option<&str>, bool) {
     match &schema["type"] {

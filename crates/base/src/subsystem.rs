@@ -288,6 +288,22 @@ pub struct PhaseWatch {
 }
 
 impl PhaseWatch {
+    /// Waits until the phase's time is over but for `reserve`, also where it was shortened meanwhile.
+    pub async fn is_over(&mut self, reserve: Duration) {
+        loop {
+            let until = self.now.borrow_and_update().until;
+            let until = until.checked_sub(reserve).unwrap_or(until);
+            tokio::select! {
+                () = tokio::time::sleep_until(until.into()) => return,
+                changed = self.now.changed() => {
+                    if changed.is_err() {
+                        return tokio::time::sleep_until(until.into()).await;
+                    }
+                }
+            }
+        }
+    }
+
     pub fn phase(&self) -> Phase {
         self.now.borrow().phase
     }
@@ -339,26 +355,71 @@ impl Conductor {
         Station { watch: PhaseWatch { now: self.now.subscribe() }, done }
     }
 
+    /// A way to shorten the phase that is under way, while somebody waits for it.
+    pub fn hurry(&self) -> Hurry {
+        Hurry { now: self.now.clone() }
+    }
+
     /// Begins a phase and waits until all stations have done it or the time is over; answers who did not.
     pub async fn advance(&mut self, phase: Phase, within: Duration) -> Vec<&'static str> {
         let until = Instant::now() + within;
         let yields = phase == Phase::Yield || self.now.borrow().yields;
         let _ = self.now.send_replace(Now { phase, until, yields });
         let mut late = Vec::new();
+        let mut clock = PhaseWatch { now: self.now.subscribe() };
         for (name, seen) in &mut self.stations {
-            let left = until.saturating_duration_since(Instant::now());
             // A station whose thread has ended has nothing left to do.
-            if tokio::time::timeout(left, seen.wait_for(|done| *done >= phase)).await.is_err() {
-                late.push(*name);
+            tokio::select! {
+                biased;
+                _ = seen.wait_for(|done| *done >= phase) => {}
+                () = clock.is_over(Duration::ZERO) => late.push(*name),
             }
         }
         late
     }
 }
 
+/// Shortens a phase.
+pub struct Hurry {
+    now: watch::Sender<Now>,
+}
+
+impl Hurry {
+    /// The phase under way has no more time than until then.
+    pub fn by(&self, until: Instant) {
+        self.now.send_if_modified(|now| {
+            let sooner = until < now.until;
+            now.until = now.until.min(until);
+            sooner
+        });
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// covers: faults 2
+    #[tokio::test(flavor = "current_thread", start_paused = true)]
+    async fn a_phase_can_be_shortened_while_it_runs() {
+        let mut conductor = Conductor::default();
+        let slow = conductor.station("slow");
+        let (hurry, mut watch, began) = (conductor.hurry(), slow.watch(), tokio::time::Instant::now());
+        let (late, (), ()) = tokio::join!(
+            conductor.advance(Phase::Finish, Duration::from_secs(60)),
+            async {
+                watch.reached(Phase::Finish).await;
+                watch.is_over(Duration::from_millis(100)).await;
+                assert!(began.elapsed() < Duration::from_secs(2));
+            },
+            async {
+                tokio::task::yield_now().await;
+                hurry.by(Instant::now() + Duration::from_secs(1));
+            }
+        );
+        assert_eq!(late, ["slow"]);
+        assert!(began.elapsed() < Duration::from_secs(2));
+    }
 
     /// covers: foundation 2
     #[tokio::test(flavor = "current_thread")]

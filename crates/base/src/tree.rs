@@ -87,9 +87,9 @@ pub fn parse(text: &str) -> Result<Node, Vec<Diagnostic>> {
             Err(error) => {
                 let marker = error.marker();
                 let place = Place { line: to_u32(marker.line()), column: to_u32(marker.col() + 1), width: 1 };
+                let line = text.lines().nth(marker.line().saturating_sub(1)).unwrap_or("");
                 builder.findings.push(
-                    Diagnostic::error(place, format!("this is not YAML: {}", error.info()))
-                        .help("look at the indentation, quotes and colons of this line and the one before"),
+                    Diagnostic::error(place, format!("this is not YAML: {}", error.info())).help(help_for(line)),
                 );
                 return Err(builder.findings);
             }
@@ -102,6 +102,20 @@ pub fn parse(text: &str) -> Result<Node, Vec<Diagnostic>> {
     }
     let nothing = Node::new(Place { line: 1, column: 1, width: 1 }, Value::Map(Vec::new()));
     if builder.findings.is_empty() { Ok(builder.root.unwrap_or(nothing)) } else { Err(builder.findings) }
+}
+
+/// What most people mean who write a line that YAML refuses.
+fn help_for(line: &str) -> String {
+    let value = line.split_once(": ").map_or(line, |(_, value)| value).trim_start_matches(['-', ' ', '[', '\t']);
+    let word = value.split([',', ']', '}', ' ']).next().unwrap_or(value);
+    match word.chars().next() {
+        // An alias, a tag, a directive, or what no plain word may begin with.
+        Some('*' | '&' | '!' | '%' | '@' | '`') => {
+            format!("a word that begins with `{}` means something else in YAML: quote it, \"{word}\"", &word[..1])
+        }
+        _ if line.contains('\t') => "indent with spaces: YAML takes no tabs".into(),
+        _ => "look at the indentation, quotes and colons of this line and the one before".into(),
+    }
 }
 
 /// A collection whose end has not come yet.

@@ -18,8 +18,8 @@ use sys::ring::fnv1a;
 pub const SLOTS_MAX: usize = 8192;
 const SLOT_BYTES: usize = 128;
 const FILE: &str = "logs.checkpoints";
-/// The first slot holds the mark and the version of the file.
-const MARK: [u8; 8] = *b"outrgrCP";
+/// The first slot begins with a line that ends with the version of the file.
+const MARK: &str = "outrigger checkpoints ";
 const VERSION: u32 = 2;
 
 /// A machine that loses power loses at most this much progress, and reads that much again.
@@ -288,15 +288,15 @@ fn place_of(index: usize) -> u64 {
 
 fn header() -> [u8; SLOT_BYTES] {
     let mut header = [0u8; SLOT_BYTES];
-    header[..8].copy_from_slice(&MARK);
-    header[8..12].copy_from_slice(&VERSION.to_le_bytes());
+    let line = format!("{MARK}{VERSION}\n");
+    header.iter_mut().zip(line.bytes()).for_each(|(place, byte)| *place = byte);
     header
 }
 
 /// None for a file of the first version, which had no header, and for one that is empty or damaged.
 fn version_of(bytes: &[u8]) -> Option<u32> {
-    let version = bytes.strip_prefix(&MARK)?.get(..4)?;
-    version.try_into().ok().map(u32::from_le_bytes)
+    let line = bytes.strip_prefix(MARK.as_bytes())?.split(|byte| *byte == b'\n').next()?;
+    std::str::from_utf8(line).ok()?.parse().ok()
 }
 
 /// Hashes the beginning of a file.
@@ -445,10 +445,10 @@ mod tests {
             assert_eq!(old.get("files", file, "main").map(|position| position.offset), Some(99));
         }
         let mut bytes = std::fs::read(dir.join(FILE)).expect("there");
-        bytes[8] = 77;
+        bytes[MARK.len()] = b'7';
         std::fs::write(dir.join(FILE), bytes).expect("written");
         let (fresh, trouble) = Checkpoints::open(&state, None).expect("opens");
-        assert!(trouble.is_some_and(|text| text.contains("version 77")));
+        assert!(trouble.is_some_and(|text| text.contains("version 7")));
         assert!(fresh.files_of("files").is_empty());
         let _ = std::fs::remove_dir_all(&dir);
     }

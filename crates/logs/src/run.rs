@@ -108,7 +108,7 @@ async fn logs_thread(plan: Plan, inputs: Inputs, telemetry: Telemetry, mut stati
     };
     station.reached(Phase::Drain).await;
     station.done(Phase::Drain);
-    let until = station.reached(Phase::Finish).await;
+    station.reached(Phase::Finish).await;
     let finish = async {
         for reader in readers.into_iter().chain(feeds) {
             let _ = reader.await;
@@ -119,7 +119,11 @@ async fn logs_thread(plan: Plan, inputs: Inputs, telemetry: Telemetry, mut stati
         }
     };
     // What is not delivered a moment before the deadline is written down instead.
-    let in_time = tokio::time::timeout_at((until - KEEP_RESERVE).into(), finish).await.is_ok();
+    let mut clock = station.watch();
+    let in_time = tokio::select! {
+        () = finish => true,
+        () = clock.is_over(KEEP_RESERVE) => false,
+    };
     // A worker that makes room for the next one leaves the ring to it, and everything before its end.
     let last = !station.yields();
     let mut unkept = Vec::new();
@@ -272,6 +276,7 @@ pub struct Pipeline {
     bytes: Count,
     missed_files: Count,
     missed_bytes: Count,
+    telemetry: Telemetry,
     health: Arc<Health>,
     pressure: Pressure,
 }
@@ -332,6 +337,7 @@ impl Pipeline {
             missed_bytes: telemetry.count(MISSED_BYTES, &[("source", &source.name)]),
             health,
             pressure: telemetry.pressure.clone(),
+            telemetry: telemetry.clone(),
             name: source.name.clone(),
             id: source_id(&source.name),
         }
@@ -421,6 +427,11 @@ impl Pipeline {
             self.row.drop_unseen(reason, records);
             tracing::error!(source = self.name, records, reason, "log records were lost");
         }
+    }
+
+    /// A file of the state directory is of a newer version than ours.
+    pub fn begun_anew(&self, file: &str) {
+        self.telemetry.count(base::state::BEGUN_ANEW, &[("file", file)]).add(1);
     }
 
     /// A file that went away before all sinks had it; zero bytes are an unknown number.

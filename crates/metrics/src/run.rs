@@ -32,6 +32,8 @@ use tokio::task::JoinHandle;
 const LAST_SCRAPE: Duration = Duration::from_secs(1);
 /// What is left for a receiver at a stop. Samples are worth less than an end in time.
 const LAST_SENDING: Duration = Duration::from_secs(5);
+/// Left of the phase's time for counting what was not sent.
+const CLOSE_RESERVE: Duration = Duration::from_millis(100);
 /// The first pause of a target that has not answered yet.
 const SOON: Duration = Duration::from_millis(100);
 /// A target that was never there is a fault after this.
@@ -202,11 +204,18 @@ async fn conduct(
         let _ = collector.await;
     }
     station.done(Phase::Drain);
-    let until = station.reached(Phase::Finish).await;
+    station.reached(Phase::Finish).await;
     writers.iter().for_each(|writer| writer.close());
-    let until = until.min(Instant::now() + LAST_SENDING);
-    for task in sending {
-        let _ = tokio::time::timeout_at(until.into(), task).await;
+    let all_sent = async {
+        for task in sending {
+            let _ = task.await;
+        }
+    };
+    let mut clock = station.watch();
+    tokio::select! {
+        () = all_sent => {}
+        () = tokio::time::sleep(LAST_SENDING) => {}
+        () = clock.is_over(CLOSE_RESERVE) => {}
     }
     for writer in &writers {
         telemetry.leave_behind(writer.id.clone(), 0, writer.give_up());

@@ -79,7 +79,8 @@ impl Client {
                 Ok(response) => return Ok(response),
             }
         }
-        let sender = self.connector.connect(&target).await?;
+        // A little less than the whole time, so that it is said what took it.
+        let sender = self.connector.connect(&target, self.config.timeout.0.mul_f64(0.9)).await?;
         self.exchange(sender, &target, head, request).await.map_err(|(error, _)| error)
     }
 

@@ -14,7 +14,7 @@ use hyper::rt::{Read, ReadBufCursor, Write};
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::net::TcpStream;
 
@@ -88,10 +88,9 @@ impl Connector {
         Ok(Target { tls, host, port, proxy })
     }
 
-    pub async fn connect(&self, target: &Target) -> Result<Sender, Error> {
-        let late =
-            || Error::network(format!("no connection to {} within {:?}", target.host_header(), self.connect_timeout));
-        let stream = tokio::time::timeout(self.connect_timeout, self.open(target)).await.map_err(|_| late())??;
+    /// `within`: the time that the caller has, where that is less than `connect_timeout`.
+    pub async fn connect(&self, target: &Target, within: Duration) -> Result<Sender, Error> {
+        let stream = self.open(target, self.connect_timeout.min(within)).await?;
         let (sender, connection) = hyper::client::conn::http1::handshake(Io(stream))
             .await
             .map_err(|error| Error::network(format!("{}: {error}", target.host_header())))?;
@@ -104,20 +103,26 @@ impl Connector {
         Ok(sender)
     }
 
-    async fn open(&self, target: &Target) -> Result<Box<dyn Stream>, Error> {
+    async fn open(&self, target: &Target, within: Duration) -> Result<Box<dyn Stream>, Error> {
         let (host, port) = match &target.proxy {
             Some(proxy) => (proxy.host.as_str(), proxy.port),
             None => (target.host.as_str(), target.port),
         };
-        let mut tcp = self.resolver.dial(host, port, self.connect_timeout).await?;
+        let began = Instant::now();
+        // It says itself whether a name server or the host did not answer.
+        let mut tcp = self.resolver.dial(host, port, within).await?;
         if !target.tls {
             return Ok(Box::new(tcp));
         }
-        if let Some(proxy) = &target.proxy {
-            tunnel(&mut tcp, target, proxy).await?;
-        }
-        let stream = self.tls.connect(&target.host, tcp).await?;
-        Ok(Box::new(stream))
+        let handshakes = async {
+            if let Some(proxy) = &target.proxy {
+                tunnel(&mut tcp, target, proxy).await?;
+            }
+            self.tls.connect(&target.host, tcp).await
+        };
+        let late = || Error::network(format!("no TLS with {} within {within:?}", target.host_header()));
+        let left = within.saturating_sub(began.elapsed());
+        Ok(Box::new(tokio::time::timeout(left, handshakes).await.map_err(|_| late())??))
     }
 }
 

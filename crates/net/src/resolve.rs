@@ -1,11 +1,12 @@
 //! From a host name to a TCP connection. In: a name, a port and a time. Out: the first connection that stands. Names come from
-//! the hosts file, then from the name servers of resolv.conf; both files are read anew when they change. Addresses of both families
-//! are tried beside each other (RFC 8305). Bounds: `FILE_MAX` bytes of each file, `ADDRESSES_MAX` addresses of a name, `CACHE`
-//! answers kept for their TTL.
+//! the hosts file, then from the name servers of resolv.conf; both files are read anew when they change. An address counts from
+//! whichever server gives it; that there is none counts only when no server before that one can still answer. Addresses of both
+//! families are tried beside each other (RFC 8305). Bounds: `FILE_MAX` bytes of each file, `SERVERS_MAX` servers, `ADDRESSES_MAX`
+//! addresses of a name, `CACHE` answers of each server kept for their TTL.
 
 use crate::error::Error;
 use base::subsystem::lock;
-use hickory_resolver::config::{ResolveHosts, ResolverOpts};
+use hickory_resolver::config::{NameServerConfig, ResolveHosts, ResolverConfig};
 use hickory_resolver::lookup::Lookup;
 use hickory_resolver::net::{DnsError, NetError};
 use hickory_resolver::proto::op::{Query, ResponseCode};
@@ -30,8 +31,13 @@ const RESOLV_CONF: &str = "/etc/resolv.conf";
 const FILE_MAX: u64 = 1 << 20;
 /// Addresses of one name that are tried.
 const ADDRESSES_MAX: usize = 16;
-/// Answers of name servers that are kept for their TTL.
+/// Answers of each name server that are kept for their TTL.
 const CACHE: u64 = 32;
+/// resolv.conf(5): MAXNS.
+const SERVERS_MAX: usize = 3;
+/// How long a name server may be silent before the next one is asked too, and before it is asked again.
+const SERVER_DELAY: Duration = Duration::from_secs(1);
+const ASKED_AGAIN: Duration = Duration::from_secs(2);
 
 /// How long the addresses of the other family are waited for (RFC 8305, 3).
 const RESOLUTION_DELAY: Duration = Duration::from_millis(50);
@@ -48,9 +54,18 @@ pub struct Resolver {
 struct Loaded {
     stamps: [Option<Stamp>; 2],
     hosts: Hosts,
-    /// None: resolv.conf is not understood; `servers` says why.
-    dns: Option<TokioResolver>,
-    servers: String,
+    servers: Vec<Server>,
+    /// Why resolv.conf is not understood, where that is so.
+    trouble: Option<String>,
+    /// The texts of both files.
+    texts: [Vec<u8>; 2],
+}
+
+/// One name server.
+#[derive(Clone)]
+struct Server {
+    address: IpAddr,
+    dns: TokioResolver,
 }
 
 /// Tells a file that was changed or replaced.
@@ -92,20 +107,18 @@ impl Resolver {
             // RFC 6761, 6.3: never asked of a server.
             return Ok(vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]);
         }
-        let Some(dns) = &loaded.dns else {
-            return Err(Error::us(format!("the name {host} is not in {HOSTS}, and {}", loaded.servers)));
-        };
-        let silent = || {
-            Error::network(format!(
-                "the name {host}: no answer from {} within {within:?}",
-                loaded.servers
-            ))
-        };
-        match timeout(within, ask(dns, host)).await {
-            Ok(Ok(found)) if !found.is_empty() => Ok(found),
-            Ok(Ok(_)) => Err(Error::network(format!("the name {host} has no address, says {}", loaded.servers))),
-            Ok(Err(NetError::Timeout)) | Err(_) => Err(silent()),
-            Ok(Err(error)) => Err(Error::network(explain(host, &error, &loaded.servers))),
+        if let Some(trouble) = &loaded.trouble {
+            return Err(Error::us(format!("the name {host} is not in {HOSTS}, and {RESOLV_CONF} is not understood: {trouble}")));
+        }
+        let asked = Mutex::new(Vec::new());
+        match timeout(within, ask_all(&loaded.servers, host, &asked)).await {
+            Ok(found) => found.map_err(Error::network),
+            Err(_) => {
+                let silent = lock(&asked).iter().map(IpAddr::to_string).collect::<Vec<_>>();
+                let word = if silent.len() == 1 { "the name server" } else { "the name servers" };
+                let silent = silent.join(", ");
+                Err(Error::network(format!("the name {host}: no answer from {word} {silent} within {within:?}")))
+            }
         }
     }
 
@@ -114,7 +127,10 @@ impl Resolver {
         let mut loaded = lock(&self.loaded);
         match &*loaded {
             Some(loaded) if loaded.stamps == stamps => loaded.clone(),
-            _ => loaded.insert(Arc::new(Loaded::read(stamps))).clone(),
+            before => {
+                let read = Arc::new(Loaded::read(stamps, before.as_deref()));
+                loaded.insert(read).clone()
+            }
         }
     }
 }
@@ -129,31 +145,23 @@ pub fn dial_blocking(host: &str, port: u16, within: Duration) -> Result<std::net
 }
 
 impl Loaded {
-    fn read(stamps: [Option<Stamp>; 2]) -> Loaded {
+    /// A file that is there and cannot be read, as one that was replaced behind a sandbox, holds as it was before.
+    fn read(stamps: [Option<Stamp>; 2], before: Option<&Loaded>) -> Loaded {
+        let read = |path: &str, known: fn(&Loaded) -> &[u8]| match read(path) {
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                before.map_or(Vec::new(), |before| known(before).to_vec())
+            }
+            text => text.unwrap_or_default(),
+        };
+        let texts = [read(HOSTS, |before| &before.texts[0]), read(RESOLV_CONF, |before| &before.texts[1])];
         let mut hosts = Hosts::default();
-        // Without the file, or with a line that is not UTF-8, the names before it hold.
-        let _ = read(HOSTS).and_then(|text| hosts.read_hosts_conf(text.as_slice()));
-        let mut text = read(RESOLV_CONF).unwrap_or_default();
-        let names_server = |line: &[u8]| line.trim_ascii_start().starts_with(b"nameserver");
-        if !text.split(|byte| *byte == b'\n').any(names_server) {
-            // resolv.conf(5): the server of this machine.
-            text.extend_from_slice(b"\nnameserver 127.0.0.1\n");
-        }
-        let built = parse_resolv_conf(&text).and_then(|(config, mut options)| {
-            limit(&mut options);
-            let servers = config.name_servers().iter().map(|server| server.ip.to_string()).collect::<Vec<_>>();
-            let builder = TokioResolver::builder_with_config(config, Default::default()).with_options(options);
-            Ok((builder.build()?, servers))
-        });
-        match built {
-            Ok((dns, servers)) => {
-                let word = if servers.len() == 1 { "the name server" } else { "the name servers" };
-                Loaded { stamps, hosts, dns: Some(dns), servers: format!("{word} {}", servers.join(", ")) }
-            }
-            Err(error) => {
-                Loaded { stamps, hosts, dns: None, servers: format!("{RESOLV_CONF} is not understood: {error}") }
-            }
-        }
+        // With a line that is not UTF-8 the names before it hold.
+        let _ = hosts.read_hosts_conf(texts[0].as_slice());
+        let (servers, trouble) = match servers_of(&texts[1]) {
+            Ok(servers) => (servers, None),
+            Err(error) => (Vec::new(), Some(error.to_string())),
+        };
+        Loaded { stamps, hosts, servers, trouble, texts }
     }
 
     /// Both families of the hosts file, without asking anybody for the one that is missing there.
@@ -165,12 +173,29 @@ impl Loaded {
     }
 }
 
-fn limit(options: &mut ResolverOpts) {
+/// A resolver for each name server: which of them answers, and with what, decides which one counts.
+fn servers_of(text: &[u8]) -> Result<Vec<Server>, NetError> {
+    let mut text = text.to_vec();
+    let names_server = |line: &[u8]| line.trim_ascii_start().starts_with(b"nameserver");
+    if !text.split(|byte| *byte == b'\n').any(names_server) {
+        // resolv.conf(5): the server of this machine.
+        text.extend_from_slice(b"\nnameserver 127.0.0.1\n");
+    }
+    let (config, mut options) = parse_resolv_conf(&text)?;
     options.cache_size = CACHE;
     // We read the hosts file ourselves: a name that stands there in one family is not asked for in the other.
     options.use_hosts_file = ResolveHosts::Never;
     // A server that drops UDP may answer over TCP.
     options.try_tcp_on_error = true;
+    options.timeout = options.timeout.min(ASKED_AGAIN);
+    let (domain, search, servers) = config.into_parts();
+    let one = |server: NameServerConfig| {
+        let address = server.ip;
+        let config = ResolverConfig::from_parts(domain.clone(), search.clone(), vec![server]);
+        let builder = TokioResolver::builder_with_config(config, Default::default()).with_options(options.clone());
+        Ok(Server { address, dns: builder.build()? })
+    };
+    servers.into_iter().take(SERVERS_MAX).map(one).collect()
 }
 
 fn read(path: &str) -> io::Result<Vec<u8>> {
@@ -182,6 +207,84 @@ fn read(path: &str) -> io::Result<Vec<u8>> {
 fn stamp(path: &Path) -> Option<Stamp> {
     let meta = std::fs::metadata(path).ok()?;
     Some((meta.dev(), meta.ino(), meta.ctime(), meta.ctime_nsec(), meta.len()))
+}
+
+/// Asks the servers in their order, each when the one before has failed or is silent for a while. `waiting` then holds those that
+/// have not answered.
+async fn ask_all(servers: &[Server], host: &str, waiting: &Mutex<Vec<IpAddr>>) -> Result<Vec<IpAddr>, String> {
+    let mut asking = JoinSet::new();
+    let mut answers: Vec<Option<Result<Vec<IpAddr>, NetError>>> = Vec::new();
+    loop {
+        // All that were asked have failed, or nobody was asked yet: the next one.
+        let failed = answers.iter().all(|answer| matches!(answer, Some(Err(error)) if !is_negative(error)));
+        if let Some(server) = servers.get(answers.len()).filter(|_| failed) {
+            ask_next(server.clone(), host, answers.len(), &mut asking);
+            answers.push(None);
+        }
+        *lock(waiting) = servers.iter().zip(&answers).filter(|(_, answer)| answer.is_none()).map(|(s, _)| s.address).collect();
+        if let Some(decided) = decide(servers, host, &answers) {
+            return decided;
+        }
+        tokio::select! {
+            Some(ended) = asking.join_next() => if let Ok((index, answer)) = ended {
+                match answer {
+                    Ok(found) if !found.is_empty() => return Ok(found),
+                    answer => {
+                        if let Some(place) = answers.get_mut(index) {
+                            *place = Some(answer);
+                        }
+                    }
+                }
+            },
+            () = sleep(SERVER_DELAY), if answers.len() < servers.len() => {
+                if let Some(server) = servers.get(answers.len()) {
+                    ask_next(server.clone(), host, answers.len(), &mut asking);
+                    answers.push(None);
+                }
+            }
+        }
+    }
+}
+
+type Answers = JoinSet<(usize, Result<Vec<IpAddr>, NetError>)>;
+
+fn ask_next(server: Server, host: &str, index: usize, asking: &mut Answers) {
+    let host = host.to_string();
+    asking.spawn(async move { (index, ask(&server.dns, &host).await) });
+}
+
+/// What counts where no server has given an address: the first answer before which nobody can still give one.
+fn decide(
+    servers: &[Server],
+    host: &str,
+    answers: &[Option<Result<Vec<IpAddr>, NetError>>],
+) -> Option<Result<Vec<IpAddr>, String>> {
+    let mut last = None;
+    for (server, answer) in servers.iter().zip(answers) {
+        match answer.as_ref()? {
+            Ok(_) => return Some(Err(format!("the name {host} has no address, says the name server {}", server.address))),
+            Err(error) => {
+                let text = explain(host, error, server.address);
+                if is_negative(error) {
+                    return Some(Err(text));
+                }
+                last = Some(text);
+            }
+        }
+    }
+    // Nobody is left to ask.
+    (answers.len() == servers.len()).then(|| Err(last.unwrap_or_else(|| format!("the name {host}: no name server"))))
+}
+
+/// An answer that there is nothing, and not a failure to answer.
+fn is_negative(error: &NetError) -> bool {
+    match error {
+        NetError::Dns(DnsError::ResponseCode(code)) => *code == ResponseCode::NXDomain,
+        NetError::Dns(DnsError::NoRecordsFound(none)) => {
+            matches!(none.response_code, ResponseCode::NXDomain | ResponseCode::NoError)
+        }
+        _ => false,
+    }
 }
 
 /// Both families at once. Once one is there, the other has `RESOLUTION_DELAY` left.
@@ -249,18 +352,19 @@ async fn race(addresses: Vec<IpAddr>, port: u16) -> Result<TcpStream, String> {
     }
 }
 
-fn explain(host: &str, error: &NetError, servers: &str) -> String {
+fn explain(host: &str, error: &NetError, server: IpAddr) -> String {
     let code = match error {
         NetError::Dns(DnsError::ResponseCode(code)) => *code,
         NetError::Dns(DnsError::NoRecordsFound(none)) => none.response_code,
-        other => return format!("the name {host}: {servers}: {other}"),
+        NetError::Timeout => return format!("the name {host}: no answer from the name server {server}"),
+        other => return format!("the name {host}: the name server {server}: {other}"),
     };
     match code {
-        ResponseCode::NXDomain => format!("the name {host} does not exist (NXDOMAIN), says {servers}"),
-        ResponseCode::NoError => format!("the name {host} has no address, says {servers}"),
-        ResponseCode::ServFail => format!("the name {host}: {servers} answered SERVFAIL"),
-        ResponseCode::Refused => format!("the name {host}: {servers} answered REFUSED"),
-        code => format!("the name {host}: {servers} answered `{code}`"),
+        ResponseCode::NXDomain => format!("the name {host} does not exist (NXDOMAIN), says the name server {server}"),
+        ResponseCode::NoError => format!("the name {host} has no address, says the name server {server}"),
+        ResponseCode::ServFail => format!("the name {host}: the name server {server} answered SERVFAIL"),
+        ResponseCode::Refused => format!("the name {host}: the name server {server} answered REFUSED"),
+        code => format!("the name {host}: the name server {server} answered `{code}`"),
     }
 }
 
@@ -297,7 +401,7 @@ mod tests {
     fn names_with_underscores_and_upper_case_are_found_in_the_hosts_file() {
         let mut hosts = Hosts::default();
         hosts.read_hosts_conf("10.0.0.7 my_app Loki\n::7 loki # IPv6\n".as_bytes()).expect("a hosts file");
-        let loaded = Loaded { stamps: [None; 2], hosts, dns: None, servers: String::new() };
+        let loaded = Loaded { stamps: [None; 2], hosts, servers: Vec::new(), trouble: None, texts: [Vec::new(), Vec::new()] };
         assert_eq!(loaded.in_hosts_file("my_app"), [address("10.0.0.7")]);
         assert_eq!(loaded.in_hosts_file("LOKI."), [address("::7"), address("10.0.0.7")]);
         assert!(loaded.in_hosts_file("other").is_empty());

@@ -1,21 +1,24 @@
 //! A small HTTP server for our own pages: metrics, probes, admin. In: a listening socket and a function. Out: answers with whole
-//! bodies. Bounds: `CONNECTIONS_MAX` at a time, `HEAD_TIMEOUT` for a head, requests without a body beyond `BODY_MAX`.
+//! bodies. Bounds: `CONNECTIONS_MAX` at a time, of which those that ask nothing give way to new ones, the oldest first;
+//! `HEAD_TIMEOUT` for a head, requests without a body beyond `BODY_MAX`.
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderMap};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::future::Future;
 use std::rc::Rc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 
 pub const CONNECTIONS_MAX: usize = 64;
 pub const BODY_MAX: usize = 64 << 10;
-const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 /// A connection that asks nothing, or reads nothing, is closed after this.
 const CONNECTION_MAX: Duration = Duration::from_secs(300);
 
@@ -50,17 +53,31 @@ impl Answer {
 #[derive(Clone)]
 pub struct Server {
     places: Rc<Semaphore>,
+    /// The oldest first.
+    open: Rc<RefCell<VecDeque<Rc<Open>>>>,
+}
+
+/// One connection.
+#[derive(Default)]
+struct Open {
+    /// A request of it is being answered.
+    is_busy: Cell<bool>,
+    gives_way: Notify,
 }
 
 impl Default for Server {
     fn default() -> Server {
-        Server { places: Rc::new(Semaphore::new(CONNECTIONS_MAX)) }
+        Server { places: Rc::new(Semaphore::new(CONNECTIONS_MAX)), open: Rc::default() }
     }
 }
 
 impl Server {
-    /// Waits for a place, so that accepting stops where too many are open.
+    /// Waits for a place. Whoever holds one and asks nothing gives way, so that probes are answered whoever else is there.
     pub async fn place(&self) {
+        if self.places.available_permits() == 0 {
+            let open = self.open.borrow();
+            open.iter().find(|open| !open.is_busy.get()).iter().for_each(|oldest| oldest.gives_way.notify_one());
+        }
         // The semaphore is never closed.
         let _ = self.places.acquire().await;
     }
@@ -73,19 +90,32 @@ impl Server {
         R: Future<Output = Answer> + 'static,
     {
         let Ok(_place) = self.places.try_acquire() else { return };
-        let answer = Rc::new(answer);
+        let (answer, open) = (Rc::new(answer), Rc::new(Open::default()));
+        self.open.borrow_mut().push_back(open.clone());
+        let asking = open.clone();
         let service = service_fn(move |request: http::Request<Incoming>| {
-            let answer = answer.clone();
-            async move { Ok::<_, Infallible>(respond(request, answer).await) }
+            let (answer, asking) = (answer.clone(), asking.clone());
+            async move {
+                asking.is_busy.set(true);
+                let response = respond(request, answer).await;
+                asking.is_busy.set(false);
+                Ok::<_, Infallible>(response)
+            }
         });
         let connection = hyper::server::conn::http1::Builder::new()
             .timer(Timer)
             .header_read_timeout(HEAD_TIMEOUT)
             .max_buf_size(BODY_MAX)
             .serve_connection(crate::connect::Io(Box::new(stream)), service);
-        if let Ok(Err(error)) = tokio::time::timeout(CONNECTION_MAX, connection).await {
-            tracing::debug!(%error, "a connection to a page ended");
+        tokio::select! {
+            ended = tokio::time::timeout(CONNECTION_MAX, connection) => {
+                if let Ok(Err(error)) = ended {
+                    tracing::debug!(%error, "a connection to a page ended");
+                }
+            }
+            () = open.gives_way.notified() => {}
         }
+        self.open.borrow_mut().retain(|other| !Rc::ptr_eq(other, &open));
     }
 }
 

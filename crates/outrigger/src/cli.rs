@@ -28,6 +28,9 @@ pub enum Command {
     },
     /// Check a configuration and print every mistake in it. Exits 0 or 1.
     Validate {
+        /// Count warnings as mistakes.
+        #[arg(long)]
+        deny_warnings: bool,
         /// The configuration.
         #[arg(short, long, default_value = "outrigger.yaml", value_name = "FILE")]
         config: PathBuf,
@@ -45,6 +48,9 @@ pub enum Command {
     Schema,
     /// Print the verdict of each subsystem and the ledger of a running Outrigger. Exits 1 where one has failed or nobody answers.
     Status {
+        /// A table for people, or the JSON of GET /status for programs.
+        #[arg(long, value_enum, default_value = "text")]
+        format: Format,
         #[command(flatten)]
         target: Target,
     },
@@ -138,6 +144,13 @@ pub enum Command {
         #[arg(long)]
         port: u16,
     },
+}
+
+/// How a status is printed.
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Format {
+    Text,
+    Json,
 }
 
 /// What `detect` and `init` look at; without a process and a command, at whatever listens in this network namespace.

@@ -27,6 +27,8 @@ pub struct AppFacts {
     pub health: Arc<Health>,
     /// Ends that were followed by another start.
     pub restarts: Rc<Cell<u32>>,
+    /// How many there may be; 0 for any number.
+    pub restarts_max: u32,
     pub ended: Rc<Cell<Option<Ended>>>,
 }
 
@@ -133,12 +135,24 @@ impl Control {
             return Err("an upgrade is under way already".into());
         }
         *self.upgrade.borrow_mut() = Some(answer);
-        self.facts.health.recovered(TAKING_OVER);
         let path = binary.map_or(&[][..], |path| std::os::unix::ffi::OsStrExt::as_bytes(path.as_os_str()));
         self.send(ToSupervisor::Upgrade { binary: path });
         let answer = answered.await;
         self.upgrade.borrow_mut().take();
         answer.unwrap_or_else(|_| Err("the supervisor is gone".into()))
+    }
+
+    /// Asks for a worker of this binary; answers when it is ready, or was given up.
+    pub async fn replace(&self) -> Result<(), String> {
+        let (answer, answered) = oneshot::channel();
+        if self.upgrade.borrow().is_some() {
+            return Err("another worker is on its way already".into());
+        }
+        *self.upgrade.borrow_mut() = Some(answer);
+        self.send(ToSupervisor::Replace { broken: false });
+        let answer = answered.await;
+        self.upgrade.borrow_mut().take();
+        answer.unwrap_or_else(|_| Err("the supervisor is gone".into())).map(drop)
     }
 
     /// What kept another worker from taking over is past.
@@ -221,10 +235,16 @@ impl Control {
             }
             ToWorker::Stay { reason } => {
                 let reason = String::from_utf8_lossy(reason).into_owned();
-                tracing::error!(reason, "no other worker took over");
-                self.facts.health.fault(TAKING_OVER, reason.clone());
-                if let Some(answer) = self.upgrade.borrow_mut().take() {
-                    let _ = answer.send(Err(reason));
+                match self.upgrade.borrow_mut().take() {
+                    // Whoever asked has the answer, and nothing has changed.
+                    Some(answer) => {
+                        tracing::warn!(reason, "no other worker took over, as it was asked for");
+                        let _ = answer.send(Err(reason));
+                    }
+                    None => {
+                        tracing::error!(reason, "no other worker took over");
+                        self.facts.health.fault(TAKING_OVER, reason);
+                    }
                 }
                 return;
             }
@@ -292,8 +312,8 @@ pub async fn signals(control: Rc<Control>, reloader: Rc<Reloader>, companion: bo
             _ = interrupt.recv() => control.send(ToSupervisor::Stop { within_ms: 0 }),
             _ = upgrade.recv() => control.upgrade_signalled(),
             _ = hangup.recv(), if companion => {
-                if let Err(report) = reloader.reload(&control) {
-                    eprint!("{report}");
+                if let Err(report) = reloader.reload(&control).await {
+                    base::oplog::report(&report, "the configuration has mistakes; the old one goes on serving");
                 }
             }
         }

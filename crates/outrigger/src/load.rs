@@ -75,7 +75,9 @@ impl Source {
 
     /// Checks everything; the report holds all mistakes at once.
     pub fn plans(&self, command: &[OsString]) -> Result<(Plans, Report), Report> {
-        let loaded = base::config::load::<Config>(&self.path.display().to_string(), &self.text, &Lookup::HERE)?;
+        let shown = self.path.display().to_string();
+        let loaded = base::config::load_or_sections::<Config>(&shown, &self.text, &Lookup::HERE);
+        let loaded = loaded.map_err(|refused| check_sections(*refused, !command.is_empty()))?;
         let base::config::Loaded { config, tree, mut report, secret_variables, files } = loaded;
         let command =
             if command.is_empty() { config.app.command.iter().map(OsString::from).collect() } else { command.to_vec() };
@@ -127,17 +129,38 @@ impl Source {
                     shown,
                 };
                 plans.needs = crate::grants::needs(&plans);
-                match check_sockets(&plans.needs) {
-                    None => Ok((plans, report)),
-                    Some(finding) => {
-                        report.push(finding);
-                        Err(report)
-                    }
-                }
+                report.extend(check_sockets(&plans.needs));
+                report.extend(check_addresses(&plans, &tree));
+                if report.has_errors() { Err(report) } else { Ok((plans, report)) }
             }
             _ => Err(report),
         }
     }
+}
+
+/// The mistakes of meaning in what is right in form, so that all come at once.
+fn check_sections(refused: base::config::Refused, wrapped: bool) -> Report {
+    let mut findings = Vec::new();
+    let app: Option<(crate::app::App, _)> = refused.section("app");
+    let wrapped = wrapped || app.as_ref().is_some_and(|(app, _)| !app.command.is_empty());
+    let proxied = refused.json.get("proxy").is_some();
+    if let Some((config, tree)) = refused.section::<logs::config::Config>("logs") {
+        findings.extend(logs::plan::Plan::new(&config, wrapped, proxied, tree).err().unwrap_or_default());
+    }
+    if let Some((config, tree)) = refused.section::<metrics::config::Config>("metrics") {
+        findings.extend(metrics::plan::Plan::new(&config, wrapped, proxied, tree).err().unwrap_or_default());
+    }
+    if let Some((config, tree)) = refused.section::<proxy::config::Config>("proxy") {
+        // Without the app's section it is not known whether there is a cluster `app`.
+        let port = app.as_ref().map_or(Some(u16::MAX), |(app, _)| app.port);
+        findings.extend(proxy::plan::Plan::new(&config, port, tree).err().unwrap_or_default());
+    }
+    if let Some((config, tree)) = refused.section("sync") {
+        findings.extend(sync::plan::Plan::new(&config, wrapped, tree).err().unwrap_or_default());
+    }
+    let mut report = refused.report;
+    report.extend(findings);
+    report
 }
 
 fn state_dir(config: &Config) -> PathBuf {
@@ -198,6 +221,44 @@ fn check_sockets(needs: &Needs) -> Option<Diagnostic> {
     })
 }
 
+/// Two listeners cannot have one port, and none can have the app's own: it would ask itself for ever.
+fn check_addresses(plans: &Plans, tree: &base::tree::Node) -> Vec<Diagnostic> {
+    let listen = &plans.needs.listen;
+    let mut findings = Vec::new();
+    let place = |name: &str| {
+        let keys: Vec<&str> = match name.split('/').collect::<Vec<_>>().as_slice() {
+            ["proxy", listener] => vec!["proxy", "listeners", listener, "listen"],
+            ["metrics", sink] => vec!["metrics", "sinks", sink, "prometheus", "listen"],
+            ["admin", key] => vec!["admin", key],
+            _ => Vec::new(),
+        };
+        tree.at(&keys).place
+    };
+    for (index, one) in listen.iter().enumerate() {
+        if let Some(other) = listen.iter().take(index).find(|other| overlap(one.address, other.address)) {
+            let text = format!("`{}` is where {} listens already", one.address, other.owner);
+            findings.push(Diagnostic::error(place(&one.name), text).help("give each listener a port of its own"));
+        }
+        let app = plans.config.app.port.map(|port| std::net::SocketAddr::from(([127, 0, 0, 1], port)));
+        if app.is_some_and(|app| overlap(one.address, app)) {
+            let text = format!("`{}` is the app's own port (app.port)", one.address);
+            let help = "listen on another port: this one would lead requests back to itself";
+            findings.push(Diagnostic::error(place(&one.name), text).help(help));
+        }
+    }
+    findings
+}
+
+/// Whether two sockets cannot both have their address: the same one, or one of them is all addresses of the machine.
+fn overlap(one: std::net::SocketAddr, other: std::net::SocketAddr) -> bool {
+    let everywhere = |address: std::net::SocketAddr| address.ip().is_unspecified();
+    one.port() == other.port()
+        && one.port() != 0
+        && (one.ip() == other.ip()
+            || everywhere(one) && (one.is_ipv6() || other.is_ipv4())
+            || everywhere(other) && (other.is_ipv6() || one.is_ipv4()))
+}
+
 fn check_times(config: &Config, tree: &base::tree::Node) -> Option<Diagnostic> {
     let stop = &config.app.stop;
     let needed = stop.drain.0 + stop.grace.0;
@@ -211,12 +272,19 @@ fn check_times(config: &Config, tree: &base::tree::Node) -> Option<Diagnostic> {
 }
 
 /// `outrigger validate`.
-pub fn validate(path: &Path, command: &[OsString]) -> i32 {
+pub fn validate(path: &Path, command: &[OsString], deny_warnings: bool) -> i32 {
     match Source::read(path).and_then(|source| source.plans(command)) {
         Ok((plans, report)) => {
             eprint!("{}", report.render());
-            for lacking in crate::grants::lacking(&plans.needs) {
+            let lacking = crate::grants::lacking(&plans.needs);
+            for lacking in &lacking {
                 eprintln!("warning: {lacking}; it must be in the image that this configuration runs in");
+            }
+            let warnings = report.findings().len() + lacking.len();
+            if deny_warnings && warnings > 0 {
+                let plural = if warnings == 1 { "" } else { "s" };
+                eprintln!("{}: {warnings} warning{plural}, which --deny-warnings makes mistakes", path.display());
+                return i32::from(crate::EXIT_MISTAKE);
             }
             eprintln!("{}: valid", path.display());
             0

@@ -38,10 +38,10 @@ fn main() -> ExitCode {
     let code = match cli.command {
         // Begun above, before the command line was parsed.
         Command::Run { .. } => supervise::run(),
-        Command::Validate { config, command } => load::validate(&config, &command),
+        Command::Validate { config, command, deny_warnings } => load::validate(&config, &command, deny_warnings),
         Command::Explain { kind } => explain::explain(kind.as_deref()),
         Command::Schema => explain::schema(),
-        Command::Status { target } => remote::status(&target),
+        Command::Status { target, format } => remote::status(&target, format),
         Command::Wait { state, timeout, url, target, command } => {
             remote::wait(&target, state, timeout, url.as_deref(), &command)
         }

@@ -6,25 +6,40 @@ use crate::control::Control;
 use crate::grants::Mark;
 use crate::load::Source;
 use base::subsystem::Health;
+use std::cell::RefCell;
 use std::ffi::OsString;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::os::unix::fs::MetadataExt as _;
+use std::time::Duration;
 use supervisor::message::ToSupervisor;
 
 /// How often the files are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
+
+/// Device, inode, size, and the times of the last modification and change.
+type Stamp = (u64, u64, u64, i64, i64, i64);
 
 pub struct Reloader {
     source: Source,
     command: Vec<OsString>,
     /// Without an app to start.
     companion: bool,
+    /// The text that another worker was wanted for last.
+    tried: RefCell<String>,
+}
+
+/// What a look at the file led to.
+enum Found {
+    Same,
+    Other(String),
+    /// Something that this worker may not see.
+    Unseen,
 }
 
 impl Reloader {
     pub fn new(source: Source, command: Vec<OsString>, companion: bool) -> Reloader {
-        Reloader { source, command, companion }
+        Reloader { source, command, companion, tried: RefCell::default() }
     }
 
     /// The text that this worker serves.
@@ -32,29 +47,55 @@ impl Reloader {
         &self.source.text
     }
 
-    /// Reads and checks the file; wants another worker where it is right and new.
-    pub fn reload(&self, control: &Control) -> Result<String, String> {
+    /// Reads and checks the file. Errors are reports.
+    fn look(&self) -> Result<Found, String> {
         let read = Source::read(&self.source.path);
         let checked = read.and_then(|source| source.plans(&self.command).map(|(plans, _)| (source, plans)));
         let (source, plans) = match checked.map_err(|report| report.render()) {
             Ok(checked) => checked,
             // The next worker looks from outside the sandbox, and stays away where it finds a mistake.
-            Err(report) if is_blindness(&report) => {
-                control.send(ToSupervisor::Replace { broken: false });
-                return Ok("the next worker looks at what this one may not see, and takes over if it is right\n".into());
-            }
+            Err(report) if is_blindness(&report) => return Ok(Found::Unseen),
             Err(report) => return Err(report),
         };
         if plans.command.is_empty() != self.companion {
             return Err("error: app.command was added or removed, and that takes a restart of Outrigger\n".into());
         }
-        if source.text == self.source.text {
+        Ok(if source.text == self.source.text { Found::Same } else { Found::Other(source.text) })
+    }
+
+    /// Somebody asks: answers once the other worker serves, or with the reason why none does.
+    pub async fn reload(&self, control: &Control) -> Result<String, String> {
+        let found = self.look()?;
+        if let Found::Same = found {
             return Ok("the configuration has not changed\n".into());
         }
+        self.note_tried(&found);
+        control.no_fault();
+        tracing::info!("the configuration has changed; the next worker takes over");
+        match control.replace().await {
+            Ok(()) => Ok("the configuration is valid, and the next worker has taken over\n".into()),
+            Err(reason) => Err(format!("error: no other worker could take over: {reason}\n")),
+        }
+    }
+
+    /// The file has changed: wants another worker where it is right and new, and was not tried in vain.
+    fn follow(&self, control: &Control) -> Result<(), String> {
+        let found = self.look()?;
+        let tried = matches!(&found, Found::Other(text) if *self.tried.borrow() == *text);
+        if tried || matches!(found, Found::Same) {
+            return Ok(());
+        }
+        self.note_tried(&found);
         control.no_fault();
         tracing::info!("the configuration has changed; the next worker takes over");
         control.send(ToSupervisor::Replace { broken: false });
-        Ok("the configuration is valid, and the next worker takes over\n".into())
+        Ok(())
+    }
+
+    fn note_tried(&self, found: &Found) {
+        if let Found::Other(text) = found {
+            self.tried.replace(text.clone());
+        }
     }
 
     /// Reloads when the file changes, or when one of `marks` is there that the sandbox could not let in before. A wrong
@@ -75,21 +116,21 @@ impl Reloader {
                 continue;
             }
             seen = now;
-            match self.reload(&control) {
+            match self.follow(&control) {
                 Ok(_) => drop(health.recovered(PART)),
                 Err(report) => {
-                    eprint!("{report}");
-                    tracing::error!("the changed configuration has mistakes; the old one goes on serving");
+                    base::oplog::report(&report, "the changed configuration has mistakes; the old one goes on serving");
                     health.fault(PART, "the file has mistakes, and the old configuration goes on serving");
                 }
             }
         }
     }
 
-    /// What tells a change; a file that is replaced by a symlink, as of a ConfigMap, has another inode's time.
-    fn stamp(&self) -> Option<(SystemTime, u64)> {
+    /// What tells a change. Size and time of modification may be those of before (`cp -p`, Nix, ostree): the inode or the time of
+    /// its last change is another then. A file that is replaced by a symlink, as of a ConfigMap, has another inode.
+    fn stamp(&self) -> Option<Stamp> {
         let meta = std::fs::metadata(&self.source.path).ok()?;
-        Some((meta.modified().ok()?, meta.len()))
+        Some((meta.dev(), meta.ino(), meta.size(), meta.mtime(), meta.ctime(), meta.ctime_nsec()))
     }
 }
 

@@ -63,8 +63,24 @@ pub async fn lead(
     }
     facts.pid.store(0, Ordering::Relaxed);
     // An app that used up all the time has the most interesting last lines: they are kept in any case.
-    let late = conductor.advance(Phase::Finish, left(CLOSE_RESERVE, until).max(KEEP_AT_LEAST)).await;
-    report_late(&late, "delivered everything");
+    let hurry = conductor.hurry();
+    let late = {
+        let mut finishing = std::pin::pin!(conductor.advance(Phase::Finish, left(CLOSE_RESERVE, until).max(KEEP_AT_LEAST)));
+        loop {
+            tokio::select! {
+                late = &mut finishing => break late,
+                Some(order) = orders.recv() => {
+                    if let Order::Stop { until: sooner } = order {
+                        until = until.min(sooner);
+                        hurry.by(Instant::now() + left(CLOSE_RESERVE, until).max(KEEP_AT_LEAST));
+                    }
+                }
+            }
+        }
+    };
+    if !late.is_empty() {
+        tracing::info!(subsystems = late.join(", "), "not delivered everything when the time was over");
+    }
     conductor.advance(Phase::Close, left(Duration::ZERO, until)).await;
     tell_left(telemetry);
     0

@@ -151,7 +151,9 @@ impl Worker {
         if let Some(end) = plans.config.app.end.clone() {
             let control = self.control.clone();
             let gone =
-                crate::app::end::watch(end, self.since, move |code| control.send(ToSupervisor::AppGone { code }));
+                crate::app::end::watch(end, self.since, self.facts.health.clone(), move |code| {
+                    control.send(ToSupervisor::AppGone { code });
+                });
             self.scope.spawn("end", gone);
         }
         let requests: Rc<dyn Fn() -> Vec<serde_json::Value>> = match counters {
@@ -254,7 +256,10 @@ impl Worker {
         let (upgrader, stopper) = (self.control.clone(), self.control.clone());
         Controls {
             level: self.level.clone(),
-            reload: Rc::new(move || again.reload(&control)),
+            reload: Rc::new(move || {
+                let (again, control) = (again.clone(), control.clone());
+                Box::pin(async move { again.reload(&control).await })
+            }),
             upgrade: Rc::new(move |binary| {
                 let control = upgrader.clone();
                 Box::pin(async move { control.upgrade(binary.as_deref()).await })

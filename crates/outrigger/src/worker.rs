@@ -113,6 +113,7 @@ async fn serve(
         was_ready: watch::channel(false).0,
         health: telemetry.health("app"),
         restarts: Rc::default(),
+        restarts_max: plans.config.app.restart.max,
         ended: Rc::default(),
     };
     let Inherited { control, sockets, rings, wake, kept, watchdog, generation, owns, fell, since, companion } =

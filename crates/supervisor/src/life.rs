@@ -29,6 +29,9 @@ pub(crate) struct Stop {
 /// The worker keeps the deadline itself; this much later it is ended.
 const DEADLINE_SLACK: Duration = Duration::from_millis(500);
 
+/// What writing down takes after a second signal.
+const KEEP: Duration = Duration::from_secs(1);
+
 /// What is left of the deadline for delivering, after an app elsewhere was waited for.
 const DELIVERY: Duration = Duration::from_secs(1);
 
@@ -97,12 +100,30 @@ impl Supervisor {
             }
         }
         let pid = self.app.pid();
+        if self.stop.is_none() {
+            self.tell_left_behind(pid);
+        }
         let ended = self.app.reaped(status, plan, self.stop.is_some(), now);
         self.terminal.take_back(pid);
         if ended.restarts {
             self.crew.tell_current(ToWorker::AppEnded(ended));
         } else if self.stop.is_none() {
             self.begin_stop(SIGTERM, None, now);
+        }
+    }
+
+    /// Processes of the app that have left its group, as of one that goes to the background: they live on without us.
+    fn tell_left_behind(&self, app: Option<i32>) {
+        let workers: Vec<i32> =
+            crate::crew::PLACES.iter().filter_map(|place| self.crew.at(*place)).map(|worker| worker.pid).collect();
+        let left = sys::process::children();
+        let left = left.iter().filter(|(pid, _)| Some(*pid) != app && !workers.contains(pid));
+        let names: Vec<String> = left.map(|(pid, name)| format!("{name} ({pid})")).collect();
+        if !names.is_empty() {
+            eprintln!(
+                "outrigger: the app has ended and leaves running: {}; an app that goes to the background is not led any more: start it in the foreground",
+                names.join(", ")
+            );
         }
     }
 
@@ -119,6 +140,12 @@ impl Supervisor {
             Some(stop) => {
                 (stop.drain_until, stop.elsewhere_until) = (now, now);
                 stop.kill_at = stop.kill_at.map(|_| now);
+                // Nor is anybody waited for once the app has ended: what is not delivered is kept.
+                if self.app.pid().is_none() && (self.app.has_ended() || self.app.state == State::Elsewhere) {
+                    stop.until = stop.until.min(now + KEEP);
+                    stop.linger_until = stop.linger_until.map(|_| now);
+                    self.crew.tell_current(ToWorker::Stop { left_ms: millis(KEEP), app_ended: true });
+                }
             }
         }
     }

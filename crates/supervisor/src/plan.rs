@@ -73,6 +73,11 @@ pub enum Rewrite {
 pub struct Rewrites(pub Vec<(i32, Rewrite)>);
 
 impl Rewrites {
+    /// Whether something was configured for a signal.
+    pub fn has(&self, signal: i32) -> bool {
+        self.0.iter().any(|(from, _)| *from == signal)
+    }
+
     pub fn of(&self, signal: i32) -> Rewrite {
         self.0.iter().find(|(from, _)| *from == signal).map_or(Rewrite::To(signal), |(_, to)| *to)
     }
@@ -103,7 +108,7 @@ pub const PIPE_LINGER: Duration = Duration::from_secs(1);
 pub const PLAN_MAX: usize = 4 << 20;
 
 /// The first number of an encoded plan: a worker of another version may speak another form.
-const VERSION: u64 = 1;
+const VERSION: u64 = 2;
 
 impl Plan {
     pub fn encode(&self) -> Vec<u8> {
@@ -119,6 +124,7 @@ impl Plan {
                 let ids = [user.uid, user.gid].into_iter().chain(user.groups.iter().copied());
                 out.numbers(&ids.map(u64::from).collect::<Vec<_>>());
             }
+            out.number(u64::try_from(app.parent_death).unwrap_or(0));
         }
         let restart = match self.restart.when {
             When::Never => 0,
@@ -267,7 +273,8 @@ impl Decoder<'_> {
                 Some(User { uid: *first.first()?, gid: *first.get(1)?, groups: groups.to_vec() })
             }
         };
-        Some(Command { argv, environment, directory, user })
+        let parent_death = i32::try_from(self.number()?).ok()?;
+        Some(Command { argv, environment, directory, user, parent_death })
     }
 
     fn number(&mut self) -> Option<u64> {
@@ -304,6 +311,7 @@ mod tests {
                 argv: vec![b"./app".to_vec(), b"".to_vec(), b"\xff two".to_vec()],
                 environment: vec![b"A=1".to_vec()],
                 directory: Some(b"/srv".to_vec()),
+                parent_death: 15,
                 user: Some(User { uid: 7, gid: 8, groups: vec![9, 10] }),
             }),
             capture_bytes: Some(1 << 20),

@@ -150,6 +150,8 @@ fn take_up(handoff: &mut Handoff, signals: &OwnedFd, now_saved: SavedSignals) ->
     let saved = SavedSignals {
         blocked: handoff.value("blocked").map_or(now_saved.blocked, i64::cast_unsigned),
         pipe_ignored: handoff.value("pipe ignored") == Some(1),
+        // Dispositions outlive an exec.
+        ignored: sys::signal::ignored(),
     };
     let now = Instant::now();
     let number = |handoff: &Handoff, key| handoff.value(key).and_then(|value| i32::try_from(value).ok());

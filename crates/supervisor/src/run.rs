@@ -166,6 +166,11 @@ impl Supervisor {
         }
         let now = Instant::now();
         let companion = self.app.state == State::Elsewhere;
+        // Whoever had us ignore it, as `nohup` or a shell's `&`, did so for the app; what is configured for it holds all the same.
+        let configured = self.plan.as_ref().is_some_and(|plan| plan.rewrites.has(number));
+        if number != SIGTERM && self.saved.ignores(number) && !configured {
+            return;
+        }
         let rewrite = self.plan.as_ref().map_or(Rewrite::To(number), |plan| plan.rewrites.of(number));
         match (number, rewrite) {
             (_, Rewrite::Drop) => {}

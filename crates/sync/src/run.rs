@@ -101,6 +101,7 @@ pub fn start(
                     row: telemetry.ledger.row("source", format!("sync/{}", entry.name)),
                     same: telemetry.count(ASKED, &[("entry", &entry.name), ("result", "same")]),
                     new: telemetry.count(ASKED, &[("entry", &entry.name), ("result", "new")]),
+                    begun_anew: telemetry.count(base::state::BEGUN_ANEW, &[("file", "sync.told")]),
                     failed: telemetry.count(ASKED, &[("entry", &entry.name), ("result", "failed")]),
                     entry: Arc::new(entry),
                     inputs: inputs.clone(),
@@ -147,6 +148,7 @@ struct Follower {
     row: Arc<Row>,
     same: Count,
     new: Count,
+    begun_anew: Count,
     failed: Count,
     published: watch::Sender<bool>,
     /// Entries of all followers that have no revision yet: ready waits for them.
@@ -159,6 +161,10 @@ struct Owed {
     revision: String,
     notices: Vec<usize>,
 }
+
+/// The first line of the file of notices: its version. The first version had none.
+const TOLD_MARK: &str = "outrigger told 2\n";
+const MARK_OF_ANY: &str = "outrigger told ";
 
 /// What one round led to.
 struct Round {
@@ -279,7 +285,12 @@ impl Follower {
     fn heard(&self, revision: &str) -> Option<Vec<usize>> {
         let text = self.inputs.state.read(&self.told_file()).ok().flatten().unwrap_or_default();
         let text = String::from_utf8_lossy(&text);
-        let Some(places) = text.strip_prefix(revision) else { return Some(Vec::new()) };
+        let told = text.strip_prefix(TOLD_MARK).unwrap_or(&text);
+        if told.starts_with(MARK_OF_ANY) {
+            tracing::warn!(file = self.told_file(), "it is of a newer version, and everybody is told again");
+            self.begun_anew.add(1);
+        }
+        let Some(places) = told.strip_prefix(revision) else { return Some(Vec::new()) };
         (!places.is_empty()).then(|| places.split_whitespace().filter_map(|place| place.parse().ok()).collect())
     }
 
@@ -287,6 +298,7 @@ impl Follower {
         let heard =
             (0..self.entry.notify.len()).filter(|index| !owed.notices.is_empty() && !owed.notices.contains(index));
         let text = heard.fold(owed.revision.clone(), |text, index| format!("{text} {index}"));
+        let text = format!("{TOLD_MARK}{text}");
         self.inputs.state.write(&self.told_file(), text.as_bytes())
     }
 

@@ -14,6 +14,8 @@ pub struct Command {
     pub environment: Vec<Vec<u8>>,
     pub directory: Option<Vec<u8>>,
     pub user: Option<User>,
+    /// The signal that it gets when its parent dies; 0 for none.
+    pub parent_death: i32,
 }
 
 /// Whom a child becomes before its exec.
@@ -34,6 +36,7 @@ pub struct ExecPlan {
     envp_pointers: Vec<*const libc::c_char>,
     directory: Option<CString>,
     user: Option<User>,
+    parent_death: i32,
 }
 
 /// Where a child stands between sessions, process groups and terminals.
@@ -104,6 +107,7 @@ impl ExecPlan {
             _envp: envp,
             directory: command.directory.as_deref().map(owned).transpose()?,
             user: command.user.clone(),
+            parent_death: command.parent_death,
         })
     }
 
@@ -275,9 +279,24 @@ fn prepare(plan: &ExecPlan, setup: &ChildSetup<'_>) -> Result<(), StartError> {
             check(libc::setgid(user.gid), StartError::User)?;
             check(libc::setuid(user.uid), StartError::User)?;
         }
+        // After the user changes, which takes it back (prctl(2)).
+        if plan.parent_death != 0 {
+            check(libc::prctl(libc::PR_SET_PDEATHSIG, plan.parent_death), StartError::Setup)?;
+        }
     }
     setup.signals.restore_for_exec();
     Ok(())
+}
+
+/// Our children that live, with their names. Those of the app come to us when their parent ends (PR_SET_CHILD_SUBREAPER).
+pub fn children() -> Vec<(i32, String)> {
+    let text = std::fs::read_to_string("/proc/thread-self/children").unwrap_or_default();
+    let alive = |pid: i32| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        let (name, rest) = stat.split_once('(')?.1.rsplit_once(')')?;
+        (!rest.trim_start().starts_with('Z')).then(|| (pid, name.to_string()))
+    };
+    text.split_whitespace().filter_map(|pid| alive(pid.parse().ok()?)).collect()
 }
 
 /// Closes a descriptor at the next exec. For a number that is not open nothing happens.

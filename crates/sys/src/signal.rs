@@ -13,6 +13,27 @@ pub struct SavedSignals {
     pub blocked: u64,
     /// Rust's start-up ignores SIGPIPE before main; this is how it was.
     pub pipe_ignored: bool,
+    /// Signals that whoever started us had us ignore, as `nohup` does; bit n-1 for signal n.
+    pub ignored: u64,
+}
+
+impl SavedSignals {
+    /// Whether a signal is ignored since our start, and so by our children.
+    pub fn ignores(&self, signal: i32) -> bool {
+        (1..=SIGNAL_MAX).contains(&signal) && self.ignored >> (signal - 1) & 1 == 1
+    }
+}
+
+/// What this process ignores now.
+pub fn ignored() -> u64 {
+    let is_ignored = |signal: &i32| {
+        let mut action = MaybeUninit::<libc::sigaction>::uninit();
+        // SAFETY: asks for the disposition of a number, and the kernel fills the whole record where it answers 0.
+        let found = unsafe { libc::sigaction(*signal, std::ptr::null(), action.as_mut_ptr()) } == 0;
+        // SAFETY: it was filled.
+        found && unsafe { action.assume_init() }.sa_sigaction == libc::SIG_IGN
+    };
+    (1..=SIGNAL_MAX).filter(|signal| *signal != libc::SIGPIPE).filter(is_ignored).fold(0, |mask, n| mask | 1 << (n - 1))
 }
 
 /// A signal with its sender.
@@ -48,7 +69,7 @@ pub fn block_all() -> io::Result<(OwnedFd, SavedSignals)> {
     // SAFETY: reads a set that the kernel has filled.
     let is_blocked = |signal: &i32| unsafe { libc::sigismember(&before, *signal) } == 1;
     let blocked = (1..=SIGNAL_MAX).filter(is_blocked).fold(0, |mask, signal| mask | 1 << (signal - 1));
-    let saved = SavedSignals { blocked, pipe_ignored: PIPE_IGNORED.load(Ordering::Relaxed) };
+    let saved = SavedSignals { blocked, pipe_ignored: PIPE_IGNORED.load(Ordering::Relaxed), ignored: ignored() };
     // SAFETY: just opened, owned by nobody else.
     Ok((unsafe { OwnedFd::from_raw_fd(fd) }, saved))
 }

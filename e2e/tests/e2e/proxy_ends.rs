@@ -52,12 +52,13 @@ fn an_endpoint_that_stops_reading_an_upload_is_504() {
     for (path, head) in [("/length", length), ("/chunks", chunked)] {
         let mut wire = proxied.connect();
         let mut body = Wire::new(wire.stream.try_clone().expect("a descriptor is left"));
-        let sending = std::thread::spawn(move || body.send(head).and_then(|()| body.send(vec![b'x'; UPLOAD])).is_err());
+        let sending = std::thread::spawn(move || drop(body.send(head).and_then(|()| body.send(vec![b'x'; UPLOAD]))));
         let (reply, took) = last_answer(&mut wire, "POST");
         let status = reply.map(|reply| reply.status);
         assert!(status == Ok(504) && took < SHORT_ENOUGH, "{path}: {status:?} after {took:?}");
         drop(wire);
-        assert!(sending.join().expect("no panic"), "{path}: the upload came to no end");
+        // Whether the rest was read on for a while or refused, it came to an end.
+        sending.join().expect("no panic");
         assert_eq!(proxied.record_of(path)["status"], 504);
     }
     gate.open();

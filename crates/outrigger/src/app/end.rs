@@ -7,27 +7,67 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
-use std::time::Duration;
+use base::subsystem::Health;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 
-/// A tombstone that is older than our own start by more than this is of a life before: a volume outlives a restart of its
-/// containers, which takes ten seconds or more. A younger one may be of an app that was quicker than we.
-const OLD: i64 = 5;
+/// More is in neither of the two files.
+const FILE_MAX: u64 = 64;
+
+/// A file that is there and empty may be about to be written; after this it means that whoever made it has no more to say.
+const EMPTY_WAIT: Duration = Duration::from_secs(1);
+
+/// The exit code of an app whose own code cannot be read: no success.
+const UNKNOWN: i32 = 1;
+
+/// What health calls the exit file.
+const PART: &str = "app.end.tombstone";
+
+/// A file that was there when we started, or has come since.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Stamp {
+    inode: (u64, u64),
+    changed: (i64, i64),
+}
+
+/// What a look at the files showed.
+struct Seen {
+    tombstone: Option<(Stamp, Vec<u8>)>,
+    pid: Option<i32>,
+    trouble: Option<String>,
+}
 
 /// Waits for the first sign of the end, and tells it. `since`: when we started, in seconds since 1970.
-pub async fn watch(end: End, since: i64, gone: impl Fn(i32)) {
+pub async fn watch(end: End, since: i64, health: Arc<Health>, gone: impl Fn(i32)) {
     let mut watched: Option<(i32, OwnedFd)> = None;
-    let read_tombstone = |path: &Path| read_tombstone(path, since - OLD);
+    let mut old: Option<Stamp> = None;
+    let mut empty_since: Option<Instant> = None;
+    health.component(PART, "exit_code_file");
     loop {
-        if let Some(code) = end.tombstone.as_deref().and_then(read_tombstone) {
-            tracing::info!(code, "the app has left its tombstone");
-            return gone(code);
+        let Some(seen) = look(&end, since).await else { return };
+        note(&health, seen.trouble);
+        if let Some((stamp, text)) = seen.tombstone {
+            let is_new = old.is_none_or(|old| old != stamp);
+            if is_new && stamp.changed.0 < since {
+                // Clocks tell no lives apart: it may be of this one, or of one before on the same volume.
+                old = Some(stamp);
+                let path = end.tombstone.as_deref().unwrap_or(Path::new("")).display();
+                let text = format!("{path} was there before we started, and is taken for the end of an app of before: remove it where the app starts");
+                tracing::warn!("{text}");
+                health.fault(PART, text);
+            } else if is_new && text.trim_ascii().is_empty() && empty_since.get_or_insert_with(Instant::now).elapsed() < EMPTY_WAIT {
+                // Between its creation and its first byte.
+            } else if is_new {
+                let code = code_of(&text);
+                tracing::info!(code, "the app has left its tombstone");
+                return gone(code);
+            }
         }
-        let by_file = end.pid_file.as_deref().and_then(|path| read_pid(path, since - OLD));
         let by_name = || end.process.as_deref().filter(|_| watched.is_none()).and_then(find_process);
         // A file that names another process than before is right: it was of a life before, or the app has started itself anew.
-        let other = by_file.or_else(by_name).filter(|pid| watched.as_ref().is_none_or(|(watched, _)| watched != pid));
+        let other = seen.pid.or_else(by_name).filter(|pid| watched.as_ref().is_none_or(|(watched, _)| watched != pid));
         let opened = other.and_then(|pid| Some((pid, pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok()?)));
         if let Some((pid, _)) = opened {
             tracing::info!(pid, "watching the app's process");
@@ -39,25 +79,76 @@ pub async fn watch(end: End, since: i64, gone: impl Fn(i32)) {
             tracing::info!("the app's process has ended");
             // Its container may still be writing the tombstone. Of a child of somebody else the code is not told.
             tokio::time::sleep(LOOK_EVERY).await;
-            return gone(end.tombstone.as_deref().and_then(read_tombstone).unwrap_or(0));
+            let tombstone = look(&end, since).await.and_then(|seen| seen.tombstone);
+            return gone(tombstone.filter(|(stamp, _)| old != Some(*stamp)).map_or(0, |(_, text)| code_of(&text)));
         }
     }
 }
 
-/// The code in a tombstone that is not older; one that holds no number means 0.
-fn read_tombstone(path: &Path, not_before: i64) -> Option<i32> {
-    if std::fs::metadata(path).ok()?.mtime() < not_before {
-        return None;
+fn note(health: &Health, trouble: Option<String>) {
+    const FILE: &str = "app.end.tombstone file";
+    match trouble {
+        Some(text) => {
+            if health.fault(FILE, text.clone()) {
+                tracing::warn!(error = text, "the app's end is not seen there");
+            }
+        }
+        None => drop(health.recovered(FILE)),
     }
-    let text = std::fs::read_to_string(path).ok()?;
-    Some(text.trim().parse().ok().filter(|code| (0..256).contains(code)).unwrap_or(0))
+}
+
+/// Reads the files on a thread that may block: a volume of others may be slow, or hold anything. None at our own end.
+async fn look(end: &End, since: i64) -> Option<Seen> {
+    let (tombstone, pid_file) = (end.tombstone.clone(), end.pid_file.clone());
+    let look = move || {
+        let mut trouble = None;
+        let tombstone = tombstone.and_then(|path| {
+            let meta = std::fs::metadata(&path).ok()?;
+            let stamp = Stamp { inode: (meta.dev(), meta.ino()), changed: (meta.mtime(), meta.mtime_nsec()) };
+            match base::file::read(&path, FILE_MAX) {
+                Ok(text) => Some((stamp, text)),
+                // Of a regular file it is the content that is wrong: no code.
+                Err(_) if meta.is_file() => Some((stamp, b"?".to_vec())),
+                Err(error) => {
+                    trouble = Some(error.to_string());
+                    None
+                }
+            }
+        });
+        let pid = pid_file.and_then(|path| read_pid(&path, since, &mut trouble));
+        Seen { tombstone, pid, trouble }
+    };
+    tokio::task::spawn_blocking(look).await.ok()
+}
+
+/// The code as text. One that is no number from 0 to 255 is no success; an empty file is one.
+fn code_of(text: &[u8]) -> i32 {
+    let text = String::from_utf8_lossy(text.trim_ascii());
+    if text.is_empty() {
+        return 0;
+    }
+    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+    match text.parse().ok().filter(|code| digits && (0..256).contains(code)) {
+        Some(code) => code,
+        None => {
+            tracing::warn!(text = %text.chars().take(FILE_MAX as usize).collect::<String>(), "the tombstone holds no exit code from 0 to 255, and is no success");
+            UNKNOWN
+        }
+    }
 }
 
 /// The process in a file. One that started after an old file was written has the number of another: the file is of a life before.
-fn read_pid(path: &Path, old: i64) -> Option<i32> {
+fn read_pid(path: &Path, since: i64, trouble: &mut Option<String>) -> Option<i32> {
     let written = std::fs::metadata(path).ok()?.mtime();
-    let pid: i32 = std::fs::read_to_string(path).ok()?.trim().parse().ok()?;
-    let is_another = written < old && base::started::process(pid).is_some_and(|started| started > written + CLOCKS);
+    let text = match base::file::read(path, FILE_MAX) {
+        Ok(text) => text,
+        Err(error) => {
+            *trouble = Some(error.to_string());
+            return None;
+        }
+    };
+    let pid: i32 = std::str::from_utf8(text.trim_ascii()).ok()?.parse().ok()?;
+    let is_another = written < since && base::started::process(pid).is_some_and(|started| started > written + CLOCKS);
     (!is_another).then_some(pid)
 }
 

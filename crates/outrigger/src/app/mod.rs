@@ -5,7 +5,7 @@ mod user;
 pub mod ready;
 pub mod end;
 
-use base::unit::Span;
+use base::unit::{Secret, Span};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -58,9 +58,9 @@ pub struct App {
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Environment {
-    /// Variables to set.
+    /// Variables to set. Their values are secrets to everybody else.
     #[serde(default)]
-    pub set: BTreeMap<String, String>,
+    pub set: BTreeMap<String, Secret>,
     /// Variables to take away.
     #[serde(default)]
     pub remove: Vec<String>,
@@ -89,6 +89,10 @@ pub struct Signals {
     /// The app gets a process group of its own, and signals reach all of it; else the app alone gets them.
     #[serde(default = "yes")]
     pub group: bool,
+    /// A signal that the app gets when Outrigger itself is killed (SIGKILL, out of memory), such as SIGTERM: outside a container
+    /// the app lives on without it otherwise.
+    #[serde(default)]
+    pub parent_death: Option<StopSignal>,
     /// Signals that become others, `none`, or `upgrade`: `{ SIGTERM: SIGQUIT, SIGHUP: none, SIGUSR2: upgrade }`.
     #[serde(default)]
     pub rewrite: BTreeMap<String, String>,
@@ -214,7 +218,7 @@ impl End {
 
 impl Default for Signals {
     fn default() -> Signals {
-        Signals { group: yes(), rewrite: BTreeMap::new() }
+        Signals { group: yes(), parent_death: None, rewrite: BTreeMap::new() }
     }
 }
 

@@ -53,12 +53,17 @@ pub fn plan(app: &App, around: &Around<'_>, tree: &Node) -> Result<Plan, Vec<Dia
         let place = tree.at(&["environment", "set", name]).place;
         findings.push(Diagnostic::error(place, format!("`{name}` cannot be the name of a variable")));
     }
+    if around.command.iter().any(|part| part.as_bytes().contains(&0)) {
+        let place = tree.at(&["command"]).place;
+        findings.push(Diagnostic::error(place, "a part of the command has a zero byte, which no argument can have"));
+    }
     if !findings.is_empty() {
         return Err(findings);
     }
     let command = wrapped.then(|| Command {
         argv: around.command.iter().map(|part| part.clone().into_vec()).collect(),
         environment: environment(app, around.secret_variables),
+        parent_death: app.signals.parent_death.map_or(0, |signal| signal.number()),
         // The supervisor itself stands at `/`.
         directory: directory(app).map(|path| path.into_os_string().into_vec()),
         user,
@@ -127,7 +132,7 @@ fn environment(app: &App, secret_variables: &[String]) -> Vec<Vec<u8>> {
     let entry = |name: &[u8], value: &[u8]| [name, b"=", value].concat();
     let inherited = std::env::vars_os().filter(|(name, _)| stays(name));
     let inherited = inherited.map(|(name, value)| entry(name.as_bytes(), value.as_bytes()));
-    inherited.chain(asked.set.iter().map(|(name, value)| entry(name.as_bytes(), value.as_bytes()))).collect()
+    inherited.chain(asked.set.iter().map(|(name, value)| entry(name.as_bytes(), value.reveal().as_bytes()))).collect()
 }
 
 fn rewrites(app: &App, tree: &Node, findings: &mut Vec<Diagnostic>) -> Rewrites {

@@ -25,6 +25,7 @@ pub async fn readiness(port: Option<u16>, facts: AppFacts) {
         if answers {
             facts.was_ready.send_replace(true);
         }
+        note_crashes(&facts, up);
         facts.health.set_summary(match (up, answers, port) {
             (false, ..) => "the app has not started".to_string(),
             (true, false, Some(port)) => format!("the app does not take connections on port {port}"),
@@ -38,6 +39,26 @@ pub async fn readiness(port: Option<u16>, facts: AppFacts) {
         }
         let _ = tokio::time::timeout(pause, runs.changed()).await;
         pause = (pause * 2).min(READY_LOOK_MOST);
+    }
+}
+
+/// An app that ends again and again is no app that starts.
+fn note_crashes(facts: &AppFacts, up: bool) {
+    const PART: &str = "app exit";
+    let (restarts, ended) = (facts.restarts.get(), facts.ended.get());
+    match ended.filter(|ended| restarts > 0 && ended.restarts && (!up || !*facts.was_ready.borrow())) {
+        Some(ended) => {
+            let how = match ended.signal {
+                0 => format!("exited with {}", ended.code),
+                signal => format!("was killed by signal {signal}"),
+            };
+            let of = match facts.restarts_max {
+                0 => String::new(),
+                most => format!(" of {most}"),
+            };
+            facts.health.fault(PART, format!("it {how}, restart {restarts}{of}"));
+        }
+        None => drop(facts.health.recovered(PART)),
     }
 }
 

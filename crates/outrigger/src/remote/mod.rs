@@ -6,6 +6,7 @@
 mod ask;
 mod probe;
 
+use crate::cli::Format;
 use ask::{Found, Trouble};
 use base::unit::Span;
 use std::io::{self, Write as _};
@@ -42,13 +43,16 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 const GONE_AFTER: Duration = Duration::from_millis(250);
 
 /// `outrigger status`.
-pub fn status(target: &Target) -> i32 {
+pub fn status(target: &Target, format: Format) -> i32 {
     answer(Found::by(target, None).and_then(|found| {
         let reply = found.ask("GET", "/status", b"", ANSWER)?;
         let status: serde_json::Value = serde_json::from_str(&reply.text).map_err(|error| {
             Trouble::new(format!("{} gave no status: {error}", found.place()), "is it Outrigger that listens there?")
         })?;
-        say(&admin::view::terminal(&status));
+        match format {
+            Format::Text => say(&admin::view::terminal(&status)),
+            Format::Json => say(&format!("{}\n", reply.text.trim_end())),
+        }
         Ok(i32::from(status["verdict"] == "failed"))
     }))
 }
@@ -56,7 +60,7 @@ pub fn status(target: &Target) -> i32 {
 /// `outrigger reload`.
 pub fn reload(target: &Target, token_file: Option<&Path>) -> i32 {
     answer(Found::by(target, token_file).and_then(|found| {
-        say(&found.change("/reload", b"", ANSWER)?.text);
+        say(&found.change("/reload", b"", admin::run::UPGRADE_MAX + ALLOWANCE)?.text);
         Ok(0)
     }))
 }

@@ -10,6 +10,7 @@ pub mod git;
 pub mod init;
 pub mod ledger;
 pub mod load;
+pub mod log_files;
 pub mod outrigger;
 pub mod podman;
 pub mod process;
@@ -20,6 +21,7 @@ pub mod receiver;
 pub mod server;
 pub mod status;
 pub mod terminal;
+pub mod volume;
 pub mod wire;
 
 use std::collections::BTreeMap;

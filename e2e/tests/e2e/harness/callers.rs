@@ -1,0 +1,268 @@
+//! One of each kind that calls out, to a host of its own: two log sinks, a scrape, a remote write, two ways to git
+//! and a notification. (ssh is a program that calls out by itself.) Host names come in; a configuration and the
+//! servers behind the names go out, and whether all of it works, or reports why it does not. Bounded by some hundred
+//! lines and a request each second.
+
+use std::io::Write as _;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::git::{Repository, published};
+use super::ledger::dropped;
+use super::process::Running;
+use super::raw_app::{Next, answer_ok};
+use super::server::Server;
+use super::{
+    Answer, LogReceiver, Outrigger, PATIENCE, RawApp, Scene, Wire, assert_counts_up, ledger_row, until, within,
+};
+
+pub const NO_CALLERS: &str = "git, git-daemon, git-http-backend or python3 is not installed";
+
+/// Each kind by the name of its component; its host is known to texts as `@KIND_host@`.
+pub const KINDS: [&str; 7] = ["lines", "loki", "page", "central", "web", "daemon", "notice"];
+
+/// Lines of each round.
+const LINES: usize = 200;
+
+const BODY: &str = r#"
+app: { stop: { drain: 1s, grace: 2s, deadline: 8s } }
+logs:
+  sources: { files: { file: { include: ["@dir@/logs/in.log"], start: beginning } } }
+  sinks:
+    lines: { http: { endpoint: "http://@lines_host@:@lines@/lines" }, batch: { max: 64KiB, wait: 50ms } }
+    loki:
+      loki: { endpoint: "http://@loki_host@:@loki@", labels: { service: orders } }
+      batch: { max: 64KiB, wait: 50ms }
+metrics:
+  sources:
+    page: { scrape: { url: "http://@page_host@:@page@/metrics", every: 1s } }
+    self: { self: { every: 500ms } }
+  sinks: { central: { remote_write: { url: "http://@central_host@:@central@/api/v1/write" } } }
+sync:
+  web:
+    from: { git: { url: "http://@web_host@:@git_http@/config.git", ref: main, path: orders/ } }
+    to: "@dir@/out/web"
+    every: 1s
+  daemon:
+    from: { git: { url: "git://@daemon_host@:@git_daemon@/config.git", ref: main, path: orders/ } }
+    to: "@dir@/out/daemon"
+    every: 1s
+  local:
+    from: { git: { url: "@local_url@", ref: main, path: orders/ } }
+    to: "@dir@/out/local"
+    every: 1s
+    notify: [ { http: { url: "http://@notice_host@:@notice@/-/reload" } } ]
+"#;
+
+pub struct Callers {
+    lines: LogReceiver,
+    loki: LogReceiver,
+    central: LogReceiver,
+    notice: RawApp,
+    page: RawApp,
+    repository: Repository,
+    servers: Vec<Running>,
+    rounds: usize,
+    /// Scrapes and writes before the round began.
+    before: (usize, usize),
+}
+
+impl Callers {
+    /// All servers listen on 127.0.0.1. The host of each kind is its name with `domain` behind it. `None` where a
+    /// server is missing.
+    pub fn start(scene: &Scene, domain: &str) -> Option<Self> {
+        let repository = Repository::create(scene)?;
+        let servers = vec![repository.http(scene)?.0, repository.daemon(scene)?.0];
+        let receiver = |name| LogReceiver::start_on(scene.port(name), Answer::Accept);
+        let (lines, loki, central) = (receiver("lines"), receiver("loki"), receiver("central"));
+        let notice = RawApp::start_on(scene.port("notice"), |_, wire| answer_ok(wire, b"thank you"));
+        let page = RawApp::start_on(scene.port("page"), |_, wire| answer_ok(wire, PAGE));
+        scene.set("local_url", repository.file_url());
+        for kind in KINDS {
+            scene.set(&format!("{kind}_host"), format!("{kind}{domain}"));
+        }
+        std::fs::create_dir_all(scene.path("logs")).expect("the scene takes folders");
+        Some(Self { lines, loki, central, notice, page, repository, servers, rounds: 0, before: (0, 0) })
+    }
+
+    pub fn body() -> &'static str {
+        BODY
+    }
+
+    /// The port behind each host.
+    pub fn ports(scene: &Scene) -> [(&'static str, String); 7] {
+        KINDS.map(|kind| {
+            let name = match kind {
+                "web" => "git_http",
+                "daemon" => "git_daemon",
+                other => other,
+            };
+            (kind, scene.value(name))
+        })
+    }
+
+    /// New lines and a new commit.
+    pub fn feed(&mut self, scene: &Scene) {
+        let (first, path) = (self.rounds * LINES, scene.path("logs/in.log"));
+        let mut file = std::fs::OpenOptions::new().create(true).append(true).open(path).expect("it is our file");
+        let text: String = (first..first + LINES).map(|number| format!("n={number:06}\n")).collect();
+        file.write_all(text.as_bytes()).expect("the log can be written");
+        self.rounds += 1;
+        self.before = (self.page.seen_count(), self.central.count());
+        if self.rounds > 1 {
+            self.repository.push(self.rounds);
+        }
+    }
+
+    /// Every kind delivers all that it was fed so far: lines once and in order.
+    #[track_caller]
+    pub fn assert_all_work(&self, scene: &Scene, outrigger: &Outrigger) {
+        self.assert_work(scene, outrigger, &KINDS);
+        let lines = self.rounds * LINES;
+        for (sink, receiver) in [("logs/lines", &self.lines), ("logs/loki", &self.loki)] {
+            assert_counts_up(&receiver.numbers("n="), lines);
+            receiver.assert_well_formed();
+            assert_eq!(dropped(&ledger_row(&outrigger.admin, "sink", sink)), 0, "{sink} drops nothing");
+        }
+        self.central.assert_well_formed();
+    }
+
+    /// These kinds have delivered all that they were fed so far.
+    #[track_caller]
+    pub fn assert_work(&self, scene: &Scene, outrigger: &Outrigger, kinds: &[&str]) {
+        let mut missing = Vec::new();
+        let all_work = within(PATIENCE, || {
+            missing = self.missing(scene);
+            missing.retain(|kind| kinds.contains(kind));
+            missing.is_empty()
+        });
+        let status = outrigger.ask_quietly("/status");
+        assert!(all_work, "{missing:?} do not work; the status: {status}");
+    }
+
+    /// The kinds that have not done all of it.
+    pub fn missing(&self, scene: &Scene) -> Vec<&'static str> {
+        let (lines, generation) = (self.rounds * LINES, self.rounds);
+        let is_published = |name: &str| published(&scene.path(&format!("out/{name}"))) == Ok(Some(generation));
+        let done = [
+            self.lines.len() >= lines,
+            self.loki.len() >= lines,
+            self.page.seen_count() > self.before.0,
+            self.central.count() > self.before.1,
+            is_published("web"),
+            is_published("daemon"),
+            self.notice.seen_count() >= generation,
+        ];
+        KINDS.into_iter().zip(done).filter(|(_, done)| !done).map(|(kind, _)| kind).collect()
+    }
+
+    pub fn stop(self) {
+        self.servers.into_iter().for_each(Running::stop);
+    }
+}
+
+const PAGE: &[u8] = b"# TYPE shop_queue_depth gauge\nshop_queue_depth 3\n";
+
+/// The status and our own log say of this host all of these words, in one sentence.
+#[track_caller]
+pub fn assert_said(outrigger: &Outrigger, host: &str, words: &[&str], limit: Duration) {
+    let fits = |text: &str| text.contains(host) && words.iter().all(|word| text.contains(word));
+    let mut status = Value::Null;
+    let said = within(limit, || {
+        status = serde_json::from_str(&outrigger.ask_quietly("/status")).unwrap_or_default();
+        texts(&status).iter().flat_map(|text| text.split("; ")).any(fits)
+    });
+    assert!(said, "the status says {words:?} of {host}: {}", status["subsystems"]);
+    until(PATIENCE, &format!("our log says {words:?} of {host}"), || {
+        outrigger.stderr.lines().iter().any(|line| fits(line))
+    });
+}
+
+/// All texts of a JSON value, at whatever depth.
+fn texts(value: &Value) -> Vec<&str> {
+    match value {
+        Value::String(text) => vec![text],
+        Value::Array(list) => list.iter().flat_map(texts).collect(),
+        Value::Object(map) => map.values().flat_map(texts).collect(),
+        _ => Vec::new(),
+    }
+}
+
+/// The servers of three kinds at one address: a log sink's, a scraped page, and git's.
+pub struct Place {
+    lines: LogReceiver,
+    scrapes: Server,
+    daemon: Running,
+}
+
+impl Place {
+    pub const BODY: &str = r#"
+app: { stop: { drain: 1s, grace: 2s, deadline: 8s } }
+logs:
+  sources: { files: { file: { include: ["@dir@/logs/in.log"], start: beginning } } }
+  sinks: { lines: { http: { endpoint: "http://lines.names.test:@lines@/lines" }, batch: { max: 64KiB, wait: 50ms } } }
+metrics:
+  sources: { page: { scrape: { url: "http://page.names.test:@page@/metrics", every: 1s } } }
+  sinks: { none: { prometheus: { listen: "127.0.0.1:@none@" } } }
+sync:
+  daemon:
+    from: { git: { url: "git://daemon.names.test:@git_daemon@/config.git", ref: main, path: orders/ } }
+    to: "@dir@/out/daemon"
+    every: 1s
+"#;
+
+    /// They are the same at each address.
+    pub fn ports(scene: &Scene) {
+        for name in ["lines", "page", "git_daemon", "none"] {
+            scene.port(name);
+        }
+    }
+
+    pub fn start(scene: &Scene, repository: &Repository, daemon: &str, address: &str) -> Self {
+        let lines = LogReceiver::start_at(format!("{address}:{}", scene.value("lines")), Answer::Accept);
+        let scrapes = Server::start_at(format!("{address}:{}", scene.value("page")), |stream| {
+            let mut wire = Wire::new(stream);
+            while let Ok(Some(_)) = wire.head() {
+                if answer_ok(&mut wire, PAGE) == Next::Close {
+                    return;
+                }
+            }
+        });
+        let bare = repository.bare();
+        let base = bare.parent().expect("it lies in a folder").display();
+        let options = [
+            "--export-all".to_owned(),
+            "--reuseaddr".to_owned(),
+            format!("--listen={address}"),
+            format!("--port={}", scene.value("git_daemon")),
+            format!("--base-path={base}"),
+        ];
+        let daemon = Running::start(&[&[daemon.to_owned()], options.as_slice()].concat());
+        Self { lines, scrapes, daemon }
+    }
+
+    #[track_caller]
+    pub fn assert_works(&self, scene: &Scene, generation: usize, limit: Duration) {
+        until(limit, "a line arrives", || self.lines.len() > 0);
+        until(limit, "the page is scraped", || self.scrapes.connections() > 0);
+        until(limit, "git is asked", || published(&scene.path("out/daemon")) == Ok(Some(generation)));
+    }
+
+    pub fn numbers(&self) -> Vec<usize> {
+        self.lines.numbers("n=")
+    }
+
+    pub fn stop(self) {
+        self.daemon.stop();
+    }
+}
+
+/// git's own server, where git keeps its programs.
+pub fn git_daemon() -> Option<String> {
+    let asked = Command::new("git").arg("--exec-path").output().ok()?;
+    let path = Path::new(String::from_utf8_lossy(&asked.stdout).trim()).join("git-daemon");
+    path.is_file().then(|| path.display().to_string())
+}

@@ -1,0 +1,163 @@
+//! A file source with its receiver, as most tests of log files need it, and what `/status` says of the logs. In:
+//! folders, patterns and further keys. Out: a scene to write log files into, and the program that reads them into a
+//! `LogReceiver` as JSON lines. Bounded by one source and one required sink; sections that a test adds are its own.
+
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use super::outrigger::binary;
+use super::process::Signal;
+use super::{LogReceiver, Outrigger, PATIENCE, Scene, Wait, ledger_row, until, within};
+
+pub struct LogFiles {
+    pub scene: Scene,
+    pub receiver: LogReceiver,
+    body: String,
+}
+
+const BODY: &str = r#"
+app: { stop: { drain: 1s, grace: 2s, deadline: 6s } }
+logs:
+  sources: { files: { file: { include: [@include@], @keys@ } } }
+  stages: [@stages@]
+  sinks:
+    main: { http: { endpoint: "http://@receiver@/lines", compression: none }, batch: { max: 64KiB, wait: 50ms } }
+"#;
+
+impl LogFiles {
+    /// Folders are made; patterns are relative to the scene; `keys` are those of the source beside `include`.
+    pub fn new(folders: &[&str], include: &[&str], keys: &str) -> Self {
+        let (scene, receiver) = (Scene::new(), LogReceiver::start());
+        for folder in folders {
+            std::fs::create_dir_all(scene.path(folder)).expect("the scene takes folders");
+        }
+        let patterns: Vec<String> = include.iter().map(|pattern| format!("{:?}", scene.text_path(pattern))).collect();
+        scene.set("include", patterns.join(", "));
+        scene.set("keys", keys);
+        scene.set("stages", "");
+        scene.set("receiver", receiver.address());
+        Self { scene, receiver, body: BODY.to_owned() }
+    }
+
+    /// The same with each line read as JSON.
+    pub fn parsed(folders: &[&str], include: &[&str], keys: &str) -> Self {
+        let files = Self::new(folders, include, keys);
+        files.scene.set("stages", "{ parse: { json: {} } }");
+        files
+    }
+
+    /// Lines that follow the last sink: more sinks, indented as the first one, and further sections.
+    pub fn and(mut self, lines: &str) -> Self {
+        self.body.push_str(lines);
+        self
+    }
+
+    #[track_caller]
+    pub fn start(&self) -> Outrigger {
+        Outrigger::start(&self.scene, &self.body, &[])
+    }
+
+    /// The same with the configuration in a folder of its own: the sandbox grants that folder, and nothing else of the
+    /// scene.
+    #[track_caller]
+    pub fn start_apart(&self) -> Outrigger {
+        let file = "config/outrigger.yaml";
+        Outrigger::start_binary(&binary(), &self.scene, file, &self.body, &[], Wait::Ready, |_| {})
+    }
+
+    /// The text of the configuration, for a start of the test's own.
+    pub fn body(&self) -> &str {
+        &self.body
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.scene.path(name)
+    }
+
+    /// Appends to a log file as an app does, in one write.
+    pub fn append(&self, name: &str, text: impl AsRef<[u8]>) {
+        append(&self.path(name), text);
+    }
+
+    /// Waits for a message, and so for everything that was read before it.
+    #[track_caller]
+    pub fn await_message(&self, message: &str) {
+        until(PATIENCE, &format!("the message {message:?}"), || self.has(message));
+    }
+
+    pub fn has(&self, message: &str) -> bool {
+        self.receiver.messages().iter().any(|have| have == message)
+    }
+
+    /// The numbers behind `n=` of all messages, sorted, with duplicates.
+    pub fn sorted(&self) -> Vec<usize> {
+        let mut numbers = self.receiver.numbers("n=");
+        numbers.sort_unstable();
+        numbers
+    }
+}
+
+pub fn append(path: &Path, text: impl AsRef<[u8]>) {
+    let mut file = OpenOptions::new().create(true).append(true).open(path).expect("the log can be opened");
+    file.write_all(text.as_ref()).expect("the log can be written");
+}
+
+/// `n=000007` and so on, one a line.
+pub fn numbered(numbers: Range<usize>) -> String {
+    numbers.map(|number| format!("n={number:06}\n")).collect()
+}
+
+/// How many of `numbers` are missing from what came, and how many came more than once.
+pub fn missing_and_repeated(came: &[usize], numbers: Range<usize>) -> (usize, usize) {
+    let times = |number: usize| came.iter().filter(|have| **have == number).count();
+    let counts: Vec<usize> = numbers.map(times).collect();
+    (counts.iter().filter(|count| **count == 0).count(), counts.iter().filter(|count| **count > 1).count())
+}
+
+/// A sink has delivered everything that it was given, so that positions stand at the end.
+#[track_caller]
+pub fn settle(outrigger: &Outrigger, sink: &str) {
+    until(PATIENCE, "nothing is pending", || ledger_row(&outrigger.admin, "sink", sink)["pending"] == 0);
+}
+
+/// kill -9 of the worker; another one is ready.
+#[track_caller]
+pub fn replace_worker(outrigger: &Outrigger) {
+    let before = outrigger.worker();
+    super::process::send_signal(before, Signal::KILL);
+    outrigger.await_other(before, PATIENCE);
+}
+
+/// The entry of the logs in `/status`: their state, and all that they say as text.
+#[track_caller]
+pub fn verdict(outrigger: &Outrigger) -> (String, String) {
+    logs_of(&outrigger.ask("/status").json())
+}
+
+/// The same of a status that was asked for already.
+#[track_caller]
+pub fn logs_of(status: &Value) -> (String, String) {
+    let entries = status["subsystems"].as_array().cloned().unwrap_or_default();
+    let found = entries.into_iter().find(|entry| entry["subsystem"] == "logs");
+    let entry = found.unwrap_or_else(|| panic!("/status has the logs: {status}"));
+    (entry["state"].as_str().unwrap_or("").to_owned(), entry.to_string())
+}
+
+/// The logs become `degraded`, and say each of the parts.
+#[track_caller]
+pub fn await_degraded(outrigger: &Outrigger, parts: &[&str]) {
+    let says = |(state, text): &(String, String)| state == "degraded" && parts.iter().all(|part| text.contains(part));
+    let degraded = within(PATIENCE, || says(&verdict(outrigger)));
+    assert!(degraded, "the logs are degraded and say {parts:?}: {:?}", verdict(outrigger));
+}
+
+/// What the program logged at `WARN` or `ERROR`, a line each, as far as a test looks into it.
+pub fn warnings(outrigger: &Outrigger) -> Vec<Value> {
+    let lines = outrigger.stderr.lines();
+    let parsed = lines.iter().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    parsed.filter(|line| line["level"] == "WARN" || line["level"] == "ERROR").collect()
+}

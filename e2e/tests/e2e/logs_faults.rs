@@ -1,0 +1,264 @@
+//! Receivers that answer oddly, disks that are full, and configurations of logs that cannot work. In: receivers of
+//! these tests' own, volumes with little room, texts. Out: what was sent how often, what a restart repeats, and the
+//! messages of `validate`. Bounded by some thousand lines and a few seconds of refusals.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use crate::harness::ledger::dropped;
+use crate::harness::log_files::{
+    LogFiles, await_degraded, missing_and_repeated, numbered, replace_worker, settle, verdict, warnings,
+};
+use crate::harness::process::{Signal, run_to_end, send_signal};
+use crate::harness::server::Server;
+use crate::harness::volume::{NO_VOLUME, Volume};
+use crate::harness::{PATIENCE, SECOND, Wire, ledger_row, number_after, until, within};
+
+const FAST: &str = "poll: 50ms, scan: 200ms";
+
+/// A receiver that answers with bytes of the test's own and closes, and keeps when which body came.
+struct Scripted {
+    server: Server,
+    requests: Arc<Mutex<Vec<Asked>>>,
+}
+
+/// When a request came, with which body.
+type Asked = (Instant, Vec<u8>);
+
+impl Scripted {
+    /// `answer` gets the number of the request, from 0 on.
+    fn start(answer: impl Fn(usize) -> String + Send + Sync + 'static) -> Self {
+        let requests = Arc::<Mutex<Vec<Asked>>>::default();
+        let kept = requests.clone();
+        let server = Server::start(move |stream| {
+            let mut wire = Wire::new(stream);
+            let Ok(Some(head)) = wire.head() else { return };
+            let Ok(body) = wire.request_body(&head) else { return };
+            let number = {
+                let mut kept = kept.lock().expect("no holder panics");
+                kept.push((Instant::now(), body.bytes));
+                kept.len() - 1
+            };
+            // A client that is gone already has its own reasons.
+            wire.send(answer(number)).ok();
+        });
+        Self { server, requests }
+    }
+
+    fn times(&self) -> Vec<Instant> {
+        self.requests.lock().expect("no holder panics").iter().map(|(time, _)| *time).collect()
+    }
+
+    fn bodies(&self) -> Vec<Vec<u8>> {
+        self.requests.lock().expect("no holder panics").iter().map(|(_, body)| body.clone()).collect()
+    }
+}
+
+/// A sink for each receiver, by name.
+fn with_sinks(files: LogFiles, receivers: &BTreeMap<&str, Scripted>) -> LogFiles {
+    let sink = |(name, receiver): (&&str, &Scripted)| {
+        let endpoint = format!("http://{}/lines", receiver.server.address());
+        format!("    {name}: {{ http: {{ endpoint: \"{endpoint}\", compression: none }}, batch: {{ wait: 50ms }} }}\n")
+    };
+    let sinks: String = receivers.iter().map(sink).collect();
+    files.and(&sinks)
+}
+
+const TAKEN: &str = "HTTP/1.1 204 No Content\r\n\r\n";
+
+fn refusal(status: &str, retry_after: &str) -> String {
+    format!("HTTP/1.1 {status}\r\nRetry-After: {retry_after}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+}
+
+/// A time so many seconds from now, in a form of RFC 9110, 5.6.7, and as an instant. It is a whole second.
+fn date(seconds: u64, form: &str) -> (String, Instant) {
+    let (now, instant) = (SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970"), Instant::now());
+    let then = Duration::from_secs(now.as_secs() + seconds);
+    let (code, text, _) = run_to_end(
+        &["env", "LC_ALL=C", "date", "-u", "-d", &format!("@{}", then.as_secs()), &format!("+{form}")],
+        PATIENCE,
+    );
+    assert_eq!(code, 0, "date prints a date");
+    (text.trim().to_owned(), instant + (then - now))
+}
+
+/// `Retry-After` only ever makes a pause longer: 0 leaves the own pauses, which grow, and seconds and both usual forms
+/// of a date (RFC 9110, 10.2.3) are waited for.
+/// covers: faults 4
+#[test]
+fn retry_after_is_a_lower_bound() {
+    let (imf, imf_at) = date(4, "%a, %d %b %Y %H:%M:%S GMT");
+    let (rfc850, rfc850_at) = date(4, "%A, %d-%b-%y %H:%M:%S GMT");
+    let done = Arc::<AtomicBool>::default();
+    let while_not_done = |refused: String| {
+        let done = done.clone();
+        let taken = move || done.load(Ordering::SeqCst);
+        Scripted::start(move |_| if taken() { TAKEN.to_owned() } else { refused.clone() })
+    };
+    let once =
+        |refused: String| Scripted::start(move |number| if number == 0 { refused.clone() } else { TAKEN.to_owned() });
+    let receivers = BTreeMap::from([
+        ("zero", while_not_done(refusal("429 Too Many Requests", "0"))),
+        ("zero503", while_not_done(refusal("503 Service Unavailable", "0"))),
+        ("past", while_not_done(refusal("429 Too Many Requests", "Sun, 06 Nov 1994 08:49:37 GMT"))),
+        ("two", once(refusal("429 Too Many Requests", "2"))),
+        ("imf", once(refusal("503 Service Unavailable", &imf))),
+        ("rfc850", once(refusal("429 Too Many Requests", &rfc850))),
+    ]);
+    let files = with_sinks(LogFiles::new(&["in"], &["in/*.log"], FAST), &receivers);
+    files.append("in/a.log", numbered(0..10));
+    let outrigger = files.start();
+    let dated = ["two", "imf", "rfc850"];
+    until(PATIENCE, "those with a time are asked again", || dated.iter().all(|name| receivers[name].times().len() > 1));
+    // Until here it took at least until the dates, where they were kept.
+    until(PATIENCE, "the dates are over", || Instant::now() > imf_at.max(rfc850_at));
+    let counts = ["zero", "zero503", "past"].map(|name| (name, receivers[name].times().len()));
+    let early = |name: &str, at: Instant| at.saturating_duration_since(receivers[name].times()[1]);
+    let two = receivers["two"].times()[0] + 2 * SECOND;
+    let early = [("two", early("two", two)), ("imf", early("imf", imf_at)), ("rfc850", early("rfc850", rfc850_at))];
+    // Pauses of 250 ms, 500 ms, 1 s and 2 s, each a quarter shorter: five requests in 4 s; four times as many are too
+    // many.
+    let right = counts.iter().all(|(_, count)| (2..=20).contains(count));
+    assert!(
+        right && early.iter().all(|(_, early)| early.is_zero()),
+        "requests within four seconds: {counts:?}; asked again before their time: {early:?}"
+    );
+    done.store(true, Ordering::SeqCst);
+    outrigger.finish();
+    let again = counts.iter().all(|(name, count)| receivers[name].times().len() > *count);
+    assert!(again, "what was not taken before is delivered at the stop");
+}
+
+/// The status is the answer, also where the body behind it is cut: what was taken is not sent again, what was refused
+/// neither.
+/// covers: faults 4
+#[test]
+fn an_answer_is_its_status_line() {
+    let cut = |head: &'static str| Scripted::start(move |_| head.to_owned());
+    let receivers = BTreeMap::from([
+        ("short", cut("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nok")),
+        ("empty", cut("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n")),
+        ("chunked", cut("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nok")),
+        ("broken", cut("HTTP/1.1 202 Accepted\r\nTransfer-Encoding: chunked\r\n\r\nno size\r\n")),
+        ("refused", cut("HTTP/1.1 400 Bad Request\r\nContent-Length: 100\r\n\r\nline 1 is")),
+    ]);
+    let files = with_sinks(LogFiles::new(&["in"], &["in/*.log"], FAST), &receivers);
+    let outrigger = files.start();
+    files.append("in/a.log", numbered(0..10));
+    until(PATIENCE, "each is asked", || receivers.values().all(|receiver| !receiver.times().is_empty()));
+    files.append("in/a.log", numbered(10..20));
+    let row = |name: &str| ledger_row(&outrigger.admin, "sink", &format!("logs/{name}"));
+    let account = |name: &str| (row(name)["delivered"].as_u64().unwrap_or(0), dropped(&row(name)));
+    let expected = |name: &str| if name == "refused" { (0, 20) } else { (20, 0) };
+    within(5 * SECOND, || receivers.keys().all(|name| account(name) == expected(name)));
+    let repeated = |name: &str| {
+        let bodies = receivers[name].bodies().concat();
+        let sent = String::from_utf8_lossy(&bodies).into_owned();
+        let times = |number: &usize| sent.matches(&format!("n={number:06}")).count();
+        // What is refused may be sent again in parts, to find the line that is at fault.
+        (0..20).filter(|number| name != "refused" && times(number) > 1).count()
+    };
+    let names = receivers.keys().filter(|name| account(name) != expected(name) || repeated(name) > 0);
+    let wrong: Vec<_> =
+        names.map(|name| (*name, account(name), receivers[name].times().len(), repeated(name))).collect();
+    assert_eq!(wrong, [], "name, delivered and dropped, requests, lines that were sent more than once");
+    outrigger.finish();
+}
+
+/// A position that a full state volume does not take waits for room: the logs are degraded meanwhile, with one warning
+/// and not one for each position, and a kill after that repeats nothing.
+/// covers: faults 4
+#[test]
+fn positions_wait_for_room_in_a_full_volume() {
+    let files = LogFiles::new(&["in"], &["in/*.log"], FAST);
+    let volume = need!(Volume::new(&files.scene, "state", "64k", 0), NO_VOLUME);
+    files.append("in/first.log", numbered(0..1));
+    let outrigger = volume.start(&files.scene, files.body());
+    files.receiver.wait_for(1, PATIENCE);
+    settle(&outrigger, "logs/main");
+    volume.fill(&outrigger);
+    // Positions of 200 files need more than the block that is there.
+    for number in 0..200 {
+        files.append(&format!("in/{number:03}.log"), numbered(1 + number * 5..1 + number * 5 + 5));
+    }
+    files.receiver.wait_for(1001, PATIENCE);
+    settle(&outrigger, "logs/main");
+    let told = within(5 * SECOND, || verdict(&outrigger).0 == "degraded");
+    let (state, warned) = (verdict(&outrigger), warnings(&outrigger).len());
+    volume.free(&outrigger);
+    within(5 * SECOND, || verdict(&outrigger).0 == "ok");
+    let well = verdict(&outrigger).0 == "ok";
+    replace_worker(&outrigger);
+    files.append("in/last.log", numbered(1001..1002));
+    until(PATIENCE, "a line after the kill", || files.sorted().contains(&1001));
+    settle(&outrigger, "logs/main");
+    let repeated = missing_and_repeated(&files.sorted(), 0..1001).1;
+    assert!(
+        told && well && warned <= 4 && repeated == 0,
+        "{repeated} of 1,001 lines came again; without room: {warned} warnings, {state:?}; with room again: {well}"
+    );
+    outrigger.finish();
+}
+
+const LINES: usize = 8000;
+
+fn line(number: usize) -> String {
+    format!("a line of just ninety-seven bytes {} n={number:06}\n", "x".repeat(53))
+}
+
+/// In a file that is `raw` or JSON: how many lines are nowhere whole, and what is neither a line nor the beginning of
+/// one.
+fn missing_and_fused(text: &str, json: bool) -> (usize, Vec<String>) {
+    let begins = if json { "{\"message\":\"a line of just" } else { "a line of just" };
+    let message = |found: &str| match json {
+        true => Some(serde_json::from_str::<serde_json::Value>(found).ok()?["message"].as_str()?.to_owned()),
+        false => Some(found.to_owned()),
+    };
+    let (mut whole, mut fused) = (vec![false; LINES], Vec::new());
+    for found in text.lines() {
+        let number = number_after(found, "n=").filter(|number| *number < LINES);
+        if let Some(number) =
+            number.filter(|number| message(found).is_some_and(|text| text == line(*number).trim_end()))
+        {
+            whole[number] = true;
+        } else if found.matches("a line of").count() > 1 || !(found.starts_with(begins) || begins.starts_with(found)) {
+            fused.push(found.to_owned());
+        }
+    }
+    (whole.iter().filter(|whole| !**whole).count(), fused)
+}
+
+/// A line that a full disk cut in a sink's file stays a line of its own when another worker goes on there: no two are
+/// fused, and each is there whole.
+/// covers: faults 4
+#[test]
+fn a_line_cut_by_a_full_disk_fuses_with_none() {
+    let mut wrong = Vec::new();
+    for format in ["raw", "json"] {
+        let sink = "    copy: { file: { path: \"@dir@/out/copy\", format: @format@ }, batch: { wait: 50ms } }\n";
+        let files = LogFiles::new(&["in", "out"], &["in/*.log"], FAST).and(sink);
+        files.scene.set("format", format);
+        let volume = need!(Volume::new(&files.scene, "out", "8m", 7_900_000), NO_VOLUME);
+        let outrigger = volume.start(&files.scene, files.body());
+        let read = || std::fs::read_to_string(volume.path(&outrigger, "copy")).unwrap_or_default();
+        files.append("in/a.log", (0..LINES).map(line).collect::<String>());
+        await_degraded(&outrigger, &["out/copy"]);
+        // Killed while there is still no room, so that the next worker opens the file as it is.
+        let before = outrigger.worker();
+        send_signal(before, Signal::KILL);
+        until(PATIENCE, "another worker", || outrigger.find_worker().is_some_and(|worker| worker != before));
+        volume.free(&outrigger);
+        outrigger.await_other(before, PATIENCE);
+        let last = format!("n={:06}", LINES - 1);
+        until(PATIENCE, "the last line", || read().contains(&last));
+        settle(&outrigger, "logs/copy");
+        let (missing, fused) = missing_and_fused(&read(), format == "json");
+        if missing > 0 || !fused.is_empty() {
+            wrong.push((format, missing, fused));
+        }
+        outrigger.finish();
+    }
+    assert!(wrong.is_empty(), "format, lines that are nowhere whole, lines that are fused: {wrong:?}");
+}

@@ -1,0 +1,351 @@
+//! Log files that move, shrink, are written anew or come and go while the worker reads them, is killed, or waits for
+//! its sink. In: files written by the test. Out: the lines that a receiver got, each of which must have come, and once.
+//! Bounded by some thousand lines and files.
+
+use std::fs::{File, OpenOptions, remove_file, rename};
+use std::io::Write;
+use std::time::Duration;
+
+use crate::harness::ledger::dropped;
+use crate::harness::log_files::{LogFiles, missing_and_repeated, numbered, replace_worker, settle, verdict, warnings};
+use crate::harness::{Answer, Exposition, Outrigger, PATIENCE, SECOND, ledger_row, until, within};
+
+const FAST: &str = "poll: 50ms, scan: 200ms";
+
+/// A file that was renamed with lines that no sink has taken is found again by the next worker, in whichever folder of
+/// its pattern.
+/// covers: faults 4
+#[test]
+fn unread_rotated_files_are_found_in_all_folders() {
+    let folders = ["one/x", "two/x/deep", "three/x", "three/y"];
+    let logs = ["one/x/a.log", "two/x/deep/a.log", "three/x/a.log"];
+    let moved = ["one/x/a.log.1", "two/x/deep/a.log.1", "three/y/a.log.1"];
+    let files = LogFiles::new(&folders, &["one/*/a.log", "two/**/a.log", "three/*/a.log"], FAST);
+    let first = |file: usize| file * 10_000;
+    for (file, log) in logs.iter().enumerate() {
+        files.append(log, numbered(first(file)..first(file) + 1));
+    }
+    let outrigger = files.start();
+    files.receiver.wait_for(3, PATIENCE);
+    settle(&outrigger, "logs/main");
+    files.receiver.answer(Answer::Status(503));
+    for (file, log) in logs.iter().enumerate() {
+        files.append(log, numbered(first(file) + 1..first(file) + 1001));
+    }
+    files.receiver.wait_for_refused(1, PATIENCE);
+    for (file, (log, moved)) in logs.iter().zip(moved).enumerate() {
+        rename(files.path(log), files.path(moved)).expect("the log can be renamed");
+        files.append(log, numbered(first(file) + 1001..first(file) + 1011));
+    }
+    replace_worker(&outrigger);
+    files.receiver.answer(Answer::Accept);
+    until(PATIENCE, "the last line of the new files", || files.sorted().contains(&(first(2) + 1010)));
+    settle(&outrigger, "logs/main");
+    let missing = |file: usize| missing_and_repeated(&files.sorted(), first(file)..first(file) + 1011).0;
+    // What was renamed may be read after what took its name.
+    within(PATIENCE, || (0..3).all(|file| missing(file) == 0));
+    let wrong: Vec<(&str, usize)> = logs.iter().enumerate().map(|(file, log)| (*log, missing(file))).collect();
+    assert!(wrong.iter().all(|(_, missing)| *missing == 0), "lines that are missing: {wrong:?}");
+    outrigger.finish();
+}
+
+/// A file that cannot be found again, though it had lines that no sink has taken, is a warning and a count.
+/// covers: faults 4
+#[test]
+fn a_lost_file_with_unread_lines_is_reported() {
+    let files = LogFiles::new(&["in", "gone"], &["in/*.log"], FAST);
+    files.append("in/renamed.log", numbered(0..1));
+    files.append("in/removed.log", numbered(1..2));
+    let outrigger = files.start();
+    files.receiver.wait_for(2, PATIENCE);
+    settle(&outrigger, "logs/main");
+    files.receiver.answer(Answer::Status(503));
+    files.append("in/renamed.log", numbered(2..1002));
+    files.append("in/removed.log", numbered(1002..2002));
+    // So many that it is about two seconds ago that the lines were read.
+    files.receiver.wait_for_refused(4, PATIENCE);
+    rename(files.path("in/renamed.log"), files.path("gone/renamed.log")).expect("the log can be renamed");
+    remove_file(files.path("in/removed.log")).expect("the log can be removed");
+    let before = warnings(&outrigger).len();
+    replace_worker(&outrigger);
+    files.receiver.answer(Answer::Accept);
+    files.append("in/new.log", numbered(9000..9001));
+    until(PATIENCE, "a line of a new file", || files.sorted().contains(&9000));
+    let warned = || {
+        let new = warnings(&outrigger).split_off(before);
+        new.iter().any(|line| line["source"] == "files" || line.to_string().contains(&files.scene.text_path("in")))
+    };
+    assert!(within(5 * SECOND, warned), "a warning names the source: {:?}", warnings(&outrigger).split_off(before));
+    let row = ledger_row(&outrigger.admin, "source", "logs/files");
+    let counted = Exposition::of(&outrigger.admin).and_then(|page| {
+        let words = ["missed", "lost", "missing", "gone", "unread"];
+        page.sum(|series| {
+            series.name.starts_with("outrigger_log") && words.iter().any(|word| series.name.contains(word))
+        })
+    });
+    assert!(dropped(&row) > 0 || counted.is_some_and(|count| count > 0.0), "it is counted: {row}, {counted:?}");
+    outrigger.finish();
+}
+
+/// A file sink whose file was removed or renamed by somebody writes to the file that has its name.
+/// covers: faults 4
+#[test]
+fn a_file_sink_follows_its_path() {
+    let sinks = "    \
+    removed: { file: { path: \"@dir@/out/removed\" }, batch: { wait: 50ms } }
+    renamed: { file: { path: \"@dir@/out/renamed\" }, batch: { wait: 50ms } }
+    replaced: { file: { path: \"@dir@/out/replaced\", format: json }, batch: { wait: 50ms } }
+";
+    let files = LogFiles::new(&["in", "out"], &["in/*.log"], FAST).and(sinks);
+    let outrigger = files.start();
+    let names = ["removed", "renamed", "replaced"];
+    files.append("in/a.log", numbered(0..100));
+    let lines = |name: &str| std::fs::read_to_string(files.path(&format!("out/{name}"))).unwrap_or_default();
+    until(PATIENCE, "all files have the first lines", || names.iter().all(|name| lines(name).contains("n=000099")));
+    names.iter().for_each(|name| settle(&outrigger, &format!("logs/{name}")));
+    remove_file(files.path("out/removed")).expect("it is there");
+    rename(files.path("out/renamed"), files.path("out/renamed.1")).expect("it is there");
+    File::create(files.path("out/renamed")).expect("as logrotate's `create` does");
+    files.scene.write("out/beside", "");
+    rename(files.path("out/beside"), files.path("out/replaced")).expect("it is there");
+    files.append("in/a.log", numbered(100..200));
+    names.iter().for_each(|name| {
+        let row = || ledger_row(&outrigger.admin, "sink", &format!("logs/{name}"));
+        until(PATIENCE, "the sink counts the new lines as delivered", || row()["delivered"] == 200);
+    });
+    let wrong = names.map(|name| (name, lines(name).lines().filter(|line| line.contains("n=0001")).count()));
+    assert!(wrong.iter().all(|(_, count)| *count == 100), "new lines under each name, 100 of each: {wrong:?}");
+    outrigger.finish();
+}
+
+/// The content of a file of the test below, every line of it different from the old one's.
+fn content(head: &str, word: &str, lines: usize) -> String {
+    let lines = (0..lines).map(|number| format!("{word} line n={number:06}\n"));
+    std::iter::once(head.to_owned()).chain(lines).collect()
+}
+
+/// A file that is emptied and filled again between two looks is read from its beginning: with more bytes than before,
+/// with as many, with the same beginning, and while the program is down.
+/// covers: faults 4
+#[test]
+fn a_file_written_anew_is_read_from_its_start() {
+    let files = LogFiles::new(&["in"], &["in/*.log"], "poll: 500ms, scan: 200ms");
+    let header = format!("# {}\n", "the same header ".repeat(40));
+    // The new content has more bytes, as many, and more behind the same beginning.
+    let cases = [("longer", "", 50, 200), ("equal", "", 100, 100), ("headed", header.as_str(), 50, 200)];
+    let write = |name: &str, text: String| drop(files.scene.write(&format!("in/{name}.log"), text));
+    for (name, head, old, _) in cases {
+        write(name, content(head, &format!("{name} old"), old));
+    }
+    write("down", content(&header, "down old", 50));
+    let outrigger = files.start();
+    files.receiver.wait_for(50 + 100 + 51 + 51, PATIENCE);
+    settle(&outrigger, "logs/main");
+    for (name, head, _, new) in cases {
+        write(name, content(head, &format!("{name} new"), new));
+    }
+    let came = |name: &str| -> Vec<String> {
+        let messages = files.receiver.messages().into_iter();
+        messages.filter(|message| message.contains(&format!("{name} new"))).collect()
+    };
+    let whole = |name: &str, new: usize| {
+        let expected = content("", &format!("{name} new"), new);
+        came(name) == expected.lines().collect::<Vec<_>>()
+    };
+    within(5 * SECOND, || cases.iter().all(|(name, _, _, new)| whole(name, *new)));
+    let counts =
+        |(name, _, _, new): (&'static str, &str, usize, usize)| (name, whole(name, new), came(name).len(), new);
+    let mut all = cases.map(counts).to_vec();
+    settle(&outrigger, "logs/main");
+    outrigger.finish();
+    write("down", content(&header, "down new", 200));
+    let outrigger = files.start();
+    within(5 * SECOND, || whole("down", 200));
+    outrigger.finish();
+    all.push(("down", whole("down", 200), came("down").len(), 200));
+    let wrong: Vec<_> = all.into_iter().filter(|(_, whole, ..)| !whole).collect();
+    assert_eq!(wrong, [], "name, whether it is whole, lines that came, lines written");
+    let torn = |message: &&String| !message.contains(" line n=") && !message.starts_with("# the same header");
+    let messages = files.receiver.messages();
+    assert_eq!(messages.iter().find(torn), None, "no line is torn");
+}
+
+/// With `MANY` files there is a position for each file and sink: 8,400.
+const FOUR_SINKS: &str = "    \
+    second: { blackhole: {} }
+    third: { blackhole: {} }
+    fourth: { blackhole: {} }
+";
+const MANY: usize = 2100;
+
+fn many_files() -> LogFiles {
+    let files = LogFiles::new(&["in"], &["in/*.log"], "files_max: 4000, poll: 100ms, scan: 500ms").and(FOUR_SINKS);
+    for number in 0..MANY {
+        files.append(&format!("in/{number:04}.log"), numbered(number..number + 1));
+    }
+    // Made now, so that it cannot have the inode of a file that is removed later, and with it that file's slot.
+    files.append("in/new", "");
+    files
+}
+
+fn settle_all(outrigger: &Outrigger) {
+    ["main", "second", "third", "fourth"].iter().for_each(|sink| settle(outrigger, &format!("logs/{sink}")));
+}
+
+/// Lines of a new file, a killed worker, and how many of the lines come again.
+fn repeated_after_a_kill(files: &LogFiles, outrigger: &Outrigger, numbers: std::ops::Range<usize>) -> usize {
+    rename(files.path("in/new"), files.path("in/new.log")).expect("the log can be renamed");
+    files.append("in/new.log", numbered(numbers.clone()));
+    let last = numbers.end - 1;
+    until(PATIENCE, "the lines of a new file", || files.sorted().contains(&last));
+    settle_all(outrigger);
+    replace_worker(outrigger);
+    files.append("in/new.log", numbered(last + 1..last + 2));
+    until(PATIENCE, "a line after the kill", || files.sorted().contains(&(last + 1)));
+    settle_all(outrigger);
+    missing_and_repeated(&files.sorted(), numbers).1
+}
+
+/// Positions of files that are gone make room at the next start. As long as the files are there, a table without room
+/// for all of them is told.
+/// covers: faults 4
+#[test]
+fn positions_of_removed_files_go_at_the_start() {
+    let files = many_files();
+    let outrigger = files.start();
+    files.receiver.wait_for(MANY, PATIENCE);
+    settle_all(&outrigger);
+    let full = verdict(&outrigger);
+    replace_worker(&outrigger);
+    files.append("in/0000.log", numbered(MANY..MANY + 1));
+    until(PATIENCE, "a line after the kill", || files.sorted().contains(&MANY));
+    settle_all(&outrigger);
+    outrigger.finish();
+    let again = missing_and_repeated(&files.sorted(), 0..MANY).1;
+    for number in 0..MANY {
+        remove_file(files.path(&format!("in/{number:04}.log"))).expect("the log can be removed");
+    }
+    let outrigger = files.start();
+    let repeated = repeated_after_a_kill(&files, &outrigger, 10_000..15_000);
+    outrigger.finish();
+    // A table that has room for all of them is as good.
+    let told = full.0 == "degraded" || again == 0;
+    assert!(told && repeated == 0, "{repeated} came again at the end; {again} before, and the logs said: {full:?}");
+}
+
+/// Positions of files that were rotated away and then removed make room while the program runs.
+/// covers: faults 4
+#[test]
+fn positions_of_rotated_files_make_room() {
+    let files = many_files();
+    let outrigger = files.start();
+    files.receiver.wait_for(MANY, PATIENCE);
+    settle_all(&outrigger);
+    let rotated = |number: usize| files.path(&format!("in/{number:04}.log.1"));
+    for number in 0..MANY {
+        rename(files.path(&format!("in/{number:04}.log")), rotated(number)).expect("the log can be renamed");
+    }
+    let worker = outrigger.worker();
+    let open = || std::fs::read_dir(format!("/proc/{worker}/fd")).map_or(0, Iterator::count);
+    // Files that no pattern matches are watched for ten seconds more.
+    until(40 * SECOND, "the worker lets go of the rotated files", || open() < MANY / 4);
+    (0..MANY).for_each(|number| remove_file(rotated(number)).expect("the log can be removed"));
+    let repeated = repeated_after_a_kill(&files, &outrigger, 10_000..15_000);
+    assert_eq!(repeated, 0, "lines came again after a kill");
+    outrigger.finish();
+}
+
+/// Ten files of one name, and ten of one name in folders of their own, each of which is there for a third of a second, beside so
+/// many that rest. Fails where lines of them are missing and nothing is said.
+#[track_caller]
+fn short_lived_files(others: usize) {
+    let folders: Vec<String> = (0..10).map(|round| format!("deep/{round}")).collect();
+    let folders: Vec<&str> = ["in"].into_iter().chain(folders.iter().map(String::as_str)).collect();
+    let files = LogFiles::new(&folders, &["in/*.log", "deep/*/a.log"], "scan: 1s, files_max: 5000");
+    for number in 0..others {
+        files.append(&format!("in/other-{number:04}.log"), "rests\n");
+    }
+    let outrigger = files.start();
+    files.receiver.wait_for(others, PATIENCE);
+    let first = |round: usize| round * 100;
+    for round in 0..10 {
+        let logs = ["in/a.log".to_owned(), format!("deep/{round}/a.log")];
+        files.append(&logs[0], numbered(first(round)..first(round) + 100));
+        files.append(&logs[1], numbered(1000 + first(round)..1000 + first(round) + 100));
+        // why: the pace of the app and its rotation, which nobody tells when a file was seen
+        std::thread::sleep(Duration::from_millis(300));
+        let away = [format!("in/a.log.{round}"), format!("deep/{round}/a.log.1")];
+        for (log, away) in logs.iter().zip(away) {
+            rename(files.path(log), files.path(&away)).expect("the log can be renamed");
+        }
+    }
+    files.append("in/last.log", numbered(2000..2001));
+    until(PATIENCE, "a line of a file that stays", || files.sorted().contains(&2000));
+    let missing = || [0..1000, 1000..2000].map(|numbers| missing_and_repeated(&files.sorted(), numbers).0);
+    within(2 * SECOND, || missing() == [0, 0]);
+    let row = ledger_row(&outrigger.admin, "source", "logs/files");
+    let told = dropped(&row) > 0 || verdict(&outrigger).0 == "degraded" || !warnings(&outrigger).is_empty();
+    assert!(missing() == [0, 0] || told, "{:?} of 1,000 and 1,000 lines are missing, and nothing is said", missing());
+    outrigger.finish();
+}
+
+/// Files that are there for a third of a second, between two scans, are read all the same, or the loss is told.
+/// covers: faults 4
+#[test]
+fn files_between_two_scans_are_read_or_reported() {
+    short_lived_files(0);
+}
+
+/// The same where a scan takes its time, because many files match.
+/// covers: faults 4
+#[test]
+fn files_between_slow_scans_are_read_or_reported() {
+    short_lived_files(3000);
+}
+
+/// A writer that keeps its place in a file which somebody truncates leaves a hole; its lines are what is behind the
+/// hole.
+/// covers: faults 4
+#[test]
+fn a_hole_after_a_truncation_is_skipped() {
+    let files = LogFiles::new(&["in"], &["in/*.log"], "poll: 50ms, scan: 200ms, line_max: 256KiB");
+    let sizes = [("large", 300_000), ("small", 1000), ("exact", 262_144 - 12), ("fast", 5000)];
+    let mut writers = sizes.map(|(name, size)| {
+        let mut file = File::create(files.path(&format!("in/{name}.log"))).expect("the log can be written");
+        let line = format!("before {}\n", "x".repeat(92));
+        let text: String = line.chars().cycle().take(size - 1).chain(['\n']).collect();
+        file.write_all(text.as_bytes()).expect("the log can be written");
+        (name, file)
+    });
+    let outrigger = files.start();
+    until(PATIENCE, "the lines before", || files.receiver.len() >= 3000 + 10 + 2622 + 50);
+    settle(&outrigger, "logs/main");
+    let truncate = |name: &str| {
+        let other = OpenOptions::new().write(true).open(files.path(&format!("in/{name}.log")));
+        other.expect("the log can be opened").set_len(0).expect("it can be truncated");
+    };
+    for (name, _) in &writers[..3] {
+        truncate(name);
+    }
+    // A line of another file that is written after the first such line came: every file was looked at in between.
+    for round in ["one", "two"] {
+        files.append("in/other.log", format!("round {round}\n"));
+        files.await_message(&format!("round {round}"));
+    }
+    truncate("fast");
+    for (name, file) in &mut writers {
+        file.write_all(format!("{name} first after\n{name} second after\n").as_bytes()).expect("it can be written");
+    }
+    let times = |name: &str, word: &str| {
+        let line = format!("{name} {word} after");
+        files.receiver.messages().iter().filter(|message| **message == line).count()
+    };
+    let counts = || sizes.map(|(name, _)| (name, times(name, "first"), times(name, "second")));
+    let right = || counts().iter().all(|(_, first, second)| (*first, *second) == (1, 1));
+    within(5 * SECOND, right);
+    let messages = files.receiver.messages();
+    let holes: Vec<usize> = messages.iter().map(|m| m.matches('\0').count()).filter(|nuls| *nuls > 0).collect();
+    let counts = counts();
+    assert!(right() && holes.is_empty(), "NULs in records: {holes:?}; how often first and second came: {counts:?}");
+    outrigger.finish();
+}

@@ -1,0 +1,212 @@
+//! Times of records: which texts and numbers are times, that none is off by a unit, and that no two records of a Loki
+//! stream are the same to Loki, which keeps one entry for each nanosecond and text. In: lines of an app and of files.
+//! Out: fields from an http sink and nanoseconds from a Loki sink. Bounded by some thousand lines.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::SystemTime;
+
+use crate::harness::log_files::{LogFiles, append};
+use crate::harness::receiver::Record;
+use crate::harness::{LogReceiver, Outrigger, PATIENCE, Scene};
+
+/// What a member of a line's object is.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Expect {
+    /// The record's time, in nanoseconds since 1970, and no field.
+    Time(i128),
+    /// A field as any other; the time is when the line was read.
+    Field,
+}
+use Expect::{Field, Time};
+
+/// 2024-05-17T10:05:03Z.
+const NOON_S: i128 = 1_715_940_303;
+const NOON: i128 = NOON_S * 1_000_000_000;
+/// By so much equal times of a stream may be moved, so that none is as another one.
+const RISE: i128 = 1000;
+
+const LOKI: &str = r#"    loki: { loki: { endpoint: "http://@loki@" }, batch: { max: 64KiB, wait: 50ms } }
+"#;
+
+fn now() -> i128 {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("it is after 1970");
+    i128::try_from(now.as_nanos()).expect("it is before 10^38 ns")
+}
+
+/// Reads an object `{"n":…,KEY:VALUE}` for each case, and fails with those that are not what is expected. Times are in
+/// a file of their own and in their order, so that none has to be moved for the sake of another one.
+#[track_caller]
+fn check(cases: &[(&str, &str, Expect)]) {
+    let loki = LogReceiver::start();
+    let files = LogFiles::parsed(&["in"], &["in/*.log"], "poll: 50ms, scan: 200ms").and(LOKI);
+    files.scene.set("loki", loki.address());
+    let mut cases = cases.to_vec();
+    cases.sort_by_key(|(_, _, expect)| if let Time(time) = expect { *time } else { 0 });
+    let line = |(number, (key, value, _)): (usize, &(&str, &str, Expect))| {
+        format!("{{\"n\":{number},\"{key}\":{value},\"msg\":\"line\"}}\n")
+    };
+    let lines: Vec<String> = cases.iter().enumerate().map(line).collect();
+    let (fields, times) = lines.split_at(cases.iter().filter(|case| case.2 == Field).count());
+    files.append("in/fields.log", fields.concat());
+    files.append("in/times.log", times.concat());
+    let before = now();
+    let outrigger = files.start();
+    files.receiver.wait_for(cases.len(), PATIENCE);
+    loki.wait_for(cases.len(), PATIENCE);
+    let after = now();
+    let nanos: BTreeMap<String, i128> = loki.records().into_iter().map(|entry| (entry.message, entry.nanos)).collect();
+    let mut wrong = Vec::new();
+    for record in files.receiver.records() {
+        let number = record.fields["n"].as_u64().and_then(|number| usize::try_from(number).ok()).expect("a number");
+        let (key, value, expect) = cases[number];
+        let seen = nanos.get(lines[number].trim_end()).copied().unwrap_or(0);
+        let field = record.fields.get(key).filter(|_| key != "timestamp" || expect == Field);
+        let kept = field.map(ToString::to_string).as_deref() == Some(value);
+        let right = match expect {
+            Time(time) => field.is_none() && (time..time + RISE).contains(&seen),
+            Field => kept && (before..=after).contains(&seen),
+        };
+        if !right {
+            wrong.push(format!("{key}: {value} gives field {field:?} and {seen} ns, not {expect:?}"));
+        }
+    }
+    let (count, shown) = (wrong.len(), wrong.iter().take(12).collect::<Vec<_>>());
+    assert!(wrong.is_empty(), "{count} of {} are wrong, such as {shown:#?}", cases.len());
+    outrigger.finish();
+}
+
+/// A number that cannot be a time of this century stays a field, and the record has the time at which it was read.
+/// covers: faults 4
+#[test]
+fn numbers_of_other_centuries_are_fields() {
+    check(&[
+        ("time", "0.123", Field),
+        ("ts", "42", Field),
+        ("time", "0", Field),
+        ("ts", "-1715940303", Field),
+        ("time", "915148800", Field),
+        ("ts", "86400000", Field),
+        ("time", "7289654401", Field),
+        ("ts", "9999999999999999999", Field),
+        ("@timestamp", "17", Field),
+        ("timestamp", "12.5", Field),
+        ("time", "true", Field),
+        ("time", "null", Field),
+        ("time", "\"1970-01-01T00:00:17Z\"", Field),
+        ("time", "\"0001-01-01T00:00:00Z\"", Field),
+        ("time", "1715940303", Time(NOON)),
+        ("ts", "1715940303000", Time(NOON)),
+    ]);
+}
+
+/// Whole milliseconds are whole milliseconds, and fractions of seconds are as they were written.
+/// covers: faults 4
+#[test]
+fn whole_milliseconds_stay_whole() {
+    let value =
+        |ms: i128| (format!("{}", NOON_S * 1000 + ms), format!("{NOON_S}.{ms:03}"), format!("{NOON_S}.{ms:03}777"));
+    let values: Vec<_> = (0..1000).map(value).collect();
+    let mut cases = Vec::new();
+    for (ms, (whole, fraction, micros)) in (0..1000).zip(&values) {
+        cases.push(("time", whole.as_str(), Time(NOON + ms * 1_000_000)));
+        cases.push(("ts", fraction.as_str(), Time(NOON + ms * 1_000_000)));
+        cases.push(("@timestamp", micros.as_str(), Time(NOON + ms * 1_000_000 + 777_000)));
+    }
+    check(&cases);
+}
+
+/// A text is a time where RFC 3339 says so: offsets and dates that do not exist are none, any number of digits is a
+/// fraction.
+/// covers: faults 4
+#[test]
+fn texts_are_times_where_rfc_3339_says_so() {
+    check(&[
+        ("time", "\"2024-05-17T12:05:03+25:00\"", Field),
+        ("time", "\"2024-05-17T12:05:03+24:00\"", Field),
+        ("time", "\"2024-05-17T12:05:03+02:60\"", Field),
+        ("time", "\"2024-05-17T12:05:03-25:00\"", Field),
+        ("ts", "\"2024-05-17T24:05:03Z\"", Field),
+        ("ts", "\"2024-05-17T10:60:03Z\"", Field),
+        ("ts", "\"2024-02-30T10:05:03Z\"", Field),
+        ("ts", "\"2023-02-29T10:05:03Z\"", Field),
+        ("time", "\"2024-05-17T10:05:03\"", Field),
+        ("time", "\"2024-05-17\"", Field),
+        ("time", "\"20240517T100503Z\"", Field),
+        ("time", "\"2024-05-17T10:05:03.Z\"", Field),
+        ("time", "\"2024-05-17T10:05Z\"", Field),
+        ("time", "\"2024-05-17T10:05:03Z \"", Field),
+        ("time", "\"2024-05-17T12:05:03+02:00\"", Time(NOON)),
+        ("time", "\"2024-05-18T09:04:03+22:59\"", Time(NOON)),
+        ("time", "\"2024-05-17T10:05:03-00:00\"", Time(NOON)),
+        ("time", "\"2024-05-17t10:05:03z\"", Time(NOON)),
+        ("time", "\"2024-05-17T10:05:03.1Z\"", Time(NOON + 100_000_000)),
+        ("time", "\"2024-05-17T10:05:03.123456789Z\"", Time(NOON + 123_456_789)),
+        ("time", "\"2024-05-17T10:05:03.1234567891Z\"", Time(NOON + 123_456_789)),
+        ("time", "\"2024-05-17T10:05:03.00000000000000000001Z\"", Time(NOON)),
+    ]);
+}
+
+/// Entries of one stream that are the same to Loki.
+fn same_entries(receiver: &LogReceiver) -> usize {
+    let records = receiver.records();
+    let entries: BTreeSet<_> = records.iter().map(|entry| (&entry.labels, entry.nanos, &entry.message)).collect();
+    records.len() - entries.len()
+}
+
+/// An app and files that write one text again and again, some of it with times of their own.
+const REPEATING: &str = r#"
+app: { stop: { drain: 1s, grace: 2s, deadline: 6s } }
+logs:
+  sources:
+    app: { stdio: {} }
+    files: { file: { include: ["@dir@/in/*.log"], poll: 50ms, scan: 200ms } }
+  stages: [ { parse: { json: {} } } ]
+  sinks: { main: { loki: { endpoint: "http://@receiver@", labels: @labels@ }, batch: { max: 64KiB, wait: 50ms } } }
+"#;
+
+/// Starts the sources above, and waits for all that they have; more of a known line comes in another read and another body.
+#[track_caller]
+fn repeated(labels: &str) -> LogReceiver {
+    let (scene, receiver) = (Scene::new(), LogReceiver::start());
+    scene.set("receiver", receiver.address());
+    scene.set("labels", labels);
+    let parsed = "{\"time\":\"2024-05-17T10:05:03Z\",\"msg\":\"refused\"}\n";
+    scene.write("in/plain.log", "connection refused\n".repeat(2000));
+    scene.write("in/one.log", parsed.repeat(200));
+    scene.write("in/two.log", parsed.repeat(200));
+    let script = "i=0; while [ $i -lt 2000 ]; do echo connection refused; i=$((i+1)); done; \
+                  echo connection refused >&2; exec sleep 300";
+    let outrigger = Outrigger::start(&scene, REPEATING, &["sh", "-c", script]);
+    let all = 2001 + 2000 + 400;
+    receiver.wait_for(all, PATIENCE);
+    append(&scene.path("in/two.log"), parsed.repeat(200));
+    receiver.wait_for(all + 200, PATIENCE);
+    receiver.assert_well_formed();
+    outrigger.finish();
+    receiver
+}
+
+/// No two records of a Loki stream have the same time and text, whether the time was read from the clock or from the line. Times
+/// from the clock rise; those of lines are theirs.
+/// covers: faults 4
+#[test]
+fn no_two_records_of_a_stream_are_one_to_loki() {
+    let receiver = repeated("{}");
+    let mut last: BTreeMap<String, i128> = BTreeMap::new();
+    let mut still = 0;
+    for entry in receiver.records().into_iter().filter(|entry| entry.message == "connection refused") {
+        still += usize::from(last.insert(entry.labels, entry.nanos).is_some_and(|before| entry.nanos <= before));
+    }
+    let far = |entry: &Record| !(NOON..NOON + 1_000_000).contains(&entry.nanos);
+    let moved = receiver.records().iter().filter(|entry| entry.message.starts_with('{') && far(entry)).count();
+    let found = (same_entries(&receiver), still, moved);
+    assert_eq!(found, (0, 0, 0), "of {} records: one with another, not rising, moved by a millisecond", receiver.len());
+}
+
+/// The same where labels make one Loki stream of several files, and of the app's two streams.
+/// covers: faults 4
+#[test]
+fn sources_that_share_a_loki_stream_lose_no_record() {
+    let receiver = repeated("{ source: all, stream: all, file: all }");
+    assert_eq!(same_entries(&receiver), 0, "of {} records, those that are one with another to Loki", receiver.len());
+}

@@ -1,0 +1,111 @@
+//! Host names in every outgoing URL, with the sandbox as it is by default: one of every kind that calls out, each to a
+//! host of its own, from a hosts file and from dnsmasq. Names, aliases and search lists come in, deliveries go out.
+//! Bounded by one start of the program for each test.
+
+use crate::harness::callers::{Callers, KINDS, NO_CALLERS};
+use crate::harness::names::{Dnsmasq, Mounted, NO_NAMES, Names, hosts_of};
+use crate::harness::raw_app::answer_ok;
+use crate::harness::{PATIENCE, RawApp, Scene, Wait, until};
+
+/// The sandbox holds, everything works, and a second round does so too.
+fn check(scene: &Scene, names: &Names, mut callers: Callers) {
+    callers.feed(scene);
+    let outrigger = names.start(scene, Callers::body(), Wait::Nothing);
+    callers.assert_all_work(scene, &outrigger);
+    assert!(!outrigger.ask("/status").json()["sandbox"].is_null(), "the sandbox is on");
+    callers.feed(scene);
+    callers.assert_all_work(scene, &outrigger);
+    outrigger.finish();
+    callers.stop();
+}
+
+/// Nobody else is asked, neither for the address nor for one of the other family: there is no name server. The case of
+/// letters does not count (RFC 4343), and an underscore is a letter, as in names of Compose's services.
+/// covers: faults 1
+#[test]
+fn every_kind_finds_its_host_in_the_hosts_file() {
+    const HOSTS: &str = "\
+127.0.0.1 lines.names.test loki.names.test page.names.test # and no others
+127.0.0.1\tweb.names.test  DAEMON.names.test
+127.0.0.1 my_central notice
+";
+    let scene = Scene::new();
+    let names = need!(Names::new(&scene, Mounted::Files), NO_NAMES);
+    let callers = need!(Callers::start(&scene, ".names.test"), NO_CALLERS);
+    names.hosts(HOSTS);
+    scene.set("page_host", "Page.Names.TEST");
+    scene.set("central_host", "my_central");
+    scene.set("notice_host", "notice");
+    check(&scene, &names, callers);
+}
+
+/// Names that have an address, and names that are another name's alias.
+/// covers: faults 1
+#[test]
+fn every_kind_finds_its_host_by_a_name_server() {
+    let scene = Scene::new();
+    let names = need!(Names::new(&scene, Mounted::Files), NO_NAMES);
+    let callers = need!(Callers::start(&scene, ".names.test"), NO_CALLERS);
+    let hosts =
+        hosts_of(&["real", "page.names.test", "my_central", "notice.names.test", "web.names.test"], &["127.0.0.1"]);
+    let aliases = ["lines", "loki", "daemon"].map(|kind| format!("--cname={kind}.names.test,real"));
+    let aliases = aliases.each_ref().map(String::as_str);
+    let _dnsmasq = Dnsmasq::start(&scene, &names, 0, &hosts, &aliases);
+    scene.set("central_host", "my_central");
+    check(&scene, &names, callers);
+}
+
+const IN_A_POD: &str = "\
+# What a kubelet and people write, with options that a resolver may not know.
+search shop.svc.cluster.local svc.cluster.local cluster.local
+options ndots:5 edns0 trust-ad
+options single-request-reopen no-such-option timeout:2 attempts:3
+; the end
+";
+
+/// As in a Pod: a search list, and `ndots` above the number of dots in every name, so that each is looked for in each
+/// domain of the list first (resolv.conf(5)). A dot at the end of a name says that it is whole.
+/// covers: faults 1
+#[test]
+fn names_are_completed_by_the_search_list() {
+    let scene = Scene::new();
+    let names = need!(Names::new(&scene, Mounted::Files), NO_NAMES);
+    let callers = need!(Callers::start(&scene, ""), NO_CALLERS);
+    let inside = KINDS.map(|kind| format!("{kind}.shop.svc.cluster.local"));
+    let hosts = hosts_of(&inside, &["127.0.0.1"]) + "127.0.0.1 central.names.test\n";
+    let dnsmasq = Dnsmasq::start(&scene, &names, 0, &hosts, &[]);
+    names.ask(&[0], IN_A_POD);
+    scene.set("loki_host", "loki.shop");
+    scene.set("daemon_host", "daemon.shop.svc");
+    scene.set("page_host", "page.shop.svc.cluster.local");
+    scene.set("web_host", "web.shop.svc.cluster.local.");
+    scene.set("central_host", "central.names.test");
+    check(&scene, &names, callers);
+    assert!(dnsmasq.was_asked("central.names.test.shop.svc.cluster.local"), "the list comes first");
+    assert!(!dnsmasq.was_asked("web.shop.svc.cluster.local.shop.svc.cluster.local"), "a whole name is not completed");
+}
+
+/// The name of the receiver is the proxy's to look up.
+/// covers: faults 1
+#[test]
+fn a_proxy_is_found_by_its_name() {
+    const BODY: &str = r#"
+logs:
+  sources: { files: { file: { include: ["@dir@/logs/in.log"], start: beginning } } }
+  sinks: { lines: { http: { endpoint: "http://unknown.names.test:8080/lines" }, batch: { max: 64KiB, wait: 50ms } } }
+"#;
+    let scene = Scene::new();
+    let names = need!(Names::new(&scene, Mounted::Files), NO_NAMES);
+    let hosts = hosts_of(&["proxy.names.test"], &["127.0.0.1"]);
+    let dnsmasq = Dnsmasq::start(&scene, &names, 0, &hosts, &[]);
+    scene.write("logs/in.log", "one line\n");
+    let proxy = RawApp::start(|_, wire| answer_ok(wire, b""));
+    let url = proxy.address().replace("127.0.0.1", "http://proxy.names.test");
+    let outrigger = names.start_with(&scene, BODY, Wait::Ready, |command| {
+        command.env("http_proxy", &url);
+    });
+    until(PATIENCE, "the proxy has the request", || proxy.seen_count() > 0);
+    assert_eq!(proxy.seen()[0].head.target(), "http://unknown.names.test:8080/lines");
+    assert!(!dnsmasq.was_asked("unknown.names.test"));
+    outrigger.finish();
+}

@@ -1,0 +1,172 @@
+//! Names that change while the program runs: another address of a name, another content of the hosts file and
+//! resolv.conf, and other files in their place. ssh, which resolves names by itself inside our sandbox, has tests of
+//! its own. Changes come in, deliveries that follow them within seconds go out. Bounded by one start of the program
+//! for each test.
+
+use std::io::Write;
+use std::time::Duration;
+
+use crate::harness::callers::{Callers, KINDS, NO_CALLERS, Place, assert_said, git_daemon};
+use crate::harness::git::{Repository, published};
+use crate::harness::names::{Dnsmasq, FaultyServer, Mounted, NO_NAMES, Names, hosts_of};
+use crate::harness::{PATIENCE, Scene, Wait, until};
+
+const NO_SSHD: &str = "git, sshd, ssh or ssh-keygen is not installed";
+
+/// A change counts within five seconds; four times that on a loaded machine.
+const SOON: Duration = Duration::from_secs(20);
+
+/// The servers of three kinds stop at one address and start at another one: a sink's, a scraped page and a store.
+fn check_move(scene: &Scene, names: &Names, (repository, daemon): (&Repository, &str), publish: impl Fn(&str)) {
+    let hosts = ["lines.names.test", "page.names.test", "daemon.names.test"];
+    let [old, new] = [names.address(1), names.address(2)];
+    Place::ports(scene);
+    let before = Place::start(scene, repository, daemon, &old);
+    publish(&hosts_of(&hosts, &[&old]));
+    append(scene, "n=000000\n");
+    let outrigger = names.start(scene, Place::BODY, Wait::Nothing);
+    before.assert_works(scene, 1, PATIENCE);
+    assert_eq!(before.numbers(), [0]);
+    before.stop();
+    let after = Place::start(scene, repository, daemon, &new);
+    publish(&hosts_of(&hosts, &[&new]));
+    repository.push(2);
+    append(scene, "n=000001\n");
+    after.assert_works(scene, 2, SOON);
+    assert_eq!(after.numbers(), [1], "nothing is lost, and nothing comes twice");
+    outrigger.finish();
+    after.stop();
+}
+
+fn append(scene: &Scene, line: &str) {
+    std::fs::create_dir_all(scene.path("logs")).expect("the scene takes folders");
+    let file = std::fs::OpenOptions::new().create(true).append(true).open(scene.path("logs/in.log"));
+    file.and_then(|mut file| file.write_all(line.as_bytes())).expect("the log can be written");
+}
+
+/// The name server lets an address be kept for a second.
+/// covers: faults 1
+#[test]
+fn a_name_that_moves_is_followed_once_its_ttl_is_over() {
+    let scene = Scene::new();
+    let names = need!(Names::new(&scene, Mounted::Files), NO_NAMES);
+    let repository = need!(Repository::create(&scene), NO_CALLERS);
+    let daemon = need!(git_daemon(), NO_CALLERS);
+    let dnsmasq = Dnsmasq::start(&scene, &names, 0, "", &[]);
+    check_move(&scene, &names, (&repository, &daemon), |hosts| dnsmasq.hosts(hosts));
+}
+
+/// covers: faults 1
+#[test]
+fn a_name_that_moves_in_the_hosts_file_is_followed() {
+    let scene = Scene::new();
+    let names = need!(Names::new(&scene, Mounted::Files), NO_NAMES);
+    let repository = need!(Repository::create(&scene), NO_CALLERS);
+    let daemon = need!(git_daemon(), NO_CALLERS);
+    check_move(&scene, &names, (&repository, &daemon), |hosts| names.hosts(hosts));
+}
+
+/// No name exists at first. Half of them stand in the next hosts file, the others are known to the next name server.
+fn check_change(scene: &Scene, names: &Names, mut callers: Callers) {
+    let (of_file, of_server) = KINDS.split_at(4);
+    let host = |kind: &&str| format!("{kind}.names.test");
+    let hosts = |kinds: &[&str]| hosts_of(&kinds.iter().map(host).collect::<Vec<_>>(), &["127.0.0.1"]);
+    let _without = Dnsmasq::start(scene, names, 0, "", &[]);
+    let _with = Dnsmasq::start(scene, names, 1, &hosts(of_server), &[]);
+    callers.feed(scene);
+    let outrigger = names.start(scene, Callers::body(), Wait::Nothing);
+    for kind in ["lines", "page", "web", "daemon"] {
+        assert_said(&outrigger, &host(&kind), &[], PATIENCE);
+    }
+    names.hosts(&hosts(of_file));
+    callers.assert_work(scene, &outrigger, of_file);
+    assert_eq!(callers.missing(scene), of_server);
+    names.ask(&[1], "");
+    callers.assert_all_work(scene, &outrigger);
+    outrigger.finish();
+    callers.stop();
+}
+
+/// Container engines and the kubelet write into the files that are mounted.
+/// covers: faults 1
+#[test]
+fn a_hosts_file_and_a_resolv_conf_that_are_written_anew_count() {
+    let scene = Scene::new();
+    let names = need!(Names::new(&scene, Mounted::Files), NO_NAMES);
+    let callers = need!(Callers::start(&scene, ".names.test"), NO_CALLERS);
+    check_change(&scene, &names, callers);
+}
+
+/// Editors and network managers put another file in the place of the old one.
+/// covers: faults 1
+#[test]
+fn a_hosts_file_and_a_resolv_conf_that_are_replaced_count() {
+    let scene = Scene::new();
+    let names = need!(Names::new(&scene, Mounted::Folder), NO_NAMES);
+    let callers = need!(Callers::start(&scene, ".names.test"), NO_CALLERS);
+    check_change(&scene, &names, callers);
+}
+
+/// ssh is a program of the system, with the system's own resolver. Its host stands in the hosts file, then nowhere,
+/// which the status says in ssh's words, then a name server has it with a search list, then one whose answers over
+/// UDP are cut.
+fn check_ssh(scene: &Scene, names: &Names, repository: &Repository, url: &str) {
+    const BODY: &str = r#"
+app: { stop: { drain: 1s, grace: 2s, deadline: 8s } }
+sync:
+  shell:
+    from:
+      git:
+        url: "@url@"
+        ref: main
+        path: orders/
+        ssh: { key_file: "@dir@/keys/user_key", known_hosts_file: "@dir@/keys/known_hosts" }
+    to: "@dir@/out/shell"
+    every: 1s
+"#;
+    let hosts = hosts_of(&["shell.shop.names.test"], &["127.0.0.1"]);
+    let _dnsmasq = Dnsmasq::start(scene, names, 0, &hosts, &[]);
+    let faulty = FaultyServer::start(scene, names, 1, &hosts);
+    faulty.cut();
+    scene.set("url", url.replace("127.0.0.1", "shell.shop"));
+    let key = std::fs::read_to_string(scene.path("host_key.pub")).expect("sshd has one");
+    scene.write("keys/known_hosts", format!("[shell.shop]:{} {key}", scene.value("sshd")));
+    std::fs::copy(scene.path("user_key"), scene.path("keys/user_key")).expect("sshd lets it in");
+    let is_published = |generation| published(&scene.path("out/shell")) == Ok(Some(generation));
+
+    names.hosts(&hosts_of(&["shell.shop"], &["127.0.0.1"]));
+    let outrigger = names.start(scene, BODY, Wait::Nothing);
+    until(PATIENCE, "generation 1 from the hosts file", || is_published(1));
+    names.hosts("");
+    assert_said(&outrigger, "shell.shop", &["resolve hostname"], SOON);
+    names.ask(&[0], "search names.test\n");
+    repository.push(2);
+    until(SOON, "generation 2 by a name server", || is_published(2));
+    names.ask(&[1], "search names.test\n");
+    until(SOON, "answers over TCP", || faulty.was_asked("tcp A shell.shop.names.test"));
+    repository.push(3);
+    until(SOON, "generation 3 by answers over TCP", || is_published(3));
+    outrigger.finish();
+}
+
+/// covers: faults 1
+#[test]
+fn ssh_finds_its_host_wherever_names_come_from() {
+    let scene = Scene::new();
+    let names = need!(Names::new(&scene, Mounted::Files), NO_NAMES);
+    let repository = need!(Repository::create(&scene), NO_SSHD);
+    let (sshd, url) = need!(repository.sshd(&scene), NO_SSHD);
+    check_ssh(&scene, &names, &repository, &url);
+    sshd.stop();
+}
+
+/// covers: faults 1
+#[test]
+fn ssh_finds_its_host_after_the_files_were_replaced() {
+    let scene = Scene::new();
+    let names = need!(Names::new(&scene, Mounted::Folder), NO_NAMES);
+    let repository = need!(Repository::create(&scene), NO_SSHD);
+    let (sshd, url) = need!(repository.sshd(&scene), NO_SSHD);
+    check_ssh(&scene, &names, &repository, &url);
+    sshd.stop();
+}

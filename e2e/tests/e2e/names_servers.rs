@@ -1,0 +1,226 @@
+//! Name servers that fail, are wrong, slow, silent or gone. One of each kind that calls out asks them; the status and
+//! our own log name the host, the server and its answer, and once the server is right again, everything arrives.
+//! Bounded by the time-outs of a resolver: a few seconds for each question.
+
+use std::time::Duration;
+
+use crate::harness::callers::{Callers, KINDS, NO_CALLERS, assert_said};
+use crate::harness::ledger::dropped;
+use crate::harness::names::{Dnsmasq, FaultyServer, Mounted, NO_NAMES, Names, hosts_of};
+use crate::harness::{PATIENCE, Scene, Wait, ledger_row, until};
+
+fn hosts() -> String {
+    hosts_of(&KINDS.map(|kind| format!("{kind}.names.test")), &["127.0.0.1"])
+}
+
+/// Each kind reports these words with its host, and nothing is dropped; after the repair everything arrives.
+fn check(scene: &Scene, names: &Names, mut callers: Callers, words: &[&str], repair: impl FnOnce()) {
+    callers.feed(scene);
+    let outrigger = names.start(scene, Callers::body(), Wait::Nothing);
+    // A notification reports only after several tries: the test of all answers waits for that.
+    for kind in KINDS.into_iter().filter(|kind| *kind != "notice") {
+        assert_said(&outrigger, &format!("{kind}.names.test"), words, PATIENCE);
+    }
+    assert_eq!(callers.missing(scene), KINDS, "nothing arrives");
+    assert_eq!(outrigger.status_of("/live"), 200, "no restart would help");
+    assert_eq!(dropped(&ledger_row(&outrigger.admin, "sink", "metrics/central")), 0);
+    let worker = outrigger.worker();
+    repair();
+    callers.assert_all_work(scene, &outrigger);
+    until(PATIENCE, "all is well again", || outrigger.ask("/status").json()["verdict"] == "ok");
+    assert_eq!(outrigger.worker(), worker, "the worker stayed");
+    outrigger.finish();
+    callers.stop();
+}
+
+/// dnsmasq answers NXDOMAIN, until it has the names.
+/// covers: faults 1
+#[test]
+fn a_name_that_does_not_exist_is_reported_and_nothing_is_lost() {
+    let scene = Scene::new();
+    let names = need!(Names::new(&scene, Mounted::Files), NO_NAMES);
+    let callers = need!(Callers::start(&scene, ".names.test"), NO_CALLERS);
+    let dnsmasq = Dnsmasq::start(&scene, &names, 0, "", &[]);
+    check(&scene, &names, callers, &["does not exist"], || dnsmasq.hosts(&hosts()));
+}
+
+/// covers: faults 1
+#[test]
+fn a_name_server_that_fails_is_reported_and_nothing_is_lost() {
+    let scene = Scene::new();
+    let names = need!(Names::new(&scene, Mounted::Files), NO_NAMES);
+    let callers = need!(Callers::start(&scene, ".names.test"), NO_CALLERS);
+    let server = FaultyServer::start(&scene, &names, 0, &hosts());
+    server.answer(Some("servfail"));
+    check(&scene, &names, callers, &["SERVFAIL", &names.server(0)], || server.answer(None));
+    server.assert_well_asked();
+}
+
+/// Also where a request has less time than the look-up of a name, as a scrape each second has: the name server is at
+/// fault, not the receiver.
+/// covers: faults 1
+#[test]
+fn a_silent_name_server_is_reported_and_nothing_is_lost() {
+    let scene = Scene::new();
+    let names = need!(Names::new(&scene, Mounted::Files), NO_NAMES);
+    let callers = need!(Callers::start(&scene, ".names.test"), NO_CALLERS);
+    let server = FaultyServer::start(&scene, &names, 0, &hosts());
+    server.answer(Some("silence"));
+    check(&scene, &names, callers, &["no answer from", &names.server(0)], || server.answer(None));
+    server.assert_well_asked();
+}
+
+/// Nothing listens at its address, until a server is started.
+/// covers: faults 1
+#[test]
+fn a_name_server_that_is_gone_is_reported_and_nothing_is_lost() {
+    let scene = Scene::new();
+    let names = need!(Names::new(&scene, Mounted::Files), NO_NAMES);
+    let callers = need!(Callers::start(&scene, ".names.test"), NO_CALLERS);
+    let mut dnsmasq = None;
+    check(&scene, &names, callers, &["name server", &names.server(0)], || {
+        dnsmasq = Some(Dnsmasq::start(&scene, &names, 0, &hosts(), &[]));
+    });
+}
+
+/// The rarer faults, one after the other in one run: each is reported, none ends the worker, and what waited arrives.
+/// covers: faults 1
+#[test]
+fn whatever_a_name_server_answers_is_reported_and_nothing_is_lost() {
+    const BODY: &str = r#"
+logs:
+  sources: { files: { file: { include: ["@dir@/logs/in.log"], start: beginning } } }
+  sinks: { lines: { http: { endpoint: "http://lines.names.test:@lines@/lines" }, batch: { max: 64KiB, wait: 50ms } } }
+metrics:
+  sources: { page: { scrape: { url: "http://page.names.test:@page@/metrics", every: 1s } } }
+  sinks: { none: { prometheus: { listen: "127.0.0.1:@none@" } } }
+sync:
+  local:
+    from: { git: { url: "@local_url@", ref: main, path: orders/ } }
+    to: "@dir@/out/local"
+    every: 1s
+    notify: [ { http: { url: "http://notice.names.test:@notice@/-/reload" } } ]
+"#;
+    let scene = Scene::new();
+    let names = need!(Names::new(&scene, Mounted::Files), NO_NAMES);
+    let mut callers = need!(Callers::start(&scene, ".names.test"), NO_CALLERS);
+    let server = FaultyServer::start(&scene, &names, 0, &hosts());
+    scene.port("none");
+    callers.feed(&scene);
+    server.answer(Some("refused"));
+    let outrigger = names.start(&scene, BODY, Wait::Nothing);
+    let address = names.server(0);
+    for (fault, word) in
+        [("refused", "REFUSED"), ("empty", "no address"), ("garbage", address.as_str()), ("nxdomain", "does not exist")]
+    {
+        server.answer(Some(fault));
+        assert_said(&outrigger, "page.names.test", &[word], PATIENCE);
+        assert_eq!(outrigger.status_of("/live"), 200, "{fault}");
+    }
+    assert_said(&outrigger, "notice.names.test", &["does not exist"], PATIENCE);
+    server.answer(None);
+    callers.assert_work(&scene, &outrigger, &["lines", "page", "notice"]);
+    assert_eq!(outrigger.ask("/status").json()["worker_generation"], 0);
+    server.assert_well_asked();
+    outrigger.finish();
+    callers.stop();
+}
+
+/// An answer over UDP is empty and says that it was cut: only that over TCP is whole (RFC 7766, 5).
+/// covers: faults 1
+#[test]
+fn an_answer_that_is_cut_is_asked_for_again_over_tcp() {
+    let scene = Scene::new();
+    let names = need!(Names::new(&scene, Mounted::Files), NO_NAMES);
+    let callers = need!(Callers::start(&scene, ".names.test"), NO_CALLERS);
+    let server = FaultyServer::start(&scene, &names, 0, &hosts());
+    server.cut();
+    check_delivery(&scene, &names, callers);
+    for kind in KINDS {
+        assert!(server.was_asked(&format!("tcp A {kind}.names.test")), "{kind}");
+    }
+    server.assert_well_asked();
+}
+
+/// Servers that have IPv4 alone answer questions for IPv6 in all kinds of ways, or not at all (RFC 4074, 4).
+/// covers: faults 1
+#[test]
+fn a_name_server_that_is_wrong_about_ipv6_alone_costs_nothing() {
+    let scene = Scene::new();
+    let names = need!(Names::new(&scene, Mounted::Files), NO_NAMES);
+    let callers = need!(Callers::start(&scene, ".names.test"), NO_CALLERS);
+    let mut server = FaultyServer::start(&scene, &names, 0, &hosts());
+    let faults = ["silence", "servfail", "silence", "nxdomain", "silence", "silence", "refused"];
+    for (kind, fault) in KINDS.into_iter().zip(faults) {
+        server.fault(&format!("{kind}.names.test"), "AAAA", fault);
+    }
+    check_delivery(&scene, &names, callers);
+    server.assert_well_asked();
+}
+
+/// Each kind works, whatever its name servers do.
+fn check_delivery(scene: &Scene, names: &Names, mut callers: Callers) {
+    callers.feed(scene);
+    let outrigger = names.start(scene, Callers::body(), Wait::Nothing);
+    callers.assert_all_work(scene, &outrigger);
+    outrigger.finish();
+    callers.stop();
+}
+
+/// The first server of resolv.conf has this fault, or is not there; the second one answers rightly, and later.
+fn check_next(scene: &Scene, names: &Names, callers: Callers, fault: Option<&str>) {
+    let first = fault.map(|fault| {
+        let server = FaultyServer::start(scene, names, 0, &hosts());
+        server.answer(Some(fault));
+        server
+    });
+    let next = FaultyServer::start(scene, names, 1, &hosts());
+    next.delay(Duration::from_millis(200));
+    names.ask(&[0, 1], "");
+    check_delivery(scene, names, callers);
+    drop((first, next));
+}
+
+/// covers: faults 1
+#[test]
+fn the_next_name_server_answers_for_one_that_is_gone() {
+    let scene = Scene::new();
+    let names = need!(Names::new(&scene, Mounted::Files), NO_NAMES);
+    let callers = need!(Callers::start(&scene, ".names.test"), NO_CALLERS);
+    check_next(&scene, &names, callers, None);
+}
+
+/// SERVFAIL is no answer about the name: the system's own resolver asks the next server as well.
+/// covers: faults 1
+#[test]
+fn the_next_name_server_answers_for_one_that_fails() {
+    let scene = Scene::new();
+    let names = need!(Names::new(&scene, Mounted::Files), NO_NAMES);
+    let callers = need!(Callers::start(&scene, ".names.test"), NO_CALLERS);
+    check_next(&scene, &names, callers, Some("servfail"));
+}
+
+/// covers: faults 1
+#[test]
+fn the_next_name_server_answers_for_one_that_is_silent() {
+    let scene = Scene::new();
+    let names = need!(Names::new(&scene, Mounted::Files), NO_NAMES);
+    let callers = need!(Callers::start(&scene, ".names.test"), NO_CALLERS);
+    check_next(&scene, &names, callers, Some("silence"));
+}
+
+/// Name servers are asked in the order of the file (resolv.conf(5)). The first one has the names of the inside and is
+/// slow; the second one says at once that they do not exist.
+/// covers: faults 1
+#[test]
+fn a_slow_name_server_is_waited_for_before_the_next_one_is_believed() {
+    let scene = Scene::new();
+    let names = need!(Names::new(&scene, Mounted::Files), NO_NAMES);
+    let callers = need!(Callers::start(&scene, ".names.test"), NO_CALLERS);
+    let slow = FaultyServer::start(&scene, &names, 0, &hosts());
+    slow.delay(Duration::from_millis(400));
+    let _without = Dnsmasq::start(&scene, &names, 1, "", &[]);
+    names.ask(&[0, 1], "");
+    check_delivery(&scene, &names, callers);
+    slow.assert_well_asked();
+}
