@@ -22,7 +22,7 @@ const fn peer(program: &'static str, package: &'static str, question: &'static [
     Peer { program, package, question }
 }
 
-const PEERS: [Peer; 23] = [
+const PEERS: [Peer; 24] = [
     peer("git", "git", &["--version"]),
     // sshd has no question for its version, but tells it in the complaint about a wrong one.
     peer("sshd", "openssh-server", &["-V"]),
@@ -37,6 +37,8 @@ const PEERS: [Peer; 23] = [
     peer("node", "nodejs", &["--version"]),
     peer("javac", "default-jdk-headless", &["-version"]),
     peer("curl", "curl", &["--version"]),
+    // The program without the service that the package `dnsmasq` would start.
+    peer("dnsmasq", "dnsmasq-base", &["--version"]),
     peer("strace", "strace", &["-V"]),
     peer("rsyslogd", "rsyslog", &["-v"]),
     peer("dumb-init", "dumb-init", &["--version"]),

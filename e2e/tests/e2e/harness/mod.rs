@@ -5,12 +5,14 @@
 pub mod backdoor;
 pub mod booted;
 pub mod busy;
+pub mod callers;
 pub mod exposition;
 pub mod git;
 pub mod init;
 pub mod ledger;
 pub mod load;
 pub mod log_files;
+pub mod names;
 pub mod outrigger;
 pub mod podman;
 pub mod process;
