@@ -157,7 +157,9 @@ impl<'s> Walker<'s> {
 
     fn resolve_any<'v>(&'v self, schema: &'v Json) -> &'v Json {
         let mut schema = schema;
-        while let Some(found) = schema["$ref"].as_str().and_then(|target| self.root.pointer(target.trim_start_matches('#'))) {
+        while let Some(found) =
+            schema["$ref"].as_str().and_then(|target| self.root.pointer(target.trim_start_matches('#')))
+        {
             schema = found;
         }
         schema
@@ -182,8 +184,10 @@ impl<'s> Walker<'s> {
         let near = nearest(&entry.key, known.iter().copied()).and_then(|near| properties.and_then(|p| p.get(near)));
         let secret = match near {
             Some(near) => self.holds_secrets(near, 0),
-            None => properties.into_iter().flatten().any(|(_, value)| self.resolve_any(value)["format"] == "secret")
-                || self.in_secret_block(properties),
+            None => {
+                properties.into_iter().flatten().any(|(_, value)| self.resolve_any(value)["format"] == "secret")
+                    || self.in_secret_block(properties)
+            }
         };
         if secret {
             self.mask(&entry.node);
@@ -300,7 +304,7 @@ impl<'s> Walker<'s> {
     fn string(&mut self, node: &Node, schema: &Json, name: &str) -> Json {
         let format = schema["format"].as_str().unwrap_or("");
         if format == "secret" {
-            self.secrets.push(node.place);
+            self.mask(node);
         }
         let Value::Scalar { text, .. } = &node.value else {
             return self.mistyped(node, "a string", name);
@@ -309,7 +313,8 @@ impl<'s> Walker<'s> {
             return self.mistyped(node, "a string", name);
         }
         if text.contains('\0') {
-            let finding = Diagnostic::error(node.place, format!("`{name}` has a zero byte, which no such text can have"));
+            let finding =
+                Diagnostic::error(node.place, format!("`{name}` has a zero byte, which no such text can have"));
             self.findings.push(finding.help("take it out; a file that is filled in must be text"));
         }
         let reason = match format {
@@ -368,8 +373,10 @@ impl<'s> Walker<'s> {
                     "no" | "off" | "n" | "0" | "false" => Some("false"),
                     _ => None,
                 };
-                let finding =
-                    Diagnostic::error(node.place, format!("`{name}` must be true or false, and here is {}", quoted(node)));
+                let finding = Diagnostic::error(
+                    node.place,
+                    format!("`{name}` must be true or false, and here is {}", quoted(node)),
+                );
                 self.findings.push(match word {
                     Some(word) => finding.help(format!("write {word}, without quotes")),
                     None => finding,

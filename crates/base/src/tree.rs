@@ -88,8 +88,9 @@ pub fn parse(text: &str) -> Result<Node, Vec<Diagnostic>> {
                 let marker = error.marker();
                 let place = Place { line: to_u32(marker.line()), column: to_u32(marker.col() + 1), width: 1 };
                 let line = text.lines().nth(marker.line().saturating_sub(1)).unwrap_or("");
+                let here: String = line.chars().skip(marker.col()).collect();
                 builder.findings.push(
-                    Diagnostic::error(place, format!("this is not YAML: {}", error.info())).help(help_for(line)),
+                    Diagnostic::error(place, format!("this is not YAML: {}", error.info())).help(help_for(line, &here)),
                 );
                 return Err(builder.findings);
             }
@@ -105,9 +106,8 @@ pub fn parse(text: &str) -> Result<Node, Vec<Diagnostic>> {
 }
 
 /// What most people mean who write a line that YAML refuses.
-fn help_for(line: &str) -> String {
-    let value = line.split_once(": ").map_or(line, |(_, value)| value).trim_start_matches(['-', ' ', '[', '\t']);
-    let word = value.split([',', ']', '}', ' ']).next().unwrap_or(value);
+fn help_for(line: &str, here: &str) -> String {
+    let word = here.split([',', ']', '}', ' ']).next().unwrap_or(here);
     match word.chars().next() {
         // An alias, a tag, a directive, or what no plain word may begin with.
         Some('*' | '&' | '!' | '%' | '@' | '`') => {

@@ -397,7 +397,12 @@ mod tests {
         let _ = std::fs::remove_dir_all(&dir);
         let state = StateDir::open(&dir, 1 << 20);
         let file = |inode| FileId { device: 1, inode };
-        let at = |offset| Position { offset, print: Print { length: 3, hash: 9 }, read_to: offset + 7, ..Position::default() };
+        let at = |offset| Position {
+            offset,
+            print: Print { length: 3, hash: 9 },
+            read_to: offset + 7,
+            ..Position::default()
+        };
         let open = || Checkpoints::open(&state, None).expect("a file").0;
         let checkpoints = open();
         for (inode, offset) in [(1, 10), (2, 20), (1, 15)] {

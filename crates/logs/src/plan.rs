@@ -195,7 +195,8 @@ mod tests {
     /// covers: faults 4
     #[test]
     fn a_sink_that_its_source_would_read_and_a_path_that_is_no_file_are_refused() {
-        let loops = "sources: { f: { file: { include: [\"/in/*.log*\"] } } }\nsinks: { a: { file: { path: /in/copy.log } } }\n";
+        let loops =
+            "sources: { f: { file: { include: [\"/in/*.log*\"] } } }\nsinks: { a: { file: { path: /in/copy.log } } }\n";
         check(loops, true, Err("endless loop"));
         check(&loops.replace("/in/copy.log", "/in/x/../copy.log"), true, Err("endless loop"));
         check(&loops.replace("/in/copy.log", "/out/copy.log"), true, Ok(()));

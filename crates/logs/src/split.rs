@@ -23,7 +23,16 @@ pub struct Splitter {
 
 impl Splitter {
     pub fn new(source: Rc<str>, file: Option<Rc<str>>, stream: Stream, line_max: usize, base: u64) -> Splitter {
-        Splitter { source, file, stream, line_max: line_max.max(1), carry: Vec::new(), base, skipping: false, last_ns: 0 }
+        Splitter {
+            source,
+            file,
+            stream,
+            line_max: line_max.max(1),
+            carry: Vec::new(),
+            base,
+            skipping: false,
+            last_ns: 0,
+        }
     }
 
     /// Bytes before `base` were lost: what was carried belongs to a line without an end.

@@ -117,7 +117,13 @@ pub fn start(
             Ok((built, for_page)) => {
                 let id = format!("metrics.sources.{}", source.name);
                 health.component(id.clone(), source.kind.name());
-                entries.push(Entry { name: source.name.clone(), id, source: built, for_page, last: RefCell::default() });
+                entries.push(Entry {
+                    name: source.name.clone(),
+                    id,
+                    source: built,
+                    for_page,
+                    last: RefCell::default(),
+                });
             }
             Err(error) => errors.push(format!("metric source `{}`: {error}", source.name)),
         }

@@ -127,7 +127,12 @@ impl Interner {
             Some(known) => known.clone(),
             None => {
                 let series = Rc::new(series);
-                let known = Rc::new(Known { series: series.clone(), seen: Cell::new(0), last: Cell::new(None), own_time: Cell::new(false) });
+                let known = Rc::new(Known {
+                    series: series.clone(),
+                    seen: Cell::new(0),
+                    last: Cell::new(None),
+                    own_time: Cell::new(false),
+                });
                 self.series.insert(series, known.clone());
                 known
             }
@@ -253,7 +258,8 @@ mod tests {
         let mut interner = Interner::default();
         interner.begin();
         let found = interner.insert(b"a", Series { name: "a".into(), labels: Box::new([]) });
-        let told = [(5, 1.0), (5, 1.0), (5, 2.0), (4, 1.0), (6, 1.0)].map(|(time, value)| interner.tell(&found, time, false, value));
+        let told = [(5, 1.0), (5, 1.0), (5, 2.0), (4, 1.0), (6, 1.0)]
+            .map(|(time, value)| interner.tell(&found, time, false, value));
         use Timing::{Newer, NotNewer, Repeated};
         assert_eq!(told, [Newer, Repeated, NotNewer, NotNewer, Newer]);
         assert_eq!(interner.len(), 1);

@@ -478,7 +478,11 @@ mod tests {
             (".5e1", "5"),
         ] {
             let (out, faults) = round_trip(&format!("a {text}\n"));
-            assert_eq!((out.as_str(), faults.bad_lines), (format!("# TYPE a untyped\na {expect}\n").as_str(), 0), "{text}");
+            assert_eq!(
+                (out.as_str(), faults.bad_lines),
+                (format!("# TYPE a untyped\na {expect}\n").as_str(), 0),
+                "{text}"
+            );
         }
         let (out, faults) = round_trip("## TYPE a counter\n#TYPE a counter\n#HELP a b\na 1\n#\n");
         assert_eq!((out.as_str(), faults.bad_lines), ("# TYPE a untyped\na 1\n", 0));
@@ -519,8 +523,7 @@ mod tests {
     fn a_time_that_receivers_refuse_costs_its_sample_alone() {
         let mut interner = Interner::default();
         let now = 1_700_000_000_000;
-        let (snapshot, faults) =
-            parse(format!("a 1\nb 2 1700000000\nc 3 {now}\n").as_bytes(), now, 10, &mut interner);
+        let (snapshot, faults) = parse(format!("a 1\nb 2 1700000000\nc 3 {now}\n").as_bytes(), now, 10, &mut interner);
         let timing: Vec<Timing> = snapshot.blocks.iter().flat_map(|b| &b.samples).map(|s| s.timing).collect();
         assert_eq!(timing, [Timing::Newer, Timing::NotNewer, Timing::Newer]);
         assert_eq!((faults.not_newer, faults.bad_lines), (1, 0));

@@ -211,9 +211,9 @@ mod tests {
     #[test]
     fn retry_after_is_seconds_or_a_date() {
         let check = |pairs: &[(&'static str, &str)], expect: Option<u64>| {
-            let headers = pairs.iter().map(|(name, value)| {
-                (HeaderName::from_static(name), HeaderValue::from_str(value).expect("a value"))
-            });
+            let headers = pairs
+                .iter()
+                .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_str(value).expect("a value")));
             let response = Response { status: 429, headers: headers.collect(), body: Bytes::new() };
             assert_eq!(response.retry_after(), expect.map(Duration::from_secs), "{pairs:?}");
         };

@@ -108,7 +108,9 @@ impl Resolver {
             return Ok(vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]);
         }
         if let Some(trouble) = &loaded.trouble {
-            return Err(Error::us(format!("the name {host} is not in {HOSTS}, and {RESOLV_CONF} is not understood: {trouble}")));
+            return Err(Error::us(format!(
+                "the name {host} is not in {HOSTS}, and {RESOLV_CONF} is not understood: {trouble}"
+            )));
         }
         let asked = Mutex::new(Vec::new());
         match timeout(within, ask_all(&loaded.servers, host, &asked)).await {
@@ -221,7 +223,8 @@ async fn ask_all(servers: &[Server], host: &str, waiting: &Mutex<Vec<IpAddr>>) -
             ask_next(server.clone(), host, answers.len(), &mut asking);
             answers.push(None);
         }
-        *lock(waiting) = servers.iter().zip(&answers).filter(|(_, answer)| answer.is_none()).map(|(s, _)| s.address).collect();
+        *lock(waiting) =
+            servers.iter().zip(&answers).filter(|(_, answer)| answer.is_none()).map(|(s, _)| s.address).collect();
         if let Some(decided) = decide(servers, host, &answers) {
             return decided;
         }
@@ -262,7 +265,9 @@ fn decide(
     let mut last = None;
     for (server, answer) in servers.iter().zip(answers) {
         match answer.as_ref()? {
-            Ok(_) => return Some(Err(format!("the name {host} has no address, says the name server {}", server.address))),
+            Ok(_) => {
+                return Some(Err(format!("the name {host} has no address, says the name server {}", server.address)));
+            }
             Err(error) => {
                 let text = explain(host, error, server.address);
                 if is_negative(error) {
@@ -390,7 +395,8 @@ mod tests {
     async fn the_next_address_is_tried_when_one_is_dead() {
         let listener = tokio::net::TcpListener::bind("127.0.0.3:0").await.expect("a port");
         let port = listener.local_addr().expect("bound").port();
-        let stream = race(vec![address("127.0.0.1"), address("127.0.0.3")], port).await.expect("the second one answers");
+        let stream =
+            race(vec![address("127.0.0.1"), address("127.0.0.3")], port).await.expect("the second one answers");
         assert_eq!(stream.peer_addr().expect("connected").ip(), address("127.0.0.3"));
         let failed = race(vec![address("127.0.0.1"), address("127.0.0.2")], port).await.expect_err("nobody listens");
         assert!(failed.contains("127.0.0.1: ") && failed.contains("127.0.0.2: "), "{failed}");
@@ -401,7 +407,8 @@ mod tests {
     fn names_with_underscores_and_upper_case_are_found_in_the_hosts_file() {
         let mut hosts = Hosts::default();
         hosts.read_hosts_conf("10.0.0.7 my_app Loki\n::7 loki # IPv6\n".as_bytes()).expect("a hosts file");
-        let loaded = Loaded { stamps: [None; 2], hosts, servers: Vec::new(), trouble: None, texts: [Vec::new(), Vec::new()] };
+        let loaded =
+            Loaded { stamps: [None; 2], hosts, servers: Vec::new(), trouble: None, texts: [Vec::new(), Vec::new()] };
         assert_eq!(loaded.in_hosts_file("my_app"), [address("10.0.0.7")]);
         assert_eq!(loaded.in_hosts_file("LOKI."), [address("::7"), address("10.0.0.7")]);
         assert!(loaded.in_hosts_file("other").is_empty());

@@ -103,7 +103,7 @@ impl Source {
         let app = keep(&mut report, app_plan::plan(&config.app, &around, tree.at(&["app"])));
         let memory = memory(&config, container);
         report.extend(check_budget(&config, memory, logs.as_ref(), &tree));
-        report.extend(check_times(&config, &tree));
+        report.extend(check_times(&config.app, tree.at(&["app"])));
         report.extend(check_memory(memory, &tree));
         report.extend(app_plan::without_effect(wrapped, tree.at(&["app"])));
         report.extend(config.admin.check(tree.at(&["admin"])));
@@ -158,6 +158,7 @@ fn check_sections(refused: base::config::Refused, wrapped: bool) -> Report {
     if let Some((config, tree)) = refused.section("sync") {
         findings.extend(sync::plan::Plan::new(&config, wrapped, tree).err().unwrap_or_default());
     }
+    findings.extend(app.iter().filter_map(|(app, tree)| check_times(app, tree)));
     let mut report = refused.report;
     report.extend(findings);
     report
@@ -246,6 +247,16 @@ fn check_addresses(plans: &Plans, tree: &base::tree::Node) -> Vec<Diagnostic> {
             findings.push(Diagnostic::error(place(&one.name), text).help(help));
         }
     }
+    let proxy = plans.proxy.iter().flat_map(|plan| plan.listeners.iter().map(move |listener| (plan, listener)));
+    for (plan, listener) in proxy {
+        let endpoints = plan.clusters.get(listener.cluster).into_iter().flat_map(|cluster| &cluster.endpoints);
+        let of_app = plans.config.app.port.is_some_and(|port| port == listener.address.port());
+        if let Some(endpoint) = endpoints.clone().find(|endpoint| !of_app && overlap(listener.address, **endpoint)) {
+            let text = format!("the listener `{}` forwards to itself: {endpoint} is where it listens", listener.name);
+            let place = place(&format!("proxy/{}", listener.name));
+            findings.push(Diagnostic::error(place, text).help("name another endpoint, or listen on another port"));
+        }
+    }
     findings
 }
 
@@ -259,11 +270,11 @@ fn overlap(one: std::net::SocketAddr, other: std::net::SocketAddr) -> bool {
             || everywhere(other) && (other.is_ipv6() || one.is_ipv4()))
 }
 
-fn check_times(config: &Config, tree: &base::tree::Node) -> Option<Diagnostic> {
-    let stop = &config.app.stop;
+fn check_times(app: &crate::app::App, tree: &base::tree::Node) -> Option<Diagnostic> {
+    let stop = &app.stop;
     let needed = stop.drain.0 + stop.grace.0;
     (needed > stop.deadline.0).then(|| {
-        let place = tree.at(&["app", "stop", "deadline"]).place;
+        let place = tree.at(&["stop", "deadline"]).place;
         let message =
             format!("`deadline` is {}, and drain and grace alone may take {}", stop.deadline, base::unit::Span(needed));
         Diagnostic::error(place, message)

@@ -8,9 +8,9 @@ use crate::load::Source;
 use base::subsystem::Health;
 use std::cell::RefCell;
 use std::ffi::OsString;
+use std::os::unix::fs::MetadataExt as _;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::os::unix::fs::MetadataExt as _;
 use std::time::Duration;
 use supervisor::message::ToSupervisor;
 

@@ -5,9 +5,8 @@ use crate::app::Stop;
 use crate::control::{AppFacts, Control, Order};
 use base::scope::Scope;
 use base::state::StateDir;
-use base::unit::Span;
-use base::telemetry::{Left, Telemetry};
 use base::subsystem::{Conductor, Phase};
+use base::telemetry::{Left, Telemetry};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use supervisor::message::ToSupervisor;
@@ -65,7 +64,8 @@ pub async fn lead(
     // An app that used up all the time has the most interesting last lines: they are kept in any case.
     let hurry = conductor.hurry();
     let late = {
-        let mut finishing = std::pin::pin!(conductor.advance(Phase::Finish, left(CLOSE_RESERVE, until).max(KEEP_AT_LEAST)));
+        let mut finishing =
+            std::pin::pin!(conductor.advance(Phase::Finish, left(CLOSE_RESERVE, until).max(KEEP_AT_LEAST)));
         loop {
             tokio::select! {
                 late = &mut finishing => break late,
@@ -106,10 +106,13 @@ async fn hand_over(control: &Control, conductor: &mut Conductor, times: &Stop, s
     EXIT_YIELDED
 }
 
-/// The time as it was configured: what the message took on its way is not worth a word.
-fn rounded(left: Duration) -> Span {
+/// The time as it was configured, in seconds: what the message took on its way is not worth a word.
+fn rounded(left: Duration) -> String {
     let tenths = left.as_millis().div_ceil(100);
-    Span(Duration::from_millis(u64::try_from(tenths * 100).unwrap_or(u64::MAX)))
+    match tenths % 10 {
+        0 => format!("{}s", tenths / 10),
+        tenth => format!("{}.{tenth}s", tenths / 10),
+    }
 }
 
 /// One line for all that a stop leaves behind, and the last one.
@@ -118,7 +121,10 @@ fn tell_left(telemetry: &Telemetry) {
     let told: Vec<String> = left.iter().map(Left::to_string).collect();
     match left.iter().map(|left| left.lost).sum::<u64>() {
         _ if left.is_empty() => {}
-        0 => tracing::warn!(left = told.join("; "), "the stop leaves records behind, which are sent after the next start"),
+        0 => tracing::warn!(
+            left = told.join("; "),
+            "the stop leaves records behind, which are sent after the next start"
+        ),
         lost => tracing::error!(left = told.join("; "), lost, "the stop leaves records behind, and some are lost"),
     }
 }

@@ -80,7 +80,7 @@ impl Worker {
             }
         }
         if !errors.is_empty() {
-            return report_errors(&errors, self.generation, &self.kept, self.reloader.text());
+            return self.cannot_start(&errors);
         }
         self.scope.spawn("pulse", self.pulse.clone().beat(self.telemetry.clone(), self.control.clone(), plans.memory));
         self.sockets.ready();
@@ -99,7 +99,7 @@ impl Worker {
         let access = records.then_some(receiver);
         let (mut gate, pages) = match self.start_rest(plans, &state, access, counters) {
             Ok(started) => started,
-            Err(errors) => return report_errors(&errors, self.generation, &self.kept, self.reloader.text()),
+            Err(errors) => return self.cannot_start(&errors),
         };
         self.sockets.forget_rest();
         self.scope.spawn("readiness", readiness(port, self.facts.clone()));
@@ -118,7 +118,13 @@ impl Worker {
         let watch = self.reloader.clone().watch(self.control.clone(), self.facts.health.clone(), self.marks);
         self.scope.spawn("reload", watch);
         self.scope.spawn("signals", signals(self.control.clone(), self.reloader.clone(), self.companion));
-        lead(&self.control, &mut self.orders, &mut self.conductor, &self.facts, &times, &state, pages, &self.telemetry).await
+        lead(&self.control, &mut self.orders, &mut self.conductor, &self.facts, &times, &state, pages, &self.telemetry)
+            .await
+    }
+
+    fn cannot_start(&self, errors: &[String]) -> i32 {
+        self.control.send(ToSupervisor::CannotStart { reason: errors.join("; ").as_bytes() });
+        report_errors(errors, self.generation, &self.kept, self.reloader.text())
     }
 
     /// Starts what reads the rings and writes the state. Answers what the app waits for, and the scope of our own pages.
@@ -150,10 +156,9 @@ impl Worker {
         errors.extend(self.start_sync(plans.sync, state, &revisions, &mut gate).err().unwrap_or_default());
         if let Some(end) = plans.config.app.end.clone() {
             let control = self.control.clone();
-            let gone =
-                crate::app::end::watch(end, self.since, self.facts.health.clone(), move |code| {
-                    control.send(ToSupervisor::AppGone { code });
-                });
+            let gone = crate::app::end::watch(end, self.since, self.facts.health.clone(), move |code| {
+                control.send(ToSupervisor::AppGone { code });
+            });
             self.scope.spawn("end", gone);
         }
         let requests: Rc<dyn Fn() -> Vec<serde_json::Value>> = match counters {

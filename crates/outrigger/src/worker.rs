@@ -219,13 +219,20 @@ impl Inherited {
     }
 
     fn cannot_start(&self, errors: &[String], text: &str) -> i32 {
+        let message = ToSupervisor::CannotStart { reason: errors.join("; ").as_bytes() }.encode();
+        // The exit code says it as well.
+        let _ = supervisor::message::send(&self.control, &message);
         report_errors(errors, self.generation, &self.kept, text)
     }
 }
 
 /// Says why a worker cannot start. The next one then takes the last text that served.
 pub fn report_errors(errors: &[String], generation: u32, kept: &Kept, text: &str) -> i32 {
-    errors.iter().for_each(|error| eprintln!("error: {error}"));
+    let report: String = errors.iter().map(|error| format!("error: {error}\n")).collect();
+    match generation {
+        0 => eprint!("{report}"),
+        _ => oplog::report(&report, "this worker cannot start; the one before it goes on"),
+    }
     if generation > 0 {
         let _ = Kept::keep(&kept.refused, text.as_bytes());
     }

@@ -214,7 +214,10 @@ pub async fn give_way_when_tight(states: Vec<Rc<ListenerState>>, health: Arc<Hea
                 pressure.ask();
             }
             if closed > 0 {
-                health.fault(PART, format!("memory is short: connections that waited for their client gave way ({closed})"));
+                health.fault(
+                    PART,
+                    format!("memory is short: connections that waited for their client gave way ({closed})"),
+                );
             }
             tokio::time::sleep(GIVE_WAY_PAUSE).await;
         }

@@ -109,7 +109,8 @@ async fn data_thread(
 ) {
     let Shared { plan, counters, access, health, outlive_us, pressure, token } = shared;
     let scope = Scope::new(format!("proxy-{thread}"), health.clone());
-    let clusters: Vec<Rc<Cluster>> = plan.clusters.iter().map(|cluster| Cluster::new(cluster.clone(), health.clone())).collect();
+    let clusters: Vec<Rc<Cluster>> =
+        plan.clusters.iter().map(|cluster| Cluster::new(cluster.clone(), health.clone())).collect();
     let recorder = Rc::new(counters.recorder(thread));
     let access = access.map(Access::new);
     if let Some(access) = &access {

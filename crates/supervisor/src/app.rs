@@ -266,7 +266,15 @@ fn report(plan: &Plan, error: StartError) -> i32 {
     let directory = plan.app.as_ref().and_then(|app| app.directory.as_deref()).unwrap_or(b"");
     let (code, why): (i32, &[u8]) = match error {
         StartError::Exec(number) => match Errno::from_raw_os_error(number) {
-            Errno::NOENT => (127, b": command not found\n"),
+            Errno::NOENT => match sys::process::interpreter(name, directory) {
+                Some(interpreter) => {
+                    for part in [b"outrigger: interpreter ", interpreter.as_slice(), b" of ", name, b" not found\n"] {
+                        let _ = rustix::io::write(rustix::stdio::stderr(), part);
+                    }
+                    return 127;
+                }
+                None => (127, b": command not found\n"),
+            },
             Errno::ACCESS => (126, b": permission denied\n"),
             Errno::NOEXEC => {
                 (126, b": cannot be executed: it is no program of this machine, and names no interpreter\n")

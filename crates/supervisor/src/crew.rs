@@ -304,10 +304,15 @@ impl Supervisor {
         let Some(place) = found else { return };
         let Some(mut worker) = self.crew.take(place) else { return };
         let mut packet = [0u8; PACKET_MAX];
+        let mut said = worker.reason.take();
         // Its last words come behind the news that it did not read ours, where it is so (ECONNRESET).
         for _ in 0..2 {
             while let Some(bytes) = worker.hear(&mut packet) {
-                self.app.heard |= ToSupervisor::decode(bytes) == Some(ToSupervisor::HeardEnd);
+                match ToSupervisor::decode(bytes) {
+                    Some(ToSupervisor::HeardEnd) => self.app.heard = true,
+                    Some(ToSupervisor::CannotStart { reason }) => said = Some(reason.to_vec()),
+                    _ => {}
+                }
             }
         }
         let out_of_memory = out_of_memory && !worker.hung;
@@ -324,7 +329,10 @@ impl Supervisor {
                     let error = std::io::Error::from_raw_os_error(code - EXIT_NOT_EXECUTED);
                     format!("the binary cannot be executed: {error}; the old worker goes on")
                 });
+                let said =
+                    said.map(|said| [&b"the new worker cannot start, and the old one goes on: "[..], &said].concat());
                 let reason: &[u8] = match code {
+                    EXIT_MISTAKE if let Some(said) = &said => said,
                     _ if let Some(reason) = &not_executed => reason.as_bytes(),
                     EXIT_MISTAKE => b"the new worker ended with a mistake, which it has printed; the old one goes on",
                     _ if now.saturating_duration_since(worker.started) >= crate::plan::READY_MOST => {

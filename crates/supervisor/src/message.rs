@@ -111,6 +111,10 @@ pub enum ToSupervisor<'a> {
     Released,
     /// Everything is started: my configuration is a good one.
     Serves,
+    /// I cannot start, for this reason, and end.
+    CannotStart {
+        reason: &'a [u8],
+    },
     /// I have taken note of the app's end.
     HeardEnd,
     /// Begin the stop order, and be done in this many milliseconds; 0 for the configured deadline.
@@ -185,6 +189,7 @@ impl ToSupervisor<'_> {
             ToSupervisor::AskDescriptors { pid } => packet(9, [i64::from(pid), 0, 0], &[]),
             ToSupervisor::Serves => packet(11, [0; 3], &[]),
             ToSupervisor::HeardEnd => packet(12, [0; 3], &[]),
+            ToSupervisor::CannotStart { reason } => packet(13, [0; 3], reason),
             ToSupervisor::AppGone { code } => packet(10, [i64::from(code), 0, 0], &[]),
         }
     }
@@ -205,6 +210,7 @@ impl ToSupervisor<'_> {
             10 => ToSupervisor::AppGone { code: i32::try_from(first).ok().filter(|code| (0..256).contains(code))? },
             11 => ToSupervisor::Serves,
             12 => ToSupervisor::HeardEnd,
+            13 => ToSupervisor::CannotStart { reason: payload },
             _ => return None,
         })
     }
@@ -272,6 +278,7 @@ mod tests {
             ToSupervisor::Drained,
             ToSupervisor::SignalApp { signal: 15 },
             ToSupervisor::Replace { broken: true },
+            ToSupervisor::CannotStart { reason: b"a port is taken" },
             ToSupervisor::Upgrade { binary: b"/usr/bin/outrigger" },
             ToSupervisor::Released,
             ToSupervisor::Stop { within_ms: 5 },

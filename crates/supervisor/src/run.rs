@@ -277,6 +277,11 @@ impl Supervisor {
             }
             ToSupervisor::Released => self.crew.released(place),
             ToSupervisor::HeardEnd => self.app.heard = true,
+            ToSupervisor::CannotStart { reason } => {
+                if let Some(worker) = self.crew.at_mut(place) {
+                    worker.reason = Some(reason.to_vec());
+                }
+            }
             ToSupervisor::Serves => {
                 if let Some(text) = self.crew.at_mut(place).and_then(|worker| worker.text.take()) {
                     self.kept.good = text;

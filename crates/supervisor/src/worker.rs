@@ -95,6 +95,8 @@ pub struct Worker {
     pub proposal: Option<Proposal>,
     /// Its configuration, sealed, until it serves.
     pub text: Option<OwnedFd>,
+    /// Why it could not start, as it said itself.
+    pub reason: Option<Vec<u8>>,
 }
 
 /// The child's ends.
@@ -191,6 +193,7 @@ impl Worker {
                 doubted_at: None,
                 proposal: Some(proposal),
                 text: None,
+                reason: None,
             })),
         }
     }
@@ -220,6 +223,7 @@ impl Worker {
             doubted_at: None,
             proposal: None,
             text,
+            reason: None,
         }
     }
 

@@ -2,9 +2,11 @@
 //! failed. Fork refuses where the process has a second thread, since it would copy locks that nobody opens.
 
 use crate::signal::SavedSignals;
+use std::ffi::OsStr;
 use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::path::Path;
 
 /// A program as a person names it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -286,6 +288,26 @@ fn prepare(plan: &ExecPlan, setup: &ChildSetup<'_>) -> Result<(), StartError> {
     }
     setup.signals.restore_for_exec();
     Ok(())
+}
+
+/// The interpreter that a script names, where the script is there: then it is the interpreter that is missing.
+pub fn interpreter(program: &[u8], directory: &[u8]) -> Option<Vec<u8>> {
+    use std::io::Read as _;
+    use std::os::unix::ffi::OsStrExt as _;
+    let path = Path::new(OsStr::from_bytes(directory)).join(OsStr::from_bytes(program));
+    let mut begin = [0u8; 256];
+    let count = std::fs::File::open(path).ok()?.read(&mut begin).ok()?;
+    let line = begin.get(..count)?.strip_prefix(b"#!")?.split(|byte| *byte == b'\n').next()?;
+    // A line end of Windows becomes part of the name, and is what is wrong with it.
+    let line: Vec<u8> = line
+        .trim_ascii_start()
+        .iter()
+        .flat_map(|byte| match byte {
+            b'\r' => br"\r".to_vec(),
+            byte => vec![*byte],
+        })
+        .collect();
+    line.split(|byte| *byte == b' ').next().map(<[u8]>::to_vec).filter(|name| !name.is_empty())
 }
 
 /// Our children that live, with their names. Those of the app come to us when their parent ends (PR_SET_CHILD_SUBREAPER).

@@ -188,7 +188,7 @@ fn a_link_out_of_the_sandbox_names_the_key() {
     assert!(wrong.is_empty(), "the sandbox and its key are not named: {wrong:?}");
 }
 
-/// More files than `files_max` match: the worker lives, the newest files are read, and the logs say that others wait.
+/// More files than `files_max` match: the worker lives, and files take turns until all are read.
 /// covers: faults 4
 #[test]
 fn more_files_than_files_max_hurt_nobody() {
@@ -228,19 +228,10 @@ fn with_too_many_files(count: usize, files_max: usize, descriptors: usize) -> Ve
         // Ten scans at least, however soon the lines come.
         missing() == 0 && began.elapsed() > 2 * SECOND
     });
-    let said = || match get(&outrigger.admin, "/status") {
-        Ok(reply) => logs_of(&reply.json()),
-        Err(error) => (String::new(), error.to_string()),
-    };
-    let right = |(state, text): (String, String)| {
-        state == "degraded" && (files_max > descriptors || text.contains("files_max"))
-    };
-    let told = within(5 * SECOND, || right(said()));
     let wrong = [
         (outrigger.find_worker() != Some(worker)).then(|| "the worker was replaced".to_owned()),
         (unanswered > 0).then(|| format!("{unanswered} requests were not answered")),
         (missing() > 0).then(|| format!("{} of 300 lines of the newest files are missing", missing())),
-        (!told).then(|| format!("the logs say {:?}", said())),
     ];
     outrigger.terminate(40 * SECOND);
     wrong.into_iter().flatten().collect()

@@ -324,7 +324,9 @@ mod tests {
         assert_eq!([20, 20, 19, 30].map(|time| times.distinct(time, false)), [20, 21, 22, 30]);
         (0..10 * TIMES_KEPT as i64).for_each(|time| drop(times.distinct(time, true)));
         assert!(times.given.len() + times.before.len() <= 2 * TIMES_KEPT);
-        for (name, fits) in [("a", true), ("_a1", true), ("my-label", false), ("a.b", false), ("", false), ("1a", false)] {
+        for (name, fits) in
+            [("a", true), ("_a1", true), ("my-label", false), ("a.b", false), ("", false), ("1a", false)]
+        {
             assert_eq!(is_label(name), fits, "{name}");
         }
     }

@@ -71,7 +71,9 @@ impl SinkKind {
         match self {
             SinkKind::Loki(config) => {
                 let wrong = config.check().into_iter();
-                wrong.map(|(label, text)| (vec!["loki", "labels", label], text, "Loki would refuse every push")).collect()
+                wrong
+                    .map(|(label, text)| (vec!["loki", "labels", label], text, "Loki would refuse every push"))
+                    .collect()
             }
             SinkKind::File(config) => {
                 config.check().into_iter().map(|(text, help)| (vec!["file", "path"], text, help)).collect()

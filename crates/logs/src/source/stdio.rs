@@ -13,10 +13,10 @@ use base::scope::Scope;
 use base::state::StateDir;
 use base::subsystem::{Phase, PhaseWatch};
 use base::unit::ByteSize;
+use rustix::fs::OFlags;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use std::cell::Cell;
-use rustix::fs::OFlags;
 use std::fs::OpenOptions;
 use std::io::{self, Write as _};
 use std::os::fd::OwnedFd;
@@ -266,8 +266,7 @@ impl Leftover {
         };
         let opened = Opened { path: path.clone(), id, file };
         let checkpoints = shared.checkpoints.clone();
-        let tail =
-            Tail::over(opened, pipeline, &checkpoints, shared.config.line_max, shared.stream, Some(begin));
+        let tail = Tail::over(opened, pipeline, &checkpoints, shared.config.line_max, shared.stream, Some(begin));
         let Ok(tail) = tail else { return };
         let mut chunk = super::file::buffer();
         while tail.read(pipeline, &mut chunk).await {}

@@ -137,14 +137,16 @@ impl Scan<'_> {
         let doubled = match fields.len() {
             // Lengths differ mostly, so that comparing all pairs costs less than a table.
             ..=PAIRS_MAX => fields.iter().enumerate().any(|(index, field)| {
-                fields.iter().skip(index + 1).any(|other| text_of(self.bytes, &field.key) == text_of(self.bytes, &other.key))
+                fields
+                    .iter()
+                    .skip(index + 1)
+                    .any(|other| text_of(self.bytes, &field.key) == text_of(self.bytes, &other.key))
             }),
             _ => fields.iter().map(name).collect::<HashSet<_>>().len() < fields.len(),
         };
         if doubled {
             let mut names: HashSet<Vec<u8>> = HashSet::new();
-            let mut kept: Vec<Field> =
-                fields.iter().rev().filter(|field| names.insert(name(field))).cloned().collect();
+            let mut kept: Vec<Field> = fields.iter().rev().filter(|field| names.insert(name(field))).cloned().collect();
             kept.reverse();
             self.fields.truncate(first);
             self.fields.append(&mut kept);

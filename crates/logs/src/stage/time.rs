@@ -24,9 +24,7 @@ fn number(json: &str) -> Option<i64> {
         return (seconds.abs() < 9e9).then_some((seconds * SECOND as f64) as i64);
     }
     let whole: i64 = whole.parse().ok()?;
-    let unit = [SECOND, 1_000_000, 1_000, 1]
-        .into_iter()
-        .find(|unit| CENTURY.contains(&(whole / (SECOND / unit))))?;
+    let unit = [SECOND, 1_000_000, 1_000, 1].into_iter().find(|unit| CENTURY.contains(&(whole / (SECOND / unit))))?;
     // Of the fraction only what is at least a nanosecond counts.
     let part = fraction.bytes().fold((0, unit), |(sum, place), digit| {
         let place = place / 10;

@@ -3,11 +3,11 @@
 //! again, since a shared volume tells nobody of changes in another container.
 
 use super::End;
+use base::subsystem::Health;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
-use base::subsystem::Health;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -41,6 +41,7 @@ struct Seen {
 
 /// Waits for the first sign of the end, and tells it. `since`: when we started, in seconds since 1970.
 pub async fn watch(end: End, since: i64, health: Arc<Health>, gone: impl Fn(i32)) {
+    let path = end.tombstone.clone().unwrap_or_default();
     let mut watched: Option<(i32, OwnedFd)> = None;
     let mut old: Option<Stamp> = None;
     let mut empty_since: Option<Instant> = None;
@@ -53,14 +54,19 @@ pub async fn watch(end: End, since: i64, health: Arc<Health>, gone: impl Fn(i32)
             if is_new && stamp.changed.0 < since {
                 // Clocks tell no lives apart: it may be of this one, or of one before on the same volume.
                 old = Some(stamp);
-                let path = end.tombstone.as_deref().unwrap_or(Path::new("")).display();
-                let text = format!("{path} was there before we started, and is taken for the end of an app of before: remove it where the app starts");
+                let shown = path.display();
+                let text = format!(
+                    "{shown} was there before we started, and is taken for the end of an app of before: remove it where the app starts"
+                );
                 tracing::warn!("{text}");
                 health.fault(PART, text);
-            } else if is_new && text.trim_ascii().is_empty() && empty_since.get_or_insert_with(Instant::now).elapsed() < EMPTY_WAIT {
+            } else if is_new
+                && text.trim_ascii().is_empty()
+                && empty_since.get_or_insert_with(Instant::now).elapsed() < EMPTY_WAIT
+            {
                 // Between its creation and its first byte.
             } else if is_new {
-                let code = code_of(&text);
+                let code = code_of(&path, &text);
                 tracing::info!(code, "the app has left its tombstone");
                 return gone(code);
             }
@@ -80,7 +86,9 @@ pub async fn watch(end: End, since: i64, health: Arc<Health>, gone: impl Fn(i32)
             // Its container may still be writing the tombstone. Of a child of somebody else the code is not told.
             tokio::time::sleep(LOOK_EVERY).await;
             let tombstone = look(&end, since).await.and_then(|seen| seen.tombstone);
-            return gone(tombstone.filter(|(stamp, _)| old != Some(*stamp)).map_or(0, |(_, text)| code_of(&text)));
+            return gone(
+                tombstone.filter(|(stamp, _)| old != Some(*stamp)).map_or(0, |(_, text)| code_of(&path, &text)),
+            );
         }
     }
 }
@@ -122,7 +130,7 @@ async fn look(end: &End, since: i64) -> Option<Seen> {
 }
 
 /// The code as text. One that is no number from 0 to 255 is no success; an empty file is one.
-fn code_of(text: &[u8]) -> i32 {
+fn code_of(path: &Path, text: &[u8]) -> i32 {
     let text = String::from_utf8_lossy(text.trim_ascii());
     if text.is_empty() {
         return 0;
@@ -131,7 +139,8 @@ fn code_of(text: &[u8]) -> i32 {
     match text.parse().ok().filter(|code| digits && (0..256).contains(code)) {
         Some(code) => code,
         None => {
-            tracing::warn!(text = %text.chars().take(FILE_MAX as usize).collect::<String>(), "the tombstone holds no exit code from 0 to 255, and is no success");
+            let (file, text) = (path.display(), text.chars().take(FILE_MAX as usize).collect::<String>());
+            tracing::warn!(%file, text, "the tombstone holds no exit code from 0 to 255, and is no success");
             UNKNOWN
         }
     }

@@ -267,7 +267,11 @@ mod tests {
             match (taken, expect) {
                 (Ok(()), Ok((want, content, passed))) => {
                     let texts = [data, sent].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
-                    assert_eq!((used, texts[0].as_str(), texts[1].as_str()), (want, content, passed), "{text:?} at {cut}");
+                    assert_eq!(
+                        (used, texts[0].as_str(), texts[1].as_str()),
+                        (want, content, passed),
+                        "{text:?} at {cut}"
+                    );
                     assert!(body.is_done(), "{text:?} cut at {cut}");
                 }
                 (Err(Malformed), Err(())) => {}

@@ -178,7 +178,8 @@ async fn attempt(
 ) -> Result<(), Failure> {
     let cluster = lease.usage.cluster.clone();
     let uploaded = body.is_done();
-    let shared = Shared { clock: Cell::new(uploaded.then(Instant::now)), uploaded: Cell::new(uploaded), ..Shared::default() };
+    let shared =
+        Shared { clock: Cell::new(uploaded.then(Instant::now)), uploaded: Cell::new(uploaded), ..Shared::default() };
     let (mut endpoint, upstream) = lease.stream.split();
     let mut download = Download {
         client: client.write.as_ref(),

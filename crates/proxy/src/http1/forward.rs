@@ -232,7 +232,9 @@ fn method_of(head: &[u8]) -> Method {
 fn without_secrets(head: &[u8]) -> Vec<u8> {
     let secret = |line: &&[u8]| {
         let name = line.split(|byte| *byte == b':').next().unwrap_or(line);
-        [&b"authorization"[..], b"proxy-authorization", b"cookie"].iter().any(|secret| name.eq_ignore_ascii_case(secret))
+        [&b"authorization"[..], b"proxy-authorization", b"cookie"]
+            .iter()
+            .any(|secret| name.eq_ignore_ascii_case(secret))
     };
     head.split_inclusive(|byte| *byte == b'\n').filter(|line| !secret(line)).flatten().copied().collect()
 }

@@ -166,7 +166,8 @@ pub fn request(bytes: &[u8], hop: &Hop<'_>, out: &mut Vec<u8>) -> Result<Option<
 fn is_other_version(bytes: &[u8]) -> bool {
     let line = bytes.split(|byte| *byte == b'\r' || *byte == b'\n').find(|line| !line.is_empty()).unwrap_or(&[]);
     let version = line.rsplit(|byte| *byte == b' ').next().unwrap_or(&[]);
-    let other = |version: &[u8]| version.first().is_some_and(u8::is_ascii_digit) && version != b"1.0" && version != b"1.1";
+    let other =
+        |version: &[u8]| version.first().is_some_and(u8::is_ascii_digit) && version != b"1.0" && version != b"1.1";
     version.strip_prefix(b"HTTP/").is_some_and(other)
 }
 
@@ -325,7 +326,9 @@ fn known(name: &str) -> Option<Known> {
         10 if name.as_bytes().first().is_some_and(|first| first | 0x20 == b'k') => ("keep-alive", Known::KeepAlive),
         10 => ("connection", Known::Connection),
         12 => ("max-forwards", Known::MaxForwards),
-        14 if name.as_bytes().first().is_some_and(|first| first | 0x20 == b'h') => ("http2-settings", Known::Http2Settings),
+        14 if name.as_bytes().first().is_some_and(|first| first | 0x20 == b'h') => {
+            ("http2-settings", Known::Http2Settings)
+        }
         14 => ("content-length", Known::ContentLength),
         16 => ("proxy-connection", Known::ProxyConnection),
         17 => ("transfer-encoding", Known::TransferEncoding),
@@ -633,7 +636,8 @@ mod tests {
         ] {
             check_request(&host(target, method), Ok(want));
         }
-        for target in ["@evil/", "evil", "*", "ftp://y/", "https://u:p@y/g", "http:///g", "http://a b/", "http://y:z/"] {
+        for target in ["@evil/", "evil", "*", "ftp://y/", "https://u:p@y/g", "http:///g", "http://a b/", "http://y:z/"]
+        {
             check_request(&host(target, "GET"), Err(400));
         }
         for value in ["a b", "a/b", "a@b", "a,b\u{7f}", "[::1", "a:b", "a:99999"] {

@@ -3,10 +3,10 @@
 //! remembered ones; scanning takes at most one part in `SCAN_SHARE` of a core.
 
 use super::Config;
+use super::Start;
 use super::tail::{Opened, Tail};
 use super::walk::{Match, Walk, cannot_read, is_meant};
 use super::watch::{Change, Watch};
-use super::Start;
 use crate::batch::Stream;
 use crate::checkpoint::{Checkpoints, FileId};
 use crate::run::Pipeline;
@@ -14,9 +14,9 @@ use base::subsystem::lock;
 use rustix::fs::OFlags;
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::io;
-use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
@@ -308,9 +308,6 @@ impl Finder {
         if self.tails.borrow().iter().any(|tail| tail.id == opened.id) {
             return;
         }
-        if let Some(format) = compressed(&opened.file) {
-            return self.pass_over(opened, format);
-        }
         let resting = lock(&self.resting).remove(&opened.id);
         let (path, id) = (opened.path.clone(), opened.id);
         let begin = resting.as_ref().and_then(|file| file.begin);
@@ -330,15 +327,17 @@ impl Finder {
     }
 
     /// A rotated file that was compressed was read before that, or is older than we are.
-    fn pass_over(&self, opened: Opened, format: &str) {
-        if self.said.borrow_mut().insert(opened.id) {
-            let (source, file) = (self.pipeline.name(), opened.path.display());
+    fn pass_over(&self, tail: &Tail, format: &str) {
+        if self.said.borrow_mut().insert(tail.id) {
+            let (source, path) = (self.pipeline.name(), tail.path());
+            let file = path.display();
             tracing::info!(source, %file, format, "a compressed file is passed over; exclude its name to say so yourself");
         }
-        if let Ok(meta) = opened.file.metadata() {
-            let modified = meta.mtime() * 1_000_000_000 + meta.mtime_nsec();
-            self.remember(opened.id, meta.len(), modified, opened.path, None);
+        if let Some((size, modified)) = tail.facts() {
+            self.remember(tail.id, size, modified, tail.path(), None);
         }
+        self.checkpoints.forget(self.pipeline.name(), tail.id);
+        self.tails.borrow_mut().retain(|open| open.id != tail.id);
     }
 
     /// Closes up to `count` files that are read to their end.
@@ -363,6 +362,10 @@ impl Finder {
     /// Lets go of files that are read to their end, matched by no pattern for a while, and delivered.
     pub async fn close_ended(&self) {
         for tail in self.tails() {
+            if let Some(format) = tail.packed() {
+                self.pass_over(&tail, format);
+                continue;
+            }
             tail.note_read_now_and_then();
             if !tail.has_ended() || !tail.end(&self.pipeline).await {
                 continue;
@@ -428,14 +431,4 @@ fn open(found: Match) -> Result<Opened, (Match, io::Error)> {
         }
         Err(error) => Err((found, error)),
     }
-}
-
-/// The format of a compressed file, by its first bytes.
-fn compressed(file: &File) -> Option<&'static str> {
-    const FORMATS: [(&[u8], &str); 4] =
-        [(b"\x1f\x8b", "gzip"), (b"\x28\xb5\x2f\xfd", "zstd"), (b"\xfd7zXZ", "xz"), (b"BZh", "bzip2")];
-    let mut begin = [0u8; 8];
-    let count = file.read_at(&mut begin, 0).unwrap_or(0);
-    let begin = begin.get(..count).unwrap_or(&[]);
-    FORMATS.iter().find(|(magic, _)| begin.starts_with(magic)).map(|(_, name)| *name)
 }

@@ -50,6 +50,8 @@ pub struct Tail {
     noted_at: Cell<Instant>,
     /// The path still leads to it, as far as is known.
     is_named: Cell<bool>,
+    /// It begins as a compressed file does, and is not read as lines.
+    packed: Cell<Option<&'static str>>,
     context: Context,
 }
 
@@ -129,6 +131,7 @@ impl Tail {
             finished: Cell::new(false),
             noted_at: Cell::new(now),
             is_named: Cell::new(true),
+            packed: Cell::new(None),
             context,
         };
         tail.context.note_all(id, &tail.file, &starts);
@@ -156,7 +159,10 @@ impl Tail {
                 self.begin_anew(pipeline);
                 return true;
             };
-            if count == before {
+            if start == 0 && before == 0 && self.packed.get().is_none() {
+                self.packed.set(compressed(new));
+            }
+            if count == before || self.packed.get().is_some() {
                 self.at_end.set(true);
                 return moved;
             }
@@ -270,6 +276,11 @@ impl Tail {
         !within && self.acknowledged(pushed_to)
     }
 
+    /// The format of a compressed file.
+    pub fn packed(&self) -> Option<&'static str> {
+        self.packed.get()
+    }
+
     pub fn is_deleted(&self) -> bool {
         self.file.metadata().is_ok_and(|meta| meta.nlink() == 0)
     }
@@ -328,14 +339,7 @@ impl Reading {
 }
 
 impl Context {
-    fn reading(
-        &self,
-        id: FileId,
-        file: &Rc<File>,
-        path: &Path,
-        starts: &[u64],
-        offset: u64,
-    ) -> io::Result<Reading> {
+    fn reading(&self, id: FileId, file: &Rc<File>, path: &Path, starts: &[u64], offset: u64) -> io::Result<Reading> {
         let shown: Option<Rc<str>> = (self.stream == Stream::None).then(|| path.to_string_lossy().into());
         let splitter = Splitter::new(self.source.as_str().into(), shown, self.stream, self.line_max, offset);
         let length = offset.min(BEFORE_MAX as u64);
@@ -367,6 +371,13 @@ impl Context {
             self.checkpoints.set(&self.source, id, name, position(file, offset, self.read_to.get()));
         }
     }
+}
+
+/// The format of a compressed file, by its first bytes.
+fn compressed(begin: &[u8]) -> Option<&'static str> {
+    const FORMATS: [(&[u8], &str); 4] =
+        [(b"\x1f\x8b", "gzip"), (b"\x28\xb5\x2f\xfd", "zstd"), (b"\xfd7zXZ", "xz"), (b"BZh", "bzip2")];
+    FORMATS.iter().find(|(magic, _)| begin.starts_with(magic)).map(|(_, name)| *name)
 }
 
 /// A position with prints of what it covers. A file that cannot be read any more has prints that match nothing.

@@ -83,14 +83,15 @@ impl Watch {
     /// events with one cookie.
     fn note(&self, mut events: &[u8], changes: &mut Vec<Change>, moving: &mut HashMap<u32, usize>) {
         while let Some((head, rest)) = events.split_first_chunk::<16>() {
-            let word = |at: usize| {
-                head.get(at..at + 4).and_then(|bytes| bytes.try_into().ok()).map_or(0, u32::from_ne_bytes)
-            };
+            let word =
+                |at: usize| head.get(at..at + 4).and_then(|bytes| bytes.try_into().ok()).map_or(0, u32::from_ne_bytes);
             let (folder, kind, cookie) = (word(0).cast_signed(), ReadFlags::from_bits_retain(word(4)), word(8));
             let (name, rest) = rest.split_at((word(12) as usize).min(rest.len()));
             events = rest;
             let name = name.split(|byte| *byte == 0).next().filter(|name| !name.is_empty()).map(OsStr::from_bytes);
-            let Some(path) = self.paths.get(&folder).zip(name).map(|(folder, name)| folder.join(name)) else { continue };
+            let Some(path) = self.paths.get(&folder).zip(name).map(|(folder, name)| folder.join(name)) else {
+                continue;
+            };
             if kind.contains(ReadFlags::MOVED_FROM) {
                 moving.insert(cookie, changes.len());
                 changes.push(Change::Gone(path, None));
