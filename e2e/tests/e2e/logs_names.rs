@@ -10,7 +10,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::harness::log_files::{LogFiles, append, logs_of, missing_and_repeated, numbered, verdict, warnings};
+use crate::harness::log_files::{LogFiles, append, missing_and_repeated, numbered, verdict, warnings};
 use crate::harness::outrigger::binary;
 use crate::harness::{Outrigger, PATIENCE, SECOND, Wait, get, until, within};
 
