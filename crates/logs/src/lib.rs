@@ -5,6 +5,7 @@
 pub mod config;
 pub mod plan;
 pub mod run;
+mod stop;
 pub mod batch;
 mod split;
 mod track;
@@ -14,3 +15,4 @@ pub mod source;
 pub mod stage;
 pub mod sink;
 mod encode;
+mod time;

@@ -75,31 +75,7 @@ impl Plan {
             }
         }
         findings.extend(check_loops(config, root));
-        if let Some((name, _)) = config.sources.iter().filter(|(_, entry)| entry.stdio.is_some()).nth(1) {
-            let place = root.at(&["sources", name, "stdio"]).place;
-            let finding = Diagnostic::error(place, "the app's output is read by another source already");
-            findings.push(finding.help("keep one `stdio` source; all sinks can share it"));
-        }
-        for (name, entry) in &config.sources {
-            let place = |kind: &str| root.at(&["sources", name, kind]).place;
-            match entry.kind() {
-                Some(SourceKind::Stdio(_)) if !wrapped => findings.push(
-                    Diagnostic::error(place("stdio"), format!("the source `{name}` reads the output of a wrapped app, and there is none"))
-                        .help("set app.command or run `outrigger run -- command`; beside a container of its own, read its files instead"),
-                ),
-                Some(SourceKind::Proxy(_)) if !proxied => findings.push(
-                    Diagnostic::error(place("proxy"), format!("the source `{name}` records requests, and there is no proxy"))
-                        .help("add a `proxy` section, or remove this source"),
-                ),
-                Some(SourceKind::File(config)) => {
-                    findings.extend(config.check().into_iter().map(|(key, index, message)| {
-                        let place = root.at(&["sources", name, "file", key, &index.to_string()]).place;
-                        Diagnostic::error(place, message)
-                    }));
-                }
-                _ => {}
-            }
-        }
+        findings.extend(check_sources(config, wrapped, proxied, root));
         if !findings.is_empty() {
             return Err(findings);
         }
@@ -134,6 +110,37 @@ impl Plan {
             _ => None,
         })
     }
+}
+
+/// What a source needs from the rest of the configuration, and what its own keys may not say.
+fn check_sources(config: &Config, wrapped: bool, proxied: bool, root: &Node) -> Vec<Diagnostic> {
+    let mut findings = Vec::new();
+    if let Some((name, _)) = config.sources.iter().filter(|(_, entry)| entry.stdio.is_some()).nth(1) {
+        let place = root.at(&["sources", name, "stdio"]).place;
+        let finding = Diagnostic::error(place, "the app's output is read by another source already");
+        findings.push(finding.help("keep one `stdio` source; all sinks can share it"));
+    }
+    for (name, entry) in &config.sources {
+        let place = |kind: &str| root.at(&["sources", name, kind]).place;
+        match entry.kind() {
+            Some(SourceKind::Stdio(_)) if !wrapped => findings.push(
+                Diagnostic::error(place("stdio"), format!("the source `{name}` reads the output of a wrapped app, and there is none"))
+                    .help("set app.command or run `outrigger run -- command`; beside a container of its own, read its files instead"),
+            ),
+            Some(SourceKind::Proxy(_)) if !proxied => findings.push(
+                Diagnostic::error(place("proxy"), format!("the source `{name}` records requests, and there is no proxy"))
+                    .help("add a `proxy` section, or remove this source"),
+            ),
+            Some(SourceKind::File(config)) => {
+                findings.extend(config.check().into_iter().map(|(key, index, message)| {
+                    let place = root.at(&["sources", name, "file", key, &index.to_string()]).place;
+                    Diagnostic::error(place, message)
+                }));
+            }
+            _ => {}
+        }
+    }
+    findings
 }
 
 /// A source that reads what a sink of its own writes would feed itself for ever.

@@ -16,6 +16,7 @@ use crate::sink::{Failure, Sink};
 use crate::source::stdio::Wake;
 use crate::source::{SourceKind, file, proxy, stdio};
 use crate::stage::{Stage, StageKind};
+use crate::stop;
 use crate::track::Track;
 use base::feed::{AccessBatch, FeedReceiver};
 use base::ledger::Row;
@@ -85,20 +86,14 @@ async fn logs_thread(plan: Plan, inputs: Inputs, telemetry: Telemetry, mut stati
     let (queues, shippers) = parts.start_sinks();
     let Reading { readers, wake, feeds, leftovers } = parts.start_sources(inputs, &queues, &checkpoints);
     scope.spawn("sync", checkpoints.clone().sync_now_and_then());
-    for source in &parts.plan.sources {
-        health.component(source_id(&source.name), source.kind.name());
-    }
-    for sink in &parts.plan.sinks {
-        health.component(sink_id(&sink.name), sink.kind.name());
-    }
-    health.component("state", "state");
+    parts.list_components();
     let sources = counted(parts.plan.sources.len(), "source", "sources");
     health.set_summary(format!("{sources} to {}", counted(parts.plan.sinks.len(), "sink", "sinks")));
     health.set_ready(true);
 
     let until = station.reached(Phase::Yield).await;
     let readers = if station.yields() {
-        hand_over(readers, &queues, until).await;
+        stop::hand_over(readers, &queues, until).await;
         wake.iter().for_each(JoinHandle::abort);
         checkpoints.release();
         station.done(Phase::Yield);
@@ -122,66 +117,31 @@ async fn logs_thread(plan: Plan, inputs: Inputs, telemetry: Telemetry, mut stati
     let mut clock = station.watch();
     let in_time = tokio::select! {
         () = finish => true,
-        () = clock.is_over(KEEP_RESERVE) => false,
+        () = clock.is_over(stop::KEEP_RESERVE) => false,
     };
     // A worker that makes room for the next one leaves the ring to it, and everything before its end.
-    let last = !station.yields();
-    let mut unkept = Vec::new();
-    for (left, ring, pipeline) in leftovers.into_iter().filter(|_| last) {
-        if let Err(error) = left.keep(&ring, pipeline.name(), &pipeline.required_sinks()) {
-            tracing::info!(source = pipeline.name(), %error, "lines of the app that no sink took could not be kept");
-            unkept.push(pipeline);
+    if !station.yields() {
+        let unkept = stop::keep(leftovers);
+        if !in_time {
+            stop::leave_behind(&parts, &queues, &unkept);
         }
-    }
-    if last && !in_time {
-        leave_behind(&parts, &queues, &unkept);
     }
     station.done(Phase::Finish);
     station.reached(Phase::Close).await;
     station.done(Phase::Close);
 }
 
-/// Tells what each sink has not taken: records of files and of the app are read again after a start, unless they could not be kept.
-fn leave_behind(parts: &Parts, queues: &[Rc<Queue>], unkept: &[Rc<Pipeline>]) {
-    for (sink, queue) in parts.plan.sinks.iter().zip(queues) {
-        let lost = queue.give_up_untracked();
-        let row = parts.telemetry.ledger.row("sink", format!("logs/{}", sink.name));
-        let pending = row.counts().pending;
-        let is_lost = unkept.iter().any(|pipeline| pipeline.sinks().any(|(index, _)| index == queue.sink));
-        let (kept, lost) = if is_lost { (0, lost + pending) } else { (pending, lost) };
-        parts.telemetry.leave_behind(sink_id(&sink.name), kept, lost);
-    }
-}
-
-/// Lets another worker read on: nothing more is read here, and what is under way may end.
-async fn hand_over(readers: Vec<JoinHandle<()>>, queues: &[Rc<Queue>], until: Instant) {
-    let reading_until = Instant::now() + READER_LEAVES;
-    for mut reader in readers {
-        // A reader that waits for room in a queue is ended; the batch in its hand is read again.
-        if tokio::time::timeout_at(reading_until.into(), &mut reader).await.is_err() {
-            reader.abort();
-        }
-    }
-    let settled = async {
-        for queue in queues {
-            queue.settled().await;
-        }
-    };
-    let _ = tokio::time::timeout_at(until.into(), settled).await;
-    queues.iter().for_each(|queue| queue.leave_tracked());
-}
-
-/// How long a reader may take to see that another worker takes over.
-const READER_LEAVES: Duration = Duration::from_millis(100);
-
 /// What all tasks of the thread are made from.
-struct Parts {
-    plan: Plan,
-    telemetry: Telemetry,
+pub struct Parts {
+    pub plan: Plan,
+    pub telemetry: Telemetry,
     health: Arc<Health>,
     phase: PhaseWatch,
     scope: Scope,
 }
+
+/// What may be left in a ring, and the source that reads it.
+pub type LeftoverOf = (stdio::Leftover, Ring, Rc<Pipeline>);
 
 /// The sources at work, and what may be left of the app's output at the end.
 #[derive(Default)]
@@ -192,10 +152,21 @@ struct Reading {
     wake: Option<JoinHandle<()>>,
     /// Of what comes from this worker itself.
     feeds: Vec<JoinHandle<()>>,
-    leftovers: Vec<(stdio::Leftover, Ring, Rc<Pipeline>)>,
+    leftovers: Vec<LeftoverOf>,
 }
 
 impl Parts {
+    /// Gives each source and each sink its row among the components.
+    fn list_components(&self) {
+        for source in &self.plan.sources {
+            self.health.component(source_id(&source.name), source.kind.name());
+        }
+        for sink in &self.plan.sinks {
+            self.health.component(sink_id(&sink.name), sink.kind.name());
+        }
+        self.health.component("state", "state");
+    }
+
     fn start_sinks(&self) -> (Vec<Rc<Queue>>, Vec<JoinHandle<()>>) {
         let (mut queues, mut shippers) = (Vec::new(), Vec::new());
         for (index, sink) in self.plan.sinks.iter().enumerate() {
@@ -261,9 +232,6 @@ impl Parts {
     }
 }
 
-/// The end of the time for delivering, left for writing down what was not delivered.
-const KEEP_RESERVE: Duration = Duration::from_millis(200);
-
 /// The way from one source to its sinks.
 pub struct Pipeline {
     name: String,
@@ -285,7 +253,7 @@ fn source_id(name: &str) -> String {
     format!("logs.sources.{name}")
 }
 
-fn sink_id(name: &str) -> String {
+pub fn sink_id(name: &str) -> String {
     format!("logs.sinks.{name}")
 }
 

@@ -3,7 +3,6 @@
 
 pub mod parse;
 pub mod set;
-mod time;
 
 use crate::batch::Batch;
 

@@ -2,8 +2,9 @@
 //! that is no JSON object stays a plain message and is counted, never dropped. Bounds: `FIELDS_MAX` fields of a record;
 //! serde_json's own depth limit of 128.
 
-use super::{Shaped, Stage, time};
+use super::{Shaped, Stage};
 use crate::batch::{Batch, Field, FieldValue, Key};
+use crate::time;
 use base::registry::Kind;
 use schemars::JsonSchema;
 use serde::Deserialize;
