@@ -82,6 +82,12 @@ mod logs_config;
 #[path = "e2e/metrics.rs"]
 mod metrics;
 
+#[path = "e2e/metrics_faults.rs"]
+mod metrics_faults;
+
+#[path = "e2e/metrics_receivers.rs"]
+mod metrics_receivers;
+
 #[path = "e2e/sync.rs"]
 mod sync;
 
@@ -96,6 +102,27 @@ mod names_servers;
 
 #[path = "e2e/names_changes.rs"]
 mod names_changes;
+
+#[path = "e2e/sync_cache.rs"]
+mod sync_cache;
+
+#[path = "e2e/sync_trees.rs"]
+mod sync_trees;
+
+#[path = "e2e/sync_packs.rs"]
+mod sync_packs;
+
+#[path = "e2e/sync_names.rs"]
+mod sync_names;
+
+#[path = "e2e/sync_wire.rs"]
+mod sync_wire;
+
+#[path = "e2e/sync_http.rs"]
+mod sync_http;
+
+#[path = "e2e/sync_ssh.rs"]
+mod sync_ssh;
 
 #[path = "e2e/proxy.rs"]
 mod proxy;
@@ -123,6 +150,12 @@ mod bad_config;
 
 #[path = "e2e/bad_peers.rs"]
 mod bad_peers;
+
+#[path = "e2e/hostile_files.rs"]
+mod hostile_files;
+
+#[path = "e2e/hostile_directories.rs"]
+mod hostile_directories;
 
 #[path = "e2e/admin.rs"]
 mod admin;

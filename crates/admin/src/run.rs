@@ -21,13 +21,16 @@ use tokio::net::{TcpListener, UnixListener};
 
 pub use crate::socket::Prepared;
 
+/// Brings a configuration in; it waits for what comes of it.
+pub type Reload = dyn Fn() -> Pin<Box<dyn Future<Output = Result<String, String>>>>;
+
 /// What may be changed while running.
 #[derive(Clone)]
 pub struct Controls {
     pub level: LevelHandle,
     /// Reads the configuration again; the error is the report of its mistakes.
     /// Answers when another worker has taken over, or with the reason why none does.
-    pub reload: Rc<dyn Fn() -> Pin<Box<dyn Future<Output = Result<String, String>>>>>,
+    pub reload: Rc<Reload>,
     /// Starts a new worker from a binary (None: the one that runs); the answer comes when it is ready or was given up.
     pub upgrade: Rc<Upgrade>,
     /// Begins the stop order, within a time where given. Returns at once, so that the answer still gets out.
@@ -155,13 +158,13 @@ async fn succeed(mut prepared: Prepared) -> Option<UnixListener> {
 async fn tcp(socket: TcpListener, access: Access, desk: Rc<Desk>) {
     let server = Server::default();
     loop {
-        server.place().await;
+        let place = server.place().await;
         match socket.accept().await {
             Ok((stream, _)) => {
                 let connections = desk.scope.clone();
                 let desk = desk.clone();
                 let answer = move |asked| answer(access, asked, desk.clone());
-                connections.spawn_each("admin connection", server.clone().connection(stream, answer));
+                connections.spawn_each("admin connection", place.serve(stream, answer));
             }
             Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
         }
@@ -171,13 +174,13 @@ async fn tcp(socket: TcpListener, access: Access, desk: Rc<Desk>) {
 async fn unix(socket: UnixListener, desk: Rc<Desk>) {
     let server = Server::default();
     loop {
-        server.place().await;
+        let place = server.place().await;
         match socket.accept().await {
             Ok((stream, _)) => {
                 let connections = desk.scope.clone();
                 let desk = desk.clone();
                 let answer = move |asked| answer(Access::Everything, asked, desk.clone());
-                connections.spawn_each("admin connection", server.clone().connection(stream, answer));
+                connections.spawn_each("admin connection", place.serve(stream, answer));
             }
             Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
         }

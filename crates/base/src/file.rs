@@ -11,7 +11,25 @@ use std::path::Path;
 pub fn open(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.read(true).custom_flags(OFlags::NONBLOCK.bits().cast_signed());
-    let file = options.open(path).map_err(|error| named(path, &error))?;
+    regular(path, options.open(path).map_err(|error| named(path, &error))?)
+}
+
+/// Opens a file that only we write, with `options`: a link in its place leads to what is not ours.
+pub fn open_own(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
+    let flags = OFlags::NONBLOCK | OFlags::NOFOLLOW;
+    let opened = options.mode(0o600).custom_flags(flags.bits().cast_signed()).open(path);
+    regular(
+        path,
+        opened.map_err(|error| match error.raw_os_error() {
+            Some(code) if code == rustix::io::Errno::LOOP.raw_os_error() => {
+                io::Error::other(format!("{} is a link, and must be a regular file", path.display()))
+            }
+            _ => named(path, &error),
+        })?,
+    )
+}
+
+fn regular(path: &Path, file: File) -> io::Result<File> {
     let kind = file.metadata().map_err(|error| named(path, &error))?.file_type();
     if kind.is_file() {
         return Ok(file);

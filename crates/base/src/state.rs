@@ -2,6 +2,7 @@
 //! crash, whole: written beside, synced, renamed. Where it cannot be written, everything runs without durability and
 //! says so. Bound: `max` bytes over all files; a file that would pass it is refused and reported.
 
+use crate::file;
 use crate::telemetry::Name;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
@@ -51,7 +52,7 @@ impl StateDir {
 
     fn lock(dir: &Path) -> io::Result<File> {
         fs::create_dir_all(dir)?;
-        let lock = OpenOptions::new().create(true).truncate(false).write(true).open(dir.join("lock"))?;
+        let lock = file::open_own(&dir.join("lock"), OpenOptions::new().create(true).truncate(false).write(true))?;
         rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive).map_err(
             |error| match error {
                 rustix::io::Errno::WOULDBLOCK => {
@@ -62,7 +63,14 @@ impl StateDir {
         )?;
         // A probe, since a directory can be lockable on a full or read-only volume.
         let probe = dir.join("probe");
-        fs::write(&probe, b"ok")?;
+        // One that a crash left, or whatever stands there.
+        match fs::remove_file(&probe) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(io::Error::new(error.kind(), format!("{}: {error}", probe.display())));
+            }
+            _ => {}
+        }
+        file::open_own(&probe, OpenOptions::new().create_new(true).write(true))?.write_all(b"ok")?;
         fs::remove_file(&probe)?;
         Ok(lock)
     }
@@ -91,10 +99,10 @@ impl StateDir {
         let Some(path) = self.path(name) else {
             return Ok(None);
         };
-        match fs::read(&path) {
+        match file::read(&path, self.inner.max) {
             Ok(bytes) => Ok(Some(bytes)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(io::Error::other(format!("{}: {error}", path.display()))),
+            Err(error) => Err(error),
         }
     }
 

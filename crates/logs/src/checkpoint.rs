@@ -9,7 +9,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _};
-use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::FileExt as _;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -90,12 +90,7 @@ impl Checkpoints {
     pub fn open(state: &StateDir, health: Option<Arc<Health>>) -> io::Result<(Checkpoints, Option<String>)> {
         let Some(path) = state.path(FILE) else { return Ok((Checkpoints::default(), None)) };
         let mut options = OpenOptions::new();
-        // A pipe in its place must not hold us up.
-        options.create(true).truncate(false).read(true).write(true).mode(0o600);
-        let mut file = options.custom_flags(rustix::fs::OFlags::NONBLOCK.bits() as i32).open(&path)?;
-        if !file.metadata()?.is_file() {
-            return Err(io::Error::other(format!("{} is not a regular file", path.display())));
-        }
+        let mut file = base::file::open_own(&path, options.create(true).truncate(false).read(true).write(true))?;
         let mut bytes = Vec::new();
         io::Read::by_ref(&mut file).take(((SLOTS_MAX + 1) * SLOT_BYTES) as u64).read_to_end(&mut bytes)?;
         let mut inner = Inner { health, ..Inner::default() };

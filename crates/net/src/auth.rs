@@ -22,7 +22,7 @@ pub fn apply(
 ) -> Result<(), Error> {
     let value = match auth {
         None => match uri.authority().and_then(|authority| authority.as_str().rsplit_once('@')) {
-            Some((credentials, _)) => basic(&decoded(credentials)),
+            Some((credentials, _)) => basic(&percent_decoded(credentials.as_bytes())),
             None => return Ok(()),
         },
         Some(Auth::Basic(config)) => basic(format!("{}:{}", config.username, password(config)?).as_bytes()),
@@ -66,10 +66,10 @@ fn basic(credentials: &[u8]) -> String {
     format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(credentials))
 }
 
-/// Credentials in a URL are percent-encoded where they have characters of its own (RFC 3986, 2.1).
-fn decoded(credentials: &str) -> Vec<u8> {
-    let mut out = Vec::with_capacity(credentials.len());
-    let mut rest = credentials.as_bytes();
+/// A part of a URL without its percent-encoding (RFC 3986, 2.1); a `%` without two digits means itself.
+pub fn percent_decoded(text: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(text.len());
+    let mut rest = text;
     while let Some((first, tail)) = rest.split_first() {
         let pair = tail.get(..2).filter(|_| *first == b'%').and_then(|pair| std::str::from_utf8(pair).ok());
         match pair.and_then(|pair| u8::from_str_radix(pair, 16).ok()) {

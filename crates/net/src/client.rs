@@ -39,6 +39,8 @@ pub struct Request {
     pub body: Bytes,
     /// The most that is read of the answer's body. A GET whose answer is longer fails; any other is cut.
     pub answer_max: usize,
+    /// `timeout` is how long nothing may come, and not how long all of it may take: for answers whose size nobody knows.
+    pub by_silence: bool,
 }
 
 #[derive(Debug)]
@@ -57,6 +59,9 @@ impl Client {
 
     /// One attempt. An answer of any status is `Ok`.
     pub async fn send(&self, request: &Request) -> Result<Response, Error> {
+        if request.by_silence {
+            return self.attempt(request).await;
+        }
         let limit = self.config.timeout.0;
         match tokio::time::timeout(limit, self.attempt(request)).await {
             Ok(result) => result,
@@ -111,13 +116,14 @@ impl Client {
     ) -> Result<Response, (Error, bool)> {
         let outgoing = http::Request::from_parts(head, Full::new(request.body.clone()));
         let host = host_of(&request.url);
-        let response = sender.send_request(outgoing).await.map_err(|error| {
+        let sent = self.unless_silent(request, sender.send_request(outgoing)).await.map_err(|error| (error, false))?;
+        let response = sent.map_err(|error| {
             let unsent = error.is_canceled() || error.is_closed() || error.is_incomplete_message();
             (Error::network(format!("{host} closed the connection: {error}")), unsent)
         })?;
         let (parts, mut incoming) = response.into_parts();
         let mut body = BytesMut::new();
-        while let Some(frame) = incoming.frame().await {
+        while let Some(frame) = self.unless_silent(request, incoming.frame()).await.map_err(|error| (error, false))? {
             let frame = match frame {
                 Ok(frame) => frame,
                 // The status line is the answer; of what belongs to it only a GET needs the rest.
@@ -142,6 +148,15 @@ impl Client {
         }
         self.keep(target, sender);
         Ok(Response { status: parts.status.as_u16(), headers: parts.headers, body: body.freeze() })
+    }
+
+    async fn unless_silent<T>(&self, request: &Request, future: impl Future<Output = T>) -> Result<T, Error> {
+        if !request.by_silence {
+            return Ok(future.await);
+        }
+        let silent =
+            || Error::network(format!("no bytes from {} within {}", host_of(&request.url), self.config.timeout));
+        tokio::time::timeout(self.config.timeout.0, future).await.map_err(|_| silent())
     }
 
     fn take_idle(&self, target: &Target) -> Option<Sender> {
@@ -179,8 +194,11 @@ impl Response {
         Some(date(text)?.duration_since(now).unwrap_or_default())
     }
 
-    /// The beginning of the body, for a message.
+    /// The beginning of the body, or the place that a redirect leads to, for a message.
     pub fn excerpt(&self) -> String {
+        if let Some(place) = self.header("location").filter(|_| (300..400).contains(&self.status)) {
+            return format!("it has moved to {}", base::diag::hide_userinfo(place));
+        }
         let text =
             String::from_utf8_lossy(self.body.get(..EXCERPT_MAX.min(self.body.len())).unwrap_or(&[])).into_owned();
         text.split_whitespace().collect::<Vec<_>>().join(" ")

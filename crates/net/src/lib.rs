@@ -15,6 +15,7 @@ mod proxies;
 mod tls;
 mod needs;
 
+pub use auth::percent_decoded;
 pub use client::{Client, Request, Response};
 pub use config::ClientConfig;
 pub use error::{Blame, Error};

@@ -113,7 +113,9 @@ impl Resolver {
             )));
         }
         let asked = Mutex::new(Vec::new());
-        match timeout(within, ask_all(&loaded.servers, host, &asked)).await {
+        // Each server has its turn within the time of whoever waits, such as a scrape of less than a second.
+        let patience = SERVER_DELAY.min(within / (loaded.servers.len() as u32 + 1));
+        match timeout(within, ask_all(&loaded.servers, host, patience, &asked)).await {
             Ok(found) => found.map_err(Error::network),
             Err(_) => {
                 let silent = lock(&asked).iter().map(IpAddr::to_string).collect::<Vec<_>>();
@@ -213,7 +215,12 @@ fn stamp(path: &Path) -> Option<Stamp> {
 
 /// Asks the servers in their order, each when the one before has failed or is silent for a while. `waiting` then holds those that
 /// have not answered.
-async fn ask_all(servers: &[Server], host: &str, waiting: &Mutex<Vec<IpAddr>>) -> Result<Vec<IpAddr>, String> {
+async fn ask_all(
+    servers: &[Server],
+    host: &str,
+    patience: Duration,
+    waiting: &Mutex<Vec<IpAddr>>,
+) -> Result<Vec<IpAddr>, String> {
     let mut asking = JoinSet::new();
     let mut answers: Vec<Option<Result<Vec<IpAddr>, NetError>>> = Vec::new();
     loop {
@@ -239,7 +246,7 @@ async fn ask_all(servers: &[Server], host: &str, waiting: &Mutex<Vec<IpAddr>>) -
                     }
                 }
             },
-            () = sleep(SERVER_DELAY), if answers.len() < servers.len() => {
+            () = sleep(patience), if answers.len() < servers.len() => {
                 if let Some(server) = servers.get(answers.len()) {
                     ask_next(server.clone(), host, answers.len(), &mut asking);
                     answers.push(None);

@@ -12,9 +12,10 @@ use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::future::Future;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 pub const CONNECTIONS_MAX: usize = 64;
 pub const BODY_MAX: usize = 64 << 10;
@@ -52,9 +53,10 @@ impl Answer {
 /// The connections that one server has open.
 #[derive(Clone)]
 pub struct Server {
-    places: Rc<Semaphore>,
+    places: Arc<Semaphore>,
     /// The oldest first.
     open: Rc<RefCell<VecDeque<Rc<Open>>>>,
+    one_is_idle: Rc<Notify>,
 }
 
 /// One connection.
@@ -62,43 +64,78 @@ pub struct Server {
 struct Open {
     /// A request of it is being answered.
     is_busy: Cell<bool>,
+    /// It was told to give way, and will.
+    is_leaving: Cell<bool>,
     gives_way: Notify,
+}
+
+/// A place for one connection, from before it is accepted: what is accepted without one would be dropped.
+pub struct Place {
+    open: Rc<Open>,
+    server: Server,
+    _permit: Option<OwnedSemaphorePermit>,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.server.open.borrow_mut().retain(|other| !Rc::ptr_eq(other, &self.open));
+    }
 }
 
 impl Default for Server {
     fn default() -> Server {
-        Server { places: Rc::new(Semaphore::new(CONNECTIONS_MAX)), open: Rc::default() }
+        Server { places: Arc::new(Semaphore::new(CONNECTIONS_MAX)), open: Rc::default(), one_is_idle: Rc::default() }
     }
 }
 
 impl Server {
     /// Waits for a place. Whoever holds one and asks nothing gives way, so that probes are answered whoever else is there.
-    pub async fn place(&self) {
-        if self.places.available_permits() == 0 {
-            let open = self.open.borrow();
-            open.iter().find(|open| !open.is_busy.get()).iter().for_each(|oldest| oldest.gives_way.notify_one());
-        }
-        // The semaphore is never closed.
-        let _ = self.places.acquire().await;
+    pub async fn place(&self) -> Place {
+        let permit = loop {
+            if let Ok(permit) = self.places.clone().try_acquire_owned() {
+                break Some(permit);
+            }
+            self.tell_the_oldest();
+            tokio::select! {
+                // The semaphore is never closed.
+                permit = self.places.clone().acquire_owned() => break permit.ok(),
+                () = self.one_is_idle.notified() => {}
+            }
+        };
+        let open = Rc::new(Open::default());
+        self.open.borrow_mut().push_back(open.clone());
+        Place { open, server: self.clone(), _permit: permit }
     }
 
+    fn tell_the_oldest(&self) {
+        let open = self.open.borrow();
+        if open.iter().any(|open| open.is_leaving.get()) {
+            return;
+        }
+        if let Some(oldest) = open.iter().find(|open| !open.is_busy.get()) {
+            oldest.is_leaving.set(true);
+            oldest.gives_way.notify_one();
+        }
+    }
+}
+
+impl Place {
     /// Serves one connection to its end.
-    pub async fn connection<S, F, R>(self, stream: S, answer: F)
+    pub async fn serve<S, F, R>(self, stream: S, answer: F)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
         F: Fn(Asked) -> R + 'static,
         R: Future<Output = Answer> + 'static,
     {
-        let Ok(_place) = self.places.try_acquire() else { return };
-        let (answer, open) = (Rc::new(answer), Rc::new(Open::default()));
-        self.open.borrow_mut().push_back(open.clone());
-        let asking = open.clone();
+        let answer = Rc::new(answer);
+        let (asking, one_is_idle) = (self.open.clone(), self.server.one_is_idle.clone());
         let service = service_fn(move |request: http::Request<Incoming>| {
-            let (answer, asking) = (answer.clone(), asking.clone());
+            let (answer, asking, one_is_idle) = (answer.clone(), asking.clone(), one_is_idle.clone());
             async move {
                 asking.is_busy.set(true);
                 let response = respond(request, answer).await;
                 asking.is_busy.set(false);
+                one_is_idle.notify_one();
                 Ok::<_, Infallible>(response)
             }
         });
@@ -113,9 +150,8 @@ impl Server {
                     tracing::debug!(%error, "a connection to a page ended");
                 }
             }
-            () = open.gives_way.notified() => {}
+            () = self.open.gives_way.notified() => {}
         }
-        self.open.borrow_mut().retain(|other| !Rc::ptr_eq(other, &open));
     }
 }
 

@@ -34,7 +34,6 @@ pub async fn lead(
     times: &Stop,
     state: &StateDir,
     pages: Scope,
-    telemetry: &Telemetry,
 ) -> i32 {
     let first = orders.recv().await;
     let until = match first {
@@ -82,7 +81,6 @@ pub async fn lead(
         tracing::info!(subsystems = late.join(", "), "not delivered everything when the time was over");
     }
     conductor.advance(Phase::Close, left(Duration::ZERO, until)).await;
-    tell_left(telemetry);
     0
 }
 
@@ -116,7 +114,7 @@ fn rounded(left: Duration) -> String {
 }
 
 /// One line for all that a stop leaves behind, and the last one.
-fn tell_left(telemetry: &Telemetry) {
+pub fn tell_left(telemetry: &Telemetry) {
     let left = telemetry.left_behind();
     let told: Vec<String> = left.iter().map(Left::to_string).collect();
     match left.iter().map(|left| left.lost).sum::<u64>() {

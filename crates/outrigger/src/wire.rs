@@ -14,7 +14,7 @@ use crate::grants;
 use crate::load::Plans;
 use crate::pulse::Pulse;
 use crate::reload::Reloader;
-use crate::stop::lead;
+use crate::stop::{lead, tell_left};
 use crate::worker::report_errors;
 use admin::run::Controls;
 use base::family::Gather;
@@ -31,6 +31,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 use supervisor::message::ToSupervisor;
+use supervisor::run::EXIT_YIELDED;
 use supervisor::worker::{Fell, Kept};
 use sys::ring::Ring;
 use tokio::sync::mpsc::Receiver;
@@ -118,8 +119,11 @@ impl Worker {
         let watch = self.reloader.clone().watch(self.control.clone(), self.facts.health.clone(), self.marks);
         self.scope.spawn("reload", watch);
         self.scope.spawn("signals", signals(self.control.clone(), self.reloader.clone(), self.companion));
-        lead(&self.control, &mut self.orders, &mut self.conductor, &self.facts, &times, &state, pages, &self.telemetry)
-            .await
+        let code = lead(&self.control, &mut self.orders, &mut self.conductor, &self.facts, &times, &state, pages).await;
+        if code != EXIT_YIELDED {
+            tell_left(&self.telemetry);
+        }
+        code
     }
 
     fn cannot_start(&self, errors: &[String]) -> i32 {

@@ -8,7 +8,7 @@ use base::diag::Diagnostic;
 use base::needs::Needs;
 use base::tree::Node;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub struct Plan {
@@ -26,6 +26,16 @@ pub struct EntryPlan {
 
 /// A store that is asked more often would be a load test.
 const EVERY_MIN: Duration = Duration::from_millis(100);
+
+/// Whether one target is the other, lies below it, or among its revisions.
+fn collide(one: &Path, other: &Path) -> bool {
+    let revisions = |to: &Path| {
+        let name = to.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        to.with_file_name(format!(".{name}.revisions"))
+    };
+    let below = |inner: &Path, outer: &Path| inner.starts_with(outer) || inner.starts_with(revisions(outer));
+    below(one, other) || below(other, one)
+}
 
 impl Plan {
     /// What its entries need from the system.
@@ -65,14 +75,14 @@ impl Plan {
                     .help("name the link itself, such as /etc/orders"),
                 );
             }
-            if let Some(other) = entries.iter().find(|other| other.to == entry.to) {
-                findings.push(
-                    Diagnostic::error(
-                        place(&["to"]),
-                        format!("`{}` is published by `{}` already", entry.to.display(), other.name),
-                    )
-                    .help("give each entry a path of its own"),
-                );
+            let to = base::needs::normal(&entry.to);
+            if let Some(other) = entries.iter().find(|other| collide(&to, &other.to)) {
+                let same = to == other.to;
+                let text = match same {
+                    true => format!("`{}` is published by `{}` already", to.display(), other.name),
+                    false => format!("`{}` and the target of `{}` lie within each other", to.display(), other.name),
+                };
+                findings.push(Diagnostic::error(place(&["to"]), text).help("give each entry a path of its own"));
             }
             if entry.every.0 < EVERY_MIN {
                 findings.push(Diagnostic::error(place(&["every"]), "`every` is shorter than 100ms"));
@@ -85,14 +95,7 @@ impl Plan {
                 );
             }
             let limits = Limits { files_max: entry.files_max as usize, bytes_max: entry.bytes_max.0 };
-            entries.push(EntryPlan {
-                name: name.clone(),
-                store,
-                to: entry.to.clone(),
-                every: entry.every.0,
-                notify,
-                limits,
-            });
+            entries.push(EntryPlan { name: name.clone(), store, to, every: entry.every.0, notify, limits });
         }
         if findings.is_empty() { Ok(Plan { entries }) } else { Err(findings) }
     }

@@ -2,7 +2,8 @@
 //! directory before keep a whole old revision; the present one and the one before are kept, older ones go after `GRACE`.
 //! The published revision is never deleted and never written to.
 //!
-//! Layout beside the link: `.NAME.revisions/REVISION/…`, and `tmp-*` while a candidate is made.
+//! Layout beside the link: `.NAME.revisions/SELECTION/REVISION/…`, where revisions of one selection (all of a repository, or a
+//! folder of it) lie together, and `tmp-*` while a candidate is made. The last part of the link's target is the revision's name.
 
 use crate::staging::{Limits, Staging};
 use std::fs::{self, File};
@@ -53,10 +54,10 @@ impl Place {
         Ok(place)
     }
 
-    /// The revision that the link names, if its directory is there.
+    /// What the link names, as `SELECTION/REVISION`, if its directory is there.
     pub fn published(&self) -> Option<String> {
         let target = fs::read_link(&self.to).ok()?;
-        let name = target.file_name()?.to_str()?.to_string();
+        let name = target.strip_prefix(self.revisions.file_name()?).ok()?.to_str()?.to_string();
         self.revisions.join(&name).is_dir().then_some(name)
     }
 
@@ -65,14 +66,29 @@ impl Place {
         if fs::symlink_metadata(&self.to).is_ok() {
             return Ok(self.published());
         }
-        let named = |entry: fs::DirEntry| {
-            Some((entry.metadata().ok()?.modified().ok()?, entry.file_name().into_string().ok()?))
-        };
-        let made = fs::read_dir(&self.revisions)?.flatten().filter_map(named);
-        match made.filter(|(_, name)| !name.starts_with("tmp-")).max() {
-            Some((_, revision)) => self.point(&revision).map(|()| Some(revision)),
+        let newest = self.all().into_iter().max();
+        match newest.as_ref().and_then(|(_, path)| path.strip_prefix(&self.revisions).ok()?.to_str()) {
+            Some(revision) => self.point(revision).map(|()| Some(revision.to_string())),
             None => Ok(None),
         }
+    }
+
+    /// Every revision that is there, with the time when it was made or was published last.
+    fn all(&self) -> Vec<(SystemTime, PathBuf)> {
+        let folders = |folder: &Path| -> Vec<PathBuf> {
+            let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+            let folders = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+            folders.filter(|entry| !entry.file_name().to_string_lossy().starts_with("tmp-")).map(|e| e.path()).collect()
+        };
+        // Before there were selections, revisions lay here themselves: their names begin with a commit's.
+        let is_revision = |path: &PathBuf| {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            name.len() >= COMMIT && name.bytes().take(COMMIT).all(|byte| byte.is_ascii_hexdigit())
+        };
+        let (old, selections): (Vec<PathBuf>, Vec<PathBuf>) =
+            folders(&self.revisions).into_iter().partition(is_revision);
+        let revisions = old.into_iter().chain(selections.iter().flat_map(|selection| folders(selection)));
+        revisions.filter_map(|path| Some((path.metadata().ok()?.modified().ok()?, path))).collect()
     }
 
     /// A directory in which a candidate is made; its name is used by nobody else, ever.
@@ -84,12 +100,17 @@ impl Place {
     pub fn publish(&self, candidate: Staging, revision: &str) -> io::Result<()> {
         let made = candidate.finish()?;
         let place = self.revisions.join(revision);
-        // A revision that was published before is the same content: its name is its hash.
-        if place.is_dir() {
+        let selection = place.parent().unwrap_or(&self.revisions);
+        let named = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", place.display()));
+        fs::create_dir_all(selection).map_err(named)?;
+        // The one that is published is never written to. Any other of this name may be half of one that was being removed.
+        if self.published().as_deref() == Some(revision) {
             fs::remove_dir_all(&made)?;
         } else {
-            fs::rename(&made, &place)?;
+            remove(&place).map_err(named)?;
+            fs::rename(&made, &place).map_err(named)?;
         }
+        sync(selection)?;
         sync(&self.revisions)?;
         // Its grace counts from now on, not from when it was made. A failure shortens the grace, and nothing else.
         if let Some(before) = self.published() {
@@ -114,15 +135,9 @@ impl Place {
 
     /// Removes revisions that nobody needs any more. A failure costs disk, which the next publication frees.
     fn collect(&self, published: &str) {
-        let mut old: Vec<(SystemTime, PathBuf)> = fs::read_dir(&self.revisions)
-            .into_iter()
-            .flatten()
-            .flatten()
-            .filter(|entry| {
-                entry.file_name().to_str().is_none_or(|name| name != published && !name.starts_with("tmp-"))
-            })
-            .filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path())))
-            .collect();
+        let published = self.revisions.join(published);
+        let mut old = self.all();
+        old.retain(|(_, path)| *path != published);
         old.sort();
         old.reverse();
         for (modified, path) in old.into_iter().skip(KEEP) {
@@ -140,6 +155,19 @@ impl Place {
             }
         }
     }
+}
+
+/// Digits of a commit's name.
+const COMMIT: usize = 40;
+
+/// Whatever is there; nothing is as good.
+pub fn remove(path: &Path) -> io::Result<()> {
+    let removed = match fs::symlink_metadata(path) {
+        Ok(meta) if meta.is_dir() => fs::remove_dir_all(path),
+        Ok(_) => fs::remove_file(path),
+        Err(error) => Err(error),
+    };
+    removed.or_else(|error| if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) })
 }
 
 fn unique(word: &str) -> String {
@@ -181,7 +209,7 @@ mod tests {
         let to = dir.join("current");
         let place = Place::open(&to).expect("a place");
         assert_eq!(place.published(), None);
-        publish(&place, "r0");
+        publish(&place, "all/r0");
         let stop = Arc::new(AtomicBool::new(false));
         let reader = {
             let (to, stop) = (to.clone(), stop.clone());
@@ -197,14 +225,14 @@ mod tests {
             })
         };
         for revision in 1..100 {
-            publish(&place, &format!("r{revision}"));
+            publish(&place, &format!("all/r{revision}"));
         }
         stop.store(true, Ordering::Relaxed);
         assert!(reader.join().expect("no torn read") > 0);
-        assert_eq!(place.published().as_deref(), Some("r99"));
-        publish(&place, "r98");
+        assert_eq!(place.published().as_deref(), Some("all/r99"));
+        publish(&place, "all/r98");
         let again = Place::open(&to).expect("again");
-        assert_eq!(again.published().as_deref(), Some("r98"));
+        assert_eq!(again.published().as_deref(), Some("all/r98"));
         fs::remove_file(&to).expect("the link is there");
         assert!(again.restore().is_ok_and(|restored| restored.is_some()), "a lost link is put back");
         assert!(again.published().is_some());

@@ -10,7 +10,7 @@
 use crate::notify::{NotifyKind, http};
 use crate::plan::{EntryPlan, Plan};
 use crate::publish::Place;
-use crate::store::{Fetched, Store};
+use crate::store::{Failure, Fetched, Store};
 use base::ledger::Row;
 use base::limit::Backoff;
 use base::revisions::{Revision, Revisions};
@@ -19,6 +19,7 @@ use base::state::StateDir;
 use base::subsystem::{Conductor, Health, Phase, PhaseWatch, Station, counted};
 use base::telemetry::{Count, Name, Telemetry};
 use std::cell::Cell;
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -67,7 +68,7 @@ impl Gate {
 /// What stands in the way of a start, such as a certificate that is missing.
 pub fn check(plan: &Plan) -> Vec<String> {
     let build = |entry: &EntryPlan| {
-        let built = entry.store.build(std::path::PathBuf::new());
+        let built = entry.store.build(PathBuf::new());
         built.err().map(|error| format!("sync `{}`: {error}", entry.name))
     };
     plan.entries.iter().filter_map(build).collect()
@@ -90,7 +91,8 @@ pub fn start(
     for entry in plan.entries {
         let cache = inputs.state.path(&format!("sync.{}.git", entry.name));
         let temporary = || std::env::temp_dir().join(format!("outrigger-{}-{}.git", std::process::id(), entry.name));
-        match entry.store.build(cache.unwrap_or_else(temporary)) {
+        let cache = cache.unwrap_or_else(temporary);
+        match entry.store.build(cache.clone()) {
             Ok(store) => {
                 let (sender, receiver) = watch::channel(false);
                 published.push(receiver);
@@ -98,6 +100,7 @@ pub fn start(
                 health.component(id.clone(), entry.store.name());
                 let follower = Follower {
                     id,
+                    cache,
                     row: telemetry.ledger.row("source", format!("sync/{}", entry.name)),
                     same: telemetry.count(ASKED, &[("entry", &entry.name), ("result", "same")]),
                     new: telemetry.count(ASKED, &[("entry", &entry.name), ("result", "new")]),
@@ -143,6 +146,8 @@ struct Follower {
     entry: Arc<EntryPlan>,
     /// Its path in the configuration, which health calls it by.
     id: String,
+    /// The folder of the store's own.
+    cache: PathBuf,
     inputs: Inputs,
     health: Arc<Health>,
     row: Arc<Row>,
@@ -169,7 +174,7 @@ const MARK_OF_ANY: &str = "outrigger told ";
 /// What one round led to.
 struct Round {
     store: Box<dyn Store>,
-    result: Result<Option<String>, String>,
+    result: Result<Option<String>, Failure>,
     present: Option<String>,
 }
 
@@ -179,9 +184,16 @@ impl Follower {
         let mut owed = Owed::default();
         loop {
             let entry = self.entry.clone();
-            let Ok(round) = tokio::task::spawn_blocking(move || round(&entry, store)).await else {
-                self.health.panicked(&format!("the store of {} panicked", self.entry.name));
-                return;
+            let round = tokio::task::spawn_blocking(move || round(&entry, store)).await;
+            let Ok(round) = round else {
+                // A fault of ours that this content brings out: the other entries and the revision that is there go on.
+                let Some(rebuilt) = self.rebuild() else { return };
+                store = rebuilt;
+                self.failed("the store panicked, which is a fault of outrigger", None);
+                tokio::select! {
+                    () = tokio::time::sleep(backoff.pause().max(self.entry.every)) => continue,
+                    _ = phase.reached(Phase::Yield) => return,
+                }
             };
             store = round.store;
             let pause = match round.result {
@@ -190,9 +202,9 @@ impl Follower {
                     backoff.reset();
                     self.entry.every
                 }
-                Err(error) => {
-                    self.failed(&error, round.present.as_deref());
-                    backoff.pause().max(self.entry.every)
+                Err(failure) => {
+                    self.failed(&failure.text, round.present.as_deref());
+                    backoff.pause_at_least(failure.wait).max(self.entry.every)
                 }
             };
             if round.present.is_some() {
@@ -218,6 +230,17 @@ impl Follower {
         }
     }
 
+    /// The store anew, after the one before was lost in a panic.
+    fn rebuild(&self) -> Option<Box<dyn Store>> {
+        match self.entry.store.build(self.cache.clone()) {
+            Ok(store) => Some(store),
+            Err(error) => {
+                self.failed(&error, None);
+                None
+            }
+        }
+    }
+
     fn succeeded(&self, news: Option<String>) {
         if self.health.recovered(&self.id) {
             tracing::info!(entry = self.entry.name, "the store answers again");
@@ -227,6 +250,7 @@ impl Follower {
                 self.new.add(1);
                 self.row.receive(1);
                 self.row.deliver(1);
+                let revision = shown(&revision);
                 tracing::info!(entry = self.entry.name, revision, to = %self.entry.to.display(), "published a new revision");
             }
             None => self.same.add(1),
@@ -235,8 +259,8 @@ impl Follower {
 
     fn failed(&self, error: &str, present: Option<&str>) {
         self.failed.add(1);
-        let serves =
-            present.map_or("nothing is published yet".into(), |revision| format!("{revision} goes on serving"));
+        let serves = present
+            .map_or("nothing is published yet".into(), |revision| format!("{} goes on serving", shown(revision)));
         let text = format!("{}: {error}; {serves}", self.entry.store.describe());
         if self.health.fault(&self.id, text.clone()) {
             tracing::warn!(entry = self.entry.name, error = text, "a revision could not be fetched or published");
@@ -248,7 +272,7 @@ impl Follower {
             entry: self.entry.name.clone(),
             store: self.entry.store.describe(),
             to: self.entry.to.display().to_string(),
-            revision: present.map(str::to_string),
+            revision: present.map(|revision| shown(revision).to_string()),
         };
         self.inputs.revisions.set(revision);
     }
@@ -324,7 +348,7 @@ impl Follower {
             }
             NotifyKind::Http(config) => {
                 let mut backoff = Backoff::new(NOTICE_FIRST, NOTICE_MOST);
-                while let Err(error) = http::send(config, revision).await {
+                while let Err(error) = http::send(config, shown(revision)).await {
                     if again || backoff.tries() + 1 >= NOTICE_TRIES {
                         failed(error);
                         return false;
@@ -334,28 +358,41 @@ impl Follower {
             }
         }
         self.health.recovered(&part);
-        tracing::info!(entry = self.entry.name, notice = kind.describe(), revision, "told of the new revision");
+        tracing::info!(
+            entry = self.entry.name,
+            notice = kind.describe(),
+            revision = shown(revision),
+            "told of the new revision"
+        );
         true
     }
+}
+
+/// The store's own name for a revision, without what is selected of it.
+fn shown(revision: &str) -> &str {
+    revision.rsplit('/').next().unwrap_or(revision)
 }
 
 /// One round, on a thread that may block.
 fn round(entry: &EntryPlan, mut store: Box<dyn Store>) -> Round {
     let place = match Place::open(&entry.to) {
         Ok(place) => place,
-        Err(error) => return Round { store, result: Err(error.to_string()), present: None },
+        Err(error) => return Round { store, result: Err(error.to_string().into()), present: None },
     };
     let published = place.published();
     let mut stage = || place.staging(entry.limits).map_err(|error| error.to_string());
     let result = match store.fetch(published.as_deref(), &mut stage) {
         Ok((Fetched::New { revision }, Some(candidate))) => {
-            place.publish(candidate, &revision).map(|()| Some(revision)).map_err(|error| error.to_string())
+            place.publish(candidate, &revision).map(|()| Some(revision)).map_err(|error| error.to_string().into())
         }
         Ok(_) => Ok(None),
         // The store is silent: what is there serves, even where its link was lost.
-        Err(error) => Err(match place.restore() {
-            Ok(_) => error,
-            Err(worse) => format!("{error}; and the last revision cannot be put back: {worse}"),
+        Err(failure) => Err(match place.restore() {
+            Ok(_) => failure,
+            Err(worse) => Failure {
+                text: format!("{}; and the last revision cannot be put back: {worse}", failure.text),
+                ..failure
+            },
         }),
     };
     Round { store, result, present: place.published() }

@@ -1,7 +1,10 @@
 //! A candidate on its way to be published: files written beside the published revision, on the same volume. In: files of a
-//! store. Out: a directory whose every byte is on disk, or the reason why it is refused. Bounds: `Limits`; paths stay inside,
-//! links point inside, and nothing but plain files, folders and such links is written.
+//! store. Out: a directory whose every byte is on disk, or the reason why it is refused. Bounds: `Limits`, for which folders count as
+//! files; paths stay inside, links lead inside also where they lead through other links, and nothing but plain files, folders and
+//! such links is written.
 
+use std::collections::{BTreeMap, VecDeque};
+use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
@@ -19,6 +22,7 @@ pub struct Staging {
     limits: Limits,
     files: usize,
     bytes: u64,
+    links: BTreeMap<PathBuf, PathBuf>,
     finished: bool,
 }
 
@@ -28,7 +32,7 @@ impl Staging {
         fs::create_dir(&root)?;
         // The umask must not decide who can read the app's configuration.
         fs::set_permissions(&root, fs::Permissions::from_mode(0o755))?;
-        Ok(Staging { root, limits, files: 0, bytes: 0, finished: false })
+        Ok(Staging { root, limits, files: 0, bytes: 0, links: BTreeMap::new(), finished: false })
     }
 
     pub fn file(&mut self, path: &Path, content: &[u8], executable: bool) -> Result<(), String> {
@@ -44,6 +48,20 @@ impl Staging {
         write().map_err(|error| format!("{}: {error}", target.display()))
     }
 
+    /// A file of this size is about to come: refused before anybody holds it in memory.
+    pub fn expect(&self, path: &Path, size: u64) -> Result<(), String> {
+        if self.bytes.saturating_add(size) > self.limits.bytes_max {
+            let (size, most) = (base::unit::ByteSize(size), base::unit::ByteSize(self.limits.bytes_max));
+            return Err(format!("{} has {size}, and the revision may have bytes_max = {most}", path.display()));
+        }
+        Ok(())
+    }
+
+    /// A folder, empty or not: it costs as much work as a file.
+    pub fn folder(&mut self) -> Result<(), String> {
+        self.count(0)
+    }
+
     /// A link that points to something within the revision.
     pub fn link(&mut self, path: &Path, target: &Path) -> Result<(), String> {
         self.count(0)?;
@@ -52,11 +70,19 @@ impl Staging {
             return Err(format!("the link {} points out of the revision, to {}", path.display(), target.display()));
         }
         let place = self.inside(path)?;
-        std::os::unix::fs::symlink(target, &place).map_err(|error| format!("{}: {error}", place.display()))
+        std::os::unix::fs::symlink(target, &place).map_err(|error| format!("{}: {error}", place.display()))?;
+        self.links.insert(path.to_path_buf(), target.to_path_buf());
+        Ok(())
     }
 
     /// Syncs all folders from the innermost out, so that a crash leaves the whole candidate or none.
     pub fn finish(mut self) -> io::Result<PathBuf> {
+        for link in self.links.keys() {
+            if !leads_inside(link, &self.links) {
+                let text = format!("the link {} leads out of the revision, through other links", link.display());
+                return Err(io::Error::other(text));
+            }
+        }
         sync_folders(&self.root)?;
         self.finished = true;
         Ok(self.root.clone())
@@ -110,6 +136,32 @@ impl Drop for Staging {
     }
 }
 
+/// Follows a link as the kernel would (path_resolution(7)): every part that is a link itself is followed from where it stands. A
+/// circle leads nowhere, and so not out.
+fn leads_inside(link: &Path, links: &BTreeMap<PathBuf, PathBuf>) -> bool {
+    const FOLLOWED_MAX: usize = 40;
+    let mut here = PathBuf::new();
+    let mut parts: VecDeque<OsString> = link.iter().map(OsString::from).collect();
+    let mut followed = 0;
+    while let Some(part) = parts.pop_front() {
+        match Path::new(&part).components().next() {
+            Some(Component::Normal(name)) => here.push(name),
+            Some(Component::ParentDir) if !here.pop() => return false,
+            Some(Component::RootDir | Component::Prefix(_)) => return false,
+            _ => continue,
+        }
+        if let Some(target) = links.get(&here) {
+            followed += 1;
+            if followed > FOLLOWED_MAX {
+                return true;
+            }
+            here.pop();
+            target.iter().rev().for_each(|part| parts.push_front(part.to_os_string()));
+        }
+    }
+    true
+}
+
 fn stays_inside(folder: &Path, target: &Path) -> bool {
     let mut depth = folder.components().count();
     for part in target.components() {
@@ -161,6 +213,30 @@ mod tests {
         assert_eq!(mode & 0o777, 0o755);
         drop(staging);
         assert!(!root.exists(), "an unfinished candidate leaves nothing");
+    }
+
+    /// covers: faults 3
+    #[test]
+    fn a_link_that_leads_out_through_another_one_is_refused() {
+        let links = |pairs: &[(&str, &str)]| -> BTreeMap<PathBuf, PathBuf> {
+            pairs.iter().map(|(from, to)| (from.into(), to.into())).collect()
+        };
+        for (pairs, link, inside) in [
+            (&[("a/h/up", "root"), ("a/h/root", "."), ("leak", "a/h/up/../../etc/passwd")][..], "leak", true),
+            (&[("a/h/up", "../.."), ("leak", "a/h/up/../etc/passwd")], "leak", false),
+            (&[("a/up", ".."), ("b", "a/up/../x")], "b", false),
+            (&[("a/up", ".."), ("b", "a/up/x")], "b", true),
+            (&[("a", "b"), ("b", "a")], "a", true),
+            (&[("d/e/f", "../../g"), ("g", "d")], "d/e/f", true),
+            (&[("d/x", "../y"), ("y", ".")], "d/x", true),
+            (&[("y", "."), ("z", "y/y/y/..")], "z", false),
+        ] {
+            assert_eq!(leads_inside(Path::new(link), &links(pairs)), inside, "{pairs:?}");
+        }
+        let (_, mut staging) = staging("through", Limits { files_max: 100, bytes_max: 100 });
+        assert!(staging.link(Path::new("a/up"), Path::new("..")).is_ok());
+        assert!(staging.link(Path::new("leak"), Path::new("a/up/../etc")).is_ok());
+        assert!(staging.finish().is_err_and(|error| error.to_string().contains("leads out")));
     }
 
     /// covers: foundation 5

@@ -290,6 +290,20 @@ fn prepare(plan: &ExecPlan, setup: &ChildSetup<'_>) -> Result<(), StartError> {
     Ok(())
 }
 
+/// Has a program killed when the thread that starts it ends, by whatever (PR_SET_PDEATHSIG, prctl(2)).
+pub fn end_with_thread(command: &mut std::process::Command) {
+    use std::os::unix::process::CommandExt as _;
+    let end = || {
+        // SAFETY: prctl takes two numbers, and is safe to call between fork and exec.
+        match unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    };
+    // SAFETY: the closure makes one system call and touches no memory that a fork copies half.
+    unsafe { command.pre_exec(end) };
+}
+
 /// The interpreter that a script names, where the script is there: then it is the interpreter that is missing.
 pub fn interpreter(program: &[u8], directory: &[u8]) -> Option<Vec<u8>> {
     use std::io::Read as _;

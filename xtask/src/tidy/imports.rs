@@ -22,7 +22,11 @@ const ALLOWED: [(&str, &[&str], &str); 17] = [
         "subsystems meet in the binary's wire.rs only, and the capture ring is read through sys",
     ),
     ("metrics", &["base", "net", "spool"], "subsystems meet in the binary's wire.rs only"),
-    ("sync", &["base", "net"], "subsystems meet in the binary's wire.rs only"),
+    (
+        "sync",
+        &["base", "net", "sys"],
+        "subsystems meet in the binary's wire.rs only, and sys ties ssh to whoever waits for it",
+    ),
     ("proxy", &["base"], "subsystems meet in the binary's wire.rs only, and the data path connects by itself"),
     ("admin", &["base", "net"], "admin sees subsystems through base's traits, and serves its pages by net"),
     ("e2e", FOR_TOOLS, "end-to-end tests drive the real process from outside"),

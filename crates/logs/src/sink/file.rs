@@ -192,8 +192,8 @@ impl Config {
     /// A path that cannot be appended to: why, and what to do.
     pub fn check(&self) -> Option<(String, &'static str)> {
         let path = self.path.display();
-        if !self.path.is_absolute() || self.path.file_name().is_none() {
-            let text = format!("`path` must be an absolute path of a file, and is `{path}`");
+        if self.path.file_name().is_none() {
+            let text = format!("`path` must name a file, and is `{path}`");
             return Some((text, "name the file whole, such as /archive/orders.log"));
         }
         let help = match self.path.to_str() {

@@ -196,8 +196,14 @@ impl Sink for Loki {
             };
             let mut headers = vec![("content-type", "application/x-protobuf".to_string())];
             headers.extend(self.tenant.iter().map(|tenant| ("x-scope-orgid", tenant.clone())));
-            let request =
-                Request { method: ::http::Method::POST, url: self.url.clone(), headers, body, answer_max: ANSWER_MAX };
+            let request = Request {
+                method: ::http::Method::POST,
+                url: self.url.clone(),
+                headers,
+                body,
+                answer_max: ANSWER_MAX,
+                by_silence: false,
+            };
             let response = self.client.send(&request).await.map_err(|error| Failure::of(&error))?;
             judge(&response)
         })
@@ -322,7 +328,9 @@ mod tests {
         let given = [5, 5, 1_000_005, 5, 9].map(|time| times.distinct(time, true));
         assert_eq!(given, [5, 6, 1_000_005, 7, 9]);
         assert_eq!([20, 20, 19, 30].map(|time| times.distinct(time, false)), [20, 21, 22, 30]);
-        (0..10 * TIMES_KEPT as i64).for_each(|time| drop(times.distinct(time, true)));
+        for time in 0..10 * TIMES_KEPT as i64 {
+            times.distinct(time, true);
+        }
         assert!(times.given.len() + times.before.len() <= 2 * TIMES_KEPT);
         for (name, fits) in
             [("a", true), ("_a1", true), ("my-label", false), ("a.b", false), ("", false), ("1a", false)]

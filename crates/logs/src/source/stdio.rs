@@ -13,14 +13,13 @@ use base::scope::Scope;
 use base::state::StateDir;
 use base::subsystem::{Phase, PhaseWatch};
 use base::unit::ByteSize;
-use rustix::fs::OFlags;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use std::cell::Cell;
 use std::fs::OpenOptions;
 use std::io::{self, Write as _};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
@@ -222,7 +221,7 @@ impl Leftover {
             return Ok(());
         }
         let Some(path) = &self.path else { return Err(io::Error::other("there is no state directory")) };
-        let mut file = OpenOptions::new().create(true).append(true).mode(0o600).open(path)?;
+        let mut file = base::file::open_own(path, OpenOptions::new().create(true).append(true))?;
         if file.metadata()?.len() == 0 {
             file.write_all(MARK)?;
         }
@@ -243,10 +242,17 @@ impl Leftover {
     /// Reads what an earlier run has kept. The file goes when every sink has it; nobody waits for that.
     async fn replay(&self, shared: &Shared, pipeline: &Rc<Pipeline>, scope: &Scope) {
         let Some(path) = self.path.clone() else { return };
-        // A pipe in its place must not hold us up.
-        let opened = OpenOptions::new().read(true).custom_flags(OFlags::NONBLOCK.bits() as i32).open(&path);
-        let Ok(file) = opened else { return };
-        let Some(meta) = file.metadata().ok().filter(std::fs::Metadata::is_file) else { return };
+        let opened = base::file::open_own(&path, OpenOptions::new().read(true));
+        let file = match opened {
+            Ok(file) => file,
+            Err(error) => {
+                if error.kind() != io::ErrorKind::NotFound {
+                    tracing::warn!(%error, "lines that an earlier run kept cannot be read");
+                }
+                return;
+            }
+        };
+        let Ok(meta) = file.metadata() else { return };
         let (id, size) = (FileId { device: meta.dev(), inode: meta.ino() }, meta.len());
         let mut mark = [0u8; MARK.len()];
         let marked = file.read_at(&mut mark, 0).is_ok_and(|count| count == mark.len());

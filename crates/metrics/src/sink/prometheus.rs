@@ -39,7 +39,7 @@ pub async fn run(
 ) {
     let server = Server::default();
     loop {
-        server.place().await;
+        let place = server.place().await;
         let stream = match socket.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
@@ -50,7 +50,7 @@ pub async fn run(
         };
         let (sources, row, health, name) = (sources.clone(), row.clone(), health.clone(), name.clone());
         let answer = move |asked: Asked| page(asked, sources.clone(), row.clone(), health.clone(), name.clone());
-        scope.spawn_each("page", server.clone().connection(stream, answer));
+        scope.spawn_each("page", place.serve(stream, answer));
     }
 }
 

@@ -79,6 +79,7 @@ impl Scrape {
             headers: vec![("accept", ACCEPT.into()), ("accept-encoding", "gzip".into())],
             body: bytes::Bytes::new(),
             answer_max: self.body_max,
+            by_silence: false,
         };
         let response = self.client.send(&request).await.map_err(|error| error.to_string())?;
         if !response.is_success() {

@@ -37,11 +37,16 @@ async fn serve(dir: PathBuf, port: u16) -> std::io::Result<()> {
     log("info", "started", &format!(r#""port":{port}"#));
     let server = Server::default();
     loop {
+        let next = async {
+            let place = server.place().await;
+            socket.accept().await.map(|(stream, _)| (place, stream))
+        };
         tokio::select! {
-            accepted = socket.accept() => {
+            accepted = next => {
+                let (place, stream) = accepted?;
                 let app = app.clone();
                 let answer = move |asked: Asked| std::future::ready(app.answer(&asked));
-                tokio::task::spawn_local(server.clone().connection(accepted?.0, answer));
+                tokio::task::spawn_local(place.serve(stream, answer));
             }
             _ = reload.recv() => app.load(),
             _ = stop.recv() => {

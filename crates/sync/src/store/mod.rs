@@ -6,6 +6,7 @@ pub mod git;
 use crate::staging::Staging;
 use base::needs::Needs;
 use std::path::PathBuf;
+use std::time::Duration;
 
 base::registry! {
     /// A store: its kind.
@@ -24,14 +25,29 @@ pub enum Fetched {
     New { revision: String },
 }
 
+/// Why a store gave nothing.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Failure {
+    pub text: String,
+    /// How long it asked not to be asked again.
+    pub wait: Option<Duration>,
+}
+
+impl From<String> for Failure {
+    fn from(text: String) -> Failure {
+        Failure { text, wait: None }
+    }
+}
+
 /// One store. Called on one thread at a time.
 pub trait Store: Send {
-    /// Asks for the newest revision; unless it is `published`, writes its files by way of `stage`.
+    /// Asks for the newest revision; unless it is `published`, writes its files by way of `stage`. A revision is named
+    /// `SELECTION/NAME`: what is chosen of the store, and the store's own name for its state.
     fn fetch(
         &mut self,
         published: Option<&str>,
         stage: &mut dyn FnMut() -> Result<Staging, String>,
-    ) -> Result<(Fetched, Option<Staging>), String>;
+    ) -> Result<(Fetched, Option<Staging>), Failure>;
 }
 
 impl StoreKind {

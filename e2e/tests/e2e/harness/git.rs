@@ -2,6 +2,11 @@
 //! and sshd. A scene comes in, URLs go out; a commit always changes two files together, so that a reader who sees one of
 //! each knows that a revision was published in halves. Servers end with the test.
 
+pub mod hostile;
+pub mod objects;
+pub mod pack_server;
+pub mod relay;
+
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -9,7 +14,7 @@ use std::process::Command;
 use rustix::fs::{CWD, Mode, OFlags, openat};
 
 use super::process::Running;
-use super::{PATIENCE, Scene, fixture, get, peer, until};
+use super::{Outrigger, PATIENCE, Scene, fixture, get, peer, until};
 
 pub struct Repository {
     root: PathBuf,
@@ -47,6 +52,14 @@ impl Repository {
         git(&self.work, &["add", "--all"]);
         git(&self.work, &["commit", "--quiet", "--message", &first]);
         git(&self.work, &["push", "--quiet", "origin", "main"]);
+    }
+
+    /// A file in the folder `orders` that no compression makes smaller, as part of the next push.
+    pub fn add_noise(&self, bytes: u64) {
+        let mut noise = Vec::new();
+        let random = std::fs::File::open("/dev/urandom").expect("every system has random bytes");
+        random.take(bytes).read_to_end(&mut noise).expect("random bytes do not end");
+        std::fs::write(self.work.join("orders/noise"), noise).expect("the work tree takes files");
     }
 
     pub fn file_url(&self) -> String {
@@ -132,11 +145,42 @@ pub fn published(to: &Path) -> Result<Option<usize>, String> {
 
 /// Runs git for the test itself, untouched by the configuration of whoever runs the tests.
 pub fn git(folder: &Path, arguments: &[&str]) {
+    let output = git_command(folder, arguments).output().expect("git runs");
+    assert!(output.status.success(), "git {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+fn git_command(folder: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new("git");
     command.current_dir(folder).args(["-c", "user.name=test", "-c", "user.email=test@localhost", "-c", "gc.auto=0"]);
     command.env("GIT_CONFIG_NOSYSTEM", "1").env("GIT_CONFIG_GLOBAL", "/dev/null").args(arguments);
-    let output = command.output().expect("git runs");
-    assert!(output.status.success(), "git {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    command
+}
+
+/// The commit that is published: the last part of the link's target.
+pub fn published_commit(to: &Path) -> Option<String> {
+    let target = std::fs::read_link(to).ok()?;
+    Some(target.file_name()?.to_string_lossy().into_owned())
+}
+
+/// What sync says of itself in the status: its state and its text. Empty where nobody answers.
+pub fn sync_state(outrigger: &Outrigger) -> (String, String) {
+    let status: serde_json::Value = serde_json::from_str(&outrigger.ask_quietly("/status")).unwrap_or_default();
+    let subsystems = status["subsystems"].as_array().cloned().unwrap_or_default();
+    let sync = subsystems.into_iter().find(|row| row["subsystem"] == "sync").unwrap_or_default();
+    let text = |name: &str| sync[name].as_str().unwrap_or_default().to_owned();
+    (text("state"), text("text"))
+}
+
+/// Waits until sync is degraded, and its text has all of these.
+#[track_caller]
+pub fn await_refusal(outrigger: &Outrigger, limit: std::time::Duration, words: &[&str]) -> String {
+    let mut last = (String::new(), String::new());
+    let seen = super::within(limit, || {
+        last = sync_state(outrigger);
+        last.0 == "degraded" && words.iter().all(|word| last.1.contains(word))
+    });
+    assert!(seen, "within {limit:?} sync is degraded by {words:?}; it says {last:?}");
+    last.1
 }
 
 /// One of git's own programs, where git keeps them.
@@ -161,7 +205,7 @@ UsePAM no
 PasswordAuthentication no
 PermitRootLogin prohibit-password
 PidFile none
-SetEnv PATH=@git_folder@:/usr/bin:/bin
+SetEnv PATH=@dir@/server:@git_folder@:/usr/bin:/bin
 ";
 
 const SSH_CONFIG: &str = "\

@@ -91,10 +91,8 @@ impl Walk {
         let Ok(pattern) = Pattern::new(part) else { return };
         // Where a folder may come, or a file.
         self.folders.push(folder.clone());
-        if rest.is_empty() {
-            if plain && self.sought.is_empty() {
-                return self.considered(folder.join(part));
-            }
+        if rest.is_empty() && plain && self.sought.is_empty() {
+            return self.considered(folder.join(part));
         }
         self.each(&folder, |walk, entry| {
             if matches(&pattern, &entry.file_name()) {

@@ -3,10 +3,11 @@
 //! and its tree is walked by our own writer: no index, no checkout, no second program but ssh. Bounds: `ANSWER_MAX` for an
 //! answer over HTTP, `PACKS_MAX` packs before the cache is begun anew.
 
+mod ssh;
 mod transport;
 mod tree;
 
-use super::{Fetched, Store};
+use super::{Failure, Fetched, Store};
 use crate::staging::Staging;
 use base::needs::Needs;
 use base::registry::Kind;
@@ -15,8 +16,11 @@ use gix::remote::Direction;
 use net::ClientConfig;
 use schemars::JsonSchema;
 use serde::Deserialize;
-use std::path::{Path, PathBuf};
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Component, Path, PathBuf};
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 /// Follows a branch, tag or commit of a git repository, or one folder of it. The transports are `file://` (read directly),
 /// `git://`, `http://`, `https://` and `ssh://` (the program `ssh` must be there). A tag or a commit id pins; a branch is
@@ -78,6 +82,10 @@ impl Config {
                 url.scheme.as_str()
             ));
         }
+        let climbs = |path: &PathBuf| path.components().any(|part| matches!(part, Component::ParentDir));
+        if self.path.as_ref().is_some_and(climbs) {
+            return Err("`path` must be a folder of the repository, and has `..`".into());
+        }
         if self.reference.is_empty() || self.reference.starts_with('-') {
             return Err("`ref` must name a branch, a tag or a commit".into());
         }
@@ -90,7 +98,7 @@ impl Config {
         let mut needs = Needs::default();
         let Ok(url) = gix::url::parse(self.url.as_bytes().as_bstr()) else { return needs };
         match url.scheme {
-            Scheme::File => needs.read.push(PathBuf::from(url.path.to_string())),
+            Scheme::File => needs.read.push(local_path(&url)),
             Scheme::Http | Scheme::Https => needs.add(net::needs(&self.url, &self.client)),
             Scheme::Git => {
                 needs.add(net::needs("", &self.client));
@@ -126,45 +134,109 @@ pub struct Git {
     last: Option<(gix::ObjectId, String)>,
 }
 
+/// Why a fetch led to nothing.
+#[derive(Debug)]
+enum Fault {
+    /// The server, or the way to it; and how long it asked to be left alone.
+    Server(String, Option<Duration>),
+    /// What the commit holds.
+    Content(String),
+    /// Our own repository, which holds nothing that is not at the server.
+    Cache(String),
+}
+
+impl From<Fault> for Failure {
+    fn from(fault: Fault) -> Failure {
+        match fault {
+            Fault::Server(text, wait) => Failure { text, wait },
+            Fault::Content(text) | Fault::Cache(text) => Failure { text, wait: None },
+        }
+    }
+}
+
+type Got = (Fetched, Option<Staging>);
+
 impl Git {
     pub fn new(config: Config, cache: PathBuf) -> Result<Git, String> {
         let url = gix::url::parse(config.url.as_bytes().as_bstr()).map_err(|error| chain(&error))?;
         Ok(Git { config, url, cache, last: None })
     }
 
+    /// One try. `fresh`: our own repository is new, so that it cannot be at fault.
+    fn attempt(
+        &mut self,
+        published: Option<&str>,
+        stage: &mut dyn FnMut() -> Result<Staging, String>,
+        fresh: &mut bool,
+    ) -> Result<Got, Fault> {
+        let Some((repository, id)) = self.locate(published, fresh)? else { return Ok((Fetched::Same, None)) };
+        let commit = tree::commit(&repository, id)
+            .map_err(|fault| fault.about(&format!("`{}` names no commit", self.config.reference)))?;
+        let revision = self.revision_name(&commit);
+        if published == Some(revision.as_str()) {
+            self.last = Some((id, revision));
+            return Ok((Fetched::Same, None));
+        }
+        let mut staging = stage().map_err(Fault::Content)?;
+        tree::write(&repository, commit, self.config.path.as_deref(), &mut staging)?;
+        self.last = Some((id, revision.clone()));
+        Ok((Fetched::New { revision }, Some(staging)))
+    }
+
     /// The repository that has the object, and the object that the ref names now. None: nothing new since `published`.
-    fn locate(&mut self, published: Option<&str>) -> Result<Option<(gix::Repository, gix::ObjectId)>, String> {
+    fn locate(
+        &mut self,
+        published: Option<&str>,
+        fresh: &mut bool,
+    ) -> Result<Option<(gix::Repository, gix::ObjectId)>, Fault> {
         if self.url.scheme == gix::url::Scheme::File {
-            let repository = open(Path::new(&self.url.path.to_string()))?;
-            let id = resolve(&repository, &self.config.reference)?;
+            let server = |text| Fault::Server(text, None);
+            let repository = open(&local_path(&self.url)).map_err(server)?;
+            let id = resolve(&repository, &self.config.reference).map_err(server)?;
             return Ok((!self.is_last(&id, published)).then_some((repository, id)));
         }
-        let repository = self.cache_repository()?;
-        let id = {
-            let remote = self.remote(&repository)?;
-            let transport = transport::open(&self.url, &self.config)?;
-            let connection = remote.to_connection_with_transport(transport);
-            let prepared =
-                connection.prepare_fetch(gix::progress::Discard, Default::default()).map_err(|error| chain(&error))?;
-            let missing = || format!("the repository has no ref `{}`", self.config.reference);
-            let id = prepared
-                .ref_map()
-                .mappings
-                .first()
-                .and_then(|mapping| mapping.remote.as_id())
-                .ok_or_else(missing)?
-                .to_owned();
-            if self.is_last(&id, published) {
-                return Ok(None);
-            }
-            let depth = gix::remote::fetch::Shallow::DepthAtRemote(std::num::NonZeroU32::MIN);
-            prepared
-                .with_shallow(depth)
-                .receive(gix::progress::Discard, &AtomicBool::new(false))
-                .map_err(|error| chain(&error))?;
-            id
-        };
-        Ok(Some((repository, id)))
+        let repository = self.cache_repository(fresh)?;
+        let (transport, reports) = transport::open(&self.url, &self.config)?;
+        let found = self.receive(&repository, transport, published);
+        match found {
+            Ok(found) => Ok(found.map(|id| (repository, id))),
+            // What the server or the way there has said is the reason; without it a repository of before may be.
+            Err(text) => Err(match reports.take() {
+                Some(report) => Fault::Server(report.text, report.wait),
+                None if *fresh => Fault::Server(text, None),
+                None => Fault::Cache(text),
+            }),
+        }
+    }
+
+    /// Lists the refs, and fetches the commit if it is new.
+    fn receive(
+        &self,
+        repository: &gix::Repository,
+        transport: Box<dyn gix_transport::client::blocking_io::Transport>,
+        published: Option<&str>,
+    ) -> Result<Option<gix::ObjectId>, String> {
+        let remote = self.remote(repository)?;
+        let connection = remote.to_connection_with_transport(transport);
+        let prepared =
+            connection.prepare_fetch(gix::progress::Discard, Default::default()).map_err(|error| chain(&error))?;
+        let missing = || format!("the repository has no ref `{}`", self.config.reference);
+        let mappings = &prepared.ref_map().mappings;
+        // gitrevisions(7): a tag goes before a branch of the same name.
+        let tag = mappings
+            .iter()
+            .find(|mapping| mapping.remote.as_name().is_some_and(|name| name.starts_with(b"refs/tags/")));
+        let chosen = tag.or(mappings.first()).ok_or_else(missing)?;
+        let id = chosen.remote.as_id().ok_or_else(missing)?.to_owned();
+        if self.is_last(&id, published) {
+            return Ok(None);
+        }
+        let depth = gix::remote::fetch::Shallow::DepthAtRemote(std::num::NonZeroU32::MIN);
+        prepared
+            .with_shallow(depth)
+            .receive(gix::progress::Discard, &AtomicBool::new(false))
+            .map_err(|error| chain(&error))?;
+        Ok(Some(id))
     }
 
     fn is_last(&self, id: &gix::ObjectId, published: Option<&str>) -> bool {
@@ -172,37 +244,48 @@ impl Git {
     }
 
     fn remote<'r>(&self, repository: &'r gix::Repository) -> Result<gix::Remote<'r>, String> {
-        let refspec = BString::from(format!("+{}:refs/outrigger/target", self.config.reference));
+        let name = &self.config.reference;
+        let whole = name == "HEAD" || name.starts_with("refs/") || gix::ObjectId::from_hex(name.as_bytes()).is_ok();
+        let refspecs: Vec<BString> = match whole {
+            true => vec![format!("+{name}:refs/outrigger/target").into()],
+            false => vec![
+                format!("+refs/tags/{name}:refs/outrigger/tag").into(),
+                format!("+refs/heads/{name}:refs/outrigger/branch").into(),
+            ],
+        };
         repository
             .remote_at(self.url.clone())
-            .and_then(|remote| remote.with_refspecs([refspec.as_bstr()], Direction::Fetch))
+            .and_then(|remote| remote.with_refspecs(refspecs.iter().map(|spec| spec.as_bstr()), Direction::Fetch))
             .map(|remote| remote.with_fetch_tags(gix::remote::fetch::Tags::None))
             .map_err(|error| chain(&error))
     }
 
-    /// Our own bare repository. One that is damaged, or has grown, is begun anew: it holds nothing that is not at the server.
-    fn cache_repository(&self) -> Result<gix::Repository, String> {
+    /// Our own bare repository. One that cannot be opened, or has grown, is begun anew.
+    fn cache_repository(&self, fresh: &mut bool) -> Result<gix::Repository, Fault> {
         let packs = std::fs::read_dir(self.cache.join("objects/pack")).map_or(0, |entries| entries.count() / 2);
         if packs <= PACKS_MAX
             && let Ok(repository) = open(&self.cache)
         {
             return Ok(repository);
         }
+        *fresh = true;
+        self.begin_anew().map_err(|text| Fault::Server(text, None))
+    }
+
+    fn begin_anew(&self) -> Result<gix::Repository, String> {
         let failed =
             |error: &dyn std::fmt::Display| format!("the cache {} cannot be made: {error}", self.cache.display());
-        match std::fs::remove_dir_all(&self.cache) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(&error)),
-            _ => {}
-        }
-        std::fs::create_dir_all(&self.cache).map_err(|error| failed(&error))?;
-        gix::ThreadSafeRepository::init_opts(
+        crate::publish::remove(&self.cache).map_err(|error| failed(&error))?;
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.cache).map_err(|error| failed(&error))?;
+        let repository: gix::Repository = gix::ThreadSafeRepository::init_opts(
             &self.cache,
             gix::create::Kind::Bare,
             Default::default(),
             gix::open::Options::isolated(),
         )
         .map(Into::into)
-        .map_err(|error| failed(&chain(&error)))
+        .map_err(|error| failed(&chain(&error)))?;
+        Ok(repository)
     }
 }
 
@@ -211,42 +294,65 @@ impl Store for Git {
         &mut self,
         published: Option<&str>,
         stage: &mut dyn FnMut() -> Result<Staging, String>,
-    ) -> Result<(Fetched, Option<Staging>), String> {
-        let Some((repository, id)) = self.locate(published)? else { return Ok((Fetched::Same, None)) };
-        let commit = repository
-            .find_object(id)
-            .and_then(|object| object.peel_to_kind(gix::object::Kind::Commit))
-            .map_err(|error| format!("`{}` names no commit: {}", self.config.reference, chain(&error)))?;
-        let revision = self.revision_name(&commit.id);
-        if published == Some(revision.as_str()) {
-            self.last = Some((id, revision));
-            return Ok((Fetched::Same, None));
+    ) -> Result<Got, Failure> {
+        let mut fresh = false;
+        match self.attempt(published, stage, &mut fresh) {
+            // Whatever fails in it without the server's fault: once per fetch it is begun anew.
+            Err(Fault::Cache(text)) if !fresh && self.url.scheme != gix::url::Scheme::File => {
+                tracing::info!(cache = %self.cache.display(), reason = text, "the cache of the repository is begun anew");
+                self.begin_anew()?;
+                Ok(self.attempt(published, stage, &mut true)?)
+            }
+            result => Ok(result?),
         }
-        let mut staging = stage()?;
-        tree::write(&repository, commit.id, self.config.path.as_deref(), &mut staging)?;
-        self.last = Some((id, revision.clone()));
-        Ok((Fetched::New { revision }, Some(staging)))
+    }
+}
+
+impl Fault {
+    fn about(self, what: &str) -> Fault {
+        match self {
+            Fault::Server(text, wait) => Fault::Server(format!("{what}: {text}"), wait),
+            Fault::Content(text) => Fault::Content(format!("{what}: {text}")),
+            Fault::Cache(text) => Fault::Cache(format!("{what}: {text}")),
+        }
     }
 }
 
 impl Git {
-    /// The commit's id; with a `path`, a mark of it too, since the same commit then is another content.
+    /// What is selected, and the commit's id: the same commit is another content for each `path`.
     fn revision_name(&self, commit: &gix::ObjectId) -> String {
-        match &self.config.path {
-            None => commit.to_string(),
+        let path: Option<PathBuf> = self.config.path.as_deref().map(tree::normal);
+        match path.filter(|path| !path.as_os_str().is_empty()) {
+            None => format!("all/{commit}"),
             Some(path) => {
-                let mark = path.to_string_lossy().trim_matches('/').replace(|c: char| !c.is_ascii_alphanumeric(), "_");
-                format!("{commit}-{}", mark.chars().take(64).collect::<String>())
+                let text = path.to_string_lossy();
+                // For people; the hash tells apart what it cannot.
+                let shown: String =
+                    text.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).take(SHOWN_MAX).collect();
+                let hash = gix::objs::compute_hash(commit.kind(), gix::object::Kind::Blob, path.as_os_str().as_bytes());
+                let hash = hash.map_or(String::new(), |hash| hash.to_hex_with_len(12).to_string());
+                format!("{shown}-{hash}/{commit}")
             }
         }
     }
 }
 
+/// Characters of a path in the name of its selection.
+const SHOWN_MAX: usize = 40;
+
+/// The folder of a file:// URL, whose path is percent-encoded like any other (RFC 8089, 2).
+fn local_path(url: &gix::Url) -> PathBuf {
+    PathBuf::from(std::ffi::OsString::from_vec(net::percent_decoded(&url.path)))
+}
+
 /// Opens a repository by its own configuration alone: what stands in the environment or in a home is not ours.
 fn open(path: &Path) -> Result<gix::Repository, String> {
     let options = gix::open::Options::isolated().with(gix::sec::Trust::Full);
-    gix::open_opts(path, options)
-        .map_err(|error| format!("{} cannot be opened as a git repository: {}", path.display(), chain(&error)))
+    let mut repository = gix::open_opts(path, options)
+        .map_err(|error| format!("{} cannot be opened as a git repository: {}", path.display(), chain(&error)))?;
+    // The name of a revision is a promise of its content: `git replace` does not count.
+    repository.objects.ignore_replacements = true;
+    Ok(repository)
 }
 
 /// What a ref names in a repository that can be read directly.

@@ -1,84 +1,113 @@
 //! The ways to a git server. git:// over a socket with time-outs, ssh by the program, http by our own client: gix's transport
-//! trait over `net`, so that there is one HTTP stack with one set of certificates and credentials. Bound: an answer over HTTP
-//! is held whole and has at most `ANSWER_MAX` bytes.
+//! trait over `net`, so that there is one HTTP stack with one set of certificates and credentials. Bounds: an answer over HTTP
+//! is held whole and has at most `ANSWER_MAX` bytes; each wait for bytes ends after `client.timeout`.
 
-use super::Config;
+use super::{Config, Fault, ssh};
 use bytes::Bytes;
 use gix_transport::Protocol;
+use gix_transport::client::blocking_io::Transport;
 use gix_transport::client::blocking_io::http::{
     GetResponse, Http, PostBodyDataKind, PostResponse, Transport as HttpTransport,
 };
-use gix_transport::client::blocking_io::{Transport, connect, ssh};
 use gix_transport::client::git::{ConnectMode, blocking_io::Connection};
 use net::{Client, Request, Response};
 use std::any::Any;
 use std::io::{self, BufRead, Cursor, Read, Write};
 use std::net::TcpStream;
-use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 const ANSWER_MAX: usize = 128 << 20;
 
-/// For git:// and ssh: connecting, and each wait for bytes.
-const CONNECT: Duration = Duration::from_secs(10);
-const SILENCE: Duration = Duration::from_secs(30);
-
-pub fn open(url: &gix::Url, config: &Config) -> Result<Box<dyn Transport>, String> {
+/// A way to the server, and what it has to say when a fetch over it fails.
+pub fn open(url: &gix::Url, config: &Config) -> Result<(Box<dyn Transport>, Reports), Fault> {
     use gix::url::Scheme;
-    match url.scheme {
-        Scheme::Http | Scheme::Https => {
-            let http = NetHttp::new(config)?;
-            let bare = url.clone();
-            Ok(Box::new(HttpTransport::new_http(http, bare, Protocol::V2, false)))
-        }
-        Scheme::Git => Ok(Box::new(git(url)?)),
-        Scheme::Ssh => {
-            // Named, so that ssh is not started once more to find out what it is.
-            let kind = Some(ssh::ProgramKind::Ssh);
-            let ssh = ssh::connect::Options { command: Some(ssh_command(config)?.into()), kind, ..Default::default() };
-            let options = connect::Options { version: Protocol::V2, ssh, trace: false };
-            let transport = connect::connect(url.clone(), options).map_err(|error| super::chain(&error))?;
-            Ok(transport)
-        }
+    let reports = Reports::default();
+    let transport: Result<Box<dyn Transport>, String> = match url.scheme {
+        Scheme::Http | Scheme::Https => NetHttp::new(config, reports.clone()).map(|http| {
+            let transport = HttpTransport::new_http(http, url.clone(), Protocol::V2, false);
+            Box::new(transport) as Box<dyn Transport>
+        }),
+        Scheme::Git => git(url, config, &reports).map(|transport| Box::new(transport) as Box<dyn Transport>),
+        Scheme::Ssh => ssh::connect(url, config, &reports).map(|transport| Box::new(transport) as Box<dyn Transport>),
         _ => Err("this scheme has no transport here".into()),
+    };
+    match transport {
+        Ok(transport) => Ok((transport, reports)),
+        Err(text) => Err(Fault::Server(text, None)),
     }
 }
 
-fn git(url: &gix::Url) -> Result<Connection<TcpStream, TcpStream>, String> {
+/// What the way to the server has met, in the words of whoever met it: gix passes on only that a read failed.
+#[derive(Clone, Default)]
+pub struct Reports(Arc<Mutex<Option<Report>>>);
+
+pub struct Report {
+    pub text: String,
+    /// How long the server asked to be left alone.
+    pub wait: Option<Duration>,
+}
+
+impl Reports {
+    pub fn take(&self) -> Option<Report> {
+        base::subsystem::lock(&self.0).take()
+    }
+
+    pub fn put(&self, kind: io::ErrorKind, text: String, wait: Option<Duration>) -> io::Error {
+        *base::subsystem::lock(&self.0) = Some(Report { text: text.clone(), wait });
+        io::Error::new(kind, text)
+    }
+}
+
+fn git(url: &gix::Url, config: &Config, reports: &Reports) -> Result<Connection<Timed, Timed>, String> {
     let host = url.host().ok_or("a git:// URL needs a host")?;
-    let port = url.port.unwrap_or(9418);
+    let port = url.port.unwrap_or(super::GIT_PORT);
     let place = format!("{host}:{port}");
     let failed = |error: io::Error| format!("{place}: {error}");
-    let read = net::dial_blocking(host, port, CONNECT).map_err(|error| error.to_string())?;
-    read.set_read_timeout(Some(SILENCE)).and_then(|()| read.set_write_timeout(Some(SILENCE))).map_err(failed)?;
+    let silence = config.client.timeout;
+    let read = net::dial_blocking(host, port, config.client.connect_timeout.0).map_err(|error| error.to_string())?;
+    read.set_read_timeout(Some(silence.0)).and_then(|()| read.set_write_timeout(Some(silence.0))).map_err(failed)?;
     let write = read.try_clone().map_err(failed)?;
+    let timed =
+        |stream| Timed { stream, silent: format!("no bytes from {place} within {silence}"), reports: reports.clone() };
     let virtual_host = Some((host.to_string(), url.port));
+    let (read, write) = (timed(read), timed(write));
     Ok(Connection::new(read, write, Protocol::V2, url.path.clone(), virtual_host, ConnectMode::Daemon, false))
 }
 
-/// ssh never asks, never trusts an unknown host, and notices a server that is gone (ssh_config(5)).
-fn ssh_command(config: &Config) -> Result<String, String> {
-    let mut command = format!(
-        "ssh -o BatchMode=yes -o StrictHostKeyChecking=yes -o ConnectTimeout={} -o ServerAliveInterval=10 -o ServerAliveCountMax=3",
-        CONNECT.as_secs()
-    );
-    if let Some(key) = &config.ssh.key_file {
-        command.push_str(&format!(" -i {} -o IdentitiesOnly=yes", quoted(key)?));
-    }
-    if let Some(hosts) = &config.ssh.known_hosts_file {
-        command.push_str(&format!(" -o UserKnownHostsFile={}", quoted(hosts)?));
-    }
-    Ok(command)
+/// A socket that says who was silent, and for how long.
+struct Timed {
+    stream: TcpStream,
+    silent: String,
+    reports: Reports,
 }
 
-/// The command is split like a shell's.
-fn quoted(path: &Path) -> Result<String, String> {
-    let text = path
-        .to_str()
-        .filter(|text| !text.contains('\''))
-        .ok_or_else(|| format!("{} has a character that ssh's command line cannot hold", path.display()))?;
-    Ok(format!("'{text}'"))
+impl Timed {
+    fn named(&self, error: io::Error) -> io::Error {
+        match error.kind() {
+            io::ErrorKind::Interrupted => error,
+            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
+                self.reports.put(io::ErrorKind::TimedOut, self.silent.clone(), None)
+            }
+            kind => self.reports.put(kind, error.to_string(), None),
+        }
+    }
+}
+
+impl Read for Timed {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.stream.read(buffer).map_err(|error| self.named(error))
+    }
+}
+
+impl Write for Timed {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.stream.write(bytes).map_err(|error| self.named(error))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.stream.flush()
+    }
 }
 
 /// gix's HTTP by our client, on a small runtime of this thread.
@@ -89,14 +118,15 @@ struct NetHttp {
 struct Shared {
     client: Client,
     runtime: tokio::runtime::Runtime,
+    reports: Reports,
 }
 
 impl NetHttp {
-    fn new(config: &Config) -> Result<NetHttp, String> {
+    fn new(config: &Config, reports: Reports) -> Result<NetHttp, String> {
         let client = Client::new(config.client.clone()).map_err(|error| error.to_string())?;
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| error.to_string())?;
-        Ok(NetHttp { shared: Arc::new(Shared { client, runtime }) })
+        Ok(NetHttp { shared: Arc::new(Shared { client, runtime, reports }) })
     }
 
     fn request(method: http::Method, url: &str, headers: impl IntoIterator<Item = impl AsRef<str>>) -> Request {
@@ -110,26 +140,57 @@ impl NetHttp {
                 }
             }
         }
-        Request { method, url: url.to_string(), headers: known, body: Bytes::new(), answer_max: ANSWER_MAX }
+        let url = url.to_string();
+        Request { method, url, headers: known, body: Bytes::new(), answer_max: ANSWER_MAX, by_silence: true }
     }
 }
 
 impl Shared {
+    /// An answer of a git server; any other is an error that the reports name.
     fn send(&self, request: &Request) -> io::Result<Response> {
-        let response = self.runtime.block_on(self.client.send(request)).map_err(io::Error::other)?;
+        let put = |text: String, wait| self.reports.put(io::ErrorKind::Other, text, wait);
+        let response =
+            self.runtime.block_on(self.client.send(request)).map_err(|error| put(error.to_string(), None))?;
         match response.status {
-            200..=299 => Ok(response),
-            401 | 403 => Err(io::Error::new(
-                io::ErrorKind::PermissionDenied,
-                format!("the server answers {}: check client.auth", response.status),
-            )),
-            status => Err(io::Error::other(format!("the server answers {status}: {}", response.excerpt()))),
+            200..=299 => {}
+            401 | 403 => {
+                let text = format!("the server answers {}: check client.auth", response.status);
+                return Err(self.reports.put(io::ErrorKind::PermissionDenied, text, None));
+            }
+            300..=399 => {
+                return Err(put(
+                    format!("the server answers {}: {}; set `url` to it", response.status, response.excerpt()),
+                    None,
+                ));
+            }
+            status => {
+                let wait = response.retry_after().filter(|_| matches!(status, 429 | 503));
+                return Err(put(format!("the server answers {status}: {}", response.excerpt()), wait));
+            }
         }
+        let kind = content_type(&response);
+        if !kind.starts_with(GIT_TYPES) {
+            return Err(put(format!("the server answers `{kind}`, which no git server does: check `url`"), None));
+        }
+        Ok(response)
     }
 }
 
+/// The types of the protocol's answers (git's gitprotocol-http(5), "Smart Clients").
+const GIT_TYPES: &str = "application/x-git-";
+
+/// Compared without regard to case and parameters (RFC 9110, 8.3.1).
+fn content_type(response: &Response) -> String {
+    let kind = response.header("content-type").unwrap_or("");
+    kind.split(';').next().unwrap_or("").trim().to_ascii_lowercase()
+}
+
+fn content_type_line(response: &Response) -> Bytes {
+    format!("content-type: {}\n", content_type(response)).into()
+}
+
 impl Http for NetHttp {
-    type Headers = Cursor<Vec<u8>>;
+    type Headers = Answer;
     type ResponseBody = Answer;
     type PostBody = Outgoing;
 
@@ -141,8 +202,7 @@ impl Http for NetHttp {
     ) -> gix::error::Result<GetResponse<Self::Headers, Self::ResponseBody>> {
         let response =
             self.shared.send(&Self::request(http::Method::GET, url, headers)).map_err(gix::error::Exn::from)?;
-        let kind = format!("content-type: {}\n", response.header("content-type").unwrap_or(""));
-        Ok(GetResponse { headers: Cursor::new(kind.into_bytes()), body: Answer::ready(response.body) })
+        Ok(GetResponse { headers: Answer::ready(content_type_line(&response)), body: Answer::ready(response.body) })
     }
 
     fn post(
@@ -152,14 +212,17 @@ impl Http for NetHttp {
         headers: impl IntoIterator<Item = impl AsRef<str>>,
         _body: PostBodyDataKind,
     ) -> gix::error::Result<PostResponse<Self::Headers, Self::ResponseBody, Self::PostBody>> {
-        let request = Self::request(http::Method::POST, url, headers);
-        let wanted = request.headers.iter().find(|(name, _)| *name == "content-type").map_or("", |(_, value)| value);
-        // The answer's type is known once it is there; a server that refuses answers with an error status.
-        let kind = format!("content-type: {}\n", wanted.replace("-request", "-result"));
-        let pending = Arc::new(Mutex::new(Vec::new()));
-        let body =
-            Answer { pending: Some((self.shared.clone(), request, pending.clone())), read: Cursor::new(Bytes::new()) };
-        Ok(PostResponse { post_body: Outgoing(pending), headers: Cursor::new(kind.into_bytes()), body })
+        let post = Arc::new(Post {
+            shared: self.shared.clone(),
+            request: Mutex::new(Self::request(http::Method::POST, url, headers)),
+            written: Mutex::default(),
+            response: OnceLock::new(),
+        });
+        Ok(PostResponse {
+            post_body: Outgoing(post.clone()),
+            headers: Answer::of(&post, content_type_line),
+            body: Answer::of(&post, |response| response.body.clone()),
+        })
     }
 
     fn configure(&mut self, _config: &dyn Any) -> gix::error::Result<()> {
@@ -167,12 +230,31 @@ impl Http for NetHttp {
     }
 }
 
+/// A POST, which is sent when gix first reads its answer: by then it has written the request.
+struct Post {
+    shared: Arc<Shared>,
+    request: Mutex<Request>,
+    written: Mutex<Vec<u8>>,
+    response: OnceLock<Result<Response, String>>,
+}
+
+impl Post {
+    fn response(&self) -> io::Result<&Response> {
+        let send = || {
+            let mut request = base::subsystem::lock(&self.request);
+            request.body = std::mem::take(&mut *base::subsystem::lock(&self.written)).into();
+            self.shared.send(&request).map_err(|error| error.to_string())
+        };
+        self.response.get_or_init(send).as_ref().map_err(|text| io::Error::other(text.clone()))
+    }
+}
+
 /// The body of a request while gix writes it.
-struct Outgoing(Arc<Mutex<Vec<u8>>>);
+struct Outgoing(Arc<Post>);
 
 impl Write for Outgoing {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        base::subsystem::lock(&self.0).extend_from_slice(bytes);
+        base::subsystem::lock(&self.0.written).extend_from_slice(bytes);
         Ok(bytes.len())
     }
 
@@ -181,24 +263,27 @@ impl Write for Outgoing {
     }
 }
 
-/// An answer; that of a POST is asked for when gix first reads it, which is after it has written the request.
+/// An answer that is to come, and what is wanted of it.
+type Pending = (Arc<Post>, fn(&Response) -> Bytes);
+
+/// A part of an answer: its type, as a header line, or its body.
 struct Answer {
     pending: Option<Pending>,
     read: Cursor<Bytes>,
 }
 
-/// A POST that has not been sent: who sends it, its head, and its body as gix has written it.
-type Pending = (Arc<Shared>, Request, Arc<Mutex<Vec<u8>>>);
-
 impl Answer {
-    fn ready(body: Bytes) -> Answer {
-        Answer { pending: None, read: Cursor::new(body) }
+    fn ready(bytes: Bytes) -> Answer {
+        Answer { pending: None, read: Cursor::new(bytes) }
+    }
+
+    fn of(post: &Arc<Post>, part: fn(&Response) -> Bytes) -> Answer {
+        Answer { pending: Some((post.clone(), part)), read: Cursor::default() }
     }
 
     fn arrive(&mut self) -> io::Result<()> {
-        if let Some((shared, mut request, body)) = self.pending.take() {
-            request.body = std::mem::take(&mut *base::subsystem::lock(&body)).into();
-            self.read = Cursor::new(shared.send(&request)?.body);
+        if let Some((post, part)) = self.pending.take() {
+            self.read = Cursor::new(part(post.response()?));
         }
         Ok(())
     }

@@ -1,70 +1,156 @@
-//! Writes the tree of a commit into a staging directory. In: a commit and a path. Out: files, executables and links. A
-//! submodule is passed over, and said once.
+//! Writes the tree of a commit into a staging directory. In: a commit and a path. Out: files, executables and links. Each object is
+//! held against its name. A submodule is passed over, and said. Bounds: `DEPTH_MAX`, `WALK_MAX`, and those of the staging.
 
+use super::Fault;
 use crate::staging::Staging;
 use gix::bstr::ByteSlice as _;
+use gix::object::Kind;
 use gix::object::tree::EntryKind;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 /// Folders within folders; deeper trees are refused.
 const DEPTH_MAX: usize = 64;
+
+/// How long a tree may be walked: whatever unfolds further than that is no configuration.
+const WALK_MAX: Duration = Duration::from_secs(60);
 
 pub fn write(
     repository: &gix::Repository,
     commit: gix::ObjectId,
     path: Option<&Path>,
     staging: &mut Staging,
-) -> Result<(), String> {
-    let tree = repository
-        .find_object(commit)
-        .and_then(|object| object.peel_to_kind(gix::object::Kind::Tree))
-        .map_err(|error| super::chain(&error))?
-        .into_tree();
-    let tree = match path.map(normal).filter(|path| !path.as_os_str().is_empty()) {
-        None => tree,
-        Some(path) => {
-            let entry = tree.lookup_entry_by_path(&path).map_err(|error| super::chain(&error))?;
-            let entry = entry.ok_or_else(|| format!("the commit {commit} has no folder {}", path.display()))?;
-            let object = entry.object().map_err(|error| super::chain(&error))?;
-            object.try_into_tree().map_err(|_| format!("{} is no folder in the commit {commit}", path.display()))?
-        }
-    };
-    folder(&tree, Path::new(""), 0, staging)
+) -> Result<(), Fault> {
+    let mut walk = Walk { repository, staging, until: Instant::now() + WALK_MAX };
+    let commit_data = walk.object(commit, Kind::Commit)?;
+    let parsed = gix::objs::CommitRef::from_bytes(&commit_data, commit.kind());
+    let mut tree = parsed.map_err(|error| Fault::Content(format!("the commit {commit} is malformed: {error}")))?.tree();
+    let wanted = path.map(normal).filter(|path| !path.as_os_str().is_empty());
+    for part in wanted.iter().flat_map(|path| path.iter()) {
+        let data = walk.object(tree, Kind::Tree)?;
+        let shown = || wanted.as_deref().unwrap_or(Path::new("")).display();
+        let found =
+            entries(&data, tree.kind()).flatten().find(|entry| entry.filename.to_path().is_ok_and(|name| name == part));
+        tree = match found {
+            Some(entry) if entry.mode.kind() == EntryKind::Tree => entry.oid.to_owned(),
+            Some(_) => return Err(Fault::Content(format!("{} is no folder in the commit {commit}", shown()))),
+            None => return Err(Fault::Content(format!("the commit {commit} has no folder {}", shown()))),
+        };
+    }
+    walk.folder(tree, Path::new(""), 0)
 }
 
-fn folder(tree: &gix::Tree<'_>, at: &Path, depth: usize, staging: &mut Staging) -> Result<(), String> {
-    if depth > DEPTH_MAX {
-        return Err(format!("folders are nested deeper than {DEPTH_MAX}"));
-    }
-    for entry in tree.iter() {
-        let entry = entry.map_err(|error| super::chain(&error))?;
-        let name = entry
-            .filename()
-            .to_path()
-            .map_err(|_| format!("a file name in {} cannot be written here", at.display()))?;
-        let path = at.join(name);
-        let kind = entry.mode().kind();
-        if kind == EntryKind::Commit {
-            tracing::warn!(path = %path.display(), "a submodule is not resolved and left out");
-            continue;
+/// Tags of tags.
+const TAGS_MAX: usize = 8;
+
+/// The commit that an object is, or that a tag names.
+pub fn commit(repository: &gix::Repository, id: gix::ObjectId) -> Result<gix::ObjectId, Fault> {
+    let mut id = id;
+    for _ in 0..TAGS_MAX {
+        let kind = repository.find_header(id).map_err(|error| Fault::Cache(super::chain(&error)))?.kind();
+        if kind != Kind::Tag {
+            return Ok(id);
         }
-        let object = entry.object().map_err(|error| super::chain(&error))?;
-        match kind {
-            EntryKind::Tree => folder(&object.into_tree(), &path, depth + 1, staging)?,
-            EntryKind::Link => {
-                let target =
-                    object.data.to_path().map_err(|_| format!("the link {} cannot be written here", path.display()))?;
-                staging.link(&path, target)?;
+        let data = verified(repository, id, Kind::Tag)?;
+        let tag = gix::objs::TagRef::from_bytes(&data, id.kind());
+        id = tag.map_err(|error| Fault::Content(format!("the tag {id} is malformed: {error}")))?.target();
+    }
+    Err(Fault::Content(format!("tags name tags more than {TAGS_MAX} times")))
+}
+
+/// An object of this kind and with this name: what is on disk may have been put there by somebody else.
+fn verified(repository: &gix::Repository, id: gix::ObjectId, kind: Kind) -> Result<Vec<u8>, Fault> {
+    let object = repository.find_object(id).map_err(|error| Fault::Cache(super::chain(&error)))?;
+    if object.kind != kind {
+        return Err(Fault::Content(format!("{id} is a {} where a {kind} belongs", object.kind)));
+    }
+    let data = object.detach().data;
+    match gix::objs::compute_hash(id.kind(), kind, &data) {
+        Ok(hash) if hash == id => Ok(data),
+        _ => Err(Fault::Cache(format!("the object {id} is damaged"))),
+    }
+}
+
+struct Walk<'r> {
+    repository: &'r gix::Repository,
+    staging: &'r mut Staging,
+    until: Instant,
+}
+
+impl Walk<'_> {
+    fn object(&self, id: gix::ObjectId, kind: Kind) -> Result<Vec<u8>, Fault> {
+        if Instant::now() > self.until {
+            return Err(Fault::Content(format!("the tree unfolds for longer than {WALK_MAX:?}")));
+        }
+        verified(self.repository, id, kind)
+    }
+
+    fn folder(&mut self, tree: gix::ObjectId, at: &Path, depth: usize) -> Result<(), Fault> {
+        if depth > DEPTH_MAX {
+            return Err(Fault::Content(format!("folders are nested deeper than {DEPTH_MAX}")));
+        }
+        self.staging.folder().map_err(Fault::Content)?;
+        let data = self.object(tree, Kind::Tree)?;
+        for entry in entries(&data, tree.kind()) {
+            let entry =
+                entry.map_err(|error| Fault::Content(format!("a tree of {} is malformed: {error}", at.display())))?;
+            let name = entry.filename.to_path();
+            let name =
+                name.map_err(|_| Fault::Content(format!("a file name in {} cannot be written here", at.display())))?;
+            let path = at.join(name);
+            // A folder of git's own would make the revision a repository, with hooks that run (CVE-2014-9390).
+            if is_dot_git(entry.filename) {
+                return Err(Fault::Content(format!("{} is git's own name, and no file of a revision", path.display())));
             }
-            EntryKind::Blob => staging.file(&path, &object.data, false)?,
-            EntryKind::BlobExecutable => staging.file(&path, &object.data, true)?,
-            EntryKind::Commit => {}
+            let id = entry.oid.to_owned();
+            match entry.mode.kind() {
+                EntryKind::Tree => self.folder(id, &path, depth + 1)?,
+                EntryKind::Link => {
+                    let data = self.sized(id, &path)?;
+                    let target = data.to_path();
+                    let target = target
+                        .map_err(|_| Fault::Content(format!("the link {} cannot be written here", path.display())))?;
+                    self.staging.link(&path, target).map_err(Fault::Content)?;
+                }
+                EntryKind::Blob | EntryKind::BlobExecutable => {
+                    let data = self.sized(id, &path)?;
+                    let executable = entry.mode.kind() == EntryKind::BlobExecutable;
+                    self.staging.file(&path, &data, executable).map_err(Fault::Content)?;
+                }
+                EntryKind::Commit => {
+                    self.staging.folder().map_err(Fault::Content)?;
+                    tracing::warn!(path = %path.display(), "a submodule is not resolved and left out");
+                }
+            }
         }
+        Ok(())
     }
-    Ok(())
+
+    /// A file's content, asked for its size first: that stands in its header.
+    fn sized(&self, id: gix::ObjectId, path: &Path) -> Result<Vec<u8>, Fault> {
+        let header = self.repository.find_header(id).map_err(|error| Fault::Cache(super::chain(&error)))?;
+        self.staging.expect(path, header.size()).map_err(Fault::Content)?;
+        self.object(id, Kind::Blob)
+    }
+}
+
+fn entries(data: &[u8], hash: gix::hash::Kind) -> gix::objs::TreeRefIter<'_> {
+    gix::objs::TreeRefIter::from_bytes(data, hash)
+}
+
+/// `.git` in any case, also as file systems fold it (git's own rule, core.protectHFS and core.protectNTFS).
+fn is_dot_git(name: &gix::bstr::BStr) -> bool {
+    let plain: String = name.to_str_lossy().chars().filter(|c| !is_ignorable(*c)).collect();
+    let plain = plain.trim_end_matches([' ', '.']).to_ascii_lowercase();
+    plain == ".git" || plain == "git~1" || plain.starts_with(".git:")
+}
+
+/// Characters that HFS+ leaves out of names.
+fn is_ignorable(c: char) -> bool {
+    matches!(c, '\u{200c}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{206a}'..='\u{206f}' | '\u{feff}')
 }
 
 /// `orders/` and `./orders` are `orders`.
-fn normal(path: &Path) -> PathBuf {
+pub fn normal(path: &Path) -> PathBuf {
     path.components().filter(|part| matches!(part, std::path::Component::Normal(_))).collect()
 }

@@ -1,0 +1,113 @@
+//! The program beside a repository whose revisions are hostile: each is to be refused, the worker is to live on, and the next good
+//! commit is to be published. Commits come in; what went wrong goes out as text, so that one start serves a whole list of
+//! cases. Bounded by the limit of each wait.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::objects::FILE;
+use super::pack_server::PackServer;
+use super::{Repository, published_commit, sync_state};
+use crate::harness::{Outrigger, PATIENCE, Scene, within};
+
+const SETTINGS: &str = r#"
+sync:
+  settings: { from: { git: { url: "@url@", ref: main } }, to: "@dir@/out/settings", every: 100ms@limits@ }
+"#;
+
+/// A repository, the program that follows it, and the worker that serves at present.
+pub struct Followed {
+    pub scene: Scene,
+    pub repository: Repository,
+    pub outrigger: Outrigger,
+    pub worker: u32,
+    server: Option<PackServer>,
+    good: usize,
+}
+
+/// How long a look at a hostile revision may take on a busy machine; the store is asked ten times a second.
+pub const REFUSED: Duration = Duration::from_secs(6);
+
+impl Followed {
+    pub fn start(limits: &str) -> Option<Self> {
+        let scene = Scene::new();
+        let repository = Repository::create(&scene)?;
+        let url = repository.file_url();
+        Some(Self::start_from(scene, repository, &url, limits))
+    }
+
+    /// From a server that sends whatever pack it is told to send; first that of the present commit.
+    pub fn start_with_packs() -> Option<Self> {
+        let scene = Scene::new();
+        let repository = Repository::create(&scene)?;
+        let server = PackServer::start();
+        server.offer_commit(&repository, &repository.id_of("main"));
+        let url = server.url();
+        Some(Self { server: Some(server), ..Self::start_from(scene, repository, &url, "") })
+    }
+
+    pub fn start_from(scene: Scene, repository: Repository, url: &str, limits: &str) -> Self {
+        scene.set("url", url);
+        scene.set("limits", limits);
+        let outrigger = Outrigger::start(&scene, SETTINGS, &[]);
+        let worker = outrigger.worker();
+        Self { scene, repository, outrigger, worker, server: None, good: 0 }
+    }
+
+    pub fn to(&self) -> PathBuf {
+        self.scene.path("out/settings")
+    }
+
+    pub fn is_published(&self, commit: &str) -> bool {
+        published_commit(&self.to()).as_deref() == Some(commit)
+    }
+
+    /// Waits until the present revision is refused with all of these words, or gives what is there instead.
+    pub fn refuses(&self, commit: &str, words: &[&str], limit: Duration) -> Result<(), String> {
+        let mut last = (String::new(), String::new());
+        let refused = within(limit, || {
+            last = sync_state(&self.outrigger);
+            last.0 == "degraded" && words.iter().all(|word| last.1.contains(word)) || self.is_published(commit)
+        });
+        match self.outrigger.find_worker() {
+            _ if self.is_published(commit) => Err("it is published".to_owned()),
+            Some(worker) if worker != self.worker => Err("the worker was replaced".to_owned()),
+            _ if !refused => Err(format!("not refused by {words:?}: {last:?}")),
+            _ => Ok(()),
+        }
+    }
+
+    /// A good commit is published, and the fault is over.
+    pub fn corrects(&mut self) -> Result<(), String> {
+        self.good += 1;
+        let tree = self.repository.tree_of(&[(FILE, "good.conf", &format!("good={:06}\n", self.good))]);
+        let commit = self.repository.commit(&tree);
+        self.server.iter().for_each(|server| server.offer_commit(&self.repository, &commit));
+        let published = within(PATIENCE, || self.is_published(&commit) && sync_state(&self.outrigger).0 == "ok");
+        if published { Ok(()) } else { Err(format!("the corrected push: {:?}", sync_state(&self.outrigger))) }
+    }
+
+    /// Commits a hostile tree and then a good one; what went wrong is added to the list under the name of the case.
+    pub fn check(&mut self, wrong: &mut Vec<String>, case: &str, tree: &str, words: &[&str]) {
+        let commit = self.repository.commit(tree);
+        self.check_commit(wrong, case, &commit, words, REFUSED);
+    }
+
+    /// The server, where it is one that sends packs of ours.
+    pub fn server(&self) -> &PackServer {
+        self.server.as_ref().expect("it was started with packs")
+    }
+
+    pub fn check_commit(&mut self, wrong: &mut Vec<String>, case: &str, commit: &str, words: &[&str], limit: Duration) {
+        let refused = self.refuses(commit, words, limit);
+        let corrected = self.corrects();
+        wrong.extend([refused, corrected].into_iter().filter_map(Result::err).map(|why| format!("{case}: {why}")));
+        self.worker = self.outrigger.worker();
+    }
+
+    #[track_caller]
+    pub fn finish(self, wrong: &[String]) {
+        self.outrigger.finish();
+        assert_eq!(wrong, Vec::<String>::new());
+    }
+}

@@ -1,0 +1,359 @@
+//! Files that the program reads and others may write: the end of an app elsewhere, credentials, the configuration and
+//! what is filled into it. Each is laid as a pipe, a device, a directory, a link, a huge, a forbidden or a changing
+//! file; expected is that commands end, probes are answered, memory stays small and the worker stays. Bounded by some
+//! looks at each.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::time::Duration;
+
+use crate::harness::hostile::{Kind, Laid, lay, limit_memory, observe, run_watched};
+use crate::harness::outrigger::{binary, configuration};
+use crate::harness::process::{Running, Signal, is_alive, send_signal};
+use crate::harness::{Findings, Outrigger, PATIENCE, Page, SECOND, Scene, Target, Wait, peer, until, within};
+
+const ALL: [Kind; 10] = [
+    Kind::Fifo,
+    Kind::Zero,
+    Kind::Full,
+    Kind::Directory,
+    Kind::Loop,
+    Kind::Outside,
+    Kind::ToZero,
+    Kind::Sparse,
+    Kind::Unreadable,
+    Kind::Changing,
+];
+
+/// Kinds that are never what is wanted, so that what reads them has to say no.
+const WRONG: [Kind; 7] = [Kind::Fifo, Kind::Zero, Kind::Full, Kind::Directory, Kind::Loop, Kind::ToZero, Kind::Sparse];
+
+/// Longer than two looks at any of these files, which come four times a second or more often.
+const LOOKS: Duration = Duration::from_millis(600);
+
+/// A file that a running program looks at again and again.
+struct Watched<'a> {
+    file: &'a str,
+    body: &'a str,
+    /// What a good file has.
+    text: &'a str,
+    /// Kinds that may be read as a good file, after which the program ends by itself and not with 0.
+    may_end: &'a [Kind],
+}
+
+/// Lays each kind at the path while the program runs; one that is hurt by it is started anew for the next. Answers the
+/// program as it is at the end, with nothing at the path.
+#[track_caller]
+fn check_while_running(scene: &Scene, watched: &Watched<'_>, findings: &mut Findings) -> Outrigger {
+    let start = || {
+        let outrigger = Outrigger::start(scene, watched.body, &[]);
+        limit_memory(outrigger.pid());
+        let worker = outrigger.worker();
+        (outrigger, worker)
+    };
+    let path = scene.path(watched.file);
+    fs::create_dir_all(path.parent().expect("it lies in a directory")).expect("the scene takes directories");
+    let mut running = start();
+    for kind in ALL {
+        let Some(laid) = lay(kind, &path, &scene.path("aside"), watched.text.as_bytes()) else { continue };
+        let (outrigger, worker) = running;
+        let trouble = observe(&outrigger, worker, LOOKS);
+        // An end takes a moment, in which probes are refused already.
+        let is_over = || !is_alive(outrigger.pid());
+        let may_end = trouble.is_some() && watched.may_end.contains(&kind);
+        let has_ended = is_over() || may_end && within(PATIENCE, is_over);
+        running = match trouble {
+            None => (outrigger, worker),
+            Some(_) if has_ended => {
+                let code = outrigger.wait(PATIENCE).code;
+                findings.check(may_end && code != 0, || {
+                    format!("{} as {kind:?}: the program ended with {code}", watched.file)
+                });
+                drop(laid);
+                start()
+            }
+            Some(trouble) => {
+                findings.check(false, || format!("{} as {kind:?}: {trouble}", watched.file));
+                outrigger.kill_all();
+                drop(laid);
+                start()
+            }
+        };
+    }
+    running.0
+}
+
+/// Whatever lies where the exit file of an app elsewhere should be: the program goes on, and a good file is seen
+/// afterwards.
+/// covers: faults 9
+#[test]
+fn a_hostile_exit_file_hurts_nobody() {
+    let scene = Scene::new();
+    let body = "app: { end: { tombstone: \"@dir@/end/done\" }, stop: { drain: 1s, grace: 2s, deadline: 6s } }";
+    let may_end = [Kind::Outside, Kind::Sparse, Kind::Unreadable, Kind::Changing];
+    let watched = Watched { file: "end/done", body, text: "5\n", may_end: &may_end };
+    let mut findings = Findings::default();
+    let outrigger = check_while_running(&scene, &watched, &mut findings);
+    scene.write("end/done", "5\n");
+    assert_eq!(outrigger.wait(PATIENCE).code, 5);
+}
+
+/// The same for the file with the number of its process.
+/// covers: faults 9
+#[test]
+fn a_hostile_pid_file_hurts_nobody() {
+    let scene = Scene::new();
+    let app = Running::start(&["sleep", "300"]);
+    let body = "app: { end: { pid_file: \"@dir@/end/pid\" }, stop: { drain: 1s, grace: 2s, deadline: 6s } }";
+    let text = format!("{}\n", app.pid());
+    let watched = Watched { file: "end/pid", body, text: &text, may_end: &[] };
+    let mut findings = Findings::default();
+    let outrigger = check_while_running(&scene, &watched, &mut findings);
+    scene.write("end/pid", &text);
+    let trouble = observe(&outrigger, outrigger.worker(), LOOKS);
+    findings.check(trouble.is_none(), || format!("with a good file: {trouble:?}"));
+    app.stop();
+    assert_eq!(outrigger.wait(PATIENCE).code, 0);
+}
+
+/// The same for a file with a credential, which is read anew for each attempt.
+/// covers: faults 9
+#[test]
+fn a_hostile_credential_file_hurts_nobody() {
+    let scene = Scene::new();
+    let target = Target::start(|_, round| Page::text(format!("rounds {round}\n")));
+    scene.set("target", target.address());
+    let body = r#"
+app: { stop: { drain: 1s, grace: 2s, deadline: 6s } }
+metrics:
+  sources:
+    app:
+      scrape:
+        url: "http://@target@/metrics"
+        every: 100ms
+        client: { auth: { bearer: { token_file: "@dir@/secret/token" } } }
+"#;
+    let watched = Watched { file: "secret/token", body, text: "s3cret\n", may_end: &[] };
+    let mut findings = Findings::default();
+    let outrigger = check_while_running(&scene, &watched, &mut findings);
+    let before = target.rounds("/metrics");
+    scene.write("secret/token", "s3cret\n");
+    target.wait_for_rounds("/metrics", before + 1, PATIENCE);
+    let head = target.heads("/metrics").pop().expect("just asked for");
+    assert_eq!(head.header("authorization"), Some("Bearer s3cret"));
+    outrigger.finish();
+}
+
+const MINIMAL: &str = r#"
+state: { dir: "@dir@/state" }
+admin: { socket: "@dir@/run/admin.sock" }
+"#;
+const WITH_TOKEN: &str = r#"
+state: { dir: "@dir@/state" }
+admin: { socket: "@dir@/run/admin.sock", token: "${file:@dir@/secret/token}" }
+"#;
+
+/// One hostile file, read by a command that ends by itself: refused with its path and what it is, or used where it is
+/// good.
+fn check_command(findings: &mut Findings, kind: Kind, path: &Path, command: &[&OsStr]) {
+    let words: Vec<_> = command.iter().map(|word| word.to_string_lossy()).collect();
+    let shown = format!("{} ({}) with {} as {kind:?}", words[1], words[0], path.display());
+    let ended = run_watched(command);
+    if let Some(trouble) = ended.trouble() {
+        findings.check(false, || format!("{shown}: {trouble}"));
+        return;
+    }
+    let told = ended.stderr.to_lowercase();
+    let named =
+        ended.stderr.contains(&path.display().to_string()) && kind.words().iter().any(|word| told.contains(word));
+    let right = match kind {
+        Kind::Outside => ended.code == Some(0),
+        Kind::Changing => ended.code == Some(0) || ended.code == Some(1),
+        _ => ended.code == Some(1) && named,
+    };
+    findings.check(right, || format!("{shown}: exit {:?}, {}", ended.code, ended.stderr));
+}
+
+/// A configuration, or a file that is filled into it, is a regular file of some size, or a link to one. Anything else
+/// is refused at once with its path and what it is.
+#[track_caller]
+fn check_commands(scene: &Scene, file: &str, text: &str) {
+    let binary = binary();
+    let config = scene.path("conf/outrigger.yaml").into_os_string();
+    let (path, mut findings) = (scene.path(file), Findings::default());
+    let run = |command: &'static str| [binary.as_ref(), command.as_ref(), "-c".as_ref(), config.as_os_str()];
+    let app: [&OsStr; 2] = ["--".as_ref(), "true".as_ref()];
+    for kind in WRONG.into_iter().chain([Kind::Outside]) {
+        let Some(_laid) = lay(kind, &path, &scene.path("aside"), text.as_bytes()) else { continue };
+        check_command(&mut findings, kind, &path, &run("validate"));
+        check_command(&mut findings, kind, &path, &[&run("run")[..], &app].concat());
+    }
+    let _laid = lay(Kind::Changing, &path, &scene.path("aside"), text.as_bytes());
+    for _ in 0..20 {
+        if findings.is_empty() {
+            check_command(&mut findings, Kind::Changing, &path, &run("validate"));
+        }
+    }
+}
+
+/// For the configuration itself.
+/// covers: faults 9
+#[test]
+fn a_hostile_configuration_is_refused_and_named() {
+    let scene = Scene::new();
+    check_commands(&scene, "conf/outrigger.yaml", &scene.fill(MINIMAL));
+}
+
+/// For a placeholder's file.
+/// covers: faults 9
+#[test]
+fn a_hostile_placeholder_file_is_refused_and_named() {
+    let scene = Scene::new();
+    scene.write("conf/outrigger.yaml", scene.fill(WITH_TOKEN));
+    check_commands(&scene, "secret/token", "s3cret\n");
+}
+
+/// A placeholder's file without read permission is named with the reason. Root may read it anyway, so it is asked as
+/// somebody else.
+/// covers: faults 9
+#[test]
+fn a_forbidden_placeholder_file_is_named() {
+    let scene = Scene::new();
+    let config = scene.write("conf/outrigger.yaml", scene.fill(WITH_TOKEN));
+    let path = scene.path("secret/token");
+    let _laid = lay(Kind::Unreadable, &path, &scene.path("aside"), b"s3cret\n");
+    let program = scene.program("outrigger", binary());
+    let command = [program.as_os_str(), "validate".as_ref(), "-c".as_ref(), config.as_os_str()];
+    let setpriv = peer("setpriv");
+    let ended = if rustix::process::geteuid().is_root() {
+        let setpriv = need!(&setpriv, "setpriv is not installed");
+        let nobody: [&OsStr; 3] = [setpriv.as_os_str(), "--reuid=65534".as_ref(), "--clear-groups".as_ref()];
+        run_watched(&[&nobody[..], &command].concat())
+    } else {
+        run_watched(&command)
+    };
+    assert_eq!((ended.trouble(), ended.code), (None, Some(1)), "{}", ended.stderr);
+    assert!(ended.stderr.to_lowercase().contains("permission denied"), "{}", ended.stderr);
+    assert!(ended.stderr.contains(&path.display().to_string()), "{}", ended.stderr);
+}
+
+/// A path is bytes: a configuration whose name is not UTF-8 works.
+/// covers: faults 9
+#[test]
+fn a_configuration_may_have_any_name() {
+    let scene = Scene::new();
+    let path = scene.path("conf").join(OsStr::from_bytes(b"caf\xe9.yaml"));
+    scene.write("conf/mark", "");
+    fs::write(&path, scene.fill(MINIMAL)).expect("the scene takes files");
+    let (binary, mut findings) = (binary(), Findings::default());
+    let app: &[&str] = &["--", "true"];
+    for (command, rest) in [("validate", &[][..]), ("run", app)] {
+        let words = [binary.as_ref(), command.as_ref(), "-c".as_ref(), path.as_os_str()];
+        let ended = run_watched(&words.into_iter().chain(rest.iter().map(AsRef::as_ref)).collect::<Vec<_>>());
+        let right = ended.trouble().is_none() && ended.code == Some(0);
+        findings.check(right, || format!("{command}: {ended:?}"));
+    }
+}
+
+/// A program with its configuration in `conf/outrigger.yaml`, in whose place anything may be laid.
+#[track_caller]
+fn start_configured(scene: &Scene, body: &str) -> (Outrigger, u32) {
+    let (binary, file) = (binary(), "conf/outrigger.yaml");
+    let outrigger = Outrigger::start_binary(&binary, scene, file, body, &[], Wait::Ready, |_| {});
+    limit_memory(outrigger.pid());
+    let worker = outrigger.worker();
+    (outrigger, worker)
+}
+
+/// Lays each wrong kind in the place of a file that is read at a reload, and asks for one.
+#[track_caller]
+fn check_reload(scene: &Scene, file: &str, body: &str, text: &str) {
+    let (path, socket, binary) = (scene.path(file), scene.path("run/admin.sock"), binary());
+    let reload = [binary.as_ref(), "reload".as_ref(), "--socket".as_ref(), socket.as_os_str()];
+    let (mut findings, mut running) = (Findings::default(), start_configured(scene, body));
+    for kind in WRONG {
+        let Some(laid) = lay(kind, &path, &scene.path("aside"), b"") else { continue };
+        if kind == Kind::ToZero {
+            // A worker does not see what the sandbox hides: whatever it answers, the next one must not take its place.
+            run_watched(&reload);
+        } else {
+            check_command(&mut findings, kind, &path, &reload);
+        }
+        let (outrigger, worker) = running;
+        let trouble = observe(&outrigger, worker, LOOKS);
+        findings.check(trouble.is_none(), || format!("after a reload with {file} as {kind:?}: {trouble:?}"));
+        drop(laid);
+        scene.write(file, text);
+        running = match trouble {
+            None => (outrigger, worker),
+            Some(_) => {
+                outrigger.kill_all();
+                start_configured(scene, body)
+            }
+        };
+    }
+    let (outrigger, worker) = running;
+    scene.write("conf/outrigger.yaml", configuration(scene, &format!("{body}\nlimits: {{ memory: 65MiB }}")));
+    let ended = run_watched(&reload);
+    findings.check(ended.code == Some(0), || format!("a reload with good files: {ended:?}"));
+    outrigger.await_other(worker, PATIENCE);
+    outrigger.finish();
+}
+
+/// A running program whose configuration becomes something else goes on, and says no to a reload.
+/// covers: faults 9
+#[test]
+fn a_reload_refuses_a_hostile_configuration() {
+    let scene = Scene::new();
+    let body = "app: { stop: { drain: 1s, grace: 2s, deadline: 6s } }";
+    check_reload(&scene, "conf/outrigger.yaml", body, &configuration(&scene, body));
+}
+
+/// The same for a placeholder's file.
+/// covers: faults 9
+#[test]
+fn a_reload_refuses_a_hostile_placeholder_file() {
+    let scene = Scene::new();
+    let target = Target::start(|_, _| Page::text("up_and_well 1\n"));
+    scene.set("target", target.address());
+    scene.write("secret/token", "s3cret\n");
+    let body = r#"
+app: { stop: { drain: 1s, grace: 2s, deadline: 6s } }
+metrics:
+  sources:
+    app: { scrape: { url: "http://@target@/", client: { auth: { bearer: { token: "${file:@dir@/secret/token}" } } } } }
+"#;
+    check_reload(&scene, "secret/token", body, "s3cret\n");
+}
+
+/// A worker that falls while the configuration is no file any more is followed by one that serves the last good text.
+/// covers: faults 9
+#[test]
+fn a_fallen_worker_survives_a_hostile_configuration() {
+    let scene = Scene::new();
+    let body = "app: { stop: { drain: 1s, grace: 2s, deadline: 6s } }";
+    let (path, text) = (scene.path("conf/outrigger.yaml"), configuration(&scene, body));
+    let (mut findings, mut running) = (Findings::default(), start_configured(&scene, body));
+    for kind in [Kind::Fifo, Kind::Zero, Kind::Sparse] {
+        let (outrigger, worker) = running;
+        let laid: Option<Laid> = lay(kind, &path, &scene.path("aside"), b"");
+        send_signal(worker, Signal::KILL);
+        let is_other = || outrigger.find_worker().is_some_and(|pid| pid != worker);
+        let follows = within(10 * SECOND, || is_other() && outrigger.status_of("/ready") == 200);
+        findings.check(follows, || format!("no worker serves with a configuration that is {kind:?}"));
+        drop(laid);
+        scene.write("conf/outrigger.yaml", &text);
+        running = if follows {
+            let worker = outrigger.worker();
+            (outrigger, worker)
+        } else {
+            outrigger.kill_all();
+            start_configured(&scene, body)
+        };
+    }
+    let (outrigger, _) = running;
+    until(PATIENCE, "live", || outrigger.status_of("/live") == 200);
+    outrigger.finish();
+}

@@ -1,0 +1,242 @@
+//! Receivers of metrics and targets at the edges of HTTP: a `Retry-After` of nothing, URLs with percent-encoded users
+//! and without a path, labels that are none, and a stop while targets and receivers hang. Requests come to servers of
+//! the test, which keep head and time of each; bounded by the deadline of a stop.
+
+use std::time::{Duration, Instant};
+
+use crate::harness::outrigger::outrigger;
+use crate::harness::process::{has_ended, run_to_end};
+use crate::harness::{
+    Answer, Findings, LogReceiver, Outrigger, PATIENCE, Page, SECOND, Scene, Target, Wait, free_port, until, within,
+};
+use crate::metrics_faults::written;
+
+/// A date as HTTP writes it (RFC 9110, 5.6.7), so many seconds from now.
+fn http_date(seconds_from_now: u32) -> String {
+    let when = format!("now + {seconds_from_now} seconds");
+    let command = ["env", "LC_ALL=C", "date", "-u", "-d", &when, "+%a, %d %b %Y %H:%M:%S GMT"];
+    let (code, date, _) = run_to_end(&command, PATIENCE);
+    assert_eq!(code, 0, "date(1) writes a date");
+    date.trim_end().to_owned()
+}
+
+const IMPATIENT: &str = r#"
+app: { stop: { drain: 1s, grace: 2s, deadline: 6s } }
+logs:
+  sources: { files: { file: { include: ["@dir@/in.log"] } } }
+  sinks: { lines: { http: { endpoint: "http://@receiver@/lines" } } }
+metrics:
+  sources: { self: { self: { every: 100ms } } }
+  sinks:
+    zero:   { remote_write: { url: "http://@receiver@/zero" } }
+    past:   { remote_write: { url: "http://@receiver@/past" } }
+    future: { remote_write: { url: "http://@receiver@/future" } }
+"#;
+
+/// `Retry-After` is a lower bound beside our own pauses, never an invitation to come back at once; one that is a date
+/// in the future is waited for (RFC 9110, 10.2.3).
+/// covers: faults 6
+#[test]
+fn retry_after_never_makes_us_impatient() {
+    /// Requests that a receiver turns down, and the least time for all of them.
+    const REFUSED: usize = 4;
+    const LEAST: Duration = Duration::from_millis(300);
+    let scene = Scene::new();
+    let receiver = Target::start(|request, round| match request.head.target() {
+        "/future" if round == 0 => Page::status("503 Service Unavailable", &format!("Retry-After: {}", http_date(4))),
+        "/past" if round < REFUSED => {
+            Page::status("429 Too Many Requests", "Retry-After: Thu, 01 Jan 1970 00:00:00 GMT")
+        }
+        "/zero" | "/lines" if round < REFUSED => Page::status("503 Service Unavailable", "Retry-After: 0"),
+        _ => Page::status("200 OK", "X-Taken: yes"),
+    });
+    scene.set("receiver", receiver.address());
+    scene.write("in.log", "a line\n");
+    let outrigger = Outrigger::start(&scene, IMPATIENT, &[]);
+    let mut findings = Findings::default();
+    for path in ["/zero", "/past", "/lines"] {
+        receiver.wait_for_rounds(path, REFUSED, PATIENCE);
+        let times = receiver.times(path);
+        let took = times[REFUSED - 1] - times[0];
+        findings.check(took >= LEAST, || format!("{path}: {REFUSED} requests within {took:?}"));
+        receiver.wait_for_rounds(path, REFUSED + 1, PATIENCE);
+    }
+    receiver.wait_for_rounds("/future", 2, PATIENCE);
+    let times = receiver.times("/future");
+    // A date has whole seconds: four of them are more than three.
+    findings.check(times[1] - times[0] > Duration::from_millis(2500), || {
+        format!("a receiver that named a date 4 s ahead was asked again after {:?}", times[1] - times[0])
+    });
+    outrigger.finish();
+}
+
+const URLS: &str = r#"
+app: { stop: { drain: 1s, grace: 2s, deadline: 6s } }
+logs:
+  sources: { files: { file: { include: ["@dir@/in.log"] } } }
+  sinks: { lines: { http: { endpoint: "http://a%2Fb:c%25d@@receiver@/lines" } } }
+metrics:
+  sources:
+    named:  { scrape: { url: "http://u%40x:p%3Aw@@target@/named", every: 300ms } }
+    plain:  { scrape: { url: "http://u+x:p+w@@target@/plain", every: 300ms } }
+    query:  { scrape: { url: "http://@bare@?x=1", every: 300ms } }
+    bare:   { scrape: { url: "http://@bare@", every: 300ms } }
+  sinks:
+    central: { remote_write: { url: "http://caf%C3%A9:p%20w@@receiver@/write", labels: { zone: "", region: eu } } }
+    query:   { remote_write: { url: "http://@other@?tenant=a", labels: { zone: "" } } }
+    decoded: { remote_write: { url: "http://@decoder@/api/v1/write", labels: { zone: "", region: eu } } }
+"#;
+
+/// A user and password in a URL are percent-decoded before they are sent (RFC 3986, 2.1; RFC 7617, 2), a plus stays
+/// one; a URL without a path asks for `/` (RFC 9112, 3.2.1); an empty label is none.
+/// covers: faults 6
+#[test]
+fn urls_and_labels_mean_what_they_say() {
+    let (scene, decoder) = (Scene::new(), LogReceiver::start());
+    let page = || Page::text("up_and_well 1\n");
+    let (target, bare) = (Target::start(move |_, _| page()), Target::start(move |_, _| page()));
+    let taken = || Page::status("200 OK", "X-Taken: yes");
+    let (receiver, other) = (Target::start(move |_, _| taken()), Target::start(move |_, _| taken()));
+    for (name, address) in [
+        ("target", target.address()),
+        ("bare", bare.address()),
+        ("receiver", receiver.address()),
+        ("other", other.address()),
+        ("decoder", decoder.address()),
+    ] {
+        scene.set(name, address);
+    }
+    scene.write("in.log", "a line\n");
+    let outrigger = Outrigger::start(&scene, URLS, &[]);
+    let mut findings = Findings::default();
+    // printf 'u@x:p:w' | base64, and so on.
+    let credentials = [
+        (&target, "/named", "Basic dUB4OnA6dw=="),
+        (&target, "/plain", "Basic dSt4OnArdw=="),
+        (&receiver, "/write", "Basic Y2Fmw6k6cCB3"),
+        (&receiver, "/lines", "Basic YS9iOmMlZA=="),
+    ];
+    for (server, path, expected) in credentials {
+        server.wait_for_rounds(path, 1, PATIENCE);
+        let head = server.heads(path).pop().expect("just asked for");
+        let sent = head.header("authorization");
+        findings.check(sent == Some(expected), || format!("{path} got {sent:?}, expected {expected}"));
+    }
+    for (server, path) in [(&bare, "/?x=1"), (&bare, "/"), (&other, "/?tenant=a")] {
+        let asked = within(5 * SECOND, || server.rounds(path) > 0);
+        findings.check(asked, || format!("nobody asked for {path}"));
+    }
+    until(PATIENCE, "samples at the receiver", || !written(&decoder, "up_and_well").is_empty());
+    let samples = written(&decoder, "up_and_well");
+    findings.check(samples.iter().all(|sample| !sample.labels.contains_key("zone")), || {
+        format!("an empty label is sent: {:?}", samples[0].labels)
+    });
+    assert!(samples.iter().all(|sample| sample.labels["region"] == "eu"), "{:?}", samples[0].labels);
+    outrigger.finish();
+}
+
+/// A label whose name no receiver takes is a mistake of the file, named at its place before anything starts.
+/// covers: faults 6
+#[test]
+fn impossible_label_names_are_refused() {
+    let scene = Scene::new();
+    let mut findings = Findings::default();
+    for name in ["my-label", "1a", "a b", "", "caf\u{e9}", "a.b", "__name__"] {
+        let text = format!(
+            "metrics:\n  sources: {{ self: {{ self: {{}} }} }}\n  sinks:\n    central:\n      remote_write:\n        \
+             url: \"http://127.0.0.1:1/write\"\n        labels:\n          zone: \"\"\n          \"{name}\": x\n"
+        );
+        let config = scene.write("outrigger.yaml", text).display().to_string();
+        let (code, _, stderr) = outrigger(&["validate", "-c", &config]);
+        let named = stderr.contains("outrigger.yaml:9:") && stderr.contains(&format!("`{name}`"));
+        findings.check(code == 1 && named, || format!("the label `{name}`: exit {code}, {stderr}"));
+    }
+    let valid = r#"
+metrics:
+  sources: { self: { self: {} } }
+  sinks: { central: { remote_write: { url: "http://127.0.0.1:1/write", labels: { zone: "", _a1: x } } } }
+"#;
+    let config = scene.write("outrigger.yaml", valid).display().to_string();
+    let (code, _, stderr) = outrigger(&["validate", "-c", &config]);
+    findings.check(code == 0, || format!("an empty label and `_a1` are refused: {stderr}"));
+}
+
+const HANGING: &str = r#"
+app: { stop: { drain: 20s, grace: 10s, deadline: 60s } }
+metrics:
+  sources:
+    hangs: { scrape: { url: "http://@target@/hangs", every: 60s } }
+    half:  { scrape: { url: "http://@target@/half", every: 60s } }
+    self:  { self: { every: 200ms } }
+  sinks: { @sinks@ }
+"#;
+
+/// The last scrape has two seconds; four times that on a shared machine.
+const CUT: Duration = Duration::from_secs(8);
+
+/// A stop waits for no page: a scrape that hangs, before its answer or in the middle of it, is cut, and the app gets
+/// its signal.
+/// covers: faults 6
+#[test]
+fn a_hanging_scrape_does_not_delay_a_stop() {
+    let (scene, receiver) = (Scene::new(), LogReceiver::start());
+    let target = hanging_target(&scene);
+    scene.set(
+        "sinks",
+        format!("central: {{ remote_write: {{ url: \"http://{}/api/v1/write\" }} }}", receiver.address()),
+    );
+    let handles = scene.path("handles");
+    let script = format!("trap 'exit 3' TERM; : > {}; while :; do sleep 0.05; done", handles.display());
+    let outrigger = Outrigger::start_and(&scene, HANGING, &["sh", "-c", &script], Wait::Started);
+    until(PATIENCE, "the app handles its signal", || handles.exists());
+    target.wait_for_rounds("/hangs", 1, PATIENCE);
+    target.wait_for_rounds("/half", 1, PATIENCE);
+    let app = outrigger.app();
+    let began = Instant::now();
+    outrigger.signal(crate::harness::process::Signal::TERM);
+    let mut findings = Findings::default();
+    until(90 * SECOND, "the app has its signal", || has_ended(app));
+    let signalled = began.elapsed();
+    findings.check(signalled < CUT, || format!("the app got its signal after {signalled:?}"));
+    let exit = outrigger.wait(90 * SECOND);
+    findings.check(began.elapsed() < 2 * CUT, || format!("our end came after {:?}", began.elapsed()));
+    assert_eq!(exit.code, 3, "{}", exit.stderr);
+}
+
+fn hanging_target(scene: &Scene) -> Target {
+    let target = Target::start(|request, _| match request.head.target() {
+        "/hangs" => Page::hanging(),
+        _ => Page::half("up_and_well 1\n"),
+    });
+    scene.set("target", target.address());
+    target
+}
+
+/// An app that ends by itself gives its code soon, whatever hangs: pages, and receivers of metrics that are silent,
+/// absent or busy.
+/// covers: faults 6
+#[test]
+fn an_ended_app_waits_for_no_receiver_of_metrics() {
+    /// A dead receiver has a short limit of its own: far below the deadline of the stop, and below our time-out of 30
+    /// s.
+    const SOON: Duration = Duration::from_secs(20);
+    let (scene, silent) = (Scene::new(), LogReceiver::answering(Answer::Hang));
+    let busy = LogReceiver::answering(Answer::Status(503));
+    let target = hanging_target(&scene);
+    let addresses = [silent.address(), format!("127.0.0.1:{}", free_port()), busy.address()];
+    let sink = |(number, address): (usize, &String)| {
+        format!("sink{number}: {{ remote_write: {{ url: \"http://{address}/api/v1/write\" }} }}")
+    };
+    scene.set("sinks", addresses.iter().enumerate().map(sink).collect::<Vec<_>>().join(", "));
+    let script = format!("until [ -e {} ]; do sleep 0.05; done; exit 7", scene.text_path("go"));
+    let outrigger = Outrigger::start_and(&scene, HANGING, &["sh", "-c", &script], Wait::Started);
+    target.wait_for_rounds("/hangs", 1, PATIENCE);
+    silent.wait_for_refused(1, PATIENCE);
+    busy.wait_for_refused(2, PATIENCE);
+    scene.write("go", "");
+    let began = Instant::now();
+    let exit = outrigger.wait(90 * SECOND);
+    let mut findings = Findings::default();
+    findings.check(began.elapsed() < SOON, || format!("the code came after {:?}", began.elapsed()));
+    findings.check(exit.code == 7, || format!("the code is {}", exit.code));
+}

@@ -1,0 +1,298 @@
+//! What a configuration and a repository call by one name: folders, refs, targets and URLs that are nearly the same. Each means
+//! one thing, or is a mistake that is said. Bounded by one start of the program for each pair of names.
+
+use std::fs;
+use std::process::Command;
+
+use crate::harness::git::objects::FILE;
+use crate::harness::git::{Repository, git, published_commit, sync_state};
+use crate::harness::outrigger::{configuration, outrigger};
+use crate::harness::{Outrigger, PATIENCE, SECOND, Scene, Wait, until, within};
+
+const NO_GIT: &str = "git is not installed";
+
+const FOLDER_OF: &str = r#"
+sync:
+  settings: { from: { git: { url: "@url@", ref: main, path: "@path@" } }, to: "@dir@/out/settings", every: 200ms }
+"#;
+
+/// Two folders of one commit whose names differ in what a file name could not hold, and two that are long and differ at their
+/// end: a changed `path` publishes the other folder. Revisions of different folders lie in different directories, and the last
+/// part of the link's target stays the commit.
+/// covers: faults 3
+#[test]
+fn a_changed_path_publishes_the_other_folder_of_the_same_commit() {
+    let scene = Scene::new();
+    let repository = need!(Repository::create(&scene), NO_GIT);
+    let long = |end: &str| format!("{}/{end}", "a-folder-of-twenty-x".repeat(4));
+    let (first, second) = (long("first"), long("second"));
+    let paths = ["eu-west", "eu_west", "eu/west", "eu west", "eu.west", &first, &second];
+    let files: Vec<String> = paths.iter().map(|path| format!("{path}/a.conf")).collect();
+    let files: Vec<(&str, &str, &str)> =
+        files.iter().zip(paths).map(|(file, path)| (FILE, file.as_str(), path)).collect();
+    let commit = repository.commit(&repository.tree_of(&files));
+    scene.set("url", repository.file_url());
+    scene.set("path", paths[0]);
+    let outrigger = Outrigger::start(&scene, FOLDER_OF, &[]);
+    let (to, mut wrong, mut folders) = (scene.path("out/settings"), Vec::new(), Vec::new());
+    for path in paths {
+        scene.set("path", path);
+        scene.write("outrigger.yaml", configuration(&scene, FOLDER_OF));
+        let content = || fs::read_to_string(to.join("a.conf")).unwrap_or_default();
+        if !within(5 * SECOND, || content() == path) {
+            wrong.push(format!("{path}: {} is published", content()));
+        }
+        let target = fs::read_link(&to).expect("what is published is a link");
+        if target.file_name().is_none_or(|name| *name != *commit) || target.components().count() != 3 {
+            wrong.push(format!("{path}: the link leads to {}", target.display()));
+        }
+        folders.push(target);
+    }
+    folders.sort();
+    folders.dedup();
+    assert_eq!(wrong, Vec::<String>::new());
+    assert_eq!(folders.len(), paths.len(), "each folder has a directory of its own: {folders:?}");
+    outrigger.finish();
+}
+
+/// A revision's directory is named by its commit in every way to select a part of it: without `path` and with several spellings
+/// of one.
+/// covers: faults 3
+#[test]
+fn the_last_part_of_the_link_is_the_commit_whatever_the_path() {
+    let scene = Scene::new();
+    let repository = need!(Repository::create(&scene), NO_GIT);
+    scene.set("url", repository.file_url());
+    let mut wrong = Vec::new();
+    for path in ["", ".", "orders", "orders/", "./orders"] {
+        scene.set("path", path);
+        let body = if path.is_empty() { FOLDER_OF.replace(", path: \"@path@\"", "") } else { FOLDER_OF.to_owned() };
+        let outrigger = Outrigger::start(&scene, &body, &[]);
+        let name = published_commit(&scene.path("out/settings")).unwrap_or_default();
+        wrong.extend((name != repository.id_of("main")).then(|| format!("{path:?}: {name}")));
+        outrigger.finish();
+    }
+    assert_eq!(wrong, Vec::<String>::new());
+}
+
+const REF: &str = r#"
+sync:
+  settings: { from: { git: { url: "@url@", ref: "@ref@" } }, to: "@dir@/out/@to@", every: 200ms }
+"#;
+
+/// What a ref of the configuration led to: the commit, or the text of the refusal.
+fn led_to(scene: &Scene, url: &str, reference: &str) -> Result<String, String> {
+    scene.set("url", url);
+    scene.set("ref", reference);
+    // A target of its own: where a store fails, what was published to a target before is put back.
+    let name = format!("target-{}", fs::read_dir(scene.path("out")).map_or(0, |entries| entries.count()));
+    scene.set("to", &name);
+    let to = scene.path("out").join(name);
+    let outrigger = Outrigger::start_and(scene, REF, &[], Wait::Nothing);
+    let mut state = (String::new(), String::new());
+    until(PATIENCE, "a revision or a refusal", || {
+        state = sync_state(&outrigger);
+        published_commit(&to).is_some() || state.0 == "degraded"
+    });
+    outrigger.finish();
+    published_commit(&to).ok_or(state.1)
+}
+
+/// What git itself takes for a name that a branch and a tag have.
+fn taken_by_git(scene: &Scene, url: &str, name: &str) -> String {
+    git(&scene.path("work"), &["fetch", "--quiet", url, name]);
+    let text = fs::read_to_string(scene.path("work/.git/FETCH_HEAD")).expect("git writes down what it fetched");
+    text.split_whitespace().next().expect("an id comes first").to_owned()
+}
+
+/// Git's own choice, or a refusal that names both, and no ref that only we know.
+fn is_told_apart(led: &Result<String, String>, name: &str, taken: &str) -> bool {
+    let names = |text: &str, folder: &str| text.contains(&format!("refs/{folder}/{name}"));
+    match led {
+        Ok(commit) => commit == taken,
+        Err(text) => names(text, "heads") && names(text, "tags") && !text.contains("refs/outrigger"),
+    }
+}
+
+/// A tag and a branch have one name: what git itself takes is published (the tag, by the order of gitrevisions), or the error
+/// names both. It is the same over every transport, and a whole name means what it says.
+/// covers: faults 3
+#[test]
+fn a_tag_with_the_name_of_the_branch_is_told_from_it() {
+    let scene = Scene::new();
+    let repository = need!(Repository::create(&scene), NO_GIT);
+    let (_daemon, git_url) = need!(repository.daemon(&scene), "git-daemon is not installed");
+    let (_http, http_url) = need!(repository.http(&scene), "git-http-backend or python3 is not installed");
+    let old = repository.id_of("main");
+    repository.set_ref("refs/tags/main", &old);
+    repository.push(2);
+    let new = repository.id_of("refs/heads/main");
+    // A release as it is made every day: a branch, and an annotated tag on an older commit of it.
+    repository.set_ref("refs/heads/release", &new);
+    repository.write_with(&["tag", "-a", "-m", "x", "release", &old], b"");
+    let (mut wrong, mut published) = (Vec::new(), Vec::new());
+    for url in [&repository.file_url(), &git_url, &http_url] {
+        for name in ["main", "release"] {
+            let led = led_to(&scene, url, name);
+            // An annotated tag leads to its commit.
+            assert!(name == "release" || taken_by_git(&scene, url, name) == old, "git takes the tag");
+            wrong.extend((!is_told_apart(&led, name, &old)).then(|| format!("{url} {name}: {led:?}")));
+            published.push(led.is_ok());
+        }
+    }
+    published.dedup();
+    wrong.extend((published.len() > 1).then(|| "one transport publishes what another refuses".to_owned()));
+    for url in [&repository.file_url(), &git_url] {
+        for (name, commit) in [("refs/heads/main", &new), ("heads/main", &new), ("refs/tags/release", &old)] {
+            let led = led_to(&scene, url, name);
+            wrong.extend((led.as_ref() != Ok(commit)).then(|| format!("{url} {name}: {led:?}")));
+        }
+    }
+    assert_eq!(wrong, Vec::<String>::new());
+}
+
+/// The tag appears while the branch is followed, and the branch goes on.
+/// covers: faults 3
+#[test]
+fn a_tag_that_appears_with_the_name_of_the_branch_freezes_nothing() {
+    let scene = Scene::new();
+    let repository = need!(Repository::create(&scene), NO_GIT);
+    let (_daemon, url) = need!(repository.daemon(&scene), "git-daemon is not installed");
+    let first = repository.id_of("main");
+    repository.push(2);
+    scene.set("url", &url);
+    scene.set("ref", "main");
+    scene.set("to", "settings");
+    let outrigger = Outrigger::start(&scene, REF, &[]);
+    let to = scene.path("out/settings");
+    repository.set_ref("refs/tags/main", &first);
+    repository.push(3);
+    let mut led = Err(String::new());
+    let told = within(PATIENCE, || {
+        let (state, text) = sync_state(&outrigger);
+        led = if state == "ok" { Ok(published_commit(&to).unwrap_or_default()) } else { Err(text) };
+        is_told_apart(&led, "main", &first)
+    });
+    assert!(told, "the tag's commit is published, or both are named: {led:?}");
+    std::fs::remove_file(repository.bare().join("refs/tags/main")).expect("the tag is a file");
+    until(PATIENCE, "the branch without the tag", || {
+        published_commit(&to).as_deref() == Some(repository.id_of("refs/heads/main").as_str())
+    });
+    outrigger.finish();
+}
+
+/// Two entries that lead to one directory by two spellings, and targets within each other, are mistakes.
+/// covers: faults 3
+#[test]
+fn targets_that_are_the_same_or_lie_in_each_other_are_a_mistake() {
+    let scene = Scene::new();
+    let accepted = |first: &str, second: &str| {
+        let entry =
+            |name: &str, to: &str| format!("  {name}: {{ from: {{ git: {{ url: \"file:///r\" }} }}, to: \"{to}\" }}\n");
+        let body = format!("sync:\n{}{}", entry("first", first), entry("second", second));
+        let file = scene.write("two.yaml", configuration(&scene, &body));
+        outrigger(&["validate", "-c", &file.display().to_string()]).0 == 0
+    };
+    let same = [
+        ("/x/cur", "/x/../x/cur"),
+        ("/x/y/../cur", "/x/cur"),
+        ("/x/cur", "/x/./cur"),
+        ("/x/cur", "/x//cur/"),
+        ("/x/cur", "/../x/cur"),
+        ("/x/cur", "/x/cur/below"),
+        ("/x/cur/a/b", "/x/cur"),
+        ("/x/cur", "/x/../x/cur/below"),
+        ("/x/cur", "/x/.cur.revisions"),
+        ("/x/cur", "/x/.cur.revisions/own"),
+        ("/x/.cur.revisions/own/link", "/x/cur"),
+    ];
+    let wrong: Vec<_> = same.iter().filter(|(first, second)| accepted(first, second)).collect();
+    assert_eq!(wrong, Vec::<&(&str, &str)>::new(), "valid, and should not be");
+    let other = [("/x/cur", "/x/current"), ("/x/cur", "/y/cur"), ("/x/cur", "/x/.other.revisions/own")];
+    let wrong: Vec<_> = other.iter().filter(|(first, second)| !accepted(first, second)).collect();
+    assert_eq!(wrong, Vec::<&(&str, &str)>::new(), "a mistake, and should not be");
+}
+
+/// Two spellings of one target that only the file system knows, through a link to its folder: where it is no mistake, one of the
+/// two has the target, and the link does not go back and forth.
+/// covers: faults 3
+#[test]
+fn a_target_that_two_entries_reach_does_not_go_back_and_forth() {
+    let scene = Scene::new();
+    let repository = need!(Repository::create(&scene), NO_GIT);
+    repository.set_ref("refs/heads/other", &repository.id_of("main"));
+    repository.push(2);
+    scene.set("url", repository.file_url());
+    fs::create_dir(scene.path("out")).expect("the scene takes folders");
+    std::os::unix::fs::symlink(scene.path("out"), scene.path("alias")).expect("the scene takes links");
+    let body = r#"
+sync:
+  first: { from: { git: { url: "@url@", ref: main } }, to: "@dir@/out/settings", every: 100ms }
+  second: { from: { git: { url: "@url@", ref: other } }, to: "@dir@/alias/settings", every: 100ms }
+"#;
+    let file = scene.write("outrigger.yaml", configuration(&scene, body));
+    if outrigger(&["validate", "-c", &file.display().to_string()]).0 != 0 {
+        return;
+    }
+    let outrigger = Outrigger::start_and(&scene, body, &[], Wait::Nothing);
+    let (to, mut seen) = (scene.path("out/settings"), Vec::new());
+    // Each entry has looked at its store again and again by then, whether it may publish or not.
+    let looks = || {
+        let metrics = outrigger.ask_quietly("/metrics");
+        let lines = metrics.lines().filter(|line| line.starts_with("outrigger_sync_polls_total"));
+        ["first", "second"].map(|entry| {
+            let of_entry = lines.clone().filter(|line| line.contains(&format!("entry=\"{entry}\"")));
+            of_entry.filter_map(|line| line.rsplit(' ').next()?.parse::<usize>().ok()).sum::<usize>()
+        })
+    };
+    until(PATIENCE, "five looks of each entry", || {
+        seen.extend(published_commit(&to));
+        seen.dedup();
+        looks().iter().all(|looks| *looks >= 5)
+    });
+    assert!(seen.len() <= 1, "the link led to {seen:?}");
+    outrigger.finish();
+}
+
+/// A `path` that climbs is a mistake, and not the path without the climb.
+/// covers: faults 3
+#[test]
+fn a_path_that_climbs_is_a_mistake() {
+    let scene = Scene::new();
+    let accepted = |path: &str| {
+        let body =
+            format!("sync: {{ a: {{ from: {{ git: {{ url: \"file:///r\", path: \"{path}\" }} }}, to: /x/cur }} }}\n");
+        let file = scene.write("path.yaml", configuration(&scene, &body));
+        let (code, _, report) = outrigger(&["validate", "-c", &file.display().to_string()]);
+        assert!(code == 0 || report.contains("path"), "the report names the key: {report}");
+        code == 0
+    };
+    let wrong: Vec<&str> =
+        ["../a", "a/../b", "..", "a/..", "./../a"].into_iter().filter(|path| accepted(path)).collect();
+    assert_eq!(wrong, Vec::<&str>::new(), "valid, and should not be");
+    let wrong: Vec<&str> =
+        ["a", "a/", "./a", "a/..b", "...", "a//b"].into_iter().filter(|path| !accepted(path)).collect();
+    assert_eq!(wrong, Vec::<&str>::new(), "a mistake, and should not be");
+}
+
+/// The path of a URL is percent-decoded, as git does it for file, git and ssh (RFC 3986, 2.1); the sandbox lets the decoded
+/// path be read.
+/// covers: faults 3
+#[test]
+fn a_path_with_escapes_in_a_url_is_decoded() {
+    let scene = Scene::new();
+    let repository = need!(Repository::create(&scene), NO_GIT);
+    let (_daemon, url) = need!(repository.daemon(&scene), "git-daemon is not installed");
+    let commit = repository.id_of("main");
+    let mut wrong = Vec::new();
+    for (folder, escaped) in [("with space", "with%20space"), ("ä+&", "%C3%A4+%26"), ("100%25", "100%2525")] {
+        let copied = Command::new("cp").arg("-r").arg(repository.bare()).arg(scene.path("git").join(folder)).status();
+        assert!(copied.is_ok_and(|status| status.success()), "the repository can be copied");
+        let from_file = format!("file://{}/{escaped}", scene.path("git").display());
+        for url in [from_file, url.replace("config.git", escaped)] {
+            let led = led_to(&scene, &url, "main");
+            wrong.extend((led.as_ref() != Ok(&commit)).then(|| format!("{url}: {led:?}")));
+        }
+    }
+    assert_eq!(wrong, Vec::<String>::new());
+}

@@ -1,0 +1,246 @@
+//! Git over ssh when something is wrong on the way: a server that hangs in any phase, a host key that is another one, a repository
+//! that is not there, a machine without what ssh is started by. A real sshd with keys of the test stands behind a relay; what is
+//! published and said, and which processes are left, comes out. Bounded by a time-out of one second.
+
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::harness::git::relay::{Pace, Relay};
+use crate::harness::git::{Repository, await_refusal, published, sync_state};
+use crate::harness::outrigger::{binary, configuration};
+use crate::harness::process::{Running, Signal, descendants, is_alive, look_up, run_to_end, send_signal};
+use crate::harness::{Outrigger, PATIENCE, SECOND, Scene, Wait, until, within};
+
+const NO_SSHD: &str = "sshd is not installed";
+
+const SETTINGS: &str = r#"
+sync:
+  settings:
+    from:
+      git:
+        url: "@url@"
+        ref: main
+        path: orders/
+        ssh: { key_file: "@dir@/user_key", known_hosts_file: "@dir@/@hosts@" }
+        client: { timeout: 1s, connect_timeout: 1s }
+    to: "@dir@/out/settings"
+    every: 200ms
+"#;
+
+/// The time-out is one second; a loaded machine gets four.
+const SILENCE: Duration = Duration::from_secs(4);
+
+/// A repository behind sshd behind a relay, whose host key is known under the relay's port.
+struct Served {
+    scene: Scene,
+    repository: Repository,
+    relay: Relay,
+    url: String,
+    _sshd: Running,
+}
+
+impl Served {
+    fn create() -> Option<Self> {
+        let scene = Scene::new();
+        let repository = Repository::create(&scene)?;
+        let (sshd, url) = repository.sshd(&scene)?;
+        let own = format!("127.0.0.1:{}", scene.value("sshd"));
+        let relay = Relay::start(&own, Pace::Free);
+        let host_key = std::fs::read_to_string(scene.path("host_key.pub")).expect("sshd has its key");
+        scene.write("known_hosts", format!("* {host_key}"));
+        scene.set("hosts", "known_hosts");
+        let url = url.replace(&own, &relay.address());
+        scene.set("url", &url);
+        Some(Self { scene, repository, relay, url, _sshd: sshd })
+    }
+
+    fn start(&self, wait: Wait) -> Outrigger {
+        Outrigger::start_and(&self.scene, SETTINGS, &[], wait)
+    }
+
+    /// From now on git on the other side says nothing and hears nothing, not even that its client has gone. It ends with sshd's
+    /// own process for the connection.
+    fn hang(&self) {
+        let text =
+            "#!/bin/sh\ni=0\nwhile [ $i -lt 60 ] && kill -0 $PPID 2> /dev/null; do sleep 1; i=$((i + 1)); done\n";
+        self.scene.script("server/git-upload-pack", text);
+    }
+
+    #[track_caller]
+    fn await_generation(&self, generation: usize, what: &str) {
+        until(PATIENCE, &format!("generation {generation}, {what}"), || {
+            published(&self.scene.path("out/settings")) == Ok(Some(generation))
+        });
+    }
+}
+
+/// The processes called `ssh` below the program.
+fn clients(outrigger: &Outrigger) -> Vec<u32> {
+    let is_ssh = |pid: &u32| look_up(*pid).is_some_and(|process| process.name == "ssh" && process.state != 'Z');
+    descendants(outrigger.pid()).into_iter().filter(is_ssh).collect()
+}
+
+/// A server that hangs before its greeting, in the exchange of keys, and in the pack is given up after the time-out; the next
+/// round succeeds.
+/// covers: faults 3
+#[test]
+fn a_silent_sshd_is_given_up_after_the_time_out() {
+    let served = need!(Served::create(), NO_SSHD);
+    let outrigger = served.start(Wait::Ready);
+    for (number, after) in [0, 100, 300_000].into_iter().enumerate() {
+        served.repository.add_noise(1 << 20);
+        let held = served.relay.silent();
+        served.relay.pace(Pace::SilentAfter(after));
+        served.repository.push(2 + number);
+        served.relay.await_silent(held + 1);
+        await_refusal(&outrigger, SILENCE, &["127.0.0.1"]);
+        served.relay.pace(Pace::Free);
+        served.await_generation(2 + number, &format!("after silence behind {after} bytes"));
+    }
+    outrigger.finish();
+}
+
+/// The login succeeds, and git on the other side says nothing: it is given up after the time-out, what was started for it ends, and
+/// a server that answers again is asked again.
+/// covers: faults 3
+#[test]
+fn a_server_that_hangs_after_the_login_is_given_up() {
+    let served = need!(Served::create(), NO_SSHD);
+    let outrigger = served.start(Wait::Ready);
+    served.hang();
+    served.repository.push(2);
+    await_refusal(&outrigger, 2 * SILENCE, &["127.0.0.1", "within 1s"]);
+    let asked = served.relay.connections();
+    let mut most = 0;
+    until(PATIENCE, "two more tries", || {
+        most = most.max(clients(&outrigger).len());
+        served.relay.connections() >= asked + 2
+    });
+    assert!(most <= 1, "{most} clients at once for one entry");
+    std::fs::remove_file(served.scene.path("server/git-upload-pack")).expect("it is ours");
+    served.await_generation(2, "from a server that answers again");
+    outrigger.finish();
+}
+
+/// A client that waits for a server which says nothing ends with its worker, whatever ends that, and holds no other one up.
+/// covers: faults 3
+#[test]
+fn a_client_that_waits_for_a_server_ends_with_its_worker() {
+    let served = need!(Served::create(), NO_SSHD);
+    served.hang();
+    let mut wrong = Vec::new();
+    for end in ["kill -9", "a reload", "a stop"] {
+        let outrigger = served.start(Wait::Nothing);
+        let mut before = Vec::new();
+        until(PATIENCE, "a client waits", || {
+            before = clients(&outrigger);
+            !before.is_empty()
+        });
+        let worker = outrigger.worker();
+        match end {
+            "kill -9" => send_signal(worker, Signal::KILL),
+            "a reload" => {
+                let changed = SETTINGS.replace("every: 200ms", "every: 300ms");
+                served.scene.write("outrigger.yaml", configuration(&served.scene, &changed));
+            }
+            _ => outrigger.signal(Signal::TERM),
+        }
+        // A worker that takes over waits for the round of the one before, which ends with the time-out.
+        let gone = within(3 * SILENCE, || before.iter().all(|pid| !is_alive(*pid)) && !is_alive(worker));
+        wrong.extend((!gone).then(|| format!("after {end} the client lives on: {before:?}")));
+        let exit = outrigger.terminate(40 * SECOND);
+        let left = before.iter().any(|pid| is_alive(*pid));
+        wrong.extend(left.then(|| format!("after {end} and the end of the program the client lives on")));
+        before.into_iter().for_each(|pid| send_signal(pid, Signal::KILL));
+        wrong.extend((exit.took > 10 * SECOND).then(|| format!("after {end} the stop takes {:?}", exit.took)));
+    }
+    assert_eq!(wrong, Vec::<String>::new());
+}
+
+/// Bytes that come slowly and without a pause are no silence.
+/// covers: faults 3
+#[test]
+fn a_slow_pack_over_ssh_takes_longer_than_the_time_out() {
+    let served = need!(Served::create(), NO_SSHD);
+    let outrigger = served.start(Wait::Ready);
+    served.relay.pace(Pace::BytesPerSecond(400_000));
+    served.repository.add_noise(1_200_000);
+    served.repository.push(2);
+    let from = Instant::now();
+    served.await_generation(2, "at 400 kB/s");
+    assert!(from.elapsed() > 2 * SECOND, "it took longer than the time-out: {:?}", from.elapsed());
+    assert_eq!(sync_state(&outrigger).0, "ok", "{}", outrigger.stderr.text());
+    outrigger.finish();
+}
+
+/// Nothing is published; the last line that ssh wrote is the reason in our status and log, and nothing but our log comes out.
+fn check_reason(served: &Served, hosts: &str, url: &str, reason: &str) -> Vec<String> {
+    served.scene.set("hosts", hosts);
+    served.scene.set("url", url);
+    let outrigger = served.start(Wait::Nothing);
+    let mut wrong = Vec::new();
+    let mut text = String::new();
+    let told = within(2 * SILENCE, || {
+        text = sync_state(&outrigger).1;
+        text.contains(reason)
+    });
+    wrong.extend((!told).then(|| format!("{reason:?} is the reason, and the status has: {text}")));
+    wrong.extend(text.contains("failed to fill whole buffer").then(|| format!("a text for nobody: {text}")));
+    let exit = outrigger.finish();
+    let raw = exit.stderr.lines().chain(exit.stdout.lines()).filter(|line| !line.starts_with('{'));
+    wrong.extend(raw.map(|line| format!("between the lines of our log: {line}")));
+    wrong
+}
+
+/// A host key that changed, hosts that are not known, a file of hosts that is not there, a key that is not let in, and a repository
+/// that is not there.
+/// covers: faults 3
+#[test]
+fn the_last_line_of_ssh_is_the_reason_of_a_failure() {
+    let served = need!(Served::create(), NO_SSHD);
+    let scene = &served.scene;
+    let other = std::fs::read_to_string(scene.path("user_key.pub")).expect("it was made");
+    scene.write("changed_hosts", format!("* {other}"));
+    scene.write("no_hosts", "");
+    let mut wrong = Vec::new();
+    for hosts in ["changed_hosts", "no_hosts", "missing_hosts"] {
+        wrong.extend(check_reason(&served, hosts, &served.url, "Host key verification failed"));
+    }
+    let nowhere = served.url.replace("config.git", "nowhere.git");
+    wrong.extend(check_reason(&served, "known_hosts", &nowhere, "nowhere.git' does not appear to be a git repository"));
+    let (_, place) = served.url.split_once('@').expect("the URL names a user");
+    let stranger = format!("ssh://no-such-user@{place}");
+    wrong.extend(check_reason(&served, "known_hosts", &stranger, "Permission denied"));
+    assert_eq!(wrong, Vec::<String>::new());
+}
+
+/// A machine on which /bin/sh is nothing that can be executed: either git over ssh works there, or `validate` names what it lacks.
+/// The same for `ssh` itself, which is always needed.
+/// covers: faults 3
+#[test]
+fn validate_names_each_program_that_ssh_needs() {
+    let served = need!(Served::create(), NO_SSHD);
+    let unshare = need_peer!("unshare");
+    let file = served.scene.write("outrigger.yaml", configuration(&served.scene, SETTINGS)).display().to_string();
+    let report = |command: &[&str]| {
+        let (_, stdout, stderr) = run_to_end(command, PATIENCE);
+        stdout + &stderr
+    };
+    let binary = binary();
+    let without_ssh = report(&["env", "PATH=/no/such/folder", &binary, "validate", "-c", &file]);
+    assert!(without_ssh.contains("`ssh`"), "{without_ssh}");
+    let shell = std::fs::canonicalize("/bin/sh").expect("this machine has one").display().to_string();
+    let hide = format!("mount --bind /dev/null {shell} && exec \"$@\"");
+    let bash = need_peer!("bash");
+    let hidden = [unshare.as_str(), "-m", &bash, "-c", &hide, "bash"];
+    let can = Command::new(hidden[0]).args(&hidden[1..]).arg("true").stderr(Stdio::null()).status();
+    need!(can.is_ok_and(|status| status.success()).then_some(()), "no file can be hidden here");
+    let named = report(&[&hidden[..], &[&binary, "validate", "-c", &file]].concat()).contains("/bin/sh");
+    let mut command = Command::new(hidden[0]);
+    command.args(&hidden[1..]).args([&binary, "run", "-c", &file]);
+    let running = Running::spawn(command);
+    let works =
+        within(if named { SECOND } else { PATIENCE }, || published(&served.scene.path("out/settings")) == Ok(Some(1)));
+    assert!(named || works, "neither named nor unneeded: {}", running.stderr.text());
+    running.stop();
+}

@@ -1,0 +1,154 @@
+//! Git servers as they are in the field: slow, silent, strict. Real servers stand behind relays of the test; what is published and
+//! what is said comes out. Bounded by a time-out of one second, where the default is thirty.
+
+use std::time::{Duration, Instant};
+
+use crate::harness::git::relay::{Pace, Relay, Strictness, old_daemon};
+use crate::harness::git::{Repository, await_refusal, published, sync_state};
+use crate::harness::{Outrigger, PATIENCE, SECOND, Scene, until};
+
+const NO_GIT: &str = "git is not installed";
+const NO_DAEMON: &str = "git-daemon is not installed";
+const NO_HTTP: &str = "git-http-backend or python3 is not installed";
+
+const SETTINGS: &str = r#"
+sync:
+  settings:
+    from: { git: { url: "@url@", ref: main, path: orders/, client: { timeout: 1s, connect_timeout: 1s } } }
+    to: "@dir@/out/settings"
+    every: 200ms
+"#;
+
+/// The time-out is one second; a loaded machine gets four.
+const SILENCE: Duration = Duration::from_secs(4);
+
+#[track_caller]
+fn await_generation(scene: &Scene, generation: usize, what: &str) {
+    until(PATIENCE, &format!("generation {generation}, {what}"), || {
+        published(&scene.path("out/settings")) == Ok(Some(generation))
+    });
+}
+
+/// A relay in front of a server, which the URL then names.
+fn relayed(scene: &Scene, url: &str, port: &str) -> Relay {
+    let own = format!("127.0.0.1:{}", scene.value(port));
+    let relay = Relay::start(&own, Pace::Free);
+    scene.set("url", url.replace(&own, &relay.address()));
+    relay
+}
+
+/// A server that falls silent in any phase is given up after the time-out, by name, and the next round succeeds.
+fn check_silence(scene: &Scene, repository: &Repository, relay: &Relay, words: &[&str]) {
+    let outrigger = Outrigger::start(scene, SETTINGS, &[]);
+    for (number, after) in [0, 20, 300_000].into_iter().enumerate() {
+        repository.add_noise(1 << 20);
+        let held = relay.silent();
+        relay.pace(Pace::SilentAfter(after));
+        repository.push(2 + number);
+        relay.await_silent(held + 1);
+        await_refusal(&outrigger, SILENCE, words);
+        relay.pace(Pace::Free);
+        await_generation(scene, 2 + number, &format!("after silence behind {after} bytes"));
+    }
+    outrigger.finish();
+}
+
+/// git:// in each phase: before the first byte, within the first line, in the pack.
+/// covers: faults 3
+#[test]
+fn a_silent_git_daemon_is_given_up_after_the_time_out_and_named() {
+    let scene = Scene::new();
+    let repository = need!(Repository::create(&scene), NO_GIT);
+    let (_daemon, url) = need!(repository.daemon(&scene), NO_DAEMON);
+    let relay = relayed(&scene, &url, "git_daemon");
+    check_silence(&scene, &repository, &relay, &["no bytes from 127.0.0.1", "within 1s"]);
+}
+
+/// The same over HTTP.
+/// covers: faults 3
+#[test]
+fn a_silent_server_of_git_over_http_is_given_up_after_the_time_out_and_named() {
+    let scene = Scene::new();
+    let repository = need!(Repository::create(&scene), NO_GIT);
+    let (_http, url) = need!(repository.http(&scene), NO_HTTP);
+    let relay = relayed(&scene, &url, "git_http");
+    check_silence(&scene, &repository, &relay, &["127.0.0.1", "within 1s"]);
+}
+
+/// Bytes that come slowly and without a pause are no silence, however long all of them take.
+fn check_slowness(scene: &Scene, repository: &Repository, relay: &Relay) {
+    let outrigger = Outrigger::start(scene, SETTINGS, &[]);
+    relay.pace(Pace::BytesPerSecond(400_000));
+    repository.add_noise(1_200_000);
+    repository.push(2);
+    let from = Instant::now();
+    await_generation(scene, 2, "at 400 kB/s");
+    assert!(from.elapsed() > 2 * SECOND, "it took longer than the time-out: {:?}", from.elapsed());
+    assert!(sync_state(&outrigger).0 == "ok" && !outrigger.stderr.contains("WARN"), "{}", outrigger.stderr.text());
+    outrigger.finish();
+}
+
+/// Over HTTP.
+/// covers: faults 3
+#[test]
+fn a_slow_pack_over_http_takes_longer_than_the_time_out() {
+    let scene = Scene::new();
+    let repository = need!(Repository::create(&scene), NO_GIT);
+    let (_http, url) = need!(repository.http(&scene), NO_HTTP);
+    let relay = relayed(&scene, &url, "git_http");
+    check_slowness(&scene, &repository, &relay);
+}
+
+/// Over git://.
+/// covers: faults 3
+#[test]
+fn a_slow_pack_of_git_daemon_takes_longer_than_the_time_out() {
+    let scene = Scene::new();
+    let repository = need!(Repository::create(&scene), NO_GIT);
+    let (_daemon, url) = need!(repository.daemon(&scene), NO_DAEMON);
+    let relay = relayed(&scene, &url, "git_daemon");
+    check_slowness(&scene, &repository, &relay);
+}
+
+/// A server of protocol 0 that takes a request in its order only: the second fetch, which knows of a first one, works too.
+/// covers: faults 3
+#[test]
+fn a_strict_server_of_protocol_0_serves_every_fetch() {
+    let scene = Scene::new();
+    let repository = need!(Repository::create(&scene), NO_GIT);
+    let (_daemon, _) = need!(repository.daemon(&scene), NO_DAEMON);
+    let strict = old_daemon(&format!("127.0.0.1:{}", scene.value("git_daemon")), Strictness::Grammar);
+    scene.set("url", format!("git://{}/config.git", strict.address()));
+    // A commit with another one before it, so that a fetch of one commit has an end to remember.
+    repository.push(2);
+    let outrigger = Outrigger::start(&scene, SETTINGS, &[]);
+    for generation in 3..6 {
+        repository.push(generation);
+        await_generation(&scene, generation, "from a strict server");
+    }
+    repository.push(1);
+    await_generation(&scene, 1, "whose files the history has, and the first fetch did not bring");
+    outrigger.finish();
+}
+
+/// Of a history of three large commits and a small one, a server of protocol 0 is asked for the last one alone.
+/// covers: faults 3
+#[test]
+fn a_server_of_protocol_0_is_asked_for_one_commit() {
+    let scene = Scene::new();
+    let repository = need!(Repository::create(&scene), NO_GIT);
+    let (_daemon, _) = need!(repository.daemon(&scene), NO_DAEMON);
+    for generation in 2..5 {
+        repository.add_noise(1 << 20);
+        repository.push(generation);
+    }
+    repository.add_noise(10);
+    repository.push(5);
+    let relay = Relay::start(&format!("127.0.0.1:{}", scene.value("git_daemon")), Pace::Free);
+    let old = old_daemon(&relay.address(), Strictness::Git);
+    scene.set("url", format!("git://{}/config.git", old.address()));
+    let outrigger = Outrigger::start(&scene, SETTINGS, &[]);
+    await_generation(&scene, 5, "from a server of protocol 0");
+    assert!(relay.passed() < 1 << 20, "{} bytes were sent for one small commit", relay.passed());
+    outrigger.finish();
+}
