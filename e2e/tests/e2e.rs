@@ -154,9 +154,6 @@ mod bad_peers;
 #[path = "e2e/hostile_files.rs"]
 mod hostile_files;
 
-#[path = "e2e/hostile_directories.rs"]
-mod hostile_directories;
-
 #[path = "e2e/admin.rs"]
 mod admin;
 

@@ -246,6 +246,7 @@ impl Supervisor {
                 | ToSupervisor::Released
                 | ToSupervisor::AskDescriptors { .. }
                 | ToSupervisor::HeardEnd
+                | ToSupervisor::CannotStart { .. }
         );
         if place != crate::crew::Place::Current && !of_any {
             return;

@@ -8,6 +8,7 @@
 use crate::staging::{Limits, Staging};
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -163,12 +164,31 @@ const COMMIT: usize = 40;
 /// Whatever is there; nothing is as good.
 pub fn remove(path: &Path) -> io::Result<()> {
     let removed = match fs::symlink_metadata(path) {
-        Ok(meta) if meta.is_dir() => fs::remove_dir_all(path),
+        Ok(meta) if meta.is_dir() => fs::remove_dir_all(path).or_else(|error| match error.kind() {
+            io::ErrorKind::PermissionDenied => {
+                permit(path, 0);
+                fs::remove_dir_all(path)
+            }
+            _ => Err(error),
+        }),
         Ok(_) => fs::remove_file(path),
         Err(error) => Err(error),
     };
     removed.or_else(|error| if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) })
 }
+
+/// Makes folders of ours ones that we may change again, as far as that can be.
+fn permit(folder: &Path, depth: usize) {
+    let _ = fs::set_permissions(folder, fs::Permissions::from_mode(0o700));
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        if depth < PERMIT_DEPTH && entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            permit(&entry.path(), depth + 1);
+        }
+    }
+}
+
+/// No folder of ours is deeper.
+const PERMIT_DEPTH: usize = 128;
 
 fn unique(word: &str) -> String {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();

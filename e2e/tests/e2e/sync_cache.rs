@@ -333,31 +333,3 @@ fn a_repository_of_others_in_the_temporary_directory_is_not_used() {
     assert_eq!(published(&scene.path("out/settings")), Ok(Some(1)), "what is published is what the commit names");
     outrigger.finish();
 }
-
-/// Three workers are killed; what they had in the temporary directory does not pile up, and a stop leaves nothing there.
-/// covers: faults 3
-#[test]
-fn replaced_workers_leave_nothing_in_the_temporary_directory() {
-    let followed = need!(Followed::create(), NO_DAEMON);
-    let temporary = followed.scene.path("tmp");
-    fs::create_dir(&temporary).expect("the scene takes folders");
-    let outrigger = start_without_state(&followed, &temporary);
-    for generation in 2..5 {
-        let worker = outrigger.worker();
-        send_signal(worker, Signal::KILL);
-        outrigger.await_other(worker, PATIENCE);
-        followed.repository.push(generation);
-        followed.await_generation(generation, "another worker");
-    }
-    let during = names(&temporary);
-    assert!(during.len() <= 2, "one worker, and these in its temporary directory: {during:?}");
-    outrigger.finish();
-    assert_eq!(names(&temporary), Vec::<String>::new(), "nothing is left in the temporary directory");
-}
-
-fn names(folder: &Path) -> Vec<String> {
-    let entries = fs::read_dir(folder).expect("the folder is there").flatten();
-    let mut names: Vec<String> = entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
-    names.sort();
-    names
-}

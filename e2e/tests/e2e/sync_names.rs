@@ -213,47 +213,6 @@ fn targets_that_are_the_same_or_lie_in_each_other_are_a_mistake() {
     assert_eq!(wrong, Vec::<&(&str, &str)>::new(), "a mistake, and should not be");
 }
 
-/// Two spellings of one target that only the file system knows, through a link to its folder: where it is no mistake, one of the
-/// two has the target, and the link does not go back and forth.
-/// covers: faults 3
-#[test]
-fn a_target_that_two_entries_reach_does_not_go_back_and_forth() {
-    let scene = Scene::new();
-    let repository = need!(Repository::create(&scene), NO_GIT);
-    repository.set_ref("refs/heads/other", &repository.id_of("main"));
-    repository.push(2);
-    scene.set("url", repository.file_url());
-    fs::create_dir(scene.path("out")).expect("the scene takes folders");
-    std::os::unix::fs::symlink(scene.path("out"), scene.path("alias")).expect("the scene takes links");
-    let body = r#"
-sync:
-  first: { from: { git: { url: "@url@", ref: main } }, to: "@dir@/out/settings", every: 100ms }
-  second: { from: { git: { url: "@url@", ref: other } }, to: "@dir@/alias/settings", every: 100ms }
-"#;
-    let file = scene.write("outrigger.yaml", configuration(&scene, body));
-    if outrigger(&["validate", "-c", &file.display().to_string()]).0 != 0 {
-        return;
-    }
-    let outrigger = Outrigger::start_and(&scene, body, &[], Wait::Nothing);
-    let (to, mut seen) = (scene.path("out/settings"), Vec::new());
-    // Each entry has looked at its store again and again by then, whether it may publish or not.
-    let looks = || {
-        let metrics = outrigger.ask_quietly("/metrics");
-        let lines = metrics.lines().filter(|line| line.starts_with("outrigger_sync_polls_total"));
-        ["first", "second"].map(|entry| {
-            let of_entry = lines.clone().filter(|line| line.contains(&format!("entry=\"{entry}\"")));
-            of_entry.filter_map(|line| line.rsplit(' ').next()?.parse::<usize>().ok()).sum::<usize>()
-        })
-    };
-    until(PATIENCE, "five looks of each entry", || {
-        seen.extend(published_commit(&to));
-        seen.dedup();
-        looks().iter().all(|looks| *looks >= 5)
-    });
-    assert!(seen.len() <= 1, "the link led to {seen:?}");
-    outrigger.finish();
-}
-
 /// A `path` that climbs is a mistake, and not the path without the climb.
 /// covers: faults 3
 #[test]

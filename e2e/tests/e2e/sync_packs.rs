@@ -5,11 +5,10 @@
 use std::fs;
 use std::time::Duration;
 
-use crate::harness::git::Repository;
+use crate::harness::PATIENCE;
 use crate::harness::git::hostile::{Followed, REFUSED};
 use crate::harness::git::objects::{FILE, FOLDER, SUBMODULE};
 use crate::harness::git::pack_server::with_lying_file;
-use crate::harness::{PATIENCE, Scene};
 
 const NO_GIT: &str = "git is not installed";
 
@@ -69,18 +68,6 @@ fn a_file_above_the_limit_is_refused_without_being_read_from_a_delta() {
     let deltas = repository.write_with(&["cat-file", "--batch-check=%(deltabase)", "--batch-all-objects"], b"");
     assert!(deltas.contains(&base) || deltas.contains(&huge), "one of the two is a delta of the other");
     assert_refused_small(followed, &huge, 32);
-}
-
-/// The same from a server, which sends the file packed.
-/// covers: faults 3
-#[test]
-fn a_file_above_the_limit_is_refused_from_a_server_without_being_kept_in_memory() {
-    let scene = Scene::new();
-    let repository = need!(Repository::create(&scene), NO_GIT);
-    let (_daemon, url) = need!(repository.daemon(&scene), "git-daemon is not installed");
-    let followed = Followed::start_from(scene, repository, &url, "");
-    let huge = followed.repository.blob(&vec![0; 200 << 20]);
-    assert_refused_small(followed, &huge, 96);
 }
 
 #[track_caller]

@@ -222,11 +222,16 @@ impl Git {
             connection.prepare_fetch(gix::progress::Discard, Default::default()).map_err(|error| chain(&error))?;
         let missing = || format!("the repository has no ref `{}`", self.config.reference);
         let mappings = &prepared.ref_map().mappings;
-        // gitrevisions(7): a tag goes before a branch of the same name.
-        let tag = mappings
-            .iter()
-            .find(|mapping| mapping.remote.as_name().is_some_and(|name| name.starts_with(b"refs/tags/")));
-        let chosen = tag.or(mappings.first()).ok_or_else(missing)?;
+        // gitrevisions(7): a name below refs/ goes before a tag, and a tag before a branch.
+        let place = |mapping: &&gix::remote::fetch::refmap::Mapping| {
+            let name = mapping.remote.as_name().and_then(|name| name.strip_prefix(b"refs/"));
+            match name {
+                Some(name) if name == self.config.reference.as_bytes() => 0,
+                Some(name) if name.starts_with(b"tags/") => 1,
+                _ => 2,
+            }
+        };
+        let chosen = mappings.iter().min_by_key(place).ok_or_else(missing)?;
         let id = chosen.remote.as_id().ok_or_else(missing)?.to_owned();
         if self.is_last(&id, published) {
             return Ok(None);
@@ -249,6 +254,7 @@ impl Git {
         let refspecs: Vec<BString> = match whole {
             true => vec![format!("+{name}:refs/outrigger/target").into()],
             false => vec![
+                format!("+refs/{name}:refs/outrigger/whole").into(),
                 format!("+refs/tags/{name}:refs/outrigger/tag").into(),
                 format!("+refs/heads/{name}:refs/outrigger/branch").into(),
             ],

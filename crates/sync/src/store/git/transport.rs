@@ -25,7 +25,11 @@ pub fn open(url: &gix::Url, config: &Config) -> Result<(Box<dyn Transport>, Repo
     let reports = Reports::default();
     let transport: Result<Box<dyn Transport>, String> = match url.scheme {
         Scheme::Http | Scheme::Https => NetHttp::new(config, reports.clone()).map(|http| {
-            let transport = HttpTransport::new_http(http, url.clone(), Protocol::V2, false);
+            // gix would refuse to send credentials without TLS; ours is the client that sends them.
+            let mut bare = url.clone();
+            bare.set_user(None);
+            bare.set_password(None);
+            let transport = HttpTransport::new_http(http, bare, Protocol::V2, false);
             Box::new(transport) as Box<dyn Transport>
         }),
         Scheme::Git => git(url, config, &reports).map(|transport| Box::new(transport) as Box<dyn Transport>),
@@ -119,6 +123,8 @@ struct Shared {
     client: Client,
     runtime: tokio::runtime::Runtime,
     reports: Reports,
+    /// `user:password` of the URL, encoded as it stands there.
+    credentials: Option<String>,
 }
 
 impl NetHttp {
@@ -126,10 +132,12 @@ impl NetHttp {
         let client = Client::new(config.client.clone()).map_err(|error| error.to_string())?;
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| error.to_string())?;
-        Ok(NetHttp { shared: Arc::new(Shared { client, runtime, reports }) })
+        let authority = config.url.split_once("://").and_then(|(_, rest)| rest.split('/').next());
+        let credentials = authority.and_then(|authority| Some(authority.rsplit_once('@')?.0.to_string()));
+        Ok(NetHttp { shared: Arc::new(Shared { client, runtime, reports, credentials }) })
     }
 
-    fn request(method: http::Method, url: &str, headers: impl IntoIterator<Item = impl AsRef<str>>) -> Request {
+    fn request(&self, method: http::Method, url: &str, headers: impl IntoIterator<Item = impl AsRef<str>>) -> Request {
         // gix writes whole lines; our client knows which of them it needs itself.
         let mut known = Vec::new();
         for line in headers {
@@ -140,7 +148,10 @@ impl NetHttp {
                 }
             }
         }
-        let url = url.to_string();
+        let url = match &self.shared.credentials {
+            Some(credentials) => url.replacen("://", &format!("://{credentials}@"), 1),
+            None => url.to_string(),
+        };
         Request { method, url, headers: known, body: Bytes::new(), answer_max: ANSWER_MAX, by_silence: true }
     }
 }
@@ -201,7 +212,7 @@ impl Http for NetHttp {
         headers: impl IntoIterator<Item = impl AsRef<str>>,
     ) -> gix::error::Result<GetResponse<Self::Headers, Self::ResponseBody>> {
         let response =
-            self.shared.send(&Self::request(http::Method::GET, url, headers)).map_err(gix::error::Exn::from)?;
+            self.shared.send(&self.request(http::Method::GET, url, headers)).map_err(gix::error::Exn::from)?;
         Ok(GetResponse { headers: Answer::ready(content_type_line(&response)), body: Answer::ready(response.body) })
     }
 
@@ -214,7 +225,7 @@ impl Http for NetHttp {
     ) -> gix::error::Result<PostResponse<Self::Headers, Self::ResponseBody, Self::PostBody>> {
         let post = Arc::new(Post {
             shared: self.shared.clone(),
-            request: Mutex::new(Self::request(http::Method::POST, url, headers)),
+            request: Mutex::new(self.request(http::Method::POST, url, headers)),
             written: Mutex::default(),
             response: OnceLock::new(),
         });

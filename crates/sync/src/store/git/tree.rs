@@ -102,9 +102,15 @@ impl Walk<'_> {
             if is_dot_git(entry.filename) {
                 return Err(Fault::Content(format!("{} is git's own name, and no file of a revision", path.display())));
             }
+            if entry.filename.contains(&b'/') {
+                return Err(Fault::Content(format!("{} in one tree is no name of a file", path.display())));
+            }
             let id = entry.oid.to_owned();
             match entry.mode.kind() {
-                EntryKind::Tree => self.folder(id, &path, depth + 1)?,
+                EntryKind::Tree => {
+                    self.is_a(id, Kind::Tree, &path)?;
+                    self.folder(id, &path, depth + 1)?;
+                }
                 EntryKind::Link => {
                     let data = self.sized(id, &path)?;
                     let target = data.to_path();
@@ -126,10 +132,22 @@ impl Walk<'_> {
         Ok(())
     }
 
+    /// The size of what stands at `path`, which has the kind that its mode says.
+    fn is_a(&self, id: gix::ObjectId, kind: Kind, path: &Path) -> Result<u64, Fault> {
+        let header = self.repository.find_header(id).map_err(|error| Fault::Cache(super::chain(&error)))?;
+        match header.kind() == kind {
+            true => Ok(header.size()),
+            false => {
+                let text = format!("{}: {id} is a {} where a {kind} belongs", path.display(), header.kind());
+                Err(Fault::Content(text))
+            }
+        }
+    }
+
     /// A file's content, asked for its size first: that stands in its header.
     fn sized(&self, id: gix::ObjectId, path: &Path) -> Result<Vec<u8>, Fault> {
-        let header = self.repository.find_header(id).map_err(|error| Fault::Cache(super::chain(&error)))?;
-        self.staging.expect(path, header.size()).map_err(Fault::Content)?;
+        let size = self.is_a(id, Kind::Blob, path)?;
+        self.staging.expect(path, size).map_err(Fault::Content)?;
         self.object(id, Kind::Blob)
     }
 }
