@@ -22,6 +22,8 @@ pub fn apply(
 ) -> Result<(), Error> {
     let value = match auth {
         None => match uri.authority().and_then(|authority| authority.as_str().rsplit_once('@')) {
+            // A user alone, such as a token, has an empty password (RFC 7617, 2).
+            Some((user, _)) if !user.contains(':') => basic(&percent_decoded(format!("{user}:").as_bytes())),
             Some((credentials, _)) => basic(&percent_decoded(credentials.as_bytes())),
             None => return Ok(()),
         },

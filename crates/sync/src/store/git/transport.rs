@@ -168,9 +168,12 @@ impl Shared {
                 let text = format!("the server answers {}: check client.auth", response.status);
                 return Err(self.reports.put(io::ErrorKind::PermissionDenied, text, None));
             }
-            300..=399 => {
+            status @ 300..=399 => {
                 return Err(put(
-                    format!("the server answers {}: {}; set `url` to it", response.status, response.excerpt()),
+                    match response.header("location") {
+                        Some(_) => format!("the server answers {status}: {}; set `url` to it", response.excerpt()),
+                        None => format!("the server answers {status}, and not where the repository is: check `url`"),
+                    },
                     None,
                 ));
             }
