@@ -289,14 +289,8 @@ fn short_lived_files(others: usize) {
     outrigger.finish();
 }
 
-/// Files that are there for a third of a second, between two scans, are read all the same, or the loss is told.
-/// covers: faults 4
-#[test]
-fn files_between_two_scans_are_read_or_reported() {
-    short_lived_files(0);
-}
-
-/// The same where a scan takes its time, because many files match.
+/// Files that are there for a third of a second, between two scans that take their time because many files match, are read all
+/// the same, or the loss is told.
 /// covers: faults 4
 #[test]
 fn files_between_slow_scans_are_read_or_reported() {

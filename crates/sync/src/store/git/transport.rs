@@ -89,11 +89,11 @@ struct Timed {
 impl Timed {
     fn named(&self, error: io::Error) -> io::Error {
         match error.kind() {
-            io::ErrorKind::Interrupted => error,
             io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
                 self.reports.put(io::ErrorKind::TimedOut, self.silent.clone(), None)
             }
-            kind => self.reports.put(kind, error.to_string(), None),
+            // What the server said before it hung up is still to be read, and is the better reason.
+            _ => error,
         }
     }
 }
