@@ -13,6 +13,11 @@ use std::time::{Duration, Instant};
 
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 
+/// A file that is older than our own start by no more than this may be of an app that was quicker than we: the other container starts
+/// when it likes, and times of files are kept in seconds. An older one may as well be of a life before, on a volume that outlives
+/// its containers.
+const OLD: i64 = 5;
+
 /// More is in neither of the two files.
 const FILE_MAX: u64 = 64;
 
@@ -42,6 +47,7 @@ struct Seen {
 /// Waits for the first sign of the end, and tells it. `since`: when we started, in seconds since 1970.
 pub async fn watch(end: End, since: i64, health: Arc<Health>, gone: impl Fn(i32)) {
     let path = end.tombstone.clone().unwrap_or_default();
+    let since = since - OLD;
     let mut watched: Option<(i32, OwnedFd)> = None;
     let mut old: Option<Stamp> = None;
     let mut empty_since: Option<Instant> = None;
