@@ -22,6 +22,7 @@ pub struct Client {
     config: ClientConfig,
     connector: Connector,
     idle: Mutex<Vec<Idle>>,
+    by_silence: bool,
 }
 
 struct Idle {
@@ -39,8 +40,6 @@ pub struct Request {
     pub body: Bytes,
     /// The most that is read of the answer's body. A GET whose answer is longer fails; any other is cut.
     pub answer_max: usize,
-    /// `timeout` is how long nothing may come, and not how long all of it may take: for answers whose size nobody knows.
-    pub by_silence: bool,
 }
 
 #[derive(Debug)]
@@ -54,12 +53,17 @@ impl Client {
     /// Errors name a certificate file that cannot be used.
     pub fn new(config: ClientConfig) -> Result<Client, Error> {
         let connector = Connector::new(&config)?;
-        Ok(Client { config, connector, idle: Mutex::default() })
+        Ok(Client { config, connector, idle: Mutex::default(), by_silence: false })
+    }
+
+    /// `timeout` is how long nothing may come, and not how long an answer may take: for answers whose size nobody knows.
+    pub fn by_silence(self) -> Client {
+        Client { by_silence: true, ..self }
     }
 
     /// One attempt. An answer of any status is `Ok`.
     pub async fn send(&self, request: &Request) -> Result<Response, Error> {
-        if request.by_silence {
+        if self.by_silence {
             return self.attempt(request).await;
         }
         let limit = self.config.timeout.0;
@@ -151,7 +155,7 @@ impl Client {
     }
 
     async fn unless_silent<T>(&self, request: &Request, future: impl Future<Output = T>) -> Result<T, Error> {
-        if !request.by_silence {
+        if !self.by_silence {
             return Ok(future.await);
         }
         let silent =
@@ -177,6 +181,11 @@ impl Client {
 impl Response {
     pub fn is_success(&self) -> bool {
         (200..300).contains(&self.status)
+    }
+
+    /// The type of the body without parameters (RFC 9110, 8.3.1); its case means nothing.
+    pub fn media_type(&self) -> &str {
+        self.header("content-type").and_then(|kind| kind.split(';').next()).unwrap_or("").trim()
     }
 
     pub fn header(&self, name: &str) -> Option<&str> {

@@ -182,20 +182,24 @@ impl Follower {
     async fn follow(self, mut store: Box<dyn Store>, mut phase: PhaseWatch) {
         let mut backoff = Backoff::new(self.entry.every, self.entry.every.max(FAILED_MOST));
         let mut owed = Owed::default();
+        let mut present = None;
         loop {
             let entry = self.entry.clone();
             let round = tokio::task::spawn_blocking(move || round(&entry, store)).await;
             let Ok(round) = round else {
                 // A fault of ours that this content brings out: the other entries and the revision that is there go on.
-                let Some(rebuilt) = self.rebuild() else { return };
-                store = rebuilt;
-                self.failed("the store panicked, which is a fault of outrigger", None);
+                self.failed("the store panicked, which is a fault of outrigger", present.as_deref());
+                store = match self.entry.store.build(self.cache.clone()) {
+                    Ok(store) => store,
+                    Err(error) => return self.failed(&error, present.as_deref()),
+                };
                 tokio::select! {
                     () = tokio::time::sleep(backoff.pause().max(self.entry.every)) => continue,
                     _ = phase.reached(Phase::Yield) => return,
                 }
             };
             store = round.store;
+            present = round.present;
             let pause = match round.result {
                 Ok(news) => {
                     self.succeeded(news);
@@ -203,11 +207,11 @@ impl Follower {
                     self.entry.every
                 }
                 Err(failure) => {
-                    self.failed(&failure.text, round.present.as_deref());
+                    self.failed(&failure.text, present.as_deref());
                     backoff.pause_at_least(failure.wait).max(self.entry.every)
                 }
             };
-            if round.present.is_some() {
+            if present.is_some() {
                 if !self.published.send_replace(true) {
                     self.unpublished.set(self.unpublished.get().saturating_sub(1));
                 }
@@ -215,10 +219,10 @@ impl Follower {
                     self.health.set_ready(true);
                 }
             }
-            self.show(round.present.as_deref());
+            self.show(present.as_deref());
             let told = async {
-                if let Some(revision) = round.present {
-                    self.tell(&revision, &mut owed).await;
+                if let Some(revision) = &present {
+                    self.tell(revision, &mut owed).await;
                 }
                 tokio::time::sleep(pause).await;
             };
@@ -226,17 +230,6 @@ impl Follower {
             tokio::select! {
                 () = told => {}
                 _ = phase.reached(Phase::Yield) => return,
-            }
-        }
-    }
-
-    /// The store anew, after the one before was lost in a panic.
-    fn rebuild(&self) -> Option<Box<dyn Store>> {
-        match self.entry.store.build(self.cache.clone()) {
-            Ok(store) => Some(store),
-            Err(error) => {
-                self.failed(&error, None);
-                None
             }
         }
     }

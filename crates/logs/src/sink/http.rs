@@ -98,14 +98,8 @@ impl Sink for Http {
                 Compression::Zstd => headers.push(("content-encoding", "zstd".into())),
                 Compression::None => {}
             }
-            let request = Request {
-                method: ::http::Method::POST,
-                url: self.url.clone(),
-                headers,
-                body,
-                answer_max: ANSWER_MAX,
-                by_silence: false,
-            };
+            let request =
+                Request { method: ::http::Method::POST, url: self.url.clone(), headers, body, answer_max: ANSWER_MAX };
             let response = self.client.send(&request).await.map_err(|error| Failure::of(&error))?;
             judge(&response)
         })

@@ -196,14 +196,8 @@ impl Sink for Loki {
             };
             let mut headers = vec![("content-type", "application/x-protobuf".to_string())];
             headers.extend(self.tenant.iter().map(|tenant| ("x-scope-orgid", tenant.clone())));
-            let request = Request {
-                method: ::http::Method::POST,
-                url: self.url.clone(),
-                headers,
-                body,
-                answer_max: ANSWER_MAX,
-                by_silence: false,
-            };
+            let request =
+                Request { method: ::http::Method::POST, url: self.url.clone(), headers, body, answer_max: ANSWER_MAX };
             let response = self.client.send(&request).await.map_err(|error| Failure::of(&error))?;
             judge(&response)
         })

@@ -79,13 +79,12 @@ impl Scrape {
             headers: vec![("accept", ACCEPT.into()), ("accept-encoding", "gzip".into())],
             body: bytes::Bytes::new(),
             answer_max: self.body_max,
-            by_silence: false,
         };
         let response = self.client.send(&request).await.map_err(|error| error.to_string())?;
         if !response.is_success() {
             return Err(format!("status {}: {}", response.status, response.excerpt()));
         }
-        let kind = response.header("content-type").unwrap_or("").split(';').next().unwrap_or("").trim();
+        let kind = response.media_type();
         if UNREAD.iter().any(|unread| kind.eq_ignore_ascii_case(unread)) {
             return Err(format!("the page is {kind} though text/plain was asked for, and only that is read"));
         }

@@ -51,7 +51,6 @@ pub async fn send(config: &Config, revision: &str) -> Result<(), String> {
         headers: vec![("x-outrigger-revision", revision.to_string())],
         body: Bytes::new(),
         answer_max: 64 << 10,
-        by_silence: false,
     };
     let response = client.send(&request).await.map_err(|error| error.to_string())?;
     if response.is_success() { Ok(()) } else { Err(format!("status {}: {}", response.status, response.excerpt())) }

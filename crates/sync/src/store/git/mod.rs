@@ -162,15 +162,15 @@ impl Git {
         Ok(Git { config, url, cache, last: None })
     }
 
-    /// One try. `fresh`: our own repository is new, so that it cannot be at fault.
+    /// One try, in a repository that has the objects or gets them.
     fn attempt(
         &mut self,
+        repository: &gix::Repository,
         published: Option<&str>,
         stage: &mut dyn FnMut() -> Result<Staging, String>,
-        fresh: &mut bool,
     ) -> Result<Got, Fault> {
-        let Some((repository, id)) = self.locate(published, fresh)? else { return Ok((Fetched::Same, None)) };
-        let commit = tree::commit(&repository, id)
+        let Some(id) = self.locate(repository, published)? else { return Ok((Fetched::Same, None)) };
+        let commit = tree::commit(repository, id)
             .map_err(|fault| fault.about(&format!("`{}` names no commit", self.config.reference)))?;
         let revision = self.revision_name(&commit);
         if published == Some(revision.as_str()) {
@@ -178,35 +178,27 @@ impl Git {
             return Ok((Fetched::Same, None));
         }
         let mut staging = stage().map_err(Fault::Content)?;
-        tree::write(&repository, commit, self.config.path.as_deref(), &mut staging)?;
+        tree::write(repository, commit, self.config.path.as_deref(), &mut staging)?;
         self.last = Some((id, revision.clone()));
         Ok((Fetched::New { revision }, Some(staging)))
     }
 
-    /// The repository that has the object, and the object that the ref names now. None: nothing new since `published`.
-    fn locate(
-        &mut self,
-        published: Option<&str>,
-        fresh: &mut bool,
-    ) -> Result<Option<(gix::Repository, gix::ObjectId)>, Fault> {
-        if self.url.scheme == gix::url::Scheme::File {
-            let server = |text| Fault::Server(text, None);
-            let repository = open(&local_path(&self.url)).map_err(server)?;
-            let id = resolve(&repository, &self.config.reference).map_err(server)?;
-            return Ok((!self.is_last(&id, published)).then_some((repository, id)));
+    /// The object that the ref names now, which is then in the repository. None: nothing new since `published`.
+    fn locate(&self, repository: &gix::Repository, published: Option<&str>) -> Result<Option<gix::ObjectId>, Fault> {
+        if self.is_local() {
+            let id = resolve(repository, &self.config.reference).map_err(|text| Fault::Server(text, None))?;
+            return Ok((!self.is_last(&id, published)).then_some(id));
         }
-        let repository = self.cache_repository(fresh)?;
         let (transport, reports) = transport::open(&self.url, &self.config)?;
-        let found = self.receive(&repository, transport, published);
-        match found {
-            Ok(found) => Ok(found.map(|id| (repository, id))),
-            // What the server or the way there has said is the reason; without it a repository of before may be.
-            Err(text) => Err(match reports.take() {
-                Some(report) => Fault::Server(report.text, report.wait),
-                None if *fresh => Fault::Server(text, None),
-                None => Fault::Cache(text),
-            }),
-        }
+        // What the server or the way there has said is the reason; without it our own repository may be.
+        self.receive(repository, transport, published).map_err(|text| match reports.take() {
+            Some(report) => Fault::Server(report.text, report.wait),
+            None => Fault::Cache(text),
+        })
+    }
+
+    fn is_local(&self) -> bool {
+        self.url.scheme == gix::url::Scheme::File
     }
 
     /// Lists the refs, and fetches the commit if it is new.
@@ -266,16 +258,17 @@ impl Git {
             .map_err(|error| chain(&error))
     }
 
-    /// Our own bare repository. One that cannot be opened, or has grown, is begun anew.
-    fn cache_repository(&self, fresh: &mut bool) -> Result<gix::Repository, Fault> {
-        let packs = std::fs::read_dir(self.cache.join("objects/pack")).map_or(0, |entries| entries.count() / 2);
-        if packs <= PACKS_MAX
-            && let Ok(repository) = open(&self.cache)
-        {
-            return Ok(repository);
+    /// The repository to read from, and whether it may be at fault and is ours to begin anew: our own bare one, unless it was just
+    /// made. One that cannot be opened, or has grown, is.
+    fn repository(&self) -> Result<(gix::Repository, bool), String> {
+        if self.is_local() {
+            return Ok((open(&local_path(&self.url))?, false));
         }
-        *fresh = true;
-        self.begin_anew().map_err(|text| Fault::Server(text, None))
+        let packs = std::fs::read_dir(self.cache.join("objects/pack")).map_or(0, |entries| entries.count() / 2);
+        match open(&self.cache) {
+            Ok(repository) if packs <= PACKS_MAX => Ok((repository, true)),
+            _ => Ok((self.begin_anew()?, false)),
+        }
     }
 
     fn begin_anew(&self) -> Result<gix::Repository, String> {
@@ -283,15 +276,14 @@ impl Git {
             |error: &dyn std::fmt::Display| format!("the cache {} cannot be made: {error}", self.cache.display());
         crate::publish::remove(&self.cache).map_err(|error| failed(&error))?;
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.cache).map_err(|error| failed(&error))?;
-        let repository: gix::Repository = gix::ThreadSafeRepository::init_opts(
+        gix::ThreadSafeRepository::init_opts(
             &self.cache,
             gix::create::Kind::Bare,
             Default::default(),
             gix::open::Options::isolated(),
         )
         .map(Into::into)
-        .map_err(|error| failed(&chain(&error)))?;
-        Ok(repository)
+        .map_err(|error| failed(&chain(&error)))
     }
 }
 
@@ -301,13 +293,12 @@ impl Store for Git {
         published: Option<&str>,
         stage: &mut dyn FnMut() -> Result<Staging, String>,
     ) -> Result<Got, Failure> {
-        let mut fresh = false;
-        match self.attempt(published, stage, &mut fresh) {
+        let (repository, may_be_damaged) = self.repository()?;
+        match self.attempt(&repository, published, stage) {
             // Whatever fails in it without the server's fault: once per fetch it is begun anew.
-            Err(Fault::Cache(text)) if !fresh && self.url.scheme != gix::url::Scheme::File => {
+            Err(Fault::Cache(text)) if may_be_damaged => {
                 tracing::info!(cache = %self.cache.display(), reason = text, "the cache of the repository is begun anew");
-                self.begin_anew()?;
-                Ok(self.attempt(published, stage, &mut true)?)
+                Ok(self.attempt(&self.begin_anew()?, published, stage)?)
             }
             result => Ok(result?),
         }

@@ -129,7 +129,7 @@ struct Shared {
 
 impl NetHttp {
     fn new(config: &Config, reports: Reports) -> Result<NetHttp, String> {
-        let client = Client::new(config.client.clone()).map_err(|error| error.to_string())?;
+        let client = Client::new(config.client.clone()).map_err(|error| error.to_string())?.by_silence();
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| error.to_string())?;
         let authority = config.url.split_once("://").and_then(|(_, rest)| rest.split('/').next());
@@ -152,7 +152,7 @@ impl NetHttp {
             Some(credentials) => url.replacen("://", &format!("://{credentials}@"), 1),
             None => url.to_string(),
         };
-        Request { method, url, headers: known, body: Bytes::new(), answer_max: ANSWER_MAX, by_silence: true }
+        Request { method, url, headers: known, body: Bytes::new(), answer_max: ANSWER_MAX }
     }
 }
 
@@ -182,8 +182,8 @@ impl Shared {
                 return Err(put(format!("the server answers {status}: {}", response.excerpt()), wait));
             }
         }
-        let kind = content_type(&response);
-        if !kind.starts_with(GIT_TYPES) {
+        let kind = response.media_type();
+        if !kind.to_ascii_lowercase().starts_with(GIT_TYPES) {
             return Err(put(format!("the server answers `{kind}`, which no git server does: check `url`"), None));
         }
         Ok(response)
@@ -193,14 +193,9 @@ impl Shared {
 /// The types of the protocol's answers (git's gitprotocol-http(5), "Smart Clients").
 const GIT_TYPES: &str = "application/x-git-";
 
-/// Compared without regard to case and parameters (RFC 9110, 8.3.1).
-fn content_type(response: &Response) -> String {
-    let kind = response.header("content-type").unwrap_or("");
-    kind.split(';').next().unwrap_or("").trim().to_ascii_lowercase()
-}
-
+/// As gix compares it: in lower case.
 fn content_type_line(response: &Response) -> Bytes {
-    format!("content-type: {}\n", content_type(response)).into()
+    format!("content-type: {}\n", response.media_type().to_ascii_lowercase()).into()
 }
 
 impl Http for NetHttp {
