@@ -4,33 +4,28 @@
 use rustix::fs::OFlags;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _};
-use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
 /// Opens a regular file, by way of links as well.
 pub fn open(path: &Path) -> io::Result<File> {
-    let mut options = OpenOptions::new();
-    options.read(true).custom_flags(OFlags::NONBLOCK.bits().cast_signed());
-    regular(path, options.open(path).map_err(|error| named(path, &error))?)
+    open_regular(path, OpenOptions::new().read(true), OFlags::empty()).map_err(|error| named(path, &error))
 }
 
 /// Opens a file that only we write, with `options`: a link in its place leads to what is not ours.
 pub fn open_own(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
-    let flags = OFlags::NONBLOCK | OFlags::NOFOLLOW;
-    let opened = options.mode(0o600).custom_flags(flags.bits().cast_signed()).open(path);
-    regular(
-        path,
-        opened.map_err(|error| match error.raw_os_error() {
-            Some(code) if code == rustix::io::Errno::LOOP.raw_os_error() => {
-                io::Error::other(format!("{} is a link, and must be a regular file", path.display()))
-            }
-            _ => named(path, &error),
-        })?,
-    )
+    open_regular(path, options.mode(0o600), OFlags::NOFOLLOW).map_err(|error| match error.raw_os_error() {
+        Some(code) if code == rustix::io::Errno::LOOP.raw_os_error() => {
+            io::Error::other(format!("{} is a link, and must be a regular file", path.display()))
+        }
+        _ => named(path, &error),
+    })
 }
 
-fn regular(path: &Path, file: File) -> io::Result<File> {
-    let kind = file.metadata().map_err(|error| named(path, &error))?.file_type();
+/// Opens a regular file with `options` and further flags; the error leaves its name to the caller.
+pub fn open_regular(path: &Path, options: &mut OpenOptions, flags: OFlags) -> io::Result<File> {
+    let file = options.custom_flags((OFlags::NONBLOCK | flags).bits().cast_signed()).open(path)?;
+    let kind = file.metadata()?.file_type();
     if kind.is_file() {
         return Ok(file);
     }
@@ -40,7 +35,26 @@ fn regular(path: &Path, file: File) -> io::Result<File> {
         _ if kind.is_char_device() || kind.is_block_device() => "a device",
         _ => "no file",
     };
-    Err(io::Error::other(format!("{} is {what}, and must be a regular file", path.display())))
+    Err(io::Error::other(format!("it is {what}, and must be a regular file")))
+}
+
+/// Tells a file that was changed or replaced. Its size and time of modification may be those of before (`cp -p`, Nix, ostree): the
+/// inode or the time of its last change is another then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stamp {
+    device: u64,
+    inode: u64,
+    size: u64,
+    changed: (i64, i64),
+}
+
+impl Stamp {
+    /// By way of links; None where there is no file.
+    pub fn of(path: &Path) -> Option<Stamp> {
+        let meta = std::fs::metadata(path).ok()?;
+        let changed = (meta.ctime(), meta.ctime_nsec());
+        Some(Stamp { device: meta.dev(), inode: meta.ino(), size: meta.size(), changed })
+    }
 }
 
 /// The whole file.

@@ -7,9 +7,9 @@ use base::state::StateDir;
 use base::subsystem::Health;
 use std::cell::RefCell;
 use std::collections::{BTreeSet, HashMap, VecDeque};
-use std::fs::{File, OpenOptions};
+use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Read as _};
-use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,13 +27,19 @@ const SYNC_EVERY: Duration = Duration::from_secs(5);
 /// How often a position that could not be written is tried again.
 const WRITE_AGAIN: Duration = Duration::from_secs(1);
 /// What health calls this part.
-const PART: &str = "state logs.checkpoints";
+pub const PART: &str = "state logs.checkpoints";
 
 /// A file as the system knows it, with a print of its beginning, since inode numbers are used again.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct FileId {
     pub device: u64,
     pub inode: u64,
+}
+
+impl FileId {
+    pub fn of(meta: &Metadata) -> FileId {
+        FileId { device: meta.dev(), inode: meta.ino() }
+    }
 }
 
 /// A hash of some bytes of a file: how many, and their hash.

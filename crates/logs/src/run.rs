@@ -9,7 +9,7 @@
 //! every blocking sink that it feeds has room.
 
 use crate::batch::{Batch, Stream};
-use crate::checkpoint::Checkpoints;
+use crate::checkpoint::{self, Checkpoints};
 use crate::plan::{Plan, SinkPlan};
 use crate::queue::Queue;
 use crate::sink::{Failure, Sink};
@@ -73,7 +73,7 @@ pub fn start(plan: Plan, inputs: Inputs, telemetry: &Telemetry, conductor: &mut 
 async fn logs_thread(plan: Plan, inputs: Inputs, telemetry: Telemetry, mut station: Station, health: Arc<Health>) {
     let scope = Scope::new("logs", health.clone());
     let opened = Checkpoints::open(&inputs.state, Some(health.clone())).unwrap_or_else(|error| {
-        health.fault("state logs.checkpoints", format!("cannot be kept, so a restart reads files again: {error}"));
+        health.fault(checkpoint::PART, format!("cannot be kept, so a restart reads files again: {error}"));
         (Checkpoints::default(), None)
     });
     let (checkpoints, trouble) = opened;

@@ -5,6 +5,7 @@
 //! addresses of a name, `CACHE` answers of each server kept for their TTL.
 
 use crate::error::Error;
+use base::file::Stamp;
 use base::subsystem::lock;
 use hickory_resolver::config::{NameServerConfig, ResolveHosts, ResolverConfig};
 use hickory_resolver::lookup::Lookup;
@@ -16,7 +17,6 @@ use hickory_resolver::{Hosts, TokioResolver};
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -67,9 +67,6 @@ struct Server {
     address: IpAddr,
     dns: TokioResolver,
 }
-
-/// Tells a file that was changed or replaced.
-type Stamp = (u64, u64, i64, i64, u64);
 
 impl Resolver {
     /// Connects to the first address that answers. Errors name the host, the name server or the addresses, and the time.
@@ -127,7 +124,7 @@ impl Resolver {
     }
 
     fn loaded(&self) -> Arc<Loaded> {
-        let stamps = [HOSTS, RESOLV_CONF].map(|path| stamp(Path::new(path)));
+        let stamps = [HOSTS, RESOLV_CONF].map(|path| Stamp::of(Path::new(path)));
         let mut loaded = lock(&self.loaded);
         match &*loaded {
             Some(loaded) if loaded.stamps == stamps => loaded.clone(),
@@ -208,11 +205,6 @@ fn read(path: &str) -> io::Result<Vec<u8>> {
     Ok(text)
 }
 
-fn stamp(path: &Path) -> Option<Stamp> {
-    let meta = std::fs::metadata(path).ok()?;
-    Some((meta.dev(), meta.ino(), meta.ctime(), meta.ctime_nsec(), meta.len()))
-}
-
 /// Asks the servers in their order, each when the one before has failed or is silent for a while. `waiting` then holds those that
 /// have not answered.
 async fn ask_all(
@@ -221,13 +213,15 @@ async fn ask_all(
     patience: Duration,
     waiting: &Mutex<Vec<IpAddr>>,
 ) -> Result<Vec<IpAddr>, String> {
-    let mut asking = JoinSet::new();
+    let mut asking: JoinSet<(usize, Result<Vec<IpAddr>, NetError>)> = JoinSet::new();
     let mut answers: Vec<Option<Result<Vec<IpAddr>, NetError>>> = Vec::new();
+    let mut overdue = false;
     loop {
-        // All that were asked have failed, or nobody was asked yet: the next one.
+        // All that were asked have failed or are silent, or nobody was asked yet: the next one.
         let failed = answers.iter().all(|answer| matches!(answer, Some(Err(error)) if !is_negative(error)));
-        if let Some(server) = servers.get(answers.len()).filter(|_| failed) {
-            ask_next(server.clone(), host, answers.len(), &mut asking);
+        if let Some(server) = servers.get(answers.len()).filter(|_| failed || overdue) {
+            let (index, dns, host) = (answers.len(), server.dns.clone(), host.to_string());
+            asking.spawn(async move { (index, ask(&dns, &host).await) });
             answers.push(None);
         }
         *lock(waiting) =
@@ -235,32 +229,22 @@ async fn ask_all(
         if let Some(decided) = decide(servers, host, &answers) {
             return decided;
         }
-        tokio::select! {
-            Some(ended) = asking.join_next() => if let Ok((index, answer)) = ended {
-                match answer {
-                    Ok(found) if !found.is_empty() => return Ok(found),
-                    answer => {
+        overdue = tokio::select! {
+            Some(ended) = asking.join_next() => {
+                match ended {
+                    Ok((_, Ok(found))) if !found.is_empty() => return Ok(found),
+                    Ok((index, answer)) => {
                         if let Some(place) = answers.get_mut(index) {
                             *place = Some(answer);
                         }
                     }
+                    Err(_) => {}
                 }
-            },
-            () = sleep(patience), if answers.len() < servers.len() => {
-                if let Some(server) = servers.get(answers.len()) {
-                    ask_next(server.clone(), host, answers.len(), &mut asking);
-                    answers.push(None);
-                }
+                false
             }
-        }
+            () = sleep(patience), if answers.len() < servers.len() => true,
+        };
     }
-}
-
-type Answers = JoinSet<(usize, Result<Vec<IpAddr>, NetError>)>;
-
-fn ask_next(server: Server, host: &str, index: usize, asking: &mut Answers) {
-    let host = host.to_string();
-    asking.spawn(async move { (index, ask(&server.dns, &host).await) });
 }
 
 /// What counts where no server has given an address: the first answer before which nobody can still give one.

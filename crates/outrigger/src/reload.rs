@@ -5,10 +5,10 @@
 use crate::control::Control;
 use crate::grants::Mark;
 use crate::load::Source;
+use base::file::Stamp;
 use base::subsystem::Health;
 use std::cell::RefCell;
 use std::ffi::OsString;
-use std::os::unix::fs::MetadataExt as _;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,9 +16,6 @@ use supervisor::message::ToSupervisor;
 
 /// How often the files are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
-
-/// Device, inode, size, and the times of the last modification and change.
-type Stamp = (u64, u64, u64, i64, i64, i64);
 
 pub struct Reloader {
     source: Source,
@@ -111,7 +108,7 @@ impl Reloader {
                 tracing::info!(path = %mark.path().display(), "a path is new or was replaced; the next worker may use it");
                 control.send(ToSupervisor::Replace { broken: false });
             }
-            let now = self.stamp();
+            let now = Stamp::of(&self.source.path);
             if now == seen {
                 continue;
             }
@@ -124,13 +121,6 @@ impl Reloader {
                 }
             }
         }
-    }
-
-    /// What tells a change. Size and time of modification may be those of before (`cp -p`, Nix, ostree): the inode or the time of
-    /// its last change is another then. A file that is replaced by a symlink, as of a ConfigMap, has another inode.
-    fn stamp(&self) -> Option<Stamp> {
-        let meta = std::fs::metadata(&self.source.path).ok()?;
-        Some((meta.dev(), meta.ino(), meta.size(), meta.mtime(), meta.ctime(), meta.ctime_nsec()))
     }
 }
 

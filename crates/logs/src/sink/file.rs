@@ -3,6 +3,7 @@
 
 use super::{Delivery, Failure, Sink};
 use crate::batch::Batch;
+use crate::checkpoint::FileId;
 use crate::encode::Encoder;
 use base::registry::Kind;
 use base::unit::ByteSize;
@@ -11,7 +12,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
@@ -76,8 +77,8 @@ struct Target {
 struct Open {
     file: File,
     size: u64,
-    /// Device and inode, which the path has as long as nobody moves or removes the file.
-    id: (u64, u64),
+    /// What the path leads to as long as nobody moves or removes the file.
+    id: FileId,
 }
 
 impl FileSink {
@@ -166,13 +167,8 @@ impl Open {
             std::fs::create_dir_all(folder)?;
         }
         let mut options = OpenOptions::new();
-        // A pipe in its place would hold us up until somebody reads it.
-        options.create(true).append(true).read(true).custom_flags(OFlags::NONBLOCK.bits() as i32);
-        let mut file = options.open(path)?;
+        let mut file = base::file::open_regular(path, options.create(true).append(true).read(true), OFlags::empty())?;
         let meta = file.metadata()?;
-        if !meta.is_file() {
-            return Err(io::Error::other("it is not a regular file; remove it"));
-        }
         let mut size = meta.len();
         let mut last = [0u8];
         // A crash or a full disk may have left half a line: the next one begins after it.
@@ -180,11 +176,11 @@ impl Open {
             file.write_all(b"\n")?;
             size += 1;
         }
-        Ok(Open { file, size, id: (meta.dev(), meta.ino()) })
+        Ok(Open { file, size, id: FileId::of(&meta) })
     }
 
     fn is_at(&self, path: &Path) -> bool {
-        std::fs::metadata(path).is_ok_and(|meta| (meta.dev(), meta.ino()) == self.id)
+        std::fs::metadata(path).is_ok_and(|meta| FileId::of(&meta) == self.id)
     }
 }
 

@@ -19,7 +19,7 @@ use std::cell::Cell;
 use std::fs::OpenOptions;
 use std::io::{self, Write as _};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
@@ -253,7 +253,7 @@ impl Leftover {
             }
         };
         let Ok(meta) = file.metadata() else { return };
-        let (id, size) = (FileId { device: meta.dev(), inode: meta.ino() }, meta.len());
+        let (id, size) = (FileId::of(&meta), meta.len());
         let mut mark = [0u8; MARK.len()];
         let marked = file.read_at(&mut mark, 0).is_ok_and(|count| count == mark.len());
         let begin = match () {

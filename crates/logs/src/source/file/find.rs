@@ -16,7 +16,6 @@ use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::fs::OpenOptions;
 use std::io;
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
@@ -421,14 +420,9 @@ fn descriptors() -> usize {
 
 /// Between stat and open the name may have gone to another file: the open one tells who it is.
 fn open(found: Match) -> Result<Opened, (Match, io::Error)> {
-    let opened = OpenOptions::new().read(true).custom_flags(OFlags::NONBLOCK.bits() as i32).open(&found.path);
-    let opened = opened.and_then(|file| file.metadata().map(|meta| (file, meta)));
-    match opened {
-        Ok((_, meta)) if !meta.is_file() => Err((found, io::Error::other("it is not a regular file"))),
-        Ok((file, meta)) => {
-            let id = FileId { device: meta.dev(), inode: meta.ino() };
-            Ok(Opened { path: found.path, id, file })
-        }
+    let opened = base::file::open_regular(&found.path, OpenOptions::new().read(true), OFlags::empty());
+    match opened.and_then(|file| Ok((FileId::of(&file.metadata()?), file))) {
+        Ok((id, file)) => Ok(Opened { path: found.path, id, file }),
         Err(error) => Err((found, error)),
     }
 }

@@ -2,6 +2,7 @@
 //! the bytes before it as well: where they are others than before, the file was replaced in place, and begins anew. Bounds:
 //! `CHUNKS_PER_TURN` chunks before another file has its turn.
 
+use super::walk::modified_ns;
 use crate::batch::{Batch, Stream};
 use crate::checkpoint::{BEFORE_MAX, Checkpoints, FileId, PRINT_MAX, Position, print_before, print_of};
 use crate::run::Pipeline;
@@ -288,7 +289,7 @@ impl Tail {
     /// Size and time of the last change.
     pub fn facts(&self) -> Option<(u64, i64)> {
         let meta = self.file.metadata().ok()?;
-        Some((meta.len(), meta.mtime_nsec() + meta.mtime() * 1_000_000_000))
+        Some((meta.len(), modified_ns(&meta)))
     }
 
     /// Whether all sinks have acknowledged everything up to an offset.

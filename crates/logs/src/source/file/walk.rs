@@ -6,7 +6,7 @@ use crate::checkpoint::FileId;
 use glob::{MatchOptions, Pattern};
 use std::collections::HashSet;
 use std::ffi::OsStr;
-use std::fs::DirEntry;
+use std::fs::{DirEntry, Metadata};
 use std::io;
 use std::os::unix::fs::{DirEntryExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
@@ -24,6 +24,11 @@ pub struct Match {
     pub size: u64,
     /// Nanoseconds since the epoch.
     pub modified: i64,
+}
+
+/// When a file was modified last, in nanoseconds since the epoch.
+pub fn modified_ns(meta: &Metadata) -> i64 {
+    meta.mtime() * 1_000_000_000 + meta.mtime_nsec()
 }
 
 /// One look at the patterns.
@@ -56,10 +61,9 @@ impl Walk {
     pub fn path(&mut self, path: PathBuf) {
         match std::fs::metadata(&path) {
             Ok(meta) if meta.is_file() => {
-                let id = FileId { device: meta.dev(), inode: meta.ino() };
+                let id = FileId::of(&meta);
                 if self.known.insert(id) {
-                    let modified = meta.mtime() * 1_000_000_000 + meta.mtime_nsec();
-                    self.matches.push(Match { path, id, size: meta.len(), modified });
+                    self.matches.push(Match { path, id, size: meta.len(), modified: modified_ns(&meta) });
                 }
             }
             // Other kinds of files are never read; one that went away meanwhile is found under its new name.
@@ -115,7 +119,7 @@ impl Walk {
 
     fn sought_path(&mut self, path: PathBuf) {
         let meta = std::fs::symlink_metadata(&path);
-        let id = meta.map(|meta| FileId { device: meta.dev(), inode: meta.ino() });
+        let id = meta.map(|meta| FileId::of(&meta));
         if id.is_ok_and(|id| self.sought.contains(&id)) {
             self.path(path);
         }
@@ -205,7 +209,7 @@ mod tests {
         check("none/*.log", &[], &[]);
 
         let moved = std::fs::metadata(dir.join("d/z.txt")).expect("there");
-        let id = FileId { device: moved.dev(), inode: moved.ino() };
+        let id = FileId::of(&moved);
         let mut walk = Walk::new(&[], &[id]);
         walk.pattern(&format!("{}/*/z.log", dir.display()));
         assert_eq!(walk.matches.len(), 1, "found by its inode in a folder that the pattern leads to");
