@@ -72,6 +72,12 @@ impl Family {
     }
 }
 
+/// prometheus.io/docs/concepts/data_model.
+pub fn is_label_name(name: &str) -> bool {
+    let valid = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
+    name.bytes().all(valid) && name.bytes().next().is_some_and(|first| !first.is_ascii_digit())
+}
+
 pub fn labels_of(labels: &[(&str, &str)]) -> Labels {
     labels.iter().map(|(name, value)| (Arc::from(*name), Arc::from(*value))).collect()
 }

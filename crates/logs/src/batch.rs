@@ -38,6 +38,16 @@ pub enum Key {
     Name(Rc<str>),
 }
 
+impl Key {
+    /// `bytes`: the batch's.
+    pub fn text<'t>(&'t self, bytes: &'t [u8]) -> &'t [u8] {
+        match self {
+            Key::Span(start, end) => bytes.get(*start as usize..*end as usize).unwrap_or(&[]),
+            Key::Name(name) => name.as_bytes(),
+        }
+    }
+}
+
 #[derive(Clone, Debug)]
 pub enum FieldValue {
     /// A JSON value in the batch's bytes.
@@ -86,10 +96,7 @@ impl Batch {
     }
 
     pub fn key<'a>(&'a self, field: &'a Field) -> &'a [u8] {
-        match &field.key {
-            Key::Span(start, end) => self.slice(*start, *end),
-            Key::Name(name) => name.as_bytes(),
-        }
+        field.key.text(&self.bytes)
     }
 }
 

@@ -100,7 +100,8 @@ impl Checkpoints {
         let mut bytes = Vec::new();
         io::Read::by_ref(&mut file).take(((SLOTS_MAX + 1) * SLOT_BYTES) as u64).read_to_end(&mut bytes)?;
         let mut inner = Inner { health, ..Inner::default() };
-        let trouble = match version_of(&bytes) {
+        let version = version_of(&bytes);
+        let trouble = match version {
             Some(VERSION) => {
                 inner.next = bytes.len().saturating_sub(SLOT_BYTES).div_ceil(SLOT_BYTES);
                 for (index, slot) in bytes.chunks_exact(SLOT_BYTES).skip(1).enumerate() {
@@ -126,7 +127,7 @@ impl Checkpoints {
                 None
             }
         };
-        if version_of(&bytes) != Some(VERSION) {
+        if version != Some(VERSION) {
             file.write_all_at(&header(), 0)?;
         }
         inner.file = Some(Rc::new(file));
@@ -349,8 +350,12 @@ fn encode(key: &SlotKey, position: &Position) -> [u8; SLOT_BYTES] {
     slot
 }
 
+fn number(slot: &[u8], index: usize) -> Option<u64> {
+    slot.get(index * 8..index * 8 + 8)?.try_into().ok().map(u64::from_le_bytes)
+}
+
 fn decode(slot: &[u8]) -> Option<(SlotKey, Position)> {
-    let number = |index: usize| slot.get(index * 8..index * 8 + 8)?.try_into().ok().map(u64::from_le_bytes);
+    let number = |index| number(slot, index);
     if number(SLOT_BYTES / 8 - 1)? != fnv1a(slot.get(..SLOT_BYTES - 8)?) {
         return None;
     }
@@ -363,7 +368,7 @@ fn decode(slot: &[u8]) -> Option<(SlotKey, Position)> {
 
 /// The file of the first version: 64 bytes a slot, from the first byte on.
 mod first_version {
-    use super::{FileId, Position, Print, SLOTS_MAX, SlotKey};
+    use super::{FileId, Position, Print, SLOTS_MAX, SlotKey, number};
     use sys::ring::fnv1a;
 
     const MAGIC: u32 = 0x4f52_4331;
@@ -373,7 +378,7 @@ mod first_version {
     }
 
     fn decode(slot: &[u8]) -> Option<(SlotKey, Position)> {
-        let number = |index: usize| slot.get(index * 8..index * 8 + 8)?.try_into().ok().map(u64::from_le_bytes);
+        let number = |index| number(slot, index);
         let (tail, check) = (number(6)?, number(7)?);
         if check != fnv1a(slot.get(..56)?) || tail >> 32 != u64::from(MAGIC) {
             return None;

@@ -4,7 +4,7 @@
 //! beyond it are left out and counted, known ones stay.
 
 use crate::series::{Block, Found, Interner, Meta, Sample, Series, Snapshot, Timing};
-use base::family::{FamilyKind, escape, write_number};
+use base::family::{FamilyKind, escape, is_label_name, write_number};
 use std::collections::HashMap;
 use std::rc::Rc;
 
@@ -337,11 +337,6 @@ fn parse_value(word: &str) -> Option<f64> {
 
 fn is_metric_name(name: &str) -> bool {
     let valid = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b':';
-    name.bytes().all(valid) && name.bytes().next().is_some_and(|first| !first.is_ascii_digit())
-}
-
-pub(crate) fn is_label_name(name: &str) -> bool {
-    let valid = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
     name.bytes().all(valid) && name.bytes().next().is_some_and(|first| !first.is_ascii_digit())
 }
 

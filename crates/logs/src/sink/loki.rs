@@ -4,6 +4,7 @@
 
 use super::{ANSWER_MAX, Delivery, Failure, Sink, judge};
 use crate::batch::Batch;
+use base::family::is_label_name;
 use base::protobuf::{delimited, field_length, text, varint, varint_length};
 use base::registry::Kind;
 use base::unit::Url;
@@ -37,9 +38,9 @@ impl Kind for Config {
 }
 
 impl Config {
-    /// A label that Loki would refuse with every push: its name, and why.
+    /// A label that Loki, whose rules are Prometheus', would refuse with every push: its name, and why.
     pub fn check(&self) -> Vec<(&str, String)> {
-        let wrong = self.labels.keys().filter(|name| !is_label(name));
+        let wrong = self.labels.keys().filter(|name| !is_label_name(name));
         wrong
             .map(|name| {
                 let text = format!("`{name}` is no name of a label: letters, digits and `_`, and no digit first");
@@ -47,12 +48,6 @@ impl Config {
             })
             .collect()
     }
-}
-
-/// prometheus.io/docs/concepts/data_model, whose rules are Loki's.
-fn is_label(name: &str) -> bool {
-    let fits = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
-    name.bytes().all(fits) && name.bytes().next().is_some_and(|first| !first.is_ascii_digit())
 }
 
 /// Streams of one body: two per source and one per file, so that more means a body is due.
@@ -329,7 +324,7 @@ mod tests {
         for (name, fits) in
             [("a", true), ("_a1", true), ("my-label", false), ("a.b", false), ("", false), ("1a", false)]
         {
-            assert_eq!(is_label(name), fits, "{name}");
+            assert_eq!(is_label_name(name), fits, "{name}");
         }
     }
 

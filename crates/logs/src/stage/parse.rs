@@ -133,15 +133,13 @@ impl<'de> Visitor<'de> for &mut Scan<'_> {
 impl Scan<'_> {
     /// RFC 8259, 4: what receivers do with two fields of one name differs; the last one counts with most.
     fn keep_last(&mut self, first: usize) {
-        let name = |field: &Field| text_of(self.bytes, &field.key).to_vec();
         let fields = self.fields.get(first..).unwrap_or(&[]);
+        let name = |field: &Field| field.key.text(self.bytes).to_vec();
         let doubled = match fields.len() {
             // Lengths differ mostly, so that comparing all pairs costs less than a table.
             ..=PAIRS_MAX => fields.iter().enumerate().any(|(index, field)| {
-                fields
-                    .iter()
-                    .skip(index + 1)
-                    .any(|other| text_of(self.bytes, &field.key) == text_of(self.bytes, &other.key))
+                let text = field.key.text(self.bytes);
+                fields.iter().skip(index + 1).any(|other| other.key.text(self.bytes) == text)
             }),
             _ => fields.iter().map(name).collect::<HashSet<_>>().len() < fields.len(),
         };
@@ -162,13 +160,6 @@ impl Scan<'_> {
 
 /// Up to this many fields are compared in pairs.
 const PAIRS_MAX: usize = 32;
-
-fn text_of<'t>(bytes: &'t [u8], key: &'t Key) -> &'t [u8] {
-    match key {
-        Key::Span(start, end) => bytes.get(*start as usize..*end as usize).unwrap_or(&[]),
-        Key::Name(name) => name.as_bytes(),
-    }
-}
 
 /// A key, borrowed where it has no escapes.
 struct Text<'de>(Cow<'de, str>);

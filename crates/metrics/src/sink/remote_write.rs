@@ -4,7 +4,7 @@
 //! goes first; `SEND_MAX` samples in one request.
 
 use crate::series::{STALE, Sample, Series, Snapshot, Timing};
-use base::family::FamilyKind;
+use base::family::{FamilyKind, is_label_name};
 use base::ledger::Row;
 use base::limit::Backoff;
 use base::protobuf::{delimited, field_length, text, varint, varint_length};
@@ -44,7 +44,7 @@ pub struct Config {
 impl Config {
     /// A label that receivers would refuse with every request: its name, and why.
     pub fn check(&self) -> Vec<(&str, String)> {
-        let fits = |name: &str| crate::text::is_label_name(name) && !name.starts_with("__");
+        let fits = |name: &str| is_label_name(name) && !name.starts_with("__");
         let wrong = self.labels.keys().filter(|name| !fits(name));
         let text = |name: &String| {
             format!("`{name}` is no name of a label: letters, digits and `_`, no digit first, and not `__` in front")

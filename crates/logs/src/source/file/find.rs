@@ -5,7 +5,7 @@
 use super::Config;
 use super::Start;
 use super::tail::{Opened, Tail};
-use super::walk::{Match, Walk, cannot_read, is_meant};
+use super::walk::{Match, Patterns, Walk, cannot_read};
 use super::watch::{Change, Watch};
 use crate::batch::Stream;
 use crate::checkpoint::{Checkpoints, FileId};
@@ -36,6 +36,7 @@ const SETTLE: Duration = Duration::from_millis(5);
 /// Finds the files of one source.
 pub struct Finder {
     config: Config,
+    patterns: Patterns,
     pipeline: Rc<Pipeline>,
     checkpoints: Checkpoints,
     tails: RefCell<Vec<Rc<Tail>>>,
@@ -63,7 +64,7 @@ struct Resting {
 /// What one look at the patterns gave.
 struct Looked {
     /// Files that are open, under the name that they have now.
-    seen: Vec<(PathBuf, FileId)>,
+    seen: HashMap<FileId, PathBuf>,
     /// Files that have something to read, the oldest first.
     fresh: Vec<Match>,
     folders: Vec<PathBuf>,
@@ -85,6 +86,7 @@ impl Finder {
             news: Notify::new(),
             scan_took: Cell::new(Duration::ZERO),
             said: RefCell::default(),
+            patterns: Patterns::new(&config.include, &config.exclude),
             config,
             pipeline,
             checkpoints,
@@ -153,7 +155,7 @@ impl Finder {
     }
 
     fn means(&self, path: &Path) -> bool {
-        is_meant(path, &self.config.include, &self.config.exclude)
+        self.patterns.mean(path)
     }
 
     /// Opens what has come without a look at everything else: its name may be another one soon.
@@ -191,7 +193,7 @@ impl Finder {
         for tail in self.tails.borrow().iter() {
             if looked.away.contains(&tail.id) {
                 tail.seen_at.set(now);
-            } else if let Some((path, _)) = looked.seen.iter().find(|(_, id)| *id == tail.id) {
+            } else if let Some(path) = looked.seen.get(&tail.id) {
                 tail.set_path(path.clone());
             }
         }
@@ -290,7 +292,7 @@ impl Finder {
             self.news.notify_one();
         }
         let left = self.waiting.borrow().len();
-        let text = match self.config.files_max as usize {
+        let text = (left > 0).then(|| match self.config.files_max as usize {
             most if most <= self.files_max => format!(
                 "more than files_max = {most} files have something to read, and {left} wait: raise files_max, or match fewer files"
             ),
@@ -298,8 +300,8 @@ impl Finder {
                 "{left} files wait: the limit of descriptors (ulimit -n) leaves {} for files; raise it",
                 self.files_max
             ),
-        };
-        self.fault("files_max", (left > 0).then_some(text.as_str()));
+        });
+        self.fault("files_max", text.as_deref());
     }
 
     fn add(&self, opened: Opened) {
@@ -408,7 +410,7 @@ fn look(
     fresh.sort_by_key(|file| file.modified);
     let is_away = |path: &Path| path.parent().is_some_and(|folder| !folder.exists());
     let away = open.iter().filter(|(_, path)| is_away(path)).map(|(id, _)| *id).collect();
-    let seen = seen.into_iter().map(|file| (file.path, file.id)).collect();
+    let seen = seen.into_iter().map(|file| (file.id, file.path)).collect();
     Looked { seen, fresh, folders, unreadable, away, lost }
 }
 

@@ -86,7 +86,7 @@ fn files_max() -> u32 {
 impl Config {
     /// Whether a file of this path would be read.
     pub fn reads(&self, path: &Path) -> bool {
-        walk::is_meant(&base::needs::normal(path), &self.include, &self.exclude)
+        walk::Patterns::new(&self.include, &self.exclude).mean(&base::needs::normal(path))
     }
 
     /// Patterns that cannot be read: the key, the index and why.

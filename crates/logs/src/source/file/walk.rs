@@ -42,14 +42,16 @@ pub struct Walk {
     excluded: Vec<Pattern>,
     /// Files that have another name than when they were read: found by their inode.
     sought: HashSet<FileId>,
+    /// Of `sought`: what a folder's entry tells without a look at the file.
+    inodes: HashSet<u64>,
     known: HashSet<FileId>,
     entries: usize,
 }
 
 impl Walk {
     pub fn new(exclude: &[String], sought: &[FileId]) -> Walk {
-        let excluded = exclude.iter().filter_map(|text| Pattern::new(text).ok()).collect();
-        Walk { excluded, sought: sought.iter().copied().collect(), ..Walk::default() }
+        let (sought, inodes) = (sought.iter().copied().collect(), sought.iter().map(|file| file.inode).collect());
+        Walk { excluded: read(exclude), sought, inodes, ..Walk::default() }
     }
 
     pub fn pattern(&mut self, pattern: &str) {
@@ -105,7 +107,7 @@ impl Walk {
                     false if entry.path().is_dir() => walk.below(entry.path(), rest, depth + 1),
                     false => {}
                 }
-            } else if rest.is_empty() && walk.sought.iter().any(|file| file.inode == entry.ino()) {
+            } else if rest.is_empty() && walk.inodes.contains(&entry.ino()) {
                 walk.sought_path(entry.path());
             }
         });
@@ -164,12 +166,27 @@ pub fn cannot_read(path: &Path, error: &io::Error) -> String {
     }
 }
 
-/// Whether a path is one that the patterns mean.
-pub fn is_meant(path: &Path, include: &[String], exclude: &[String]) -> bool {
-    let text = path.to_string_lossy();
-    let fits = |pattern: &String| Pattern::new(pattern).is_ok_and(|pattern| pattern.matches_with(&text, OPTIONS));
-    let left_out = |pattern: &String| Pattern::new(pattern).is_ok_and(|pattern| pattern.matches(&text));
-    include.iter().any(fits) && !exclude.iter().any(left_out)
+/// Patterns of a source, read once; those that cannot be read were refused before.
+pub struct Patterns {
+    include: Vec<Pattern>,
+    exclude: Vec<Pattern>,
+}
+
+impl Patterns {
+    pub fn new(include: &[String], exclude: &[String]) -> Patterns {
+        Patterns { include: read(include), exclude: read(exclude) }
+    }
+
+    /// Whether a file of this path would be read.
+    pub fn mean(&self, path: &Path) -> bool {
+        let text = path.to_string_lossy();
+        self.include.iter().any(|pattern| pattern.matches_with(&text, OPTIONS))
+            && !self.exclude.iter().any(|pattern| pattern.matches(&text))
+    }
+}
+
+fn read(patterns: &[String]) -> Vec<Pattern> {
+    patterns.iter().filter_map(|text| Pattern::new(text).ok()).collect()
 }
 
 fn matches(pattern: &Pattern, name: &OsStr) -> bool {
