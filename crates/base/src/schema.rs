@@ -145,9 +145,9 @@ impl<'s> Walker<'s> {
     }
 
     /// Whether a schema has a secret anywhere below it.
-    fn holds_secrets(&self, schema: &Json, depth: usize) -> bool {
-        let schema = self.resolve_any(schema);
-        let below = |value: &Json| depth < SECRET_DEPTH && self.holds_secrets(value, depth + 1);
+    fn holds_secrets(&self, schema: &'s Json, depth: usize) -> bool {
+        let schema = self.resolve(schema);
+        let below = |value: &'s Json| depth < SECRET_DEPTH && self.holds_secrets(value, depth + 1);
         schema["format"] == "secret"
             || ["anyOf", "oneOf"].iter().any(|key| schema[*key].as_array().into_iter().flatten().any(below))
             || schema["properties"].as_object().into_iter().flatten().any(|(_, value)| below(value))
@@ -155,17 +155,7 @@ impl<'s> Walker<'s> {
             || schema["additionalProperties"].is_object() && below(&schema["additionalProperties"])
     }
 
-    fn resolve_any<'v>(&'v self, schema: &'v Json) -> &'v Json {
-        let mut schema = schema;
-        while let Some(found) =
-            schema["$ref"].as_str().and_then(|target| self.root.pointer(target.trim_start_matches('#')))
-        {
-            schema = found;
-        }
-        schema
-    }
-
-    fn unknown_key(&mut self, entry: &Entry, properties: Option<&Map<String, Json>>, kinds: &[&str], name: &str) {
+    fn unknown_key(&mut self, entry: &Entry, properties: Option<&'s Map<String, Json>>, kinds: &[&str], name: &str) {
         let known: Vec<&str> = properties.map(|p| p.keys().map(String::as_str).collect()).unwrap_or_default();
         let message = format!("unknown key `{}` in `{name}`", entry.key);
         let help = match nearest(&entry.key, known.iter().copied()) {
@@ -184,10 +174,7 @@ impl<'s> Walker<'s> {
         let near = nearest(&entry.key, known.iter().copied()).and_then(|near| properties.and_then(|p| p.get(near)));
         let secret = match near {
             Some(near) => self.holds_secrets(near, 0),
-            None => {
-                properties.into_iter().flatten().any(|(_, value)| self.resolve_any(value)["format"] == "secret")
-                    || self.in_secret_block(properties)
-            }
+            None => self.in_secret_block(properties),
         };
         if secret {
             self.mask(&entry.node);
@@ -195,7 +182,7 @@ impl<'s> Walker<'s> {
     }
 
     /// A block that has a secret among its own keys, however optional.
-    fn in_secret_block(&self, properties: Option<&Map<String, Json>>) -> bool {
+    fn in_secret_block(&self, properties: Option<&'s Map<String, Json>>) -> bool {
         properties.into_iter().flatten().any(|(_, value)| self.holds_secrets(value, SECRET_DEPTH.saturating_sub(1)))
     }
 

@@ -54,8 +54,17 @@ impl Snapshot {
         self.blocks.iter().map(|block| block.samples.len()).sum()
     }
 
-    pub fn samples_of(&self, timing: Timing) -> usize {
-        self.blocks.iter().flat_map(|block| &block.samples).filter(|sample| sample.timing == timing).count()
+    /// How many samples have which timing.
+    pub fn timings(&self) -> Timings {
+        let mut timings = Timings::default();
+        for sample in self.blocks.iter().flat_map(|block| &block.samples) {
+            match sample.timing {
+                Timing::Newer => timings.newer += 1,
+                Timing::Repeated => timings.repeated += 1,
+                Timing::NotNewer => timings.not_newer += 1,
+            }
+        }
+        timings
     }
 }
 
@@ -183,6 +192,13 @@ pub enum Timing {
     Repeated,
     /// A receiver would refuse it, and everything that is sent along.
     NotNewer,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Timings {
+    pub newer: usize,
+    pub repeated: usize,
+    pub not_newer: usize,
 }
 
 /// Our own families as a snapshot: histograms become the series that the text format has for them.

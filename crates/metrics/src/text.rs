@@ -46,7 +46,7 @@ pub fn parse(body: &[u8], time_ms: i64, series_max: usize, interner: &mut Intern
     }
     let gone = interner.end(time_ms);
     let snapshot = Snapshot { time_ms, blocks: reader.blocks, target: Vec::new(), gone };
-    faults.not_newer = snapshot.samples_of(Timing::NotNewer) as u64;
+    faults.not_newer = snapshot.timings().not_newer as u64;
     (snapshot, faults)
 }
 

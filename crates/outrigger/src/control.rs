@@ -69,7 +69,7 @@ pub struct Control {
     facts: AppFacts,
     orders: mpsc::Sender<Order>,
     ownership: watch::Sender<Ownership>,
-    upgrade: RefCell<Option<oneshot::Sender<Result<String, String>>>>,
+    ordered: RefCell<Option<oneshot::Sender<Result<String, String>>>>,
     descriptors: RefCell<Vec<(i32, oneshot::Sender<u64>)>>,
     /// Hears of an abnormal end of the app, before anything else follows from it.
     on_ended: RefCell<Option<OnEnded>>,
@@ -92,7 +92,7 @@ impl Control {
             facts,
             orders,
             ownership: watch::channel(if owns { Ownership::Ours } else { Ownership::Awaited }).0,
-            upgrade: RefCell::default(),
+            ordered: RefCell::default(),
             descriptors: RefCell::default(),
             on_ended: RefCell::default(),
             stopping: Cell::new(false),
@@ -130,29 +130,27 @@ impl Control {
 
     /// Asks for a worker from a binary; answers when it is ready, or was given up.
     pub async fn upgrade(&self, binary: Option<&Path>) -> Result<String, String> {
-        let (answer, answered) = oneshot::channel();
-        if self.upgrade.borrow().is_some() {
-            return Err("an upgrade is under way already".into());
-        }
-        *self.upgrade.borrow_mut() = Some(answer);
         let path = binary.map_or(&[][..], |path| std::os::unix::ffi::OsStrExt::as_bytes(path.as_os_str()));
-        self.send(ToSupervisor::Upgrade { binary: path });
-        let answer = answered.await;
-        self.upgrade.borrow_mut().take();
-        answer.unwrap_or_else(|_| Err("the supervisor is gone".into()))
+        self.order(ToSupervisor::Upgrade { binary: path }, "an upgrade is under way already").await
     }
 
     /// Asks for a worker of this binary; answers when it is ready, or was given up.
     pub async fn replace(&self) -> Result<(), String> {
-        let (answer, answered) = oneshot::channel();
-        if self.upgrade.borrow().is_some() {
-            return Err("another worker is on its way already".into());
+        let order = ToSupervisor::Replace { broken: false };
+        self.order(order, "another worker is on its way already").await.map(drop)
+    }
+
+    /// Orders another worker and waits for what comes of it; `busy`: why not, where somebody waits for one already.
+    async fn order(&self, message: ToSupervisor<'_>, busy: &str) -> Result<String, String> {
+        if self.ordered.borrow().is_some() {
+            return Err(busy.into());
         }
-        *self.upgrade.borrow_mut() = Some(answer);
-        self.send(ToSupervisor::Replace { broken: false });
+        let (answer, answered) = oneshot::channel();
+        *self.ordered.borrow_mut() = Some(answer);
+        self.send(message);
         let answer = answered.await;
-        self.upgrade.borrow_mut().take();
-        answer.unwrap_or_else(|_| Err("the supervisor is gone".into())).map(drop)
+        self.ordered.borrow_mut().take();
+        answer.unwrap_or_else(|_| Err("the supervisor is gone".into()))
     }
 
     /// What kept another worker from taking over is past.
@@ -162,7 +160,7 @@ impl Control {
 
     /// A signal asks for nothing more than the upgrade that somebody waits for already.
     pub fn upgrade_signalled(&self) {
-        if self.upgrade.borrow().is_none() {
+        if self.ordered.borrow().is_none() {
             self.send(ToSupervisor::Upgrade { binary: b"" });
         }
     }
@@ -228,14 +226,14 @@ impl Control {
             }
             ToWorker::Yield => {
                 self.leaving.set(true);
-                if let Some(answer) = self.upgrade.borrow_mut().take() {
+                if let Some(answer) = self.ordered.borrow_mut().take() {
                     let _ = answer.send(Ok("the new worker is ready and takes over\n".into()));
                 }
                 Order::Yield
             }
             ToWorker::Stay { reason } => {
                 let reason = String::from_utf8_lossy(reason).into_owned();
-                match self.upgrade.borrow_mut().take() {
+                match self.ordered.borrow_mut().take() {
                     // Whoever asked has the answer, and nothing has changed.
                     Some(answer) => {
                         tracing::warn!(reason, "no other worker took over, as it was asked for");

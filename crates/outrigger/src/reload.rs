@@ -66,9 +66,7 @@ impl Reloader {
         if let Found::Same = found {
             return Ok("the configuration has not changed\n".into());
         }
-        self.note_tried(&found);
-        control.no_fault();
-        tracing::info!("the configuration has changed; the next worker takes over");
+        self.begin(found, control);
         match control.replace().await {
             Ok(()) => Ok("the configuration is valid, and the next worker has taken over\n".into()),
             Err(reason) => Err(format!("error: no other worker could take over: {reason}\n")),
@@ -82,17 +80,18 @@ impl Reloader {
         if tried || matches!(found, Found::Same) {
             return Ok(());
         }
-        self.note_tried(&found);
-        control.no_fault();
-        tracing::info!("the configuration has changed; the next worker takes over");
+        self.begin(found, control);
         control.send(ToSupervisor::Replace { broken: false });
         Ok(())
     }
 
-    fn note_tried(&self, found: &Found) {
+    /// Another worker is about to be wanted.
+    fn begin(&self, found: Found, control: &Control) {
         if let Found::Other(text) = found {
-            self.tried.replace(text.clone());
+            self.tried.replace(text);
         }
+        control.no_fault();
+        tracing::info!("the configuration has changed; the next worker takes over");
     }
 
     /// Reloads when the file changes, or when one of `marks` is there that the sandbox could not let in before. A wrong

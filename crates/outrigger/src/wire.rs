@@ -127,8 +127,8 @@ impl Worker {
     }
 
     fn cannot_start(&self, errors: &[String]) -> i32 {
-        self.control.send(ToSupervisor::CannotStart { reason: errors.join("; ").as_bytes() });
-        report_errors(errors, self.generation, &self.kept, self.reloader.text())
+        let tell = |message: ToSupervisor<'_>| self.control.send(message);
+        report_errors(errors, self.generation, &self.kept, self.reloader.text(), tell)
     }
 
     /// Starts what reads the rings and writes the state. Answers what the app waits for, and the scope of our own pages.

@@ -219,15 +219,21 @@ impl Inherited {
     }
 
     fn cannot_start(&self, errors: &[String], text: &str) -> i32 {
-        let message = ToSupervisor::CannotStart { reason: errors.join("; ").as_bytes() }.encode();
-        // The exit code says it as well.
-        let _ = supervisor::message::send(&self.control, &message);
-        report_errors(errors, self.generation, &self.kept, text)
+        // Where it does not arrive, the exit code says it as well.
+        let tell = |message: ToSupervisor<'_>| drop(supervisor::message::send(&self.control, &message.encode()));
+        report_errors(errors, self.generation, &self.kept, text, tell)
     }
 }
 
 /// Says why a worker cannot start. The next one then takes the last text that served.
-pub fn report_errors(errors: &[String], generation: u32, kept: &Kept, text: &str) -> i32 {
+pub fn report_errors(
+    errors: &[String],
+    generation: u32,
+    kept: &Kept,
+    text: &str,
+    tell: impl FnOnce(ToSupervisor<'_>),
+) -> i32 {
+    tell(ToSupervisor::CannotStart { reason: errors.join("; ").as_bytes() });
     let report: String = errors.iter().map(|error| format!("error: {error}\n")).collect();
     match generation {
         0 => eprint!("{report}"),

@@ -3,7 +3,7 @@
 //! tried again; any other answer drops the request under `rejected`. Bounds: `buffer_max` samples wait, the oldest snapshot
 //! goes first; `SEND_MAX` samples in one request.
 
-use crate::series::{STALE, Sample, Series, Snapshot, Timing};
+use crate::series::{STALE, Sample, Series, Snapshot, Timing, Timings};
 use base::family::{FamilyKind, is_label_name};
 use base::ledger::Row;
 use base::limit::Backoff;
@@ -79,7 +79,8 @@ pub struct RemoteWrite {
     url: String,
     labels: BTreeMap<String, String>,
     buffer_max: usize,
-    queue: RefCell<VecDeque<Rc<Snapshot>>>,
+    /// Snapshots, with how many samples of each are sent.
+    queue: RefCell<VecDeque<(Rc<Snapshot>, usize)>>,
     waiting: Cell<usize>,
     filled: Notify,
     closed: Cell<bool>,
@@ -123,20 +124,19 @@ impl RemoteWrite {
 
     /// Takes a snapshot; where too many samples wait, the oldest go.
     pub fn push(&self, snapshot: Rc<Snapshot>) {
-        let (samples, refused) = (snapshot.samples(), snapshot.samples_of(Timing::NotNewer));
-        let repeated = snapshot.samples_of(Timing::Repeated);
+        let Timings { newer, repeated, not_newer } = snapshot.timings();
+        let samples = newer + repeated + not_newer;
         if samples == 0 && snapshot.gone.is_empty() {
             return;
         }
         self.row.receive(samples as u64);
-        self.row.drop_records("not_newer", refused as u64);
+        self.row.drop_records("not_newer", not_newer as u64);
         self.row.merge(repeated as u64);
-        let samples = samples - refused - repeated;
         let mut queue = self.queue.borrow_mut();
-        queue.push_back(snapshot);
-        self.waiting.set(self.waiting.get() + samples);
+        queue.push_back((snapshot, newer));
+        self.waiting.set(self.waiting.get() + newer);
         while (self.waiting.get() > self.buffer_max || queue.len() > SNAPSHOTS_MAX) && queue.len() > 1 {
-            let dropped = queue.pop_front().map_or(0, |oldest| oldest.samples_of(Timing::Newer));
+            let dropped = queue.pop_front().map_or(0, |(_, newer)| newer);
             self.waiting.set(self.waiting.get().saturating_sub(dropped));
             self.row.drop_records("buffer_full", dropped as u64);
         }
@@ -161,14 +161,14 @@ impl RemoteWrite {
     pub async fn run(self: Rc<RemoteWrite>, mut phase: PhaseWatch) {
         loop {
             let next = self.queue.borrow_mut().pop_front();
-            let Some(snapshot) = next else {
+            let Some((snapshot, newer)) = next else {
                 if self.closed.get() {
                     return;
                 }
                 self.filled.notified().await;
                 continue;
             };
-            self.waiting.set(self.waiting.get().saturating_sub(snapshot.samples_of(Timing::Newer)));
+            self.waiting.set(self.waiting.get().saturating_sub(newer));
             let bodies = bodies(&snapshot, &self.labels);
             self.sending.set(bodies.iter().map(|body| body.samples).sum());
             for body in bodies {
