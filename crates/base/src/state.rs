@@ -17,6 +17,43 @@ pub const BEGUN_ANEW: Name = Name::counter(
     "Files of the state directory that were of a newer version, and were begun anew.",
 );
 
+/// The first line of a file of ours: what it is, and its version. The first version of each had none.
+pub struct Mark {
+    pub what: &'static str,
+    pub version: u32,
+}
+
+/// What the first line of a file says.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Marked<'t> {
+    /// Our version, and what stands behind the line.
+    Ours(&'t [u8]),
+    Other(u32),
+    None,
+}
+
+impl Mark {
+    /// The longest line.
+    pub const LINE_MAX: usize = 64;
+
+    pub fn line(&self) -> String {
+        format!("outrigger {} {}\n", self.what, self.version)
+    }
+
+    pub fn of<'t>(&self, text: &'t [u8]) -> Marked<'t> {
+        let line =
+            text.iter().take(Self::LINE_MAX).position(|byte| *byte == b'\n').and_then(|end| text.split_at_checked(end));
+        let Some((line, rest)) = line else { return Marked::None };
+        let begin = format!("outrigger {} ", self.what);
+        let version = line.strip_prefix(begin.as_bytes()).and_then(|text| std::str::from_utf8(text).ok()?.parse().ok());
+        match version {
+            Some(version) if version == self.version => Marked::Ours(rest.get(1..).unwrap_or(&[])),
+            Some(other) => Marked::Other(other),
+            None => Marked::None,
+        }
+    }
+}
+
 /// The directory, shared by all subsystems. `None` inside means: without durability.
 #[derive(Clone)]
 pub struct StateDir {
@@ -157,6 +194,24 @@ mod tests {
         drop(state);
         assert_eq!(StateDir::open(&dir, 100).trouble(), None);
         let _ = fs::remove_dir_all(&dir);
+    }
+
+    /// covers: faults 10
+    #[test]
+    fn the_first_line_of_a_file_tells_its_version() {
+        const MARK: Mark = Mark { what: "left", version: 2 };
+        let whole = format!("{}a\nb", MARK.line());
+        assert_eq!(MARK.of(whole.as_bytes()), Marked::Ours(b"a\nb"));
+        for (text, expect) in [
+            ("outrigger left 3\n", Marked::Other(3)),
+            ("outrigger left 10\nx", Marked::Other(10)),
+            ("outrigger left over\n", Marked::None),
+            ("outrigger told 2\n", Marked::None),
+            ("outrigger left 2", Marked::None),
+            ("", Marked::None),
+        ] {
+            assert_eq!(MARK.of(text.as_bytes()), expect, "{text}");
+        }
     }
 
     /// covers: foundation 4

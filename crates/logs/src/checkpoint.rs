@@ -3,7 +3,7 @@
 //! a restart; a damaged slot is passed over, never fatal. A position that could not be written is written again until it is. Bound:
 //! `SLOTS_MAX` slots; the positions of closed files make room for others, the oldest first.
 
-use base::state::StateDir;
+use base::state::{Mark, Marked, StateDir};
 use base::subsystem::Health;
 use std::cell::RefCell;
 use std::collections::{BTreeSet, HashMap, VecDeque};
@@ -18,9 +18,8 @@ use sys::ring::fnv1a;
 pub const SLOTS_MAX: usize = 8192;
 const SLOT_BYTES: usize = 128;
 const FILE: &str = "logs.checkpoints";
-/// The first slot begins with a line that ends with the version of the file.
-const MARK: &str = "outrigger checkpoints ";
-const VERSION: u32 = 2;
+/// The line that the first slot begins with.
+const MARK: Mark = Mark { what: "checkpoints", version: 2 };
 
 /// A machine that loses power loses at most this much progress, and reads that much again.
 const SYNC_EVERY: Duration = Duration::from_secs(5);
@@ -100,9 +99,9 @@ impl Checkpoints {
         let mut bytes = Vec::new();
         io::Read::by_ref(&mut file).take(((SLOTS_MAX + 1) * SLOT_BYTES) as u64).read_to_end(&mut bytes)?;
         let mut inner = Inner { health, ..Inner::default() };
-        let version = version_of(&bytes);
-        let trouble = match version {
-            Some(VERSION) => {
+        let mark = MARK.of(&bytes);
+        let trouble = match mark {
+            Marked::Ours(_) => {
                 inner.next = bytes.len().saturating_sub(SLOT_BYTES).div_ceil(SLOT_BYTES);
                 for (index, slot) in bytes.chunks_exact(SLOT_BYTES).skip(1).enumerate() {
                     match decode(slot) {
@@ -112,11 +111,15 @@ impl Checkpoints {
                 }
                 None
             }
-            Some(version) => {
+            Marked::Other(version) => {
                 file.set_len(0)?;
-                Some(format!("{} has version {version}, newer than ours ({VERSION}): it is begun anew", path.display()))
+                Some(format!(
+                    "{} has version {version}, newer than ours ({}): it is begun anew",
+                    path.display(),
+                    MARK.version
+                ))
             }
-            None => {
+            Marked::None => {
                 let known = first_version::read(&bytes);
                 file.set_len(0)?;
                 for (index, (key, position)) in known.into_iter().enumerate() {
@@ -127,7 +130,7 @@ impl Checkpoints {
                 None
             }
         };
-        if version != Some(VERSION) {
+        if !matches!(mark, Marked::Ours(_)) {
             file.write_all_at(&header(), 0)?;
         }
         inner.file = Some(Rc::new(file));
@@ -290,15 +293,8 @@ fn place_of(index: usize) -> u64 {
 
 fn header() -> [u8; SLOT_BYTES] {
     let mut header = [0u8; SLOT_BYTES];
-    let line = format!("{MARK}{VERSION}\n");
-    header.iter_mut().zip(line.bytes()).for_each(|(place, byte)| *place = byte);
+    header.iter_mut().zip(MARK.line().bytes()).for_each(|(place, byte)| *place = byte);
     header
-}
-
-/// None for a file of the first version, which had no header, and for one that is empty or damaged.
-fn version_of(bytes: &[u8]) -> Option<u32> {
-    let line = bytes.strip_prefix(MARK.as_bytes())?.split(|byte| *byte == b'\n').next()?;
-    std::str::from_utf8(line).ok()?.parse().ok()
 }
 
 /// Hashes the beginning of a file.
@@ -456,7 +452,7 @@ mod tests {
             assert_eq!(old.get("files", file, "main").map(|position| position.offset), Some(99));
         }
         let mut bytes = std::fs::read(dir.join(FILE)).expect("there");
-        bytes[MARK.len()] = b'7';
+        bytes[MARK.line().len() - 2] = b'7';
         std::fs::write(dir.join(FILE), bytes).expect("written");
         let (fresh, trouble) = Checkpoints::open(&state, None).expect("opens");
         assert!(trouble.is_some_and(|text| text.contains("version 7")));

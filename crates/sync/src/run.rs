@@ -15,7 +15,7 @@ use base::ledger::Row;
 use base::limit::Backoff;
 use base::revisions::{Revision, Revisions};
 use base::scope::Scope;
-use base::state::StateDir;
+use base::state::{Mark, Marked, StateDir};
 use base::subsystem::{Conductor, Health, Phase, PhaseWatch, Station, counted};
 use base::telemetry::{Count, Name, Telemetry};
 use std::cell::Cell;
@@ -168,8 +168,7 @@ struct Owed {
 }
 
 /// The first line of the file of notices: its version. The first version had none.
-const TOLD_MARK: &str = "outrigger told 2\n";
-const MARK_OF_ANY: &str = "outrigger told ";
+const MARK: Mark = Mark { what: "told", version: 2 };
 
 /// What one round led to.
 struct Round {
@@ -301,12 +300,16 @@ impl Follower {
     /// Who has heard of this revision while others have not, by places; None where nobody is left to be told.
     fn heard(&self, revision: &str) -> Option<Vec<usize>> {
         let text = self.inputs.state.read(&self.told_file()).ok().flatten().unwrap_or_default();
-        let text = String::from_utf8_lossy(&text);
-        let told = text.strip_prefix(TOLD_MARK).unwrap_or(&text);
-        if told.starts_with(MARK_OF_ANY) {
-            tracing::warn!(file = self.told_file(), "it is of a newer version, and everybody is told again");
-            self.begun_anew.add(1);
-        }
+        let told = match MARK.of(&text) {
+            Marked::Ours(told) => told,
+            Marked::None => &text,
+            Marked::Other(_) => {
+                tracing::warn!(file = self.told_file(), "it is of a newer version, and everybody is told again");
+                self.begun_anew.add(1);
+                &[]
+            }
+        };
+        let told = String::from_utf8_lossy(told);
         let Some(places) = told.strip_prefix(revision) else { return Some(Vec::new()) };
         (!places.is_empty()).then(|| places.split_whitespace().filter_map(|place| place.parse().ok()).collect())
     }
@@ -315,7 +318,7 @@ impl Follower {
         let heard =
             (0..self.entry.notify.len()).filter(|index| !owed.notices.is_empty() && !owed.notices.contains(index));
         let text = heard.fold(owed.revision.clone(), |text, index| format!("{text} {index}"));
-        let text = format!("{TOLD_MARK}{text}");
+        let text = format!("{}{text}", MARK.line());
         self.inputs.state.write(&self.told_file(), text.as_bytes())
     }
 

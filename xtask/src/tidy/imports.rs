@@ -25,7 +25,7 @@ const ALLOWED: [(&str, &[&str], &str); 17] = [
     (
         "sync",
         &["base", "net", "sys"],
-        "subsystems meet in the binary's wire.rs only, and sys ties ssh to whoever waits for it",
+        "subsystems meet in the binary's wire.rs only, and sys ends ssh together with its fetch",
     ),
     ("proxy", &["base"], "subsystems meet in the binary's wire.rs only, and the data path connects by itself"),
     ("admin", &["base", "net"], "admin sees subsystems through base's traits, and serves its pages by net"),

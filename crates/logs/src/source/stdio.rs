@@ -10,7 +10,7 @@ use crate::split::Splitter;
 use crate::track::Track;
 use base::registry::Kind;
 use base::scope::Scope;
-use base::state::StateDir;
+use base::state::{Mark, Marked, StateDir};
 use base::subsystem::{Phase, PhaseWatch};
 use base::unit::ByteSize;
 use schemars::JsonSchema;
@@ -223,7 +223,7 @@ impl Leftover {
         let Some(path) = &self.path else { return Err(io::Error::other("there is no state directory")) };
         let mut file = base::file::open_own(path, OpenOptions::new().create(true).append(true))?;
         if file.metadata()?.len() == 0 {
-            file.write_all(MARK)?;
+            file.write_all(MARK.line().as_bytes())?;
         }
         let (kept, more) = (file.metadata()?.len(), ring.head() - position);
         if kept + more > self.max {
@@ -254,12 +254,12 @@ impl Leftover {
         };
         let Ok(meta) = file.metadata() else { return };
         let (id, size) = (FileId::of(&meta), meta.len());
-        let mut mark = [0u8; MARK.len()];
-        let marked = file.read_at(&mut mark, 0).is_ok_and(|count| count == mark.len());
-        let begin = match () {
-            () if marked && mark == *MARK => MARK.len() as u64,
+        let mut first = [0u8; Mark::LINE_MAX];
+        let count = file.read_at(&mut first, 0).unwrap_or(0);
+        let begin = match MARK.of(first.get(..count).unwrap_or(&[])) {
+            Marked::Ours(_) => MARK.line().len() as u64,
             // What was kept in a form that we do not know is not delivered as if it were lines of the app.
-            () if marked && mark.starts_with(MARK_OF_ANY) => {
+            Marked::Other(_) => {
                 let aside = path.with_extension("left.newer");
                 let (file, to) = (path.display(), aside.display());
                 tracing::warn!(%file, "{file} is of a newer version than ours, and is put aside as {to}");
@@ -268,7 +268,7 @@ impl Leftover {
                 return pipeline.begun_anew("logs.left");
             }
             // The first version had no mark.
-            () => 0,
+            Marked::None => 0,
         };
         let opened = Opened { path: path.clone(), id, file };
         let checkpoints = shared.checkpoints.clone();
@@ -300,8 +300,7 @@ impl Leftover {
 }
 
 /// The first line of a leftover: its version.
-const MARK: &[u8; 17] = b"outrigger left 2\n";
-const MARK_OF_ANY: &[u8] = b"outrigger left ";
+const MARK: Mark = Mark { what: "left", version: 2 };
 
 /// How often a replayed leftover is asked whether it has been delivered.
 const REPLAY_LOOK: Duration = Duration::from_millis(50);

@@ -139,6 +139,14 @@ impl Body {
         }
     }
 
+    /// Takes what belongs to the body, and appends it to `out` as it is passed on. Answers how many bytes were taken.
+    pub fn pass(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Result<usize, Malformed> {
+        let taken = self.take(bytes, None)?;
+        out.extend_from_slice(bytes.get(..taken.passed).unwrap_or(&[]));
+        out.extend(self.trailers().unwrap_or_default());
+        Ok(taken.used)
+    }
+
     /// What takes the place of the trailers, once the body is complete: lines and the empty line. None where they were passed on.
     pub fn trailers(&mut self) -> Option<Vec<u8>> {
         match self {

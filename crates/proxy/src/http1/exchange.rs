@@ -115,11 +115,9 @@ pub async fn run(client: &mut Client<'_, '_>, cluster: &Rc<Cluster>, request: &R
     let mut report = Report::new(503);
     let mut body = request.body.clone();
     let rest = client.buffer.filled().get(request.length..).unwrap_or(&[]);
-    let Ok(taken) = body.take(rest, None) else { return report.answer(400, MALFORMED.into()) };
-    out.0.extend_from_slice(rest.get(..taken.passed).unwrap_or(&[]));
-    out.0.extend(body.trailers().unwrap_or_default());
-    client.buffer.consume(request.length + taken.used);
-    report.bytes_in = (request.length + taken.used) as u64;
+    let Ok(used) = body.pass(rest, &mut out.0) else { return report.answer(400, MALFORMED.into()) };
+    client.buffer.consume(request.length + used);
+    report.bytes_in = (request.length + used) as u64;
 
     let repeatable = body.is_done() && request.method.is_idempotent();
     let (mut first, mut again) = (Some(out), None);
@@ -429,10 +427,7 @@ impl Download<'_, '_> {
         let used = if self.must_decode(body) {
             body.take(self.buffer.filled(), Some(&mut out.0)).map_err(malformed)?.used
         } else {
-            let taken = body.take(self.buffer.filled(), None).map_err(malformed)?;
-            out.0.extend_from_slice(self.buffer.filled().get(..taken.passed).unwrap_or(&[]));
-            out.0.extend(body.trailers().unwrap_or_default());
-            taken.used
+            body.pass(self.buffer.filled(), &mut out.0).map_err(malformed)?
         };
         self.buffer.consume(used);
         self.shared.status.set(status);

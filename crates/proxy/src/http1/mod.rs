@@ -2,6 +2,8 @@
 //! kept (RFC 9110, RFC 9112). `head` reads and rewrites heads, `body` finds their ends, `forward` moves a request.
 
 pub mod head;
+mod fields;
+mod target;
 pub mod body;
 pub mod forward;
 pub mod exchange;
