@@ -8,7 +8,7 @@ use crate::harness::backdoor;
 use crate::harness::busy::{Busy, NO_GIT, descriptors};
 use crate::harness::load::Death;
 use crate::harness::outrigger::{binary, configuration};
-use crate::harness::process::{Signal, children, is_alive, resident_kib, send_signal};
+use crate::harness::process::{Signal, anonymous_kib, children, is_alive, send_signal};
 use crate::harness::{Outrigger, PATIENCE, Scene, until};
 
 /// Another worker serves after this at the latest; it is a matter of a tenth of a second where the machine has time.
@@ -322,9 +322,9 @@ fn fifty_workers_later_the_supervisor_is_as_large_as_before() {
     // The first few fill what is filled once.
     (0..3).for_each(|_| kill());
     let supervisor = outrigger.pid();
-    let before = (resident_kib(supervisor), descriptors(supervisor));
+    let before = (anonymous_kib(supervisor), descriptors(supervisor));
     (0..47).for_each(|_| kill());
-    let after = (resident_kib(supervisor), descriptors(supervisor));
+    let after = (anonymous_kib(supervisor), descriptors(supervisor));
     eprintln!("supervisor: {before:?} KiB and descriptors before, {after:?} after");
     assert!(after.0 <= before.0 + GROWTH_KIB, "resident KiB: {before:?}, then {after:?}");
     assert_eq!(after.1, before.1, "descriptors");

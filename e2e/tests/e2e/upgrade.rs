@@ -10,7 +10,7 @@ use std::time::Instant;
 use crate::harness::busy::{BODY, Busy, NO_GIT, descriptors, executable};
 use crate::harness::load::{BIG, Death, fetch, joined, upload};
 use crate::harness::outrigger::{binary, configuration, upgrade, upgrade_at};
-use crate::harness::process::{Running, Signal, children, is_alive, resident_kib, send_signal};
+use crate::harness::process::{Running, Signal, anonymous_kib, children, is_alive, send_signal};
 use crate::harness::{Answer, Outrigger, PATIENCE, SECOND, Scene, Wait, example, get, number_after, until};
 
 /// As in `BODY`.
@@ -109,10 +109,10 @@ fn fifty_upgrades_in_a_row_cost_nothing_and_leave_nothing_behind() {
         await_binary(&busy.outrigger, busy.app, path);
         pauses.push(busy.longest_pause());
         if number == 3 {
-            before = (resident_kib(busy.outrigger.pid()), descriptors(busy.outrigger.pid()));
+            before = (anonymous_kib(busy.outrigger.pid()), descriptors(busy.outrigger.pid()));
         }
     }
-    let after = (resident_kib(busy.outrigger.pid()), descriptors(busy.outrigger.pid()));
+    let after = (anonymous_kib(busy.outrigger.pid()), descriptors(busy.outrigger.pid()));
     pauses.sort_unstable();
     eprintln!("50 upgrades: time without an answer, median {:?}, longest {:?}", pauses[25], pauses[49]);
     eprintln!("supervisor: {before:?} KiB and descriptors before, {after:?} after");

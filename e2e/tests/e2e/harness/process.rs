@@ -218,7 +218,18 @@ fn all_processes() -> Vec<Process> {
 
 /// Resident memory of a process in KiB; 0 when it is gone.
 pub fn resident_kib(pid: u32) -> u64 {
-    let value = status_value(pid, "VmRSS:");
+    kib(pid, "VmRSS:")
+}
+
+/// Resident memory of a process without the pages of files, in KiB; 0 when it is gone. How many pages of an
+/// executable a process maps at once depends on how the page cache holds the file, and so differs by half a
+/// megabyte between two copies of one file.
+pub fn anonymous_kib(pid: u32) -> u64 {
+    kib(pid, "RssAnon:")
+}
+
+fn kib(pid: u32, name: &str) -> u64 {
+    let value = status_value(pid, name);
     value.split_whitespace().next().and_then(|text| text.parse().ok()).unwrap_or(0)
 }
 
