@@ -172,6 +172,9 @@ mod chaos_worker;
 #[path = "e2e/upgrade.rs"]
 mod upgrade;
 
+#[path = "e2e/soak.rs"]
+mod soak;
+
 #[path = "e2e/sandbox.rs"]
 mod sandbox;
 

@@ -4,7 +4,7 @@
 
 use crate::shell::{self, Outcome};
 use crate::tally::Tally;
-use crate::{links, product, schema, test, tidy};
+use crate::{fuzz, links, product, schema, test, tidy};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -34,6 +34,7 @@ pub fn run(arguments: &[String]) -> Outcome {
             tally = Some(counted);
             outcome
         }),
+        step("fuzz", fuzz::for_ci),
         step("demo", demo),
         step("schema", schema::check_if_written),
         step("documentation", documentation),

@@ -4,12 +4,14 @@
 
 mod bench;
 mod ci;
+mod fuzz;
 mod image;
 mod links;
 mod peers;
 mod product;
 mod schema;
 mod shell;
+mod soak;
 mod tally;
 mod test;
 mod tidy;
@@ -24,6 +26,8 @@ usage: cargo xtask <task>
   test [-- FILTER…]              all tests, unit and end to end, with the peers they need
   ci                             everything that must hold before a change lands
   bench [CASE] [--json FILE] …   a benchmark beside its peers, from a release build
+  fuzz [TARGET] [--for TIME] …   hostile input for each text and message that comes from outside
+  soak [--for TIME]              all four jobs under load while faults come at random; 10 minutes where left out
   schema [--check]               write docs/outrigger.schema.json, or check that it is current
   image --binary PATH …          the container image, from a program that is built already
 ";
@@ -40,6 +44,8 @@ fn main() -> ExitCode {
         "test" => test::run(rest),
         "ci" => ci::run(rest),
         "bench" => bench::run(rest),
+        "fuzz" => fuzz::run(rest),
+        "soak" => soak::run(rest),
         "schema" => schema::run(rest),
         "image" => image::run(rest),
         "help" | "--help" | "-h" => {

@@ -69,7 +69,8 @@ pub fn load_or_sections<C: DeserializeOwned + JsonSchema>(
             return Err(Box::new(Refused { report, tree: None, json: serde_json::Value::Null }));
         }
     };
-    let Filled { findings: unfilled, names } = fill(&mut tree, lookup);
+    let Filled { findings: unfilled, names, values, .. } = fill(&mut tree, lookup);
+    values.iter().for_each(|(value, written)| report.hide(value, written));
     let unfilled_places: Vec<_> = unfilled.iter().filter_map(|finding| finding.place).collect();
     let checked = schema::check(&tree, &schema_of::<C>());
     checked.secrets.iter().for_each(|place| report.mask(*place));

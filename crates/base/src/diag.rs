@@ -1,6 +1,6 @@
 //! What is wrong with a text that a person wrote: the message, its place, and the next step. In: findings of the
 //! parser, the schema walker and each subsystem's checks. Out: all of them at once, each with its source line and a
-//! caret. Bound: `FINDINGS_MAX` are kept, the rest are counted. A secret's characters are never shown.
+//! caret. Bound: `FINDINGS_MAX` are kept, the rest are counted. A secret's characters are never shown, nor what was filled in.
 
 use std::fmt::Write as _;
 
@@ -54,19 +54,24 @@ impl Diagnostic {
 /// The findings about one text, with what is needed to show them.
 #[derive(Clone, Debug, Default)]
 pub struct Report {
-    file: String,
-    text: String,
+    file: Box<str>,
+    text: Box<str>,
     findings: Vec<Diagnostic>,
     masked: Vec<Place>,
+    /// Texts that no message shows, and what is shown in their place; longer ones first.
+    hidden: Vec<(String, String)>,
     omitted: usize,
 }
 
 impl Report {
     pub fn new(file: impl Into<String>, text: impl Into<String>) -> Report {
-        Report { file: file.into(), text: text.into(), ..Report::default() }
+        let (file, text) = (file.into().into_boxed_str(), text.into().into_boxed_str());
+        Report { file, text, ..Report::default() }
     }
 
-    pub fn push(&mut self, finding: Diagnostic) {
+    pub fn push(&mut self, mut finding: Diagnostic) {
+        finding.message = self.without_hidden(finding.message);
+        finding.help = finding.help.map(|help| self.without_hidden(help));
         if self.findings.contains(&finding) {
             return;
         }
@@ -84,6 +89,26 @@ impl Report {
     /// Hides the characters of a cell whenever its line is shown.
     pub fn mask(&mut self, place: Place) {
         self.masked.push(place);
+    }
+
+    /// Shows `instead` for a text in each message that comes after this.
+    pub fn hide(&mut self, text: &str, instead: &str) {
+        if !text.is_empty() && text != instead {
+            let at = self.hidden.partition_point(|(known, _)| known.len() >= text.len());
+            self.hidden.insert(at, (text.to_string(), instead.to_string()));
+        }
+    }
+
+    fn without_hidden(&self, mut message: String) -> String {
+        for (text, instead) in self.hidden.iter().filter(|(text, _)| !text.is_empty()) {
+            if text.chars().count() < HIDDEN_MIN {
+                let quoted = format!("`{text}`");
+                message = message.replace(&quoted, &format!("`{instead}`"));
+            } else if message.contains(text.as_str()) {
+                message = message.replace(text.as_str(), instead);
+            }
+        }
+        message
     }
 
     pub fn findings(&self) -> &[Diagnostic] {
@@ -135,7 +160,7 @@ impl Report {
     }
 
     fn shown_line(&self, number: u32) -> String {
-        let line = self.text.lines().nth(number.saturating_sub(1) as usize).unwrap_or("");
+        let line = line_of(&self.text, number);
         let masked: Vec<_> = self.masked.iter().filter(|place| place.line == number).collect();
         let hidden: String = line
             .chars()
@@ -150,8 +175,28 @@ impl Report {
     }
 }
 
+/// A line by its number from 1, as YAML counts them: CR, LF and CRLF each end one (YAML 1.2.2, 5.4).
+pub fn line_of(text: &str, number: u32) -> &str {
+    let mut rest = text;
+    for _ in 1..number {
+        let Some(end) = rest.find(['\r', '\n']) else { return "" };
+        let behind = rest.get(end..).unwrap_or("");
+        rest = behind.strip_prefix("\r\n").or_else(|| behind.get(1..)).unwrap_or("");
+    }
+    rest.split(['\r', '\n']).next().unwrap_or("")
+}
+
+/// A shorter text is hidden only where it stands in quotes as a whole: it may be a part of many words.
+const HIDDEN_MIN: usize = 4;
+
 /// A longer line is cut: a finding is read in a terminal.
 const LINE_SHOWN_MAX: usize = 200;
+
+/// A text of somebody else in one line: control characters are shown as escapes.
+pub fn one_line(text: &str) -> String {
+    let shown = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+    text.chars().map(shown).collect()
+}
 
 /// Replaces `user:password@` of every URL in a text by stars of the same width, so that carets still fit.
 pub fn hide_userinfo(text: &str) -> String {
@@ -236,6 +281,32 @@ mod tests {
         let shown = report.render();
         assert!(!shown.contains("hunter2") && !shown.contains("me:pw"), "{shown}");
         assert!(shown.contains("@host/x"), "{shown}");
+    }
+
+    /// covers: faults 8
+    #[test]
+    fn lines_are_counted_as_the_parser_counts_them() {
+        let text = "a\rb\r\nc\n\nd";
+        let lines: Vec<&str> = (1..=7).map(|number| line_of(text, number)).collect();
+        assert_eq!(lines, ["a", "b", "c", "", "d", "", ""]);
+        let mut report = Report::new("f", "a:\r  pass: hunter2");
+        report.mask(Place { line: 2, column: 9, width: 7 });
+        report.push(Diagnostic::error(Place { line: 2, column: 3, width: 4 }, "wrong"));
+        assert!(report.render().contains("2 |   pass: *******\n"), "{}", report.render());
+    }
+
+    /// covers: faults 8
+    #[test]
+    fn what_is_hidden_is_shown_in_no_message() {
+        let mut report = Report::new("f", "");
+        report.hide("hunter2", "${PASS}");
+        report.hide("hunter2-and-more", "${LONG}");
+        report.hide("80", "${PORT}");
+        let finding = Diagnostic::whole("`hunter2-and-more` is not hunter2, and `80` not 8080").help("not `hunter2`");
+        report.push(finding);
+        let shown = report.render();
+        assert!(shown.contains("error: `${LONG}` is not ${PASS}, and `${PORT}` not 8080\n"), "{shown}");
+        assert!(shown.contains("help: not `${PASS}`"), "{shown}");
     }
 
     /// covers: foundation 3

@@ -1,13 +1,16 @@
 //! Fills `${NAME}`, `${NAME:-default}` and `${file:/path}` into string values of the tree; `$$` is a dollar sign.
 //! In: the tree and a way to look names up. Out: the tree with what was filled, and a finding for each name that is
 //! not there. Keys, comments and other text are left alone, and what is filled in is never read as YAML again.
-//! Bound: a file that is filled in has at most `FILE_MAX` bytes.
+//! Bound: a file that is filled in has at most `FILE_MAX` bytes, and all that is filled in `FILLED_MAX`.
 
 use crate::diag::{Diagnostic, Place};
 use crate::tree::{Node, Value};
 use std::path::Path;
 
 pub const FILE_MAX: u64 = 64 << 10;
+
+/// All cells that were filled, together.
+pub const FILLED_MAX: usize = 4 << 20;
 
 /// Where values come from; tests give their own.
 pub struct Lookup<'a> {
@@ -31,6 +34,9 @@ pub struct Filled {
     pub findings: Vec<Diagnostic>,
     /// The places where names stood, and the names: `NAME`, or `file:/path`.
     pub names: Vec<(Place, String)>,
+    /// What was filled in, and what stands in the file in its place.
+    pub values: Vec<(String, String)>,
+    bytes: usize,
 }
 
 /// Fills the whole tree in place.
@@ -51,12 +57,22 @@ fn walk(node: &mut Node, lookup: &Lookup<'_>, all: &mut Filled) {
             }
             let names = text.split("${").skip(1).filter_map(|rest| rest.split(":-").next()?.split('}').next());
             all.names.extend(names.map(|name| (place, name.to_string())));
-            match expand(text, lookup, 0) {
+            match expand(text, lookup, 0, &mut all.values) {
+                Ok(filled) if all.bytes + filled.len() > FILLED_MAX => {
+                    // What was taken for it is dropped again, so that the bound holds.
+                    all.values.clear();
+                    let text = format!("placeholders were filled with more than the {FILLED_MAX} bytes allowed");
+                    all.findings.push(Diagnostic::error(place, text).help("give the app what is large by a file"));
+                }
                 Ok(filled) => {
+                    all.bytes += filled.len();
                     // A whole cell that was filled in may be a number or a boolean, quotes or not: `port: "${PORT}"`.
                     *plain |= text.starts_with("${") && text.ends_with('}');
                     node.filled = *text != filled;
-                    *text = filled;
+                    let written = std::mem::replace(text, filled.clone());
+                    if node.filled {
+                        all.values.push((filled, written));
+                    }
                 }
                 Err(finding) => all.findings.push(Diagnostic { place: Some(place), ..finding }),
             }
@@ -82,7 +98,9 @@ fn closing(inside: &str) -> Option<usize> {
     None
 }
 
-fn expand(text: &str, lookup: &Lookup<'_>, depth: usize) -> Result<String, Diagnostic> {
+type Values = Vec<(String, String)>;
+
+fn expand(text: &str, lookup: &Lookup<'_>, depth: usize, values: &mut Values) -> Result<String, Diagnostic> {
     if depth > DEPTH_MAX {
         return Err(Diagnostic::whole(format!("placeholders stand within each other deeper than {DEPTH_MAX} levels")));
     }
@@ -98,7 +116,10 @@ fn expand(text: &str, lookup: &Lookup<'_>, depth: usize) -> Result<String, Diagn
             let end = closing(inside).ok_or_else(|| {
                 Diagnostic::whole("`${` has no `}` that ends it").help("write `$$` for a dollar sign that means itself")
             })?;
-            out.push_str(&resolve(&inside[..end], lookup, depth)?);
+            let value = resolve(&inside[..end], lookup, depth, values)?;
+            out.push_str(&value);
+            let name = inside[..end].split(":-").next().unwrap_or("");
+            values.push((value, format!("${{{name}}}")));
             rest = &inside[end + 1..];
         } else {
             out.push('$');
@@ -109,7 +130,7 @@ fn expand(text: &str, lookup: &Lookup<'_>, depth: usize) -> Result<String, Diagn
     Ok(out)
 }
 
-fn resolve(name: &str, lookup: &Lookup<'_>, depth: usize) -> Result<String, Diagnostic> {
+fn resolve(name: &str, lookup: &Lookup<'_>, depth: usize, values: &mut Values) -> Result<String, Diagnostic> {
     if let Some(path) = name.strip_prefix("file:") {
         // Editors and `echo` end a file with a newline that is not part of the secret.
         return (lookup.file)(Path::new(path)).map(|text| text.trim_end_matches(['\n', '\r']).to_string()).map_err(
@@ -125,12 +146,13 @@ fn resolve(name: &str, lookup: &Lookup<'_>, depth: usize) -> Result<String, Diag
     };
     let valid = !variable.is_empty() && variable.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
     if !valid {
-        return Err(Diagnostic::whole(format!("`${{{name}}}` is not the name of a variable"))
+        // It is not shown: whoever forgot the name has put the secret itself here.
+        return Err(Diagnostic::whole("this placeholder holds no name of a variable")
             .help("write ${NAME}, ${NAME:-default} or ${file:/path}; write `$$` for a dollar sign"));
     }
     match ((lookup.variable)(variable).filter(|value| !value.is_empty()), default) {
         (Some(value), _) => Ok(value),
-        (None, Some(default)) => expand(default, lookup, depth + 1),
+        (None, Some(default)) => expand(default, lookup, depth + 1, values),
         (None, None) => Err(Diagnostic::whole(format!("the variable `{variable}` is not set or is empty"))
             .help(format!("set {variable} in the environment, or give a default: ${{{variable}:-value}}"))),
     }
@@ -177,7 +199,7 @@ mod tests {
         check("\"${NOPE}\"", Err("`NOPE` is not set"));
         check("\"${file:/none}\"", Err("${file:/none}"));
         check("\"${open\"", Err("no `}`"));
-        check("\"${a-b}\"", Err("not the name"));
+        check("\"${a-b}\"", Err("no name of a variable"));
     }
 
     /// covers: attachment 6
@@ -187,6 +209,21 @@ mod tests {
         let filled = fill(&mut tree, &LOOKUP);
         let names: Vec<(u32, &str)> = filled.names.iter().map(|(place, name)| (place.line, name.as_str())).collect();
         assert_eq!(names, [(1, "PORT"), (1, "NOPE"), (2, "file:/token")]);
+    }
+
+    /// covers: faults 8
+    #[test]
+    fn what_is_filled_in_is_bounded_and_known() {
+        let large = "x".repeat(FILE_MAX as usize);
+        let lookup = Lookup { variable: &|name| Some(format!("{name}={large}")), file: LOOKUP.file };
+        let mut tree = parse(&format!("k: [{}]\n", "\"${A}\", ".repeat(200))).expect("valid YAML");
+        let findings = fill(&mut tree, &lookup).findings;
+        assert!(findings.iter().all(|finding| finding.message.contains("bytes allowed")), "{findings:?}");
+        assert!((1..200).contains(&findings.len()), "some fit: {}", findings.len());
+        let mut tree = parse("k: \"http://${PORT}/\"\n").expect("valid YAML");
+        let values = fill(&mut tree, &LOOKUP).values;
+        let pair = |value: &str, written: &str| (value.to_string(), written.to_string());
+        assert_eq!(values, [pair("8080", "${PORT}"), pair("http://8080/", "http://${PORT}/")]);
     }
 
     /// covers: foundation 3

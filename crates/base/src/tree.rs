@@ -1,14 +1,18 @@
 //! The spanned tree: YAML as it was written, every cell with its place. In: the text of one file. Out: a `Node`, or
 //! what is wrong with the text. A scalar stays text until the schema says what it should be, so that `version: 1.10`
-//! is `1.10` where a string is wanted. Bounds: `TEXT_MAX`, `NODES_MAX` (aliases count what they stand for), `DEPTH_MAX`.
+//! is `1.10` where a string is wanted. Bounds: `TEXT_MAX`, `NODES_MAX` and `UNFOLDED_MAX`
+//! (aliases count what they stand for), `DEPTH_MAX`.
 
-use crate::diag::{Diagnostic, Place};
+use crate::diag::{Diagnostic, Place, line_of};
 use granit_parser::{Event, Parser, ScalarStyle, Span};
 use std::collections::HashMap;
 
 pub const TEXT_MAX: usize = 1 << 20;
 pub const NODES_MAX: usize = 50_000;
 pub const DEPTH_MAX: usize = 64;
+
+/// Bytes of all keys and scalars, with those that aliases stand for.
+pub const UNFOLDED_MAX: usize = 4 << 20;
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Node {
@@ -87,7 +91,7 @@ pub fn parse(text: &str) -> Result<Node, Vec<Diagnostic>> {
             Err(error) => {
                 let marker = error.marker();
                 let place = Place { line: to_u32(marker.line()), column: to_u32(marker.col() + 1), width: 1 };
-                let line = text.lines().nth(marker.line().saturating_sub(1)).unwrap_or("");
+                let line = line_of(text, place.line);
                 let here: String = line.chars().skip(marker.col()).collect();
                 builder.findings.push(
                     Diagnostic::error(place, format!("this is not YAML: {}", error.info())).help(help_for(line, &here)),
@@ -95,9 +99,10 @@ pub fn parse(text: &str) -> Result<Node, Vec<Diagnostic>> {
                 return Err(builder.findings);
             }
         }
-        if builder.nodes > NODES_MAX || builder.open.len() > DEPTH_MAX {
+        let size = builder.size;
+        if size.nodes > NODES_MAX || size.bytes > UNFOLDED_MAX || builder.open.len() > DEPTH_MAX {
             return Err(vec![Diagnostic::whole(format!(
-                "the file is nested deeper than {DEPTH_MAX} levels or unfolds to more than {NODES_MAX} cells"
+                "the file is nested deeper than {DEPTH_MAX} levels or unfolds to more than {NODES_MAX} cells or {UNFOLDED_MAX} bytes"
             ))]);
         }
     }
@@ -123,15 +128,54 @@ struct Open {
     node: Node,
     anchor: usize,
     key: Option<(String, Place)>,
+    /// The keys of a mapping so far, with their lines.
+    keys: HashMap<String, u32>,
+}
+
+impl Open {
+    fn new(node: Node, anchor: usize) -> Open {
+        Open { node, anchor, key: None, keys: HashMap::new() }
+    }
+}
+
+/// What a part of the tree takes.
+#[derive(Clone, Copy, Default)]
+struct Size {
+    nodes: usize,
+    bytes: usize,
+}
+
+impl Size {
+    fn add(&mut self, nodes: usize, bytes: usize) {
+        self.nodes = self.nodes.saturating_add(nodes);
+        self.bytes = self.bytes.saturating_add(bytes);
+    }
+
+    fn add_all(&mut self, node: &Node) {
+        match &node.value {
+            Value::Scalar { text, .. } => self.add(1, text.len()),
+            Value::List(items) => {
+                self.add(1, 0);
+                items.iter().for_each(|item| self.add_all(item));
+            }
+            Value::Map(entries) => {
+                self.add(1, 0);
+                for entry in entries {
+                    self.add(0, entry.key.len());
+                    self.add_all(&entry.node);
+                }
+            }
+        }
+    }
 }
 
 #[derive(Default)]
 struct Builder {
     open: Vec<Open>,
-    anchors: HashMap<usize, Node>,
+    anchors: HashMap<usize, (Node, Size)>,
     root: Option<Node>,
     documents: usize,
-    nodes: usize,
+    size: Size,
     findings: Vec<Diagnostic>,
 }
 
@@ -154,20 +198,22 @@ impl Builder {
                 self.complete(node, anchor);
             }
             Event::SequenceStart(_, anchor, _) => {
-                self.open.push(Open { node: Node::new(place, Value::List(Vec::new())), anchor, key: None });
+                self.open.push(Open::new(Node::new(place, Value::List(Vec::new())), anchor));
             }
             Event::MappingStart(_, anchor, _) => {
-                self.open.push(Open { node: Node::new(place, Value::Map(Vec::new())), anchor, key: None });
+                self.open.push(Open::new(Node::new(place, Value::Map(Vec::new())), anchor));
             }
             Event::SequenceEnd | Event::MappingEnd => {
                 if let Some(done) = self.open.pop() {
                     self.complete(done.node, done.anchor);
                 }
             }
-            Event::Alias(anchor) => match self.anchors.get(&anchor).cloned() {
-                Some(node) => {
-                    self.nodes += count(&node);
-                    self.complete(Node { place, ..node }, 0);
+            Event::Alias(anchor) => match self.anchors.get(&anchor) {
+                Some((_, size)) if self.size.bytes + size.bytes > UNFOLDED_MAX => self.size.add(0, size.bytes),
+                Some((node, size)) => {
+                    let node = Node { place, ..node.clone() };
+                    self.size.add(size.nodes, size.bytes);
+                    self.complete(node, 0);
                 }
                 None => self.findings.push(Diagnostic::error(place, "this alias stands inside the thing it names")),
             },
@@ -176,9 +222,13 @@ impl Builder {
     }
 
     fn complete(&mut self, node: Node, anchor: usize) {
-        self.nodes += 1;
+        let bytes = if let Value::Scalar { text, .. } = &node.value { text.len() } else { 0 };
+        self.size.add(1, bytes);
         if anchor != 0 {
-            self.anchors.insert(anchor, node.clone());
+            let mut size = Size::default();
+            size.add_all(&node);
+            self.size.add(size.nodes, size.bytes);
+            self.anchors.insert(anchor, (node.clone(), size));
         }
         let Some(parent) = self.open.last_mut() else {
             self.root.get_or_insert(node);
@@ -196,26 +246,19 @@ impl Builder {
                     }
                 },
                 Some((key, key_place)) => {
-                    if let Some(first) = entries.iter().find(|entry| entry.key == key) {
+                    if let Some(first) = parent.keys.get(&key) {
                         self.findings.push(
                             Diagnostic::error(key_place, format!("`{key}` stands here twice"))
-                                .help(format!("the first one is on line {}; keep one", first.key_place.line)),
+                                .help(format!("the first one is on line {first}; keep one")),
                         );
                     } else {
+                        parent.keys.insert(key.clone(), key_place.line);
                         entries.push(Entry { key, key_place, node });
                     }
                 }
             },
             Value::Scalar { .. } => {}
         }
-    }
-}
-
-fn count(node: &Node) -> usize {
-    1 + match &node.value {
-        Value::Scalar { .. } => 0,
-        Value::List(items) => items.iter().map(count).sum(),
-        Value::Map(entries) => entries.iter().map(|entry| count(&entry.node)).sum(),
     }
 }
 
@@ -270,6 +313,18 @@ mod tests {
         }
         check_refused(&text, 0, "unfolds");
         check_refused(&format!("a: {}{}", "[".repeat(100), "]".repeat(100)), 0, "deeper");
+        let long = "x".repeat(TEXT_MAX / 2);
+        check_refused(&format!("a: &a {long}\nb: [{}]\n", "*a,".repeat(1000)), 0, "unfolds");
+    }
+
+    /// covers: faults 8
+    #[test]
+    fn many_keys_are_read_in_the_time_of_their_number() {
+        let text: String = (0..24_000).map(|number| format!("k{number}: \n")).collect();
+        let started = std::time::Instant::now();
+        let Value::Map(entries) = parse(&text).expect("valid").value else { panic!("a mapping") };
+        assert_eq!(entries.len(), 24_000);
+        assert!(started.elapsed().as_secs() < 4, "{:?}", started.elapsed());
     }
 
     /// covers: foundation 3

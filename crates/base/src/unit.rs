@@ -40,6 +40,9 @@ const SIZE_UNITS: [(&str, u64); 8] = [
 ];
 
 impl Span {
+    /// The longest duration: sums of a few never pass what a clock counts.
+    pub const MAX: Span = Span::from_secs(36_500 * 24 * 3600);
+
     pub const fn from_secs(seconds: u64) -> Span {
         Span(Duration::from_secs(seconds))
     }
@@ -65,7 +68,8 @@ impl Span {
             total_ms = number
                 .checked_mul(scale)
                 .and_then(|ms| total_ms.checked_add(ms))
-                .ok_or_else(|| format!("`{text}` is longer than any clock here counts"))?;
+                .filter(|ms| *ms <= Self::MAX.0.as_millis() as u64)
+                .ok_or_else(|| format!("`{text}` is longer than {}, the most that is taken", Self::MAX))?;
             rest = next;
         }
         Ok(Span(Duration::from_millis(total_ms)))
@@ -77,6 +81,9 @@ fn duration_reason(text: &str) -> String {
 }
 
 impl ByteSize {
+    /// The largest size: sums of many never pass 64 bits.
+    pub const MAX: ByteSize = ByteSize(1 << 50);
+
     /// Reads `64MiB`. The error is the reason alone; the caller knows the place.
     pub fn parse(text: &str) -> Result<ByteSize, String> {
         let text = text.trim();
@@ -85,11 +92,12 @@ impl ByteSize {
         let unit = unit.trim();
         let reason = || format!("`{text}` is not a size: write a number and its unit, such as 512KiB, 64MiB, 1GiB");
         let number: u64 = number.parse().map_err(|_| reason())?;
-        if unit.is_empty() {
-            return Ok(ByteSize(number));
-        }
-        let scale = SIZE_UNITS.iter().find(|(name, _)| *name == unit).ok_or_else(reason)?.1;
-        number.checked_mul(scale).map(ByteSize).ok_or_else(reason)
+        let scale = match unit {
+            "" => 1,
+            _ => SIZE_UNITS.iter().find(|(name, _)| *name == unit).ok_or_else(reason)?.1,
+        };
+        let size = number.checked_mul(scale).map(ByteSize).filter(|size| *size <= Self::MAX);
+        size.ok_or_else(|| format!("`{text}` is more than {}, the most that is taken", Self::MAX))
     }
 
     pub const fn mib(number: u64) -> ByteSize {
@@ -275,7 +283,7 @@ mod tests {
         check_size("1kB", Ok(1_000));
         check_size("64mb", Err("not a size"));
         check_size("-1", Err("not a size"));
-        check_size("99999999999GiB", Err("not a size"));
+        check_size("99999999999GiB", Err("most that is taken"));
         for text in ["64MiB", "1GiB", "513", "2KiB"] {
             assert_eq!(ByteSize::parse(text).map(|size| size.to_string()), Ok(text.to_string()));
         }

@@ -105,7 +105,13 @@ impl Checkpoints {
                 inner.next = bytes.len().saturating_sub(SLOT_BYTES).div_ceil(SLOT_BYTES);
                 for (index, slot) in bytes.chunks_exact(SLOT_BYTES).skip(1).enumerate() {
                     match decode(slot) {
-                        Some((key, position)) => drop(inner.slots.insert(key, (index, position))),
+                        Some((key, position)) => {
+                            // Of two for the same the later one counts; the other one would come back once it is forgotten.
+                            if let Some((index, _)) = inner.slots.insert(key, (index, position)) {
+                                file.write_all_at(&[0; SLOT_BYTES], place_of(index))?;
+                                inner.free.push(index);
+                            }
+                        }
                         None => inner.free.push(index),
                     }
                 }

@@ -59,7 +59,7 @@ impl Encoder {
                 string(text.as_bytes(), out);
             }
         }
-        if record.truncated {
+        if record.truncated && !is_set(b"truncated") {
             separate(out, start);
             out.extend_from_slice(b"\"truncated\":true");
         }

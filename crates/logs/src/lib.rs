@@ -16,3 +16,5 @@ pub mod stage;
 pub mod sink;
 mod encode;
 mod time;
+#[doc(hidden)]
+pub mod fuzzing;

@@ -98,7 +98,9 @@ impl Splitter {
 
     /// A line that passes the bound before its end came is delivered now, cut.
     fn overlong(&mut self) -> Option<Batch> {
-        if self.carry.len() <= self.line_max {
+        // A CR at the end may belong to what ends the line.
+        let ends_in_cr = usize::from(self.carry.last() == Some(&b'\r'));
+        if self.carry.len() <= self.line_max + ends_in_cr {
             return None;
         }
         let whole = std::mem::take(&mut self.carry);

@@ -5,7 +5,7 @@
 
 use crate::series::{Block, Found, Interner, Meta, Sample, Series, Snapshot, Timing};
 use base::family::{FamilyKind, escape, is_label_name, write_number};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
 /// What a scrape held beside its samples.
@@ -26,20 +26,16 @@ pub fn parse(body: &[u8], time_ms: i64, series_max: usize, interner: &mut Intern
     let mut reader = Reader { blocks: Vec::new(), by_name: HashMap::new(), last: None, time_ms };
     let mut faults = Faults::default();
     let mut new = Vec::new();
-    for (index, line) in memchr_lines(body).enumerate() {
-        let line = line.trim_ascii();
-        let outcome = match line.first() {
-            None => Ok(()),
-            Some(b'#') => reader.comment(line),
-            Some(_) => match reader.known(line, interner) {
-                Some(outcome) => outcome,
-                None => {
-                    new.push((index, line));
-                    Ok(())
-                }
-            },
-        };
-        faults.note(index, outcome);
+    let lines = || memchr_lines(body).map(<[u8]>::trim_ascii).enumerate();
+    // A TYPE that stands behind its samples counts for them as well.
+    for (index, line) in lines().filter(|(_, line)| line.first() == Some(&b'#')) {
+        faults.note(index, reader.comment(line));
+    }
+    for (index, line) in lines().filter(|(_, line)| line.first().is_some_and(|byte| *byte != b'#')) {
+        match reader.known(line, interner) {
+            Some(outcome) => faults.note(index, outcome),
+            None => new.push((index, line)),
+        }
     }
     for (index, line) in new {
         faults.note(index, reader.new_series(line, series_max, interner));
@@ -102,13 +98,13 @@ impl Reader {
         // What is no HELP and no TYPE is for people, whatever it holds.
         let Some(text) = line.strip_prefix(b"#").and_then(|line| std::str::from_utf8(line).ok()) else { return Ok(()) };
         let Some(text) = text.strip_prefix([' ', '\t']) else { return Ok(()) };
-        let mut words = text.trim_start().splitn(3, [' ', '\t']);
-        let (word, name, rest) = (words.next().unwrap_or(""), words.next().unwrap_or(""), words.next().unwrap_or(""));
+        let (word, text) = first_word(text);
+        let (name, rest) = first_word(text);
         match word {
             "HELP" if is_metric_name(name) => {
                 let index = self.block(name);
                 if let Some(block) = self.blocks.get_mut(index) {
-                    block.meta.help = unescape(rest.trim_start()).into();
+                    block.meta.help = unescape(rest).into();
                 }
             }
             "TYPE" if is_metric_name(name) => {
@@ -139,7 +135,7 @@ impl Reader {
         };
         let (text, rest) = line.split_at_checked(end)?;
         let found = interner.find(text).filter(|found| interner.is_told(found))?;
-        Some(self.sample(&found, rest, interner))
+        Some(value_and_time(rest).map(|sample| self.sample(&found, sample, interner)))
     }
 
     fn new_series(&mut self, line: &[u8], series_max: usize, interner: &mut Interner) -> Line {
@@ -148,23 +144,15 @@ impl Reader {
             Some(found) => found,
             None => interner.insert(text, parse_series(text)?),
         };
+        let sample = value_and_time(rest)?;
         if interner.len() >= series_max && !interner.is_told(&found) {
             return Err(OVER_LIMIT);
         }
-        self.sample(&found, rest, interner)
+        self.sample(&found, sample, interner);
+        Ok(())
     }
 
-    fn sample(&mut self, found: &Found, rest: &[u8], interner: &mut Interner) -> Line {
-        let rest = std::str::from_utf8(rest).map_err(|_| "a value is not UTF-8")?;
-        let mut words = rest.split_ascii_whitespace();
-        let value = parse_value(words.next().ok_or("a sample without a value")?).ok_or("a value that is no number")?;
-        let time_ms: Option<i64> = match words.next() {
-            None => None,
-            Some(word) => Some(word.parse().map_err(|_| "a timestamp that is no whole number of milliseconds")?),
-        };
-        if words.next().is_some() {
-            return Err("something stands behind the timestamp");
-        }
+    fn sample(&mut self, found: &Found, (value, time_ms): (f64, Option<i64>), interner: &mut Interner) {
         let bounds = self.time_ms.saturating_sub(BEHIND_MAX_MS)..=self.time_ms.saturating_add(AHEAD_MAX_MS);
         let timing = match time_ms {
             Some(own) if !bounds.contains(&own) => {
@@ -178,7 +166,6 @@ impl Reader {
         if let Some(block) = self.blocks.get_mut(index) {
             block.samples.push(Sample { series: found.series().clone(), value, time_ms, timing });
         }
-        Ok(())
     }
 
     /// The block of a sample's name: `x_bucket`, `x_sum` and `x_count` belong to a histogram or summary `x`.
@@ -210,6 +197,28 @@ impl Reader {
         self.by_name.insert(name, self.blocks.len() - 1);
         self.blocks.len() - 1
     }
+}
+
+/// What stands behind a series: its value, and the time where there is one.
+fn value_and_time(rest: &[u8]) -> Result<(f64, Option<i64>), &'static str> {
+    let rest = std::str::from_utf8(rest).map_err(|_| "a value is not UTF-8")?;
+    let mut words = rest.split_ascii_whitespace();
+    let value = parse_value(words.next().ok_or("a sample without a value")?).ok_or("a value that is no number")?;
+    let time_ms: Option<i64> = match words.next() {
+        None => None,
+        Some(word) => Some(word.parse().map_err(|_| "a timestamp that is no whole number of milliseconds")?),
+    };
+    match words.next() {
+        None => Ok((value, time_ms)),
+        Some(_) => Err("something stands behind the timestamp"),
+    }
+}
+
+/// A word and what stands behind the blanks after it: "Tokens can be separated by any number of blanks and/or tabs."
+fn first_word(text: &str) -> (&str, &str) {
+    let text = text.trim_start_matches([' ', '\t']);
+    let (word, rest) = text.split_at(text.find([' ', '\t']).unwrap_or(text.len()));
+    (word, rest.trim_start_matches([' ', '\t']))
 }
 
 fn belongs(meta: &Meta, name: &str) -> bool {
@@ -371,9 +380,11 @@ fn write_family(blocks: &[&Block], out: &mut String) {
         out.push('\n');
     }
     out.extend(["# TYPE ", &first.meta.name, " ", first.meta.kind.word(), "\n"]);
-    let mut told: std::collections::HashSet<&Series> = std::collections::HashSet::new();
+    // "Each line must have a unique combination of a metric name and labels": the first one counts.
+    let mut told: HashSet<(&Series, Option<i64>)> = HashSet::new();
+    let may_repeat = blocks.len() > 1 || first.samples.iter().any(|sample| sample.timing != Timing::Newer);
     for sample in blocks.iter().flat_map(|block| &block.samples) {
-        if blocks.len() > 1 && !told.insert(&sample.series) {
+        if may_repeat && !told.insert((&sample.series, sample.time_ms)) {
             continue;
         }
         out.push_str(&sample.series.name);
@@ -413,6 +424,16 @@ mod tests {
         let (loose, faults) = round_trip("# a comment\n\n  b { z = \"1\" , a=\"2\", } 1e3\nc 0x1\n");
         assert_eq!(loose, "# TYPE b untyped\nb{a=\"2\",z=\"1\"} 1000\n");
         assert_eq!(faults.first_bad, Some((4, "a value that is no number")));
+    }
+
+    /// covers: faults 8
+    #[test]
+    fn a_series_that_stands_twice_is_told_once_and_blanks_mean_nothing() {
+        let (text, faults) = round_trip("a 1\na 2\nb{x=\"1\",y=\"2\"} 1\nb{y=\"2\",x=\"1\"} 2\n");
+        assert_eq!(text, "# TYPE a untyped\na 1\n# TYPE b untyped\nb{x=\"1\",y=\"2\"} 1\n");
+        assert_eq!(faults.not_newer, 2);
+        let text = "#  HELP  c \t two  words\n#\tTYPE \t c  \tcounter\nc 1\n";
+        assert_eq!(round_trip(text).0, "# HELP c two  words\n# TYPE c counter\nc 1\n");
     }
 
     fn check_bad(line: &str, trouble: &str) {

@@ -75,8 +75,13 @@ impl Source {
 
     /// Checks everything; the report holds all mistakes at once.
     pub fn plans(&self, command: &[OsString]) -> Result<(Plans, Report), Report> {
+        self.plans_with(command, &Lookup::HERE)
+    }
+
+    /// The same, with placeholders filled from somewhere else than here.
+    pub fn plans_with(&self, command: &[OsString], lookup: &Lookup<'_>) -> Result<(Plans, Report), Report> {
         let shown = self.path.display().to_string();
-        let loaded = base::config::load_or_sections::<Config>(&shown, &self.text, &Lookup::HERE);
+        let loaded = base::config::load_or_sections::<Config>(&shown, &self.text, lookup);
         let loaded = loaded.map_err(|refused| check_sections(*refused, !command.is_empty()))?;
         let base::config::Loaded { config, tree, mut report, secret_variables, files } = loaded;
         let command =

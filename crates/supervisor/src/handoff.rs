@@ -81,11 +81,11 @@ impl Handoff {
         std::env::var(variable).ok().map(|text| Handoff::parse(&text))
     }
 
-    fn text(&self) -> String {
+    pub fn text(&self) -> String {
         self.entries.iter().map(|(name, value)| format!("{name}={value}\n")).collect()
     }
 
-    fn parse(text: &str) -> Handoff {
+    pub fn parse(text: &str) -> Handoff {
         let entry = |line: &str| {
             let (name, value) = line.rsplit_once('=')?;
             Some((name.to_string(), value.parse().ok()?))

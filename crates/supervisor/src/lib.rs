@@ -15,5 +15,7 @@ mod manager;
 mod life;
 pub mod run;
 mod resume;
+#[doc(hidden)]
+pub mod fuzzing;
 
 pub use resume::RESUME;

@@ -3,7 +3,7 @@
 //! `NAME_MAX` bytes; one more is closed and refused.
 
 use crate::manager::Manager;
-use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, recvmsg};
 use std::io::IoSliceMut;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -52,7 +52,9 @@ impl Store {
         if received.bytes == 0 {
             return None;
         }
-        let text = text.get(..received.bytes).unwrap_or(&[]);
+        // A datagram that is cut is none of ours, and where it was cut may look like a line of ours.
+        let whole = !received.flags.contains(ReturnFlags::TRUNC);
+        let text = text.get(..received.bytes).filter(|_| whole).unwrap_or(&[]);
         let value = |key: &[u8]| text.split(|byte| *byte == b'\n').find_map(|line| line.strip_prefix(key));
         let name = value(b"FDNAME=").unwrap_or(b"stored");
         let stores = value(b"FDSTORE=") == Some(b"1");

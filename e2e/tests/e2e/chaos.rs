@@ -5,10 +5,11 @@
 use std::collections::BTreeMap;
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use crate::harness::git::{Repository, published};
 use crate::harness::process::{Signal, is_alive, send_signal};
+use crate::harness::random::Random;
 use crate::harness::receiver::Batch;
 use crate::harness::{
     Exposition, LogReceiver, Outrigger, PATIENCE, SECOND, Scene, Wire, fixture, get, number_after, python, until,
@@ -244,23 +245,4 @@ fn numbers<'a>(batches: &'a [Batch], mark: &'a str) -> impl Iterator<Item = (usi
     batches.iter().enumerate().flat_map(move |(place, batch)| {
         batch.records.iter().filter_map(move |record| Some((place, number_after(&record.message, mark)?)))
     })
-}
-
-/// A small generator of our own (xorshift): its only duty is that a run can be repeated.
-struct Random(u64);
-
-impl Random {
-    fn seeded() -> Self {
-        let clock = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(1, |time| time.as_nanos() as u64);
-        let seed = std::env::var("E2E_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(clock);
-        eprintln!("E2E_SEED={seed}");
-        Self(seed | 1)
-    }
-
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % limit
-    }
 }

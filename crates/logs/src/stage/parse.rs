@@ -1,6 +1,6 @@
 //! Reads lines as JSON. In: lines. Out: fields as ranges over the same bytes; the timestamp lifted into the record. A line
-//! that is no JSON object stays a plain message and is counted, never dropped. Bounds: `FIELDS_MAX` fields of a record;
-//! serde_json's own depth limit of 128.
+//! that is no JSON object stays a plain message and is counted, never dropped; so does one that receivers could not read, since they
+//! refuse all lines of its body. Bounds: `FIELDS_MAX` fields of a record, `DEPTH_MAX` values within each other.
 
 use super::{Shaped, Stage};
 use crate::batch::{Batch, Field, FieldValue, Key};
@@ -109,6 +109,9 @@ impl<'de> Visitor<'de> for &mut Scan<'_> {
         let first = self.fields.len();
         while let Some(key) = map.next_key::<Text<'de>>()? {
             let value: &'de RawValue = map.next_value()?;
+            if !is_readable(value.get()) {
+                return Err(serde::de::Error::custom("a value that readers refuse"));
+            }
             if self.fields.len() - first >= FIELDS_MAX {
                 return Err(serde::de::Error::custom("too many fields"));
             }
@@ -156,6 +159,68 @@ impl Scan<'_> {
         let start = (text.as_ptr() as usize).saturating_sub(self.base);
         make(start as u32, (start + text.len()) as u32)
     }
+}
+
+/// Lists and objects within each other. Readers stop at 128 or earlier (RFC 8259, 9), and a body may be one more.
+pub const DEPTH_MAX: usize = 100;
+
+/// Whether readers take a value that the grammar allows: RFC 8259 leaves to them what a lone surrogate (8.2), a number beyond
+/// those of IEEE 754 (6) and deep nesting (9) are, and many refuse the whole body.
+fn is_readable(value: &str) -> bool {
+    let may_be_odd = match value.as_bytes().first() {
+        Some(b'"') => has_surrogate(value),
+        Some(b'{' | b'[') => {
+            let deep = value.bytes().filter(|byte| matches!(byte, b'{' | b'[')).count() > DEPTH_MAX;
+            if deep && depth(value) > DEPTH_MAX {
+                return false;
+            }
+            has_surrogate(value) || may_hold_large_number(value.as_bytes())
+        }
+        _ => may_hold_large_number(value.as_bytes()),
+    };
+    !may_be_odd || serde_json::from_str::<serde_json::Value>(value).is_ok()
+}
+
+/// Whether it holds a `\ud8xx` or the like; in a pair both stand.
+fn has_surrogate(value: &str) -> bool {
+    memchr::memchr(b'\\', value.as_bytes()).is_some_and(|first| {
+        let rest = value.as_bytes().get(first..).unwrap_or(&[]);
+        rest.windows(3).any(|part| matches!(part, [b'\\', b'u', b'd' | b'D']))
+    })
+}
+
+/// The largest number of IEEE 754 has 309 digits.
+const DIGITS_MAX: usize = 300;
+
+/// Whether there is a number with an exponent, or with that many digits. A text that looks like one is enough.
+fn may_hold_large_number(value: &[u8]) -> bool {
+    let exponent = memchr::memchr2_iter(b'e', b'E', value)
+        .any(|at| at > 0 && value.get(at - 1).is_some_and(|byte| byte.is_ascii_digit() || *byte == b'.'));
+    exponent || value.len() > DIGITS_MAX && longest_digits(value) > DIGITS_MAX
+}
+
+fn longest_digits(value: &[u8]) -> usize {
+    value.split(|byte| !byte.is_ascii_digit()).map(<[u8]>::len).max().unwrap_or(0)
+}
+
+/// How deep lists and objects of a right value stand within each other.
+fn depth(value: &str) -> usize {
+    let (mut open, mut most, mut quoted, mut escaped) = (0usize, 0, false, false);
+    for byte in value.bytes() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if quoted => escaped = true,
+            b'"' => quoted = !quoted,
+            _ if quoted => {}
+            b'{' | b'[' => {
+                open += 1;
+                most = most.max(open);
+            }
+            b'}' | b']' => open = open.saturating_sub(1),
+            _ => {}
+        }
+    }
+    most
 }
 
 /// Up to this many fields are compared in pairs.
@@ -250,6 +315,16 @@ mod tests {
         for line in ["plain", "[1]", "{\"a\":1", "{\"a\":1} tail", "{\"a\":}", "", "\"text\""] {
             let (batch, fits) = parsed(line);
             assert!(!fits && batch.fields.is_empty() && !batch.records[0].parsed, "{line}");
+        }
+        let nested = |levels: usize| format!("{{\"a\":{}{}}}", "[".repeat(levels), "]".repeat(levels));
+        for odd in
+            [r#"{"a":"\ud800"}"#, r#"{"a":{"b":["\uDC00"]}}"#, r#"{"a":1e309}"#, r#"{"a":[-1E+999]}"#, &nested(101)]
+        {
+            assert!(!parsed(odd).1, "{odd}");
+        }
+        assert!(!parsed(&format!("{{\"a\":{}}}", "9".repeat(400))).1);
+        for right in [r#"{"a":"\ud83d\ude00 1e309"}"#, r#"{"a":1e308,"b":[1e-400]}"#, &nested(100)] {
+            assert!(parsed(right).1, "{right}");
         }
         let many = (0..=FIELDS_MAX).map(|n| format!("\"k{n}\":1")).collect::<Vec<_>>().join(",");
         assert!(!parsed(&format!("{{{many}}}")).1);

@@ -32,7 +32,7 @@ const PART: &str = "app.end.tombstone";
 
 /// A file that was there when we started, or has come since.
 #[derive(Clone, Copy, PartialEq, Eq)]
-struct Stamp {
+pub struct Stamp {
     inode: (u64, u64),
     changed: (i64, i64),
 }
@@ -116,27 +116,30 @@ async fn look(end: &End, since: i64) -> Option<Seen> {
     let (tombstone, pid_file) = (end.tombstone.clone(), end.pid_file.clone());
     let look = move || {
         let mut trouble = None;
-        let tombstone = tombstone.and_then(|path| {
-            let meta = std::fs::metadata(&path).ok()?;
-            let stamp = Stamp { inode: (meta.dev(), meta.ino()), changed: (meta.mtime(), meta.mtime_nsec()) };
-            match base::file::read(&path, FILE_MAX) {
-                Ok(text) => Some((stamp, text)),
-                // Of a regular file it is the content that is wrong: no code.
-                Err(_) if meta.is_file() => Some((stamp, b"?".to_vec())),
-                Err(error) => {
-                    trouble = Some(error.to_string());
-                    None
-                }
-            }
-        });
+        let tombstone = tombstone.and_then(|path| read_tombstone(&path, &mut trouble));
         let pid = pid_file.and_then(|path| read_pid(&path, since, &mut trouble));
         Seen { tombstone, pid, trouble }
     };
     tokio::task::spawn_blocking(look).await.ok()
 }
 
+/// A tombstone that is there, and its text.
+pub fn read_tombstone(path: &Path, trouble: &mut Option<String>) -> Option<(Stamp, Vec<u8>)> {
+    let meta = std::fs::metadata(path).ok()?;
+    let stamp = Stamp { inode: (meta.dev(), meta.ino()), changed: (meta.mtime(), meta.mtime_nsec()) };
+    match base::file::read(path, FILE_MAX) {
+        Ok(text) => Some((stamp, text)),
+        // Of a regular file it is the content that is wrong: no code.
+        Err(_) if meta.is_file() => Some((stamp, b"?".to_vec())),
+        Err(error) => {
+            *trouble = Some(error.to_string());
+            None
+        }
+    }
+}
+
 /// The code as text. One that is no number from 0 to 255 is no success; an empty file is one.
-fn code_of(path: &Path, text: &[u8]) -> i32 {
+pub fn code_of(path: &Path, text: &[u8]) -> i32 {
     let text = String::from_utf8_lossy(text.trim_ascii());
     if text.is_empty() {
         return 0;
@@ -153,7 +156,7 @@ fn code_of(path: &Path, text: &[u8]) -> i32 {
 }
 
 /// The process in a file. One that started after an old file was written has the number of another: the file is of a life before.
-fn read_pid(path: &Path, since: i64, trouble: &mut Option<String>) -> Option<i32> {
+pub fn read_pid(path: &Path, since: i64, trouble: &mut Option<String>) -> Option<i32> {
     let written = std::fs::metadata(path).ok()?.mtime();
     let text = match base::file::read(path, FILE_MAX) {
         Ok(text) => text,
@@ -162,7 +165,7 @@ fn read_pid(path: &Path, since: i64, trouble: &mut Option<String>) -> Option<i32
             return None;
         }
     };
-    let pid: i32 = std::str::from_utf8(text.trim_ascii()).ok()?.parse().ok()?;
+    let pid: i32 = std::str::from_utf8(text.trim_ascii()).ok()?.parse().ok().filter(|pid| *pid > 0)?;
     let is_another = written < since && base::started::process(pid).is_some_and(|started| started > written + CLOCKS);
     (!is_another).then_some(pid)
 }

@@ -61,7 +61,7 @@ pub struct Busy {
     /// Past us: whatever happens to us, the app answers it.
     direct: Load,
     began: Instant,
-    _git: Repository,
+    pub git: Repository,
     descriptors: usize,
 }
 
@@ -93,7 +93,7 @@ impl Busy {
         let direct = Load::start(Kind::Fresh, &format!("127.0.0.1:{port}"), DIRECT_PER_SECOND);
         let app = outrigger.app();
         let mut busy =
-            Self { scene, receiver, outrigger, app, front, way, fresh, kept, direct, began, _git: git, descriptors: 0 };
+            Self { scene, receiver, outrigger, app, front, way, fresh, kept, direct, began, git, descriptors: 0 };
         busy.await_service(PATIENCE);
         busy.descriptors = descriptors(busy.outrigger.pid());
         busy.receiver.wait_for(1000, PATIENCE);

@@ -21,6 +21,7 @@ pub mod process;
 pub mod prometheus;
 pub mod proto;
 pub mod proxied;
+pub mod random;
 pub mod raw_app;
 pub mod receiver;
 pub mod server;

@@ -147,10 +147,12 @@ enum Fault {
 
 impl From<Fault> for Failure {
     fn from(fault: Fault) -> Failure {
-        match fault {
-            Fault::Server(text, wait) => Failure { text, wait },
-            Fault::Content(text) | Fault::Cache(text) => Failure { text, wait: None },
-        }
+        let (text, wait) = match fault {
+            Fault::Server(text, wait) => (text, wait),
+            Fault::Content(text) | Fault::Cache(text) => (text, None),
+        };
+        // Names of files and words of servers may hold anything.
+        Failure { text: base::diag::one_line(&text), wait }
     }
 }
 
@@ -358,11 +360,9 @@ fn resolve(repository: &gix::Repository, reference: &str) -> Result<gix::ObjectI
         return Ok(id);
     }
     let missing = |error: &dyn std::fmt::Display| format!("the repository has no ref `{reference}`: {error}");
-    if reference == "HEAD" {
-        return repository.head_id().map(|id| id.detach()).map_err(|error| missing(&chain(&error)));
-    }
     let mut found = repository.find_reference(reference).map_err(|error| missing(&chain(&error)))?;
-    found.peel_to_id().map(|id| id.detach()).map_err(|error| missing(&chain(&error)))
+    // Tags are not followed here: the library panics on a malformed one.
+    found.follow_to_object().map(|id| id.detach()).map_err(|error| missing(&chain(&error)))
 }
 
 /// An error with all its causes, in one line.

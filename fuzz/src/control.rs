@@ -1,0 +1,26 @@
+//! The binary's `control`, as far as the files of it that are compiled here name it. No target calls any of it.
+
+use base::subsystem::Health;
+use std::cell::Cell;
+use std::rc::Rc;
+use std::sync::Arc;
+use supervisor::message::{Ended, ToSupervisor};
+use tokio::sync::watch;
+
+#[allow(dead_code, reason = "named by `app/ready.rs`, which no target calls")]
+pub struct AppFacts {
+    pub runs: watch::Sender<bool>,
+    pub was_ready: watch::Sender<bool>,
+    pub health: Arc<Health>,
+    pub restarts: Rc<Cell<u32>>,
+    pub restarts_max: u32,
+    pub ended: Rc<Cell<Option<Ended>>>,
+}
+
+#[allow(dead_code, reason = "named by `app/ready.rs`, which no target calls")]
+pub struct Control;
+
+#[allow(dead_code, reason = "named by `app/ready.rs`, which no target calls")]
+impl Control {
+    pub fn send(&self, _: ToSupervisor<'_>) {}
+}

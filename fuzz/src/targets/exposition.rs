@@ -1,0 +1,188 @@
+//! The exposition page of an app: read, kept and written again (prometheus.io/docs/instrumenting/exposition_formats). In: the body of
+//! a scrape. Out: what we write is read back as what it was, without a bad line; a page that is read a second time by the same reader
+//! gives the same; blanks between words mean nothing; no series stands twice in a page; `series_max` holds.
+
+use crate::attempt::{bucket, shape};
+use metrics::series::{Interner, Snapshot, Timing};
+use metrics::text::{Faults, parse, write};
+use std::collections::HashSet;
+use std::rc::Rc;
+
+pub const WORDS: &[&str] = &[
+    "# TYPE a counter\n",
+    "# TYPE a gauge\n",
+    "# TYPE a histogram\n",
+    "# TYPE a summary\n",
+    "# TYPE a untyped\n",
+    "# HELP a text\\n\\\\ \\\"\n",
+    "# TYPE ",
+    "# HELP ",
+    "# EOF\n",
+    "#",
+    "a_bucket{le=\"0.5\"} 1\n",
+    "a_bucket{le=\"+Inf\"} 2\n",
+    "a_sum 1.5\n",
+    "a_count 2\n",
+    "a{quantile=\"0.9\"} NaN\n",
+    "a_total",
+    "_bucket",
+    "_sum",
+    "_count",
+    "{",
+    "}",
+    "{}",
+    "{x=\"1\",y=\"2\"}",
+    "{y=\"2\",x=\"1\"}",
+    "x=\"\"",
+    "\\n",
+    "\\\\",
+    "\\\"",
+    "\\",
+    "\"",
+    ",",
+    ",,",
+    "=",
+    " ",
+    "\t",
+    "\n",
+    "\r\n",
+    "+Inf",
+    "-Inf",
+    "NaN",
+    "-0",
+    "1e308",
+    "5e-324",
+    "1e17",
+    "0.000001",
+    " 1700000000000",
+    ":",
+    "é",
+    "\u{a0}",
+    "\u{2028}",
+    "__name__",
+    "le",
+];
+
+const SERIES_MAX: usize = 50;
+
+/// When the page is read.
+const TIME_MS: i64 = 1_700_000_000_000;
+
+pub fn run(input: &[u8]) {
+    let mut reader = Interner::default();
+    let (first, faults) = parse(input, TIME_MS, SERIES_MAX, &mut reader);
+    shape((
+        faults.first_bad.map(|(_, trouble)| trouble),
+        bucket(first.samples()),
+        bucket(first.blocks.len()),
+        faults.over_limit > 0,
+    ));
+    for block in &first.blocks {
+        let labels = block.samples.iter().map(|sample| sample.series.labels.len()).max();
+        shape((block.meta.kind, block.meta.help.is_empty(), bucket(block.samples.len()), labels));
+    }
+    check_limits(&first, &faults, input);
+    check_again(input, &first, &faults, &mut reader);
+    check_written(&first);
+    check_blanks(input, &first, &faults);
+}
+
+/// All that a snapshot tells of its series, metric by metric. Values are compared by their bits, but any NaN is as good as another.
+fn told(snapshot: &Snapshot) -> Vec<String> {
+    let (mut told, mut names) = (Vec::new(), HashSet::new());
+    let mut blocks: Vec<_> = snapshot.blocks.iter().filter(|block| !block.samples.is_empty()).collect();
+    blocks.sort_by(|one, other| one.meta.name.cmp(&other.meta.name));
+    for block in blocks {
+        told.push(format!("{} {:?} {:?}", block.meta.name, block.meta.kind, block.meta.help));
+        // Of two samples for the same the first one is told.
+        let once = block.samples.iter().filter(|sample| names.insert((sample.series.clone(), sample.time_ms)));
+        told.extend(once.map(|sample| {
+            let value = if sample.value.is_nan() { "NaN".into() } else { format!("{:x}", sample.value.to_bits()) };
+            format!("{:?} {value} {:?}", sample.series, sample.time_ms)
+        }));
+    }
+    told
+}
+
+/// Shows the first difference alone.
+#[track_caller]
+fn same_told(other: &Snapshot, first: &Snapshot, what: &str) {
+    let (other, first) = (told(other), told(first));
+    let at = other.iter().zip(&first).take_while(|(one, two)| one == two).count();
+    assert!(other == first, "{what}: {:?} became {:?}", first.get(at), other.get(at));
+}
+
+fn check_limits(snapshot: &Snapshot, faults: &Faults, input: &[u8]) {
+    let mut seen = HashSet::new();
+    let mut sent = HashSet::new();
+    for sample in snapshot.blocks.iter().flat_map(|block| &block.samples) {
+        seen.insert(sample.series.clone());
+        // Receivers refuse two samples of one series and time; only a newer one is sent.
+        let time_ms = sample.time_ms.unwrap_or(snapshot.time_ms);
+        let is_new = sample.timing != Timing::Newer || sent.insert((sample.series.clone(), time_ms));
+        assert!(is_new, "{:?} stands twice at {time_ms}", sample.series);
+        let names: Vec<&str> = sample.series.labels.iter().map(|(name, _)| &**name).collect();
+        assert!(names.is_sorted_by(|one, two| one < two), "labels are sorted, and none stands twice: {names:?}");
+    }
+    assert!(seen.len() <= SERIES_MAX, "{} series", seen.len());
+    let lines = input.split(|byte| *byte == b'\n').filter(|line| !line.trim_ascii().is_empty()).count() as u64;
+    assert!(snapshot.samples() as u64 + faults.bad_lines + faults.over_limit <= lines, "a line counts once");
+    assert_eq!(faults.bad_lines > 0, faults.first_bad.is_some());
+}
+
+/// The next scrape of the same page: every line is known by then.
+fn check_again(input: &[u8], first: &Snapshot, faults: &Faults, reader: &mut Interner) {
+    let (second, again) = parse(input, TIME_MS + 1, SERIES_MAX, reader);
+    same_told(&second, first, "the same page, read again");
+    // Of two samples with times of their own the older one is not newer the next time.
+    assert_eq!(Faults { not_newer: 0, ..again }, Faults { not_newer: 0, ..*faults }, "the same page, read again");
+    assert!(second.gone.is_empty(), "nothing ended: {:?}", second.gone);
+}
+
+/// "Tokens can be separated by any number of blanks and/or tabs": one more changes nothing.
+fn check_blanks(input: &[u8], first: &Snapshot, faults: &Faults) {
+    let Ok(text) = std::str::from_utf8(input) else { return };
+    let mut wide = String::with_capacity(text.len() * 2);
+    for line in text.split_inclusive('\n') {
+        let start = line.trim_start_matches([' ', '\t']);
+        let comment = start.starts_with('#');
+        // Behind `# HELP name ` the text begins, in which blanks mean themselves.
+        let mut left = if start.starts_with("# ") { 3 } else { 2 };
+        let (mut quoted, mut escaped) = (false, false);
+        for c in line.chars() {
+            wide.push(c);
+            match c {
+                _ if escaped => escaped = false,
+                '\\' if quoted => escaped = true,
+                '"' if !comment => quoted = !quoted,
+                ' ' | '\t' if !quoted && (!comment || left > 0) => {
+                    left -= i32::from(comment);
+                    wide.push_str("\t ");
+                }
+                _ => {}
+            }
+        }
+    }
+    let (other, others) = parse(wide.as_bytes(), TIME_MS, SERIES_MAX, &mut Interner::default());
+    same_told(&other, first, "with more blanks between words");
+    assert_eq!(&others, faults, "with more blanks between words: {wide:?}");
+}
+
+fn check_written(first: &Snapshot) {
+    let page = |snapshot: &Snapshot| {
+        let mut out = String::new();
+        let conflicts = write(&[Rc::new(snapshot.clone())], &mut out);
+        assert!(conflicts.is_empty(), "one source has no conflict with itself: {conflicts:?}");
+        out
+    };
+    let text = page(first);
+    let (second, faults) = parse(text.as_bytes(), TIME_MS, usize::MAX, &mut Interner::default());
+    assert_eq!(Faults { not_newer: 0, ..faults }, Faults::default(), "what we write has no bad line: {text}");
+    same_told(&second, first, "what we write is read back as it was");
+    assert_eq!(page(&second), text, "and written alike");
+
+    // The same source a second time adds nothing.
+    let mut twice = String::new();
+    write(&[Rc::new(first.clone()), Rc::new(second)], &mut twice);
+    assert_eq!(twice, text, "a series that two sources tell is told once");
+}
