@@ -175,6 +175,9 @@ mod upgrade;
 #[path = "e2e/soak.rs"]
 mod soak;
 
+#[path = "e2e/hostile_directories.rs"]
+mod hostile_directories;
+
 #[path = "e2e/sandbox.rs"]
 mod sandbox;
 

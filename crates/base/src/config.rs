@@ -1,12 +1,13 @@
 //! From the text of a file to a typed Config, with every mistake at once. In: text, a Config type, a lookup for
 //! placeholders. Out: the Config and its tree (so that later checks can name places), or a `Report`.
 
-use crate::diag::{Diagnostic, Report};
+use crate::diag::{Diagnostic, Place, Report, line_of};
 use crate::fill::{Filled, Lookup, fill};
 use crate::schema;
-use crate::tree::{self, Node};
+use crate::tree::{self, Node, Value};
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
+use std::collections::HashSet;
 use std::path::PathBuf;
 
 /// A Config that the schema allows, with the tree it came from.
@@ -65,6 +66,10 @@ pub fn load_or_sections<C: DeserializeOwned + JsonSchema>(
     let mut tree = match tree::parse(text) {
         Ok(tree) => tree,
         Err(findings) => {
+            findings
+                .iter()
+                .filter_map(|finding| finding.place)
+                .for_each(|place| mask_by_name(text, place.line, &mut report));
             report.extend(findings);
             return Err(Box::new(Refused { report, tree: None, json: serde_json::Value::Null }));
         }
@@ -73,7 +78,7 @@ pub fn load_or_sections<C: DeserializeOwned + JsonSchema>(
     values.iter().for_each(|(value, written)| report.hide(value, written));
     let unfilled_places: Vec<_> = unfilled.iter().filter_map(|finding| finding.place).collect();
     let checked = schema::check(&tree, &schema_of::<C>());
-    checked.secrets.iter().for_each(|place| report.mask(*place));
+    mask_secrets(&tree, &checked.secrets.iter().copied().collect(), false, &mut report);
     let files = names.iter().filter_map(|(_, name)| name.strip_prefix("file:")).map(PathBuf::from).collect();
     let secret = names.iter().filter(|(place, name)| checked.secrets.contains(place) && !name.starts_with("file:"));
     let secret_variables = secret.map(|(_, name)| name.clone()).collect();
@@ -91,6 +96,71 @@ pub fn load_or_sections<C: DeserializeOwned + JsonSchema>(
             let keys: Vec<&str> = path.split(['.', '[', ']']).filter(|part| !part.is_empty()).collect();
             report.push(Diagnostic::error(tree.at(&keys).place, error.inner().to_string()));
             Err(Box::new(Refused { report, tree: Some(tree), json: checked.json }))
+        }
+    }
+}
+
+/// Hides the cells of secrets, with all that lies in them where it should not, on each of their lines.
+fn mask_secrets(node: &Node, secrets: &HashSet<Place>, within: bool, report: &mut Report) {
+    let within = within || secrets.contains(&node.place);
+    match &node.value {
+        Value::Scalar { .. } if within => {
+            report.mask(node.place);
+            let others = node.place.line + 1..=node.last_line;
+            others.for_each(|line| report.mask(Place { line, column: 1, width: Place::TO_THE_END }));
+        }
+        Value::Scalar { .. } => {}
+        Value::List(items) => items.iter().for_each(|item| mask_secrets(item, secrets, within, report)),
+        Value::Map(entries) => entries.iter().for_each(|entry| mask_secrets(&entry.node, secrets, within, report)),
+    }
+}
+
+/// Words in the names of keys that hold secrets.
+const SECRET_WORDS: [&str; 6] = ["password", "token", "secret", "key", "credential", "authorization"];
+
+/// Hides what stands behind a name that sounds like a secret's. For a line of a text that is no YAML: nobody knows its cells.
+fn mask_by_name(text: &str, line: u32, report: &mut Report) {
+    let written = line_of(text, line);
+    let lower = written.to_ascii_lowercase();
+    let ends = SECRET_WORDS.iter().filter_map(|word| lower.find(word).map(|at| at + word.len()));
+    let Some(colon) = ends.min().and_then(|end| written.get(end..)?.find(':').map(|at| end + at)) else { return };
+    let value = written.get(colon + 1..).unwrap_or("");
+    let column = written.get(..=colon).unwrap_or("").chars().count() as u32 + 1;
+    report.mask(Place { line, column, width: Place::TO_THE_END });
+    value.split([' ', ',', ']', '}']).chain([value.trim()]).for_each(|word| report.hide(word, "***"));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, serde::Deserialize, JsonSchema)]
+    #[serde(deny_unknown_fields)]
+    #[expect(dead_code, reason = "what is read is no part of these tests")]
+    struct Sample {
+        token: Option<crate::unit::Secret>,
+        port: Option<u16>,
+    }
+
+    fn refused(text: &str) -> String {
+        match load::<Sample>("f", text, &Lookup::HERE) {
+            Ok(_) => panic!("no mistake was found in {text}"),
+            Err(report) => report.render(),
+        }
+    }
+
+    /// covers: faults 8
+    #[test]
+    fn a_secret_is_hidden_on_all_its_lines_and_in_a_text_that_is_no_yaml() {
+        for text in [
+            "{ token: \"hunter2\n  hunter2\", port: x }",
+            "{ token: [hunter2, { a: hunter2 }], port: x }",
+            "token: hunter2, b: hunter2\nport: 1",
+            "token: *hunter2\n",
+            "{ token: @hunter2, port: 1 }",
+        ] {
+            let shown = refused(text);
+            assert!(!shown.contains("hunter2") && shown.contains("-->"), "{shown}");
         }
     }
 }

@@ -15,6 +15,11 @@ pub struct Place {
     pub width: u32,
 }
 
+impl Place {
+    /// A width that ends with the line.
+    pub const TO_THE_END: u32 = 1 << 24;
+}
+
 /// One finding: lower case, names the thing and its value; `help` is the next step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Diagnostic {
@@ -100,7 +105,7 @@ impl Report {
     }
 
     fn without_hidden(&self, mut message: String) -> String {
-        for (text, instead) in self.hidden.iter().filter(|(text, _)| !text.is_empty()) {
+        for (text, instead) in &self.hidden {
             if text.chars().count() < HIDDEN_MIN {
                 let quoted = format!("`{text}`");
                 message = message.replace(&quoted, &format!("`{instead}`"));

@@ -24,6 +24,7 @@ pub mod accounts;
 pub mod pressure;
 pub mod needs;
 pub mod oplog;
+pub mod output;
 pub mod scope;
 pub mod state;
 pub mod subsystem;

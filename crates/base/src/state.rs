@@ -163,8 +163,9 @@ impl StateDir {
             file.sync_data()?;
             fs::rename(&beside, &path)
         };
-        write().inspect_err(|_| {
+        write().map_err(|error| {
             let _ = fs::remove_file(&beside);
+            io::Error::new(error.kind(), format!("{}: {error}", path.display()))
         })
     }
 }

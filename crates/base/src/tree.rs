@@ -18,6 +18,8 @@ pub const UNFOLDED_MAX: usize = 4 << 20;
 pub struct Node {
     pub place: Place,
     pub value: Value,
+    /// Where it ends; a text may go over several lines.
+    pub last_line: u32,
     /// The text came from a variable or a file, so that a message must not show it.
     pub filled: bool,
 }
@@ -41,8 +43,8 @@ pub struct Entry {
 }
 
 impl Node {
-    fn new(place: Place, value: Value) -> Node {
-        Node { place, value, filled: false }
+    fn new(span: &Span, value: Value) -> Node {
+        Node { place: place_of(span), value, last_line: to_u32(span.end.line()), filled: false }
     }
 
     /// An empty cell, `~` or `null`.
@@ -106,7 +108,8 @@ pub fn parse(text: &str) -> Result<Node, Vec<Diagnostic>> {
             ))]);
         }
     }
-    let nothing = Node::new(Place { line: 1, column: 1, width: 1 }, Value::Map(Vec::new()));
+    let place = Place { line: 1, column: 1, width: 1 };
+    let nothing = Node { place, value: Value::Map(Vec::new()), last_line: 1, filled: false };
     if builder.findings.is_empty() { Ok(builder.root.unwrap_or(nothing)) } else { Err(builder.findings) }
 }
 
@@ -194,14 +197,14 @@ impl Builder {
             }
             Event::Scalar(text, style, anchor, tag) => {
                 let quoted = style != ScalarStyle::Plain || tag.is_some();
-                let node = Node::new(place, Value::Scalar { text: text.into_owned(), plain: !quoted });
+                let node = Node::new(span, Value::Scalar { text: text.into_owned(), plain: !quoted });
                 self.complete(node, anchor);
             }
             Event::SequenceStart(_, anchor, _) => {
-                self.open.push(Open::new(Node::new(place, Value::List(Vec::new())), anchor));
+                self.open.push(Open::new(Node::new(span, Value::List(Vec::new())), anchor));
             }
             Event::MappingStart(_, anchor, _) => {
-                self.open.push(Open::new(Node::new(place, Value::Map(Vec::new())), anchor));
+                self.open.push(Open::new(Node::new(span, Value::Map(Vec::new())), anchor));
             }
             Event::SequenceEnd | Event::MappingEnd => {
                 if let Some(done) = self.open.pop() {
@@ -263,7 +266,8 @@ impl Builder {
 }
 
 fn place_of(span: &Span) -> Place {
-    let width = if span.start.line() == span.end.line() { span.end.col().saturating_sub(span.start.col()) } else { 1 };
+    let within = span.start.line() == span.end.line();
+    let width = if within { span.end.col().saturating_sub(span.start.col()) } else { Place::TO_THE_END as usize };
     Place { line: to_u32(span.start.line()), column: to_u32(span.start.col() + 1), width: to_u32(width.max(1)) }
 }
 

@@ -22,6 +22,7 @@ mod format;
 mod runtime;
 mod hints;
 mod arguments;
+mod background;
 mod choose;
 mod render;
 mod page;
@@ -93,10 +94,16 @@ pub fn command(options: &Options) -> i32 {
         Err(failure) => return refuse(&failure),
     };
     let mut stdout = std::io::stdout().lock();
-    // A reader that left early, such as `head`, has what it wanted.
-    let _ = stdout.write_all(render(&found).as_bytes()).and_then(|()| stdout.flush());
+    let printed = stdout.write_all(render(&found).as_bytes()).and_then(|()| stdout.flush());
     summarise(&found);
-    0
+    match printed {
+        // A reader that left early, such as `head`, has what it wanted.
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            eprintln!("error: the configuration cannot be written: {error}");
+            1
+        }
+        _ => 0,
+    }
 }
 
 /// `outrigger init`: the configuration in a new file. Answers the exit code.
@@ -120,6 +127,11 @@ pub fn init(options: &Options, path: &Path, force: bool) -> i32 {
 }
 
 fn summarise(found: &Found) {
+    if let Some(advice) = &found.background {
+        eprintln!(
+            "outrigger: warning: the command went into the background, where Outrigger cannot follow it; {advice}"
+        );
+    }
     eprintln!("outrigger: {}", found.summary());
 }
 

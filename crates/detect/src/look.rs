@@ -19,6 +19,8 @@ pub struct Found {
     pub processes: Vec<(Process, Option<Runtime>)>,
     pub ports: Vec<Port>,
     pub files: Vec<LogFile>,
+    /// The command ended, and something of it runs on: what to do about that.
+    pub background: Option<String>,
     /// The output of a command that we started.
     pub output: Option<Guess>,
     pub hints: Vec<Hint>,
@@ -203,6 +205,7 @@ impl Sight {
             processes: self.processes,
             ports: self.ports,
             files: self.files,
+            background: None,
             output: None,
             hints: self.hints,
             notes: self.notes,

@@ -103,6 +103,13 @@ fn app(page: &mut Page, found: &Found, command: Option<&[String]>) {
                 &format!("decide: arguments that looked like secrets are to come from: {}", hidden.join(", ")),
             );
         }
+        if let Some(advice) = &found.background {
+            page.note(
+                "  ",
+                "decide: the command ends and leaves its work to a process in the background, so that Outrigger",
+            );
+            page.note("  ", &format!("would end with it at once; {advice}"));
+        }
         page.line(&format!("  command: [{}]", cells.join(", ")));
     }
     match port {
@@ -375,6 +382,7 @@ mod tests {
             processes: Vec::new(),
             ports: Vec::new(),
             files: Vec::new(),
+            background: None,
             output: None,
             hints: Vec::new(),
             notes: Vec::new(),

@@ -7,7 +7,7 @@ use crate::files::TAIL;
 use crate::format::{Guess, sniff};
 use crate::look::{Found, Sight};
 use crate::process::{self, Process};
-use crate::{Failure, Target};
+use crate::{Failure, Target, background};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, WaitIdStatus};
 use std::ffi::OsString;
@@ -57,11 +57,13 @@ pub fn of_command(command: &[OsString], length: Duration) -> Result<Found, Failu
             });
         }
     };
-    if let Some(how) = ended {
+    let is_left = ended.is_some() && !trial.family().is_empty();
+    if let Some(how) = ended.filter(|_| !is_left) {
         let after = began.elapsed().as_millis();
         sight.note(format!("the command ended {how} after {after} ms; what it would have done later was not seen"));
     }
     let mut found = sight.finish(Target::Command(command.to_vec()));
+    found.background = is_left.then(|| background::advice(command));
     found.output = Some(trial.stop_and_sniff());
     Ok(found)
 }

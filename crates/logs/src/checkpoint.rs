@@ -90,8 +90,8 @@ struct Inner {
 }
 
 impl Checkpoints {
-    /// Opens the file of the state directory. A damaged slot costs that slot alone; a file of another version is answered with a
-    /// sentence, and begun anew.
+    /// Opens the file of the state directory. A damaged slot costs that slot alone, and a file of another version, or of none, is begun
+    /// anew; both are answered with a sentence.
     pub fn open(state: &StateDir, health: Option<Arc<Health>>) -> io::Result<(Checkpoints, Option<String>)> {
         let Some(path) = state.path(FILE) else { return Ok((Checkpoints::default(), None)) };
         let mut options = OpenOptions::new();
@@ -102,6 +102,7 @@ impl Checkpoints {
         let mark = MARK.of(&bytes);
         let trouble = match mark {
             Marked::Ours(_) => {
+                let mut damaged = u64::from(bytes.len() % SLOT_BYTES != 0);
                 inner.next = bytes.len().saturating_sub(SLOT_BYTES).div_ceil(SLOT_BYTES);
                 for (index, slot) in bytes.chunks_exact(SLOT_BYTES).skip(1).enumerate() {
                     match decode(slot) {
@@ -112,10 +113,13 @@ impl Checkpoints {
                                 inner.free.push(index);
                             }
                         }
-                        None => inner.free.push(index),
+                        None => {
+                            damaged += u64::from(slot.iter().any(|byte| *byte != 0));
+                            inner.free.push(index);
+                        }
                     }
                 }
-                None
+                (damaged > 0).then(|| format!("{}: {damaged} positions are damaged and left out", path.display()))
             }
             Marked::Other(version) => {
                 file.set_len(0)?;
@@ -133,7 +137,8 @@ impl Checkpoints {
                     inner.next = index + 1;
                     inner.unwritten.insert(key);
                 }
-                None
+                let damaged = inner.slots.is_empty() && !bytes.is_empty();
+                damaged.then(|| format!("{} holds no positions that can be read: it is begun anew", path.display()))
             }
         };
         if !matches!(mark, Marked::Ours(_)) {

@@ -11,6 +11,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 use tokio::sync::Notify;
 
+/// Bytes that may wait for a sink whatever other parts do with the memory.
+const LITTLE: usize = 512 << 10;
+
 pub struct Queue {
     /// The sink's place in all tracks.
     pub sink: usize,
@@ -45,6 +48,11 @@ impl Queue {
             settled: Notify::new(),
             row,
         })
+    }
+
+    /// Whether what waits here takes memory that others may miss. While it does not, it is not the logs that have to wait.
+    pub fn holds_much(&self) -> bool {
+        self.bytes.get() > LITTLE
     }
 
     /// Waits until there is room, where this queue blocks.

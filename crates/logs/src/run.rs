@@ -79,7 +79,7 @@ async fn logs_thread(plan: Plan, inputs: Inputs, telemetry: Telemetry, mut stati
     let (checkpoints, trouble) = opened;
     if let Some(trouble) = trouble {
         telemetry.count(base::state::BEGUN_ANEW, &[("file", "logs.checkpoints")]).add(1);
-        tracing::warn!("{trouble}; log files are read again");
+        tracing::warn!("{trouble}; log files without a position are read again");
     }
     checkpoints.prefer(plan.sources.iter().map(|source| source.name.as_str()));
     let parts = Parts { plan, telemetry, health: health.clone(), phase: station.watch(), scope: scope.clone() };
@@ -343,7 +343,9 @@ impl Pipeline {
     /// before this one. A sink that has acknowledged records already does not get them again.
     pub async fn push(&self, mut batch: Batch, track: &Rc<Track>, read_before: u64) {
         // What is not read stays where it is, in the file or the ring, until there is memory for it.
-        self.pressure.ease().await;
+        if self.outlets.iter().any(|outlet| outlet.queue.holds_much()) {
+            self.pressure.ease().await;
+        }
         let end = batch.base + batch.bytes.len() as u64;
         let replayed = batch.records.iter().filter(|record| batch.base + u64::from(record.end) < read_before).count();
         batch.ticket = Some(track.ticket(end));

@@ -31,26 +31,46 @@ pub async fn hand_over(readers: Vec<JoinHandle<()>>, queues: &[Rc<Queue>], until
     queues.iter().for_each(|queue| queue.leave_tracked());
 }
 
-/// Writes what the app wrote and no sink took into the state directory. Returns the pipelines where that failed.
-pub fn keep(leftovers: Vec<LeftoverOf>) -> Vec<Rc<Pipeline>> {
+/// What could not be kept of a source: all of it, or a number of lines.
+pub struct Unkept {
+    pipeline: Rc<Pipeline>,
+    lines: Option<u64>,
+}
+
+/// Writes what the app wrote and no sink took into the state directory. Returns what is lost all the same.
+pub fn keep(leftovers: Vec<LeftoverOf>) -> Vec<Unkept> {
     let mut unkept = Vec::new();
     for (left, ring, pipeline) in leftovers {
-        if let Err(error) = left.keep(&ring, pipeline.name(), &pipeline.required_sinks()) {
-            tracing::info!(source = pipeline.name(), %error, "lines of the app that no sink took could not be kept");
-            unkept.push(pipeline);
+        match left.keep(&ring, pipeline.name(), &pipeline.required_sinks()) {
+            Ok(0) => {}
+            Ok(lines) => {
+                tracing::error!(
+                    source = pipeline.name(),
+                    records = lines,
+                    reason = "overwritten",
+                    "log records were lost: more waited than the ring holds"
+                );
+                unkept.push(Unkept { pipeline, lines: Some(lines) });
+            }
+            Err(error) => {
+                tracing::info!(source = pipeline.name(), %error, "lines of the app that no sink took could not be kept");
+                unkept.push(Unkept { pipeline, lines: None });
+            }
         }
     }
     unkept
 }
 
 /// Tells what each sink has not taken: records of files and of the app are read again after a start, unless they could not be kept.
-pub fn leave_behind(parts: &Parts, queues: &[Rc<Queue>], unkept: &[Rc<Pipeline>]) {
+pub fn leave_behind(parts: &Parts, queues: &[Rc<Queue>], unkept: &[Unkept]) {
     for (sink, queue) in parts.plan.sinks.iter().zip(queues) {
         let lost = queue.give_up_untracked();
         let row = parts.telemetry.ledger.row("sink", format!("logs/{}", sink.name));
         let pending = row.counts().pending;
-        let is_lost = unkept.iter().any(|pipeline| pipeline.sinks().any(|(index, _)| index == queue.sink));
-        let (kept, lost) = if is_lost { (0, lost + pending) } else { (pending, lost) };
+        let of_sink = unkept.iter().filter(|unkept| unkept.pipeline.sinks().any(|(index, _)| index == queue.sink));
+        let gone: u64 = of_sink.map(|unkept| unkept.lines.unwrap_or(pending)).sum();
+        let gone = gone.min(pending);
+        let (kept, lost) = (pending - gone, lost + gone);
         parts.telemetry.leave_behind(sink_id(&sink.name), kept, lost);
     }
 }

@@ -140,7 +140,8 @@ pub fn start(
                 pages.push(scope.spawn("prometheus", page));
             }),
             SinkKind::RemoteWrite(config) => {
-                RemoteWrite::new(name, id, config, row, health.clone()).map(|writer| writers.push(writer))
+                let pressure = telemetry.pressure.clone();
+                RemoteWrite::new(name, id, config, row, health.clone(), pressure).map(|writer| writers.push(writer))
             }
         };
         if let Err(error) = started {

@@ -84,7 +84,7 @@ impl Connector {
         let host = uri.host().ok_or_else(|| Error::us(format!("`{uri}` names no host")).finally())?;
         let host = host.trim_start_matches('[').trim_end_matches(']').to_string();
         let port = uri.port_u16().unwrap_or(if tls { 443 } else { 80 });
-        let proxy = self.proxies.choose(tls, &host, port);
+        let proxy = self.proxies.choose(tls, &host, port).map_err(|text| Error::us(text).finally())?;
         Ok(Target { tls, host, port, proxy })
     }
 

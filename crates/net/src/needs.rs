@@ -18,7 +18,9 @@ pub fn needs(url: &str, config: &ClientConfig) -> Needs {
         let proxies = Proxies::from_environment(&|name| std::env::var(name).ok());
         needs.connect.push(port);
         needs.connect.push(DNS);
-        needs.connect.extend(proxies.choose(tls, uri.host().unwrap_or(""), port).map(|proxy| proxy.port));
+        needs
+            .connect
+            .extend(proxies.choose(tls, uri.host().unwrap_or(""), port).ok().flatten().map(|proxy| proxy.port));
         if tls && config.tls.ca_file.is_none() {
             needs.read.extend(bundles());
         }

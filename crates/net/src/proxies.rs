@@ -1,5 +1,6 @@
 //! HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY, in upper or lower case (as curl reads them; HTTP_PROXY in upper case is
-//! left out inside a CGI program, where a request could set it). In: the environment. Out: a proxy for a host, or none.
+//! left out inside a CGI program, where a request could set it). In: the environment. Out: a proxy for a host, or none, or why the one
+//! that is named cannot be used: nothing goes past a proxy that somebody asked for.
 
 use base64::Engine as _;
 
@@ -18,8 +19,8 @@ impl std::fmt::Debug for Proxy {
 
 #[derive(Debug, Default)]
 pub struct Proxies {
-    clear: Option<Proxy>,
-    tls: Option<Proxy>,
+    clear: Option<Result<Proxy, String>>,
+    tls: Option<Result<Proxy, String>>,
     except: Vec<String>,
 }
 
@@ -29,41 +30,54 @@ impl Proxy {
         Some(format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(credentials)))
     }
 
-    /// Reads `http://user:password@host:port`; the scheme may be left out.
-    fn parse(text: &str) -> Option<Proxy> {
-        let rest = text.strip_prefix("http://").unwrap_or(text).trim_end_matches('/');
+    /// Reads `http://user:password@host:port`; the scheme may be left out. The error holds no credentials.
+    fn parse(name: &str, text: &str) -> Result<Proxy, String> {
+        let (scheme, rest) = text.split_once("://").unwrap_or(("http", text));
+        if !scheme.eq_ignore_ascii_case("http") {
+            return Err(format!("{name} names a proxy of the kind `{scheme}`, and only http:// ones are spoken to"));
+        }
+        let rest = rest.trim_end_matches('/');
         let (credentials, address) = match rest.rsplit_once('@') {
             Some((credentials, address)) => (Some(credentials.to_string()), address),
             None => (None, rest),
         };
+        let wrong = || format!("{name} names no proxy: `{address}` is no host with a port");
         let (host, port) = match address.rsplit_once(':') {
-            Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => (host, port.parse().ok()?),
+            Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => {
+                (host, port.parse().map_err(|_| wrong())?)
+            }
             _ => (address, 80),
         };
         let host = host.trim_start_matches('[').trim_end_matches(']');
-        (!host.is_empty() && !host.contains('/')).then(|| Proxy { host: host.into(), port, credentials })
+        match host.is_empty() || host.contains('/') {
+            true => Err(wrong()),
+            false => Ok(Proxy { host: host.into(), port, credentials }),
+        }
     }
 }
 
 impl Proxies {
     pub fn from_environment(variable: &dyn Fn(&str) -> Option<String>) -> Proxies {
-        let either =
-            |name: &str| variable(&name.to_lowercase()).or_else(|| variable(name)).filter(|text| !text.is_empty());
+        let named = |name: String| variable(&name).filter(|text| !text.is_empty()).map(|text| (name, text));
+        let either = |name: &str| named(name.to_lowercase()).or_else(|| named(name.to_string()));
         let all = either("ALL_PROXY");
-        let clear = if variable("REQUEST_METHOD").is_some() { variable("http_proxy") } else { either("HTTP_PROXY") };
-        let parse = |text: Option<String>| text.or_else(|| all.clone()).and_then(|text| Proxy::parse(&text));
-        let except = either("NO_PROXY").unwrap_or_default();
+        let in_cgi = variable("REQUEST_METHOD").is_some();
+        let clear = if in_cgi { named("http_proxy".into()) } else { either("HTTP_PROXY") };
+        let parse = |found: Option<(String, String)>| {
+            found.or_else(|| all.clone()).map(|(name, text)| Proxy::parse(&name, &text))
+        };
+        let except = either("NO_PROXY").map(|(_, text)| text).unwrap_or_default();
         let except = except.split([',', ' ']).map(|part| part.trim().to_lowercase()).filter(|part| !part.is_empty());
         Proxies { clear: parse(clear), tls: parse(either("HTTPS_PROXY")), except: except.collect() }
     }
 
-    pub fn choose(&self, tls: bool, host: &str, port: u16) -> Option<Proxy> {
+    pub fn choose(&self, tls: bool, host: &str, port: u16) -> Result<Option<Proxy>, String> {
         let proxy = if tls { &self.tls } else { &self.clear };
         let host = host.to_lowercase();
         // Our own neighbours share our loopback; no proxy can reach it for us.
         let local = host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback());
         let excepted = self.except.iter().any(|rule| matches(rule, &host, port));
-        proxy.clone().filter(|_| !local && !excepted)
+        proxy.clone().filter(|_| !local && !excepted).transpose()
     }
 }
 
@@ -82,9 +96,29 @@ fn matches(rule: &str, host: &str, port: u16) -> bool {
 mod tests {
     use super::*;
 
+    /// covers: faults 1
+    #[test]
+    fn a_proxy_that_cannot_be_used_is_an_error_and_not_passed_by() {
+        for (text, part) in [
+            ("socks5://me:secret@p:1080", "kind `socks5`"),
+            ("https://p:1", "kind `https`"),
+            ("http://me:secret@p:99999", "`p:99999` is no host"),
+            ("http://", "no host"),
+        ] {
+            let lookup = |name: &str| (name == "ALL_PROXY").then(|| text.to_string());
+            let proxies = Proxies::from_environment(&lookup);
+            let error = proxies.choose(true, "a.example", 443).expect_err(text);
+            assert!(
+                error.contains(part) && error.contains("ALL_PROXY") && !error.contains("secret"),
+                "{text}: {error}"
+            );
+            assert_eq!(proxies.choose(true, "localhost", 443), Ok(None), "nobody needs it here");
+        }
+    }
+
     fn check(environment: &[(&str, &str)], tls: bool, host: &str, expect: Option<&str>) {
         let lookup = |name: &str| environment.iter().find(|(key, _)| *key == name).map(|(_, value)| value.to_string());
-        let chosen = Proxies::from_environment(&lookup).choose(tls, host, 443);
+        let chosen = Proxies::from_environment(&lookup).choose(tls, host, 443).expect("a proxy that can be used");
         assert_eq!(chosen.map(|proxy| format!("{proxy:?}")).as_deref(), expect, "{environment:?} {host}");
     }
 
@@ -108,7 +142,7 @@ mod tests {
     /// covers: foundation 2
     #[test]
     fn credentials_of_a_proxy_are_sent_but_never_printed() {
-        let proxy = Proxy::parse("http://u:p@proxy:3128/").expect("a proxy");
+        let proxy = Proxy::parse("HTTP_PROXY", "http://u:p@proxy:3128/").expect("a proxy");
         assert_eq!(proxy.authorization().as_deref(), Some("Basic dTpw"));
         assert!(!format!("{proxy:?}").contains("u:p"));
     }

@@ -152,11 +152,12 @@ impl Loaded {
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
                 before.map_or(Vec::new(), |before| known(before).to_vec())
             }
-            text => text.unwrap_or_default(),
+            // A name in another encoding is nobody's, and must not hide those after it.
+            text => String::from_utf8_lossy(&text.unwrap_or_default()).into_owned().into_bytes(),
         };
         let texts = [read(HOSTS, |before| &before.texts[0]), read(RESOLV_CONF, |before| &before.texts[1])];
         let mut hosts = Hosts::default();
-        // With a line that is not UTF-8 the names before it hold.
+        // Text that is UTF-8 can be read.
         let _ = hosts.read_hosts_conf(texts[0].as_slice());
         let (servers, trouble) = match servers_of(&texts[1]) {
             Ok(servers) => (servers, None),

@@ -2,6 +2,7 @@
 
 use crate::config::Config;
 use base::diag::nearest;
+use base::output;
 use base::registry::KindInfo;
 use serde_json::Value;
 use std::fmt::Write as _;
@@ -24,31 +25,24 @@ pub fn explain(kind: Option<&str>) -> i32 {
     let root = base::config::schema_of::<Config>();
     let sections = || root["properties"].as_object().into_iter().flatten();
     let Some(wanted) = kind else {
-        println!("Sections, each by `outrigger explain NAME`, as also what lies in them (app.stop):\n");
-        for (name, section) in sections() {
-            println!("  {name:<26} {}", first_sentence(section));
-        }
-        println!("\nComponents, each by `outrigger explain NAME`:\n");
+        let mut text =
+            "Sections, each by `outrigger explain NAME`, as also what lies in them (app.stop):\n\n".to_string();
+        let mut row = |name: &str, about: String| text.push_str(&format!("  {name:<26} {about}\n"));
+        sections().for_each(|(name, section)| row(name, first_sentence(section)));
+        text.push_str("\nComponents, each by `outrigger explain NAME`:\n\n");
+        let mut row = |name: &str, about: String| text.push_str(&format!("  {name:<26} {about}\n"));
         for (path, kinds) in registries() {
-            for kind in kinds {
-                println!("  {:<26} {}", format!("{path}.{}", kind.name), first_sentence(&(kind.schema)()));
-            }
+            kinds.iter().for_each(|kind| row(&format!("{path}.{}", kind.name), first_sentence(&(kind.schema)())));
         }
-        return 0;
+        return output::print(&text);
     };
     let all = registries();
     let found = all.iter().find_map(|(path, kinds)| {
         kinds.iter().find(|kind| wanted == format!("{path}.{}", kind.name)).map(|kind| (path, kind))
     });
     match found {
-        Some((path, kind)) => {
-            print!("{}", document(path, kind));
-            0
-        }
-        None if let Some(text) = section(&root, wanted) => {
-            print!("{text}");
-            0
-        }
+        Some((path, kind)) => output::print(&document(path, kind)),
+        None if let Some(text) = section(&root, wanted) => output::print(&text),
         None => {
             let names: Vec<String> = all
                 .iter()
@@ -189,10 +183,7 @@ pub fn schema() -> i32 {
         object.insert("title".into(), "Outrigger".into());
     }
     match serde_json::to_string_pretty(&schema) {
-        Ok(text) => {
-            println!("{text}");
-            0
-        }
+        Ok(text) => output::print(&format!("{text}\n")),
         Err(error) => {
             eprintln!("error: {error}");
             1

@@ -63,10 +63,6 @@ pub fn grants(plans: &Plans) -> Grants {
         grants.execute.extend(needs.programs.iter().flat_map(|program| find(program)));
         grants.execute.extend(LIBRARIES.map(PathBuf::from).into_iter().filter(|path| path.exists()));
     }
-    // Where there is no state directory, caches of stores lie in the folder for temporary files.
-    if !plans.sync.entries.is_empty() && std::fs::metadata(&plans.state_dir).is_err() {
-        grants.write.push(std::env::temp_dir());
-    }
     grants
 }
 

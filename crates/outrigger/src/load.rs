@@ -6,6 +6,7 @@ use crate::config::Config;
 use base::diag::{Diagnostic, Report};
 use base::fill::Lookup;
 use base::needs::Needs;
+use base::output;
 use base::unit::ByteSize;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -291,18 +292,19 @@ fn check_times(app: &crate::app::App, tree: &base::tree::Node) -> Option<Diagnos
 pub fn validate(path: &Path, command: &[OsString], deny_warnings: bool) -> i32 {
     match Source::read(path).and_then(|source| source.plans(command)) {
         Ok((plans, report)) => {
-            eprint!("{}", report.render());
+            output::note(&report.render());
             let lacking = crate::grants::lacking(&plans.needs);
             for lacking in &lacking {
-                eprintln!("warning: {lacking}; it must be in the image that this configuration runs in");
+                output::note(&format!("warning: {lacking}; it must be in the image that this configuration runs in\n"));
             }
             let warnings = report.findings().len() + lacking.len();
             if deny_warnings && warnings > 0 {
                 let plural = if warnings == 1 { "" } else { "s" };
-                eprintln!("{}: {warnings} warning{plural}, which --deny-warnings makes mistakes", path.display());
+                let path = path.display();
+                output::note(&format!("{path}: {warnings} warning{plural}, which --deny-warnings makes mistakes\n"));
                 return i32::from(crate::EXIT_MISTAKE);
             }
-            eprintln!("{}: valid", path.display());
+            output::note(&format!("{}: valid\n", path.display()));
             0
         }
         Err(report) => refuse(&report),
@@ -311,8 +313,8 @@ pub fn validate(path: &Path, command: &[OsString], deny_warnings: bool) -> i32 {
 
 /// Prints a report; answers the exit code for a mistake.
 pub fn refuse(report: &Report) -> i32 {
-    eprint!("{}", report.render());
     let count = report.findings().len();
-    eprintln!("{count} mistake{} found", if count == 1 { "" } else { "s" });
+    let plural = if count == 1 { "" } else { "s" };
+    output::note(&format!("{}{count} mistake{plural} found\n", report.render()));
     i32::from(crate::EXIT_MISTAKE)
 }

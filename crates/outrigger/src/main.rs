@@ -35,6 +35,7 @@ fn main() -> ExitCode {
             return ExitCode::from(if error.use_stderr() { EXIT_MISTAKE } else { 0 });
         }
     };
+    sys::home::provide();
     let code = match cli.command {
         // Begun above, before the command line was parsed.
         Command::Run { .. } => supervise::run(),

@@ -26,6 +26,7 @@ use tracing::level_filters::LevelFilter;
 
 /// Runs a worker on this thread until its end; answers its exit code.
 pub fn start(mut plans: Plans, side: WorkerSide, reloader: Reloader) -> i32 {
+    sys::home::provide();
     // The one TLS provider; a second call in one process would be refused, and there is none.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let level = oplog::start(LevelFilter::INFO);

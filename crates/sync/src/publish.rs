@@ -29,9 +29,7 @@ pub struct Place {
 impl Place {
     /// Makes the folder for revisions. Errors say what stands in the way.
     pub fn open(to: &Path) -> io::Result<Place> {
-        let (Some(parent), Some(name)) = (to.parent(), to.file_name()) else {
-            return Err(io::Error::other("the path has no name"));
-        };
+        let revisions = revisions_of(to).ok_or_else(|| io::Error::other("the path has no name"))?;
         match fs::symlink_metadata(to) {
             Ok(meta) if !meta.is_symlink() => {
                 return Err(io::Error::other(format!(
@@ -44,7 +42,6 @@ impl Place {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(io::Error::new(error.kind(), format!("{}: {error}", to.display()))),
         }
-        let revisions = parent.join(format!(".{}.revisions", name.to_string_lossy()));
         fs::create_dir_all(&revisions)
             .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", revisions.display())))?;
         if !fs::symlink_metadata(&revisions)?.is_dir() {
@@ -79,7 +76,8 @@ impl Place {
         let folders = |folder: &Path| -> Vec<PathBuf> {
             let entries = fs::read_dir(folder).into_iter().flatten().flatten();
             let folders = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
-            folders.filter(|entry| !entry.file_name().to_string_lossy().starts_with("tmp-")).map(|e| e.path()).collect()
+            let is_other = |name: &str| name.starts_with("tmp-") || name.starts_with('.');
+            folders.filter(|entry| !is_other(&entry.file_name().to_string_lossy())).map(|e| e.path()).collect()
         };
         // Before there were selections, revisions lay here themselves: their names begin with a commit's.
         let is_revision = |path: &PathBuf| {
@@ -156,6 +154,17 @@ impl Place {
             }
         }
     }
+}
+
+/// The folder beside a link that holds its revisions.
+fn revisions_of(to: &Path) -> Option<PathBuf> {
+    Some(to.parent()?.join(format!(".{}.revisions", to.file_name()?.to_string_lossy())))
+}
+
+/// Where a store keeps its cache without a state directory: with what it publishes, where it may write in any case. A folder for
+/// temporary files is everybody's.
+pub fn cache_of(to: &Path) -> PathBuf {
+    revisions_of(to).unwrap_or_else(|| to.to_path_buf()).join(".cache")
 }
 
 /// Digits of a commit's name.

@@ -19,6 +19,7 @@ use base::state::{Mark, Marked, StateDir};
 use base::subsystem::{Conductor, Health, Phase, PhaseWatch, Station, counted};
 use base::telemetry::{Count, Name, Telemetry};
 use std::cell::Cell;
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -68,7 +69,7 @@ impl Gate {
 /// What stands in the way of a start, such as a certificate that is missing.
 pub fn check(plan: &Plan) -> Vec<String> {
     let build = |entry: &EntryPlan| {
-        let built = entry.store.build(PathBuf::new());
+        let built = entry.store.build(PathBuf::new(), 0);
         built.err().map(|error| format!("sync `{}`: {error}", entry.name))
     };
     plan.entries.iter().filter_map(build).collect()
@@ -88,11 +89,11 @@ pub fn start(
     let station = conductor.station("sync");
     let mut followers = Vec::new();
     let unpublished = Rc::new(Cell::new(count));
+    errors.extend(same_places(&plan.entries));
     for entry in plan.entries {
         let cache = inputs.state.path(&format!("sync.{}.git", entry.name));
-        let temporary = || std::env::temp_dir().join(format!("outrigger-{}-{}.git", std::process::id(), entry.name));
-        let cache = cache.unwrap_or_else(temporary);
-        match entry.store.build(cache.clone()) {
+        let cache = cache.unwrap_or_else(|| crate::publish::cache_of(&entry.to));
+        match entry.store.build(cache.clone(), entry.limits.bytes_max) {
             Ok(store) => {
                 let (sender, receiver) = watch::channel(false);
                 published.push(receiver);
@@ -123,6 +124,23 @@ pub fn start(
     health.set_summary(counted(count, "directory follows its store", "directories follow their stores"));
     scope.spawn("conduct", conduct(station, followers));
     Ok((scope, Gate { published }))
+}
+
+/// Entries that publish to one place by different ways, which the file system alone knows: each would undo what the other does.
+fn same_places(entries: &[EntryPlan]) -> Vec<String> {
+    let mut places: HashMap<PathBuf, &str> = HashMap::new();
+    let place = |entry: &EntryPlan| Some(entry.to.parent()?.canonicalize().ok()?.join(entry.to.file_name()?));
+    let found = entries.iter().filter_map(|entry| Some((place(entry)?, entry)));
+    found
+        .filter_map(|(place, entry)| {
+            let other = places.insert(place, &entry.name)?;
+            let to = entry.to.display();
+            Some(format!(
+                "sync `{}`: {to} is where `{other}` publishes, by another way; give each a place of its own",
+                entry.name
+            ))
+        })
+        .collect()
 }
 
 /// Nothing of sync holds up a stop: a publication is atomic at any moment. A worker that takes over must not meet a round that is
@@ -188,7 +206,7 @@ impl Follower {
             let Ok(round) = round else {
                 // A fault of ours that this content brings out: the other entries and the revision that is there go on.
                 self.failed("the store panicked, which is a fault of outrigger", present.as_deref());
-                store = match self.entry.store.build(self.cache.clone()) {
+                store = match self.entry.store.build(self.cache.clone(), self.entry.limits.bytes_max) {
                     Ok(store) => store,
                     Err(error) => return self.failed(&error, present.as_deref()),
                 };
@@ -288,8 +306,21 @@ impl Follower {
             }
         }
         let is_news = due.len() > owed.notices.len() || (due.is_empty() && !again);
-        if is_news && let Err(error) = self.note_heard(owed) {
-            tracing::warn!(%error, "what was told could not be written down; a restart tells it again");
+        if is_news {
+            self.note_state(self.note_heard(owed));
+        }
+    }
+
+    /// Says whether the file of notices can be read and written.
+    fn note_state(&self, outcome: std::io::Result<()>) {
+        let part = format!("state {}", self.told_file());
+        match outcome {
+            Ok(()) => drop(self.health.recovered(&part)),
+            Err(error) => {
+                if self.health.fault(&part, format!("{error}; a restart tells again what was told")) {
+                    tracing::warn!(%error, "who was told is not kept; a restart tells it again");
+                }
+            }
         }
     }
 
@@ -299,7 +330,11 @@ impl Follower {
 
     /// Who has heard of this revision while others have not, by places; None where nobody is left to be told.
     fn heard(&self, revision: &str) -> Option<Vec<usize>> {
-        let text = self.inputs.state.read(&self.told_file()).ok().flatten().unwrap_or_default();
+        let text = self.inputs.state.read(&self.told_file()).unwrap_or_else(|error| {
+            self.note_state(Err(error));
+            None
+        });
+        let text = text.unwrap_or_default();
         let told = match MARK.of(&text) {
             Marked::Ours(told) => told,
             Marked::None => &text,

@@ -4,6 +4,7 @@
 #![allow(unsafe_code, reason = "the crate that unsafe code is kept to")]
 
 pub mod process;
+pub mod home;
 pub mod signal;
 pub mod shared;
 pub mod ring;

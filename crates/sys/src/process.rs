@@ -161,7 +161,7 @@ fn last_error() -> i32 {
 }
 
 /// How many threads this process has, from the links of its task folder.
-fn is_single_threaded() -> bool {
+pub(crate) fn is_single_threaded() -> bool {
     let path: &CStr = c"/proc/self/task";
     // Each thread is a folder, and a folder has two links of its own. Without /proc nothing can be told.
     rustix::fs::stat(path).map_or(true, |stat| stat.st_nlink <= 3)

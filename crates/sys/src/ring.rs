@@ -139,9 +139,40 @@ impl Ring {
         if before != self.read_to() || before != self.head() {
             return None;
         }
-        let lost = lines.saturating_sub(header.lines_read.load(Ordering::Relaxed));
-        header.lines_read.fetch_add(lost, Ordering::Relaxed);
+        let known = header.lines_read.load(Ordering::Relaxed) + header.lines_lost.load(Ordering::Relaxed);
+        let lost = lines.saturating_sub(known);
+        header.lines_lost.fetch_add(lost, Ordering::Relaxed);
         Some(lost)
+    }
+
+    /// Newlines among what was read before a position. What lies between it and the end of what was read must still be there.
+    pub fn lines_read_before(&self, position: u64) -> io::Result<u64> {
+        let (read_to, lines) = (self.read_to(), self.header.get().lines_read.load(Ordering::Relaxed));
+        Ok(lines.saturating_sub(self.newlines(position, read_to)?))
+    }
+
+    /// Lines that are gone between what a sink has acknowledged and the oldest byte that is still here, read or not.
+    pub fn lines_gone(&self, sink: &str, oldest: u64) -> io::Result<u64> {
+        let header = self.header.get();
+        let (head, lines) = (self.head(), header.lines.load(Ordering::Acquire));
+        let here = self.newlines(oldest, head)?;
+        let known = self.lines_acknowledged(sink) + header.lines_lost.load(Ordering::Relaxed);
+        Ok(lines.saturating_sub(here + known))
+    }
+
+    fn newlines(&self, from: u64, to: u64) -> io::Result<u64> {
+        let (mut position, mut count) = (from, 0);
+        let mut chunk = vec![0u8; COUNT_CHUNK];
+        while position < to {
+            let room = (to - position).min(COUNT_CHUNK as u64) as usize;
+            match self.read(&mut position, chunk.get_mut(..room).unwrap_or(&mut []))?.bytes {
+                0 => break,
+                bytes => {
+                    count += chunk.get(..bytes).unwrap_or(&[]).iter().filter(|byte| **byte == b'\n').count() as u64
+                }
+            }
+        }
+        Ok(count)
     }
 
     /// How far a sink has acknowledged, if it has a position here.
@@ -151,12 +182,21 @@ impl Ring {
         Some(slot.acknowledged.load(Ordering::Relaxed).min(self.head()))
     }
 
-    /// Notes how far a sink has acknowledged. False where all `SLOTS_MAX` places are taken by other sinks.
-    pub fn acknowledge(&self, sink: &str, position: u64) -> bool {
+    /// The newlines that were read before what a sink has acknowledged.
+    pub fn lines_acknowledged(&self, sink: &str) -> u64 {
+        let owner = owner_of(sink);
+        let slot = self.header.get().slots.iter().find(|slot| slot.owner.load(Ordering::Relaxed) == owner);
+        slot.map_or(0, |slot| slot.lines.load(Ordering::Relaxed))
+    }
+
+    /// Notes how far a sink has acknowledged, and the newlines that were read before that. False where all `SLOTS_MAX` places are
+    /// taken by other sinks.
+    pub fn acknowledge(&self, sink: &str, position: u64, lines: u64) -> bool {
         match self.slot(sink) {
             Some(slot) => {
                 // A worker that has given the ring over may still hear of a late delivery.
                 slot.acknowledged.fetch_max(position, Ordering::Release);
+                slot.lines.fetch_max(lines, Ordering::Release);
                 true
             }
             None => false,
@@ -219,6 +259,9 @@ impl Ring {
         HEADER_BYTES as u64 + position % self.capacity
     }
 }
+
+/// How much is read at a time to count lines.
+const COUNT_CHUNK: usize = 64 << 10;
 
 /// A reader that is overtaken this often in one call gives up until the next.
 const READ_TRIES: usize = 4;
@@ -284,19 +327,38 @@ mod tests {
         assert_eq!((bytes.len(), lost), (16, 24));
     }
 
+    /// covers: faults 3
+    #[test]
+    fn lines_that_were_read_and_overwritten_before_they_were_acknowledged_are_known() {
+        let ring = ring(16);
+        let mut position = 0;
+        ring.push(b"a\nb\nc\nd\ne\nf\ng\nh\n", 8).expect("memory");
+        read_all(&ring, &mut position);
+        ring.note_read(16, 8);
+        assert!(ring.acknowledge("main", 4, 2));
+        ring.push(b"i\nj\nk\nl\n", 4).expect("memory");
+        let mut again = 4;
+        let read = ring.read(&mut again, &mut [0u8; 2]).expect("readable");
+        assert_eq!((read.lost, again), (4, 10), "c and d are gone");
+        assert_eq!(ring.lines_read_before(8).expect("readable"), 4);
+        assert_eq!(ring.lines_gone("main", 8).expect("readable"), 2);
+        ring.note_read(24, 4);
+        assert_eq!(ring.take_lines_lost(), Some(0), "they were read once");
+    }
+
     /// covers: foundation 4
     #[test]
     fn positions_of_sinks_outlive_the_reader() {
         let ring = ring(1024);
         ring.push(&[b'x'; 100], 0).expect("memory");
         assert_eq!(ring.acknowledged("main"), None);
-        assert!(ring.acknowledge("main", 60) && ring.acknowledge("copy", 10));
+        assert!(ring.acknowledge("main", 60, 6) && ring.acknowledge("copy", 10, 1));
         let next_worker = ring.clone();
         assert_eq!((next_worker.acknowledged("main"), next_worker.acknowledged("copy")), (Some(60), Some(10)));
         for sink in 0..SLOTS_MAX - 2 {
-            assert!(ring.acknowledge(&format!("s{sink}"), 1));
+            assert!(ring.acknowledge(&format!("s{sink}"), 1, 0));
         }
-        assert!(!ring.acknowledge("one too many", 1));
+        assert!(!ring.acknowledge("one too many", 1, 0));
     }
 
     /// covers: foundation 4

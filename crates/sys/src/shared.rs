@@ -22,14 +22,16 @@ pub struct Header {
     pub writing: AtomicU64,
     /// Newlines among them, published after `head`.
     pub lines: AtomicU64,
-    /// How far any worker has read, and the newlines before that; with `lines` they tell how many were overwritten.
+    /// How far any worker has read, and the newlines among what was read; with `lines` they tell how many were overwritten.
     pub read: AtomicU64,
     pub lines_read: AtomicU64,
+    /// Newlines that were overwritten before anybody read them, as far as that is counted.
+    pub lines_lost: AtomicU64,
     /// 1 when the app's end of the pipe is closed: nothing more will come.
     pub closed: AtomicU64,
     /// How many bytes the ring behind the header holds; 0 until that is known.
     pub capacity: AtomicU64,
-    /// Per sink: a hash of its name, and how far it has acknowledged.
+    /// Per sink: a hash of its name, how far it has acknowledged, and the newlines that were read before that.
     pub slots: [Slot; SLOTS_MAX],
 }
 
@@ -38,6 +40,7 @@ pub struct Header {
 pub struct Slot {
     pub owner: AtomicU64,
     pub acknowledged: AtomicU64,
+    pub lines: AtomicU64,
 }
 
 /// A mapped header page; unmapped on drop.

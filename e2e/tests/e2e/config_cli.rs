@@ -1,6 +1,8 @@
 //! The configuration as a person meets it on the command line: validate, explain, schema, placeholders, the demo. Texts
 //! come in, exit codes and what was printed go out. Bounded by one short process a case.
 
+use std::process::{Command, Stdio};
+
 use crate::harness::outrigger::{binary, configuration, outrigger};
 use crate::harness::process::run_to_end;
 use crate::harness::{LogReceiver, Outrigger, PATIENCE, SECOND, Scene};
@@ -218,4 +220,30 @@ fn the_readmes_configuration_is_valid() {
     let config = scene.write("outrigger.yaml", yaml).display().to_string();
     let (code, _, stderr) = outrigger(&["validate", "-c", &config, "--", "python3", "-m", "http.server", "8080"]);
     assert_eq!(code, 0, "{stderr}");
+}
+
+/// A reader that leaves early, as `head` does, has what it wanted; a disk that is full is an error of the command.
+/// covers: faults 7
+#[test]
+fn output_that_nobody_reads_is_no_crash_and_output_that_is_lost_is_an_error() {
+    let scene = Scene::new();
+    let wrong = scene.write("wrong.yaml", "app: { prot: 1 }\n").display().to_string();
+    let cases: [(&[&str], i32); 4] =
+        [(&["explain"], 0), (&["explain", "logs.sources.file"], 0), (&["schema"], 0), (&["validate", "-c", &wrong], 1)];
+    for (arguments, code) in cases {
+        let mut command = Command::new(binary());
+        let mut child =
+            command.args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
+        // Both ends are closed before anything is written.
+        drop((child.stdout.take(), child.stderr.take()));
+        let status = child.wait().expect("it ends");
+        assert_eq!(status.code(), Some(code), "{arguments:?}");
+    }
+    for arguments in [&["schema"][..], &["explain"], &["detect"]] {
+        let full = std::fs::File::options().write(true).open("/dev/full").expect("every Linux has it");
+        let output =
+            Command::new(binary()).args(arguments).stdout(full).stderr(Stdio::piped()).output().expect("it runs");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.code() == Some(1) && said.contains("cannot be written"), "{arguments:?}: {said}");
+    }
 }

@@ -241,6 +241,32 @@ fn an_app_that_goes_to_the_background_is_named_at_the_end() {
     check_left_behind(&scene, &[&program, &option, &config], "nginx.pid", "nginx");
 }
 
+/// A proposal that starts the app in the background would end with it at once: the option that keeps it in the foreground is given.
+/// covers: faults 2
+#[test]
+fn detect_and_init_give_the_option_that_keeps_an_app_in_the_foreground() {
+    let nginx = need_peer!("nginx");
+    let redis = need_peer!("redis-server");
+    let scene = Scene::new();
+    let [program, option, config] = background_nginx(&scene, &nginx);
+    let (port, folder) = (scene.port("redis").to_string(), scene.text_path("."));
+    let nginx = [program.as_str(), &option, &config];
+    let redis = [redis.as_str(), "--daemonize", "yes", "--port", &port, "--dir", &folder];
+    for (app, flag) in [(&nginx[..], "daemon off"), (&redis, "--daemonize no")] {
+        let (code, text, stderr) = command(&[&["detect", "--for", "3s", "--"], app].concat());
+        assert_eq!(code, 0, "{stderr}");
+        for said in [&text, &stderr] {
+            assert!(said.contains(flag) && said.contains("background"), "`{flag}` in:\n{text}\n{stderr}");
+        }
+        let written = scene.text_path("proposal.yaml");
+        let (code, _, stderr) = command(&[&["init", "--for", "3s", "--force", "-o", &written, "--"], app].concat());
+        let text = std::fs::read_to_string(&written).unwrap_or_default();
+        assert!(code == 0 && text.contains(flag), "`{flag}` in:\n{text}\n{stderr}");
+        let (code, _, stderr) = command(&["validate", "-c", &written]);
+        assert_eq!(code, 0, "{stderr}");
+    }
+}
+
 /// covers: faults 2
 #[test]
 fn a_process_that_leaves_the_apps_session_is_named_at_the_end() {

@@ -14,7 +14,9 @@ use crate::harness::log_files::{
 use crate::harness::process::{Signal, run_to_end, send_signal};
 use crate::harness::server::Server;
 use crate::harness::volume::{NO_VOLUME, Volume};
-use crate::harness::{PATIENCE, SECOND, Wire, ledger_row, number_after, until, within};
+use crate::harness::{
+    Answer, LogReceiver, Outrigger, PATIENCE, SECOND, Scene, Wire, ledger_row, number_after, until, within,
+};
 
 const FAST: &str = "poll: 50ms, scan: 200ms";
 
@@ -261,4 +263,40 @@ fn a_line_cut_by_a_full_disk_fuses_with_none() {
         outrigger.finish();
     }
     assert!(wrong.is_empty(), "format, lines that are nowhere whole, lines that are fused: {wrong:?}");
+}
+
+/// What a killed worker had read waits in its sink's buffer, and what the ring no longer holds of it is lost with the worker: as many
+/// lines as are missing are counted.
+/// covers: faults 4
+#[test]
+fn lines_lost_with_a_killed_worker_are_counted() {
+    const LINES: usize = 20_000;
+    let (scene, receiver) = (Scene::new(), LogReceiver::answering(Answer::Status(503)));
+    scene.set("receiver", receiver.address());
+    let body = "app: { stop: { drain: 1s, grace: 2s, deadline: 9s } }\n\
+                logs:\n  sources: { app: { stdio: { buffer: 1MiB } } }\n  \
+                sinks: { main: { http: { endpoint: \"http://@receiver@/lines\" }, batch: { wait: 50ms } } }\n";
+    let script =
+        format!("i=0; while [ $i -lt {LINES} ]; do echo n=$i {}; i=$((i+1)); done; exec sleep 300", "q".repeat(90));
+    let outrigger = Outrigger::start(&scene, body, &["sh", "-c", &script]);
+    until(PATIENCE, "all lines are read", || ledger_row(&outrigger.admin, "source", "logs/app")["received"] == LINES);
+    let worker = outrigger.worker();
+    send_signal(worker, Signal::KILL);
+    outrigger.await_other(worker, PATIENCE);
+    receiver.answer(Answer::Accept);
+    until(PATIENCE, "the last line", || receiver.newest("n=") == Some(LINES - 1));
+    let row = || ledger_row(&outrigger.admin, "source", "logs/app");
+    until(PATIENCE, "nothing waits", || row()["pending"] == 0);
+    let (missing, repeated) = missing_and_repeated(
+        &{
+            let mut seen = receiver.numbers("n=");
+            seen.sort_unstable();
+            seen
+        },
+        0..LINES,
+    );
+    assert!(missing > 0, "the ring holds less than all lines");
+    assert_eq!((dropped(&row()) as usize, repeated), (missing, 0), "{}", row());
+    assert!(outrigger.stderr.contains("log records were lost"));
+    outrigger.finish();
 }

@@ -289,6 +289,13 @@ fn short_lived_files(others: usize) {
     outrigger.finish();
 }
 
+/// Files that are there for a third of a second, between two scans, are read all the same, or the loss is told.
+/// covers: faults 4
+#[test]
+fn files_between_two_scans_are_read_or_reported() {
+    short_lived_files(0);
+}
+
 /// Files that are there for a third of a second, between two scans that take their time because many files match, are read all
 /// the same, or the loss is told.
 /// covers: faults 4

@@ -468,6 +468,40 @@ fn answers_of_another_format_are_read_or_named() {
     outrigger.finish();
 }
 
+/// A receiver that is away costs its own samples alone: the page goes on with as many series as the default limits take.
+/// covers: faults 6
+#[test]
+fn a_receiver_that_is_away_leaves_the_page_its_memory() {
+    const SERIES: usize = 30_000;
+    let scene = Scene::new();
+    let target = Target::start(|_, round| {
+        let series = |number| {
+            format!(
+                "http_requests_total{{handler=\"/api/v1/customers/{number}/orders\",method=\"GET\",code=\"200\"}} {round}\n"
+            )
+        };
+        Page::text((0..SERIES).map(series).collect::<String>())
+    });
+    scene.set("target", target.address());
+    scene.set("nobody", free_port());
+    let page = format!("127.0.0.1:{}", scene.port("page"));
+    let body = r#"
+metrics:
+  sources: { app: { scrape: { url: "http://@target@/metrics", every: 500ms } } }
+  sinks:
+    page: { prometheus: { listen: "127.0.0.1:@page@" } }
+    central: { remote_write: { url: "http://127.0.0.1:@nobody@/write" } }
+"#;
+    let outrigger = Outrigger::start(&scene, body, &[]);
+    let row = || ledger_row(&outrigger.admin, "sink", "metrics/central");
+    until(PATIENCE, "samples are dropped, the oldest first", || dropped(&row()) > 3 * SERIES as u64);
+    let source = ledger_row(&outrigger.admin, "source", "metrics/app");
+    assert_eq!(dropped(&source), 0, "no scrape is left out: {source}");
+    let text = crate::harness::get(&page, "/metrics").expect("the page answers").text();
+    assert_eq!(text.lines().filter(|line| line.starts_with("http_requests_total{")).count(), SERIES);
+    outrigger.finish();
+}
+
 /// An app that listens late, and ends by itself where the third argument says so: port, seconds until it listens,
 /// seconds of its life.
 const LATE_APP: &str = "

@@ -9,7 +9,7 @@ use crate::harness::git::relay::{Pace, Relay};
 use crate::harness::git::{Repository, await_refusal, published, sync_state};
 use crate::harness::outrigger::{binary, configuration};
 use crate::harness::process::{Running, Signal, descendants, is_alive, look_up, run_to_end, send_signal};
-use crate::harness::{Outrigger, PATIENCE, SECOND, Scene, Wait, until, within};
+use crate::harness::{Outrigger, PATIENCE, SECOND, Scene, Wait, skip, until, within};
 
 const NO_SSHD: &str = "sshd is not installed";
 
@@ -243,4 +243,33 @@ fn validate_names_each_program_that_ssh_needs() {
         within(if named { SECOND } else { PATIENCE }, || published(&served.scene.path("out/settings")) == Ok(Some(1)));
     assert!(named || works, "neither named nor unneeded: {}", running.stderr.text());
     running.stop();
+}
+
+/// A user without an entry and without HOME, as in many images: ssh says so, and the worker lives on. The C library's database of
+/// users, which the standard library would ask for a home, ends a static program.
+/// covers: faults 3
+#[test]
+fn a_user_without_an_entry_and_a_home_gets_the_words_of_ssh() {
+    need_peer!("ssh");
+    let setpriv = need_peer!("setpriv");
+    if !rustix::process::geteuid().is_root() {
+        return skip("a_user_without_an_entry_and_a_home_gets_the_words_of_ssh", "only root becomes somebody else");
+    }
+    let scene = Scene::new();
+    scene.set("url", "ssh://git@127.0.0.1:1/x.git");
+    let body = "app: { stop: { drain: 1s, grace: 1s, deadline: 5s } }\n\
+                sync: { settings: { from: { git: { url: \"@url@\" } }, to: \"@dir@/out/settings\", every: 200ms } }\n";
+    let (folder, own) = (scene.text_path("."), scene.program("bin/outrigger", binary()));
+    let script = format!(
+        "#!/bin/sh\nunset HOME\nmkdir -p {folder}/run {folder}/out {folder}/state\nchown -R 4242:4242 {folder}\n\
+         exec {setpriv} --reuid=4242 --regid=4242 --clear-groups {} \"$@\"\n",
+        own.display()
+    );
+    let program = scene.script("unknown", &script);
+    let program = program.display().to_string();
+    let outrigger =
+        Outrigger::start_binary(&program, &scene, "outrigger.yaml", body, &["sleep", "300"], Wait::Nothing, |_| {});
+    await_refusal(&outrigger, PATIENCE, &["No user exists for uid 4242"]);
+    assert!(!outrigger.stderr.contains("fell"), "{}", outrigger.stderr.text());
+    outrigger.terminate(PATIENCE);
 }

@@ -129,7 +129,7 @@ impl Place {
         if store.check().is_err() {
             return;
         }
-        let mut store = store.build(self.folder.join("cache")).expect("a store");
+        let mut store = store.build(self.folder.join("cache"), LIMITS.bytes_max).expect("a store");
         let mut stage = || Staging::new(root.clone(), LIMITS).map_err(|error| error.to_string());
         match store.fetch(None, &mut stage) {
             Ok((Fetched::New { revision }, Some(staging))) => {

@@ -15,7 +15,8 @@ use base::subsystem::{Phase, PhaseWatch};
 use base::unit::ByteSize;
 use schemars::JsonSchema;
 use serde::Deserialize;
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::fs::OpenOptions;
 use std::io::{self, Write as _};
 use std::os::fd::OwnedFd;
@@ -120,7 +121,9 @@ pub async fn run(shared: Shared, pipeline: Rc<Pipeline>, scope: Scope, mut phase
         }
     }
     let mut position = known.iter().map(|known| known.unwrap_or(newest)).min().unwrap_or(ring.head());
-    let track = track(ring, &sinks, &starts);
+    let mut lines = lines_before(ring, &sinks, &known);
+    let marks: Marks = Rc::default();
+    let track = track(ring, &sinks, &starts, marks.clone());
     let mut splitter = Splitter::new(pipeline.name().into(), None, *stream, config.line_max.as_usize(), position);
     let read_before = ring.read_to();
     let mut chunk = vec![0u8; CHUNK];
@@ -137,9 +140,17 @@ pub async fn run(shared: Shared, pipeline: Rc<Pipeline>, scope: Scope, mut phase
         if read.lost > 0 {
             lossy = true;
             splitter.jump(start);
+            // What a worker before this one had read and no sink had taken.
+            let now = ring.lines_read_before(start).unwrap_or(lines);
+            // The line within which the rest begins is passed over.
+            pipeline.lost("overwritten", now.saturating_sub(lines) + 1);
+            lines = now;
         }
-        note_first_reading(ring, start, bytes);
+        let newlines = memchr::memchr_iter(b'\n', bytes).count() as u64;
+        note_first_reading(ring, start, bytes, newlines);
+        lines += newlines;
         if let Some(batch) = splitter.take(bytes) {
+            marks.borrow_mut().push_back((batch.base + batch.bytes.len() as u64, lines));
             pipeline.push(batch, &track, read_before).await;
         }
         if !bytes.is_empty() && !phase.yields() {
@@ -167,21 +178,35 @@ pub async fn run(shared: Shared, pipeline: Rc<Pipeline>, scope: Scope, mut phase
 }
 
 /// Counts newlines of what no worker has read before.
-fn note_first_reading(ring: &Ring, start: u64, bytes: &[u8]) {
+fn note_first_reading(ring: &Ring, start: u64, bytes: &[u8], newlines: u64) {
     let known = ring.read_to().saturating_sub(start).min(bytes.len() as u64) as usize;
-    let new = bytes.get(known..).unwrap_or(&[]);
-    let newlines = memchr::memchr_iter(b'\n', new).count() as u64;
-    ring.note_read(start + bytes.len() as u64, newlines);
+    let old = memchr::memchr_iter(b'\n', bytes.get(..known).unwrap_or(&[])).count() as u64;
+    ring.note_read(start + bytes.len() as u64, newlines - old);
+}
+
+/// The ends of batches under way, and the newlines that were read before each.
+type Marks = Rc<RefCell<VecDeque<(u64, u64)>>>;
+
+/// The newlines that were read before the position at which a worker begins.
+fn lines_before(ring: &Ring, sinks: &[(usize, String)], known: &[Option<u64>]) -> u64 {
+    let mut positions = sinks.iter().zip(known).filter_map(|((_, sink), known)| Some(((*known)?, sink)));
+    let first = positions.next();
+    let least = positions
+        .fold(first, |least, other| if least.is_some_and(|least| least.0 <= other.0) { least } else { Some(other) });
+    least.map_or(0, |(_, sink)| ring.lines_acknowledged(sink))
 }
 
 fn slot_name(source: &str, sink: &str) -> String {
     format!("{source}/{sink}")
 }
 
-fn track(ring: &Ring, sinks: &[(usize, String)], starts: &[u64]) -> Rc<Track> {
+fn track(ring: &Ring, sinks: &[(usize, String)], starts: &[u64], marks: Marks) -> Rc<Track> {
+    let newest = sinks.iter().map(|(_, sink)| ring.lines_acknowledged(sink)).max().unwrap_or(0);
     for (index, sink) in sinks {
+        let is_known = ring.acknowledged(sink).is_some();
+        let lines = if is_known { ring.lines_acknowledged(sink) } else { newest };
         // More sinks than places: those beyond begin at the newest position after a worker was replaced.
-        ring.acknowledge(sink, starts.get(*index).copied().unwrap_or(0));
+        ring.acknowledge(sink, starts.get(*index).copied().unwrap_or(0), lines);
     }
     let (ring, sinks) = (ring.clone(), sinks.to_vec());
     let least = move |ring: &Ring, sinks: &[(usize, String)]| {
@@ -190,9 +215,12 @@ fn track(ring: &Ring, sinks: &[(usize, String)], starts: &[u64]) -> Rc<Track> {
     let released = Cell::new(least(&ring, &sinks).unwrap_or(0));
     let on_progress = move |sink: usize, offset: u64| {
         if let Some((_, name)) = sinks.iter().find(|(index, _)| *index == sink) {
-            ring.acknowledge(name, offset.min(ring.head()));
+            let lines = marks.borrow().iter().rev().find(|(end, _)| *end <= offset).map_or(0, |(_, lines)| *lines);
+            ring.acknowledge(name, offset.min(ring.head()), lines);
         }
-        released.set(ring.release(released.get(), least(&ring, &sinks).unwrap_or(0)));
+        let least = least(&ring, &sinks).unwrap_or(0);
+        marks.borrow_mut().retain(|(end, _)| *end >= least);
+        released.set(ring.release(released.get(), least));
     };
     Track::new(starts, Box::new(on_progress))
 }
@@ -213,13 +241,11 @@ impl Leftover {
         }
     }
 
-    /// Appends what the slowest required sink has not acknowledged.
-    pub fn keep(&self, ring: &Ring, source: &str, required: &[String]) -> io::Result<()> {
-        let least = required.iter().map(|sink| ring.acknowledged(&slot_name(source, sink)).unwrap_or(0)).min();
-        let mut position = least.unwrap_or(ring.head());
-        if position >= ring.head() {
-            return Ok(());
-        }
+    /// Appends what the slowest required sink has not acknowledged. Answers how many lines of it were overwritten meanwhile.
+    pub fn keep(&self, ring: &Ring, source: &str, required: &[String]) -> io::Result<u64> {
+        let positions = required.iter().map(|sink| slot_name(source, sink));
+        let least = positions.map(|sink| (ring.acknowledged(&sink).unwrap_or(0), sink)).min();
+        let Some((mut position, slowest)) = least.filter(|(position, _)| *position < ring.head()) else { return Ok(0) };
         let Some(path) = &self.path else { return Err(io::Error::other("there is no state directory")) };
         let mut file = base::file::open_own(path, OpenOptions::new().create(true).append(true))?;
         if file.metadata()?.len() == 0 {
@@ -229,11 +255,15 @@ impl Leftover {
         if kept + more > self.max {
             return Err(io::Error::other(format!("{more} bytes more would pass state.max = {}", ByteSize(self.max))));
         }
-        let mut chunk = vec![0u8; CHUNK];
+        let (mut chunk, mut gone) = (vec![0u8; CHUNK], 0);
         loop {
             let read = ring.read(&mut position, &mut chunk)?;
             if read.bytes == 0 {
-                return file.sync_data();
+                file.sync_data()?;
+                return Ok(gone);
+            }
+            if read.lost > 0 {
+                gone = ring.lines_gone(&slowest, position - read.bytes as u64)?;
             }
             file.write_all(chunk.get(..read.bytes).unwrap_or(&[]))?;
         }
@@ -275,7 +305,9 @@ impl Leftover {
         let tail = Tail::over(opened, pipeline, &checkpoints, shared.config.line_max, shared.stream, Some(begin));
         let Ok(tail) = tail else { return };
         let mut chunk = super::file::buffer();
-        while tail.read(pipeline, &mut chunk).await {}
+        while tail.read(pipeline, &mut chunk).await {
+            tokio::task::yield_now().await;
+        }
         tail.finish(pipeline).await;
         tracing::info!(
             source = pipeline.name(),

@@ -7,6 +7,7 @@ use crate::series::{STALE, Sample, Series, Snapshot, Timing, Timings};
 use base::family::{FamilyKind, is_label_name};
 use base::ledger::Row;
 use base::limit::Backoff;
+use base::pressure::Pressure;
 use base::protobuf::{delimited, field_length, text, varint, varint_length};
 use base::registry::Kind;
 use base::subsystem::{Health, Phase, PhaseWatch};
@@ -88,11 +89,13 @@ pub struct RemoteWrite {
     sending: Cell<u64>,
     row: Arc<Row>,
     health: Arc<Health>,
+    pressure: Pressure,
 }
 
 /// One request and how many samples of ours it holds.
 struct Body {
-    bytes: Vec<u8>,
+    /// Compressed, since many may wait.
+    bytes: bytes::Bytes,
     samples: u64,
 }
 
@@ -103,6 +106,7 @@ impl RemoteWrite {
         config: &Config,
         row: Arc<Row>,
         health: Arc<Health>,
+        pressure: Pressure,
     ) -> Result<Rc<RemoteWrite>, String> {
         Ok(Rc::new(RemoteWrite {
             name: name.to_string(),
@@ -119,10 +123,12 @@ impl RemoteWrite {
             sending: Cell::new(0),
             row,
             health,
+            pressure,
         }))
     }
 
-    /// Takes a snapshot; where too many samples wait, the oldest go.
+    /// Takes a snapshot; where too many samples wait, or memory is short, the oldest go: a receiver that is away must not cost the
+    /// other receivers, and the logs, their room.
     pub fn push(&self, snapshot: Rc<Snapshot>) {
         let Timings { newer, repeated, not_newer } = snapshot.timings();
         let samples = newer + repeated + not_newer;
@@ -135,7 +141,8 @@ impl RemoteWrite {
         let mut queue = self.queue.borrow_mut();
         queue.push_back((snapshot, newer));
         self.waiting.set(self.waiting.get() + newer);
-        while (self.waiting.get() > self.buffer_max || queue.len() > SNAPSHOTS_MAX) && queue.len() > 1 {
+        let is_full = |queue: &VecDeque<_>| self.waiting.get() > self.buffer_max || queue.len() > SNAPSHOTS_MAX;
+        while (is_full(&queue) || self.pressure.is_tight()) && queue.len() > 1 {
             let dropped = queue.pop_front().map_or(0, |(_, newer)| newer);
             self.waiting.set(self.waiting.get().saturating_sub(dropped));
             self.row.drop_records("buffer_full", dropped as u64);
@@ -170,6 +177,7 @@ impl RemoteWrite {
             };
             self.waiting.set(self.waiting.get().saturating_sub(newer));
             let bodies = bodies(&snapshot, &self.labels);
+            drop(snapshot);
             self.sending.set(bodies.iter().map(|body| body.samples).sum());
             for body in bodies {
                 let samples = body.samples;
@@ -179,23 +187,20 @@ impl RemoteWrite {
         }
     }
 
-    async fn send(&self, body: Body, phase: &mut PhaseWatch) {
-        let compressed = match snap::raw::Encoder::new().compress_vec(&body.bytes) {
-            Ok(compressed) => bytes::Bytes::from(compressed),
-            Err(error) => return self.reject(body.samples, &error.to_string()),
-        };
+    /// Sends a body until the receiver has taken or refused it.
+    async fn send(&self, Body { bytes, samples }: Body, phase: &mut PhaseWatch) {
         let headers = vec![
             ("content-encoding", "snappy".to_string()),
             ("content-type", "application/x-protobuf".to_string()),
             ("x-prometheus-remote-write-version", "0.1.0".to_string()),
         ];
         let url = self.url.clone();
-        let request = Request { method: http::Method::POST, url, headers, body: compressed, answer_max: 64 << 10 };
+        let request = Request { method: http::Method::POST, url, headers, body: bytes, answer_max: 64 << 10 };
         let mut backoff = Backoff::new(RETRY_FIRST, RETRY_MOST);
         loop {
             let (text, wait) = match self.client.send(&request).await {
                 Ok(response) if response.is_success() => {
-                    self.row.deliver(body.samples);
+                    self.row.deliver(samples);
                     if self.health.recovered(&self.id) {
                         tracing::info!(sink = self.name, "the receiver of metrics answers again");
                     }
@@ -204,11 +209,11 @@ impl RemoteWrite {
                 Ok(response) => {
                     let text = format!("status {}: {}", response.status, response.excerpt());
                     if response.status < 500 && response.status != 429 {
-                        return self.reject(body.samples, &text);
+                        return self.reject(samples, &text);
                     }
                     (text, response.retry_after())
                 }
-                Err(error) if !error.retry => return self.reject(body.samples, &error.to_string()),
+                Err(error) if !error.retry => return self.reject(samples, &error.to_string()),
                 Err(error) => (error.to_string(), None),
             };
             if self.health.fault(&self.id, text.clone()) {
@@ -235,27 +240,38 @@ impl RemoteWrite {
 
 /// The requests of one snapshot. Markers of ended series travel along; they are no samples of ours and count as none.
 fn bodies(snapshot: &Snapshot, external: &BTreeMap<String, String>) -> Vec<Body> {
-    let mut bodies = Vec::new();
-    let mut body = Body { bytes: Vec::new(), samples: 0 };
+    let (mut bodies, mut plain, mut samples) = (Vec::new(), Vec::new(), 0);
+    let mut finish = |plain: &mut Vec<u8>, samples: &mut u64| {
+        bodies.push(Body { bytes: compressed(plain), samples: std::mem::take(samples) });
+        plain.clear();
+    };
     let is_sent = |sample: &&Sample| sample.timing == Timing::Newer;
     for block in snapshot.blocks.iter().filter(|block| block.samples.iter().any(|sample| is_sent(&sample))) {
-        metadata(&block.meta, &mut body.bytes);
+        metadata(&block.meta, &mut plain);
         for sample in block.samples.iter().filter(is_sent) {
             let time = sample.time_ms.unwrap_or(snapshot.time_ms);
-            time_series(&sample.series, snapshot, external, sample.value.to_bits(), time, &mut body.bytes);
-            body.samples += 1;
-            if body.samples as usize >= SEND_MAX {
-                bodies.push(std::mem::replace(&mut body, Body { bytes: Vec::new(), samples: 0 }));
+            time_series(&sample.series, snapshot, external, sample.value.to_bits(), time, &mut plain);
+            samples += 1;
+            if samples as usize >= SEND_MAX {
+                finish(&mut plain, &mut samples);
             }
         }
     }
     for series in &snapshot.gone {
-        time_series(series, snapshot, external, STALE, snapshot.time_ms, &mut body.bytes);
+        time_series(series, snapshot, external, STALE, snapshot.time_ms, &mut plain);
     }
-    if !body.bytes.is_empty() {
-        bodies.push(body);
+    if !plain.is_empty() {
+        finish(&mut plain, &mut samples);
     }
     bodies
+}
+
+/// Snappy in its block format (prometheus.io/docs/specs/prw/remote_write_spec), in no more memory than it needs.
+fn compressed(plain: &[u8]) -> bytes::Bytes {
+    let mut room = vec![0; snap::raw::max_compress_len(plain.len())];
+    // It fails for want of room alone, and for 4 GiB of input.
+    let length = snap::raw::Encoder::new().compress(plain, &mut room).unwrap_or(0);
+    bytes::Bytes::copy_from_slice(room.get(..length).unwrap_or(&[]))
 }
 
 /// WriteRequest: 1 = timeseries {1 = labels {1 = name, 2 = value}, 2 = samples {1 = value (double), 2 = timestamp}}.
@@ -367,7 +383,8 @@ mod tests {
             BTreeMap::from([("job".to_string(), "other".to_string()), ("zone".to_string(), "eu".to_string())]);
         let bodies = bodies(&snapshot, &external);
         assert_eq!((bodies.len(), bodies[0].samples), (1, 1));
-        let request = WriteRequest::decode(bodies[0].bytes.as_slice()).expect("protobuf");
+        let plain = snap::raw::Decoder::new().decompress_vec(&bodies[0].bytes).expect("snappy");
+        let request = WriteRequest::decode(plain.as_slice()).expect("protobuf");
         let labels: Vec<String> =
             request.timeseries[0].labels.iter().map(|l| format!("{}={}", l.name, l.value)).collect();
         assert_eq!(labels, ["__name__=z_total", "a=1", "b=2", "job=app", "zone=eu"]);

@@ -106,7 +106,7 @@ impl Scrape {
         }
         if faults.not_newer > 0 {
             troubles.push(format!(
-                "{} samples with times of their own that are not newer than before, or far from now",
+                "{} samples that are not newer: their series stands twice, or their own times are old or far from now",
                 faults.not_newer
             ));
         }

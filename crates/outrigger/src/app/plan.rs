@@ -126,6 +126,7 @@ fn environment(app: &App, secret_variables: &[String]) -> Vec<Vec<u8>> {
         let secret = is(secret_variables, name) && !is(&asked.keep, name);
         let set = asked.set.keys().any(|known| name.as_os_str() == known.as_str());
         let ours = OURS.iter().any(|own| name == own) && !is(&asked.keep, name);
+        let ours = ours || (name == "HOME" && sys::home::is_given());
         let ours = ours || name == supervisor::worker::INHERIT || name == supervisor::RESUME;
         !ours && !is(&asked.remove, name) && !secret && !set
     };

@@ -247,6 +247,7 @@ pub fn response(bytes: &[u8], asked: Asked<'_>, out: &mut Vec<u8>) -> Result<Opt
     let length = match config.parse_response_with_uninit_headers(&mut parsed, bytes, &mut space) {
         Ok(Status::Complete(length)) => length,
         Ok(Status::Partial) => return Ok(None),
+        Err(httparse::Error::TooManyHeaders) => return Err("its response head has more headers than are taken"),
         Err(_) => return Err("its response head is malformed"),
     };
     let (Some(status), Some(minor)) = (parsed.code, parsed.version) else { return Err("its status line is malformed") };

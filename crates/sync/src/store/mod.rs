@@ -65,10 +65,11 @@ impl StoreKind {
         }
     }
 
-    /// `cache`: a folder of the store's own, kept over restarts where there is a state directory.
-    pub fn build(&self, cache: PathBuf) -> Result<Box<dyn Store>, String> {
+    /// `cache`: a folder of the store's own, kept over restarts where there is a state directory. `bytes_max`: what a revision may
+    /// have; nothing larger is held in memory.
+    pub fn build(&self, cache: PathBuf, bytes_max: u64) -> Result<Box<dyn Store>, String> {
         match self {
-            StoreKind::Git(config) => Ok(Box::new(git::Git::new(config.clone(), cache)?)),
+            StoreKind::Git(config) => Ok(Box::new(git::Git::new(config.clone(), cache, bytes_max)?)),
         }
     }
 

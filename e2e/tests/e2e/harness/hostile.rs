@@ -37,7 +37,9 @@ pub enum Kind {
     Sparse,
     /// A good file that nobody may read.
     Unreadable,
-    /// By turns a new good file, a pipe and 2 GB, thousands of times a second.
+    /// By turns a new good file and a pipe, thousands of times a second.
+    Swapped,
+    /// The same with 2 GB as a third.
     Changing,
 }
 
@@ -51,7 +53,7 @@ impl Kind {
             Self::Loop => &["symbolic link", "symlink", "loop"],
             Self::Sparse => &["bytes", "large", "mib"],
             Self::Outside | Self::Unreadable => &["permission denied", "sandbox"],
-            Self::Changing => &[""],
+            Self::Swapped | Self::Changing => &[""],
         }
     }
 }
@@ -88,6 +90,7 @@ pub fn lay(kind: Kind, path: &Path, aside: &Path, text: &[u8]) -> Option<Laid> {
             fs::write(path, text).expect("the scene takes files");
             fs::set_permissions(path, fs::Permissions::from_mode(0o000)).expect("it is our file");
         }
+        Kind::Swapped => laid.changing = Some(change(path, &[pipe(aside)], text)),
         Kind::Changing => laid.changing = Some(change(path, &[pipe(aside), huge(aside)], text)),
     }
     Some(laid)

@@ -105,7 +105,6 @@ impl Finder {
     /// Opens what comes, scans from time to time and when a folder has changed, and gives places to files that wait for one.
     pub async fn run(self: Rc<Self>) {
         let mut due = Instant::now() + self.config.scan.0;
-        let mut changes = Vec::new();
         loop {
             let mut watch = self.watch.take();
             let refill = if self.waiting.borrow().is_empty() { self.config.scan.0 } else { REFILL_EVERY };
@@ -127,14 +126,13 @@ impl Finder {
             });
             self.watch.replace(watch);
             if !seen.is_empty() {
-                let came: Vec<PathBuf> = seen.iter().filter_map(|change| self.comes(change)).collect();
-                self.open_now(came).await;
-                changes.extend(seen);
+                let paths = self.follow(seen).await;
+                self.open_now(paths).await;
                 // A burst of changes leads to one scan.
                 due = due.min(Instant::now() + SETTLE.max(self.pause()));
             }
             if Instant::now() >= due {
-                self.scan(false, std::mem::take(&mut changes)).await;
+                self.scan(false).await;
                 due = Instant::now() + self.config.scan.0.max(self.pause());
             } else {
                 self.refill().await;
@@ -146,16 +144,66 @@ impl Finder {
         self.scan_took.get() * SCAN_SHARE
     }
 
-    /// A path that has come and that the patterns mean.
-    fn comes(&self, change: &Change) -> Option<PathBuf> {
-        match change {
-            Change::Came(path) => self.means(path).then(|| path.clone()),
-            Change::Gone(..) => None,
+    fn means(&self, path: &Path) -> bool {
+        self.patterns.mean(path)
+    }
+
+    /// Takes names that came and went, in their order. Answers where files are that may be new, under the names that they have now.
+    async fn follow(&self, changes: Vec<Change>) -> Vec<PathBuf> {
+        // A name tells nothing of who had it a moment ago: what is there now does.
+        let looked = tokio::task::spawn_blocking(move || {
+            let id = |path: &PathBuf| std::fs::metadata(path).ok().map(|meta| FileId::of(&meta));
+            let place = |change: &Change| match change {
+                Change::Came(path) | Change::Gone(path, None) => id(path),
+                Change::Gone(_, Some(to)) => id(to),
+            };
+            changes.into_iter().map(|change| (place(&change), change)).collect::<Vec<_>>()
+        });
+        let mut paths = Vec::new();
+        for (here, change) in looked.await.unwrap_or_default() {
+            match change {
+                Change::Came(path) if self.means(&path) => paths.push(path),
+                Change::Came(_) => {}
+                Change::Gone(path, Some(to)) => self.moved(path, to, here, &mut paths),
+                Change::Gone(path, None) => self.gone(&path, here),
+            }
+        }
+        paths
+    }
+
+    /// A file has another name. `here`: who has that now.
+    fn moved(&self, path: PathBuf, to: PathBuf, here: Option<FileId>, paths: &mut Vec<PathBuf>) {
+        let is_it = |tail: &Tail| here.map_or_else(|| tail.is_at(&path), |here| tail.id == here);
+        if let Some(tail) = self.tails.borrow().iter().find(|tail| is_it(tail)) {
+            return tail.lost_name(Some(to));
+        }
+        let mut resting = lock(&self.resting);
+        let by_path = |file: &&mut Resting| file.path == path;
+        let known = match here {
+            Some(here) => resting.get_mut(&here),
+            None => resting.values_mut().find(by_path),
+        };
+        match known {
+            Some(file) => file.path = to,
+            None if !self.means(&path) => {}
+            None if here.is_some() => paths.push(to),
+            None => self.pipeline.missed_file(&path, 0),
         }
     }
 
-    fn means(&self, path: &Path) -> bool {
-        self.patterns.mean(path)
+    /// A file is removed, or has gone where nobody looks. `here`: who has its name now.
+    fn gone(&self, path: &Path, here: Option<FileId>) {
+        let is_it = |tail: &Tail| tail.is_at(path) && here != Some(tail.id);
+        if let Some(tail) = self.tails.borrow().iter().find(|tail| is_it(tail)) {
+            return tail.lost_name(None);
+        }
+        let mut resting = lock(&self.resting);
+        let is_it = |(id, file): &(&FileId, &mut Resting)| file.path == path && here != Some(**id);
+        match resting.iter_mut().find(is_it) {
+            Some((_, file)) => file.path = PathBuf::new(),
+            None if self.means(path) => self.pipeline.missed_file(path, 0),
+            None => {}
+        }
     }
 
     /// Opens what has come without a look at everything else: its name may be another one soon.
@@ -176,19 +224,18 @@ impl Finder {
     }
 
     /// Looks at the patterns on a thread that may block, and opens what is new.
-    pub async fn scan(&self, first: bool, changes: Vec<Change>) {
+    pub async fn scan(&self, first: bool) {
         let began = Instant::now();
         let sought = if first { self.checkpoints.files_of(self.pipeline.name()) } else { Vec::new() };
         // A source that has a position has started before: what is new since then is read whole.
         let at_end = first && sought.is_empty() && self.config.start == Start::End;
-        let (missed, moved) = self.missed(changes);
         let look = {
             let (config, resting) = (self.config.clone(), self.resting.clone());
             let open: HashMap<FileId, PathBuf> = self.tails().iter().map(|tail| (tail.id, tail.path())).collect();
-            move || look(&config, &open, &resting, &sought, moved)
+            move || look(&config, &open, &resting, &sought)
         };
         let Ok(looked) = tokio::task::spawn_blocking(look).await else { return };
-        self.report(&looked, &missed);
+        self.report(&looked);
         let now = Instant::now();
         for tail in self.tails.borrow().iter() {
             if looked.away.contains(&tail.id) {
@@ -205,34 +252,7 @@ impl Finder {
         self.scan_took.set(began.elapsed());
     }
 
-    /// Of names that went away: those that were never read, and where others have gone that were not.
-    fn missed(&self, changes: Vec<Change>) -> (Vec<PathBuf>, Vec<PathBuf>) {
-        let mut resting = lock(&self.resting);
-        let (mut missed, mut moved) = (Vec::new(), Vec::new());
-        for change in changes {
-            let Change::Gone(path, to) = change else { continue };
-            let tails = self.tails.borrow();
-            if let Some(tail) = tails.iter().find(|tail| tail.is_at(&path)) {
-                tail.lost_name(to);
-                continue;
-            }
-            if let Some(file) = resting.values_mut().find(|file| file.path == path) {
-                file.path = to.unwrap_or_default();
-                continue;
-            }
-            match to {
-                Some(to) if self.means(&path) => moved.push(to),
-                None if self.means(&path) => missed.push(path),
-                _ => {}
-            }
-        }
-        (missed, moved)
-    }
-
-    fn report(&self, looked: &Looked, missed: &[PathBuf]) {
-        for path in missed {
-            self.pipeline.missed_file(path, 0);
-        }
+    fn report(&self, looked: &Looked) {
         for file in &looked.lost {
             let bytes = self.checkpoints.unacknowledged(self.pipeline.name(), *file);
             self.checkpoints.forget(self.pipeline.name(), *file);
@@ -381,17 +401,15 @@ impl Finder {
 }
 
 /// All files that match, told apart by what is known of them. `sought`: files with a position that may have been renamed while
-/// nobody looked. `moved`: where files went before they could be opened.
+/// nobody looked.
 fn look(
     config: &Config,
     open: &HashMap<FileId, PathBuf>,
     resting: &Mutex<HashMap<FileId, Resting>>,
     sought: &[FileId],
-    moved: Vec<PathBuf>,
 ) -> Looked {
     let mut walk = Walk::new(&config.exclude, sought);
     config.include.iter().for_each(|pattern| walk.pattern(pattern));
-    moved.into_iter().for_each(|path| walk.path(path));
     let Walk { matches, mut folders, unreadable, .. } = walk;
     folders.sort();
     folders.dedup();

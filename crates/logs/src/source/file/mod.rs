@@ -118,7 +118,7 @@ pub async fn run(
 ) {
     let poll = config.poll.0;
     let finder = Rc::new(Finder::new(config, pipeline.clone(), checkpoints));
-    finder.scan(true, Vec::new()).await;
+    finder.scan(true).await;
     let finding = scope.spawn("find", finder.clone().run());
     let mut chunk = buffer();
     loop {
@@ -135,6 +135,8 @@ pub async fn run(
         }
         finder.close_ended().await;
         if moved {
+            // What is passed over gives nobody else a turn by itself.
+            tokio::task::yield_now().await;
             continue;
         }
         if finishing {
@@ -146,7 +148,7 @@ pub async fn run(
             () = phase.yields_or_reached(Phase::Finish) => {
                 // Files that the app made in its last moment.
                 if !phase.yields() {
-                    finder.scan(false, Vec::new()).await;
+                    finder.scan(false).await;
                 }
             }
         }

@@ -194,7 +194,12 @@ impl Tail {
         if reading.at_beginning {
             // Where the file system knows the hole, it is not read.
             let after = reading.offset + passed;
-            let data = rustix::fs::seek(&*self.file, SeekFrom::Data(after)).unwrap_or(after);
+            let data = match rustix::fs::seek(&*self.file, SeekFrom::Data(after)) {
+                Ok(data) => data,
+                // Nothing but a hole up to the end (lseek(2)).
+                Err(rustix::io::Errno::NXIO) => self.file.metadata().map_or(after, |meta| meta.len()),
+                Err(_) => after,
+            };
             passed += data.saturating_sub(after);
             reading.before = vec![0; reading.before.len().max(BEFORE_MAX.min(passed as usize))];
         }

@@ -130,6 +130,7 @@ pub struct Git {
     config: Config,
     url: gix::Url,
     cache: PathBuf,
+    bytes_max: u64,
     /// What the ref named when it was last looked at, and the revision that it led to.
     last: Option<(gix::ObjectId, String)>,
 }
@@ -159,9 +160,9 @@ impl From<Fault> for Failure {
 type Got = (Fetched, Option<Staging>);
 
 impl Git {
-    pub fn new(config: Config, cache: PathBuf) -> Result<Git, String> {
+    pub fn new(config: Config, cache: PathBuf, bytes_max: u64) -> Result<Git, String> {
         let url = gix::url::parse(config.url.as_bytes().as_bstr()).map_err(|error| chain(&error))?;
-        Ok(Git { config, url, cache, last: None })
+        Ok(Git { config, url, cache, bytes_max, last: None })
     }
 
     /// One try, in a repository that has the objects or gets them.
@@ -195,6 +196,10 @@ impl Git {
         // What the server or the way there has said is the reason; without it our own repository may be.
         self.receive(repository, transport, published).map_err(|text| match reports.take() {
             Some(report) => Fault::Server(report.text, report.wait),
+            None if text.contains(TOO_LARGE) => {
+                let most = base::unit::ByteSize(self.bytes_max);
+                Fault::Content(format!("an object of the commit is larger than bytes_max = {most}"))
+            }
             None => Fault::Cache(text),
         })
     }
@@ -264,13 +269,28 @@ impl Git {
     /// made. One that cannot be opened, or has grown, is.
     fn repository(&self) -> Result<(gix::Repository, bool), String> {
         if self.is_local() {
-            return Ok((open(&local_path(&self.url))?, false));
+            return Ok((self.open(&local_path(&self.url))?, false));
         }
         let packs = std::fs::read_dir(self.cache.join("objects/pack")).map_or(0, |entries| entries.count() / 2);
-        match open(&self.cache) {
+        match self.open(&self.cache) {
             Ok(repository) if packs <= PACKS_MAX => Ok((repository, true)),
             _ => Ok((self.begin_anew()?, false)),
         }
+    }
+
+    /// By the repository's own configuration alone: what stands in the environment or in a home is not ours.
+    fn options(&self) -> gix::open::Options {
+        let most = self.bytes_max.max(OBJECT_LEAST);
+        gix::open::Options::isolated().config_overrides([format!("gitoxide.objects.allocLimit={most}")])
+    }
+
+    fn open(&self, path: &Path) -> Result<gix::Repository, String> {
+        let options = self.options().with(gix::sec::Trust::Full);
+        let mut repository = gix::open_opts(path, options)
+            .map_err(|error| format!("{} cannot be opened as a git repository: {}", path.display(), chain(&error)))?;
+        // The name of a revision is a promise of its content: `git replace` does not count.
+        repository.objects.ignore_replacements = true;
+        Ok(repository)
     }
 
     fn begin_anew(&self) -> Result<gix::Repository, String> {
@@ -278,14 +298,9 @@ impl Git {
             |error: &dyn std::fmt::Display| format!("the cache {} cannot be made: {error}", self.cache.display());
         crate::publish::remove(&self.cache).map_err(|error| failed(&error))?;
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.cache).map_err(|error| failed(&error))?;
-        gix::ThreadSafeRepository::init_opts(
-            &self.cache,
-            gix::create::Kind::Bare,
-            Default::default(),
-            gix::open::Options::isolated(),
-        )
-        .map(Into::into)
-        .map_err(|error| failed(&chain(&error)))
+        gix::ThreadSafeRepository::init_opts(&self.cache, gix::create::Kind::Bare, Default::default(), self.options())
+            .map(Into::into)
+            .map_err(|error| failed(&chain(&error)))
     }
 }
 
@@ -336,22 +351,18 @@ impl Git {
     }
 }
 
+/// Commits and trees are objects as well, and may be larger than a small revision.
+const OBJECT_LEAST: u64 = 16 << 20;
+
+/// What the library says of an object beyond its limit.
+const TOO_LARGE: &str = "too large to fit in memory";
+
 /// Characters of a path in the name of its selection.
 const SHOWN_MAX: usize = 40;
 
 /// The folder of a file:// URL, whose path is percent-encoded like any other (RFC 8089, 2).
 fn local_path(url: &gix::Url) -> PathBuf {
     PathBuf::from(std::ffi::OsString::from_vec(net::percent_decoded(&url.path)))
-}
-
-/// Opens a repository by its own configuration alone: what stands in the environment or in a home is not ours.
-fn open(path: &Path) -> Result<gix::Repository, String> {
-    let options = gix::open::Options::isolated().with(gix::sec::Trust::Full);
-    let mut repository = gix::open_opts(path, options)
-        .map_err(|error| format!("{} cannot be opened as a git repository: {}", path.display(), chain(&error)))?;
-    // The name of a revision is a promise of its content: `git replace` does not count.
-    repository.objects.ignore_replacements = true;
-    Ok(repository)
 }
 
 /// What a ref names in a repository that can be read directly.

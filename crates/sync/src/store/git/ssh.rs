@@ -150,12 +150,28 @@ impl Reading {
         Ok(())
     }
 
-    /// The last line that says something; git and ssh put hints below the reason.
     fn reason(&self) -> Option<String> {
-        let text = String::from_utf8_lossy(&self.errors).into_owned();
-        let lines = || text.lines().map(str::trim).filter(|line| !line.is_empty());
-        let fatal = lines().rev().find(|line| line.starts_with("fatal:"));
-        fatal.or(lines().next_back()).map(|line| format!("ssh: {line}"))
+        reason(&String::from_utf8_lossy(&self.errors))
+    }
+}
+
+/// The last line that says something, since git and ssh put hints below the reason; and what ssh said of a key before it, without
+/// which "Permission denied" sends people to the wrong side.
+fn reason(text: &str) -> Option<String> {
+    let lines = || text.lines().map(str::trim).filter(|line| !line.is_empty());
+    let fatal = lines().rev().find(|line| line.starts_with("fatal:"));
+    let line = fatal.or(lines().next_back())?;
+    let of_key = |line: &&str| {
+        let line = line.to_ascii_lowercase();
+        ["load key ", "permissions ", "identity file ", "warning: identity file ", "no such identity"]
+            .iter()
+            .any(|begin| line.starts_with(begin))
+    };
+    let others = lines().filter(of_key).filter(|of_key| *of_key != line);
+    let keys: Vec<&str> = others.map(|line| line.trim_end_matches('.')).collect();
+    match keys.is_empty() {
+        true => Some(format!("ssh: {line}")),
+        false => Some(format!("ssh: {line} ({})", keys.join("; "))),
     }
 }
 
@@ -218,5 +234,30 @@ fn ready(waits: &mut [PollFd<'_>], until: Instant) -> io::Result<bool> {
             Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::reason;
+
+    /// covers: faults 6
+    #[test]
+    fn what_ssh_says_of_a_key_stands_beside_the_refusal() {
+        let denied = "git@host: Permission denied (publickey).";
+        assert_eq!(reason(denied).as_deref(), Some(&*format!("ssh: {denied}")));
+        let open = format!(
+            "@@@@@@@\r\n@  WARNING: UNPROTECTED PRIVATE KEY FILE!  @\r\n@@@@@@@\r\nPermissions 0644 for '/k' are too open.\r\n\
+             This private key will be ignored.\r\nLoad key \"/k\": bad permissions\r\n{denied}\r\n"
+        );
+        let told = "Permissions 0644 for '/k' are too open; Load key \"/k\": bad permissions";
+        assert_eq!(reason(&open), Some(format!("ssh: {denied} ({told})")));
+        let missing = format!("Warning: Identity file /k not accessible: No such file or directory.\n{denied}\n");
+        assert!(reason(&missing).is_some_and(|text| text.contains("/k not accessible")));
+        assert_eq!(
+            reason("fatal: no such repository\nhint: look\n").as_deref(),
+            Some("ssh: fatal: no such repository")
+        );
+        assert_eq!(reason("\n"), None);
     }
 }
