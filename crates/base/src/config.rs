@@ -1,7 +1,7 @@
 //! From the text of a file to a typed Config, with every mistake at once. In: text, a Config type, a lookup for
 //! placeholders. Out: the Config and its tree (so that later checks can name places), or a `Report`.
 
-use crate::diag::{Diagnostic, Place, Report, line_of};
+use crate::diag::{Diagnostic, FINDINGS_MAX, Place, Report, line_of};
 use crate::fill::{Filled, Lookup, fill};
 use crate::schema;
 use crate::tree::{self, Node, Value};
@@ -66,10 +66,9 @@ pub fn load_or_sections<C: DeserializeOwned + JsonSchema>(
     let mut tree = match tree::parse(text) {
         Ok(tree) => tree,
         Err(findings) => {
-            findings
-                .iter()
-                .filter_map(|finding| finding.place)
-                .for_each(|place| mask_by_name(text, place.line, &mut report));
+            let places = findings.iter().take(FINDINGS_MAX).filter_map(|finding| finding.place);
+            let lines: HashSet<u32> = places.map(|place| place.line).collect();
+            lines.into_iter().for_each(|line| mask_by_name(text, line, &mut report));
             report.extend(findings);
             return Err(Box::new(Refused { report, tree: None, json: serde_json::Value::Null }));
         }

@@ -2,6 +2,8 @@
 //! parser, the schema walker and each subsystem's checks. Out: all of them at once, each with its source line and a
 //! caret. Bound: `FINDINGS_MAX` are kept, the rest are counted. A secret's characters are never shown, nor what was filled in.
 
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 /// How many findings one text may collect; what is over it is counted in the last line.
@@ -64,7 +66,7 @@ pub struct Report {
     findings: Vec<Diagnostic>,
     masked: Vec<Place>,
     /// Texts that no message shows, and what is shown in their place; longer ones first.
-    hidden: Vec<(String, String)>,
+    hidden: BTreeMap<(Reverse<usize>, String), String>,
     omitted: usize,
 }
 
@@ -75,15 +77,14 @@ impl Report {
     }
 
     pub fn push(&mut self, mut finding: Diagnostic) {
-        finding.message = self.without_hidden(finding.message);
-        finding.help = finding.help.map(|help| self.without_hidden(help));
-        if self.findings.contains(&finding) {
+        if self.findings.len() >= FINDINGS_MAX {
+            self.omitted += 1;
             return;
         }
-        if self.findings.len() < FINDINGS_MAX {
+        finding.message = self.without_hidden(finding.message);
+        finding.help = finding.help.map(|help| self.without_hidden(help));
+        if !self.findings.contains(&finding) {
             self.findings.push(finding);
-        } else {
-            self.omitted += 1;
         }
     }
 
@@ -99,19 +100,19 @@ impl Report {
     /// Shows `instead` for a text in each message that comes after this.
     pub fn hide(&mut self, text: &str, instead: &str) {
         if !text.is_empty() && text != instead {
-            let at = self.hidden.partition_point(|(known, _)| known.len() >= text.len());
-            self.hidden.insert(at, (text.to_string(), instead.to_string()));
+            self.hidden.insert((Reverse(text.len()), text.to_string()), instead.to_string());
         }
     }
 
     fn without_hidden(&self, mut message: String) -> String {
-        for (text, instead) in &self.hidden {
-            if text.chars().count() < HIDDEN_MIN {
-                let quoted = format!("`{text}`");
-                message = message.replace(&quoted, &format!("`{instead}`"));
-            } else if message.contains(text.as_str()) {
-                message = message.replace(text.as_str(), instead);
+        for ((_, text), instead) in &self.hidden {
+            if !message.contains(text.as_str()) {
+                continue;
             }
+            message = match text.chars().count() < HIDDEN_MIN {
+                true => message.replace(&format!("`{text}`"), &format!("`{instead}`")),
+                false => message.replace(text.as_str(), instead),
+            };
         }
         message
     }

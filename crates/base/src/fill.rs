@@ -57,10 +57,10 @@ fn walk(node: &mut Node, lookup: &Lookup<'_>, all: &mut Filled) {
             }
             let names = text.split("${").skip(1).filter_map(|rest| rest.split(":-").next()?.split('}').next());
             all.names.extend(names.map(|name| (place, name.to_string())));
+            let known = all.values.len();
             match expand(text, lookup, 0, &mut all.values) {
                 Ok(filled) if all.bytes + filled.len() > FILLED_MAX => {
-                    // What was taken for it is dropped again, so that the bound holds.
-                    all.values.clear();
+                    all.values.truncate(known);
                     let text = format!("placeholders were filled with more than the {FILLED_MAX} bytes allowed");
                     all.findings.push(Diagnostic::error(place, text).help("give the app what is large by a file"));
                 }
