@@ -489,4 +489,25 @@ mod tests {
         assert_eq!(checkpoints.get("files", file(7), "main"), None);
         assert!(checkpoints.get("files", file(100_001), "main").is_some());
     }
+
+    /// covers: faults 10
+    #[test]
+    fn a_damaged_file_is_said() {
+        let dir = std::env::temp_dir().join(format!("outrigger-checkpoints-damaged-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&dir);
+        let state = StateDir::open(&dir, 1 << 20);
+        let path = dir.join(FILE);
+        let trouble = |bytes: &[u8]| {
+            std::fs::write(&path, bytes).expect("the folder takes the file");
+            Checkpoints::open(&state, None).expect("it opens, whatever it holds").1
+        };
+        assert_eq!(trouble(b""), None, "a new file");
+        assert!(trouble(&[7; 500]).is_some_and(|text| text.contains("no positions that can be read")));
+        let whole = [&header()[..], &[0; SLOT_BYTES]].concat();
+        assert_eq!(trouble(&whole), None, "a free slot is no damage");
+        for damaged in [[&whole[..], &[7; SLOT_BYTES]].concat(), [&whole[..], &[0; 9]].concat()] {
+            assert!(trouble(&damaged).is_some_and(|text| text.contains("1 positions are damaged")));
+        }
+        let _ = std::fs::remove_dir_all(&dir);
+    }
 }

@@ -5,7 +5,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use crate::harness::git::relay::{answer_head, relay_http};
+use crate::harness::git::relay::{UploadRequest, answer_head, lines_of, listing_without_deepening, relay_http};
 use crate::harness::git::{Repository, await_refusal, published, published_commit};
 use crate::harness::process::run_to_end;
 use crate::harness::raw_app::{Next, Seen};
@@ -18,6 +18,13 @@ const SETTINGS: &str = r#"
 sync:
   settings: { from: { git: { url: "@url@", ref: main, path: orders/ } }, to: "@dir@/out/settings", every: 200ms }
 "#;
+
+#[track_caller]
+fn await_generation(scene: &Scene, generation: usize, what: &str) {
+    until(PATIENCE, &format!("generation {generation}, {what}"), || {
+        published(&scene.path("out/settings")) == Ok(Some(generation))
+    });
+}
 
 /// How a type is written.
 type Spelling = fn(&str) -> String;
@@ -226,5 +233,37 @@ fn a_redirect_is_reported_with_the_place_it_leads_to() {
         wrong.extend((!fine).then_some(text));
     }
     assert_eq!(wrong, Vec::<String>::new());
+    outrigger.finish();
+}
+
+/// A server of protocol 0 over HTTP that takes a request in its order only (gitprotocol-pack): each request stands alone.
+/// covers: faults 3
+#[test]
+fn a_strict_server_of_protocol_0_serves_every_fetch_over_http() {
+    let scene = Scene::new();
+    let repository = need!(Repository::create(&scene), NO_GIT);
+    let (_http, _) = need!(repository.http(&scene), NO_HTTP);
+    let own = format!("127.0.0.1:{}", scene.value("git_http"));
+    let app = RawApp::start(move |seen, wire| {
+        let mut seen = seen.clone();
+        seen.head.headers.retain(|(name, _)| !name.eq_ignore_ascii_case("git-protocol"));
+        let mut request = UploadRequest::default();
+        match lines_of(&seen.body.bytes).iter().try_for_each(|line| request.take(line)) {
+            Ok(()) => relay_http(&own, &seen, wire, |answer| {
+                if answer.kind.ends_with("-advertisement") {
+                    answer.body = listing_without_deepening(&answer.body);
+                }
+            }),
+            Err(why) => answer_head(wire, "400 Bad Request", &format!("X-Reason: {why}\r\n")),
+        }
+    });
+    scene.set("url", format!("http://{}/config.git", app.address()));
+    // A commit with another one before it, where a fetch of one commit has an end to remember.
+    repository.push(2);
+    let outrigger = Outrigger::start(&scene, SETTINGS, &[]);
+    for generation in 3..6 {
+        repository.push(generation);
+        await_generation(&scene, generation, "from a strict server");
+    }
     outrigger.finish();
 }

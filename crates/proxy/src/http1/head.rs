@@ -500,4 +500,14 @@ mod tests {
         check_response("HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", GET, Err("Content-Length"));
         check_response("ICY 200 OK\r\n\r\n", GET, Err("malformed"));
     }
+
+    /// covers: faults 5
+    #[test]
+    fn a_response_with_too_many_headers_is_told_from_a_malformed_one() {
+        let asked = Asked { method: Method::Get, http_10: false, keep_alive: true, upgrade: None };
+        let refused = |head: &str| response(head.as_bytes(), asked, &mut Vec::new()).err();
+        let many = format!("HTTP/1.1 200 OK\r\n{}\r\n", "Set-Cookie: a=b\r\n".repeat(HEADERS_MAX + 1));
+        assert_eq!(refused(&many), Some("its response head has more headers than are taken"));
+        assert_eq!(refused("HTTP/1.1 two hundred\r\n\r\n"), Some("its response head is malformed"));
+    }
 }

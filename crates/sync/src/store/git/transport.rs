@@ -251,11 +251,38 @@ impl Post {
     fn response(&self) -> io::Result<&Response> {
         let send = || {
             let mut request = base::subsystem::lock(&self.request);
-            request.body = std::mem::take(&mut *base::subsystem::lock(&self.written)).into();
+            request.body = in_order(std::mem::take(&mut *base::subsystem::lock(&self.written))).into();
             self.shared.send(&request).map_err(|error| error.to_string())
         };
         self.response.get_or_init(send).as_ref().map_err(|text| io::Error::other(text.clone()))
     }
+}
+
+/// An upload-request in the order of its grammar: `shallow` lines before the depth (gitprotocol-pack, "Packfile Negotiation"). The
+/// library writes the depth first, which strict servers of protocol 0 refuse.
+fn in_order(body: Vec<u8>) -> Vec<u8> {
+    let (mut rest, mut lines) = (body.as_slice(), Vec::new());
+    while let Some(line) = pkt_line(rest) {
+        lines.push(line);
+        rest = rest.get(line.len()..).unwrap_or(&[]);
+    }
+    let is = |line: &[u8], word: &[u8]| line.get(PKT_HEAD..).is_some_and(|text| text.starts_with(word));
+    if !lines.first().is_some_and(|line| is(line, b"want ")) {
+        return body;
+    }
+    // Wants, what is known to be cut off, the depth.
+    lines.sort_by_key(|line| (is(line, b"deepen"), !is(line, b"want ")));
+    [lines.concat().as_slice(), rest].concat()
+}
+
+/// The digits that a line begins with: its length (gitprotocol-common, "pkt-line").
+const PKT_HEAD: usize = 4;
+
+/// A line of a request with its length; None at a flush and at whatever is no line.
+fn pkt_line(bytes: &[u8]) -> Option<&[u8]> {
+    let length = std::str::from_utf8(bytes.get(..PKT_HEAD)?).ok()?;
+    let length = usize::from_str_radix(length, 16).ok().filter(|length| *length > PKT_HEAD)?;
+    bytes.get(..length)
 }
 
 /// The body of a request while gix writes it.
@@ -313,5 +340,26 @@ impl BufRead for Answer {
 
     fn consume(&mut self, count: usize) {
         self.read.consume(count);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::in_order;
+
+    fn check(body: &str, expect: &str) {
+        assert_eq!(String::from_utf8(in_order(body.as_bytes().to_vec())).as_deref(), Ok(expect));
+    }
+
+    /// covers: faults 3
+    #[test]
+    fn shallow_lines_stand_before_the_depth_and_all_else_stays() {
+        check(
+            "000bwant a\n000cdeepen 1000eshallow b\n0000000bhave c\n0009done\n",
+            "000bwant a\n000eshallow b\n000cdeepen 10000000bhave c\n0009done\n",
+        );
+        for other in ["", "0000", "0013command=fetch\n00010000", "000bwant a\n0000", "zzzz", "00ffwant"] {
+            check(other, other);
+        }
     }
 }

@@ -230,6 +230,11 @@ fn without_deepening(line: &[u8]) -> Vec<u8> {
     format!("{name}\0{}\n", kept.join(" ")).into_bytes()
 }
 
+/// The same for a listing over HTTP.
+pub fn listing_without_deepening(body: &[u8]) -> Vec<u8> {
+    lines_of(body).iter().flat_map(|line| pkt_line(&without_deepening(line))).collect()
+}
+
 /// The order of an upload-request (gitprotocol-pack, "Packfile Negotiation"): wants, then shallow lines, then at most one depth,
 /// then a flush; after it come the commits that the client has.
 #[derive(Default)]
@@ -269,4 +274,9 @@ fn read_line(from: &mut impl Read) -> Option<Vec<u8>> {
 fn pkt_line(line: &[u8]) -> Vec<u8> {
     let head = if line.is_empty() { "0000".to_owned() } else { format!("{:04x}", line.len() + 4) };
     [head.as_bytes(), line].concat()
+}
+
+/// The lines of a request over HTTP.
+pub fn lines_of(mut body: &[u8]) -> Vec<Vec<u8>> {
+    std::iter::from_fn(|| read_line(&mut body)).collect()
 }
