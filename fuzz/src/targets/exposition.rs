@@ -144,7 +144,7 @@ fn check_blanks(input: &[u8], first: &Snapshot, faults: &Faults) {
     let Ok(text) = std::str::from_utf8(input) else { return };
     let mut wide = String::with_capacity(text.len() * 2);
     for line in text.split_inclusive('\n') {
-        let start = line.trim_start_matches([' ', '\t']);
+        let start = line.trim_start_matches(|c: char| c.is_ascii_whitespace());
         let comment = start.starts_with('#');
         // Behind `# HELP name ` the text begins, in which blanks mean themselves.
         let mut left = if start.starts_with("# ") { 3 } else { 2 };
