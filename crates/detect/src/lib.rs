@@ -32,7 +32,6 @@ pub use look::Found;
 pub use render::render;
 
 use std::ffi::OsString;
-use std::io::Write as _;
 use std::path::Path;
 use std::time::Duration;
 
@@ -87,23 +86,15 @@ pub fn detect(options: &Options) -> Result<Found, Failure> {
     }
 }
 
-/// `outrigger detect`: the configuration on stdout. Answers the exit code.
-pub fn command(options: &Options) -> i32 {
+/// `outrigger detect`: the configuration to `print`, whose exit code it answers.
+pub fn command(options: &Options, print: fn(&str) -> i32) -> i32 {
     let found = match detect(options) {
         Ok(found) => found,
         Err(failure) => return refuse(&failure),
     };
-    let mut stdout = std::io::stdout().lock();
-    let printed = stdout.write_all(render(&found).as_bytes()).and_then(|()| stdout.flush());
+    let code = print(&render(&found));
     summarise(&found);
-    match printed {
-        // A reader that left early, such as `head`, has what it wanted.
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-            eprintln!("error: the configuration cannot be written: {error}");
-            1
-        }
-        _ => 0,
-    }
+    code
 }
 
 /// `outrigger init`: the configuration in a new file. Answers the exit code.

@@ -27,12 +27,11 @@ pub fn explain(kind: Option<&str>) -> i32 {
     let Some(wanted) = kind else {
         let mut text =
             "Sections, each by `outrigger explain NAME`, as also what lies in them (app.stop):\n\n".to_string();
-        let mut row = |name: &str, about: String| text.push_str(&format!("  {name:<26} {about}\n"));
-        sections().for_each(|(name, section)| row(name, first_sentence(section)));
+        let row = |name: &str, schema: &Value| format!("  {name:<26} {}\n", first_sentence(schema));
+        text.extend(sections().map(|(name, section)| row(name, section)));
         text.push_str("\nComponents, each by `outrigger explain NAME`:\n\n");
-        let mut row = |name: &str, about: String| text.push_str(&format!("  {name:<26} {about}\n"));
         for (path, kinds) in registries() {
-            kinds.iter().for_each(|kind| row(&format!("{path}.{}", kind.name), first_sentence(&(kind.schema)())));
+            text.extend(kinds.iter().map(|kind| row(&format!("{path}.{}", kind.name), &(kind.schema)())));
         }
         return output::print(&text);
     };

@@ -50,7 +50,7 @@ fn main() -> ExitCode {
         Command::Stop { within, token_file, target } => remote::stop(&target, within, token_file.as_deref()),
         Command::Upgrade { to, token_file, target } => remote::upgrade(&target, to.as_deref(), token_file.as_deref()),
         Command::Reload { token_file, target } => remote::reload(&target, token_file.as_deref()),
-        Command::Detect { look } => detect::command(&look.options()),
+        Command::Detect { look } => detect::command(&look.options(), base::output::print),
         Command::Init { look, output, force } => detect::init(&look.options(), &output, force),
         Command::Demo { check, dir } => demo::run(check, dir.as_deref()),
         Command::DemoApp { dir, port } => demo::app::run(&dir, port),

@@ -69,7 +69,7 @@ impl Gate {
 /// What stands in the way of a start, such as a certificate that is missing.
 pub fn check(plan: &Plan) -> Vec<String> {
     let build = |entry: &EntryPlan| {
-        let built = entry.store.build(PathBuf::new(), 0);
+        let built = entry.store.build(PathBuf::new(), entry.limits.bytes_max);
         built.err().map(|error| format!("sync `{}`: {error}", entry.name))
     };
     plan.entries.iter().filter_map(build).collect()

@@ -177,16 +177,13 @@ impl Ring {
 
     /// How far a sink has acknowledged, if it has a position here.
     pub fn acknowledged(&self, sink: &str) -> Option<u64> {
-        let owner = owner_of(sink);
-        let slot = self.header.get().slots.iter().find(|slot| slot.owner.load(Ordering::Relaxed) == owner)?;
+        let slot = self.taken_slot(sink)?;
         Some(slot.acknowledged.load(Ordering::Relaxed).min(self.head()))
     }
 
     /// The newlines that were read before what a sink has acknowledged.
     pub fn lines_acknowledged(&self, sink: &str) -> u64 {
-        let owner = owner_of(sink);
-        let slot = self.header.get().slots.iter().find(|slot| slot.owner.load(Ordering::Relaxed) == owner);
-        slot.map_or(0, |slot| slot.lines.load(Ordering::Relaxed))
+        self.taken_slot(sink).map_or(0, |slot| slot.lines.load(Ordering::Relaxed))
     }
 
     /// Notes how far a sink has acknowledged, and the newlines that were read before that. False where all `SLOTS_MAX` places are
@@ -203,13 +200,16 @@ impl Ring {
         }
     }
 
-    fn slot(&self, sink: &str) -> Option<&Slot> {
+    fn taken_slot(&self, sink: &str) -> Option<&Slot> {
         let owner = owner_of(sink);
-        let slots = &self.header.get().slots;
-        let taken = slots.iter().find(|slot| slot.owner.load(Ordering::Relaxed) == owner);
-        taken.or_else(|| {
+        self.header.get().slots.iter().find(|slot| slot.owner.load(Ordering::Relaxed) == owner)
+    }
+
+    fn slot(&self, sink: &str) -> Option<&Slot> {
+        self.taken_slot(sink).or_else(|| {
+            let owner = owner_of(sink);
+            let slots = self.header.get().slots.iter();
             slots
-                .iter()
                 .take(SLOTS_MAX)
                 .find(|slot| slot.owner.compare_exchange(0, owner, Ordering::Relaxed, Ordering::Relaxed).is_ok())
         })

@@ -14,19 +14,6 @@ use crate::harness::outrigger::{binary, configuration};
 use crate::harness::process::{Running, Signal, is_alive, send_signal};
 use crate::harness::{Findings, Outrigger, PATIENCE, Page, SECOND, Scene, Target, Wait, peer, until, within};
 
-const ALL: [Kind; 10] = [
-    Kind::Fifo,
-    Kind::Zero,
-    Kind::Full,
-    Kind::Directory,
-    Kind::Loop,
-    Kind::Outside,
-    Kind::ToZero,
-    Kind::Sparse,
-    Kind::Unreadable,
-    Kind::Changing,
-];
-
 /// Kinds that are never what is wanted, so that what reads them has to say no.
 const WRONG: [Kind; 7] = [Kind::Fifo, Kind::Zero, Kind::Full, Kind::Directory, Kind::Loop, Kind::ToZero, Kind::Sparse];
 
@@ -56,7 +43,7 @@ fn check_while_running(scene: &Scene, watched: &Watched<'_>, findings: &mut Find
     let path = scene.path(watched.file);
     fs::create_dir_all(path.parent().expect("it lies in a directory")).expect("the scene takes directories");
     let mut running = start();
-    for kind in ALL {
+    for kind in Kind::ALL {
         let Some(laid) = lay(kind, &path, &scene.path("aside"), watched.text.as_bytes()) else { continue };
         let (outrigger, worker) = running;
         let trouble = observe(&outrigger, worker, LOOKS);

@@ -287,14 +287,7 @@ fn lines_lost_with_a_killed_worker_are_counted() {
     until(PATIENCE, "the last line", || receiver.newest("n=") == Some(LINES - 1));
     let row = || ledger_row(&outrigger.admin, "source", "logs/app");
     until(PATIENCE, "nothing waits", || row()["pending"] == 0);
-    let (missing, repeated) = missing_and_repeated(
-        &{
-            let mut seen = receiver.numbers("n=");
-            seen.sort_unstable();
-            seen
-        },
-        0..LINES,
-    );
+    let (missing, repeated) = missing_and_repeated(&receiver.sorted("n="), 0..LINES);
     assert!(missing > 0, "the ring holds less than all lines");
     assert_eq!((dropped(&row()) as usize, repeated), (missing, 0), "{}", row());
     assert!(outrigger.stderr.contains("log records were lost"));

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use crate::harness::git::relay::{UploadRequest, answer_head, lines_of, listing_without_deepening, relay_http};
-use crate::harness::git::{Repository, await_refusal, published, published_commit};
+use crate::harness::git::{Repository, await_generation, await_refusal, published, published_commit};
 use crate::harness::process::run_to_end;
 use crate::harness::raw_app::{Next, Seen};
 use crate::harness::{Outrigger, PATIENCE, RawApp, SECOND, Scene, Wait, until, within};
@@ -18,13 +18,6 @@ const SETTINGS: &str = r#"
 sync:
   settings: { from: { git: { url: "@url@", ref: main, path: orders/ } }, to: "@dir@/out/settings", every: 200ms }
 "#;
-
-#[track_caller]
-fn await_generation(scene: &Scene, generation: usize, what: &str) {
-    until(PATIENCE, &format!("generation {generation}, {what}"), || {
-        published(&scene.path("out/settings")) == Ok(Some(generation))
-    });
-}
 
 /// How a type is written.
 type Spelling = fn(&str) -> String;

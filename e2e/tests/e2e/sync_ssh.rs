@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::harness::git::relay::{Pace, Relay};
-use crate::harness::git::{Repository, await_refusal, published, sync_state};
+use crate::harness::git::{Repository, await_generation, await_refusal, published, sync_state};
 use crate::harness::outrigger::{binary, configuration};
 use crate::harness::process::{Running, Signal, descendants, is_alive, look_up, run_to_end, send_signal};
 use crate::harness::{Outrigger, PATIENCE, SECOND, Scene, Wait, skip, until, within};
@@ -68,9 +68,7 @@ impl Served {
 
     #[track_caller]
     fn await_generation(&self, generation: usize, what: &str) {
-        until(PATIENCE, &format!("generation {generation}, {what}"), || {
-            published(&self.scene.path("out/settings")) == Ok(Some(generation))
-        });
+        await_generation(&self.scene, generation, what);
     }
 }
 

@@ -4,8 +4,8 @@
 use std::time::{Duration, Instant};
 
 use crate::harness::git::relay::{Pace, Relay, old_daemon};
-use crate::harness::git::{Repository, await_refusal, published, sync_state};
-use crate::harness::{Outrigger, PATIENCE, SECOND, Scene, until};
+use crate::harness::git::{Repository, await_generation, await_refusal, sync_state};
+use crate::harness::{Outrigger, SECOND, Scene};
 
 const NO_GIT: &str = "git is not installed";
 const NO_DAEMON: &str = "git-daemon is not installed";
@@ -21,13 +21,6 @@ sync:
 
 /// The time-out is one second; a loaded machine gets four.
 const SILENCE: Duration = Duration::from_secs(4);
-
-#[track_caller]
-fn await_generation(scene: &Scene, generation: usize, what: &str) {
-    until(PATIENCE, &format!("generation {generation}, {what}"), || {
-        published(&scene.path("out/settings")) == Ok(Some(generation))
-    });
-}
 
 /// A relay in front of a server, which the URL then names.
 fn relayed(scene: &Scene, url: &str, port: &str) -> Relay {

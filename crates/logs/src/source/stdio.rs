@@ -189,11 +189,8 @@ type Marks = Rc<RefCell<VecDeque<(u64, u64)>>>;
 
 /// The newlines that were read before the position at which a worker begins.
 fn lines_before(ring: &Ring, sinks: &[(usize, String)], known: &[Option<u64>]) -> u64 {
-    let mut positions = sinks.iter().zip(known).filter_map(|((_, sink), known)| Some(((*known)?, sink)));
-    let first = positions.next();
-    let least = positions
-        .fold(first, |least, other| if least.is_some_and(|least| least.0 <= other.0) { least } else { Some(other) });
-    least.map_or(0, |(_, sink)| ring.lines_acknowledged(sink))
+    let positions = sinks.iter().zip(known).filter_map(|((_, sink), known)| Some(((*known)?, sink)));
+    positions.min().map_or(0, |(_, sink)| ring.lines_acknowledged(sink))
 }
 
 fn slot_name(source: &str, sink: &str) -> String {
@@ -215,11 +212,16 @@ fn track(ring: &Ring, sinks: &[(usize, String)], starts: &[u64], marks: Marks) -
     let released = Cell::new(least(&ring, &sinks).unwrap_or(0));
     let on_progress = move |sink: usize, offset: u64| {
         if let Some((_, name)) = sinks.iter().find(|(index, _)| *index == sink) {
-            let lines = marks.borrow().iter().rev().find(|(end, _)| *end <= offset).map_or(0, |(_, lines)| *lines);
+            let marks = marks.borrow();
+            let behind = marks.partition_point(|(end, _)| *end <= offset);
+            let lines = behind.checked_sub(1).and_then(|last| marks.get(last)).map_or(0, |(_, lines)| *lines);
             ring.acknowledge(name, offset.min(ring.head()), lines);
         }
         let least = least(&ring, &sinks).unwrap_or(0);
-        marks.borrow_mut().retain(|(end, _)| *end >= least);
+        let mut marks = marks.borrow_mut();
+        while marks.front().is_some_and(|(end, _)| *end < least) {
+            marks.pop_front();
+        }
         released.set(ring.release(released.get(), least));
     };
     Track::new(starts, Box::new(on_progress))

@@ -94,8 +94,8 @@ pub struct RemoteWrite {
 
 /// One request and how many samples of ours it holds.
 struct Body {
-    /// Compressed, since many may wait.
-    bytes: bytes::Bytes,
+    /// Compressed, since many may wait; or why that failed.
+    bytes: Result<bytes::Bytes, snap::Error>,
     samples: u64,
 }
 
@@ -189,6 +189,10 @@ impl RemoteWrite {
 
     /// Sends a body until the receiver has taken or refused it.
     async fn send(&self, Body { bytes, samples }: Body, phase: &mut PhaseWatch) {
+        let bytes = match bytes {
+            Ok(bytes) => bytes,
+            Err(error) => return self.reject(samples, &error.to_string()),
+        };
         let headers = vec![
             ("content-encoding", "snappy".to_string()),
             ("content-type", "application/x-protobuf".to_string()),
@@ -267,11 +271,8 @@ fn bodies(snapshot: &Snapshot, external: &BTreeMap<String, String>) -> Vec<Body>
 }
 
 /// Snappy in its block format (prometheus.io/docs/specs/prw/remote_write_spec), in no more memory than it needs.
-fn compressed(plain: &[u8]) -> bytes::Bytes {
-    let mut room = vec![0; snap::raw::max_compress_len(plain.len())];
-    // It fails for want of room alone, and for 4 GiB of input.
-    let length = snap::raw::Encoder::new().compress(plain, &mut room).unwrap_or(0);
-    bytes::Bytes::copy_from_slice(room.get(..length).unwrap_or(&[]))
+fn compressed(plain: &[u8]) -> Result<bytes::Bytes, snap::Error> {
+    snap::raw::Encoder::new().compress_vec(plain).map(|compressed| bytes::Bytes::copy_from_slice(&compressed))
 }
 
 /// WriteRequest: 1 = timeseries {1 = labels {1 = name, 2 = value}, 2 = samples {1 = value (double), 2 = timestamp}}.
@@ -383,7 +384,8 @@ mod tests {
             BTreeMap::from([("job".to_string(), "other".to_string()), ("zone".to_string(), "eu".to_string())]);
         let bodies = bodies(&snapshot, &external);
         assert_eq!((bodies.len(), bodies[0].samples), (1, 1));
-        let plain = snap::raw::Decoder::new().decompress_vec(&bodies[0].bytes).expect("snappy");
+        let plain =
+            snap::raw::Decoder::new().decompress_vec(bodies[0].bytes.as_ref().expect("snappy")).expect("snappy");
         let request = WriteRequest::decode(plain.as_slice()).expect("protobuf");
         let labels: Vec<String> =
             request.timeseries[0].labels.iter().map(|l| format!("{}={}", l.name, l.value)).collect();

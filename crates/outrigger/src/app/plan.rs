@@ -126,9 +126,9 @@ fn environment(app: &App, secret_variables: &[String]) -> Vec<Vec<u8>> {
         let secret = is(secret_variables, name) && !is(&asked.keep, name);
         let set = asked.set.keys().any(|known| name.as_os_str() == known.as_str());
         let ours = OURS.iter().any(|own| name == own) && !is(&asked.keep, name);
-        let ours = ours || (name == "HOME" && sys::home::is_given());
-        let ours = ours || name == supervisor::worker::INHERIT || name == supervisor::RESUME;
-        !ours && !is(&asked.remove, name) && !secret && !set
+        let handed = name == supervisor::worker::INHERIT || name == supervisor::RESUME;
+        let given = name == "HOME" && sys::home::is_given();
+        !ours && !handed && !given && !is(&asked.remove, name) && !secret && !set
     };
     let entry = |name: &[u8], value: &[u8]| [name, b"=", value].concat();
     let inherited = std::env::vars_os().filter(|(name, _)| stays(name));

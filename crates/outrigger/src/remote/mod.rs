@@ -8,8 +8,8 @@ mod probe;
 
 use crate::cli::Format;
 use ask::{Found, Trouble};
+use base::output;
 use base::unit::Span;
-use std::io::{self, Write as _};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
@@ -49,18 +49,18 @@ pub fn status(target: &Target, format: Format) -> i32 {
         let status: serde_json::Value = serde_json::from_str(&reply.text).map_err(|error| {
             Trouble::new(format!("{} gave no status: {error}", found.place()), "is it Outrigger that listens there?")
         })?;
-        match format {
-            Format::Text => say(&admin::view::terminal(&status)),
-            Format::Json => say(&format!("{}\n", reply.text.trim_end())),
-        }
-        Ok(i32::from(status["verdict"] == "failed"))
+        let printed = output::print(&match format {
+            Format::Text => admin::view::terminal(&status),
+            Format::Json => format!("{}\n", reply.text.trim_end()),
+        });
+        Ok(printed.max(i32::from(status["verdict"] == "failed")))
     }))
 }
 
 /// `outrigger reload`.
 pub fn reload(target: &Target, token_file: Option<&Path>) -> i32 {
     answer(Found::by(target, token_file).and_then(|found| {
-        say(&found.change("/reload", b"", admin::run::UPGRADE_MAX + ALLOWANCE)?.text);
+        output::print(&found.change("/reload", b"", admin::run::UPGRADE_MAX + ALLOWANCE)?.text);
         Ok(0)
     }))
 }
@@ -74,7 +74,7 @@ pub fn upgrade(target: &Target, to: Option<&Path>, token_file: Option<&Path>) ->
         let body = whole.as_ref().map(|path| path.as_os_str().as_bytes()).unwrap_or_default();
         let asked = whole.as_ref().map_or("upgrade".into(), |path| format!("upgrade to {}", path.display()));
         let reply = found.change("/upgrade", body, admin::run::UPGRADE_MAX + ALLOWANCE);
-        say(&reply.map_err(|trouble| trouble.about(&asked))?.text);
+        output::print(&reply.map_err(|trouble| trouble.about(&asked))?.text);
         Ok(0)
     }))
 }
@@ -100,14 +100,9 @@ pub fn stop(target: &Target, within: Option<Duration>, token_file: Option<&Path>
             }
             sleep(LOOK_EVERY);
         }
-        say("stopped\n");
+        output::print("stopped\n");
         Ok(0)
     }))
-}
-
-fn say(text: &str) {
-    // A closed pipe, as of `| head`, is the reader's choice.
-    let _ = io::stdout().write_all(text.as_bytes());
 }
 
 fn answer(result: Result<i32, Trouble>) -> i32 {

@@ -143,6 +143,14 @@ pub fn published(to: &Path) -> Result<Option<usize>, String> {
     super::number_after(&first, "generation=").map(Some).ok_or_else(|| "files without a generation".to_owned())
 }
 
+/// Waits until the entry `settings` has published this generation.
+#[track_caller]
+pub fn await_generation(scene: &Scene, generation: usize, what: &str) {
+    super::until(super::PATIENCE, &format!("generation {generation}, {what}"), || {
+        published(&scene.path("out/settings")) == Ok(Some(generation))
+    });
+}
+
 /// Runs git for the test itself, untouched by the configuration of whoever runs the tests.
 pub fn git(folder: &Path, arguments: &[&str]) {
     let output = git_command(folder, arguments).output().expect("git runs");

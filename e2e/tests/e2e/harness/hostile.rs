@@ -44,6 +44,20 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// Every kind but `Swapped`, which is a part of `Changing`.
+    pub const ALL: [Self; 10] = [
+        Self::Fifo,
+        Self::Zero,
+        Self::Full,
+        Self::Directory,
+        Self::Loop,
+        Self::Outside,
+        Self::ToZero,
+        Self::Sparse,
+        Self::Unreadable,
+        Self::Changing,
+    ];
+
     /// One of these stands in a message that says what it is.
     pub fn words(self) -> &'static [&'static str] {
         match self {

@@ -95,9 +95,7 @@ impl LogFiles {
 
     /// The numbers behind `n=` of all messages, sorted, with duplicates.
     pub fn sorted(&self) -> Vec<usize> {
-        let mut numbers = self.receiver.numbers("n=");
-        numbers.sort_unstable();
-        numbers
+        self.receiver.sorted("n=")
     }
 }
 

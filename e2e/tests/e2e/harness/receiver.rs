@@ -132,6 +132,13 @@ impl LogReceiver {
         records.filter_map(|record| number_after(&record.message, mark)).collect()
     }
 
+    /// The same in their order.
+    pub fn sorted(&self, mark: &str) -> Vec<usize> {
+        let mut numbers = self.numbers(mark);
+        numbers.sort_unstable();
+        numbers
+    }
+
     /// The highest number behind `mark` in the newest batch that has one.
     pub fn newest(&self, mark: &str) -> Option<usize> {
         let inside = self.inside();

@@ -154,8 +154,8 @@ impl Finder {
         let looked = tokio::task::spawn_blocking(move || {
             let id = |path: &PathBuf| std::fs::metadata(path).ok().map(|meta| FileId::of(&meta));
             let place = |change: &Change| match change {
-                Change::Came(path) | Change::Gone(path, None) => id(path),
-                Change::Gone(_, Some(to)) => id(to),
+                Change::Came(_) => None,
+                Change::Gone(path, to) => id(to.as_ref().unwrap_or(path)),
             };
             changes.into_iter().map(|change| (place(&change), change)).collect::<Vec<_>>()
         });
