@@ -2,7 +2,7 @@
 //! never waits: not for the other end of a pipe, and not for a device. Bound: `max` bytes, whatever the file says of its size.
 
 use rustix::fs::OFlags;
-use std::fs::{File, OpenOptions};
+use std::fs::{File, FileType, OpenOptions};
 use std::io::{self, Read as _};
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
@@ -29,13 +29,19 @@ pub fn open_regular(path: &Path, options: &mut OpenOptions, flags: OFlags) -> io
     if kind.is_file() {
         return Ok(file);
     }
+    Err(io::Error::other(not_regular(kind)))
+}
+
+/// Says what is in the place of a regular file.
+pub fn not_regular(kind: FileType) -> String {
     let what = match kind {
         _ if kind.is_dir() => "a directory",
         _ if kind.is_fifo() => "a named pipe",
         _ if kind.is_char_device() || kind.is_block_device() => "a device",
+        _ if kind.is_socket() => "a socket",
         _ => "no file",
     };
-    Err(io::Error::other(format!("it is {what}, and must be a regular file")))
+    format!("it is {what}, and must be a regular file")
 }
 
 /// Tells a file that was changed or replaced. Its size and time of modification may be those of before (`cp -p`, Nix, ostree): the

@@ -43,12 +43,20 @@ pub fn start(level: LevelFilter) -> LevelHandle {
 
 /// A report of several lines: as it is on a terminal, one line of JSON with it as a field where programs read the log.
 pub fn report(report: &str, message: &str) {
-    if std::io::stderr().is_terminal() {
-        eprint!("{report}");
-        tracing::error!("{message}");
-    } else {
-        tracing::error!(report, "{message}");
+    if print_to_people(report) { tracing::error!("{message}") } else { tracing::error!(report, "{message}") }
+}
+
+/// The same for a report that stops nothing.
+pub fn report_warnings(report: &str, message: &str) {
+    if print_to_people(report) { tracing::warn!("{message}") } else { tracing::warn!(report, "{message}") }
+}
+
+fn print_to_people(report: &str) -> bool {
+    let terminal = std::io::stderr().is_terminal();
+    if terminal {
+        crate::output::note(report);
     }
+    terminal
 }
 
 /// A moment as in a line of the log.

@@ -174,16 +174,12 @@ impl<'s> Walker<'s> {
         let near = nearest(&entry.key, known.iter().copied()).and_then(|near| properties.and_then(|p| p.get(near)));
         let secret = match near {
             Some(near) => self.holds_secrets(near, 0),
-            None => self.in_secret_block(properties),
+            // Nobody knows what it is.
+            None => true,
         };
         if secret {
             self.mask(&entry.node);
         }
-    }
-
-    /// A block that has a secret among its own keys, however optional.
-    fn in_secret_block(&self, properties: Option<&'s Map<String, Json>>) -> bool {
-        properties.into_iter().flatten().any(|(_, value)| self.holds_secrets(value, SECRET_DEPTH.saturating_sub(1)))
     }
 
     fn missing_keys(&mut self, node: &Node, schema: &Json, entries: &[Entry], name: &str) {

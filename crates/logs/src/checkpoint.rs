@@ -1,14 +1,16 @@
 //! How far each sink has acknowledged each file, on disk: one file of fixed slots, each written in place as soon as an
 //! acknowledgement moves it, so that a killed worker repeats at most its batches in flight. In: offsets. Out: the same after
 //! a restart; a damaged slot is passed over, never fatal. A position that could not be written is written again until it is. Bound:
-//! `SLOTS_MAX` slots; the positions of closed files make room for others, the oldest first.
+//! `SLOTS_MAX` slots; the positions of closed files make room for others, the oldest first, and then those of files at rest, which
+//! health says.
 
 use base::state::{Mark, Marked, StateDir};
 use base::subsystem::Health;
 use std::cell::RefCell;
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Read as _};
+use std::ops::RangeInclusive;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -25,8 +27,11 @@ const MARK: Mark = Mark { what: "checkpoints", version: 2 };
 const SYNC_EVERY: Duration = Duration::from_secs(5);
 /// How often a position that could not be written is tried again.
 const WRITE_AGAIN: Duration = Duration::from_secs(1);
-/// What health calls this part.
+/// What health calls this part, and what it calls a table without room.
 pub const PART: &str = "state logs.checkpoints";
+const ROOM: &str = "state logs.checkpoints room";
+/// The table has room again where this part of it is free.
+const ROOM_SHARE: usize = 10;
 
 /// A file as the system knows it, with a print of its beginning, since inode numbers are used again.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -76,12 +81,14 @@ pub struct Checkpoints {
 struct Inner {
     file: Option<Rc<File>>,
     health: Option<Arc<Health>>,
-    slots: HashMap<SlotKey, (usize, Position)>,
+    slots: BTreeMap<SlotKey, (usize, Position)>,
     /// Slots that hold nothing, to be used before new ones.
     free: Vec<usize>,
     next: usize,
-    /// Files that are read to their end and closed, the oldest first.
-    closed: VecDeque<(u64, FileId)>,
+    /// Files that are read to their end and matched by no pattern any more.
+    closed: Line,
+    /// Files that are read to their end, closed, and still there.
+    at_rest: Line,
     /// Keys whose position in memory is newer than on disk.
     unwritten: BTreeSet<SlotKey>,
     dirty: bool,
@@ -167,7 +174,7 @@ impl Checkpoints {
     pub fn unacknowledged(&self, source: &str, file: FileId) -> u64 {
         let source = name_hash(source);
         let inner = self.inner.borrow();
-        let of_file = inner.slots.iter().filter(|(key, _)| key.0 == source && key.1 == file);
+        let of_file = inner.slots.range(slots_of(source, file));
         of_file.map(|(_, (_, position))| position.read_to.saturating_sub(position.offset)).max().unwrap_or(0)
     }
 
@@ -198,23 +205,34 @@ impl Checkpoints {
         (inner.file, inner.released) = (None, true);
     }
 
-    /// A file that is read to its end and closed: its position goes first where room is needed.
+    /// A file that is read to its end, closed, and matched by no pattern: its position goes first where room is needed.
     pub fn closed(&self, source: &str, file: FileId) {
-        let key = (name_hash(source), file);
         let mut inner = self.inner.borrow_mut();
-        inner.closed.retain(|known| *known != key);
-        inner.closed.push_back(key);
+        let key = (name_hash(source), file);
+        inner.at_rest.remove(&key);
+        inner.closed.push(key);
+    }
+
+    /// A file that is read to its end and closed, and is still there: its position goes where there is no other room.
+    pub fn at_rest(&self, source: &str, file: FileId) {
+        self.inner.borrow_mut().at_rest.push((name_hash(source), file));
+    }
+
+    /// A file is read again.
+    pub fn opened(&self, source: &str, file: FileId) {
+        let mut inner = self.inner.borrow_mut();
+        let key = (name_hash(source), file);
+        inner.closed.remove(&key);
+        inner.at_rest.remove(&key);
     }
 
     /// Positions of other sources than these go first where room is needed.
     pub fn prefer<'s>(&self, sources: impl Iterator<Item = &'s str>) {
         let sources: Vec<u64> = sources.map(name_hash).collect();
         let mut inner = self.inner.borrow_mut();
-        let mut others: Vec<(u64, FileId)> =
+        let others: Vec<(u64, FileId)> =
             inner.slots.keys().filter(|key| !sources.contains(&key.0)).map(|key| (key.0, key.1)).collect();
-        others.sort();
-        others.dedup();
-        inner.closed.extend(others);
+        others.into_iter().for_each(|file| inner.closed.push(file));
     }
 
     /// Forgets a file that is gone.
@@ -247,13 +265,18 @@ impl Checkpoints {
 }
 
 impl Inner {
-    /// The slot of a key: its own, a free one, a new one, or that of a closed file.
+    /// The slot of a key: its own, a free one, a new one, or that of a file that makes room.
     fn slot(&mut self, key: &SlotKey) -> Option<usize> {
         if let Some((index, _)) = self.slots.get(key) {
             return Some(*index);
         }
         while self.free.is_empty() && self.next >= SLOTS_MAX {
-            let (source, file) = self.closed.pop_front()?;
+            let (source, file) = self.closed.pop().or_else(|| {
+                let file = self.at_rest.pop()?;
+                let text = format!("all {SLOTS_MAX} positions are in use; a restart reads files at rest again");
+                self.say(ROOM, text);
+                Some(file)
+            })?;
             self.forget(source, file);
         }
         self.free.pop().or_else(|| {
@@ -263,8 +286,9 @@ impl Inner {
     }
 
     fn forget(&mut self, source: u64, file: FileId) {
-        self.closed.retain(|known| *known != (source, file));
-        let gone: Vec<SlotKey> = self.slots.keys().filter(|key| key.0 == source && key.1 == file).copied().collect();
+        self.closed.remove(&(source, file));
+        self.at_rest.remove(&(source, file));
+        let gone: Vec<SlotKey> = self.slots.range(slots_of(source, file)).map(|(key, _)| *key).collect();
         for key in gone {
             let Some((index, _)) = self.slots.remove(&key) else { continue };
             self.unwritten.remove(&key);
@@ -286,16 +310,58 @@ impl Inner {
             }
             self.unwritten.pop_first();
         }
-        if self.slots.len() < SLOTS_MAX && self.health.as_ref().is_some_and(|health| health.recovered(PART)) {
+        let Some(health) = &self.health else { return };
+        if self.slots.len() < SLOTS_MAX - SLOTS_MAX / ROOM_SHARE {
+            health.recovered(ROOM);
+        }
+        if self.slots.len() < SLOTS_MAX && health.recovered(PART) {
             tracing::info!("positions in log files are written again");
         }
     }
 
     fn fault(&self, text: String) {
-        if self.health.as_ref().is_some_and(|health| health.fault(PART, text.clone())) {
+        self.say(PART, text);
+    }
+
+    fn say(&self, part: &str, text: String) {
+        if self.health.as_ref().is_some_and(|health| health.fault(part, text.clone())) {
             tracing::warn!(error = text, "positions in log files are not kept; a restart reads more again");
         }
     }
+}
+
+/// Files in the order in which they came, each once.
+#[derive(Default)]
+struct Line {
+    files: BTreeMap<u64, (u64, FileId)>,
+    places: HashMap<(u64, FileId), u64>,
+    next: u64,
+}
+
+impl Line {
+    fn push(&mut self, file: (u64, FileId)) {
+        self.remove(&file);
+        self.files.insert(self.next, file);
+        self.places.insert(file, self.next);
+        self.next += 1;
+    }
+
+    fn remove(&mut self, file: &(u64, FileId)) {
+        if let Some(place) = self.places.remove(file) {
+            self.files.remove(&place);
+        }
+    }
+
+    fn pop(&mut self) -> Option<(u64, FileId)> {
+        let (_, file) = self.files.pop_first()?;
+        self.places.remove(&file);
+        Some(file)
+    }
+}
+
+/// The slots of all sinks of a file.
+fn slots_of(source: u64, file: FileId) -> RangeInclusive<SlotKey> {
+    (source, file, 0)..=(source, file, u64::MAX)
 }
 
 fn place_of(index: usize) -> u64 {
@@ -484,10 +550,21 @@ mod tests {
         assert!(!health.verdict().text.contains("in use"));
         checkpoints.set("files", file(100_000), "main", Position::default());
         assert!(health.verdict().text.contains("all 8192 positions are in use"), "{:?}", health.verdict());
+        let makes_room = |gone: u64, other: u64| {
+            checkpoints.set("files", file(other), "main", Position::default());
+            assert_eq!(checkpoints.get("files", file(gone), "main"), None);
+            assert!(checkpoints.get("files", file(other), "main").is_some());
+        };
+        checkpoints.at_rest("files", file(6));
+        checkpoints.at_rest("files", file(8));
         checkpoints.closed("files", file(7));
-        checkpoints.set("files", file(100_001), "main", Position::default());
-        assert_eq!(checkpoints.get("files", file(7), "main"), None);
-        assert!(checkpoints.get("files", file(100_001), "main").is_some());
+        checkpoints.opened("files", file(8));
+        makes_room(7, 100_001);
+        assert!(!health.verdict().text.contains("at rest"), "a closed file costs nothing");
+        makes_room(6, 100_002);
+        assert!(health.verdict().text.contains("a restart reads files at rest again"), "{:?}", health.verdict());
+        checkpoints.set("files", file(100_003), "main", Position::default());
+        assert!(checkpoints.get("files", file(8), "main").is_some(), "a file that is read keeps its position");
     }
 
     /// covers: faults 10

@@ -1,12 +1,14 @@
 //! From the Config to a Plan that cannot be wrong: names found, policies decided.
 
 use crate::config::{Config, WhenFull};
-use crate::sink::SinkKind;
+use crate::sink::{SinkEntry, SinkKind};
 use crate::source::SourceKind;
 use crate::stage::{StageEntry, StageKind};
 use base::diag::{Diagnostic, nearest};
 use base::needs::Needs;
 use base::tree::Node;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub struct Plan {
@@ -143,26 +145,57 @@ fn check_sources(config: &Config, wrapped: bool, proxied: bool, root: &Node) -> 
     findings
 }
 
-/// A source that reads what a sink of its own writes would feed itself for ever.
+/// A source that reads what a sink writes with its records, directly or by way of other sources and sinks, would feed itself for ever.
 fn check_loops(config: &Config, root: &Node) -> Vec<Diagnostic> {
     let mut findings = Vec::new();
     for (sink, entry) in &config.sinks {
-        let Some(SinkKind::File(file)) = entry.kind() else { continue };
-        for (source, from) in &config.sources {
-            let Some(SourceKind::File(read)) = from.kind() else { continue };
-            let fed = entry.from.as_ref().is_none_or(|from| from.contains(source));
-            if let Some(written) = file.names().find(|name| fed && read.reads(name)) {
-                let place = root.at(&["sinks", sink, "file", "path"]).place;
-                let text = format!(
-                    "the source `{source}` reads {}, which this sink writes with its records: an endless loop",
-                    written.display()
-                );
-                let help = format!("write elsewhere, or add it to `exclude` of the source `{source}`");
-                findings.push(Diagnostic::error(place, text).help(help));
-            }
-        }
+        let Some((source, written)) = reads(config, entry).find(|(source, _)| leads_to(config, source, sink)) else {
+            continue;
+        };
+        let place = root.at(&["sinks", sink, "file", "path"]).place;
+        let text = format!(
+            "the source `{source}` reads {}, which this sink writes with its records: an endless loop",
+            written.display()
+        );
+        let help = format!("write elsewhere, or add it to `exclude` of the source `{source}`");
+        findings.push(Diagnostic::error(place, text).help(help));
     }
     findings
+}
+
+/// The sources that read what a sink writes, with the file.
+fn reads<'c>(config: &'c Config, sink: &'c SinkEntry) -> impl Iterator<Item = (&'c str, PathBuf)> {
+    let written: Vec<PathBuf> = match sink.kind() {
+        Some(SinkKind::File(file)) => file.names().flat_map(|name| [real(&name), name]).collect(),
+        _ => Vec::new(),
+    };
+    config.sources.iter().filter_map(move |(name, source)| {
+        let Some(SourceKind::File(read)) = source.kind() else { return None };
+        Some((name.as_str(), written.iter().find(|path| read.reads(path))?.clone()))
+    })
+}
+
+/// Whether the records of a source come to a sink, also by files between.
+fn leads_to(config: &Config, source: &str, sink: &str) -> bool {
+    let (mut due, mut seen) = (vec![source.to_string()], BTreeSet::new());
+    while let Some(source) = due.pop() {
+        let fed =
+            config.sinks.iter().filter(|(_, entry)| entry.from.as_ref().is_none_or(|from| from.contains(&source)));
+        for (name, entry) in fed {
+            if name == sink {
+                return true;
+            }
+            due.extend(reads(config, entry).map(|(next, _)| next.to_string()).filter(|next| !seen.contains(next)));
+        }
+        seen.insert(source);
+    }
+    false
+}
+
+/// A path without links in its folders.
+fn real(path: &Path) -> PathBuf {
+    let folder = path.parent().and_then(|folder| folder.canonicalize().ok());
+    folder.zip(path.file_name()).map_or_else(|| path.to_path_buf(), |(folder, name)| folder.join(name))
 }
 
 fn kinds(entries: &[StageEntry]) -> Vec<StageKind> {
@@ -205,6 +238,10 @@ mod tests {
         let loops =
             "sources: { f: { file: { include: [\"/in/*.log*\"] } } }\nsinks: { a: { file: { path: /in/copy.log } } }\n";
         check(loops, true, Err("endless loop"));
+        let sources = "sources: { a: { file: { include: [\"/a/*\"] } }, b: { file: { include: [\"/b/*\"] } } }\n";
+        let sinks = "sinks: { p: { file: { path: /b/x }, from: [a] }, q: { file: { path: /@/x }, from: [b] } }\n";
+        check(&format!("{sources}{}", sinks.replace('@', "a")), true, Err("endless loop"));
+        check(&format!("{sources}{}", sinks.replace('@', "c")), true, Ok(()));
         check(&loops.replace("/in/copy.log", "/in/x/../copy.log"), true, Err("endless loop"));
         check(&loops.replace("/in/copy.log", "/out/copy.log"), true, Ok(()));
         check(&loops.replace("*.log*", "*.1"), true, Err("/in/copy.log.1"));

@@ -80,6 +80,8 @@ pub struct Interner {
     round: u64,
     /// Series told in this round; those of the round before are known as well.
     told: usize,
+    /// Series of the last round that told any.
+    last_told: usize,
 }
 
 struct Text {
@@ -171,18 +173,26 @@ impl Interner {
     }
 
     /// Ends a snapshot: forgets the series that were not in it, and answers those that end at this time. A series with times of
-    /// its own ends by itself, as with Prometheus.
+    /// its own ends by itself, as with Prometheus, and its last time is kept: it may come back with an older one.
     pub fn end(&mut self, time_ms: i64) -> Vec<Rc<Series>> {
         let round = self.round;
         let ended = |known: &Known| known.seen.get() != round;
         let before = |known: &Known| known.last.get().is_some_and(|(last, _)| last < time_ms);
         let gone = self.series.values().filter(|known| ended(known) && before(known) && !known.own_time.get());
         let gone = gone.map(|known| known.series.clone()).collect();
-        self.series.retain(|_, known| !ended(known));
+        if self.told > 0 {
+            self.last_told = self.told;
+        }
+        let away = self.series.values().filter(|known| ended(known) && known.own_time.get()).count();
+        let stays = away <= self.last_told.max(AWAY_MIN);
+        self.series.retain(|_, known| !ended(known) || stays && known.own_time.get());
         self.texts.retain(|_, text| text.seen == round && !ended(&text.known));
         gone
     }
 }
+
+/// Series whose times are kept while they are not told: so many, or as many as were told at last. More are all forgotten.
+const AWAY_MIN: usize = 256;
 
 /// How the time of a sample stands to the one before it in its series.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -279,6 +289,31 @@ mod tests {
         use Timing::{Newer, NotNewer, Repeated};
         assert_eq!(told, [Newer, Repeated, NotNewer, NotNewer, Newer]);
         assert_eq!(interner.len(), 1);
+    }
+
+    /// covers: faults 6
+    #[test]
+    fn a_series_with_times_of_its_own_is_known_over_rounds_without_it() {
+        let mut interner = Interner::default();
+        let mut told = |samples: &[(&str, i64)], own_time: bool| {
+            interner.begin();
+            let told = samples.iter().map(|(name, time)| {
+                let series = Series { name: (*name).into(), labels: Box::new([]) };
+                let found = interner.find(name.as_bytes()).unwrap_or_else(|| interner.insert(name.as_bytes(), series));
+                interner.tell(&found, *time, own_time, 1.0)
+            });
+            let told: Vec<Timing> = told.collect();
+            (told, interner.end(100).len(), interner.series.len())
+        };
+        assert_eq!(told(&[("a", 5)], true), (vec![Timing::Newer], 0, 1));
+        assert_eq!(told(&[], true), (vec![], 0, 1), "a round that failed");
+        assert_eq!(told(&[("a", 4)], true), (vec![Timing::NotNewer], 0, 1));
+        assert_eq!(told(&[("b", 1)], false), (vec![Timing::Newer], 0, 2));
+        assert_eq!(told(&[], false), (vec![], 1, 1), "one with our times ends");
+        let many: Vec<String> = (0..AWAY_MIN + 1).map(|number| format!("n{number}")).collect();
+        let many: Vec<(&str, i64)> = many.iter().map(|name| (name.as_str(), 1)).collect();
+        told(&many, true);
+        assert_eq!(told(&[("c", 1)], true).2, 1, "what is kept is bounded");
     }
 
     /// covers: foundation 5

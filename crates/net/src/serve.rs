@@ -1,10 +1,10 @@
 //! A small HTTP server for our own pages: metrics, probes, admin. In: a listening socket and a function. Out: answers with whole
 //! bodies. Bounds: `CONNECTIONS_MAX` at a time, of which those that ask nothing give way to new ones, the oldest first;
-//! `HEAD_TIMEOUT` for a head, requests without a body beyond `BODY_MAX`.
+//! `HEAD_TIMEOUT` for a head, `BODY_TIMEOUT` and `BODY_MAX` for a body.
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderMap};
-use http_body_util::{BodyExt as _, Full, Limited};
+use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use std::cell::{Cell, RefCell};
@@ -20,6 +20,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 pub const CONNECTIONS_MAX: usize = 64;
 pub const BODY_MAX: usize = 64 << 10;
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+const BODY_TIMEOUT: Duration = Duration::from_secs(5);
 /// A connection that asks nothing, or reads nothing, is closed after this.
 const CONNECTION_MAX: Duration = Duration::from_secs(300);
 
@@ -62,7 +63,7 @@ pub struct Server {
 /// One connection.
 #[derive(Default)]
 struct Open {
-    /// A request of it is being answered.
+    /// A request of it that is there in full is being answered.
     is_busy: Cell<bool>,
     /// It was told to give way, and will.
     is_leaving: Cell<bool>,
@@ -132,8 +133,7 @@ impl Place {
         let service = service_fn(move |request: http::Request<Incoming>| {
             let (answer, asking, one_is_idle) = (answer.clone(), asking.clone(), one_is_idle.clone());
             async move {
-                asking.is_busy.set(true);
-                let response = respond(request, answer).await;
+                let response = respond(request, answer, &asking.is_busy).await;
                 asking.is_busy.set(false);
                 one_is_idle.notify_one();
                 Ok::<_, Infallible>(response)
@@ -155,18 +155,27 @@ impl Place {
     }
 }
 
-async fn respond<F, R>(request: http::Request<Incoming>, answer: Rc<F>) -> http::Response<Full<Bytes>>
+async fn respond<F, R>(
+    request: http::Request<Incoming>,
+    answer: Rc<F>,
+    is_busy: &Cell<bool>,
+) -> http::Response<Full<Bytes>>
 where
     F: Fn(Asked) -> R,
     R: Future<Output = Answer>,
 {
     let (head, body) = request.into_parts();
-    let answer = match Limited::new(body, BODY_MAX).collect().await {
-        Ok(body) => {
+    let answer = match tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, BODY_MAX).collect()).await {
+        Ok(Ok(body)) => {
+            is_busy.set(true);
             let (path, query) = (head.uri.path().to_string(), head.uri.query().unwrap_or("").to_string());
             answer(Asked { method: head.method, path, query, headers: head.headers, body: body.to_bytes() }).await
         }
-        Err(_) => Answer::text(413, format!("the request's body is larger than {BODY_MAX} bytes\n")),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => {
+            Answer::text(413, format!("the request's body is larger than {BODY_MAX} bytes\n"))
+        }
+        Ok(Err(error)) => Answer::text(400, format!("the request's body cannot be read: {error}\n")),
+        Err(_) => Answer::text(408, format!("the request's body took longer than {BODY_TIMEOUT:?}\n")),
     };
     let mut builder = http::Response::builder().status(answer.status).header(CONTENT_TYPE, answer.content_type);
     for (name, value) in answer.headers {

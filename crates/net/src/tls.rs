@@ -1,5 +1,6 @@
 //! TLS for outgoing connections. In: certificate files. Out: a handshake with the system's roots, ours where the system
-//! brings none, or the CA that the configuration names. Our own certificate is read anew for every connection.
+//! brings none, or the CA that the configuration names. Our own certificate is read anew for every connection, on a thread that may
+//! block. Bound: `PEM_MAX` bytes a file.
 
 use crate::config::Tls;
 
@@ -21,8 +22,11 @@ const SYSTEM_BUNDLES: [&str; 4] = [
     "/etc/ssl/cert.pem",
 ];
 
+/// The largest file of certificates or of a key; a system's bundle has a quarter of a megabyte.
+const PEM_MAX: u64 = 4 << 20;
+
 pub struct Factory {
-    config: Tls,
+    config: Arc<Tls>,
     /// Built at the first connection: a client that never speaks TLS costs nothing.
     shared: OnceLock<Arc<ClientConfig>>,
 }
@@ -36,22 +40,22 @@ impl Factory {
         if config.cert_file.is_some() != config.key_file.is_some() {
             return Err(Error::us("cert_file and key_file belong together: set both or none").finally());
         }
-        let factory = Factory { config: config.clone(), shared: OnceLock::new() };
         if config.cert_file.is_some() {
-            factory.build()?;
+            build(config)?;
         }
-        Ok(factory)
+        Ok(Factory { config: Arc::new(config.clone()), shared: OnceLock::new() })
     }
 
     pub async fn connect(&self, host: &str, tcp: TcpStream) -> Result<TlsStream<TcpStream>, Error> {
-        let config = if self.config.cert_file.is_some() {
-            self.build()?
-        } else {
-            match self.shared.get() {
-                Some(config) => config.clone(),
-                None => {
-                    let built = self.build()?;
-                    self.shared.get_or_init(|| built).clone()
+        let config = match self.shared.get() {
+            Some(config) => config.clone(),
+            None => {
+                let config = self.config.clone();
+                let built = tokio::task::spawn_blocking(move || build(&config)).await;
+                let built = built.map_err(|_| Error::us("the certificates could not be read"))??;
+                match self.config.cert_file {
+                    Some(_) => built,
+                    None => self.shared.get_or_init(|| built).clone(),
                 }
             }
         };
@@ -61,24 +65,24 @@ impl Factory {
         let connected = TlsConnector::from(config).connect(name, tcp).await;
         connected.map_err(|error| Error::network(format!("TLS with {host}: {error}")))
     }
+}
 
-    fn build(&self) -> Result<Arc<ClientConfig>, Error> {
-        let roots = match &self.config.ca_file {
-            Some(file) => Arc::new(store(read_certificates(file)?)),
-            None => system_roots(),
-        };
-        let builder = ClientConfig::builder().with_root_certificates(roots);
-        let config = match (&self.config.cert_file, &self.config.key_file) {
-            (Some(cert), Some(key)) => {
-                let chain = read_certificates(cert)?;
-                let key = PrivateKeyDer::from_pem_file(key).map_err(|error| unreadable(key, &error))?;
-                let refused = |error| Error::us(format!("{} and its key do not fit: {error}", cert.display()));
-                builder.with_client_auth_cert(chain, key).map_err(refused)?
-            }
-            _ => builder.with_no_client_auth(),
-        };
-        Ok(Arc::new(config))
-    }
+fn build(config: &Tls) -> Result<Arc<ClientConfig>, Error> {
+    let roots = match &config.ca_file {
+        Some(file) => Arc::new(store(read_certificates(file)?)),
+        None => system_roots(),
+    };
+    let builder = ClientConfig::builder().with_root_certificates(roots);
+    let config = match (&config.cert_file, &config.key_file) {
+        (Some(cert), Some(key)) => {
+            let chain = read_certificates(cert)?;
+            let key = PrivateKeyDer::from_pem_slice(&read(key)?).map_err(|error| no_pem(key, &error))?;
+            let refused = |error| Error::us(format!("{} and its key do not fit: {error}", cert.display()));
+            builder.with_client_auth_cert(chain, key).map_err(refused)?
+        }
+        _ => builder.with_no_client_auth(),
+    };
+    Ok(Arc::new(config))
 }
 
 /// Read once per process: parsing them costs more than a connection.
@@ -106,15 +110,19 @@ fn store(certificates: Vec<CertificateDer<'static>>) -> RootCertStore {
 }
 
 fn read_certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, Error> {
-    let certificates: Result<Vec<_>, _> =
-        CertificateDer::pem_file_iter(file).map_err(|error| unreadable(file, &error))?.collect();
+    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&read(file)?).collect();
     match certificates {
         Ok(found) if found.is_empty() => Err(Error::us(format!("{} holds no certificate in PEM", file.display()))),
         Ok(found) => Ok(found),
-        Err(error) => Err(unreadable(file, &error)),
+        Err(error) => Err(no_pem(file, &error)),
     }
 }
 
-fn unreadable(file: &Path, error: &dyn std::fmt::Display) -> Error {
+/// Never waits: a pipe or a device is no file here.
+fn read(file: &Path) -> Result<Vec<u8>, Error> {
+    base::file::read(file, PEM_MAX).map_err(|error| Error::us(format!("{error}")))
+}
+
+fn no_pem(file: &Path, error: &dyn std::fmt::Display) -> Error {
     Error::us(format!("{} cannot be read: {error}", file.display()))
 }

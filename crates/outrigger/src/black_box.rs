@@ -3,8 +3,10 @@
 //! and what the metrics and the proxy keep anyway.
 
 use base::state::StateDir;
+use base::subsystem::Health;
 use serde::Serialize;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::SystemTime;
 use supervisor::message::Ended;
 use supervisor::worker::Fell;
@@ -23,7 +25,11 @@ pub struct BlackBox {
     /// The last requests through the proxy.
     pub requests: Rc<dyn Fn() -> Vec<serde_json::Value>>,
     pub generation: u32,
+    pub health: Arc<Health>,
 }
+
+/// What health calls it.
+pub const PART: &str = "black_box";
 
 #[derive(Serialize)]
 struct Content {
@@ -81,12 +87,15 @@ impl BlackBox {
         let Some(name) = self.next_name() else { return };
         let bytes = serde_json::to_vec_pretty(&content).unwrap_or_default();
         match self.state.write(&name, &bytes) {
-            Ok(()) => tracing::info!(
-                file = name,
-                who = content.who,
-                "what was going on is written down in the state directory"
-            ),
-            Err(error) => tracing::warn!(%error, "the black box could not be written"),
+            Ok(()) => {
+                self.health.recovered(PART);
+                let who = content.who;
+                tracing::info!(file = name, who, "what was going on is written down in the state directory");
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the black box could not be written");
+                self.health.fault(PART, format!("it could not be written: {error}"));
+            }
         }
     }
 
@@ -127,6 +136,7 @@ mod tests {
             samples: Rc::new(|| "# HELP x y\nx 1\n".into()),
             requests: Rc::new(Vec::new),
             generation: 3,
+            health: Health::new("app"),
         };
         for code in 0..KEPT as i32 + 1 {
             black_box.worker_fell(Fell { code: 128 + code, hung: false, out_of_memory: false });

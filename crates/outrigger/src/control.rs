@@ -153,6 +153,11 @@ impl Control {
         answer.unwrap_or_else(|_| Err("the supervisor is gone".into()))
     }
 
+    /// Whether somebody waits for another worker.
+    pub fn is_asked(&self) -> bool {
+        self.ordered.borrow().is_some()
+    }
+
     /// What kept another worker from taking over is past.
     pub fn no_fault(&self) {
         self.facts.health.recovered(TAKING_OVER);
@@ -290,7 +295,7 @@ impl Control {
 const SIGKILL: i32 = 9;
 
 /// The part of health that tells of a worker which should have taken over.
-pub const TAKING_OVER: &str = "hand-over";
+pub const TAKING_OVER: &str = "worker hand-over";
 
 /// Signals to this process itself. Whoever stops a whole control group sends SIGTERM to each process in it: the order of a stop is
 /// the supervisor's, so that it is told. SIGHUP reads the configuration again where there is no app of ours to get it.

@@ -19,16 +19,7 @@ pub fn needs(plans: &Plans) -> Needs {
     needs.read_replaced(&plans.path);
     plans.files.iter().for_each(|file| needs.read_replaced(file));
     let admin = &plans.config.admin;
-    for (name, owner, address) in
-        [("admin/listen", "admin.listen", admin.listen), ("admin/probes", "admin.probes", admin.probes)]
-    {
-        needs.listen.extend(address.map(|address| Listen {
-            name: name.into(),
-            owner: owner.into(),
-            address: address.0,
-            count: 1,
-        }));
-    }
+    needs.listen.extend(admin_listens(admin));
     admin.socket.iter().for_each(|socket| needs.write_file(socket));
     needs.connect.extend(plans.config.app.port);
     needs.write.push(plans.state_dir.clone());
@@ -39,6 +30,14 @@ pub fn needs(plans: &Plans) -> Needs {
         }
     }
     needs
+}
+
+/// Where the pages of `admin` are.
+pub fn admin_listens(admin: &admin::config::Config) -> impl Iterator<Item = Listen> {
+    let pages = [("admin/listen", "admin.listen", admin.listen), ("admin/probes", "admin.probes", admin.probes)];
+    pages.into_iter().filter_map(|(name, owner, address)| {
+        Some(Listen { name: name.into(), owner: owner.into(), address: address?.0, count: 1 })
+    })
 }
 
 /// The same as the sandbox takes it. Folders of ours that are written are made first: what is not there cannot be granted.

@@ -1,13 +1,15 @@
 //! From the file to plans: read, check, resolve. In: a path and the command line. Out: plans of all subsystems that cannot be
 //! wrong, or a report with every mistake. `outrigger validate` is this and nothing else.
 
-use crate::app::plan as app_plan;
-use crate::config::Config;
+use crate::app::{App, plan as app_plan};
+use crate::config::{Config, Limits};
 use base::diag::{Diagnostic, Report};
 use base::fill::Lookup;
-use base::needs::Needs;
+use base::needs::{Listen, Needs};
 use base::output;
+use base::tree::Node;
 use base::unit::ByteSize;
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
@@ -83,41 +85,32 @@ impl Source {
     pub fn plans_with(&self, command: &[OsString], lookup: &Lookup<'_>) -> Result<(Plans, Report), Report> {
         let shown = self.path.display().to_string();
         let loaded = base::config::load_or_sections::<Config>(&shown, &self.text, lookup);
-        let loaded = loaded.map_err(|refused| check_sections(*refused, !command.is_empty()))?;
-        let base::config::Loaded { config, tree, mut report, secret_variables, files } = loaded;
+        let base::config::Loaded { config, tree, mut report, secret_variables, files } = match loaded {
+            Ok(loaded) => loaded,
+            Err(refused) => return Err(check_refused(*refused, command)),
+        };
         let command =
             if command.is_empty() { config.app.command.iter().map(OsString::from).collect() } else { command.to_vec() };
-        let (wrapped, proxied) = (!command.is_empty(), config.proxy.is_some());
         let container = base::cgroup::memory_limit();
-
-        fn keep<P>(report: &mut Report, planned: Result<P, Vec<Diagnostic>>) -> Option<P> {
-            planned.map_err(|findings| report.extend(findings)).ok()
-        }
-        let logs = config.logs.as_ref().map(|c| logs::plan::Plan::new(c, wrapped, proxied, tree.at(&["logs"])));
-        let logs = logs.and_then(|plan| keep(&mut report, plan));
-        let metrics =
-            config.metrics.as_ref().map(|c| metrics::plan::Plan::new(c, wrapped, proxied, tree.at(&["metrics"])));
-        let metrics = metrics.and_then(|plan| keep(&mut report, plan));
-        let proxy = config.proxy.as_ref().map(|c| proxy::plan::Plan::new(c, config.app.port, tree.at(&["proxy"])));
-        let proxy = proxy.and_then(|plan| keep(&mut report, plan));
-        let sync = keep(&mut report, sync::plan::Plan::new(&config.sync, wrapped, tree.at(&["sync"])));
-        let around = app_plan::Around {
+        let sections = Sections {
             command: &command,
-            capture_bytes: logs.as_ref().and_then(|plan| plan.capture_bytes(container)),
             secret_variables: &secret_variables,
+            container,
+            proxied: config.proxy.is_some(),
+            app: Some(&config.app),
+            limits: Some(&config.limits),
+            admin: Some(&config.admin),
+            logs: config.logs.as_ref(),
+            metrics: config.metrics.as_ref(),
+            sync: Some(&config.sync),
+            proxy: config.proxy.as_ref(),
         };
-        let app = keep(&mut report, app_plan::plan(&config.app, &around, tree.at(&["app"])));
-        let memory = memory(&config, container);
-        report.extend(check_budget(&config, memory, logs.as_ref(), &tree));
-        report.extend(check_times(&config.app, tree.at(&["app"])));
-        report.extend(check_memory(memory, &tree));
-        report.extend(app_plan::without_effect(wrapped, tree.at(&["app"])));
-        report.extend(config.admin.check(tree.at(&["admin"])));
+        let Planned { app, logs, metrics, sync, proxy } = sections.plan(&tree, &mut report);
         match (sync, app) {
             (Some(sync), Some(app)) if !report.has_errors() => {
                 let (state_dir, path) = (state_dir(&config), self.path.clone());
                 let shown = base::config::shown::<Config>(&tree);
-                let needs = Needs::default();
+                let (needs, memory) = (Needs::default(), memory(&config.limits, container));
                 let mut plans = Plans {
                     path,
                     config,
@@ -135,38 +128,108 @@ impl Source {
                     shown,
                 };
                 plans.needs = crate::grants::needs(&plans);
-                report.extend(check_sockets(&plans.needs));
-                report.extend(check_addresses(&plans, &tree));
-                if report.has_errors() { Err(report) } else { Ok((plans, report)) }
+                Ok((plans, report))
             }
             _ => Err(report),
         }
     }
 }
 
-/// The mistakes of meaning in what is right in form, so that all come at once.
-fn check_sections(refused: base::config::Refused, wrapped: bool) -> Report {
-    let mut findings = Vec::new();
-    let app: Option<(crate::app::App, _)> = refused.section("app");
-    let wrapped = wrapped || app.as_ref().is_some_and(|(app, _)| !app.command.is_empty());
-    let proxied = refused.json.get("proxy").is_some();
-    if let Some((config, tree)) = refused.section::<logs::config::Config>("logs") {
-        findings.extend(logs::plan::Plan::new(&config, wrapped, proxied, tree).err().unwrap_or_default());
-    }
-    if let Some((config, tree)) = refused.section::<metrics::config::Config>("metrics") {
-        findings.extend(metrics::plan::Plan::new(&config, wrapped, proxied, tree).err().unwrap_or_default());
-    }
-    if let Some((config, tree)) = refused.section::<proxy::config::Config>("proxy") {
+/// The sections that are right in form. None: one with a mistake of form, or one that is not there.
+struct Sections<'a> {
+    command: &'a [OsString],
+    secret_variables: &'a [String],
+    container: Option<u64>,
+    /// Whether there is a section for the proxy, right or wrong.
+    proxied: bool,
+    app: Option<&'a App>,
+    limits: Option<&'a Limits>,
+    admin: Option<&'a admin::config::Config>,
+    logs: Option<&'a logs::config::Config>,
+    metrics: Option<&'a metrics::config::Config>,
+    sync: Option<&'a BTreeMap<String, sync::config::Config>>,
+    proxy: Option<&'a proxy::config::Config>,
+}
+
+/// The plans of the sections that are right in meaning too.
+struct Planned {
+    app: Option<supervisor::plan::Plan>,
+    logs: Option<logs::plan::Plan>,
+    metrics: Option<metrics::plan::Plan>,
+    sync: Option<sync::plan::Plan>,
+    proxy: Option<proxy::plan::Plan>,
+}
+
+impl Sections<'_> {
+    /// Checks what they mean, each by itself and together.
+    fn plan(&self, tree: &Node, report: &mut Report) -> Planned {
+        fn keep<P>(report: &mut Report, planned: Result<P, Vec<Diagnostic>>) -> Option<P> {
+            planned.map_err(|findings| report.extend(findings)).ok()
+        }
+        let (wrapped, proxied) = (!self.command.is_empty(), self.proxied);
+        let logs = self.logs.map(|config| logs::plan::Plan::new(config, wrapped, proxied, tree.at(&["logs"])));
+        let logs = logs.and_then(|plan| keep(report, plan));
+        let metrics =
+            self.metrics.map(|config| metrics::plan::Plan::new(config, wrapped, proxied, tree.at(&["metrics"])));
+        let metrics = metrics.and_then(|plan| keep(report, plan));
         // Without the app's section it is not known whether there is a cluster `app`.
-        let port = app.as_ref().map_or(Some(u16::MAX), |(app, _)| app.port);
-        findings.extend(proxy::plan::Plan::new(&config, port, tree).err().unwrap_or_default());
+        let port = self.app.map_or(Some(u16::MAX), |app| app.port);
+        let proxy = self.proxy.map(|config| proxy::plan::Plan::new(config, port, tree.at(&["proxy"])));
+        let proxy = proxy.and_then(|plan| keep(report, plan));
+        let sync = self.sync.map(|config| sync::plan::Plan::new(config, wrapped, tree.at(&["sync"])));
+        let sync = sync.and_then(|plan| keep(report, plan));
+        let around = app_plan::Around {
+            command: self.command,
+            capture_bytes: logs.as_ref().and_then(|plan| plan.capture_bytes(self.container)),
+            secret_variables: self.secret_variables,
+        };
+        let app = self.app.map(|app| app_plan::plan(app, &around, tree.at(&["app"])));
+        let app = app.and_then(|plan| keep(report, plan));
+        if let Some(limits) = self.limits {
+            report.extend(check_budget(limits, self.container, logs.as_ref(), tree));
+            report.extend(check_memory(memory(limits, self.container), tree));
+        }
+        if let Some(app) = self.app {
+            report.extend(check_times(app, tree.at(&["app"])));
+            report.extend(app_plan::without_effect(wrapped, tree.at(&["app"])));
+        }
+        report.extend(self.admin.into_iter().flat_map(|admin| admin.check(tree.at(&["admin"]))));
+        let mut needs = Needs::default();
+        metrics.iter().for_each(|plan| needs.add(plan.needs()));
+        proxy.iter().for_each(|plan| needs.add(plan.needs()));
+        needs.listen.extend(self.admin.into_iter().flat_map(crate::grants::admin_listens));
+        report.extend(check_sockets(&needs));
+        report.extend(check_addresses(&needs.listen, self.app.and_then(|app| app.port), proxy.as_ref(), tree));
+        Planned { app, logs, metrics, sync, proxy }
     }
-    if let Some((config, tree)) = refused.section("sync") {
-        findings.extend(sync::plan::Plan::new(&config, wrapped, tree).err().unwrap_or_default());
+}
+
+/// The mistakes of meaning in what is right in form, so that all come at once.
+fn check_refused(refused: base::config::Refused, command: &[OsString]) -> Report {
+    fn section<S: serde::de::DeserializeOwned>(refused: &base::config::Refused, name: &str) -> Option<S> {
+        Some(refused.section(name)?.0)
     }
-    findings.extend(app.iter().filter_map(|(app, tree)| check_times(app, tree)));
+    let app: Option<App> = section(&refused, "app");
+    let configured = app.iter().flat_map(|app| &app.command).map(OsString::from).collect::<Vec<_>>();
+    let (logs, metrics, proxy) = (section(&refused, "logs"), section(&refused, "metrics"), section(&refused, "proxy"));
+    let (limits, admin, sync) = (section(&refused, "limits"), section(&refused, "admin"), section(&refused, "sync"));
+    let sections = Sections {
+        command: if command.is_empty() { &configured } else { command },
+        secret_variables: &[],
+        container: base::cgroup::memory_limit(),
+        proxied: refused.json.get("proxy").is_some(),
+        app: app.as_ref(),
+        limits: limits.as_ref(),
+        admin: admin.as_ref(),
+        logs: logs.as_ref(),
+        metrics: metrics.as_ref(),
+        sync: sync.as_ref(),
+        proxy: proxy.as_ref(),
+    };
     let mut report = refused.report;
-    report.extend(findings);
+    if let Some(tree) = &refused.tree {
+        sections.plan(tree, &mut report);
+    }
     report
 }
 
@@ -179,21 +242,22 @@ fn state_dir(config: &Config) -> PathBuf {
 const MEMORY: ByteSize = ByteSize::mib(64);
 const SHARE: u64 = 4;
 
-fn memory(config: &Config, container: Option<u64>) -> u64 {
+fn memory(limits: &Limits, container: Option<u64>) -> u64 {
     let limited = || container.map_or(MEMORY.0, |limit| MEMORY.0.min(limit / SHARE));
-    config.limits.memory.map_or_else(limited, |memory| memory.0)
+    limits.memory.map_or_else(limited, |memory| memory.0)
 }
 
 /// What waits for sinks is the memory that grows when receivers are down. Without a limit of the person's own the buffers share
 /// what there is.
 fn check_budget(
-    config: &Config,
-    limit: u64,
+    limits: &Limits,
+    container: Option<u64>,
     logs: Option<&logs::plan::Plan>,
-    tree: &base::tree::Node,
+    tree: &Node,
 ) -> Option<Diagnostic> {
+    let limit = memory(limits, container);
     let buffers: u64 = logs.map_or(0, |plan| plan.sinks.iter().map(|sink| sink.buffer_max as u64).sum());
-    (buffers > limit && (config.limits.memory.is_some() || limit == MEMORY.0)).then(|| {
+    (buffers > limit && (limits.memory.is_some() || limit == MEMORY.0)).then(|| {
         let place = tree.at(&["logs", "sinks"]).place;
         Diagnostic::error(
             place,
@@ -210,7 +274,7 @@ fn check_budget(
 /// What a worker needs before it has done anything.
 const MEMORY_LEAST: u64 = 8 << 20;
 
-fn check_memory(memory: u64, tree: &base::tree::Node) -> Option<Diagnostic> {
+fn check_memory(memory: u64, tree: &Node) -> Option<Diagnostic> {
     (memory < MEMORY_LEAST).then(|| {
         let place = tree.at(&["limits", "memory"]).place;
         let text = format!("{} of memory are less than a worker needs to start", ByteSize(memory));
@@ -229,8 +293,12 @@ fn check_sockets(needs: &Needs) -> Option<Diagnostic> {
 }
 
 /// Two listeners cannot have one port, and none can have the app's own: it would ask itself for ever.
-fn check_addresses(plans: &Plans, tree: &base::tree::Node) -> Vec<Diagnostic> {
-    let listen = &plans.needs.listen;
+fn check_addresses(
+    listen: &[Listen],
+    app_port: Option<u16>,
+    proxy: Option<&proxy::plan::Plan>,
+    tree: &Node,
+) -> Vec<Diagnostic> {
     let mut findings = Vec::new();
     let place = |name: &str| {
         let keys: Vec<&str> = match name.split('/').collect::<Vec<_>>().as_slice() {
@@ -246,17 +314,17 @@ fn check_addresses(plans: &Plans, tree: &base::tree::Node) -> Vec<Diagnostic> {
             let text = format!("`{}` is where {} listens already", one.address, other.owner);
             findings.push(Diagnostic::error(place(&one.name), text).help("give each listener a port of its own"));
         }
-        let app = plans.config.app.port.map(|port| std::net::SocketAddr::from(([127, 0, 0, 1], port)));
+        let app = app_port.map(|port| std::net::SocketAddr::from(([127, 0, 0, 1], port)));
         if app.is_some_and(|app| overlap(one.address, app)) {
             let text = format!("`{}` is the app's own port (app.port)", one.address);
             let help = "listen on another port: this one would lead requests back to itself";
             findings.push(Diagnostic::error(place(&one.name), text).help(help));
         }
     }
-    let proxy = plans.proxy.iter().flat_map(|plan| plan.listeners.iter().map(move |listener| (plan, listener)));
+    let proxy = proxy.iter().flat_map(|plan| plan.listeners.iter().map(move |listener| (plan, listener)));
     for (plan, listener) in proxy {
         let endpoints = plan.clusters.get(listener.cluster).into_iter().flat_map(|cluster| &cluster.endpoints);
-        let of_app = plans.config.app.port.is_some_and(|port| port == listener.address.port());
+        let of_app = app_port.is_some_and(|port| port == listener.address.port());
         if let Some(endpoint) = endpoints.clone().find(|endpoint| !of_app && overlap(listener.address, **endpoint)) {
             let text = format!("the listener `{}` forwards to itself: {endpoint} is where it listens", listener.name);
             let place = place(&format!("proxy/{}", listener.name));
@@ -276,7 +344,7 @@ fn overlap(one: std::net::SocketAddr, other: std::net::SocketAddr) -> bool {
             || everywhere(other) && (other.is_ipv6() || one.is_ipv4()))
 }
 
-fn check_times(app: &crate::app::App, tree: &base::tree::Node) -> Option<Diagnostic> {
+fn check_times(app: &crate::app::App, tree: &Node) -> Option<Diagnostic> {
     let stop = &app.stop;
     let needed = stop.drain.0 + stop.grace.0;
     (needed > stop.deadline.0).then(|| {

@@ -66,31 +66,35 @@ impl Reloader {
         if let Found::Same = found {
             return Ok("the configuration has not changed\n".into());
         }
-        self.begin(found, control);
+        self.begin(found);
         match control.replace().await {
             Ok(()) => Ok("the configuration is valid, and the next worker has taken over\n".into()),
             Err(reason) => Err(format!("error: no other worker could take over: {reason}\n")),
         }
     }
 
-    /// The file has changed: wants another worker where it is right and new, and was not tried in vain.
-    fn follow(&self, control: &Control) -> Result<(), String> {
+    /// The file has changed: wants another worker where it is right and new. False where that was tried in vain.
+    fn follow(&self, control: &Control) -> Result<bool, String> {
         let found = self.look()?;
-        let tried = matches!(&found, Found::Other(text) if *self.tried.borrow() == *text);
-        if tried || matches!(found, Found::Same) {
-            return Ok(());
+        match &found {
+            // What this worker serves is wanted again.
+            Found::Same => {
+                control.no_fault();
+                return Ok(true);
+            }
+            Found::Other(text) if *self.tried.borrow() == *text => return Ok(false),
+            Found::Other(_) | Found::Unseen => control.no_fault(),
         }
-        self.begin(found, control);
+        self.begin(found);
         control.send(ToSupervisor::Replace { broken: false });
-        Ok(())
+        Ok(true)
     }
 
     /// Another worker is about to be wanted.
-    fn begin(&self, found: Found, control: &Control) {
+    fn begin(&self, found: Found) {
         if let Found::Other(text) = found {
             self.tried.replace(text);
         }
-        control.no_fault();
         tracing::info!("the configuration has changed; the next worker takes over");
     }
 
@@ -108,12 +112,19 @@ impl Reloader {
                 control.send(ToSupervisor::Replace { broken: false });
             }
             let now = Stamp::of(&self.source.path);
-            if now == seen {
+            // Whoever waits for another worker tries this file.
+            if now == seen || control.is_asked() {
                 continue;
             }
             seen = now;
             match self.follow(&control) {
-                Ok(_) => drop(health.recovered(PART)),
+                Ok(true) => drop(health.recovered(PART)),
+                Ok(false) => {
+                    let text = "no other worker could serve the file, and the old configuration goes on serving";
+                    if health.fault(PART, text) {
+                        tracing::warn!("{text}; change the file to have it tried again");
+                    }
+                }
                 Err(report) => {
                     base::oplog::report(&report, "the changed configuration has mistakes; the old one goes on serving");
                     health.fault(PART, "the file has mistakes, and the old configuration goes on serving");
@@ -128,4 +139,5 @@ fn is_blindness(report: &str) -> bool {
     ["Permission denied", "/etc/passwd", "/etc/group"].iter().any(|sign| report.contains(sign))
 }
 
-const PART: &str = "configuration";
+/// What health calls the file.
+pub const PART: &str = "configuration";

@@ -7,11 +7,13 @@ use crate::load::{Plans, Source, refuse};
 use crate::reload::Reloader;
 use crate::worker;
 use base::diag::{Diagnostic, Report};
+use base::{oplog, output};
 use clap::Parser as _;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use supervisor::run::Outcome;
 use supervisor::worker::{Kept, WorkerSide};
+use tracing::level_filters::LevelFilter;
 
 /// Answers an exit code in the supervisor; a worker ends in here.
 pub fn run() -> i32 {
@@ -55,15 +57,18 @@ fn serve(side: WorkerSide) -> i32 {
         Ok(arguments) => arguments,
         Err(code) => return code,
     };
+    let level = oplog::start(LevelFilter::INFO);
     let (source, plans) = match newest(&path, &command, &side) {
         Ok(newest) => newest,
+        // Nobody but a person reads what is said before the first worker runs.
+        Err(report) if side.generation == 0 => return refuse(&report),
         Err(report) => {
-            refuse(&report);
+            oplog::report(&report.render(), "this worker cannot start; the one before it goes on");
             return i32::from(crate::EXIT_MISTAKE);
         }
     };
     let companion = plans.command.is_empty();
-    worker::start(plans, side, Reloader::new(source, command, companion))
+    worker::start(plans, side, Reloader::new(source, command, companion), level)
 }
 
 fn arguments() -> Result<(PathBuf, Vec<OsString>), i32> {
@@ -87,7 +92,11 @@ fn newest(path: &Path, command: &[OsString], side: &WorkerSide) -> Result<(Sourc
     let not_refused = |(source, plans, warnings): (Source, Plans, Report)| {
         let refused = !side.replaces && Kept::text(&side.kept.refused).is_some_and(|text| text == source.text);
         if !refused {
-            eprint!("{}", warnings.render());
+            match warnings.render() {
+                text if text.is_empty() => {}
+                text if side.generation == 0 => output::note(&text),
+                text => oplog::report_warnings(&text, "the configuration has warnings"),
+            }
             return Ok((source, plans));
         }
         let mut report = Report::new(source.path.display().to_string(), "");
@@ -100,8 +109,10 @@ fn newest(path: &Path, command: &[OsString], side: &WorkerSide) -> Result<(Sourc
         (Ok(newest), _) => Ok(newest),
         (Err(report), None) => Err(report),
         (Err(report), Some(text)) => {
-            eprint!("{}", report.render());
-            eprintln!("warning: the configuration has become wrong; the last good one goes on serving");
+            oplog::report_warnings(
+                &report.render(),
+                "the configuration has become wrong; the last good one goes on serving",
+            );
             let (source, plans, _) = planned(Source { path: path.to_path_buf(), text })?;
             Ok((source, plans))
         }

@@ -69,6 +69,7 @@ impl Worker {
     pub async fn run(mut self, mut plans: Plans) -> i32 {
         let (times, start) = (plans.config.app.stop.clone(), plans.config.app.start.clone());
         let port = plans.config.app.port;
+        self.name_components();
         let mut errors = check(&plans);
         let records = plans.logs.as_ref().is_some_and(|plan| plan.reads_access());
         let (sender, receiver) = base::feed::feed(logs::source::proxy::FEED_MAX);
@@ -126,6 +127,17 @@ impl Worker {
         code
     }
 
+    /// What health tells of beside the subsystems' own components.
+    fn name_components(&self) {
+        let health = &self.facts.health;
+        health.component(crate::reload::PART, "file");
+        health.component("worker", "worker");
+        health.component(crate::black_box::PART, "directory");
+        if !self.companion {
+            health.component("app", "process");
+        }
+    }
+
     fn cannot_start(&self, errors: &[String]) -> i32 {
         let tell = |message: ToSupervisor<'_>| self.control.send(message);
         report_errors(errors, self.generation, &self.kept, self.reloader.text(), tell)
@@ -170,7 +182,14 @@ impl Worker {
             None => Rc::new(Vec::new),
         };
         let (rings, generation) = (self.rings.clone(), self.generation);
-        self.keep_black_box(BlackBox { state: state.clone(), rings, samples, requests, generation });
+        self.keep_black_box(BlackBox {
+            state: state.clone(),
+            rings,
+            samples,
+            requests,
+            generation,
+            health: self.facts.health.clone(),
+        });
         let shown = admin::view::View {
             telemetry: telemetry.clone(),
             revisions,

@@ -22,14 +22,12 @@ use supervisor::message::ToSupervisor;
 use supervisor::worker::{Fell, Kept, WorkerSide};
 use sys::ring::Ring;
 use tokio::sync::watch;
-use tracing::level_filters::LevelFilter;
 
 /// Runs a worker on this thread until its end; answers its exit code.
-pub fn start(mut plans: Plans, side: WorkerSide, reloader: Reloader) -> i32 {
+pub fn start(mut plans: Plans, side: WorkerSide, reloader: Reloader, level: oplog::LevelHandle) -> i32 {
     sys::home::provide();
     // The one TLS provider; a second call in one process would be refused, and there is none.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let level = oplog::start(LevelFilter::INFO);
     plans.app.written = grants::written(&plans.needs);
     let inherited = match Inherited::from(side, &mut plans, reloader.text()) {
         Ok(inherited) => inherited,

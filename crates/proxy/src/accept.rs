@@ -21,7 +21,8 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 
-/// The pause after an accept that failed for want of descriptors or memory, and before one where memory is short.
+/// The pause after an accept that failed for want of descriptors or memory, before one where memory is short, and between two looks
+/// for a connection that gives way.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// How long a connection without a request is kept in a drain: a request may be on its way, and closing in front of it is a reset
@@ -41,6 +42,9 @@ const GIVE_WAY_PAUSE: Duration = Duration::from_millis(50);
 /// Connections that are accepted however short memory is: it may be somebody else who uses it.
 const OPEN_ANYWAY: u64 = 128;
 
+/// How long the records of tunnels may take that were cut.
+const CUT_WAIT: Duration = Duration::from_millis(100);
+
 /// One listener on one data thread.
 pub struct ListenerState {
     pub plan: Arc<ListenerPlan>,
@@ -59,6 +63,8 @@ pub struct ListenerState {
     draining: Cell<bool>,
     drain: Notify,
     ended: Notify,
+    /// The time for what is under way is over.
+    cut: Notify,
 }
 
 impl ListenerState {
@@ -71,7 +77,7 @@ impl ListenerState {
         pressure: Pressure,
         via: String,
     ) -> Rc<ListenerState> {
-        let (draining, drain, ended) = (Cell::new(false), Notify::new(), Notify::new());
+        let (draining, drain, ended, cut) = (Cell::new(false), Notify::new(), Notify::new(), Notify::new());
         Rc::new(ListenerState {
             plan,
             index,
@@ -85,6 +91,7 @@ impl ListenerState {
             draining,
             drain,
             ended,
+            cut,
         })
     }
 
@@ -109,6 +116,17 @@ impl ListenerState {
         while self.recorder.open(self.index) > 0 {
             self.ended.notified().await;
         }
+    }
+
+    /// Ends tunnels, which have no end of their own; they are recorded then.
+    pub async fn cut_tunnels(&self) {
+        self.cut.notify_waiters();
+        let _ = tokio::time::timeout(CUT_WAIT, self.drained()).await;
+    }
+
+    /// Waits until tunnels have to end.
+    pub async fn cut(&self) {
+        self.cut.notified().await;
     }
 
     /// Tells so many of those that wait longest to close; answers how many there were.
@@ -143,13 +161,18 @@ impl Drop for Open {
 }
 
 /// Accepts until the listener drains.
-pub async fn accept(socket: Rc<TcpListener>, state: Rc<ListenerState>, scope: Scope) {
-    let mut burst = 0;
+pub async fn accept(socket: Rc<TcpListener>, state: Rc<ListenerState>, scope: Scope, health: Arc<Health>) {
+    let (mut burst, full) = (0, format!("{} connections_max", state.plan.id));
     loop {
-        while state.recorder.open(state.index) >= state.plan.connections_max as u64 {
-            state.give_way(1);
-            state.ended.notified().await;
+        let most = state.plan.connections_max;
+        while state.recorder.open(state.index) >= most as u64 {
+            if state.give_way(1) == 0 {
+                health.fault(&full, format!("connections_max = {most} connections have a request; new ones wait"));
+            }
+            // One that has had its answer meanwhile can give way.
+            let _ = tokio::time::timeout(ACCEPT_PAUSE, state.ended.notified()).await;
         }
+        health.recovered(&full);
         // Where connections are what takes the memory, those that wait give way to new ones. Where none waits, new ones wait: in
         // the kernel's queue, and then at the client.
         if state.recorder.open(state.index) >= OPEN_ANYWAY && state.is_tight() && state.give_way(2) == 0 {
@@ -207,23 +230,24 @@ pub async fn give_way_when_tight(states: Vec<Rc<ListenerState>>, health: Arc<Hea
     loop {
         pressure.tight().await;
         let open = || states.iter().map(|state| state.recorder.open(state.index)).sum::<u64>();
-        let mut closed = 0;
+        let part = |state: &ListenerState| format!("{} memory", state.plan.id);
+        let mut closed = vec![0; states.len()];
         while pressure.is_tight() {
             if open() >= OPEN_ANYWAY {
-                closed += states.iter().map(|state| state.give_way(GIVE_WAY)).sum::<usize>();
+                for (state, closed) in states.iter().zip(&mut closed) {
+                    *closed += state.give_way(GIVE_WAY);
+                    if *closed > 0 {
+                        let text =
+                            format!("memory is short: connections that waited for their client gave way ({closed})");
+                        health.fault(&part(state), text);
+                    }
+                }
                 pressure.ask();
-            }
-            if closed > 0 {
-                health.fault(
-                    PART,
-                    format!("memory is short: connections that waited for their client gave way ({closed})"),
-                );
             }
             tokio::time::sleep(GIVE_WAY_PAUSE).await;
         }
-        health.recovered(PART);
+        for state in &states {
+            health.recovered(&part(state));
+        }
     }
 }
-
-/// What health calls this part.
-const PART: &str = "connections";

@@ -20,6 +20,8 @@ pub struct Plan {
 #[derive(Debug)]
 pub struct ListenerPlan {
     pub name: String,
+    /// Its path in the configuration, which health calls it by.
+    pub id: String,
     pub address: SocketAddr,
     pub direction: Direction,
     /// Index into `clusters`.
@@ -93,6 +95,7 @@ impl Plan {
                 continue;
             };
             listeners.push(Arc::new(ListenerPlan {
+                id: format!("proxy.listeners.{name}"),
                 name: name.clone(),
                 address: listener.listen.0,
                 direction: listener.direction,

@@ -71,7 +71,7 @@ pub fn start(
         spawned.map_err(|error| vec![format!("proxy thread {thread} cannot start: {error}")])?;
     }
     for listener in &shared.plan.listeners {
-        health.component(format!("proxy.listeners.{}", listener.name), "listener");
+        health.component(listener.id.clone(), "listener");
     }
     for cluster in &shared.plan.clusters {
         health.component(cluster.id.clone(), "cluster");
@@ -134,7 +134,7 @@ async fn data_thread(
             format!("outrigger-{token:08x}-{index}"),
         );
         let socket = Rc::new(socket);
-        accepting.spawn("accept", accept(socket.clone(), state.clone(), scope.clone()));
+        accepting.spawn("accept", accept(socket.clone(), state.clone(), scope.clone(), health.clone()));
         listening.push((socket, state.clone()));
         states.push(state);
     }
@@ -180,12 +180,14 @@ fn stop_listening(listening: &[(Rc<TcpListener>, Rc<ListenerState>)], scope: &Sc
     }
 }
 
-/// Ends the listeners of one direction: no new connections, busy ones finish until the deadline.
+/// Ends the listeners of one direction: no new connections, busy ones finish until the deadline, when tunnels are cut.
 async fn drain(states: &[Rc<ListenerState>], direction: Direction, until: std::time::Instant) {
     let ours = || states.iter().filter(|state| state.plan.direction == direction);
     ours().for_each(|state| state.start_drain());
     for state in ours() {
-        let _ = tokio::time::timeout_at(until.into(), state.drained()).await;
+        if tokio::time::timeout_at(until.into(), state.drained()).await.is_err() {
+            state.cut_tunnels().await;
+        }
     }
 }
 

@@ -6,6 +6,7 @@ use crate::plan::{Plan, Restart, When};
 use rustix::io::Errno;
 use rustix::process::WaitStatus;
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt as _;
 use std::time::{Duration, Instant};
 use sys::process::{ChildSetup, ExecPlan, StartError};
 
@@ -52,7 +53,7 @@ impl App {
         match sys::process::start(exec, setup) {
             Ok(pid) => self.state = State::Running { pid, since: now },
             Err(error) => {
-                let code = report(plan, error);
+                let code = report(plan, exec, error);
                 // What the system lacks now it may have later; what the app lacks it will lack again.
                 let restarts =
                     matches!(error, StartError::Setup(_)) && self.again(&plan.restart, Duration::ZERO, false);
@@ -261,14 +262,19 @@ fn kills(file: Option<&[u8]>) -> u64 {
 }
 
 /// Says why the app could not be started; answers the exit code for that.
-fn report(plan: &Plan, error: StartError) -> i32 {
+fn report(plan: &Plan, exec: &ExecPlan, error: StartError) -> i32 {
     let name = plan.app.as_ref().and_then(|app| app.argv.first()).map_or(&b"the app"[..], Vec::as_slice);
     let directory = plan.app.as_ref().and_then(|app| app.directory.as_deref()).unwrap_or(b"");
     let (code, why): (i32, &[u8]) = match error {
         StartError::Exec(number) => match Errno::from_raw_os_error(number) {
-            Errno::NOENT => match sys::process::interpreter(name, directory) {
-                Some(interpreter) => {
-                    for part in [b"outrigger: interpreter ", interpreter.as_slice(), b" of ", name, b" not found\n"] {
+            Errno::NOENT => match exec.file() {
+                Some(file) => {
+                    let missing = match sys::process::interpreter(&file) {
+                        Some(interpreter) => [b"interpreter ", interpreter.as_slice()].concat(),
+                        None => b"the dynamic loader (ld.so(8))".to_vec(),
+                    };
+                    let file = file.as_os_str().as_bytes();
+                    for part in [b"outrigger: ", missing.as_slice(), b" of ", file, b" not found\n"] {
                         let _ = rustix::io::write(rustix::stdio::stderr(), part);
                     }
                     return 127;

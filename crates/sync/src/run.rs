@@ -206,6 +206,7 @@ impl Follower {
             let Ok(round) = round else {
                 // A fault of ours that this content brings out: the other entries and the revision that is there go on.
                 self.failed("the store panicked, which is a fault of outrigger", present.as_deref());
+                self.discard_cache().await;
                 store = match self.entry.store.build(self.cache.clone(), self.entry.limits.bytes_max) {
                     Ok(store) => store,
                     Err(error) => return self.failed(&error, present.as_deref()),
@@ -248,6 +249,15 @@ impl Follower {
                 () = told => {}
                 _ = phase.reached(Phase::Yield) => return,
             }
+        }
+    }
+
+    /// What a store keeps beside us may be what made it panic, and holds nothing that is not at its source.
+    async fn discard_cache(&self) {
+        let cache = self.cache.clone();
+        let removed = tokio::task::spawn_blocking(move || crate::publish::remove(&cache)).await;
+        if let Ok(Err(error)) = removed {
+            tracing::warn!(entry = self.entry.name, %error, "the store's cache cannot be removed");
         }
     }
 
@@ -313,7 +323,7 @@ impl Follower {
 
     /// Says whether the file of notices can be read and written.
     fn note_state(&self, outcome: std::io::Result<()>) {
-        let part = format!("state {}", self.told_file());
+        let part = format!("{} told", self.id);
         match outcome {
             Ok(()) => drop(self.health.recovered(&part)),
             Err(error) => {

@@ -6,7 +6,7 @@ use std::ffi::OsStr;
 use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// A program as a person names it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -125,6 +125,15 @@ impl ExecPlan {
             }
         }
         error
+    }
+
+    /// The program's file, where there is one: then a program that was not found is the one that starts this file.
+    pub fn file(&self) -> Option<PathBuf> {
+        use std::os::unix::ffi::OsStrExt as _;
+        let directory =
+            self.directory.as_deref().map_or(Path::new(""), |path| Path::new(OsStr::from_bytes(path.to_bytes())));
+        let mut files = self.candidates.iter().map(|path| directory.join(OsStr::from_bytes(path.to_bytes())));
+        files.find(|path| path.is_file())
     }
 
     /// The same, and a text without `#!` is read by a shell, as execvp does it (POSIX.1-2024, exec; a program of another machine
@@ -304,11 +313,9 @@ pub fn end_with_thread(command: &mut std::process::Command) {
     unsafe { command.pre_exec(end) };
 }
 
-/// The interpreter that a script names, where the script is there: then it is the interpreter that is missing.
-pub fn interpreter(program: &[u8], directory: &[u8]) -> Option<Vec<u8>> {
+/// The interpreter that a script names.
+pub fn interpreter(path: &Path) -> Option<Vec<u8>> {
     use std::io::Read as _;
-    use std::os::unix::ffi::OsStrExt as _;
-    let path = Path::new(OsStr::from_bytes(directory)).join(OsStr::from_bytes(program));
     let mut begin = [0u8; 256];
     let count = std::fs::File::open(path).ok()?.read(&mut begin).ok()?;
     let line = begin.get(..count)?.strip_prefix(b"#!")?.split(|byte| *byte == b'\n').next()?;

@@ -72,6 +72,13 @@ fn half_requests_starve_no_probe() {
     check_crowd(b"GET /live HTTP/1.1\r\nHost: x");
 }
 
+/// The head is there, and the body that it promises never comes.
+/// covers: faults 2
+#[test]
+fn requests_without_their_body_starve_no_probe() {
+    check_crowd(b"POST /live HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n");
+}
+
 /// Each has had its answer, and keeps its connection for the next request.
 /// covers: faults 2
 #[test]

@@ -97,6 +97,7 @@ fn a_zero_byte_in_what_the_app_gets_is_a_mistake_with_its_place() {
         "app: { command: [\"./orders\", \"--flag=\\0\"] }",
         "app: { command: [\"./orders\"], directory: \"/srv\\0/orders\" }",
         "app: { command: [\"./orders\"], environment: { set: { MODE: \"a\\0b\" } } }",
+        "app: { command: [\"./orders\"], environment: { set: { \"MO\\0DE\": prod } } }",
         "logs: { sources: { a: { file: { include: [\"/x\"] } } }, sinks: { b: { file: { path: \"/x\\0y\" } } } }",
     ];
     for text in cases {
@@ -156,6 +157,8 @@ fn a_secret_under_a_mistyped_key_is_masked_in_the_report() {
         (format!("app: {{ environment: {{ set: {{ A=B: {SECRET} }} }} }}"), "A=B"),
         (format!("app: {{ enviroment: {{ set: {{ DB_PASSWORD: {SECRET} }} }} }}"), "enviroment"),
         (format!("admin: {{ socket: /run/admin.sock, tokn: {SECRET} }}"), "tokn"),
+        (format!("app: {{ env_vars: {{ DB_PASSWORD: {SECRET} }} }}"), "env_vars"),
+        (format!("limits: {{ vault: {{ inner: [{SECRET}] }} }}"), "vault"),
     ];
     for (text, key) in cases {
         let (code, report) = validate(&text);
@@ -228,6 +231,18 @@ fn a_missing_interpreter_is_named_with_its_script() {
     }
 }
 
+/// Found along PATH, where the name alone would say that the script is missing.
+/// covers: faults 2
+#[test]
+fn a_missing_interpreter_of_a_script_along_path_is_named() {
+    let scene = Scene::new();
+    let script = scene.script("bin/orders", "#!/nowhere/python3\n").display().to_string();
+    let path = format!("app: {{ environment: {{ set: {{ PATH: \"{}:/usr/bin:/bin\" }} }} }}", scene.text_path("bin"));
+    let exit = Outrigger::start_and(&scene, &path, &["orders"], Wait::Nothing).wait(PATIENCE);
+    assert_eq!(exit.code, 127, "{exit:?}");
+    assert!(exit.stderr.contains(&format!("interpreter /nowhere/python3 of {script}")), "{}", exit.stderr);
+}
+
 /// What a person corrects is seen at once: a second run for the rest costs a second round of the pipeline.
 /// covers: faults 2
 #[test]
@@ -237,6 +252,11 @@ fn mistakes_of_form_and_of_meaning_come_in_one_report() {
     let stop = "app: { stop: { drain: 20s, grace: 20s, deadline: 30s } }\n";
     let logs = "logs:\n  sources: { a: { file: { include: [\"/x\"], strat: end } } }\n  sinks: { b: { blackhole: {}, from: [nope] } }\n";
     is_refused(&format!("{stop}{logs}"), &["outrigger.yaml:1:", "`strat`", "`nope`", "outrigger.yaml:4:"]);
+    let app = "app: { port: 18001, signals: { rewrite: { SIGKILL: SIGTERM } }, prot: 1 }\n";
+    let admin = "admin: { listen: \"127.0.0.1:18001\", token: \"\" }\nlimits: { memory: 1MiB }\n";
+    is_refused(&format!("{app}{admin}"), &["`prot`", "SIGKILL", "`token`", "limits", "18001", "5 mistakes found"]);
+    let two = "app: { signals: { rewrite: { SIGKILL: SIGTERM } } }\nadmin: { listen: \"127.0.0.1:18001\", probes: \"127.0.0.1:18001\" }\n";
+    is_refused(two, &["SIGKILL", "18001", "2 mistakes found"]);
 }
 
 /// Each address can be listened on once; the second holder would be our own worker, and the report would blame it.

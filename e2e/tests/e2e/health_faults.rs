@@ -12,6 +12,7 @@ use std::time::SystemTime;
 
 use serde_json::Value;
 
+use crate::harness::backdoor;
 use crate::harness::git::Repository;
 use crate::harness::outrigger::outrigger as command;
 use crate::harness::process::Signal;
@@ -227,6 +228,61 @@ metrics:
     outrigger.finish();
 }
 
+/// More series than are taken, and more files than may be open: each says its limit.
+/// covers: faults 7
+#[test]
+fn a_table_that_is_full_is_degraded_with_its_limit() {
+    let scene = Scene::new();
+    let page = RawApp::start(|_, wire| {
+        let text: String = (0..20).map(|number| format!("n{number} 1\n")).collect();
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {}\r\n\r\n", text.len());
+        wire.send(head + &text).map_or(Next::Close, |()| Next::Keep)
+    });
+    scene.set("page", page.address());
+    let dead = LogReceiver::answering(Answer::Status(503));
+    scene.set("receiver", dead.address());
+    (0..6).for_each(|number| drop(scene.write(&format!("in/{number}.log"), "line\n".repeat(20_000))));
+    let body = r#"
+app: { stop: { drain: 1s, grace: 2s, deadline: 6s } }
+logs:
+  sources: { files: { file: { include: ["@dir@/in/*.log"], files_max: 2, scan: 100ms } } }
+  sinks: { main: { http: { endpoint: "http://@receiver@/" }, buffer: { max: 64KiB }, batch: { max: 16KiB } } }
+metrics:
+  sources: { app: { scrape: { url: "http://@page@/metrics", every: 200ms, series_max: 5 } } }
+  sinks: { page: { prometheus: { listen: "127.0.0.1:@listen@" } } }
+"#;
+    scene.port("listen");
+    let outrigger = Outrigger::start(&scene, body, &[]);
+    await_health(&outrigger, "metrics.sources.app", "degraded", "series_max = 5");
+    await_health(&outrigger, "logs.sources.files", "degraded", "files_max = 2");
+    outrigger.terminate(PATIENCE);
+}
+
+/// While memory is tight a scrape is left out, and its source says so until the next one succeeds.
+/// covers: faults 7
+#[test]
+fn a_scrape_that_is_left_out_is_degraded() {
+    let binary = need!(backdoor::binary(), backdoor::NO_BACKDOOR);
+    let scene = Scene::new();
+    let page = answering(&Arc::new(AtomicU16::new(200)));
+    scene.set("page", page.address());
+    scene.port("listen");
+    let body = r#"
+limits: { memory: 64MiB }
+metrics:
+  sources: { app: { scrape: { url: "http://@page@/metrics", every: 200ms } } }
+  sinks: { page: { prometheus: { listen: "127.0.0.1:@listen@" } } }
+"#;
+    let outrigger = Outrigger::start_binary(&binary, &scene, "outrigger.yaml", body, &[], Wait::Ready, |_| {});
+    await_health(&outrigger, "metrics.sources.app", "ok", "");
+    let (worker, began) = (outrigger.worker(), SystemTime::now());
+    // Above three quarters of the limit, and below all of it.
+    backdoor::ask(&scene, "leak 47");
+    await_health(&outrigger, "metrics.sources.app", "degraded", "left out").assert_began_since(began);
+    assert_eq!(outrigger.worker(), worker, "nobody is replaced for it");
+    outrigger.finish();
+}
+
 /// covers: faults 7
 #[test]
 fn a_store_that_is_gone_degrades_its_entry_until_it_is_back() {
@@ -370,6 +426,30 @@ fn one_line_counts(stderr: &str, sinks: &[(&str, &str)]) -> Value {
 #[test]
 fn a_stop_beside_a_dead_receiver_ends_with_the_counts_of_what_waits() {
     one_line_counts(&stop_beside_dead_receivers(""), &[("alpha", "37"), ("beta", "5")]);
+}
+
+/// Samples that no receiver of remote write took are counted in the same line.
+/// covers: faults 7
+#[test]
+fn a_stop_beside_a_dead_remote_write_counts_its_samples() {
+    let scene = Scene::new();
+    let (page, receiver) = (Arc::new(AtomicU16::new(200)), Arc::new(AtomicU16::new(503)));
+    let servers = [answering(&page), answering(&receiver)];
+    scene.set("page", servers[0].address());
+    scene.set("receiver", servers[1].address());
+    let body = r#"
+app: { stop: { drain: 1s, grace: 1s, deadline: 4s } }
+metrics:
+  sources: { app: { scrape: { url: "http://@page@/metrics", every: 200ms } } }
+  sinks: { central: { remote_write: { url: "http://@receiver@/api/v1/write" } } }
+"#;
+    let outrigger = Outrigger::start(&scene, body, &["sleep", "300"]);
+    let pending = || ledger_row(&outrigger.admin, "sink", "metrics/central")["pending"].as_u64();
+    until(PATIENCE, "samples wait", || pending() >= Some(5));
+    let exit = outrigger.terminate(PATIENCE);
+    let words = last_words(&exit.stderr);
+    let line = words.last().unwrap_or_else(|| panic!("a last line: {}", exit.stderr)).to_string();
+    assert!(line.contains("metrics.sinks.central") && line.chars().any(|c| c.is_ascii_digit()), "{line}");
 }
 
 /// The app's lines are lost, which is an error and in the same line.

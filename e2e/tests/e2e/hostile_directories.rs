@@ -16,6 +16,7 @@ use crate::harness::git::{Repository, published};
 use crate::harness::hostile::{Kind, Laid, lay, limit_memory, observe};
 use crate::harness::outrigger::{binary, configuration};
 use crate::harness::process::is_alive;
+use crate::harness::status::is_degraded;
 use crate::harness::{Findings, LogReceiver, Outrigger, PATIENCE, SECOND, Scene, Wait, within};
 
 /// How soon something new in a directory is seen, with a look five times a second or so.
@@ -55,11 +56,40 @@ fn hostile_log_files_hold_nobody_up() {
     let trouble = observe(&outrigger, worker, SECOND);
     let stderr = outrigger.stderr.clone();
     findings.check(trouble.is_none(), || format!("with hostile files among the logs: {trouble:?}, {}", stderr.text()));
+    for (name, what) in [("Fifo.log", "a named pipe"), ("Zero.log", "a device"), ("ToZero.log", "a device")] {
+        let path = directory.join(name).display().to_string();
+        let said = || stderr.lines().iter().any(|line| line.contains(&path) && line.contains(what));
+        findings.check(!directory.join(name).exists() || within(SEEN, said), || {
+            format!("nothing says that {path} is {what}")
+        });
+    }
     scene.write("in/later.log", "n=000002\n");
     findings.check(came(2), || "a file that came later is not read".to_owned());
     let exit = outrigger.finish();
     findings.check(exit.took < 2 * SEEN, || format!("the end took {:?}", exit.took));
     drop(laid);
+}
+
+/// A path without wildcards means one file: what lies there and is none is a fault of the source, until a file is there.
+/// covers: faults 9
+#[test]
+fn a_named_log_file_that_is_none_is_degraded() {
+    let (scene, receiver, mut findings) = (Scene::new(), LogReceiver::start(), Findings::default());
+    scene.set("receiver", receiver.address());
+    let outrigger = Outrigger::start(&scene, &LOGS.replace("*.log", "app.log"), &[]);
+    let path = scene.path("in/app.log");
+    for (number, kind) in [Kind::Fifo, Kind::Zero, Kind::Directory, Kind::ToZero].into_iter().enumerate() {
+        let Some(laid) = lay(kind, &path, &scene.path("aside"), b"") else { continue };
+        let shown = path.display().to_string();
+        let told = within(SEEN, || is_degraded(&outrigger, "logs.sources.files", &shown));
+        findings.check(told, || format!("{kind:?} is not said"));
+        drop(laid);
+        scene.write("in/app.log", format!("n={number:06}\n"));
+        let read = within(SEEN, || receiver.numbers("n=").contains(&number));
+        findings.check(read, || format!("the file after {kind:?} is not read"));
+        fs::remove_file(&path).expect("it is our file");
+    }
+    outrigger.finish();
 }
 
 /// A file that becomes a pipe between two looks at it, or shrinks and grows while it is read, takes nothing from the

@@ -133,6 +133,51 @@ metrics:
     outrigger.finish();
 }
 
+const WITH_TLS: &str = r#"
+state: { dir: "@dir@/state" }
+admin: { socket: "@dir@/run/admin.sock" }
+logs:
+  sources: { files: { file: { include: ["@dir@/in/*.log"] } } }
+  sinks:
+    main:
+      http: { endpoint: "https://127.0.0.1:9/", client: { tls: { ca_file: "@dir@/@ca@", cert_file: "@dir@/@cert@", key_file: "@dir@/@key@" } } }
+"#;
+
+/// Files of TLS are looked at before the start: what is none is refused at once, by name.
+/// covers: faults 9
+#[test]
+fn hostile_files_of_tls_are_refused_and_named() {
+    let openssl = need!(peer("openssl"), "openssl is not installed");
+    let scene = Scene::new();
+    let subject = ["-newkey", "rsa:2048", "-nodes", "-subj", "/CN=test", "-days", "1"];
+    let made = std::process::Command::new(openssl)
+        .args(["req", "-x509", "-keyout", &scene.text_path("good.key"), "-out", &scene.text_path("good.crt")])
+        .args(subject)
+        .output();
+    assert!(made.is_ok_and(|made| made.status.success()), "openssl makes a certificate");
+    let (mut findings, binary) = (Findings::default(), binary());
+    for name in ["ca", "cert", "key"] {
+        for (key, file) in [("ca", "good.crt"), ("cert", "good.crt"), ("key", "good.key")] {
+            scene.set(key, file);
+        }
+        scene.set(name, "hostile");
+        let config = scene.write("outrigger.yaml", scene.fill(WITH_TLS)).into_os_string();
+        let path = scene.path("hostile");
+        for kind in WRONG {
+            let Some(_laid) = lay(kind, &path, &scene.path("aside"), b"") else { continue };
+            let command = [binary.as_ref(), "run".as_ref(), "-c".as_ref(), config.as_os_str()];
+            if kind != Kind::ToZero {
+                check_command(&mut findings, kind, &path, &command);
+                continue;
+            }
+            // Where a link leads is not granted.
+            let ended = run_watched(&command);
+            let named = ended.stderr.contains(&path.display().to_string());
+            findings.check(ended.code == Some(1) && named, || format!("{name} as {kind:?}: {ended:?}"));
+        }
+    }
+}
+
 const MINIMAL: &str = r#"
 state: { dir: "@dir@/state" }
 admin: { socket: "@dir@/run/admin.sock" }

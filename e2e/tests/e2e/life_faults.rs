@@ -140,6 +140,43 @@ fn an_exit_file_that_is_still_empty_is_read_again() {
 
 /// Sent while the receiver is waited for, with nearly all of the deadline left.
 #[track_caller]
+/// The process has ended before its tombstone is whole, or leaves none: what is not known is no success.
+/// covers: faults 2
+#[test]
+fn a_process_that_ends_before_its_exit_file_is_written_has_its_code() {
+    for (late, code) in [(Some("3\n"), 3), (Some("0\n"), 0), (None, 1)] {
+        let scene = Scene::new();
+        let app = Running::start(&["sleep", "300"]);
+        scene.write("app.pid", app.pid().to_string());
+        let body = format!("app: {{ {STOP}, end: {{ tombstone: \"@dir@/done\", pid_file: \"@dir@/app.pid\" }} }}");
+        let outrigger = Outrigger::start_and(&scene, &body, &[], Wait::Ready);
+        let watched = format!("\"pid\":{}", app.pid());
+        until(PATIENCE, "the process is watched", || outrigger.stderr.contains(&watched));
+        app.signal(Signal::KILL);
+        until(PATIENCE, "its end is seen", || outrigger.stderr.contains("process has ended"));
+        if let Some(text) = late {
+            replace(&scene, "done", text);
+        }
+        let exit = outrigger.wait(PATIENCE);
+        assert_eq!(exit.code, code, "{late:?}: {}", exit.stderr);
+    }
+}
+
+/// The choice of who wants the app to end with us, whatever ends us.
+/// covers: faults 2
+#[test]
+fn an_app_ends_with_a_killed_supervisor_where_that_is_asked_for() {
+    let scene = Scene::new();
+    let body = format!("app: {{ {STOP}, signals: {{ parent_death: SIGTERM }} }}");
+    let script = "trap 'echo told > \"$0\"; exit 0' TERM; echo up; while :; do sleep 0.1; done";
+    let outrigger = Outrigger::start(&scene, &body, &["sh", "-c", script, &scene.text_path("told")]);
+    until(PATIENCE, "the app is up", || outrigger.stdout.contains("up"));
+    let supervisor = outrigger.pid();
+    crate::harness::process::send_signal(supervisor, Signal::KILL);
+    until(PATIENCE, "the app was told", || scene.path("told").exists());
+    outrigger.wait(PATIENCE);
+}
+
 fn ends_at_once_with(outrigger: Outrigger, second: Signal, code: i32) {
     outrigger.signal(second);
     until(SOON, "the second signal ends the wait for the receiver", || !is_alive(outrigger.pid()));

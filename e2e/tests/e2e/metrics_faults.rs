@@ -419,6 +419,7 @@ fn answers_of_another_format_are_read_or_named() {
         "/open" => open_metrics_page(),
         "/proto" => protobuf_page(),
         "/squeezed" => Page::text("squeezed 1\n").gzip(),
+        "/people" => Page::typed("text/html; charset=utf-8", "people 1\n"),
         "/bomb" => bomb.clone(),
         "/asked" => {
             let accepts = request.head.header("accept-encoding").is_some_and(|value| value.contains("gzip"));
@@ -427,7 +428,8 @@ fn answers_of_another_format_are_read_or_named() {
         }
         _ => Page::status("404 Not Found", "X-Why: nothing is here"),
     });
-    let sources = [("open", ""), ("proto", ""), ("squeezed", ""), ("bomb", ", body_max: 1MiB"), ("asked", "")];
+    let sources =
+        [("open", ""), ("proto", ""), ("squeezed", ""), ("people", ""), ("bomb", ", body_max: 1MiB"), ("asked", "")];
     let (outrigger, _) = start(&scene, &target, &receiver, &sources);
     for (source, _) in sources {
         target.wait_for_rounds(&format!("/{source}"), 3, PATIENCE);
@@ -458,6 +460,8 @@ fn answers_of_another_format_are_read_or_named() {
             format!("{source} is neither read nor named by `{word}`: {}", verdicts(&outrigger))
         });
     }
+    let html = names("text/html") && written(&receiver, "people").is_empty();
+    findings.check(html, || format!("a page for people is read, or not named: {}", verdicts(&outrigger)));
     findings.check(written(&receiver, "bomb").is_empty(), || "a page of 64 MiB passed body_max".to_owned());
     findings.check(names("bomb:"), || format!("the page over body_max is not in the status: {}", verdicts(&outrigger)));
     let head = target.heads("/asked").pop().expect("it was asked for");
@@ -581,4 +585,28 @@ metrics:
         let came = written(&receiver, "late_total").iter().any(|sample| sample.value == 7.0);
         findings.check(came, || format!("an app of {life} s that listens after {late} s leaves no sample"));
     }
+}
+
+/// What changed after the last scrape of the interval is told by one more, when the stop begins and the app still answers.
+/// covers: faults 6
+#[test]
+fn the_last_values_of_an_app_are_scraped_at_its_stop() {
+    let receiver = LogReceiver::start();
+    let scene = Scene::new();
+    let target = Target::start(|_, round| Page::text(format!("work_total {round}\n")));
+    scene.set("target", target.address());
+    scene.set("central", receiver.address());
+    let body = r#"
+app: { stop: { drain: 1s, grace: 2s, deadline: 6s } }
+metrics:
+  sources: { app: { scrape: { url: "http://@target@/metrics", every: 60s } } }
+  sinks: { central: { remote_write: { url: "http://@central@/api/v1/write" } } }
+"#;
+    let outrigger = Outrigger::start(&scene, body, &["sleep", "300"]);
+    until(PATIENCE, "a first sample", || !written(&receiver, "work_total").is_empty());
+    let before = target.rounds("/metrics");
+    outrigger.terminate(PATIENCE);
+    assert_eq!(target.rounds("/metrics"), before + 1);
+    let last = written(&receiver, "work_total").into_iter().filter(|sample| !sample.is_stale()).next_back();
+    assert_eq!(last.map(|sample| sample.value), Some(before as f64), "the value of the last scrape");
 }

@@ -10,7 +10,8 @@ const CHUNKED: &str = "POST /chunked HTTP/1.1\r\nHost: app\r\nTransfer-Encoding:
 
 /// RFC 9110, 6.5.1, and its forerunner RFC 7230, 4.1.2, by name: fields that a recipient would have needed before the body.
 const FORBIDDEN: &str = "Content-Length: 5\r\nTransfer-Encoding: chunked\r\nHost: evil\r\nAuthorization: Basic eA==\r\n\
-                         Content-Encoding: gzip\r\nContent-Type: text/x\r\nContent-Range: bytes 0-1/2\r\nTrailer: X-A\r\n";
+                         Content-Encoding: gzip\r\nContent-Type: text/x\r\nContent-Range: bytes 0-1/2\r\nTrailer: X-A\r\n\
+                         If-None-Match: \"a\"\r\nDate: now\r\nLocation: /x\r\nX-Forwarded-Proto: https\r\n";
 
 /// RFC 9112, 7.1.1 and 7.1.2: trailers are field lines, and chunk extensions have no control bytes. A request that hides in
 /// them never reaches the app.
@@ -280,13 +281,16 @@ fn our_own_answers_to_head_have_no_body() {
             Next::Close
         }
     });
-    let alive = Proxied::with(&[&app.address()], Keys { cluster: "response_timeout: 500ms", ..Keys::default() });
+    let keys = Keys { cluster: "response_timeout: 500ms", listener: "head_timeout: 500ms", ..Keys::default() };
+    let alive = Proxied::with(&[&app.address()], keys);
     let dead = Proxied::to(&format!("127.0.0.1:{}", free_port()));
     let cases = [
         (&dead, "HEAD / HTTP/1.1\r\nHost: app\r\n\r\n", "503"),
         (&alive, "HEAD /close HTTP/1.1\r\nHost: app\r\n\r\n", "502"),
         (&alive, "HEAD /slow HTTP/1.1\r\nHost: app\r\n\r\n", "504"),
         (&alive, "HEAD / HTTP/1.1\r\nHost: app\r\nHost: other\r\n\r\n", "400"),
+        (&alive, &format!("HEAD / HTTP/1.1\r\nHost: app\r\nX: {}", "x".repeat(70_000)), "431"),
+        (&alive, "HEAD / HTTP/1.1\r\nHost: app\r\n", "408"),
     ];
     let mut wrong = Vec::new();
     for (proxied, request, status) in cases {

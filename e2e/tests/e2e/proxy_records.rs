@@ -7,9 +7,11 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use crate::harness::proxied::Keys;
 use crate::harness::raw_app::Gate;
 use crate::harness::server::Server;
-use crate::harness::{Exposition, Next, PATIENCE, Proxied, RawApp, SECOND, Wire, until, within};
+use crate::harness::status::await_health;
+use crate::harness::{Exposition, Next, Outrigger, PATIENCE, Proxied, RawApp, SECOND, Scene, Wire, until, within};
 
 /// What is told at once, on a machine that others use as well.
 const SOON: Duration = Duration::from_secs(4);
@@ -130,6 +132,90 @@ fn a_tunnel_is_recorded_at_its_end() {
         }
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
+    proxied.finish();
+}
+
+/// An app that changes protocols and then reads, and a tunnel to it through the proxy with 10,000 bytes in it.
+fn tunnelling_app() -> RawApp {
+    RawApp::start(|_, wire| {
+        let head = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n";
+        wire.send(head).and_then(|()| wire.until_closed()).ok();
+        Next::Close
+    })
+}
+
+#[track_caller]
+fn open_tunnel(front: &str, path: &str) -> Wire<TcpStream> {
+    let mut wire = Wire::connect(front).expect("the proxy takes connections");
+    let head = format!("GET {path} HTTP/1.1\r\nHost: app\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n");
+    wire.send(head).expect("the proxy reads");
+    assert_eq!(wire.head().expect("an answer").expect("the stream is open").status(), 101);
+    wire.send(vec![b'x'; 10_000]).expect("the tunnel reads");
+    wire
+}
+
+/// A tunnel has no end of its own: where a stop ends it, it is recorded with what went through so far.
+/// covers: faults 5
+#[test]
+fn a_tunnel_that_a_stop_ends_is_recorded() {
+    let (app, scene) = (tunnelling_app(), Scene::new());
+    scene.set("port", app.address().rsplit(':').next().expect("a port"));
+    let front = format!("127.0.0.1:{}", scene.port("front"));
+    let body = r#"
+app: { port: @port@, stop: { drain: 1s, grace: 2s, deadline: 6s } }
+logs: { sources: { access: { proxy: {} } }, sinks: { records: { file: { path: "@dir@/access.log" } } } }
+proxy: { listeners: { front: { listen: "127.0.0.1:@front@", direction: inbound, to: app } } }
+"#;
+    let outrigger = Outrigger::start(&scene, body, &[]);
+    let _tunnel = open_tunnel(&front, "/stop");
+    let exit = outrigger.terminate(PATIENCE);
+    let records = std::fs::read_to_string(scene.path("access.log")).unwrap_or_default();
+    let record: Value = serde_json::from_str(records.lines().last().unwrap_or_default()).unwrap_or_default();
+    assert!(record["path"] == "/stop" && record["bytes_in"].as_u64() >= Some(10_000), "{records}\n{}", exit.stderr);
+}
+
+/// The same where another worker takes over.
+/// covers: faults 5
+#[test]
+fn a_tunnel_that_a_handover_ends_is_recorded() {
+    let app = tunnelling_app();
+    let proxied = Proxied::to(&app.address());
+    let over_a_reload = open_tunnel(&proxied.front, "/reload");
+    let (code, _) = crate::harness::outrigger::upgrade(&proxied.scene, None);
+    assert_eq!(code, 0, "another worker takes over");
+    assert!(proxied.record_of("/reload")["bytes_in"].as_u64() >= Some(10_000), "{}", proxied.records_text());
+    drop(over_a_reload);
+    proxied.finish();
+}
+
+/// As many connections as are allowed, each with a request: whoever comes next waits, and health says why.
+/// covers: faults 7
+#[test]
+fn a_full_listener_and_a_dead_cluster_are_degraded() {
+    let gate = Gate::default();
+    let app = RawApp::start({
+        let gate = gate.clone();
+        move |_, wire| {
+            gate.wait();
+            wire.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").map_or(Next::Close, |()| Next::Keep)
+        }
+    });
+    let proxied = Proxied::with(&[&app.address()], Keys { listener: "connections_max: 2", ..Keys::default() });
+    let mut busy: Vec<_> = (0..3).map(|_| proxied.connect()).collect();
+    for wire in &mut busy {
+        wire.send("GET / HTTP/1.1\r\nHost: app\r\n\r\n").expect("the proxy or the kernel reads");
+    }
+    let began = std::time::SystemTime::now();
+    let full = await_health(&proxied.outrigger, "proxy.listeners.front", "degraded", "connections_max = 2");
+    full.assert_began_since(began - SECOND);
+    gate.open();
+    for wire in &mut busy {
+        assert_eq!(wire.reply("GET").expect("an answer").status, 200);
+    }
+    await_health(&proxied.outrigger, "proxy.listeners.front", "ok", "");
+    drop(app);
+    assert_eq!(proxied.get("/").status, 503);
+    await_health(&proxied.outrigger, "proxy.clusters.back", "degraded", "127.0.0.1");
     proxied.finish();
 }
 

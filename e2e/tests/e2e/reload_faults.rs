@@ -9,7 +9,8 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::harness::outrigger::{configuration, outrigger as command};
-use crate::harness::status::own_log;
+use crate::harness::process::{Signal, send_signal};
+use crate::harness::status::{await_health, health_of_all, own_log};
 use crate::harness::{Outrigger, PATIENCE, SECOND, Scene, Wait, until, within};
 
 /// How often the file is looked at, and half of that again.
@@ -171,6 +172,62 @@ fn a_mistake_in_a_changed_file_is_one_line_of_json() {
         }
         assert!(own_log(&complete).iter().any(|line| line.to_string().contains(part)), "{complete}");
     }
+    drop(taken);
+    outrigger.finish();
+}
+
+/// So are the warnings of a text that is served, and the mistakes that a worker finds which follows one that fell.
+/// covers: faults 2
+#[test]
+fn later_workers_log_json_alone() {
+    let scene = Scene::new();
+    let outrigger = Outrigger::start_and(&scene, BODY, &["sleep", "300"], Wait::Ready);
+    let json_alone = |when: &str| {
+        let text = outrigger.stderr.text();
+        let whole = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
+        let odd: Vec<&str> = whole.filter(|line| serde_json::from_str::<serde_json::Value>(line).is_err()).collect();
+        assert!(odd.is_empty(), "{when}: {odd:#?}");
+    };
+    let warned = BODY.replace("app: {", "app: { end: { tombstone: /nowhere/done },");
+    scene.write("outrigger.yaml", configuration(&scene, &warned));
+    until(NOTICED, "a mistake is reported", || outrigger.stderr.contains("`end` is for an app"));
+    let worker = outrigger.worker();
+    send_signal(worker, Signal::KILL);
+    outrigger.await_other(worker, PATIENCE);
+    until(NOTICED, "the next worker says it too", || outrigger.stderr.contains("the last good one goes on serving"));
+    json_alone("after a worker fell beside a wrong file");
+    outrigger.finish();
+}
+
+/// What was asked for and refused is an answer; a changed file that nobody can serve is a fault until it can be, or is taken back.
+/// covers: faults 7
+#[test]
+fn a_refused_reload_changes_no_health_and_a_refused_change_does() {
+    let scene = Scene::new();
+    let taken = TcpListener::bind(("127.0.0.1", scene.port("taken"))).expect("the port is free");
+    let outrigger = Outrigger::start(&scene, BODY, &["sleep", "300"]);
+    let socket = scene.text_path("run/admin.sock");
+    let page = "metrics: { sources: { self: { self: {} } }, sinks: { page: { prometheus: { listen: \"127.0.0.1:@taken@\" } } } }";
+    let before = health_of_all(&outrigger);
+    for body in [BODY.replace("drain:", "drian:"), format!("{BODY}\n{page}\n")] {
+        // Before the next look at the file, which finds the right one again.
+        scene.write("outrigger.yaml", configuration(&scene, &body));
+        let (code, stdout, stderr) = command(&["reload", "--socket", &socket]);
+        scene.write("outrigger.yaml", configuration(&scene, BODY));
+        assert_eq!(code, 1, "{stdout}{stderr}");
+    }
+    assert!(!within(LOOK, || health_of_all(&outrigger) != before), "{:?}", health_of_all(&outrigger));
+    // What was refused to somebody is not tried again, and is not served.
+    scene.write("outrigger.yaml", configuration(&scene, &format!("{BODY}\n{page}\n")));
+    await_health(&outrigger, "configuration", "degraded", "no other worker could serve the file");
+    let began = std::time::SystemTime::now();
+    scene.write("outrigger.yaml", configuration(&scene, &format!("{BODY}\n{}\n", page.replace("page:", "other:"))));
+    await_health(&outrigger, "worker", "degraded", &scene.fill("127.0.0.1:@taken@")).assert_began_since(began);
+    scene.write("outrigger.yaml", configuration(&scene, &BODY.replace("drain:", "drian:")));
+    await_health(&outrigger, "configuration", "degraded", "mistakes");
+    scene.write("outrigger.yaml", configuration(&scene, BODY));
+    await_health(&outrigger, "worker", "ok", "");
+    await_health(&outrigger, "configuration", "ok", "");
     drop(taken);
     outrigger.finish();
 }

@@ -99,9 +99,9 @@ fn a_fetch_that_is_cut_off_stops_no_later_one() {
 }
 
 /// A kind of damage: its name, and what makes it in a bare repository.
-type Damage = (&'static str, fn(&Path));
+pub type Damage = (&'static str, fn(&Path));
 
-const DAMAGES: &[Damage] = &[
+pub const DAMAGES: &[Damage] = &[
     ("a lock beside `shallow`", |cache| write(cache, "shallow.lock", "")),
     ("a lock beside the ref", |cache| write(cache, "refs/outrigger/target.lock", "")),
     ("a lock beside `packed-refs`", |cache| write(cache, "packed-refs.lock", "")),
@@ -239,7 +239,7 @@ fn unhealed(followed: &Followed, damages: &[&Damage], at_start: bool) -> Vec<Str
 }
 
 /// The store is asked ten times a second; a cache that is begun anew costs one more fetch.
-const HEALED: Duration = Duration::from_secs(6);
+pub const HEALED: Duration = Duration::from_secs(6);
 
 /// Lets a cache be removed in which a damage took rights away.
 fn mode_of_all(cache: &Path) {

@@ -10,6 +10,7 @@ use crate::harness::git::{Repository, await_generation, await_refusal, published
 use crate::harness::outrigger::{binary, configuration};
 use crate::harness::process::{Running, Signal, descendants, is_alive, look_up, run_to_end, send_signal};
 use crate::harness::{Outrigger, PATIENCE, SECOND, Scene, Wait, skip, until, within};
+use crate::sync_cache::{DAMAGES, HEALED};
 
 const NO_SSHD: &str = "sshd is not installed";
 
@@ -168,6 +169,25 @@ fn a_slow_pack_over_ssh_takes_longer_than_the_time_out() {
     served.await_generation(2, "at 400 kB/s");
     assert!(from.elapsed() > 2 * SECOND, "it took longer than the time-out: {:?}", from.elapsed());
     assert_eq!(sync_state(&outrigger).0, "ok", "{}", outrigger.stderr.text());
+    outrigger.finish();
+}
+
+/// What git on the other side says of a request that our damaged cache made is no reason to ask for the same again.
+/// covers: faults 3
+#[test]
+fn a_damaged_cache_is_begun_anew_over_ssh_too() {
+    let served = need!(Served::create(), NO_SSHD);
+    let outrigger = served.start(Wait::Ready);
+    served.await_generation(1, "the start");
+    let mut unhealed = Vec::new();
+    for (number, (name, damage)) in DAMAGES.iter().enumerate() {
+        damage(&served.scene.path("state/sync.settings.git"));
+        served.repository.push(2 + number);
+        if !within(HEALED, || published(&served.scene.path("out/settings")) == Ok(Some(2 + number))) {
+            unhealed.push(format!("{name}: {:?}", sync_state(&outrigger)));
+        }
+    }
+    assert_eq!(unhealed, Vec::<String>::new());
     outrigger.finish();
 }
 

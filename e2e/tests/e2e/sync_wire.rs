@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::harness::git::relay::{Pace, Relay, old_daemon};
+use crate::harness::git::relay::{Pace, Relay, Strictness, old_daemon};
 use crate::harness::git::{Repository, await_generation, await_refusal, sync_state};
 use crate::harness::{Outrigger, SECOND, Scene};
 
@@ -110,7 +110,7 @@ fn a_strict_server_of_protocol_0_serves_every_fetch() {
     let scene = Scene::new();
     let repository = need!(Repository::create(&scene), NO_GIT);
     let (_daemon, _) = need!(repository.daemon(&scene), NO_DAEMON);
-    let strict = old_daemon(&format!("127.0.0.1:{}", scene.value("git_daemon")));
+    let strict = old_daemon(&format!("127.0.0.1:{}", scene.value("git_daemon")), Strictness::Grammar);
     scene.set("url", format!("git://{}/config.git", strict.address()));
     // A commit with another one before it, so that a fetch of one commit has an end to remember.
     repository.push(2);
@@ -121,5 +121,28 @@ fn a_strict_server_of_protocol_0_serves_every_fetch() {
     }
     repository.push(1);
     await_generation(&scene, 1, "whose files the history has, and the first fetch did not bring");
+    assert!(!outrigger.stderr.contains("begun anew"), "each fetch uses the cache: {}", outrigger.stderr.text());
+    outrigger.finish();
+}
+
+/// Of a history of three large commits and a small one, a server of protocol 0 is asked for the last one alone.
+/// covers: faults 3
+#[test]
+fn a_server_of_protocol_0_is_asked_for_one_commit() {
+    let scene = Scene::new();
+    let repository = need!(Repository::create(&scene), NO_GIT);
+    let (_daemon, _) = need!(repository.daemon(&scene), NO_DAEMON);
+    for generation in 2..5 {
+        repository.add_noise(1 << 20);
+        repository.push(generation);
+    }
+    repository.add_noise(10);
+    repository.push(5);
+    let relay = Relay::start(&format!("127.0.0.1:{}", scene.value("git_daemon")), Pace::Free);
+    let old = old_daemon(&relay.address(), Strictness::Git);
+    scene.set("url", format!("git://{}/config.git", old.address()));
+    let outrigger = Outrigger::start(&scene, SETTINGS, &[]);
+    await_generation(&scene, 5, "from a server of protocol 0");
+    assert!(relay.passed() < 1 << 20, "{} bytes were sent for one small commit", relay.passed());
     outrigger.finish();
 }

@@ -53,7 +53,7 @@ impl Config {
 /// Streams of one body: two per source and one per file, so that more means a body is due.
 const STREAMS_MAX: usize = 64;
 
-/// Streams whose last times are known.
+/// Streams whose last times are known; the one that was used longest ago makes room.
 const TIMES_MAX: usize = 256;
 /// Times of a stream that are known, of records that have one of their own: twice as many at the most.
 const TIMES_KEPT: usize = 4096;
@@ -66,6 +66,8 @@ struct Times {
     /// Times that apps gave, which may be coarse, with how many records had them; and those of before.
     given: HashMap<i64, i64>,
     before: HashMap<i64, i64>,
+    /// Which batch had it last, counted by the sink.
+    used: u64,
 }
 
 impl Times {
@@ -93,6 +95,7 @@ pub struct Loki {
     streams: Vec<(String, Vec<u8>)>,
     /// The last times of each stream, over bodies.
     times: HashMap<String, Times>,
+    batches: u64,
     size: usize,
     ready: Option<Bytes>,
 }
@@ -106,6 +109,7 @@ impl Loki {
             labels: config.labels.clone(),
             streams: Vec::new(),
             times: HashMap::new(),
+            batches: 0,
             size: 0,
             ready: None,
         })
@@ -169,9 +173,14 @@ impl Sink for Loki {
             entry(time_ns, batch.line(record), &metadata, entries);
         }
         self.size = before + entries.len() - start;
-        if self.times.len() >= TIMES_MAX {
-            self.times.clear();
+        if self.times.len() >= TIMES_MAX
+            && let Some(oldest) =
+                self.times.iter().min_by_key(|(_, times)| times.used).map(|(labels, _)| labels.clone())
+        {
+            self.times.remove(&oldest);
         }
+        self.batches += 1;
+        times.used = self.batches;
         self.times.insert(labels, times);
         next
     }

@@ -120,8 +120,15 @@ impl Scrape {
 }
 
 const ACCEPT: &str = "text/plain;version=0.0.4, */*;q=0.1";
-/// Formats whose text or bytes mean something else than ours: reading them as ours would tell wrong numbers.
-const UNREAD: [&str; 2] = ["application/openmetrics-text", "application/vnd.google.protobuf"];
+/// Formats whose text or bytes mean something else than ours, as of a page for people: reading them as ours would tell wrong numbers.
+const UNREAD: [&str; 6] = [
+    "application/openmetrics-text",
+    "application/vnd.google.protobuf",
+    "application/json",
+    "application/xml",
+    "text/html",
+    "text/xml",
+];
 
 /// Bound: the same as for a page that is not compressed.
 fn inflate(body: &[u8], max: usize) -> Result<Vec<u8>, String> {

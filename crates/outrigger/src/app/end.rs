@@ -89,12 +89,27 @@ pub async fn watch(end: End, since: i64, health: Arc<Health>, gone: impl Fn(i32)
         // A pidfd becomes readable when its process has ended; unlike a process id it never means another one.
         if watched.as_ref().is_some_and(|(_, process)| sys::ready::is_readable(process.as_fd())) {
             tracing::info!("the app's process has ended");
-            // Its container may still be writing the tombstone. Of a child of somebody else the code is not told.
-            tokio::time::sleep(LOOK_EVERY).await;
-            let tombstone = look(&end, since).await.and_then(|seen| seen.tombstone);
-            return gone(
-                tombstone.filter(|(stamp, _)| old != Some(*stamp)).map_or(0, |(_, text)| code_of(&path, &text)),
-            );
+            return gone(code_of_ended(&end, since, old).await);
+        }
+    }
+}
+
+/// The code of an app whose process has ended: of a child of somebody else it is not told, but its container may write the
+/// tombstone still.
+async fn code_of_ended(end: &End, since: i64, old: Option<Stamp>) -> i32 {
+    let Some(path) = &end.tombstone else { return 0 };
+    let ended = Instant::now();
+    loop {
+        tokio::time::sleep(LOOK_EVERY).await;
+        let Some(seen) = look(end, since).await else { return UNKNOWN };
+        let is_late = ended.elapsed() >= EMPTY_WAIT;
+        match seen.tombstone.filter(|(stamp, _)| old != Some(*stamp)) {
+            Some((_, text)) if is_late || !text.trim_ascii().is_empty() => return code_of(path, &text),
+            None if is_late => {
+                tracing::warn!(file = %path.display(), "the app's process has left no tombstone, which is no success");
+                return UNKNOWN;
+            }
+            _ => {}
         }
     }
 }

@@ -49,9 +49,11 @@ pub fn plan(app: &App, around: &Around<'_>, tree: &Node) -> Result<Plan, Vec<Dia
                 .help("give `tombstone`, `process` or `pid_file`"),
         );
     }
-    if let Some(name) = app.environment.set.keys().find(|name| name.is_empty() || name.contains('=')) {
+    for name in app.environment.set.keys().filter(|name| name.is_empty() || name.contains(['=', '\0'])) {
         let place = tree.at(&["environment", "set", name]).place;
-        findings.push(Diagnostic::error(place, format!("`{name}` cannot be the name of a variable")));
+        let text = format!("`{}` cannot be the name of a variable", name.escape_debug());
+        findings
+            .push(Diagnostic::error(place, text).help("a name has at least one character, no `=` and no zero byte"));
     }
     if around.command.iter().any(|part| part.as_bytes().contains(&0)) {
         let place = tree.at(&["command"]).place;

@@ -282,11 +282,14 @@ fn read_reply(answer: &[u8]) -> io::Result<Reply> {
     Ok(Reply { status, text: body.to_string() })
 }
 
+/// More is no token.
+const TOKEN_FILE_MAX: u64 = 64 << 10;
+
 fn read_token(path: &Path) -> Result<Secret, Trouble> {
-    let text = std::fs::read_to_string(path).map_err(|error| {
-        let help = "name the file that holds the value of admin.token";
-        Trouble::new(format!("the token cannot be read from {}: {error}", path.display()), help)
+    let bytes = base::file::read(path, TOKEN_FILE_MAX).map_err(|error| {
+        Trouble::new(format!("the token cannot be read: {error}"), "name the file that holds the value of admin.token")
     })?;
+    let text = String::from_utf8_lossy(&bytes);
     let token = text.trim_end_matches(['\n', '\r']);
     if !can_be_sent(token) {
         let what = format!("{} holds no token: it is empty, or has spaces or other than visible ASCII", path.display());

@@ -13,7 +13,7 @@ pub const TRAILERS_MAX: u32 = 64 << 10;
 const DIGITS_MAX: u32 = 15;
 
 /// Fields that must not be trailers: a recipient that merges them would read the message as another one.
-const NO_TRAILERS: [&str; 30] = [
+const NO_TRAILERS: [&str; 43] = [
     "transfer-encoding",
     "content-length",
     "host",
@@ -27,6 +27,10 @@ const NO_TRAILERS: [&str; 30] = [
     "via",
     "forwarded",
     "x-forwarded-for",
+    "x-forwarded-host",
+    "x-forwarded-port",
+    "x-forwarded-proto",
+    "x-real-ip",
     "content-encoding",
     "content-type",
     "content-range",
@@ -42,8 +46,17 @@ const NO_TRAILERS: [&str; 30] = [
     "pragma",
     "range",
     "age",
+    "if-match",
+    "if-none-match",
+    "if-modified-since",
+    "if-unmodified-since",
+    "if-range",
+    "date",
     "expires",
+    "location",
+    "retry-after",
     "vary",
+    "warning",
 ];
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -10,6 +10,7 @@ use crate::access::{PATH_MAX, Record};
 use crate::buffer::{Buffer, Scratch, write_all};
 use crate::parked::{Place, Told, Waiting};
 use crate::patience::Patience;
+use std::cell::Cell;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -58,7 +59,7 @@ pub async fn serve(stream: TcpStream, peer: SocketAddr, listener: Rc<ListenerSta
         let goes_on = match connection.next_head().await {
             Head::Complete => Box::pin(connection.request()).await,
             Head::Refused(refusal) => {
-                Box::pin(connection.refuse(refusal, Method::Other)).await;
+                Box::pin(connection.refuse(refusal)).await;
                 false
             }
             Head::End => false,
@@ -124,11 +125,11 @@ impl Connection {
         let request = match head::request(self.buffer.filled(), &hop, &mut out.0) {
             Ok(Some(request)) => request,
             Ok(None) => {
-                self.refuse(Refusal { status: 400, reason: "the request head is malformed" }, Method::Other).await;
+                self.refuse(Refusal { status: 400, reason: "the request head is malformed" }).await;
                 return false;
             }
             Err(refusal) => {
-                self.refuse(refusal, method_of(self.buffer.filled())).await;
+                self.refuse(refusal).await;
                 return false;
             }
         };
@@ -157,8 +158,13 @@ impl Connection {
         let mut done = Exchanged { method: request.method, path: &path, took: started.elapsed(), peer: self.peer };
         let after = std::mem::replace(&mut report.after, After::Gone);
         if let After::Tunnel(mut lease, mut leftover) = after {
-            let (up, down) = tunnel((read, write), &mut self.buffer, &mut lease.stream, &mut leftover).await;
-            (report.bytes_in, report.bytes_out) = (report.bytes_in + up, report.bytes_out + down);
+            let (up, down) = (Cell::new(report.bytes_in), Cell::new(report.bytes_out));
+            let client = (read, write, &mut self.buffer);
+            tokio::select! {
+                () = tunnel(client, (&mut lease.stream, &mut leftover), &up, &down) => {}
+                () = self.listener.cut() => {}
+            }
+            (report.bytes_in, report.bytes_out) = (up.get(), down.get());
             done.took = started.elapsed();
             record(&self.listener, &done, &report);
             return false;
@@ -188,9 +194,9 @@ impl Connection {
         false
     }
 
-    async fn refuse(&mut self, refusal: Refusal, method: Method) {
+    async fn refuse(&mut self, refusal: Refusal) {
         let began = Instant::now();
-        answer(&self.stream, refusal.status, refusal.reason, method).await;
+        answer(&self.stream, refusal.status, refusal.reason, method_of(self.buffer.filled())).await;
         let refused = Exchanged { method: Method::Other, path: &[], took: began.elapsed(), peer: self.peer };
         record(&self.listener, &refused, &Report::new(refusal.status));
         self.linger().await;
@@ -294,34 +300,33 @@ fn record(listener: &ListenerState, done: &Exchanged<'_>, report: &Report) {
     }
 }
 
-/// Moves bytes both ways after a 101, each direction until its own end; answers how many went up and down.
+/// Moves bytes both ways after a 101, each direction until its own end; counts how many went up and down.
 async fn tunnel(
-    (mut client, to_client): (ReadHalf<'_>, WriteHalf<'_>),
-    from_client: &mut Buffer,
-    endpoint: &mut TcpStream,
-    from_endpoint: &mut Buffer,
-) -> (u64, u64) {
+    (mut client, to_client, from_client): (ReadHalf<'_>, WriteHalf<'_>, &mut Buffer),
+    (endpoint, from_endpoint): (&mut TcpStream, &mut Buffer),
+    up: &Cell<u64>,
+    down: &Cell<u64>,
+) {
     let (mut endpoint, to_endpoint) = endpoint.split();
-    let up = one_way(&mut client, from_client, to_endpoint.as_ref());
-    let down = one_way(&mut endpoint, from_endpoint, to_client.as_ref());
-    tokio::join!(up, down)
+    let up = one_way(&mut client, from_client, to_endpoint.as_ref(), up);
+    let down = one_way(&mut endpoint, from_endpoint, to_client.as_ref(), down);
+    tokio::join!(up, down);
 }
 
-async fn one_way(from: &mut ReadHalf<'_>, buffer: &mut Buffer, to: &TcpStream) -> u64 {
+async fn one_way(from: &mut ReadHalf<'_>, buffer: &mut Buffer, to: &TcpStream, moved: &Cell<u64>) {
     let mut patience = Patience::new(TUNNEL_IDLE);
-    let mut moved = 0;
     loop {
         if write_all(to, buffer.filled(), WRITE_IDLE).await.is_err() {
-            return moved;
+            return;
         }
-        moved += buffer.filled().len() as u64;
+        moved.set(moved.get() + buffer.filled().len() as u64);
         buffer.consume(usize::MAX);
         match patience.within(TUNNEL_IDLE, buffer.read(from, TUNNEL_CHUNK)).await {
             Ok(Ok(count)) if count > 0 => {}
             // The end of one direction is passed on; the other goes on (half-close).
             _ => {
                 let _ = rustix::net::shutdown(to, rustix::net::Shutdown::Write);
-                return moved;
+                return;
             }
         }
     }

@@ -1,9 +1,9 @@
 //! Which files are read. In: patterns, and changes of their folders. Out: open files, known by device and inode. Files that are
-//! read to their end give way to others and are remembered by size and time. Bounds: `files_max` open files, `RESTING_MAX`
-//! remembered ones; scanning takes at most one part in `SCAN_SHARE` of a core.
+//! read to their end give way to others and are remembered by size and time. Bounds: `files_max` open files; scanning takes at most one part in `SCAN_SHARE` of a core.
 
 use super::Config;
 use super::Start;
+use super::resting::{Resting, RestingFiles};
 use super::tail::{Opened, Tail};
 use super::walk::{Match, Patterns, Walk, cannot_read};
 use super::watch::{Change, Watch};
@@ -27,9 +27,10 @@ const QUIET: Duration = Duration::from_millis(200);
 const REFILL_EVERY: Duration = Duration::from_millis(50);
 /// The part of the descriptors of the process that files may take.
 const DESCRIPTOR_SHARE: u64 = 2;
-const RESTING_MAX: usize = 100_000;
 /// A scan that took a millisecond is followed by a pause of at least this many.
 const SCAN_SHARE: u32 = 50;
+/// What health calls the changes of folders.
+const WATCH: &str = "watch";
 /// A burst of changes leads to one scan.
 const SETTLE: Duration = Duration::from_millis(5);
 
@@ -41,24 +42,15 @@ pub struct Finder {
     checkpoints: Checkpoints,
     tails: RefCell<Vec<Rc<Tail>>>,
     /// Files that are not open, as they were when they were read to their end or passed over.
-    resting: Arc<Mutex<HashMap<FileId, Resting>>>,
+    resting: Arc<Mutex<RestingFiles>>,
     /// Files that have something to read and no place, the oldest first.
     waiting: RefCell<VecDeque<Match>>,
     files_max: usize,
     watch: RefCell<Option<Watch>>,
     news: Notify,
     scan_took: Cell<Duration>,
-    /// Names of compressed files that were said to be passed over.
+    /// Files that were said to be passed over: compressed ones, pipes, devices.
     said: RefCell<HashSet<FileId>>,
-}
-
-#[derive(Clone, PartialEq, Eq)]
-struct Resting {
-    size: u64,
-    modified: i64,
-    path: PathBuf,
-    /// Where it is begun, where no sink has a position in it.
-    begin: Option<u64>,
 }
 
 /// What one look at the patterns gave.
@@ -69,20 +61,24 @@ struct Looked {
     fresh: Vec<Match>,
     folders: Vec<PathBuf>,
     unreadable: Option<String>,
+    /// Pipes and the like that match, and what they are.
+    special: Vec<(PathBuf, FileId, String)>,
     /// Open files whose whole folder is away.
     away: Vec<FileId>,
     /// Files with a position that have no name any more.
     lost: Vec<FileId>,
+    /// Files at rest that no pattern matches any more.
+    gone: Vec<FileId>,
 }
 
 impl Finder {
     pub fn new(config: Config, pipeline: Rc<Pipeline>, checkpoints: Checkpoints) -> Finder {
-        Finder {
+        let finder = Finder {
             tails: RefCell::default(),
             resting: Arc::default(),
             waiting: RefCell::default(),
             files_max: (config.files_max as usize).min(descriptors()),
-            watch: RefCell::new(Watch::new()),
+            watch: RefCell::default(),
             news: Notify::new(),
             scan_took: Cell::new(Duration::ZERO),
             said: RefCell::default(),
@@ -90,7 +86,9 @@ impl Finder {
             config,
             pipeline,
             checkpoints,
-        }
+        };
+        finder.begin_to_watch();
+        finder
     }
 
     pub fn tails(&self) -> Vec<Rc<Tail>> {
@@ -118,9 +116,8 @@ impl Finder {
                 () = tokio::time::sleep_until(due.min(Instant::now() + refill).into()) => Ok(Vec::new()),
                 seen = changed => seen,
             };
-            // Without a watch the scans go on.
             let seen = seen.unwrap_or_else(|error| {
-                tracing::debug!(%error, "changes of folders are not watched any more");
+                self.cannot_watch(&error);
                 watch = None;
                 Vec::new()
             });
@@ -140,6 +137,21 @@ impl Finder {
         }
     }
 
+    fn begin_to_watch(&self) {
+        match Watch::new() {
+            Ok(watch) => drop(self.watch.replace(Some(watch))),
+            Err(error) => self.cannot_watch(&error),
+        }
+    }
+
+    /// Without a watch the scans go on.
+    fn cannot_watch(&self, error: &io::Error) {
+        let text = format!(
+            "changes of folders are not watched, and a file that is gone before a scan is missed: {error} (fs.inotify.max_user_instances)"
+        );
+        self.fault(WATCH, Some(&text));
+    }
+
     fn pause(&self) -> Duration {
         self.scan_took.get() * SCAN_SHARE
     }
@@ -154,7 +166,7 @@ impl Finder {
         let looked = tokio::task::spawn_blocking(move || {
             let id = |path: &PathBuf| std::fs::metadata(path).ok().map(|meta| FileId::of(&meta));
             let place = |change: &Change| match change {
-                Change::Came(_) => None,
+                Change::Came(_) | Change::Lost => None,
                 Change::Gone(path, to) => id(to.as_ref().unwrap_or(path)),
             };
             changes.into_iter().map(|change| (place(&change), change)).collect::<Vec<_>>()
@@ -164,6 +176,10 @@ impl Finder {
             match change {
                 Change::Came(path) if self.means(&path) => paths.push(path),
                 Change::Came(_) => {}
+                Change::Lost => tracing::warn!(
+                    source = self.pipeline.name(),
+                    "changes of folders came faster than they were read: a file that came and went meanwhile is missed"
+                ),
                 Change::Gone(path, Some(to)) => self.moved(path, to, here, &mut paths),
                 Change::Gone(path, None) => self.gone(&path, here),
             }
@@ -178,15 +194,12 @@ impl Finder {
             return tail.lost_name(Some(to));
         }
         let mut resting = lock(&self.resting);
-        let by_path = |file: &&mut Resting| file.path == path;
-        let known = match here {
-            Some(here) => resting.get_mut(&here),
-            None => resting.values_mut().find(by_path),
-        };
-        match known {
-            Some(file) => file.path = to,
-            None if !self.means(&path) => {}
-            None if here.is_some() => paths.push(to),
+        let known = here.or_else(|| resting.at(&path));
+        if known.is_some_and(|id| resting.rename(id, to.clone())) || !self.means(&path) {
+            return;
+        }
+        match here {
+            Some(_) => paths.push(to),
             None => self.pipeline.missed_file(&path, 0),
         }
     }
@@ -198,9 +211,8 @@ impl Finder {
             return tail.lost_name(None);
         }
         let mut resting = lock(&self.resting);
-        let is_it = |(id, file): &(&FileId, &mut Resting)| file.path == path && here != Some(**id);
-        match resting.iter_mut().find(is_it) {
-            Some((_, file)) => file.path = PathBuf::new(),
+        match resting.at(path).filter(|id| here != Some(*id)) {
+            Some(id) => drop(resting.rename(id, PathBuf::new())),
             None if self.means(path) => self.pipeline.missed_file(path, 0),
             None => {}
         }
@@ -245,7 +257,8 @@ impl Finder {
             }
         }
         if let Some(watch) = self.watch.borrow_mut().as_mut() {
-            watch.set_folders(&looked.folders);
+            let unwatched = watch.set_folders(&looked.folders);
+            self.fault(WATCH, unwatched.as_deref());
         }
         self.wait(looked.fresh, at_end);
         self.refill().await;
@@ -260,6 +273,12 @@ impl Finder {
                 self.pipeline.missed_file(Path::new(&format!("inode {}", file.inode)), bytes);
             }
         }
+        looked.gone.iter().for_each(|file| self.checkpoints.closed(self.pipeline.name(), *file));
+        for (path, id, what) in &looked.special {
+            if self.said.borrow_mut().insert(*id) {
+                tracing::warn!(source = self.pipeline.name(), file = %path.display(), error = what, "a file is passed over");
+            }
+        }
         self.fault("files", looked.unreadable.as_deref());
     }
 
@@ -269,7 +288,11 @@ impl Finder {
         match text {
             Some(text) => {
                 if self.pipeline.health().fault(&part, text) {
-                    tracing::warn!(source = self.pipeline.name(), error = text, "a log file is not read");
+                    tracing::warn!(
+                        source = self.pipeline.name(),
+                        error = text,
+                        "a log file is not read, or may be missed"
+                    );
                 }
             }
             None => drop(self.pipeline.health().recovered(&part)),
@@ -329,7 +352,8 @@ impl Finder {
         if self.tails.borrow().iter().any(|tail| tail.id == opened.id) {
             return;
         }
-        let resting = lock(&self.resting).remove(&opened.id);
+        let resting = lock(&self.resting).remove(opened.id);
+        self.checkpoints.opened(self.pipeline.name(), opened.id);
         let (path, id) = (opened.path.clone(), opened.id);
         let begin = resting.as_ref().and_then(|file| file.begin);
         let over = Tail::over(opened, &self.pipeline, &self.checkpoints, self.config.line_max, Stream::None, begin);
@@ -367,17 +391,14 @@ impl Finder {
         for tail in tails.iter().filter(|tail| tail.may_rest(QUIET)).take(count) {
             if let Some((size, modified)) = tail.facts() {
                 self.remember(tail.id, size, modified, tail.path(), None);
-                self.checkpoints.closed(self.pipeline.name(), tail.id);
+                self.checkpoints.at_rest(self.pipeline.name(), tail.id);
                 self.tails.borrow_mut().retain(|open| open.id != tail.id);
             }
         }
     }
 
     fn remember(&self, id: FileId, size: u64, modified: i64, path: PathBuf, begin: Option<u64>) {
-        let mut resting = lock(&self.resting);
-        if resting.len() < RESTING_MAX {
-            resting.insert(id, Resting { size, modified, path, begin });
-        }
+        lock(&self.resting).insert(id, Resting { size, modified, path, begin });
     }
 
     /// Lets go of files that are read to their end, matched by no pattern for a while, and delivered.
@@ -402,15 +423,10 @@ impl Finder {
 
 /// All files that match, told apart by what is known of them. `sought`: files with a position that may have been renamed while
 /// nobody looked.
-fn look(
-    config: &Config,
-    open: &HashMap<FileId, PathBuf>,
-    resting: &Mutex<HashMap<FileId, Resting>>,
-    sought: &[FileId],
-) -> Looked {
+fn look(config: &Config, open: &HashMap<FileId, PathBuf>, resting: &Mutex<RestingFiles>, sought: &[FileId]) -> Looked {
     let mut walk = Walk::new(&config.exclude, sought);
     config.include.iter().for_each(|pattern| walk.pattern(pattern));
-    let Walk { matches, mut folders, unreadable, .. } = walk;
+    let Walk { matches, mut folders, special, unreadable, .. } = walk;
     folders.sort();
     folders.dedup();
     let ids: HashSet<FileId> = matches.iter().map(|file| file.id).collect();
@@ -420,16 +436,16 @@ fn look(
     let lost = if complete { sought.iter().filter(lost).copied().collect() } else { Vec::new() };
     let (seen, mut fresh): (Vec<Match>, Vec<Match>) = matches.into_iter().partition(|file| open.contains_key(&file.id));
     let mut resting = lock(resting);
-    resting.retain(|id, _| ids.contains(id));
+    let gone = resting.retain(|id| ids.contains(&id));
     fresh.retain(|file| {
-        let known = resting.get(&file.id);
+        let known = resting.get(file.id);
         known.is_none_or(|known| (known.size, known.modified) != (file.size, file.modified))
     });
     fresh.sort_by_key(|file| file.modified);
     let is_away = |path: &Path| path.parent().is_some_and(|folder| !folder.exists());
     let away = open.iter().filter(|(_, path)| is_away(path)).map(|(id, _)| *id).collect();
     let seen = seen.into_iter().map(|file| (file.id, file.path)).collect();
-    Looked { seen, fresh, folders, unreadable, away, lost }
+    Looked { seen, fresh, folders, unreadable, special, away, lost, gone }
 }
 
 /// How many files may be open.

@@ -4,6 +4,7 @@
 //! `files_max` open files.
 
 mod find;
+mod resting;
 mod tail;
 mod walk;
 mod watch;

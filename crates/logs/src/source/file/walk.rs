@@ -13,6 +13,8 @@ use std::path::{Path, PathBuf};
 
 const DEPTH_MAX: usize = 32;
 const ENTRIES_MAX: usize = 1_000_000;
+/// Pipes and the like that are told of one look.
+const SPECIAL_MAX: usize = 16;
 
 /// `*` and `?` stay within one name.
 const OPTIONS: MatchOptions =
@@ -37,6 +39,8 @@ pub struct Walk {
     pub matches: Vec<Match>,
     /// The folders in which files matched or could match.
     pub folders: Vec<PathBuf>,
+    /// Pipes, devices and sockets that match, and what they are: they are never read.
+    pub special: Vec<(PathBuf, FileId, String)>,
     /// The first thing that could not be looked at.
     pub unreadable: Option<String>,
     excluded: Vec<Pattern>,
@@ -61,6 +65,11 @@ impl Walk {
 
     /// A path that is looked at whatever its name is.
     pub fn path(&mut self, path: PathBuf) {
+        self.file(path, false);
+    }
+
+    /// `by_name`: a pattern without wildcards, so that whoever wrote it wants this file.
+    fn file(&mut self, path: PathBuf, by_name: bool) {
         match std::fs::metadata(&path) {
             Ok(meta) if meta.is_file() => {
                 let id = FileId::of(&meta);
@@ -68,8 +77,13 @@ impl Walk {
                     self.matches.push(Match { path, id, size: meta.len(), modified: modified_ns(&meta) });
                 }
             }
-            // Other kinds of files are never read; one that went away meanwhile is found under its new name.
-            Ok(_) => {}
+            Ok(meta) if by_name => {
+                let error = io::Error::other(base::file::not_regular(meta.file_type()));
+                self.cannot(&path, &error);
+            }
+            Ok(meta) if meta.is_dir() || self.special.len() >= SPECIAL_MAX => {}
+            Ok(meta) => self.special.push((path, FileId::of(&meta), base::file::not_regular(meta.file_type()))),
+            // One that went away meanwhile is found under its new name.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => self.cannot(&path, &error),
         }
@@ -98,12 +112,12 @@ impl Walk {
         // Where a folder may come, or a file.
         self.folders.push(folder.clone());
         if rest.is_empty() && plain && self.sought.is_empty() {
-            return self.considered(folder.join(part));
+            return self.considered(folder.join(part), true);
         }
         self.each(&folder, |walk, entry| {
             if matches(&pattern, &entry.file_name()) {
                 match rest.is_empty() {
-                    true => walk.considered(entry.path()),
+                    true => walk.considered(entry.path(), plain),
                     false if entry.path().is_dir() => walk.below(entry.path(), rest, depth + 1),
                     false => {}
                 }
@@ -113,9 +127,9 @@ impl Walk {
         });
     }
 
-    fn considered(&mut self, path: PathBuf) {
+    fn considered(&mut self, path: PathBuf, by_name: bool) {
         if !self.excluded.iter().any(|rule| rule.matches(&path.to_string_lossy())) {
-            self.path(path);
+            self.file(path, by_name);
         }
     }
 

@@ -1,5 +1,6 @@
 //! Changes of folders, as a hint (inotify(7)). In: folders. Out: names that came, and names that went away, with where they went.
-//! Whoever relies on it alone misses files: a scan from time to time is the truth. Bound: `WATCHES_MAX` folders.
+//! Whoever relies on it alone misses files: a scan from time to time is the truth. Bound: `WATCHES_MAX` folders; those beyond, and
+//! changes that the kernel had no room for, are told.
 
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
 use std::collections::HashMap;
@@ -9,7 +10,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 use tokio::net::unix::pipe;
 
-const WATCHES_MAX: usize = 128;
+const WATCHES_MAX: usize = 1024;
 /// Room for events of one read; the longest name takes about 270 bytes (inotify(7)).
 const READ_BYTES: usize = 4096;
 
@@ -19,6 +20,8 @@ pub enum Change {
     Came(PathBuf),
     /// Went away, and where to, as far as that folder is watched.
     Gone(PathBuf, Option<PathBuf>),
+    /// The kernel's queue had no room for some (fs.inotify.max_queued_events).
+    Lost,
 }
 
 pub struct Watch {
@@ -29,15 +32,15 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// None where the system has no more of these queues: then scans alone find files.
-    pub fn new() -> Option<Watch> {
-        let queue = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK).ok()?;
-        let queue = pipe::Receiver::from_owned_fd_unchecked(queue).ok()?;
-        Some(Watch { queue, folders: HashMap::new(), paths: HashMap::new() })
+    /// An error where the system has no more of these queues (fs.inotify.max_user_instances): then scans alone find files.
+    pub fn new() -> io::Result<Watch> {
+        let queue = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
+        let queue = pipe::Receiver::from_owned_fd_unchecked(queue)?;
+        Ok(Watch { queue, folders: HashMap::new(), paths: HashMap::new() })
     }
 
-    /// Watches these folders, and those of before no more.
-    pub fn set_folders(&mut self, folders: &[PathBuf]) {
+    /// Watches these folders, and those of before no more. Answers how many are not watched, and why.
+    pub fn set_folders(&mut self, folders: &[PathBuf]) -> Option<String> {
         let wanted = |path: &PathBuf| folders.iter().take(WATCHES_MAX).any(|folder| folder == path);
         let gone: Vec<PathBuf> = self.folders.keys().filter(|path| !wanted(path)).cloned().collect();
         for path in gone {
@@ -48,15 +51,31 @@ impl Watch {
             }
         }
         let flags = WatchFlags::CREATE | WatchFlags::MOVE | WatchFlags::DELETE | WatchFlags::ONLYDIR;
+        let mut refused = (0, None);
         for path in folders.iter().take(WATCHES_MAX) {
             // Added anew each time: another folder may have the name now. One that cannot be watched is scanned all the same.
-            if let Ok(id) = inotify::add_watch(&self.queue, path, flags) {
-                if let Some(old) = self.folders.insert(path.clone(), id).filter(|old| *old != id) {
-                    self.paths.remove(&old);
+            match inotify::add_watch(&self.queue, path, flags) {
+                Ok(id) => {
+                    if let Some(old) = self.folders.insert(path.clone(), id).filter(|old| *old != id) {
+                        self.paths.remove(&old);
+                    }
+                    self.paths.insert(id, path.clone());
                 }
-                self.paths.insert(id, path.clone());
+                Err(rustix::io::Errno::NOSPC) => {
+                    refused = (refused.0 + 1, Some("fs.inotify.max_user_watches is reached"))
+                }
+                // One that is not there, or cannot be read, is for the scan to tell.
+                Err(_) => {}
             }
         }
+        let (count, why) = match folders.len().saturating_sub(WATCHES_MAX) {
+            0 => (refused.0, refused.1?),
+            more => (refused.0 + more, "more are not watched at a time"),
+        };
+        Some(format!(
+            "{count} of {} folders are only scanned, and a file that is gone before a scan is missed: {why}",
+            folders.len()
+        ))
     }
 
     /// Waits for changes; answers them in their order.
@@ -89,6 +108,9 @@ impl Watch {
             let (name, rest) = rest.split_at((word(12) as usize).min(rest.len()));
             events = rest;
             let name = name.split(|byte| *byte == 0).next().filter(|name| !name.is_empty()).map(OsStr::from_bytes);
+            if kind.contains(ReadFlags::QUEUE_OVERFLOW) {
+                changes.push(Change::Lost);
+            }
             let Some(path) = self.paths.get(&folder).zip(name).map(|(folder, name)| folder.join(name)) else {
                 continue;
             };

@@ -3,6 +3,7 @@
 //! and its tree is walked by our own writer: no index, no checkout, no second program but ssh. Bounds: `ANSWER_MAX` for an
 //! answer over HTTP, `PACKS_MAX` packs before the cache is begun anew.
 
+mod request;
 mod ssh;
 mod transport;
 mod tree;
@@ -16,6 +17,7 @@ use gix::remote::Direction;
 use net::ClientConfig;
 use schemars::JsonSchema;
 use serde::Deserialize;
+use std::cell::Cell;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Component, Path, PathBuf};
@@ -193,8 +195,13 @@ impl Git {
             return Ok((!self.is_last(&id, published)).then_some(id));
         }
         let (transport, reports) = transport::open(&self.url, &self.config)?;
-        // What the server or the way there has said is the reason; without it our own repository may be.
-        self.receive(repository, transport, published).map_err(|text| match reports.take() {
+        let listed = Cell::new(false);
+        // What the server or the way there has said is the reason; without it our own repository may be, and where the server ended a
+        // request that is made from it.
+        self.receive(repository, transport, published, &listed).map_err(|text| match reports.take() {
+            Some(report) if listed.get() && report.kind == std::io::ErrorKind::UnexpectedEof => {
+                Fault::Cache(report.text)
+            }
             Some(report) => Fault::Server(report.text, report.wait),
             None if text.contains(TOO_LARGE) => {
                 let most = base::unit::ByteSize(self.bytes_max);
@@ -214,6 +221,7 @@ impl Git {
         repository: &gix::Repository,
         transport: Box<dyn gix_transport::client::blocking_io::Transport>,
         published: Option<&str>,
+        listed: &Cell<bool>,
     ) -> Result<Option<gix::ObjectId>, String> {
         let remote = self.remote(repository)?;
         let connection = remote.to_connection_with_transport(transport);
@@ -235,6 +243,7 @@ impl Git {
         if self.is_last(&id, published) {
             return Ok(None);
         }
+        listed.set(true);
         let depth = gix::remote::fetch::Shallow::DepthAtRemote(std::num::NonZeroU32::MIN);
         prepared
             .with_shallow(depth)

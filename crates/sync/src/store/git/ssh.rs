@@ -3,6 +3,7 @@
 //! of what ssh says; it ends with whoever waits for it.
 
 use super::Config;
+use super::request::Corrected;
 use super::transport::Reports;
 use base::unit::Span;
 use gix::bstr::ByteSlice as _;
@@ -21,7 +22,11 @@ const ERRORS_MAX: usize = 4096;
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// Starts ssh; what it cannot do is told when its output is read.
-pub fn connect(url: &gix::Url, config: &Config, reports: &Reports) -> Result<Connection<Reading, Writing>, String> {
+pub fn connect(
+    url: &gix::Url,
+    config: &Config,
+    reports: &Reports,
+) -> Result<Connection<Reading, Corrected<Writing>>, String> {
     let place = place(url)?;
     let mut command = command(url, config, &place)?;
     sys::process::end_with_thread(&mut command);
@@ -46,7 +51,7 @@ pub fn connect(url: &gix::Url, config: &Config, reports: &Reports) -> Result<Con
         silent: silent.clone(),
         reports: reports.clone(),
     };
-    let write = Writing { stdin, silence, silent, reports: reports.clone() };
+    let write = Corrected::new(Writing { stdin, silence, silent, reports: reports.clone() });
     let virtual_host = None::<(String, Option<u16>)>;
     Ok(Connection::new(read, write, Protocol::V2, url.path.clone(), virtual_host, ConnectMode::Process, false))
 }

@@ -2,6 +2,7 @@
 //! trait over `net`, so that there is one HTTP stack with one set of certificates and credentials. Bounds: an answer over HTTP
 //! is held whole and has at most `ANSWER_MAX` bytes; each wait for bytes ends after `client.timeout`.
 
+use super::request::{Corrected, put_right};
 use super::{Config, Fault, ssh};
 use bytes::Bytes;
 use gix_transport::Protocol;
@@ -47,6 +48,8 @@ pub fn open(url: &gix::Url, config: &Config) -> Result<(Box<dyn Transport>, Repo
 pub struct Reports(Arc<Mutex<Option<Report>>>);
 
 pub struct Report {
+    /// `UnexpectedEof`: the words with which the other side ended.
+    pub kind: io::ErrorKind,
     pub text: String,
     /// How long the server asked to be left alone.
     pub wait: Option<Duration>,
@@ -58,12 +61,12 @@ impl Reports {
     }
 
     pub fn put(&self, kind: io::ErrorKind, text: String, wait: Option<Duration>) -> io::Error {
-        *base::subsystem::lock(&self.0) = Some(Report { text: text.clone(), wait });
+        *base::subsystem::lock(&self.0) = Some(Report { kind, text: text.clone(), wait });
         io::Error::new(kind, text)
     }
 }
 
-fn git(url: &gix::Url, config: &Config, reports: &Reports) -> Result<Connection<Timed, Timed>, String> {
+fn git(url: &gix::Url, config: &Config, reports: &Reports) -> Result<Connection<Timed, Corrected<Timed>>, String> {
     let host = url.host().ok_or("a git:// URL needs a host")?;
     let port = url.port.unwrap_or(super::GIT_PORT);
     let place = format!("{host}:{port}");
@@ -75,7 +78,7 @@ fn git(url: &gix::Url, config: &Config, reports: &Reports) -> Result<Connection<
     let timed =
         |stream| Timed { stream, silent: format!("no bytes from {place} within {silence}"), reports: reports.clone() };
     let virtual_host = Some((host.to_string(), url.port));
-    let (read, write) = (timed(read), timed(write));
+    let (read, write) = (timed(read), Corrected::new(timed(write)));
     Ok(Connection::new(read, write, Protocol::V2, url.path.clone(), virtual_host, ConnectMode::Daemon, false))
 }
 
@@ -251,38 +254,11 @@ impl Post {
     fn response(&self) -> io::Result<&Response> {
         let send = || {
             let mut request = base::subsystem::lock(&self.request);
-            request.body = in_order(std::mem::take(&mut *base::subsystem::lock(&self.written))).into();
+            request.body = put_right(std::mem::take(&mut *base::subsystem::lock(&self.written))).into();
             self.shared.send(&request).map_err(|error| error.to_string())
         };
         self.response.get_or_init(send).as_ref().map_err(|text| io::Error::other(text.clone()))
     }
-}
-
-/// An upload-request in the order of its grammar: `shallow` lines before the depth (gitprotocol-pack, "Packfile Negotiation"). The
-/// library writes the depth first, which strict servers of protocol 0 refuse.
-fn in_order(body: Vec<u8>) -> Vec<u8> {
-    let (mut rest, mut lines) = (body.as_slice(), Vec::new());
-    while let Some(line) = pkt_line(rest) {
-        lines.push(line);
-        rest = rest.get(line.len()..).unwrap_or(&[]);
-    }
-    let is = |line: &[u8], word: &[u8]| line.get(PKT_HEAD..).is_some_and(|text| text.starts_with(word));
-    if !lines.first().is_some_and(|line| is(line, b"want ")) {
-        return body;
-    }
-    // Wants, what is known to be cut off, the depth.
-    lines.sort_by_key(|line| (is(line, b"deepen"), !is(line, b"want ")));
-    [lines.concat().as_slice(), rest].concat()
-}
-
-/// The digits that a line begins with: its length (gitprotocol-common, "pkt-line").
-const PKT_HEAD: usize = 4;
-
-/// A line of a request with its length; None at a flush and at whatever is no line.
-fn pkt_line(bytes: &[u8]) -> Option<&[u8]> {
-    let length = std::str::from_utf8(bytes.get(..PKT_HEAD)?).ok()?;
-    let length = usize::from_str_radix(length, 16).ok().filter(|length| *length > PKT_HEAD)?;
-    bytes.get(..length)
 }
 
 /// The body of a request while gix writes it.
@@ -340,26 +316,5 @@ impl BufRead for Answer {
 
     fn consume(&mut self, count: usize) {
         self.read.consume(count);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::in_order;
-
-    fn check(body: &str, expect: &str) {
-        assert_eq!(String::from_utf8(in_order(body.as_bytes().to_vec())).as_deref(), Ok(expect));
-    }
-
-    /// covers: faults 3
-    #[test]
-    fn shallow_lines_stand_before_the_depth_and_all_else_stays() {
-        check(
-            "000bwant a\n000cdeepen 1000eshallow b\n0000000bhave c\n0009done\n",
-            "000bwant a\n000eshallow b\n000cdeepen 10000000bhave c\n0009done\n",
-        );
-        for other in ["", "0000", "0013command=fetch\n00010000", "000bwant a\n0000", "zzzz", "00ffwant"] {
-            check(other, other);
-        }
     }
 }

@@ -66,6 +66,11 @@ impl Relay {
         self.server.connections()
     }
 
+    /// How many bytes the server has sent, over all connections.
+    pub fn passed(&self) -> usize {
+        self.shared.passed.load(Ordering::SeqCst)
+    }
+
     /// Holds for what comes from now on, in connections that are open too.
     pub fn pace(&self, pace: Pace) {
         *self.shared.pace.lock().expect("no holder panics") = pace;
@@ -183,21 +188,31 @@ pub fn answer_head(wire: &mut Wire<TcpStream>, status: &str, lines: &str) -> Nex
     wire.send(head).map_or(Next::Close, |()| Next::Keep)
 }
 
+/// What a server of protocol 0 lets its client do.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Strictness {
+    /// All that git itself takes.
+    Git,
+    /// Nothing that gitprotocol-pack does not have, and of the capabilities for shallow clones the first one alone.
+    Grammar,
+}
+
 /// A server of protocol 0: in front of `git daemon`, whose client it does not let ask for another protocol, and whose request it
-/// checks before it passes it on. It takes nothing that gitprotocol-pack does not have, and has of the capabilities for shallow
-/// clones the first one alone.
-pub fn old_daemon(to: &str) -> Server {
+/// checks before it passes it on.
+pub fn old_daemon(to: &str, strictness: Strictness) -> Server {
     let to = to.to_owned();
     Server::start(move |client| {
         let Ok(server) = TcpStream::connect(&to) else { return };
         let (Ok(mut from), Ok(mut into)) = (server.try_clone(), client.try_clone()) else { return };
         std::thread::scope(|scope| {
             scope.spawn(move || {
-                let Some(first) = read_line(&mut from) else { return };
-                into.write_all(&pkt_line(&without_deepening(&first))).ok();
+                if strictness == Strictness::Grammar {
+                    let Some(first) = read_line(&mut from) else { return };
+                    into.write_all(&pkt_line(&without_deepening(&first))).ok();
+                }
                 std::io::copy(&mut from, &mut into).ok();
             });
-            if let Err(why) = pass_checked(&client, &server) {
+            if let Err(why) = pass_checked(&client, &server, strictness) {
                 let line = pkt_line(format!("ERR upload-pack: protocol error, {why}\n").as_bytes());
                 (&client).write_all(&line).ok();
             }
@@ -207,7 +222,7 @@ pub fn old_daemon(to: &str) -> Server {
     })
 }
 
-fn pass_checked(mut client: &TcpStream, mut server: &TcpStream) -> Result<(), String> {
+fn pass_checked(mut client: &TcpStream, mut server: &TcpStream, strictness: Strictness) -> Result<(), String> {
     let Some(first) = read_line(&mut client) else { return Ok(()) };
     // git-upload-pack PATH NUL host=HOST NUL, and what asks for another protocol behind one NUL more.
     let parts: Vec<&[u8]> = first.split(|byte| *byte == 0).take(2).collect();
@@ -216,7 +231,9 @@ fn pass_checked(mut client: &TcpStream, mut server: &TcpStream) -> Result<(), St
     // A server that has gone ends the connection, which the client then sees.
     while server.write_all(&pkt_line(&line)).is_ok() {
         let Some(next) = read_line(&mut client) else { break };
-        request.take(&next)?;
+        if strictness == Strictness::Grammar {
+            request.take(&next)?;
+        }
         line = next;
     }
     Ok(())
