@@ -85,6 +85,9 @@ mod metrics;
 #[path = "e2e/metrics_faults.rs"]
 mod metrics_faults;
 
+#[path = "e2e/metrics_apps.rs"]
+mod metrics_apps;
+
 #[path = "e2e/metrics_receivers.rs"]
 mod metrics_receivers;
 

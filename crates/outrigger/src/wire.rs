@@ -181,15 +181,7 @@ impl Worker {
             Some(counters) => Rc::new(move || counters.recent()),
             None => Rc::new(Vec::new),
         };
-        let (rings, generation) = (self.rings.clone(), self.generation);
-        self.keep_black_box(BlackBox {
-            state: state.clone(),
-            rings,
-            samples,
-            requests,
-            generation,
-            health: self.facts.health.clone(),
-        });
+        self.keep_black_box(state.clone(), samples, requests);
         let shown = admin::view::View {
             telemetry: telemetry.clone(),
             revisions,
@@ -263,7 +255,14 @@ impl Worker {
     }
 
     /// Writes down what was going on when the app ends abnormally from now on, and what is left of a worker that fell.
-    fn keep_black_box(&mut self, black_box: BlackBox) {
+    fn keep_black_box(
+        &mut self,
+        state: StateDir,
+        samples: Rc<dyn Fn() -> String>,
+        requests: Rc<dyn Fn() -> Vec<serde_json::Value>>,
+    ) {
+        let (rings, generation, health) = (self.rings.clone(), self.generation, self.facts.health.clone());
+        let black_box = BlackBox { state, rings, samples, requests, generation, health };
         if let Some(fell) = self.fell.take() {
             let Fell { code, hung, out_of_memory } = fell;
             tracing::error!(

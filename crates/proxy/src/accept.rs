@@ -162,17 +162,8 @@ impl Drop for Open {
 
 /// Accepts until the listener drains.
 pub async fn accept(socket: Rc<TcpListener>, state: Rc<ListenerState>, scope: Scope, health: Arc<Health>) {
-    let (mut burst, full) = (0, format!("{} connections_max", state.plan.id));
+    let mut burst = 0;
     loop {
-        let most = state.plan.connections_max;
-        while state.recorder.open(state.index) >= most as u64 {
-            if state.give_way(1) == 0 {
-                health.fault(&full, format!("connections_max = {most} connections have a request; new ones wait"));
-            }
-            // One that has had its answer meanwhile can give way.
-            let _ = tokio::time::timeout(ACCEPT_PAUSE, state.ended.notified()).await;
-        }
-        health.recovered(&full);
         // Where connections are what takes the memory, those that wait give way to new ones. Where none waits, new ones wait: in
         // the kernel's queue, and then at the client.
         if state.recorder.open(state.index) >= OPEN_ANYWAY && state.is_tight() && state.give_way(2) == 0 {
@@ -192,8 +183,27 @@ pub async fn accept(socket: Rc<TcpListener>, state: Rc<ListenerState>, scope: Sc
                 continue;
             }
         };
+        room(&state, &health).await;
         begin(stream, peer, &state, &scope);
     }
+}
+
+/// Waits until there is room for one more, which those that wait for their client make. A drain lets it in all the same.
+async fn room(state: &ListenerState, health: &Health) {
+    let most = state.plan.connections_max;
+    let is_full = || state.recorder.open(state.index) >= most as u64 && !state.draining();
+    if !is_full() {
+        return;
+    }
+    let part = format!("{} connections_max", state.plan.id);
+    while is_full() {
+        if state.give_way(1) == 0 {
+            health.fault(&part, format!("connections_max = {most} connections have a request; new ones wait"));
+        }
+        // One that has its answer meanwhile can give way.
+        let _ = tokio::time::timeout(ACCEPT_PAUSE, state.unless_draining(state.ended.notified())).await;
+    }
+    health.recovered(&part);
 }
 
 /// Takes what waits in the kernel's queue, each a client that is connected already: to end the listening would reset it.

@@ -202,8 +202,8 @@ fn unsaid(scene: &Scene, outrigger: &Outrigger, names: &[&str], kind: Kind) -> O
         let Ok(meta) = fs::symlink_metadata(scene.path("state").join(name)) else { return false };
         let is_wrong = match kind {
             Kind::Fifo => meta.file_type().is_fifo(),
-            Kind::Zero => meta.file_type().is_char_device(),
-            Kind::Loop => meta.is_symlink(),
+            Kind::Zero | Kind::Full => meta.file_type().is_char_device(),
+            Kind::Loop | Kind::ToZero => meta.is_symlink(),
             Kind::Directory => meta.is_dir() && !name.ends_with(".git"),
             _ => false,
         };
@@ -222,8 +222,8 @@ fn unsaid(scene: &Scene, outrigger: &Outrigger, names: &[&str], kind: Kind) -> O
 /// All files of a group at once and, where that has trouble, each alone, so that the finding says which.
 fn check_state(names: &[&str]) {
     let mut findings = Findings::default();
-    let kinds = [Kind::Fifo, Kind::Zero, Kind::Directory, Kind::Loop, Kind::Outside, Kind::Sparse, Kind::Unreadable];
-    let cases = kinds.map(|kind| (kind, "aside")).into_iter().chain([(Kind::Outside, "state/keep")]);
+    let kinds = Kind::ALL.into_iter().filter(|kind| *kind != Kind::Changing);
+    let cases = kinds.map(|kind| (kind, "aside")).chain([(Kind::Outside, "state/keep")]);
     for (kind, through) in cases {
         let Some(trouble) = trouble_with_state(names, kind, through) else { continue };
         let alone = |name: &&str| Some(format!("{name} ({})", trouble_with_state(&[name], kind, through)?));

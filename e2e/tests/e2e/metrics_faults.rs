@@ -4,15 +4,14 @@
 //! test.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::TcpStream;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use crate::harness::findings::verdicts;
 use crate::harness::ledger::dropped;
 use crate::harness::process::resident_kib;
 use crate::harness::{
-    Exposition, Findings, LogReceiver, Outrigger, PATIENCE, Page, Prometheus, SECOND, Scene, Target, Wait, free_port,
-    ledger_row, python, until, within,
+    Exposition, Findings, LogReceiver, Outrigger, PATIENCE, Page, Prometheus, SECOND, Scene, Target, free_port,
+    ledger_row, until, within,
 };
 
 /// The value that ends a series (prometheus.io/docs/specs/prw/remote_write_spec, "Stale Markers").
@@ -27,7 +26,7 @@ pub struct Written {
 }
 
 impl Written {
-    fn is_stale(&self) -> bool {
+    pub fn is_stale(&self) -> bool {
         self.value.to_bits() == STALE
     }
 }
@@ -504,109 +503,4 @@ metrics:
     let text = crate::harness::get(&page, "/metrics").expect("the page answers").text();
     assert_eq!(text.lines().filter(|line| line.starts_with("http_requests_total{")).count(), SERIES);
     outrigger.finish();
-}
-
-/// An app that listens late, and ends by itself where the third argument says so: port, seconds until it listens,
-/// seconds of its life.
-const LATE_APP: &str = "
-import http.server, os, sys, threading, time
-port, late, life = int(sys.argv[1]), float(sys.argv[2]), float(sys.argv[3])
-class Page(http.server.BaseHTTPRequestHandler):
-    def do_GET(self):
-        body = b'late_total 7\\n'
-        self.send_response(200)
-        self.send_header('Content-Type', 'text/plain; version=0.0.4')
-        self.send_header('Content-Length', str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-    def log_message(self, *_): pass
-threading.Timer(life, lambda: os._exit(0)).start()
-time.sleep(late)
-http.server.ThreadingHTTPServer(('127.0.0.1', port), Page).serve_forever()
-";
-
-/// How soon after a target listens its first sample has come at the latest, with a scrape each minute.
-const SOON: Duration = Duration::from_secs(8);
-
-/// The first scrape comes when the app takes connections, and a target that is not there yet is tried again soon:
-/// nobody waits a whole interval for a first sample, and an app that starts is no fault.
-/// covers: faults 6
-#[test]
-fn a_late_target_is_scraped_once_it_listens() {
-    let python = need!(python(), "python3 is not installed");
-    let (scene, receiver) = (Scene::new(), LogReceiver::start());
-    let (port, other) = (scene.port("port").to_string(), free_port());
-    scene.set("other", other);
-    scene.set("central", receiver.address());
-    let body = r#"
-app: { port: @port@, stop: { drain: 1s, grace: 2s, deadline: 6s } }
-metrics:
-  sources:
-    app:   { scrape: { url: "http://127.0.0.1:@port@/metrics", every: 60s } }
-    other: { scrape: { url: "http://127.0.0.1:@other@/metrics", every: 60s } }
-  sinks: { central: { remote_write: { url: "http://@central@/api/v1/write" } } }
-"#;
-    let command = [&python, "-c", LATE_APP, &port, "1.4", "300"];
-    let outrigger = Outrigger::start_and(&scene, body, &command, Wait::Started);
-    until(PATIENCE, "the app listens", || TcpStream::connect(format!("127.0.0.1:{port}")).is_ok());
-    let target = Target::start_on(other, |_, _| Page::text("other_total 7\n"));
-    let mut findings = Findings::default();
-    for name in ["late_total", "other_total"] {
-        let came = within(SOON, || written(&receiver, name).iter().any(|sample| sample.value == 7.0));
-        findings.check(came, || format!("no sample of {name} within {SOON:?}"));
-    }
-    let warned: Vec<String> =
-        outrigger.stderr.lines().into_iter().filter(|line| line.contains("WARN") && line.contains("\"app\"")).collect();
-    findings.check(warned.is_empty(), || format!("an app that starts is a fault: {warned:?}"));
-    drop(target);
-    outrigger.finish();
-}
-
-/// An app that lives shorter than the interval leaves samples all the same.
-/// covers: faults 6
-#[test]
-fn a_short_app_leaves_samples() {
-    let python = need!(python(), "python3 is not installed");
-    let mut findings = Findings::default();
-    for (late, life) in [("1.4", "4"), ("0.2", "1.5")] {
-        let (scene, receiver) = (Scene::new(), LogReceiver::start());
-        let port = scene.port("port").to_string();
-        scene.set("central", receiver.address());
-        let body = r#"
-app: { port: @port@ }
-metrics:
-  sources: { app: { scrape: { url: "http://127.0.0.1:@port@/metrics", every: 15s } } }
-  sinks: { central: { remote_write: { url: "http://@central@/api/v1/write" } } }
-"#;
-        let command = [&python, "-c", LATE_APP, &port, late, life];
-        let outrigger = Outrigger::start_and(&scene, body, &command, Wait::Nothing);
-        let exit = outrigger.wait(2 * PATIENCE);
-        assert_eq!(exit.code, 0, "{}", exit.stderr);
-        let came = written(&receiver, "late_total").iter().any(|sample| sample.value == 7.0);
-        findings.check(came, || format!("an app of {life} s that listens after {late} s leaves no sample"));
-    }
-}
-
-/// What changed after the last scrape of the interval is told by one more, when the stop begins and the app still answers.
-/// covers: faults 6
-#[test]
-fn the_last_values_of_an_app_are_scraped_at_its_stop() {
-    let receiver = LogReceiver::start();
-    let scene = Scene::new();
-    let target = Target::start(|_, round| Page::text(format!("work_total {round}\n")));
-    scene.set("target", target.address());
-    scene.set("central", receiver.address());
-    let body = r#"
-app: { stop: { drain: 1s, grace: 2s, deadline: 6s } }
-metrics:
-  sources: { app: { scrape: { url: "http://@target@/metrics", every: 60s } } }
-  sinks: { central: { remote_write: { url: "http://@central@/api/v1/write" } } }
-"#;
-    let outrigger = Outrigger::start(&scene, body, &["sleep", "300"]);
-    until(PATIENCE, "a first sample", || !written(&receiver, "work_total").is_empty());
-    let before = target.rounds("/metrics");
-    outrigger.terminate(PATIENCE);
-    assert_eq!(target.rounds("/metrics"), before + 1);
-    let last = written(&receiver, "work_total").into_iter().filter(|sample| !sample.is_stale()).next_back();
-    assert_eq!(last.map(|sample| sample.value), Some(before as f64), "the value of the last scrape");
 }

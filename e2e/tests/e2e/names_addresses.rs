@@ -4,7 +4,8 @@
 
 use std::net::TcpListener;
 
-use crate::harness::callers::{Callers, KINDS, NO_CALLERS};
+use crate::harness::callers::{Callers, KINDS, NO_CALLERS, Place, git_daemon};
+use crate::harness::git::Repository;
 use crate::harness::names::{Blackhole, Dnsmasq, Mounted, NO_NAMES, Names, hosts_of};
 use crate::harness::{Answer, LogReceiver, PATIENCE, Scene, Wait};
 
@@ -46,6 +47,29 @@ fn a_dead_ipv6_address_costs_a_name_nothing() {
     let dropped = Callers::ports(&scene).into_iter().skip(1).step_by(2);
     let _holes: Vec<Blackhole> = dropped.map(|(_, port)| Blackhole::at(&format!("[::1]:{port}"))).collect();
     check(&scene, &names, callers, &["::1", "127.0.0.1"]);
+}
+
+/// Both addresses of each name have all servers: the IPv6 one is taken, as RFC 6724, 6 orders them.
+/// covers: faults 1
+#[test]
+fn a_living_ipv6_address_is_taken_first() {
+    let scene = Scene::new();
+    need!(TcpListener::bind("[::1]:0").ok(), NO_IPV6);
+    let names = need!(Names::new(&scene, Mounted::Files), NO_NAMES);
+    let repository = need!(Repository::create(&scene), NO_CALLERS);
+    let daemon = need!(git_daemon(), NO_CALLERS);
+    Place::ports(&scene);
+    let (six, four) = ["[::1]", "127.0.0.1"].map(|at| Place::start(&scene, &repository, &daemon, at)).into();
+    let (of_server, of_file) = Place::HOSTS.split_at(3);
+    names.hosts(&hosts_of(of_file, &["127.0.0.1", "::1"]));
+    let _dnsmasq = Dnsmasq::start(&scene, &names, 0, &hosts_of(of_server, &["127.0.0.1", "::1"]), &[]);
+    scene.write("logs/in.log", "n=000000\n");
+    let outrigger = names.start(&scene, Place::BODY, Wait::Nothing);
+    six.assert_works(&scene, 1, PATIENCE);
+    assert_eq!(four.reached(), [0; 5], "nobody was asked at the other address");
+    outrigger.finish();
+    six.stop();
+    four.stop();
 }
 
 /// By the name server, in the hosts file, and as `localhost`, which is both (RFC 6761, 6.3).

@@ -16,20 +16,19 @@ const NO_SSHD: &str = "git, sshd, ssh or ssh-keygen is not installed";
 /// A change counts within five seconds; four times that on a loaded machine.
 const SOON: Duration = Duration::from_secs(20);
 
-/// The servers of three kinds stop at one address and start at another one: a sink's, a scraped page and a store.
+/// The servers of six kinds stop at one address and start at another one.
 fn check_move(scene: &Scene, names: &Names, (repository, daemon): (&Repository, &str), publish: impl Fn(&str)) {
-    let hosts = ["lines.names.test", "page.names.test", "daemon.names.test"];
     let [old, new] = [names.address(1), names.address(2)];
     Place::ports(scene);
     let before = Place::start(scene, repository, daemon, &old);
-    publish(&hosts_of(&hosts, &[&old]));
+    publish(&hosts_of(&Place::HOSTS, &[&old]));
     append(scene, "n=000000\n");
     let outrigger = names.start(scene, Place::BODY, Wait::Nothing);
     before.assert_works(scene, 1, PATIENCE);
     assert_eq!(before.numbers(), [0]);
     before.stop();
     let after = Place::start(scene, repository, daemon, &new);
-    publish(&hosts_of(&hosts, &[&new]));
+    publish(&hosts_of(&Place::HOSTS, &[&new]));
     repository.push(2);
     append(scene, "n=000001\n");
     after.assert_works(scene, 2, SOON);

@@ -191,9 +191,13 @@ fn texts(value: &Value) -> Vec<&str> {
     }
 }
 
-/// The servers of three kinds at one address: a log sink's, a scraped page, and git's.
+/// The servers of six kinds at one address: those of two log sinks, of a remote write and of a notification, a scraped page, and
+/// git's.
 pub struct Place {
     lines: LogReceiver,
+    loki: LogReceiver,
+    central: LogReceiver,
+    notice: Server,
     scrapes: Server,
     daemon: Running,
 }
@@ -203,52 +207,74 @@ impl Place {
 app: { stop: { drain: 1s, grace: 2s, deadline: 8s } }
 logs:
   sources: { files: { file: { include: ["@dir@/logs/in.log"], start: beginning } } }
-  sinks: { lines: { http: { endpoint: "http://lines.names.test:@lines@/lines" }, batch: { max: 64KiB, wait: 50ms } } }
+  sinks:
+    lines: { http: { endpoint: "http://lines.names.test:@lines@/lines" }, batch: { max: 64KiB, wait: 50ms } }
+    loki:
+      loki: { endpoint: "http://loki.names.test:@loki@", labels: { service: orders } }
+      batch: { max: 64KiB, wait: 50ms }
 metrics:
   sources: { page: { scrape: { url: "http://page.names.test:@page@/metrics", every: 1s } } }
-  sinks: { none: { prometheus: { listen: "127.0.0.1:@none@" } } }
+  sinks: { central: { remote_write: { url: "http://central.names.test:@central@/api/v1/write" } } }
 sync:
   daemon:
     from: { git: { url: "git://daemon.names.test:@git_daemon@/config.git", ref: main, path: orders/ } }
     to: "@dir@/out/daemon"
     every: 1s
+    notify: [ { http: { url: "http://notice.names.test:@notice@/-/reload" } } ]
 "#;
+
+    pub const HOSTS: [&str; 6] = [
+        "lines.names.test",
+        "loki.names.test",
+        "page.names.test",
+        "central.names.test",
+        "daemon.names.test",
+        "notice.names.test",
+    ];
 
     /// They are the same at each address.
     pub fn ports(scene: &Scene) {
-        for name in ["lines", "page", "git_daemon", "none"] {
+        for name in ["lines", "loki", "page", "central", "git_daemon", "notice"] {
             scene.port(name);
         }
     }
 
     pub fn start(scene: &Scene, repository: &Repository, daemon: &str, address: &str) -> Self {
-        let lines = LogReceiver::start_at(format!("{address}:{}", scene.value("lines")), Answer::Accept);
-        let scrapes = Server::start_at(format!("{address}:{}", scene.value("page")), |stream| {
-            let mut wire = Wire::new(stream);
-            while let Ok(Some(_)) = wire.head() {
-                if answer_ok(&mut wire, PAGE) == Next::Close {
-                    return;
+        let at = |name: &str| format!("{address}:{}", scene.value(name));
+        let receiver = |name: &str| LogReceiver::start_at(at(name), Answer::Accept);
+        let server = |name: &str| {
+            Server::start_at(at(name), |stream| {
+                let mut wire = Wire::new(stream);
+                while let Ok(Some(_)) = wire.head() {
+                    if answer_ok(&mut wire, PAGE) == Next::Close {
+                        return;
+                    }
                 }
-            }
-        });
+            })
+        };
         let bare = repository.bare();
         let base = bare.parent().expect("it lies in a folder").display();
         let options = [
             "--export-all".to_owned(),
             "--reuseaddr".to_owned(),
-            format!("--listen={address}"),
+            format!("--listen={}", address.trim_matches(['[', ']'])),
             format!("--port={}", scene.value("git_daemon")),
             format!("--base-path={base}"),
         ];
         let daemon = Running::start(&[&[daemon.to_owned()], options.as_slice()].concat());
-        Self { lines, scrapes, daemon }
+        let (lines, loki, central) = (receiver("lines"), receiver("loki"), receiver("central"));
+        Self { lines, loki, central, notice: server("notice"), scrapes: server("page"), daemon }
     }
 
     #[track_caller]
     pub fn assert_works(&self, scene: &Scene, generation: usize, limit: Duration) {
-        until(limit, "a line arrives", || self.lines.len() > 0);
-        until(limit, "the page is scraped", || self.scrapes.connections() > 0);
         until(limit, "git is asked", || published(&scene.path("out/daemon")) == Ok(Some(generation)));
+        until(limit, "all others are reached", || !self.reached().contains(&0));
+    }
+
+    /// What came to all but git, which keeps no count.
+    pub fn reached(&self) -> [usize; 5] {
+        [self.lines.len(), self.loki.len(), self.central.count(), self.notice.connections(), self.scrapes.connections()]
     }
 
     pub fn numbers(&self) -> Vec<usize> {

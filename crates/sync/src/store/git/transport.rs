@@ -185,6 +185,13 @@ impl Shared {
                 return Err(put(format!("the server answers {status}: {}", response.excerpt()), wait));
             }
         }
+        if response.body.len() >= ANSWER_MAX {
+            let most = base::unit::ByteSize(ANSWER_MAX as u64);
+            return Err(put(
+                format!("the server's answer has more than {most}, the most that is taken over HTTP"),
+                None,
+            ));
+        }
         let kind = response.media_type();
         if !kind.to_ascii_lowercase().starts_with(GIT_TYPES) {
             return Err(put(format!("the server answers `{kind}`, which no git server does: check `url`"), None));
