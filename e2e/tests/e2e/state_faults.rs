@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use crate::harness::git::Repository;
 use crate::harness::process::Signal;
 use crate::harness::status::warns_of;
-use crate::harness::{Answer, Exposition, LogReceiver, Outrigger, PATIENCE, Scene, Wait, ledger_row, until};
+use crate::harness::{
+    Answer, Exposition, LogReceiver, Next, Outrigger, PATIENCE, RawApp, SECOND, Scene, Wait, ledger_row, until, within,
+};
 
 /// All files below the state directory, without the lock and the caches of git, which have a format of their own.
 fn state_files(scene: &Scene) -> Vec<PathBuf> {
@@ -137,6 +139,49 @@ fn lines_kept_by_a_newer_version_are_not_delivered_as_if_they_were_ours() {
     let outrigger = Outrigger::start_and(&scene, BODY, &["sh", "-c", "echo n=000001; exec sleep 300"], Wait::Started);
     receiver.wait_for(1, PATIENCE);
     assert_eq!(receiver.messages(), ["n=000001"]);
+    starts_anew_without(&outrigger, &path);
+    outrigger.finish();
+}
+
+/// Lines without a mark are of the release before: they come first.
+/// covers: faults 10
+#[test]
+fn lines_kept_by_the_release_before_are_delivered() {
+    let (scene, receiver) = (Scene::new(), LogReceiver::start());
+    scene.set("receiver", receiver.address());
+    scene.write("state/logs.app.stdout.left", "n=000000\nn=000001\n");
+    let outrigger = Outrigger::start_and(&scene, BODY, &["sh", "-c", "echo n=000002; exec sleep 300"], Wait::Started);
+    receiver.wait_for(3, PATIENCE);
+    assert_eq!(receiver.numbers("n="), [0, 1, 2]);
+    until(PATIENCE, "they are kept no longer", || !scene.path("state/logs.app.stdout.left").exists());
+    outrigger.finish();
+}
+
+/// Who was told is read from the release before, and from a newer one it is not: then everybody is told again.
+/// covers: faults 10
+#[test]
+fn notices_of_the_release_before_are_known_and_those_of_a_newer_are_sent_again() {
+    let (scene, told) = (Scene::new(), RawApp::answering(&[], Next::Keep));
+    let _repository = need!(Repository::create(&scene), "git is not installed");
+    scene.set("told", told.address());
+    let body = "sync:\n  settings: { from: { git: { url: \"file://@dir@/git/config.git\", ref: main, path: orders/ } }, \
+                to: \"@dir@/settings\", every: 100ms, notify: [ { http: { url: \"http://@told@/\" } } ] }\n";
+    let start = || Outrigger::start(&scene, body, &[]);
+    let outrigger = start();
+    until(PATIENCE, "it is told", || told.seen_count() == 1);
+    outrigger.finish();
+    let path = state_file(&scene, "told");
+    let text = std::fs::read_to_string(&path).expect("it is there");
+    let (_, unmarked) = text.split_once('\n').expect("its first line is the version");
+    std::fs::write(&path, unmarked).expect("it is ours");
+    let outrigger = start();
+    until(PATIENCE, "the store was asked", || outrigger.ask("/status").json()["verdict"] == "ok");
+    assert!(!within(SECOND, || told.seen_count() > 1), "nobody is told what was told");
+    outrigger.finish();
+    std::fs::write(&path, text).expect("it is ours");
+    raise_version(&path);
+    let outrigger = start();
+    until(PATIENCE, "it is told again", || told.seen_count() == 2);
     starts_anew_without(&outrigger, &path);
     outrigger.finish();
 }
