@@ -86,9 +86,9 @@ struct Inner {
     free: Vec<usize>,
     next: usize,
     /// Files that are read to their end and matched by no pattern any more.
-    closed: Line,
+    closed: FileQueue,
     /// Files that are read to their end, closed, and still there.
-    at_rest: Line,
+    at_rest: FileQueue,
     /// Keys whose position in memory is newer than on disk.
     unwritten: BTreeSet<SlotKey>,
     dirty: bool,
@@ -332,13 +332,13 @@ impl Inner {
 
 /// Files in the order in which they came, each once.
 #[derive(Default)]
-struct Line {
+struct FileQueue {
     files: BTreeMap<u64, (u64, FileId)>,
     places: HashMap<(u64, FileId), u64>,
     next: u64,
 }
 
-impl Line {
+impl FileQueue {
     fn push(&mut self, file: (u64, FileId)) {
         self.remove(&file);
         self.files.insert(self.next, file);

@@ -31,6 +31,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use sys::ring::Ring;
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 const READ_BYTES: Name = Name::counter("outrigger_log_read_bytes_total", "Bytes of records read by a source.");
@@ -46,6 +47,9 @@ const RETRY_FIRST: Duration = Duration::from_millis(250);
 const RETRY_MOST: Duration = Duration::from_secs(30);
 /// While stopping there is no time for long ones.
 const RETRY_MOST_STOPPING: Duration = Duration::from_millis(500);
+
+/// How long the first look for files may take before we are ready without it, as where a volume hangs.
+const FIRST_LOOK: Duration = Duration::from_secs(10);
 
 /// What the logs need from the rest of the worker.
 pub struct Inputs {
@@ -84,12 +88,18 @@ async fn logs_thread(plan: Plan, inputs: Inputs, telemetry: Telemetry, mut stati
     checkpoints.prefer(plan.sources.iter().map(|source| source.name.as_str()));
     let parts = Parts { plan, telemetry, health: health.clone(), phase: station.watch(), scope: scope.clone() };
     let (queues, shippers) = parts.start_sinks();
-    let Reading { readers, wake, feeds, leftovers } = parts.start_sources(inputs, &queues, &checkpoints);
+    let (looking, mut looked) = mpsc::channel(1);
+    let Reading { readers, wake, feeds, leftovers } = parts.start_sources(inputs, &queues, &checkpoints, looking);
     scope.spawn("sync", checkpoints.clone().sync_now_and_then());
     parts.list_components();
     let sources = counted(parts.plan.sources.len(), "source", "sources");
     health.set_summary(format!("{sources} to {}", counted(parts.plan.sinks.len(), "sink", "sinks")));
-    health.set_ready(true);
+    let is_ready = health.clone();
+    scope.spawn("ready", async move {
+        // Once we are ready, what is written to a file is read, also where files are begun at their end.
+        let _ = tokio::time::timeout(FIRST_LOOK, looked.recv()).await;
+        is_ready.set_ready(true);
+    });
 
     let until = station.reached(Phase::Yield).await;
     let readers = if station.yields() {
@@ -181,7 +191,14 @@ impl Parts {
         (queues, shippers)
     }
 
-    fn start_sources(&self, mut inputs: Inputs, queues: &[Rc<Queue>], checkpoints: &Checkpoints) -> Reading {
+    /// `looking` is dropped by each source that has looked for its files.
+    fn start_sources(
+        &self,
+        mut inputs: Inputs,
+        queues: &[Rc<Queue>],
+        checkpoints: &Checkpoints,
+        looking: mpsc::Sender<()>,
+    ) -> Reading {
         let failed = |error| self.health.panicked(&format!("the wake pipe: {error}"));
         let wake = inputs.wake.take().and_then(|fd| Wake::new(fd).map_err(failed).ok());
         let mut reading = Reading::default();
@@ -213,7 +230,8 @@ impl Parts {
                     }
                 }
                 (SourceKind::File(config), ..) => {
-                    let run = file::run(config.clone(), pipeline, checkpoints.clone(), self.scope.clone(), phase);
+                    let (config, checkpoints) = (config.clone(), checkpoints.clone());
+                    let run = file::run(config, pipeline, checkpoints, self.scope.clone(), phase, looking.clone());
                     reading.readers.push(self.scope.spawn("file", run));
                 }
                 (SourceKind::Proxy(_), ..) => {

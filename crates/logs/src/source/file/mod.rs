@@ -23,6 +23,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use tokio::sync::mpsc;
 
 /// Reads files line by line as they grow, through rotation by rename and truncation. A file needs no copy in a buffer: when a
 /// sink is down, reading stops and goes on later. Progress is written down after the sinks have acknowledged.
@@ -109,17 +110,19 @@ impl Config {
     }
 }
 
-/// Reads what the finder finds, each file in turn.
+/// Reads what the finder finds, each file in turn. `looking` is dropped once its files are found.
 pub async fn run(
     config: Config,
     pipeline: Rc<Pipeline>,
     checkpoints: Checkpoints,
     scope: Scope,
     mut phase: PhaseWatch,
+    looking: mpsc::Sender<()>,
 ) {
     let poll = config.poll.0;
     let finder = Rc::new(Finder::new(config, pipeline.clone(), checkpoints));
     finder.scan(true).await;
+    drop(looking);
     let finding = scope.spawn("find", finder.clone().run());
     let mut chunk = buffer();
     loop {
