@@ -350,3 +350,29 @@ fn a_hole_after_a_truncation_is_skipped() {
     assert!(right() && holes.is_empty(), "NULs in records: {holes:?}; how often first and second came: {counts:?}");
     outrigger.finish();
 }
+
+/// Files that were delivered and closed are removed, thousands at once and while they are looked for: nothing is lost, and nothing
+/// says so.
+/// covers: faults 4
+#[test]
+fn files_that_were_read_are_removed_in_silence() {
+    const COUNT: usize = 3000;
+    let files = LogFiles::new(&["in"], &["in/*.log"], "files_max: 64, poll: 50ms, scan: 20ms");
+    for number in 0..COUNT {
+        files.append(&format!("in/{number:04}.log"), numbered(number..number + 1));
+    }
+    let outrigger = files.start();
+    files.receiver.wait_for(COUNT, 3 * PATIENCE);
+    settle(&outrigger, "logs/main");
+    until(PATIENCE, "no file waits", || verdict(&outrigger).0 == "ok");
+    for number in 0..COUNT {
+        remove_file(files.path(&format!("in/{number:04}.log"))).expect("the log is ours");
+        // A request takes a moment, so that several looks fall between.
+        assert!(number % 2 == 0 || outrigger.status_of("/live") == 200);
+    }
+    files.append("in/last.log", numbered(COUNT..COUNT + 1));
+    files.receiver.wait_for(COUNT + 1, PATIENCE);
+    let lost: Vec<_> = warnings(&outrigger).into_iter().filter(|line| line.to_string().contains("delivered")).collect();
+    assert!(lost.is_empty(), "{} files are said to be lost: {:?}", lost.len(), lost.first());
+    outrigger.finish();
+}

@@ -398,7 +398,7 @@ impl Finder {
     }
 
     fn remember(&self, id: FileId, size: u64, modified: i64, path: PathBuf, begin: Option<u64>) {
-        lock(&self.resting).insert(id, Resting { size, modified, path, begin });
+        lock(&self.resting).insert(id, Resting { size, modified, path, begin, is_missing: false });
     }
 
     /// Lets go of files that are read to their end, matched by no pattern for a while, and delivered.

@@ -18,6 +18,8 @@ pub struct Resting {
     pub path: PathBuf,
     /// Where it is begun, where no sink has a position in it.
     pub begin: Option<u64>,
+    /// The last look did not find it.
+    pub is_missing: bool,
 }
 
 #[derive(Default)]
@@ -62,9 +64,14 @@ impl RestingFiles {
         true
     }
 
-    /// Forgets all others, and answers which they were.
-    pub fn retain(&mut self, stays: impl Fn(FileId) -> bool) -> Vec<FileId> {
-        let gone: Vec<FileId> = self.files.keys().copied().filter(|id| !stays(*id)).collect();
+    /// Forgets what two looks did not find, and answers which files those were. After one look the changes of their folders are still
+    /// to come, which say where they have gone.
+    pub fn retain(&mut self, is_there: impl Fn(FileId) -> bool) -> Vec<FileId> {
+        let mut gone = Vec::new();
+        for (id, file) in &mut self.files {
+            let was_missing = std::mem::replace(&mut file.is_missing, !is_there(*id));
+            gone.extend((was_missing && file.is_missing).then_some(*id));
+        }
         for id in &gone {
             self.remove(*id);
         }
@@ -88,7 +95,7 @@ mod tests {
     use super::*;
 
     fn file(path: &str) -> Resting {
-        Resting { size: 1, modified: 2, path: path.into(), begin: None }
+        Resting { size: 1, modified: 2, path: path.into(), begin: None, is_missing: false }
     }
 
     /// covers: faults 4
@@ -104,6 +111,9 @@ mod tests {
         files.insert(id(3), file("/b"));
         files.rename(id(2), "/b.1".into());
         assert_eq!((files.at(Path::new("/b")), files.at(Path::new("/b.1"))), (Some(id(3)), Some(id(2))));
+        assert!(files.retain(|file| file != id(3)).is_empty() && files.at(Path::new("/b")) == Some(id(3)));
+        assert!(files.retain(|_| true).is_empty(), "it was found again");
+        assert!(files.retain(|file| file != id(3)).is_empty());
         assert_eq!(files.retain(|file| file != id(3)), [id(3)]);
         assert_eq!((files.at(Path::new("/b")), files.get(id(2)).map(|file| file.size)), (None, Some(1)));
         assert!(files.remove(id(2)).is_some() && files.at(Path::new("/b.1")).is_none());
