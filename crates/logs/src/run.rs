@@ -15,7 +15,7 @@ use crate::queue::Queue;
 use crate::sink::{Failure, Sink};
 use crate::source::stdio::Wake;
 use crate::source::{SourceKind, file, proxy, stdio};
-use crate::stage::{Stage, StageKind};
+use crate::stage::{Staged, shape, staged};
 use crate::stop;
 use crate::track::Track;
 use base::feed::{AccessBatch, FeedReceiver};
@@ -283,16 +283,6 @@ struct Outlet {
     stages: Vec<Staged>,
 }
 
-/// A stage with its ledger row.
-struct Staged {
-    stage: Box<dyn Stage>,
-    row: Arc<Row>,
-    unfit: Count,
-}
-
-const UNFIT: Name =
-    Name::counter("outrigger_log_unfit_total", "Records that a stage left as they were, since it did not fit them.");
-
 impl Pipeline {
     fn new(
         source: &crate::plan::SourcePlan,
@@ -432,27 +422,6 @@ impl Pipeline {
 
     pub fn failed(&self, why: &str) {
         self.health.panicked(&format!("log source {}: {why}", self.name));
-    }
-}
-
-fn staged(kinds: &[StageKind], path: &str, telemetry: &Telemetry) -> Vec<Staged> {
-    let one = |(index, kind): (usize, &StageKind)| {
-        let name = format!("{path}/stages/{index}-{}", kind.name());
-        Staged {
-            stage: kind.build(),
-            unfit: telemetry.count(UNFIT, &[("stage", &name)]),
-            row: telemetry.ledger.row("stage", name),
-        }
-    };
-    kinds.iter().enumerate().map(one).collect()
-}
-
-fn shape(stages: &[Staged], batch: &mut Batch) {
-    for staged in stages {
-        let count = batch.records.len() as u64;
-        staged.row.receive(count);
-        staged.unfit.add(staged.stage.shape(batch).unfit);
-        staged.row.deliver(count);
     }
 }
 

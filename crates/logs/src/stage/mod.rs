@@ -5,6 +5,9 @@ pub mod parse;
 pub mod set;
 
 use crate::batch::Batch;
+use base::ledger::Row;
+use base::telemetry::{Count, Name, Telemetry};
+use std::sync::Arc;
 
 base::registry! {
     /// A stage: its kind is its only key.
@@ -34,6 +37,39 @@ impl StageKind {
             StageKind::Parse(config) => Box::new(parse::Parse::new(config)),
             StageKind::Set(config) => Box::new(set::Set::new(config)),
         }
+    }
+}
+
+/// A stage with its ledger row.
+pub struct Staged {
+    stage: Box<dyn Stage>,
+    row: Arc<Row>,
+    unfit: Count,
+}
+
+const UNFIT: Name =
+    Name::counter("outrigger_log_unfit_total", "Records that a stage left as they were, since it did not fit them.");
+
+/// Stages in their order. `path`: whose they are, as the ledger names it.
+pub fn staged(kinds: &[StageKind], path: &str, telemetry: &Telemetry) -> Vec<Staged> {
+    let one = |(index, kind): (usize, &StageKind)| {
+        let name = format!("{path}/stages/{index}-{}", kind.name());
+        Staged {
+            stage: kind.build(),
+            unfit: telemetry.count(UNFIT, &[("stage", &name)]),
+            row: telemetry.ledger.row("stage", name),
+        }
+    };
+    kinds.iter().enumerate().map(one).collect()
+}
+
+/// One stage after the other.
+pub fn shape(stages: &[Staged], batch: &mut Batch) {
+    for staged in stages {
+        let count = batch.records.len() as u64;
+        staged.row.receive(count);
+        staged.unfit.add(staged.stage.shape(batch).unfit);
+        staged.row.deliver(count);
     }
 }
 
