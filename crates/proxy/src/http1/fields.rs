@@ -62,6 +62,11 @@ pub struct Facts<'h> {
 }
 
 impl<'h> Facts<'h> {
+    /// Whether another message may follow on the connection (RFC 9112, 9.3): `close` counts before `keep-alive`.
+    pub fn persists(&self, http_10: bool) -> bool {
+        !self.close && (!http_10 || self.keep_alive)
+    }
+
     pub fn of(headers: &[Header<'h>]) -> Result<Facts<'h>, Refusal> {
         let mut facts = Facts::default();
         for header in headers {

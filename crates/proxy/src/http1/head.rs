@@ -158,7 +158,7 @@ pub fn request(bytes: &[u8], hop: &Hop<'_>, out: &mut Vec<u8>) -> Result<Option<
         method,
         path,
         body,
-        keep_alive: if http_10 { facts.keep_alive } else { !facts.close },
+        keep_alive: facts.persists(http_10),
         http_10,
         upgrade,
         last_hop: traced && facts.max_forwards == Some(0),
@@ -297,7 +297,7 @@ pub fn response(bytes: &[u8], asked: Asked<'_>, out: &mut Vec<u8>) -> Result<Opt
     }
     out.extend_from_slice(b"\r\n");
     debug_assert!(out.len() > head_start);
-    let keep_alive = if minor == 0 { facts.keep_alive } else { !facts.close } && !matches!(body, Body::UntilClose);
+    let keep_alive = facts.persists(minor == 0) && !matches!(body, Body::UntilClose);
     // What both sides counted differently must not be reused; nor what HTTP/1.0 has no word for (RFC 9112, 6.1).
     let keep_alive = keep_alive && !(facts.chunked && (facts.content_length.is_some() || minor == 0));
     Ok(Some(Response { length, status, body, keep_alive }))
@@ -485,6 +485,10 @@ mod tests {
         );
         let old = "HTTP/1.0 200 Fine\r\nContent-Length: 2\r\n\r\n";
         check_response(old, GET, Ok(("HTTP/1.1 200 Fine\r\nContent-Length: 2\r\n\r\n", false)));
+        for (option, stays) in [("keep-alive", true), ("keep-alive, close", false), ("close, keep-alive", false)] {
+            let old = format!("HTTP/1.0 200 OK\r\nConnection: {option}\r\nContent-Length: 2\r\n\r\n");
+            check_response(&old, GET, Ok(("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n", stays)));
+        }
         let open = "HTTP/1.1 200 OK\r\n\r\n";
         check_response(open, GET, Ok(("HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n", false)));
         let both = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n";
