@@ -16,7 +16,7 @@ const NO_SSHD: &str = "git, sshd, ssh or ssh-keygen is not installed";
 /// A change counts within five seconds; four times that on a loaded machine.
 const SOON: Duration = Duration::from_secs(20);
 
-/// The servers of six kinds stop at one address and start at another one.
+/// The servers of all kinds stop at one address and start at another one.
 fn check_move(scene: &Scene, names: &Names, (repository, daemon): (&Repository, &str), publish: impl Fn(&str)) {
     let [old, new] = [names.address(1), names.address(2)];
     Place::ports(scene);
@@ -145,6 +145,17 @@ sync:
     until(SOON, "answers over TCP", || faulty.was_asked("tcp A shell.shop.names.test"));
     repository.push(3);
     until(SOON, "generation 3 by answers over TCP", || is_published(3));
+    for (generation, fault) in [(4, "servfail"), (5, "silence")] {
+        faulty.answer(Some(fault));
+        assert_said(&outrigger, "shell.shop", &["resolve hostname"], 2 * SOON);
+        repository.push(generation);
+        faulty.answer(None);
+        until(2 * SOON, &format!("generation {generation} after {fault}"), || is_published(generation));
+    }
+    // The first two take no connection.
+    names.hosts(&hosts_of(&["shell.shop"], &["::1", &names.address(3), "127.0.0.1"]));
+    repository.push(6);
+    until(SOON, "generation 6 by the last of several addresses", || is_published(6));
     outrigger.finish();
 }
 

@@ -191,14 +191,14 @@ fn texts(value: &Value) -> Vec<&str> {
     }
 }
 
-/// The servers of six kinds at one address: those of two log sinks, of a remote write and of a notification, a scraped page, and
-/// git's.
+/// The servers of all seven kinds at one address.
 pub struct Place {
     lines: LogReceiver,
     loki: LogReceiver,
     central: LogReceiver,
     notice: Server,
     scrapes: Server,
+    web: Running,
     daemon: Running,
 }
 
@@ -216,6 +216,10 @@ metrics:
   sources: { page: { scrape: { url: "http://page.names.test:@page@/metrics", every: 1s } } }
   sinks: { central: { remote_write: { url: "http://central.names.test:@central@/api/v1/write" } } }
 sync:
+  web:
+    from: { git: { url: "http://web.names.test:@git_http@/config.git", ref: main, path: orders/ } }
+    to: "@dir@/out/web"
+    every: 1s
   daemon:
     from: { git: { url: "git://daemon.names.test:@git_daemon@/config.git", ref: main, path: orders/ } }
     to: "@dir@/out/daemon"
@@ -223,18 +227,19 @@ sync:
     notify: [ { http: { url: "http://notice.names.test:@notice@/-/reload" } } ]
 "#;
 
-    pub const HOSTS: [&str; 6] = [
+    pub const HOSTS: [&str; 7] = [
         "lines.names.test",
         "loki.names.test",
         "page.names.test",
         "central.names.test",
+        "web.names.test",
         "daemon.names.test",
         "notice.names.test",
     ];
 
     /// They are the same at each address.
     pub fn ports(scene: &Scene) {
-        for name in ["lines", "loki", "page", "central", "git_daemon", "notice"] {
+        for name in ["lines", "loki", "page", "central", "git_http", "git_daemon", "notice"] {
             scene.port(name);
         }
     }
@@ -262,13 +267,16 @@ sync:
             format!("--base-path={base}"),
         ];
         let daemon = Running::start(&[&[daemon.to_owned()], options.as_slice()].concat());
+        let web = repository.http_at(address, &scene.value("git_http")).expect("who has git-daemon has this, too");
         let (lines, loki, central) = (receiver("lines"), receiver("loki"), receiver("central"));
-        Self { lines, loki, central, notice: server("notice"), scrapes: server("page"), daemon }
+        Self { lines, loki, central, notice: server("notice"), scrapes: server("page"), web, daemon }
     }
 
     #[track_caller]
     pub fn assert_works(&self, scene: &Scene, generation: usize, limit: Duration) {
-        until(limit, "git is asked", || published(&scene.path("out/daemon")) == Ok(Some(generation)));
+        for entry in ["out/web", "out/daemon"] {
+            until(limit, &format!("{entry} follows"), || published(&scene.path(entry)) == Ok(Some(generation)));
+        }
         until(limit, "all others are reached", || !self.reached().contains(&0));
     }
 
@@ -282,6 +290,7 @@ sync:
     }
 
     pub fn stop(self) {
+        self.web.stop();
         self.daemon.stop();
     }
 }

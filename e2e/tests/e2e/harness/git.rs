@@ -78,15 +78,21 @@ impl Repository {
     }
 
     pub fn http(&self, scene: &Scene) -> Option<(Running, String)> {
-        git_program("git-http-backend")?;
         let port = scene.port("git_http");
-        let root = self.root.display().to_string();
-        let running = Running::start(&[super::python()?, fixture("git_http.py"), port.to_string(), root]);
+        let running = self.http_at("127.0.0.1", &port.to_string())?;
+        Some((running, format!("http://127.0.0.1:{port}/config.git")))
+    }
+
+    /// The same at an address, an IPv6 one in brackets.
+    pub fn http_at(&self, address: &str, port: &str) -> Option<Running> {
+        git_program("git-http-backend")?;
+        let (root, bare) = (self.root.display().to_string(), address.trim_matches(['[', ']']).to_owned());
+        let running = Running::start(&[super::python()?, fixture("git_http.py"), port.to_owned(), root, bare]);
         until(PATIENCE, "git over HTTP answers", || {
-            let refs = get(&format!("127.0.0.1:{port}"), "/config.git/info/refs?service=git-upload-pack");
+            let refs = get(&format!("{address}:{port}"), "/config.git/info/refs?service=git-upload-pack");
             refs.is_ok_and(|reply| reply.status == 200)
         });
-        Some((running, format!("http://127.0.0.1:{port}/config.git")))
+        Some(running)
     }
 
     /// sshd on a free port with keys made now. The client side is a folder with an `ssh` in it, which goes first into
