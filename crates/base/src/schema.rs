@@ -158,7 +158,8 @@ impl<'s> Walker<'s> {
     fn unknown_key(&mut self, entry: &Entry, properties: Option<&'s Map<String, Json>>, kinds: &[&str], name: &str) {
         let known: Vec<&str> = properties.map(|p| p.keys().map(String::as_str).collect()).unwrap_or_default();
         let message = format!("unknown key `{}` in `{name}`", entry.key);
-        let help = match nearest(&entry.key, known.iter().copied()) {
+        let near = nearest(&entry.key, known.iter().copied());
+        let help = match near {
             Some(near) => format!("did you mean `{near}`?"),
             None if entry.key == "type" && !kinds.is_empty() => {
                 format!(
@@ -170,14 +171,9 @@ impl<'s> Walker<'s> {
             None => format!("known here: {}", known.join(", ")),
         };
         self.findings.push(Diagnostic::error(entry.key_place, message).help(help));
-        // The line is shown: what would be hidden under the right name is hidden under a wrong one too.
-        let near = nearest(&entry.key, known.iter().copied()).and_then(|near| properties.and_then(|p| p.get(near)));
-        let secret = match near {
-            Some(near) => self.holds_secrets(near, 0),
-            // Nobody knows what it is.
-            None => true,
-        };
-        if secret {
+        // The line is shown: what would be hidden under the right name is hidden under a wrong one too, and what nobody knows is.
+        let near = near.and_then(|near| properties.and_then(|known| known.get(near)));
+        if near.is_none_or(|near| self.holds_secrets(near, 0)) {
             self.mask(&entry.node);
         }
     }

@@ -8,7 +8,7 @@ use base::diag::{Diagnostic, nearest};
 use base::needs::Needs;
 use base::tree::Node;
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 pub struct Plan {
@@ -166,7 +166,12 @@ fn check_loops(config: &Config, root: &Node) -> Vec<Diagnostic> {
 /// The sources that read what a sink writes, with the file.
 fn reads<'c>(config: &'c Config, sink: &'c SinkEntry) -> impl Iterator<Item = (&'c str, PathBuf)> {
     let written: Vec<PathBuf> = match sink.kind() {
-        Some(SinkKind::File(file)) => file.names().flat_map(|name| [real(&name), name]).collect(),
+        Some(SinkKind::File(file)) => {
+            let folder = file.path.parent().and_then(|folder| folder.canonicalize().ok());
+            // By its folder without links, and as it was written.
+            let real = folder.map(|folder| file.names().filter_map(move |name| Some(folder.join(name.file_name()?))));
+            real.into_iter().flatten().chain(file.names()).collect()
+        }
         _ => Vec::new(),
     };
     config.sources.iter().filter_map(move |(name, source)| {
@@ -190,12 +195,6 @@ fn leads_to(config: &Config, source: &str, sink: &str) -> bool {
         seen.insert(source);
     }
     false
-}
-
-/// A path without links in its folders.
-fn real(path: &Path) -> PathBuf {
-    let folder = path.parent().and_then(|folder| folder.canonicalize().ok());
-    folder.zip(path.file_name()).map_or_else(|| path.to_path_buf(), |(folder, name)| folder.join(name))
 }
 
 fn kinds(entries: &[StageEntry]) -> Vec<StageKind> {

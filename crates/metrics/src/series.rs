@@ -178,12 +178,17 @@ impl Interner {
         let round = self.round;
         let ended = |known: &Known| known.seen.get() != round;
         let before = |known: &Known| known.last.get().is_some_and(|(last, _)| last < time_ms);
-        let gone = self.series.values().filter(|known| ended(known) && before(known) && !known.own_time.get());
-        let gone = gone.map(|known| known.series.clone()).collect();
+        let (mut gone, mut away) = (Vec::new(), 0);
+        for known in self.series.values().filter(|known| ended(known)) {
+            if known.own_time.get() {
+                away += 1;
+            } else if before(known) {
+                gone.push(known.series.clone());
+            }
+        }
         if self.told > 0 {
             self.last_told = self.told;
         }
-        let away = self.series.values().filter(|known| ended(known) && known.own_time.get()).count();
         let stays = away <= self.last_told.max(AWAY_MIN);
         self.series.retain(|_, known| !ended(known) || stays && known.own_time.get());
         self.texts.retain(|_, text| text.seen == round && !ended(&text.known));

@@ -163,28 +163,28 @@ struct Planned {
 impl Sections<'_> {
     /// Checks what they mean, each by itself and together.
     fn plan(&self, tree: &Node, report: &mut Report) -> Planned {
-        fn keep<P>(report: &mut Report, planned: Result<P, Vec<Diagnostic>>) -> Option<P> {
-            planned.map_err(|findings| report.extend(findings)).ok()
+        fn keep<P>(report: &mut Report, planned: Option<Result<P, Vec<Diagnostic>>>) -> Option<P> {
+            planned?.map_err(|findings| report.extend(findings)).ok()
         }
         let (wrapped, proxied) = (!self.command.is_empty(), self.proxied);
         let logs = self.logs.map(|config| logs::plan::Plan::new(config, wrapped, proxied, tree.at(&["logs"])));
-        let logs = logs.and_then(|plan| keep(report, plan));
+        let logs = keep(report, logs);
         let metrics =
             self.metrics.map(|config| metrics::plan::Plan::new(config, wrapped, proxied, tree.at(&["metrics"])));
-        let metrics = metrics.and_then(|plan| keep(report, plan));
+        let metrics = keep(report, metrics);
         // Without the app's section it is not known whether there is a cluster `app`.
         let port = self.app.map_or(Some(u16::MAX), |app| app.port);
         let proxy = self.proxy.map(|config| proxy::plan::Plan::new(config, port, tree.at(&["proxy"])));
-        let proxy = proxy.and_then(|plan| keep(report, plan));
+        let proxy = keep(report, proxy);
         let sync = self.sync.map(|config| sync::plan::Plan::new(config, wrapped, tree.at(&["sync"])));
-        let sync = sync.and_then(|plan| keep(report, plan));
+        let sync = keep(report, sync);
         let around = app_plan::Around {
             command: self.command,
             capture_bytes: logs.as_ref().and_then(|plan| plan.capture_bytes(self.container)),
             secret_variables: self.secret_variables,
         };
         let app = self.app.map(|app| app_plan::plan(app, &around, tree.at(&["app"])));
-        let app = app.and_then(|plan| keep(report, plan));
+        let app = keep(report, app);
         if let Some(limits) = self.limits {
             report.extend(check_budget(limits, self.container, logs.as_ref(), tree));
             report.extend(check_memory(memory(limits, self.container), tree));
@@ -344,7 +344,7 @@ fn overlap(one: std::net::SocketAddr, other: std::net::SocketAddr) -> bool {
             || everywhere(other) && (other.is_ipv6() || one.is_ipv4()))
 }
 
-fn check_times(app: &crate::app::App, tree: &Node) -> Option<Diagnostic> {
+fn check_times(app: &App, tree: &Node) -> Option<Diagnostic> {
     let stop = &app.stop;
     let needed = stop.drain.0 + stop.grace.0;
     (needed > stop.deadline.0).then(|| {

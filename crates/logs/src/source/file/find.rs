@@ -1,5 +1,6 @@
 //! Which files are read. In: patterns, and changes of their folders. Out: open files, known by device and inode. Files that are
-//! read to their end give way to others and are remembered by size and time. Bounds: `files_max` open files; scanning takes at most one part in `SCAN_SHARE` of a core.
+//! read to their end give way to others and are remembered by size and time. Bounds: `files_max` open files; scanning takes at most
+//! one part in `SCAN_SHARE` of a core.
 
 use super::Config;
 use super::Start;

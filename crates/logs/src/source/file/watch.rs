@@ -39,10 +39,11 @@ impl Watch {
         Ok(Watch { queue, folders: HashMap::new(), paths: HashMap::new() })
     }
 
-    /// Watches these folders, and those of before no more. Answers how many are not watched, and why.
+    /// Watches these folders, which are sorted, and those of before no more. Answers how many are not watched, and why.
     pub fn set_folders(&mut self, folders: &[PathBuf]) -> Option<String> {
-        let wanted = |path: &PathBuf| folders.iter().take(WATCHES_MAX).any(|folder| folder == path);
-        let gone: Vec<PathBuf> = self.folders.keys().filter(|path| !wanted(path)).cloned().collect();
+        let watched = folders.get(..WATCHES_MAX).unwrap_or(folders);
+        let is_unwanted = |path: &&PathBuf| watched.binary_search(path).is_err();
+        let gone: Vec<PathBuf> = self.folders.keys().filter(is_unwanted).cloned().collect();
         for path in gone {
             if let Some(id) = self.folders.remove(&path) {
                 self.paths.remove(&id);
@@ -52,7 +53,7 @@ impl Watch {
         }
         let flags = WatchFlags::CREATE | WatchFlags::MOVE | WatchFlags::DELETE | WatchFlags::ONLYDIR;
         let mut refused = (0, None);
-        for path in folders.iter().take(WATCHES_MAX) {
+        for path in watched {
             // Added anew each time: another folder may have the name now. One that cannot be watched is scanned all the same.
             match inotify::add_watch(&self.queue, path, flags) {
                 Ok(id) => {
@@ -68,7 +69,7 @@ impl Watch {
                 Err(_) => {}
             }
         }
-        let (count, why) = match folders.len().saturating_sub(WATCHES_MAX) {
+        let (count, why) = match folders.len() - watched.len() {
             0 => (refused.0, refused.1?),
             more => (refused.0 + more, "more are not watched at a time"),
         };
