@@ -3,6 +3,7 @@
 //! it is dropped; a thread's runtime allows `BLOCKING_MAX` helpers for calls that block.
 
 use crate::subsystem::Health;
+use slab::Slab;
 use std::cell::RefCell;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
@@ -26,23 +27,23 @@ pub struct Scope {
 struct Inner {
     name: String,
     health: Arc<Health>,
-    tasks: RefCell<Vec<AbortHandle>>,
+    tasks: Rc<RefCell<Slab<AbortHandle>>>,
 }
 
 impl Scope {
     pub fn new(name: impl Into<String>, health: Arc<Health>) -> Scope {
-        Scope { inner: Rc::new(Inner { name: name.into(), health, tasks: RefCell::default() }) }
+        Scope { inner: Rc::new(Inner { name: name.into(), health, tasks: Rc::default() }) }
     }
 
     /// Starts one of many tasks of a kind, such as a connection: a panic in it costs that one alone.
     pub fn spawn_each(&self, task: &'static str, future: impl Future<Output = ()> + 'static) {
         let owner = self.inner.name.clone();
         let caught = CatchPanic { future: Box::pin(future) };
-        self.keep(tokio::task::spawn_local(async move {
+        self.start(async move {
             if let Err(what) = caught.await {
                 tracing::error!(owner, task, what, "a task panicked and is over; the rest goes on");
             }
-        }));
+        });
     }
 
     /// Starts a task. A panic in it marks the subsystem failed and is logged; it never unwinds into the runtime.
@@ -50,29 +51,44 @@ impl Scope {
         let owner = self.inner.name.clone();
         let health = self.inner.health.clone();
         let caught = CatchPanic { future: Box::pin(future) };
-        let handle = tokio::task::spawn_local(async move {
+        self.start(async move {
             if let Err(what) = caught.await {
                 tracing::error!(owner, task, what, "a task panicked; the rest goes on");
                 health.panicked(&format!("task {task} of {owner} panicked: {what}"));
             }
-        });
-        self.keep(handle)
+        })
     }
 
-    fn keep(&self, handle: JoinHandle<()>) -> JoinHandle<()> {
-        let mut tasks = self.inner.tasks.borrow_mut();
-        // Ended tasks are forgotten when the list has doubled, so that a busy scope does not grow.
-        if tasks.len() == tasks.capacity() {
-            tasks.retain(|task| !task.is_finished());
-        }
-        tasks.push(handle.abort_handle());
+    fn start(&self, future: impl Future<Output = ()> + 'static) -> JoinHandle<()> {
+        let key = self.inner.tasks.borrow().vacant_key();
+        let entry = TaskEntry { tasks: self.inner.tasks.clone(), key };
+        // No task runs before this one returns to the runtime: the key is still vacant below.
+        let handle = tokio::task::spawn_local(async move {
+            let _entry = entry;
+            future.await;
+        });
+        self.inner.tasks.borrow_mut().insert(handle.abort_handle());
         handle
     }
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        self.tasks.get_mut().iter().for_each(AbortHandle::abort);
+        // Not while they are borrowed: a runtime that ends drops a task as it is aborted, and its entry with it.
+        let tasks = std::mem::take(&mut *self.tasks.borrow_mut());
+        tasks.iter().for_each(|(_, task)| task.abort());
+    }
+}
+
+/// A task's entry among those of its scope, which ends with the task: a handle keeps the memory of a task that has ended.
+struct TaskEntry {
+    tasks: Rc<RefCell<Slab<AbortHandle>>>,
+    key: usize,
+}
+
+impl Drop for TaskEntry {
+    fn drop(&mut self) {
+        let _handle = self.tasks.borrow_mut().try_remove(self.key);
     }
 }
 
@@ -174,6 +190,27 @@ mod tests {
             assert!(bad.await.is_ok() && good.await.is_ok());
             assert!(health.verdict().text.contains("broken on purpose"));
             assert!(!health.live());
+        });
+    }
+
+    /// covers: faults 5
+    #[test]
+    fn a_scope_keeps_nothing_of_tasks_that_have_ended() {
+        on_runtime(async {
+            let scope = Scope::new("test", Health::new("test"));
+            let endless = scope.spawn("endless", std::future::pending());
+            for _ in 0..100 {
+                scope.spawn_each("short", async {});
+            }
+            let last = scope.spawn("last", async {});
+            assert!(last.await.is_ok());
+            assert_eq!(scope.inner.tasks.borrow().len(), 1, "the endless one alone");
+            let aborted = scope.spawn("aborted", std::future::pending());
+            aborted.abort();
+            assert!(aborted.await.is_err());
+            assert_eq!(scope.inner.tasks.borrow().len(), 1, "one that was aborted is over too");
+            drop(scope);
+            assert!(endless.await.is_err_and(|error| error.is_cancelled()));
         });
     }
 

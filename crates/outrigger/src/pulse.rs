@@ -21,6 +21,9 @@ const SETTLED: u32 = 3;
 /// Looks in a row over the limit of memory after which this worker is replaced: a burst may end.
 const OVER_MAX: u32 = 3;
 
+/// The part of the limit above which a look gives back what the allocator holds and nobody uses: a flood may be over.
+const TRIM_PART: u64 = 2;
+
 const OVER: Name =
     Name::counter("outrigger_memory_tight_total", "Looks at which the worker's memory was close to its limit.");
 const USED: Name = Name::gauge("outrigger_memory_bytes", "Memory of the worker that it shares with nobody.");
@@ -43,10 +46,11 @@ impl Pulse {
         let tight = telemetry.count(OVER, &[]);
         loop {
             let broken = broken(&telemetry).or_else(|| hung(&telemetry, &mut threads)).or_else(|| self.exhausted());
-            if telemetry.pressure.is_tight() {
+            let mut bytes = own_memory();
+            if bytes >= memory_max / TRIM_PART {
                 sys::memory::trim();
+                bytes = own_memory();
             }
-            let bytes = own_memory();
             used.set(bytes);
             over = if telemetry.pressure.note(bytes, memory_max) { over + 1 } else { 0 };
             let is_tight = telemetry.pressure.is_tight();

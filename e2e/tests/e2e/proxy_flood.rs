@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use rustix::net::listen;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use crate::harness::process::{Running, Signal};
+use crate::harness::process::{Running, Signal, anonymous_kib};
 use crate::harness::proxied::Keys;
 use crate::harness::raw_app::{Gate, answer_ok};
 use crate::harness::{Next, PATIENCE, Proxied, RawApp, SECOND, Wire, free_port, request, until, within};
@@ -157,6 +157,7 @@ fn idle_connections_are_small_and_hold_nobody_up() {
 #[test]
 fn the_oldest_idle_connections_give_way_where_memory_is_short() {
     const MOST: usize = 8000;
+    const HALF_THE_LIMIT_KIB: u64 = 4 << 10;
     let _alone = alone();
     let app = RawApp::echoing_targets();
     let proxied = Proxied::with(&[&app.address()], Keys { limits: "memory: 8MiB", ..Keys::default() });
@@ -178,7 +179,15 @@ fn the_oldest_idle_connections_give_way_where_memory_is_short() {
     assert_eq!(proxied.get("/new").text(), "/new");
     assert_eq!(proxied.outrigger.worker(), worker, "the same worker serves");
     drop(idle);
-    until(PATIENCE, "the status is well again", || proxied.outrigger.ask("/status").json()["verdict"] == "ok");
+    let mut status = serde_json::Value::Null;
+    let is_well = within(PATIENCE, || {
+        status = proxied.outrigger.ask("/status").json();
+        status["verdict"] == "ok"
+    });
+    assert!(is_well, "the status is well again: {status:#}");
+    // At first, the worker uses less than a quarter of the limit.
+    let given_back = || anonymous_kib(worker) < HALF_THE_LIMIT_KIB;
+    until(PATIENCE, "what the connections took is given back", given_back);
     proxied.finish();
 }
 

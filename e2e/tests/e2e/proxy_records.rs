@@ -201,10 +201,15 @@ fn a_full_listener_and_a_dead_cluster_are_degraded() {
         }
     });
     let proxied = Proxied::with(&[&app.address()], Keys { listener: "connections_max: 2", ..Keys::default() });
-    let mut busy: Vec<_> = (0..3).map(|_| proxied.connect()).collect();
-    for wire in &mut busy {
+    let ask = |_| {
+        let mut wire = proxied.connect();
         wire.send("GET / HTTP/1.1\r\nHost: app\r\n\r\n").expect("the proxy or the kernel reads");
-    }
+        wire
+    };
+    // A connection without a request would give way to the third.
+    let mut busy: Vec<_> = (0..2).map(ask).collect();
+    until(PATIENCE, "both are under way", || app.seen_count() == 2);
+    busy.push(ask(2));
     let began = std::time::SystemTime::now();
     let full = await_health(&proxied.outrigger, "proxy.listeners.front", "degraded", "connections_max = 2");
     full.assert_began_since(began - SECOND);

@@ -29,6 +29,7 @@ struct Soak {
     /// Workers that gave way, and receivers that lost an answer: lines in flight may come twice after each.
     repeats: usize,
     revision: usize,
+    configurations: u64,
 }
 
 impl Soak {
@@ -36,7 +37,15 @@ impl Soak {
         let busy = Busy::start_with(&binary(), 2)?;
         let copy = |name| busy.scene.program(&format!("bin/{name}"), binary()).display().to_string();
         let binaries = [copy("even"), copy("odd")];
-        Some(Self { busy, binaries, random: Random::seeded(), deaths: Vec::new(), repeats: 0, revision: 1 })
+        Some(Self {
+            busy,
+            binaries,
+            random: Random::seeded(),
+            deaths: Vec::new(),
+            repeats: 0,
+            revision: 1,
+            configurations: 0,
+        })
     }
 
     fn fault(&mut self) -> &'static str {
@@ -57,7 +66,9 @@ impl Soak {
             }
             2 => {
                 let worker = self.busy.outrigger.worker();
-                let every = format!("every: {}ms", 500 + self.random.below(1000));
+                // Even and odd in turn: the file changes, whatever the number is.
+                self.configurations += 1;
+                let every = format!("every: {}ms", 500 + 2 * self.random.below(500) + self.configurations % 2);
                 let body = BODY.replace("process: { every: 1s }", &format!("process: {{ {every} }}"));
                 self.busy.scene.write("outrigger.yaml", configuration(&self.busy.scene, &body));
                 self.busy.outrigger.await_other(worker, PATIENCE);
