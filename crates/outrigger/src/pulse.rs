@@ -21,8 +21,8 @@ const SETTLED: u32 = 3;
 /// Looks in a row over the limit of memory after which this worker is replaced: a burst may end.
 const OVER_MAX: u32 = 3;
 
-/// The part of the limit above which a look gives back what the allocator holds and nobody uses: a flood may be over.
-const TRIM_PART: u64 = 2;
+/// The part of the limit, in percent, from which on a look gives back what the allocator holds and nobody uses: a flood may be over.
+const TRIM_PERCENT: u64 = 50;
 
 const OVER: Name =
     Name::counter("outrigger_memory_tight_total", "Looks at which the worker's memory was close to its limit.");
@@ -47,7 +47,7 @@ impl Pulse {
         loop {
             let broken = broken(&telemetry).or_else(|| hung(&telemetry, &mut threads)).or_else(|| self.exhausted());
             let mut bytes = own_memory();
-            if bytes >= memory_max / TRIM_PART {
+            if bytes >= memory_max / 100 * TRIM_PERCENT {
                 sys::memory::trim();
                 bytes = own_memory();
             }
