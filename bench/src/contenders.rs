@@ -191,7 +191,7 @@ metrics:
   sinks: {{ page: {{ prometheus: {{ listen: "127.0.0.1:{page}" }} }} }}
 proxy:
   threads: 1
-  listeners: {{ inbound: {{ listen: "127.0.0.1:{listen}", direction: outbound, to: web }} }}
+  listeners: {{ inbound: {{ listen: "127.0.0.1:{listen}", direction: outbound, cluster: web }} }}
   clusters: {{ web: {{ endpoints: ["127.0.0.1:{app}"] }} }}
 admin: {{ listen: "127.0.0.1:{admin}", socket: "{place}/admin.sock" }}
 "#

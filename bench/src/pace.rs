@@ -34,11 +34,11 @@ pub struct Pace {
 }
 
 impl Pace {
-    pub fn start(port: u16, every: Duration) -> Self {
+    pub fn start(port: u16, interval: Duration) -> Self {
         let (going, ended) = (Arc::new(AtomicBool::new(true)), Arc::<Mutex<Vec<Request>>>::default());
         let pacer = {
             let (going, ended) = (going.clone(), ended.clone());
-            std::thread::spawn(move || beat(port, every, &going, &ended))
+            std::thread::spawn(move || beat(port, interval, &going, &ended))
         };
         Self { going, ended, pacer: Some(pacer) }
     }
@@ -68,12 +68,12 @@ impl Drop for Pace {
     }
 }
 
-fn beat(port: u16, every: Duration, going: &AtomicBool, ended: &Arc<Mutex<Vec<Request>>>) {
+fn beat(port: u16, interval: Duration, going: &AtomicBool, ended: &Arc<Mutex<Vec<Request>>>) {
     let mut due = Instant::now();
     let mut waiting: Vec<JoinHandle<()>> = Vec::new();
     while going.load(Ordering::Relaxed) {
         std::thread::sleep(due.saturating_duration_since(Instant::now()));
-        due += every;
+        due += interval;
         waiting.retain(|request| !request.is_finished());
         if waiting.len() == WAITING_MAX {
             continue;

@@ -56,9 +56,9 @@ fn step(name: &'static str, work: impl FnOnce() -> Outcome) -> Step {
 fn clippy() -> Outcome {
     let mut clippy = shell::cargo(&["clippy", "--workspace", "--all-targets"]);
     shell::run(clippy.args(PROFILE).args(["--", "-D", "warnings"]))?;
-    let mut backdoor =
-        shell::cargo(&["clippy", "-p", product::NAME, "--bin", product::BACKDOOR, "--features", "backdoor"]);
-    shell::run(backdoor.args(PROFILE).args(["--", "-D", "warnings"]))
+    let mut faults =
+        shell::cargo(&["clippy", "-p", product::NAME, "--bin", product::FAULTS, "--features", "fault-injection"]);
+    shell::run(faults.args(PROFILE).args(["--", "-D", "warnings"]))
 }
 
 fn demo() -> Outcome {

@@ -12,6 +12,7 @@ mod product;
 mod schema;
 mod shell;
 mod soak;
+mod tables;
 mod tally;
 mod test;
 mod tidy;

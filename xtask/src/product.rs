@@ -17,13 +17,13 @@ pub fn for_tests() -> Outcome<PathBuf> {
 
 /// The product with faults on request, for the tests of chaos and of the sandbox. Built apart, so that nothing of its feature can
 /// get into the product.
-pub const BACKDOOR: &str = "outrigger-backdoor";
+pub const FAULTS: &str = "outrigger-faults";
 
-pub fn with_backdoor() -> Outcome<PathBuf> {
+pub fn with_faults() -> Outcome<PathBuf> {
     let words = ["build", "--profile", "ci", "--message-format=json-render-diagnostics", "-p", NAME];
     let mut command = shell::cargo(&words);
-    command.args(["--bin", BACKDOOR, "--features", "backdoor"]);
-    program(&programs(&shell::output(&mut command)?), BACKDOOR)
+    command.args(["--bin", FAULTS, "--features", "fault-injection"]);
+    program(&programs(&shell::output(&mut command)?), FAULTS)
 }
 
 /// The programs that tests start and that are no part of the product. Naming `--test` leaves them out, so that they are built apart.

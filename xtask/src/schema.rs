@@ -1,9 +1,10 @@
-//! `cargo xtask schema`: the JSON Schema of the configuration, kept in docs/ for editors.
-//! In: `outrigger schema`. Out: docs/outrigger.schema.json, or with `--check` a word on whether it is current.
-//! Bound: the file is never written by hand.
+//! `cargo xtask schema`: what docs/ says from the code: the JSON Schema of the configuration, and the tables of keys, metrics and reasons.
+//! In: `outrigger schema` and `outrigger explain`. Out: docs/outrigger.schema.json and the tables, or with `--check` what of them is out of date.
+//! Bound: the schema, and what stands between markers, is never written by hand.
 
 use crate::product;
 use crate::shell::{self, Outcome};
+use crate::{tables, tidy};
 use std::fs;
 use std::process::Command;
 
@@ -26,16 +27,37 @@ pub fn check_if_written() -> Outcome {
 }
 
 fn write() -> Outcome {
-    let path = shell::root().join(FILE);
-    fs::write(&path, current()?).map_err(|error| format!("cannot write {}: {error}", path.display()))
+    for (path, _, current) in generated()?.iter().filter(|(_, kept, current)| kept != current) {
+        println!("{path} rewritten");
+        fs::write(shell::root().join(path), current).map_err(|error| format!("cannot write {path}: {error}"))?;
+    }
+    Ok(())
 }
 
 fn check() -> Outcome {
-    let kept = fs::read_to_string(shell::root().join(FILE)).unwrap_or_default();
-    match kept == current()? {
+    let stale: Vec<String> =
+        generated()?.into_iter().filter(|(_, kept, current)| kept != current).map(|(path, ..)| path).collect();
+    match stale.is_empty() {
         true => Ok(()),
-        false => Err(format!("{FILE} is out of date. help: cargo xtask schema")),
+        false => Err(format!("{} is out of date. help: cargo xtask schema", stale.join(", "))),
     }
+}
+
+/// Each file with generated text: its path, what it holds and what it should hold.
+fn generated() -> Outcome<Vec<(String, String, String)>> {
+    let root = shell::root();
+    let read = |path: &str| fs::read_to_string(root.join(path)).unwrap_or_default();
+    let schema = current()?;
+    let json = serde_json::from_str(&schema).map_err(|error| format!("`outrigger schema` is no JSON: {error}"))?;
+    let explain = |name: &str| shell::output(Command::new(product::for_tests()?).args(["explain", name]));
+    let product = tables::Product { schema: &json, explain: &explain };
+    let mut files = vec![(FILE.to_string(), read(FILE), schema)];
+    for path in tidy::tracked_files(&root)?.into_iter().filter(|path| path.ends_with(".md")) {
+        let kept = read(&path);
+        let current = tables::fill(&kept, &product).map_err(|error| format!("{path}: {error}"))?;
+        files.push((path, kept, current));
+    }
+    Ok(files)
 }
 
 fn current() -> Outcome<String> {

@@ -42,12 +42,12 @@ pub fn run_all(filters: &[String]) -> Outcome<(Tally, Outcome)> {
     let mut tally = Tally::default();
     let built = product::for_tests().and_then(|outrigger| {
         product::examples()?;
-        Ok((outrigger, product::with_backdoor()?))
+        Ok((outrigger, product::with_faults()?))
     });
     match built {
-        Ok((outrigger, backdoor)) => {
+        Ok((outrigger, faults)) => {
             for mut command in commands(filters)? {
-                command.env("OUTRIGGER_BIN", &outrigger).env("OUTRIGGER_BACKDOOR_BIN", &backdoor);
+                command.env("OUTRIGGER_BIN", &outrigger).env("OUTRIGGER_FAULTS_BIN", &faults);
                 run_one(command, &skips, &mut tally)?;
             }
         }

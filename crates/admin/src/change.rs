@@ -17,7 +17,7 @@ pub const PATHS: [&str; 5] = ["/reload", "/log-level", "/upgrade", "/stop", "/qu
 pub async fn change(asked: &Asked, controls: &Controls, limit: Duration, scope: &Scope) -> Answer {
     let known = PATHS.contains(&asked.path.as_str());
     match asked.path.as_str() {
-        _ if known && asked.method != Method::POST => not_allowed("this is a change, which takes POST\n", "POST"),
+        _ if known && asked.method != Method::POST => not_allowed("method not allowed: use POST\n", "POST"),
         "/log-level" => match controls.level.set(String::from_utf8_lossy(&asked.body).trim()) {
             Ok(()) => line(200, "done"),
             Err(error) => line(400, &error),
@@ -59,12 +59,14 @@ async fn taken_over(
     match tokio::time::timeout(limit, waits).await {
         Ok(Ok(Ok(done))) => line(200, &done),
         Ok(Ok(Err(reason))) => line(refused, &reason),
-        Ok(Err(_)) => line(500, "it was lost to a mistake of ours, which is in our log"),
+        Ok(Err(_)) => line(500, "internal error; see the Outrigger log"),
         Err(_) => {
             let limit = Span(limit);
             line(
                 504,
-                &format!("no new worker was ready within {limit}; the status says which one serves, our log says why"),
+                &format!(
+                    "timed out after {limit} waiting for the new worker to become ready; see `outrigger status` and the log"
+                ),
             )
         }
     }
@@ -77,7 +79,7 @@ fn binary(body: &[u8]) -> Result<Option<PathBuf>, &'static str> {
     match text {
         b"" => Ok(None),
         _ if text.contains(&0) => Err("the body is no path: it has a zero byte"),
-        _ if !path.is_absolute() => Err("the body is a path from somewhere: give the whole one, beginning with /"),
+        _ if !path.is_absolute() => Err("relative path in the request body; use an absolute path"),
         _ => Ok(Some(path.to_path_buf())),
     }
 }

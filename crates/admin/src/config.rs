@@ -13,28 +13,33 @@ use std::path::PathBuf;
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// Read only: the page, /started /ready /live /metrics /ledger /status /config. Best on loopback.
+    /// Read-only pages: `/started`, `/ready`, `/live`, `/metrics`, `/ledger`, `/status`, `/config` and `/`. Keep it on
+    /// loopback.
     #[serde(default)]
     pub listen: Option<Address>,
-    /// The names by which people reach `listen` through a browser, beside IP addresses and `localhost`. A request by any other
-    /// name is refused with 421: a page of a stranger could have pointed that name at us (DNS rebinding).
+    /// Host names by which browsers may reach `listen`, beside IP addresses and `localhost`. A request by any other name is
+    /// refused with 421 (DNS rebinding).
     #[serde(default)]
-    pub hosts: Vec<String>,
-    /// A unix socket for everything, also what changes something: /reload /log-level /upgrade /stop.
+    pub allowed_hosts: Vec<String>,
+    /// A unix socket for the same pages, and for changes: `/reload`, `/log-level`, `/upgrade`, `/stop`.
     #[serde(default)]
     pub socket: Option<PathBuf>,
-    /// Who may open the socket, as the octal mode of its file, such as `0660`. Left out: its owner alone.
+    /// The octal mode of the socket's file, such as `0660`. Default: `0600`, its owner alone.
     #[serde(default)]
-    pub mode: Mode,
-    /// The group that the socket's file belongs to, by name or number. Has its use with a `mode` such as `0660`.
+    pub socket_mode: Mode,
+    /// The group of the socket's file, by name or number. Default: Outrigger's own.
     #[serde(default)]
-    pub group: Option<String>,
-    /// Where set, whatever changes something needs it too, as `Authorization: Bearer TOKEN`; the commands take `--token-file`.
+    pub socket_group: Option<String>,
+    /// Required for each change, as `Authorization: Bearer TOKEN`; visible ASCII without spaces. Commands send the one in
+    /// `--token-file`.
     #[serde(default)]
     pub token: Option<Secret>,
-    /// /started, /ready and /live alone, for probes from outside.
+    /// A file with the token, read again for each change. Instead of `token`.
     #[serde(default)]
-    pub probes: Option<Address>,
+    pub token_file: Option<PathBuf>,
+    /// `/started`, `/ready` and `/live` alone, for probes from outside.
+    #[serde(default)]
+    pub probes_listen: Option<Address>,
 }
 
 /// The mode of a file, at most 0777.
@@ -87,10 +92,13 @@ impl Config {
     pub fn check(&self, node: &Node) -> Vec<Diagnostic> {
         let mut findings = Vec::new();
         let place = |path: &[&str]| node.at(path).place;
-        if let Some(group) = &self.group
+        if let Some(group) = &self.socket_group
             && let Err(reason) = socket::group_number(group)
         {
-            findings.push(Diagnostic::error(place(&["group"]), format!("`group`: {reason}")).help(socket::GROUP_HELP));
+            findings.push(
+                Diagnostic::error(place(&["socket_group"]), format!("`socket_group`: {reason}"))
+                    .help(socket::GROUP_HELP),
+            );
         }
         if let Some(token) = &self.token
             && !guard::can_be_sent(token)
@@ -100,17 +108,23 @@ impl Config {
                 Diagnostic::error(place(&["token"]), message).help("fill in visible ASCII characters without spaces"),
             );
         }
-        for (index, host) in self.hosts.iter().enumerate().filter(|(_, host)| !guard::is_name(host)) {
-            let message = format!("`hosts`: `{host}` is not the name of a host");
+        if self.token.is_some() && self.token_file.is_some() {
+            let message = "`token` and `token_file` are both set";
+            findings.push(Diagnostic::error(place(&["token_file"]), message).help("keep one of them"));
+        }
+        for (index, host) in self.allowed_hosts.iter().enumerate().filter(|(_, host)| !guard::is_name(host)) {
+            let message = format!("`allowed_hosts`: `{host}` is not the name of a host");
             findings.push(
-                Diagnostic::error(place(&["hosts", &index.to_string()]), message)
+                Diagnostic::error(place(&["allowed_hosts", &index.to_string()]), message)
                     .help("write the name alone, without scheme, port and path: outrigger.example"),
             );
         }
-        if self.mode.opens_to_everybody() && self.token.is_none() {
-            let message = format!("`mode` {:04o} lets everybody on this machine stop and upgrade us", self.mode.0);
+        if self.socket_mode.opens_to_everybody() && self.token.is_none() && self.token_file.is_none() {
+            let message =
+                format!("`socket_mode` {:04o} lets everybody on this machine stop and upgrade us", self.socket_mode.0);
             findings.push(
-                Diagnostic::warning(place(&["mode"]), message).help("use 0660 with admin.group, or set admin.token"),
+                Diagnostic::warning(place(&["socket_mode"]), message)
+                    .help("use 0660 with admin.socket_group, or set admin.token or admin.token_file"),
             );
         }
         findings
@@ -142,20 +156,20 @@ mod tests {
     /// covers: attachment 6
     #[test]
     fn each_mistake_of_the_socket_is_found_with_its_place() {
-        check("{ socket: /a, mode: 0660, group: root }", "");
-        check("{ socket: /a, mode: \"0660\", group: 1000 }", "");
-        check("{ mode: 0666, token: \"${file:/t}\" }", "");
-        check("{ mode: 0666 }", "warning: `mode` 0666 lets everybody");
-        check("{ mode: 660 }", "");
+        check("{ socket: /a, socket_mode: 0660, socket_group: root }", "");
+        check("{ socket: /a, socket_mode: \"0660\", socket_group: 1000 }", "");
+        check("{ socket_mode: 0666, token: \"${file:/t}\" }", "");
+        check("{ socket_mode: 0666 }", "warning: `socket_mode` 0666 lets everybody");
+        check("{ socket_mode: 660 }", "");
         for wrong in ["rw-rw----", "0888", "7777", "-600", "", "00660", "60"] {
-            check(&format!("{{ mode: \"{wrong}\" }}"), "is not the octal mode of a file");
+            check(&format!("{{ socket_mode: \"{wrong}\" }}"), "is not the octal mode of a file");
         }
-        check("{ mode: 9 }", "f:1:9");
-        check("{ group: no-such-group }", "`no-such-group`");
+        check("{ socket_mode: 9 }", "f:1:16");
+        check("{ socket_group: no-such-group }", "`no-such-group`");
         check("{ token: \"\" }", "`token` is empty");
         check("{ token: \"two words\" }", "`token` is empty, or");
-        check("{ hosts: [outrigger.example, sidecar] }", "");
-        check("{ hosts: [a, \"http://b/\"] }", "f:1:14");
-        check("{ hosts: [\"b:9900\"] }", "`b:9900` is not the name of a host");
+        check("{ allowed_hosts: [outrigger.example, sidecar] }", "");
+        check("{ allowed_hosts: [a, \"http://b/\"] }", "f:1:22");
+        check("{ allowed_hosts: [\"b:9900\"] }", "`b:9900` is not the name of a host");
     }
 }

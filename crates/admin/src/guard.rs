@@ -6,6 +6,7 @@ use base::unit::Secret;
 use http::header::{AUTHORIZATION, HOST, HeaderMap, HeaderName, HeaderValue, ORIGIN};
 use net::serve::{Answer, Asked};
 use std::net::{IpAddr, Ipv6Addr};
+use std::path::{Path, PathBuf};
 
 /// Refuses what a page of somebody else had a browser send. `by_any_name` leaves the name out of it.
 pub fn stranger(asked: &Asked, hosts: &[String], by_any_name: bool) -> Option<Answer> {
@@ -21,8 +22,8 @@ pub fn stranger(asked: &Asked, hosts: &[String], by_any_name: bool) -> Option<An
     {
         return Some(Answer::text(
             421,
-            "this name is not known here, and could be a stranger's: go by IP address or localhost, or add the name to \
-             admin.hosts in the configuration\n",
+            "host not allowed (DNS rebinding protection): use an IP address or localhost, or add the name to \
+             admin.allowed_hosts\n",
         ));
     }
     let from_elsewhere = match one(headers, &ORIGIN) {
@@ -35,7 +36,7 @@ pub fn stranger(asked: &Asked, hosts: &[String], by_any_name: bool) -> Option<An
         Err(()) => true,
     };
     if from_elsewhere || is_fetched_by_another_site(asked) {
-        return Some(Answer::text(403, "a page from elsewhere asked for this; only our own page may\n"));
+        return Some(Answer::text(403, "cross-origin request refused\n"));
     }
     None
 }
@@ -69,23 +70,58 @@ fn is_port(text: &str) -> bool {
     text.is_empty() || text.strip_prefix(':').is_some_and(|port| port.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
-/// Whether an entry of `admin.hosts` can be the name of a host.
+/// Whether an entry of `admin.allowed_hosts` can be the name of a host.
 pub fn is_name(host: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
     !host.is_empty() && host.len() <= 253 && host.bytes().all(plain)
 }
 
+/// What a change must present.
+pub enum Token {
+    None,
+    Given(Secret),
+    /// Read again for each change, so that a rotated token is used at once.
+    File(PathBuf),
+}
+
+/// A token is short; a larger file is not one.
+const TOKEN_FILE_MAX: u64 = 64 << 10;
+
+/// The token of a file, without the newline that editors and `echo` put at its end.
+pub fn read_token(file: &Path) -> Result<Secret, String> {
+    let bytes = base::file::read(file, TOKEN_FILE_MAX).map_err(|error| error.to_string())?;
+    let token = Secret::new(String::from_utf8_lossy(&bytes).trim_end_matches(['\n', '\r']));
+    if can_be_sent(&token) {
+        return Ok(token);
+    }
+    Err(format!("{} has no token: it is empty, or has spaces or other than visible ASCII", file.display()))
+}
+
 /// Refuses a change without the token, where one is set.
-pub fn without_token(headers: &HeaderMap, token: Option<&Secret>) -> Option<Answer> {
-    let token = token?;
+pub async fn without_token(headers: &HeaderMap, token: &Token) -> Option<Answer> {
+    let read;
+    let token = match token {
+        Token::None => return None,
+        Token::Given(token) => token,
+        Token::File(file) => {
+            let file = file.clone();
+            let result = tokio::task::spawn_blocking(move || read_token(&file)).await;
+            match result.unwrap_or_else(|error| Err(error.to_string())) {
+                Ok(token) => {
+                    read = token;
+                    &read
+                }
+                Err(error) => return Some(Answer::text(503, format!("admin.token_file: {error}\n"))),
+            }
+        }
+    };
     let given = headers.get(AUTHORIZATION).map(HeaderValue::as_bytes).unwrap_or_default();
     // The scheme's case does not matter (RFC 9110, 11.1).
     let (scheme, given) = given.split_at_checked("Bearer ".len()).unwrap_or_default();
     if scheme.eq_ignore_ascii_case(b"Bearer ") && is_same(given, token.reveal().as_bytes()) {
         return None;
     }
-    let refusal = "what changes something needs the token of admin.token here, as `Authorization: Bearer …`; \
-                   our commands take it from --token-file\n";
+    let refusal = "unauthorized: this endpoint requires `Authorization: Bearer <admin.token>` (CLI: --token-file)\n";
     Some(Answer { headers: vec![("www-authenticate", "Bearer")], ..Answer::text(401, refusal) })
 }
 
@@ -192,24 +228,36 @@ mod tests {
     }
 
     /// covers: attachment 6
-    #[test]
-    fn a_change_needs_the_whole_token_where_one_is_set() {
-        let check = |given: Option<&str>, expect: bool| {
+    #[tokio::test]
+    async fn a_change_needs_the_whole_token_where_one_is_set() {
+        let file = std::env::temp_dir().join(format!("outrigger-token-{}", std::process::id()));
+        std::fs::write(&file, "open-sesame\n").expect("written");
+        let check = async |given: Option<&str>, expect: bool| {
             let mut headers = HeaderMap::new();
             if let Some(given) = given {
                 headers.insert(AUTHORIZATION, HeaderValue::from_str(given).expect("a value"));
             }
-            let refused = without_token(&headers, Some(&Secret::new("open-sesame")));
-            assert_eq!(refused.as_ref().map(|answer| answer.status), (!expect).then_some(401), "{given:?}");
-            assert!(without_token(&headers, None).is_none(), "none is set");
-            let said = refused.map(|answer| answer.body).unwrap_or_default();
-            assert!(!String::from_utf8_lossy(&said).contains("sesame"), "the token is never shown");
+            for token in [Token::Given(Secret::new("open-sesame")), Token::File(file.clone())] {
+                let refused = without_token(&headers, &token).await;
+                assert_eq!(refused.as_ref().map(|answer| answer.status), (!expect).then_some(401), "{given:?}");
+                let text = refused.map(|answer| answer.body).unwrap_or_default();
+                assert!(!String::from_utf8_lossy(&text).contains("sesame"), "the token is never shown");
+            }
+            assert!(without_token(&headers, &Token::None).await.is_none(), "none is set");
         };
-        check(Some("Bearer open-sesame"), true);
-        check(Some("bearer open-sesame"), true);
+        check(Some("Bearer open-sesame"), true).await;
+        check(Some("bearer open-sesame"), true).await;
         for wrong in ["Bearer open-sesam", "Bearer open-sesame2", "Bearer ", "Basic open-sesame", "open-sesame", ""] {
-            check(Some(wrong), false);
+            check(Some(wrong), false).await;
         }
-        check(None, false);
+        check(None, false).await;
+        for wrong in ["", "two words"] {
+            std::fs::write(&file, wrong).expect("written");
+            let refused = without_token(&HeaderMap::new(), &Token::File(file.clone())).await;
+            assert_eq!(refused.map(|answer| answer.status), Some(503), "{wrong:?} is no token");
+        }
+        std::fs::remove_file(&file).expect("removed");
+        let refused = without_token(&HeaderMap::new(), &Token::File(file)).await;
+        assert_eq!(refused.map(|answer| answer.status), Some(503), "a token that cannot be read lets nobody in");
     }
 }

@@ -9,4 +9,5 @@ mod guard;
 mod socket;
 pub mod view;
 
+pub use guard::{can_be_sent, read_token};
 pub use socket::Prepared;

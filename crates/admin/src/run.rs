@@ -4,13 +4,12 @@
 
 use crate::change::{change, not_allowed};
 use crate::config::Config;
-use crate::guard;
+use crate::guard::{self, Token};
 use crate::socket::{self, Rights, Taken};
 use crate::view::{Probe, View, to_json};
 use base::listen::Sockets;
-use base::oplog::LevelHandle;
+use base::logging::LevelHandle;
 use base::scope::Scope;
-use base::unit::Secret;
 use net::serve::{Answer, Asked, Server};
 use std::future::Future;
 use std::path::PathBuf;
@@ -54,7 +53,7 @@ enum Access {
 struct Desk {
     view: Rc<View>,
     controls: Controls,
-    token: Option<Secret>,
+    token: Token,
     hosts: Vec<String>,
     upgrade_max: Duration,
     scope: Scope,
@@ -71,9 +70,9 @@ const SOCKET_PATIENCE: Duration = Duration::from_secs(10);
 /// group, and no group be looked up.
 pub fn prepare(config: &Config) -> Result<Option<Prepared>, String> {
     let Some(path) = &config.socket else { return Ok(None) };
-    let group = config.group.as_deref().map(socket::group_number).transpose();
+    let group = config.socket_group.as_deref().map(socket::group_number).transpose();
     let group = group.map_err(|error| format!("admin.group: {error}; {}", socket::GROUP_HELP))?;
-    let prepared = socket::prepare(path, Rights { mode: config.mode.0, group });
+    let prepared = socket::prepare(path, Rights { mode: config.socket_mode.0, group });
     prepared.map(Some).map_err(|error| format!("admin.socket: {}: {error}", path.display()))
 }
 
@@ -92,13 +91,16 @@ pub fn start(
     let desk = Rc::new(Desk {
         view,
         controls,
-        token: config.token.clone(),
-        hosts: config.hosts.clone(),
+        token: match &config.token_file {
+            Some(file) => Token::File(file.clone()),
+            None => config.token.clone().map_or(Token::None, Token::Given),
+        },
+        hosts: config.allowed_hosts.clone(),
         upgrade_max: UPGRADE_MAX,
         scope: connections.clone(),
     });
     for (name, address, access) in
-        [("admin/listen", config.listen, Access::Read), ("admin/probes", config.probes, Access::Probes)]
+        [("admin/listen", config.listen, Access::Read), ("admin/probes", config.probes_listen, Access::Probes)]
     {
         let Some(address) = address else { continue };
         let bound = sockets.tcp(name, address.0, 1).and_then(|mut group| {
@@ -130,7 +132,9 @@ fn start_socket(prepared: Prepared, generation: u32, desk: Rc<Desk>, scope: &Sco
                 }
             });
         }
-        Taken::Held(_) => return Err(format!("{path}: another process answers on it; stop it or choose another path")),
+        Taken::Held(_) => {
+            return Err(format!("{path}: address already in use by another process; stop it or choose another path"));
+        }
     }
     Ok(())
 }
@@ -144,12 +148,12 @@ async fn succeed(mut prepared: Prepared) -> Option<UnixListener> {
             Ok(Taken::Ours(socket)) => return Some(socket),
             Ok(Taken::Held(prepared)) => prepared,
             Err(error) => {
-                tracing::error!(path, error, "the admin socket cannot be had");
+                tracing::error!(path, error, "cannot bind the admin socket");
                 return None;
             }
         };
         if began.elapsed() > SOCKET_PATIENCE && !std::mem::replace(&mut told, true) {
-            tracing::warn!(path, "another process still answers on the admin socket; waiting for it");
+            tracing::warn!(path, "admin socket is still in use by another process; waiting for it to close");
         }
         tokio::time::sleep(SOCKET_LOOK).await;
     }
@@ -208,13 +212,11 @@ async fn answer(access: Access, asked: Asked, desk: Rc<Desk>) -> Answer {
     }
     let is_read = probe.is_some() || SHOWN.contains(&asked.path.as_str());
     match access {
-        Access::Probes if is_read && !reads => not_allowed("a probe is read by GET\n", READS),
-        Access::Probes => Answer::text(404, "only /started, /ready and /live are here\n"),
-        Access::Read if !reads => {
-            not_allowed("this listener is read only; what changes something needs the admin socket\n", READS)
-        }
-        Access::Everything if !reads && is_read => not_allowed("this is read by GET\n", READS),
-        Access::Everything if !reads => match guard::without_token(&asked.headers, desk.token.as_ref()) {
+        Access::Probes if is_read && !reads => not_allowed("method not allowed: use GET\n", READS),
+        Access::Probes => Answer::text(404, "not found; available endpoints: /started /ready /live\n"),
+        Access::Read if !reads => not_allowed("read-only listener; use the admin socket for changes\n", READS),
+        Access::Everything if !reads && is_read => not_allowed("method not allowed: use GET\n", READS),
+        Access::Everything if !reads => match guard::without_token(&asked.headers, &desk.token).await {
             Some(refusal) => refusal,
             None => change(&asked, &desk.controls, desk.upgrade_max, &desk.scope).await,
         },
@@ -223,7 +225,7 @@ async fn answer(access: Access, asked: Asked, desk: Rc<Desk>) -> Answer {
             not_allowed("this is a change, which takes POST\n", "POST")
         }
         Access::Read | Access::Everything => {
-            Answer::text(404, format!("known here: {} /started /ready /live\n", SHOWN.join(" ")))
+            Answer::text(404, format!("not found; available endpoints: {} /started /ready /live\n", SHOWN.join(" ")))
         }
     }
 }
@@ -289,7 +291,7 @@ mod tests {
         let heard = Heard::default();
         let (upgrades, stops) = (heard.clone(), heard.clone());
         let controls = Controls {
-            level: base::oplog::start(LevelFilter::OFF),
+            level: base::logging::start(LevelFilter::OFF, base::logging::Format::Auto),
             reload: Rc::new(|| Box::pin(async { Err("a mistake".into()) })),
             upgrade: Rc::new(move |to| {
                 upgrades.borrow_mut().push(format!("upgrade {to:?}"));
@@ -306,7 +308,7 @@ mod tests {
             }),
             stop: Rc::new(move |within| stops.borrow_mut().push(format!("stop {within:?}"))),
         };
-        let token = token.map(Secret::new);
+        let token = token.map_or(Token::None, |token| Token::Given(base::unit::Secret::new(token)));
         let scope = Scope::new("test", health);
         (
             Rc::new(Desk {
@@ -393,9 +395,9 @@ mod tests {
         check("/upgrade", "", 200, "the worker was replaced", &["upgrade None"]);
         check("/upgrade", "\n", 200, "the worker was replaced", &["upgrade None"]);
         check("/upgrade", "/bin/new\n", 409, "/bin/new is no program", &["upgrade Some(\"/bin/new\")"]);
-        check("/upgrade", "bin/new", 400, "beginning with /", &[]);
+        check("/upgrade", "bin/new", 400, "absolute path", &[]);
         check("/upgrade", "/bin\0/new", 400, "zero byte", &[]);
-        check("/upgrade", "/never", 504, "within 20ms", &["upgrade Some(\"/never\")"]);
+        check("/upgrade", "/never", 504, "timed out after 20ms", &["upgrade Some(\"/never\")"]);
         check("/stop", "", 200, "stopping", &["stop None"]);
         check("/stop", "10s\n", 200, "stopping", &["stop Some(10s)"]);
         check("/quitquitquit", "", 200, "stopping", &["stop None"]);

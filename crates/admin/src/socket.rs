@@ -72,7 +72,7 @@ impl Prepared {
     pub fn take(mut self) -> Result<Taken, String> {
         match fs::symlink_metadata(&self.path) {
             Ok(meta) if !meta.file_type().is_socket() => {
-                return Err("a file of another kind is there; remove it or choose another path".into());
+                return Err("path exists and is not a socket; remove it or choose another path".into());
             }
             Ok(_) if is_held(&self.path)? => return Ok(Taken::Held(self)),
             Ok(_) | Err(_) => {}
@@ -122,7 +122,9 @@ fn open_up(path: &Path, rights: Rights) -> Result<(), String> {
 
 fn failed(error: io::Error) -> String {
     let help = match error.kind() {
-        io::ErrorKind::PermissionDenied => "; create the folder and give it to our user, or choose another path",
+        io::ErrorKind::PermissionDenied => {
+            "; create the directory and chown it to the user Outrigger runs as, or choose another path"
+        }
         io::ErrorKind::ReadOnlyFilesystem => "; mount a writable folder there, such as an emptyDir",
         _ => "",
     };
@@ -189,7 +191,7 @@ mod tests {
             assert!(std::os::unix::net::UnixStream::connect(path).is_ok());
             fs::remove_file(path).expect("the file is there");
             fs::write(path, "precious").expect("a file");
-            assert!(prepared().take().is_err_and(|why| why.contains("another kind")));
+            assert!(prepared().take().is_err_and(|why| why.contains("not a socket")));
             assert_eq!((fs::read_to_string(path).expect("still there"), files(path)), ("precious".into(), 1));
         });
     }

@@ -3,7 +3,7 @@
 use base::family::{Gather as _, write_text};
 use base::revisions::{Revision, Revisions};
 use base::state::StateDir;
-use base::subsystem::{ComponentHealth, State, Verdict};
+use base::subsystem::{ComponentHealth, State, SubsystemHealth};
 use base::telemetry::Telemetry;
 use serde::Serialize;
 use std::fmt::Write as _;
@@ -20,11 +20,13 @@ pub struct View {
     pub started_at: Instant,
     /// How often the worker has been replaced.
     pub generation: u32,
-    /// How the app is, asked at each look: `pid`, null while it does not run; `runs`; how many `restarts` it had; and how it
-    /// `ended` last, null or `code`, `signal` (0 where it exited), `core_dumped` and `oom_killed`.
+    /// The app: `pid`, null while it does not run; `running`; `restarts`; and `last_exit`, null or `code`, `signal` (null if it
+    /// exited), `core_dumped` and `oom_killed`.
     pub app: Rc<dyn Fn() -> serde_json::Value>,
-    /// What the worker's sandbox holds, and sentences of what is `missing` in it; null where it is off.
+    /// What the sandbox enforces, and what is `missing` in it; null if it is off.
     pub sandbox: serde_json::Value,
+    /// The worker's memory at the moment of the request.
+    pub memory: Rc<dyn Fn() -> Memory>,
 }
 
 /// One of the three questions of a probe.
@@ -38,58 +40,84 @@ pub enum Probe {
 #[derive(Serialize)]
 pub struct Status {
     pub version: &'static str,
-    /// ok, starting, degraded or failed: the worst of all subsystems.
-    pub verdict: State,
-    pub uptime_s: u64,
+    /// The worst of all subsystems.
+    pub health: State,
+    pub uptime_seconds: u64,
     pub worker_generation: u32,
     pub app: serde_json::Value,
     pub sandbox: serde_json::Value,
-    pub subsystems: Vec<Verdict>,
+    pub memory: Memory,
+    pub subsystems: Vec<SubsystemHealth>,
     pub components: Vec<ComponentHealth>,
     pub revisions: Vec<Revision>,
-    /// Why progress is not kept over a restart, where that is so.
-    pub state: Option<String>,
+    pub state: StateStatus,
     pub ledger: Vec<base::ledger::Snapshot>,
+}
+
+/// The worker's memory.
+#[derive(Serialize)]
+pub struct Memory {
+    pub used_bytes: u64,
+    pub limit_bytes: u64,
+}
+
+/// The state directory.
+#[derive(Serialize)]
+pub struct StateStatus {
+    /// Null if progress is not kept over a restart.
+    pub dir: Option<String>,
+    pub writable: bool,
+    /// Why it is not writable; empty if it is.
+    pub message: String,
+    pub max_bytes: u64,
 }
 
 impl View {
     /// The status of the answer and a line per subsystem that says no.
     pub fn probe(&self, probe: Probe) -> (u16, String) {
         let healths = self.telemetry.healths();
-        let says_no: Vec<Verdict> = healths
+        let failing: Vec<SubsystemHealth> = healths
             .iter()
             .filter(|health| match probe {
                 Probe::Started => !health.started(),
                 Probe::Ready => !health.ready(),
                 Probe::Live => !health.live(),
             })
-            .map(|health| health.verdict())
+            .map(|health| health.current())
             .collect();
-        if says_no.is_empty() && !healths.is_empty() {
-            return (200, "yes\n".into());
+        if failing.is_empty() && !healths.is_empty() {
+            return (200, "ok\n".into());
         }
+        let word = match probe {
+            Probe::Started => "not started",
+            Probe::Ready => "not ready",
+            Probe::Live => "not live",
+        };
         let lines: String =
-            says_no.iter().map(|verdict| format!("no: {}: {}\n", verdict.subsystem, verdict.text)).collect();
-        (503, if lines.is_empty() { "no: nothing is started yet\n".into() } else { lines })
+            failing.iter().map(|subsystem| format!("{word}: {}: {}\n", subsystem.name, subsystem.message)).collect();
+        (503, if lines.is_empty() { format!("{word}: no subsystem has started\n") } else { lines })
     }
 
     pub fn status(&self) -> Status {
-        let subsystems: Vec<Verdict> = self.telemetry.healths().iter().map(|health| health.verdict()).collect();
-        let verdict = [State::Failed, State::Starting, State::Degraded]
-            .into_iter()
-            .find(|state| subsystems.iter().any(|verdict| verdict.state == *state))
-            .unwrap_or(State::Ok);
+        let subsystems: Vec<SubsystemHealth> = self.telemetry.healths().iter().map(|health| health.current()).collect();
+        let health = State::worst(subsystems.iter().map(|subsystem| subsystem.health));
         Status {
             version: env!("CARGO_PKG_VERSION"),
-            verdict,
-            uptime_s: self.started_at.elapsed().as_secs(),
+            health,
+            uptime_seconds: self.started_at.elapsed().as_secs(),
             worker_generation: self.generation,
             app: (self.app)(),
             sandbox: self.sandbox.clone(),
+            memory: (self.memory)(),
             subsystems,
             components: self.telemetry.healths().iter().flat_map(|health| health.components()).collect(),
             revisions: self.revisions.list(),
-            state: self.state.trouble().map(str::to_string),
+            state: StateStatus {
+                dir: self.state.dir().map(|dir| dir.display().to_string()),
+                writable: self.state.trouble().is_none(),
+                message: self.state.trouble().unwrap_or_default().to_string(),
+                max_bytes: self.state.max(),
+            },
             ledger: self.telemetry.ledger.snapshot(),
         }
     }
@@ -126,22 +154,17 @@ pub fn terminal(status: &serde_json::Value) -> String {
         out,
         "outrigger {}: {}, up {} s{replaced}",
         text(&status["version"]),
-        text(&status["verdict"]),
-        status["uptime_s"]
+        text(&status["health"]),
+        status["uptime_seconds"]
     );
     let _ = writeln!(out, "app: {}", app_line(&status["app"]));
     let _ = writeln!(out, "sandbox: {}", sandbox_line(&status["sandbox"]));
-    if let Some(trouble) = status["state"].as_str() {
-        let _ = writeln!(out, "state: {trouble}");
+    if status["state"]["writable"] == false {
+        let _ = writeln!(out, "state: {}", text(&status["state"]["message"]));
     }
-    for verdict in status["subsystems"].as_array().into_iter().flatten() {
-        let _ = writeln!(
-            out,
-            "  {:<8} {:<9} {}",
-            text(&verdict["subsystem"]),
-            text(&verdict["state"]),
-            text(&verdict["text"])
-        );
+    for subsystem in status["subsystems"].as_array().into_iter().flatten() {
+        let [name, health, message] = ["name", "health", "message"].map(|key| text(&subsystem[key]));
+        let _ = writeln!(out, "  {name:<8} {health:<9} {message}");
     }
     for component in status["components"].as_array().into_iter().flatten() {
         let message = match text(&component["message"]) {
@@ -152,8 +175,8 @@ pub fn terminal(status: &serde_json::Value) -> String {
         let _ = writeln!(out, "    {id:<32} {kind:<12} {:<9} {message}", text(&component["health"]));
     }
     for revision in status["revisions"].as_array().into_iter().flatten() {
-        let name = revision["revision"].as_str().unwrap_or("nothing yet");
-        let _ = writeln!(out, "  {} at {} from {}", text(&revision["to"]), name, text(&revision["store"]));
+        let name = revision["revision"].as_str().unwrap_or("no revision yet");
+        let _ = writeln!(out, "  {} at {} from {}", text(&revision["path"]), name, text(&revision["store"]));
     }
     let _ = writeln!(out, "\n  {:<7} {:<32} {:>12} {:>12} {:>9}  dropped", "", "", "received", "delivered", "pending");
     for row in status["ledger"].as_array().into_iter().flatten() {
@@ -163,7 +186,7 @@ pub fn terminal(status: &serde_json::Value) -> String {
             out,
             "  {:<7} {:<32} {:>12} {:>12} {:>9}  {}",
             text(&row["kind"]),
-            text(&row["name"]),
+            text(&row["id"]),
             number(&row["received"]),
             number(&row["delivered"]),
             number(&row["pending"]),
@@ -175,41 +198,41 @@ pub fn terminal(status: &serde_json::Value) -> String {
 
 fn app_line(app: &serde_json::Value) -> String {
     let mut line = match app["pid"].as_i64() {
-        Some(pid) => format!("runs, pid {pid}"),
-        None if app["runs"] == true => "runs".into(),
-        None => "does not run".into(),
+        Some(pid) => format!("running, pid {pid}"),
+        None if app["running"] == true => "running".into(),
+        None => "not running".into(),
     };
     if let Some(count) = app["restarts"].as_u64().filter(|count| *count > 0) {
         let _ = write!(line, ", restarted {}", times(count));
     }
-    if !app["ended"].is_null() {
-        let _ = write!(line, ", last ended: {}", ended(&app["ended"]));
+    if !app["last_exit"].is_null() {
+        let _ = write!(line, ", last exit: {}", last_exit(&app["last_exit"]));
     }
     line
 }
 
-/// The page says it in the same words.
-fn ended(ended: &serde_json::Value) -> String {
-    let mut text = match ended["signal"].as_i64() {
-        Some(signal @ 1..) => format!("killed by signal {signal}"),
-        _ => format!("exited with {}", ended["code"]),
+/// The page has the same words.
+fn last_exit(exit: &serde_json::Value) -> String {
+    let mut text = match exit["signal"].as_i64() {
+        Some(signal) => format!("killed by signal {signal}"),
+        None => format!("code {}", exit["code"]),
     };
-    for (key, words) in [("core_dumped", ", core dumped"), ("oom_killed", ", out of memory")] {
-        if ended[key] == true {
+    for (key, words) in [("core_dumped", ", core dumped"), ("oom_killed", ", OOM-killed")] {
+        if exit[key] == true {
             text.push_str(words);
         }
     }
     text
 }
 
-/// `holds (files, tcp)`, and what is missing where something is.
+/// `enforced (files, tcp)`, and what is missing.
 fn sandbox_line(sandbox: &serde_json::Value) -> String {
     if sandbox.is_null() {
         return "off".into();
     }
     let parts: Vec<&str> = SANDBOXED.iter().filter(|(key, _)| sandbox[*key] == true).map(|(_, name)| *name).collect();
-    let mut line = if parts.is_empty() { "holds nothing".into() } else { format!("holds ({})", parts.join(", ")) };
-    for (key, before, between) in [("missing", "missing", "; "), ("absent", "granted and absent", ", ")] {
+    let mut line = if parts.is_empty() { "not enforced".into() } else { format!("enforced ({})", parts.join(", ")) };
+    for (key, before, between) in [("missing", "missing", "; "), ("absent_paths", "granted, but absent", ", ")] {
         let words = sandbox[key].as_array().into_iter().flatten().filter_map(serde_json::Value::as_str);
         let words: Vec<&str> = words.collect();
         if !words.is_empty() {
@@ -221,7 +244,7 @@ fn sandbox_line(sandbox: &serde_json::Value) -> String {
 
 /// The parts of a sandbox, by their keys in the status, as people call them. The page has the same list.
 const SANDBOXED: [(&str, &str); 4] =
-    [("filesystem", "files"), ("tcp", "tcp"), ("signals_scoped", "signals"), ("seccomp", "system calls")];
+    [("filesystem", "files"), ("tcp", "tcp"), ("signals", "signals"), ("seccomp", "system calls")];
 
 fn times(count: u64) -> String {
     if count == 1 { "once".into() } else { format!("{count} times") }
@@ -238,8 +261,9 @@ impl View {
             config: serde_json::Value::Null,
             started_at: Instant::now(),
             generation: 0,
-            app: Rc::new(|| serde_json::json!({ "pid": 7, "runs": true, "restarts": 0, "ended": null })),
+            app: Rc::new(|| serde_json::json!({ "pid": 7, "running": true, "restarts": 0, "last_exit": null })),
             sandbox: serde_json::Value::Null,
+            memory: Rc::new(|| Memory { used_bytes: 1 << 20, limit_bytes: 64 << 20 }),
         }
     }
 }
@@ -247,6 +271,8 @@ impl View {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use base::component::Component;
+    use base::reason::Reason;
     use serde_json::json;
 
     /// covers: foundation 6
@@ -260,9 +286,9 @@ mod tests {
         assert_eq!(view.probe(Probe::Started).0, 200);
         assert_eq!(view.probe(Probe::Live).0, 200);
         let (status, text) = view.probe(Probe::Ready);
-        assert!(status == 503 && text.starts_with("no: proxy"), "{text}");
+        assert!(status == 503 && text.starts_with("not ready: proxy"), "{text}");
         proxy.panicked("boom");
-        assert_eq!(view.probe(Probe::Live), (503, "no: proxy: boom\n".into()));
+        assert_eq!(view.probe(Probe::Live), (503, "not live: proxy: boom\n".into()));
     }
 
     /// covers: foundation 6
@@ -270,11 +296,12 @@ mod tests {
     fn the_status_is_the_worst_verdict_and_prints_for_people() {
         let view = View::sample();
         view.telemetry.health("logs").set_ready(true);
-        assert_eq!(view.status().verdict, State::Ok);
+        assert_eq!(view.status().health, State::Ok);
         view.telemetry.health("sync").fault("settings", "refused");
-        view.telemetry.ledger.row("sink", "logs/main").drop_unseen("rejected", 3);
+        let main = Component::sink("logs.sinks.main".into(), "loki");
+        view.telemetry.ledger.row(&main).drop_unseen(Reason::Rejected, 3);
         let status = view.status();
-        assert_eq!(status.verdict, State::Degraded);
+        assert_eq!(status.health, State::Degraded);
         let shown = terminal(&serde_json::to_value(status).expect("JSON"));
         for part in ["degraded", "settings: refused", "3 rejected", "state: no disk"] {
             assert!(shown.contains(part), "{part} in\n{shown}");
@@ -289,17 +316,17 @@ mod tests {
             assert!(shown.contains(&format!("\nsandbox: {expect}\n")), "{shown}");
         };
         check(json!(null), "off");
-        let all = json!({ "filesystem": true, "tcp": true, "signals_scoped": true, "seccomp": true, "landlock": 7 });
-        check(all.clone(), "holds (files, tcp, signals, system calls)");
+        let all = json!({ "filesystem": true, "tcp": true, "signals": true, "seccomp": true, "landlock_abi": 7 });
+        check(all.clone(), "enforced (files, tcp, signals, system calls)");
         let mut gap = all.clone();
         gap["tcp"] = json!(false);
         gap["missing"] = json!(["the kernel filters no ports", "and this"]);
-        check(gap, "holds (files, signals, system calls); missing: the kernel filters no ports; and this");
+        check(gap, "enforced (files, signals, system calls); missing: the kernel filters no ports; and this");
         let mut absent = all;
-        absent["absent"] = json!(["/a", "/b"]);
-        check(absent, "holds (files, tcp, signals, system calls); granted and absent: /a, /b");
+        absent["absent_paths"] = json!(["/a", "/b"]);
+        check(absent, "enforced (files, tcp, signals, system calls); granted, but absent: /a, /b");
         let nothing = json!({ "filesystem": false, "missing": ["no Landlock"] });
-        check(nothing, "holds nothing; missing: no Landlock");
+        check(nothing, "not enforced; missing: no Landlock");
         let page = include_str!("page.html");
         for (key, name) in SANDBOXED {
             assert!(page.contains(key) && page.contains(name), "{key} on the page");
@@ -311,25 +338,25 @@ mod tests {
     #[test]
     fn the_app_s_life_is_told_in_a_line() {
         let check = |app: serde_json::Value, expect: &str| {
-            let shown = terminal(&json!({ "app": app, "worker_generation": 2, "uptime_s": 1 }));
+            let shown = terminal(&json!({ "app": app, "worker_generation": 2, "uptime_seconds": 1 }));
             assert!(shown.contains(&format!("\napp: {expect}\n")), "{shown}");
             assert!(shown.contains("up 1 s, worker replaced 2 times\n"), "{shown}");
         };
-        check(json!({ "pid": 42, "runs": true, "restarts": 0, "ended": null }), "runs, pid 42");
-        check(json!({ "pid": null, "runs": true, "restarts": 0, "ended": null }), "runs");
-        let ended = |code: i32, signal: i32, dumped: bool, oom: bool| json!({ "code": code, "signal": signal, "core_dumped": dumped, "oom_killed": oom });
+        check(json!({ "pid": 42, "running": true, "restarts": 0, "last_exit": null }), "running, pid 42");
+        check(json!({ "pid": null, "running": true, "restarts": 0, "last_exit": null }), "running");
+        let ended = |code: i32, signal: Option<i32>, dumped: bool, oom: bool| json!({ "code": code, "signal": signal, "core_dumped": dumped, "oom_killed": oom });
         check(
-            json!({ "pid": 43, "runs": true, "restarts": 1, "ended": ended(139, 11, true, false) }),
-            "runs, pid 43, restarted once, last ended: killed by signal 11, core dumped",
+            json!({ "pid": 43, "running": true, "restarts": 1, "last_exit": ended(139, Some(11), true, false) }),
+            "running, pid 43, restarted once, last exit: killed by signal 11, core dumped",
         );
         check(
-            json!({ "pid": 43, "runs": true, "restarts": 0, "ended": ended(137, 9, false, true) }),
-            "runs, pid 43, last ended: killed by signal 9, out of memory",
+            json!({ "pid": 43, "running": true, "restarts": 0, "last_exit": ended(137, Some(9), false, true) }),
+            "running, pid 43, last exit: killed by signal 9, OOM-killed",
         );
         check(
-            json!({ "pid": null, "runs": false, "restarts": 3, "ended": ended(3, 0, false, false) }),
-            "does not run, restarted 3 times, last ended: exited with 3",
+            json!({ "pid": null, "running": false, "restarts": 3, "last_exit": ended(3, None, false, false) }),
+            "not running, restarted 3 times, last exit: code 3",
         );
-        check(json!(null), "does not run");
+        check(json!(null), "not running");
     }
 }

@@ -27,13 +27,13 @@ pub struct FeedReceiver<T> {
 
 struct Shared {
     bytes: AtomicUsize,
-    bytes_max: usize,
+    max_bytes: usize,
     refused: AtomicU64,
 }
 
-/// A feed that holds at most `bytes_max` bytes of payload.
-pub fn feed<T>(bytes_max: usize) -> (FeedSender<T>, FeedReceiver<T>) {
-    let shared = Arc::new(Shared { bytes: AtomicUsize::new(0), bytes_max, refused: AtomicU64::new(0) });
+/// A feed that holds at most `max_bytes` bytes of payload.
+pub fn feed<T>(max_bytes: usize) -> (FeedSender<T>, FeedReceiver<T>) {
+    let shared = Arc::new(Shared { bytes: AtomicUsize::new(0), max_bytes, refused: AtomicU64::new(0) });
     // Unbounded in items, bounded in bytes by `Shared`: an item never holds less than a record.
     let (sender, receiver) = mpsc::unbounded_channel();
     (FeedSender { queue: sender, shared: shared.clone() }, FeedReceiver { queue: receiver, shared })
@@ -49,7 +49,7 @@ impl<T> FeedSender<T> {
     /// Hands an item over, or counts its records as refused where the feed is full or nobody reads it.
     pub fn offer(&self, item: T, bytes: usize, records: u64) -> bool {
         let before = self.shared.bytes.fetch_add(bytes, Ordering::Relaxed);
-        if before + bytes <= self.shared.bytes_max && self.queue.send((item, bytes)).is_ok() {
+        if before + bytes <= self.shared.max_bytes && self.queue.send((item, bytes)).is_ok() {
             return true;
         }
         self.shared.bytes.fetch_sub(bytes, Ordering::Relaxed);

@@ -61,8 +61,8 @@ fn walk(node: &mut Node, lookup: &Lookup<'_>, all: &mut Filled) {
             match expand(text, lookup, 0, &mut all.values) {
                 Ok(filled) if all.bytes + filled.len() > FILLED_MAX => {
                     all.values.truncate(known);
-                    let text = format!("placeholders were filled with more than the {FILLED_MAX} bytes allowed");
-                    all.findings.push(Diagnostic::error(place, text).help("give the app what is large by a file"));
+                    let text = format!("the values of placeholders exceed {FILLED_MAX} bytes");
+                    all.findings.push(Diagnostic::error(place, text).help("pass large values to the app in a file"));
                 }
                 Ok(filled) => {
                     all.bytes += filled.len();
@@ -102,7 +102,7 @@ type Values = Vec<(String, String)>;
 
 fn expand(text: &str, lookup: &Lookup<'_>, depth: usize, values: &mut Values) -> Result<String, Diagnostic> {
     if depth > DEPTH_MAX {
-        return Err(Diagnostic::whole(format!("placeholders stand within each other deeper than {DEPTH_MAX} levels")));
+        return Err(Diagnostic::whole(format!("placeholders are nested deeper than {DEPTH_MAX} levels")));
     }
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
@@ -114,7 +114,7 @@ fn expand(text: &str, lookup: &Lookup<'_>, depth: usize, values: &mut Values) ->
             rest = after;
         } else if let Some(inside) = tail.strip_prefix('{') {
             let end = closing(inside).ok_or_else(|| {
-                Diagnostic::whole("`${` has no `}` that ends it").help("write `$$` for a dollar sign that means itself")
+                Diagnostic::whole("unclosed `${`").help("close it with `}`, or write `$$` for a literal `$`")
             })?;
             let value = resolve(&inside[..end], lookup, depth, values)?;
             out.push_str(&value);
@@ -135,7 +135,7 @@ fn resolve(name: &str, lookup: &Lookup<'_>, depth: usize, values: &mut Values) -
         // Editors and `echo` end a file with a newline that is not part of the secret.
         return (lookup.file)(Path::new(path)).map(|text| text.trim_end_matches(['\n', '\r']).to_string()).map_err(
             |error| {
-                Diagnostic::whole(format!("`${{file:{path}}}` cannot be filled: {error}"))
+                Diagnostic::whole(format!("`${{file:{path}}}` cannot be read: {error}"))
                     .help("mount the file, or correct the path")
             },
         );
@@ -147,8 +147,8 @@ fn resolve(name: &str, lookup: &Lookup<'_>, depth: usize, values: &mut Values) -
     let valid = !variable.is_empty() && variable.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
     if !valid {
         // It is not shown: whoever forgot the name has put the secret itself here.
-        return Err(Diagnostic::whole("this placeholder holds no name of a variable")
-            .help("write ${NAME}, ${NAME:-default} or ${file:/path}; write `$$` for a dollar sign"));
+        return Err(Diagnostic::whole("invalid variable name in a placeholder")
+            .help("write ${NAME}, ${NAME:-default} or ${file:/path}; write `$$` for a literal `$`"));
     }
     match ((lookup.variable)(variable).filter(|value| !value.is_empty()), default) {
         (Some(value), _) => Ok(value),
@@ -198,8 +198,8 @@ mod tests {
         check("\"$$PORT costs 5$\"", Ok(("$PORT costs 5$", false)));
         check("\"${NOPE}\"", Err("`NOPE` is not set"));
         check("\"${file:/none}\"", Err("${file:/none}"));
-        check("\"${open\"", Err("no `}`"));
-        check("\"${a-b}\"", Err("no name of a variable"));
+        check("\"${open\"", Err("unclosed"));
+        check("\"${a-b}\"", Err("invalid variable name"));
     }
 
     /// covers: attachment 6
@@ -218,7 +218,7 @@ mod tests {
         let lookup = Lookup { variable: &|name| Some(format!("{name}={large}")), file: LOOKUP.file };
         let mut tree = parse(&format!("k: [{}]\n", "\"${A}\", ".repeat(200))).expect("valid YAML");
         let findings = fill(&mut tree, &lookup).findings;
-        assert!(findings.iter().all(|finding| finding.message.contains("bytes allowed")), "{findings:?}");
+        assert!(findings.iter().all(|finding| finding.message.contains("exceed")), "{findings:?}");
         assert!((1..200).contains(&findings.len()), "some fit: {}", findings.len());
         let mut tree = parse("k: \"http://${PORT}/\"\n").expect("valid YAML");
         let values = fill(&mut tree, &LOOKUP).values;

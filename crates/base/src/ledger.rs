@@ -2,12 +2,14 @@
 //! In: counts per batch. Out: rows that balance, each taken under its own lock. Bound: rows are configured parts, and
 //! reasons are words in the code, so neither grows with the data.
 
+use crate::component::Component;
+use crate::reason::Reason;
 use crate::subsystem::lock;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 /// The kinds of rows, in the order in which a record meets them.
-const KINDS: [&str; 3] = ["source", "stage", "sink"];
+const KINDS: [&str; 4] = ["source", "store", "stage", "sink"];
 
 /// All rows, in the order in which they were opened.
 #[derive(Clone, Default)]
@@ -15,10 +17,9 @@ pub struct Ledger {
     rows: Arc<Mutex<Vec<Arc<Row>>>>,
 }
 
-/// One part's account.
+/// One component's account.
 pub struct Row {
-    kind: &'static str,
-    name: String,
+    component: Component,
     counts: Mutex<Counts>,
 }
 
@@ -32,26 +33,25 @@ pub struct Counts {
     pub pending: u64,
     /// Of `received`, how many were read again after a restart.
     pub replayed: u64,
-    pub dropped: BTreeMap<&'static str, u64>,
+    pub dropped: BTreeMap<Reason, u64>,
 }
 
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct Snapshot {
-    pub kind: &'static str,
-    pub name: String,
+    #[serde(flatten)]
+    pub component: Component,
     #[serde(flatten)]
     pub counts: Counts,
 }
 
 impl Ledger {
-    /// The row of a part; the same row if it was opened before (as on reload).
-    pub fn row(&self, kind: &'static str, name: impl Into<String>) -> Arc<Row> {
-        let name = name.into();
+    /// The row of a component; the same row if it was opened before, as by each source for a stage that all share.
+    pub fn row(&self, component: &Component) -> Arc<Row> {
         let mut rows = lock(&self.rows);
-        if let Some(row) = rows.iter().find(|row| row.kind == kind && row.name == name) {
+        if let Some(row) = rows.iter().find(|row| row.component == *component) {
             return row.clone();
         }
-        let row = Arc::new(Row { kind, name, counts: Mutex::default() });
+        let row = Arc::new(Row { component: component.clone(), counts: Mutex::default() });
         rows.push(row.clone());
         row
     }
@@ -60,23 +60,17 @@ impl Ledger {
     pub fn snapshot(&self) -> Vec<Snapshot> {
         let mut rows = lock(&self.rows).clone();
         rows.sort_by_key(|row| {
-            (row.subsystem().to_string(), KINDS.iter().position(|kind| *kind == row.kind), row.name.clone())
+            let Component { id, kind, .. } = &row.component;
+            let subsystem = id.split('.').next().unwrap_or_default().to_string();
+            (subsystem, KINDS.iter().position(|known| known == kind), id.clone())
         });
-        rows.iter()
-            .map(|row| Snapshot { kind: row.kind, name: row.name.clone(), counts: lock(&row.counts).clone() })
-            .collect()
+        let snapshot =
+            |row: &Arc<Row>| Snapshot { component: row.component.clone(), counts: lock(&row.counts).clone() };
+        rows.iter().map(snapshot).collect()
     }
 }
 
 impl Row {
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
-    fn subsystem(&self) -> &str {
-        self.name.split('/').next().unwrap_or("")
-    }
-
     /// Records came in and wait.
     pub fn receive(&self, records: u64) {
         let mut counts = lock(&self.counts);
@@ -101,7 +95,7 @@ impl Row {
         counts.merged += records;
     }
 
-    pub fn drop_records(&self, reason: &'static str, records: u64) {
+    pub fn drop_records(&self, reason: Reason, records: u64) {
         if records == 0 {
             return;
         }
@@ -111,7 +105,7 @@ impl Row {
     }
 
     /// Records that were lost before they could be received, as bytes overwritten in a full ring.
-    pub fn drop_unseen(&self, reason: &'static str, records: u64) {
+    pub fn drop_unseen(&self, reason: Reason, records: u64) {
         self.receive(records);
         self.drop_records(reason, records);
     }
@@ -147,13 +141,13 @@ mod tests {
     #[test]
     fn a_row_balances_after_every_step() {
         let ledger = Ledger::default();
-        let row = ledger.row("sink", "logs/main");
+        let row = ledger.row(&Component::sink("logs.sinks.main".into(), "loki"));
         let steps: [&dyn Fn(); 6] = [
             &|| row.receive(10),
             &|| row.deliver(4),
             &|| row.merge(2),
-            &|| row.drop_records("rejected", 3),
-            &|| row.drop_unseen("overflow", 5),
+            &|| row.drop_records(Reason::Rejected, 3),
+            &|| row.drop_unseen(Reason::BufferFull, 5),
             &|| row.replay(1),
         ];
         for step in steps {
@@ -168,11 +162,11 @@ mod tests {
     #[test]
     fn the_json_is_the_published_one() {
         let ledger = Ledger::default();
-        ledger.row("sink", "logs/main").drop_unseen("rejected", 2);
+        ledger.row(&Component::sink("logs.sinks.main".into(), "loki")).drop_unseen(Reason::Rejected, 2);
         assert_eq!(
             serde_json::to_string(&ledger.snapshot()).ok().as_deref(),
             Some(
-                r#"[{"kind":"sink","name":"logs/main","received":2,"delivered":0,"merged":0,"pending":0,"replayed":0,"dropped":{"rejected":2}}]"#
+                r#"[{"id":"logs.sinks.main","kind":"sink","type":"loki","received":2,"delivered":0,"merged":0,"pending":0,"replayed":0,"dropped":{"rejected":2}}]"#
             )
         );
     }

@@ -126,7 +126,7 @@ impl Sockets {
     fn store(&self, name: &str, socket: &TcpListener) {
         match socket.as_fd().try_clone_to_owned() {
             Ok(copy) => lock(&self.changes).push(Change::Store(name.to_string(), copy)),
-            Err(error) => tracing::warn!(%error, name, "a listening socket cannot be kept for the next worker"),
+            Err(error) => tracing::warn!(%error, name, "cannot pass a listening socket to the supervisor (fd store)"),
         }
     }
 
@@ -156,7 +156,7 @@ impl Sockets {
         // not stored would be lost with this worker.
         let text = [IoSlice::new(text.as_bytes())];
         if let Err(error) = rustix::net::sendmsg(notify, &text, &mut control, SendFlags::NOSIGNAL) {
-            tracing::warn!(%error, "a notice was not taken");
+            tracing::warn!(%error, "cannot send to the notify socket");
         }
     }
 }
@@ -176,11 +176,13 @@ fn bind(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
 pub fn taken(address: SocketAddr, error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::AddrInUse => match holder(address.port()) {
-            Some(holder) => format!("{address} is held by {holder}; stop it, or choose another address"),
-            None => format!("{address} is in use by a process that cannot be seen from here; choose another address"),
+            Some(holder) => {
+                format!("{address}: address already in use by {holder}; stop it, or choose another address")
+            }
+            None => format!("{address}: address already in use by an unknown process; choose another address"),
         },
         io::ErrorKind::PermissionDenied => {
-            format!("{address}: {error}; ports below 1024 need a privilege, choose a higher one")
+            format!("{address}: {error}; ports below 1024 require CAP_NET_BIND_SERVICE; use a port ≥ 1024")
         }
         io::ErrorKind::AddrNotAvailable => format!("{address}: {error}; this machine has no such address"),
         _ => format!("{address}: {error}"),

@@ -1,8 +1,9 @@
-//! Which revision of each directory is published, for the page, the status and whoever watches. In: what sync publishes. Out: a
-//! list. Bound: one entry per configured directory.
+//! Which revision of each directory is published, for the page, the status and metrics. In: what sync publishes. Out: a list. Bound:
+//! one entry per configured directory.
 
 use crate::subsystem::lock;
 use std::sync::{Arc, Mutex};
+use std::time::SystemTime;
 
 /// What is published of one entry.
 #[derive(Clone, Debug, serde::Serialize)]
@@ -10,9 +11,17 @@ pub struct Revision {
     pub entry: String,
     /// Where it comes from, without credentials.
     pub store: String,
-    pub to: String,
+    /// Where it is published.
+    pub path: String,
     /// None while nothing is published yet.
     pub revision: Option<String>,
+    /// When the path began to lead to it (RFC 3339).
+    #[serde(serialize_with = "rfc3339")]
+    pub published_at: Option<SystemTime>,
+}
+
+fn rfc3339<S: serde::Serializer>(time: &Option<SystemTime>, serializer: S) -> Result<S::Ok, S::Error> {
+    serde::Serialize::serialize(&time.map(crate::logging::rfc3339), serializer)
 }
 
 #[derive(Clone, Default)]

@@ -4,6 +4,7 @@
 //! names the kind) and the formats `duration`, `size`, `secret`, `address` and `url`.
 
 use crate::diag::{Diagnostic, Place, nearest};
+use crate::renamed;
 use crate::tree::{Entry, Node, Value};
 use crate::unit::{Address, ByteSize, Span, Url};
 use serde_json::{Map, Number, Value as Json};
@@ -26,13 +27,15 @@ pub fn shown(tree: &Node, schema: &Json) -> Json {
 }
 
 fn walk(tree: &Node, schema: &Json, hide: bool) -> Checked {
-    let mut walker = Walker { root: schema, findings: Vec::new(), secrets: Vec::new(), hide };
+    let mut walker = Walker { root: schema, above: Vec::new(), findings: Vec::new(), secrets: Vec::new(), hide };
     let json = walker.value(tree, schema, "the file");
     Checked { json, findings: walker.findings, secrets: walker.secrets }
 }
 
 struct Walker<'s> {
     root: &'s Json,
+    /// The mappings that lead to the present one, from the file inwards.
+    above: Vec<&'s Json>,
     findings: Vec<Diagnostic>,
     secrets: Vec<Place>,
     hide: bool,
@@ -90,10 +93,20 @@ impl<'s> Walker<'s> {
         let entries: &[Entry] = match &node.value {
             Value::Map(entries) => entries,
             _ if node.is_null() && kinds.is_empty() => &[],
-            _ => return self.mistyped(node, "a mapping", name),
+            _ => {
+                let json = self.mistyped(node, "a mapping", name);
+                if let (Value::Scalar { text, .. }, Some(finding)) = (&node.value, self.findings.last_mut())
+                    && schema["properties"].get("max_bytes").is_some()
+                    && !node.filled
+                {
+                    finding.help = Some(format!("write `{name}: {{ max_bytes: {text} }}`"));
+                }
+                return json;
+            }
         };
         let properties = schema["properties"].as_object();
         let mut json = Map::new();
+        self.above.push(schema);
         for entry in entries {
             let property = properties.and_then(|properties| properties.get(&entry.key));
             match (property, &schema["additionalProperties"]) {
@@ -114,12 +127,13 @@ impl<'s> Walker<'s> {
                     let value = self.value(&entry.node, &schema["additionalProperties"], &entry.key);
                     json.insert(entry.key.clone(), value);
                 }
-                (None, Json::Bool(false)) => self.unknown_key(entry, properties, &kinds, name),
+                (None, Json::Bool(false)) => self.unknown_key(entry, entries, schema, &kinds, name),
                 (None, _) => {
                     json.insert(entry.key.clone(), untyped(&entry.node));
                 }
             }
         }
+        self.above.pop();
         self.missing_keys(node, schema, entries, name);
         self.one_kind(node, entries, &kinds, name);
         Json::Object(json)
@@ -129,7 +143,7 @@ impl<'s> Walker<'s> {
     fn entry_name(&mut self, entry: &Entry, schema: &Json, parent: &str) {
         if schema["x-names"] == true && !is_name(&entry.key) {
             self.findings.push(
-                Diagnostic::error(entry.key_place, format!("`{}` cannot name an entry of `{parent}`", entry.key))
+                Diagnostic::error(entry.key_place, format!("invalid name `{}` in `{parent}`", entry.key))
                     .help("use up to 63 letters, digits, `-` and `_`, beginning with a letter or digit"),
             );
         }
@@ -155,34 +169,72 @@ impl<'s> Walker<'s> {
             || schema["additionalProperties"].is_object() && below(&schema["additionalProperties"])
     }
 
-    fn unknown_key(&mut self, entry: &Entry, properties: Option<&'s Map<String, Json>>, kinds: &[&str], name: &str) {
-        let known: Vec<&str> = properties.map(|p| p.keys().map(String::as_str).collect()).unwrap_or_default();
-        let message = format!("unknown key `{}` in `{name}`", entry.key);
-        let near = nearest(&entry.key, known.iter().copied());
-        let help = match near {
-            Some(near) => format!("did you mean `{near}`?"),
-            None if entry.key == "type" && !kinds.is_empty() => {
-                format!(
-                    "the kind is the key itself: {{ {}: {{ … }} }}; kinds here: {}",
-                    kinds.first().unwrap_or(&""),
-                    kinds.join(", ")
-                )
-            }
-            None => format!("known here: {}", known.join(", ")),
+    fn unknown_key(&mut self, entry: &Entry, beside: &[Entry], schema: &'s Json, kinds: &[&str], name: &str) {
+        let known: Vec<&str> = schema["properties"].as_object().into_iter().flatten().map(|(key, _)| &**key).collect();
+        let key = entry.key.as_str();
+        let (help, meant) = if let Some(hint) = renamed::hint(key, &known, |path| self.key_at(schema, path).is_some()) {
+            (hint.help, hint.key.and_then(|path| self.key_at(schema, &path)))
+        } else if let Some((help, meant)) = self.elsewhere(key, beside, schema, kinds, name) {
+            (help, Some(meant))
+        } else if key == "type" && !kinds.is_empty() {
+            let (first, all) = (kinds.first().unwrap_or(&""), kinds.join(", "));
+            (format!("the kind is the key itself: {{ {first}: {{ … }} }}; kinds here: {all}"), None)
+        } else {
+            (format!("known here: {}", known.join(", ")), None)
         };
+        let message = format!("unknown key `{key}` in `{name}`");
         self.findings.push(Diagnostic::error(entry.key_place, message).help(help));
-        // The line is shown: what would be hidden under the right name is hidden under a wrong one too, and what nobody knows is.
-        let near = near.and_then(|near| properties.and_then(|known| known.get(near)));
-        if near.is_none_or(|near| self.holds_secrets(near, 0)) {
+        // The line is shown: what is a secret under the right name is hidden under a wrong one too, and so is every unknown value.
+        if meant.is_none_or(|meant| self.holds_secrets(meant, 0)) {
             self.mask(&entry.node);
         }
+    }
+
+    /// A key that is right in the kind beside it, or beside the kind that it stands in.
+    fn elsewhere(
+        &self,
+        key: &str,
+        beside: &[Entry],
+        schema: &'s Json,
+        kinds: &[&str],
+        name: &str,
+    ) -> Option<(String, &'s Json)> {
+        let inside = beside.iter().map(|entry| entry.key.as_str()).filter(|other| kinds.contains(other));
+        for kind in inside {
+            let known = |path: &str| self.key_at(schema, &format!("{kind}.{path}"));
+            if let Some(meant) = known(key) {
+                return Some((format!("it is a key of `{kind}`: write `{kind}: {{ {key}: … }}`"), meant));
+            }
+            if let Some(hint) = renamed::hint(key, &[], |path| known(path).is_some())
+                && let Some(meant) = hint.key.and_then(|path| known(&path))
+            {
+                return Some((format!("{}, a key of `{kind}`", hint.help), meant));
+            }
+        }
+        let above = self.above.iter().rev().nth(1)?;
+        let is_kind = above["x-kinds"].as_array().is_some_and(|kinds| kinds.iter().any(|kind| kind == name));
+        let meant = self.key_at(above, key).filter(|_| is_kind)?;
+        Some((format!("it stands beside `{name}`, not in it"), meant))
+    }
+
+    /// The schema of a key, by its path from a mapping.
+    fn key_at(&self, schema: &'s Json, path: &str) -> Option<&'s Json> {
+        path.split('.').try_fold(schema, |schema, key| self.content(schema)["properties"].get(key))
+    }
+
+    /// The schema behind references and "or null".
+    fn content(&self, schema: &'s Json) -> &'s Json {
+        let schema = self.resolve(schema);
+        let variants = schema["anyOf"].as_array().into_iter().flatten();
+        let variant = variants.into_iter().find(|variant| variant["type"] != "null");
+        variant.map_or(schema, |variant| self.resolve(variant))
     }
 
     fn missing_keys(&mut self, node: &Node, schema: &Json, entries: &[Entry], name: &str) {
         let required = schema["required"].as_array().into_iter().flatten().filter_map(Json::as_str);
         for key in required.filter(|key| !entries.iter().any(|entry| entry.key == *key)) {
             let about = schema["properties"][key]["description"].as_str().and_then(|text| text.lines().next());
-            let finding = Diagnostic::error(node.place, format!("`{name}` lacks the key `{key}`"));
+            let finding = Diagnostic::error(node.place, format!("missing required key `{key}` in `{name}`"));
             self.findings.push(match about {
                 Some(about) => finding.help(format!("add `{key}: …` — {about}")),
                 None => finding.help(format!("add `{key}: …`")),
@@ -200,8 +252,8 @@ impl<'s> Walker<'s> {
             self.findings.push(Diagnostic::error(second.key_place, message).help("give each an entry of its own"));
         } else if given.is_empty() && !entries.iter().any(|entry| nearest(&entry.key, kinds.iter().copied()).is_some())
         {
-            let finding = Diagnostic::error(node.place, format!("`{name}` does not say its kind"));
-            self.findings.push(finding.help(format!("name exactly one of: {}", kinds.join(", "))));
+            let finding = Diagnostic::error(node.place, format!("`{name}` has no kind"));
+            self.findings.push(finding.help(format!("set exactly one of: {}", kinds.join(", "))));
         }
     }
 
@@ -216,7 +268,7 @@ impl<'s> Walker<'s> {
         if length < least || length > most {
             let bound = if length < least { format!("at least {least}") } else { format!("at most {most}") };
             self.findings
-                .push(Diagnostic::error(node.place, format!("`{name}` has {length} entries, and takes {bound}")));
+                .push(Diagnostic::error(node.place, format!("`{name}` has {length} entries, expected {bound}")));
         }
         Json::Array(items.iter().map(|item| self.value(item, &schema["items"], name)).collect())
     }
@@ -260,7 +312,7 @@ impl<'s> Walker<'s> {
                 Json::Null
             }
             _ => {
-                let finding = Diagnostic::error(node.place, format!("`{name}` takes exactly one key, the kind"));
+                let finding = Diagnostic::error(node.place, format!("`{name}` takes exactly one key, its kind"));
                 self.findings.push(finding.help(format!("known here: {}", known.join(", "))));
                 Json::Null
             }
@@ -269,14 +321,14 @@ impl<'s> Walker<'s> {
 
     fn word(&mut self, node: &Node, allowed: &[&str], name: &str) -> Json {
         let Value::Scalar { text, .. } = &node.value else {
-            return self.mistyped(node, "a word", name);
+            return self.mistyped(node, "a string", name);
         };
         if allowed.contains(&text.as_str()) {
             return Json::String(text.clone());
         }
-        let finding = Diagnostic::error(node.place, format!("`{name}` cannot be {}", quoted(node)));
+        let finding = Diagnostic::error(node.place, format!("`{name}`: unknown value {}", quoted(node)));
         let near = nearest(text, allowed.iter().copied()).map(|near| format!("did you mean `{near}`?"));
-        self.findings.push(finding.help(near.unwrap_or_else(|| format!("it is one of: {}", allowed.join(", ")))));
+        self.findings.push(finding.help(near.unwrap_or_else(|| format!("expected one of: {}", allowed.join(", ")))));
         Json::Null
     }
 
@@ -292,9 +344,8 @@ impl<'s> Walker<'s> {
             return self.mistyped(node, "a string", name);
         }
         if text.contains('\0') {
-            let finding =
-                Diagnostic::error(node.place, format!("`{name}` has a zero byte, which no such text can have"));
-            self.findings.push(finding.help("take it out; a file that is filled in must be text"));
+            let finding = Diagnostic::error(node.place, format!("`{name}` contains a NUL byte"));
+            self.findings.push(finding.help("remove it; the value of a placeholder must be text"));
         }
         let reason = match format {
             "duration" => Span::parse(text).err(),
@@ -304,12 +355,13 @@ impl<'s> Walker<'s> {
             _ => None,
         };
         if let Some(reason) = reason {
-            let reason = if node.filled { reason.replace(&format!("`{text}`"), "the filled-in value") } else { reason };
+            let reason =
+                if node.filled { reason.replace(&format!("`{text}`"), "the interpolated value") } else { reason };
             self.findings.push(Diagnostic::error(node.place, format!("`{name}`: {reason}")));
         }
         Json::String(match (self.hide, format, node.filled) {
             (true, "secret", _) => "(secret)".into(),
-            (true, _, true) => "(filled in)".into(),
+            (true, _, true) => "(interpolated)".into(),
             (true, _, false) => crate::diag::hide_userinfo(text),
             (false, ..) => text.clone(),
         })
@@ -318,7 +370,7 @@ impl<'s> Walker<'s> {
     fn number(&mut self, node: &Node, schema: &Json, name: &str) -> Json {
         let whole = schema["type"] == "integer"
             || schema["type"].as_array().is_some_and(|types| types.iter().any(|t| t == "integer"));
-        let wanted = if whole { "a whole number" } else { "a number" };
+        let wanted = if whole { "an integer" } else { "a number" };
         let Value::Scalar { text, plain: true } = &node.value else {
             return self.mistyped(node, wanted, name);
         };
@@ -337,7 +389,7 @@ impl<'s> Walker<'s> {
             let bound =
                 if most.is_infinite() { format!("at least {least}") } else { format!("from {least} to {most}") };
             self.findings
-                .push(Diagnostic::error(node.place, format!("`{name}` is {}, and must be {bound}", quoted(node))));
+                .push(Diagnostic::error(node.place, format!("`{name}` is {}, expected {bound}", quoted(node))));
         }
         Json::Number(number)
     }
@@ -352,10 +404,8 @@ impl<'s> Walker<'s> {
                     "no" | "off" | "n" | "0" | "false" => Some("false"),
                     _ => None,
                 };
-                let finding = Diagnostic::error(
-                    node.place,
-                    format!("`{name}` must be true or false, and here is {}", quoted(node)),
-                );
+                let finding =
+                    Diagnostic::error(node.place, format!("`{name}`: expected true or false, found {}", quoted(node)));
                 self.findings.push(match word {
                     Some(word) => finding.help(format!("write {word}, without quotes")),
                     None => finding,
@@ -367,9 +417,9 @@ impl<'s> Walker<'s> {
     }
 
     fn mistyped(&mut self, node: &Node, wanted: &str, name: &str) -> Json {
-        let quoted = matches!(&node.value, Value::Scalar { plain: false, .. }) && wanted.contains("number");
-        let finding =
-            Diagnostic::error(node.place, format!("`{name}` must be {wanted}, and here is {}", node.kind_name()));
+        let quoted =
+            matches!(&node.value, Value::Scalar { plain: false, .. }) && matches!(wanted, "a number" | "an integer");
+        let finding = Diagnostic::error(node.place, format!("`{name}`: expected {wanted}, found {}", node.kind_name()));
         self.findings.push(if quoted { finding.help("write it without quotes") } else { finding });
         Json::Null
     }
@@ -391,7 +441,7 @@ fn type_of(schema: &Json) -> (Option<&str>, bool) {
 
 fn quoted(node: &Node) -> String {
     match &node.value {
-        Value::Scalar { .. } if node.filled => "what was filled in here".into(),
+        Value::Scalar { .. } if node.filled => "the interpolated value".into(),
         Value::Scalar { text, .. } => format!("`{text}`"),
         _ => node.kind_name().into(),
     }
@@ -504,15 +554,18 @@ mod tests {
     #[test]
     fn each_mistake_is_named_with_place_and_next_step() {
         check_finding("prot: 1\nport: 2\n", "1:1 unknown key `prot` in `the file` / did you mean `port`?");
-        check_finding("grace: 5s\n", "lacks the key `port` / add `port: …` — The port of the app.");
-        check_finding("port: 70000\n", "`port` is `70000`, and must be from 0 to 65535");
-        check_finding("port: \"80\"\n", "must be a whole number, and here is a string / write it without quotes");
+        check_finding(
+            "grace: 5s\n",
+            "missing required key `port` in `the file` / add `port: …` — The port of the app.",
+        );
+        check_finding("port: 70000\n", "`port` is `70000`, expected from 0 to 65535");
+        check_finding("port: \"80\"\n", "`port`: expected an integer, found a string / write it without quotes");
         check_finding("{port: 1, grace: 5}", "`grace`: `5` is not a duration");
         check_finding("{port: 1, mode: drop-oldest}", "did you mean `drop_oldest`?");
         check_finding("{port: 1, balance: {lest_request: {}}}", "did you mean `least_request`?");
         check_finding("{port: 1, balance: {}}", "takes exactly one key");
-        check_finding("{port: 1, labels: [a]}", "must be a mapping, and here is a list");
-        check_finding("{port: [1]}", "here is a list");
+        check_finding("{port: 1, labels: [a]}", "`labels`: expected a mapping, found a list");
+        check_finding("{port: [1]}", "found a list");
     }
 
     /// covers: foundation 3

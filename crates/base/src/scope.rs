@@ -41,7 +41,7 @@ impl Scope {
         let caught = CatchPanic { future: Box::pin(future) };
         self.start(async move {
             if let Err(what) = caught.await {
-                tracing::error!(owner, task, what, "a task panicked and is over; the rest goes on");
+                tracing::error!(owner, task, what, "task panicked and was terminated; other tasks keep running");
             }
         });
     }
@@ -53,7 +53,7 @@ impl Scope {
         let caught = CatchPanic { future: Box::pin(future) };
         self.start(async move {
             if let Err(what) = caught.await {
-                tracing::error!(owner, task, what, "a task panicked; the rest goes on");
+                tracing::error!(owner, task, what, "task panicked; subsystem marked failed, other tasks keep running");
                 health.panicked(&format!("task {task} of {owner} panicked: {what}"));
             }
         })
@@ -134,13 +134,13 @@ where
         let runtime = match built {
             Ok(runtime) => runtime,
             Err(error) => {
-                return health.panicked(&format!("thread {owner} has no runtime: {error}"));
+                return health.panicked(&format!("cannot create the Tokio runtime of thread {owner}: {error}"));
             }
         };
-        #[cfg(feature = "backdoor")]
+        #[cfg(feature = "fault-injection")]
         let make = {
             let thread = owner.clone();
-            || crate::mailbox::beside(thread, make())
+            || crate::fault_mailbox::beside(thread, make())
         };
         let main = async move {
             tokio::task::spawn_local(count_beats(beat));
@@ -188,7 +188,7 @@ mod tests {
             let bad = scope.spawn("bad", async { panic!("broken on purpose") });
             let good = scope.spawn("good", async { tokio::task::yield_now().await });
             assert!(bad.await.is_ok() && good.await.is_ok());
-            assert!(health.verdict().text.contains("broken on purpose"));
+            assert!(health.current().message.contains("broken on purpose"));
             assert!(!health.live());
         });
     }

@@ -3,7 +3,7 @@
 //! says so. Bound: `max` bytes over all files; a file that would pass it is refused and reported.
 
 use crate::file;
-use crate::telemetry::Name;
+use crate::telemetry::MetricDesc;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -11,10 +11,11 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-/// What counts a file of another version than ours.
-pub const BEGUN_ANEW: Name = Name::counter(
-    "outrigger_state_files_begun_anew_total",
-    "Files of the state directory that were of a newer version, and were begun anew.",
+/// Counts files of another version than ours.
+pub static FILES_RESET: MetricDesc = MetricDesc::counter(
+    "outrigger_state_files_reset_total",
+    &["file"],
+    "Files of the state directory that were written by a newer version and were started anew.",
 );
 
 /// The first line of a file of ours: what it is, and its version. The first version of each had none.
@@ -73,9 +74,10 @@ impl StateDir {
     pub fn open(dir: &Path, max: u64) -> StateDir {
         match Self::lock(dir) {
             Ok(lock) => Self::with(Some(dir.to_path_buf()), None, max, Some(lock)),
-            Err(error) => {
-                Self::without(format!("{} cannot be used: {error}; progress is not kept over a restart", dir.display()))
-            }
+            Err(error) => Self::without(format!(
+                "state directory {} is not usable: {error}; checkpoints are not persisted",
+                dir.display()
+            )),
         }
     }
 
@@ -93,7 +95,7 @@ impl StateDir {
         rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive).map_err(
             |error| match error {
                 rustix::io::Errno::WOULDBLOCK => {
-                    io::Error::other("another outrigger holds its lock; give each a state.dir of its own")
+                    io::Error::other("locked by another Outrigger process; use a separate state.dir for each")
                 }
                 other => other.into(),
             },
@@ -127,9 +129,19 @@ impl StateDir {
         self.inner.max
     }
 
-    /// The path of a file or folder of a subsystem, where there is durability.
+    /// The path of a file or directory of a subsystem, where there is durability; the directories above it are made.
     pub fn path(&self, name: &str) -> Option<PathBuf> {
-        self.inner.dir.as_ref().map(|dir| dir.join(name))
+        let dir = self.inner.dir.as_ref()?;
+        for (end, _) in name.match_indices('/') {
+            // An error shows when the file itself is opened.
+            let _ = own_directory(&dir.join(name.get(..end).unwrap_or_default()));
+        }
+        Some(dir.join(name))
+    }
+
+    /// The directory itself.
+    pub fn dir(&self) -> Option<&Path> {
+        self.inner.dir.as_deref()
     }
 
     pub fn read(&self, name: &str) -> io::Result<Option<Vec<u8>>> {
@@ -149,10 +161,7 @@ impl StateDir {
             return Ok(());
         };
         if bytes.len() as u64 > self.inner.max {
-            return Err(io::Error::other(format!("{name} has {} bytes, more than state.max allows", bytes.len())));
-        }
-        if let Some(parent) = path.parent() {
-            fs::create_dir_all(parent)?;
+            return Err(io::Error::other(format!("{name}: {} bytes exceeds state.max_bytes", bytes.len())));
         }
         let serial = self.inner.serial.fetch_add(1, Ordering::Relaxed);
         let beside = path.with_extension(format!("tmp{}-{serial}", std::process::id()));
@@ -168,6 +177,16 @@ impl StateDir {
             io::Error::new(error.kind(), format!("{}: {error}", path.display()))
         })
     }
+}
+
+/// Makes a directory of ours; what is in its place goes, and no link is followed.
+fn own_directory(path: &Path) -> io::Result<()> {
+    match fs::symlink_metadata(path) {
+        Ok(meta) if meta.is_dir() => return Ok(()),
+        Ok(_) => fs::remove_file(path)?,
+        Err(_) => {}
+    }
+    fs::create_dir(path)
 }
 
 #[cfg(test)]
@@ -191,7 +210,11 @@ mod tests {
         assert_eq!(state.read("logs/b").expect("readable"), None);
         assert!(state.write("big", &[0; 101]).is_err(), "over the budget");
         let second = StateDir::open(&dir, 100);
-        assert!(second.trouble().is_some_and(|text| text.contains("another outrigger")), "{:?}", second.trouble());
+        assert!(
+            second.trouble().is_some_and(|text| text.contains("another Outrigger process")),
+            "{:?}",
+            second.trouble()
+        );
         drop(state);
         assert_eq!(StateDir::open(&dir, 100).trouble(), None);
         let _ = fs::remove_dir_all(&dir);
@@ -221,7 +244,7 @@ mod tests {
         let file = temp("file");
         fs::write(&file, b"").expect("a file where the directory should be");
         let state = StateDir::open(&file, 100);
-        assert!(state.trouble().is_some_and(|text| text.contains("not kept")));
+        assert!(state.trouble().is_some_and(|text| text.contains("not persisted")));
         assert!(state.write("x", b"1").is_ok());
         assert_eq!(state.read("x").expect("no file"), None);
         let _ = fs::remove_file(&file);

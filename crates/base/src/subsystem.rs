@@ -24,16 +24,40 @@ pub enum State {
     /// Works with something missing, such as a receiver that does not answer.
     Degraded,
     Failed,
+    /// The stop has begun.
+    Stopping,
 }
 
-/// One subsystem's state in a sentence.
+impl State {
+    /// From the best to the worst.
+    pub const ALL: [State; 5] = [State::Ok, State::Degraded, State::Starting, State::Stopping, State::Failed];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            State::Starting => "starting",
+            State::Ok => "ok",
+            State::Degraded => "degraded",
+            State::Failed => "failed",
+            State::Stopping => "stopping",
+        }
+    }
+
+    /// The worst of several; `ok` where there are none.
+    pub fn worst(states: impl Iterator<Item = State>) -> State {
+        let rank = |state: &State| State::ALL.iter().position(|known| known == state);
+        states.max_by_key(rank).unwrap_or(State::Ok)
+    }
+}
+
+/// The health of one subsystem at one moment.
 #[derive(Clone, Debug, serde::Serialize)]
-pub struct Verdict {
-    pub subsystem: &'static str,
-    pub state: State,
-    pub text: String,
-    pub started: bool,
-    pub ready: bool,
+pub struct SubsystemHealth {
+    pub name: &'static str,
+    pub health: State,
+    /// What is wrong, or what it does.
+    pub message: String,
+    /// When the present health began (RFC 3339).
+    pub since: String,
 }
 
 /// One component's state: what a section of the configuration names.
@@ -70,6 +94,9 @@ struct Inner {
     faults: Vec<(String, String)>,
     components: Vec<Component>,
     summary: String,
+    stopping: bool,
+    health: State,
+    since: SystemTime,
 }
 
 #[derive(Debug)]
@@ -88,8 +115,22 @@ impl Component {
 }
 
 impl Inner {
-    /// Notes since when each component is as it is.
-    fn look(&mut self) {
+    fn current(&self) -> State {
+        match (&self.panicked, self.faults.is_empty(), self.ready) {
+            (Some(_), ..) => State::Failed,
+            _ if self.stopping => State::Stopping,
+            (None, true, true) => State::Ok,
+            (None, true, false) => State::Starting,
+            (None, false, _) => State::Degraded,
+        }
+    }
+
+    /// Notes when the health of the subsystem and of each component changed.
+    fn refresh(&mut self) {
+        let health = self.current();
+        if std::mem::replace(&mut self.health, health) != health {
+            self.since = SystemTime::now();
+        }
         for component in &mut self.components {
             let is_well = !self.faults.iter().any(|(part, _)| component.has(part));
             if std::mem::replace(&mut component.is_well, is_well) != is_well {
@@ -112,6 +153,9 @@ impl Health {
             faults: Vec::new(),
             components: Vec::new(),
             summary: String::new(),
+            stopping: false,
+            health: State::Starting,
+            since: SystemTime::now(),
         };
         Arc::new(Health { subsystem, inner: Mutex::new(inner), alarm, beats: Mutex::default() })
     }
@@ -121,7 +165,7 @@ impl Health {
         let component = Component { id: id.into(), kind, is_well: true, since: SystemTime::now() };
         let mut inner = lock(&self.inner);
         inner.components.push(component);
-        inner.look();
+        inner.refresh();
     }
 
     /// How each component is.
@@ -135,7 +179,7 @@ impl Health {
                 () if !component.is_well => State::Degraded,
                 () => State::Ok,
             };
-            let since = crate::oplog::rfc3339(component.since);
+            let since = crate::logging::rfc3339(component.since);
             ComponentHealth { id: component.id.clone(), kind: component.kind.into(), health, message, since }
         };
         inner.components.iter().map(of).collect()
@@ -150,6 +194,14 @@ impl Health {
         let mut inner = lock(&self.inner);
         inner.started |= ready;
         inner.ready = ready;
+        inner.refresh();
+    }
+
+    /// The stop has begun.
+    pub fn set_stopping(&self) {
+        let mut inner = lock(&self.inner);
+        inner.stopping = true;
+        inner.refresh();
     }
 
     /// What the subsystem does when all is well, in a few words.
@@ -164,7 +216,7 @@ impl Health {
             Some((_, old)) => std::mem::replace(old, text.clone()) != text,
             None => {
                 inner.faults.push((part.to_string(), text));
-                inner.look();
+                inner.refresh();
                 true
             }
         }
@@ -175,12 +227,15 @@ impl Health {
         let mut inner = lock(&self.inner);
         let before = inner.faults.len();
         inner.faults.retain(|(name, _)| name != part);
-        inner.look();
+        inner.refresh();
         inner.faults.len() != before
     }
 
     pub fn panicked(&self, text: &str) {
-        lock(&self.inner).panicked.get_or_insert_with(|| text.to_string());
+        let mut inner = lock(&self.inner);
+        inner.panicked.get_or_insert_with(|| text.to_string());
+        inner.refresh();
+        drop(inner);
         self.alarm.notify_one();
     }
 
@@ -209,19 +264,19 @@ impl Health {
         lock(&self.inner).panicked.is_none()
     }
 
-    pub fn verdict(&self) -> Verdict {
+    pub fn current(&self) -> SubsystemHealth {
         let inner = lock(&self.inner);
-        let (state, text) = match (&inner.panicked, inner.faults.as_slice(), inner.ready) {
-            (Some(text), ..) => (State::Failed, text.clone()),
-            (None, [], true) => (State::Ok, inner.summary.clone()),
-            (None, [], false) if inner.summary.is_empty() => (State::Starting, "starting".into()),
-            (None, [], false) => (State::Starting, inner.summary.clone()),
+        let message = match (&inner.panicked, inner.faults.as_slice(), inner.ready) {
+            (Some(text), ..) => text.clone(),
+            (None, [], false) if inner.summary.is_empty() => "starting".into(),
+            (None, [], _) => inner.summary.clone(),
             (None, faults, _) => {
                 let parts: Vec<String> = faults.iter().map(|(part, text)| format!("{part}: {text}")).collect();
-                (State::Degraded, parts.join("; "))
+                parts.join("; ")
             }
         };
-        Verdict { subsystem: self.subsystem, state, text, started: inner.started, ready: inner.ready }
+        let since = crate::logging::rfc3339(inner.since);
+        SubsystemHealth { name: self.subsystem, health: inner.current(), message, since }
     }
 }
 
@@ -458,17 +513,17 @@ mod tests {
     #[test]
     fn health_answers_started_ready_and_live_and_tells_faults_once() {
         let health = Health::new("logs");
-        assert_eq!(health.verdict().state, State::Starting);
+        assert_eq!(health.current().health, State::Starting);
         health.set_ready(true);
         assert!(health.started() && health.ready() && health.live());
         assert!(health.fault("main", "refused"));
         assert!(!health.fault("main", "refused"), "the same fault is no news");
-        assert_eq!(health.verdict().state, State::Degraded);
+        assert_eq!(health.current().health, State::Degraded);
         assert!(health.ready(), "a sick receiver does not make the app unready");
         assert!(health.recovered("main"));
-        assert_eq!(health.verdict().state, State::Ok);
+        assert_eq!(health.current().health, State::Ok);
         health.panicked("boom");
         assert!(!health.live());
-        assert_eq!(health.verdict().state, State::Failed);
+        assert_eq!(health.current().health, State::Failed);
     }
 }

@@ -1,7 +1,8 @@
 //! Own metrics, `outrigger_*`: typed names, opened once, counted with relaxed atomics. In: counts of the parts. Out: the
-//! families of `/metrics`, together with the ledger, the verdicts and the process itself. Bound: one entry per name and
+//! families of `/metrics`, together with the ledger, the health and the process itself. Bound: one entry per name and
 //! configured part; no value from outside becomes a label.
 
+use crate::component::LABELS;
 use crate::family::{Family, FamilyKind, Gather, Labels, Point, PointValue, labels_of};
 use crate::ledger::Ledger;
 use crate::pressure::Pressure;
@@ -9,39 +10,68 @@ use crate::subsystem::{Health, State, lock};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-/// A metric of ours: its name and what it tells, in one place.
-#[derive(Clone, Copy)]
-pub struct Name {
+/// A metric of Outrigger's own: its name, its labels and its help text, in one place. The docs list all of them.
+#[derive(Debug)]
+pub struct MetricDesc {
     pub name: &'static str,
-    pub help: &'static str,
     pub kind: FamilyKind,
+    pub labels: &'static [&'static str],
+    pub help: &'static str,
 }
 
-impl Name {
-    pub const fn counter(name: &'static str, help: &'static str) -> Name {
-        Name { name, help, kind: FamilyKind::Counter }
+impl MetricDesc {
+    pub const fn counter(name: &'static str, labels: &'static [&'static str], help: &'static str) -> MetricDesc {
+        MetricDesc { name, kind: FamilyKind::Counter, labels, help }
     }
 
-    pub const fn gauge(name: &'static str, help: &'static str) -> Name {
-        Name { name, help, kind: FamilyKind::Gauge }
+    pub const fn gauge(name: &'static str, labels: &'static [&'static str], help: &'static str) -> MetricDesc {
+        MetricDesc { name, kind: FamilyKind::Gauge, labels, help }
+    }
+
+    /// An empty family of it.
+    pub fn family(&self) -> Family {
+        Family::new(self.name, self.help, self.kind)
+    }
+
+    /// A point with the values of its labels, in their order.
+    pub fn point(&self, values: &[&str], value: f64) -> Point {
+        Point { labels: self.labels_of(values), value: PointValue::Number(value) }
+    }
+
+    fn labels_of(&self, values: &[&str]) -> Labels {
+        debug_assert_eq!(self.labels.len(), values.len(), "{} has the labels {:?}", self.name, self.labels);
+        labels_of(&self.labels.iter().copied().zip(values.iter().copied()).collect::<Vec<_>>())
     }
 }
 
-/// One number of one part.
+/// A number that only grows.
 #[derive(Clone, Default)]
-pub struct Count(Arc<AtomicU64>);
+pub struct Counter(Arc<AtomicU64>);
 
-impl Count {
+impl Counter {
     pub fn add(&self, amount: u64) {
         self.0.fetch_add(amount, Ordering::Relaxed);
     }
 
+    /// The present value of a count that is kept elsewhere, as by the supervisor.
+    pub fn store(&self, value: u64) {
+        self.0.store(value, Ordering::Relaxed);
+    }
+}
+
+/// A number that is set.
+#[derive(Clone, Default)]
+pub struct Gauge(Arc<AtomicU64>);
+
+impl Gauge {
     pub fn set(&self, value: u64) {
         self.0.store(value, Ordering::Relaxed);
     }
 
-    pub fn value(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
+    /// The present time, for a `_timestamp_seconds`.
+    pub fn set_now(&self) {
+        let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        self.set(since_epoch.map_or(0, |time| time.as_secs()));
     }
 }
 
@@ -57,7 +87,7 @@ pub struct Telemetry {
 
 #[derive(Default)]
 struct Inner {
-    counts: Vec<(Name, Labels, Count)>,
+    counts: Vec<(&'static MetricDesc, Labels, Arc<AtomicU64>)>,
     healths: Vec<Arc<Health>>,
     parts: Vec<Arc<dyn Gather>>,
     left: Vec<Left>,
@@ -97,15 +127,26 @@ impl Telemetry {
         lock(&self.inner).left.clone()
     }
 
-    pub fn count(&self, name: Name, labels: &[(&str, &str)]) -> Count {
-        let labels = labels_of(labels);
+    pub fn counter(&self, desc: &'static MetricDesc, values: &[&str]) -> Counter {
+        debug_assert_eq!(desc.kind, FamilyKind::Counter, "{}", desc.name);
+        Counter(self.number(desc, values))
+    }
+
+    pub fn gauge(&self, desc: &'static MetricDesc, values: &[&str]) -> Gauge {
+        debug_assert_eq!(desc.kind, FamilyKind::Gauge, "{}", desc.name);
+        Gauge(self.number(desc, values))
+    }
+
+    /// The same number if it was opened before.
+    fn number(&self, desc: &'static MetricDesc, values: &[&str]) -> Arc<AtomicU64> {
+        let labels = desc.labels_of(values);
         let mut inner = lock(&self.inner);
-        if let Some((.., count)) = inner.counts.iter().find(|(n, l, _)| n.name == name.name && *l == labels) {
-            return count.clone();
+        if let Some((.., number)) = inner.counts.iter().find(|(d, l, _)| d.name == desc.name && *l == labels) {
+            return number.clone();
         }
-        let count = Count::default();
-        inner.counts.push((name, labels, count.clone()));
-        count
+        let number = Arc::<AtomicU64>::default();
+        inner.counts.push((desc, labels, number.clone()));
+        number
     }
 
     /// Opens the health of a subsystem, so that probes, page and metrics see it.
@@ -125,19 +166,86 @@ impl Telemetry {
     }
 }
 
+pub static BUILD_INFO: MetricDesc =
+    MetricDesc::gauge("outrigger_build_info", &["version"], "Version of the running binary; always 1.");
+pub static SUBSYSTEM_HEALTH: MetricDesc = MetricDesc::gauge(
+    "outrigger_subsystem_health",
+    &["subsystem", "health"],
+    "1 for the current health of a subsystem.",
+);
+pub static RECEIVED: MetricDesc =
+    MetricDesc::counter("outrigger_component_received_records_total", &LABELS, "Records received.");
+pub static DELIVERED: MetricDesc = MetricDesc::counter(
+    "outrigger_component_delivered_records_total",
+    &LABELS,
+    "Records handed on; for sinks: acknowledged by the receiver.",
+);
+pub static MERGED: MetricDesc = MetricDesc::counter(
+    "outrigger_component_merged_records_total",
+    &LABELS,
+    "Records that became part of another record.",
+);
+pub static REPLAYED: MetricDesc = MetricDesc::counter(
+    "outrigger_component_replayed_records_total",
+    &LABELS,
+    "Received records that had been read before a restart.",
+);
+pub static PENDING: MetricDesc = MetricDesc::gauge(
+    "outrigger_component_pending_records",
+    &LABELS,
+    "Records received but not yet delivered or dropped.",
+);
+pub static DROPPED: MetricDesc = MetricDesc::counter(
+    "outrigger_component_dropped_records_total",
+    &["component_id", "component_kind", "component_type", "reason", "intentional"],
+    "Records dropped. Alert on intentional=\"false\".",
+);
+pub static RECEIVED_BYTES: MetricDesc =
+    MetricDesc::counter("outrigger_component_received_bytes_total", &LABELS, "Bytes received, before decompression.");
+pub static SENT_BYTES: MetricDesc =
+    MetricDesc::counter("outrigger_component_sent_bytes_total", &LABELS, "Bytes sent, after compression.");
+pub static ERRORS: MetricDesc = MetricDesc::counter(
+    "outrigger_component_errors_total",
+    &["component_id", "component_kind", "component_type", "reason"],
+    "Errors that did not lose a record.",
+);
+pub static UP: MetricDesc =
+    MetricDesc::gauge("outrigger_component_up", &LABELS, "1 if the last attempt to reach the other side succeeded.");
+pub static REQUESTS: MetricDesc = MetricDesc::counter(
+    "outrigger_component_requests_total",
+    &["component_id", "component_kind", "component_type", "result"],
+    "Requests to the receiver: success, retried, rejected.",
+);
+
+/// What every component has, for the docs.
+pub static METRICS: [&MetricDesc; 13] = [
+    &BUILD_INFO,
+    &SUBSYSTEM_HEALTH,
+    &RECEIVED,
+    &DELIVERED,
+    &MERGED,
+    &REPLAYED,
+    &PENDING,
+    &DROPPED,
+    &RECEIVED_BYTES,
+    &SENT_BYTES,
+    &ERRORS,
+    &UP,
+    &REQUESTS,
+];
+
 impl Gather for Telemetry {
     fn gather(&self, families: &mut Vec<Family>) {
-        let build = Family::new("outrigger_build_info", "The version that runs.", FamilyKind::Gauge);
-        families.push(build.with(&[("version", env!("CARGO_PKG_VERSION"))], 1.0));
+        let build = BUILD_INFO.point(&[env!("CARGO_PKG_VERSION")], 1.0);
+        families.push(Family { points: vec![build], ..BUILD_INFO.family() });
         let (healths, parts) = {
             let inner = lock(&self.inner);
-            for (name, labels, count) in &inner.counts {
-                let point = Point { labels: labels.clone(), value: PointValue::Number(count.value() as f64) };
-                match families.iter_mut().find(|family| &*family.name == name.name) {
+            for (desc, labels, number) in &inner.counts {
+                let value = PointValue::Number(number.load(Ordering::Relaxed) as f64);
+                let point = Point { labels: labels.clone(), value };
+                match families.iter_mut().find(|family| &*family.name == desc.name) {
                     Some(family) => family.points.push(point),
-                    None => {
-                        families.push(Family { points: vec![point], ..Family::new(name.name, name.help, name.kind) })
-                    }
+                    None => families.push(Family { points: vec![point], ..desc.family() }),
                 }
             }
             (inner.healths.clone(), inner.parts.clone())
@@ -149,38 +257,32 @@ impl Gather for Telemetry {
 }
 
 fn health_family(healths: &[Arc<Health>]) -> Family {
-    let mut family =
-        Family::new("outrigger_subsystem_state", "1 for the state that a subsystem is in.", FamilyKind::Gauge);
-    for verdict in healths.iter().map(|health| health.verdict()) {
-        for (state, word) in
-            [(State::Starting, "starting"), (State::Ok, "ok"), (State::Degraded, "degraded"), (State::Failed, "failed")]
-        {
-            let value = if verdict.state == state { 1.0 } else { 0.0 };
-            family = family.with(&[("subsystem", verdict.subsystem), ("state", word)], value);
+    let mut family = SUBSYSTEM_HEALTH.family();
+    for subsystem in healths.iter().map(|health| health.current()) {
+        for health in State::ALL {
+            let value = if subsystem.health == health { 1.0 } else { 0.0 };
+            family.points.push(SUBSYSTEM_HEALTH.point(&[subsystem.name, health.as_str()], value));
         }
     }
     family
 }
 
 fn ledger_families(ledger: &Ledger) -> [Family; 6] {
-    let counter = |name, help| Family::new(name, help, FamilyKind::Counter);
-    let mut families = [
-        counter("outrigger_records_received_total", "Records that came in."),
-        counter("outrigger_records_delivered_total", "Records that were handed on, and by a sink: acknowledged."),
-        counter("outrigger_records_merged_total", "Records that became part of another one."),
-        counter("outrigger_records_replayed_total", "Records of those received that were read again after a restart."),
-        Family::new("outrigger_records_pending", "Records that wait.", FamilyKind::Gauge),
-        counter("outrigger_records_dropped_total", "Records that were given up, by reason."),
-    ];
+    let descs = [&RECEIVED, &DELIVERED, &MERGED, &REPLAYED, &PENDING, &DROPPED];
+    let mut families = descs.map(MetricDesc::family);
     for row in ledger.snapshot() {
-        let labels = [("kind", row.kind), ("name", row.name.as_str())];
+        let labels = row.component.labels();
         let c = &row.counts;
-        for (family, value) in families.iter_mut().zip([c.received, c.delivered, c.merged, c.replayed, c.pending]) {
-            family.points.push(Point { labels: labels_of(&labels), value: PointValue::Number(value as f64) });
+        let values = [c.received, c.delivered, c.merged, c.replayed, c.pending];
+        for ((family, desc), value) in families.iter_mut().zip(descs).zip(values) {
+            family.points.push(desc.point(&labels, value as f64));
         }
         for (reason, dropped) in &c.dropped {
-            let labels = labels_of(&[labels[0], labels[1], ("reason", reason)]);
-            families[5].points.push(Point { labels, value: PointValue::Number(*dropped as f64) });
+            let intentional = if reason.is_intentional() { "true" } else { "false" };
+            let [id, kind, type_name] = labels;
+            families[5]
+                .points
+                .push(DROPPED.point(&[id, kind, type_name, reason.as_str(), intentional], *dropped as f64));
         }
     }
     families
@@ -189,24 +291,28 @@ fn ledger_families(ledger: &Ledger) -> [Family; 6] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::component::Component;
+    use crate::reason::Reason;
 
     /// covers: foundation 2
     #[test]
     fn counts_ledger_and_health_are_gathered_under_outrigger_names() {
         let telemetry = Telemetry::default();
-        let name = Name::counter("outrigger_things_total", "Things.");
-        telemetry.count(name, &[("part", "a")]).add(2);
-        telemetry.count(name, &[("part", "a")]).add(1);
+        static THINGS: MetricDesc = MetricDesc::counter("outrigger_things_total", &["part"], "Things.");
+        telemetry.counter(&THINGS, &["a"]).add(2);
+        telemetry.counter(&THINGS, &["a"]).add(1);
         telemetry.health("logs").set_ready(true);
-        telemetry.ledger.row("sink", "logs/main").drop_unseen("full", 4);
+        let main = Component::sink("logs.sinks.main".into(), "loki");
+        telemetry.ledger.row(&main).drop_unseen(Reason::BufferFull, 4);
         let mut families = Vec::new();
         telemetry.gather(&mut families);
         let mut text = String::new();
         crate::family::write_text(&families, &mut text);
         for line in [
             "outrigger_things_total{part=\"a\"} 3\n",
-            "outrigger_subsystem_state{subsystem=\"logs\",state=\"ok\"} 1\n",
-            "outrigger_records_dropped_total{kind=\"sink\",name=\"logs/main\",reason=\"full\"} 4\n",
+            "outrigger_subsystem_health{subsystem=\"logs\",health=\"ok\"} 1\n",
+            "outrigger_component_dropped_records_total{component_id=\"logs.sinks.main\",component_kind=\"sink\",component_type=\"loki\",\
+             reason=\"buffer_full\",intentional=\"false\"} 4\n",
         ] {
             assert!(text.contains(line), "{line} in\n{text}");
         }

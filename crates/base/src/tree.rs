@@ -218,7 +218,7 @@ impl Builder {
                     self.size.add(size.nodes, size.bytes);
                     self.complete(node, 0);
                 }
-                None => self.findings.push(Diagnostic::error(place, "this alias stands inside the thing it names")),
+                None => self.findings.push(Diagnostic::error(place, "recursive alias")),
             },
             _ => {}
         }
@@ -251,7 +251,7 @@ impl Builder {
                 Some((key, key_place)) => {
                     if let Some(first) = parent.keys.get(&key) {
                         self.findings.push(
-                            Diagnostic::error(key_place, format!("`{key}` stands here twice"))
+                            Diagnostic::error(key_place, format!("duplicate key `{key}`"))
                                 .help(format!("the first one is on line {first}; keep one")),
                         );
                     } else {
@@ -300,7 +300,7 @@ mod tests {
     /// covers: foundation 3
     #[test]
     fn texts_that_mislead_are_refused_with_their_line() {
-        check_refused("a: 1\na: 2\n", 2, "twice");
+        check_refused("a: 1\na: 2\n", 2, "duplicate key");
         check_refused("a: 1\n---\nb: 2\n", 2, "second document");
         check_refused("a: [1, 2\nb: 3\n", 2, "not YAML");
         check_refused("a: &x [*x]\n", 1, "");

@@ -55,7 +55,7 @@ impl Span {
     pub fn parse(text: &str) -> Result<Span, String> {
         let mut rest = text.trim();
         if rest.is_empty() {
-            return Err("is empty, where a duration such as 25s is expected".into());
+            return Err("is empty, expected a duration such as 25s".into());
         }
         let mut total_ms: u64 = 0;
         while !rest.is_empty() {
@@ -69,7 +69,7 @@ impl Span {
                 .checked_mul(scale)
                 .and_then(|ms| total_ms.checked_add(ms))
                 .filter(|ms| *ms <= Self::MAX.0.as_millis() as u64)
-                .ok_or_else(|| format!("`{text}` is longer than {}, the most that is taken", Self::MAX))?;
+                .ok_or_else(|| format!("duration `{text}` is too large: at most {}", Self::MAX))?;
             rest = next;
         }
         Ok(Span(Duration::from_millis(total_ms)))
@@ -97,7 +97,7 @@ impl ByteSize {
             _ => SIZE_UNITS.iter().find(|(name, _)| *name == unit).ok_or_else(reason)?.1,
         };
         let size = number.checked_mul(scale).map(ByteSize).filter(|size| *size <= Self::MAX);
-        size.ok_or_else(|| format!("`{text}` is more than {}, the most that is taken", Self::MAX))
+        size.ok_or_else(|| format!("size `{text}` is too large: at most {}", Self::MAX))
     }
 
     pub const fn mib(number: u64) -> ByteSize {
@@ -113,7 +113,9 @@ impl Address {
     /// Reads `127.0.0.1:8080`. The error is the reason alone; the caller knows the place.
     pub fn parse(text: &str) -> Result<Address, String> {
         match text.parse::<std::net::SocketAddr>() {
-            Ok(address) if address.port() == 0 => Err(format!("`{text}` has port 0, which nobody could find")),
+            Ok(address) if address.port() == 0 => {
+                Err(format!("`{text}`: port 0 is not allowed, since the chosen port would not be known"))
+            }
             Ok(address) => Ok(Address(address)),
             Err(_) => Err(format!(
                 "`{text}` is not an address: write an IP address and a port, such as 127.0.0.1:8080 or [::1]:8080"
@@ -262,7 +264,7 @@ mod tests {
         check_span("s", Err("not a duration"));
         check_span("5 s", Err("not a duration"));
         check_span("99999999999999999999s", Err("not a duration"));
-        check_span("999999999999999999d", Err("longer than"));
+        check_span("999999999999999999d", Err("too large"));
         check_span("", Err("empty"));
     }
 
@@ -283,7 +285,7 @@ mod tests {
         check_size("1kB", Ok(1_000));
         check_size("64mb", Err("not a size"));
         check_size("-1", Err("not a size"));
-        check_size("99999999999GiB", Err("most that is taken"));
+        check_size("99999999999GiB", Err("too large"));
         for text in ["64MiB", "1GiB", "513", "2KiB"] {
             assert_eq!(ByteSize::parse(text).map(|size| size.to_string()), Ok(text.to_string()));
         }

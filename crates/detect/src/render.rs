@@ -163,11 +163,8 @@ fn logs(page: &mut Page, found: &Found, is_wrapped: bool) {
     page.example(
         "    ",
         &[
-            &format!(
-                "loki: {{ loki: {{ endpoint: \"http://loki:3100\", labels: {{ service: {} }} }} }}",
-                quoted(&service)
-            ),
-            "lines: { http: { endpoint: \"http://collector:8080/lines\" } }",
+            &format!("loki: {{ loki: {{ url: \"http://loki:3100\", labels: {{ service: {} }} }} }}", quoted(&service)),
+            "lines: { http: { url: \"http://collector:8080/lines\" } }",
             &format!("archive: {{ file: {{ path: \"/archive/{service}.log\" }} }}"),
         ],
     );
@@ -329,11 +326,7 @@ fn proxy(page: &mut Page, found: &Found) {
     let listen = free(found, 8443);
     page.example(
         "",
-        &[
-            "proxy:",
-            "  listeners:",
-            &format!("    inbound: {{ listen: \"0.0.0.0:{listen}\", direction: inbound, to: app }}"),
-        ],
+        &["proxy:", "  listeners:", &format!("    inbound: {{ listen: \"0.0.0.0:{listen}\", cluster: app }}")],
     );
 }
 
@@ -341,7 +334,7 @@ fn admin(page: &mut Page, found: &Found) {
     page.gap();
     page.note("", "decide: where Outrigger shows itself. Nothing listens unless it is named.");
     let (listen, probes) = (free(found, 9900), free(found, 9901));
-    page.example("", &[&format!("admin: {{ listen: \"127.0.0.1:{listen}\", probes: \"0.0.0.0:{probes}\" }}")]);
+    page.example("", &[&format!("admin: {{ listen: \"127.0.0.1:{listen}\", probes_listen: \"0.0.0.0:{probes}\" }}")]);
 }
 
 /// The wanted port, or the next one above it that nobody was seen on.

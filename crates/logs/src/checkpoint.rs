@@ -19,7 +19,7 @@ use sys::ring::fnv1a;
 
 pub const SLOTS_MAX: usize = 8192;
 const SLOT_BYTES: usize = 128;
-const FILE: &str = "logs.checkpoints";
+const FILE: &str = "logs/checkpoints";
 /// The line that the first slot begins with.
 const MARK: Mark = Mark { what: "checkpoints", version: 2 };
 
@@ -28,8 +28,8 @@ const SYNC_EVERY: Duration = Duration::from_secs(5);
 /// How often a position that could not be written is tried again.
 const WRITE_AGAIN: Duration = Duration::from_secs(1);
 /// What health calls this part, and what it calls a table without room.
-pub const PART: &str = "state logs.checkpoints";
-const ROOM: &str = "state logs.checkpoints room";
+pub const PART: &str = "state logs/checkpoints";
+const ROOM: &str = "state logs/checkpoints room";
 /// The table has room again where this part of it is free.
 const ROOM_SHARE: usize = 10;
 
@@ -126,12 +126,12 @@ impl Checkpoints {
                         }
                     }
                 }
-                (damaged > 0).then(|| format!("{}: {damaged} positions are damaged and left out", path.display()))
+                (damaged > 0).then(|| format!("{}: {damaged} corrupt checkpoints skipped", path.display()))
             }
             Marked::Other(version) => {
                 file.set_len(0)?;
                 Some(format!(
-                    "{} has version {version}, newer than ours ({}): it is begun anew",
+                    "checkpoint file {}: unsupported version {version} (expected at most {}); recreating it",
                     path.display(),
                     MARK.version
                 ))
@@ -145,7 +145,7 @@ impl Checkpoints {
                     inner.unwritten.insert(key);
                 }
                 let damaged = inner.slots.is_empty() && !bytes.is_empty();
-                damaged.then(|| format!("{} holds no positions that can be read: it is begun anew", path.display()))
+                damaged.then(|| format!("checkpoint file {} is corrupt; recreating it", path.display()))
             }
         };
         if !matches!(mark, Marked::Ours(_)) {
@@ -187,7 +187,9 @@ impl Checkpoints {
             return;
         }
         let Some(index) = inner.slot(&key) else {
-            return inner.fault(format!("all {SLOTS_MAX} positions are in use; a restart reads further files again"));
+            return inner.fault(format!(
+                "checkpoint file is full ({SLOTS_MAX} entries); files without a checkpoint are re-read after a restart"
+            ));
         };
         inner.slots.insert(key, (index, position));
         inner.dirty = true;
@@ -273,7 +275,7 @@ impl Inner {
         while self.free.is_empty() && self.next >= SLOTS_MAX {
             let (source, file) = self.closed.pop().or_else(|| {
                 let file = self.at_rest.pop()?;
-                let text = format!("all {SLOTS_MAX} positions are in use; a restart reads files at rest again");
+                let text = format!("checkpoint file is full ({SLOTS_MAX} entries); checkpoints of idle files were evicted and are re-read after a restart");
                 self.say(ROOM, text);
                 Some(file)
             })?;
@@ -306,7 +308,7 @@ impl Inner {
             if let Some((index, position)) = self.slots.get(&key)
                 && let Err(error) = file.write_all_at(&encode(&key, position), place_of(*index))
             {
-                return self.fault(format!("a position cannot be written, and is kept in memory: {error}"));
+                return self.fault(format!("cannot write a checkpoint; keeping it in memory: {error}"));
             }
             self.unwritten.pop_first();
         }
@@ -315,7 +317,7 @@ impl Inner {
             health.recovered(ROOM);
         }
         if self.slots.len() < SLOTS_MAX && health.recovered(PART) {
-            tracing::info!("positions in log files are written again");
+            tracing::info!("checkpoint writes recovered");
         }
     }
 
@@ -325,7 +327,10 @@ impl Inner {
 
     fn say(&self, part: &str, text: String) {
         if self.health.as_ref().is_some_and(|health| health.fault(part, text.clone())) {
-            tracing::warn!(error = text, "positions in log files are not kept; a restart reads more again");
+            tracing::warn!(
+                error = text,
+                "checkpoints are not persisted; a restart will re-read log files (duplicates)"
+            );
         }
     }
 }
@@ -493,7 +498,7 @@ mod tests {
         assert_eq!(again.get("files", file(1), "other"), None);
         assert_eq!(again.files_of("files"), [file(1), file(2)]);
 
-        let path = dir.join("logs.checkpoints");
+        let path = dir.join("logs/checkpoints");
         let mut bytes = std::fs::read(&path).expect("there");
         bytes[SLOT_BYTES + 40] ^= 1;
         bytes.extend_from_slice(b"a torn tail");
@@ -521,6 +526,7 @@ mod tests {
         }
         let check = fnv1a(&slot[..56]);
         slot[56..].copy_from_slice(&check.to_le_bytes());
+        std::fs::create_dir_all(dir.join("logs")).expect("made");
         std::fs::write(dir.join(FILE), slot).expect("written");
         let file = FileId { device: 1, inode: 2 };
         for _ in 0..2 {
@@ -547,9 +553,9 @@ mod tests {
         for inode in 0..SLOTS_MAX as u64 {
             checkpoints.set("files", file(inode), "main", Position::default());
         }
-        assert!(!health.verdict().text.contains("in use"));
+        assert!(!health.current().message.contains("is full"));
         checkpoints.set("files", file(100_000), "main", Position::default());
-        assert!(health.verdict().text.contains("all 8192 positions are in use"), "{:?}", health.verdict());
+        assert!(health.current().message.contains("checkpoint file is full (8192 entries)"), "{:?}", health.current());
         let makes_room = |gone: u64, other: u64| {
             checkpoints.set("files", file(other), "main", Position::default());
             assert_eq!(checkpoints.get("files", file(gone), "main"), None);
@@ -560,9 +566,9 @@ mod tests {
         checkpoints.closed("files", file(7));
         checkpoints.opened("files", file(8));
         makes_room(7, 100_001);
-        assert!(!health.verdict().text.contains("at rest"), "a closed file costs nothing");
+        assert!(!health.current().message.contains("idle files"), "a closed file costs nothing");
         makes_room(6, 100_002);
-        assert!(health.verdict().text.contains("a restart reads files at rest again"), "{:?}", health.verdict());
+        assert!(health.current().message.contains("idle files were evicted"), "{:?}", health.current());
         checkpoints.set("files", file(100_003), "main", Position::default());
         assert!(checkpoints.get("files", file(8), "main").is_some(), "a file that is read keeps its position");
     }
@@ -573,17 +579,17 @@ mod tests {
         let dir = std::env::temp_dir().join(format!("outrigger-checkpoints-damaged-{}", std::process::id()));
         let _ = std::fs::remove_dir_all(&dir);
         let state = StateDir::open(&dir, 1 << 20);
-        let path = dir.join(FILE);
+        let path = state.path(FILE).expect("it is kept");
         let trouble = |bytes: &[u8]| {
             std::fs::write(&path, bytes).expect("the folder takes the file");
             Checkpoints::open(&state, None).expect("it opens, whatever it holds").1
         };
         assert_eq!(trouble(b""), None, "a new file");
-        assert!(trouble(&[7; 500]).is_some_and(|text| text.contains("no positions that can be read")));
+        assert!(trouble(&[7; 500]).is_some_and(|text| text.contains("is corrupt")));
         let whole = [&header()[..], &[0; SLOT_BYTES]].concat();
         assert_eq!(trouble(&whole), None, "a free slot is no damage");
         for damaged in [[&whole[..], &[7; SLOT_BYTES]].concat(), [&whole[..], &[0; 9]].concat()] {
-            assert!(trouble(&damaged).is_some_and(|text| text.contains("1 positions are damaged")));
+            assert!(trouble(&damaged).is_some_and(|text| text.contains("1 corrupt checkpoints")));
         }
         let _ = std::fs::remove_dir_all(&dir);
     }

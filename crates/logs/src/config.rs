@@ -28,10 +28,11 @@ pub struct Config {
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct BufferConfig {
-    /// The most bytes of records that wait in memory.
-    #[serde(default = "buffer_max")]
-    pub max: ByteSize,
-    /// What happens when it is full. `block` for a required sink, `drop_oldest` for one that is not.
+    /// Bytes of records that wait in memory. The buffers of all sinks together must fit into `limits.memory`.
+    #[serde(default = "buffer_max_bytes")]
+    pub max_bytes: ByteSize,
+    /// What follows when it is full: `block`, sources wait; `drop_oldest`, the oldest records are dropped, counted under
+    /// `buffer_full`. Default: `block` if `required`, else `drop_oldest`.
     #[serde(default)]
     pub when_full: Option<WhenFull>,
 }
@@ -49,34 +50,42 @@ pub enum WhenFull {
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct BatchConfig {
-    /// The most bytes of one body, before compression.
-    #[serde(default = "batch_max")]
-    pub max: ByteSize,
-    /// The longest that a record waits for others.
-    #[serde(default = "batch_wait")]
-    pub wait: Span,
+    /// A body is sent once it has this many bytes before compression; its last record may exceed it.
+    #[serde(default = "batch_max_bytes")]
+    pub max_bytes: ByteSize,
+    /// Records of one body.
+    #[serde(default = "batch_max_records")]
+    #[schemars(range(min = 1))]
+    pub max_records: u32,
+    /// How long the first record of a body waits for others.
+    #[serde(default = "batch_max_age")]
+    pub max_age: Span,
 }
 
 impl Default for BufferConfig {
     fn default() -> BufferConfig {
-        BufferConfig { max: buffer_max(), when_full: None }
+        BufferConfig { max_bytes: buffer_max_bytes(), when_full: None }
     }
 }
 
 impl Default for BatchConfig {
     fn default() -> BatchConfig {
-        BatchConfig { max: batch_max(), wait: batch_wait() }
+        BatchConfig { max_bytes: batch_max_bytes(), max_records: batch_max_records(), max_age: batch_max_age() }
     }
 }
 
-fn buffer_max() -> ByteSize {
+fn buffer_max_bytes() -> ByteSize {
     ByteSize::mib(8)
 }
 
-fn batch_max() -> ByteSize {
+fn batch_max_bytes() -> ByteSize {
     ByteSize::mib(1)
 }
 
-fn batch_wait() -> Span {
-    Span::from_millis(250)
+fn batch_max_records() -> u32 {
+    10_000
+}
+
+fn batch_max_age() -> Span {
+    Span::from_secs(1)
 }

@@ -5,6 +5,7 @@
 pub mod config;
 pub mod plan;
 pub mod run;
+pub mod telemetry;
 mod stop;
 pub mod batch;
 mod split;

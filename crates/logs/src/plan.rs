@@ -4,6 +4,7 @@ use crate::config::{Config, WhenFull};
 use crate::sink::{SinkEntry, SinkKind};
 use crate::source::SourceKind;
 use crate::stage::{StageEntry, StageKind};
+use base::component::Component;
 use base::diag::{Diagnostic, nearest};
 use base::needs::Needs;
 use base::tree::Node;
@@ -31,9 +32,28 @@ pub struct SinkPlan {
     pub stages: Vec<StageKind>,
     pub required: bool,
     pub when_full: WhenFull,
-    pub buffer_max: usize,
-    pub batch_max: usize,
-    pub batch_wait: Duration,
+    pub max_buffer_bytes: usize,
+    pub batch: BatchLimits,
+}
+
+impl SourcePlan {
+    pub fn component(&self) -> Component {
+        Component::source(format!("logs.sources.{}", self.name), self.kind.name())
+    }
+}
+
+impl SinkPlan {
+    pub fn component(&self) -> Component {
+        Component::sink(format!("logs.sinks.{}", self.name), self.kind.name())
+    }
+}
+
+/// When a body is complete.
+#[derive(Clone, Copy)]
+pub struct BatchLimits {
+    pub bytes: usize,
+    pub records: usize,
+    pub age: Duration,
 }
 
 impl Plan {
@@ -52,11 +72,11 @@ impl Plan {
         let names: Vec<&String> = config.sources.keys().collect();
         let mut subscribed = vec![Vec::new(); names.len()];
         for (sink, (name, entry)) in config.sinks.iter().enumerate() {
-            for (index, from) in entry.from.iter().flatten().enumerate() {
-                if !config.sources.contains_key(from) {
-                    let place = root.at(&["sinks", name, "from", &index.to_string()]).place;
-                    let finding = Diagnostic::error(place, format!("`from` names no log source: `{from}`"));
-                    let near = nearest(from, names.iter().map(|name| name.as_str()));
+            for (index, input) in entry.inputs.iter().flatten().enumerate() {
+                if !config.sources.contains_key(input) {
+                    let place = root.at(&["sinks", name, "inputs", &index.to_string()]).place;
+                    let finding = Diagnostic::error(place, format!("unknown log source `{input}` in `inputs`"));
+                    let near = nearest(input, names.iter().map(|name| name.as_str()));
                     let all = || names.iter().map(|name| name.as_str()).collect::<Vec<_>>().join(", ");
                     findings.push(match near {
                         Some(near) => finding.help(format!("did you mean `{near}`?")),
@@ -65,7 +85,7 @@ impl Plan {
                 }
             }
             for (source, subscribers) in names.iter().zip(&mut subscribed) {
-                if entry.from.as_ref().is_none_or(|from| from.contains(source)) {
+                if entry.inputs.as_ref().is_none_or(|inputs| inputs.contains(source)) {
                     subscribers.push(sink);
                 }
             }
@@ -92,9 +112,12 @@ impl Plan {
                 stages: kinds(&entry.stages),
                 required: entry.required,
                 when_full: entry.buffer.when_full.unwrap_or(default),
-                buffer_max: entry.buffer.max.as_usize(),
-                batch_max: entry.batch.max.as_usize().max(1),
-                batch_wait: entry.batch.wait.0,
+                max_buffer_bytes: entry.buffer.max_bytes.as_usize(),
+                batch: BatchLimits {
+                    bytes: entry.batch.max_bytes.as_usize().max(1),
+                    records: entry.batch.max_records as usize,
+                    age: entry.batch.max_age.0,
+                },
             })
         });
         Ok(Plan { sources: sources.collect(), stages: kinds(&config.stages), sinks: sinks.collect() })
@@ -126,7 +149,7 @@ fn check_sources(config: &Config, wrapped: bool, proxied: bool, root: &Node) -> 
         let place = |kind: &str| root.at(&["sources", name, kind]).place;
         match entry.kind() {
             Some(SourceKind::Stdio(_)) if !wrapped => findings.push(
-                Diagnostic::error(place("stdio"), format!("the source `{name}` reads the output of a wrapped app, and there is none"))
+                Diagnostic::error(place("stdio"), "`stdio` requires a wrapped app, but no command is configured")
                     .help("set app.command or run `outrigger run -- command`; beside a container of its own, read its files instead"),
             ),
             Some(SourceKind::Proxy(_)) if !proxied => findings.push(
@@ -184,8 +207,10 @@ fn reads<'c>(config: &'c Config, sink: &'c SinkEntry) -> impl Iterator<Item = (&
 fn leads_to(config: &Config, source: &str, sink: &str) -> bool {
     let (mut due, mut seen) = (vec![source.to_string()], BTreeSet::new());
     while let Some(source) = due.pop() {
-        let fed =
-            config.sinks.iter().filter(|(_, entry)| entry.from.as_ref().is_none_or(|from| from.contains(&source)));
+        let fed = config
+            .sinks
+            .iter()
+            .filter(|(_, entry)| entry.inputs.as_ref().is_none_or(|inputs| inputs.contains(&source)));
         for (name, entry) in fed {
             if name == sink {
                 return true;
@@ -223,7 +248,7 @@ mod tests {
     /// covers: foundation 5
     #[test]
     fn what_cannot_work_is_reported_at_its_place() {
-        let stdio = "sources: { app: { stdio: {} } }\nsinks: { a: { blackhole: {}, from: [app] } }\n";
+        let stdio = "sources: { app: { stdio: {} } }\nsinks: { a: { blackhole: {}, inputs: [app] } }\n";
         check(stdio, true, Ok(()));
         check(stdio, false, Err("set app.command"));
         check(&stdio.replace("[app]", "[ap]"), true, Err("did you mean `app`"));
@@ -238,7 +263,7 @@ mod tests {
             "sources: { f: { file: { include: [\"/in/*.log*\"] } } }\nsinks: { a: { file: { path: /in/copy.log } } }\n";
         check(loops, true, Err("endless loop"));
         let sources = "sources: { a: { file: { include: [\"/a/*\"] } }, b: { file: { include: [\"/b/*\"] } } }\n";
-        let sinks = "sinks: { p: { file: { path: /b/x }, from: [a] }, q: { file: { path: /@/x }, from: [b] } }\n";
+        let sinks = "sinks: { p: { file: { path: /b/x }, inputs: [a] }, q: { file: { path: /@/x }, inputs: [b] } }\n";
         check(&format!("{sources}{}", sinks.replace('@', "a")), true, Err("endless loop"));
         check(&format!("{sources}{}", sinks.replace('@', "c")), true, Ok(()));
         check(&loops.replace("/in/copy.log", "/in/x/../copy.log"), true, Err("endless loop"));
@@ -246,7 +271,7 @@ mod tests {
         check(&loops.replace("*.log*", "*.1"), true, Err("/in/copy.log.1"));
         check(&loops.replace("*\"]", "*\"], exclude: [\"/in/copy.*\"]"), true, Ok(()));
         check(&loops.replace("/in/copy.log", "/dev/stdout"), true, Err("use the sink `stdout`"));
-        let loki = "sources: {}\nsinks: { l: { loki: { endpoint: \"http://l\", labels: { my-label: x } } } }\n";
+        let loki = "sources: {}\nsinks: { l: { loki: { url: \"http://l\", labels: { my-label: x } } } }\n";
         check(loki, true, Err("`my-label` is no name of a label"));
     }
 }

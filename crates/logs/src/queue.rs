@@ -5,6 +5,7 @@
 use crate::batch::Batch;
 use crate::config::WhenFull;
 use base::ledger::Row;
+use base::reason::Reason;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -69,7 +70,7 @@ impl Queue {
             && self.bytes.get() + batch.cost() > self.max
         {
             if let Some(oldest) = self.pop() {
-                self.row.drop_records("buffer_full", oldest.records.len() as u64);
+                self.row.drop_records(Reason::BufferFull, oldest.records.len() as u64);
                 self.done(&oldest);
             }
         }
@@ -137,7 +138,7 @@ impl Queue {
     pub fn give_up_untracked(&self) -> u64 {
         self.batches.borrow_mut().retain(|batch| batch.ticket.is_some());
         let given_up = self.untracked.take();
-        self.row.drop_records("stopped", given_up);
+        self.row.drop_records(Reason::Shutdown, given_up);
         given_up
     }
 
@@ -157,6 +158,7 @@ mod tests {
     use super::*;
     use crate::batch::Stream;
     use crate::split::Splitter;
+    use base::component::Component;
     use base::ledger::Ledger;
     use std::time::Duration;
 
@@ -167,7 +169,7 @@ mod tests {
     /// covers: foundation 5
     #[tokio::test(flavor = "current_thread")]
     async fn a_full_queue_drops_the_oldest_and_counts_or_makes_its_source_wait() {
-        let row = Ledger::default().row("sink", "logs/x");
+        let row = Ledger::default().row(&Component::sink("logs.sinks.x".into(), "http"));
         let dropping = Queue::new(0, 2 * batch("a\nb\n").cost() + 1, WhenFull::DropOldest, row.clone());
         for text in ["a\nb\n", "c\nd\n", "e\nf\n"] {
             dropping.room(text.len()).await;

@@ -10,22 +10,25 @@
 
 use crate::batch::{Batch, Stream};
 use crate::checkpoint::{self, Checkpoints};
-use crate::plan::{Plan, SinkPlan};
+use crate::plan::{BatchLimits, Plan, SinkPlan};
 use crate::queue::Queue;
 use crate::sink::{Failure, Sink};
 use crate::source::stdio::Wake;
 use crate::source::{SourceKind, file, proxy, stdio};
 use crate::stage::{Staged, shape, staged};
 use crate::stop;
+use crate::telemetry::{REMOVED_BYTES, REMOVED_FILES, TRUNCATED};
 use crate::track::Track;
+use base::component::Component;
 use base::feed::{AccessBatch, FeedReceiver};
 use base::ledger::Row;
 use base::limit::Backoff;
 use base::pressure::Pressure;
+use base::reason::Reason;
 use base::scope::{self, Scope};
 use base::state::StateDir;
 use base::subsystem::{Conductor, Health, Phase, PhaseWatch, Station, counted};
-use base::telemetry::{Count, Name, Telemetry};
+use base::telemetry::{Counter, Gauge, MetricDesc, RECEIVED_BYTES, REQUESTS, SENT_BYTES, Telemetry, UP};
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -33,14 +36,6 @@ use std::time::{Duration, Instant};
 use sys::ring::Ring;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
-
-const READ_BYTES: Name = Name::counter("outrigger_log_read_bytes_total", "Bytes of records read by a source.");
-const MISSED_FILES: Name =
-    Name::counter("outrigger_log_missed_files_total", "Files that went away before all sinks had them.");
-const MISSED_BYTES: Name =
-    Name::counter("outrigger_log_missed_bytes_total", "Bytes of such files that sinks did not get, as far as known.");
-const ATTEMPTS: Name =
-    Name::counter("outrigger_log_deliveries_total", "Deliveries tried by a sink, by how they ended.");
 
 /// The pauses between tries of one body.
 const RETRY_FIRST: Duration = Duration::from_millis(250);
@@ -77,13 +72,14 @@ pub fn start(plan: Plan, inputs: Inputs, telemetry: &Telemetry, conductor: &mut 
 async fn logs_thread(plan: Plan, inputs: Inputs, telemetry: Telemetry, mut station: Station, health: Arc<Health>) {
     let scope = Scope::new("logs", health.clone());
     let opened = Checkpoints::open(&inputs.state, Some(health.clone())).unwrap_or_else(|error| {
-        health.fault(checkpoint::PART, format!("cannot be kept, so a restart reads files again: {error}"));
+        health
+            .fault(checkpoint::PART, format!("checkpoints cannot be persisted; a restart will re-read files: {error}"));
         (Checkpoints::default(), None)
     });
     let (checkpoints, trouble) = opened;
     if let Some(trouble) = trouble {
-        telemetry.count(base::state::BEGUN_ANEW, &[("file", "logs.checkpoints")]).add(1);
-        tracing::warn!("{trouble}; log files without a position are read again");
+        telemetry.counter(&base::state::FILES_RESET, &["logs/checkpoints"]).add(1);
+        tracing::warn!("{trouble}; log files without a checkpoint are re-read from the beginning");
     }
     checkpoints.prefer(plan.sources.iter().map(|source| source.name.as_str()));
     let parts = Parts { plan, telemetry, health: health.clone(), phase: station.watch(), scope: scope.clone() };
@@ -169,10 +165,10 @@ impl Parts {
     /// Gives each source and each sink its row among the components.
     fn list_components(&self) {
         for source in &self.plan.sources {
-            self.health.component(source_id(&source.name), source.kind.name());
+            self.health.component(source.component().id, source.kind.name());
         }
         for sink in &self.plan.sinks {
-            self.health.component(sink_id(&sink.name), sink.kind.name());
+            self.health.component(sink.component().id, sink.kind.name());
         }
         self.health.component("state", "state");
     }
@@ -180,8 +176,8 @@ impl Parts {
     fn start_sinks(&self) -> (Vec<Rc<Queue>>, Vec<JoinHandle<()>>) {
         let (mut queues, mut shippers) = (Vec::new(), Vec::new());
         for (index, sink) in self.plan.sinks.iter().enumerate() {
-            let row = self.telemetry.ledger.row("sink", format!("logs/{}", sink.name));
-            let queue = Queue::new(index, sink.buffer_max, sink.when_full, row);
+            let row = self.telemetry.ledger.row(&sink.component());
+            let queue = Queue::new(index, sink.max_buffer_bytes, sink.when_full, row);
             match Shipper::new(sink, queue.clone(), &self.telemetry, self.health.clone(), self.phase.clone()) {
                 Ok(shipper) => shippers.push(self.scope.spawn("sink", shipper.run())),
                 Err(error) => self.health.panicked(&error),
@@ -241,7 +237,8 @@ impl Parts {
                 }
                 // The plan refuses `stdio` without a wrapped app; here the app runs since before the source was configured.
                 (SourceKind::Stdio(_), ..) => {
-                    let text = "the app started without capture; its output is read after the next start of Outrigger";
+                    let text =
+                        "stdout/stderr capture was not enabled when the app started; restart Outrigger to enable it";
                     self.health.fault(pipeline.id(), text);
                 }
             }
@@ -253,26 +250,18 @@ impl Parts {
 /// The way from one source to its sinks.
 pub struct Pipeline {
     name: String,
-    /// Its path in the configuration.
-    id: String,
+    component: Component,
     stages: Vec<Staged>,
     outlets: Vec<Outlet>,
     sink_count: usize,
     row: Arc<Row>,
-    bytes: Count,
-    missed_files: Count,
-    missed_bytes: Count,
+    bytes: Counter,
+    truncated: Counter,
+    removed_files: Counter,
+    removed_bytes: Counter,
     telemetry: Telemetry,
     health: Arc<Health>,
     pressure: Pressure,
-}
-
-fn source_id(name: &str) -> String {
-    format!("logs.sources.{name}")
-}
-
-pub fn sink_id(name: &str) -> String {
-    format!("logs.sinks.{name}")
 }
 
 /// One sink of a pipeline.
@@ -291,8 +280,8 @@ impl Pipeline {
         telemetry: &Telemetry,
         health: Arc<Health>,
     ) -> Pipeline {
-        let path = format!("logs/{}", source.name);
-        let mut stages = staged(&source.stages, &path, telemetry);
+        let component = source.component();
+        let mut stages = staged(&source.stages, &component.id, telemetry);
         stages.extend(staged(&plan.stages, "logs", telemetry));
         let outlets = source.sinks.iter().filter_map(|index| {
             let (sink, queue) = (plan.sinks.get(*index)?, queues.get(*index)?);
@@ -300,22 +289,23 @@ impl Pipeline {
                 name: sink.name.clone(),
                 required: sink.required,
                 queue: queue.clone(),
-                stages: staged(&sink.stages, &format!("logs/{}", sink.name), telemetry),
+                stages: staged(&sink.stages, &sink.component().id, telemetry),
             })
         });
         Pipeline {
             outlets: outlets.collect(),
             sink_count: plan.sinks.len(),
             stages,
-            row: telemetry.ledger.row("source", path.clone()),
-            bytes: telemetry.count(READ_BYTES, &[("source", &source.name)]),
-            missed_files: telemetry.count(MISSED_FILES, &[("source", &source.name)]),
-            missed_bytes: telemetry.count(MISSED_BYTES, &[("source", &source.name)]),
+            row: telemetry.ledger.row(&component),
+            bytes: telemetry.counter(&RECEIVED_BYTES, &component.labels()),
+            truncated: telemetry.counter(&TRUNCATED, &component.labels()),
+            removed_files: telemetry.counter(&REMOVED_FILES, &component.labels()),
+            removed_bytes: telemetry.counter(&REMOVED_BYTES, &component.labels()),
             health,
             pressure: telemetry.pressure.clone(),
             telemetry: telemetry.clone(),
             name: source.name.clone(),
-            id: source_id(&source.name),
+            component,
         }
     }
 
@@ -325,7 +315,12 @@ impl Pipeline {
 
     /// What health calls it.
     pub fn id(&self) -> &str {
-        &self.id
+        &self.component.id
+    }
+
+    /// A gauge of the source.
+    pub fn gauge(&self, desc: &'static MetricDesc) -> Gauge {
+        self.telemetry.gauge(desc, &self.component.labels())
     }
 
     /// The index in tracks and the name of each sink.
@@ -372,6 +367,7 @@ impl Pipeline {
     async fn hand_out(&self, mut batch: Batch, acknowledged: &dyn Fn(usize) -> u64, replayed: bool) {
         let count = batch.records.len() as u64;
         self.bytes.add(batch.bytes.len() as u64);
+        self.truncated.add(batch.records.iter().filter(|record| record.truncated).count() as u64);
         shape(&self.stages, &mut batch);
         batch.records.shrink_to_fit();
         let cost = batch.cost();
@@ -400,24 +396,29 @@ impl Pipeline {
     }
 
     /// Records that were lost before they could be read.
-    pub fn lost(&self, reason: &'static str, records: u64) {
+    pub fn lost(&self, reason: Reason, records: u64) {
         if records > 0 {
             self.row.drop_unseen(reason, records);
-            tracing::error!(source = self.name, records, reason, "log records were lost");
+            tracing::error!(
+                source = self.name,
+                records,
+                reason = reason.as_str(),
+                "log records dropped before they could be read"
+            );
         }
     }
 
     /// A file of the state directory is of a newer version than ours.
     pub fn begun_anew(&self, file: &str) {
-        self.telemetry.count(base::state::BEGUN_ANEW, &[("file", file)]).add(1);
+        self.telemetry.counter(&base::state::FILES_RESET, &[file]).add(1);
     }
 
     /// A file that went away before all sinks had it; zero bytes are an unknown number.
     pub fn missed_file(&self, path: &std::path::Path, bytes: u64) {
-        self.missed_files.add(1);
-        self.missed_bytes.add(bytes);
+        self.removed_files.add(1);
+        self.removed_bytes.add(bytes);
         let (source, file) = (&self.name, path.display());
-        tracing::error!(source, %file, bytes, "a log file is gone, and not all of it was delivered");
+        tracing::error!(source, %file, bytes, "log file removed before it was fully delivered");
     }
 
     pub fn failed(&self, why: &str) {
@@ -433,11 +434,12 @@ struct Shipper {
     sink: Box<dyn Sink>,
     queue: Rc<Queue>,
     row: Arc<Row>,
-    batch_max: usize,
-    batch_wait: Duration,
-    delivered: Count,
-    failed: Count,
-    rejected: Count,
+    limits: BatchLimits,
+    succeeded: Counter,
+    retried: Counter,
+    rejected: Counter,
+    sent_bytes: Counter,
+    up: Gauge,
     health: Arc<Health>,
     phase: PhaseWatch,
     /// A batch of which only the first records are in the body.
@@ -459,18 +461,21 @@ impl Shipper {
         health: Arc<Health>,
         phase: PhaseWatch,
     ) -> Result<Shipper, String> {
-        let count = |end| telemetry.count(ATTEMPTS, &[("sink", plan.name.as_str()), ("result", end)]);
+        let component = plan.component();
+        let [id, kind, type_name] = component.labels();
+        let requests = |result| telemetry.counter(&REQUESTS, &[id, kind, type_name, result]);
         Ok(Shipper {
             name: plan.name.clone(),
-            id: sink_id(&plan.name),
+            id: id.to_string(),
             sink: plan.kind.build()?,
-            row: telemetry.ledger.row("sink", format!("logs/{}", plan.name)),
+            row: telemetry.ledger.row(&component),
             queue,
-            batch_max: plan.batch_max,
-            batch_wait: plan.batch_wait,
-            delivered: count("delivered"),
-            failed: count("failed"),
-            rejected: count("rejected"),
+            limits: plan.batch,
+            succeeded: requests("success"),
+            retried: requests("retried"),
+            rejected: requests("rejected"),
+            sent_bytes: telemetry.counter(&SENT_BYTES, &component.labels()),
+            up: telemetry.gauge(&UP, &component.labels()),
             health,
             phase,
             current: None,
@@ -489,13 +494,14 @@ impl Shipper {
                 Ok(()) => self.row.deliver(records),
                 Err(failure) => {
                     self.row.drop_records(failure.reason, records);
-                    self.health.fault(&self.id, format!("records were refused and dropped: {}", failure.text));
+                    self.health
+                        .fault(&self.id, format!("records rejected by the receiver and dropped: {}", failure.text));
                     tracing::error!(
                         sink = self.name,
                         records,
-                        reason = failure.reason,
+                        reason = failure.reason.as_str(),
                         error = failure.text,
-                        "log records were dropped"
+                        "log records rejected by the receiver and dropped"
                     );
                 }
             }
@@ -506,11 +512,12 @@ impl Shipper {
         }
     }
 
-    /// Puts a body together: full, or as old as `batch_wait`. Empty when nothing more will come.
+    /// Puts a body together: full, or as old as its limit. Empty when nothing more will come.
     async fn fill(&mut self) -> Vec<Part> {
         let mut parts: Vec<Part> = Vec::new();
         let mut until: Option<Instant> = None;
-        while self.sink.size() < self.batch_max {
+        let mut room = self.limits.records;
+        while self.sink.size() < self.limits.bytes && room > 0 {
             let (batch, first) = match self.current.take() {
                 Some(current) => current,
                 None => match self.next_batch(until).await {
@@ -518,10 +525,12 @@ impl Shipper {
                     None => break,
                 },
             };
-            let next = self.sink.encode(&batch, first, self.batch_max);
+            let end = batch.records.len().min(first + room);
+            let next = self.sink.encode(&batch, first..end, self.limits.bytes);
+            room -= next - first;
             let complete = next >= batch.records.len();
             parts.push(Part { batch: batch.clone(), records: (next - first) as u64, complete });
-            until.get_or_insert_with(|| Instant::now() + self.batch_wait);
+            until.get_or_insert_with(|| Instant::now() + self.limits.age);
             if !complete {
                 self.current = Some((batch, next));
                 break;
@@ -552,9 +561,11 @@ impl Shipper {
         loop {
             let failure = match self.sink.deliver().await {
                 Ok(()) => {
-                    self.delivered.add(1);
+                    self.succeeded.add(1);
+                    self.sent_bytes.add(self.sink.sent() as u64);
+                    self.up.set(1);
                     if self.health.recovered(&self.id) {
-                        tracing::info!(sink = self.name, "the log sink takes records again");
+                        tracing::info!(sink = self.name, "log sink recovered");
                     }
                     return Ok(());
                 }
@@ -564,13 +575,10 @@ impl Shipper {
                 }
                 Err(failure) => failure,
             };
-            self.failed.add(1);
+            self.retried.add(1);
+            self.up.set(0);
             if self.health.fault(&self.id, failure.text.clone()) {
-                tracing::warn!(
-                    sink = self.name,
-                    error = failure.text,
-                    "a delivery failed and is tried again; nothing is lost"
-                );
+                tracing::warn!(sink = self.name, error = failure.text, "delivery failed; retrying");
             }
             let pause = backoff.pause_at_least(failure.wait);
             let stopping = self.phase.phase() >= Phase::Finish;

@@ -1,5 +1,5 @@
 //! From bytes to records: lines, however the reads cut them. In: chunks of one stream with their offsets. Out: batches of
-//! whole lines. Bound: a line has at most `line_max` bytes; a longer one keeps its beginning, is marked and counted.
+//! whole lines. Bound: a line has at most `max_line_bytes` bytes; a longer one keeps its beginning, is marked and counted.
 
 use crate::batch::{Batch, Record, Stream};
 use bytes::Bytes;
@@ -10,7 +10,7 @@ pub struct Splitter {
     source: Rc<str>,
     pub file: Option<Rc<str>>,
     stream: Stream,
-    line_max: usize,
+    max_line_bytes: usize,
     /// The beginning of a line whose end has not come yet.
     carry: Vec<u8>,
     /// The offset of the carry's first byte; with an empty carry, of the next byte.
@@ -22,12 +22,12 @@ pub struct Splitter {
 }
 
 impl Splitter {
-    pub fn new(source: Rc<str>, file: Option<Rc<str>>, stream: Stream, line_max: usize, base: u64) -> Splitter {
+    pub fn new(source: Rc<str>, file: Option<Rc<str>>, stream: Stream, max_line_bytes: usize, base: u64) -> Splitter {
         Splitter {
             source,
             file,
             stream,
-            line_max: line_max.max(1),
+            max_line_bytes: max_line_bytes.max(1),
             carry: Vec::new(),
             base,
             skipping: false,
@@ -100,7 +100,7 @@ impl Splitter {
     fn overlong(&mut self) -> Option<Batch> {
         // A CR at the end may belong to what ends the line.
         let ends_in_cr = usize::from(self.carry.last() == Some(&b'\r'));
-        if self.carry.len() <= self.line_max + ends_in_cr {
+        if self.carry.len() <= self.max_line_bytes + ends_in_cr {
             return None;
         }
         let whole = std::mem::take(&mut self.carry);
@@ -123,7 +123,7 @@ impl Splitter {
             Some([.., b'\r']) => end - 1,
             _ => end,
         };
-        let mut kept = (whole - start).min(self.line_max);
+        let mut kept = (whole - start).min(self.max_line_bytes);
         if kept < whole - start {
             // RFC 3629, 3: bytes inside a character begin with the bits 10, and there are at most three.
             let inside = |at: usize| bytes.get(start + at).is_some_and(|byte| byte & 0xc0 == 0x80);
@@ -183,9 +183,9 @@ mod tests {
     use super::*;
 
     /// Cuts the text into pieces of every size, and answers the lines that all ways agree on.
-    fn check(text: &str, line_max: usize, expect: &[&str]) {
+    fn check(text: &str, max_line_bytes: usize, expect: &[&str]) {
         for size in 1..=text.len().max(1) {
-            let mut splitter = Splitter::new("s".into(), None, Stream::None, line_max, 1000);
+            let mut splitter = Splitter::new("s".into(), None, Stream::None, max_line_bytes, 1000);
             let mut lines = Vec::new();
             let mut collect = |batch: Option<Batch>| {
                 if let Some(batch) = batch {

@@ -2,7 +2,8 @@
 //! no sink took and the row that tells so. Bounds: `READER_LEAVES` for the readers, `KEEP_RESERVE` for the files.
 
 use crate::queue::Queue;
-use crate::run::{LeftoverOf, Parts, Pipeline, sink_id};
+use crate::run::{LeftoverOf, Parts, Pipeline};
+use base::reason::Reason;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 use tokio::task::JoinHandle;
@@ -47,13 +48,13 @@ pub fn keep(leftovers: Vec<LeftoverOf>) -> Vec<Unkept> {
                 tracing::error!(
                     source = pipeline.name(),
                     records = lines,
-                    reason = "overwritten",
-                    "log records were lost: more waited than the ring holds"
+                    reason = Reason::BufferFull.as_str(),
+                    "log records dropped at shutdown: capture buffer overflow"
                 );
                 unkept.push(Unkept { pipeline, lines: Some(lines) });
             }
             Err(error) => {
-                tracing::info!(source = pipeline.name(), %error, "lines of the app that no sink took could not be kept");
+                tracing::info!(source = pipeline.name(), %error, "cannot persist undelivered app output at shutdown");
                 unkept.push(Unkept { pipeline, lines: None });
             }
         }
@@ -65,12 +66,12 @@ pub fn keep(leftovers: Vec<LeftoverOf>) -> Vec<Unkept> {
 pub fn leave_behind(parts: &Parts, queues: &[Rc<Queue>], unkept: &[Unkept]) {
     for (sink, queue) in parts.plan.sinks.iter().zip(queues) {
         let lost = queue.give_up_untracked();
-        let row = parts.telemetry.ledger.row("sink", format!("logs/{}", sink.name));
+        let row = parts.telemetry.ledger.row(&sink.component());
         let pending = row.counts().pending;
         let of_sink = unkept.iter().filter(|unkept| unkept.pipeline.sinks().any(|(index, _)| index == queue.sink));
         let gone: u64 = of_sink.map(|unkept| unkept.lines.unwrap_or(pending)).sum();
         let gone = gone.min(pending);
         let (kept, lost) = (pending - gone, lost + gone);
-        parts.telemetry.leave_behind(sink_id(&sink.name), kept, lost);
+        parts.telemetry.leave_behind(sink.component().id, kept, lost);
     }
 }

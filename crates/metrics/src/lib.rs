@@ -4,6 +4,7 @@
 pub mod config;
 pub mod plan;
 pub mod run;
+pub mod telemetry;
 pub mod series;
 pub mod text;
 pub mod source;

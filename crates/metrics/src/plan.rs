@@ -1,8 +1,9 @@
 //! From the Config to a Plan that cannot be wrong.
 
-use crate::config::Config;
-use crate::sink::SinkKind;
+use crate::config::{BufferConfig, Config};
+use crate::sink::{SinkEntry, SinkKind};
 use crate::source::SourceKind;
+use base::component::Component;
 use base::diag::Diagnostic;
 use base::needs::{Listen, Needs};
 use base::tree::Node;
@@ -10,17 +11,29 @@ use std::time::Duration;
 
 pub struct Plan {
     pub sources: Vec<SourcePlan>,
-    pub sinks: Vec<(String, SinkKind)>,
+    pub sinks: Vec<SinkPlan>,
+}
+
+pub struct SinkPlan {
+    pub name: String,
+    pub kind: SinkKind,
+    pub buffer: BufferConfig,
 }
 
 pub struct SourcePlan {
     pub name: String,
     pub kind: SourceKind,
-    pub every: Duration,
+    pub interval: Duration,
+}
+
+impl SourcePlan {
+    pub fn component(&self) -> Component {
+        Component::source(format!("metrics.sources.{}", self.name), self.kind.name())
+    }
 }
 
 /// A source that is asked more often than this would cost more than it tells.
-const EVERY_MIN: Duration = Duration::from_millis(100);
+const INTERVAL_MIN: Duration = Duration::from_millis(100);
 
 impl Plan {
     /// What its sources and sinks need from the system.
@@ -28,21 +41,21 @@ impl Plan {
         let mut needs = Needs::default();
         for source in &self.sources {
             match &source.kind {
-                SourceKind::Scrape(config) => needs.add(net::needs(config.url.as_str(), &config.client)),
+                SourceKind::Scrape(config) => needs.add(net::needs(config.url.as_str(), &config.client())),
                 // Names, times and memory of the app's processes, as `ps` shows them.
                 SourceKind::Process(_) => needs.read.push("/proc".into()),
                 SourceKind::Proxy(_) | SourceKind::Own(_) => {}
             }
         }
-        for (name, sink) in &self.sinks {
-            match sink {
+        for SinkPlan { name, kind, .. } in &self.sinks {
+            match kind {
                 SinkKind::Prometheus(config) => needs.listen.push(Listen {
                     name: format!("metrics/{name}"),
                     owner: format!("metric sink `{name}`"),
                     address: config.listen.0,
                     count: 1,
                 }),
-                SinkKind::RemoteWrite(config) => needs.add(net::needs(config.url.as_str(), &config.client)),
+                SinkKind::RemoteWrite(config) => needs.add(net::needs(config.url.as_str(), &config.client())),
             }
         }
         needs
@@ -72,24 +85,36 @@ impl Plan {
                 ),
                 _ => {}
             }
-            let every = kind.every();
-            if every < EVERY_MIN {
+            let interval = kind.interval();
+            if interval < INTERVAL_MIN {
                 let key = root.at(&["sources", name]).place;
-                findings.push(Diagnostic::error(key, format!("`every` of `{name}` is shorter than 100ms")));
+                findings.push(Diagnostic::error(key, format!("`interval` of `{name}` is shorter than 100ms")));
             }
-            sources.push(SourcePlan { name: name.clone(), kind, every });
+            sources.push(SourcePlan { name: name.clone(), kind, interval });
         }
         for (name, entry) in &config.sinks {
-            let Some(SinkKind::RemoteWrite(sink)) = entry.kind() else { continue };
+            let sink = match entry.kind() {
+                Some(SinkKind::RemoteWrite(sink)) => sink,
+                Some(SinkKind::Prometheus(_)) if entry.buffer.is_some() => {
+                    let place = root.at(&["sinks", name, "buffer"]).place;
+                    let finding = Diagnostic::error(place, "`buffer` has no effect on `prometheus`");
+                    findings.push(finding.help("remove it: the page is built for each scrape"));
+                    continue;
+                }
+                _ => continue,
+            };
             for (label, text) in sink.check() {
-                let place = root.at(&["sinks", name, "remote_write", "labels", label]).place;
+                let place = root.at(&["sinks", name, "remote_write", "external_labels", label]).place;
                 findings.push(Diagnostic::error(place, text).help("receivers would refuse every request"));
             }
         }
         if !findings.is_empty() {
             return Err(findings);
         }
-        let sinks = config.sinks.iter().filter_map(|(name, entry)| Some((name.clone(), entry.kind()?)));
-        Ok(Plan { sources, sinks: sinks.collect() })
+        let sink = |(name, entry): (&String, &SinkEntry)| {
+            let (kind, buffer) = (entry.kind()?, entry.buffer.clone().unwrap_or_default());
+            Some(SinkPlan { name: name.clone(), kind, buffer })
+        };
+        Ok(Plan { sources, sinks: config.sinks.iter().filter_map(sink).collect() })
     }
 }

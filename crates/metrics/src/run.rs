@@ -8,18 +8,21 @@
 //! Runs on the worker's main thread. In: a Plan. Out: health, ledger rows (in samples). Bounds: a source is asked once at a
 //! time; each sink has its own.
 
-use crate::plan::{Plan, SourcePlan};
+use crate::plan::{Plan, SinkPlan, SourcePlan};
 use crate::series::Snapshot;
 use crate::sink::remote_write::RemoteWrite;
 use crate::sink::{SinkKind, prometheus};
 use crate::source::{Collected, Inputs, Source, SourceKind};
+use crate::telemetry::SERIES;
+use base::component::Component;
 use base::ledger::Row;
 use base::limit::Backoff;
 use base::listen::Sockets;
 use base::pressure::Pressure;
+use base::reason::Reason;
 use base::scope::Scope;
 use base::subsystem::{Conductor, Health, Phase, PhaseWatch, Station, counted};
-use base::telemetry::Telemetry;
+use base::telemetry::{Gauge, Telemetry, UP};
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -87,15 +90,15 @@ impl Sources {
 /// What stands in the way of a start, such as a certificate that is missing.
 pub fn check(plan: &Plan) -> Vec<String> {
     let sources = plan.sources.iter().filter_map(|source| match &source.kind {
-        SourceKind::Scrape(config) => Some((&source.name, "source", &config.client)),
+        SourceKind::Scrape(config) => Some((&source.name, "source", config.client())),
         _ => None,
     });
-    let sinks = plan.sinks.iter().filter_map(|(name, kind)| match kind {
-        SinkKind::RemoteWrite(config) => Some((name, "sink", &config.client)),
+    let sinks = plan.sinks.iter().filter_map(|SinkPlan { name, kind, .. }| match kind {
+        SinkKind::RemoteWrite(config) => Some((name, "sink", config.client())),
         SinkKind::Prometheus(_) => None,
     });
-    let build = |(name, what, client): (&String, &str, &net::ClientConfig)| {
-        net::Client::new(client.clone()).err().map(|error| format!("metric {what} `{name}`: {error}"))
+    let build = |(name, what, client): (&String, &str, net::ClientConfig)| {
+        net::Client::new(client).err().map(|error| format!("metric {what} `{name}`: {error}"))
     };
     sources.chain(sinks).filter_map(build).collect()
 }
@@ -115,8 +118,9 @@ pub fn start(
         let built = source.kind.build(&source.name, inputs);
         match built.and_then(|built| Ok((built, source.kind.build(&source.name, inputs)?))) {
             Ok((built, for_page)) => {
-                let id = format!("metrics.sources.{}", source.name);
-                health.component(id.clone(), source.kind.name());
+                let component = source.component();
+                let id = component.id;
+                health.component(id.clone(), component.type_name);
                 entries.push(Entry {
                     name: source.name.clone(),
                     id,
@@ -130,18 +134,18 @@ pub fn start(
     }
     let sources = Rc::new(Sources { entries });
     let mut writers = Vec::new();
-    for (name, kind) in &plan.sinks {
-        let row = telemetry.ledger.row("sink", format!("metrics/{name}"));
-        let id = format!("metrics.sinks.{name}");
-        health.component(id.clone(), kind.name());
+    for SinkPlan { name, kind, buffer } in &plan.sinks {
+        let component = Component::sink(format!("metrics.sinks.{name}"), kind.name());
+        health.component(component.id.clone(), component.type_name);
         let started = match kind {
             SinkKind::Prometheus(config) => listen(name, config, sockets).map(|socket| {
-                let page = prometheus::run(id, socket, sources.clone(), row, health.clone(), scope.clone());
+                let row = telemetry.ledger.row(&component);
+                let page = prometheus::run(component.id, socket, sources.clone(), row, health.clone(), scope.clone());
                 pages.push(scope.spawn("prometheus", page));
             }),
             SinkKind::RemoteWrite(config) => {
-                let pressure = telemetry.pressure.clone();
-                RemoteWrite::new(name, id, config, row, health.clone(), pressure).map(|writer| writers.push(writer))
+                let writer = RemoteWrite::new(name, &component, config, buffer, telemetry, health.clone());
+                writer.map(|writer| writers.push(writer))
             }
         };
         if let Err(error) = started {
@@ -185,7 +189,9 @@ async fn conduct(
     for (index, source) in plan.sources.into_iter().enumerate() {
         let collector = Collector {
             index,
-            row: telemetry.ledger.row("source", format!("metrics/{}", source.name)),
+            row: telemetry.ledger.row(&source.component()),
+            series: telemetry.gauge(&SERIES, &source.component().labels()),
+            up: telemetry.gauge(&UP, &source.component().labels()),
             plan: source,
             sources: sources.clone(),
             writers: writers.clone(),
@@ -239,6 +245,8 @@ struct Collector {
     sources: Rc<Sources>,
     writers: Vec<Rc<RemoteWrite>>,
     row: Arc<Row>,
+    series: Gauge,
+    up: Gauge,
     health: Arc<Health>,
     pressure: Pressure,
     app_was_ready: watch::Receiver<bool>,
@@ -249,7 +257,7 @@ impl Collector {
     async fn run(self, mut phase: PhaseWatch) {
         let mut next = Instant::now();
         // An app that starts to listen is not kept waiting for a whole interval.
-        let mut soon = Backoff::new(SOON, self.plan.every);
+        let mut soon = Backoff::new(SOON, self.plan.interval);
         let mut ready = self.app_was_ready.clone();
         let (mut answered, mut up) = (false, false);
         loop {
@@ -273,7 +281,7 @@ impl Collector {
             answered |= up;
             // A slow target shifts nothing: the next round keeps the rhythm, unless it is past already.
             next = match answered {
-                true => (next + self.plan.every).max(Instant::now()),
+                true => (next + self.plan.interval).max(Instant::now()),
                 false => Instant::now() + soon.pause(),
             };
         }
@@ -287,15 +295,16 @@ impl Collector {
         let Some(entry) = self.sources.entries.get(self.index) else { return false };
         if self.pressure.is_tight() && !entry.source.is_local() {
             // A round that is left out is a gap that everybody sees; it is counted as one unit, since nobody knows its samples.
-            self.row.drop_unseen("memory", 1);
-            self.judge(entry, Some("a scrape was left out, since memory is short".into()));
+            self.row.drop_unseen(Reason::MemoryPressure, 1);
+            self.judge(entry, Some("scrape skipped under memory pressure".into()));
             self.tell(Rc::new(entry.source.end()));
             return false;
         }
         let Collected { snapshot, dropped, trouble, up } = entry.source.collect().await;
+        self.up.set(u64::from(up));
         let starting = !answered && !up && (!*self.app_was_ready.borrow() || self.began.elapsed() < STARTING);
         match trouble {
-            Some(text) if starting => tracing::debug!(source = entry.name, text, "the target is not there yet"),
+            Some(text) if starting => tracing::debug!(source = entry.name, text, "scrape target not up yet"),
             trouble => self.judge(entry, trouble),
         }
         for (reason, samples) in dropped {
@@ -313,12 +322,12 @@ impl Collector {
         match trouble {
             Some(text) => {
                 if self.health.fault(&entry.id, text.clone()) {
-                    tracing::warn!(source = entry.name, error = text, "a source of metrics is not well");
+                    tracing::warn!(source = entry.name, error = text, "metric source failing (scrape failed)");
                 }
             }
             None => {
                 if self.health.recovered(&entry.id) {
-                    tracing::info!(source = entry.name, "the source of metrics is well again");
+                    tracing::info!(source = entry.name, "metric source recovered");
                 }
             }
         }
@@ -326,6 +335,7 @@ impl Collector {
 
     fn tell(&self, snapshot: Rc<Snapshot>) {
         let samples = snapshot.samples() as u64;
+        self.series.set(samples);
         self.row.receive(samples);
         self.sources.set(self.index, snapshot.clone());
         self.writers.iter().for_each(|writer| writer.push(snapshot.clone()));

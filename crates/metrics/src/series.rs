@@ -1,6 +1,6 @@
 //! Series, interned once, and snapshots of a target: (series, time, value) in the order in which it told them. In: parsed
 //! lines, or families of our own. Out: snapshots that sinks share. Bound: a target's interner keeps what its last snapshot
-//! used; `series_max` of its source limits how many there are.
+//! used; `max_series` of its source limits how many there are.
 
 use base::family::{Family, FamilyKind, PointValue};
 use std::cell::Cell;
@@ -52,6 +52,12 @@ pub struct Snapshot {
 impl Snapshot {
     pub fn samples(&self) -> usize {
         self.blocks.iter().map(|block| block.samples.len()).sum()
+    }
+
+    /// Its memory, without the names and labels of series, which every snapshot shares.
+    pub fn bytes(&self) -> usize {
+        let blocks = self.blocks.iter().map(|block| size_of::<Block>() + block.samples.len() * size_of::<Sample>());
+        blocks.sum::<usize>() + self.gone.len() * size_of::<Rc<Series>>()
     }
 
     /// How many samples have which timing.

@@ -1,6 +1,6 @@
 //! The Prometheus text format 0.0.4 (prometheus.io/docs/instrumenting/exposition_formats), read into a snapshot and written
 //! from several. In: bytes of a scrape. Out: blocks of samples with their type. A line that is wrong is skipped, counted and
-//! the first one named, so that one bad line of the app does not cost all the others. Bound: `series_max` series; new ones
+//! the first one named, so that one bad line of the app does not cost all the others. Bound: `max_series` series; new ones
 //! beyond it are left out and counted, known ones stay.
 
 use crate::series::{Block, Found, Interner, Meta, Sample, Series, Snapshot, Timing};
@@ -21,7 +21,7 @@ pub struct Faults {
 }
 
 /// Reads one exposition. Series that were told before come first where the limit is reached.
-pub fn parse(body: &[u8], time_ms: i64, series_max: usize, interner: &mut Interner) -> (Snapshot, Faults) {
+pub fn parse(body: &[u8], time_ms: i64, max_series: usize, interner: &mut Interner) -> (Snapshot, Faults) {
     interner.begin();
     let mut reader = Reader { blocks: Vec::new(), by_name: HashMap::new(), last: None, time_ms };
     let mut faults = Faults::default();
@@ -38,7 +38,7 @@ pub fn parse(body: &[u8], time_ms: i64, series_max: usize, interner: &mut Intern
         }
     }
     for (index, line) in new {
-        faults.note(index, reader.new_series(line, series_max, interner));
+        faults.note(index, reader.new_series(line, max_series, interner));
     }
     let gone = interner.end(time_ms);
     let snapshot = Snapshot { time_ms, blocks: reader.blocks, target: Vec::new(), gone };
@@ -114,7 +114,7 @@ impl Reader {
                     "histogram" => FamilyKind::Histogram,
                     "summary" => FamilyKind::Summary,
                     "untyped" | "unknown" => FamilyKind::Unknown,
-                    _ => return Err("a TYPE that is none of the five"),
+                    _ => return Err("unknown metric type"),
                 };
                 let index = self.block(name);
                 if let Some(block) = self.blocks.get_mut(index) {
@@ -138,14 +138,14 @@ impl Reader {
         Some(value_and_time(rest).map(|sample| self.sample(&found, sample, interner)))
     }
 
-    fn new_series(&mut self, line: &[u8], series_max: usize, interner: &mut Interner) -> Line {
+    fn new_series(&mut self, line: &[u8], max_series: usize, interner: &mut Interner) -> Line {
         let (text, rest) = line.split_at_checked(series_end(line)?).ok_or("a sample without a value")?;
         let found = match interner.find(text) {
             Some(found) => found,
             None => interner.insert(text, parse_series(text)?),
         };
         let sample = value_and_time(rest)?;
-        if interner.len() >= series_max && !interner.is_told(&found) {
+        if interner.len() >= max_series && !interner.is_told(&found) {
             return Err(OVER_LIMIT);
         }
         self.sample(&found, sample, interner);
@@ -210,7 +210,7 @@ fn value_and_time(rest: &[u8]) -> Result<(f64, Option<i64>), &'static str> {
     };
     match words.next() {
         None => Ok((value, time_ms)),
-        Some(_) => Err("something stands behind the timestamp"),
+        Some(_) => Err("unexpected text after the timestamp"),
     }
 }
 
@@ -289,7 +289,7 @@ fn parse_series(text: &[u8]) -> Result<Series, &'static str> {
     }
     labels.sort();
     if labels.windows(2).any(|pair: &[(Box<str>, Box<str>)]| pair[0].0 == pair[1].0) {
-        return Err("a label stands twice");
+        return Err("duplicate label name");
     }
     Ok(Series { name: name.into(), labels: labels.into() })
 }
@@ -453,7 +453,7 @@ mod tests {
         check_bad("a{b=\"1\" 1", "labels without an end");
         check_bad("a{b=1} 1", "without quotes");
         check_bad("a{b=\"1\"c=\"2\"} 1", "comma");
-        check_bad("a{b=\"1\",b=\"2\"} 1", "twice");
+        check_bad("a{b=\"1\",b=\"2\"} 1", "duplicate label");
         check_bad("a{é=\"1\"} 1", "label name");
         check_bad("a", "without a value");
         check_bad("a{b=\"1\"}", "without a value");
@@ -464,8 +464,8 @@ mod tests {
         check_bad("a +nan", "no number");
         check_bad("a{__name__=\"evil\"} 1", "name of the metric");
         check_bad("a 1 soon", "timestamp");
-        check_bad("a 1 2 3", "behind the timestamp");
-        check_bad("# TYPE a gorge", "five");
+        check_bad("a 1 2 3", "unexpected text after");
+        check_bad("# TYPE a gorge", "metric type");
     }
 
     /// covers: foundation 5

@@ -69,9 +69,11 @@ impl Client {
         let limit = self.config.timeout.0;
         match tokio::time::timeout(limit, self.attempt(request)).await {
             Ok(result) => result,
-            Err(_) => {
-                Err(Error::network(format!("no answer from {} within {}", host_of(&request.url), self.config.timeout)))
-            }
+            Err(_) => Err(Error::network(format!(
+                "timeout: no response from {} within {}",
+                host_of(&request.url),
+                self.config.timeout
+            ))),
         }
     }
 
@@ -83,7 +85,7 @@ impl Client {
         // A kept connection may have been closed a moment ago: then, and only then, a new one is tried at once.
         if let Some(sender) = self.take_idle(&target) {
             match self.exchange(sender, &target, head.clone(), request).await {
-                Err((error, true)) => tracing::debug!(%error, "a kept connection was closed; connecting anew"),
+                Err((error, true)) => tracing::debug!(%error, "idle keep-alive connection closed; reconnecting"),
                 Err((error, false)) => return Err(error),
                 Ok(response) => return Ok(response),
             }
@@ -134,7 +136,7 @@ impl Client {
                 Err(_) if request.method != Method::GET => {
                     return Ok(Response { status: parts.status.as_u16(), headers: parts.headers, body: body.freeze() });
                 }
-                Err(error) => return Err((Error::network(format!("{host} broke off its answer: {error}")), false)),
+                Err(error) => return Err((Error::network(format!("{host}: response aborted: {error}")), false)),
             };
             if let Some(data) = frame.data_ref() {
                 let room = request.answer_max.saturating_sub(body.len());
@@ -144,7 +146,7 @@ impl Client {
                     return Ok(Response { status: parts.status.as_u16(), headers: parts.headers, body: body.freeze() });
                 }
                 if data.len() > room {
-                    let text = format!("{host} answered with more than {} bytes", request.answer_max);
+                    let text = format!("{host}: response body exceeds {} bytes", request.answer_max);
                     return Err((Error::receiver(text).finally(), false));
                 }
                 body.extend_from_slice(data);
@@ -206,7 +208,7 @@ impl Response {
     /// The beginning of the body, or the place that a redirect leads to, for a message.
     pub fn excerpt(&self) -> String {
         if let Some(place) = self.header("location").filter(|_| (300..400).contains(&self.status)) {
-            return format!("it has moved to {}", base::diag::hide_userinfo(place));
+            return format!("redirect to {} not followed", base::diag::hide_userinfo(place));
         }
         let text =
             String::from_utf8_lossy(self.body.get(..EXCERPT_MAX.min(self.body.len())).unwrap_or(&[])).into_owned();

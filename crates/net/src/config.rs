@@ -1,4 +1,5 @@
-//! What a person writes under `client` of anything that calls out.
+//! The keys of every kind that speaks HTTP or TLS as a client: declared once, written into each kind's `Config` by
+//! `http_client!`, so that the schema, the documentation and the place of a mistake are those of plain keys.
 
 use base::unit::{Secret, Span};
 use schemars::JsonSchema;
@@ -6,25 +7,60 @@ use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-/// How to reach and convince the other side. All of it may be left out.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+/// The values of those keys.
+#[derive(Clone, Debug)]
 pub struct ClientConfig {
-    /// How long one attempt may take, from connecting to the last byte of the answer.
-    #[serde(default = "timeout")]
     pub timeout: Span,
-    /// How long connecting, with TLS, may take.
-    #[serde(default = "connect_timeout")]
     pub connect_timeout: Span,
-    /// Headers added to every request. Those that the protocol itself needs cannot be replaced.
-    #[serde(default)]
     pub headers: BTreeMap<String, Secret>,
-    /// How we identify ourselves.
-    #[serde(default)]
     pub auth: Option<Auth>,
-    /// Certificates for https.
-    #[serde(default)]
     pub tls: Tls,
+}
+
+/// Declares a `Config` with the keys of a client beside its own, and `fn client(&self) -> ClientConfig`.
+#[macro_export]
+macro_rules! http_client {
+    (
+        $(#[$about:meta])*
+        pub struct $name:ident {
+            $($(#[$field_about:meta])* pub $field:ident: $type:ty,)*
+        }
+    ) => {
+        $(#[$about])*
+        #[derive(Clone, Debug, serde::Deserialize, schemars::JsonSchema)]
+        #[serde(deny_unknown_fields)]
+        pub struct $name {
+            $($(#[$field_about])* pub $field: $type,)*
+            /// How long one attempt may take, from connecting to the last byte of the response.
+            #[serde(default = "net::timeout")]
+            pub timeout: base::unit::Span,
+            /// How long name resolution, TCP and TLS together may take.
+            #[serde(default = "net::connect_timeout")]
+            pub connect_timeout: base::unit::Span,
+            /// Headers added to each request; their values are secrets. Those that the protocol needs cannot be replaced.
+            #[serde(default)]
+            pub headers: std::collections::BTreeMap<String, base::unit::Secret>,
+            /// Authentication, exactly one kind. Default: the user and password in the URL, if any (basic).
+            #[serde(default)]
+            pub auth: Option<$crate::config::Auth>,
+            /// Certificates for https.
+            #[serde(default)]
+            pub tls: $crate::config::Tls,
+        }
+
+        impl $name {
+            /// The values of the keys that every client has.
+            pub fn client(&self) -> $crate::ClientConfig {
+                $crate::ClientConfig {
+                    timeout: self.timeout,
+                    connect_timeout: self.connect_timeout,
+                    headers: self.headers.clone(),
+                    auth: self.auth.clone(),
+                    tls: self.tls.clone(),
+                }
+            }
+        }
+    };
 }
 
 /// Exactly one way to authenticate.
@@ -42,12 +78,12 @@ pub enum Auth {
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Basic {
-    /// The user name.
+    /// The user name (RFC 7617).
     pub username: String,
-    /// The password itself, best as ${file:…}; `password_file` is read anew for every attempt.
+    /// The password itself, best as `${file:…}`.
     #[serde(default)]
     pub password: Option<Secret>,
-    /// A file that holds the password, read anew for every attempt.
+    /// A file with the password, read again for each attempt, at most 64KiB. Instead of `password`.
     #[serde(default)]
     pub password_file: Option<PathBuf>,
 }
@@ -55,10 +91,10 @@ pub struct Basic {
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Bearer {
-    /// The token itself.
+    /// The token itself (RFC 6750), best as `${file:…}`.
     #[serde(default)]
     pub token: Option<Secret>,
-    /// A file that holds the token, read anew for every attempt, as for projected service account tokens.
+    /// A file with the token, read again for each attempt, at most 64KiB. Instead of `token`.
     #[serde(default)]
     pub token_file: Option<PathBuf>,
 }
@@ -70,10 +106,10 @@ pub struct Sigv4 {
     pub region: String,
     /// The service, such as aps.
     pub service: String,
-    /// The access key's id; where it is left out, AWS_ACCESS_KEY_ID is read.
+    /// The access key's id. Default: `AWS_ACCESS_KEY_ID`.
     #[serde(default)]
     pub access_key_id: Option<String>,
-    /// The secret key; where it is left out, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN are read.
+    /// The secret key. Default: `AWS_SECRET_ACCESS_KEY`, with `AWS_SESSION_TOKEN` if it is set.
     #[serde(default)]
     pub secret_access_key: Option<Secret>,
 }
@@ -81,33 +117,22 @@ pub struct Sigv4 {
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Tls {
-    /// A PEM file with the certificates to trust instead of the system's.
+    /// A PEM file with the certificates to trust. Default: `SSL_CERT_FILE`, else the system's, else Mozilla's, which are built
+    /// in.
     #[serde(default)]
     pub ca_file: Option<PathBuf>,
-    /// A PEM file with our certificate chain, read anew for every connection.
+    /// A PEM file with our certificate chain, read again for each connection. Requires `key_file`.
     #[serde(default)]
     pub cert_file: Option<PathBuf>,
-    /// A PEM file with the key of our certificate.
+    /// A PEM file with the key of our certificate. Requires `cert_file`.
     #[serde(default)]
     pub key_file: Option<PathBuf>,
 }
 
-impl Default for ClientConfig {
-    fn default() -> ClientConfig {
-        ClientConfig {
-            timeout: timeout(),
-            connect_timeout: connect_timeout(),
-            headers: BTreeMap::new(),
-            auth: None,
-            tls: Tls::default(),
-        }
-    }
-}
-
-fn timeout() -> Span {
+pub fn timeout() -> Span {
     Span::from_secs(30)
 }
 
-fn connect_timeout() -> Span {
+pub fn connect_timeout() -> Span {
     Span::from_secs(5)
 }

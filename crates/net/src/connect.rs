@@ -97,7 +97,7 @@ impl Connector {
         // The task ends with the connection, which ends when its sender is dropped.
         tokio::spawn(async move {
             if let Err(error) = connection.await {
-                tracing::debug!(%error, "an outgoing connection ended");
+                tracing::debug!(%error, "outgoing connection closed with an error");
             }
         });
         Ok(sender)
@@ -120,7 +120,7 @@ impl Connector {
             }
             self.tls.connect(&target.host, tcp).await
         };
-        let late = || Error::network(format!("no TLS with {} within {within:?}", target.host_header()));
+        let late = || Error::network(format!("TLS handshake with {} timed out after {within:?}", target.host_header()));
         let left = within.saturating_sub(began.elapsed());
         Ok(Box::new(tokio::time::timeout(left, handshakes).await.map_err(|_| late())??))
     }
@@ -140,7 +140,10 @@ async fn tunnel(tcp: &mut TcpStream, target: &Target, proxy: &Proxy) -> Result<(
     let mut answer = Vec::new();
     while !answer.ends_with(b"\r\n\r\n") {
         if answer.len() > TUNNEL_HEAD_MAX {
-            return Err(Error::receiver(format!("proxy {}:{} answers CONNECT without end", proxy.host, proxy.port)));
+            return Err(Error::receiver(format!(
+                "proxy {}:{}: CONNECT response headers too large",
+                proxy.host, proxy.port
+            )));
         }
         // Byte by byte, so that nothing of what follows the head is taken.
         answer.push(tcp.read_u8().await.map_err(failed)?);

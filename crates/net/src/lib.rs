@@ -17,7 +17,7 @@ mod needs;
 
 pub use auth::percent_decoded;
 pub use client::{Client, Request, Response};
-pub use config::ClientConfig;
+pub use config::{ClientConfig, connect_timeout, timeout};
 pub use error::{Blame, Error};
 pub use needs::needs;
 pub use resolve::dial_blocking;

@@ -46,7 +46,10 @@ mod tests {
     fn a_url_needs_its_port_and_a_file_of_credentials_its_folder() {
         let config = ClientConfig {
             auth: Some(Auth::Bearer(crate::config::Bearer { token: None, token_file: Some("/run/t/token".into()) })),
-            ..ClientConfig::default()
+            timeout: crate::timeout(),
+            connect_timeout: crate::connect_timeout(),
+            headers: Default::default(),
+            tls: Default::default(),
         };
         let ports = |url: &str| needs(url, &config).connect;
         assert!(ports("http://loki:3100/x").contains(&3100));

@@ -86,7 +86,7 @@ impl Resolver {
                 Ok(stream)
             }
             Ok(Err(error)) => Err(Error::network(format!("{to}: {error}"))),
-            Err(_) => Err(Error::network(format!("no connection to {to}{failed} within {within:?}"))),
+            Err(_) => Err(Error::network(format!("connect timeout after {within:?}: {to}{failed}"))),
         }
     }
 
@@ -106,7 +106,7 @@ impl Resolver {
         }
         if let Some(trouble) = &loaded.trouble {
             return Err(Error::us(format!(
-                "the name {host} is not in {HOSTS}, and {RESOLV_CONF} is not understood: {trouble}"
+                "cannot resolve {host}: not in {HOSTS}, and cannot parse {RESOLV_CONF}: {trouble}"
             )));
         }
         let asked = Mutex::new(Vec::new());
@@ -118,7 +118,9 @@ impl Resolver {
                 let silent = lock(&asked).iter().map(IpAddr::to_string).collect::<Vec<_>>();
                 let word = if silent.len() == 1 { "the name server" } else { "the name servers" };
                 let silent = silent.join(", ");
-                Err(Error::network(format!("the name {host}: no answer from {word} {silent} within {within:?}")))
+                Err(Error::network(format!(
+                    "DNS timeout: cannot resolve {host}, no response from {word} {silent} within {within:?}"
+                )))
             }
         }
     }
@@ -258,7 +260,7 @@ fn decide(
     for (server, answer) in servers.iter().zip(answers) {
         match answer.as_ref()? {
             Ok(_) => {
-                return Some(Err(format!("the name {host} has no address, says the name server {}", server.address)));
+                return Some(Err(format!("cannot resolve {host}: no A/AAAA records (name server {})", server.address)));
             }
             Err(error) => {
                 let text = explain(host, error, server.address);
@@ -357,8 +359,8 @@ fn explain(host: &str, error: &NetError, server: IpAddr) -> String {
         other => return format!("the name {host}: the name server {server}: {other}"),
     };
     match code {
-        ResponseCode::NXDomain => format!("the name {host} does not exist (NXDOMAIN), says the name server {server}"),
-        ResponseCode::NoError => format!("the name {host} has no address, says the name server {server}"),
+        ResponseCode::NXDomain => format!("cannot resolve {host}: NXDOMAIN (name server {server})"),
+        ResponseCode::NoError => format!("cannot resolve {host}: no A/AAAA records (name server {server})"),
         ResponseCode::ServFail => format!("the name {host}: the name server {server} answered SERVFAIL"),
         ResponseCode::Refused => format!("the name {host}: the name server {server} answered REFUSED"),
         code => format!("the name {host}: the name server {server} answered `{code}`"),

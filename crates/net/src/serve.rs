@@ -147,7 +147,7 @@ impl Place {
         tokio::select! {
             ended = tokio::time::timeout(CONNECTION_MAX, connection) => {
                 if let Ok(Err(error)) = ended {
-                    tracing::debug!(%error, "a connection to a page ended");
+                    tracing::debug!(%error, "HTTP connection closed with an error");
                 }
             }
             () = self.open.gives_way.notified() => {}

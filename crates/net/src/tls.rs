@@ -77,7 +77,8 @@ fn build(config: &Tls) -> Result<Arc<ClientConfig>, Error> {
         (Some(cert), Some(key)) => {
             let chain = read_certificates(cert)?;
             let key = PrivateKeyDer::from_pem_slice(&read(key)?).map_err(|error| no_pem(key, &error))?;
-            let refused = |error| Error::us(format!("{} and its key do not fit: {error}", cert.display()));
+            let refused =
+                |error| Error::us(format!("certificate {} and private key do not match: {error}", cert.display()));
             builder.with_client_auth_cert(chain, key).map_err(refused)?
         }
         _ => builder.with_no_client_auth(),

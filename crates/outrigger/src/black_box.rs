@@ -36,10 +36,11 @@ struct Content {
     version: &'static str,
     /// Seconds since 1970.
     written_at: u64,
-    who: &'static str,
+    /// `app` or `worker`.
+    process: &'static str,
     code: i32,
-    /// 0 where no signal ended it.
-    signal: i32,
+    /// Null if no signal ended it.
+    signal: Option<i32>,
     core_dumped: bool,
     oom_killed: bool,
     /// Whether it had not moved for so long that it was ended.
@@ -54,24 +55,25 @@ struct Content {
 impl BlackBox {
     pub fn app_ended(&self, ended: Ended) {
         let Ended { code, signal, core_dumped, out_of_memory, .. } = ended;
+        let signal = Some(signal).filter(|signal| *signal > 0);
         self.write(Content { code, signal, core_dumped, oom_killed: out_of_memory, ..self.content("app") });
     }
 
-    pub fn worker_fell(&self, fell: Fell) {
-        let signal = if fell.code > 128 { fell.code - 128 } else { 0 };
+    pub fn worker_crashed(&self, fell: Fell) {
+        let signal = Some(fell.code - 128).filter(|signal| *signal > 0);
         let (code, hung, oom_killed) = (fell.code, fell.hung, fell.out_of_memory);
         self.write(Content { code, signal, hung, oom_killed, ..self.content("worker") });
     }
 
-    fn content(&self, who: &'static str) -> Content {
+    fn content(&self, process: &'static str) -> Content {
         let tail = |ring: &Ring| lines(&ring.tail().unwrap_or_default());
         let written_at = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
         Content {
             version: env!("CARGO_PKG_VERSION"),
             written_at,
-            who,
+            process,
             code: 0,
-            signal: 0,
+            signal: None,
             core_dumped: false,
             oom_killed: false,
             hung: false,
@@ -89,24 +91,23 @@ impl BlackBox {
         match self.state.write(&name, &bytes) {
             Ok(()) => {
                 self.health.recovered(PART);
-                let who = content.who;
-                tracing::info!(file = name, who, "what was going on is written down in the state directory");
+                tracing::info!(file = name, process = content.process, "wrote black box file");
             }
             Err(error) => {
-                tracing::warn!(%error, "the black box could not be written");
-                self.health.fault(PART, format!("it could not be written: {error}"));
+                tracing::warn!(%error, "cannot write the black box");
+                self.health.fault(PART, format!("cannot write the file: {error}"));
             }
         }
     }
 
     /// The first name that is free, or that of the oldest file.
     fn next_name(&self) -> Option<String> {
-        let name = |number: u64| format!("black-box-{number}.json");
+        let name = |number: u64| format!("black_box/{number}.json");
         let written = |number: &u64| {
             let path = self.state.path(&name(*number))?;
             Some(path.metadata().and_then(|meta| meta.modified()).unwrap_or(SystemTime::UNIX_EPOCH))
         };
-        self.state.path("")?;
+        self.state.dir()?;
         (0..KEPT).min_by_key(written).map(name)
     }
 }
@@ -139,14 +140,10 @@ mod tests {
             health: Health::new("app"),
         };
         for code in 0..KEPT as i32 + 1 {
-            black_box.worker_fell(Fell { code: 128 + code, hung: false, out_of_memory: false });
+            black_box.worker_crashed(Fell { code: 128 + code, hung: false, out_of_memory: false });
         }
-        let files = || std::fs::read_dir(&dir).expect("made").flatten();
-        assert_eq!(
-            files().filter(|file| file.file_name().to_string_lossy().starts_with("black-box")).count() as u64,
-            KEPT
-        );
-        let text = std::fs::read_to_string(dir.join("black-box-0.json")).expect("written");
+        assert_eq!(std::fs::read_dir(dir.join("black_box")).expect("made").count() as u64, KEPT);
+        let text = std::fs::read_to_string(dir.join("black_box/0.json")).expect("written");
         let value: serde_json::Value = serde_json::from_str(&text).expect("JSON");
         assert_eq!((value["code"].as_i64(), value["samples"][0].as_str()), (Some(128 + KEPT as i64), Some("x 1")));
         let stdout = value["stdout"].as_array().expect("lines");

@@ -1,12 +1,14 @@
 //! The command line.
 
 use crate::remote::{self, For, Probe, Target};
+use base::logging;
 use clap::{Args, Parser, Subcommand};
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
+use tracing::level_filters::LevelFilter;
 
-/// One small process that rides beside any application and takes over its logs, metrics, configuration and proxy.
+/// A sidecar in one small binary: logs, metrics, configuration and proxy for any application.
 #[derive(Parser)]
 #[command(name = "outrigger", version, max_term_width = 100)]
 pub struct Cli {
@@ -16,23 +18,43 @@ pub struct Cli {
 
 #[derive(Subcommand)]
 pub enum Command {
-    /// Run beside an app. With a command, here or in the file, start it and exit with its code; without one, ride beside an app
-    /// that somebody else starts.
+    /// Run beside an app. With a command, here or in the file, start it and exit with its exit code; without one, run as a companion of
+    /// an app that is started elsewhere.
     Run {
         /// The configuration.
-        #[arg(short, long, default_value = "outrigger.yaml", value_name = "FILE")]
+        #[arg(
+            short,
+            long,
+            default_value = "outrigger.yaml",
+            env = "OUTRIGGER_CONFIG",
+            hide_env_values = true,
+            value_name = "FILE"
+        )]
         config: PathBuf,
+        /// The level of Outrigger's own log: error, warn, info, debug, trace or off.
+        #[arg(long, default_value = "info", env = "OUTRIGGER_LOG_LEVEL", hide_env_values = true, value_name = "LEVEL")]
+        log_level: LevelFilter,
+        /// The format of Outrigger's own log on stderr; auto is text on a terminal, else JSON.
+        #[arg(long, value_enum, default_value = "auto", value_name = "FORMAT")]
+        log_format: LogFormat,
         /// The app's command and its arguments.
         #[arg(last = true, value_name = "COMMAND")]
         command: Vec<OsString>,
     },
-    /// Check a configuration and print every mistake in it. Exits 0 or 1.
+    /// Check a configuration and print every error in it. Exits 0 or 1.
     Validate {
-        /// Count warnings as mistakes.
+        /// Treat warnings as errors.
         #[arg(long)]
         deny_warnings: bool,
         /// The configuration.
-        #[arg(short, long, default_value = "outrigger.yaml", value_name = "FILE")]
+        #[arg(
+            short,
+            long,
+            default_value = "outrigger.yaml",
+            env = "OUTRIGGER_CONFIG",
+            hide_env_values = true,
+            value_name = "FILE"
+        )]
         config: PathBuf,
         /// The app's command, as `run` would get it.
         #[arg(last = true, value_name = "COMMAND")]
@@ -46,7 +68,8 @@ pub enum Command {
     },
     /// Print the JSON Schema of the configuration, for editors.
     Schema,
-    /// Print the verdict of each subsystem and the ledger of a running Outrigger. Exits 1 where one has failed or nobody answers.
+    /// Print the health of each subsystem and the ledger of a running Outrigger. Exits 1 if a subsystem failed or Outrigger cannot be
+    /// reached.
     Status {
         /// A table for people, or the JSON of GET /status for programs.
         #[arg(long, value_enum, default_value = "text")]
@@ -54,54 +77,54 @@ pub enum Command {
         #[command(flatten)]
         target: Target,
     },
-    /// Wait until a running Outrigger is started or ready. Exits 0, or 1 at the time-out; with a command, becomes it when ready.
+    /// Wait until a running Outrigger is started or ready. Exits 0, or 1 at the timeout; then execs COMMAND, if given.
     Wait {
         /// What to wait for.
         #[arg(long = "for", value_enum, default_value = "ready")]
         state: For,
-        /// The longest wait.
+        /// Maximum time to wait.
         #[arg(long, default_value = "60s", value_parser = remote::duration, value_name = "TIME")]
         timeout: Duration,
-        /// Ask the listener of the probes instead of the socket, such as http://127.0.0.1:9901.
+        /// Use the probe listener instead of the socket, such as http://127.0.0.1:9901.
         #[arg(long, value_name = "URL", conflicts_with = "socket")]
         url: Option<String>,
         #[command(flatten)]
         target: Target,
-        /// What to become afterwards.
+        /// Command to exec afterwards.
         #[arg(last = true, value_name = "COMMAND")]
         command: Vec<OsString>,
     },
-    /// Ask one probe once, for images without a shell. Exits 0 for yes and 1 for no.
-    ExecProbe {
-        /// The question.
+    /// Run one probe once, for images without a shell. Exits 0 on success and 1 on failure.
+    Probe {
+        /// Which probe.
         #[arg(value_enum)]
         probe: Probe,
         #[command(flatten)]
         target: Target,
     },
-    /// Stop a running Outrigger, and the app that it wraps, in order; wait for the end.
+    /// Stop a running Outrigger and the app that it wraps, and wait until it has exited.
     Stop {
-        /// The time for all of it; the configured deadline where left out.
+        /// Total time allowed [default: app.stop.timeout].
         #[arg(long, value_parser = remote::duration, value_name = "TIME")]
-        within: Option<Duration>,
+        timeout: Option<Duration>,
         /// A file with the token, where admin.token is set.
         #[arg(long, value_name = "FILE")]
         token_file: Option<PathBuf>,
         #[command(flatten)]
         target: Target,
     },
-    /// Replace a running Outrigger by another binary in place: no connection is refused, no line lost, the app goes on.
+    /// Upgrade the binary of a running Outrigger in place: no connection is refused, no log line is lost, the app keeps running.
     Upgrade {
-        /// The new binary; where left out, the one that it was started from, as it is on disk now.
-        #[arg(long, value_name = "BINARY")]
-        to: Option<PathBuf>,
+        /// The new binary [default: the path that it was started from].
+        #[arg(long, value_name = "PATH")]
+        binary: Option<PathBuf>,
         /// A file with the token, where admin.token is set.
         #[arg(long, value_name = "FILE")]
         token_file: Option<PathBuf>,
         #[command(flatten)]
         target: Target,
     },
-    /// Have a running Outrigger read its configuration again. One with mistakes changes nothing, and is reported.
+    /// Reload the configuration of a running Outrigger. An invalid one changes nothing, and its errors are printed.
     Reload {
         /// A file with the token, where admin.token is set.
         #[arg(long, value_name = "FILE")]
@@ -109,41 +132,70 @@ pub enum Command {
         #[command(flatten)]
         target: Target,
     },
-    /// Look at an app and print a configuration for it, with the evidence as comments. Nothing is switched on by it.
+    /// Set the level of a running Outrigger's own log, until its worker is replaced.
+    LogLevel {
+        /// error, warn, info, debug, trace or off.
+        #[arg(value_name = "LEVEL")]
+        level: LevelFilter,
+        /// A file with the token, where admin.token is set.
+        #[arg(long, value_name = "FILE")]
+        token_file: Option<PathBuf>,
+        #[command(flatten)]
+        target: Target,
+    },
+    /// Inspect an app and print a configuration for it, with the evidence as comments. Enables nothing by itself.
     Detect {
         #[command(flatten)]
         look: Look,
     },
-    /// Write what `detect` finds to a file.
+    /// Write the configuration that `detect` prints to a file.
     Init {
         #[command(flatten)]
         look: Look,
         /// Where to write it.
         #[arg(short, long, default_value = "outrigger.yaml", value_name = "FILE")]
         output: PathBuf,
-        /// Replace a file that is there.
+        /// Overwrite an existing file.
         #[arg(long)]
         force: bool,
     },
-    /// Start a small app with Outrigger around it, doing all four jobs, to look at and to play with.
+    /// Start a small app with Outrigger around it that uses all four subsystems, to explore.
     Demo {
-        /// Run for a few seconds without a terminal, check that each job delivers, and exit 0 or 1.
+        /// Run for a few seconds without a terminal, check that each subsystem delivers, and exit 0 or 1.
         #[arg(long)]
         check: bool,
-        /// Where the demo keeps its files; a new temporary folder where left out.
+        /// Directory for the demo's files [default: a new temporary directory].
         #[arg(long, value_name = "DIR")]
         dir: Option<PathBuf>,
     },
     /// The demo's app.
     #[command(hide = true)]
     DemoApp {
-        /// The folder of its configuration.
+        /// The directory of its configuration.
         #[arg(long)]
         dir: PathBuf,
         /// The port to listen on.
         #[arg(long)]
         port: u16,
     },
+}
+
+/// The format of Outrigger's own log.
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum LogFormat {
+    Auto,
+    Text,
+    Json,
+}
+
+impl From<LogFormat> for logging::Format {
+    fn from(format: LogFormat) -> logging::Format {
+        match format {
+            LogFormat::Auto => logging::Format::Auto,
+            LogFormat::Text => logging::Format::Text,
+            LogFormat::Json => logging::Format::Json,
+        }
+    }
 }
 
 /// How a status is printed.
@@ -153,22 +205,22 @@ pub enum Format {
     Json,
 }
 
-/// What `detect` and `init` look at; without a process and a command, at whatever listens in this network namespace.
+/// What `detect` and `init` inspect; without a process and a command, every listener in this network namespace.
 #[derive(Args)]
 pub struct Look {
-    /// A process, with everything below it.
+    /// A process and its descendants.
     #[arg(long, value_name = "PID")]
     pub pid: Option<u32>,
-    /// The longest that a command runs; 10s where left out.
-    #[arg(long = "for", value_parser = remote::duration, value_name = "TIME")]
-    pub length: Option<Duration>,
-    /// A command, which is started, looked at and stopped again.
+    /// Maximum time that COMMAND runs [default: 10s].
+    #[arg(long, value_parser = remote::duration, value_name = "TIME")]
+    pub timeout: Option<Duration>,
+    /// A command that is started, inspected and stopped again.
     #[arg(last = true, value_name = "COMMAND", conflicts_with = "pid")]
     pub command: Vec<OsString>,
 }
 
 impl Look {
     pub fn options(&self) -> detect::Options {
-        detect::Options::new(self.pid, &self.command, self.length)
+        detect::Options::new(self.pid, &self.command, self.timeout)
     }
 }

@@ -45,21 +45,21 @@ pub struct Config {
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct StateConfig {
-    /// The directory; $STATE_DIRECTORY, else /var/lib/outrigger, where left out. One that cannot be written is reported, and
-    /// everything runs without durability.
+    /// The directory. If it cannot be written, the status says so, and everything runs without durability. Default:
+    /// `$STATE_DIRECTORY`, else /var/lib/outrigger.
     #[serde(default)]
     pub dir: Option<PathBuf>,
-    /// The most bytes of any file in it.
+    /// The most bytes of a file that is replaced whole; checkpoints, undelivered lines and caches have bounds of their own.
     #[serde(default = "state_max")]
-    pub max: ByteSize,
+    pub max_bytes: ByteSize,
 }
 
 /// What Outrigger may use.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Limits {
-    /// Memory of the worker. Buffers of sinks must fit into it together; a worker that needs more is replaced. Where left out, it
-    /// is 64 MiB, or a quarter of the control group's limit where that is less.
+    /// Memory of the worker. The buffers of all log sinks must fit into it; a worker above it in three checks, 2s apart, is
+    /// replaced. Default: 64MiB, or a quarter of the control group's limit if that is less.
     #[serde(default)]
     pub memory: Option<ByteSize>,
 }
@@ -69,29 +69,29 @@ pub struct Limits {
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SandboxConfig {
-    /// Off only where the kernel stands in the way of something that the configuration needs.
+    /// `false` runs the worker without the sandbox; the status and a warning in our log say so.
     #[serde(default = "yes")]
     pub enabled: bool,
-    /// Further files and folders to read.
+    /// More files and directories to read.
     #[serde(default)]
-    pub read: Vec<PathBuf>,
-    /// Further folders to write.
+    pub allow_read: Vec<PathBuf>,
+    /// More directories to write.
     #[serde(default)]
-    pub write: Vec<PathBuf>,
-    /// Further TCP ports to connect to, as for a server that redirects to another port.
+    pub allow_write: Vec<PathBuf>,
+    /// More TCP ports to connect to, such as one that ~/.ssh/config sets.
     #[serde(default)]
-    pub connect: Vec<u16>,
+    pub allow_connect: Vec<u16>,
 }
 
 impl Default for StateConfig {
     fn default() -> StateConfig {
-        StateConfig { dir: None, max: state_max() }
+        StateConfig { dir: None, max_bytes: state_max() }
     }
 }
 
 impl Default for SandboxConfig {
     fn default() -> SandboxConfig {
-        SandboxConfig { enabled: yes(), read: Vec::new(), write: Vec::new(), connect: Vec::new() }
+        SandboxConfig { enabled: yes(), allow_read: Vec::new(), allow_write: Vec::new(), allow_connect: Vec::new() }
     }
 }
 

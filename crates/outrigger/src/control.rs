@@ -2,6 +2,7 @@
 //! whoever asked; and packets back. One task hears, so that nobody waits for another's answer.
 
 use crate::reload::Reloader;
+use crate::telemetry::AppMetrics;
 use base::subsystem::Health;
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -13,6 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::{Duration, Instant};
 use supervisor::message::{Ended, PACKET_MAX, ToSupervisor, ToWorker};
+use supervisor::restarts::RestartReason;
 use tokio::net::UnixDatagram;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -30,6 +32,7 @@ pub struct AppFacts {
     /// How many there may be; 0 for any number.
     pub restarts_max: u32,
     pub ended: Rc<Cell<Option<Ended>>>,
+    pub metrics: AppMetrics,
 }
 
 type OnEnded = Box<dyn Fn(Ended)>;
@@ -124,7 +127,7 @@ impl Control {
     pub fn send(&self, message: ToSupervisor<'_>) {
         // Not tokio's `try_send`, which refuses until its driver has seen the socket once.
         if let Err(error) = supervisor::message::send(&self.socket, &message.encode()) {
-            tracing::warn!(%error, what = ?message, "the supervisor did not take a message");
+            tracing::warn!(%error, what = ?message, "cannot send to the supervisor");
         }
     }
 
@@ -136,7 +139,7 @@ impl Control {
 
     /// Asks for a worker of this binary; answers when it is ready, or was given up.
     pub async fn replace(&self) -> Result<(), String> {
-        let order = ToSupervisor::Replace { broken: false };
+        let order = ToSupervisor::Replace { reason: RestartReason::Reload };
         self.order(order, "another worker is on its way already").await.map(drop)
     }
 
@@ -202,14 +205,16 @@ impl Control {
             ToWorker::AppStarted { pid } => {
                 // A worker is told again when it takes over.
                 if self.facts.pid.swap(pid, Ordering::Relaxed) != pid {
-                    tracing::info!(pid, "the app runs");
+                    tracing::info!(pid, "app started");
                 }
                 self.facts.runs.send_replace(true);
+                self.facts.metrics.up.set(1);
                 return;
             }
             ToWorker::AppBefore { ended, restarts } => {
                 self.facts.ended.set(Some(ended));
                 self.facts.restarts.set(restarts);
+                self.facts.metrics.exited(ended, restarts);
                 return;
             }
             ToWorker::AppEnded(ended) => {
@@ -241,11 +246,11 @@ impl Control {
                 match self.ordered.borrow_mut().take() {
                     // Whoever asked has the answer, and nothing has changed.
                     Some(answer) => {
-                        tracing::warn!(reason, "no other worker took over, as it was asked for");
+                        tracing::warn!(reason, "requested worker replacement failed");
                         let _ = answer.send(Err(reason));
                     }
                     None => {
-                        tracing::error!(reason, "no other worker took over");
+                        tracing::error!(reason, "worker replacement failed");
                         self.facts.health.fault(TAKING_OVER, reason);
                     }
                 }
@@ -260,7 +265,7 @@ impl Control {
             }
         };
         if self.orders.try_send(order).is_err() {
-            tracing::warn!(?order, "an order came after the last one");
+            tracing::warn!(?order, "unexpected message after shutdown");
         }
     }
 
@@ -273,12 +278,14 @@ impl Control {
         }
         self.facts.ended.set(Some(ended));
         self.facts.restarts.set(self.facts.restarts.get() + u32::from(restarts));
+        self.facts.metrics.up.set(0);
+        self.facts.metrics.exited(ended, self.facts.restarts.get());
         if out_of_memory {
-            tracing::error!(code, restarts, "the app was killed for want of memory (oom_killed)");
+            tracing::error!(code, restarts, "app OOM-killed");
         } else if core_dumped {
-            tracing::error!(code, signal, restarts, "the app crashed and left a core dump");
+            tracing::error!(code, signal, restarts, "app crashed and left a core dump");
         } else {
-            tracing::info!(code, signal, restarts, "the app has ended");
+            tracing::info!(code, signal, restarts, "app exited");
         }
         let asked_for = self.stopping.get() && !core_dumped && !out_of_memory && signal != SIGKILL;
         let abnormal = (code != 0 || signal != 0) && !asked_for;
@@ -316,7 +323,7 @@ pub async fn signals(control: Rc<Control>, reloader: Rc<Reloader>, companion: bo
             _ = upgrade.recv() => control.upgrade_signalled(),
             _ = hangup.recv(), if companion => {
                 if let Err(report) = reloader.reload(&control).await {
-                    base::oplog::report(&report, "the configuration has mistakes; the old one goes on serving");
+                    base::logging::report(&report, "reload failed: invalid configuration; keeping the previous one");
                 }
             }
         }

@@ -3,19 +3,21 @@
 use crate::config::Config;
 use base::diag::nearest;
 use base::output;
+use base::reason::Reason;
 use base::registry::KindInfo;
 use serde_json::Value;
 use std::fmt::Write as _;
 
 /// Every registry, by the path under which its kinds stand in the file.
-fn registries() -> [(&'static str, &'static [KindInfo]); 8] {
+fn registries() -> [(&'static str, &'static [KindInfo]); 9] {
     [
         ("logs.sources", logs::source::SourceEntry::KINDS),
         ("logs.stages", logs::stage::StageEntry::KINDS),
         ("logs.sinks", logs::sink::SinkEntry::KINDS),
         ("metrics.sources", metrics::source::SourceEntry::KINDS),
         ("metrics.sinks", metrics::sink::SinkEntry::KINDS),
-        ("sync.stores", sync::store::StoreEntry::KINDS),
+        ("sync.store", sync::store::StoreEntry::KINDS),
+        ("sync.publish", sync::publish::PublishEntry::KINDS),
         ("sync.notify", sync::notify::NotifyEntry::KINDS),
         ("proxy.balance", proxy::balance::BalanceEntry::KINDS),
     ]
@@ -25,16 +27,24 @@ pub fn explain(kind: Option<&str>) -> i32 {
     let root = base::config::schema_of::<Config>();
     let sections = || root["properties"].as_object().into_iter().flatten();
     let Some(wanted) = kind else {
-        let mut text =
-            "Sections, each by `outrigger explain NAME`, as also what lies in them (app.stop):\n\n".to_string();
+        let mut text = "Sections, each by `outrigger explain NAME`, including nested keys (app.stop):\n\n".to_string();
         let row = |name: &str, schema: &Value| format!("  {name:<26} {}\n", first_sentence(schema));
         text.extend(sections().map(|(name, section)| row(name, section)));
+        text.push_str("\nOutrigger itself:\n\n");
+        for (name, about) in [(METRICS, "Own metrics"), (REASONS, "Reasons of dropped records and errors")] {
+            text.push_str(&format!("  {name:<26} {about}\n"));
+        }
         text.push_str("\nComponents, each by `outrigger explain NAME`:\n\n");
         for (path, kinds) in registries() {
             text.extend(kinds.iter().map(|kind| row(&format!("{path}.{}", kind.name), &(kind.schema)())));
         }
         return output::print(&text);
     };
+    match wanted {
+        METRICS => return output::print(&own_metrics()),
+        REASONS => return output::print(&reasons()),
+        _ => {}
+    }
     let all = registries();
     let found = all.iter().find_map(|(path, kinds)| {
         kinds.iter().find(|kind| wanted == format!("{path}.{}", kind.name)).map(|kind| (path, kind))
@@ -47,15 +57,41 @@ pub fn explain(kind: Option<&str>) -> i32 {
                 .iter()
                 .flat_map(|(path, kinds)| kinds.iter().map(move |kind| format!("{path}.{}", kind.name)))
                 .collect();
-            eprintln!("error: there is no component `{wanted}`");
+            eprintln!("error: unknown component `{wanted}`");
             let sections = sections().map(|(name, _)| name);
             match nearest(wanted, names.iter().chain(sections).map(String::as_str)) {
                 Some(near) => eprintln!("  help: did you mean `{near}`?"),
-                None => eprintln!("  help: `outrigger explain` lists them"),
+                None => eprintln!("  help: `outrigger explain` lists all components"),
             }
             i32::from(crate::EXIT_MISTAKE)
         }
     }
+}
+
+/// Names under which the lists are printed, beside the paths of components.
+const METRICS: &str = "outrigger.metrics";
+const REASONS: &str = "outrigger.reasons";
+
+/// Every metric of Outrigger's own.
+fn own_metrics() -> String {
+    let mut out = format!(
+        "{METRICS}\n\nMetrics of Outrigger itself, on the admin listener and at sinks with a `self` source.\n\n"
+    );
+    for metric in crate::telemetry::all() {
+        let labels = if metric.labels.is_empty() { "no labels".into() } else { metric.labels.join(", ") };
+        let _ = writeln!(out, "  {} ({}: {labels})", metric.name, metric.kind.word());
+        let _ = writeln!(out, "{}", wrap(metric.help, "      "));
+    }
+    out
+}
+
+/// Every reason of the ledger.
+fn reasons() -> String {
+    let mut out = format!("{REASONS}\n\nWhy records are dropped, in the ledger and in metrics.\n\n");
+    for reason in Reason::ALL {
+        let _ = writeln!(out, "  {}\n{}", reason.as_str(), wrap(reason.about(), "      "));
+    }
+    out
 }
 
 fn document(path: &str, kind: &KindInfo) -> String {
@@ -141,7 +177,7 @@ fn type_name(root: &Value, property: &Value) -> String {
     match &property["type"] {
         Value::String(name) if name == "array" => format!("list of {}", type_name(root, &property["items"])),
         Value::String(name) if name == "object" => "mapping".into(),
-        Value::String(name) if name == "integer" => "whole number".into(),
+        Value::String(name) if name == "integer" => "integer".into(),
         Value::String(name) => name.clone(),
         Value::Array(names) => names.iter().find(|name| *name != "null").map_or("value".into(), |name| {
             let mut alone = property.clone();
@@ -206,7 +242,7 @@ mod tests {
         }
         let loki = registries()[2].1.iter().find(|kind| kind.name == "loki").map(|kind| document("logs.sinks", kind));
         let loki = loki.expect("loki is there");
-        for part in ["logs.sinks.loki", "endpoint (url, required)", "labels (mapping, default {})"] {
+        for part in ["logs.sinks.loki", "url (url, required)", "labels (mapping, default {})"] {
             assert!(loki.contains(part), "{part} in\n{loki}");
         }
     }
@@ -217,15 +253,15 @@ mod tests {
         let root = base::config::schema_of::<Config>();
         for (path, parts) in [
             ("app", &["command (list of string", "stop (mapping"][..]),
-            ("app.stop", &["grace (duration, default \"20s\")"]),
+            ("app.stop", &["grace_period (duration, default \"20s\")"]),
             ("app.port", &["The port that it listens on"]),
             ("proxy.clusters", &["endpoints ("]),
-            ("sync", &["Directories that follow", "to ("]),
+            ("sync", &["Directories that follow", "publish (mapping, required)"]),
         ] {
             let text = section(&root, path).unwrap_or_else(|| panic!("{path} is there"));
             parts.iter().for_each(|part| assert!(text.contains(part), "{part} in\n{text}"));
         }
-        for path in ["", "ap", "app.", "app.stop.grace.more", "properties"] {
+        for path in ["", "ap", "app.", "app.stop.grace_period.more", "properties"] {
             assert_eq!(section(&root, path), None, "{path}");
         }
     }

@@ -21,11 +21,12 @@ pub fn needs(plans: &Plans) -> Needs {
     let admin = &plans.config.admin;
     needs.listen.extend(admin_listens(admin));
     admin.socket.iter().for_each(|socket| needs.write_file(socket));
+    admin.token_file.iter().for_each(|file| needs.read_replaced(file));
     needs.connect.extend(plans.config.app.port);
     needs.write.push(plans.state_dir.clone());
-    if let Some(end) = &plans.config.app.end {
-        end.tombstone.iter().chain(&end.pid_file).for_each(|file| needs.read_replaced(file));
-        if end.process.is_some() || end.pid_file.is_some() {
+    if let Some(external) = &plans.config.app.external {
+        external.exit_code_file.iter().chain(&external.pid_file).for_each(|file| needs.read_replaced(file));
+        if external.process_name.is_some() || external.pid_file.is_some() {
             needs.read.push("/proc".into());
         }
     }
@@ -34,7 +35,8 @@ pub fn needs(plans: &Plans) -> Needs {
 
 /// Where the pages of `admin` are.
 pub fn admin_listens(admin: &admin::config::Config) -> impl Iterator<Item = Listen> {
-    let pages = [("admin/listen", "admin.listen", admin.listen), ("admin/probes", "admin.probes", admin.probes)];
+    let pages =
+        [("admin/listen", "admin.listen", admin.listen), ("admin/probes", "admin.probes_listen", admin.probes_listen)];
     pages.into_iter().filter_map(|(name, owner, address)| {
         Some(Listen { name: name.into(), owner: owner.into(), address: address?.0, count: 1 })
     })
@@ -49,10 +51,10 @@ pub fn grants(plans: &Plans) -> Grants {
         let _ = std::fs::create_dir_all(folder);
     }
     let mut grants = Grants {
-        read: absolute(needs.read.iter().chain(&asked.read)),
-        write: absolute(needs.write.iter().chain(&asked.write)),
+        read: absolute(needs.read.iter().chain(&asked.allow_read)),
+        write: absolute(needs.write.iter().chain(&asked.allow_write)),
         execute: Vec::new(),
-        connect: needs.connect.iter().chain(&asked.connect).copied().collect(),
+        connect: needs.connect.iter().chain(&asked.allow_connect).copied().collect(),
         bind: needs.listen.iter().map(|listen| listen.address.port()).collect(),
         connect_any: false,
         programs: !needs.programs.is_empty(),

@@ -256,7 +256,7 @@ fn check_budget(
     tree: &Node,
 ) -> Option<Diagnostic> {
     let limit = memory(limits, container);
-    let buffers: u64 = logs.map_or(0, |plan| plan.sinks.iter().map(|sink| sink.buffer_max as u64).sum());
+    let buffers: u64 = logs.map_or(0, |plan| plan.sinks.iter().map(|sink| sink.max_buffer_bytes as u64).sum());
     (buffers > limit && (limits.memory.is_some() || limit == MEMORY.0)).then(|| {
         let place = tree.at(&["logs", "sinks"]).place;
         Diagnostic::error(
@@ -267,7 +267,7 @@ fn check_budget(
                 ByteSize(limit)
             ),
         )
-        .help("lower buffer.max of the sinks, or raise limits.memory")
+        .help("lower buffer.max_bytes of the sinks, or raise limits.memory")
     })
 }
 
@@ -346,13 +346,15 @@ fn overlap(one: std::net::SocketAddr, other: std::net::SocketAddr) -> bool {
 
 fn check_times(app: &App, tree: &Node) -> Option<Diagnostic> {
     let stop = &app.stop;
-    let needed = stop.drain.0 + stop.grace.0;
-    (needed > stop.deadline.0).then(|| {
-        let place = tree.at(&["stop", "deadline"]).place;
-        let message =
-            format!("`deadline` is {}, and drain and grace alone may take {}", stop.deadline, base::unit::Span(needed));
-        Diagnostic::error(place, message)
-            .help("raise the deadline, so that logs can be delivered after the app has ended")
+    let needed = stop.drain_timeout.0 + stop.grace_period.0;
+    (needed > stop.timeout.0).then(|| {
+        let place = tree.at(&["stop", "timeout"]).place;
+        let message = format!(
+            "`timeout` is {}, but drain_timeout and grace_period may take {}",
+            stop.timeout,
+            base::unit::Span(needed)
+        );
+        Diagnostic::error(place, message).help("raise `timeout`, so that logs can be delivered after the app has ended")
     })
 }
 
@@ -369,7 +371,7 @@ pub fn validate(path: &Path, command: &[OsString], deny_warnings: bool) -> i32 {
             if deny_warnings && warnings > 0 {
                 let plural = if warnings == 1 { "" } else { "s" };
                 let path = path.display();
-                output::note(&format!("{path}: {warnings} warning{plural}, which --deny-warnings makes mistakes\n"));
+                output::note(&format!("{path}: {warnings} warning{plural}, treated as errors by --deny-warnings\n"));
                 return i32::from(crate::EXIT_MISTAKE);
             }
             output::note(&format!("{}: valid\n", path.display()));
@@ -383,6 +385,6 @@ pub fn validate(path: &Path, command: &[OsString], deny_warnings: bool) -> i32 {
 pub fn refuse(report: &Report) -> i32 {
     let count = report.findings().len();
     let plural = if count == 1 { "" } else { "s" };
-    output::note(&format!("{}{count} mistake{plural} found\n", report.render()));
+    output::note(&format!("{}{count} error{plural} found\n", report.render()));
     i32::from(crate::EXIT_MISTAKE)
 }

@@ -3,6 +3,8 @@
 mod cli;
 mod app;
 mod config;
+#[cfg(test)]
+mod hints_test;
 mod load;
 mod grants;
 mod explain;
@@ -13,9 +15,10 @@ mod control;
 mod stop;
 mod reload;
 mod pulse;
+mod telemetry;
 mod black_box;
-#[cfg(feature = "backdoor")]
-mod backdoor;
+#[cfg(feature = "fault-injection")]
+mod faults;
 mod remote;
 mod demo;
 
@@ -30,7 +33,7 @@ fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
-            // Help and version are no mistakes; everything else is one, in the words of the command line.
+            // Help and version exit 0; everything else is a usage error.
             let _ = error.print();
             return ExitCode::from(if error.use_stderr() { EXIT_MISTAKE } else { 0 });
         }
@@ -46,10 +49,13 @@ fn main() -> ExitCode {
         Command::Wait { state, timeout, url, target, command } => {
             remote::wait(&target, state, timeout, url.as_deref(), &command)
         }
-        Command::ExecProbe { probe, target } => remote::exec_probe(&target, probe),
-        Command::Stop { within, token_file, target } => remote::stop(&target, within, token_file.as_deref()),
-        Command::Upgrade { to, token_file, target } => remote::upgrade(&target, to.as_deref(), token_file.as_deref()),
+        Command::Probe { probe, target } => remote::probe(&target, probe),
+        Command::Stop { timeout, token_file, target } => remote::stop(&target, timeout, token_file.as_deref()),
+        Command::Upgrade { binary, token_file, target } => {
+            remote::upgrade(&target, binary.as_deref(), token_file.as_deref())
+        }
         Command::Reload { token_file, target } => remote::reload(&target, token_file.as_deref()),
+        Command::LogLevel { level, token_file, target } => remote::log_level(&target, level, token_file.as_deref()),
         Command::Detect { look } => detect::command(&look.options(), base::output::print),
         Command::Init { look, output, force } => detect::init(&look.options(), &output, force),
         Command::Demo { check, dir } => demo::run(check, dir.as_deref()),

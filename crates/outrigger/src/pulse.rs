@@ -3,14 +3,16 @@
 //! a wish for another worker where this one is broken. The supervisor is not woken by any of it.
 
 use crate::control::Control;
+use crate::telemetry::{MEMORY_LIMIT, MEMORY_PRESSURE, MEMORY_PRESSURE_SECONDS, MEMORY_USED};
 use base::scope::BEAT_EVERY;
-use base::telemetry::{Name, Telemetry};
+use base::telemetry::{Counter, Telemetry};
 use std::collections::HashMap;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use supervisor::message::ToSupervisor;
 use supervisor::plan::WATCHDOG;
+use supervisor::restarts::RestartReason;
 
 /// Looks without a beat after which a thread counts as hung.
 const LOOKS_MAX: u32 = 3;
@@ -23,10 +25,6 @@ const OVER_MAX: u32 = 3;
 
 /// The part of the limit, in percent, from which on a look gives back what the allocator holds and nobody uses: a flood may be over.
 const TRIM_PERCENT: u64 = 50;
-
-const OVER: Name =
-    Name::counter("outrigger_memory_tight_total", "Looks at which the worker's memory was close to its limit.");
-const USED: Name = Name::gauge("outrigger_memory_bytes", "Memory of the worker that it shares with nobody.");
 
 #[derive(Clone)]
 pub struct Pulse {
@@ -42,42 +40,47 @@ impl Pulse {
     pub async fn beat(self, telemetry: Telemetry, control: Rc<Control>, memory_max: u64) {
         let mut threads: HashMap<String, (u64, u32)> = HashMap::new();
         let (mut over, mut looks, mut was_tight) = (0, 0, false);
-        let used = telemetry.count(USED, &[]);
-        let tight = telemetry.count(OVER, &[]);
+        let used = telemetry.gauge(&MEMORY_USED, &[]);
+        let pressure = telemetry.gauge(&MEMORY_PRESSURE, &[]);
+        let mut pressure_time = PressureTime::new(&telemetry);
+        telemetry.gauge(&MEMORY_LIMIT, &[]).set(memory_max);
         loop {
             let broken = broken(&telemetry).or_else(|| hung(&telemetry, &mut threads)).or_else(|| self.exhausted());
-            let mut bytes = own_memory();
+            let mut bytes = sys::memory::private_bytes();
             if bytes >= memory_max / 100 * TRIM_PERCENT {
                 sys::memory::trim();
-                bytes = own_memory();
+                bytes = sys::memory::private_bytes();
             }
             used.set(bytes);
             over = if telemetry.pressure.note(bytes, memory_max) { over + 1 } else { 0 };
             let is_tight = telemetry.pressure.is_tight();
-            tight.add(u64::from(is_tight));
+            pressure.set(u64::from(is_tight));
+            pressure_time.note(is_tight);
             if std::mem::replace(&mut was_tight, is_tight) != is_tight {
-                let what =
-                    if is_tight { "memory is short: sources and new connections wait" } else { "memory is free again" };
+                let what = match is_tight {
+                    true => "memory pressure: pausing sources and new connections",
+                    false => "memory pressure ended",
+                };
                 tracing::warn!(bytes, limit = memory_max, "{what}");
             }
             let too_large = || {
-                let text = format!("it uses {} of {memory_max} bytes (limits.memory)", bytes);
-                (over >= OVER_MAX).then_some(text)
+                let text = format!("memory usage {bytes} exceeds limits.memory ({memory_max} bytes)");
+                (over >= OVER_MAX).then_some((RestartReason::MemoryLimit, text))
             };
             // A main thread that comes here moves; the others are looked at above.
             if let Err(error) = supervisor::worker::wind_up(&self.watchdog, WATCHDOG) {
-                tracing::error!(%error, "the watchdog cannot be wound up");
+                tracing::error!(%error, "cannot re-arm the watchdog");
             }
-            if let Some(why) = broken.or_else(too_large).filter(|_| !control.is_leaving()) {
-                tracing::error!(why, "this worker is not well; another one takes over");
-                control.send(ToSupervisor::Replace { broken: true });
+            if let Some((reason, error)) = broken.or_else(too_large).filter(|_| !control.is_leaving()) {
+                tracing::error!(reason = reason.as_str(), error, "worker unhealthy; requesting a replacement");
+                control.send(ToSupervisor::Replace { reason });
                 // Until then it does what it can.
                 tokio::time::sleep(REPLACED_WITHIN).await;
                 continue;
             }
             looks += 1;
             if looks == SETTLED {
-                sys::memory::give_back();
+                sys::memory::release_startup_pages();
             }
             let next = tokio::time::Instant::now() + BEAT_EVERY;
             loop {
@@ -89,7 +92,7 @@ impl Pulse {
                         if telemetry.pressure.is_tight() {
                             sys::memory::trim();
                         }
-                        telemetry.pressure.note(own_memory(), memory_max);
+                        telemetry.pressure.note(sys::memory::private_bytes(), memory_max);
                     }
                 }
             }
@@ -97,10 +100,10 @@ impl Pulse {
     }
 
     /// Whether not even a few more descriptors can be had: one or two come free whenever a connection ends, and help nobody.
-    fn exhausted(&self) -> Option<String> {
+    fn exhausted(&self) -> Option<(RestartReason, String)> {
         let spare = [(); DESCRIPTORS_SPARE].map(|()| rustix::io::fcntl_dupfd_cloexec(self.watchdog.as_fd(), 3));
         let none = spare.iter().any(|one| matches!(one, Err(rustix::io::Errno::MFILE)));
-        none.then(|| "it has no descriptors left".into())
+        none.then(|| (RestartReason::DescriptorLimit, "too many open files (out of file descriptors)".into()))
     }
 }
 
@@ -110,30 +113,44 @@ const DESCRIPTORS_SPARE: usize = 8;
 /// How long another worker may take before the wish is repeated. Shorter than the watchdog, which is wound up again then.
 const REPLACED_WITHIN: Duration = Duration::from_secs(8);
 
+/// Counts the time under memory pressure in whole seconds.
+struct PressureTime {
+    seconds: Counter,
+    since: Option<Instant>,
+    rest: Duration,
+}
+
+impl PressureTime {
+    fn new(telemetry: &Telemetry) -> PressureTime {
+        let seconds = telemetry.counter(&MEMORY_PRESSURE_SECONDS, &[]);
+        PressureTime { seconds, since: None, rest: Duration::ZERO }
+    }
+
+    fn note(&mut self, is_under_pressure: bool) {
+        let now = Instant::now();
+        let since = std::mem::replace(&mut self.since, is_under_pressure.then_some(now));
+        self.rest += since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
+        self.seconds.add(self.rest.as_secs());
+        self.rest = Duration::from_nanos(self.rest.subsec_nanos().into());
+    }
+}
+
 /// A subsystem that has panicked.
-fn broken(telemetry: &Telemetry) -> Option<String> {
-    let sick = telemetry.healths().into_iter().find(|health| !health.live())?;
-    Some(sick.verdict().text)
+fn broken(telemetry: &Telemetry) -> Option<(RestartReason, String)> {
+    let failed = telemetry.healths().into_iter().find(|health| !health.live())?;
+    Some((RestartReason::Panic, failed.current().message))
 }
 
 /// A thread that has not moved for `LOOKS_MAX` looks.
-fn hung(telemetry: &Telemetry, threads: &mut HashMap<String, (u64, u32)>) -> Option<String> {
+fn hung(telemetry: &Telemetry, threads: &mut HashMap<String, (u64, u32)>) -> Option<(RestartReason, String)> {
     let mut hung = None;
     for (thread, count) in telemetry.healths().iter().flat_map(|health| health.beats()) {
         let (seen, still) = threads.entry(thread.clone()).or_insert((u64::MAX, 0));
         *still = if *seen == count { *still + 1 } else { 0 };
         *seen = count;
         if *still >= LOOKS_MAX {
-            hung = Some(format!("its thread {thread} does not move"));
+            hung = Some((RestartReason::Hung, format!("thread {thread} is stalled")));
         }
     }
     hung
-}
-
-/// Resident memory that is not shared with others: what proc_pid_statm(5) calls resident, without the pages of files.
-fn own_memory() -> u64 {
-    let text = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
-    let mut pages = text.split_whitespace().map(|number| number.parse::<u64>().unwrap_or(0));
-    let (resident, shared) = (pages.nth(1).unwrap_or(0), pages.next().unwrap_or(0));
-    resident.saturating_sub(shared) * rustix::param::page_size() as u64
 }

@@ -7,12 +7,14 @@ use crate::grants::Mark;
 use crate::load::Source;
 use base::file::Stamp;
 use base::subsystem::Health;
+use base::telemetry::Gauge;
 use std::cell::RefCell;
 use std::ffi::OsString;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 use supervisor::message::ToSupervisor;
+use supervisor::restarts::RestartReason;
 
 /// How often the files are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
@@ -55,7 +57,7 @@ impl Reloader {
             Err(report) => return Err(report),
         };
         if plans.command.is_empty() != self.companion {
-            return Err("error: app.command was added or removed, and that takes a restart of Outrigger\n".into());
+            return Err("error: adding or removing app.command requires a restart\n".into());
         }
         Ok(if source.text == self.source.text { Found::Same } else { Found::Other(source.text) })
     }
@@ -86,7 +88,7 @@ impl Reloader {
             Found::Other(_) | Found::Unseen => control.no_fault(),
         }
         self.begin(found);
-        control.send(ToSupervisor::Replace { broken: false });
+        control.send(ToSupervisor::Replace { reason: RestartReason::Reload });
         Ok(true)
     }
 
@@ -95,12 +97,12 @@ impl Reloader {
         if let Found::Other(text) = found {
             self.tried.replace(text);
         }
-        tracing::info!("the configuration has changed; the next worker takes over");
+        tracing::info!("configuration changed; reloading with a new worker");
     }
 
     /// Reloads when the file changes, or when one of `marks` is there that the sandbox could not let in before. A wrong
     /// configuration is reported once, and the old one serves.
-    pub async fn watch(self: Rc<Self>, control: Rc<Control>, health: Arc<Health>, mut marks: Vec<Mark>) {
+    pub async fn watch(self: Rc<Self>, control: Rc<Control>, health: Arc<Health>, mut marks: Vec<Mark>, loaded: Gauge) {
         // Nothing is seen yet: an edit that came while the worker started is found by the first look.
         let mut seen = None;
         loop {
@@ -108,8 +110,8 @@ impl Reloader {
             // Each is a reason once: where the next worker cannot start, this one goes on.
             let others: Vec<Mark> = marks.extract_if(.., |mark| mark.is_another()).collect();
             if let Some(mark) = others.first() {
-                tracing::info!(path = %mark.path().display(), "a path is new or was replaced; the next worker may use it");
-                control.send(ToSupervisor::Replace { broken: false });
+                tracing::info!(path = %mark.path().display(), "a configured path now exists or was replaced; starting a new worker to grant it");
+                control.send(ToSupervisor::Replace { reason: RestartReason::Reload });
             }
             let now = Stamp::of(&self.source.path);
             // Whoever waits for another worker tries this file.
@@ -120,14 +122,17 @@ impl Reloader {
             match self.follow(&control) {
                 Ok(true) => drop(health.recovered(PART)),
                 Ok(false) => {
-                    let text = "no other worker could serve the file, and the old configuration goes on serving";
+                    loaded.set(0);
+                    let text =
+                        "reload failed: no worker could start with the new configuration; keeping the previous one";
                     if health.fault(PART, text) {
                         tracing::warn!("{text}; change the file to have it tried again");
                     }
                 }
                 Err(report) => {
-                    base::oplog::report(&report, "the changed configuration has mistakes; the old one goes on serving");
-                    health.fault(PART, "the file has mistakes, and the old configuration goes on serving");
+                    loaded.set(0);
+                    base::logging::report(&report, "reload failed: invalid configuration; keeping the previous one");
+                    health.fault(PART, "reload failed: invalid configuration; keeping the previous one");
                 }
             }
         }

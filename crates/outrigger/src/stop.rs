@@ -39,15 +39,15 @@ pub async fn lead(
     let until = match first {
         Some(Order::Yield) => return hand_over(control, conductor, times, state, pages).await,
         Some(Order::Stop { until }) => until,
-        Some(Order::AppEnded | Order::Gone) | None => Instant::now() + times.deadline.0,
+        Some(Order::AppEnded | Order::Gone) | None => Instant::now() + times.timeout.0,
     };
     facts.runs.send_replace(false);
     tracing::info!(within = %rounded(until.saturating_duration_since(Instant::now())), "stopping");
-    // A later word on the time, as of `stop --within`, can only shorten it.
+    // A later word on the time, as of `stop --timeout`, can only shorten it.
     let mut until = until;
     let left =
         |reserve: Duration, until: Instant| until.saturating_duration_since(Instant::now()).saturating_sub(reserve);
-    let late = conductor.advance(Phase::Drain, times.drain.0.min(left(CLOSE_RESERVE, until))).await;
+    let late = conductor.advance(Phase::Drain, times.drain_timeout.0.min(left(CLOSE_RESERVE, until))).await;
     report_late(&late, "drained");
     control.send(ToSupervisor::Drained);
     // The app's own end is the supervisor's to bring about, within the same deadline; without a supervisor there is none to hear of.
@@ -78,7 +78,7 @@ pub async fn lead(
         }
     };
     if !late.is_empty() {
-        tracing::info!(subsystems = late.join(", "), "not delivered everything when the time was over");
+        tracing::info!(subsystems = late.join(", "), "timed out before everything was delivered");
     }
     conductor.advance(Phase::Close, left(Duration::ZERO, until)).await;
     0
@@ -87,7 +87,7 @@ pub async fn lead(
 /// Another worker is ready: it gets the rings and the state as soon as nothing here touches them any more, and what is under way
 /// has the time of a drain.
 async fn hand_over(control: &Control, conductor: &mut Conductor, times: &Stop, state: &StateDir, pages: Scope) -> i32 {
-    tracing::info!("another worker takes over");
+    tracing::info!("handing over to a new worker");
     let late = conductor.advance(Phase::Yield, HAND_OVER).await;
     if late.is_empty() {
         state.release();
@@ -98,7 +98,7 @@ async fn hand_over(control: &Control, conductor: &mut Conductor, times: &Stop, s
         // What was not let go of ends with this process; until then the other worker waits for it, and serves requests meanwhile.
         report_late(&late, "let go");
     }
-    conductor.advance(Phase::Drain, times.drain.0).await;
+    conductor.advance(Phase::Drain, times.drain_timeout.0).await;
     conductor.advance(Phase::Finish, LAST_RECORDS).await;
     conductor.advance(Phase::Close, KEEP_AT_LEAST).await;
     EXIT_YIELDED
@@ -121,9 +121,9 @@ pub fn tell_left(telemetry: &Telemetry) {
         _ if left.is_empty() => {}
         0 => tracing::warn!(
             left = told.join("; "),
-            "the stop leaves records behind, which are sent after the next start"
+            "shutdown with undelivered records; persisted, sent after the next start"
         ),
-        lost => tracing::error!(left = told.join("; "), lost, "the stop leaves records behind, and some are lost"),
+        lost => tracing::error!(left = told.join("; "), lost, "shutdown with undelivered records; some were dropped"),
     }
 }
 

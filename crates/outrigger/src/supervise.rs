@@ -7,7 +7,7 @@ use crate::load::{Plans, Source, refuse};
 use crate::reload::Reloader;
 use crate::worker;
 use base::diag::{Diagnostic, Report};
-use base::{oplog, output};
+use base::{logging, output};
 use clap::Parser as _;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -23,7 +23,7 @@ pub fn run() -> i32 {
         match WorkerSide::inherited() {
             Some(side) => worker(side),
             None => {
-                eprintln!("error: what the supervisor left to this worker cannot be understood by this version");
+                eprintln!("error: cannot decode the state inherited from the supervisor (incompatible version)");
                 return i32::from(crate::EXIT_MISTAKE);
             }
         }
@@ -32,7 +32,7 @@ pub fn run() -> i32 {
         Ok(Outcome::Exit(code)) => code,
         Ok(Outcome::Worker(side)) => worker(*side),
         Err(error) => {
-            eprintln!("error: the supervisor cannot work here: {error}");
+            eprintln!("error: cannot start the supervisor: {error}");
             i32::from(crate::EXIT_MISTAKE)
         }
     }
@@ -53,17 +53,17 @@ fn worker(side: WorkerSide) -> ! {
 }
 
 fn serve(side: WorkerSide) -> i32 {
-    let (path, command) = match arguments() {
+    let Arguments { path, command, level, format } = match arguments() {
         Ok(arguments) => arguments,
         Err(code) => return code,
     };
-    let level = oplog::start(LevelFilter::INFO);
+    let level = logging::start(level, format);
     let (source, plans) = match newest(&path, &command, &side) {
         Ok(newest) => newest,
         // Nobody but a person reads what is said before the first worker runs.
         Err(report) if side.generation == 0 => return refuse(&report),
         Err(report) => {
-            oplog::report(&report.render(), "this worker cannot start; the one before it goes on");
+            logging::report(&report.render(), "worker failed to start; keeping the previous worker");
             return i32::from(crate::EXIT_MISTAKE);
         }
     };
@@ -71,9 +71,19 @@ fn serve(side: WorkerSide) -> i32 {
     worker::start(plans, side, Reloader::new(source, command, companion), level)
 }
 
-fn arguments() -> Result<(PathBuf, Vec<OsString>), i32> {
+/// What `outrigger run` was given.
+struct Arguments {
+    path: PathBuf,
+    command: Vec<OsString>,
+    level: LevelFilter,
+    format: logging::Format,
+}
+
+fn arguments() -> Result<Arguments, i32> {
     match Cli::try_parse() {
-        Ok(Cli { command: Command::Run { config, command } }) => Ok((config, command)),
+        Ok(Cli { command: Command::Run { config, command, log_level, log_format } }) => {
+            Ok(Arguments { path: config, command, level: log_level, format: log_format.into() })
+        }
         Ok(_) => Err(i32::from(crate::EXIT_MISTAKE)),
         Err(error) => {
             let _ = error.print();
@@ -95,12 +105,14 @@ fn newest(path: &Path, command: &[OsString], side: &WorkerSide) -> Result<(Sourc
             match warnings.render() {
                 text if text.is_empty() => {}
                 text if side.generation == 0 => output::note(&text),
-                text => oplog::report_warnings(&text, "the configuration has warnings"),
+                text => logging::report_warnings(&text, "the configuration has warnings"),
             }
             return Ok((source, plans));
         }
         let mut report = Report::new(source.path.display().to_string(), "");
-        report.push(Diagnostic::whole("a worker could not start with this text; change it to have it tried again"));
+        report.push(Diagnostic::whole(
+            "a worker failed to start with this configuration; it is retried once the file changes",
+        ));
         Err(report)
     };
     let newest = Source::read(path).and_then(planned).and_then(not_refused);
@@ -109,9 +121,9 @@ fn newest(path: &Path, command: &[OsString], side: &WorkerSide) -> Result<(Sourc
         (Ok(newest), _) => Ok(newest),
         (Err(report), None) => Err(report),
         (Err(report), Some(text)) => {
-            oplog::report_warnings(
+            logging::report_warnings(
                 &report.render(),
-                "the configuration has become wrong; the last good one goes on serving",
+                "the configuration is now invalid; continuing with the last good one",
             );
             let (source, plans, _) = planned(Source { path: path.to_path_buf(), text })?;
             Ok((source, plans))

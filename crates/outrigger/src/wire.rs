@@ -15,11 +15,12 @@ use crate::load::Plans;
 use crate::pulse::Pulse;
 use crate::reload::Reloader;
 use crate::stop::{lead, tell_left};
+use crate::telemetry::{RELOAD_SUCCESSFUL, RELOAD_TIMESTAMP, STATE_MAX, STATE_WRITABLE, WORKER_RESTARTS};
 use crate::worker::report_errors;
 use admin::run::Controls;
 use base::family::Gather;
 use base::listen::Sockets;
-use base::oplog;
+use base::logging;
 use base::revisions::Revisions;
 use base::scope::Scope;
 use base::state::StateDir;
@@ -31,6 +32,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 use supervisor::message::ToSupervisor;
+use supervisor::restarts::Restarts;
 use supervisor::run::EXIT_YIELDED;
 use supervisor::worker::{Fell, Kept};
 use sys::ring::Ring;
@@ -52,11 +54,12 @@ pub struct Worker {
     pub kept: Kept,
     pub generation: u32,
     pub fell: Option<Fell>,
+    pub restarts: Restarts,
     /// When the supervisor started, in seconds since 1970.
     pub since: i64,
     pub companion: bool,
     pub started_at: Instant,
-    pub level: oplog::LevelHandle,
+    pub level: logging::LevelHandle,
     pub reloader: Rc<Reloader>,
     pub sandbox: serde_json::Value,
     /// By which it is seen that a granted path is another one now.
@@ -89,10 +92,14 @@ impl Worker {
         if !self.control.owns().await {
             return i32::from(crate::EXIT_MISTAKE);
         }
-        let state = StateDir::open(&plans.state_dir, plans.config.state.max.0);
+        let state = StateDir::open(&plans.state_dir, plans.config.state.max_bytes.0);
+        self.telemetry.gauge(&STATE_WRITABLE, &[]).set(u64::from(state.trouble().is_none()));
+        self.telemetry.gauge(&STATE_MAX, &[]).set(plans.config.state.max_bytes.0);
+        for (reason, count) in self.restarts.counts() {
+            self.telemetry.counter(&WORKER_RESTARTS, &[reason.as_str()]).store(count);
+        }
         if let Some(trouble) = state.trouble() {
-            tracing::warn!(trouble, "running without durability");
-            self.telemetry.count(NO_STATE, &[]).set(1);
+            tracing::warn!(trouble, "state directory not writable; checkpoints and buffers are not persisted");
             let health = self.telemetry.health("state");
             health.component("state.dir", "directory");
             health.set_ready(true);
@@ -107,17 +114,21 @@ impl Worker {
         self.scope.spawn("readiness", readiness(port, self.facts.clone()));
         let (opener, telemetry) = (self.control.clone(), self.telemetry.clone());
         self.scope.spawn("gate", async move {
-            if tokio::time::timeout(start.wait.0, gate.open()).await.is_err() && start.on_timeout == OnTimeout::Continue
+            if tokio::time::timeout(start.timeout.0, gate.open()).await.is_err()
+                && start.on_timeout == OnTimeout::Continue
             {
                 // Whoever waits for `started`, as a platform does with the app of another container, waits no longer either.
-                tracing::warn!(waited = %start.wait, "what the app waits for is not there; it may start all the same");
+                tracing::warn!(timeout = %start.timeout, "start gates did not open in time; starting the app anyway");
                 telemetry.healths().iter().for_each(|health| health.set_started());
             }
             gate.open().await;
             opener.send(ToSupervisor::StartApp);
         });
         self.control.send(ToSupervisor::Serves);
-        let watch = self.reloader.clone().watch(self.control.clone(), self.facts.health.clone(), self.marks);
+        let loaded = self.telemetry.gauge(&RELOAD_SUCCESSFUL, &[]);
+        loaded.set(1);
+        self.telemetry.gauge(&RELOAD_TIMESTAMP, &[]).set_now();
+        let watch = self.reloader.clone().watch(self.control.clone(), self.facts.health.clone(), self.marks, loaded);
         self.scope.spawn("reload", watch);
         self.scope.spawn("signals", signals(self.control.clone(), self.reloader.clone(), self.companion));
         let code = lead(&self.control, &mut self.orders, &mut self.conductor, &self.facts, &times, &state, pages).await;
@@ -170,7 +181,7 @@ impl Worker {
         };
         let revisions = Revisions::default();
         errors.extend(self.start_sync(plans.sync, state, &revisions, &mut gate).err().unwrap_or_default());
-        if let Some(end) = plans.config.app.end.clone() {
+        if let Some(end) = plans.config.app.external.clone() {
             let control = self.control.clone();
             let gone = crate::app::end::watch(end, self.since, self.facts.health.clone(), move |code| {
                 control.send(ToSupervisor::AppGone { code });
@@ -182,6 +193,7 @@ impl Worker {
             None => Rc::new(Vec::new),
         };
         self.keep_black_box(state.clone(), samples, requests);
+        let limit_bytes = plans.memory;
         let shown = admin::view::View {
             telemetry: telemetry.clone(),
             revisions,
@@ -191,6 +203,7 @@ impl Worker {
             generation: self.generation,
             app: shown_app(self.facts.clone()),
             sandbox: self.sandbox.clone(),
+            memory: Rc::new(move || admin::view::Memory { used_bytes: sys::memory::private_bytes(), limit_bytes }),
         };
         let pages = Scope::new("admin", self.facts.health.clone());
         let controls = self.controls();
@@ -270,10 +283,9 @@ impl Worker {
                 hung,
                 oom_killed = out_of_memory,
                 generation = self.generation,
-                "the worker before this one fell; this one goes on"
+                "the previous worker crashed; this worker has taken over"
             );
-            self.telemetry.count(FALLEN, &[]).add(1);
-            black_box.worker_fell(fell);
+            black_box.worker_crashed(fell);
         }
         self.control.on_ended(move |ended| black_box.app_ended(ended));
     }
@@ -299,11 +311,6 @@ impl Worker {
     }
 }
 
-const NO_STATE: base::telemetry::Name =
-    base::telemetry::Name::gauge("outrigger_state_unwritable", "1 where progress is not kept over a restart.");
-const FALLEN: base::telemetry::Name =
-    base::telemetry::Name::counter("outrigger_worker_fallen_total", "Workers that ended without having been asked to.");
-
 /// What can be found out about a configuration before anything of it is started: certificates, credentials.
 fn check(plans: &Plans) -> Vec<String> {
     let mut errors = Vec::new();
@@ -316,14 +323,14 @@ fn check(plans: &Plans) -> Vec<String> {
 fn shown_app(facts: AppFacts) -> Rc<dyn Fn() -> serde_json::Value> {
     Rc::new(move || {
         let pid = Some(facts.pid.load(Ordering::Relaxed)).filter(|pid| *pid > 0);
-        let ended = facts.ended.get().map(|ended| {
+        let last_exit = facts.ended.get().map(|ended| {
             serde_json::json!({
-                "code": ended.code, "signal": ended.signal,
+                "code": ended.code, "signal": Some(ended.signal).filter(|signal| *signal > 0),
                 "core_dumped": ended.core_dumped, "oom_killed": ended.out_of_memory,
             })
         });
-        let (runs, restarts) = (*facts.runs.borrow(), facts.restarts.get());
-        serde_json::json!({ "pid": pid, "runs": runs, "restarts": restarts, "ended": ended })
+        let (running, restarts) = (*facts.runs.borrow(), facts.restarts.get());
+        serde_json::json!({ "pid": pid, "running": running, "restarts": restarts, "last_exit": last_exit })
     })
 }
 

@@ -6,9 +6,10 @@ use crate::grants;
 use crate::load::Plans;
 use crate::pulse::Pulse;
 use crate::reload::Reloader;
+use crate::telemetry::AppMetrics;
 use crate::wire::Worker;
 use base::listen::Sockets;
-use base::oplog;
+use base::logging;
 use base::scope::Scope;
 use base::subsystem::Conductor;
 use base::telemetry::Telemetry;
@@ -19,12 +20,13 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use supervisor::message::ToSupervisor;
+use supervisor::restarts::Restarts;
 use supervisor::worker::{Fell, Kept, WorkerSide};
 use sys::ring::Ring;
 use tokio::sync::watch;
 
 /// Runs a worker on this thread until its end; answers its exit code.
-pub fn start(mut plans: Plans, side: WorkerSide, reloader: Reloader, level: oplog::LevelHandle) -> i32 {
+pub fn start(mut plans: Plans, side: WorkerSide, reloader: Reloader, level: logging::LevelHandle) -> i32 {
     sys::home::provide();
     // The one TLS provider; a second call in one process would be refused, and there is none.
     let _ = rustls::crypto::ring::default_provider().install_default();
@@ -101,7 +103,7 @@ async fn serve(
     inherited: Inherited,
     socket: Option<admin::Prepared>,
     (holds, marks): (Option<Holds>, Vec<grants::Mark>),
-    level: oplog::LevelHandle,
+    level: logging::LevelHandle,
     reloader: Rc<Reloader>,
 ) -> i32 {
     let started_at = Instant::now();
@@ -112,15 +114,16 @@ async fn serve(
         was_ready: watch::channel(false).0,
         health: telemetry.health("app"),
         restarts: Rc::default(),
-        restarts_max: plans.config.app.restart.max,
+        restarts_max: plans.config.app.restart.max_restarts.unwrap_or(0),
         ended: Rc::default(),
+        metrics: AppMetrics::new(&telemetry),
     };
-    let Inherited { control, sockets, rings, wake, kept, watchdog, generation, owns, fell, since, companion } =
+    let Inherited { control, sockets, rings, wake, kept, watchdog, generation, owns, fell, restarts, since, companion } =
         inherited;
     let (control, orders) = match Control::new(control, facts.clone(), owns) {
         Ok(control) => control,
         Err(error) => {
-            eprintln!("error: the supervisor cannot be heard: {error}");
+            eprintln!("error: cannot open the control socket: {error}");
             return i32::from(crate::EXIT_MISTAKE);
         }
     };
@@ -143,6 +146,7 @@ async fn serve(
         kept,
         generation,
         fell,
+        restarts,
         since,
         companion,
         started_at,
@@ -150,10 +154,10 @@ async fn serve(
         reloader,
         pulse: Pulse::new(watchdog),
     };
-    #[cfg(feature = "backdoor")]
-    let door = crate::backdoor::Door::open(&plans.state_dir, &worker.telemetry);
+    #[cfg(feature = "fault-injection")]
+    let door = crate::faults::Door::open(&plans.state_dir, &worker.telemetry);
     let run = worker.run(plans);
-    #[cfg(feature = "backdoor")]
+    #[cfg(feature = "fault-injection")]
     let run = door.beside(run);
     run.await
 }
@@ -165,11 +169,14 @@ fn report_sandbox(holds: Option<&Holds>, facts: &AppFacts) {
     };
     if !holds.missing.is_empty() {
         let missing = holds.missing.join("; ");
-        tracing::warn!(missing, "the sandbox is not whole on this system");
+        tracing::warn!(missing, "the sandbox is only partially enforced on this kernel");
     }
-    if !holds.absent.is_empty() {
-        let absent: Vec<String> = holds.absent.iter().map(|path| path.display().to_string()).collect();
-        tracing::debug!(paths = absent.join(", "), "not there yet; another worker takes over when they are");
+    if !holds.absent_paths.is_empty() {
+        let absent: Vec<String> = holds.absent_paths.iter().map(|path| path.display().to_string()).collect();
+        tracing::debug!(
+            paths = absent.join(", "),
+            "configured paths do not exist yet; a new worker is started once they do"
+        );
     }
     facts.health.set_started();
 }
@@ -185,6 +192,7 @@ struct Inherited {
     generation: u32,
     owns: bool,
     fell: Option<Fell>,
+    restarts: Restarts,
     since: i64,
     companion: bool,
 }
@@ -212,6 +220,7 @@ impl Inherited {
             generation: side.generation,
             owns: side.owns,
             fell: side.fell,
+            restarts: side.restarts,
             since: side.since,
             companion: plans.command.is_empty(),
         })
@@ -236,7 +245,7 @@ pub fn report_errors(
     let report: String = errors.iter().map(|error| format!("error: {error}\n")).collect();
     match generation {
         0 => eprint!("{report}"),
-        _ => oplog::report(&report, "this worker cannot start; the one before it goes on"),
+        _ => logging::report(&report, "this worker cannot start; the one before it goes on"),
     }
     if generation > 0 {
         let _ = Kept::keep(&kept.refused, text.as_bytes());

@@ -1,5 +1,5 @@
 //! Taking connections of one listener on one data thread. In: a listening socket. Out: a task per connection. Bound:
-//! `connections_max`; over it, and where memory is short, connections that wait for their client give way, the oldest first. A drain
+//! `max_connections`; over it, and where memory is short, connections that wait for their client give way, the oldest first. A drain
 //! closes connections that ask nothing for a moment.
 
 use crate::access::Access;
@@ -132,7 +132,7 @@ impl ListenerState {
     /// Tells so many of those that wait longest to close; answers how many there were.
     fn give_way(&self, count: usize) -> usize {
         let closed = (0..count).take_while(|_| self.parked.close_oldest()).count();
-        self.recorder.gave_way(self.index, closed as u64);
+        self.recorder.evicted(self.index, closed as u64);
         closed
     }
 
@@ -190,15 +190,18 @@ pub async fn accept(socket: Rc<TcpListener>, state: Rc<ListenerState>, scope: Sc
 
 /// Waits until there is room for one more, which those that wait for their client make. A drain lets it in all the same.
 async fn room(state: &ListenerState, health: &Health) {
-    let most = state.plan.connections_max;
+    let most = state.plan.max_connections;
     let is_full = || state.recorder.open(state.index) >= most as u64 && !state.draining();
     if !is_full() {
         return;
     }
-    let part = format!("{} connections_max", state.plan.id);
+    let part = format!("{} max_connections", state.plan.id);
     while is_full() {
         if state.give_way(1) == 0 {
-            health.fault(&part, format!("connections_max = {most} connections have a request; new ones wait"));
+            health.fault(
+                &part,
+                format!("max_connections = {most} reached, no idle connections to close; new connections are queued"),
+            );
         }
         // One that has its answer meanwhile can give way.
         let _ = tokio::time::timeout(ACCEPT_PAUSE, state.unless_draining(state.ended.notified())).await;
@@ -209,7 +212,7 @@ async fn room(state: &ListenerState, health: &Health) {
 /// Takes what waits in the kernel's queue, each a client that is connected already: to end the listening would reset it.
 pub fn accept_waiting(socket: &TcpListener, state: &Rc<ListenerState>, scope: &Scope) {
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-    while state.recorder.open(state.index) < state.plan.connections_max as u64 {
+    while state.recorder.open(state.index) < state.plan.max_connections as u64 {
         let Ok((stream, Some(peer))) = rustix::net::acceptfrom_with(socket, flags) else { return };
         let stream = TcpStream::from_std(std::net::TcpStream::from(stream));
         if let (Ok(stream), Ok(peer)) = (stream, SocketAddr::try_from(peer)) {
@@ -247,8 +250,7 @@ pub async fn give_way_when_tight(states: Vec<Rc<ListenerState>>, health: Arc<Hea
                 for (state, closed) in states.iter().zip(&mut closed) {
                     *closed += state.give_way(GIVE_WAY);
                     if *closed > 0 {
-                        let text =
-                            format!("memory is short: connections that waited for their client gave way ({closed})");
+                        let text = format!("memory pressure: closed {closed} idle connections");
                         health.fault(&part(state), text);
                     }
                 }

@@ -17,6 +17,7 @@ pub const PATH_MAX: usize = 1024;
 pub struct Access {
     feed: FeedSender<AccessBatch>,
     batch: RefCell<AccessBatch>,
+    clock: RefCell<Clock>,
     begun: Notify,
 }
 
@@ -26,19 +27,20 @@ pub struct Record<'a> {
     pub cluster: &'a str,
     pub client: SocketAddr,
     pub endpoint: Option<SocketAddr>,
+    /// As it was sent; empty if the request head was not understood.
     pub method: &'a str,
     pub path: &'a [u8],
     pub status: u16,
     pub took: Duration,
-    pub bytes_in: u64,
-    pub bytes_out: u64,
-    /// Who ended the request before its time: `client` or `endpoint`.
+    pub bytes_received: u64,
+    pub bytes_sent: u64,
+    /// Who ended the exchange early: `client` or `endpoint`.
     pub ended_by: Option<&'static str>,
 }
 
 impl Access {
     pub fn new(feed: FeedSender<AccessBatch>) -> Rc<Access> {
-        Rc::new(Access { feed, batch: RefCell::default(), begun: Notify::new() })
+        Rc::new(Access { feed, batch: RefCell::default(), clock: RefCell::default(), begun: Notify::new() })
     }
 
     pub fn record(&self, record: &Record<'_>) {
@@ -46,7 +48,7 @@ impl Access {
         if batch.lines.is_empty() {
             self.begun.notify_one();
         }
-        write_record(record, &mut batch.lines);
+        write_record(record, &mut self.clock.borrow_mut(), &mut batch.lines);
         let end = batch.lines.len() as u32;
         batch.ends.push(end);
         if batch.lines.len() >= BATCH_BYTES {
@@ -74,21 +76,43 @@ impl Access {
     }
 }
 
-fn write_record(record: &Record<'_>, out: &mut Vec<u8>) {
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+/// The second in which the last record ended, as text: formatting a date costs as much as the rest of a record.
+#[derive(Default)]
+struct Clock {
+    second: u64,
+    text: String,
+}
+
+impl Clock {
+    /// RFC 3339 in UTC, to the millisecond.
+    fn write(&mut self, time: Duration, out: &mut Vec<u8>) {
+        if self.text.is_empty() || self.second != time.as_secs() {
+            self.second = time.as_secs();
+            let text = base::logging::rfc3339(SystemTime::UNIX_EPOCH + Duration::from_secs(self.second));
+            self.text = text.trim_end_matches('Z').to_string();
+        }
+        // Writing to a Vec cannot fail.
+        let _ = write!(out, "{}.{:03}Z", self.text, time.subsec_millis());
+    }
+}
+
+fn write_record(record: &Record<'_>, clock: &mut Clock, out: &mut Vec<u8>) {
+    out.extend_from_slice(b"{\"timestamp\":\"");
+    clock.write(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default(), out);
     // Writing to a Vec cannot fail.
     let _ = write!(
         out,
-        "{{\"time_ms\":{},\"listener\":\"{}\",\"cluster\":\"{}\",\"client\":\"{}\",\"method\":\"{}\",\"path\":\"",
-        now.as_millis(),
+        "\",\"listener\":\"{}\",\"cluster\":\"{}\",\"client_ip\":\"{}\",\"client_port\":{},\"method\":\"{}\",\"path\":\"",
         record.listener,
         record.cluster,
-        record.client,
+        record.client.ip(),
+        record.client.port(),
         record.method
     );
     escape(record.path.get(..PATH_MAX).unwrap_or(record.path), out);
-    let _ = write!(out, "\",\"status\":{},\"duration_us\":{}", record.status, record.took.as_micros());
-    let _ = write!(out, ",\"bytes_in\":{},\"bytes_out\":{}", record.bytes_in, record.bytes_out);
+    let (ms, us) = (record.took.as_millis(), record.took.subsec_micros() % 1000);
+    let _ = write!(out, "\",\"status\":{},\"duration_ms\":{ms}.{us:03}", record.status);
+    let _ = write!(out, ",\"bytes_received\":{},\"bytes_sent\":{}", record.bytes_received, record.bytes_sent);
     if let Some(endpoint) = record.endpoint {
         let _ = write!(out, ",\"endpoint\":\"{endpoint}\"");
     }
@@ -125,19 +149,35 @@ mod tests {
             path: b"/a\"b\\\n\xff",
             status: 200,
             took: Duration::from_micros(1500),
-            bytes_in: 1,
-            bytes_out: 2,
+            bytes_received: 1,
+            bytes_sent: 2,
             ended_by: Some("client"),
         };
         let mut line = Vec::new();
-        write_record(&record, &mut line);
+        write_record(&record, &mut Clock::default(), &mut line);
         let text = String::from_utf8(line).expect("UTF-8");
         assert_eq!(text.matches('\n').count(), 1);
         assert!(
             text.contains(
-                r#""path":"/a\"b\\\ufffd\ufffd","status":200,"duration_us":1500,"bytes_in":1,"bytes_out":2,"ended_by":"client"}"#
+                r#""client_ip":"127.0.0.1","client_port":5,"method":"GET","path":"/a\"b\\\ufffd\ufffd","status":200,"duration_ms":1.500,"bytes_received":1,"bytes_sent":2,"ended_by":"client"}"#
             ),
             "{text}"
         );
+        serde_json::from_str::<serde_json::Value>(&text).expect("JSON");
+    }
+
+    /// covers: foundation 5
+    #[test]
+    fn the_clock_follows_each_second() {
+        let mut clock = Clock::default();
+        for (ms, expect) in [
+            (1_763_813_642_123, "2025-11-22T12:14:02.123Z"),
+            (1_763_813_642_999, "2025-11-22T12:14:02.999Z"),
+            (1_763_813_643_000, "2025-11-22T12:14:03.000Z"),
+        ] {
+            let mut out = Vec::new();
+            clock.write(Duration::from_millis(ms), &mut out);
+            assert_eq!(String::from_utf8_lossy(&out), expect);
+        }
     }
 }

@@ -1,5 +1,5 @@
 //! Read buffers that are lent only while there is something in them. In: sockets. Out: bytes. Bound: a buffer grows to
-//! the listener's `head_max`, a pool keeps `KEPT_MAX` of them per thread.
+//! the listener's `max_header_bytes`, a pool keeps `KEPT_MAX` of them per thread.
 
 use std::cell::RefCell;
 use std::future::poll_fn;

@@ -6,11 +6,14 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 
+/// The cluster that is the app itself.
+pub const APP: &str = "app";
+
 /// Forwards the service's traffic: inbound to the app, outbound from the app to others.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// Data threads, each with its own listeners, pools and counters.
+    /// Data threads, each with its own sockets, connections and counters.
     #[serde(default = "one")]
     #[schemars(range(min = 1, max = 64))]
     pub threads: u16,
@@ -27,25 +30,37 @@ pub struct Config {
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Listener {
-    /// The address to listen on, such as 0.0.0.0:8443.
+    /// The IP address and port to listen on, such as 0.0.0.0:8443.
     pub listen: Address,
-    /// Whose requests these are. Inbound drains first at a stop; outbound stays open until the app has ended.
-    pub direction: Direction,
-    /// The cluster that gets the requests: `app`, or a name under `clusters`.
-    pub to: String,
-    /// Connections open at a time. Where there are more, those that wait longest for a request give way.
+    /// When it drains at a stop: `inbound` first, `outbound` after the app has ended. Default: `inbound` if `cluster` is `app`,
+    /// else `outbound`.
+    #[serde(default)]
+    pub direction: Option<Direction>,
+    /// Where requests go: `app`, or a name under `clusters`.
+    pub cluster: String,
+    /// Open connections per data thread. Beyond it, those that wait for a request are closed, the longest wait first; if none
+    /// waits, new ones stay in the kernel's queue of 4096, and the listener is `degraded`.
     #[serde(default = "connections")]
     #[schemars(range(min = 1))]
-    pub connections_max: u32,
-    /// The largest request or response head.
-    #[serde(default = "head_max")]
-    pub head_max: ByteSize,
-    /// How long a request head may take from its first byte (RFC 9110, 15.5.9: 408 after it).
-    #[serde(default = "head_timeout")]
-    pub head_timeout: Span,
-    /// How long a connection may be open without a request, and how long a request's body may not go on (408 after it).
+    pub max_connections: u32,
+    /// The size of a request or response head, kept between 1KiB and 1MiB. A larger request is answered with 431 or, if its
+    /// target is that long, 414; a larger response becomes 502.
+    #[serde(default = "max_header_bytes")]
+    pub max_header_bytes: ByteSize,
+    /// How long a request head may take from its first byte to its last; then 408 (RFC 9110, 15.5.9).
+    #[serde(default = "request_headers_timeout")]
+    pub request_headers_timeout: Span,
+    /// How long a connection may be without a request, and a request's body without progress (then 408).
     #[serde(default = "idle_timeout")]
     pub idle_timeout: Span,
+}
+
+impl Listener {
+    /// What is configured; otherwise requests to the app are inbound.
+    pub fn direction(&self) -> Direction {
+        let default = if self.cluster == APP { Direction::Inbound } else { Direction::Outbound };
+        self.direction.unwrap_or(default)
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
@@ -59,25 +74,41 @@ pub enum Direction {
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Cluster {
-    /// Addresses with ports, such as 10.0.0.5:8080.
+    /// IP addresses with ports, such as 10.0.0.5:8080; names are not resolved.
     #[schemars(length(min = 1, max = 1024))]
     pub endpoints: Vec<Address>,
-    /// How an endpoint is picked.
+    /// How an endpoint is picked: `least_request` draws two and takes the one with fewer active requests, `round_robin` takes
+    /// each in turn. Default: `least_request`.
     #[serde(default)]
     pub balance: Option<BalanceEntry>,
-    /// How long a connection attempt may take.
+    /// How long a connection attempt may take; then the endpoint is skipped for 1s and another is tried, three for one request.
     #[serde(default = "connect_timeout")]
     pub connect_timeout: Span,
-    /// How long an endpoint may take from the whole request to the whole head of its response, and how long it may take nothing
-    /// of a request's body (504 after it).
-    #[serde(default = "response_timeout")]
-    pub response_timeout: Span,
-    /// How long an unused connection is kept. Keep it below the endpoint's own keep-alive time-out.
-    #[serde(default = "pool_idle")]
-    pub pool_idle: Span,
-    /// Unused connections kept per endpoint and data thread.
-    #[serde(default = "pool_max")]
-    pub pool_max: u32,
+    /// How long an endpoint may take from the whole request to the whole head of its response, and how long it may accept
+    /// nothing of a request's body; then 504.
+    #[serde(default = "response_headers_timeout")]
+    pub response_headers_timeout: Span,
+    /// The idle connections to its endpoints.
+    #[serde(default)]
+    pub pool: Pool,
+}
+
+/// Connections that are kept for later requests.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Pool {
+    /// How long an idle connection is kept. Keep it below the endpoint's own keep-alive timeout.
+    #[serde(default = "pool_idle_timeout")]
+    pub idle_timeout: Span,
+    /// Idle connections that are kept per endpoint and data thread.
+    #[serde(default = "pool_max_idle")]
+    pub max_idle: u32,
+}
+
+impl Default for Pool {
+    fn default() -> Pool {
+        Pool { idle_timeout: pool_idle_timeout(), max_idle: pool_max_idle() }
+    }
 }
 
 impl Default for Cluster {
@@ -86,9 +117,8 @@ impl Default for Cluster {
             endpoints: Vec::new(),
             balance: None,
             connect_timeout: connect_timeout(),
-            response_timeout: response_timeout(),
-            pool_idle: pool_idle(),
-            pool_max: pool_max(),
+            response_headers_timeout: response_headers_timeout(),
+            pool: Pool::default(),
         }
     }
 }
@@ -101,11 +131,11 @@ fn connections() -> u32 {
     10_000
 }
 
-fn head_max() -> ByteSize {
+fn max_header_bytes() -> ByteSize {
     ByteSize(64 << 10)
 }
 
-fn head_timeout() -> Span {
+fn request_headers_timeout() -> Span {
     Span::from_secs(10)
 }
 
@@ -117,15 +147,15 @@ fn connect_timeout() -> Span {
     Span::from_secs(2)
 }
 
-fn response_timeout() -> Span {
+fn response_headers_timeout() -> Span {
     Span::from_secs(60)
 }
 
 /// Node.js closes after 5 s, the shortest default in wide use.
-fn pool_idle() -> Span {
+fn pool_idle_timeout() -> Span {
     Span::from_secs(4)
 }
 
-fn pool_max() -> u32 {
+fn pool_max_idle() -> u32 {
     1024
 }

@@ -1,6 +1,6 @@
 //! Connections to the endpoints of one cluster, kept per data thread. In: a request that needs one. Out: an idle
-//! connection that is still open, or a new one, or why there is none. Bounds: `pool_max` idle ones per endpoint, each
-//! unused for `pool_idle` at most; an endpoint that refuses is set aside for `ASIDE`.
+//! connection that is still open, or a new one, or why there is none. Bounds: `pool_max_idle` idle ones per endpoint, each
+//! unused for `pool_idle_timeout` at most; an endpoint that refuses is set aside for `ASIDE`.
 
 use crate::balance::{Load, Policy, pick};
 use crate::plan::ClusterPlan;
@@ -69,7 +69,10 @@ impl Cluster {
             match self.connect(endpoint).await {
                 Ok(stream) => {
                     if self.failing.replace(false) && self.health.recovered(&self.plan.id) {
-                        tracing::info!(cluster = self.plan.name, "an endpoint takes connections again");
+                        tracing::info!(
+                            cluster = self.plan.name,
+                            "cluster recovered: an endpoint accepts connections again"
+                        );
                     }
                     return Ok(self.lend(index, endpoint, stream, false));
                 }
@@ -83,8 +86,8 @@ impl Cluster {
             }
         }
         self.failing.set(true);
-        if self.health.fault(&self.plan.id, format!("no endpoint takes connections: {failures}")) {
-            tracing::warn!(cluster = self.plan.name, error = failures, "no endpoint takes connections");
+        if self.health.fault(&self.plan.id, format!("no healthy endpoint (upstream connect failed): {failures}")) {
+            tracing::warn!(cluster = self.plan.name, error = failures, "no healthy endpoint in cluster");
         }
         Err(failures)
     }
@@ -100,7 +103,7 @@ impl Cluster {
     fn idle(&self, index: usize) -> Option<TcpStream> {
         let mut idle = self.idle.get(index)?.borrow_mut();
         while let Some(candidate) = idle.pop() {
-            if candidate.since.elapsed() > self.plan.pool_idle {
+            if candidate.since.elapsed() > self.plan.pool_idle_timeout {
                 // What lies below was used even longer ago.
                 idle.clear();
                 return None;
@@ -126,7 +129,7 @@ impl Cluster {
     /// Closes what has been idle for too long; called now and then.
     pub fn expire(&self) {
         for idle in &self.idle {
-            idle.borrow_mut().retain(|idle| idle.since.elapsed() <= self.plan.pool_idle);
+            idle.borrow_mut().retain(|idle| idle.since.elapsed() <= self.plan.pool_idle_timeout);
         }
     }
 }
@@ -137,7 +140,7 @@ impl Lease {
         let Use { index, cluster, .. } = &self.usage;
         let Some(idle) = cluster.idle.get(*index) else { return };
         let mut idle = idle.borrow_mut();
-        if idle.len() < cluster.plan.pool_max {
+        if idle.len() < cluster.plan.pool_max_idle {
             idle.push(Idle { stream: self.stream, since: Instant::now() });
         }
     }

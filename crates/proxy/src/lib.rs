@@ -14,6 +14,6 @@ mod parked;
 pub mod http1;
 mod access;
 mod recent;
-mod telemetry;
+pub mod telemetry;
 
 pub use telemetry::Counters;

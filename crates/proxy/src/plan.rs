@@ -1,7 +1,7 @@
 //! From the Config to a Plan that cannot be wrong: addresses parsed, clusters found, the app's own cluster made.
 
 use crate::balance::BalanceKind;
-use crate::config::{Cluster, Config, Direction};
+use crate::config::{APP, Cluster, Config, Direction};
 use base::diag::Diagnostic;
 use base::needs::{Listen, Needs};
 use base::tree::Node;
@@ -26,9 +26,9 @@ pub struct ListenerPlan {
     pub direction: Direction,
     /// Index into `clusters`.
     pub cluster: usize,
-    pub connections_max: usize,
-    pub head_max: usize,
-    pub head_timeout: Duration,
+    pub max_connections: usize,
+    pub max_header_bytes: usize,
+    pub request_headers_timeout: Duration,
     pub idle_timeout: Duration,
 }
 
@@ -42,13 +42,10 @@ pub struct ClusterPlan {
     pub authority: String,
     pub balance: BalanceKind,
     pub connect_timeout: Duration,
-    pub response_timeout: Duration,
-    pub pool_idle: Duration,
-    pub pool_max: usize,
+    pub response_headers_timeout: Duration,
+    pub pool_idle_timeout: Duration,
+    pub pool_max_idle: usize,
 }
-
-/// The cluster that is the app itself.
-const APP: &str = "app";
 
 impl Plan {
     /// What its listeners and clusters need from the system.
@@ -83,33 +80,35 @@ impl Plan {
         }
         let mut listeners = Vec::new();
         for (name, listener) in &config.listeners {
-            let Some(cluster) = clusters.iter().position(|(name, _)| *name == listener.to) else {
-                let place = root.at(&["listeners", name, "to"]).place;
-                let finding = Diagnostic::error(place, format!("`to` names no cluster: `{}`", listener.to));
+            let Some(cluster) = clusters.iter().position(|(name, _)| *name == listener.cluster) else {
+                let place = root.at(&["listeners", name, "cluster"]).place;
+                let finding = Diagnostic::error(place, format!("unknown cluster `{}`", listener.cluster));
                 let known: Vec<&str> = clusters.iter().map(|(name, _)| name.as_str()).collect();
-                findings.push(match (listener.to.as_str(), base::diag::nearest(&listener.to, known.iter().copied())) {
-                    (APP, _) => finding.help("set app.port to the port that the app listens on"),
-                    (_, Some(near)) => finding.help(format!("did you mean `{near}`?")),
-                    _ => finding.help(format!("add it under proxy.clusters; there are: {}", known.join(", "))),
-                });
+                findings.push(
+                    match (listener.cluster.as_str(), base::diag::nearest(&listener.cluster, known.iter().copied())) {
+                        (APP, _) => finding.help("set app.port to the port that the app listens on"),
+                        (_, Some(near)) => finding.help(format!("did you mean `{near}`?")),
+                        _ => finding.help(format!("add it under proxy.clusters; there are: {}", known.join(", "))),
+                    },
+                );
                 continue;
             };
             listeners.push(Arc::new(ListenerPlan {
                 id: format!("proxy.listeners.{name}"),
                 name: name.clone(),
                 address: listener.listen.0,
-                direction: listener.direction,
+                direction: listener.direction(),
                 cluster,
-                connections_max: listener.connections_max as usize,
-                head_max: listener.head_max.as_usize().clamp(1 << 10, 1 << 20),
-                head_timeout: listener.head_timeout.0,
+                max_connections: listener.max_connections as usize,
+                max_header_bytes: listener.max_header_bytes.as_usize().clamp(1 << 10, 1 << 20),
+                request_headers_timeout: listener.request_headers_timeout.0,
                 idle_timeout: listener.idle_timeout.0,
             }));
         }
         for (index, listener) in listeners.iter().enumerate() {
             if let Some(other) = listeners[..index].iter().find(|other| other.address == listener.address) {
                 let place = root.at(&["listeners", &listener.name, "listen"]).place;
-                let message = format!("`{}` is the address of listener `{}` already", listener.address, other.name);
+                let message = format!("`{}`: address already used by listener `{}`", listener.address, other.name);
                 findings.push(Diagnostic::error(place, message).help("give each listener an address of its own"));
             }
         }
@@ -130,9 +129,9 @@ impl ClusterPlan {
             authority: cluster.endpoints.first().map_or(String::new(), |endpoint| endpoint.0.to_string()),
             balance: cluster.balance.as_ref().and_then(|entry| entry.kind()).unwrap_or_default(),
             connect_timeout: cluster.connect_timeout.0,
-            response_timeout: cluster.response_timeout.0,
-            pool_idle: cluster.pool_idle.0,
-            pool_max: cluster.pool_max as usize,
+            response_headers_timeout: cluster.response_headers_timeout.0,
+            pool_idle_timeout: cluster.pool.idle_timeout.0,
+            pool_max_idle: cluster.pool.max_idle as usize,
         }
     }
 }
@@ -159,13 +158,13 @@ mod tests {
     /// covers: foundation 5
     #[test]
     fn names_that_do_not_exist_are_reported_at_their_place() {
-        let app = "listeners: { in: { listen: \"127.0.0.1:1\", direction: inbound, to: app } }\n";
+        let app = "listeners: { in: { listen: \"127.0.0.1:1\", direction: inbound, cluster: app } }\n";
         check(app, Some(80), Ok(1));
         check(app, None, Err("set app.port"));
-        let two = "listeners:\n  a: { listen: \"127.0.0.1:1\", direction: outbound, to: paymnts }\nclusters: { payments: { endpoints: [\"127.0.0.1:2\"] } }\n";
+        let two = "listeners:\n  a: { listen: \"127.0.0.1:1\", direction: outbound, cluster: paymnts }\nclusters: { payments: { endpoints: [\"127.0.0.1:2\"] } }\n";
         check(two, None, Err("did you mean `payments`"));
         check(two, None, Err("line: 2"));
-        let same = "listeners:\n  a: { listen: \"127.0.0.1:1\", direction: inbound, to: app }\n  b: { listen: \"127.0.0.1:1\", direction: inbound, to: app }\n";
-        check(same, Some(80), Err("address of listener `a` already"));
+        let same = "listeners:\n  a: { listen: \"127.0.0.1:1\", direction: inbound, cluster: app }\n  b: { listen: \"127.0.0.1:1\", direction: inbound, cluster: app }\n";
+        check(same, Some(80), Err("address already used by listener `a`"));
     }
 }

@@ -2,6 +2,7 @@
 //! asks. Bounds: `KEPT` requests, `PATH_KEPT` bytes of each path; the query is left out, since tokens travel there.
 
 use crate::access::Record;
+use base::logging::rfc3339;
 use base::subsystem::lock;
 use std::sync::Mutex;
 use std::time::{Duration, SystemTime};
@@ -65,15 +66,14 @@ impl Recent {
 
 impl Entry {
     fn json(&self, listener: String) -> serde_json::Value {
-        let ended = self.ended.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis();
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim_end_matches('\0').to_string();
         serde_json::json!({
-            "ended_ms": u64::try_from(ended).unwrap_or(u64::MAX),
+            "timestamp": rfc3339(self.ended),
             "listener": listener,
             "method": text(&self.method),
             "path": text(self.path.get(..self.path_length).unwrap_or(&[])),
             "status": self.status,
-            "duration_us": u64::try_from(self.took.as_micros()).unwrap_or(u64::MAX),
+            "duration_ms": self.took.as_micros() as f64 / 1000.0,
         })
     }
 }
@@ -97,8 +97,8 @@ mod tests {
                 path: &path,
                 status,
                 took: Duration::from_millis(3),
-                bytes_in: 0,
-                bytes_out: 0,
+                bytes_received: 0,
+                bytes_sent: 0,
                 ended_by: None,
             };
             recent.note(0, &record);
@@ -107,6 +107,6 @@ mod tests {
         let statuses: Vec<u64> = list.iter().filter_map(|entry| entry["status"].as_u64()).collect();
         assert_eq!((list.len(), statuses.iter().min(), statuses.iter().max()), (KEPT, Some(&10), Some(&73)));
         assert_eq!(list[0]["path"].as_str().map(str::len), Some(PATH_KEPT));
-        assert_eq!((list[0]["method"].as_str(), list[0]["duration_us"].as_u64()), (Some("PROPPATC"), Some(3000)));
+        assert_eq!((list[0]["method"].as_str(), list[0]["duration_ms"].as_f64()), (Some("PROPPATC"), Some(3.0)));
     }
 }

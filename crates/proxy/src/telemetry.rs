@@ -9,6 +9,7 @@ use crate::plan::Plan;
 use crate::recent::Recent;
 use base::family::{Family, FamilyKind, Gather, Labels, Point, PointValue, labels_of};
 use base::subsystem::lock;
+use base::telemetry::MetricDesc;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -29,6 +30,17 @@ const BOUNDS_NS: [u64; 14] = {
     bounds
 };
 
+pub static CONNECTIONS: MetricDesc =
+    MetricDesc::gauge("outrigger_proxy_downstream_connections", &["listener"], "Open client connections.");
+pub static EVICTED: MetricDesc = MetricDesc::counter(
+    "outrigger_proxy_downstream_connections_evicted_total",
+    &["listener"],
+    "Idle client connections closed to make room at `max_connections` or under memory pressure.",
+);
+
+/// For the docs.
+pub static METRICS: [&MetricDesc; 2] = [&CONNECTIONS, &EVICTED];
+
 /// The counters of all threads.
 pub struct Counters {
     listeners: Vec<(String, Direction, String)>,
@@ -42,7 +54,7 @@ pub struct Shard {
     series: Mutex<BTreeMap<Key, Arc<Series>>>,
     pub connections: Vec<AtomicU64>,
     /// Connections that were closed to make room.
-    pub gave_way: Vec<AtomicU64>,
+    pub evicted: Vec<AtomicU64>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -70,7 +82,7 @@ impl Counters {
         let listeners = plan.listeners.iter().map(|l| (l.name.clone(), l.direction, name(l.cluster))).collect();
         let shard = || {
             let zeros = || plan.listeners.iter().map(|_| AtomicU64::new(0)).collect();
-            Arc::new(Shard { connections: zeros(), gave_way: zeros(), ..Shard::default() })
+            Arc::new(Shard { connections: zeros(), evicted: zeros(), ..Shard::default() })
         };
         Arc::new(Counters { listeners, shards: (0..plan.threads).map(|_| shard()).collect() })
     }
@@ -125,8 +137,8 @@ impl Recorder {
         }
     }
 
-    pub fn gave_way(&self, listener: usize, connections: u64) {
-        if let Some(count) = self.shard.gave_way.get(listener) {
+    pub fn evicted(&self, listener: usize, connections: u64) {
+        if let Some(count) = self.shard.evicted.get(listener) {
             count.fetch_add(connections, Ordering::Relaxed);
         }
     }
@@ -188,23 +200,18 @@ impl Gather for Counters {
                 families.push(family);
             }
         }
-        let mut connections =
-            Family::new("outrigger_proxy_connections", "Connections open on a listener.", FamilyKind::Gauge);
+        let mut connections = CONNECTIONS.family();
         for ((listener, ..), open) in self.listeners.iter().zip(open) {
-            connections = connections.with(&[("listener", listener)], open as f64);
+            connections.points.push(CONNECTIONS.point(&[listener], open as f64));
         }
         families.push(connections);
-        let mut gave_way = Family::new(
-            "outrigger_proxy_connections_gave_way_total",
-            "Connections without a request that were closed to make room, since memory or places were short.",
-            FamilyKind::Counter,
-        );
+        let mut evicted = EVICTED.family();
         for (index, (listener, ..)) in self.listeners.iter().enumerate() {
-            let of = |shard: &Arc<Shard>| shard.gave_way.get(index).map_or(0, |count| count.load(Ordering::Relaxed));
+            let of = |shard: &Arc<Shard>| shard.evicted.get(index).map_or(0, |count| count.load(Ordering::Relaxed));
             let sum: u64 = self.shards.iter().map(of).sum();
-            gave_way = gave_way.with(&[("listener", listener)], sum as f64);
+            evicted.points.push(EVICTED.point(&[listener], sum as f64));
         }
-        families.push(gave_way);
+        families.push(evicted);
     }
 }
 

@@ -8,23 +8,23 @@ use std::path::PathBuf;
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Holds {
     /// The version of Landlock's interface in force; nothing where there is no Landlock.
-    pub landlock: Option<u8>,
+    pub landlock_abi: Option<u8>,
     /// Only granted paths can be opened, made, renamed, removed or executed. (Their attributes can still be read.)
     pub filesystem: bool,
     /// Only granted TCP ports can be listened on and, but for `connect_any`, connected to.
     pub tcp: bool,
     /// No signal and no abstract unix socket reaches a process outside.
-    pub signals_scoped: bool,
+    pub signals: bool,
     /// Only the system calls that our own code needs are answered.
     pub seccomp: bool,
     pub no_new_privs: bool,
     /// None is left in any set, also for user 0.
     pub capabilities_dropped: bool,
-    pub core_dumps_off: bool,
+    pub core_dumps_disabled: bool,
     /// What the kernel lacks or refused, a sentence each.
     pub missing: Vec<String>,
     /// Granted paths that do not exist, and therefore are not granted: a sandbox cannot be widened later.
-    pub absent: Vec<PathBuf>,
+    pub absent_paths: Vec<PathBuf>,
 }
 
 impl Holds {

@@ -100,8 +100,8 @@ fn cannot_open(path: &Path, error: PathFdError, holds: &mut Holds) {
         other => return holds.lack(format!("{} is not granted: {other}", path.display())),
     };
     match Errno::from_io_error(&source) {
-        Some(Errno::NOENT | Errno::NOTDIR) if holds.absent.iter().any(|known| known == path) => {}
-        Some(Errno::NOENT | Errno::NOTDIR) => holds.absent.push(path.to_path_buf()),
+        Some(Errno::NOENT | Errno::NOTDIR) if holds.absent_paths.iter().any(|known| known == path) => {}
+        Some(Errno::NOENT | Errno::NOTDIR) => holds.absent_paths.push(path.to_path_buf()),
         _ => holds.lack(format!("{} cannot be opened, and is not granted: {source}", path.display())),
     }
 }
@@ -127,10 +127,10 @@ fn enforced(status: &LandlockStatus, holds: &mut Holds) {
         return none(status, holds);
     };
     let abi = (*effective_abi).min(NEWEST);
-    holds.landlock = u8::try_from(abi as i32).ok();
+    holds.landlock_abi = u8::try_from(abi as i32).ok();
     holds.filesystem = true;
     holds.tcp = abi >= ABI::V4;
-    holds.signals_scoped = abi >= ABI::V6;
+    holds.signals = abi >= ABI::V6;
     let needs = [
         (ABI::V2, "5.19", "a file cannot be renamed or linked from one folder to another"),
         (ABI::V3, "6.2", "files outside can be truncated"),

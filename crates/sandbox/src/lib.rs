@@ -55,7 +55,7 @@ pub fn enter(grants: &Grants) -> Holds {
 fn end_core_dumps(holds: &mut Holds) {
     let none = Rlimit { current: Some(0), maximum: Some(0) };
     match rustix::process::setrlimit(Resource::Core, none) {
-        Ok(()) => holds.core_dumps_off = true,
+        Ok(()) => holds.core_dumps_disabled = true,
         Err(error) => holds.lack(format!("core dumps cannot be turned off: {error}")),
     }
 }

@@ -23,7 +23,7 @@ pub(crate) fn restrict(grants: &Grants, holds: &mut Holds) {
         Ok(()) => holds.seccomp = true,
         Err(error) => holds.lack(format!("system calls are not filtered: {error}")),
     }
-    if grants.programs && !holds.signals_scoped {
+    if grants.programs && !holds.signals {
         holds.lack(
             "a program that we start and that hangs cannot be ended by us: signals cannot be limited to it".to_string(),
         );
@@ -43,7 +43,7 @@ struct Rights {
 impl Rights {
     fn new(grants: &Grants, holds: &Holds) -> Self {
         let programs = grants.programs;
-        Self { programs, signals: programs && holds.signals_scoped, pid: std::process::id() }
+        Self { programs, signals: programs && holds.signals, pid: std::process::id() }
     }
 }
 

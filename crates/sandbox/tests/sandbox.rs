@@ -29,7 +29,7 @@ fn what_was_not_granted_is_refused() {
     let _listening = UnixListener::bind_addr(&address).expect("the name is free");
 
     let seen = inside("refusals", &folder, &[&name]);
-    let (filesystem, signals) = (seen.holds("filesystem"), seen.holds("signals_scoped"));
+    let (filesystem, signals) = (seen.holds("filesystem"), seen.holds("signals"));
     for attempt in [
         "read /etc/passwd",
         "list /",
@@ -113,7 +113,7 @@ fn a_file_is_granted_alone_and_a_link_grants_what_it_leads_to() {
         seen.expect_where(filesystem, attempt, EACCES);
     }
     let absent: Vec<&str> =
-        seen.holds["absent"].as_array().into_iter().flatten().filter_map(|path| path.as_str()).collect();
+        seen.holds["absent_paths"].as_array().into_iter().flatten().filter_map(|path| path.as_str()).collect();
     let expect = ["gone", "dangling"].map(|name| out.join(name).display().to_string());
     assert_eq!(absent, expect, "what is not there is said once");
 }
@@ -151,7 +151,7 @@ fn the_work_of_a_worker_goes_on_inside() {
         "timers",
     ] {
         // A kernel without the right to refer renames within one folder only; the sandbox has said so.
-        if attempt == "names" && !(2..).contains(&seen.holds["landlock"].as_u64().unwrap_or(2)) {
+        if attempt == "names" && !(2..).contains(&seen.holds["landlock_abi"].as_u64().unwrap_or(2)) {
             continue;
         }
         seen.expect(attempt, OK);
@@ -214,11 +214,11 @@ fn granted_programs_run_inside_and_get_no_further() {
 fn what_holds_is_what_the_kernel_shows() {
     let folder = Folder::new("holds");
     let seen = inside("paths", &folder, &[]);
-    for part in ["seccomp", "no_new_privs", "capabilities_dropped", "core_dumps_off"] {
+    for part in ["seccomp", "no_new_privs", "capabilities_dropped", "core_dumps_disabled"] {
         assert!(seen.holds(part), "{part} does not hold: {}", seen.holds);
     }
     let missing: Vec<&serde_json::Value> = seen.holds["missing"].as_array().into_iter().flatten().collect();
-    let whole = ["filesystem", "tcp", "signals_scoped"].iter().all(|part| seen.holds(part));
+    let whole = ["filesystem", "tcp", "signals"].iter().all(|part| seen.holds(part));
     assert_eq!(whole, missing.is_empty(), "what is missing is said, and nothing else: {missing:?}");
 
     let status: BTreeMap<&str, &str> = seen.status.lines().filter_map(|line| line.split_once(":\t")).collect();
@@ -235,10 +235,10 @@ fn what_holds_is_what_the_kernel_shows() {
 fn what_cannot_be_had_is_reported_and_stops_nothing() {
     // The first sandbox stands for a kernel that refuses everything that the second one asks for.
     let seen = inside("twice", &Folder::new("twice"), &[]);
-    for part in ["filesystem", "tcp", "signals_scoped", "seccomp", "no_new_privs"] {
+    for part in ["filesystem", "tcp", "signals", "seccomp", "no_new_privs"] {
         assert!(!seen.holds(part), "{part} is said to hold, and the kernel refused: {}", seen.holds);
     }
-    assert_eq!(seen.holds["landlock"], serde_json::Value::Null);
+    assert_eq!(seen.holds["landlock_abi"], serde_json::Value::Null);
     let missing: Vec<&str> =
         seen.holds["missing"].as_array().into_iter().flatten().filter_map(|line| line.as_str()).collect();
     for word in ["no_new_privs", "Landlock", "system calls"] {

@@ -181,7 +181,7 @@ impl App {
         };
         let (code, signal) = (ended.code, ended.signal);
         eprintln!(
-            "outrigger: the app has ended with code {code} (signal {signal}){how}; no worker was there to write a black box"
+            "outrigger: app exited with code {code} (signal {signal}){how}; no worker running, black box not written"
         );
     }
 
@@ -287,9 +287,9 @@ fn report(plan: &Plan, exec: &ExecPlan, error: StartError) -> i32 {
             }
             _ => (126, b": cannot be executed\n"),
         },
-        StartError::Directory(_) => (126, b": cannot start: app.directory cannot be entered: "),
+        StartError::Directory(_) => (126, b": cannot start: app.working_directory cannot be entered: "),
         StartError::User(_) => (126, b": cannot start: app.user needs the rights of root (CAP_SETUID, CAP_SETGID)\n"),
-        StartError::Setup(_) => (126, b": cannot start: no process, session or descriptor to be had\n"),
+        StartError::Setup(_) => (126, b": cannot start: out of processes, sessions or file descriptors\n"),
     };
     for part in [b"outrigger: ", name, why] {
         let _ = rustix::io::write(rustix::stdio::stderr(), part);

@@ -5,6 +5,7 @@
 use crate::app::State;
 use crate::message::{PACKET_MAX, ToSupervisor, ToWorker};
 use crate::plan::{RESTART_CALM, RESTART_FIRST, RESTART_MOST};
+use crate::restarts::{RestartReason, Restarts};
 use crate::run::{EXIT_MISTAKE, EXIT_NOT_EXECUTED, EXIT_YIELDED, SIGKILL, Supervisor, millis};
 use crate::worker::{Fell, Started, Worker, WorkerEnds};
 use rustix::process::WaitStatus;
@@ -25,7 +26,7 @@ pub(crate) const PLACES: [Place; 3] = [Place::Current, Place::Next, Place::Old];
 /// Why another worker is wanted in the place of one that serves.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Wish {
-    Reload,
+    Replace(RestartReason),
     Upgrade(Vec<u8>),
 }
 
@@ -38,8 +39,10 @@ pub(crate) struct Crew {
     wish: Option<(Wish, Instant)>,
     broken_at: Option<Instant>,
     fell: Option<Fell>,
+    /// Replacements so far.
+    pub restarts: Restarts,
     /// What the worker that is being forked at this moment is: its place, and its binary where that is another.
-    starting: Option<(Place, Option<Vec<u8>>)>,
+    starting: Option<(Place, Option<Vec<u8>>, Option<RestartReason>)>,
     /// The binary that this process is to become, once the worker from the one before has left.
     successor: Option<Vec<u8>>,
     /// The worker has done everything that a stop wants.
@@ -58,6 +61,7 @@ impl Crew {
             wish: None,
             broken_at: None,
             fell: None,
+            restarts: Restarts::default(),
             starting: None,
             successor: None,
             done: false,
@@ -66,9 +70,10 @@ impl Crew {
     }
 
     /// With the worker that served under the program before this one.
-    pub fn resumed(current: Worker) -> Crew {
+    pub fn resumed(current: Worker, restarts: Restarts) -> Crew {
         let generation = current.generation + 1;
-        Crew { workers: [Some(current), None, None], generation, restart_at: None, ..Crew::new(Instant::now()) }
+        let workers = [Some(current), None, None];
+        Crew { workers, generation, restarts, restart_at: None, ..Crew::new(Instant::now()) }
     }
 
     pub fn at(&self, place: Place) -> Option<&Worker> {
@@ -109,15 +114,19 @@ impl Crew {
     }
 
     pub fn want_reload(&mut self, now: Instant) {
+        self.want(RestartReason::Reload, now);
+    }
+
+    fn want(&mut self, reason: RestartReason, at: Instant) {
         if self.wish.is_none() && !self.stopping {
-            self.wish = Some((Wish::Reload, now));
+            self.wish = Some((Wish::Replace(reason), at));
         }
     }
 
     /// One that says that something of its own is broken is replaced as often as one that fell, and no more.
-    pub fn want_replaced(&mut self, broken: bool, now: Instant) {
-        if !broken {
-            return self.want_reload(now);
+    pub fn want_replaced(&mut self, reason: RestartReason, now: Instant) {
+        if !reason.is_fault() {
+            return self.want(reason, now);
         }
         if self.broken_at.is_some_and(|at| now.saturating_duration_since(at) > BROKEN_CALM) {
             self.wait = RESTART_FIRST;
@@ -125,7 +134,7 @@ impl Crew {
         self.broken_at = Some(now);
         let at = now + self.wait;
         self.wait = (self.wait * 2).min(RESTART_MOST);
-        self.want_reload(at);
+        self.want(reason, at);
     }
 
     /// Answers whether there will be one: a signal that comes while another worker is taking over asks for nothing more.
@@ -176,7 +185,7 @@ impl Crew {
     }
 
     pub fn starting_binary(&self) -> Option<Vec<u8>> {
-        self.starting.as_ref().and_then(|(_, binary)| binary.clone())
+        self.starting.as_ref().and_then(|(_, binary, _)| binary.clone())
     }
 
     /// Whether nobody before the worker that is being forked can still hold the rings and the state.
@@ -187,11 +196,17 @@ impl Crew {
 
     /// Whether the worker that is being forked is to replace one that serves.
     pub fn replaces(&self) -> bool {
-        matches!(self.starting, Some((Place::Next, _)))
+        matches!(self.starting, Some((Place::Next, ..)))
     }
 
     pub fn fell(&self) -> Option<Fell> {
         self.fell
+    }
+
+    /// Replacements with that by the worker that is being forked.
+    pub fn restarts(&self) -> Restarts {
+        let reason = self.starting.as_ref().and_then(|(.., reason)| *reason);
+        reason.map_or(self.restarts, |reason| self.restarts.with(reason))
     }
 }
 
@@ -212,34 +227,35 @@ impl Supervisor {
             // Returns only where it could not; then the old program goes on.
             crate::resume::become_binary(self, &binary);
         }
-        let (place, binary) = if self.crew.restart_at.is_some_and(|at| at <= now) {
-            (Place::Current, None)
+        let (place, binary, reason) = if self.crew.restart_at.is_some_and(|at| at <= now) {
+            (Place::Current, None, self.crew.fell.map(|fell| fell.reason()))
         } else if self.stop.is_none() && self.crew.may_replace() {
             let (wish, _) = self.crew.wish.take_if(|(_, at)| *at <= now)?;
             match wish {
-                Wish::Reload => (Place::Next, None),
-                Wish::Upgrade(binary) => (Place::Next, Some(binary)),
+                Wish::Replace(reason) => (Place::Next, None, Some(reason)),
+                Wish::Upgrade(binary) => (Place::Next, Some(binary), Some(RestartReason::Upgrade)),
             }
         } else {
             return None;
         };
-        self.crew.starting = Some((place, binary.clone()));
+        self.crew.starting = Some((place, binary.clone(), reason));
         match Worker::fork(self.crew.generation, place == Place::Next, now) {
             Ok(Started::Child(ends)) => return Some(ends),
             Ok(Started::Parent(worker)) => {
                 self.crew.generation += 1;
-                self.crew.put(place, Worker { binary, ..worker });
+                self.crew.put(place, Worker { binary, replaces: reason, ..worker });
                 if place == Place::Next {
                     self.manager.reloading();
                 }
                 if place == Place::Current {
+                    self.crew.restarts = self.crew.restarts();
                     (self.crew.restart_at, self.crew.fell) = (None, None);
                     self.brief(now);
                 }
             }
-            // No process or descriptor to be had: the app goes on, and so do we, until there is.
+            // Out of processes or descriptors: the app keeps running, and we try again.
             Err(_) if place == Place::Current => self.crew.again_later(now),
-            Err(_) => self.crew.tell_current(ToWorker::Stay { reason: b"no process or descriptor to be had" }),
+            Err(_) => self.crew.tell_current(ToWorker::Stay { reason: b"out of processes or file descriptors" }),
         }
         None
     }
@@ -277,6 +293,7 @@ impl Supervisor {
             let Some(mut next) = self.crew.take(Place::Next) else { return };
             self.commit_plan();
             next.until = None;
+            self.crew.restarts = next.replaces.map_or(self.crew.restarts, |reason| self.crew.restarts.with(reason));
             self.crew.successor = next.binary.take();
             let before = self.crew.take(Place::Current);
             self.crew.put(Place::Current, next);
@@ -327,18 +344,20 @@ impl Supervisor {
                 self.next_plan = None;
                 let not_executed = (code > EXIT_NOT_EXECUTED).then(|| {
                     let error = std::io::Error::from_raw_os_error(code - EXIT_NOT_EXECUTED);
-                    format!("the binary cannot be executed: {error}; the old worker goes on")
+                    format!("cannot execute the binary: {error}; keeping the old worker")
                 });
                 let said =
-                    said.map(|said| [&b"the new worker cannot start, and the old one goes on: "[..], &said].concat());
+                    said.map(|said| [&b"new worker failed to start; keeping the old worker: "[..], &said].concat());
                 let reason: &[u8] = match code {
                     EXIT_MISTAKE if let Some(said) = &said => said,
                     _ if let Some(reason) = &not_executed => reason.as_bytes(),
-                    EXIT_MISTAKE => b"the new worker ended with a mistake, which it has printed; the old one goes on",
-                    _ if now.saturating_duration_since(worker.started) >= crate::plan::READY_MOST => {
-                        b"the new worker was not ready within 20 s and was ended; the old one goes on"
+                    EXIT_MISTAKE => {
+                        b"new worker exited with a configuration error (see the log); keeping the old worker"
                     }
-                    _ => b"the new worker ended before it was ready; the old one goes on",
+                    _ if now.saturating_duration_since(worker.started) >= crate::plan::READY_MOST => {
+                        b"new worker was not ready within 20 s and was killed; keeping the old worker"
+                    }
+                    _ => b"new worker exited before it was ready; keeping the old worker",
                 };
                 self.crew.tell_current(ToWorker::Stay { reason });
                 self.tell_manager_ready();

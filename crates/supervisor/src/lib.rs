@@ -4,6 +4,7 @@
 
 pub mod plan;
 pub mod message;
+pub mod restarts;
 mod handoff;
 mod capture;
 pub mod store;

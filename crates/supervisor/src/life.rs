@@ -121,7 +121,7 @@ impl Supervisor {
         let names: Vec<String> = left.map(|(pid, name)| format!("{name} ({pid})")).collect();
         if !names.is_empty() {
             eprintln!(
-                "outrigger: the app has ended and leaves running: {}; an app that goes to the background is not led any more: start it in the foreground",
+                "outrigger: app exited but left processes running: {}; daemonizing apps are not supported: start it in the foreground",
                 names.join(", ")
             );
         }
@@ -240,7 +240,7 @@ impl Supervisor {
 
     fn gate_over(&mut self, now: Instant) {
         if self.plan.as_ref().is_some_and(|plan| plan.gate_fails) {
-            let text = b"outrigger: the app was not started: what it waits for was not there within app.start.wait\n";
+            let text = b"outrigger: app not started: start gates did not open within app.start.timeout\n";
             let _ = rustix::io::write(rustix::stdio::stderr(), text);
             self.app.cancel();
             self.app.ended = Some(Ended::with_code(EXIT_MISTAKE));

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 pub(crate) struct Manager {
     socket: Option<OwnedFd>,
     /// Half of the time after which it takes us for dead.
-    every: Option<Duration>,
+    interval: Option<Duration>,
     next: Instant,
     /// What it has not taken yet.
     due: Option<Due>,
@@ -67,9 +67,9 @@ impl Manager {
             .is_ok_and(|pid| pid.parse() != Ok(rustix::process::getpid().as_raw_nonzero().get()));
         let socket = std::env::var_os("NOTIFY_SOCKET")
             .and_then(|path| connect(std::os::unix::ffi::OsStrExt::as_bytes(path.as_os_str())));
-        let every =
+        let interval =
             usec.filter(|usec| *usec > 0 && !not_ours && socket.is_some()).map(|usec| Duration::from_micros(usec / 2));
-        Manager { socket, every, next: Instant::now(), due: None, ready: false, stored: Vec::new() }
+        Manager { socket, interval, next: Instant::now(), due: None, ready: false, stored: Vec::new() }
     }
 
     /// The descriptors that it had kept for us.
@@ -106,7 +106,7 @@ impl Manager {
                 let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
                 let usec = now.tv_sec * 1_000_000 + now.tv_nsec / 1000;
                 let mut rest = &mut text[..];
-                let form = format_args!("RELOADING=1\nSTATUS=another worker takes over\nMONOTONIC_USEC={usec}");
+                let form = format_args!("RELOADING=1\nSTATUS=reloading: starting a new worker\nMONOTONIC_USEC={usec}");
                 let written = std::io::Write::write_fmt(&mut rest, form).map(|()| rest.len());
                 let length = text.len() - written.unwrap_or(0);
                 self.send(text.get(..length).unwrap_or(&[]), None)
@@ -159,17 +159,17 @@ impl Manager {
     /// Says that we live, when it is time to.
     pub fn look(&mut self, now: Instant) {
         if let Some(due) = self.due.take_if(|_| now >= self.next) {
-            self.next = now + self.every.unwrap_or(AGAIN);
+            self.next = now + self.interval.unwrap_or(AGAIN);
             self.tell(due);
         }
-        if let Some(every) = self.every.filter(|_| now >= self.next) {
+        if let Some(interval) = self.interval.filter(|_| now >= self.next) {
             let _ = self.send(b"WATCHDOG=1", None);
-            self.next = now + every;
+            self.next = now + interval;
         }
     }
 
     pub fn moment(&self) -> Option<Instant> {
-        (self.every.is_some() || self.due.is_some()).then_some(self.next)
+        (self.interval.is_some() || self.due.is_some()).then_some(self.next)
     }
 }
 
@@ -195,7 +195,7 @@ impl crate::run::Supervisor {
         if served && self.app.state != crate::app::State::Waiting {
             self.manager.ready();
             if !std::mem::replace(&mut self.settled, true) {
-                sys::memory::give_back();
+                sys::memory::release_startup_pages();
             }
         }
     }

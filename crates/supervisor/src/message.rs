@@ -2,6 +2,7 @@
 //! tag and three numbers, and for some a payload. What systemd's notify protocol covers goes over the notify socket. Bound:
 //! `PAYLOAD_MAX` bytes behind the numbers.
 
+use crate::restarts::RestartReason;
 use rustix::io::Errno;
 use std::io;
 use std::os::fd::AsFd;
@@ -99,9 +100,9 @@ pub enum ToSupervisor<'a> {
     SignalApp {
         signal: i32,
     },
-    /// Start another worker in my place: because of a new configuration, or because something of mine is broken.
+    /// Start another worker in my place.
     Replace {
-        broken: bool,
+        reason: RestartReason,
     },
     /// The same from another binary; empty for the one that we were started from.
     Upgrade {
@@ -182,7 +183,7 @@ impl ToSupervisor<'_> {
             ToSupervisor::StartApp => packet(2, [0; 3], &[]),
             ToSupervisor::Drained => packet(3, [0; 3], &[]),
             ToSupervisor::SignalApp { signal } => packet(4, [i64::from(signal), 0, 0], &[]),
-            ToSupervisor::Replace { broken } => packet(5, [i64::from(broken), 0, 0], &[]),
+            ToSupervisor::Replace { reason } => packet(5, [reason.number(), 0, 0], &[]),
             ToSupervisor::Upgrade { binary } => packet(6, [0; 3], binary),
             ToSupervisor::Released => packet(7, [0; 3], &[]),
             ToSupervisor::Stop { within_ms } => packet(8, [whole(within_ms), 0, 0], &[]),
@@ -202,7 +203,7 @@ impl ToSupervisor<'_> {
             2 => ToSupervisor::StartApp,
             3 => ToSupervisor::Drained,
             4 => ToSupervisor::SignalApp { signal: signal(first)? },
-            5 => ToSupervisor::Replace { broken: first == 1 },
+            5 => ToSupervisor::Replace { reason: RestartReason::from_number(first)? },
             6 => ToSupervisor::Upgrade { binary: payload },
             7 => ToSupervisor::Released,
             8 => ToSupervisor::Stop { within_ms: u64::try_from(first).ok()? },
@@ -277,7 +278,7 @@ mod tests {
             ToSupervisor::StartApp,
             ToSupervisor::Drained,
             ToSupervisor::SignalApp { signal: 15 },
-            ToSupervisor::Replace { broken: true },
+            ToSupervisor::Replace { reason: RestartReason::MemoryLimit },
             ToSupervisor::CannotStart { reason: b"a port is taken" },
             ToSupervisor::Upgrade { binary: b"/usr/bin/outrigger" },
             ToSupervisor::Released,

@@ -10,6 +10,7 @@ use crate::handoff::Handoff;
 use crate::manager::Manager;
 use crate::message::Ended;
 use crate::plan::{PLAN_MAX, Plan};
+use crate::restarts::Restarts;
 use crate::run::Supervisor;
 use crate::store::Store;
 use crate::terminal::Terminal;
@@ -48,6 +49,7 @@ pub(crate) fn become_binary(supervisor: &mut Supervisor, binary: &[u8]) {
     handoff.number("generation", worker.generation.into());
     handoff.number("worker", worker.pid.into());
     handoff.number("since", supervisor.since);
+    supervisor.crew.restarts.hand_over(&mut handoff);
     let Some(control) = &worker.control else { return };
     let Some(Ok(plan)) = supervisor.plan.as_ref().map(|plan| sealed("outrigger-plan", &plan.encode())) else { return };
     if let Some(text) = &worker.text {
@@ -93,7 +95,7 @@ pub(crate) fn resumed(signals: &OwnedFd, now_saved: SavedSignals) -> io::Result<
         Some(supervisor) => Ok(Some(supervisor)),
         // Nobody is left to go back to, and the app must not pay for it.
         None => {
-            let text = b"outrigger: the program before left something that this one does not understand; the app goes on alone\n";
+            let text = b"outrigger: cannot decode the state of the previous binary (incompatible version); app keeps running unsupervised\n";
             let _ = rustix::io::write(rustix::stdio::stderr(), text);
             std::process::exit(stay_with_app(&mut handoff, signals));
         }
@@ -188,7 +190,7 @@ fn take_up(handoff: &mut Handoff, signals: &OwnedFd, now_saved: SavedSignals) ->
         streams: None,
         terminal: Terminal::None,
         app,
-        crew: Crew::resumed(worker),
+        crew: Crew::resumed(worker, Restarts::inherited(handoff)),
         store: Store::new(handoff.claim_named("stored ")),
         manager: Manager::without_descriptors(),
         gate_until: None,

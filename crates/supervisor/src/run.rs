@@ -264,11 +264,11 @@ impl Supervisor {
                 }
             }
             ToSupervisor::SignalApp { signal } => self.app.signal(signal, false),
-            ToSupervisor::Replace { broken } => self.crew.want_replaced(broken, now),
+            ToSupervisor::Replace { reason } => self.crew.want_replaced(reason, now),
             ToSupervisor::Upgrade { binary } => {
                 let binary = if binary.is_empty() { self.binary.clone() } else { binary.to_vec() };
                 if self.is_written_by_workers(&binary) {
-                    let reason = b"the binary lies where a worker may write, and is not trusted; move it elsewhere";
+                    let reason = b"binary rejected: it is in a directory writable by the worker; move it elsewhere";
                     return self.crew.tell_current(ToWorker::Stay { reason });
                 }
                 if !self.crew.want_upgrade(binary, now) {
@@ -312,7 +312,7 @@ impl Supervisor {
         let plan = text.get(..read.unwrap_or(0)).and_then(Plan::decode);
         let exec = plan.as_ref().map(|plan| plan.app.as_ref().map(ExecPlan::new).transpose());
         let (Some(plan), Some(Ok(exec))) = (plan, exec) else {
-            let text = b"outrigger: the plan of a worker cannot be understood; the one before stays in force\n";
+            let text = b"outrigger: invalid plan from worker; keeping the previous plan\n";
             let _ = rustix::io::write(rustix::stdio::stderr(), text);
             return;
         };
@@ -474,6 +474,7 @@ impl Supervisor {
             owns: crew.is_alone(),
             replaces: crew.replaces(),
             fell: crew.fell(),
+            restarts: crew.restarts(),
             managed: manager.is_there(),
             since,
             directory,

@@ -5,6 +5,7 @@
 use crate::handoff::Handoff;
 use crate::message::{self, PACKET_MAX, ToWorker};
 use crate::plan::{LEAVE_MOST, PLAN_MAX, READY_MOST, WATCHDOG_DOUBT};
+use crate::restarts::{RestartReason, Restarts};
 use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, socketpair};
 use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec};
@@ -38,6 +39,8 @@ pub struct WorkerSide {
     pub replaces: bool,
     /// How the worker before ended, where nobody asked it to.
     pub fell: Option<Fell>,
+    /// How often workers were replaced, this one included.
+    pub restarts: Restarts,
     /// Whether somebody keeps the listening sockets when all of us are gone: they must go on listening.
     pub managed: bool,
     /// When the supervisor started, in seconds since 1970.
@@ -74,6 +77,16 @@ pub struct Fell {
     pub out_of_memory: bool,
 }
 
+impl Fell {
+    pub fn reason(&self) -> RestartReason {
+        match self {
+            Fell { out_of_memory: true, .. } => RestartReason::OomKilled,
+            Fell { hung: true, .. } => RestartReason::Hung,
+            Fell { .. } => RestartReason::Crash,
+        }
+    }
+}
+
 /// The parent's view of a worker.
 pub struct Worker {
     pub pid: i32,
@@ -83,6 +96,8 @@ pub struct Worker {
     pub generation: u32,
     pub started: Instant,
     pub ready: bool,
+    /// Why it was started in the place of another one.
+    pub replaces: Option<RestartReason>,
     /// The binary that it was executed from, where it was not forked.
     pub binary: Option<Vec<u8>>,
     /// When it is killed: one that is not ready in time, or does not leave in time.
@@ -186,6 +201,7 @@ impl Worker {
                 generation,
                 started: now,
                 ready: false,
+                replaces: None,
                 binary: None,
                 until: replaces.then(|| now + READY_MOST),
                 holds_on: false,
@@ -216,6 +232,7 @@ impl Worker {
             generation,
             started: now,
             ready: true,
+            replaces: None,
             binary: None,
             until: None,
             holds_on: false,
@@ -304,6 +321,7 @@ impl WorkerSide {
             owns,
             replaces,
             fell,
+            restarts,
             managed,
             since,
             directory,
@@ -328,6 +346,7 @@ impl WorkerSide {
         handoff.number("replaces", replaces.into());
         handoff.number("since", since);
         handoff.number("managed", managed.into());
+        restarts.hand_over(&mut handoff);
         if let Some(fell) = fell {
             handoff.number("fell", i64::from(fell.code));
             handoff.number("hung", fell.hung.into());
@@ -364,6 +383,7 @@ impl WorkerSide {
                 hung: handoff.value("hung") == Some(1),
                 out_of_memory: handoff.value("out of memory") == Some(1),
             }),
+            restarts: Restarts::inherited(&handoff),
             directory: std::env::current_dir().ok(),
         })
     }

@@ -1,43 +1,35 @@
 //! What a person writes under `sync`.
 
 use crate::notify::NotifyEntry;
+use crate::publish::PublishEntry;
 use crate::store::StoreEntry;
-use base::unit::{ByteSize, Span};
+use base::unit::ByteSize;
 use schemars::JsonSchema;
 use serde::Deserialize;
-use std::path::PathBuf;
 
 /// One directory that follows a store.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// The store that is followed.
-    pub from: StoreEntry,
-    /// Where it is published: a symlink to the directory of the present revision, replaced whole at each change. The
-    /// revisions themselves lie beside it, in `.NAME.revisions`.
-    pub to: PathBuf,
-    /// How often the store is asked.
-    #[serde(default = "every")]
-    pub every: Span,
-    /// Who is told after each publication.
+    /// The store that is followed, by its kind.
+    pub store: StoreEntry,
+    /// Where and how a revision is published, by its kind.
+    pub publish: PublishEntry,
+    /// What is notified after each publication, one after the other.
     #[serde(default)]
     pub notify: Vec<NotifyEntry>,
-    /// The most files of one revision.
-    #[serde(default = "files_max")]
-    pub files_max: u32,
-    /// The most bytes of one revision.
-    #[serde(default = "bytes_max")]
-    pub bytes_max: ByteSize,
+    /// Files, links and directories of one revision; a candidate with more is refused.
+    #[serde(default = "max_files")]
+    pub max_files: u32,
+    /// Bytes of one revision; a candidate with more is refused.
+    #[serde(default = "max_bytes")]
+    pub max_bytes: ByteSize,
 }
 
-fn every() -> Span {
-    Span::from_secs(10)
-}
-
-fn files_max() -> u32 {
+fn max_files() -> u32 {
     10_000
 }
 
-fn bytes_max() -> ByteSize {
+fn max_bytes() -> ByteSize {
     ByteSize::mib(64)
 }

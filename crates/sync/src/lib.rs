@@ -5,7 +5,9 @@
 pub mod config;
 pub mod plan;
 pub mod run;
+mod notified;
+pub mod telemetry;
 pub mod store;
-pub mod staging;
-mod publish;
+pub mod candidate;
+pub mod publish;
 pub mod notify;

@@ -1,8 +1,9 @@
 //! From the Config to a Plan that cannot be wrong.
 
+use crate::candidate::Limits;
 use crate::config::Config;
 use crate::notify::NotifyKind;
-use crate::staging::Limits;
+use crate::publish::PublishKind;
 use crate::store::StoreKind;
 use base::diag::Diagnostic;
 use base::needs::Needs;
@@ -19,13 +20,13 @@ pub struct EntryPlan {
     pub name: String,
     pub store: StoreKind,
     pub to: PathBuf,
-    pub every: Duration,
+    pub interval: Duration,
     pub notify: Vec<NotifyKind>,
     pub limits: Limits,
 }
 
 /// A store that is asked more often would be a load test.
-const EVERY_MIN: Duration = Duration::from_millis(100);
+const INTERVAL_MIN: Duration = Duration::from_millis(100);
 
 /// Whether one target is the other, lies below it, or among its revisions.
 fn collide(one: &Path, other: &Path) -> bool {
@@ -47,7 +48,7 @@ impl Plan {
             needs.write_file(&entry.to);
             for kind in &entry.notify {
                 match kind {
-                    NotifyKind::Http(config) => needs.add(net::needs(config.url.as_str(), &config.client)),
+                    NotifyKind::Http(config) => needs.add(net::needs(config.url.as_str(), &config.client())),
                     // Whether the app handles the signal stands in its /proc/PID/status.
                     NotifyKind::Signal(_) => needs.read.push("/proc".into()),
                 }
@@ -62,30 +63,34 @@ impl Plan {
         let mut entries: Vec<EntryPlan> = Vec::new();
         for (name, entry) in config {
             let place = |keys: &[&str]| root.at(&[&[name.as_str()], keys].concat()).place;
-            let Some(store) = entry.from.kind() else { continue };
+            let (Some(store), Some(PublishKind::Symlink(publish))) = (entry.store.kind(), entry.publish.kind()) else {
+                continue;
+            };
             if let Err(reason) = store.check() {
-                findings.push(Diagnostic::error(place(&["from"]), reason));
+                findings.push(Diagnostic::error(place(&["store"]), reason));
             }
-            if !entry.to.is_absolute() || entry.to.file_name().is_none() {
+            let link = &["publish", "symlink", "path"];
+            if !publish.path.is_absolute() || publish.path.file_name().is_none() {
                 findings.push(
                     Diagnostic::error(
-                        place(&["to"]),
-                        format!("`to` must be an absolute path with a name, and is `{}`", entry.to.display()),
+                        place(link),
+                        format!("`path` must be an absolute path with a name, found `{}`", publish.path.display()),
                     )
                     .help("name the link itself, such as /etc/orders"),
                 );
             }
-            let to = base::needs::normal(&entry.to);
+            let to = base::needs::normal(&publish.path);
             if let Some(other) = entries.iter().find(|other| collide(&to, &other.to)) {
                 let same = to == other.to;
                 let text = match same {
                     true => format!("`{}` is published by `{}` already", to.display(), other.name),
-                    false => format!("`{}` and the target of `{}` lie within each other", to.display(), other.name),
+                    false => format!("`{}` and the path of `{}` are within each other", to.display(), other.name),
                 };
-                findings.push(Diagnostic::error(place(&["to"]), text).help("give each entry a path of its own"));
+                findings.push(Diagnostic::error(place(link), text).help("give each entry a path of its own"));
             }
-            if entry.every.0 < EVERY_MIN {
-                findings.push(Diagnostic::error(place(&["every"]), "`every` is shorter than 100ms"));
+            if store.interval() < INTERVAL_MIN {
+                let place = place(&["store", store.name(), "interval"]);
+                findings.push(Diagnostic::error(place, "`interval` is shorter than 100ms"));
             }
             let notify: Vec<NotifyKind> = entry.notify.iter().filter_map(|entry| entry.kind()).collect();
             if !wrapped && notify.iter().any(|kind| matches!(kind, NotifyKind::Signal(_))) {
@@ -94,8 +99,9 @@ impl Plan {
                         .help("set app.command, or notify by http"),
                 );
             }
-            let limits = Limits { files_max: entry.files_max as usize, bytes_max: entry.bytes_max.0 };
-            entries.push(EntryPlan { name: name.clone(), store, to, every: entry.every.0, notify, limits });
+            let limits = Limits { max_files: entry.max_files as usize, max_bytes: entry.max_bytes.0 };
+            let interval = store.interval();
+            entries.push(EntryPlan { name: name.clone(), store, to, interval, notify, limits });
         }
         if findings.is_empty() { Ok(Plan { entries }) } else { Err(findings) }
     }

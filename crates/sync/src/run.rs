@@ -1,45 +1,46 @@
-//! The way of a revision, readable here: ask → fetch → verify → publish → notify.
+//! The way of a revision, readable here: poll → fetch → verify → publish → notify.
 //!
 //! ```text
-//! follow → round → store::Store::fetch → staging::Staging::file → publish::Place::publish → tell → notify::http::send / signal
+//! Poller::poll → round → store::Store::fetch → candidate::Candidate::file → publish::symlink::Place::publish → Poller::notify
 //! ```
 //!
 //! Runs on the worker's main thread; what blocks runs beside it, one at a time per entry. In: a Plan. Out: published
-//! revisions, and a gate that opens when each entry has one. When a store is down, the revision that is there serves.
+//! revisions, and a gate that opens when each entry has one. When a store is down, the last revision stays published.
 
+use crate::notified::{Notified, Status};
 use crate::notify::{NotifyKind, http};
 use crate::plan::{EntryPlan, Plan};
-use crate::publish::Place;
+use crate::publish::symlink::Place;
 use crate::store::{Failure, Fetched, Store};
+use crate::telemetry::{LAST_SUCCESS, NOTIFICATIONS, POLLS, PUBLICATIONS, PublishedRevisions};
+use base::component::Component;
 use base::ledger::Row;
 use base::limit::Backoff;
 use base::revisions::{Revision, Revisions};
 use base::scope::Scope;
-use base::state::{Mark, Marked, StateDir};
+use base::state::StateDir;
 use base::subsystem::{Conductor, Health, Phase, PhaseWatch, Station, counted};
-use base::telemetry::{Count, Name, Telemetry};
+use base::telemetry::{Counter, Gauge, Telemetry, UP};
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-const ASKED: Name = Name::counter("outrigger_sync_polls_total", "How often a store was asked, by how it ended.");
-
-/// The longest pause of a store that fails, unless it is asked more rarely anyway.
+/// The longest pause after a failed poll, unless the interval is longer.
 const FAILED_MOST: Duration = Duration::from_secs(60);
 
-/// How long an app may take to handle the signal that it is to be told with, and how often it is looked at.
+/// How long an app may take to install a handler for the signal, and how often that is checked.
 const HANDLER_WAIT: Duration = Duration::from_secs(30);
-const HANDLER_LOOK: Duration = Duration::from_millis(100);
+const HANDLER_POLL: Duration = Duration::from_millis(100);
 
-/// Tries of one HTTP notice in a row, and the pauses between.
-const NOTICE_TRIES: u32 = 6;
-const NOTICE_FIRST: Duration = Duration::from_millis(250);
-const NOTICE_MOST: Duration = Duration::from_secs(5);
+/// Tries of one HTTP notification in a row, and the pauses between.
+const TRIES: u32 = 6;
+const RETRY_FIRST: Duration = Duration::from_millis(250);
+const RETRY_MOST: Duration = Duration::from_secs(5);
 
 /// What sync needs from the rest of the worker.
 #[derive(Clone)]
@@ -69,7 +70,7 @@ impl Gate {
 /// What stands in the way of a start, such as a certificate that is missing.
 pub fn check(plan: &Plan) -> Vec<String> {
     let build = |entry: &EntryPlan| {
-        let built = entry.store.build(PathBuf::new(), entry.limits.bytes_max);
+        let built = entry.store.build(PathBuf::new(), entry.limits.max_bytes);
         built.err().map(|error| format!("sync `{}`: {error}", entry.name))
     };
     plan.entries.iter().filter_map(build).collect()
@@ -87,33 +88,30 @@ pub fn start(
     let (mut errors, mut published) = (Vec::new(), Vec::new());
     let count = plan.entries.len();
     let station = conductor.station("sync");
-    let mut followers = Vec::new();
+    let mut pollers = Vec::new();
     let unpublished = Rc::new(Cell::new(count));
     errors.extend(same_places(&plan.entries));
     for entry in plan.entries {
-        let cache = inputs.state.path(&format!("sync.{}.git", entry.name));
-        let cache = cache.unwrap_or_else(|| crate::publish::cache_of(&entry.to));
-        match entry.store.build(cache.clone(), entry.limits.bytes_max) {
+        let cache = inputs.state.path(&format!("sync/{}/{}", entry.name, entry.store.name()));
+        let cache = cache.unwrap_or_else(|| crate::publish::symlink::cache_of(&entry.to));
+        match entry.store.build(cache.clone(), entry.limits.max_bytes) {
             Ok(store) => {
                 let (sender, receiver) = watch::channel(false);
                 published.push(receiver);
-                let id = format!("sync.{}", entry.name);
-                health.component(id.clone(), entry.store.name());
-                let follower = Follower {
-                    id,
+                let component = Component::store(format!("sync.{}", entry.name), entry.store.name());
+                health.component(component.id.clone(), component.type_name);
+                let poller = Poller {
                     cache,
-                    row: telemetry.ledger.row("source", format!("sync/{}", entry.name)),
-                    same: telemetry.count(ASKED, &[("entry", &entry.name), ("result", "same")]),
-                    new: telemetry.count(ASKED, &[("entry", &entry.name), ("result", "new")]),
-                    begun_anew: telemetry.count(base::state::BEGUN_ANEW, &[("file", "sync.told")]),
-                    failed: telemetry.count(ASKED, &[("entry", &entry.name), ("result", "failed")]),
+                    counts: Counts::new(&entry, &component, telemetry),
+                    notified: Notified::new(inputs.state.clone(), &entry.name, telemetry),
+                    id: component.id,
                     entry: Arc::new(entry),
                     inputs: inputs.clone(),
                     health: health.clone(),
                     published: sender,
                     unpublished: unpublished.clone(),
                 };
-                followers.push(scope.spawn("follow", follower.follow(store, station.watch())));
+                pollers.push(scope.spawn("poll", poller.poll(store, station.watch())));
             }
             Err(error) => errors.push(format!("sync `{}`: {error}", entry.name)),
         }
@@ -122,7 +120,8 @@ pub fn start(
         return Err(errors);
     }
     health.set_summary(counted(count, "directory follows its store", "directories follow their stores"));
-    scope.spawn("conduct", conduct(station, followers));
+    telemetry.register(Arc::new(PublishedRevisions(inputs.revisions.clone())));
+    scope.spawn("conduct", conduct(station, pollers));
     Ok((scope, Gate { published }))
 }
 
@@ -145,11 +144,11 @@ fn same_places(entries: &[EntryPlan]) -> Vec<String> {
 
 /// Nothing of sync holds up a stop: a publication is atomic at any moment. A worker that takes over must not meet a round that is
 /// still under way here.
-async fn conduct(mut station: Station, followers: Vec<JoinHandle<()>>) {
+async fn conduct(mut station: Station, pollers: Vec<JoinHandle<()>>) {
     station.reached(Phase::Yield).await;
     if station.yields() {
-        for follower in followers {
-            let _ = follower.await;
+        for poller in pollers {
+            let _ = poller.await;
         }
         station.done(Phase::Yield);
     }
@@ -160,73 +159,116 @@ async fn conduct(mut station: Station, followers: Vec<JoinHandle<()>>) {
 }
 
 /// One entry's task.
-struct Follower {
+struct Poller {
     entry: Arc<EntryPlan>,
-    /// Its path in the configuration, which health calls it by.
+    /// Its path in the configuration, as health and log name it.
     id: String,
-    /// The folder of the store's own.
+    /// The store's own directory.
     cache: PathBuf,
     inputs: Inputs,
     health: Arc<Health>,
-    row: Arc<Row>,
-    same: Count,
-    new: Count,
-    begun_anew: Count,
-    failed: Count,
+    counts: Counts,
+    notified: Notified,
     published: watch::Sender<bool>,
-    /// Entries of all followers that have no revision yet: ready waits for them.
+    /// Entries of all pollers that have no revision yet: readiness waits for them.
     unpublished: Rc<Cell<usize>>,
 }
 
-/// Who has not heard of a revision yet: places in the entry's list of notices.
-#[derive(Default)]
-struct Owed {
-    revision: String,
-    notices: Vec<usize>,
+/// What is counted of an entry.
+struct Counts {
+    row: Arc<Row>,
+    unchanged: Counter,
+    changed: Counter,
+    failure: Counter,
+    up: Gauge,
+    last_success: Gauge,
+    publications: Counter,
+    failed_publications: Counter,
+    telemetry: Telemetry,
 }
 
-/// The first line of the file of notices: its version. The first version had none.
-const MARK: Mark = Mark { what: "told", version: 2 };
+impl Counts {
+    fn new(entry: &EntryPlan, component: &Component, telemetry: &Telemetry) -> Counts {
+        let polls = |result| telemetry.counter(&POLLS, &[&entry.name, entry.store.name(), result]);
+        let publications = |result| telemetry.counter(&PUBLICATIONS, &[&entry.name, result]);
+        Counts {
+            row: telemetry.ledger.row(component),
+            unchanged: polls("unchanged"),
+            changed: polls("changed"),
+            failure: polls("failure"),
+            up: telemetry.gauge(&UP, &component.labels()),
+            last_success: telemetry.gauge(&LAST_SUCCESS, &[&entry.name, entry.store.name()]),
+            publications: publications("success"),
+            failed_publications: publications("failure"),
+            telemetry: telemetry.clone(),
+        }
+    }
+
+    fn notification(&self, entry: &EntryPlan, kind: &NotifyKind, result: &str) {
+        self.telemetry.counter(&NOTIFICATIONS, &[&entry.name, kind.name(), result]).add(1);
+    }
+}
+
+/// Notifications of a revision that are still to be sent: places in the entry's list.
+#[derive(Default)]
+struct Pending {
+    revision: String,
+    notifications: Vec<usize>,
+}
 
 /// What one round led to.
 struct Round {
     store: Box<dyn Store>,
-    result: Result<Option<String>, Failure>,
-    present: Option<String>,
+    result: Result<Option<String>, Failed>,
+    present: Option<Published>,
 }
 
-impl Follower {
-    async fn follow(self, mut store: Box<dyn Store>, mut phase: PhaseWatch) {
-        let mut backoff = Backoff::new(self.entry.every, self.entry.every.max(FAILED_MOST));
-        let mut owed = Owed::default();
-        let mut present = None;
+/// Which part of a round failed.
+enum Failed {
+    Poll(Failure),
+    Publication(String),
+}
+
+/// What the link leads to.
+struct Published {
+    revision: String,
+    at: Option<SystemTime>,
+}
+
+impl Poller {
+    async fn poll(self, mut store: Box<dyn Store>, mut phase: PhaseWatch) {
+        let mut backoff = Backoff::new(self.entry.interval, self.entry.interval.max(FAILED_MOST));
+        let mut pending = Pending::default();
+        let mut present: Option<Published> = None;
         loop {
             let entry = self.entry.clone();
             let round = tokio::task::spawn_blocking(move || round(&entry, store)).await;
             let Ok(round) = round else {
-                // A fault of ours that this content brings out: the other entries and the revision that is there go on.
-                self.failed("the store panicked, which is a fault of outrigger", present.as_deref());
+                // A bug that this content triggers: the other entries and the published revision stay.
+                let bug = Failure::from("the store panicked, which is a bug of outrigger".to_string());
+                self.failed(&Failed::Poll(bug), present.as_ref());
                 self.discard_cache().await;
-                store = match self.entry.store.build(self.cache.clone(), self.entry.limits.bytes_max) {
+                store = match self.entry.store.build(self.cache.clone(), self.entry.limits.max_bytes) {
                     Ok(store) => store,
-                    Err(error) => return self.failed(&error, present.as_deref()),
+                    Err(error) => return self.failed(&Failed::Poll(error.into()), present.as_ref()),
                 };
                 tokio::select! {
-                    () = tokio::time::sleep(backoff.pause().max(self.entry.every)) => continue,
+                    () = tokio::time::sleep(backoff.pause().max(self.entry.interval)) => continue,
                     _ = phase.reached(Phase::Yield) => return,
                 }
             };
             store = round.store;
             present = round.present;
             let pause = match round.result {
-                Ok(news) => {
-                    self.succeeded(news);
+                Ok(changed) => {
+                    self.succeeded(changed);
                     backoff.reset();
-                    self.entry.every
+                    self.entry.interval
                 }
-                Err(failure) => {
-                    self.failed(&failure.text, present.as_deref());
-                    backoff.pause_at_least(failure.wait).max(self.entry.every)
+                Err(failed) => {
+                    self.failed(&failed, present.as_ref());
+                    let wait = if let Failed::Poll(failure) = &failed { failure.wait } else { None };
+                    backoff.pause_at_least(wait).max(self.entry.interval)
                 }
             };
             if present.is_some() {
@@ -237,142 +279,136 @@ impl Follower {
                     self.health.set_ready(true);
                 }
             }
-            self.show(present.as_deref());
-            let told = async {
-                if let Some(revision) = &present {
-                    self.tell(revision, &mut owed).await;
+            self.show(present.as_ref());
+            let notified = async {
+                if let Some(published) = &present {
+                    self.notify(&published.revision, &mut pending).await;
                 }
                 tokio::time::sleep(pause).await;
             };
-            // Whoever comes after us tells what was not told.
+            // The next worker sends what was not sent.
             tokio::select! {
-                () = told => {}
+                () = notified => {}
                 _ = phase.reached(Phase::Yield) => return,
             }
         }
     }
 
-    /// What a store keeps beside us may be what made it panic, and holds nothing that is not at its source.
+    /// The cache of a store may be what made it panic, and has nothing that is not at its source.
     async fn discard_cache(&self) {
         let cache = self.cache.clone();
-        let removed = tokio::task::spawn_blocking(move || crate::publish::remove(&cache)).await;
+        let removed = tokio::task::spawn_blocking(move || crate::publish::symlink::remove(&cache)).await;
         if let Ok(Err(error)) = removed {
-            tracing::warn!(entry = self.entry.name, %error, "the store's cache cannot be removed");
+            tracing::warn!(entry = self.entry.name, %error, "cannot remove the cache of the store");
         }
     }
 
-    fn succeeded(&self, news: Option<String>) {
+    fn succeeded(&self, changed: Option<String>) {
+        self.counts.up.set(1);
+        self.counts.last_success.set_now();
         if self.health.recovered(&self.id) {
-            tracing::info!(entry = self.entry.name, "the store answers again");
+            tracing::info!(entry = self.entry.name, "store is reachable again");
         }
-        match news {
+        match changed {
             Some(revision) => {
-                self.new.add(1);
-                self.row.receive(1);
-                self.row.deliver(1);
+                self.counts.changed.add(1);
+                self.counts.publications.add(1);
+                self.counts.row.receive(1);
+                self.counts.row.deliver(1);
                 let revision = shown(&revision);
-                tracing::info!(entry = self.entry.name, revision, to = %self.entry.to.display(), "published a new revision");
+                tracing::info!(entry = self.entry.name, revision, path = %self.entry.to.display(), "published a new revision");
             }
-            None => self.same.add(1),
+            None => self.counts.unchanged.add(1),
         }
     }
 
-    fn failed(&self, error: &str, present: Option<&str>) {
-        self.failed.add(1);
-        let serves = present
-            .map_or("nothing is published yet".into(), |revision| format!("{} goes on serving", shown(revision)));
+    fn failed(&self, failed: &Failed, present: Option<&Published>) {
+        let error = match failed {
+            Failed::Poll(failure) => {
+                self.counts.up.set(0);
+                self.counts.failure.add(1);
+                &failure.text
+            }
+            Failed::Publication(error) => {
+                self.counts.up.set(1);
+                self.counts.changed.add(1);
+                self.counts.failed_publications.add(1);
+                error
+            }
+        };
+        let serves = present.map_or("no revision is published yet".into(), |published| {
+            format!("revision {} stays published", shown(&published.revision))
+        });
         let text = format!("{}: {error}; {serves}", self.entry.store.describe());
         if self.health.fault(&self.id, text.clone()) {
-            tracing::warn!(entry = self.entry.name, error = text, "a revision could not be fetched or published");
+            tracing::warn!(entry = self.entry.name, error = text, "cannot fetch or publish a revision");
         }
     }
 
-    fn show(&self, present: Option<&str>) {
+    fn show(&self, present: Option<&Published>) {
         let revision = Revision {
             entry: self.entry.name.clone(),
             store: self.entry.store.describe(),
-            to: self.entry.to.display().to_string(),
-            revision: present.map(|revision| shown(revision).to_string()),
+            path: self.entry.to.display().to_string(),
+            revision: present.map(|published| shown(&published.revision).to_string()),
+            published_at: present.and_then(|published| published.at),
         };
         self.inputs.revisions.set(revision);
     }
 
-    /// Tells those who have not heard of this revision. Who was told is written down, so that a crash between publication and notice
-    /// costs no notice, and nobody is told again because somebody else was not there.
-    async fn tell(&self, revision: &str, owed: &mut Owed) {
-        let again = owed.revision == revision;
+    /// Sends the notifications of this revision that were not sent yet, and writes down which were.
+    async fn notify(&self, revision: &str, pending: &mut Pending) {
+        let again = pending.revision == revision;
         if !again {
-            *owed = Owed { revision: revision.to_string(), notices: Vec::new() };
-            let Some(heard) = self.heard(revision) else { return };
+            *pending = Pending { revision: revision.to_string(), notifications: Vec::new() };
+            let (status, read) = self.notified.of(revision);
+            if read.is_err() {
+                self.note_state(read);
+            }
+            let Status::Partial(already_notified) = status else { return };
             // An app that starts later reads the new revision anyway.
-            let everybody = if *self.inputs.app_runs.borrow() { self.entry.notify.len() } else { 0 };
-            owed.notices.extend((0..everybody).filter(|index| !heard.contains(index)));
+            let count = if *self.inputs.app_runs.borrow() { self.entry.notify.len() } else { 0 };
+            pending.notifications.extend((0..count).filter(|place| !already_notified.contains(place)));
         }
-        let due = std::mem::take(&mut owed.notices);
-        for index in &due {
-            let Some(kind) = self.entry.notify.get(*index) else { continue };
-            if !self.tell_one(*index, kind, revision, again).await {
-                owed.notices.push(*index);
+        let due = std::mem::take(&mut pending.notifications);
+        for place in &due {
+            let Some(kind) = self.entry.notify.get(*place) else { continue };
+            if !self.send(*place, kind, revision, again).await {
+                pending.notifications.push(*place);
             }
         }
-        let is_news = due.len() > owed.notices.len() || (due.is_empty() && !again);
-        if is_news {
-            self.note_state(self.note_heard(owed));
+        if due.len() > pending.notifications.len() || (due.is_empty() && !again) {
+            let status = match pending.notifications.is_empty() {
+                true => Status::Complete,
+                false => {
+                    let places = 0..self.entry.notify.len();
+                    Status::Partial(places.filter(|place| !pending.notifications.contains(place)).collect())
+                }
+            };
+            self.note_state(self.notified.write(revision, status));
         }
     }
 
-    /// Says whether the file of notices can be read and written.
+    /// Says whether the state file can be read and written.
     fn note_state(&self, outcome: std::io::Result<()>) {
-        let part = format!("{} told", self.id);
+        let part = format!("{} state", self.id);
         match outcome {
             Ok(()) => drop(self.health.recovered(&part)),
             Err(error) => {
-                if self.health.fault(&part, format!("{error}; a restart tells again what was told")) {
-                    tracing::warn!(%error, "who was told is not kept; a restart tells it again");
+                if self.health.fault(&part, format!("{error}; a restart notifies the app again")) {
+                    tracing::warn!(%error, "cannot record the notification; a restart notifies the app again");
                 }
             }
         }
     }
 
-    fn told_file(&self) -> String {
-        format!("sync.{}.told", self.entry.name)
-    }
-
-    /// Who has heard of this revision while others have not, by places; None where nobody is left to be told.
-    fn heard(&self, revision: &str) -> Option<Vec<usize>> {
-        let text = self.inputs.state.read(&self.told_file()).unwrap_or_else(|error| {
-            self.note_state(Err(error));
-            None
-        });
-        let text = text.unwrap_or_default();
-        let told = match MARK.of(&text) {
-            Marked::Ours(told) => told,
-            Marked::None => &text,
-            Marked::Other(_) => {
-                tracing::warn!(file = self.told_file(), "it is of a newer version, and everybody is told again");
-                self.begun_anew.add(1);
-                &[]
-            }
-        };
-        let told = String::from_utf8_lossy(told);
-        let Some(places) = told.strip_prefix(revision) else { return Some(Vec::new()) };
-        (!places.is_empty()).then(|| places.split_whitespace().filter_map(|place| place.parse().ok()).collect())
-    }
-
-    fn note_heard(&self, owed: &Owed) -> std::io::Result<()> {
-        let heard =
-            (0..self.entry.notify.len()).filter(|index| !owed.notices.is_empty() && !owed.notices.contains(index));
-        let text = heard.fold(owed.revision.clone(), |text, index| format!("{text} {index}"));
-        let text = format!("{}{text}", MARK.line());
-        self.inputs.state.write(&self.told_file(), text.as_bytes())
-    }
-
-    /// False where it is to be tried again after the next look at the store: an app beside us may start to listen at any time.
-    async fn tell_one(&self, index: usize, kind: &NotifyKind, revision: &str, again: bool) -> bool {
-        let part = format!("{} notify {index}", self.id);
+    /// False where it is to be tried again after the next poll: an app beside us may start to listen at any time.
+    async fn send(&self, place: usize, kind: &NotifyKind, revision: &str, again: bool) -> bool {
+        let part = format!("{} notify {place}", self.id);
         let failed = |error: String| {
+            self.counts.notification(&self.entry, kind, "failure");
             if self.health.fault(&part, format!("{}: {error}", kind.describe())) {
-                tracing::error!(entry = self.entry.name, error, "the app was not told of a new revision");
+                tracing::error!(entry = self.entry.name, error, "notification failed");
             }
         };
         match kind {
@@ -381,16 +417,16 @@ impl Follower {
                 // An app that is starting has no handler yet, and the signal would end it.
                 while !(self.inputs.signal_app)(signal.number()) {
                     if Instant::now() > until {
-                        failed(format!("the app does not handle {}, which would end it", signal.name()));
+                        failed(format!("the app has no handler for {}, which would end it", signal.name()));
                         return true;
                     }
-                    tokio::time::sleep(HANDLER_LOOK).await;
+                    tokio::time::sleep(HANDLER_POLL).await;
                 }
             }
             NotifyKind::Http(config) => {
-                let mut backoff = Backoff::new(NOTICE_FIRST, NOTICE_MOST);
+                let mut backoff = Backoff::new(RETRY_FIRST, RETRY_MOST);
                 while let Err(error) = http::send(config, shown(revision)).await {
-                    if again || backoff.tries() + 1 >= NOTICE_TRIES {
+                    if again || backoff.tries() + 1 >= TRIES {
                         failed(error);
                         return false;
                     }
@@ -398,13 +434,10 @@ impl Follower {
                 }
             }
         }
+        self.counts.notification(&self.entry, kind, "success");
         self.health.recovered(&part);
-        tracing::info!(
-            entry = self.entry.name,
-            notice = kind.describe(),
-            revision = shown(revision),
-            "told of the new revision"
-        );
+        let (entry, notification) = (&self.entry.name, kind.describe());
+        tracing::info!(entry, notification, revision = shown(revision), "notified the app of a revision");
         true
     }
 }
@@ -418,23 +451,25 @@ fn shown(revision: &str) -> &str {
 fn round(entry: &EntryPlan, mut store: Box<dyn Store>) -> Round {
     let place = match Place::open(&entry.to) {
         Ok(place) => place,
-        Err(error) => return Round { store, result: Err(error.to_string().into()), present: None },
+        Err(error) => return Round { store, result: Err(Failed::Publication(error.to_string())), present: None },
     };
     let published = place.published();
-    let mut stage = || place.staging(entry.limits).map_err(|error| error.to_string());
+    let mut stage = || place.candidate(entry.limits).map_err(|error| error.to_string());
     let result = match store.fetch(published.as_deref(), &mut stage) {
         Ok((Fetched::New { revision }, Some(candidate))) => {
-            place.publish(candidate, &revision).map(|()| Some(revision)).map_err(|error| error.to_string().into())
+            let published = place.publish(candidate, &revision);
+            published.map(|()| Some(revision)).map_err(|error| Failed::Publication(error.to_string()))
         }
         Ok(_) => Ok(None),
-        // The store is silent: what is there serves, even where its link was lost.
-        Err(failure) => Err(match place.restore() {
+        // The last revision stays published, even where its link was lost.
+        Err(failure) => Err(Failed::Poll(match place.restore() {
             Ok(_) => failure,
             Err(worse) => Failure {
-                text: format!("{}; and the last revision cannot be put back: {worse}", failure.text),
+                text: format!("{}; and cannot restore the link to the last revision: {worse}", failure.text),
                 ..failure
             },
-        }),
+        })),
     };
-    Round { store, result, present: place.published() }
+    let present = place.published().map(|revision| Published { revision, at: place.published_at() });
+    Round { store, result, present }
 }

@@ -10,15 +10,23 @@ pub fn trim() {
     unsafe { libc::malloc_trim(0) };
 }
 
+/// Resident memory of this process that is not shared: what proc_pid_statm(5) calls resident, without the pages of files.
+pub fn private_bytes() -> u64 {
+    let text = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let mut pages = text.split_whitespace().map(|number| number.parse::<u64>().unwrap_or(0));
+    let (resident, shared) = (pages.nth(1).unwrap_or(0), pages.next().unwrap_or(0));
+    resident.saturating_sub(shared) * rustix::param::page_size() as u64
+}
+
 /// Gives back what can be read again from the binary, and what the allocator holds and nobody uses.
-pub fn give_back() {
+pub fn release_startup_pages() {
     // SAFETY: the callback gets valid records for the time of its call.
-    unsafe { libc::dl_iterate_phdr(Some(give_back_object), std::ptr::null_mut()) };
+    unsafe { libc::dl_iterate_phdr(Some(release_object), std::ptr::null_mut()) };
     trim();
 }
 
 /// Called for the binary, the only object of a static program.
-unsafe extern "C" fn give_back_object(object: *mut libc::dl_phdr_info, _size: usize, _data: *mut c_void) -> c_int {
+unsafe extern "C" fn release_object(object: *mut libc::dl_phdr_info, _size: usize, _data: *mut c_void) -> c_int {
     // SAFETY: the record and its table of segments live as long as the program (dl_iterate_phdr(3)).
     let (base, headers) = unsafe {
         let object = &*object;
@@ -56,7 +64,7 @@ mod tests {
     fn code_and_constants_are_there_again_when_they_are_used() {
         let before: Vec<String> = WORDS.iter().map(|word| word.to_uppercase()).collect();
         let kept = vec![7u8; 1 << 20];
-        give_back();
+        release_startup_pages();
         assert_eq!(WORDS.iter().map(|word| word.to_uppercase()).collect::<Vec<_>>(), before);
         assert!(kept.iter().all(|byte| *byte == 7), "what is in use stays");
     }

@@ -10,19 +10,19 @@ use crate::harness::{Exposition, LogReceiver, Outrigger, PATIENCE, Scene, Wait, 
 
 /// All four jobs, on peers that need not answer.
 const FOUR_JOBS: &str = r#"
-app: { stop: { drain: 1s, grace: 2s, deadline: 6s } }
+app: { stop: { drain_timeout: 1s, grace_period: 2s, timeout: 6s } }
 logs:
   sources: { app: { stdio: {} }, access: { proxy: {} } }
-  sinks: { main: { http: { endpoint: "http://@receiver@/lines" }, batch: { max: 1MiB, wait: 100ms } } }
+  sinks: { main: { http: { url: "http://@receiver@/lines" }, batch: { max_bytes: 1MiB, max_age: 100ms } } }
 metrics:
   sources: { process: { process: {} }, self: { self: {} } }
   sinks: { page: { prometheus: { listen: "127.0.0.1:@page@" } } }
 sync:
-  settings: { from: { git: { url: "file://@dir@/git/config.git", ref: main, path: orders/ } }, to: "@dir@/settings", every: 1s }
+  settings: { store: { git: { url: "file://@dir@/git/config.git", ref: main, path: orders/, interval: 1s } }, publish: { symlink: { path: "@dir@/settings" } } }
 proxy:
-  listeners: { front: { listen: "127.0.0.1:@front@", direction: outbound, to: back } }
+  listeners: { front: { listen: "127.0.0.1:@front@", direction: outbound, cluster: back } }
   clusters: { back: { endpoints: ["127.0.0.1:@back@"] } }
-admin: { listen: "127.0.0.1:@admin@", socket: "@dir@/run/admin.sock", probes: "127.0.0.1:@probes@" }
+admin: { listen: "127.0.0.1:@admin@", socket: "@dir@/run/admin.sock", probes_listen: "127.0.0.1:@probes@" }
 "#;
 
 /// All four jobs at work; `None` where git is missing.
@@ -72,8 +72,8 @@ fn started_does_not_wait_for_the_app_and_ready_does() {
     }
     let python = need!(crate::harness::python(), "python3 is not installed");
     let body = r#"
-app: { port: @port@, stop: { drain: 1s, grace: 2s, deadline: 6s } }
-proxy: { listeners: { inbound: { listen: "127.0.0.1:@front@", direction: inbound, to: app } } }
+app: { port: @port@, stop: { drain_timeout: 1s, grace_period: 2s, timeout: 6s } }
+proxy: { listeners: { inbound: { listen: "127.0.0.1:@front@", direction: inbound, cluster: app } } }
 "#;
     let go = scene.text_path("go");
     let server = format!("exec '{python}' -m http.server --bind 127.0.0.1 {}", scene.value("port"));
@@ -105,10 +105,10 @@ fn the_tcp_listener_refuses_to_change_anything() {
     outrigger.finish();
 }
 
-/// The status has a verdict for each subsystem in words, by TCP, by the socket and by the command, which all say the same.
+/// The status has the health of each subsystem, by TCP, by the socket and by the command, which all say the same.
 /// covers: foundation 6
 #[test]
-fn the_status_has_a_verdict_for_each_subsystem() {
+fn the_status_has_the_health_of_each_subsystem() {
     let receiver = LogReceiver::start();
     let (scene, outrigger_process) = need!(four_jobs(&receiver), "git is not installed");
     let socket = scene.path("run/admin.sock");
@@ -130,7 +130,7 @@ fn the_status_has_a_verdict_for_each_subsystem() {
     }
     assert_eq!((by_config.0, by_socket.0), (0, 0), "{}{}", by_config.2, by_socket.2);
     std::fs::rename(scene.path("git/config.git"), scene.path("git/away.git")).expect("the repository can be moved");
-    until(PATIENCE, "the verdict of sync names the store that is gone", || {
+    until(PATIENCE, "the health of sync names the store that is gone", || {
         outrigger(&["status", "-c", &config]).1.contains("config.git")
     });
     outrigger_process.finish();
@@ -169,10 +169,10 @@ fn no_secret_is_ever_shown() {
     scene.set("receiver", receiver.address());
     let body = r#"
 logs:
-  sources: { files: { file: { include: ["@dir@/in.log"], start: beginning } } }
-  sinks: { main: { http: { endpoint: "http://@receiver@/lines", client: { auth: { bearer: { token: "${E2E_TOKEN}" } } } }, batch: { max: 1MiB, wait: 100ms } } }
+  sources: { files: { file: { include: ["@dir@/in.log"], read_from: beginning } } }
+  sinks: { main: { http: { url: "http://@receiver@/lines", auth: { bearer: { token: "${E2E_TOKEN}" } } }, batch: { max_bytes: 1MiB, max_age: 100ms } } }
 sync:
-  settings: { from: { git: { url: "http://robot:hunter2secret@127.0.0.1:1/config.git", ref: main, path: / } }, to: "@dir@/settings", every: 1s }
+  settings: { store: { git: { url: "http://robot:hunter2secret@127.0.0.1:1/config.git", ref: main, path: /, interval: 1s } }, publish: { symlink: { path: "@dir@/settings" } } }
 "#;
     let secrets = ["open-sesame-42", "hunter2secret"];
     scene.write("in.log", "hello\n");
@@ -212,7 +212,7 @@ fn own_metrics_parse_and_agree_with_the_ledger() {
     assert!(page.series.iter().all(|series| series.name.starts_with("outrigger_")), "{}", reply.text());
     until(PATIENCE, "the metrics say that one line was delivered", || {
         let page = Exposition::of(&outrigger.admin).expect("it answers");
-        let of_the_sink = |name: &str| name == "logs/main";
+        let of_the_sink = |name: &str| name == "logs.sinks.main";
         page.series.iter().any(|series| {
             series.labels.values().any(|value| of_the_sink(value))
                 && series.name.contains("delivered")
@@ -232,9 +232,13 @@ fn the_ledger_has_its_published_shape() {
     receiver.wait_for(1, PATIENCE);
     let ledger = outrigger.ask("/ledger").json();
     let rows = ledger["rows"].as_array().expect("rows");
-    for (kind, name) in [("source", "logs/app"), ("source", "logs/access"), ("sink", "logs/main")] {
-        let found = rows.iter().find(|row| row["kind"] == kind && row["name"] == name);
-        let row = found.unwrap_or_else(|| panic!("a row for {kind} {name}: {ledger}"));
+    for (id, kind, type_name) in [
+        ("logs.sources.app", "source", "stdio"),
+        ("logs.sources.access", "source", "proxy"),
+        ("logs.sinks.main", "sink", "http"),
+    ] {
+        let row = rows.iter().find(|row| row["id"] == id).unwrap_or_else(|| panic!("a row for {id}: {ledger}"));
+        assert!(row["kind"] == kind && row["type"] == type_name, "{row}");
         for key in ["received", "delivered", "pending", "replayed"] {
             assert!(row[key].is_u64(), "{key} of {row}");
         }
@@ -247,7 +251,7 @@ fn the_ledger_has_its_published_shape() {
 /// anybody else.
 /// covers: foundation 6
 #[test]
-fn the_page_shows_verdicts_and_ledger_and_loads_nothing_from_elsewhere() {
+fn the_page_shows_health_and_ledger_and_loads_nothing_from_elsewhere() {
     let receiver = LogReceiver::start();
     let (_scene, outrigger) = need!(four_jobs(&receiver), "git is not installed");
     receiver.wait_for(1, PATIENCE);
@@ -255,7 +259,7 @@ fn the_page_shows_verdicts_and_ledger_and_loads_nothing_from_elsewhere() {
     assert_eq!(reply.status, 200);
     assert!(reply.head.header("content-type").is_some_and(|kind| kind.starts_with("text/html")));
     let page = reply.text();
-    for word in ["logs", "metrics", "sync", "proxy", "logs/main"] {
+    for word in ["logs", "metrics", "sync", "proxy", "logs.sinks.main"] {
         assert!(page.contains(word), "{word} on the page:\n{page}");
     }
     for elsewhere in ["src=\"http", "href=\"http", "src=\"//", "@import"] {

@@ -14,9 +14,9 @@ use crate::harness::{Outrigger, PATIENCE, SECOND, Scene, Wait, Wire, python, unt
 
 /// An app with a port that it takes connections on once the file `go` is there, and every door of ours.
 const DOORS: &str = r#"
-app: { port: @port@, stop: { drain: 1s, grace: 2s, deadline: 6s } }
-proxy: { listeners: { inbound: { listen: "127.0.0.1:@front@", direction: inbound, to: app } } }
-admin: { listen: "127.0.0.1:@admin@", socket: "@dir@/run/admin.sock", probes: "127.0.0.1:@probes@" }
+app: { port: @port@, stop: { drain_timeout: 1s, grace_period: 2s, timeout: 6s } }
+proxy: { listeners: { inbound: { listen: "127.0.0.1:@front@", direction: inbound, cluster: app } } }
+admin: { listen: "127.0.0.1:@admin@", socket: "@dir@/run/admin.sock", probes_listen: "127.0.0.1:@probes@" }
 "#;
 
 fn doors() -> Scene {
@@ -65,7 +65,7 @@ fn wait_ends_with_the_answer_or_with_the_reason_against_it() {
         let (code, _, stderr) = outrigger(&["wait", "--for", "started", way[0], way[1]]);
         assert_eq!(code, 0, "{way:?}: {stderr}");
         let (code, _, stderr) = outrigger(&["wait", "--for", "ready", "--timeout", "300ms", way[0], way[1]]);
-        assert!(code == 1 && stderr.contains("not ready within 300ms: no: app"), "{way:?}: {code} {stderr}");
+        assert!(code == 1 && stderr.contains("not ready within 300ms: not ready: app"), "{way:?}: {code} {stderr}");
     }
     scene.write("go", "");
     for way in ways {
@@ -100,23 +100,23 @@ fn wait_begins_before_the_socket_is_there_and_becomes_the_command() {
     assert!(code == 1 && stdout.is_empty() && stderr.contains(&socket), "{code} {stdout} {stderr}");
 }
 
-/// `outrigger exec-probe` is a probe without HTTP and without a shell; a worker that hangs is a no in time.
+/// `outrigger probe` is a probe without HTTP and without a shell; a worker that hangs is a no in time.
 /// covers: attachment 4
 #[test]
-fn exec_probe_answers_yes_or_no_in_time() {
+fn probe_answers_yes_or_no_in_time() {
     let scene = doors();
     let running = Outrigger::start_and(&scene, DOORS, &["sleep", "300"], Wait::Started);
     let socket = scene.text_path("run/admin.sock");
     let probe = |which: &str| {
         let began = Instant::now();
-        let (code, stdout, stderr) = outrigger(&["exec-probe", which, "--socket", &socket]);
+        let (code, stdout, stderr) = outrigger(&["probe", which, "--socket", &socket]);
         assert!(began.elapsed() < 3 * SECOND && stdout.is_empty(), "{which}: {:?} {stdout}", began.elapsed());
         (code, stderr)
     };
     assert_eq!(probe("started"), (0, String::new()));
     assert_eq!(probe("live"), (0, String::new()));
     let (code, reason) = probe("ready");
-    assert!(code == 1 && reason.starts_with("no: ") && reason.contains("app"), "{code} {reason}");
+    assert!(code == 1 && reason.starts_with("not ready: ") && reason.contains("app"), "{code} {reason}");
     let worker = running.worker();
     send_signal(worker, Signal::STOP);
     let (code, reason) = probe("live");
@@ -138,7 +138,7 @@ fn stop_leads_through_the_stop_order_and_ends_with_it() {
         let running = Outrigger::start_and(&scene, DOORS, command, Wait::Started);
         until(PATIENCE, "the app runs", || command.is_empty() || running.stdout.contains("up"));
         let socket = scene.text_path("run/admin.sock");
-        let (code, stdout, stderr) = outrigger(&["stop", "--within", "5s", "--socket", &socket]);
+        let (code, stdout, stderr) = outrigger(&["stop", "--timeout", "5s", "--socket", &socket]);
         assert_eq!((code, stdout.as_str()), (0, "stopped\n"), "{command:?}: {stderr}");
         assert_eq!(running.wait(2 * SECOND).code, expect, "{command:?}: the app's exit code is ours");
         let (code, _, stderr) = outrigger(&["stop", "--socket", &socket]);
@@ -155,7 +155,7 @@ fn an_upgrade_to_nothing_is_refused_and_changes_nothing() {
     let running = Outrigger::start_and(&scene, DOORS, &["sleep", "300"], Wait::Started);
     let (worker, app) = (running.worker(), running.app());
     let (socket, nothing) = (scene.text_path("run/admin.sock"), scene.text_path("no-such-binary"));
-    let (code, stdout, stderr) = outrigger(&["upgrade", "--to", &nothing, "--socket", &socket]);
+    let (code, stdout, stderr) = outrigger(&["upgrade", "--binary", &nothing, "--socket", &socket]);
     assert!(code == 1 && stdout.is_empty() && stderr.contains(&nothing), "{code} {stdout} {stderr}");
     assert_eq!(post(&scene.path("run/admin.sock"), "/upgrade", "", "relative/path").status, 400);
     assert!(is_alive(worker) && is_alive(app));
@@ -171,7 +171,7 @@ fn a_change_needs_the_token_where_one_is_set() {
     let token = "open-sesame-73";
     scene.write("token", format!("{token}\n"));
     scene.write("wrong", "close-sesame-73\n");
-    let body = DOORS.replace("probes:", "token: \"${file:@dir@/token}\", probes:");
+    let body = DOORS.replace("probes_listen:", "token: \"${file:@dir@/token}\", probes_listen:");
     let running = Outrigger::start_and(&scene, &body, &["sleep", "300"], Wait::Started);
     let (socket, socket_text) = (scene.path("run/admin.sock"), scene.text_path("run/admin.sock"));
     let worker = running.worker();
@@ -217,15 +217,16 @@ fn the_socket_gets_its_mode_and_group() {
     let groups = [Some(number.clone()), group_of_ours("-gn")];
     for group in groups.into_iter().flatten() {
         let scene = doors();
-        let body = DOORS.replace("probes:", &format!("mode: 0660, group: {group}, probes:"));
+        let body =
+            DOORS.replace("probes_listen:", &format!("socket_mode: 0660, socket_group: {group}, probes_listen:"));
         let running = Outrigger::start_and(&scene, &body, &["sleep", "300"], Wait::Started);
         let meta = std::fs::metadata(scene.path("run/admin.sock")).expect("the socket is there");
         assert_eq!((meta.permissions().mode() & 0o777, meta.gid().to_string()), (0o660, number.clone()), "{group}");
         running.finish();
     }
     let scene = doors();
-    for (wrong, named) in [("group: no-such-group", "no-such-group"), ("mode: rw-rw----", "rw-rw----")] {
-        let body = DOORS.replace("probes:", &format!("{wrong}, probes:"));
+    for (wrong, named) in [("socket_group: no-such-group", "no-such-group"), ("socket_mode: rw-rw----", "rw-rw----")] {
+        let body = DOORS.replace("probes_listen:", &format!("{wrong}, probes_listen:"));
         let config = scene.write("outrigger.yaml", configuration(&scene, &body)).display().to_string();
         let (code, stdout, stderr) = outrigger(&["run", "-c", &config, "--", "echo", "started"]);
         assert!(code == 1 && stdout.is_empty() && stderr.contains(named), "{code} {stdout} {stderr}");
@@ -237,7 +238,7 @@ fn the_socket_gets_its_mode_and_group() {
 #[test]
 fn pages_of_strangers_get_nothing_over_tcp() {
     let scene = doors();
-    let body = DOORS.replace("probes:", "hosts: [outrigger.example], probes:");
+    let body = DOORS.replace("probes_listen:", "allowed_hosts: [outrigger.example], probes_listen:");
     let running = Outrigger::start_and(&scene, &body, &["sleep", "300"], Wait::Started);
     let (admin, probes) = (running.admin.clone(), format!("127.0.0.1:{}", scene.value("probes")));
     let here = format!("Host: {admin}\r\n");
@@ -275,11 +276,14 @@ fn the_status_tells_of_the_app_and_of_the_sandbox() {
     let app = running.app();
     let status = running.ask("/status").json();
     assert_eq!(status["app"]["pid"], app, "{status}");
-    assert_eq!((&status["app"]["runs"], &status["app"]["restarts"]), (&true.into(), &0.into()), "{status}");
+    assert_eq!((&status["app"]["running"], &status["app"]["restarts"]), (&true.into(), &0.into()), "{status}");
     assert!(status["worker_generation"].is_u64() && status.get("sandbox").is_some(), "{status}");
     let socket = scene.text_path("run/admin.sock");
     let (code, shown, _) = outrigger(&["status", "--socket", &socket]);
-    assert!(code == 0 && shown.contains(&format!("app: runs, pid {app}\n")) && shown.contains("sandbox: "), "{shown}");
+    assert!(
+        code == 0 && shown.contains(&format!("app: running, pid {app}\n")) && shown.contains("sandbox: "),
+        "{shown}"
+    );
     for text in [status.to_string(), shown, running.ask("/").text(), running.ask("/config").text()] {
         assert!(!text.contains("hunter2secret"), "the environment is never shown: {text}");
     }
@@ -295,7 +299,7 @@ fn a_silent_client_on_the_socket_holds_up_nobody() {
     let socket = scene.path("run/admin.sock");
     let mut silent = UnixStream::connect(&socket).expect("the socket takes connections");
     silent.write_all(b"POST /stop HTTP/1.1\r\nHost: x\r\nContent-Le").expect("half a request");
-    let (code, _, stderr) = outrigger(&["exec-probe", "live", "--socket", &scene.text_path("run/admin.sock")]);
+    let (code, _, stderr) = outrigger(&["probe", "live", "--socket", &scene.text_path("run/admin.sock")]);
     assert_eq!(code, 0, "{stderr}");
     running.finish();
 }

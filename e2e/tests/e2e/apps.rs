@@ -287,33 +287,32 @@ impl App {
 /// Before each line, the apps that it is meant for.
 const CONFIGURATION: &str = r#"
 all      |app:
-all      |  stop: { drain: 1s, grace: 10s, deadline: 20s }
+all      |  stop: { drain_timeout: 1s, grace_period: 10s, timeout: 20s }
 listens  |  port: @port@
-companion|  end: { pid_file: "@pid_file@" }
+companion|  external: { pid_file: "@pid_file@" }
 all      |logs:
 all      |  sources:
-all      |    files: { file: { include: ["@log@"], start: beginning } }
+all      |    files: { file: { include: ["@log@"], read_from: beginning } }
 wrapped  |    app: { stdio: {} }
 all      |  sinks:
-all      |    file: { http: { endpoint: "http://@file@/lines", compression: zstd }, from: [files], batch: { max: 1MiB, wait: 200ms } }
-wrapped  |    out: { http: { endpoint: "http://@out@/lines", compression: gzip }, from: [app], batch: { max: 1MiB, wait: 200ms } }
+all      |    file: { http: { url: "http://@file@/lines", compression: zstd }, inputs: [files], batch: { max_bytes: 1MiB, max_age: 200ms } }
+wrapped  |    out: { http: { url: "http://@out@/lines", compression: gzip }, inputs: [app], batch: { max_bytes: 1MiB, max_age: 200ms } }
 all      |metrics:
 all      |  sources:
 all      |    self: { self: {} }
 wrapped  |    process: { process: {} }
 http     |    proxy: { proxy: {} }
-page     |    app: { scrape: { url: "http://127.0.0.1:@port@/metrics", every: 500ms } }
+page     |    app: { scrape: { url: "http://127.0.0.1:@port@/metrics", interval: 500ms } }
 all      |  sinks:
 all      |    page: { prometheus: { listen: "127.0.0.1:@page@" } }
 all      |sync:
 all      |  settings:
-all      |    from: { git: { url: "@repository@", ref: main, path: orders/ } }
-all      |    to: "@dir@/settings"
-all      |    every: 500ms
+all      |    store: { git: { url: "@repository@", ref: main, path: orders/, interval: 500ms } }
+all      |    publish: { symlink: { path: "@dir@/settings" } }
 all      |    notify: [ @notify@ ]
 http     |proxy:
 http     |  listeners:
-http     |    inbound: { listen: "127.0.0.1:@front@", direction: inbound, to: app }
+http     |    inbound: { listen: "127.0.0.1:@front@", direction: inbound, cluster: app }
 "#;
 
 fn whole_lines(text: &str) -> Vec<String> {
@@ -390,9 +389,7 @@ pub fn assert_received(what: &str, received: &[String], written: &[String], log:
 
 /// Both revisions are on the books, which are written just after the link has moved.
 pub fn assert_both_on_the_books(outrigger: &Outrigger) {
-    until(PATIENCE, "two revisions in the ledger", || {
-        ledger_row(&outrigger.admin, "source", "sync/settings")["delivered"] == 2
-    });
+    until(PATIENCE, "two revisions in the ledger", || ledger_row(&outrigger.admin, "sync.settings")["delivered"] == 2);
 }
 
 /// Wrap mode: both runs, and everything of the second at its receivers. `None` where something is not installed.

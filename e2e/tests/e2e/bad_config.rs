@@ -25,11 +25,11 @@ logs:
     copy: { file: { path: "/tmp/copy", paht: "/tmp" } }  # line 10: unknown key
 metrics:
   sources:
-    app: { scrape: { url: "http://127.0.0.1:1/metrics", every: soon } } # line 13: not a duration
+    app: { scrape: { url: "http://127.0.0.1:1/metrics", interval: soon } } # line 13: not a duration
 proxy:
   threads: many                                        # line 15: not a number
   listeners:
-    front: { listen: "127.0.0.1:1", direction: sideways, to: back } # line 17: not a direction
+    front: { listen: "127.0.0.1:1", direction: sideways, cluster: back } # line 17: not a direction
   clusters: { back: { endpoints: ["127.0.0.1:2"] } }
 "#;
 
@@ -146,7 +146,7 @@ fn an_address_in_use_is_a_start_error_that_names_the_holder() {
     let cases = [
         "admin: { listen: \"127.0.0.1:@taken@\" }",
         "metrics: { sources: { self: { self: {} } }, sinks: { page: { prometheus: { listen: \"127.0.0.1:@taken@\" } } } }",
-        "proxy: { listeners: { front: { listen: \"127.0.0.1:@taken@\", direction: outbound, to: back } }, clusters: { back: { endpoints: [\"127.0.0.1:1\"] } } }",
+        "proxy: { listeners: { front: { listen: \"127.0.0.1:@taken@\", direction: outbound, cluster: back } }, clusters: { back: { endpoints: [\"127.0.0.1:1\"] } } }",
     ];
     for body in cases {
         let scene = Scene::new();
@@ -174,19 +174,19 @@ fn an_unwritable_log_target_is_named_and_hurts_nobody() {
     scene.set("receiver", receiver.address());
     scene.write("in-the-way", "a file where a folder is wanted");
     let body = r#"
-app: { stop: { drain: 1s, grace: 2s, deadline: 8s } }
+app: { stop: { drain_timeout: 1s, grace_period: 2s, timeout: 8s } }
 logs:
   sources: { app: { stdio: {} } }
   sinks:
     broken: { file: { path: "@dir@/in-the-way/orders.log" } }
-    out:    { http: { endpoint: "http://@receiver@/lines", compression: none }, batch: { max: 1MiB, wait: 100ms } }
+    out:    { http: { url: "http://@receiver@/lines", compression: none }, batch: { max_bytes: 1MiB, max_age: 100ms } }
 "#;
     let command = ["sh", "-c", "i=0; while [ $i -lt 500 ]; do printf 'n=%06d\\n' $i; i=$((i+1)); done; exec sleep 60"];
     let outrigger = Outrigger::start_and(&scene, body, &command, Wait::Started);
     receiver.wait_for(500, PATIENCE);
     assert_counts_up(&receiver.numbers("n="), 500);
     until(PATIENCE, "the status names the path", || outrigger.ask("/status").text().contains("in-the-way/orders.log"));
-    let row = crate::harness::ledger_row(&outrigger.admin, "sink", "logs/broken");
+    let row = crate::harness::ledger_row(&outrigger.admin, "logs.sinks.broken");
     assert_eq!(row["delivered"], 0, "{row}");
     let exit = outrigger.finish();
     assert!(exit.took < 10 * SECOND, "{:?}", exit.took);
@@ -204,12 +204,12 @@ fn an_unwritable_state_directory_is_said_and_everything_runs() {
     scene.write("in-the-way", "a file where a folder is wanted");
     let sinks = r#"
 logs:
-  sources: { app: { stdio: {} }, files: { file: { include: ["@dir@/*.log"], start: beginning } } }
-  sinks: { out: { http: { endpoint: "http://@receiver@/lines", compression: none }, batch: { max: 1MiB, wait: 100ms } } }
+  sources: { app: { stdio: {} }, files: { file: { include: ["@dir@/*.log"], read_from: beginning } } }
+  sinks: { out: { http: { url: "http://@receiver@/lines", compression: none }, batch: { max_bytes: 1MiB, max_age: 100ms } } }
 "#;
     scene.write("app.log", "file n=000001\n");
     let command = ["sh", "-c", "echo stdio n=000002; exec sleep 60"];
-    let unwritable = format!("state: {{ dir: \"@dir@/in-the-way/state\", max: 64MiB }}\n{sinks}");
+    let unwritable = format!("state: {{ dir: \"@dir@/in-the-way/state\", max_bytes: 64MiB }}\n{sinks}");
     let outrigger = Outrigger::start(&scene, &unwritable, &command);
     receiver.wait_for(2, PATIENCE);
     let status = outrigger.ask("/status").text();

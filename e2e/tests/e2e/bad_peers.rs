@@ -14,16 +14,16 @@ const LINES: usize = 3000;
 
 /// Both kinds of source, whose lines have to survive whatever the receiver does.
 const BOTH: &str = r#"
-app: { stop: { drain: 1s, grace: 2s, deadline: 8s } }
+app: { stop: { drain_timeout: 1s, grace_period: 2s, timeout: 8s } }
 logs:
   sources:
     app:   { stdio: {} }
-    files: { file: { include: ["@dir@/in.log"], start: beginning } }
-  sinks: { main: { @sink@, batch: { max: 16KiB, wait: 100ms } } }
+    files: { file: { include: ["@dir@/in.log"], read_from: beginning } }
+  sinks: { main: { @sink@, batch: { max_bytes: 16KiB, max_age: 100ms } } }
 "#;
 
-const HTTP: &str = "http: { endpoint: \"http://@receiver@/lines\" }";
-const LOKI: &str = "loki: { endpoint: \"http://@receiver@\", labels: { service: orders } }";
+const HTTP: &str = "http: { url: \"http://@receiver@/lines\" }";
+const LOKI: &str = "loki: { url: \"http://@receiver@\", labels: { service: orders } }";
 
 /// Starts an app that writes all its lines at once, and its log file beside it.
 fn start(scene: &Scene, sink: &str, address: &str) -> Outrigger {
@@ -49,11 +49,11 @@ fn check_recovery(sink: &str, answer: Answer, refusals: usize, patience: Duratio
     let (scene, receiver) = (Scene::new(), LogReceiver::answering(answer));
     let outrigger = start(&scene, sink, &receiver.address());
     receiver.wait_for_refused(refusals, patience);
-    assert_eq!(dropped(&ledger_row(&outrigger.admin, "sink", "logs/main")), 0, "nothing is given up");
+    assert_eq!(dropped(&ledger_row(&outrigger.admin, "logs.sinks.main")), 0, "nothing is given up");
     receiver.answer(Answer::Accept);
     assert_nothing_lost(&receiver);
-    until(PATIENCE, "nothing is pending", || ledger_row(&outrigger.admin, "sink", "logs/main")["pending"] == 0);
-    let row = ledger_row(&outrigger.admin, "sink", "logs/main");
+    until(PATIENCE, "nothing is pending", || ledger_row(&outrigger.admin, "logs.sinks.main")["pending"] == 0);
+    let row = ledger_row(&outrigger.admin, "logs.sinks.main");
     assert_eq!((&row["delivered"], dropped(&row)), (&(2 * LINES).into(), 0), "{row}");
     outrigger.finish();
     assert_eq!(receiver.len(), 2 * LINES, "nothing came twice");
@@ -110,10 +110,8 @@ fn check_refusal(sink: &str) {
     let (scene, receiver) = (Scene::new(), LogReceiver::answering(Answer::Status(400)));
     let outrigger = start(&scene, sink, &receiver.address());
     let lost = u64::try_from(2 * LINES).expect("a small number");
-    until(2 * PATIENCE, "all lines are dropped", || {
-        dropped(&ledger_row(&outrigger.admin, "sink", "logs/main")) == lost
-    });
-    let row = ledger_row(&outrigger.admin, "sink", "logs/main");
+    until(2 * PATIENCE, "all lines are dropped", || dropped(&ledger_row(&outrigger.admin, "logs.sinks.main")) == lost);
+    let row = ledger_row(&outrigger.admin, "logs.sinks.main");
     let reasons = row["dropped"].as_object().expect("reasons");
     assert_eq!(reasons.len(), 1, "one named reason: {row}");
     assert!(reasons.keys().all(|reason| !reason.is_empty()));
@@ -150,12 +148,12 @@ fn delivery_goes_on_after_a_refused_batch() {
     scene.set("receiver", receiver.address());
     let body = r#"
 logs:
-  sources: { files: { file: { include: ["@dir@/in.log"], start: beginning } } }
-  sinks: { main: { http: { endpoint: "http://@receiver@/lines" }, batch: { max: 16KiB, wait: 100ms } } }
+  sources: { files: { file: { include: ["@dir@/in.log"], read_from: beginning } } }
+  sinks: { main: { http: { url: "http://@receiver@/lines" }, batch: { max_bytes: 16KiB, max_age: 100ms } } }
 "#;
     scene.write("in.log", "n=000099\n");
     let outrigger = Outrigger::start(&scene, body, &[]);
-    until(PATIENCE, "the first line is dropped", || dropped(&ledger_row(&outrigger.admin, "sink", "logs/main")) == 1);
+    until(PATIENCE, "the first line is dropped", || dropped(&ledger_row(&outrigger.admin, "logs.sinks.main")) == 1);
     receiver.answer(Answer::Accept);
     let mut file = std::fs::OpenOptions::new().append(true).open(scene.path("in.log")).expect("it is our file");
     file.write_all(b"n=000000\nn=000001\n").expect("the log can be written");

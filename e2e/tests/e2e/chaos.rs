@@ -17,27 +17,26 @@ use crate::harness::{
 
 /// All four jobs, busy: the app logs a line every two milliseconds, is scraped, configured and asked.
 const FOUR_JOBS: &str = r#"
-app: { port: @port@, stop: { drain: 2s, grace: 5s, deadline: 20s } }
+app: { port: @port@, stop: { drain_timeout: 2s, grace_period: 5s, timeout: 20s } }
 logs:
   sources:
     app:    { stdio: {} }
-    files:  { file: { include: ["@dir@/app.log"], start: beginning } }
+    files:  { file: { include: ["@dir@/app.log"], read_from: beginning } }
     access: { proxy: {} }
   sinks:
-    out:     { http: { endpoint: "http://@out@/lines", compression: gzip }, from: [app], batch: { max: 64KiB, wait: 100ms } }
-    file:    { loki: { endpoint: "http://@file@", labels: { service: shop } }, from: [files], batch: { max: 64KiB, wait: 100ms } }
-    records: { file: { path: "@dir@/access.log" }, from: [access] }
+    out:     { http: { url: "http://@out@/lines", compression: gzip }, inputs: [app], batch: { max_bytes: 64KiB, max_age: 100ms } }
+    file:    { loki: { url: "http://@file@", labels: { service: shop } }, inputs: [files], batch: { max_bytes: 64KiB, max_age: 100ms } }
+    records: { file: { path: "@dir@/access.log" }, inputs: [access] }
 metrics:
-  sources: { app: { scrape: { url: "http://127.0.0.1:@port@/metrics", every: 1s } }, process: { process: {} }, proxy: { proxy: {} } }
+  sources: { app: { scrape: { url: "http://127.0.0.1:@port@/metrics", interval: 1s } }, process: { process: {} }, proxy: { proxy: {} } }
   sinks: { page: { prometheus: { listen: "127.0.0.1:@page@" } } }
 sync:
   settings:
-    from: { git: { url: "@url@", ref: main, path: orders/ } }
-    to: "@dir@/settings"
-    every: 1s
+    store: { git: { url: "@url@", ref: main, path: orders/, interval: 1s } }
+    publish: { symlink: { path: "@dir@/settings" } }
     notify: [ { signal: SIGHUP } ]
 proxy:
-  listeners: { inbound: { listen: "127.0.0.1:@front@", direction: inbound, to: app } }
+  listeners: { inbound: { listen: "127.0.0.1:@front@", direction: inbound, cluster: app } }
 "#;
 
 /// How many batches a sink may have under way at once. A kill may repeat these and no others.

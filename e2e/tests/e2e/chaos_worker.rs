@@ -4,8 +4,8 @@
 
 use std::time::{Duration, Instant};
 
-use crate::harness::backdoor;
 use crate::harness::busy::{Busy, NO_GIT, descriptors};
+use crate::harness::faults;
 use crate::harness::load::Death;
 use crate::harness::outrigger::{binary, configuration};
 use crate::harness::process::{Signal, anonymous_kib, children, is_alive, send_signal};
@@ -36,7 +36,7 @@ enum Costs {
 fn strike(busy: &Busy, fault: &str, back: Duration) -> Death {
     let worker = busy.outrigger.worker();
     let from = Instant::now();
-    backdoor::ask(&busy.scene, fault);
+    faults::ask(&busy.scene, fault);
     recover(busy, fault, (worker, from), back)
 }
 
@@ -65,7 +65,7 @@ fn chaos(busy: Busy, fault: &str, back: Duration, costs: Costs) {
 /// One fault, in a worker of the binary that has them.
 macro_rules! with_fault {
     ($fault:literal, $back:ident, $costs:ident) => {
-        let binary = need!(backdoor::binary(), backdoor::NO_BACKDOOR);
+        let binary = need!(faults::binary(), faults::NO_FAULTS);
         chaos(need!(Busy::start(&binary), NO_GIT), $fault, $back, Costs::$costs);
     };
 }
@@ -110,7 +110,7 @@ fn a_panic_of_the_main_thread_costs_what_is_inside() {
 /// covers: attachment 2
 #[test]
 fn a_panic_of_one_of_two_threads_of_the_proxy_costs_what_is_inside() {
-    let binary = need!(backdoor::binary(), backdoor::NO_BACKDOOR);
+    let binary = need!(faults::binary(), faults::NO_FAULTS);
     chaos(need!(Busy::start_with(&binary, 2), NO_GIT), "panic proxy", BACK, Costs::WhatIsInside);
 }
 
@@ -140,7 +140,7 @@ fn a_hung_proxy_is_noticed_and_costs_what_is_inside() {
 /// covers: attachment 2
 #[test]
 fn one_hung_thread_of_two_of_the_proxy_is_noticed_and_costs_what_is_inside() {
-    let binary = need!(backdoor::binary(), backdoor::NO_BACKDOOR);
+    let binary = need!(faults::binary(), faults::NO_FAULTS);
     chaos(need!(Busy::start_with(&binary, 2), NO_GIT), "hang proxy", BACK_FROM_HANG, Costs::WhatIsInside);
 }
 
@@ -165,10 +165,10 @@ fn a_leak_over_the_limit_costs_nothing() {
 /// covers: attachment 2
 #[test]
 fn a_leak_that_is_quicker_than_the_looks_at_it_costs_what_is_inside() {
-    let binary = need!(backdoor::binary(), backdoor::NO_BACKDOOR);
+    let binary = need!(faults::binary(), faults::NO_FAULTS);
     let busy = need!(Busy::start(&binary), NO_GIT);
     let (worker, from) = (busy.outrigger.worker(), Instant::now());
-    backdoor::tell(&busy.scene, "leak 2000");
+    faults::tell(&busy.scene, "leak 2000");
     let death = recover(&busy, "a quick leak", (worker, from), BACK_FROM_HANG);
     let said = busy.outrigger.stderr.text();
     assert!(said.contains("memory allocation of"), "it fell by what the kernel refused: {said}");
@@ -203,7 +203,7 @@ fn every_fault_in_turn_in_one_life_of_the_app_costs_what_is_inside() {
         ("hang proxy", BACK_FROM_HANG, Costs::WhatIsInside),
         ("hang main", BACK_FROM_STOP, Costs::WhatIsInside),
     ];
-    let binary = need!(backdoor::binary(), backdoor::NO_BACKDOOR);
+    let binary = need!(faults::binary(), faults::NO_FAULTS);
     let busy = need!(Busy::start(&binary), NO_GIT);
     let mut deaths = Vec::new();
     for (fault, back, costs) in faults {
@@ -284,7 +284,7 @@ fn a_worker_that_is_killed_as_soon_as_it_is_there_comes_back_in_the_end() {
 #[test]
 fn a_worker_that_dies_after_the_file_became_wrong_is_followed_by_one_with_the_last_good_text() {
     let scene = Scene::new();
-    let body = "app: { stop: { drain: 1s, grace: 2s, deadline: 7s } }\nlogs: { sources: { app: { stdio: {} } }, sinks: { a: { blackhole: {} } } }\n";
+    let body = "app: { stop: { drain_timeout: 1s, grace_period: 2s, timeout: 7s } }\nlogs: { sources: { app: { stdio: {} } }, sinks: { a: { blackhole: {} } } }\n";
     let script = "trap 'exit 6' TERM; while :; do echo line; sleep 0.05; done";
     let outrigger = Outrigger::start(&scene, body, &["sh", "-c", script]);
     let (worker, app) = (outrigger.worker(), outrigger.app());
@@ -295,7 +295,7 @@ fn a_worker_that_dies_after_the_file_became_wrong_is_followed_by_one_with_the_la
     assert!(outrigger.ask("/config").text().contains("blackhole"), "the last good one serves");
     assert_eq!(outrigger.app(), app);
 
-    let (worker, good) = (outrigger.worker(), body.replace("drain: 1s", "drain: 2s"));
+    let (worker, good) = (outrigger.worker(), body.replace("drain_timeout: 1s", "drain_timeout: 2s"));
     scene.write("outrigger.yaml", configuration(&scene, &good));
     until(PATIENCE, "a file that was mended is served", || {
         outrigger.find_worker().is_some_and(|pid| pid != worker) && outrigger.ask_quietly("/config").contains("2s")
@@ -308,7 +308,7 @@ fn a_worker_that_dies_after_the_file_became_wrong_is_followed_by_one_with_the_la
 #[test]
 fn fifty_workers_later_the_supervisor_is_as_large_as_before() {
     let scene = Scene::new();
-    let body = "app: { stop: { drain: 1s, grace: 2s, deadline: 7s } }\nlogs: { sources: { app: { stdio: {} } }, sinks: { a: { blackhole: {} } } }\n";
+    let body = "app: { stop: { drain_timeout: 1s, grace_period: 2s, timeout: 7s } }\nlogs: { sources: { app: { stdio: {} } }, sinks: { a: { blackhole: {} } } }\n";
     let script = "trap 'exit 6' TERM; while :; do sleep 0.05; done";
     let outrigger = Outrigger::start(&scene, body, &["sh", "-c", script]);
     let app = outrigger.app();
@@ -341,24 +341,24 @@ const GROWTH_KIB: u64 = 100;
 /// covers: attachment 2
 #[test]
 fn an_app_that_crashes_while_there_is_no_worker_is_reported_all_the_same() {
-    let stop = "stop: { drain: 1s, grace: 1s, deadline: 3s }";
+    let stop = "stop: { drain_timeout: 1s, grace_period: 1s, timeout: 3s }";
     let scene = Scene::new();
     let outrigger = Outrigger::start(&scene, &format!("app: {{ {stop} }}\n"), &["sleep", "300"]);
     send_signal(outrigger.worker(), Signal::STOP);
     send_signal(outrigger.app(), Signal::SEGV);
     let exit = outrigger.wait(PATIENCE);
     assert_eq!(exit.code, 139);
-    assert!(exit.stderr.contains("the app has ended with code 139 (signal 11)"), "{}", exit.stderr);
+    assert!(exit.stderr.contains("app exited with code 139 (signal 11)"), "{}", exit.stderr);
 
     let scene = Scene::new();
-    let body = format!("app: {{ {stop}, restart: {{ when: on_failure, wait: 10ms }} }}\n");
+    let body = format!("app: {{ {stop}, restart: {{ policy: on_failure, backoff: 10ms }} }}\n");
     let outrigger = Outrigger::start(&scene, &body, &["sleep", "300"]);
     let (worker, app) = (outrigger.worker(), outrigger.app());
     send_signal(worker, Signal::KILL);
     send_signal(app, Signal::SEGV);
     until(PATIENCE, "the next worker tells of both", || {
         let boxes = scene.black_boxes();
-        ["worker", "app"].iter().all(|who| boxes.iter().any(|text| text["who"] == *who))
+        ["worker", "app"].iter().all(|who| boxes.iter().any(|text| text["process"] == *who))
     });
     until(PATIENCE, "the app runs again", || {
         children(outrigger.pid()).iter().any(|child| child.name == "sleep" && child.pid != app)

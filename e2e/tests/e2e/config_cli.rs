@@ -9,32 +9,32 @@ use crate::harness::{LogReceiver, Outrigger, PATIENCE, SECOND, Scene};
 
 /// Every name that the contract fixes for this step of the product, in one file.
 const WHOLE: &str = r#"
-app: { command: ["./orders"], port: 8080, stop: { signal: SIGTERM, drain: 5s, grace: 20s, deadline: 30s } }
-state: { dir: "@dir@/state", max: 256MiB }
+app: { command: ["./orders"], port: 8080, stop: { signal: SIGTERM, drain_timeout: 5s, grace_period: 20s, timeout: 30s } }
+state: { dir: "@dir@/state", max_bytes: 256MiB }
 limits: { memory: 64MiB }
 logs:
   sources:
     app:    { stdio: {} }
-    files:  { file: { include: ["@dir@/*.log"], exclude: ["@dir@/debug.log"], start: beginning } }
-    later:  { file: { include: ["@dir@/*.txt"], start: end } }
+    files:  { file: { include: ["@dir@/*.log"], exclude: ["@dir@/debug.log"], read_from: beginning } }
+    later:  { file: { include: ["@dir@/*.txt"], read_from: end } }
     access: { proxy: {} }
   stages: [ { parse: { json: {} } }, { set: { service: orders } } ]
   sinks:
-    a: { http: { endpoint: "http://127.0.0.1:9/lines", compression: gzip }, from: [app, files], required: true, buffer: { max: 8MiB, when_full: block }, batch: { max: 1MiB, wait: 1s } }
-    b: { loki: { endpoint: "http://127.0.0.1:3100", labels: { service: orders } } }
-    c: { file: { path: "@dir@/archive/orders.log" }, required: false, buffer: { max: 16MiB, when_full: drop_oldest } }
+    a: { http: { url: "http://127.0.0.1:9/lines", compression: gzip }, inputs: [app, files], required: true, buffer: { max_bytes: 8MiB, when_full: block }, batch: { max_bytes: 1MiB, max_age: 1s } }
+    b: { loki: { url: "http://127.0.0.1:3100", labels: { service: orders } } }
+    c: { file: { path: "@dir@/archive/orders.log" }, required: false, buffer: { max_bytes: 16MiB, when_full: drop_oldest } }
     d: { stdout: {} }
     e: { blackhole: {} }
 metrics:
-  sources: { app: { scrape: { url: "http://127.0.0.1:8080/metrics", every: 15s } }, process: { process: {} }, proxy: { proxy: {} }, self: { self: {} } }
+  sources: { app: { scrape: { url: "http://127.0.0.1:8080/metrics", interval: 15s } }, process: { process: {} }, proxy: { proxy: {} }, self: { self: {} } }
   sinks: { page: { prometheus: { listen: "127.0.0.1:9464" } }, central: { remote_write: { url: "http://127.0.0.1:9090/api/v1/write" } } }
 sync:
-  settings: { from: { git: { url: "file:///srv/config.git", ref: main, path: orders/ } }, to: "@dir@/settings", every: 10s, notify: [ { signal: SIGHUP }, { http: { url: "http://127.0.0.1:8080/-/reload" } } ] }
+  settings: { store: { git: { url: "file:///srv/config.git", ref: main, path: orders/, interval: 10s } }, publish: { symlink: { path: "@dir@/settings" } }, notify: [ { signal: SIGHUP }, { http: { url: "http://127.0.0.1:8080/-/reload" } } ] }
 proxy:
   threads: 1
-  listeners: { inbound: { listen: "127.0.0.1:8443", direction: inbound, to: app }, payments: { listen: "127.0.0.1:9001", direction: outbound, to: payments } }
+  listeners: { inbound: { listen: "127.0.0.1:8443", direction: inbound, cluster: app }, payments: { listen: "127.0.0.1:9001", direction: outbound, cluster: payments } }
   clusters: { payments: { endpoints: ["127.0.0.1:8080", "127.0.0.1:8081"], balance: { least_request: {} } } }
-admin: { listen: "127.0.0.1:9900", socket: "@dir@/run/admin.sock", probes: "127.0.0.1:9901" }
+admin: { listen: "127.0.0.1:9900", socket: "@dir@/run/admin.sock", probes_listen: "127.0.0.1:9901" }
 "#;
 
 fn validate(text: &str) -> (i32, String) {
@@ -75,7 +75,7 @@ fn placeholders_come_from_environment_defaults_and_files() {
 logs:
   sources: { app: { stdio: {} } }
   stages: [ { set: { first: "${E2E_FIRST}", second: "${E2E_NOT_SET:-from-the-default}", third: "${file:@dir@/name.txt}" } } ]
-  sinks: { out: { http: { endpoint: "http://@receiver@/lines", compression: none }, batch: { max: 1MiB, wait: 100ms } } }
+  sinks: { out: { http: { url: "http://@receiver@/lines", compression: none }, batch: { max_bytes: 1MiB, max_age: 100ms } } }
 "#;
     let command = ["sh", "-c", "echo hello; exec sleep 60"];
     let outrigger = Outrigger::start_with(&scene, body, &command, crate::harness::Wait::Ready, |command| {
@@ -98,9 +98,9 @@ logs:
 /// covers: foundation 3
 #[test]
 fn durations_and_sizes_need_their_units() {
-    let (code, stderr) = validate("app:\n  stop:\n    drain: 5 parsecs\nlimits:\n  memory: 64 elephants\n");
+    let (code, stderr) = validate("app:\n  stop:\n    drain_timeout: 5 parsecs\nlimits:\n  memory: 64 elephants\n");
     assert_eq!(code, 1);
-    for part in ["outrigger.yaml:3:12", "outrigger.yaml:5:11"] {
+    for part in ["outrigger.yaml:3:20", "outrigger.yaml:5:11"] {
         assert!(stderr.contains(part), "{part} in:\n{stderr}");
     }
 }
@@ -115,7 +115,7 @@ fn explain_prints_documentation_and_an_example() {
         ("logs.sources.proxy", "proxy"),
         ("logs.stages.parse", "json"),
         ("logs.stages.set", "set"),
-        ("logs.sinks.http", "endpoint"),
+        ("logs.sinks.http", "url"),
         ("logs.sinks.loki", "labels"),
         ("logs.sinks.file", "path"),
         ("logs.sinks.stdout", "stdout"),
@@ -126,7 +126,7 @@ fn explain_prints_documentation_and_an_example() {
         ("metrics.sources.self", "self"),
         ("metrics.sinks.prometheus", "listen"),
         ("metrics.sinks.remote_write", "url"),
-        ("sync.stores.git", "ref"),
+        ("sync.store.git", "ref"),
     ];
     for (kind, word) in kinds {
         let (code, stdout, stderr) = outrigger(&["explain", kind]);

@@ -95,7 +95,7 @@ fn a_zero_byte_in_what_the_app_gets_is_a_mistake_with_its_place() {
     let cases = [
         "app: { command: [\"./or\\0ders\"] }",
         "app: { command: [\"./orders\", \"--flag=\\0\"] }",
-        "app: { command: [\"./orders\"], directory: \"/srv\\0/orders\" }",
+        "app: { command: [\"./orders\"], working_directory: \"/srv\\0/orders\" }",
         "app: { command: [\"./orders\"], environment: { set: { MODE: \"a\\0b\" } } }",
         "app: { command: [\"./orders\"], environment: { set: { \"MO\\0DE\": prod } } }",
         "logs: { sources: { a: { file: { include: [\"/x\"] } } }, sinks: { b: { file: { path: \"/x\\0y\" } } } }",
@@ -137,20 +137,16 @@ fn a_secret_under_a_mistyped_key_is_masked_in_the_report() {
     let sink = |client: &str| {
         format!(
             "logs:\n  sources: {{ app: {{ stdio: {{}} }} }}\n  sinks:\n    out:\n      http:\n        \
-             endpoint: http://127.0.0.1:9/\n        client:\n{client}\n"
+             url: http://127.0.0.1:9/\n{client}\n"
         )
     };
     let at = |indent: usize, text: &str| format!("{}{text}", " ".repeat(indent));
-    let bearer =
-        |key: &str| sink(&[at(10, "auth:"), at(12, "bearer:"), at(14, &format!("{key}: {SECRET}"))].join("\n"));
+    let bearer = |key: &str| sink(&[at(8, "auth:"), at(10, "bearer:"), at(12, &format!("{key}: {SECRET}"))].join("\n"));
     let cases = [
         (bearer("tokn"), "tokn"),
-        (sink(&at(10, &format!("auth: {{ basic: {{ username: a, passwrd: {SECRET} }} }}"))), "passwrd"),
-        (
-            sink(&at(10, &format!("auth: {{ sigv4: {{ region: a, service: b, secret_acess_key: {SECRET} }} }}"))),
-            "acess",
-        ),
-        (sink(&at(10, &format!("haeders: {{ X-Key: {SECRET} }}"))), "haeders"),
+        (sink(&at(8, &format!("auth: {{ basic: {{ username: a, passwrd: {SECRET} }} }}"))), "passwrd"),
+        (sink(&at(8, &format!("auth: {{ sigv4: {{ region: a, service: b, secret_acess_key: {SECRET} }} }}"))), "acess"),
+        (sink(&at(8, &format!("haeders: {{ X-Key: {SECRET} }}"))), "haeders"),
         (format!("app: {{ environment: {{ sett: {{ DB_PASSWORD: {SECRET} }} }} }}"), "sett"),
         (format!("app:\n  environment:\n    DB_PASSWORD: {SECRET}\n"), "DB_PASSWORD"),
         (format!("app: {{ environment: {{ set: {{ DB_PASSWORD: [{SECRET}] }} }} }}"), "DB_PASSWORD"),
@@ -247,16 +243,16 @@ fn a_missing_interpreter_of_a_script_along_path_is_named() {
 /// covers: faults 2
 #[test]
 fn mistakes_of_form_and_of_meaning_come_in_one_report() {
-    let both = "app:\n  prot: 8080\nproxy:\n  listeners:\n    a: { listen: \"127.0.0.1:18001\", direction: outbound, to: b }\n";
+    let both = "app:\n  prot: 8080\nproxy:\n  listeners:\n    a: { listen: \"127.0.0.1:18001\", direction: outbound, cluster: b }\n";
     is_refused(both, &["outrigger.yaml:2:3", "`prot`", "outrigger.yaml:5:", "`b`"]);
-    let stop = "app: { stop: { drain: 20s, grace: 20s, deadline: 30s } }\n";
-    let logs = "logs:\n  sources: { a: { file: { include: [\"/x\"], strat: end } } }\n  sinks: { b: { blackhole: {}, from: [nope] } }\n";
+    let stop = "app: { stop: { drain_timeout: 20s, grace_period: 20s, timeout: 30s } }\n";
+    let logs = "logs:\n  sources: { a: { file: { include: [\"/x\"], strat: end } } }\n  sinks: { b: { blackhole: {}, inputs: [nope] } }\n";
     is_refused(&format!("{stop}{logs}"), &["outrigger.yaml:1:", "`strat`", "`nope`", "outrigger.yaml:4:"]);
     let app = "app: { port: 18001, signals: { rewrite: { SIGKILL: SIGTERM } }, prot: 1 }\n";
     let admin = "admin: { listen: \"127.0.0.1:18001\", token: \"\" }\nlimits: { memory: 1MiB }\n";
-    is_refused(&format!("{app}{admin}"), &["`prot`", "SIGKILL", "`token`", "limits", "18001", "5 mistakes found"]);
+    is_refused(&format!("{app}{admin}"), &["`prot`", "SIGKILL", "`token`", "limits", "18001", "5 errors found"]);
     let two = "app: { signals: { rewrite: { SIGKILL: SIGTERM } } }\nadmin: { listen: \"127.0.0.1:18001\", probes: \"127.0.0.1:18001\" }\n";
-    is_refused(two, &["SIGKILL", "18001", "2 mistakes found"]);
+    is_refused(two, &["SIGKILL", "18001", "2 errors found"]);
 }
 
 /// Each address can be listened on once; the second holder would be our own worker, and the report would blame it.
@@ -266,10 +262,10 @@ fn one_address_for_two_listeners_is_refused() {
     let admin = "admin: { listen: \"127.0.0.1:18001\" }\n";
     let page = |name: &str| format!("{name}: {{ prometheus: {{ listen: \"127.0.0.1:18001\" }} }}");
     let metrics = |sinks: &str| format!("metrics: {{ sources: {{ self: {{ self: {{}} }} }}, sinks: {{ {sinks} }} }}\n");
-    let proxy = "proxy: { listeners: { a: { listen: \"@at@\", direction: outbound, to: b } }, clusters: { b: { endpoints: [\"127.0.0.1:9\"] } } }\n";
+    let proxy = "proxy: { listeners: { a: { listen: \"@at@\", direction: outbound, cluster: b } }, clusters: { b: { endpoints: [\"127.0.0.1:9\"] } } }\n";
     let cases = [
-        "admin: { listen: \"127.0.0.1:18001\", probes: \"127.0.0.1:18001\" }\n".to_owned(),
-        "admin: { listen: \"127.0.0.1:18001\", probes: \"0.0.0.0:18001\" }\n".to_owned(),
+        "admin: { listen: \"127.0.0.1:18001\", probes_listen: \"127.0.0.1:18001\" }\n".to_owned(),
+        "admin: { listen: \"127.0.0.1:18001\", probes_listen: \"0.0.0.0:18001\" }\n".to_owned(),
         format!("{admin}{}", metrics(&page("page"))),
         metrics(&format!("{}, {}", page("page"), page("other"))),
         format!("{admin}{}", proxy.replace("@at@", "127.0.0.1:18001")),
@@ -278,7 +274,7 @@ fn one_address_for_two_listeners_is_refused() {
     for text in cases {
         is_refused(&text, &["18001", "outrigger.yaml:"]);
     }
-    let apart = "admin: { listen: \"127.0.0.1:18001\", probes: \"127.0.0.2:18001\" }\n";
+    let apart = "admin: { listen: \"127.0.0.1:18001\", probes_listen: \"127.0.0.2:18001\" }\n";
     assert_eq!(validate(apart).0, 0, "two addresses with one port are two");
 }
 
@@ -287,7 +283,9 @@ fn one_address_for_two_listeners_is_refused() {
 #[test]
 fn a_listener_on_the_apps_own_port_is_refused() {
     let listener = |at: &str, to: &str| {
-        format!("proxy: {{ listeners: {{ a: {{ listen: \"{at}\", direction: inbound, to: {to} }} }}, @clusters@ }}\n")
+        format!(
+            "proxy: {{ listeners: {{ a: {{ listen: \"{at}\", direction: inbound, cluster: {to} }} }}, @clusters@ }}\n"
+        )
     };
     let app = "app: { port: 18001 }\n";
     let itself = "clusters: { b: { endpoints: [\"127.0.0.1:18001\"] } }";

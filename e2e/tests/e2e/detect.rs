@@ -240,7 +240,7 @@ http.createServer((request, response) => response.end("hello\n")).listen(Number(
     let port = scene.port("port").to_string();
     let script = scene.write("orders.js", APP).display().to_string();
     let log = scene.text_path("orders.log");
-    let proposal = Proposal::of(&scene, &["--for", "10s", "--", &node, &script, &log, &port]);
+    let proposal = Proposal::of(&scene, &["--timeout", "10s", "--", &node, &script, &log, &port]);
     proposal.assert_has(&format!("port: {port}"));
     proposal.assert_has("app: { stdio: {}, stages: [ { parse: { json: {} } } ] }");
     let file = format!("json-files: {{ file: {{ include: [\"{log}\"] }}, stages: [ {{ parse: {{ json: {{}} }} }} ] }}");
@@ -354,18 +354,18 @@ fn init_writes_a_valid_file_and_replaces_nothing_unasked() {
         let line = format!("cd '{place}' && exec '{program}' init {arguments}");
         run_to_end(&["sh", "-c", &line], PATIENCE)
     };
-    let (code, stdout, stderr) = init("--for 1s -- sh -c 'echo hello; exec sleep 60'");
+    let (code, stdout, stderr) = init("--timeout 1s -- sh -c 'echo hello; exec sleep 60'");
     assert_eq!((code, stdout.as_str()), (0, ""), "{stderr}");
     let written = std::fs::read_to_string(scene.path("outrigger.yaml")).expect("the default name");
     assert!(written.contains("command: [\"sh\", \"-c\", \"echo hello; exec sleep 60\"]"), "{written}");
     assert_valid(&scene, &written);
     scene.write("outrigger.yaml", "mine");
-    let (code, _, stderr) = init("--for 1s -- touch started");
+    let (code, _, stderr) = init("--timeout 1s -- touch started");
     assert_eq!(code, 1);
     assert!(stderr.contains("outrigger.yaml is there already") && stderr.contains("--force"), "{stderr}");
     assert!(!scene.path("started").exists(), "nothing was started for it");
     assert_eq!(std::fs::read_to_string(scene.path("outrigger.yaml")).expect("it is there"), "mine");
-    let (code, _, stderr) = init("--force --for 1s -- true");
+    let (code, _, stderr) = init("--force --timeout 1s -- true");
     assert_eq!(code, 0, "{stderr}");
     assert!(
         std::fs::read_to_string(scene.path("outrigger.yaml")).expect("it is there").contains("command: [\"true\"]")
@@ -388,7 +388,7 @@ fn commands_that_fail_and_arguments_that_are_secret() {
     let scene = Scene::new();
     scene.port("port");
     let url = format!("http://me:{SECRET}@127.0.0.1:1/");
-    let proposal = Proposal::of(&scene, &["--for", "1s", "--", "true", "--api-token", SECRET, &url, "${HOME}"]);
+    let proposal = Proposal::of(&scene, &["--timeout", "1s", "--", "true", "--api-token", SECRET, &url, "${HOME}"]);
     proposal.assert_has(
         "command: [\"true\", \"--api-token\", \"${API_TOKEN:-unset}\", \"${ARGUMENT_4:-unset}\", \"$${HOME}\"]",
     );
@@ -404,7 +404,7 @@ fn nothing_of_a_command_is_left_running() {
     scene.write("stubborn.sh", "trap '' TERM\necho $$ > \"$1\"\nwhile :; do sleep 0.1; done\n");
     let line = "setsid sh stubborn.sh away & sh stubborn.sh here & exec sh stubborn.sh root";
     let mut command = Command::new(binary());
-    command.args(["detect", "--for", "1s", "--", "sh", "-c", line]).current_dir(scene.path("."));
+    command.args(["detect", "--timeout", "1s", "--", "sh", "-c", line]).current_dir(scene.path("."));
     let mut running = Running::spawn(command);
     assert_eq!(running.wait(PATIENCE), 0, "{}", running.stderr.text());
     for name in ["away", "here", "root"] {
@@ -421,7 +421,7 @@ fn an_interrupt_stops_the_app_too() {
     let scene = Scene::new();
     let mut command = Command::new(binary());
     let line = "echo $$ > pid; exec sleep 60";
-    command.args(["detect", "--for", "30s", "--", "sh", "-c", line]).current_dir(scene.path("."));
+    command.args(["detect", "--timeout", "30s", "--", "sh", "-c", line]).current_dir(scene.path("."));
     let mut running = Running::spawn(command);
     let mut app = None;
     until(PATIENCE, "the app's id", || {

@@ -9,10 +9,10 @@ use std::time::Duration;
 use crate::harness::{Answer, LogReceiver, Outrigger, PATIENCE, Scene, assert_counts_up, ledger_row, until};
 
 const FILES: &str = r#"
-app: { stop: { drain: 1s, grace: 2s, deadline: 6s } }
+app: { stop: { drain_timeout: 1s, grace_period: 2s, timeout: 6s } }
 logs:
-  sources: { files: { file: { include: ["@dir@/logs/*.log"], start: beginning } } }
-  sinks: { main: { http: { endpoint: "http://@receiver@/lines", compression: gzip }, batch: { max: 64KiB, wait: 100ms } } }
+  sources: { files: { file: { include: ["@dir@/logs/*.log"], read_from: beginning } } }
+  sinks: { main: { http: { url: "http://@receiver@/lines", compression: gzip }, batch: { max_bytes: 64KiB, max_age: 100ms } } }
 "#;
 
 fn scene_for(receiver: &LogReceiver) -> Scene {
@@ -30,7 +30,7 @@ fn append(path: &Path, numbers: std::ops::Range<usize>) {
 
 /// The sink has delivered everything, so that its checkpoint stands at the end.
 fn wait_until_settled(outrigger: &Outrigger) {
-    until(PATIENCE, "nothing is pending", || ledger_row(&outrigger.admin, "sink", "logs/main")["pending"] == 0);
+    until(PATIENCE, "nothing is pending", || ledger_row(&outrigger.admin, "logs.sinks.main")["pending"] == 0);
 }
 
 /// Twelve rotations by rename while lines are written as fast as they can be: complete, and none twice.
@@ -148,8 +148,8 @@ fn start_and_exclude_choose_what_is_read() {
     let scene = scene_for(&receiver);
     let body = r#"
 logs:
-  sources: { files: { file: { include: ["@dir@/logs/*.log"], exclude: ["@dir@/logs/debug*.log"], start: end } } }
-  sinks: { main: { http: { endpoint: "http://@receiver@/lines" }, batch: { max: 64KiB, wait: 100ms } } }
+  sources: { files: { file: { include: ["@dir@/logs/*.log"], exclude: ["@dir@/logs/debug*.log"], read_from: end } } }
+  sinks: { main: { http: { url: "http://@receiver@/lines" }, batch: { max_bytes: 64KiB, max_age: 100ms } } }
 "#;
     append(&scene.path("logs/old.log"), 900_000..900_100);
     append(&scene.path("logs/debug.log"), 800_000..800_100);

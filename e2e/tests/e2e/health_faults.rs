@@ -12,7 +12,7 @@ use std::time::SystemTime;
 
 use serde_json::Value;
 
-use crate::harness::backdoor;
+use crate::harness::faults;
 use crate::harness::git::Repository;
 use crate::harness::outrigger::outrigger as command;
 use crate::harness::process::Signal;
@@ -39,9 +39,9 @@ metrics:
   sources: { process: { process: {} }, self: { self: {} } }
   sinks: { page: { prometheus: { listen: "127.0.0.1:@page@" } } }
 sync:
-  settings: { from: { git: { url: "file://@dir@/git/config.git", ref: main, path: orders/ } }, to: "@dir@/settings", every: 1s }
+  settings: { store: { git: { url: "file://@dir@/git/config.git", ref: main, path: orders/, interval: 1s } }, publish: { symlink: { path: "@dir@/settings" } } }
 proxy:
-  listeners: { front: { listen: "127.0.0.1:@front@", direction: outbound, to: back } }
+  listeners: { front: { listen: "127.0.0.1:@front@", direction: outbound, cluster: back } }
   clusters: { back: { endpoints: ["127.0.0.1:@back@"] } }
 "#;
     let began = SystemTime::now();
@@ -72,10 +72,10 @@ proxy:
 }
 
 const ONE_SINK: &str = r#"
-app: { stop: { drain: 1s, grace: 2s, deadline: 6s } }
+app: { stop: { drain_timeout: 1s, grace_period: 2s, timeout: 6s } }
 logs:
   sources: { app: { stdio: {} } }
-  sinks: { main: { @sink@, batch: { max: 1MiB, wait: 50ms } }, none: { blackhole: {} } }
+  sinks: { main: { @sink@, batch: { max_bytes: 1MiB, max_age: 50ms } }, none: { blackhole: {} } }
 "#;
 
 /// An app that writes a line every 50 ms.
@@ -114,13 +114,13 @@ fn check_receiver(sink: &str, kind: &str) {
 /// covers: faults 7
 #[test]
 fn a_receiver_that_refuses_degrades_its_http_sink_until_it_accepts() {
-    check_receiver("http: { endpoint: \"http://@receiver@/lines\" }", "http");
+    check_receiver("http: { url: \"http://@receiver@/lines\" }", "http");
 }
 
 /// covers: faults 7
 #[test]
 fn a_receiver_that_refuses_degrades_its_loki_sink_until_it_accepts() {
-    check_receiver("loki: { endpoint: \"http://@receiver@\", labels: { service: orders } }", "loki");
+    check_receiver("loki: { url: \"http://@receiver@\", labels: { service: orders } }", "loki");
 }
 
 /// Records that are refused for good are dropped, and that is a fault as long as the last ones were.
@@ -129,7 +129,7 @@ fn a_receiver_that_refuses_degrades_its_loki_sink_until_it_accepts() {
 fn records_that_are_refused_for_good_degrade_the_sink() {
     let (scene, receiver) = (Scene::new(), LogReceiver::answering(Answer::Status(400)));
     scene.set("receiver", receiver.address());
-    let body = ONE_SINK.replace("@sink@", "http: { endpoint: \"http://@receiver@/lines\" }");
+    let body = ONE_SINK.replace("@sink@", "http: { url: \"http://@receiver@/lines\" }");
     let outrigger = Outrigger::start(&scene, &body, &["sh", "-c", WRITES]);
     await_health(&outrigger, "logs.sinks.main", "degraded", "400");
     receiver.answer(Answer::Accept);
@@ -145,7 +145,7 @@ fn a_sink_without_a_receiver_or_a_folder_is_degraded_from_its_first_try() {
     scene.set("nobody", free_port());
     scene.write("in-the-way", "a file where a folder is wanted");
     let cases = [
-        ("http: { endpoint: \"http://127.0.0.1:@nobody@/lines\" }", scene.fill("127.0.0.1:@nobody@")),
+        ("http: { url: \"http://127.0.0.1:@nobody@/lines\" }", scene.fill("127.0.0.1:@nobody@")),
         ("file: { path: \"@dir@/in-the-way/orders.log\" }", scene.text_path("in-the-way/orders.log")),
     ];
     for (sink, named) in cases {
@@ -172,7 +172,7 @@ fn a_file_source_that_cannot_list_or_read_is_degraded_until_it_can() {
         lock(&path, 0o000);
         let body = r#"
 logs:
-  sources: { files: { file: { include: ["@dir@/logs/*.log"], scan: 100ms } } }
+  sources: { files: { file: { include: ["@dir@/logs/*.log"], scan_interval: 100ms } } }
   sinks: { copy: { file: { path: "@dir@/out/copy.log" } } }
 "#;
         let began = SystemTime::now();
@@ -209,7 +209,7 @@ fn a_scrape_and_a_remote_write_that_fail_are_degraded_until_they_succeed() {
     scene.set("receiver", servers[1].address());
     let body = r#"
 metrics:
-  sources: { app: { scrape: { url: "http://@page@/metrics", every: 200ms } } }
+  sources: { app: { scrape: { url: "http://@page@/metrics", interval: 200ms } } }
   sinks: { central: { remote_write: { url: "http://@receiver@/api/v1/write" } } }
 "#;
     let began = SystemTime::now();
@@ -243,18 +243,18 @@ fn a_table_that_is_full_is_degraded_with_its_limit() {
     scene.set("receiver", dead.address());
     (0..6).for_each(|number| drop(scene.write(&format!("in/{number}.log"), "line\n".repeat(20_000))));
     let body = r#"
-app: { stop: { drain: 1s, grace: 2s, deadline: 6s } }
+app: { stop: { drain_timeout: 1s, grace_period: 2s, timeout: 6s } }
 logs:
-  sources: { files: { file: { include: ["@dir@/in/*.log"], files_max: 2, scan: 100ms } } }
-  sinks: { main: { http: { endpoint: "http://@receiver@/" }, buffer: { max: 64KiB }, batch: { max: 16KiB } } }
+  sources: { files: { file: { include: ["@dir@/in/*.log"], max_files: 2, scan_interval: 100ms } } }
+  sinks: { main: { http: { url: "http://@receiver@/" }, buffer: { max_bytes: 64KiB }, batch: { max_bytes: 16KiB } } }
 metrics:
-  sources: { app: { scrape: { url: "http://@page@/metrics", every: 200ms, series_max: 5 } } }
+  sources: { app: { scrape: { url: "http://@page@/metrics", interval: 200ms, max_series: 5 } } }
   sinks: { page: { prometheus: { listen: "127.0.0.1:@listen@" } } }
 "#;
     scene.port("listen");
     let outrigger = Outrigger::start(&scene, body, &[]);
-    await_health(&outrigger, "metrics.sources.app", "degraded", "series_max = 5");
-    await_health(&outrigger, "logs.sources.files", "degraded", "files_max = 2");
+    await_health(&outrigger, "metrics.sources.app", "degraded", "max_series = 5");
+    await_health(&outrigger, "logs.sources.files", "degraded", "max_files = 2");
     outrigger.terminate(PATIENCE);
 }
 
@@ -262,7 +262,7 @@ metrics:
 /// covers: faults 7
 #[test]
 fn a_scrape_that_is_left_out_is_degraded() {
-    let binary = need!(backdoor::binary(), backdoor::NO_BACKDOOR);
+    let binary = need!(faults::binary(), faults::NO_FAULTS);
     let scene = Scene::new();
     let page = answering(&Arc::new(AtomicU16::new(200)));
     scene.set("page", page.address());
@@ -270,15 +270,16 @@ fn a_scrape_that_is_left_out_is_degraded() {
     let body = r#"
 limits: { memory: 64MiB }
 metrics:
-  sources: { app: { scrape: { url: "http://@page@/metrics", every: 200ms } } }
+  sources: { app: { scrape: { url: "http://@page@/metrics", interval: 200ms } } }
   sinks: { page: { prometheus: { listen: "127.0.0.1:@listen@" } } }
 "#;
     let outrigger = Outrigger::start_binary(&binary, &scene, "outrigger.yaml", body, &[], Wait::Ready, |_| {});
     await_health(&outrigger, "metrics.sources.app", "ok", "");
     let (worker, began) = (outrigger.worker(), SystemTime::now());
     // Above three quarters of the limit, and below all of it.
-    backdoor::ask(&scene, "leak 47");
-    await_health(&outrigger, "metrics.sources.app", "degraded", "left out").assert_began_since(began);
+    faults::ask(&scene, "leak 47");
+    await_health(&outrigger, "metrics.sources.app", "degraded", "skipped under memory pressure")
+        .assert_began_since(began);
     assert_eq!(outrigger.worker(), worker, "nobody is replaced for it");
     outrigger.finish();
 }
@@ -288,8 +289,8 @@ metrics:
 fn a_store_that_is_gone_degrades_its_entry_until_it_is_back() {
     let scene = Scene::new();
     let _repository = need!(Repository::create(&scene), "git is not installed");
-    let body = "sync:\n  settings: { from: { git: { url: \"file://@dir@/git/config.git\", ref: main, path: orders/ } }, \
-                to: \"@dir@/settings\", every: 200ms }\n";
+    let body = "sync:\n  settings: { store: { git: { url: \"file://@dir@/git/config.git\", ref: main, path: orders/, interval: 200ms } }, \
+                publish: { symlink: { path: \"@dir@/settings\" } } }\n";
     let outrigger = Outrigger::start(&scene, body, &[]);
     await_health(&outrigger, "sync.settings*", "ok", "");
     let (here, away) = (scene.path("git/config.git"), scene.path("git/away.git"));
@@ -315,7 +316,7 @@ fn a_state_directory_that_cannot_be_written_is_degraded_with_its_path() {
     let folders = [Some("in-the-way/state"), (!as_root).then_some("locked/state"), Some("in-the-way")];
     for folder in folders.into_iter().flatten() {
         let began = SystemTime::now();
-        let body = format!("state: {{ dir: \"@dir@/{folder}\", max: 64MiB }}\n");
+        let body = format!("state: {{ dir: \"@dir@/{folder}\", max_bytes: 64MiB }}\n");
         let outrigger = Outrigger::start(&scene, &body, &["sleep", "300"]);
         let found = await_health(&outrigger, "state*", "degraded", &scene.text_path(folder));
         found.assert_began_since(began);
@@ -342,11 +343,11 @@ fn a_scrape_before_the_app_was_ready_is_no_fault() {
     let page = answering(&Arc::new(AtomicU16::new(503)));
     scene.set("page", page.address());
     let body = r#"
-app: { port: @port@, stop: { drain: 1s, grace: 2s, deadline: 6s } }
+app: { port: @port@, stop: { drain_timeout: 1s, grace_period: 2s, timeout: 6s } }
 metrics:
   sources:
-    app:   { scrape: { url: "http://127.0.0.1:@port@/metrics", every: 200ms } }
-    extra: { scrape: { url: "http://@page@/metrics", every: 200ms } }
+    app:   { scrape: { url: "http://127.0.0.1:@port@/metrics", interval: 200ms } }
+    extra: { scrape: { url: "http://@page@/metrics", interval: 200ms } }
   sinks: { page: { prometheus: { listen: "127.0.0.1:@listen@" } } }
 "#;
     scene.port("listen");
@@ -370,7 +371,7 @@ metrics:
 #[track_caller]
 fn last_words(stderr: &str) -> Vec<Value> {
     let lines = own_log(stderr);
-    let end = lines.iter().rposition(|line| line["message"] == "the app has ended" || line["message"] == "stopping");
+    let end = lines.iter().rposition(|line| line["message"] == "app exited" || line["message"] == "stopping");
     let end = end.unwrap_or_else(|| panic!("the stop is in the log: {stderr}"));
     lines[end + 1..].to_vec()
 }
@@ -380,17 +381,19 @@ fn stop_beside_dead_receivers(state: &str) -> String {
     let (scene, dead) = (Scene::new(), LogReceiver::answering(Answer::Status(503)));
     scene.set("receiver", dead.address());
     let body = format!(
-        "{state}\napp: {{ stop: {{ drain: 1s, grace: 1s, deadline: 4s }} }}\nlogs:\n  \
+        "{state}\napp: {{ stop: {{ drain_timeout: 1s, grace_period: 1s, timeout: 4s }} }}\nlogs:\n  \
          sources: {{ app: {{ stdio: {{}} }}, files: {{ file: {{ include: [\"@dir@/in.log\"] }} }} }}\n  sinks:\n    \
-         alpha: {{ http: {{ endpoint: \"http://@receiver@/a\" }}, from: [app], batch: {{ max: 1MiB, wait: 50ms }} }}\n    \
-         beta:  {{ http: {{ endpoint: \"http://@receiver@/b\" }}, from: [files], batch: {{ max: 1MiB, wait: 50ms }} }}\n    \
+         alpha: {{ http: {{ url: \"http://@receiver@/a\" }}, inputs: [app], batch: {{ max_bytes: 1MiB, max_age: 50ms }} }}\n    \
+         beta:  {{ http: {{ url: \"http://@receiver@/b\" }}, inputs: [files], batch: {{ max_bytes: 1MiB, max_age: 50ms }} }}\n    \
          gamma: {{ blackhole: {{}} }}\n"
     );
     scene.write("in.log", "file\n".repeat(5));
     let script = "i=0; while [ $i -lt 37 ]; do echo line; i=$((i+1)); done; exec sleep 300";
     let outrigger = Outrigger::start_and(&scene, &body, &["sh", "-c", script], Wait::Started);
-    let pending = |sink: &str| ledger_row(&outrigger.admin, "sink", sink)["pending"].clone();
-    until(PATIENCE, "all lines wait", || (pending("logs/alpha"), pending("logs/beta")) == (37.into(), 5.into()));
+    let pending = |sink: &str| ledger_row(&outrigger.admin, sink)["pending"].clone();
+    until(PATIENCE, "all lines wait", || {
+        (pending("logs.sinks.alpha"), pending("logs.sinks.beta")) == (37.into(), 5.into())
+    });
     dead.wait_for_refused(2, PATIENCE);
     let exit = outrigger.terminate(PATIENCE);
     assert_eq!(exit.code, 143, "the app's own: {}", exit.stderr);
@@ -438,13 +441,13 @@ fn a_stop_beside_a_dead_remote_write_counts_its_samples() {
     scene.set("page", servers[0].address());
     scene.set("receiver", servers[1].address());
     let body = r#"
-app: { stop: { drain: 1s, grace: 1s, deadline: 4s } }
+app: { stop: { drain_timeout: 1s, grace_period: 1s, timeout: 4s } }
 metrics:
-  sources: { app: { scrape: { url: "http://@page@/metrics", every: 200ms } } }
+  sources: { app: { scrape: { url: "http://@page@/metrics", interval: 200ms } } }
   sinks: { central: { remote_write: { url: "http://@receiver@/api/v1/write" } } }
 "#;
     let outrigger = Outrigger::start(&scene, body, &["sleep", "300"]);
-    let pending = || ledger_row(&outrigger.admin, "sink", "metrics/central")["pending"].as_u64();
+    let pending = || ledger_row(&outrigger.admin, "metrics.sinks.central")["pending"].as_u64();
     until(PATIENCE, "samples wait", || pending() >= Some(5));
     let exit = outrigger.terminate(PATIENCE);
     let words = last_words(&exit.stderr);
@@ -456,7 +459,7 @@ metrics:
 /// covers: faults 7
 #[test]
 fn a_stop_without_a_state_directory_ends_with_the_counts_of_what_is_lost() {
-    let stderr = stop_beside_dead_receivers("state: { dir: /proc/nowhere, max: 64MiB }");
+    let stderr = stop_beside_dead_receivers("state: { dir: /proc/nowhere, max_bytes: 64MiB }");
     let line = one_line_counts(&stderr, &[("alpha", "37")]);
     assert_eq!(line["level"], "ERROR", "data was lost: {line}");
 }
@@ -474,13 +477,13 @@ fn is_odd_duration(text: &str) -> bool {
 fn the_log_of_a_stop_has_numbers_as_a_person_writes_them() {
     for (ask, expected) in [(None, "6s"), (Some("2500ms"), "2.5s")] {
         let scene = Scene::new();
-        let body = "app: { stop: { drain: 1s, grace: 1s, deadline: 6s } }";
+        let body = "app: { stop: { drain_timeout: 1s, grace_period: 1s, timeout: 6s } }";
         let outrigger = Outrigger::start(&scene, body, &["sleep", "300"]);
         match ask {
             None => outrigger.signal(Signal::TERM),
             Some(time) => {
                 let socket = scene.text_path("run/admin.sock");
-                let (code, _, stderr) = command(&["stop", "--within", time, "--socket", &socket]);
+                let (code, _, stderr) = command(&["stop", "--timeout", time, "--socket", &socket]);
                 assert_eq!(code, 0, "{stderr}");
             }
         }

@@ -28,10 +28,10 @@ fn odd_name(directory: &Path, end: &str) -> std::path::PathBuf {
 }
 
 const LOGS: &str = r#"
-app: { stop: { drain: 1s, grace: 2s, deadline: 8s } }
+app: { stop: { drain_timeout: 1s, grace_period: 2s, timeout: 8s } }
 logs:
-  sources: { files: { file: { include: ["@dir@/in/*.log"], poll: 50ms, scan: 20ms } } }
-  sinks: { main: { http: { endpoint: "http://@receiver@/lines" }, batch: { max: 64KiB, wait: 50ms } } }
+  sources: { files: { file: { include: ["@dir@/in/*.log"], poll_interval: 50ms, scan_interval: 20ms } } }
+  sinks: { main: { http: { url: "http://@receiver@/lines" }, batch: { max_bytes: 64KiB, max_age: 50ms } } }
 "#;
 
 /// Among files that match, whatever they are, the good ones are read; so are those that come later, and one whose name
@@ -123,17 +123,16 @@ fn changing_log_files_hold_nobody_up() {
 
 /// Something of each job that uses the state directory.
 const STATE: &str = r#"
-app: { stop: { drain: 1s, grace: 2s, deadline: 6s } }
+app: { stop: { drain_timeout: 1s, grace_period: 2s, timeout: 6s } }
 logs:
   sources:
     app:   { stdio: {} }
-    files: { file: { include: ["@dir@/in/*.log"], poll: 50ms, scan: 100ms } }
-  sinks: { main: { http: { endpoint: "http://@receiver@/lines" }, batch: { max: 64KiB, wait: 50ms } } }
+    files: { file: { include: ["@dir@/in/*.log"], poll_interval: 50ms, scan_interval: 100ms } }
+  sinks: { main: { http: { url: "http://@receiver@/lines" }, batch: { max_bytes: 64KiB, max_age: 50ms } } }
 sync:
   settings:
-    from: { git: { url: "@url@", ref: main, path: orders/ } }
-    to: "@dir@/to/current"
-    every: 500ms
+    store: { git: { url: "@url@", ref: main, path: orders/, interval: 500ms } }
+    publish: { symlink: { path: "@dir@/to/current" } }
     notify: [ { http: { url: "http://@receiver@/told" } } ]
 "#;
 
@@ -141,13 +140,16 @@ const APP: [&str; 3] = ["sh", "-c", "echo n=000000; exec sleep 300"];
 
 /// The files of the state directory, but for those that stand in the way of all others.
 const STATE_FILES: [&str; 6] = [
-    "logs.checkpoints",
-    "logs.app.stdout.left",
-    "logs.app.stderr.left",
-    "sync.settings.told",
-    "sync.settings.git",
-    "black-box-0.json",
+    "logs/checkpoints",
+    "logs/backlog/app.stdout",
+    "logs/backlog/app.stderr",
+    "sync/settings/state.json",
+    "sync/settings/git",
+    "black_box/0.json",
 ];
+
+/// Its directories.
+const STATE_DIRECTORIES: [&str; 3] = ["logs", "sync", "black_box"];
 
 /// Starts beside hostile files of the state. The first trouble, or that somebody was written to through a link.
 fn trouble_with_state(names: &[&str], kind: Kind, through: &str) -> Option<String> {
@@ -204,13 +206,13 @@ fn unsaid(scene: &Scene, outrigger: &Outrigger, names: &[&str], kind: Kind) -> O
             Kind::Fifo => meta.file_type().is_fifo(),
             Kind::Zero | Kind::Full => meta.file_type().is_char_device(),
             Kind::Loop | Kind::ToZero => meta.is_symlink(),
-            Kind::Directory => meta.is_dir() && !name.ends_with(".git"),
+            Kind::Directory => meta.is_dir() && !name.ends_with("git") && !STATE_DIRECTORIES.contains(*name),
             _ => false,
         };
         // A black box is written when something goes wrong, the stderr of this app is empty, and a path needs no cache.
         let needs_cache = !scene.value("url").starts_with("file:");
-        let is_unused = name.starts_with("black-box") || name.ends_with("stderr.left");
-        let is_used = !is_unused && (needs_cache || !name.ends_with(".git"));
+        let is_unused = name.starts_with("black_box") || name.ends_with("app.stderr");
+        let is_used = !is_unused && (needs_cache || !name.ends_with("git"));
         // `lock` and `probe` are words of their own, too.
         let is_named = if name.contains('.') { told.contains(**name) } else { told.contains(&format!("state/{name}")) };
         is_wrong && is_used && !is_named
@@ -238,6 +240,14 @@ fn check_state(names: &[&str]) {
 fn hostile_state_files_stop_no_job() {
     need_peer!("git");
     check_state(&STATE_FILES);
+}
+
+/// The same in the place of its directories.
+/// covers: faults 9
+#[test]
+fn hostile_state_directories_stop_no_job() {
+    need_peer!("git");
+    check_state(&STATE_DIRECTORIES);
 }
 
 /// The lock, without which nothing is kept.
@@ -289,7 +299,7 @@ fn places() -> Vec<Place> {
     let no_directories = [Kind::Fifo, Kind::Zero, Kind::Loop, Kind::Outside, Kind::ToZero, Kind::Sparse];
     add(".current.revisions", &no_directories, Publishes::OrNames);
     let all = [&no_directories[..], &[Kind::Directory, Kind::Unreadable]].concat();
-    add(".current.revisions/tmp-1", &all, Publishes::Always);
+    add(".current.revisions/candidate-1", &all, Publishes::Always);
     add(ODD, &all, Publishes::Always);
     add(REVISION, &all, Publishes::OrNames);
     places
@@ -306,12 +316,12 @@ fn hostile_files_beside_a_published_link_are_harmless() {
     let entry = |number: usize| {
         let url = repository.file_url();
         format!(
-            "  e{number}:\n    from: {{ git: {{ url: \"{url}\", ref: main, path: orders/ }} }}\n    \
-             to: \"@dir@/{number}/current\"\n    every: 500ms\n"
+            "  e{number}:\n    store: {{ git: {{ url: \"{url}\", ref: main, path: orders/, interval: 500ms }} }}\n    \
+             publish: {{ symlink: {{ path: \"@dir@/{number}/current\" }} }}\n"
         )
     };
     let body = |numbers: std::ops::Range<usize>| {
-        let stop = "app: { stop: { drain: 1s, grace: 2s, deadline: 6s } }\nsync:\n";
+        let stop = "app: { stop: { drain_timeout: 1s, grace_period: 2s, timeout: 6s } }\nsync:\n";
         stop.to_owned() + &numbers.map(entry).collect::<String>()
     };
     let first = Outrigger::start(&scene, &body(1000..1001), &[]);
@@ -370,7 +380,7 @@ fn a_hostile_admin_socket_path_is_named() {
         let scene = Scene::new();
         let path = scene.path("run/admin.sock");
         let Some(_laid) = lay(kind, &path, &scene.path("aside"), b"precious") else { continue };
-        let body = "app: { stop: { drain: 1s, grace: 2s, deadline: 6s } }";
+        let body = "app: { stop: { drain_timeout: 1s, grace_period: 2s, timeout: 6s } }";
         let text = configuration(&scene, body);
         let (file, program) = ("outrigger.yaml", binary());
         let outrigger = Outrigger::start_binary(&program, &scene, file, &text, &[], Wait::Nothing, |_| {});

@@ -78,7 +78,7 @@ fn check_while_running(scene: &Scene, watched: &Watched<'_>, findings: &mut Find
 #[test]
 fn a_hostile_exit_file_hurts_nobody() {
     let scene = Scene::new();
-    let body = "app: { end: { tombstone: \"@dir@/end/done\" }, stop: { drain: 1s, grace: 2s, deadline: 6s } }";
+    let body = "app: { external: { exit_code_file: \"@dir@/end/done\" }, stop: { drain_timeout: 1s, grace_period: 2s, timeout: 6s } }";
     let may_end = [Kind::Outside, Kind::Sparse, Kind::Unreadable, Kind::Changing];
     let watched = Watched { file: "end/done", body, text: "5\n", may_end: &may_end };
     let mut findings = Findings::default();
@@ -93,7 +93,7 @@ fn a_hostile_exit_file_hurts_nobody() {
 fn a_hostile_pid_file_hurts_nobody() {
     let scene = Scene::new();
     let app = Running::start(&["sleep", "300"]);
-    let body = "app: { end: { pid_file: \"@dir@/end/pid\" }, stop: { drain: 1s, grace: 2s, deadline: 6s } }";
+    let body = "app: { external: { pid_file: \"@dir@/end/pid\" }, stop: { drain_timeout: 1s, grace_period: 2s, timeout: 6s } }";
     let text = format!("{}\n", app.pid());
     let watched = Watched { file: "end/pid", body, text: &text, may_end: &[] };
     let mut findings = Findings::default();
@@ -113,14 +113,14 @@ fn a_hostile_credential_file_hurts_nobody() {
     let target = Target::start(|_, round| Page::text(format!("rounds {round}\n")));
     scene.set("target", target.address());
     let body = r#"
-app: { stop: { drain: 1s, grace: 2s, deadline: 6s } }
+app: { stop: { drain_timeout: 1s, grace_period: 2s, timeout: 6s } }
 metrics:
   sources:
     app:
       scrape:
         url: "http://@target@/metrics"
-        every: 100ms
-        client: { auth: { bearer: { token_file: "@dir@/secret/token" } } }
+        interval: 100ms
+        auth: { bearer: { token_file: "@dir@/secret/token" } }
 "#;
     let watched = Watched { file: "secret/token", body, text: "s3cret\n", may_end: &[] };
     let mut findings = Findings::default();
@@ -140,7 +140,7 @@ logs:
   sources: { files: { file: { include: ["@dir@/in/*.log"] } } }
   sinks:
     main:
-      http: { endpoint: "https://127.0.0.1:9/", client: { tls: { ca_file: "@dir@/@ca@", cert_file: "@dir@/@cert@", key_file: "@dir@/@key@" } } }
+      http: { url: "https://127.0.0.1:9/", tls: { ca_file: "@dir@/@ca@", cert_file: "@dir@/@cert@", key_file: "@dir@/@key@" } }
 "#;
 
 /// Files of TLS are looked at before the start: what is none is refused at once, by name.
@@ -339,7 +339,7 @@ fn check_reload(scene: &Scene, file: &str, body: &str, text: &str) {
 #[test]
 fn a_reload_refuses_a_hostile_configuration() {
     let scene = Scene::new();
-    let body = "app: { stop: { drain: 1s, grace: 2s, deadline: 6s } }";
+    let body = "app: { stop: { drain_timeout: 1s, grace_period: 2s, timeout: 6s } }";
     check_reload(&scene, "conf/outrigger.yaml", body, &configuration(&scene, body));
 }
 
@@ -352,10 +352,10 @@ fn a_reload_refuses_a_hostile_placeholder_file() {
     scene.set("target", target.address());
     scene.write("secret/token", "s3cret\n");
     let body = r#"
-app: { stop: { drain: 1s, grace: 2s, deadline: 6s } }
+app: { stop: { drain_timeout: 1s, grace_period: 2s, timeout: 6s } }
 metrics:
   sources:
-    app: { scrape: { url: "http://@target@/", client: { auth: { bearer: { token: "${file:@dir@/secret/token}" } } } } }
+    app: { scrape: { url: "http://@target@/", auth: { bearer: { token: "${file:@dir@/secret/token}" } } } }
 "#;
     check_reload(&scene, "secret/token", body, "s3cret\n");
 }
@@ -365,7 +365,7 @@ metrics:
 #[test]
 fn a_fallen_worker_survives_a_hostile_configuration() {
     let scene = Scene::new();
-    let body = "app: { stop: { drain: 1s, grace: 2s, deadline: 6s } }";
+    let body = "app: { stop: { drain_timeout: 1s, grace_period: 2s, timeout: 6s } }";
     let (path, text) = (scene.path("conf/outrigger.yaml"), configuration(&scene, body));
     let (mut findings, mut running) = (Findings::default(), start_configured(&scene, body));
     for kind in [Kind::Fifo, Kind::Zero, Kind::Sparse] {

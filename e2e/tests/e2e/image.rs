@@ -90,7 +90,7 @@ fn the_image_works_with_nothing_but_itself() {
 fn a_container_without_volumes_runs_and_stops() {
     let scene = Scene::new();
     let podman = need!(Podman::start(&scene), NO_PODMAN);
-    scene.write("settings/outrigger.yaml", "admin: { probes: \"127.0.0.1:9901\" }\n");
+    scene.write("settings/outrigger.yaml", "admin: { probes_listen: \"127.0.0.1:9901\" }\n");
     let volume = format!("{}:/etc/outrigger:ro", scene.text_path("settings"));
     let run = [STRICT.as_slice(), &["--network=none", "--detach", "--name=alone", "--volume", &volume, IMAGE]].concat();
     // Kept after its end, for its exit code.

@@ -10,7 +10,7 @@ use crate::harness::process::{Running, Signal, is_alive, look_up, send_signal};
 use crate::harness::wire::Reply;
 use crate::harness::{Exit, Outrigger, PATIENCE, RawApp, SECOND, Scene, Wait, Wire, peer, request, until, within};
 
-const STOP: &str = "stop: { drain: 1s, grace: 5s, deadline: 10s }";
+const STOP: &str = "stop: { drain_timeout: 1s, grace_period: 5s, timeout: 10s }";
 const LIVELY: &str = "trap 'exit 6' TERM; echo up; while :; do sleep 0.05; done";
 
 /// A request on the admin socket, with these header lines.
@@ -147,12 +147,12 @@ fn the_command_stops_a_running_one_and_waits_for_its_end() {
 #[test]
 fn a_stop_within_a_time_keeps_it() {
     let scene = Scene::new();
-    let body = "app: { stop: { drain: 5s, grace: 60s, deadline: 90s } }";
+    let body = "app: { stop: { drain_timeout: 5s, grace_period: 60s, timeout: 90s } }";
     let script = "trap '' TERM; echo up; while :; do sleep 0.05; done";
     let outrigger = Outrigger::start(&scene, body, &["sh", "-c", script]);
     until(PATIENCE, "the app ignores its signal", || outrigger.stdout.contains("up"));
     let began = Instant::now();
-    let (code, _, stderr) = command(&["stop", "--socket", &scene.text_path("run/admin.sock"), "--within", "2s"]);
+    let (code, _, stderr) = command(&["stop", "--socket", &scene.text_path("run/admin.sock"), "--timeout", "2s"]);
     assert!([0, 1].contains(&code), "{stderr}");
     let exit = outrigger.wait(PATIENCE);
     assert_eq!(exit.code, 137, "{}", exit.stderr);
@@ -190,7 +190,7 @@ fn the_command_brings_its_token_or_is_told_that_it_needs_one() {
 fn commands_to_nobody_say_so_and_exit_1() {
     let scene = Scene::new();
     let socket = scene.text_path("nobody.sock");
-    for words in [&["stop"][..], &["exec-probe", "live"], &["exec-probe", "ready"]] {
+    for words in [&["stop"][..], &["probe", "live"], &["probe", "ready"]] {
         let (code, _, stderr) = command(&[words, &["--socket", &socket]].concat());
         assert_eq!(code, 1, "{words:?}: {stderr}");
         assert!(stderr.contains("nobody.sock"), "{words:?}: {stderr}");
@@ -277,18 +277,18 @@ fn wait_is_not_held_by_one_that_takes_connections_and_says_nothing() {
 /// A container without a shell asks by our own binary.
 /// covers: attachment 8
 #[test]
-fn exec_probe_says_by_its_code_what_the_probes_say() {
+fn probe_says_by_its_code_what_the_probes_say() {
     let scene = Scene::new();
     scene.port("port");
     let outrigger = Outrigger::start_and(&scene, "app: { port: @port@ }", &[], Wait::Started);
-    let probe = |what: &str| command(&["exec-probe", what, "--socket", &scene.text_path("run/admin.sock")]).0;
+    let probe = |what: &str| command(&["probe", what, "--socket", &scene.text_path("run/admin.sock")]).0;
     assert_eq!((probe("started"), probe("live"), probe("ready")), (0, 0, 1), "the app is not there yet");
     let app =
         std::net::TcpListener::bind(("127.0.0.1", scene.value("port").parse().expect("a port"))).expect("it is free");
     until(PATIENCE, "ready", || probe("ready") == 0);
     let config = scene.text_path("outrigger.yaml");
-    assert_eq!(command(&["exec-probe", "ready", "-c", &config]).0, 0);
-    let (code, _, stderr) = command(&["exec-probe", "lively", "-c", &config]);
+    assert_eq!(command(&["probe", "ready", "-c", &config]).0, 0);
+    let (code, _, stderr) = command(&["probe", "lively", "-c", &config]);
     assert_eq!(code, 1, "{stderr}");
     outrigger.finish();
     assert_eq!(probe("live"), 1, "nobody is left");
@@ -311,9 +311,9 @@ fn probes_tell_a_drain_from_a_death() {
     });
     let (front, probes) = (format!("127.0.0.1:{}", scene.port("front")), format!("127.0.0.1:{}", scene.port("probes")));
     scene.set("port", app.address().rsplit(':').next().expect("a port"));
-    let body = "app: { port: @port@, stop: { drain: 15s, grace: 5s, deadline: 30s } }\n\
-                proxy: { listeners: { inbound: { listen: \"127.0.0.1:@front@\", direction: inbound, to: app } } }\n\
-                admin: { listen: \"127.0.0.1:@admin@\", socket: \"@dir@/run/admin.sock\", probes: \"127.0.0.1:@probes@\" }\n";
+    let body = "app: { port: @port@, stop: { drain_timeout: 15s, grace_period: 5s, timeout: 30s } }\n\
+                proxy: { listeners: { inbound: { listen: \"127.0.0.1:@front@\", direction: inbound, cluster: app } } }\n\
+                admin: { listen: \"127.0.0.1:@admin@\", socket: \"@dir@/run/admin.sock\", probes_listen: \"127.0.0.1:@probes@\" }\n";
     let outrigger = Outrigger::start(&scene, body, &[]);
     let ask = |path: &str| crate::harness::get(&probes, path).map_or(0, |reply| reply.status);
     assert_eq!((ask("/started"), ask("/ready"), ask("/live"), ask("/stop")), (200, 200, 200, 404));
@@ -337,7 +337,7 @@ fn start_companion(scene: &Scene, end: &str) -> Outrigger {
 fn companion(scene: &Scene, end: &str) -> String {
     scene.write("app.log", "first line\n");
     format!(
-        "app: {{ {STOP}, end: {{ {end} }} }}\n\
+        "app: {{ {STOP}, external: {{ {end} }} }}\n\
          logs: {{ sources: {{ files: {{ file: {{ include: [\"@dir@/app.log\"] }} }} }}, \
          sinks: {{ copy: {{ file: {{ path: \"@dir@/copy.log\" }} }} }} }}"
     )
@@ -376,7 +376,7 @@ fn goes_on(outrigger: &Outrigger) {
 fn a_tombstone_ends_a_companion() {
     for text in ["", "0", "0\n"] {
         let scene = Scene::new();
-        let outrigger = start_companion(&scene, "tombstone: \"@dir@/done\"");
+        let outrigger = start_companion(&scene, "exit_code_file: \"@dir@/done\"");
         goes_on(&outrigger);
         write_last_line(&scene);
         scene.write("done", text);
@@ -391,11 +391,11 @@ fn a_tombstone_ends_a_companion() {
 fn the_code_in_a_tombstone_is_told() {
     for (text, told) in [("3\n", "3"), ("143", "143"), ("no number at all", "")] {
         let scene = Scene::new();
-        let outrigger = start_companion(&scene, "tombstone: \"@dir@/done\"");
+        let outrigger = start_companion(&scene, "exit_code_file: \"@dir@/done\"");
         write_last_line(&scene);
         scene.write("done", text);
         let exit = ended_with_its_lines(&scene, outrigger);
-        let line = exit.stderr.lines().find(|line| line.contains("the app has ended"));
+        let line = exit.stderr.lines().find(|line| line.contains("app exited"));
         let line = line.unwrap_or_else(|| panic!("its end is in the log: {}", exit.stderr));
         assert!(line.contains(&format!("\"code\":{told}")) || told.is_empty(), "{line}");
     }
@@ -408,7 +408,8 @@ fn the_code_in_a_tombstone_is_told() {
 fn a_tombstone_that_was_there_first_ends_a_companion_at_once() {
     let scene = Scene::new();
     scene.write("done", "0");
-    let outrigger = Outrigger::start_and(&scene, &companion(&scene, "tombstone: \"@dir@/done\""), &[], Wait::Nothing);
+    let outrigger =
+        Outrigger::start_and(&scene, &companion(&scene, "exit_code_file: \"@dir@/done\""), &[], Wait::Nothing);
     let exit = outrigger.wait(PATIENCE);
     assert_eq!(exit.code, 0, "{}", exit.stderr);
     let copy = std::fs::read_to_string(scene.path("copy.log")).expect("the sink wrote");
@@ -429,7 +430,7 @@ fn the_end_of_a_named_process_ends_a_companion() {
         let scene = Scene::new();
         let name = format!("e2e-{}", std::process::id());
         let early = (!late).then(|| need_sleep(&scene, &name));
-        let outrigger = start_companion(&scene, &format!("process: {name}"));
+        let outrigger = start_companion(&scene, &format!("process_name: {name}"));
         goes_on(&outrigger);
         let app = early.unwrap_or_else(|| need_sleep(&scene, &name));
         goes_on(&outrigger);
@@ -490,7 +491,7 @@ fn a_pid_file_of_a_life_before_ends_nobody() {
     ends_with(app, Signal::TERM, &scene, outrigger);
 }
 
-/// A platform starts the app when `started` says yes: a store that is down holds it up for `app.start.wait`, and no longer.
+/// A platform starts the app when `started` says yes: a store that is down holds it up for `app.start.timeout`, and no longer.
 /// covers: attachment 4
 #[test]
 fn a_store_that_is_down_holds_the_app_beside_us_up_for_a_time_and_no_longer() {
@@ -498,8 +499,8 @@ fn a_store_that_is_down_holds_the_app_beside_us_up_for_a_time_and_no_longer() {
         let scene = Scene::new();
         scene.port("nobody");
         let body = format!(
-            "app: {{ start: {{ wait: 1s, on_timeout: {then} }} }}\n\
-             sync: {{ settings: {{ from: {{ git: {{ url: \"git://127.0.0.1:@nobody@/c.git\" }} }}, to: \"@dir@/out/settings\" }} }}\n"
+            "app: {{ start: {{ timeout: 1s, on_timeout: {then} }} }}\n\
+             sync: {{ settings: {{ store: {{ git: {{ url: \"git://127.0.0.1:@nobody@/c.git\" }} }}, publish: {{ symlink: {{ path: \"@dir@/out/settings\" }} }} }} }}\n"
         );
         let outrigger = Outrigger::start_and(&scene, &body, &[], Wait::Nothing);
         until(PATIENCE, "it answers", || outrigger.status_of("/live") == 200);

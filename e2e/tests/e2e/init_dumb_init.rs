@@ -174,8 +174,8 @@ fn the_log_tells_which_process_ran_and_how_it_ended() {
         let (stdout, log) = (supervised.running.stdout.text(), supervised.running.stderr.lines());
         let pid = crate::harness::number_after(&stdout, "pid=").expect("a number");
         let has = |parts: &[&str]| log.iter().any(|line| parts.iter().all(|part| line.contains(part)));
-        assert!(has(&["the app runs", &format!("\"pid\":{pid}")]), "{log:?}");
-        assert!(has(&["the app has ended", "\"code\":9"]), "{log:?}");
+        assert!(has(&["app started", &format!("\"pid\":{pid}")]), "{log:?}");
+        assert!(has(&["app exited", "\"code\":9"]), "{log:?}");
     };
     told(PLAIN);
     told(ALONE);
@@ -472,7 +472,7 @@ fn a_fault_sent_from_outside_is_passed_on_and_kills_nobody_else() {
         let code = supervised.wait(PATIENCE);
         let log = supervised.running.stderr.text();
         assert_eq!(code, 128 + number, "{log}");
-        assert!(log.contains("the app has ended"), "we were there at its end: {log}");
+        assert!(log.contains("app exited"), "we were there at its end: {log}");
     }
 }
 
@@ -497,7 +497,8 @@ fn real_time_signals_are_passed_on() {
 #[test]
 fn the_documented_rewritings_are_valid() {
     let scene = Scene::new();
-    let body = "app: { signals: { group: true, rewrite: { SIGTERM: SIGQUIT, SIGHUP: none, SIGUSR2: upgrade } } }";
+    let body =
+        "app: { signals: { process_group: true, rewrite: { SIGTERM: SIGQUIT, SIGHUP: none, SIGUSR2: upgrade } } }";
     let config = scene.write("outrigger.yaml", configuration(&scene, body)).display().to_string();
     let (code, _, stderr) = outrigger(&["validate", "-c", &config]);
     assert_eq!(code, 0, "{stderr}");

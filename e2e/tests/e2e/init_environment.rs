@@ -23,7 +23,7 @@ fn run(body: &str, variables: &[(&str, &str)], script: &str) -> Exit {
 }
 
 /// Nobody takes what that sink has, which the end would wait for.
-const QUICK: &str = "stop: { drain: 1s, grace: 1s, deadline: 3s }";
+const QUICK: &str = "stop: { drain_timeout: 1s, grace_period: 1s, timeout: 3s }";
 
 /// A sink whose secrets come from variables; nothing listens there.
 const SECRETIVE: &str = r#"logs:
@@ -31,8 +31,9 @@ const SECRETIVE: &str = r#"logs:
   sinks:
     out:
       http:
-        endpoint: "http://127.0.0.1:9/${E2E_PLAIN}"
-        client: { auth: { bearer: { token: "${E2E_TOKEN}" } }, headers: { X-Key: "key ${E2E_KEY}" } }
+        url: "http://127.0.0.1:9/${E2E_PLAIN}"
+        auth: { bearer: { token: "${E2E_TOKEN}" } }
+        headers: { X-Key: "key ${E2E_KEY}" }
       required: false
 "#;
 
@@ -56,7 +57,7 @@ fn variables_that_hold_our_secrets_are_taken_from_the_app() {
 /// covers: attachment 6
 #[test]
 fn a_secret_that_is_kept_stays() {
-    let body = format!("app: {{ {QUICK}, environment: {{ keep: [E2E_TOKEN] }} }}\n{SECRETIVE}");
+    let body = format!("app: {{ {QUICK}, environment: {{ pass: [E2E_TOKEN] }} }}\n{SECRETIVE}");
     let exit = run(&body, &VARIABLES, "env | grep ^E2E_ | sort");
     assert_eq!(exit.stdout, "E2E_OTHER=untouched\nE2E_PLAIN=orders\nE2E_TOKEN=t0ken\n", "{}", exit.stderr);
 }
@@ -65,7 +66,7 @@ fn a_secret_that_is_kept_stays() {
 #[test]
 fn variables_are_set_and_removed_as_the_configuration_says() {
     let body = "app: { environment: { set: { E2E_MODE: prod, E2E_OTHER: \"two words = ü\", E2E_EMPTY: \"\", \
-                E2E_FROM: \"${E2E_PLAIN}!\" }, remove: [E2E_PLAIN, E2E_NEVER_THERE] } }";
+                E2E_FROM: \"${E2E_PLAIN}!\" }, unset: [E2E_PLAIN, E2E_NEVER_THERE] } }";
     let exit = run(body, &VARIABLES, "env | grep ^E2E_ | sort");
     let expected =
         "E2E_EMPTY=\nE2E_FROM=orders!\nE2E_KEY=k3y\nE2E_MODE=prod\nE2E_OTHER=two words = ü\nE2E_TOKEN=t0ken\n";
@@ -89,7 +90,7 @@ fn the_app_starts_in_its_directory_and_we_stand_in_the_root() {
     let scene = Scene::new();
     let folder = scene.write("work/here", "").parent().expect("it has a folder").canonicalize().expect("it is there");
     let script = "pwd -P; cat here && echo readable; exec sleep 300";
-    let body = "app: { directory: \"@dir@/work\" }";
+    let body = "app: { working_directory: \"@dir@/work\" }";
     let outrigger = Outrigger::start_and(&scene, body, &["sh", "-c", script], Wait::Ready);
     until(PATIENCE, "it tells", || outrigger.stdout.contains("readable"));
     assert_eq!(outrigger.stdout.lines()[0], folder.display().to_string());
@@ -120,7 +121,7 @@ fn relative_paths_hold_although_we_leave_the_directory() {
 /// covers: attachment 1
 #[test]
 fn a_directory_that_is_not_there_is_named() {
-    let exit = run("app: { directory: /no/such/place }", &[], "echo ran");
+    let exit = run("app: { working_directory: /no/such/place }", &[], "echo ran");
     assert_eq!(exit.stdout, "");
     assert!([1, 126, 127].contains(&exit.code), "{}", exit.code);
     assert!(exit.stderr.contains("/no/such/place"), "{}", exit.stderr);
@@ -195,7 +196,7 @@ fn a_user_that_does_not_exist_is_refused_before_anything_starts() {
     }
 }
 
-/// Without root there is nothing to change to: that is said, and the app is not started as somebody else.
+/// Without root there is nothing to change cluster: that is said, and the app is not started as somebody else.
 /// covers: attachment 1
 /// covers: attachment 6
 #[test]
@@ -278,8 +279,8 @@ fn the_app_cannot_read_our_secrets_in_proc() {
     need!(is_root(), "giving root up needs root");
     let scene = Scene::new();
     std::fs::set_permissions(scene.path("."), std::fs::Permissions::from_mode(0o777)).expect("it is our folder");
-    let body = "app: {}\nlogs: { sources: { app: { stdio: {} } }, sinks: { out: { http: { endpoint: \"http://127.0.0.1:9/\", \
-                client: { auth: { bearer: { token: \"${E2E_SECRET}\" } } } }, required: false } } }\nstate: { dir: \"@dir@/own\" }\n\
+    let body = "app: {}\nlogs: { sources: { app: { stdio: {} } }, sinks: { out: { http: { url: \"http://127.0.0.1:9/\", \
+                auth: { bearer: { token: \"${E2E_SECRET}\" } } }, required: false } } }\nstate: { dir: \"@dir@/own\" }\n\
                 admin: { listen: \"127.0.0.1:@admin@\", socket: \"@dir@/own/admin.sock\" }";
     let config = scene.write("outrigger.yaml", crate::harness::outrigger::configuration(&scene, body));
     let copy = scene.program("copy", crate::harness::outrigger::binary());

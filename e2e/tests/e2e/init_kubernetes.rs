@@ -11,13 +11,13 @@ use crate::harness::{
 };
 
 const COMPANION: &str = r#"
-app: { port: @port@, stop: { drain: 5s, grace: 20s, deadline: 30s } }
+app: { port: @port@, stop: { drain_timeout: 5s, grace_period: 20s, timeout: 30s } }
 logs:
   sources:
-    files:  { file: { include: ["@dir@/app.log"], start: beginning } }
+    files:  { file: { include: ["@dir@/app.log"], read_from: beginning } }
     access: { proxy: {} }
-  sinks: { out: { http: { endpoint: "http://@receiver@/lines" }, batch: { max: 64KiB, wait: 100ms } } }
-proxy: { listeners: { inbound: { listen: "127.0.0.1:@front@", direction: inbound, to: app } } }
+  sinks: { out: { http: { url: "http://@receiver@/lines" }, batch: { max_bytes: 64KiB, max_age: 100ms } } }
+proxy: { listeners: { inbound: { listen: "127.0.0.1:@front@", direction: inbound, cluster: app } } }
 "#;
 
 const REQUESTS: usize = 50;
@@ -64,7 +64,7 @@ fn lines_of_a_companion_that_is_killed_two_seconds_after_its_signal_come_with_th
         receiver.answer(Answer::Accept);
         let outrigger = Outrigger::start(&scene, COMPANION, &[]);
         receiver.wait_for(12_000, PATIENCE);
-        until(PATIENCE, "nothing is pending", || ledger_row(&outrigger.admin, "sink", "logs/out")["pending"] == 0);
+        until(PATIENCE, "nothing is pending", || ledger_row(&outrigger.admin, "logs.sinks.out")["pending"] == 0);
         outrigger.finish();
         assert_counts_up(&receiver.numbers("n="), 12_000);
         let access = receiver.records().iter().filter(|record| record.field("source") == "access").count();

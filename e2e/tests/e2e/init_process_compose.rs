@@ -9,7 +9,7 @@ use crate::harness::init::{Leftovers, Options};
 use crate::harness::process::{Signal, descendants, is_alive};
 use crate::harness::{Init, Outrigger, PATIENCE, PLAIN, SECOND, Scene, Wait, number_after, until, within};
 
-const STOP: &str = "stop: { drain: 1s, grace: 2s, deadline: 6s }";
+const STOP: &str = "stop: { drain_timeout: 1s, grace_period: 2s, timeout: 6s }";
 
 /// An app that notes each of its runs as a line with its time, and then does what `then` says; `$n` is the run's number.
 fn counting(scene: &Scene, then: &str) -> String {
@@ -41,7 +41,7 @@ fn codes_of_success_become_0_and_others_stay() {
         [("exit 3", 0), ("exit 4", 4), ("exit 0", 0), ("kill -TERM $$", 0), ("kill -KILL $$", 137), ("exit 1", 1)];
     for (script, expected) in cases {
         let scene = Scene::new();
-        let exit = start(&scene, "exit: { success: [143, 3] }", script).wait(PATIENCE);
+        let exit = start(&scene, "success_exit_codes: [143, 3]", script).wait(PATIENCE);
         assert_eq!(exit.code, expected, "{script}: {}", exit.stderr);
     }
 }
@@ -50,7 +50,7 @@ fn codes_of_success_become_0_and_others_stay() {
 /// covers: attachment 8
 #[test]
 fn without_a_word_about_it_nothing_is_restarted() {
-    for app in ["port: 9", "restart: { when: never, wait: 10ms }"] {
+    for app in ["port: 9", "restart: { policy: never, backoff: 10ms }"] {
         let scene = Scene::new();
         let script = counting(&scene, "exit 3");
         let exit = start(&scene, app, &script).wait(PATIENCE);
@@ -64,7 +64,7 @@ fn without_a_word_about_it_nothing_is_restarted() {
 fn a_failure_is_tried_again_until_it_succeeds() {
     let scene = Scene::new();
     let script = counting(&scene, "case $n in 1) exit 3;; 2) kill -9 $$;; 3) exit 4;; *) exit 0;; esac");
-    let exit = start(&scene, "restart: { when: on_failure, wait: 20ms }", &script).wait(PATIENCE);
+    let exit = start(&scene, "restart: { policy: on_failure, backoff: 20ms }", &script).wait(PATIENCE);
     assert_eq!((exit.code, runs(&scene).len()), (0, 4), "{}", exit.stderr);
 }
 
@@ -75,7 +75,7 @@ fn a_failure_is_tried_again_until_it_succeeds() {
 fn a_code_of_success_is_not_tried_again() {
     let scene = Scene::new();
     let script = counting(&scene, "[ $n = 1 ] && exit 5; exit 7");
-    let app = "exit: { success: [7] }, restart: { when: on_failure, wait: 20ms }";
+    let app = "success_exit_codes: [7], restart: { policy: on_failure, backoff: 20ms }";
     let exit = start(&scene, app, &script).wait(PATIENCE);
     assert_eq!((exit.code, runs(&scene).len()), (0, 2), "{}", exit.stderr);
 }
@@ -87,7 +87,7 @@ fn always_means_after_a_success_too_and_max_is_the_end_of_it() {
     for (script, code) in [("exit 0", 0), ("exit 9", 9)] {
         let scene = Scene::new();
         let script = counting(&scene, script);
-        let exit = start(&scene, "restart: { when: always, wait: 20ms, max: 3 }", &script).wait(PATIENCE);
+        let exit = start(&scene, "restart: { policy: always, backoff: 20ms, max_restarts: 3 }", &script).wait(PATIENCE);
         assert_eq!((exit.code, runs(&scene).len()), (code, 4), "one run and three restarts: {}", exit.stderr);
     }
 }
@@ -98,7 +98,7 @@ fn always_means_after_a_success_too_and_max_is_the_end_of_it() {
 #[test]
 fn restarts_of_an_app_that_cannot_be_found_are_counted_like_others() {
     let scene = Scene::new();
-    let body = format!("app: {{ {STOP}, restart: {{ when: on_failure, wait: 20ms, max: 2 }} }}");
+    let body = format!("app: {{ {STOP}, restart: {{ policy: on_failure, backoff: 20ms, max_restarts: 2 }} }}");
     let exit = Outrigger::start_and(&scene, &body, &["./nothing-here"], Wait::Nothing).wait(PATIENCE);
     assert_eq!(exit.code, 127, "{}", exit.stderr);
 }
@@ -110,7 +110,7 @@ fn restarts_of_an_app_that_cannot_be_found_are_counted_like_others() {
 fn pauses_before_restarts_double_up_to_the_longest() {
     let scene = Scene::new();
     let script = counting(&scene, "exit 1");
-    let restart = "restart: { when: on_failure, wait: 200ms, wait_max: 800ms, max: 5 }";
+    let restart = "restart: { policy: on_failure, backoff: 200ms, max_backoff: 800ms, max_restarts: 5 }";
     let exit = start(&scene, restart, &script).wait(PATIENCE);
     assert_eq!(exit.code, 1);
     let gaps = gaps(&scene);
@@ -128,7 +128,7 @@ fn pauses_before_restarts_double_up_to_the_longest() {
 fn an_app_that_ran_for_long_is_restarted_at_once_again() {
     let scene = Scene::new();
     let script = counting(&scene, "[ $n = 4 ] && sleep 1.5; exit 1");
-    let restart = "restart: { when: on_failure, wait: 100ms, wait_max: 30s, reset: 1s, max: 0 }";
+    let restart = "restart: { policy: on_failure, backoff: 100ms, max_backoff: 30s, reset_after: 1s }";
     let outrigger = start(&scene, restart, &script);
     until(PATIENCE, "five runs", || runs(&scene).len() >= 5);
     outrigger.terminate(PATIENCE);
@@ -145,7 +145,7 @@ fn an_app_that_ran_for_long_is_restarted_at_once_again() {
 fn a_stop_during_the_pause_cancels_the_restart() {
     let scene = Scene::new();
     let script = counting(&scene, "echo failing; exit 3");
-    let restart = "restart: { when: on_failure, wait: 20s }";
+    let restart = "restart: { policy: on_failure, backoff: 20s }";
     let outrigger = start(&scene, restart, &script);
     until(PATIENCE, "the first run has ended", || {
         outrigger.stdout.contains("failing") && !descendants(outrigger.pid()).iter().any(|pid| is_shell(*pid))
@@ -167,7 +167,7 @@ fn a_stop_that_meets_a_restart_leaves_nothing_running() {
     for round in 1..=10 {
         let scene = Scene::new();
         let script = counting(&scene, "exit 3");
-        let outrigger = start(&scene, "restart: { when: always, wait: 1ms, wait_max: 1ms }", &script);
+        let outrigger = start(&scene, "restart: { policy: always, backoff: 1ms, max_backoff: 1ms }", &script);
         until(PATIENCE, "it restarts", || runs(&scene).len() >= round);
         let exit = outrigger.terminate(PATIENCE);
         assert!(exit.took < 5 * SECOND, "{:?}", exit.took);
@@ -185,7 +185,7 @@ fn a_stop_that_meets_a_restart_leaves_nothing_running() {
 fn what_ends_by_our_stop_is_not_restarted() {
     let scene = Scene::new();
     let script = counting(&scene, "trap 'exit 6' TERM; echo up; while :; do sleep 0.05; done");
-    let outrigger = start(&scene, "restart: { when: always, wait: 10ms }", &script);
+    let outrigger = start(&scene, "restart: { policy: always, backoff: 10ms }", &script);
     until(PATIENCE, "it runs", || outrigger.stdout.contains("up"));
     let exit = outrigger.terminate(PATIENCE);
     assert_eq!((exit.code, runs(&scene).len()), (6, 1), "{}", exit.stderr);
@@ -202,7 +202,7 @@ fn a_restarted_app_has_everything_that_the_first_had() {
         "trap 'echo run $n got USR1' USR1; trap 'exit 6' TERM; echo run $n up; [ $n = 1 ] && exit 1; while :; do sleep 0.05; done",
     );
     let body = format!(
-        "app: {{ {STOP}, restart: {{ when: on_failure, wait: 10ms }} }}\n\
+        "app: {{ {STOP}, restart: {{ policy: on_failure, backoff: 10ms }} }}\n\
          logs: {{ sources: {{ app: {{ stdio: {{}} }} }}, sinks: {{ lines: {{ file: {{ path: \"@dir@/lines\" }} }} }} }}"
     );
     let outrigger = Outrigger::start_and(&scene, &body, &["sh", "-c", &script], Wait::Nothing);
@@ -223,7 +223,7 @@ fn a_restarted_app_has_everything_that_the_first_had() {
 fn an_app_that_ignores_its_signal_is_killed_when_its_grace_is_over() {
     for seconds in [1, 3] {
         let scene = Scene::new();
-        let body = format!("app: {{ stop: {{ drain: 1s, grace: {seconds}s, deadline: 10s }} }}");
+        let body = format!("app: {{ stop: {{ drain_timeout: 1s, grace_period: {seconds}s, timeout: 10s }} }}");
         let outrigger = Outrigger::start(&scene, &body, &["sh", "-c", "trap '' TERM; echo up; sleep 300 & wait"]);
         until(PATIENCE, "it runs", || outrigger.stdout.contains("up"));
         let exit = outrigger.terminate(PATIENCE);
@@ -240,7 +240,7 @@ fn an_app_that_ignores_its_signal_is_killed_when_its_grace_is_over() {
 fn a_second_signal_shortens_the_stop() {
     for (first, second) in [(Signal::TERM, Signal::TERM), (Signal::TERM, Signal::INT), (Signal::INT, Signal::INT)] {
         let scene = Scene::new();
-        let body = "app: { stop: { drain: 10s, grace: 30s, deadline: 60s } }";
+        let body = "app: { stop: { drain_timeout: 10s, grace_period: 30s, timeout: 60s } }";
         let script = "trap 'echo told' TERM INT; echo up; while :; do sleep 0.05; done";
         let outrigger = Outrigger::start(&scene, body, &["sh", "-c", script]);
         until(PATIENCE, "it runs", || outrigger.stdout.contains("up"));
@@ -301,8 +301,8 @@ fn gated(scene: &Scene, start: &str) -> String {
     scene.port("nobody");
     format!(
         "app: {{ {STOP}, start: {{ {start} }} }}\n\
-         sync: {{ settings: {{ from: {{ git: {{ url: \"git://127.0.0.1:@nobody@/none.git\", ref: main }} }}, \
-         to: \"@dir@/published\", every: 1s }} }}"
+         sync: {{ settings: {{ store: {{ git: {{ url: \"git://127.0.0.1:@nobody@/none.git\", ref: main, interval: 1s }} }}, \
+         publish: {{ symlink: {{ path: \"@dir@/published\" }} }} }} }}"
     )
 }
 
@@ -311,7 +311,7 @@ fn gated(scene: &Scene, start: &str) -> String {
 /// covers: attachment 8
 #[test]
 fn when_the_wait_is_over_the_app_is_started_anyway() {
-    for start in ["wait: 1s", "wait: 1s, on_timeout: continue"] {
+    for start in ["timeout: 1s", "timeout: 1s, on_timeout: continue"] {
         let scene = Scene::new();
         let body = gated(&scene, start);
         let began = Instant::now();
@@ -328,7 +328,7 @@ fn when_the_wait_is_over_the_app_is_started_anyway() {
 #[test]
 fn when_the_wait_is_over_and_that_counts_as_a_failure_the_app_is_not_started() {
     let scene = Scene::new();
-    let body = gated(&scene, "wait: 1s, on_timeout: fail");
+    let body = gated(&scene, "timeout: 1s, on_timeout: fail");
     let began = Instant::now();
     let outrigger = Outrigger::start_and(&scene, &body, &["sh", "-c", "echo up; exit 6"], Wait::Nothing);
     let exit = outrigger.wait(PATIENCE);
@@ -343,7 +343,7 @@ fn when_the_wait_is_over_and_that_counts_as_a_failure_the_app_is_not_started() {
 #[test]
 fn with_nothing_to_wait_for_the_app_starts_at_once() {
     let scene = Scene::new();
-    let body = format!("app: {{ {STOP}, start: {{ wait: 30s, on_timeout: fail }} }}");
+    let body = format!("app: {{ {STOP}, start: {{ timeout: 30s, on_timeout: fail }} }}");
     let began = Instant::now();
     let exit = Outrigger::start_and(&scene, &body, &["sh", "-c", "exit 6"], Wait::Nothing).wait(PATIENCE);
     assert_eq!(exit.code, 6, "{}", exit.stderr);
@@ -355,7 +355,7 @@ fn with_nothing_to_wait_for_the_app_starts_at_once() {
 #[test]
 fn a_stop_during_the_wait_for_the_start_starts_nothing() {
     let scene = Scene::new();
-    let body = gated(&scene, "wait: 60s");
+    let body = gated(&scene, "timeout: 60s");
     let outrigger = Outrigger::start_and(&scene, &body, &["sh", "-c", "echo up; exit 6"], Wait::Nothing);
     let waits = || outrigger.status_of("/live") == 200;
     until(PATIENCE, "it waits", waits);

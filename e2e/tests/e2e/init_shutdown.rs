@@ -23,8 +23,8 @@ struct Served {
 fn body(stop: &str, more: &str) -> String {
     format!(
         "app: {{ port: @port@, stop: {{ {stop} }} }}\n\
-         proxy:\n  listeners:\n    inbound: {{ listen: \"127.0.0.1:@front@\", direction: inbound, to: app }}\n    \
-         outbound: {{ listen: \"127.0.0.1:@out@\", direction: outbound, to: back }}\n  \
+         proxy:\n  listeners:\n    inbound: {{ listen: \"127.0.0.1:@front@\", direction: inbound, cluster: app }}\n    \
+         outbound: {{ listen: \"127.0.0.1:@out@\", direction: outbound, cluster: back }}\n  \
          clusters: {{ back: {{ endpoints: [\"@back@\"] }} }}\n{more}"
     )
 }
@@ -64,7 +64,7 @@ impl Served {
     }
 }
 
-const ROOMY: &str = "drain: 15s, grace: 5s, deadline: 30s";
+const ROOMY: &str = "drain_timeout: 15s, grace_period: 5s, timeout: 30s";
 
 /// Dapr: graceful invocation. What is in flight is finished, however many; who comes later finds the door shut.
 /// covers: attachment 8
@@ -106,7 +106,7 @@ fn idle_connections_do_not_hold_up_the_drain() {
 /// covers: attachment 8
 #[test]
 fn a_request_without_end_is_given_up_when_the_drain_is_over() {
-    let served = need!(serve(None, "drain: 2s, grace: 5s, deadline: 15s", "", &[]), NO_PYTHON);
+    let served = need!(serve(None, "drain_timeout: 2s, grace_period: 5s, timeout: 15s", "", &[]), NO_PYTHON);
     let mut endless = served.begin("/endless");
     let exit = served.outrigger.terminate(PATIENCE);
     assert_eq!(exit.code, 6, "{}", exit.stderr);
@@ -133,8 +133,10 @@ fn the_app_calls_out_through_us_while_it_shuts_down() {
 /// covers: attachment 8
 #[test]
 fn an_app_that_dies_during_the_stop_is_not_waited_for() {
-    let served =
-        need!(serve(None, "drain: 1s, grace: 60s, deadline: 90s", "", &["--call", "http://127.0.0.1:1/"]), NO_PYTHON);
+    let served = need!(
+        serve(None, "drain_timeout: 1s, grace_period: 60s, timeout: 90s", "", &["--call", "http://127.0.0.1:1/"]),
+        NO_PYTHON
+    );
     let app = served.outrigger.app();
     served.outrigger.signal(Signal::TERM);
     send_signal(app, Signal::KILL);
@@ -149,7 +151,7 @@ fn an_app_that_dies_during_the_stop_is_not_waited_for() {
 fn the_deadline_holds_when_everything_is_stuck() {
     let receiver = LogReceiver::answering(Answer::Hang);
     let more = format!(
-        "logs: {{ sources: {{ app: {{ stdio: {{}} }} }}, sinks: {{ out: {{ http: {{ endpoint: \"http://{}/lines\" }} }} }} }}\n",
+        "logs: {{ sources: {{ app: {{ stdio: {{}} }} }}, sinks: {{ out: {{ http: {{ url: \"http://{}/lines\" }} }} }} }}\n",
         receiver.address()
     );
     // The call hangs as well: the app would take its own five seconds a hundred times.
@@ -157,7 +159,7 @@ fn the_deadline_holds_when_everything_is_stuck() {
         wire.until_closed().map_or(crate::harness::Next::Close, |_| crate::harness::Next::Close)
     });
     let arguments = ["--call", "http://127.0.0.1:@out@/", "--calls", "100"];
-    let stop = "drain: 1s, grace: 2s, deadline: 5s";
+    let stop = "drain_timeout: 1s, grace_period: 2s, timeout: 5s";
     let served = need!(serve(Some(&stuck.address()), stop, &more, &arguments), NO_PYTHON);
     let _endless = served.begin("/endless");
     let exit = served.outrigger.terminate(PATIENCE);
@@ -171,7 +173,7 @@ fn the_deadline_holds_when_everything_is_stuck() {
 /// covers: attachment 8
 #[test]
 fn the_deadline_holds_when_the_worker_is_stuck() {
-    let served = need!(serve(None, "drain: 1s, grace: 2s, deadline: 5s", "", &[]), NO_PYTHON);
+    let served = need!(serve(None, "drain_timeout: 1s, grace_period: 2s, timeout: 5s", "", &[]), NO_PYTHON);
     send_signal(served.outrigger.worker(), Signal::STOP);
     let exit = served.outrigger.terminate(PATIENCE);
     assert_eq!(exit.code, 6, "the app had its drain, its signal and its code: {}", exit.stderr);
@@ -328,7 +330,7 @@ fn requests_that_wait_for_the_worker_when_the_stop_comes_are_answered() {
 fn the_last_words_of_a_stop_are_delivered() {
     let receiver = LogReceiver::start();
     let more = format!(
-        "logs: {{ sources: {{ app: {{ stdio: {{}} }} }}, sinks: {{ out: {{ http: {{ endpoint: \"http://{}/lines\" }} }} }} }}\n",
+        "logs: {{ sources: {{ app: {{ stdio: {{}} }} }}, sinks: {{ out: {{ http: {{ url: \"http://{}/lines\" }} }} }} }}\n",
         receiver.address()
     );
     let served = need!(serve(None, ROOMY, &more, &[]), NO_PYTHON);
@@ -361,7 +363,7 @@ fn an_output_that_is_full_of_others_words_does_not_hold_us_up() {
     let scene = Scene::new();
     let config = scene.write(
         "outrigger.yaml",
-        crate::harness::outrigger::configuration(&scene, "app: { stop: { drain: 1s, grace: 1s, deadline: 3s } }\nlogs: { sources: { app: { stdio: {} } }, sinks: { a: { blackhole: {} } } }\n"),
+        crate::harness::outrigger::configuration(&scene, "app: { stop: { drain_timeout: 1s, grace_period: 1s, timeout: 3s } }\nlogs: { sources: { app: { stdio: {} } }, sinks: { a: { blackhole: {} } } }\n"),
     );
     let (mut reader, writer) = std::io::pipe().expect("a pipe");
     let shell = "yes other & exec \"$@\"";

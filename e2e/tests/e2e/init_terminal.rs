@@ -230,10 +230,10 @@ fn a_stop_at_a_terminal_is_in_order() {
     assert_eq!(terminal.text().matches("leaving").count(), 1, "{}", terminal.text());
 }
 
-const OWN_TERMINAL: &str = "app: { terminal: pty, stop: { drain: 1s, grace: 5s, deadline: 10s } }\n\
+const OWN_TERMINAL: &str = "app: { tty: true, stop: { drain_timeout: 1s, grace_period: 5s, timeout: 10s } }\n\
                             logs: { sources: { app: { stdio: {} } }, sinks: { none: { blackhole: {} } } }\n";
 
-/// `terminal: pty`: the app has a terminal where we have none, and its output passes through as ever.
+/// `tty: true`: the app has a terminal where we have none, and its output passes through as ever.
 /// covers: attachment 1
 /// covers: attachment 8
 #[test]
@@ -249,7 +249,7 @@ fn an_app_can_have_a_terminal_where_we_have_none() {
     assert_eq!(exit.code, 143, "{}", exit.stderr);
 }
 
-/// `terminal: pty` at a terminal: keys and the window's size go through to the app's own.
+/// `tty: true` at a terminal: keys and the window's size go through to the app's own.
 /// covers: attachment 1
 /// covers: attachment 8
 #[test]
@@ -273,7 +273,7 @@ fn an_apps_own_terminal_follows_ours() {
     assert_eq!(terminal.wait(PATIENCE), 17);
 }
 
-/// `terminal: pty`: ^C typed at ours is a ^C at the app's, and ours is afterwards as it was before.
+/// `tty: true`: ^C typed at ours is a ^C at the app's, and ours is afterwards as it was before.
 /// covers: attachment 1
 /// covers: attachment 8
 #[test]

@@ -264,7 +264,7 @@ fn ignored_and_blocked_signals_reach_the_app_as_we_inherited_them() {
 fn a_stop_is_heard_by_us_even_where_its_signal_came_blocked() {
     let python = need!(python(), "python3 is not installed");
     let launcher = [python.as_str(), &fixture("inherit.py")];
-    let body = "app: { stop: { signal: SIGINT, drain: 1s, grace: 5s, deadline: 10s } }";
+    let body = "app: { stop: { signal: SIGINT, drain_timeout: 1s, grace_period: 5s, timeout: 10s } }";
     let scene = Scene::new();
     let config = scene.write("outrigger.yaml", crate::harness::outrigger::configuration(&scene, body));
     let ours =

@@ -17,7 +17,7 @@ use crate::harness::{
     within,
 };
 
-const STOP: &str = "stop: { drain: 1s, grace: 2s, deadline: 6s }";
+const STOP: &str = "stop: { drain_timeout: 1s, grace_period: 2s, timeout: 6s }";
 
 /// Four times what a stop takes beside an app that has ended.
 const SOON: Duration = Duration::from_secs(8);
@@ -25,7 +25,7 @@ const SOON: Duration = Duration::from_secs(8);
 /// Beside an app whose end this key tells.
 #[track_caller]
 fn start_companion(scene: &Scene, key: &str, wait: Wait) -> Outrigger {
-    Outrigger::start_and(scene, &format!("app: {{ {STOP}, end: {{ {key}: \"@dir@/done\" }} }}"), &[], wait)
+    Outrigger::start_and(scene, &format!("app: {{ {STOP}, external: {{ {key}: \"@dir@/done\" }} }}"), &[], wait)
 }
 
 /// Puts a whole file into the place of what is there, as `mv` does.
@@ -49,7 +49,7 @@ fn an_exit_file_from_before_our_start_ends_us_or_degrades_health() {
         let path = scene.write("done", format!("{code}\n"));
         let written = SystemTime::now() - Duration::from_secs(age);
         File::options().write(true).open(&path).expect("our file").set_modified(written).expect("our file");
-        let outrigger = start_companion(&scene, "tombstone", Wait::Nothing);
+        let outrigger = start_companion(&scene, "exit_code_file", Wait::Nothing);
         let mut ended = false;
         until(SOON, "it ends as the file says, or warns of the file and is degraded", || {
             ended = !is_alive(outrigger.pid());
@@ -88,7 +88,7 @@ fn check_pipe(key: &str) {
 /// covers: faults 2
 #[test]
 fn an_exit_file_that_is_a_pipe_blocks_nothing() {
-    check_pipe("tombstone");
+    check_pipe("exit_code_file");
 }
 
 /// covers: faults 2
@@ -103,7 +103,7 @@ fn a_pid_file_that_is_a_pipe_blocks_nothing() {
 fn an_exit_file_of_four_gigabytes_is_an_end_without_success() {
     let scene = Scene::new();
     File::create(scene.path("large")).expect("the scene takes files").set_len(4 << 30).expect("sparse files");
-    let outrigger = start_companion(&scene, "tombstone", Wait::Ready);
+    let outrigger = start_companion(&scene, "exit_code_file", Wait::Ready);
     std::fs::rename(scene.path("large"), scene.path("done")).expect("one folder");
     until(SOON, "it ends", || !is_alive(outrigger.pid()));
     let exit = outrigger.wait(PATIENCE);
@@ -117,7 +117,7 @@ fn an_exit_file_of_four_gigabytes_is_an_end_without_success() {
 fn an_exit_file_without_an_exit_code_is_no_success() {
     for text in ["abc", "300", "-1", "0x0"] {
         let scene = Scene::new();
-        let outrigger = start_companion(&scene, "tombstone", Wait::Ready);
+        let outrigger = start_companion(&scene, "exit_code_file", Wait::Ready);
         replace(&scene, "done", text);
         let exit = outrigger.wait(SOON);
         assert_ne!(exit.code, 0, "{text:?}: {}", exit.stderr);
@@ -130,7 +130,7 @@ fn an_exit_file_without_an_exit_code_is_no_success() {
 #[test]
 fn an_exit_file_that_is_still_empty_is_read_again() {
     let scene = Scene::new();
-    let outrigger = start_companion(&scene, "tombstone", Wait::Ready);
+    let outrigger = start_companion(&scene, "exit_code_file", Wait::Ready);
     scene.write("done", "");
     let ends = within(Duration::from_millis(260), || outrigger.status_of("/ready") != 200);
     scene.write("done", "3\n");
@@ -148,12 +148,13 @@ fn a_process_that_ends_before_its_exit_file_is_written_has_its_code() {
         let scene = Scene::new();
         let app = Running::start(&["sleep", "300"]);
         scene.write("app.pid", app.pid().to_string());
-        let body = format!("app: {{ {STOP}, end: {{ tombstone: \"@dir@/done\", pid_file: \"@dir@/app.pid\" }} }}");
+        let body =
+            format!("app: {{ {STOP}, external: {{ exit_code_file: \"@dir@/done\", pid_file: \"@dir@/app.pid\" }} }}");
         let outrigger = Outrigger::start_and(&scene, &body, &[], Wait::Ready);
         let watched = format!("\"pid\":{}", app.pid());
         until(PATIENCE, "the process is watched", || outrigger.stderr.contains(&watched));
         app.signal(Signal::KILL);
-        until(PATIENCE, "its end is seen", || outrigger.stderr.contains("process has ended"));
+        until(PATIENCE, "its end is seen", || outrigger.stderr.contains("app process exited"));
         if let Some(text) = late {
             replace(&scene, "done", text);
         }
@@ -185,7 +186,7 @@ fn ends_at_once_with(outrigger: Outrigger, second: Signal, code: i32) {
 }
 
 const DEAD: &str =
-    "sinks: { main: { http: { endpoint: \"http://@receiver@/lines\" }, batch: { max: 1MiB, wait: 50ms } } }";
+    "sinks: { main: { http: { url: \"http://@receiver@/lines\" }, batch: { max_bytes: 1MiB, max_age: 50ms } } }";
 
 /// The lines are kept, not dropped: the next start delivers them.
 /// covers: faults 2
@@ -196,13 +197,13 @@ fn a_second_signal_after_the_apps_end_keeps_its_lines_at_once() {
         let (scene, receiver) = (Scene::new(), LogReceiver::answering(Answer::Hang));
         scene.set("receiver", receiver.address());
         let body = format!(
-            "app: {{ stop: {{ drain: 1s, grace: 5s, deadline: 30s }} }}\n\
+            "app: {{ stop: {{ drain_timeout: 1s, grace_period: 5s, timeout: 30s }} }}\n\
              logs: {{ sources: {{ app: {{ stdio: {{}} }} }}, {DEAD} }}"
         );
         let outrigger = Outrigger::start_and(&scene, &body, &["sh", "-c", script], Wait::Started);
         receiver.wait_for_refused(1, PATIENCE);
         outrigger.signal(Signal::TERM);
-        until(PATIENCE, "the app's end", || outrigger.stderr.contains("the app has ended"));
+        until(PATIENCE, "the app's end", || outrigger.stderr.contains("app exited"));
         ends_at_once_with(outrigger, second, 6);
         receiver.answer(Answer::Accept);
         let outrigger = Outrigger::start_and(&scene, &body, &["sleep", "300"], Wait::Started);
@@ -220,7 +221,7 @@ fn a_second_signal_to_a_companion_ends_it_at_once() {
     scene.set("receiver", receiver.address());
     scene.write("in.log", "n=000000\n");
     let body = format!(
-        "app: {{ stop: {{ drain: 1s, grace: 5s, deadline: 30s }} }}\n\
+        "app: {{ stop: {{ drain_timeout: 1s, grace_period: 5s, timeout: 30s }} }}\n\
          logs: {{ sources: {{ files: {{ file: {{ include: [\"@dir@/in.log\"] }} }} }}, {DEAD} }}"
     );
     let outrigger = Outrigger::start_and(&scene, &body, &[], Wait::Started);
@@ -290,13 +291,13 @@ fn detect_and_init_give_the_option_that_keeps_an_app_in_the_foreground() {
     let nginx = [program.as_str(), &option, &config];
     let redis = [redis.as_str(), "--daemonize", "yes", "--port", &port, "--dir", &folder];
     for (app, flag) in [(&nginx[..], "daemon off"), (&redis, "--daemonize no")] {
-        let (code, text, stderr) = command(&[&["detect", "--for", "3s", "--"], app].concat());
+        let (code, text, stderr) = command(&[&["detect", "--timeout", "3s", "--"], app].concat());
         assert_eq!(code, 0, "{stderr}");
         for said in [&text, &stderr] {
             assert!(said.contains(flag) && said.contains("background"), "`{flag}` in:\n{text}\n{stderr}");
         }
         let written = scene.text_path("proposal.yaml");
-        let (code, _, stderr) = command(&[&["init", "--for", "3s", "--force", "-o", &written, "--"], app].concat());
+        let (code, _, stderr) = command(&[&["init", "--timeout", "3s", "--force", "-o", &written, "--"], app].concat());
         let text = std::fs::read_to_string(&written).unwrap_or_default();
         assert!(code == 0 && text.contains(flag), "`{flag}` in:\n{text}\n{stderr}");
         let (code, _, stderr) = command(&["validate", "-c", &written]);
@@ -365,12 +366,13 @@ fn nohup_keeps_an_app_alive_that_set_its_signals_back() {
 #[test]
 fn a_crash_loop_is_degraded_with_the_exit_and_the_count_of_restarts() {
     let cases = [
-        ("exit 3", "max: 6", ["exited with 3", "restart 6 of 6"]),
-        ("kill -9 $$", "max: 0", ["killed by signal 9", "restart 2"]),
+        ("exit 3", ", max_restarts: 6", ["exited with 3", "restart 6 of 6"]),
+        ("kill -9 $$", "", ["killed by signal 9", "restart 2"]),
     ];
     for (script, bound, parts) in cases {
         let scene = Scene::new();
-        let body = format!("app: {{ {STOP}, restart: {{ when: on_failure, wait: 400ms, wait_max: 400ms, {bound} }} }}");
+        let body =
+            format!("app: {{ {STOP}, restart: {{ policy: on_failure, backoff: 400ms, max_backoff: 400ms{bound} }} }}");
         let outrigger = Outrigger::start_and(&scene, &body, &["sh", "-c", script], Wait::Started);
         let text_of_app = || {
             let status: serde_json::Value = serde_json::from_str(&outrigger.ask_quietly("/status")).unwrap_or_default();
@@ -385,7 +387,7 @@ fn a_crash_loop_is_degraded_with_the_exit_and_the_count_of_restarts() {
             last.contains("degraded") && parts.iter().all(|part| last.contains(part))
         });
         assert!(tells, "degraded with {parts:?}, and not {last}");
-        if bound == "max: 0" {
+        if bound.is_empty() {
             let (code, table, stderr) = command(&["status", "--socket", &scene.text_path("run/admin.sock")]);
             assert!(code == 0 && table.contains("degraded") && table.contains(parts[0]), "{table}{stderr}");
             outrigger.finish();

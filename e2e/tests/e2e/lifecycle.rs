@@ -12,7 +12,7 @@ use crate::harness::{
     ledger_balances, python, request, until,
 };
 
-const QUICK_STOP: &str = "app: { stop: { signal: SIGTERM, drain: 1s, grace: 2s, deadline: 6s } }\n";
+const QUICK_STOP: &str = "app: { stop: { signal: SIGTERM, drain_timeout: 1s, grace_period: 2s, timeout: 6s } }\n";
 
 /// Each way an app can end gives the exit code that it gives without us.
 /// covers: foundation 4
@@ -126,7 +126,8 @@ fn the_last_words_of_a_short_app_are_delivered_before_the_exit() {
     let receiver = LogReceiver::start();
     let scene = Scene::new();
     scene.set("receiver", receiver.address());
-    let body = "logs: { sources: { app: { stdio: {} } }, sinks: { out: { http: { endpoint: \"http://@receiver@/lines\" } } } }";
+    let body =
+        "logs: { sources: { app: { stdio: {} } }, sinks: { out: { http: { url: \"http://@receiver@/lines\" } } } }";
     let script = "i=0; while [ $i -lt 1000 ]; do printf 'n=%06d\\n' $i; i=$((i+1)); done; printf n=001000; exit 9";
     let outrigger = Outrigger::start_and(&scene, body, &["sh", "-c", script], Wait::Nothing);
     let exit = outrigger.wait(40 * SECOND);
@@ -155,7 +156,7 @@ fn signals_are_forwarded_to_the_app() {
 #[test]
 fn the_app_is_stopped_by_the_configured_signal() {
     let scene = Scene::new();
-    let body = "app: { stop: { signal: SIGINT, drain: 1s, grace: 5s, deadline: 10s } }";
+    let body = "app: { stop: { signal: SIGINT, drain_timeout: 1s, grace_period: 5s, timeout: 10s } }";
     let script = "trap 'echo interrupted; exit 11' INT; trap 'exit 12' TERM; echo set; while :; do sleep 0.05; done";
     let outrigger = Outrigger::start(&scene, body, &["sh", "-c", script]);
     until(PATIENCE, "the traps are set", || outrigger.stdout.contains("set"));
@@ -190,8 +191,8 @@ fn a_request_in_flight_is_answered_before_the_app_is_told_to_stop() {
     scene.port("front");
     let port = scene.port("port");
     let body = r#"
-app: { port: @port@, stop: { drain: 10s, grace: 5s, deadline: 25s } }
-proxy: { listeners: { inbound: { listen: "127.0.0.1:@front@", direction: inbound, to: app } } }
+app: { port: @port@, stop: { drain_timeout: 10s, grace_period: 5s, timeout: 25s } }
+proxy: { listeners: { inbound: { listen: "127.0.0.1:@front@", direction: inbound, cluster: app } } }
 "#;
     let script = scene.write("slow.py", SLOW_APP).display().to_string();
     let outrigger = Outrigger::start(&scene, body, &[&python, &script, &port.to_string()]);
@@ -242,8 +243,8 @@ fn the_drain_ends_at_once_when_no_request_is_live() {
     scene.port("front");
     scene.port("port");
     let body = r#"
-app: { port: @port@, stop: { drain: 15s, grace: 5s, deadline: 30s } }
-proxy: { listeners: { inbound: { listen: "127.0.0.1:@front@", direction: inbound, to: app } } }
+app: { port: @port@, stop: { drain_timeout: 15s, grace_period: 5s, timeout: 30s } }
+proxy: { listeners: { inbound: { listen: "127.0.0.1:@front@", direction: inbound, cluster: app } } }
 "#;
     let outrigger = Outrigger::start_and(&scene, body, &["sleep", "300"], Wait::Started);
     let exit = outrigger.finish();
@@ -259,7 +260,7 @@ fn a_hanging_receiver_does_not_stretch_the_deadline() {
     let scene = Scene::new();
     scene.set("receiver", receiver.address());
     let body = format!(
-        "{QUICK_STOP}logs: {{ sources: {{ app: {{ stdio: {{}} }} }}, sinks: {{ out: {{ http: {{ endpoint: \"http://@receiver@/lines\" }} }} }} }}\n"
+        "{QUICK_STOP}logs: {{ sources: {{ app: {{ stdio: {{}} }} }}, sinks: {{ out: {{ http: {{ url: \"http://@receiver@/lines\" }} }} }} }}\n"
     );
     let outrigger = Outrigger::start_and(&scene, &body, &["sh", "-c", "echo hello; exec sleep 300"], Wait::Started);
     receiver.wait_for_refused(1, PATIENCE);
@@ -277,7 +278,7 @@ fn a_dead_receiver_never_blocks_the_app() {
     let scene = Scene::new();
     scene.set("receiver", receiver.address());
     let body = format!(
-        "{QUICK_STOP}logs: {{ sources: {{ app: {{ stdio: {{}} }} }}, sinks: {{ out: {{ http: {{ endpoint: \"http://@receiver@/lines\" }} }} }} }}\n"
+        "{QUICK_STOP}logs: {{ sources: {{ app: {{ stdio: {{}} }} }}, sinks: {{ out: {{ http: {{ url: \"http://@receiver@/lines\" }} }} }} }}\n"
     );
     let command = ["sh", "-c", "seq 1 8000000; echo wrote-it-all >&2; exec sleep 300"];
     let began = Instant::now();

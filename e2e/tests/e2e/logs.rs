@@ -30,7 +30,7 @@ fn the_http_sink_sends_json_lines_in_each_compression() {
         let body = r#"
 logs:
   sources: { app: { stdio: {} } }
-  sinks: { main: { http: { endpoint: "http://@receiver@/lines", compression: @compression@ }, batch: { max: 1MiB, wait: 100ms } } }
+  sinks: { main: { http: { url: "http://@receiver@/lines", compression: @compression@ }, batch: { max_bytes: 1MiB, max_age: 100ms } } }
 "#;
         let outrigger = start(&scene, body, &counting(1000));
         receiver.wait_for(1000, PATIENCE);
@@ -44,9 +44,7 @@ logs:
         assert_eq!((record.field("stream"), record.field("source")), ("stdout", "app"));
         let time = record.field("timestamp");
         assert!(time.starts_with("20") && time.contains('T') && time.ends_with('Z'), "RFC 3339: {time}");
-        until(PATIENCE, "the ledger settles", || {
-            ledger_row(&outrigger.admin, "sink", "logs/main")["delivered"] == 1000
-        });
+        until(PATIENCE, "the ledger settles", || ledger_row(&outrigger.admin, "logs.sinks.main")["delivered"] == 1000);
         receiver.assert_well_formed();
         outrigger.finish();
     }
@@ -61,7 +59,7 @@ fn the_loki_sink_sends_labels_and_ordered_entries() {
     let body = r#"
 logs:
   sources: { app: { stdio: {} } }
-  sinks: { main: { loki: { endpoint: "http://@receiver@", labels: { service: orders, team: blue } }, batch: { max: 64KiB, wait: 100ms } } }
+  sinks: { main: { loki: { url: "http://@receiver@", labels: { service: orders, team: blue } }, batch: { max_bytes: 64KiB, max_age: 100ms } } }
 "#;
     let outrigger = start(&scene, body, &counting(3000));
     receiver.wait_for(3000, PATIENCE);
@@ -86,7 +84,7 @@ fn json_lines_become_fields_and_others_stay_as_they_are() {
 logs:
   sources: { app: { stdio: {} } }
   stages: [ { parse: { json: {} } }, { set: { service: orders } } ]
-  sinks: { main: { http: { endpoint: "http://@receiver@/lines", compression: none }, batch: { max: 1MiB, wait: 100ms } } }
+  sinks: { main: { http: { url: "http://@receiver@/lines", compression: none }, batch: { max_bytes: 1MiB, max_age: 100ms } } }
 "#;
     let lines = [
         r#"{"level":"info","msg":"taken","order":17,"deep":{"a":[1,2]}}"#,
@@ -117,7 +115,7 @@ fn the_two_streams_are_told_apart() {
     let body = r#"
 logs:
   sources: { app: { stdio: {} } }
-  sinks: { main: { http: { endpoint: "http://@receiver@/lines", compression: none }, batch: { max: 1MiB, wait: 100ms } } }
+  sinks: { main: { http: { url: "http://@receiver@/lines", compression: none }, batch: { max_bytes: 1MiB, max_age: 100ms } } }
 "#;
     let script = "i=0; while [ $i -lt 300 ]; do printf 'out n=%06d\\n' $i; printf 'err n=%06d\\n' $i >&2; i=$((i+1)); done; exec sleep 300";
     let outrigger = start(&scene, body, &["sh".into(), "-c".into(), script.into()]);
@@ -139,7 +137,7 @@ fn awkward_lines_arrive() {
     let body = r#"
 logs:
   sources: { app: { stdio: {} } }
-  sinks: { main: { http: { endpoint: "http://@receiver@/lines", compression: none }, batch: { max: 1MiB, wait: 100ms } } }
+  sinks: { main: { http: { url: "http://@receiver@/lines", compression: none }, batch: { max_bytes: 1MiB, max_age: 100ms } } }
 "#;
     let long = "x".repeat(30_000);
     let mut bytes = b"first\n\ncarriage\r\nbroken \xff\xfe bytes\ntab\tand \x1b[31mcolour\x1b[0m\n".to_vec();
@@ -165,9 +163,9 @@ fn every_sink_gets_every_line_in_order() {
     scene.write("in.log", (0..2000).map(|number| format!("n={number:06}\n")).collect::<String>());
     let body = r#"
 logs:
-  sources: { files: { file: { include: ["@dir@/in.log"], start: beginning } } }
+  sources: { files: { file: { include: ["@dir@/in.log"], read_from: beginning } } }
   sinks:
-    http: { http: { endpoint: "http://@receiver@/lines" }, batch: { max: 1MiB, wait: 100ms } }
+    http: { http: { url: "http://@receiver@/lines" }, batch: { max_bytes: 1MiB, max_age: 100ms } }
     file: { file: { path: "@dir@/archive/copy.log" } }
     out:  { stdout: {} }
     none: { blackhole: {} }
@@ -183,8 +181,8 @@ logs:
     assert_counts_up(&receiver.numbers("n="), 2000);
     assert_counts_up(&in_text(&std::fs::read_to_string(&copy).expect("just read")), 2000);
     assert_counts_up(&in_text(&outrigger.stdout.text()), 2000);
-    for sink in ["logs/http", "logs/file", "logs/out", "logs/none"] {
-        until(PATIENCE, sink, || ledger_row(&outrigger.admin, "sink", sink)["delivered"] == 2000);
+    for sink in ["logs.sinks.http", "logs.sinks.file", "logs.sinks.out", "logs.sinks.none"] {
+        until(PATIENCE, sink, || ledger_row(&outrigger.admin, sink)["delivered"] == 2000);
     }
     outrigger.finish();
 }
@@ -199,10 +197,10 @@ fn a_sink_gets_only_its_sources() {
     scene.write("in.log", "from the file n=000001\n");
     let body = r#"
 logs:
-  sources: { app: { stdio: {} }, files: { file: { include: ["@dir@/*.log"], start: beginning } } }
+  sources: { app: { stdio: {} }, files: { file: { include: ["@dir@/*.log"], read_from: beginning } } }
   sinks:
-    one: { http: { endpoint: "http://@one@/lines" }, from: [files], batch: { max: 1MiB, wait: 100ms } }
-    all: { http: { endpoint: "http://@all@/lines" }, batch: { max: 1MiB, wait: 100ms } }
+    one: { http: { url: "http://@one@/lines" }, inputs: [files], batch: { max_bytes: 1MiB, max_age: 100ms } }
+    all: { http: { url: "http://@all@/lines" }, batch: { max_bytes: 1MiB, max_age: 100ms } }
 "#;
     let outrigger = start(&scene, body, &counting(10));
     all.wait_for(11, PATIENCE);
@@ -225,18 +223,18 @@ fn a_dead_optional_sink_holds_nobody_up_and_counts_what_it_drops() {
     let text: String = (0..20_000).map(|number| format!("n={number:06} {line}\n")).collect();
     scene.write("in.log", text);
     let body = r#"
-app: { stop: { drain: 1s, grace: 2s, deadline: 5s } }
+app: { stop: { drain_timeout: 1s, grace_period: 2s, timeout: 5s } }
 logs:
-  sources: { files: { file: { include: ["@dir@/in.log"], start: beginning } } }
+  sources: { files: { file: { include: ["@dir@/in.log"], read_from: beginning } } }
   sinks:
-    main:  { http: { endpoint: "http://@receiver@/lines", compression: zstd }, batch: { max: 1MiB, wait: 100ms } }
-    extra: { http: { endpoint: "http://@dead@/lines" }, required: false, buffer: { max: 1MiB, when_full: drop_oldest }, batch: { max: 256KiB, wait: 100ms } }
+    main:  { http: { url: "http://@receiver@/lines", compression: zstd }, batch: { max_bytes: 1MiB, max_age: 100ms } }
+    extra: { http: { url: "http://@dead@/lines" }, required: false, buffer: { max_bytes: 1MiB, when_full: drop_oldest }, batch: { max_bytes: 256KiB, max_age: 100ms } }
 "#;
     let outrigger = start(&scene, body, &[]);
     receiver.wait_for(20_000, PATIENCE);
     assert_counts_up(&receiver.numbers("n="), 20_000);
     until(PATIENCE, "the optional sink counts what it drops", || {
-        dropped(&ledger_row(&outrigger.admin, "sink", "logs/extra")) > 10_000
+        dropped(&ledger_row(&outrigger.admin, "logs.sinks.extra")) > 10_000
     });
     outrigger.finish();
 }
@@ -250,7 +248,7 @@ fn a_single_line_leaves_within_its_wait() {
     let body = r#"
 logs:
   sources: { app: { stdio: {} } }
-  sinks: { main: { http: { endpoint: "http://@receiver@/lines" }, batch: { max: 1MiB, wait: 1s } } }
+  sinks: { main: { http: { url: "http://@receiver@/lines" }, batch: { max_bytes: 1MiB, max_age: 1s } } }
 "#;
     let outrigger = start(&scene, body, &counting(1));
     receiver.wait_for(1, Duration::from_secs(4));

@@ -51,8 +51,7 @@ fn labels_that_loki_refuses_are_refused() {
         (r#"{ "a\"b": x }"#, &["label"][..]),
         (r#"{ service: orders, _a1: x, B: y, service_name: z }"#, &[][..]),
     ];
-    let sinks =
-        labels.map(|(labels, _)| format!(r#"{{ loki: {{ endpoint: "http://127.0.0.1:1", labels: {labels} }} }}"#));
+    let sinks = labels.map(|(labels, _)| format!(r#"{{ loki: {{ url: "http://127.0.0.1:1", labels: {labels} }} }}"#));
     let cases = labels.iter().zip(&sinks).map(|((_, parts), sink)| (ANY, sink.as_str(), *parts));
     check(&cases.collect::<Vec<Case<'_>>>());
 }
@@ -66,7 +65,7 @@ fn a_sink_that_feeds_its_source_is_refused() {
     let (live, numbered, deep, dotted) =
         (file("in/copy.log"), file("in/copy"), file("in/deep/down/copy.log"), file("in/../in/./copy.log"));
     let other = file("out/copy.log");
-    let one = r#"{ file: { path: "@dir@/in/copy.log" }, from: [f] }"#;
+    let one = r#"{ file: { path: "@dir@/in/copy.log" }, inputs: [f] }"#;
     check(&[
         (ANY, &live, &["copy.log"]),
         (ANY, one, &["copy.log"]),

@@ -18,7 +18,7 @@ use crate::harness::{
     Answer, LogReceiver, Outrigger, PATIENCE, SECOND, Scene, Wire, ledger_row, number_after, until, within,
 };
 
-const FAST: &str = "poll: 50ms, scan: 200ms";
+const FAST: &str = "poll_interval: 50ms, scan_interval: 200ms";
 
 /// A receiver that answers with bytes of the test's own and closes, and keeps when which body came.
 struct Scripted {
@@ -62,7 +62,7 @@ impl Scripted {
 fn with_sinks(files: LogFiles, receivers: &BTreeMap<&str, Scripted>) -> LogFiles {
     let sink = |(name, receiver): (&&str, &Scripted)| {
         let endpoint = format!("http://{}/lines", receiver.server.address());
-        format!("    {name}: {{ http: {{ endpoint: \"{endpoint}\", compression: none }}, batch: {{ wait: 50ms }} }}\n")
+        format!("    {name}: {{ http: {{ url: \"{endpoint}\", compression: none }}, batch: {{ max_age: 50ms }} }}\n")
     };
     let sinks: String = receivers.iter().map(sink).collect();
     files.and(&sinks)
@@ -151,7 +151,7 @@ fn an_answer_is_its_status_line() {
     files.append("in/a.log", numbered(0..10));
     until(PATIENCE, "each is asked", || receivers.values().all(|receiver| !receiver.times().is_empty()));
     files.append("in/a.log", numbered(10..20));
-    let row = |name: &str| ledger_row(&outrigger.admin, "sink", &format!("logs/{name}"));
+    let row = |name: &str| ledger_row(&outrigger.admin, &format!("logs.sinks.{name}"));
     let account = |name: &str| (row(name)["delivered"].as_u64().unwrap_or(0), dropped(&row(name)));
     let expected = |name: &str| if name == "refused" { (0, 20) } else { (20, 0) };
     within(5 * SECOND, || receivers.keys().all(|name| account(name) == expected(name)));
@@ -179,14 +179,14 @@ fn positions_wait_for_room_in_a_full_volume() {
     files.append("in/first.log", numbered(0..1));
     let outrigger = volume.start(&files.scene, files.body());
     files.receiver.wait_for(1, PATIENCE);
-    settle(&outrigger, "logs/main");
+    settle(&outrigger, "logs.sinks.main");
     volume.fill(&outrigger);
     // Positions of 200 files need more than the block that is there.
     for number in 0..200 {
         files.append(&format!("in/{number:03}.log"), numbered(1 + number * 5..1 + number * 5 + 5));
     }
     files.receiver.wait_for(1001, PATIENCE);
-    settle(&outrigger, "logs/main");
+    settle(&outrigger, "logs.sinks.main");
     let told = within(5 * SECOND, || verdict(&outrigger).0 == "degraded");
     let (state, warned) = (verdict(&outrigger), warnings(&outrigger).len());
     volume.free(&outrigger);
@@ -195,7 +195,7 @@ fn positions_wait_for_room_in_a_full_volume() {
     replace_worker(&outrigger);
     files.append("in/last.log", numbered(1001..1002));
     until(PATIENCE, "a line after the kill", || files.sorted().contains(&1001));
-    settle(&outrigger, "logs/main");
+    settle(&outrigger, "logs.sinks.main");
     let repeated = missing_and_repeated(&files.sorted(), 0..1001).1;
     assert!(
         told && well && warned <= 4 && repeated == 0,
@@ -239,7 +239,7 @@ fn missing_and_fused(text: &str, json: bool) -> (usize, Vec<String>) {
 fn a_line_cut_by_a_full_disk_fuses_with_none() {
     let mut wrong = Vec::new();
     for format in ["raw", "json"] {
-        let sink = "    copy: { file: { path: \"@dir@/out/copy\", format: @format@ }, batch: { wait: 50ms } }\n";
+        let sink = "    copy: { file: { path: \"@dir@/out/copy\", format: @format@ }, batch: { max_age: 50ms } }\n";
         let files = LogFiles::new(&["in", "out"], &["in/*.log"], FAST).and(sink);
         files.scene.set("format", format);
         let volume = need!(Volume::new(&files.scene, "out", "8m", 7_900_000), NO_VOLUME);
@@ -255,7 +255,7 @@ fn a_line_cut_by_a_full_disk_fuses_with_none() {
         outrigger.await_other(before, PATIENCE);
         let last = format!("n={:06}", LINES - 1);
         until(PATIENCE, "the last line", || read().contains(&last));
-        settle(&outrigger, "logs/copy");
+        settle(&outrigger, "logs.sinks.copy");
         let (missing, fused) = missing_and_fused(&read(), format == "json");
         if missing > 0 || !fused.is_empty() {
             wrong.push((format, missing, fused));
@@ -273,23 +273,23 @@ fn lines_lost_with_a_killed_worker_are_counted() {
     const LINES: usize = 20_000;
     let (scene, receiver) = (Scene::new(), LogReceiver::answering(Answer::Status(503)));
     scene.set("receiver", receiver.address());
-    let body = "app: { stop: { drain: 1s, grace: 2s, deadline: 9s } }\n\
-                logs:\n  sources: { app: { stdio: { buffer: 1MiB } } }\n  \
-                sinks: { main: { http: { endpoint: \"http://@receiver@/lines\" }, batch: { wait: 50ms } } }\n";
+    let body = "app: { stop: { drain_timeout: 1s, grace_period: 2s, timeout: 9s } }\n\
+                logs:\n  sources: { app: { stdio: { buffer: { max_bytes: 1MiB } } } }\n  \
+                sinks: { main: { http: { url: \"http://@receiver@/lines\" }, batch: { max_age: 50ms } } }\n";
     let script =
         format!("i=0; while [ $i -lt {LINES} ]; do echo n=$i {}; i=$((i+1)); done; exec sleep 300", "q".repeat(90));
     let outrigger = Outrigger::start(&scene, body, &["sh", "-c", &script]);
-    until(PATIENCE, "all lines are read", || ledger_row(&outrigger.admin, "source", "logs/app")["received"] == LINES);
+    until(PATIENCE, "all lines are read", || ledger_row(&outrigger.admin, "logs.sources.app")["received"] == LINES);
     let worker = outrigger.worker();
     send_signal(worker, Signal::KILL);
     outrigger.await_other(worker, PATIENCE);
     receiver.answer(Answer::Accept);
     until(PATIENCE, "the last line", || receiver.newest("n=") == Some(LINES - 1));
-    let row = || ledger_row(&outrigger.admin, "source", "logs/app");
+    let row = || ledger_row(&outrigger.admin, "logs.sources.app");
     until(PATIENCE, "nothing waits", || row()["pending"] == 0);
     let (missing, repeated) = missing_and_repeated(&receiver.sorted("n="), 0..LINES);
     assert!(missing > 0, "the ring holds less than all lines");
     assert_eq!((dropped(&row()) as usize, repeated), (missing, 0), "{}", row());
-    assert!(outrigger.stderr.contains("log records were lost"));
+    assert!(outrigger.stderr.contains("log records dropped before they could be read"));
     outrigger.finish();
 }

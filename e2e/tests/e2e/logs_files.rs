@@ -10,7 +10,7 @@ use crate::harness::ledger::dropped;
 use crate::harness::log_files::{LogFiles, missing_and_repeated, numbered, replace_worker, settle, verdict, warnings};
 use crate::harness::{Answer, Exposition, Outrigger, PATIENCE, SECOND, ledger_row, until, within};
 
-const FAST: &str = "poll: 50ms, scan: 200ms";
+const FAST: &str = "poll_interval: 50ms, scan_interval: 200ms";
 
 /// A file that was renamed with lines that no sink has taken is found again by the next worker, in whichever folder of
 /// its pattern.
@@ -27,7 +27,7 @@ fn unread_rotated_files_are_found_in_all_folders() {
     }
     let outrigger = files.start();
     files.receiver.wait_for(3, PATIENCE);
-    settle(&outrigger, "logs/main");
+    settle(&outrigger, "logs.sinks.main");
     files.receiver.answer(Answer::Status(503));
     for (file, log) in logs.iter().enumerate() {
         files.append(log, numbered(first(file) + 1..first(file) + 1001));
@@ -40,7 +40,7 @@ fn unread_rotated_files_are_found_in_all_folders() {
     replace_worker(&outrigger);
     files.receiver.answer(Answer::Accept);
     until(PATIENCE, "the last line of the new files", || files.sorted().contains(&(first(2) + 1010)));
-    settle(&outrigger, "logs/main");
+    settle(&outrigger, "logs.sinks.main");
     let missing = |file: usize| missing_and_repeated(&files.sorted(), first(file)..first(file) + 1011).0;
     // What was renamed may be read after what took its name.
     within(PATIENCE, || (0..3).all(|file| missing(file) == 0));
@@ -58,7 +58,7 @@ fn a_lost_file_with_unread_lines_is_reported() {
     files.append("in/removed.log", numbered(1..2));
     let outrigger = files.start();
     files.receiver.wait_for(2, PATIENCE);
-    settle(&outrigger, "logs/main");
+    settle(&outrigger, "logs.sinks.main");
     files.receiver.answer(Answer::Status(503));
     files.append("in/renamed.log", numbered(2..1002));
     files.append("in/removed.log", numbered(1002..2002));
@@ -76,9 +76,9 @@ fn a_lost_file_with_unread_lines_is_reported() {
         new.iter().any(|line| line["source"] == "files" || line.to_string().contains(&files.scene.text_path("in")))
     };
     assert!(within(5 * SECOND, warned), "a warning names the source: {:?}", warnings(&outrigger).split_off(before));
-    let row = ledger_row(&outrigger.admin, "source", "logs/files");
+    let row = ledger_row(&outrigger.admin, "logs.sources.files");
     let counted = Exposition::of(&outrigger.admin).and_then(|page| {
-        let words = ["missed", "lost", "missing", "gone", "unread"];
+        let words = ["removed", "lost", "missing", "gone", "unread"];
         page.sum(|series| {
             series.name.starts_with("outrigger_log") && words.iter().any(|word| series.name.contains(word))
         })
@@ -92,9 +92,9 @@ fn a_lost_file_with_unread_lines_is_reported() {
 #[test]
 fn a_file_sink_follows_its_path() {
     let sinks = "    \
-    removed: { file: { path: \"@dir@/out/removed\" }, batch: { wait: 50ms } }
-    renamed: { file: { path: \"@dir@/out/renamed\" }, batch: { wait: 50ms } }
-    replaced: { file: { path: \"@dir@/out/replaced\", format: json }, batch: { wait: 50ms } }
+    removed: { file: { path: \"@dir@/out/removed\" }, batch: { max_age: 50ms } }
+    renamed: { file: { path: \"@dir@/out/renamed\" }, batch: { max_age: 50ms } }
+    replaced: { file: { path: \"@dir@/out/replaced\", format: json }, batch: { max_age: 50ms } }
 ";
     let files = LogFiles::new(&["in", "out"], &["in/*.log"], FAST).and(sinks);
     let outrigger = files.start();
@@ -102,7 +102,7 @@ fn a_file_sink_follows_its_path() {
     files.append("in/a.log", numbered(0..100));
     let lines = |name: &str| std::fs::read_to_string(files.path(&format!("out/{name}"))).unwrap_or_default();
     until(PATIENCE, "all files have the first lines", || names.iter().all(|name| lines(name).contains("n=000099")));
-    names.iter().for_each(|name| settle(&outrigger, &format!("logs/{name}")));
+    names.iter().for_each(|name| settle(&outrigger, &format!("logs.sinks.{name}")));
     remove_file(files.path("out/removed")).expect("it is there");
     rename(files.path("out/renamed"), files.path("out/renamed.1")).expect("it is there");
     File::create(files.path("out/renamed")).expect("as logrotate's `create` does");
@@ -110,7 +110,7 @@ fn a_file_sink_follows_its_path() {
     rename(files.path("out/beside"), files.path("out/replaced")).expect("it is there");
     files.append("in/a.log", numbered(100..200));
     names.iter().for_each(|name| {
-        let row = || ledger_row(&outrigger.admin, "sink", &format!("logs/{name}"));
+        let row = || ledger_row(&outrigger.admin, &format!("logs.sinks.{name}"));
         until(PATIENCE, "the sink counts the new lines as delivered", || row()["delivered"] == 200);
     });
     let wrong = names.map(|name| (name, lines(name).lines().filter(|line| line.contains("n=0001")).count()));
@@ -129,7 +129,7 @@ fn content(head: &str, word: &str, lines: usize) -> String {
 /// covers: faults 4
 #[test]
 fn a_file_written_anew_is_read_from_its_start() {
-    let files = LogFiles::new(&["in"], &["in/*.log"], "poll: 500ms, scan: 200ms");
+    let files = LogFiles::new(&["in"], &["in/*.log"], "poll_interval: 500ms, scan_interval: 200ms");
     let header = format!("# {}\n", "the same header ".repeat(40));
     // The new content has more bytes, as many, and more behind the same beginning.
     let cases = [("longer", "", 50, 200), ("equal", "", 100, 100), ("headed", header.as_str(), 50, 200)];
@@ -140,7 +140,7 @@ fn a_file_written_anew_is_read_from_its_start() {
     write("down", content(&header, "down old", 50));
     let outrigger = files.start();
     files.receiver.wait_for(50 + 100 + 51 + 51, PATIENCE);
-    settle(&outrigger, "logs/main");
+    settle(&outrigger, "logs.sinks.main");
     for (name, head, _, new) in cases {
         write(name, content(head, &format!("{name} new"), new));
     }
@@ -156,7 +156,7 @@ fn a_file_written_anew_is_read_from_its_start() {
     let counts =
         |(name, _, _, new): (&'static str, &str, usize, usize)| (name, whole(name, new), came(name).len(), new);
     let mut all = cases.map(counts).to_vec();
-    settle(&outrigger, "logs/main");
+    settle(&outrigger, "logs.sinks.main");
     outrigger.finish();
     write("down", content(&header, "down new", 200));
     let outrigger = files.start();
@@ -179,7 +179,8 @@ const FOUR_SINKS: &str = "    \
 const MANY: usize = 2100;
 
 fn many_files() -> LogFiles {
-    let files = LogFiles::new(&["in"], &["in/*.log"], "files_max: 4000, poll: 100ms, scan: 500ms").and(FOUR_SINKS);
+    let files = LogFiles::new(&["in"], &["in/*.log"], "max_files: 4000, poll_interval: 100ms, scan_interval: 500ms")
+        .and(FOUR_SINKS);
     for number in 0..MANY {
         files.append(&format!("in/{number:04}.log"), numbered(number..number + 1));
     }
@@ -189,7 +190,7 @@ fn many_files() -> LogFiles {
 }
 
 fn settle_all(outrigger: &Outrigger) {
-    ["main", "second", "third", "fourth"].iter().for_each(|sink| settle(outrigger, &format!("logs/{sink}")));
+    ["main", "second", "third", "fourth"].iter().for_each(|sink| settle(outrigger, &format!("logs.sinks.{sink}")));
 }
 
 /// Lines of a new file, a killed worker, and how many of the lines come again.
@@ -261,7 +262,7 @@ fn positions_of_rotated_files_make_room() {
 fn short_lived_files(others: usize) {
     let folders: Vec<String> = (0..10).map(|round| format!("deep/{round}")).collect();
     let folders: Vec<&str> = ["in"].into_iter().chain(folders.iter().map(String::as_str)).collect();
-    let files = LogFiles::new(&folders, &["in/*.log", "deep/*/a.log"], "scan: 1s, files_max: 5000");
+    let files = LogFiles::new(&folders, &["in/*.log", "deep/*/a.log"], "scan_interval: 1s, max_files: 5000");
     for number in 0..others {
         files.append(&format!("in/other-{number:04}.log"), "rests\n");
     }
@@ -283,7 +284,7 @@ fn short_lived_files(others: usize) {
     until(PATIENCE, "a line of a file that stays", || files.sorted().contains(&2000));
     let missing = || [0..1000, 1000..2000].map(|numbers| missing_and_repeated(&files.sorted(), numbers).0);
     within(2 * SECOND, || missing() == [0, 0]);
-    let row = ledger_row(&outrigger.admin, "source", "logs/files");
+    let row = ledger_row(&outrigger.admin, "logs.sources.files");
     let told = dropped(&row) > 0 || verdict(&outrigger).0 == "degraded" || !warnings(&outrigger).is_empty();
     assert!(missing() == [0, 0] || told, "{:?} of 1,000 and 1,000 lines are missing, and nothing is said", missing());
     outrigger.finish();
@@ -309,7 +310,8 @@ fn files_between_slow_scans_are_read_or_reported() {
 /// covers: faults 4
 #[test]
 fn a_hole_after_a_truncation_is_skipped() {
-    let files = LogFiles::new(&["in"], &["in/*.log"], "poll: 50ms, scan: 200ms, line_max: 256KiB");
+    let files =
+        LogFiles::new(&["in"], &["in/*.log"], "poll_interval: 50ms, scan_interval: 200ms, max_line_bytes: 256KiB");
     let sizes = [("large", 300_000), ("small", 1000), ("exact", 262_144 - 12), ("fast", 5000)];
     let mut writers = sizes.map(|(name, size)| {
         let mut file = File::create(files.path(&format!("in/{name}.log"))).expect("the log can be written");
@@ -320,7 +322,7 @@ fn a_hole_after_a_truncation_is_skipped() {
     });
     let outrigger = files.start();
     until(PATIENCE, "the lines before", || files.receiver.len() >= 3000 + 10 + 2622 + 50);
-    settle(&outrigger, "logs/main");
+    settle(&outrigger, "logs.sinks.main");
     let truncate = |name: &str| {
         let other = OpenOptions::new().write(true).open(files.path(&format!("in/{name}.log")));
         other.expect("the log can be opened").set_len(0).expect("it can be truncated");
@@ -357,13 +359,13 @@ fn a_hole_after_a_truncation_is_skipped() {
 #[test]
 fn files_that_were_read_are_removed_in_silence() {
     const COUNT: usize = 3000;
-    let files = LogFiles::new(&["in"], &["in/*.log"], "files_max: 64, poll: 50ms, scan: 20ms");
+    let files = LogFiles::new(&["in"], &["in/*.log"], "max_files: 64, poll_interval: 50ms, scan_interval: 20ms");
     for number in 0..COUNT {
         files.append(&format!("in/{number:04}.log"), numbered(number..number + 1));
     }
     let outrigger = files.start();
     files.receiver.wait_for(COUNT, 3 * PATIENCE);
-    settle(&outrigger, "logs/main");
+    settle(&outrigger, "logs.sinks.main");
     until(PATIENCE, "no file waits", || verdict(&outrigger).0 == "ok");
     for number in 0..COUNT {
         remove_file(files.path(&format!("in/{number:04}.log"))).expect("the log is ours");

@@ -7,7 +7,7 @@ use std::io::Write;
 use crate::harness::log_files::{LogFiles, settle};
 use crate::harness::{PATIENCE, SECOND, until, within};
 
-const FAST: &str = "poll: 50ms, scan: 200ms";
+const FAST: &str = "poll_interval: 50ms, scan_interval: 200ms";
 
 /// A record has each key once, whatever the app wrote: `message` is the message where both are there, and `msg` a
 /// field.
@@ -29,7 +29,7 @@ fn a_record_has_each_key_once() {
         (r#"{"n":7,"msg":"m","level":"info","level":"warn"}"#, "level"),
         (r#"{"n":8,"msg":"m","stream":"a","stream":"b"}"#, "stream"),
     ];
-    let copy = "    copy: { file: { path: \"@dir@/out/copy\", format: json }, batch: { wait: 50ms } }\n";
+    let copy = "    copy: { file: { path: \"@dir@/out/copy\", format: json }, batch: { max_age: 50ms } }\n";
     let files = LogFiles::parsed(&["in", "out"], &["in/*.log"], FAST).and(copy);
     let lines: Vec<&str> = cases.iter().map(|case| case.0).chain(doubled.iter().map(|case| case.0)).collect();
     files.append("in/a.log", lines.join("\n") + "\n");
@@ -71,7 +71,7 @@ fn a_byte_order_mark_before_json_is_ignored() {
     );
     let outrigger = files.start();
     files.receiver.wait_for(3, PATIENCE);
-    settle(&outrigger, "logs/main");
+    settle(&outrigger, "logs.sinks.main");
     files.scene.write("in/a.log", "\u{feff}{\"msg\":\"fourth\",\"n\":4}\n");
     files.receiver.wait_for(4, PATIENCE);
     let records = files.receiver.records();
@@ -87,7 +87,8 @@ fn a_byte_order_mark_before_json_is_ignored() {
 /// covers: faults 4
 #[test]
 fn a_carriage_return_ends_a_line_with_its_feed() {
-    let files = LogFiles::parsed(&["in"], &["in/*.log"], "poll: 50ms, scan: 200ms, line_max: 16B");
+    let files =
+        LogFiles::parsed(&["in"], &["in/*.log"], "poll_interval: 50ms, scan_interval: 200ms, max_line_bytes: 16B");
     let long = "x".repeat(16);
     files.append("in/a.log", format!("one\r\n\r\ntwo\r\n10 %\r100 %\r\nplain\n{long}\r\n{{\"n\":1}}\r\nthree\r"));
     let outrigger = files.start();
@@ -98,7 +99,7 @@ fn a_carriage_return_ends_a_line_with_its_feed() {
     let messages: Vec<&str> = records.iter().map(|record| record.message.as_str()).collect();
     assert_eq!(messages, ["one", "", "two", "10 %\r100 %", "plain", &long, "", "three", "four"]);
     assert_eq!(records[6].fields["n"], 1);
-    assert_eq!(records[5].fields.get("truncated"), None, "a line of just line_max bytes is whole");
+    assert_eq!(records[5].fields.get("truncated"), None, "a line of just max_line_bytes bytes is whole");
     outrigger.finish();
 }
 
@@ -106,7 +107,8 @@ fn a_carriage_return_ends_a_line_with_its_feed() {
 /// covers: faults 4
 #[test]
 fn a_cut_line_ends_at_a_character() {
-    let files = LogFiles::new(&["in"], &["in/*.log"], "poll: 50ms, scan: 200ms, line_max: 1KiB");
+    let files =
+        LogFiles::new(&["in"], &["in/*.log"], "poll_interval: 50ms, scan_interval: 200ms, max_line_bytes: 1KiB");
     let mut expected = Vec::new();
     let mut text = String::new();
     let mut add = |plain: usize, character: &str, text: &mut String| {

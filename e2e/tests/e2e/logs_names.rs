@@ -14,7 +14,7 @@ use crate::harness::log_files::{LogFiles, append, missing_and_repeated, numbered
 use crate::harness::outrigger::binary;
 use crate::harness::{Outrigger, PATIENCE, SECOND, Wait, get, until, within};
 
-const FAST: &str = "poll: 50ms, scan: 200ms";
+const FAST: &str = "poll_interval: 50ms, scan_interval: 200ms";
 const NO_LANDLOCK: &str = "this kernel has no Landlock";
 
 /// A name that is not UTF-8 is a name: of a file, of a folder above it, and below a folder that is found by `**`.
@@ -170,17 +170,17 @@ fn a_link_out_of_the_sandbox_names_the_key() {
         files.append("elsewhere/real.log", "through the link\n");
         symlink(files.path(target), files.path(link)).expect("the scene takes links");
         let outrigger = files.start_apart();
-        need!(outrigger.ask("/status").json()["sandbox"]["landlock"].as_u64(), NO_LANDLOCK);
+        need!(outrigger.ask("/status").json()["sandbox"]["landlock_abi"].as_u64(), NO_LANDLOCK);
         let said = || {
             let logged: Vec<String> = warnings(&outrigger).iter().map(ToString::to_string).collect();
             [vec![verdict(&outrigger).1], logged].concat()
         };
-        let named = || verdict(&outrigger).0 == "degraded" && said().iter().any(|s| s.contains("sandbox.read"));
+        let named = || verdict(&outrigger).0 == "degraded" && said().iter().any(|s| s.contains("sandbox.allow_read"));
         if !within(5 * SECOND, named) {
             wrong.push((pattern, said()));
         }
         outrigger.finish();
-        let files = files.and("sandbox: { read: [\"@dir@/elsewhere\"] }\n");
+        let files = files.and("sandbox: { allow_read: [\"@dir@/elsewhere\"] }\n");
         let outrigger = files.start_apart();
         files.await_message("through the link");
         outrigger.finish();
@@ -188,14 +188,14 @@ fn a_link_out_of_the_sandbox_names_the_key() {
     assert!(wrong.is_empty(), "the sandbox and its key are not named: {wrong:?}");
 }
 
-/// More files than `files_max` match: the worker lives, and files take turns until all are read.
+/// More files than `max_files` match: the worker lives, and files take turns until all are read.
 /// covers: faults 4
 #[test]
 fn more_files_than_files_max_hurt_nobody() {
     assert_eq!(with_too_many_files(3000, 64, 256), [""; 0]);
 }
 
-/// The system allows fewer descriptors than `files_max` files need: the same.
+/// The system allows fewer descriptors than `max_files` files need: the same.
 /// covers: faults 4
 #[test]
 fn fewer_descriptors_than_files_hurt_nobody() {
@@ -204,8 +204,8 @@ fn fewer_descriptors_than_files_hurt_nobody() {
 
 /// What goes wrong where so many files match, so many may be open by the configuration, and so many descriptors by the
 /// system.
-fn with_too_many_files(count: usize, files_max: usize, descriptors: usize) -> Vec<String> {
-    let keys = format!("files_max: {files_max}, poll: 100ms, scan: 200ms");
+fn with_too_many_files(count: usize, max_files: usize, descriptors: usize) -> Vec<String> {
+    let keys = format!("max_files: {max_files}, poll_interval: 100ms, scan_interval: 200ms");
     let files = LogFiles::new(&["in"], &["in/*.log"], &keys);
     let day_ago = SystemTime::now() - Duration::from_secs(86_400);
     for number in 0..count {

@@ -25,7 +25,7 @@ const NOON: i128 = NOON_S * 1_000_000_000;
 /// By so much equal times of a stream may be moved, so that none is as another one.
 const RISE: i128 = 1000;
 
-const LOKI: &str = r#"    loki: { loki: { endpoint: "http://@loki@" }, batch: { max: 64KiB, wait: 50ms } }
+const LOKI: &str = r#"    loki: { loki: { url: "http://@loki@" }, batch: { max_bytes: 64KiB, max_age: 50ms } }
 "#;
 
 fn now() -> i128 {
@@ -38,7 +38,7 @@ fn now() -> i128 {
 #[track_caller]
 fn check(cases: &[(&str, &str, Expect)]) {
     let loki = LogReceiver::start();
-    let files = LogFiles::parsed(&["in"], &["in/*.log"], "poll: 50ms, scan: 200ms").and(LOKI);
+    let files = LogFiles::parsed(&["in"], &["in/*.log"], "poll_interval: 50ms, scan_interval: 200ms").and(LOKI);
     files.scene.set("loki", loki.address());
     let mut cases = cases.to_vec();
     cases.sort_by_key(|(_, _, expect)| if let Time(time) = expect { *time } else { 0 });
@@ -155,13 +155,13 @@ fn same_entries(receiver: &LogReceiver) -> usize {
 
 /// An app and files that write one text again and again, some of it with times of their own.
 const REPEATING: &str = r#"
-app: { stop: { drain: 1s, grace: 2s, deadline: 6s } }
+app: { stop: { drain_timeout: 1s, grace_period: 2s, timeout: 6s } }
 logs:
   sources:
     app: { stdio: {} }
-    files: { file: { include: ["@dir@/in/*.log"], poll: 50ms, scan: 200ms } }
+    files: { file: { include: ["@dir@/in/*.log"], poll_interval: 50ms, scan_interval: 200ms } }
   stages: [ { parse: { json: {} } } ]
-  sinks: { main: { loki: { endpoint: "http://@receiver@", labels: @labels@ }, batch: { max: 64KiB, wait: 50ms } } }
+  sinks: { main: { loki: { url: "http://@receiver@", labels: @labels@ }, batch: { max_bytes: 64KiB, max_age: 50ms } } }
 "#;
 
 /// Starts the sources above, and waits for all that they have; more of a known line comes in another read and another body.

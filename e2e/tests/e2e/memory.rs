@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use crate::harness::backdoor;
+use crate::harness::faults;
 use crate::harness::outrigger::{binary, upgrade};
 use crate::harness::process::{Signal, run_to_end, send_signal};
 use crate::harness::{Outrigger, PATIENCE, RawApp, SECOND, Scene, Wait, Wire, python, until, within};
@@ -80,7 +80,7 @@ fn an_app_killed_for_want_of_memory_is_reported_so() {
     let outrigger = group.start(&binary(), &scene, CAPTURED, &[&python, "-c", EATER], Wait::Nothing);
     let exit = outrigger.wait(3 * PATIENCE);
     assert_eq!(exit.code, 137, "{}", exit.stderr);
-    let told = exit.stderr.lines().any(|line| line.contains("the app") && line.contains("oom_killed"));
+    let told = exit.stderr.lines().any(|line| line.contains("app OOM-killed"));
     assert!(told, "the line of its end says so: {}", exit.stderr);
     let boxes = scene.black_boxes();
     assert_eq!((boxes.len(), &boxes[0]["oom_killed"], &boxes[0]["stdout"][0]), (1, &true.into(), &"eating".into()));
@@ -114,15 +114,15 @@ fn an_app_that_somebody_killed_is_not_said_to_lack_memory() {
 /// covers: attachment 2
 #[test]
 fn a_worker_that_leaks_in_a_small_container_falls_alone() {
-    let door = need!(backdoor::binary(), backdoor::NO_BACKDOOR);
+    let door = need!(faults::binary(), faults::NO_FAULTS);
     let group = need!(Group::limited(96 << 20), NO_GROUP);
     let scene = Scene::new();
     let outrigger = group.start(&door, &scene, CAPTURED, &["sleep", "300"], Wait::Ready);
     let (app, worker) = (outrigger.app(), outrigger.worker());
-    backdoor::tell(&scene, "leak 200");
+    faults::tell(&scene, "leak 200");
     outrigger.await_other(worker, 3 * PATIENCE);
     assert_eq!(outrigger.app(), app);
-    assert!(outrigger.stderr.contains("the worker before this one fell"), "{}", outrigger.stderr.text());
+    assert!(outrigger.stderr.contains("the previous worker crashed"), "{}", outrigger.stderr.text());
     assert_eq!(outrigger.finish().code, 143);
 }
 
@@ -134,8 +134,8 @@ fn with_a_dead_receiver_an_app_in_a_small_container_has_what_it_has_alone() {
     let group = need!(Group::limited(64 << 20), NO_GROUP);
     let scene = Scene::new();
     scene.port("nobody");
-    let body = "app: { stop: { drain: 1s, grace: 2s, deadline: 4s } }\n\
-                logs: { sources: { app: { stdio: {} } }, sinks: { out: { http: { endpoint: \"http://127.0.0.1:@nobody@/\" } } } }\n";
+    let body = "app: { stop: { drain_timeout: 1s, grace_period: 2s, timeout: 4s } }\n\
+                logs: { sources: { app: { stdio: {} } }, sinks: { out: { http: { url: \"http://127.0.0.1:@nobody@/\" } } } }\n";
     // About 28 MiB, and 48 MB of lines through stdout and stderr.
     let app = "import sys\nkept = bytearray(b'x' * (20 << 20))\nline = 'x' * 99 + '\\n'\n\
                for n in range(240000):\n    sys.stdout.write(line)\n    sys.stderr.write(line)\nsys.exit(9)";
@@ -153,7 +153,7 @@ fn a_flood_of_connections_does_not_take_more_memory_than_allowed() {
     scene.set("port", app.address().rsplit(':').next().expect("a port"));
     let front = format!("127.0.0.1:{}", scene.port("front"));
     let body = "app: { port: @port@ }\nlimits: { memory: 24MiB }\n\
-                proxy: { threads: 1, listeners: { inbound: { listen: \"127.0.0.1:@front@\", direction: inbound, to: app, head_timeout: 60s } } }\n";
+                proxy: { threads: 1, listeners: { inbound: { listen: \"127.0.0.1:@front@\", direction: inbound, cluster: app, request_headers_timeout: 60s } } }\n";
     let outrigger = Outrigger::start(&scene, body, &[]);
     let worker = outrigger.worker();
     let half = format!("GET /half HTTP/1.1\r\nHost: app\r\nX-Long: {}", "x".repeat(24 << 10));
@@ -172,7 +172,7 @@ fn a_flood_of_connections_does_not_take_more_memory_than_allowed() {
     // While memory is short a long head is refused with its reason; nobody who was let in last is closed without a word.
     let answer = newest.reply("GET").expect("it is answered");
     assert!(
-        answer.text() == "/half" || answer.status == 503 && answer.text().contains("memory is short"),
+        answer.text() == "/half" || answer.status == 503 && answer.text().contains("memory pressure"),
         "{answer:?}"
     );
     assert_eq!(outrigger.worker(), worker, "the same worker serves");

@@ -10,7 +10,7 @@ const BOTH_WAYS: &str = r#"
 app: { port: @port@ }
 metrics:
   sources:
-    app:     { scrape: { url: "http://127.0.0.1:@port@/metrics", every: 1s } }
+    app:     { scrape: { url: "http://127.0.0.1:@port@/metrics", interval: 1s } }
     process: { process: {} }
     self:    { self: {} }
   sinks:
@@ -120,7 +120,7 @@ fn the_page_has_what_its_sources_give_and_nothing_else() {
     let body = r#"
 app: { port: @port@ }
 metrics:
-  sources: { app: { scrape: { url: "http://127.0.0.1:@port@/metrics", every: 1s } } }
+  sources: { app: { scrape: { url: "http://127.0.0.1:@port@/metrics", interval: 1s } } }
   sinks: { page: { prometheus: { listen: "127.0.0.1:@page@" } } }
 "#;
     let outrigger = start(&scene, body, &command);
@@ -181,7 +181,7 @@ fn series_of_a_target_that_is_gone_leave_the_page() {
     scene.port("page");
     let body = r#"
 metrics:
-  sources: { app: { scrape: { url: "http://127.0.0.1:@port@/metrics", every: 1s } } }
+  sources: { app: { scrape: { url: "http://127.0.0.1:@port@/metrics", interval: 1s } } }
   sinks: { page: { prometheus: { listen: "127.0.0.1:@page@" } } }
 "#;
     let outrigger = Outrigger::start(&scene, body, &[]);
@@ -237,9 +237,9 @@ fn a_hanging_target_does_not_hang_the_page() {
     scene.set("target", target.address());
     scene.port("page");
     let body = r#"
-app: { stop: { drain: 1s, grace: 2s, deadline: 5s } }
+app: { stop: { drain_timeout: 1s, grace_period: 2s, timeout: 5s } }
 metrics:
-  sources: { app: { scrape: { url: "http://@target@/metrics", every: 1s } }, self: { self: {} } }
+  sources: { app: { scrape: { url: "http://@target@/metrics", interval: 1s } }, self: { self: {} } }
   sinks: { page: { prometheus: { listen: "127.0.0.1:@page@" } } }
 "#;
     let outrigger = Outrigger::start(&scene, body, &[]);

@@ -43,11 +43,11 @@ fn a_late_target_is_scraped_once_it_listens() {
     scene.set("other", other);
     scene.set("central", receiver.address());
     let body = r#"
-app: { port: @port@, stop: { drain: 1s, grace: 2s, deadline: 6s } }
+app: { port: @port@, stop: { drain_timeout: 1s, grace_period: 2s, timeout: 6s } }
 metrics:
   sources:
-    app:   { scrape: { url: "http://127.0.0.1:@port@/metrics", every: 60s } }
-    other: { scrape: { url: "http://127.0.0.1:@other@/metrics", every: 60s } }
+    app:   { scrape: { url: "http://127.0.0.1:@port@/metrics", interval: 60s } }
+    other: { scrape: { url: "http://127.0.0.1:@other@/metrics", interval: 60s } }
   sinks: { central: { remote_write: { url: "http://@central@/api/v1/write" } } }
 "#;
     let command = [&python, "-c", LATE_APP, &port, "1.4", "300"];
@@ -79,7 +79,7 @@ fn a_short_app_leaves_samples() {
         let body = r#"
 app: { port: @port@ }
 metrics:
-  sources: { app: { scrape: { url: "http://127.0.0.1:@port@/metrics", every: 15s } } }
+  sources: { app: { scrape: { url: "http://127.0.0.1:@port@/metrics", interval: 15s } } }
   sinks: { central: { remote_write: { url: "http://@central@/api/v1/write" } } }
 "#;
         let command = [&python, "-c", LATE_APP, &port, late, life];
@@ -101,9 +101,9 @@ fn the_last_values_of_an_app_are_scraped_at_its_stop() {
     scene.set("target", target.address());
     scene.set("central", receiver.address());
     let body = r#"
-app: { stop: { drain: 1s, grace: 2s, deadline: 6s } }
+app: { stop: { drain_timeout: 1s, grace_period: 2s, timeout: 6s } }
 metrics:
-  sources: { app: { scrape: { url: "http://@target@/metrics", every: 60s } } }
+  sources: { app: { scrape: { url: "http://@target@/metrics", interval: 60s } } }
   sinks: { central: { remote_write: { url: "http://@central@/api/v1/write" } } }
 "#;
     let outrigger = Outrigger::start(&scene, body, &["sleep", "300"]);

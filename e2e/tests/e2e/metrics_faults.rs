@@ -49,7 +49,7 @@ fn now_ms() -> u128 {
 
 /// How many samples a source dropped under a reason.
 fn dropped_under(outrigger: &Outrigger, source: &str, reason: &str) -> u64 {
-    let row = ledger_row(&outrigger.admin, "source", &format!("metrics/{source}"));
+    let row = ledger_row(&outrigger.admin, &format!("metrics.sources.{source}"));
     row["dropped"][reason].as_u64().unwrap_or(0)
 }
 
@@ -59,9 +59,9 @@ fn count_up(values: &[f64]) -> bool {
 }
 
 const TO_PROMETHEUS: &str = r#"
-app: { stop: { drain: 1s, grace: 2s, deadline: 6s } }
+app: { stop: { drain_timeout: 1s, grace_period: 2s, timeout: 6s } }
 metrics:
-  sources: { app: { scrape: { url: "http://@target@/metrics", every: 300ms } } }
+  sources: { app: { scrape: { url: "http://@target@/metrics", interval: 300ms } } }
   sinks:
     page:    { prometheus: { listen: "127.0.0.1:@page@" } }
     central: { remote_write: { url: "http://@central@/api/v1/write" } }
@@ -94,7 +94,7 @@ fn a_forged_metric_name_costs_only_its_line() {
     }
     let odd = prometheus.values("{__name__=~\"odd|evil\"}");
     findings.check(odd.is_empty(), || format!("the odd lines have {odd:?}"));
-    let bad = dropped_under(&outrigger, "app", "bad_line");
+    let bad = dropped_under(&outrigger, "app", "parse_error");
     findings.check(bad > 0 && bad.is_multiple_of(3), || format!("{bad} bad lines are counted, of three in each round"));
     let told = verdicts(&outrigger);
     findings.check(told.contains("line 2"), || format!("the status does not name line 2: {told}"));
@@ -141,8 +141,8 @@ fn samples_with_a_bad_time_are_dropped_alone() {
     let fixed = prometheus.values("fixed");
     findings
         .check(fixed == [[3.0]], || format!("the series with one fixed time has {fixed:?}, expected its first sample"));
-    let (rounds, source) = (target.rounds("/metrics") as u64, ledger_row(&outrigger.admin, "source", "metrics/app"));
-    let sink = ledger_row(&outrigger.admin, "sink", "metrics/central");
+    let (rounds, source) = (target.rounds("/metrics") as u64, ledger_row(&outrigger.admin, "metrics.sources.app"));
+    let sink = ledger_row(&outrigger.admin, "metrics.sinks.central");
     let lost = dropped(&source) + dropped(&sink);
     findings.check(lost > 0 && lost <= ODD * rounds, || {
         format!("{lost} samples are dropped, of at most {} that are odd: {source} {sink}", ODD * rounds)
@@ -152,7 +152,7 @@ fn samples_with_a_bad_time_are_dropped_alone() {
 }
 
 const TO_RECEIVER: &str = r#"
-app: { stop: { drain: 1s, grace: 2s, deadline: 6s } }
+app: { stop: { drain_timeout: 1s, grace_period: 2s, timeout: 6s } }
 metrics:
   sources: { @sources@ }
   sinks:
@@ -164,7 +164,7 @@ metrics:
 fn start(scene: &Scene, target: &Target, receiver: &LogReceiver, sources: &[(&str, &str)]) -> (Outrigger, String) {
     let address = target.address();
     let source = |(name, more): &(&str, &str)| {
-        format!("{name}: {{ scrape: {{ url: \"http://{address}/{name}\", every: 200ms{more} }} }}")
+        format!("{name}: {{ scrape: {{ url: \"http://{address}/{name}\", interval: 200ms{more} }} }}")
     };
     scene.set("sources", sources.iter().map(source).collect::<Vec<_>>().join(", "));
     scene.set("central", receiver.address());
@@ -225,7 +225,7 @@ fn check_numbers(findings: &mut Findings, outrigger: &Outrigger, receiver: &LogR
     }
     let wrong: BTreeSet<String> = written(receiver, "none").iter().map(|sample| sample.labels["as"].clone()).collect();
     findings.check(wrong.is_empty(), || format!("{wrong:?} are read as numbers"));
-    let bad = dropped_under(outrigger, "numbers", "bad_line");
+    let bad = dropped_under(outrigger, "numbers", "parse_error");
     findings.check(bad > 0 && bad.is_multiple_of(NO_NUMBERS.len() as u64), || {
         format!("{bad} bad lines are counted, of {} in each round", NO_NUMBERS.len())
     });
@@ -294,7 +294,7 @@ fn check_comments(findings: &mut Findings, outrigger: &Outrigger, text: &str) {
     for line in ["# TYPE f gauge", "# HELP f Real help."] {
         findings.check(lines.contains(&line), || format!("the page lacks `{line}`"));
     }
-    let bad = dropped_under(outrigger, "comments", "bad_line");
+    let bad = dropped_under(outrigger, "comments", "parse_error");
     findings.check(bad == 0, || format!("{bad} comments are counted as bad lines"));
     let told = verdicts(outrigger);
     findings.check(!told.contains("comments:"), || format!("comments are a fault: {told}"));
@@ -344,7 +344,7 @@ fn crowd_page(round: usize) -> String {
     format!("tick {round}\n") + &lines.collect::<String>()
 }
 
-/// A target has at most `series_max` series, whatever stands in front: known ones keep their place, and what is over
+/// A target has at most `max_series` series, whatever stands in front: known ones keep their place, and what is over
 /// it is counted.
 /// covers: faults 6
 #[test]
@@ -354,7 +354,7 @@ fn series_max_holds_and_known_series_stay() {
         "/pushy" => Page::text(pushy_page(round)),
         _ => Page::text(crowd_page(round)),
     });
-    let limit = format!(", series_max: {LIMIT}");
+    let limit = format!(", max_series: {LIMIT}");
     let (outrigger, page) = start(&scene, &target, &receiver, &[("pushy", &limit), ("crowd", &limit)]);
     let mut findings = Findings::default();
     for (source, over) in [("pushy", LIMIT), ("crowd", LIMIT / 2 + 1)] {
@@ -427,8 +427,14 @@ fn answers_of_another_format_are_read_or_named() {
         }
         _ => Page::status("404 Not Found", "X-Why: nothing is here"),
     });
-    let sources =
-        [("open", ""), ("proto", ""), ("squeezed", ""), ("people", ""), ("bomb", ", body_max: 1MiB"), ("asked", "")];
+    let sources = [
+        ("open", ""),
+        ("proto", ""),
+        ("squeezed", ""),
+        ("people", ""),
+        ("bomb", ", max_body_bytes: 1MiB"),
+        ("asked", ""),
+    ];
     let (outrigger, _) = start(&scene, &target, &receiver, &sources);
     for (source, _) in sources {
         target.wait_for_rounds(&format!("/{source}"), 3, PATIENCE);
@@ -461,8 +467,10 @@ fn answers_of_another_format_are_read_or_named() {
     }
     let html = names("text/html") && written(&receiver, "people").is_empty();
     findings.check(html, || format!("a page for people is read, or not named: {}", verdicts(&outrigger)));
-    findings.check(written(&receiver, "bomb").is_empty(), || "a page of 64 MiB passed body_max".to_owned());
-    findings.check(names("bomb:"), || format!("the page over body_max is not in the status: {}", verdicts(&outrigger)));
+    findings.check(written(&receiver, "bomb").is_empty(), || "a page of 64 MiB passed max_body_bytes".to_owned());
+    findings.check(names("bomb:"), || {
+        format!("the page over max_body_bytes is not in the status: {}", verdicts(&outrigger))
+    });
     let head = target.heads("/asked").pop().expect("it was asked for");
     findings.check(head.header("accept-encoding").is_some(), || format!("no Accept-Encoding: {:?}", head.headers));
     findings.check(!written(&receiver, "asked").is_empty(), || "what was asked for is not read".to_owned());
@@ -490,15 +498,15 @@ fn a_receiver_that_is_away_leaves_the_page_its_memory() {
     let page = format!("127.0.0.1:{}", scene.port("page"));
     let body = r#"
 metrics:
-  sources: { app: { scrape: { url: "http://@target@/metrics", every: 500ms } } }
+  sources: { app: { scrape: { url: "http://@target@/metrics", interval: 500ms } } }
   sinks:
     page: { prometheus: { listen: "127.0.0.1:@page@" } }
     central: { remote_write: { url: "http://127.0.0.1:@nobody@/write" } }
 "#;
     let outrigger = Outrigger::start(&scene, body, &[]);
-    let row = || ledger_row(&outrigger.admin, "sink", "metrics/central");
+    let row = || ledger_row(&outrigger.admin, "metrics.sinks.central");
     until(PATIENCE, "samples are dropped, the oldest first", || dropped(&row()) > 3 * SERIES as u64);
-    let source = ledger_row(&outrigger.admin, "source", "metrics/app");
+    let source = ledger_row(&outrigger.admin, "metrics.sources.app");
     assert_eq!(dropped(&source), 0, "no scrape is left out: {source}");
     let text = crate::harness::get(&page, "/metrics").expect("the page answers").text();
     assert_eq!(text.lines().filter(|line| line.starts_with("http_requests_total{")).count(), SERIES);

@@ -21,12 +21,12 @@ fn http_date(seconds_from_now: u32) -> String {
 }
 
 const IMPATIENT: &str = r#"
-app: { stop: { drain: 1s, grace: 2s, deadline: 6s } }
+app: { stop: { drain_timeout: 1s, grace_period: 2s, timeout: 6s } }
 logs:
   sources: { files: { file: { include: ["@dir@/in.log"] } } }
-  sinks: { lines: { http: { endpoint: "http://@receiver@/lines" } } }
+  sinks: { lines: { http: { url: "http://@receiver@/lines" } } }
 metrics:
-  sources: { self: { self: { every: 100ms } } }
+  sources: { self: { self: { interval: 100ms } } }
   sinks:
     zero:   { remote_write: { url: "http://@receiver@/zero" } }
     past:   { remote_write: { url: "http://@receiver@/past" } }
@@ -71,20 +71,20 @@ fn retry_after_never_makes_us_impatient() {
 }
 
 const URLS: &str = r#"
-app: { stop: { drain: 1s, grace: 2s, deadline: 6s } }
+app: { stop: { drain_timeout: 1s, grace_period: 2s, timeout: 6s } }
 logs:
   sources: { files: { file: { include: ["@dir@/in.log"] } } }
-  sinks: { lines: { http: { endpoint: "http://a%2Fb:c%25d@@receiver@/lines" } } }
+  sinks: { lines: { http: { url: "http://a%2Fb:c%25d@@receiver@/lines" } } }
 metrics:
   sources:
-    named:  { scrape: { url: "http://u%40x:p%3Aw@@target@/named", every: 300ms } }
-    plain:  { scrape: { url: "http://u+x:p+w@@target@/plain", every: 300ms } }
-    query:  { scrape: { url: "http://@bare@?x=1", every: 300ms } }
-    bare:   { scrape: { url: "http://@bare@", every: 300ms } }
+    named:  { scrape: { url: "http://u%40x:p%3Aw@@target@/named", interval: 300ms } }
+    plain:  { scrape: { url: "http://u+x:p+w@@target@/plain", interval: 300ms } }
+    query:  { scrape: { url: "http://@bare@?x=1", interval: 300ms } }
+    bare:   { scrape: { url: "http://@bare@", interval: 300ms } }
   sinks:
-    central: { remote_write: { url: "http://caf%C3%A9:p%20w@@receiver@/write", labels: { zone: "", region: eu } } }
-    query:   { remote_write: { url: "http://@other@?tenant=a", labels: { zone: "" } } }
-    decoded: { remote_write: { url: "http://@decoder@/api/v1/write", labels: { zone: "", region: eu } } }
+    central: { remote_write: { url: "http://caf%C3%A9:p%20w@@receiver@/write", external_labels: { zone: "", region: eu } } }
+    query:   { remote_write: { url: "http://@other@?tenant=a", external_labels: { zone: "" } } }
+    decoded: { remote_write: { url: "http://@decoder@/api/v1/write", external_labels: { zone: "", region: eu } } }
 "#;
 
 /// A user and password in a URL are percent-decoded before they are sent (RFC 3986, 2.1; RFC 7617, 2), a plus stays
@@ -144,7 +144,7 @@ fn impossible_label_names_are_refused() {
     for name in ["my-label", "1a", "a b", "", "caf\u{e9}", "a.b", "__name__"] {
         let text = format!(
             "metrics:\n  sources: {{ self: {{ self: {{}} }} }}\n  sinks:\n    central:\n      remote_write:\n        \
-             url: \"http://127.0.0.1:1/write\"\n        labels:\n          zone: \"\"\n          \"{name}\": x\n"
+             url: \"http://127.0.0.1:1/write\"\n        external_labels:\n          zone: \"\"\n          \"{name}\": x\n"
         );
         let config = scene.write("outrigger.yaml", text).display().to_string();
         let (code, _, stderr) = outrigger(&["validate", "-c", &config]);
@@ -154,7 +154,7 @@ fn impossible_label_names_are_refused() {
     let valid = r#"
 metrics:
   sources: { self: { self: {} } }
-  sinks: { central: { remote_write: { url: "http://127.0.0.1:1/write", labels: { zone: "", _a1: x } } } }
+  sinks: { central: { remote_write: { url: "http://127.0.0.1:1/write", external_labels: { zone: "", _a1: x } } } }
 "#;
     let config = scene.write("outrigger.yaml", valid).display().to_string();
     let (code, _, stderr) = outrigger(&["validate", "-c", &config]);
@@ -162,12 +162,12 @@ metrics:
 }
 
 const HANGING: &str = r#"
-app: { stop: { drain: 20s, grace: 10s, deadline: 60s } }
+app: { stop: { drain_timeout: 20s, grace_period: 10s, timeout: 60s } }
 metrics:
   sources:
-    hangs: { scrape: { url: "http://@target@/hangs", every: 60s } }
-    half:  { scrape: { url: "http://@target@/half", every: 60s } }
-    self:  { self: { every: 200ms } }
+    hangs: { scrape: { url: "http://@target@/hangs", interval: 60s } }
+    half:  { scrape: { url: "http://@target@/half", interval: 60s } }
+    self:  { self: { interval: 200ms } }
   sinks: { @sinks@ }
 "#;
 

@@ -91,8 +91,8 @@ fn names_are_completed_by_the_search_list() {
 fn a_proxy_is_found_by_its_name() {
     const BODY: &str = r#"
 logs:
-  sources: { files: { file: { include: ["@dir@/logs/in.log"], start: beginning } } }
-  sinks: { lines: { http: { endpoint: "http://unknown.names.test:8080/lines" }, batch: { max: 64KiB, wait: 50ms } } }
+  sources: { files: { file: { include: ["@dir@/logs/in.log"], read_from: beginning } } }
+  sinks: { lines: { http: { url: "http://unknown.names.test:8080/lines" }, batch: { max_bytes: 64KiB, max_age: 50ms } } }
 "#;
     let scene = Scene::new();
     let names = need!(Names::new(&scene, Mounted::Files), NO_NAMES);

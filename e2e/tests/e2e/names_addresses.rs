@@ -78,12 +78,12 @@ fn a_living_ipv6_address_is_taken_first() {
 fn a_name_that_is_served_in_one_family_alone_is_reached() {
     const BODY: &str = r#"
 logs:
-  sources: { files: { file: { include: ["@dir@/logs/in.log"], start: beginning } } }
+  sources: { files: { file: { include: ["@dir@/logs/in.log"], read_from: beginning } } }
   sinks:
-    server: { http: { endpoint: "http://server.names.test:@six@/lines" }, batch: { max: 64KiB, wait: 50ms } }
-    file:   { http: { endpoint: "http://file.names.test:@six@/lines" }, batch: { max: 64KiB, wait: 50ms } }
-    six:    { http: { endpoint: "http://localhost:@six@/lines" }, batch: { max: 64KiB, wait: 50ms } }
-    four:   { http: { endpoint: "http://localhost:@four@/lines" }, batch: { max: 64KiB, wait: 50ms } }
+    server: { http: { url: "http://server.names.test:@six@/lines" }, batch: { max_bytes: 64KiB, max_age: 50ms } }
+    file:   { http: { url: "http://file.names.test:@six@/lines" }, batch: { max_bytes: 64KiB, max_age: 50ms } }
+    six:    { http: { url: "http://localhost:@six@/lines" }, batch: { max_bytes: 64KiB, max_age: 50ms } }
+    four:   { http: { url: "http://localhost:@four@/lines" }, batch: { max_bytes: 64KiB, max_age: 50ms } }
 "#;
     let scene = Scene::new();
     need!(TcpListener::bind("[::1]:0").ok(), NO_IPV6);

@@ -111,17 +111,17 @@ fn a_hosts_file_and_a_resolv_conf_that_are_replaced_count() {
 /// UDP are cut.
 fn check_ssh(scene: &Scene, names: &Names, repository: &Repository, url: &str) {
     const BODY: &str = r#"
-app: { stop: { drain: 1s, grace: 2s, deadline: 8s } }
+app: { stop: { drain_timeout: 1s, grace_period: 2s, timeout: 8s } }
 sync:
   shell:
-    from:
+    store:
       git:
         url: "@url@"
         ref: main
         path: orders/
         ssh: { key_file: "@dir@/keys/user_key", known_hosts_file: "@dir@/keys/known_hosts" }
-    to: "@dir@/out/shell"
-    every: 1s
+        interval: 1s
+    publish: { symlink: { path: "@dir@/out/shell" } }
 "#;
     let hosts = hosts_of(&["shell.shop.names.test"], &["127.0.0.1"]);
     let _dnsmasq = Dnsmasq::start(scene, names, 0, &hosts, &[]);

@@ -23,11 +23,11 @@ fn check(scene: &Scene, names: &Names, mut callers: Callers, words: &[&str], rep
     }
     assert_eq!(callers.missing(scene), KINDS, "nothing arrives");
     assert_eq!(outrigger.status_of("/live"), 200, "no restart would help");
-    assert_eq!(dropped(&ledger_row(&outrigger.admin, "sink", "metrics/central")), 0);
+    assert_eq!(dropped(&ledger_row(&outrigger.admin, "metrics.sinks.central")), 0);
     let worker = outrigger.worker();
     repair();
     callers.assert_all_work(scene, &outrigger);
-    until(PATIENCE, "all is well again", || outrigger.ask("/status").json()["verdict"] == "ok");
+    until(PATIENCE, "all is well again", || outrigger.ask("/status").json()["health"] == "ok");
     assert_eq!(outrigger.worker(), worker, "the worker stayed");
     outrigger.finish();
     callers.stop();
@@ -41,7 +41,7 @@ fn a_name_that_does_not_exist_is_reported_and_nothing_is_lost() {
     let names = need!(Names::new(&scene, Mounted::Files), NO_NAMES);
     let callers = need!(Callers::start(&scene, ".names.test"), NO_CALLERS);
     let dnsmasq = Dnsmasq::start(&scene, &names, 0, "", &[]);
-    check(&scene, &names, callers, &["does not exist"], || dnsmasq.hosts(&hosts()));
+    check(&scene, &names, callers, &["NXDOMAIN"], || dnsmasq.hosts(&hosts()));
 }
 
 /// covers: faults 1
@@ -66,7 +66,7 @@ fn a_silent_name_server_is_reported_and_nothing_is_lost() {
     let callers = need!(Callers::start(&scene, ".names.test"), NO_CALLERS);
     let server = FaultyServer::start(&scene, &names, 0, &hosts());
     server.answer(Some("silence"));
-    check(&scene, &names, callers, &["no answer from", &names.server(0)], || server.answer(None));
+    check(&scene, &names, callers, &["no response from", &names.server(0)], || server.answer(None));
     server.assert_well_asked();
 }
 
@@ -89,16 +89,15 @@ fn a_name_server_that_is_gone_is_reported_and_nothing_is_lost() {
 fn whatever_a_name_server_answers_is_reported_and_nothing_is_lost() {
     const BODY: &str = r#"
 logs:
-  sources: { files: { file: { include: ["@dir@/logs/in.log"], start: beginning } } }
-  sinks: { lines: { http: { endpoint: "http://lines.names.test:@lines@/lines" }, batch: { max: 64KiB, wait: 50ms } } }
+  sources: { files: { file: { include: ["@dir@/logs/in.log"], read_from: beginning } } }
+  sinks: { lines: { http: { url: "http://lines.names.test:@lines@/lines" }, batch: { max_bytes: 64KiB, max_age: 50ms } } }
 metrics:
-  sources: { page: { scrape: { url: "http://page.names.test:@page@/metrics", every: 1s } } }
+  sources: { page: { scrape: { url: "http://page.names.test:@page@/metrics", interval: 1s } } }
   sinks: { none: { prometheus: { listen: "127.0.0.1:@none@" } } }
 sync:
   local:
-    from: { git: { url: "@local_url@", ref: main, path: orders/ } }
-    to: "@dir@/out/local"
-    every: 1s
+    store: { git: { url: "@local_url@", ref: main, path: orders/, interval: 1s } }
+    publish: { symlink: { path: "@dir@/out/local" } }
     notify: [ { http: { url: "http://notice.names.test:@notice@/-/reload" } } ]
 "#;
     let scene = Scene::new();
@@ -110,14 +109,17 @@ sync:
     server.answer(Some("refused"));
     let outrigger = names.start(&scene, BODY, Wait::Nothing);
     let address = names.server(0);
-    for (fault, word) in
-        [("refused", "REFUSED"), ("empty", "no address"), ("garbage", address.as_str()), ("nxdomain", "does not exist")]
-    {
+    for (fault, word) in [
+        ("refused", "REFUSED"),
+        ("empty", "no A/AAAA records"),
+        ("garbage", address.as_str()),
+        ("nxdomain", "NXDOMAIN"),
+    ] {
         server.answer(Some(fault));
         assert_said(&outrigger, "page.names.test", &[word], PATIENCE);
         assert_eq!(outrigger.status_of("/live"), 200, "{fault}");
     }
-    assert_said(&outrigger, "notice.names.test", &["does not exist"], PATIENCE);
+    assert_said(&outrigger, "notice.names.test", &["NXDOMAIN"], PATIENCE);
     server.answer(None);
     callers.assert_work(&scene, &outrigger, &["lines", "page", "notice"]);
     assert_eq!(outrigger.ask("/status").json()["worker_generation"], 0);

@@ -89,15 +89,7 @@ fn a_pod_has_all_four_jobs_and_stops_in_order() {
 
     for question in ["started", "ready", "live"] {
         // As the kubelet asks where no port is open: there is no shell and no curl to ask with.
-        pod.podman.run(&[
-            "exec",
-            &outrigger,
-            "/outrigger",
-            "exec-probe",
-            question,
-            "--socket",
-            "/run/outrigger/admin.sock",
-        ]);
+        pod.podman.run(&["exec", &outrigger, "/outrigger", "probe", question, "--socket", "/run/outrigger/admin.sock"]);
     }
     assert_no_rights(&pod.podman, &outrigger);
     ledger_balances(&published_at(&scene, "admin"));

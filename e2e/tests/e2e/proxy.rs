@@ -32,7 +32,7 @@ fn client_app_metrics_and_records_agree_on_200_000_requests() {
 app: { port: @port@ }
 logs: { sources: { access: { proxy: {} } }, sinks: { records: { file: { path: "@dir@/access.log" } } } }
 metrics: { sources: { proxy: { proxy: {} } }, sinks: { page: { prometheus: { listen: "127.0.0.1:@page@" } } } }
-proxy: { threads: 1, listeners: { inbound: { listen: "127.0.0.1:@front@", direction: inbound, to: app } } }
+proxy: { threads: 1, listeners: { inbound: { listen: "127.0.0.1:@front@", direction: inbound, cluster: app } } }
 "#;
     let outrigger = Outrigger::start(&scene, body, &[&nginx, "-e", "stderr", "-c", &config]);
     let url = format!("http://127.0.0.1:{}/load", scene.value("front"));
@@ -49,10 +49,10 @@ proxy: { threads: 1, listeners: { inbound: { listen: "127.0.0.1:@front@", direct
     assert_eq!(lines("access.log"), LOAD, "no access record too many");
     let page = format!("127.0.0.1:{}", scene.value("page"));
     until(PATIENCE, "as many requests on the page", || counted(&page) == Some(LOAD));
-    let source = ledger_row(&outrigger.admin, "source", "logs/access");
+    let source = ledger_row(&outrigger.admin, "logs.sources.access");
     assert_eq!(source["received"], LOAD, "{source}");
     until(PATIENCE, "all records delivered", || {
-        ledger_row(&outrigger.admin, "sink", "logs/records")["delivered"] == LOAD
+        ledger_row(&outrigger.admin, "logs.sinks.records")["delivered"] == LOAD
     });
     assert_eq!(outrigger.finish().code, 0);
 }

@@ -14,8 +14,11 @@ use crate::harness::wire::Reply;
 use crate::harness::{Next, PATIENCE, Proxied, RawApp, SECOND, Wire, free_port};
 
 /// Every limit that a body which stands still could fall under.
-const SHORT: Keys<'_> =
-    Keys { listener: "head_timeout: 1s, idle_timeout: 1s", cluster: "response_timeout: 1s", limits: "" };
+const SHORT: Keys<'_> = Keys {
+    listener: "request_headers_timeout: 1s, idle_timeout: 1s",
+    cluster: "response_headers_timeout: 1s",
+    limits: "",
+};
 
 /// A limit of one second on a machine that others use as well.
 const SHORT_ENOUGH: Duration = Duration::from_secs(4);
@@ -192,7 +195,7 @@ fn a_head_that_trickles_is_504() {
         }
         Next::Close
     });
-    let proxied = Proxied::with(&[&app.address()], Keys { cluster: "response_timeout: 1s", ..Keys::default() });
+    let proxied = Proxied::with(&[&app.address()], Keys { cluster: "response_headers_timeout: 1s", ..Keys::default() });
     let cases = [("/bytes", "GET", ""), ("/fields", "POST", "hello"), ("/102", "POST", "hello"), ("/103", "GET", "")];
     let mut wrong = Vec::new();
     std::thread::scope(|scope| {

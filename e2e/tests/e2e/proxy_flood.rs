@@ -94,10 +94,10 @@ fn a_flood_of_begun_heads_costs_the_flooders_alone() {
         // Exactly 33 bytes. Who is closed already, for want of memory, has nothing to say.
         wire.send("GET /flood HTTP/1.1\r\nHost: app\r\nX").ok();
     }
-    // `head_timeout` comes after the looks at which a worker that is too large is replaced.
+    // `request_headers_timeout` comes after the looks at which a worker that is too large is replaced.
     for wire in &mut flood {
         wire.wait_at_most(2 * PATIENCE);
-        assert!(wire.until_closed().is_ok(), "a flooder is open after `head_timeout`");
+        assert!(wire.until_closed().is_ok(), "a flooder is open after `request_headers_timeout`");
     }
     gate.open();
     let mut cut = Vec::new();
@@ -167,8 +167,8 @@ fn the_oldest_idle_connections_give_way_where_memory_is_short() {
         idle.append(&mut open_idle(&proxied, 100.min(MOST - idle.len())));
         let status = request(&proxied.outrigger.admin, "GET", "/status", &[], b"").expect("it answers").json();
         let subsystems = status["subsystems"].as_array().cloned().unwrap_or_default();
-        let short = subsystems.iter().find(|one| one["state"] == "degraded");
-        degraded = short.map_or(degraded.clone(), |one| one["text"].to_string());
+        let short = subsystems.iter().find(|one| one["health"] == "degraded");
+        degraded = short.map_or(degraded.clone(), |one| one["message"].to_string());
         is_closed(&mut idle[0]) && !degraded.is_empty()
     });
     let oldest = is_closed(&mut idle[0]);
@@ -182,7 +182,7 @@ fn the_oldest_idle_connections_give_way_where_memory_is_short() {
     let mut status = serde_json::Value::Null;
     let is_well = within(PATIENCE, || {
         status = proxied.outrigger.ask("/status").json();
-        status["verdict"] == "ok"
+        status["health"] == "ok"
     });
     assert!(is_well, "the status is well again: {status:#}");
     // At first, the worker uses less than a quarter of the limit.

@@ -281,7 +281,11 @@ fn our_own_answers_to_head_have_no_body() {
             Next::Close
         }
     });
-    let keys = Keys { cluster: "response_timeout: 500ms", listener: "head_timeout: 500ms", ..Keys::default() };
+    let keys = Keys {
+        cluster: "response_headers_timeout: 500ms",
+        listener: "request_headers_timeout: 500ms",
+        ..Keys::default()
+    };
     let alive = Proxied::with(&[&app.address()], keys);
     let dead = Proxied::to(&format!("127.0.0.1:{}", free_port()));
     let cases = [
@@ -313,7 +317,7 @@ fn our_own_answers_to_head_have_no_body() {
 #[test]
 fn an_empty_line_between_requests_is_ignored() {
     let app = RawApp::answering(&[], Next::Keep);
-    let proxied = Proxied::with(&[&app.address()], Keys { listener: "head_timeout: 1s", ..Keys::default() });
+    let proxied = Proxied::with(&[&app.address()], Keys { listener: "request_headers_timeout: 1s", ..Keys::default() });
     let cases = [
         "POST / HTTP/1.1\r\nHost: app\r\nContent-Length: 4\r\n\r\nbody\r\n",
         "POST / HTTP/1.1\r\nHost: app\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n\r\n",

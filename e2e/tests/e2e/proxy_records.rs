@@ -81,7 +81,8 @@ fn fill(wire: &mut Wire<TcpStream>) {
 
 /// A field beside the client's address says that the client ended it.
 fn names_the_client(record: &Value) -> bool {
-    let fields = record.as_object().into_iter().flatten().filter(|(name, _)| *name != "client" && *name != "path");
+    let fields =
+        record.as_object().into_iter().flatten().filter(|(name, _)| !name.starts_with("client") && *name != "path");
     fields.filter_map(|(_, value)| value.as_str()).any(|value| value.contains("client"))
 }
 
@@ -110,10 +111,10 @@ fn a_tunnel_is_recorded_at_its_end() {
         let bytes = if path == "/up" {
             wire.send(vec![b'x'; SIZE]).expect("the tunnel reads");
             assert_eq!(wire.exactly(4).expect("the app's word").bytes, b"done");
-            "bytes_in"
+            "bytes_received"
         } else {
             assert!(wire.exactly(SIZE).expect("the app's bytes").whole);
-            "bytes_out"
+            "bytes_sent"
         };
         let took = began.elapsed();
         if path == "/down-reset" {
@@ -122,10 +123,10 @@ fn a_tunnel_is_recorded_at_its_end() {
             drop(wire)
         }
         let is_right = |record: &Value| {
-            let number = |name: &str| record[name].as_u64().unwrap_or(0);
+            let number = |name: &str| record[name].as_f64().unwrap_or(0.0);
             record["status"] == 101
-                && number(bytes) >= SIZE as u64
-                && u128::from(number("duration_us")) >= took.as_micros()
+                && number(bytes) >= SIZE as f64
+                && number("duration_ms") >= took.as_micros() as f64 / 1000.0
         };
         if !within(SOON, || proxied.records_of(path).last().is_some_and(is_right)) {
             wrong.push(format!("{path} of {took:?}: {:?}", proxied.records_of(path)));
@@ -162,16 +163,20 @@ fn a_tunnel_that_a_stop_ends_is_recorded() {
     scene.set("port", app.address().rsplit(':').next().expect("a port"));
     let front = format!("127.0.0.1:{}", scene.port("front"));
     let body = r#"
-app: { port: @port@, stop: { drain: 1s, grace: 2s, deadline: 6s } }
+app: { port: @port@, stop: { drain_timeout: 1s, grace_period: 2s, timeout: 6s } }
 logs: { sources: { access: { proxy: {} } }, sinks: { records: { file: { path: "@dir@/access.log" } } } }
-proxy: { listeners: { front: { listen: "127.0.0.1:@front@", direction: inbound, to: app } } }
+proxy: { listeners: { front: { listen: "127.0.0.1:@front@", direction: inbound, cluster: app } } }
 "#;
     let outrigger = Outrigger::start(&scene, body, &[]);
     let _tunnel = open_tunnel(&front, "/stop");
     let exit = outrigger.terminate(PATIENCE);
     let records = std::fs::read_to_string(scene.path("access.log")).unwrap_or_default();
     let record: Value = serde_json::from_str(records.lines().last().unwrap_or_default()).unwrap_or_default();
-    assert!(record["path"] == "/stop" && record["bytes_in"].as_u64() >= Some(10_000), "{records}\n{}", exit.stderr);
+    assert!(
+        record["path"] == "/stop" && record["bytes_received"].as_u64() >= Some(10_000),
+        "{records}\n{}",
+        exit.stderr
+    );
 }
 
 /// The same where another worker takes over.
@@ -183,7 +188,7 @@ fn a_tunnel_that_a_handover_ends_is_recorded() {
     let over_a_reload = open_tunnel(&proxied.front, "/reload");
     let (code, _) = crate::harness::outrigger::upgrade(&proxied.scene, None);
     assert_eq!(code, 0, "another worker takes over");
-    assert!(proxied.record_of("/reload")["bytes_in"].as_u64() >= Some(10_000), "{}", proxied.records_text());
+    assert!(proxied.record_of("/reload")["bytes_received"].as_u64() >= Some(10_000), "{}", proxied.records_text());
     drop(over_a_reload);
     proxied.finish();
 }
@@ -200,7 +205,7 @@ fn a_full_listener_and_a_dead_cluster_are_degraded() {
             wire.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").map_or(Next::Close, |()| Next::Keep)
         }
     });
-    let proxied = Proxied::with(&[&app.address()], Keys { listener: "connections_max: 2", ..Keys::default() });
+    let proxied = Proxied::with(&[&app.address()], Keys { listener: "max_connections: 2", ..Keys::default() });
     let ask = |_| {
         let mut wire = proxied.connect();
         wire.send("GET / HTTP/1.1\r\nHost: app\r\n\r\n").expect("the proxy or the kernel reads");
@@ -211,7 +216,7 @@ fn a_full_listener_and_a_dead_cluster_are_degraded() {
     until(PATIENCE, "both are under way", || app.seen_count() == 2);
     busy.push(ask(2));
     let began = std::time::SystemTime::now();
-    let full = await_health(&proxied.outrigger, "proxy.listeners.front", "degraded", "connections_max = 2");
+    let full = await_health(&proxied.outrigger, "proxy.listeners.front", "degraded", "max_connections = 2");
     full.assert_began_since(began - SECOND);
     gate.open();
     for wire in &mut busy {
@@ -238,7 +243,9 @@ fn open_connections_are_on_the_page() {
     }
     let told = |address: &str| {
         let page = Exposition::of(address)?;
-        page.sum(|series| series.name == "outrigger_proxy_connections" && series.labels["listener"] == "front")
+        page.sum(|series| {
+            series.name == "outrigger_proxy_downstream_connections" && series.labels["listener"] == "front"
+        })
     };
     let (page, admin) = (proxied.page(), proxied.outrigger.admin.clone());
     let both = || [told(&page), told(&admin)];

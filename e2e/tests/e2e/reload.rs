@@ -6,13 +6,13 @@ use crate::harness::process::{Signal, is_alive};
 use crate::harness::{LogReceiver, Outrigger, PATIENCE, Scene, Wait, assert_counts_up, get, python, request, until};
 
 const BODY: &str = r#"
-app: { port: @port@, stop: { drain: 1s, grace: 3s, deadline: 10s } }
+app: { port: @port@, stop: { drain_timeout: 1s, grace_period: 3s, timeout: 10s } }
 logs:
   sources: { app: { stdio: {} } }
   stages: [ { set: { colour: red } } ]
-  sinks: { main: { http: { endpoint: "http://@receiver@/lines" }, batch: { max: 1MiB, wait: 50ms } } }
+  sinks: { main: { http: { url: "http://@receiver@/lines" }, batch: { max_bytes: 1MiB, max_age: 50ms } } }
 proxy:
-  listeners: { inbound: { listen: "127.0.0.1:@front@", direction: inbound, to: app } }
+  listeners: { inbound: { listen: "127.0.0.1:@front@", direction: inbound, cluster: app } }
 "#;
 
 const APP: &str = r#"
@@ -45,7 +45,7 @@ fn a_changed_file_is_served_by_the_next_worker_and_the_app_notices_nothing() {
 
     scene.write("outrigger.yaml", configuration(&scene, &BODY.replace("set:", "sett:")));
     until(PATIENCE, "the mistake is named", || outrigger.stderr.contains("did you mean `set`?"));
-    until(PATIENCE, "the status tells of it", || outrigger.ask("/status").text().contains("mistakes"));
+    until(PATIENCE, "the status tells of it", || outrigger.ask("/status").text().contains("invalid configuration"));
     assert_eq!(outrigger.find_worker(), Some(worker), "the old worker goes on serving");
 
     scene.write("outrigger.yaml", configuration(&scene, &BODY.replace("colour: red", "colour: blue")));
@@ -72,7 +72,7 @@ fn a_changed_file_is_served_by_the_next_worker_and_the_app_notices_nothing() {
 fn a_companion_reloads_on_sighup_and_keeps_its_sockets() {
     let scene = Scene::new();
     scene.port("page");
-    let body = "metrics: { sources: { self: { self: { every: 15s } } }, sinks: { page: { prometheus: { listen: \"127.0.0.1:@page@\" } } } }";
+    let body = "metrics: { sources: { self: { self: { interval: 15s } } }, sinks: { page: { prometheus: { listen: \"127.0.0.1:@page@\" } } } }";
     let outrigger = Outrigger::start(&scene, body, &[]);
     let page = format!("127.0.0.1:{}", scene.value("page"));
     scene.write("outrigger.yaml", configuration(&scene, &body.replace("15s", "14s")));

@@ -19,14 +19,14 @@ const LOOK: Duration = Duration::from_secs(3);
 /// Four looks.
 const NOTICED: Duration = Duration::from_secs(8);
 
-const BODY: &str = "app: { stop: { drain: 1s, grace: 2s, deadline: 6s } }";
+const BODY: &str = "app: { stop: { drain_timeout: 1s, grace_period: 2s, timeout: 6s } }";
 
 fn with_grace(scene: &Scene, seconds: u32) -> String {
-    configuration(scene, &BODY.replace("grace: 2s", &format!("grace: {seconds}s")))
+    configuration(scene, &BODY.replace("grace_period: 2s", &format!("grace_period: {seconds}s")))
 }
 
 fn serves_grace(outrigger: &Outrigger, seconds: u32) -> bool {
-    outrigger.ask_quietly("/config").contains(&format!("\"grace\":\"{seconds}s\""))
+    outrigger.ask_quietly("/config").contains(&format!("\"grace_period\":\"{seconds}s\""))
 }
 
 /// Gives a file the times that another one had.
@@ -82,7 +82,7 @@ fn reload_waits_for_the_new_worker_and_fails_with_its_reason() {
     let outrigger = Outrigger::start(&scene, BODY, &["sleep", "300"]);
     let (worker, socket) = (outrigger.worker(), scene.text_path("run/admin.sock"));
     let page = "metrics: { sources: { self: { self: {} } }, sinks: { page: { prometheus: { listen: \"127.0.0.1:@taken@\" } } } }";
-    let proxy = "proxy: { listeners: { a: { listen: \"127.0.0.1:@taken@\", direction: outbound, to: b } }, clusters: { b: { endpoints: [\"127.0.0.1:9\"] } } }";
+    let proxy = "proxy: { listeners: { a: { listen: \"127.0.0.1:@taken@\", direction: outbound, cluster: b } }, clusters: { b: { endpoints: [\"127.0.0.1:9\"] } } }";
     for more in [page, proxy] {
         scene.write("outrigger.yaml", configuration(&scene, &format!("{BODY}\n{more}\n")));
         let (code, stdout, stderr) = command(&["reload", "--socket", &socket]);
@@ -113,7 +113,7 @@ fn after_a_reload_has_returned_the_old_configuration_answers_nothing() {
             first = outrigger.ask_quietly("/config");
             !first.is_empty()
         });
-        assert!(first.contains(&format!("\"grace\":\"{seconds}s\"")), "{first}");
+        assert!(first.contains(&format!("\"grace_period\":\"{seconds}s\"")), "{first}");
     }
     outrigger.finish();
 }
@@ -154,8 +154,8 @@ fn a_mistake_in_a_changed_file_is_one_line_of_json() {
     let page = "metrics: { sources: { self: { self: {} } }, sinks: { page: { prometheus: { listen: \"127.0.0.1:@taken@\" } } } }";
     let address = scene.fill("127.0.0.1:@taken@");
     let cases = [
-        (BODY.replace("drain:", "drian:"), "did you mean `drain`?"),
-        (BODY.replace("deadline:", "deadlien:"), "did you mean `deadline`?"),
+        (BODY.replace("drain_timeout:", "drian_timeout:"), "did you mean `drain_timeout`?"),
+        (BODY.replace("grace_period:", "grace_peroid:"), "did you mean `grace_period`?"),
         (format!("{BODY}\n{page}\n"), address.as_str()),
     ];
     for (body, part) in cases {
@@ -188,13 +188,13 @@ fn later_workers_log_json_alone() {
         let odd: Vec<&str> = whole.filter(|line| serde_json::from_str::<serde_json::Value>(line).is_err()).collect();
         assert!(odd.is_empty(), "{when}: {odd:#?}");
     };
-    let warned = BODY.replace("app: {", "app: { end: { tombstone: /nowhere/done },");
+    let warned = BODY.replace("app: {", "app: { external: { exit_code_file: /nowhere/done },");
     scene.write("outrigger.yaml", configuration(&scene, &warned));
-    until(NOTICED, "a mistake is reported", || outrigger.stderr.contains("`end` is for an app"));
+    until(NOTICED, "a mistake is reported", || outrigger.stderr.contains("`external` is for an app"));
     let worker = outrigger.worker();
     send_signal(worker, Signal::KILL);
     outrigger.await_other(worker, PATIENCE);
-    until(NOTICED, "the next worker says it too", || outrigger.stderr.contains("the last good one goes on serving"));
+    until(NOTICED, "the next worker says it too", || outrigger.stderr.contains("continuing with the last good one"));
     json_alone("after a worker fell beside a wrong file");
     outrigger.finish();
 }
@@ -209,7 +209,7 @@ fn a_refused_reload_changes_no_health_and_a_refused_change_does() {
     let socket = scene.text_path("run/admin.sock");
     let page = "metrics: { sources: { self: { self: {} } }, sinks: { page: { prometheus: { listen: \"127.0.0.1:@taken@\" } } } }";
     let before = health_of_all(&outrigger);
-    for body in [BODY.replace("drain:", "drian:"), format!("{BODY}\n{page}\n")] {
+    for body in [BODY.replace("drain_timeout:", "drian_timeout:"), format!("{BODY}\n{page}\n")] {
         // Before the next look at the file, which finds the right one again.
         scene.write("outrigger.yaml", configuration(&scene, &body));
         let (code, stdout, stderr) = command(&["reload", "--socket", &socket]);
@@ -219,12 +219,12 @@ fn a_refused_reload_changes_no_health_and_a_refused_change_does() {
     assert!(!within(LOOK, || health_of_all(&outrigger) != before), "{:?}", health_of_all(&outrigger));
     // What was refused to somebody is not tried again, and is not served.
     scene.write("outrigger.yaml", configuration(&scene, &format!("{BODY}\n{page}\n")));
-    await_health(&outrigger, "configuration", "degraded", "no other worker could serve the file");
+    await_health(&outrigger, "configuration", "degraded", "no worker could start with the new configuration");
     let began = std::time::SystemTime::now();
     scene.write("outrigger.yaml", configuration(&scene, &format!("{BODY}\n{}\n", page.replace("page:", "other:"))));
     await_health(&outrigger, "worker", "degraded", &scene.fill("127.0.0.1:@taken@")).assert_began_since(began);
-    scene.write("outrigger.yaml", configuration(&scene, &BODY.replace("drain:", "drian:")));
-    await_health(&outrigger, "configuration", "degraded", "mistakes");
+    scene.write("outrigger.yaml", configuration(&scene, &BODY.replace("drain_timeout:", "drian_timeout:")));
+    await_health(&outrigger, "configuration", "degraded", "invalid configuration");
     scene.write("outrigger.yaml", configuration(&scene, BODY));
     await_health(&outrigger, "worker", "ok", "");
     await_health(&outrigger, "configuration", "ok", "");

@@ -1,8 +1,8 @@
-//! What a worker that was taken over could do: the backdoor tries it from inside, each attempt is refused, and all four jobs work.
+//! What a worker that was taken over could do: fault injection tries it from inside, each attempt is refused, and all four jobs work.
 //! Without the sandbox the same attempts succeed, so that a refusal is the sandbox's. Skipped where the kernel has no Landlock.
 //! Bounded by one attempt at a time and the harness's patience.
 
-use crate::harness::backdoor::{self, EACCES, EPERM, ask};
+use crate::harness::faults::{self, EACCES, EPERM, ask};
 use crate::harness::git::{Repository, published, search_path_with_ssh};
 use crate::harness::outrigger::configuration;
 use crate::harness::process::is_alive;
@@ -15,29 +15,28 @@ const NO_LANDLOCK: &str = "this kernel has no Landlock of version 6 or later";
 
 /// The folder of the configuration may be read and that of the socket written: both have one of their own.
 const BODY: &str = r#"
-app: { port: @port@, stop: { drain: 1s, grace: 3s, deadline: 8s } }
-state: { dir: "@dir@/state", max: 64MiB }
+app: { port: @port@, stop: { drain_timeout: 1s, grace_period: 3s, timeout: 8s } }
+state: { dir: "@dir@/state", max_bytes: 64MiB }
 admin: { listen: "127.0.0.1:@admin@", socket: "@dir@/run/admin.sock" }
 logs:
   sources:
     app:    { stdio: {} }
-    files:  { file: { include: ["@dir@/app/*.log"], start: beginning } }
-    late:   { file: { include: ["@dir@/late/*.log"], start: beginning } }
+    files:  { file: { include: ["@dir@/app/*.log"], read_from: beginning } }
+    late:   { file: { include: ["@dir@/late/*.log"], read_from: beginning } }
     access: { proxy: {} }
   sinks:
-    out:     { http: { endpoint: "http://@out@/lines" }, from: [app, files, late], batch: { max: 64KiB, wait: 50ms } }
-    records: { file: { path: "@dir@/archive/access.log" }, from: [access] }
+    out:     { http: { url: "http://@out@/lines" }, inputs: [app, files, late], batch: { max_bytes: 64KiB, max_age: 50ms } }
+    records: { file: { path: "@dir@/archive/access.log" }, inputs: [access] }
 metrics:
-  sources: { app: { scrape: { url: "http://127.0.0.1:@port@/metrics", every: 1s } }, process: { process: { every: 1s } }, proxy: { proxy: {} } }
+  sources: { app: { scrape: { url: "http://127.0.0.1:@port@/metrics", interval: 1s } }, process: { process: { interval: 1s } }, proxy: { proxy: {} } }
   sinks: { page: { prometheus: { listen: "127.0.0.1:@page@" } } }
 sync:
   settings:
-    from: { git: { url: "@url@", ref: main, path: orders/ } }
-    to: "@dir@/out/settings"
-    every: 1s
+    store: { git: { url: "@url@", ref: main, path: orders/, interval: 1s } }
+    publish: { symlink: { path: "@dir@/out/settings" } }
     notify: [ { signal: SIGHUP } ]
 proxy:
-  listeners: { inbound: { listen: "127.0.0.1:@front@", direction: inbound, to: app } }
+  listeners: { inbound: { listen: "127.0.0.1:@front@", direction: inbound, cluster: app } }
 "#;
 
 struct Inside {
@@ -84,7 +83,7 @@ fn start(binary: &str, scene: Scene, parts: (Repository, LogReceiver), url: &str
 impl Inside {
     /// Whether the kernel can do all of it.
     fn is_whole(&self) -> bool {
-        self.outrigger.ask("/status").json()["sandbox"]["landlock"].as_u64().is_some_and(|version| version >= 6)
+        self.outrigger.ask("/status").json()["sandbox"]["landlock_abi"].as_u64().is_some_and(|version| version >= 6)
     }
 
     /// Each attempt with what it is refused with.
@@ -172,7 +171,7 @@ impl Inside {
 /// covers: attachment 6
 #[test]
 fn whatever_a_worker_does_not_need_is_refused_and_all_jobs_work() {
-    let binary = need!(backdoor::binary(), backdoor::NO_BACKDOOR);
+    let binary = need!(faults::binary(), faults::NO_FAULTS);
     let scene = Scene::new();
     let parts = need!(prepared(&scene), NO_PEERS);
     let url = parts.0.file_url();
@@ -189,7 +188,7 @@ fn whatever_a_worker_does_not_need_is_refused_and_all_jobs_work() {
 /// covers: attachment 6
 #[test]
 fn with_a_store_behind_ssh_nothing_else_can_be_started_and_all_jobs_work() {
-    let binary = need!(backdoor::binary(), backdoor::NO_BACKDOOR);
+    let binary = need!(faults::binary(), faults::NO_FAULTS);
     let scene = Scene::new();
     let parts = need!(prepared(&scene), NO_PEERS);
     let (sshd, url) = need!(parts.0.sshd(&scene), NO_SSHD);
@@ -199,7 +198,7 @@ fn with_a_store_behind_ssh_nothing_else_can_be_started_and_all_jobs_work() {
         .map(|name| format!("\"{dir}{name}\""))
         .join(", ");
     let ssh = scene.value("ssh");
-    let body = format!("{BODY}sandbox: {{ read: [{keys}, \"{ssh}\"] }}\n");
+    let body = format!("{BODY}sandbox: {{ allow_read: [{keys}, \"{ssh}\"] }}\n");
     let inside = start(&binary, scene, parts, &url, &body);
     need!(inside.is_whole().then_some(()), NO_LANDLOCK);
     inside.assert_refused(&[("exec /usr/bin/env", EACCES)]);
@@ -213,7 +212,7 @@ fn with_a_store_behind_ssh_nothing_else_can_be_started_and_all_jobs_work() {
 /// covers: attachment 6
 #[test]
 fn without_the_sandbox_the_same_attempts_succeed() {
-    let binary = need!(backdoor::binary(), backdoor::NO_BACKDOOR);
+    let binary = need!(faults::binary(), faults::NO_FAULTS);
     let scene = Scene::new();
     let parts = need!(prepared(&scene), NO_PEERS);
     let url = parts.0.file_url();
@@ -239,7 +238,7 @@ fn without_the_sandbox_the_same_attempts_succeed() {
 fn assert_holds(inside: &Inside) {
     let sandbox = inside.outrigger.ask("/status").json()["sandbox"].clone();
     for part in
-        ["filesystem", "tcp", "signals_scoped", "seccomp", "no_new_privs", "capabilities_dropped", "core_dumps_off"]
+        ["filesystem", "tcp", "signals", "seccomp", "no_new_privs", "capabilities_dropped", "core_dumps_disabled"]
     {
         assert_eq!(sandbox[part], true, "{part}: {sandbox}");
     }
@@ -258,7 +257,7 @@ fn a_folder_that_appears_after_the_start_is_read_by_another_worker() {
     let url = parts.0.file_url();
     let inside = start(&crate::harness::outrigger::binary(), scene, parts, &url, BODY);
     let worker = inside.outrigger.worker();
-    let absent = inside.outrigger.ask("/status").json()["sandbox"]["absent"].to_string();
+    let absent = inside.outrigger.ask("/status").json()["sandbox"]["absent_paths"].to_string();
     assert!(absent.contains("/late"), "the status says what is not there: {absent}");
     inside.scene.write("late/a.log", "late n=000001\n");
     until(PATIENCE, "its lines arrive", || inside.receiver.numbers("late n=") == [1]);
@@ -292,7 +291,7 @@ fn a_configuration_that_is_replaced_by_another_file_is_read() {
     let parts = need!(prepared(&scene), NO_PEERS);
     let url = parts.0.file_url();
     let inside = start(&crate::harness::outrigger::binary(), scene, parts, &url, BODY);
-    let text = configuration(&inside.scene, &BODY.replace("drain: 1s", "drain: 1500ms"));
+    let text = configuration(&inside.scene, &BODY.replace("drain_timeout: 1s", "drain_timeout: 1500ms"));
     let newer = inside.scene.write("config/newer", text);
     std::fs::rename(newer, inside.scene.path("config/outrigger.yaml")).expect("one folder");
     until(PATIENCE, "it is served", || inside.outrigger.ask_quietly("/config").contains("1500ms"));
@@ -305,7 +304,7 @@ fn a_configuration_that_is_replaced_by_another_file_is_read() {
 #[test]
 fn what_the_supervisor_trusts_cannot_be_written_by_a_worker() {
     let scene = Scene::new();
-    let outrigger = Outrigger::start(&scene, "app: { restart: { when: on_failure } }\n", &["sleep", "300"]);
+    let outrigger = Outrigger::start(&scene, "app: { restart: { policy: on_failure } }\n", &["sleep", "300"]);
     let trusted = ["outrigger-plan", "outrigger-text", "outrigger-good"];
     for round in ["at first", "after an upgrade"] {
         let mut seen = 0;

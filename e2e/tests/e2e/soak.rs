@@ -68,8 +68,8 @@ impl Soak {
                 let worker = self.busy.outrigger.worker();
                 // Even and odd in turn: the file changes, whatever the number is.
                 self.configurations += 1;
-                let every = format!("every: {}ms", 500 + 2 * self.random.below(500) + self.configurations % 2);
-                let body = BODY.replace("process: { every: 1s }", &format!("process: {{ {every} }}"));
+                let every = format!("interval: {}ms", 500 + 2 * self.random.below(500) + self.configurations % 2);
+                let body = BODY.replace("process: { interval: 1s }", &format!("process: {{ {every} }}"));
                 self.busy.scene.write("outrigger.yaml", configuration(&self.busy.scene, &body));
                 self.busy.outrigger.await_other(worker, PATIENCE);
                 self.repeats += 1;

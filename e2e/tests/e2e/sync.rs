@@ -14,12 +14,11 @@ use crate::harness::{Outrigger, PATIENCE, RawApp, SECOND, Scene, Wait, fixture, 
 const EVERY: Duration = Duration::from_secs(2);
 
 const SETTINGS: &str = r#"
-app: { port: @port@, stop: { drain: 1s, grace: 3s, deadline: 8s } }
+app: { port: @port@, stop: { drain_timeout: 1s, grace_period: 3s, timeout: 8s } }
 sync:
   settings:
-    from: { git: { url: "@url@", ref: main, path: orders/ } }
-    to: "@dir@/settings"
-    every: 2s
+    store: { git: { url: "@url@", ref: main, path: orders/, interval: 2s } }
+    publish: { symlink: { path: "@dir@/settings" } }
     notify: [ { signal: SIGHUP }, { http: { url: "http://127.0.0.1:@port@/-/reload" } } ]
 "#;
 
@@ -276,7 +275,7 @@ fn a_ref_that_appears_later_is_published() {
     scene.set("url", repository.file_url());
     let body = r#"
 sync:
-  settings: { from: { git: { url: "@url@", ref: release, path: orders/ } }, to: "@dir@/settings", every: 2s }
+  settings: { store: { git: { url: "@url@", ref: release, path: orders/, interval: 2s } }, publish: { symlink: { path: "@dir@/settings" } } }
 "#;
     let outrigger = Outrigger::start_and(&scene, body, &[], Wait::Nothing);
     until(PATIENCE, "our log names the ref", || outrigger.stderr.contains("release"));
@@ -298,15 +297,14 @@ fn an_app_that_listens_late_is_told_all_the_same() {
     let body = r#"
 sync:
   settings:
-    from: { git: { url: "@url@", ref: main, path: orders/ } }
-    to: "@dir@/settings"
-    every: 500ms
+    store: { git: { url: "@url@", ref: main, path: orders/, interval: 500ms } }
+    publish: { symlink: { path: "@dir@/settings" } }
     notify: [ { http: { url: "http://127.0.0.1:@early@/-/reload" } }, { http: { url: "http://127.0.0.1:@port@/-/reload" } } ]
 "#;
     let early = RawApp::start(|_, wire| answer_ok(wire, b"thank you"));
     scene.set("early", early.address().rsplit(':').next().expect("a port"));
     let outrigger = Outrigger::start_and(&scene, body, &[], Wait::Nothing);
-    until(PATIENCE, "it is said that the app was not told", || outrigger.stderr.contains("the app was not told"));
+    until(PATIENCE, "it is said that the app was not told", || outrigger.stderr.contains("notification failed"));
     let worker = outrigger.worker();
     crate::harness::process::send_signal(worker, crate::harness::process::Signal::KILL);
     until(PATIENCE, "another worker serves", || outrigger.find_worker().is_some_and(|pid| pid != worker));

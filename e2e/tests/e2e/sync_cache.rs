@@ -18,7 +18,7 @@ const NO_DAEMON: &str = "git-daemon is not installed";
 
 const SETTINGS: &str = r#"
 sync:
-  settings: { from: { git: { url: "@url@", ref: main, path: orders/ } }, to: "@dir@/out/settings", every: 100ms }
+  settings: { store: { git: { url: "@url@", ref: main, path: orders/, interval: 100ms } }, publish: { symlink: { path: "@dir@/out/settings" } } }
 "#;
 
 /// A repository behind a relay, and the program that follows it.
@@ -53,7 +53,7 @@ impl Followed {
     }
 
     fn cache(&self) -> PathBuf {
-        self.scene.path("state/sync.settings.git")
+        self.scene.path("state/sync/settings/git")
     }
 }
 

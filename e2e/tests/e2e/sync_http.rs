@@ -16,7 +16,7 @@ const NO_HTTP: &str = "git-http-backend or python3 is not installed";
 
 const SETTINGS: &str = r#"
 sync:
-  settings: { from: { git: { url: "@url@", ref: main, path: orders/ } }, to: "@dir@/out/settings", every: 200ms }
+  settings: { store: { git: { url: "@url@", ref: main, path: orders/, interval: 200ms } }, publish: { symlink: { path: "@dir@/out/settings" } } }
 "#;
 
 /// How a type is written.
@@ -93,10 +93,10 @@ fn user_and_password_of_a_url_are_sent_and_not_shown() {
 
 const WITH_USERS: &str = r#"
 sync:
-  plain: { from: { git: { url: "http://user:s3cret@@server@/plain/config.git" } }, to: "@dir@/out/plain", every: 200ms }
-  escaped: { from: { git: { url: "http://us%40er:p%3Aa%2Fss%25@@server@/escaped/config.git" } }, to: "@dir@/out/escaped", every: 200ms }
-  token: { from: { git: { url: "http://tok3n@@server@/token/config.git" } }, to: "@dir@/out/token", every: 200ms }
-  wrong: { from: { git: { url: "http://user:wr0ng@@server@/plain/config.git" } }, to: "@dir@/out/wrong", every: 200ms }
+  plain: { store: { git: { url: "http://user:s3cret@@server@/plain/config.git", interval: 200ms } }, publish: { symlink: { path: "@dir@/out/plain" } } }
+  escaped: { store: { git: { url: "http://us%40er:p%3Aa%2Fss%25@@server@/escaped/config.git", interval: 200ms } }, publish: { symlink: { path: "@dir@/out/escaped" } } }
+  token: { store: { git: { url: "http://tok3n@@server@/token/config.git", interval: 200ms } }, publish: { symlink: { path: "@dir@/out/token" } } }
+  wrong: { store: { git: { url: "http://user:wr0ng@@server@/plain/config.git", interval: 200ms } }, publish: { symlink: { path: "@dir@/out/wrong" } } }
 "#;
 
 /// What the server lets in, by the first folder of the path.
@@ -153,7 +153,7 @@ fn a_server_that_says_when_to_come_again_is_not_asked_before() {
     let entries = ["hour", "date", "down", "fetch", "soon", "silent"];
     let entry = |name: &str| {
         format!(
-            "  {name}: {{ from: {{ git: {{ url: \"http://@server@/{name}/config.git\" }} }}, to: \"@dir@/out/{name}\", every: 100ms }}\n"
+            "  {name}: {{ store: {{ git: {{ url: \"http://@server@/{name}/config.git\", interval: 100ms }} }}, publish: {{ symlink: {{ path: \"@dir@/out/{name}\" }} }} }}\n"
         )
     };
     let body = format!("sync:\n{}", entries.map(entry).concat());
@@ -203,7 +203,7 @@ fn a_redirect_is_reported_with_the_place_it_leads_to() {
     let entries = ["300", "301", "302", "303", "307", "308"];
     let entry = |name: &str| {
         format!(
-            "  e{name}: {{ from: {{ git: {{ url: \"http://@server@/{name}/config.git\" }} }}, to: \"@dir@/out/{name}\", every: 200ms }}\n"
+            "  e{name}: {{ store: {{ git: {{ url: \"http://@server@/{name}/config.git\", interval: 200ms }} }}, publish: {{ symlink: {{ path: \"@dir@/out/{name}\" }} }} }}\n"
         )
     };
     let outrigger =

@@ -13,7 +13,7 @@ const NO_GIT: &str = "git is not installed";
 
 const FOLDER_OF: &str = r#"
 sync:
-  settings: { from: { git: { url: "@url@", ref: main, path: "@path@" } }, to: "@dir@/out/settings", every: 200ms }
+  settings: { store: { git: { url: "@url@", ref: main, path: "@path@", interval: 200ms } }, publish: { symlink: { path: "@dir@/out/settings" } } }
 "#;
 
 /// Two folders of one commit whose names differ in what a file name could not hold, and two that are long and differ at their
@@ -77,7 +77,7 @@ fn the_last_part_of_the_link_is_the_commit_whatever_the_path() {
 
 const REF: &str = r#"
 sync:
-  settings: { from: { git: { url: "@url@", ref: "@ref@" } }, to: "@dir@/out/@to@", every: 200ms }
+  settings: { store: { git: { url: "@url@", ref: "@ref@", interval: 200ms } }, publish: { symlink: { path: "@dir@/out/@to@" } } }
 "#;
 
 /// What a ref of the configuration led to: the commit, or the text of the refusal.
@@ -187,8 +187,11 @@ fn a_tag_that_appears_with_the_name_of_the_branch_freezes_nothing() {
 fn targets_that_are_the_same_or_lie_in_each_other_are_a_mistake() {
     let scene = Scene::new();
     let accepted = |first: &str, second: &str| {
-        let entry =
-            |name: &str, to: &str| format!("  {name}: {{ from: {{ git: {{ url: \"file:///r\" }} }}, to: \"{to}\" }}\n");
+        let entry = |name: &str, to: &str| {
+            format!(
+                "  {name}: {{ store: {{ git: {{ url: \"file:///r\" }} }}, publish: {{ symlink: {{ path: \"{to}\" }} }} }}\n"
+            )
+        };
         let body = format!("sync:\n{}{}", entry("first", first), entry("second", second));
         let file = scene.write("two.yaml", configuration(&scene, &body));
         outrigger(&["validate", "-c", &file.display().to_string()]).0 == 0
@@ -219,8 +222,9 @@ fn targets_that_are_the_same_or_lie_in_each_other_are_a_mistake() {
 fn a_path_that_climbs_is_a_mistake() {
     let scene = Scene::new();
     let accepted = |path: &str| {
-        let body =
-            format!("sync: {{ a: {{ from: {{ git: {{ url: \"file:///r\", path: \"{path}\" }} }}, to: /x/cur }} }}\n");
+        let body = format!(
+            "sync: {{ a: {{ store: {{ git: {{ url: \"file:///r\", path: \"{path}\" }} }}, publish: {{ symlink: {{ path: /x/cur }} }} }} }}\n"
+        );
         let file = scene.write("path.yaml", configuration(&scene, &body));
         let (code, _, report) = outrigger(&["validate", "-c", &file.display().to_string()]);
         assert!(code == 0 || report.contains("path"), "the report names the key: {report}");

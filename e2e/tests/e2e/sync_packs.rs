@@ -16,7 +16,7 @@ const NO_GIT: &str = "git is not installed";
 /// covers: faults 3
 #[test]
 fn a_tree_that_unfolds_without_end_is_refused_in_a_moment() {
-    let mut followed = need!(Followed::start(", files_max: 100"), NO_GIT);
+    let mut followed = need!(Followed::start(", max_files: 100"), NO_GIT);
     let repository = &followed.repository;
     let (blob, commit) = (repository.blob(b"a blob\n"), repository.id_of("main"));
     let leaves = [
@@ -31,7 +31,7 @@ fn a_tree_that_unfolds_without_end_is_refused_in_a_moment() {
             followed.repository.tree(&names.map(|name| (FOLDER, name, below.as_str())))
         });
         let commit = followed.repository.commit(&tree);
-        followed.check_commit(&mut wrong, case, &commit, &["files_max"], UNFOLDED);
+        followed.check_commit(&mut wrong, case, &commit, &["max_files"], UNFOLDED);
         let log = followed.outrigger.stderr.len();
         wrong.extend((log > 1 << 20).then(|| format!("{case}: our log has {log} bytes")));
     }
@@ -56,7 +56,7 @@ fn a_file_above_the_limit_is_refused_without_being_read() {
 /// covers: faults 3
 #[test]
 fn a_file_above_the_limit_is_refused_without_being_read_from_a_delta() {
-    let followed = need!(Followed::start(", bytes_max: 1MiB"), NO_GIT);
+    let followed = need!(Followed::start(", max_bytes: 1MiB"), NO_GIT);
     let repository = &followed.repository;
     let mut content = vec![0; 64 << 20];
     let base = repository.blob(&content);
@@ -75,7 +75,7 @@ fn assert_refused_small(mut followed: Followed, huge: &str, most_mib: u64) {
     let tree = followed.repository.tree(&[(FILE, "huge", huge)]);
     let mut wrong = Vec::new();
     let commit = followed.repository.commit(&tree);
-    followed.check_commit(&mut wrong, "a huge file", &commit, &["bytes_max"], PATIENCE);
+    followed.check_commit(&mut wrong, "a huge file", &commit, &["max_bytes"], PATIENCE);
     let peak = peak_mib(followed.worker);
     wrong.extend((peak >= most_mib).then(|| format!("the worker had {peak} MiB of memory, and may have {most_mib}")));
     followed.finish(&wrong);
@@ -128,6 +128,6 @@ fn a_pack_that_no_git_makes_is_refused_and_the_worker_lives_on() {
 fn polls(followed: &Followed) -> usize {
     let metrics = followed.outrigger.ask("/metrics").text();
     let lines = metrics.lines().filter(|line| line.starts_with("outrigger_sync_polls_total{"));
-    let counted = lines.filter(|line| !line.contains("\"same\"")).filter_map(|line| line.rsplit(' ').next());
+    let counted = lines.filter(|line| !line.contains("\"unchanged\"")).filter_map(|line| line.rsplit(' ').next());
     counted.filter_map(|count| count.parse::<usize>().ok()).sum()
 }

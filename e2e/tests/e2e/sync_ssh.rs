@@ -17,15 +17,16 @@ const NO_SSHD: &str = "sshd is not installed";
 const SETTINGS: &str = r#"
 sync:
   settings:
-    from:
+    store:
       git:
         url: "@url@"
         ref: main
         path: orders/
         ssh: { key_file: "@dir@/user_key", known_hosts_file: "@dir@/@hosts@" }
-        client: { timeout: 1s, connect_timeout: 1s }
-    to: "@dir@/out/settings"
-    every: 200ms
+        timeout: 1s
+        connect_timeout: 1s
+        interval: 200ms
+    publish: { symlink: { path: "@dir@/out/settings" } }
 "#;
 
 /// The time-out is one second; a loaded machine gets four.
@@ -139,7 +140,7 @@ fn a_client_that_waits_for_a_server_ends_with_its_worker() {
         match end {
             "kill -9" => send_signal(worker, Signal::KILL),
             "a reload" => {
-                let changed = SETTINGS.replace("every: 200ms", "every: 300ms");
+                let changed = SETTINGS.replace("interval: 200ms", "interval: 300ms");
                 served.scene.write("outrigger.yaml", configuration(&served.scene, &changed));
             }
             _ => outrigger.signal(Signal::TERM),
@@ -181,7 +182,7 @@ fn a_damaged_cache_is_begun_anew_over_ssh_too() {
     served.await_generation(1, "the start");
     let mut unhealed = Vec::new();
     for (number, (name, damage)) in DAMAGES.iter().enumerate() {
-        damage(&served.scene.path("state/sync.settings.git"));
+        damage(&served.scene.path("state/sync/settings/git"));
         served.repository.push(2 + number);
         if !within(HEALED, || published(&served.scene.path("out/settings")) == Ok(Some(2 + number))) {
             unhealed.push(format!("{name}: {:?}", sync_state(&outrigger)));
@@ -275,8 +276,8 @@ fn a_user_without_an_entry_and_a_home_gets_the_words_of_ssh() {
     }
     let scene = Scene::new();
     scene.set("url", "ssh://git@127.0.0.1:1/x.git");
-    let body = "app: { stop: { drain: 1s, grace: 1s, deadline: 5s } }\n\
-                sync: { settings: { from: { git: { url: \"@url@\" } }, to: \"@dir@/out/settings\", every: 200ms } }\n";
+    let body = "app: { stop: { drain_timeout: 1s, grace_period: 1s, timeout: 5s } }\n\
+                sync: { settings: { store: { git: { url: \"@url@\", interval: 200ms } }, publish: { symlink: { path: \"@dir@/out/settings\" } } } }\n";
     let (folder, own) = (scene.text_path("."), scene.program("bin/outrigger", binary()));
     let script = format!(
         "#!/bin/sh\nunset HOME\nmkdir -p {folder}/run {folder}/out {folder}/state\nchown -R 4242:4242 {folder}\n\

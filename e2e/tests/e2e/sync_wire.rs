@@ -14,9 +14,8 @@ const NO_HTTP: &str = "git-http-backend or python3 is not installed";
 const SETTINGS: &str = r#"
 sync:
   settings:
-    from: { git: { url: "@url@", ref: main, path: orders/, client: { timeout: 1s, connect_timeout: 1s } } }
-    to: "@dir@/out/settings"
-    every: 200ms
+    store: { git: { url: "@url@", ref: main, path: orders/, timeout: 1s, connect_timeout: 1s, interval: 200ms } }
+    publish: { symlink: { path: "@dir@/out/settings" } }
 "#;
 
 /// The time-out is one second; a loaded machine gets four.

@@ -21,12 +21,12 @@ const UNIT: &str = "outrigger.service";
 
 /// The configuration of most scenes: an app stands behind the listener, and lines come from a file.
 const BODY: &str = r#"
-app: { port: @port@, stop: { drain: 1s, grace: 2s, deadline: 10s } }
+app: { port: @port@, stop: { drain_timeout: 1s, grace_period: 2s, timeout: 10s } }
 logs:
-  sources: { files: { file: { include: ["/var/log/orders/*.log"], start: beginning } } }
-  sinks: { out: { http: { endpoint: "http://@receiver@/lines" }, batch: { max: 64KiB, wait: 100ms } } }
-proxy: { listeners: { inbound: { listen: "127.0.0.1:@front@", direction: inbound, to: app } } }
-admin: { listen: "127.0.0.1:@admin@", socket: /run/outrigger/admin.sock, probes: "127.0.0.1:@probes@" }
+  sources: { files: { file: { include: ["/var/log/orders/*.log"], read_from: beginning } } }
+  sinks: { out: { http: { url: "http://@receiver@/lines" }, batch: { max_bytes: 64KiB, max_age: 100ms } } }
+proxy: { listeners: { inbound: { listen: "127.0.0.1:@front@", direction: inbound, cluster: app } } }
+admin: { listen: "127.0.0.1:@admin@", socket: /run/outrigger/admin.sock, probes_listen: "127.0.0.1:@probes@" }
 "#;
 
 /// Holds back the start of the unit's program for as long as the test wants, so that "in between" has no race.
@@ -262,7 +262,7 @@ fn a_reload_serves_the_changed_file_in_the_same_process() {
     let booted = &machine.booted;
     booted.systemctl(&["start", UNIT]);
     let process = booted.main_process(UNIT);
-    let second = "listeners: { second: { listen: \"127.0.0.1:@second@\", direction: inbound, to: app }, ";
+    let second = "listeners: { second: { listen: \"127.0.0.1:@second@\", direction: inbound, cluster: app }, ";
     let changed = machine.scene.fill(&BODY.replace("listeners: { ", second));
     std::fs::write(booted.path("/etc/outrigger/outrigger.yaml"), changed).expect("the file can be written");
     booted.systemctl(&["reload", UNIT]);
@@ -283,8 +283,8 @@ fn an_app_inside_the_unit_runs_as_its_user_and_stops_in_order() {
     let script = "i=0; while [ $i -lt 100 ]; do printf 'n=%06d\\n' $i; i=$((i+1)); done; exec sleep 300";
     scene.write("boot/files/usr/local/bin/orders", format!("#!/bin/sh\n{script}\n"));
     let config = r#"
-app: { command: ["/bin/sh", "/usr/local/bin/orders"], stop: { drain: 1s, grace: 2s, deadline: 10s } }
-logs: { sources: { app: { stdio: {} } }, sinks: { out: { http: { endpoint: "http://@receiver@/lines" } } } }
+app: { command: ["/bin/sh", "/usr/local/bin/orders"], stop: { drain_timeout: 1s, grace_period: 2s, timeout: 10s } }
+logs: { sources: { app: { stdio: {} } }, sinks: { out: { http: { url: "http://@receiver@/lines" } } } }
 admin: { listen: "127.0.0.1:@admin@", socket: /run/outrigger/orders/admin.sock }
 "#;
     scene.write("boot/files/etc/outrigger/orders.yaml", scene.fill(config));

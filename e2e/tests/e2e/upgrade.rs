@@ -169,7 +169,7 @@ fn sigusr2_is_the_apps_in_wrap_mode_and_an_upgrade_for_the_worker() {
     let script = "trap 'echo usr2' USR2; trap 'exit 4' TERM; while :; do sleep 0.05; done";
     let outrigger = Outrigger::start(
         &scene,
-        &format!("app: {{ stop: {{ drain: 1s, grace: 2s, deadline: 7s }} }}\n{ADMIN}"),
+        &format!("app: {{ stop: {{ drain_timeout: 1s, grace_period: 2s, timeout: 7s }} }}\n{ADMIN}"),
         &["sh", "-c", script],
     );
     let (worker, app) = (outrigger.worker(), outrigger.app());
@@ -222,7 +222,7 @@ fn a_binary_where_a_worker_may_write_is_not_trusted() {
     std::os::unix::fs::symlink(&inside, &way_around).expect("the scene takes links");
     for path in [inside, way_around] {
         let (code, said) = upgrade(&scene, Some(&path.display().to_string()));
-        assert_eq!((code, said.contains("not trusted")), (1, true), "{}: {said}", path.display());
+        assert_eq!((code, said.contains("binary rejected")), (1, true), "{}: {said}", path.display());
         assert_eq!(outrigger.find_worker(), Some(worker), "the old one stays");
     }
     assert_eq!(outrigger.finish().code, 3);
@@ -235,7 +235,7 @@ fn ten_reloads_under_load_cost_nothing() {
     let busy = need!(Busy::start(&binary()), NO_GIT);
     for number in 0..10 {
         let worker = busy.outrigger.worker();
-        let changed = BODY.replace("drain: 5s", &format!("drain: 5{number}00ms"));
+        let changed = BODY.replace("drain_timeout: 5s", &format!("drain_timeout: 5{number}00ms"));
         busy.scene.write("outrigger.yaml", configuration(&busy.scene, &changed));
         busy.await_next(worker, PATIENCE);
         busy.await_service(PATIENCE);
@@ -408,13 +408,17 @@ fn an_upgrade_without_load_is_done_at_once() {
 #[test]
 fn the_ends_of_the_app_are_not_forgotten_by_another_worker_or_binary() {
     let scene = Scene::new();
-    let body = format!("app: {{ restart: {{ when: on_failure, wait: 10ms }} }}\n{ADMIN}");
+    let body = format!("app: {{ restart: {{ policy: on_failure, backoff: 10ms }} }}\n{ADMIN}");
     let script = "[ -e \"$0\" ] || { touch \"$0\"; exit 3; }; trap 'exit 0' TERM; while :; do sleep 0.05; done";
     let marker = scene.text_path("ran");
     let outrigger = Outrigger::start(&scene, &body, &["sh", "-c", script, &marker]);
     let told = || {
         let status = outrigger.ask("/status").json();
-        (status["app"]["restarts"].as_u64(), status["app"]["ended"]["code"].as_i64(), status["app"]["runs"].as_bool())
+        (
+            status["app"]["restarts"].as_u64(),
+            status["app"]["last_exit"]["code"].as_i64(),
+            status["app"]["running"].as_bool(),
+        )
     };
     let known = (Some(1), Some(3), Some(true));
     until(PATIENCE, "the app was started again", || told() == known);
@@ -430,7 +434,7 @@ fn the_ends_of_the_app_are_not_forgotten_by_another_worker_or_binary() {
         until(PATIENCE, "the new one serves", || outrigger.status_of("/ready") == 200);
         assert_eq!(told(), known, "{name}");
     }
-    let of_the_app = scene.black_boxes().iter().filter(|text| text["who"] == "app").count();
+    let of_the_app = scene.black_boxes().iter().filter(|text| text["process"] == "app").count();
     assert_eq!(of_the_app, 1, "its end is written down once");
     assert_eq!(outrigger.finish().code, 0);
 }

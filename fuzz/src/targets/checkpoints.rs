@@ -44,7 +44,9 @@ const SINKS: [&str; 2] = ["main", "other"];
 thread_local! {
     static STATE: (StateDir, PathBuf) = {
         let folder = scratch::folder("checkpoints");
-        (StateDir::open(&folder, 1 << 20), folder.join("logs.checkpoints"))
+        let state = StateDir::open(&folder, 1 << 20);
+        let path = state.path("logs/checkpoints").expect("the folder takes files");
+        (state, path)
     };
 }
 

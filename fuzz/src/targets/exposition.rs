@@ -1,6 +1,6 @@
 //! The exposition page of an app: read, kept and written again (prometheus.io/docs/instrumenting/exposition_formats). In: the body of
 //! a scrape. Out: what we write is read back as what it was, without a bad line; a page that is read a second time by the same reader
-//! gives the same; blanks between words mean nothing; no series stands twice in a page; `series_max` holds.
+//! gives the same; blanks between words mean nothing; no series stands twice in a page; `max_series` holds.
 
 use crate::attempt::{bucket, shape};
 use metrics::series::{Interner, Snapshot, Timing};

@@ -23,7 +23,7 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Component, Path, PathBuf};
-use sync::staging::{Limits, Staging};
+use sync::candidate::{Candidate, Limits};
 use sync::store::{Fetched, StoreKind, git};
 
 pub const WORDS: &[&str] = &[
@@ -71,7 +71,7 @@ pub const WORDS: &[&str] = &[
     "x/l",
 ];
 
-const LIMITS: Limits = Limits { files_max: 40, bytes_max: 4 << 10 };
+const LIMITS: Limits = Limits { max_files: 40, max_bytes: 4 << 10 };
 
 /// What stands beside the candidate, and what it holds.
 const BESIDE: (&str, &[u8]) = ("beside", b"untouched");
@@ -129,15 +129,15 @@ impl Place {
         if store.check().is_err() {
             return;
         }
-        let mut store = store.build(self.folder.join("cache"), LIMITS.bytes_max).expect("a store");
-        let mut stage = || Staging::new(root.clone(), LIMITS).map_err(|error| error.to_string());
+        let mut store = store.build(self.folder.join("cache"), LIMITS.max_bytes).expect("a store");
+        let mut stage = || Candidate::new(root.clone(), LIMITS).map_err(|error| error.to_string());
         match store.fetch(None, &mut stage) {
-            Ok((Fetched::New { revision }, Some(staging))) => {
+            Ok((Fetched::New { revision }, Some(candidate))) => {
                 let plain = |c: char| c.is_ascii_alphanumeric() || c == '-';
                 let parts: Vec<&str> = revision.split('/').collect();
                 let is_name = |part: &&str| !part.is_empty() && part.chars().all(plain);
                 assert!(parts.len() == 2 && parts.iter().all(is_name), "`{revision}` becomes a folder in a folder");
-                match staging.finish() {
+                match candidate.finish() {
                     Ok(made) => {
                         assert_eq!(made, root);
                         check(&root);
@@ -151,7 +151,9 @@ impl Place {
                     }
                 }
             }
-            Ok((fetched, staging)) => panic!("nothing was published, and there is {fetched:?}, {}", staging.is_some()),
+            Ok((fetched, candidate)) => {
+                panic!("nothing was published, and there is {fetched:?}, {}", candidate.is_some())
+            }
             Err(error) => {
                 shape((outline(&error.text), error.wait.is_some()));
                 let is_line = !error.text.is_empty() && !error.text.chars().any(char::is_control);
@@ -222,7 +224,7 @@ fn check(root: &Path) {
         }
     }
     shape(("published", bucket(files), bucket(bytes as usize), bucket(links)));
-    assert!(files <= LIMITS.files_max && bytes <= LIMITS.bytes_max, "{files} files, {bytes} bytes");
+    assert!(files <= LIMITS.max_files && bytes <= LIMITS.max_bytes, "{files} files, {bytes} bytes");
 }
 
 /// Follows a link as the kernel would: at no step it leaves the root, whatever other links it goes through.

@@ -82,12 +82,16 @@ struct Line {
 }
 
 pub fn run(input: &[u8]) {
-    for line_max in LINE_MAX {
-        let expected = second_reader(input, line_max);
+    for max_line_bytes in LINE_MAX {
+        let expected = second_reader(input, max_line_bytes);
         let mut encoded: Option<Vec<u8>> = None;
         for pattern in 0..4 {
-            let batches = split(input, line_max, pattern);
-            assert_eq!(lines(&batches, input), expected, "lines of at most {line_max} in pieces of pattern {pattern}");
+            let batches = split(input, max_line_bytes, pattern);
+            assert_eq!(
+                lines(&batches, input),
+                expected,
+                "lines of at most {max_line_bytes} in pieces of pattern {pattern}"
+            );
             let now = encode(batches);
             match &encoded {
                 None => encoded = Some(now),
@@ -107,15 +111,16 @@ pub fn run(input: &[u8]) {
 }
 
 /// A line ends at LF, CR LF or the end of the stream; of a longer one its beginning is kept, up to a whole character.
-fn second_reader(input: &[u8], line_max: usize) -> Vec<Line> {
+fn second_reader(input: &[u8], max_line_bytes: usize) -> Vec<Line> {
     let mut at = BASE;
     let pieces = input.split_inclusive(|byte| *byte == b'\n');
     let line = |piece: &[u8]| {
         let text = piece.strip_suffix(b"\n").unwrap_or(piece);
         let text = text.strip_suffix(b"\r").unwrap_or(text);
         let within = |at: &usize| text.get(*at).is_some_and(|byte| byte & 0xc0 == 0x80);
-        let end = (line_max.saturating_sub(3)..=line_max).rev().find(|at| !within(at)).filter(|at| *at > 0);
-        let kept = text.get(..line_max).map_or(text, |cut| text.get(..end.unwrap_or(line_max)).unwrap_or(cut));
+        let end = (max_line_bytes.saturating_sub(3)..=max_line_bytes).rev().find(|at| !within(at)).filter(|at| *at > 0);
+        let kept =
+            text.get(..max_line_bytes).map_or(text, |cut| text.get(..end.unwrap_or(max_line_bytes)).unwrap_or(cut));
         let line = Line { bytes: kept.to_vec(), truncated: kept.len() < text.len(), at };
         at += piece.len() as u64;
         line
@@ -123,8 +128,8 @@ fn second_reader(input: &[u8], line_max: usize) -> Vec<Line> {
     pieces.map(line).collect()
 }
 
-fn split(input: &[u8], line_max: usize, pattern: u64) -> Vec<Batch> {
-    let mut splitter = Splitter::new("app".into(), None, Stream::Stdout, line_max, BASE);
+fn split(input: &[u8], max_line_bytes: usize, pattern: u64) -> Vec<Batch> {
+    let mut splitter = Splitter::new("app".into(), None, Stream::Stdout, max_line_bytes, BASE);
     let (mut batches, mut rest, mut random) = (Vec::new(), input, Random::new(pattern));
     while !rest.is_empty() {
         let size = match pattern {

@@ -6,6 +6,7 @@ mod attributes;
 mod coverage;
 mod headers;
 mod imports;
+mod keys;
 mod libraries;
 mod manifest;
 mod map;
@@ -40,6 +41,7 @@ pub fn run(arguments: &[String]) -> Outcome {
     findings.extend(map::check(&read(&root, "ARCHITECTURE.md"), &paths, &|path| read(&root, path)));
     findings.extend(libraries::check(&workspace.shipped));
     findings.extend(attributes::check(&sources));
+    findings.extend(keys::check(keys::SCHEMA, &read(&root, keys::SCHEMA)));
     findings.extend(manifest::check("Cargo.toml", &read(&root, "Cargo.toml")));
 
     let sizes = sizes::check(&sources, &read(&root, sizes::RATCHET), fix);

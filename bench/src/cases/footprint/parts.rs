@@ -39,7 +39,7 @@ pub struct Ports {
 pub fn configuration(parts: &[Part], places: &Places) -> String {
     let (place, receiver, admin) = (places.folder.display(), places.receiver, places.ports.admin);
     let mut text = format!(
-        r#"app: {{ port: {receiver}, stop: {{ drain: 1s, grace: 2s, deadline: 5s }} }}
+        r#"app: {{ port: {receiver}, stop: {{ drain_timeout: 1s, grace_period: 2s, timeout: 5s }} }}
 state: {{ dir: "{place}/state" }}
 admin: {{ listen: "127.0.0.1:{admin}", socket: "{place}/admin.sock" }}
 "#
@@ -88,9 +88,9 @@ impl Part {
                 r#"logs:
   sources:
     app: {{ stdio: {{}} }}
-    files: {{ file: {{ include: ["{place}/logs/*.log"], start: beginning }} }}
+    files: {{ file: {{ include: ["{place}/logs/*.log"], read_from: beginning }} }}
   sinks:
-    main: {{ http: {{ endpoint: "http://127.0.0.1:{receiver}/lines", compression: gzip }}, from: [app, files] }}
+    main: {{ http: {{ url: "http://127.0.0.1:{receiver}/lines", compression: gzip }}, inputs: [app, files] }}
 "#
             ),
             Self::Capture => {
@@ -99,7 +99,7 @@ impl Part {
             Self::Metrics => format!(
                 r#"metrics:
   sources:
-    app: {{ scrape: {{ url: "http://127.0.0.1:{receiver}/metrics", every: 5s }} }}
+    app: {{ scrape: {{ url: "http://127.0.0.1:{receiver}/metrics", interval: 5s }} }}
     process: {{ process: {{}} }}
     self: {{ self: {{}} }}
   sinks:
@@ -109,13 +109,13 @@ impl Part {
             ),
             Self::Sync => format!(
                 r#"sync:
-  settings: {{ from: {{ git: {{ url: "{repository}", ref: main, path: orders/ }} }}, to: "{place}/settings", every: 10s }}
+  settings: {{ store: {{ git: {{ url: "{repository}", ref: main, path: orders/, interval: 10s }} }}, publish: {{ symlink: {{ path: "{place}/settings" }} }} }}
 "#
             ),
             Self::Proxy => format!(
                 r#"proxy:
   threads: 1
-  listeners: {{ inbound: {{ listen: "127.0.0.1:{listen}", direction: inbound, to: app }} }}
+  listeners: {{ inbound: {{ listen: "127.0.0.1:{listen}", direction: inbound, cluster: app }} }}
 "#
             ),
         }

@@ -5,6 +5,7 @@ use crate::batch::Batch;
 use base::registry::Kind;
 use schemars::JsonSchema;
 use serde::Deserialize;
+use std::ops::Range;
 
 /// Takes every record and does nothing with it but count: to try sources and stages, and to measure them.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -21,10 +22,15 @@ pub struct Blackhole {
 }
 
 impl Sink for Blackhole {
-    fn encode(&mut self, batch: &Batch, first: usize, _max: usize) -> usize {
-        self.size +=
-            batch.records.iter().skip(first).map(|record| (record.end - record.start) as usize + 1).sum::<usize>();
-        batch.records.len()
+    fn encode(&mut self, batch: &Batch, records: Range<usize>, _max: usize) -> usize {
+        self.size += batch
+            .records
+            .iter()
+            .take(records.end)
+            .skip(records.start)
+            .map(|record| (record.end - record.start) as usize + 1)
+            .sum::<usize>();
+        records.end
     }
 
     fn size(&self) -> usize {

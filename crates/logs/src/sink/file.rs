@@ -1,5 +1,5 @@
 //! A file that records are appended to, rotated by size. In: records. Out: lines. Writes happen on a thread that may block,
-//! since a full or slow disk must not stop the other sinks. Bounds: `max` bytes per file and `keep` old ones.
+//! since a full or slow disk must not stop the other sinks. Bounds: `rotate.max_bytes` a file and `rotate.max_files` old ones.
 
 use super::{Delivery, Failure, Sink};
 use crate::batch::Batch;
@@ -12,28 +12,43 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
+use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-/// Appends records to a file. At `max` bytes the file is renamed to `path.1`, `path.1` to `path.2` and so on, and `keep` of
-/// them stay. A disk that is full or a path that cannot be written is tried again; nothing is dropped meanwhile unless the
+/// Appends records to a file. At `rotate.max_bytes` the file is renamed to `path.1`, `path.1` to `path.2` and so on, and
+/// `rotate.max_files` of them stay. A disk that is full or a path that cannot be written is tried again; nothing is dropped meanwhile unless the
 /// sink is not required.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// The file; folders on the way are made.
+    /// The file; missing directories are created.
     pub path: PathBuf,
-    /// How a record is written.
+    /// `raw`: the line as the app wrote it; `json`: one object with all fields. Default: `raw`.
     #[serde(default)]
     pub format: Format,
-    /// The size at which the file is rotated.
-    #[serde(default = "max")]
-    pub max: ByteSize,
-    /// How many rotated files stay.
-    #[serde(default = "keep")]
+    /// When the file is rotated.
+    #[serde(default)]
+    pub rotate: Rotate,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Rotate {
+    /// Before the file would exceed this size it is renamed to `PATH.1`, `PATH.1` to `PATH.2` and so on.
+    #[serde(default = "max_bytes")]
+    pub max_bytes: ByteSize,
+    /// Rotated files that are kept.
+    #[serde(default = "max_files")]
     #[schemars(range(min = 1, max = 1000))]
-    pub keep: u16,
+    pub max_files: u16,
+}
+
+impl Default for Rotate {
+    fn default() -> Rotate {
+        Rotate { max_bytes: max_bytes(), max_files: max_files() }
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
@@ -50,11 +65,11 @@ impl Kind for Config {
     const EXAMPLE: &'static str = "file: { path: /archive/orders.log }\n";
 }
 
-fn max() -> ByteSize {
+fn max_bytes() -> ByteSize {
     ByteSize::mib(100)
 }
 
-fn keep() -> u16 {
+fn max_files() -> u16 {
     3
 }
 
@@ -83,7 +98,13 @@ struct Open {
 
 impl FileSink {
     pub fn new(config: &Config) -> FileSink {
-        let target = Target { path: config.path.clone(), max: config.max.0, keep: config.keep, open: None, written: 0 };
+        let target = Target {
+            path: config.path.clone(),
+            max: config.rotate.max_bytes.0,
+            keep: config.rotate.max_files,
+            open: None,
+            written: 0,
+        };
         FileSink {
             format: config.format,
             encoder: Encoder::default(),
@@ -94,8 +115,8 @@ impl FileSink {
 }
 
 impl Sink for FileSink {
-    fn encode(&mut self, batch: &Batch, first: usize, max: usize) -> usize {
-        encode_lines(self.format, &mut self.encoder, batch, first, max, Arc::make_mut(&mut self.body))
+    fn encode(&mut self, batch: &Batch, records: Range<usize>, max: usize) -> usize {
+        encode_lines(self.format, &mut self.encoder, batch, records, max, Arc::make_mut(&mut self.body))
     }
 
     fn size(&self) -> usize {
@@ -206,7 +227,7 @@ impl Config {
 
     /// The names that it writes: the file, and what rotation makes of it.
     pub fn names(&self) -> impl Iterator<Item = PathBuf> {
-        let rotated = (1..=self.keep).map(|number| numbered(&self.path, number));
+        let rotated = (1..=self.rotate.max_files).map(|number| numbered(&self.path, number));
         std::iter::once(self.path.clone()).chain(rotated)
     }
 }
@@ -222,11 +243,11 @@ pub fn encode_lines(
     format: Format,
     encoder: &mut Encoder,
     batch: &Batch,
-    first: usize,
+    records: Range<usize>,
     max: usize,
     body: &mut Vec<u8>,
 ) -> usize {
-    for (index, record) in batch.records.iter().enumerate().skip(first) {
+    for (index, record) in batch.records.iter().enumerate().take(records.end).skip(records.start) {
         if body.len() >= max {
             return index;
         }
@@ -235,7 +256,7 @@ pub fn encode_lines(
             Format::Json => encoder.json_line(batch, record, body),
         }
     }
-    batch.records.len()
+    records.end
 }
 
 #[cfg(test)]

@@ -7,25 +7,23 @@ use crate::encode::Encoder;
 use base::registry::Kind;
 use base::unit::Url;
 use bytes::Bytes;
-use net::{Client, ClientConfig, Request};
+use net::{Client, Request};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use std::io::Write as _;
+use std::ops::Range;
 
-/// Posts records as JSON lines: one object per record with `message`, `timestamp`, `stream`, `source`, `file` and every field
-/// that a stage set. A 2xx answer acknowledges; 408, 425, 429 and 5xx are tried again with a growing pause; any other answer
-/// drops the batch under `rejected`, with the answer in the log.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Config {
-    /// The URL to post to.
-    pub endpoint: Url,
-    /// How bodies are compressed.
-    #[serde(default)]
-    pub compression: Compression,
-    /// Time-outs, headers, authentication and certificates.
-    #[serde(default)]
-    pub client: ClientConfig,
+net::http_client! {
+    /// Posts records as JSON lines: one object per record with `message`, `timestamp`, `stream`, `source`, `file` and every field
+    /// that a stage set. A 2xx answer acknowledges; 408, 425, 429 and 5xx are tried again with a growing pause; any other answer
+    /// drops the batch under `rejected`, with the answer in the log.
+    pub struct Config {
+        /// The URL to post to.
+        pub url: Url,
+        /// Compression of bodies: `gzip` (RFC 1952) and `zstd` (RFC 8878) at level 1, or `none`. Default: `gzip`.
+        #[serde(default)]
+        pub compression: Compression,
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
@@ -41,7 +39,7 @@ pub enum Compression {
 }
 
 impl Kind for Config {
-    const EXAMPLE: &'static str = "http: { endpoint: \"http://127.0.0.1:8686/lines\", compression: gzip }\n";
+    const EXAMPLE: &'static str = "http: { url: \"http://127.0.0.1:8686/lines\", compression: gzip }\n";
 }
 
 pub struct Http {
@@ -57,8 +55,8 @@ pub struct Http {
 impl Http {
     pub fn new(config: &Config) -> Result<Http, String> {
         Ok(Http {
-            client: Client::new(config.client.clone()).map_err(|error| error.to_string())?,
-            url: config.endpoint.as_str().to_string(),
+            client: Client::new(config.client()).map_err(|error| error.to_string())?,
+            url: config.url.as_str().to_string(),
             compression: config.compression,
             encoder: Encoder::default(),
             body: Vec::new(),
@@ -68,18 +66,22 @@ impl Http {
 }
 
 impl Sink for Http {
-    fn encode(&mut self, batch: &Batch, first: usize, max: usize) -> usize {
-        for (index, record) in batch.records.iter().enumerate().skip(first) {
+    fn encode(&mut self, batch: &Batch, records: Range<usize>, max: usize) -> usize {
+        for (index, record) in batch.records.iter().enumerate().take(records.end).skip(records.start) {
             if self.body.len() >= max {
                 return index;
             }
             self.encoder.json_line(batch, record, &mut self.body);
         }
-        batch.records.len()
+        records.end
     }
 
     fn size(&self) -> usize {
         self.body.len()
+    }
+
+    fn sent(&self) -> usize {
+        self.ready.as_ref().map_or(0, |body| body.len())
     }
 
     fn deliver(&mut self) -> Delivery<'_> {

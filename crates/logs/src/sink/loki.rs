@@ -9,32 +9,29 @@ use base::protobuf::{delimited, field_length, text, varint, varint_length};
 use base::registry::Kind;
 use base::unit::Url;
 use bytes::Bytes;
-use net::{Client, ClientConfig, Request};
-use schemars::JsonSchema;
-use serde::Deserialize;
+use net::{Client, Request};
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
 
-/// Pushes lines to Grafana Loki. Each source and stream becomes a Loki stream with your `labels` beside `source` and `stream`;
-/// the line is what the app wrote, and fields of `set` go along as structured metadata. 204 acknowledges; 429 and 5xx are
-/// tried again; a 400, as for entries that are too old, drops the batch under `rejected`.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Config {
-    /// Loki's base URL; `/loki/api/v1/push` is added.
-    pub endpoint: Url,
-    /// Labels of every stream. Keep them few: each combination is a stream of its own in Loki.
-    #[serde(default)]
-    pub labels: BTreeMap<String, String>,
-    /// The tenant, sent as X-Scope-OrgID.
-    #[serde(default)]
-    pub tenant: Option<String>,
-    /// Time-outs, headers, authentication and certificates.
-    #[serde(default)]
-    pub client: ClientConfig,
+net::http_client! {
+    /// Pushes lines to Grafana Loki. Each source and stream becomes a Loki stream with your `labels` beside `source` and `stream`;
+    /// the line is what the app wrote, and fields of `set` go along as structured metadata. 204 acknowledges; 429 and 5xx are
+    /// tried again; a 400, as for entries that are too old, drops the batch under `rejected`.
+    pub struct Config {
+        /// Loki's base URL; `/loki/api/v1/push` is added.
+        pub url: Url,
+        /// Labels of every stream; `source`, `stream` and `file` are added unless they are set here. Keep them few: each
+        /// combination is a stream of its own in Loki.
+        #[serde(default)]
+        pub labels: BTreeMap<String, String>,
+        /// The tenant, sent as `X-Scope-OrgID`.
+        #[serde(default)]
+        pub tenant_id: Option<String>,
+    }
 }
 
 impl Kind for Config {
-    const EXAMPLE: &'static str = "loki: { endpoint: \"http://loki:3100\", labels: { service: orders } }\n";
+    const EXAMPLE: &'static str = "loki: { url: \"http://loki:3100\", labels: { service: orders } }\n";
 }
 
 impl Config {
@@ -103,9 +100,9 @@ pub struct Loki {
 impl Loki {
     pub fn new(config: &Config) -> Result<Loki, String> {
         Ok(Loki {
-            client: Client::new(config.client.clone()).map_err(|error| error.to_string())?,
-            url: format!("{}/loki/api/v1/push", config.endpoint.as_str().trim_end_matches('/')),
-            tenant: config.tenant.clone(),
+            client: Client::new(config.client()).map_err(|error| error.to_string())?,
+            url: format!("{}/loki/api/v1/push", config.url.as_str().trim_end_matches('/')),
+            tenant: config.tenant_id.clone(),
             labels: config.labels.clone(),
             streams: Vec::new(),
             times: HashMap::new(),
@@ -153,18 +150,18 @@ impl Loki {
 }
 
 impl Sink for Loki {
-    fn encode(&mut self, batch: &Batch, first: usize, max: usize) -> usize {
+    fn encode(&mut self, batch: &Batch, records: Range<usize>, max: usize) -> usize {
         if self.size >= max || self.streams.len() >= STREAMS_MAX {
-            return first;
+            return records.start;
         }
         let labels = self.labels_of(batch);
         let metadata = metadata(batch);
         let before = self.size;
         let mut times = self.times.remove(&labels).unwrap_or_default();
-        let Some(entries) = self.stream(labels.clone()) else { return first };
+        let Some(entries) = self.stream(labels.clone()) else { return records.start };
         let start = entries.len();
-        let mut next = batch.records.len();
-        for (index, record) in batch.records.iter().enumerate().skip(first) {
+        let mut next = records.end;
+        for (index, record) in batch.records.iter().enumerate().take(records.end).skip(records.start) {
             if before + entries.len() - start >= max {
                 next = index;
                 break;
@@ -187,6 +184,10 @@ impl Sink for Loki {
 
     fn size(&self) -> usize {
         self.size
+    }
+
+    fn sent(&self) -> usize {
+        self.ready.as_ref().map_or(0, |body| body.len())
     }
 
     fn deliver(&mut self) -> Delivery<'_> {
@@ -293,12 +294,8 @@ mod tests {
     /// covers: foundation 5
     #[test]
     fn what_is_written_by_hand_reads_as_the_published_messages() {
-        let config = Config {
-            endpoint: Url::parse("http://loki:3100/").expect("a URL"),
-            labels: BTreeMap::from([("service".into(), "a\"b".into())]),
-            tenant: None,
-            client: ClientConfig::default(),
-        };
+        let config = serde_json::json!({ "url": "http://loki:3100/", "labels": { "service": "a\"b" } });
+        let config: Config = serde_json::from_value(config).expect("a Config");
         let mut loki = Loki::new(&config).expect("a client");
         assert_eq!(loki.url, "http://loki:3100/loki/api/v1/push");
         let long = "x".repeat(300);
@@ -307,7 +304,7 @@ mod tests {
             .expect("lines");
         batch.common.push(("region".into(), "eu".into()));
         batch.records[0].time_ns = 1_700_000_000_000_000_007;
-        assert_eq!(loki.encode(&batch, 0, 1 << 20), 3);
+        assert_eq!(loki.encode(&batch, 0..3, 1 << 20), 3);
         let body = snap::raw::Decoder::new().decompress_vec(&loki.body().expect("compressed")).expect("snappy");
         let push = PushRequest::decode(body.as_slice()).expect("protobuf");
         assert_eq!(push.streams.len(), 1);
@@ -340,13 +337,13 @@ mod tests {
     /// covers: foundation 5
     #[test]
     fn a_body_ends_at_its_bound_and_the_next_goes_on_there() {
-        let config: Config = serde_json::from_str(r#"{"endpoint":"http://loki:3100"}"#).expect("a Config");
+        let config: Config = serde_json::from_str(r#"{"url":"http://loki:3100"}"#).expect("a Config");
         let mut loki = Loki::new(&config).expect("a client");
         let text: String = (0..100).map(|n| format!("line {n}\n")).collect();
         let batch = Splitter::new("app".into(), None, Stream::None, 1000, 0).take(text.as_bytes()).expect("lines");
         let (mut first, mut bodies) = (0, 0);
         while first < 100 {
-            first = loki.encode(&batch, first, 200);
+            first = loki.encode(&batch, first..batch.records.len(), 200);
             bodies += 1;
             loki.reset();
         }

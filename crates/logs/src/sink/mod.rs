@@ -11,7 +11,9 @@ use crate::batch::Batch;
 use crate::config::{BatchConfig, BufferConfig};
 use crate::stage::StageEntry;
 use base::needs::Needs;
+use base::reason::Reason;
 use std::future::Future;
+use std::ops::Range;
 use std::pin::Pin;
 use std::time::Duration;
 
@@ -29,19 +31,19 @@ base::registry! {
         /// Nowhere, counted.
         blackhole => Blackhole(blackhole::Config),
     } shared {
-        /// The sources whose records it gets; all where left out.
+        /// The names of the sources whose records it gets. Default: all.
         #[serde(default)]
-        pub from: Option<Vec<String>>,
-        /// Whether records wait for it. One that is not required never holds anybody back, and loses the oldest first.
+        pub inputs: Option<Vec<String>>,
+        /// Whether sources wait for this sink. If `false`, it delays nothing, and a full buffer drops its oldest records.
         #[serde(default = "yes")]
         pub required: bool,
-        /// What waits for it.
+        /// The records that wait for it.
         #[serde(default)]
         pub buffer: BufferConfig,
         /// What is sent at a time.
         #[serde(default)]
         pub batch: BatchConfig,
-        /// Stages for this sink alone, after those for all.
+        /// Stages for this sink alone, after those of the source and of `logs.stages`.
         #[serde(default)]
         pub stages: Vec<StageEntry>,
     }
@@ -55,8 +57,8 @@ impl SinkKind {
     /// What it needs from the system.
     pub fn needs(&self) -> Needs {
         match self {
-            SinkKind::Http(config) => net::needs(config.endpoint.as_str(), &config.client),
-            SinkKind::Loki(config) => net::needs(config.endpoint.as_str(), &config.client),
+            SinkKind::Http(config) => net::needs(config.url.as_str(), &config.client()),
+            SinkKind::Loki(config) => net::needs(config.url.as_str(), &config.client()),
             SinkKind::File(config) => {
                 let mut needs = Needs::default();
                 needs.write_file(&config.path);
@@ -88,7 +90,7 @@ impl SinkKind {
 pub struct Failure {
     /// Whether trying again can help. If not, the records are dropped under `reason`.
     pub retry: bool,
-    pub reason: &'static str,
+    pub reason: Reason,
     pub text: String,
     /// What the receiver asked us to wait.
     pub wait: Option<Duration>,
@@ -96,7 +98,7 @@ pub struct Failure {
 
 impl Failure {
     pub fn retry(text: impl Into<String>) -> Failure {
-        Failure { retry: true, reason: "given_up", text: text.into(), wait: None }
+        Failure { retry: true, reason: Reason::Rejected, text: text.into(), wait: None }
     }
 
     /// A call that failed: most can be tried again.
@@ -105,7 +107,7 @@ impl Failure {
     }
 
     pub fn reject(text: impl Into<String>) -> Failure {
-        Failure { retry: false, reason: "rejected", text: text.into(), wait: None }
+        Failure { retry: false, reason: Reason::Rejected, text: text.into(), wait: None }
     }
 }
 
@@ -113,10 +115,14 @@ pub type Delivery<'a> = Pin<Box<dyn Future<Output = Result<(), Failure>> + 'a>>;
 
 /// One receiver. It is given whole runs of records and keeps the body until told that it is no longer needed.
 pub trait Sink {
-    /// Adds records of the batch from `first` on, until the body has `max` bytes; answers the next record.
-    fn encode(&mut self, batch: &Batch, first: usize, max: usize) -> usize;
+    /// Adds these records of the batch, until the body has `max` bytes; returns the index of the next record.
+    fn encode(&mut self, batch: &Batch, records: Range<usize>, max: usize) -> usize;
     /// The size of the body so far.
     fn size(&self) -> usize;
+    /// The size of the body as `deliver` sent it.
+    fn sent(&self) -> usize {
+        self.size()
+    }
     /// Sends the body; called again with the same body after a failure.
     fn deliver(&mut self) -> Delivery<'_>;
     /// Empties the body.

@@ -8,6 +8,7 @@ use base::registry::Kind;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use std::io::Write as _;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// Writes records to our own stdout, as for a companion container whose log is collected by the platform. In wrap mode the
@@ -15,7 +16,7 @@ use std::sync::Arc;
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// How a record is written.
+    /// `raw`: the line as the app wrote it; `json`: one object with all fields. Default: `raw`.
     #[serde(default)]
     pub format: Format,
 }
@@ -37,8 +38,8 @@ impl Stdout {
 }
 
 impl Sink for Stdout {
-    fn encode(&mut self, batch: &Batch, first: usize, max: usize) -> usize {
-        encode_lines(self.format, &mut self.encoder, batch, first, max, Arc::make_mut(&mut self.body))
+    fn encode(&mut self, batch: &Batch, records: Range<usize>, max: usize) -> usize {
+        encode_lines(self.format, &mut self.encoder, batch, records, max, Arc::make_mut(&mut self.body))
     }
 
     fn size(&self) -> usize {

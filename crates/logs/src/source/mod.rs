@@ -18,7 +18,7 @@ base::registry! {
         /// A record per request that went through the proxy.
         proxy => Proxy(proxy::Config),
     } shared {
-        /// Stages for this source alone, before those for all.
+        /// Stages for this source alone, before those of `logs.stages`.
         #[serde(default)]
         pub stages: Vec<StageEntry>,
     }
@@ -35,7 +35,7 @@ impl SourceKind {
 }
 
 /// The longest line, where nothing else is said.
-pub(crate) fn line_max() -> base::unit::ByteSize {
+pub(crate) fn max_line_bytes() -> base::unit::ByteSize {
     base::unit::ByteSize(256 << 10)
 }
 

@@ -6,6 +6,7 @@ use crate::run::Pipeline;
 use crate::split::Splitter;
 use crate::stage::parse::parse_json;
 use base::feed::{AccessBatch, FeedReceiver};
+use base::reason::Reason;
 use base::registry::Kind;
 use base::subsystem::{Phase, PhaseWatch};
 use schemars::JsonSchema;
@@ -39,7 +40,7 @@ pub async fn run(mut feed: FeedReceiver<AccessBatch>, pipeline: Rc<Pipeline>, mu
             item = feed.next() => item,
             _ = phase.reached(Phase::Finish) => break,
         };
-        pipeline.lost("feed_full", feed.take_refused());
+        pipeline.lost(Reason::BufferFull, feed.take_refused());
         match item {
             Some(item) => push(item, &pipeline).await,
             None => return,
@@ -49,7 +50,7 @@ pub async fn run(mut feed: FeedReceiver<AccessBatch>, pipeline: Rc<Pipeline>, mu
     while let Ok(Some(item)) = tokio::time::timeout(LAST_WORDS, feed.next()).await {
         push(item, &pipeline).await;
     }
-    pipeline.lost("feed_full", feed.take_refused());
+    pipeline.lost(Reason::BufferFull, feed.take_refused());
 }
 
 async fn push(item: AccessBatch, pipeline: &Pipeline) {

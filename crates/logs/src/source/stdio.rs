@@ -2,12 +2,13 @@
 //! outlive a killed worker, and keep how far each sink has acknowledged; a ring that overflowed tells how many lines went.
 
 use super::file::{Opened, Tail};
-use super::{CHUNK, line_max};
+use super::{CHUNK, max_line_bytes};
 use crate::batch::Stream;
 use crate::checkpoint::{Checkpoints, FileId};
 use crate::run::Pipeline;
 use crate::split::Splitter;
 use crate::track::Track;
+use base::reason::Reason;
 use base::registry::Kind;
 use base::scope::Scope;
 use base::state::{Mark, Marked, StateDir};
@@ -34,13 +35,21 @@ use tokio::sync::Notify;
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// The memory of each of the two rings, 16MiB where left out, and no more than a 32nd of what a container may use. Used only as
-    /// far as lines wait.
+    /// The ring of each of the two streams.
     #[serde(default)]
-    pub buffer: Option<ByteSize>,
-    /// A longer line keeps its beginning.
-    #[serde(default = "line_max")]
-    pub line_max: ByteSize,
+    pub buffer: RingConfig,
+    /// A longer line is cut to its beginning and marked `truncated`.
+    #[serde(default = "max_line_bytes")]
+    pub max_line_bytes: ByteSize,
+}
+
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RingConfig {
+    /// The size of each ring, at least 128KiB; memory is used only as far as lines wait. When it is full, the oldest lines are
+    /// dropped, counted under `buffer_full`. Default: 16MiB, at most 1/32 of the container's memory.
+    #[serde(default)]
+    pub max_bytes: Option<ByteSize>,
 }
 
 impl Kind for Config {
@@ -51,7 +60,7 @@ impl Config {
     /// The size of a ring. Rings count as the container's memory, which is first of all the app's.
     pub fn capture_bytes(&self, container: Option<u64>) -> u64 {
         let most = container.map_or(u64::MAX, |limit| limit / CAPTURE_SHARE);
-        self.buffer.map_or(CAPTURE.min(most), |buffer| buffer.0).max(CAPTURE_MIN)
+        self.buffer.max_bytes.map_or(CAPTURE.min(most), |buffer| buffer.0).max(CAPTURE_MIN)
     }
 }
 
@@ -124,7 +133,7 @@ pub async fn run(shared: Shared, pipeline: Rc<Pipeline>, scope: Scope, mut phase
     let mut lines = lines_before(ring, &sinks, &known);
     let marks: Marks = Rc::default();
     let track = track(ring, &sinks, &starts, marks.clone());
-    let mut splitter = Splitter::new(pipeline.name().into(), None, *stream, config.line_max.as_usize(), position);
+    let mut splitter = Splitter::new(pipeline.name().into(), None, *stream, config.max_line_bytes.as_usize(), position);
     let read_before = ring.read_to();
     let mut chunk = vec![0u8; CHUNK];
     let mut lossy = false;
@@ -133,7 +142,7 @@ pub async fn run(shared: Shared, pipeline: Rc<Pipeline>, scope: Scope, mut phase
         let mut bell = std::pin::pin!(bell);
         bell.as_mut().enable();
         let Ok(read) = ring.read(&mut position, &mut chunk) else {
-            return pipeline.failed("the capture ring cannot be read");
+            return pipeline.failed("cannot read the stdout/stderr capture buffer");
         };
         let bytes = chunk.get(..read.bytes).unwrap_or(&[]);
         let start = position - bytes.len() as u64;
@@ -143,7 +152,7 @@ pub async fn run(shared: Shared, pipeline: Rc<Pipeline>, scope: Scope, mut phase
             // What a worker before this one had read and no sink had taken.
             let now = ring.lines_read_before(start).unwrap_or(lines);
             // The line within which the rest begins is passed over.
-            pipeline.lost("overwritten", now.saturating_sub(lines) + 1);
+            pipeline.lost(Reason::BufferFull, now.saturating_sub(lines) + 1);
             lines = now;
         }
         let newlines = memchr::memchr_iter(b'\n', bytes).count() as u64;
@@ -157,7 +166,7 @@ pub async fn run(shared: Shared, pipeline: Rc<Pipeline>, scope: Scope, mut phase
             continue;
         }
         if lossy && let Some(lines) = ring.take_lines_lost() {
-            pipeline.lost("overwritten", lines);
+            pipeline.lost(Reason::BufferFull, lines);
             lossy = false;
         }
         let over = (ring.is_closed() || wake.gone.get()) && position == ring.head();
@@ -228,7 +237,7 @@ fn track(ring: &Ring, sinks: &[(usize, String)], starts: &[u64], marks: Marks) -
 }
 
 /// What the app wrote and no required sink had taken when we had to stop: kept in the state directory, and read first after
-/// the next start. Bound: the capacity of the ring each time, and `state.max` in all.
+/// the next start. Bound: the capacity of the ring each time, and `state.max_bytes` in all.
 #[derive(Clone)]
 pub struct Leftover {
     path: Option<PathBuf>,
@@ -238,7 +247,7 @@ pub struct Leftover {
 impl Leftover {
     pub fn new(state: &StateDir, source: &str, stream: Stream) -> Leftover {
         Leftover {
-            path: state.path(&format!("logs.{source}.{}.left", stream.word().unwrap_or("none"))),
+            path: state.path(&format!("logs/backlog/{source}.{}", stream.word().unwrap_or("none"))),
             max: state.max(),
         }
     }
@@ -255,7 +264,10 @@ impl Leftover {
         }
         let (kept, more) = (file.metadata()?.len(), ring.head() - position);
         if kept + more > self.max {
-            return Err(io::Error::other(format!("{more} bytes more would pass state.max = {}", ByteSize(self.max))));
+            return Err(io::Error::other(format!(
+                "{more} additional bytes would exceed state.max_bytes = {}",
+                ByteSize(self.max)
+            )));
         }
         let (mut chunk, mut gone) = (vec![0u8; CHUNK], 0);
         loop {
@@ -279,7 +291,7 @@ impl Leftover {
             Ok(file) => file,
             Err(error) => {
                 if error.kind() != io::ErrorKind::NotFound {
-                    tracing::warn!(%error, "lines that an earlier run kept cannot be read");
+                    tracing::warn!(%error, "cannot read the backlog of a previous run");
                 }
                 return;
             }
@@ -294,28 +306,24 @@ impl Leftover {
             Marked::Other(_) => {
                 let aside = path.with_extension("left.newer");
                 let (file, to) = (path.display(), aside.display());
-                tracing::warn!(%file, "{file} is of a newer version than ours, and is put aside as {to}");
+                tracing::warn!(%file, "backlog {file}: unsupported newer version; renamed to {to}");
                 // Where it cannot be moved, it is met again.
                 let _ = std::fs::rename(&path, &aside);
-                return pipeline.begun_anew("logs.left");
+                return pipeline.begun_anew("logs/backlog");
             }
             // The first version had no mark.
             Marked::None => 0,
         };
         let opened = Opened { path: path.clone(), id, file };
         let checkpoints = shared.checkpoints.clone();
-        let tail = Tail::over(opened, pipeline, &checkpoints, shared.config.line_max, shared.stream, Some(begin));
+        let tail = Tail::over(opened, pipeline, &checkpoints, shared.config.max_line_bytes, shared.stream, Some(begin));
         let Ok(tail) = tail else { return };
         let mut chunk = super::file::buffer();
         while tail.read(pipeline, &mut chunk).await {
             tokio::task::yield_now().await;
         }
         tail.finish(pipeline).await;
-        tracing::info!(
-            source = pipeline.name(),
-            bytes = size,
-            "lines that an earlier run could not deliver are on their way"
-        );
+        tracing::info!(source = pipeline.name(), bytes = size, "replaying lines left undelivered by the previous run");
         let pipeline = pipeline.clone();
         scope.spawn("leftover", async move {
             while !tail.acknowledged(size) {
@@ -326,7 +334,7 @@ impl Leftover {
                 checkpoints.forget(pipeline.name(), id);
                 // A file that cannot be removed is delivered again: better twice than never.
                 if let Err(error) = std::fs::remove_file(&path) {
-                    tracing::warn!(%error, file = %path.display(), "a delivered leftover cannot be removed");
+                    tracing::warn!(%error, file = %path.display(), "cannot remove a delivered backlog file");
                 }
             }
         });

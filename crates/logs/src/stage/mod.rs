@@ -5,8 +5,10 @@ pub mod parse;
 pub mod set;
 
 use crate::batch::Batch;
+use base::component::Component;
 use base::ledger::Row;
-use base::telemetry::{Count, Name, Telemetry};
+use base::reason::Reason;
+use base::telemetry::{Counter, ERRORS, Telemetry};
 use std::sync::Arc;
 
 base::registry! {
@@ -44,20 +46,20 @@ impl StageKind {
 pub struct Staged {
     stage: Box<dyn Stage>,
     row: Arc<Row>,
-    unfit: Count,
+    /// Records that it left as they were.
+    skipped: Counter,
 }
-
-const UNFIT: Name =
-    Name::counter("outrigger_log_unfit_total", "Records that a stage left as they were, since it did not fit them.");
 
 /// Stages in their order. `path`: whose they are, as the ledger names it.
 pub fn staged(kinds: &[StageKind], path: &str, telemetry: &Telemetry) -> Vec<Staged> {
     let one = |(index, kind): (usize, &StageKind)| {
-        let name = format!("{path}/stages/{index}-{}", kind.name());
+        let component = Component::stage(format!("{path}.stages.{index}"), kind.name());
+        let [id, kind_name, type_name] = component.labels();
+        let reason = Reason::ParseError.as_str();
         Staged {
             stage: kind.build(),
-            unfit: telemetry.count(UNFIT, &[("stage", &name)]),
-            row: telemetry.ledger.row("stage", name),
+            skipped: telemetry.counter(&ERRORS, &[id, kind_name, type_name, reason]),
+            row: telemetry.ledger.row(&component),
         }
     };
     kinds.iter().enumerate().map(one).collect()
@@ -68,7 +70,7 @@ pub fn shape(stages: &[Staged], batch: &mut Batch) {
     for staged in stages {
         let count = batch.records.len() as u64;
         staged.row.receive(count);
-        staged.unfit.add(staged.stage.shape(batch).unfit);
+        staged.skipped.add(staged.stage.shape(batch).unfit);
         staged.row.deliver(count);
     }
 }

@@ -3,6 +3,8 @@
 pub mod prometheus;
 pub mod remote_write;
 
+use crate::config::BufferConfig;
+
 base::registry! {
     /// A sink of metrics: its kind.
     pub entry SinkEntry, kind SinkKind {
@@ -10,7 +12,11 @@ base::registry! {
         prometheus => Prometheus(prometheus::Config),
         /// Prometheus remote write.
         remote_write => RemoteWrite(remote_write::Config),
-    } shared {}
+    } shared {
+        /// The samples that wait for a sink that pushes; an error beside `prometheus`.
+        #[serde(default)]
+        pub buffer: Option<BufferConfig>,
+    }
 }
 
 #[cfg(test)]

@@ -20,7 +20,7 @@ use tokio::net::TcpListener;
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// The address to listen on.
+    /// The address to listen on, such as 127.0.0.1:9464.
     pub listen: Address,
 }
 
@@ -72,10 +72,7 @@ async fn page(asked: Asked, sources: Rc<Sources>, row: Arc<Row>, health: Arc<Hea
     row.deliver(samples as u64);
     match conflicts.first() {
         Some(first) => {
-            let text = format!(
-                "{} metrics have another type in another source and are left out, such as {first}",
-                conflicts.len()
-            );
+            let text = format!("{} metrics skipped: conflicting type across sources, e.g. {first}", conflicts.len());
             health.fault(&name, text);
         }
         None => drop(health.recovered(&name)),

@@ -1,20 +1,22 @@
 //! Prometheus remote write 1.0 (prometheus.io/docs/specs/prw/remote_write_spec): snappy-compressed protobuf. In: snapshots. Out:
 //! requests in order, one at a time, so that samples of a series never overtake each other. 5xx, 429 and broken connections are
-//! tried again; any other answer drops the request under `rejected`. Bounds: `buffer_max` samples wait, the oldest snapshot
-//! goes first; `SEND_MAX` samples in one request.
+//! tried again; any other answer drops the request under `rejected`. Bounds: `buffer.max_bytes` of samples wait, the oldest
+//! snapshot goes first; `SEND_MAX` samples in one request.
 
+use crate::config::BufferConfig;
 use crate::series::{STALE, Sample, Series, Snapshot, Timing, Timings};
+use base::component::Component;
 use base::family::{FamilyKind, is_label_name};
 use base::ledger::Row;
 use base::limit::Backoff;
 use base::pressure::Pressure;
 use base::protobuf::{delimited, field_length, text, varint, varint_length};
+use base::reason::Reason;
 use base::registry::Kind;
 use base::subsystem::{Health, Phase, PhaseWatch};
+use base::telemetry::{Counter, Gauge, REQUESTS, SENT_BYTES, Telemetry, UP};
 use base::unit::Url;
-use net::{Client, ClientConfig, Request};
-use schemars::JsonSchema;
-use serde::Deserialize;
+use net::{Client, Request};
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
@@ -22,31 +24,24 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Notify;
 
-/// Pushes all samples to a receiver of Prometheus remote write 1.0. Series carry `job` (the source's name) and `instance` where
-/// they come from a scrape, and your `labels`. A series that ends is marked as stale. While the receiver is down samples wait
-/// in memory; when `buffer_max` is reached the oldest go, counted under `buffer_full`.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Config {
-    /// The receiver's URL, such as http://prometheus:9090/api/v1/write.
-    pub url: Url,
-    /// Labels added to every series that does not have them.
-    #[serde(default)]
-    pub labels: BTreeMap<String, String>,
-    /// Samples that may wait.
-    #[serde(default = "buffer_max")]
-    #[schemars(range(min = 1000))]
-    pub buffer_max: u32,
-    /// Time-outs, headers, authentication and certificates.
-    #[serde(default)]
-    pub client: ClientConfig,
+net::http_client! {
+    /// Pushes all samples to a receiver of Prometheus remote write 1.0. Series carry `job` (the source's name) and `instance` where
+    /// they come from a scrape, and your `external_labels`. A series that ends is marked as stale. While the receiver is down samples wait
+    /// in memory; when `buffer.max_bytes` is reached the oldest go, counted under `buffer_full`.
+    pub struct Config {
+        /// The receiver's URL, such as http://prometheus:9090/api/v1/write.
+        pub url: Url,
+        /// Labels added to every series that does not have them.
+        #[serde(default)]
+        pub external_labels: BTreeMap<String, String>,
+    }
 }
 
 impl Config {
     /// A label that receivers would refuse with every request: its name, and why.
     pub fn check(&self) -> Vec<(&str, String)> {
         let fits = |name: &str| is_label_name(name) && !name.starts_with("__");
-        let wrong = self.labels.keys().filter(|name| !fits(name));
+        let wrong = self.external_labels.keys().filter(|name| !fits(name));
         let text = |name: &String| {
             format!("`{name}` is no name of a label: letters, digits and `_`, no digit first, and not `__` in front")
         };
@@ -56,10 +51,6 @@ impl Config {
 
 impl Kind for Config {
     const EXAMPLE: &'static str = "remote_write: { url: \"http://prometheus:9090/api/v1/write\" }\n";
-}
-
-fn buffer_max() -> u32 {
-    100_000
 }
 
 /// Prometheus' own default for one request is 2,000; receivers take far more.
@@ -79,17 +70,29 @@ pub struct RemoteWrite {
     client: Client,
     url: String,
     labels: BTreeMap<String, String>,
-    buffer_max: usize,
-    /// Snapshots, with how many samples of each are sent.
-    queue: RefCell<VecDeque<(Rc<Snapshot>, usize)>>,
-    waiting: Cell<usize>,
+    /// The most bytes of snapshots that wait.
+    max_bytes: usize,
+    queue: RefCell<VecDeque<Waiting>>,
+    waiting_bytes: Cell<usize>,
     filled: Notify,
     closed: Cell<bool>,
     /// Samples of the snapshot that is being sent.
     sending: Cell<u64>,
     row: Arc<Row>,
+    succeeded: Counter,
+    retried: Counter,
+    rejected: Counter,
+    sent_bytes: Counter,
+    up: Gauge,
     health: Arc<Health>,
     pressure: Pressure,
+}
+
+/// A snapshot that waits, with how many of its samples are sent.
+struct Waiting {
+    snapshot: Rc<Snapshot>,
+    samples: u64,
+    bytes: usize,
 }
 
 /// One request and how many samples of ours it holds.
@@ -102,28 +105,35 @@ struct Body {
 impl RemoteWrite {
     pub fn new(
         name: &str,
-        id: String,
+        component: &Component,
         config: &Config,
-        row: Arc<Row>,
+        buffer: &BufferConfig,
+        telemetry: &Telemetry,
         health: Arc<Health>,
-        pressure: Pressure,
     ) -> Result<Rc<RemoteWrite>, String> {
+        let [id, kind, type_name] = component.labels();
+        let requests = |result| telemetry.counter(&REQUESTS, &[id, kind, type_name, result]);
         Ok(Rc::new(RemoteWrite {
             name: name.to_string(),
-            id,
-            client: Client::new(config.client.clone()).map_err(|error| error.to_string())?,
+            id: component.id.clone(),
+            succeeded: requests("success"),
+            retried: requests("retried"),
+            rejected: requests("rejected"),
+            sent_bytes: telemetry.counter(&SENT_BYTES, &component.labels()),
+            up: telemetry.gauge(&UP, &component.labels()),
+            client: Client::new(config.client()).map_err(|error| error.to_string())?,
             url: config.url.as_str().to_string(),
             // An empty value is no label (prometheus.io/docs/concepts/data_model).
-            labels: config.labels.clone().into_iter().filter(|(_, value)| !value.is_empty()).collect(),
-            buffer_max: config.buffer_max as usize,
+            labels: config.external_labels.clone().into_iter().filter(|(_, value)| !value.is_empty()).collect(),
+            max_bytes: buffer.max_bytes.as_usize(),
             queue: RefCell::default(),
-            waiting: Cell::new(0),
+            waiting_bytes: Cell::new(0),
             filled: Notify::new(),
             closed: Cell::new(false),
             sending: Cell::new(0),
-            row,
+            row: telemetry.ledger.row(component),
             health,
-            pressure,
+            pressure: telemetry.pressure.clone(),
         }))
     }
 
@@ -136,18 +146,25 @@ impl RemoteWrite {
             return;
         }
         self.row.receive(samples as u64);
-        self.row.drop_records("not_newer", not_newer as u64);
+        self.row.drop_records(Reason::OutOfOrder, not_newer as u64);
         self.row.merge(repeated as u64);
         let mut queue = self.queue.borrow_mut();
-        queue.push_back((snapshot, newer));
-        self.waiting.set(self.waiting.get() + newer);
-        let is_full = |queue: &VecDeque<_>| self.waiting.get() > self.buffer_max || queue.len() > SNAPSHOTS_MAX;
+        let bytes = snapshot.bytes();
+        queue.push_back(Waiting { snapshot, samples: newer as u64, bytes });
+        self.waiting_bytes.set(self.waiting_bytes.get() + bytes);
+        let is_full = |queue: &VecDeque<_>| self.waiting_bytes.get() > self.max_bytes || queue.len() > SNAPSHOTS_MAX;
         while (is_full(&queue) || self.pressure.is_tight()) && queue.len() > 1 {
-            let dropped = queue.pop_front().map_or(0, |(_, newer)| newer);
-            self.waiting.set(self.waiting.get().saturating_sub(dropped));
-            self.row.drop_records("buffer_full", dropped as u64);
+            if let Some(oldest) = self.pop(&mut queue) {
+                self.row.drop_records(Reason::BufferFull, oldest.samples);
+            }
         }
         self.filled.notify_one();
+    }
+
+    fn pop(&self, queue: &mut VecDeque<Waiting>) -> Option<Waiting> {
+        let oldest = queue.pop_front()?;
+        self.waiting_bytes.set(self.waiting_bytes.get().saturating_sub(oldest.bytes));
+        Some(oldest)
     }
 
     /// Nothing more will come.
@@ -158,24 +175,24 @@ impl RemoteWrite {
 
     /// Counts, and answers, what was not sent in time.
     pub fn give_up(&self) -> u64 {
-        let left = self.waiting.take() as u64 + self.sending.take();
-        self.queue.take();
-        self.row.drop_records("stopped", left);
+        let waiting: u64 = self.queue.take().iter().map(|waiting| waiting.samples).sum();
+        self.waiting_bytes.set(0);
+        let left = waiting + self.sending.take();
+        self.row.drop_records(Reason::Shutdown, left);
         left
     }
 
     /// Sends until it is closed and empty.
     pub async fn run(self: Rc<RemoteWrite>, mut phase: PhaseWatch) {
         loop {
-            let next = self.queue.borrow_mut().pop_front();
-            let Some((snapshot, newer)) = next else {
+            let next = self.pop(&mut self.queue.borrow_mut());
+            let Some(Waiting { snapshot, .. }) = next else {
                 if self.closed.get() {
                     return;
                 }
                 self.filled.notified().await;
                 continue;
             };
-            self.waiting.set(self.waiting.get().saturating_sub(newer));
             let bodies = bodies(&snapshot, &self.labels);
             drop(snapshot);
             self.sending.set(bodies.iter().map(|body| body.samples).sum());
@@ -205,14 +222,18 @@ impl RemoteWrite {
             let (text, wait) = match self.client.send(&request).await {
                 Ok(response) if response.is_success() => {
                     self.row.deliver(samples);
+                    self.succeeded.add(1);
+                    self.sent_bytes.add(request.body.len() as u64);
+                    self.up.set(1);
                     if self.health.recovered(&self.id) {
-                        tracing::info!(sink = self.name, "the receiver of metrics answers again");
+                        tracing::info!(sink = self.name, "remote_write recovered");
                     }
                     return;
                 }
                 Ok(response) => {
                     let text = format!("status {}: {}", response.status, response.excerpt());
                     if response.status < 500 && response.status != 429 {
+                        self.rejected.add(1);
                         return self.reject(samples, &text);
                     }
                     (text, response.retry_after())
@@ -220,8 +241,10 @@ impl RemoteWrite {
                 Err(error) if !error.retry => return self.reject(samples, &error.to_string()),
                 Err(error) => (error.to_string(), None),
             };
+            self.retried.add(1);
+            self.up.set(0);
             if self.health.fault(&self.id, text.clone()) {
-                tracing::warn!(sink = self.name, error = text, "metrics could not be sent and are tried again");
+                tracing::warn!(sink = self.name, error = text, "remote_write failed; retrying");
             }
             let pause = backoff.pause_at_least(wait);
             if phase.phase() >= Phase::Finish {
@@ -236,9 +259,14 @@ impl RemoteWrite {
     }
 
     fn reject(&self, samples: u64, text: &str) {
-        self.row.drop_records("rejected", samples);
+        self.row.drop_records(Reason::Rejected, samples);
         self.health.fault(&self.id, text.to_string());
-        tracing::error!(sink = self.name, samples, error = text, "metrics were refused and dropped");
+        tracing::error!(
+            sink = self.name,
+            samples,
+            error = text,
+            "remote_write rejected by the receiver; samples dropped"
+        );
     }
 }
 
@@ -369,6 +397,30 @@ mod tests {
         name: String,
         #[prost(string, tag = "4")]
         help: String,
+    }
+
+    /// covers: foundation 5
+    #[test]
+    fn a_full_buffer_drops_the_oldest_snapshot() {
+        let mut interner = Interner::default();
+        let mut snapshot = |time_ms| Rc::new(crate::text::parse(b"a 1\nb 2\n", time_ms, 10, &mut interner).0);
+        let first = snapshot(1);
+        let telemetry = base::telemetry::Telemetry::default();
+        let example =
+            base::config::load::<crate::sink::SinkEntry>("example", Config::EXAMPLE, &base::fill::Lookup::HERE);
+        let config = example.ok().and_then(|loaded| loaded.config.remote_write).expect("the example is valid");
+        let buffer = BufferConfig { max_bytes: base::unit::ByteSize(2 * first.bytes() as u64) };
+        let component = Component::sink("metrics.sinks.central".into(), "remote_write");
+        let row = telemetry.ledger.row(&component);
+        let writer = RemoteWrite::new("central", &component, &config, &buffer, &telemetry, telemetry.health("metrics"))
+            .expect("a writer");
+        writer.push(first);
+        writer.push(snapshot(2));
+        let dropped = || row.counts().dropped.get(&Reason::BufferFull).copied();
+        assert_eq!(dropped(), None);
+        writer.push(snapshot(3));
+        assert_eq!(dropped(), Some(2), "the two samples of the oldest");
+        assert_eq!(writer.queue.borrow().front().map(|waiting| waiting.snapshot.time_ms), Some(2));
     }
 
     /// covers: foundation 5

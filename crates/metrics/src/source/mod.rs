@@ -8,6 +8,7 @@ pub mod own;
 
 use crate::series::Snapshot;
 use base::family::Gather;
+use base::reason::Reason;
 use std::cell::Cell;
 use std::future::Future;
 use std::pin::Pin;
@@ -50,7 +51,7 @@ pub struct Collected {
     /// None where the target did not answer: its series end.
     pub snapshot: Option<Snapshot>,
     /// Samples that were left out, and why.
-    pub dropped: Vec<(&'static str, u64)>,
+    pub dropped: Vec<(Reason, u64)>,
     /// What is not well, for health.
     pub trouble: Option<String>,
     /// Whether the target answered.
@@ -83,18 +84,18 @@ impl SourceKind {
         })
     }
 
-    pub fn every(&self) -> Duration {
+    pub fn interval(&self) -> Duration {
         match self {
-            SourceKind::Scrape(config) => config.every.0,
-            SourceKind::Process(config) => config.every.0,
-            SourceKind::Proxy(config) => config.every.0,
-            SourceKind::Own(config) => config.every.0,
+            SourceKind::Scrape(config) => config.interval.0,
+            SourceKind::Process(config) => config.interval.0,
+            SourceKind::Proxy(config) => config.interval.0,
+            SourceKind::Own(config) => config.interval.0,
         }
     }
 }
 
 /// How often, where nothing else is said: Prometheus' own advice for services.
-pub(crate) fn every() -> base::unit::Span {
+pub(crate) fn interval() -> base::unit::Span {
     base::unit::Span::from_secs(15)
 }
 

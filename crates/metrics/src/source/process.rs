@@ -19,9 +19,9 @@ use std::sync::atomic::{AtomicI32, Ordering};
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// How often samples are taken for sinks that push.
-    #[serde(default = "super::every")]
-    pub every: Span,
+    /// How often samples are taken for sinks that push, at least 100ms.
+    #[serde(default = "super::interval")]
+    pub interval: Span,
 }
 
 impl Kind for Config {

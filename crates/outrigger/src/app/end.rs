@@ -2,7 +2,7 @@
 //! once. Processes are watched by a pidfd (pidfd_open(2)), which needs a shared process namespace; files are looked at again and
 //! again, since a shared volume tells nobody of changes in another container.
 
-use super::End;
+use super::External;
 use base::subsystem::Health;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -28,7 +28,7 @@ const EMPTY_WAIT: Duration = Duration::from_secs(1);
 const UNKNOWN: i32 = 1;
 
 /// What health calls the exit file.
-const PART: &str = "app.end.tombstone";
+const PART: &str = "app.external.exit_code_file";
 
 /// A file that was there when we started, or has come since.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -45,15 +45,15 @@ struct Seen {
 }
 
 /// Waits for the first sign of the end, and tells it. `since`: when we started, in seconds since 1970.
-pub async fn watch(end: End, since: i64, health: Arc<Health>, gone: impl Fn(i32)) {
-    let path = end.tombstone.clone().unwrap_or_default();
+pub async fn watch(external: External, since: i64, health: Arc<Health>, gone: impl Fn(i32)) {
+    let path = external.exit_code_file.clone().unwrap_or_default();
     let since = since - OLD;
     let mut watched: Option<(i32, OwnedFd)> = None;
     let mut old: Option<Stamp> = None;
     let mut empty_since: Option<Instant> = None;
     health.component(PART, "exit_code_file");
     loop {
-        let Some(seen) = look(&end, since).await else { return };
+        let Some(seen) = look(&external, since).await else { return };
         note(&health, seen.trouble);
         if let Some((stamp, text)) = seen.tombstone {
             let is_new = old.is_none_or(|old| old != stamp);
@@ -62,7 +62,7 @@ pub async fn watch(end: End, since: i64, health: Arc<Health>, gone: impl Fn(i32)
                 old = Some(stamp);
                 let shown = path.display();
                 let text = format!(
-                    "{shown} was there before we started, and is taken for the end of an app of before: remove it where the app starts"
+                    "stale exit-code file {shown} ignored: older than this process; delete it when the app starts"
                 );
                 tracing::warn!("{text}");
                 health.fault(PART, text);
@@ -73,11 +73,11 @@ pub async fn watch(end: End, since: i64, health: Arc<Health>, gone: impl Fn(i32)
                 // Between its creation and its first byte.
             } else if is_new {
                 let code = code_of(&path, &text);
-                tracing::info!(code, "the app has left its tombstone");
+                tracing::info!(code, "app exited (exit-code file found)");
                 return gone(code);
             }
         }
-        let by_name = || end.process.as_deref().filter(|_| watched.is_none()).and_then(find_process);
+        let by_name = || external.process_name.as_deref().filter(|_| watched.is_none()).and_then(find_process);
         // A file that names another process than before is right: it was of a life before, or the app has started itself anew.
         let other = seen.pid.or_else(by_name).filter(|pid| watched.as_ref().is_none_or(|(watched, _)| watched != pid));
         let opened = other.and_then(|pid| Some((pid, pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok()?)));
@@ -88,25 +88,25 @@ pub async fn watch(end: End, since: i64, health: Arc<Health>, gone: impl Fn(i32)
         tokio::time::sleep(LOOK_EVERY).await;
         // A pidfd becomes readable when its process has ended; unlike a process id it never means another one.
         if watched.as_ref().is_some_and(|(_, process)| sys::ready::is_readable(process.as_fd())) {
-            tracing::info!("the app's process has ended");
-            return gone(code_of_ended(&end, since, old).await);
+            tracing::info!("app process exited");
+            return gone(code_of_ended(&external, since, old).await);
         }
     }
 }
 
 /// The code of an app whose process has ended: of a child of somebody else it is not told, but its container may write the
 /// tombstone still.
-async fn code_of_ended(end: &End, since: i64, old: Option<Stamp>) -> i32 {
-    let Some(path) = &end.tombstone else { return 0 };
+async fn code_of_ended(external: &External, since: i64, old: Option<Stamp>) -> i32 {
+    let Some(path) = &external.exit_code_file else { return 0 };
     let ended = Instant::now();
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
-        let Some(seen) = look(end, since).await else { return UNKNOWN };
+        let Some(seen) = look(external, since).await else { return UNKNOWN };
         let is_late = ended.elapsed() >= EMPTY_WAIT;
         match seen.tombstone.filter(|(stamp, _)| old != Some(*stamp)) {
             Some((_, text)) if is_late || !text.trim_ascii().is_empty() => return code_of(path, &text),
             None if is_late => {
-                tracing::warn!(file = %path.display(), "the app's process has left no tombstone, which is no success");
+                tracing::warn!(file = %path.display(), "app process exited without writing the exit-code file; exit code 1");
                 return UNKNOWN;
             }
             _ => {}
@@ -115,11 +115,11 @@ async fn code_of_ended(end: &End, since: i64, old: Option<Stamp>) -> i32 {
 }
 
 fn note(health: &Health, trouble: Option<String>) {
-    const FILE: &str = "app.end.tombstone file";
+    const FILE: &str = "app.external.exit_code_file file";
     match trouble {
         Some(text) => {
             if health.fault(FILE, text.clone()) {
-                tracing::warn!(error = text, "the app's end is not seen there");
+                tracing::warn!(error = text, "cannot watch for the app's exit");
             }
         }
         None => drop(health.recovered(FILE)),
@@ -127,8 +127,8 @@ fn note(health: &Health, trouble: Option<String>) {
 }
 
 /// Reads the files on a thread that may block: a volume of others may be slow, or hold anything. None at our own end.
-async fn look(end: &End, since: i64) -> Option<Seen> {
-    let (tombstone, pid_file) = (end.tombstone.clone(), end.pid_file.clone());
+async fn look(external: &External, since: i64) -> Option<Seen> {
+    let (tombstone, pid_file) = (external.exit_code_file.clone(), external.pid_file.clone());
     let look = move || {
         let mut trouble = None;
         let tombstone = tombstone.and_then(|path| read_tombstone(&path, &mut trouble));
@@ -164,7 +164,7 @@ pub fn code_of(path: &Path, text: &[u8]) -> i32 {
         Some(code) => code,
         None => {
             let (file, text) = (path.display(), text.chars().take(FILE_MAX as usize).collect::<String>());
-            tracing::warn!(%file, text, "the tombstone holds no exit code from 0 to 255, and is no success");
+            tracing::warn!(%file, text, "invalid exit code in the exit-code file (expected 0–255); using 1");
             UNKNOWN
         }
     }

@@ -15,70 +15,63 @@ use std::path::PathBuf;
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct App {
-    /// Its command and arguments; what follows `--` on the command line takes their place.
+    /// The program and its arguments; what follows `--` on the command line takes their place. A name without `/` is looked up
+    /// along the app's `PATH`.
     #[serde(default)]
     pub command: Vec<String>,
-    /// The port that it listens on. Ready waits for it, and a listener with `to: app` forwards to it.
+    /// The port that it listens on: `/ready` waits until the app accepts connections there, and the cluster `app` is 127.0.0.1
+    /// at this port.
     #[serde(default)]
     #[schemars(range(min = 1))]
     pub port: Option<u16>,
-    /// Its working directory; ours where left out.
+    /// Its working directory. Default: Outrigger's own.
     #[serde(default)]
-    pub directory: Option<PathBuf>,
-    /// The user that it runs as, `user` or `user:group`, by name or number; ours where left out. It takes the rights of root.
+    pub working_directory: Option<PathBuf>,
+    /// The user that it runs as, `user` or `user:group`, by name (/etc/passwd, /etc/group) or number. Requires root; `HOME` and
+    /// the like stay as they are. Default: Outrigger's own.
     #[serde(default)]
     pub user: Option<String>,
     /// Its environment: ours, without what is meant for Outrigger alone.
     #[serde(default)]
     pub environment: Environment,
-    /// The terminal that it sees.
+    /// Whether it gets a pseudo-terminal of its own, with stdout and stderr as one stream. Otherwise it inherits ours; if stdin
+    /// is a terminal, the app is its foreground process group.
     #[serde(default)]
-    pub terminal: Terminal,
+    pub tty: bool,
     /// What becomes of signals.
     #[serde(default)]
     pub signals: Signals,
     /// When it starts.
     #[serde(default)]
     pub start: Start,
-    /// What its exit codes mean.
+    /// Exit codes that are a success and become 0, such as 143 for an app that exits on SIGTERM.
     #[serde(default)]
-    pub exit: Exit,
+    pub success_exit_codes: Vec<u8>,
     /// When it is started again.
     #[serde(default)]
     pub restart: Restart,
     /// How it stops.
     #[serde(default)]
     pub stop: Stop,
-    /// How the end of an app in a container of its own is seen; Outrigger then stops too, as a Job needs it.
+    /// How the exit of an app that others start is seen; Outrigger then stops too, as a Job needs it. One key is enough.
     #[serde(default)]
-    pub end: Option<End>,
+    pub external: Option<External>,
 }
 
 /// The app's environment.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Environment {
-    /// Variables to set. Their values are secrets to everybody else.
+    /// Variables to set; their values are secrets. Stronger than `unset` and `pass`.
     #[serde(default)]
     pub set: BTreeMap<String, Secret>,
-    /// Variables to take away.
+    /// Variables to remove. Stronger than `pass`.
     #[serde(default)]
-    pub remove: Vec<String>,
-    /// Variables that the app needs although this configuration uses them in a secret, as `password: ${TOKEN}`; others of that
-    /// kind are taken away.
+    pub unset: Vec<String>,
+    /// Variables that the app gets although a secret of this configuration uses them (`password: ${TOKEN}`) or they are meant
+    /// for Outrigger (`NOTIFY_SOCKET`).
     #[serde(default)]
-    pub keep: Vec<String>,
-}
-
-/// The app's terminal.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Terminal {
-    /// What we have: where our stdin is a terminal, the app gets its foreground.
-    #[default]
-    Inherit,
-    /// A pseudo-terminal of its own. Its stdout and stderr are then one stream.
-    Pty,
+    pub pass: Vec<String>,
 }
 
 /// What becomes of the signals that Outrigger gets. All but SIGKILL, SIGSTOP and SIGCHLD are forwarded; SIGTERM and SIGINT begin
@@ -86,14 +79,14 @@ pub enum Terminal {
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Signals {
-    /// The app gets a process group of its own, and signals reach all of it; else the app alone gets them.
+    /// Whether the app gets a process group of its own, all of which gets signals; else the app alone gets them.
     #[serde(default = "yes")]
-    pub group: bool,
-    /// A signal that the app gets when Outrigger itself is killed (SIGKILL, out of memory), such as SIGTERM: outside a container
-    /// the app lives on without it otherwise.
+    pub process_group: bool,
+    /// Without it, the app runs on when the supervisor is killed. With it, the kernel then sends this signal (prctl(2),
+    /// PR_SET_PDEATHSIG).
     #[serde(default)]
     pub parent_death: Option<StopSignal>,
-    /// Signals that become others, `none`, or `upgrade`: `{ SIGTERM: SIGQUIT, SIGHUP: none, SIGUSR2: upgrade }`.
+    /// Signals that become another one, `none`, or `upgrade`: `{ SIGTERM: SIGQUIT, SIGHUP: none, SIGUSR2: upgrade }`.
     #[serde(default)]
     pub rewrite: BTreeMap<String, String>,
 }
@@ -102,10 +95,12 @@ pub struct Signals {
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Start {
-    /// How long the app waits for its configuration and the proxy.
-    #[serde(default = "wait")]
-    pub wait: Span,
-    /// What follows when they are not there by then.
+    /// How long the app waits until each subsystem has started and each sync entry has published; in a companion, how long
+    /// `/started` waits for that.
+    #[serde(default = "start_timeout")]
+    pub timeout: Span,
+    /// What follows then: the app starts anyway (`continue`), or it does not and Outrigger exits with 1 (`fail`). Default:
+    /// `continue`.
     #[serde(default)]
     pub on_timeout: OnTimeout,
 }
@@ -121,65 +116,59 @@ pub enum OnTimeout {
     Fail,
 }
 
-/// What the app's exit codes mean.
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Exit {
-    /// Codes that are a success and become 0, such as 143 for an app that ends by SIGTERM.
-    #[serde(default)]
-    pub success: Vec<u8>,
-}
-
 /// When an app that has ended is started again. A container platform does this itself: leave it at `never` there.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Restart {
-    /// Which ends lead to a restart.
+    /// Which exits lead to a restart: `always` all, `on_failure` those by a signal or with a code other than 0 and
+    /// `success_exit_codes`. Leave it at `never` if a platform restarts the app. Default: `never`.
     #[serde(default)]
-    pub when: When,
-    /// The pause before the first restart; it doubles each time.
-    #[serde(default = "first")]
-    pub wait: Span,
+    pub policy: RestartPolicy,
+    /// The pause before the first restart, doubled each time and spread by a tenth.
+    #[serde(default = "backoff")]
+    pub backoff: Span,
     /// The longest pause.
-    #[serde(default = "most")]
-    pub wait_max: Span,
-    /// Restarts in a row, after which the app's end is the end; 0 for any number.
+    #[serde(default = "max_backoff")]
+    pub max_backoff: Span,
+    /// Restarts in a row, after which the app's exit is ours. Default: no limit.
     #[serde(default)]
-    pub max: u32,
-    /// An app that ran this long begins a new row.
-    #[serde(default = "reset")]
-    pub reset: Span,
+    #[schemars(range(min = 1))]
+    pub max_restarts: Option<u32>,
+    /// An app that ran this long resets the pause and the restart counter.
+    #[serde(default = "reset_after")]
+    pub reset_after: Span,
 }
 
 /// Which ends of the app lead to a restart.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum When {
+pub enum RestartPolicy {
     /// None: the app's end is ours.
     #[default]
     Never,
-    /// Those by a signal, or with a code other than 0 and those of `exit.success`.
+    /// Those by a signal, or with a code other than 0 and `success_exit_codes`.
     OnFailure,
     /// All, until a stop.
     Always,
 }
 
-/// How the app stops. All times count within `deadline`.
+/// How the app stops. All times count within `timeout`.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Stop {
-    /// The signal that asks it to stop.
+    /// The signal that stops it. Default: `SIGTERM`.
     #[serde(default)]
     pub signal: StopSignal,
-    /// How long inbound requests may take to end before the app gets its signal. Without any, no time passes.
-    #[serde(default = "drain")]
-    pub drain: Span,
-    /// How long the app may take after its signal, before its process group is killed.
-    #[serde(default = "grace")]
-    pub grace: Span,
-    /// The time for everything, from the first request to stop until we exit. Keep it below the platform's own.
-    #[serde(default = "deadline")]
-    pub deadline: Span,
+    /// How long active inbound requests may take to end before the app gets its signal.
+    #[serde(default = "drain_timeout")]
+    pub drain_timeout: Span,
+    /// How long the app may take after its signal, before its process group gets SIGKILL.
+    #[serde(default = "grace_period")]
+    pub grace_period: Span,
+    /// The time for the whole stop, at least `drain_timeout` and `grace_period` together. Keep it below the platform's own
+    /// (`terminationGracePeriodSeconds`, `TimeoutStopSec`).
+    #[serde(default = "stop_timeout")]
+    pub timeout: Span,
 }
 
 #[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema)]
@@ -194,49 +183,62 @@ pub enum StopSignal {
     SIGUSR2,
 }
 
-/// How the end of an app that runs elsewhere is seen. One of them is enough.
+/// An app that others start, and how its exit is seen. One key is enough.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct End {
+pub struct External {
     /// A file that the app's container writes when it has ended; it may hold the exit code as text.
     #[serde(default)]
-    pub tombstone: Option<PathBuf>,
-    /// The name of the app's process as `ps -o comm` shows it, where the containers share a process namespace.
+    pub exit_code_file: Option<PathBuf>,
+    /// The name of the app's process as `ps -o comm` shows it, at most 15 letters. Requires a shared process namespace.
     #[serde(default)]
-    pub process: Option<String>,
-    /// A file with the app's process id, where the containers share a process namespace.
+    pub process_name: Option<String>,
+    /// A file with the app's process id. Requires a shared process namespace.
     #[serde(default)]
     pub pid_file: Option<PathBuf>,
 }
 
-impl End {
+impl External {
     /// Whether it names nothing to look at.
     pub fn is_empty(&self) -> bool {
-        self.tombstone.is_none() && self.pid_file.is_none() && self.process.as_deref().is_none_or(str::is_empty)
+        self.exit_code_file.is_none()
+            && self.pid_file.is_none()
+            && self.process_name.as_deref().is_none_or(str::is_empty)
     }
 }
 
 impl Default for Signals {
     fn default() -> Signals {
-        Signals { group: yes(), parent_death: None, rewrite: BTreeMap::new() }
+        Signals { process_group: yes(), parent_death: None, rewrite: BTreeMap::new() }
     }
 }
 
 impl Default for Start {
     fn default() -> Start {
-        Start { wait: wait(), on_timeout: OnTimeout::default() }
+        Start { timeout: start_timeout(), on_timeout: OnTimeout::default() }
     }
 }
 
 impl Default for Restart {
     fn default() -> Restart {
-        Restart { when: When::default(), wait: first(), wait_max: most(), max: 0, reset: reset() }
+        Restart {
+            policy: RestartPolicy::default(),
+            backoff: backoff(),
+            max_backoff: max_backoff(),
+            max_restarts: None,
+            reset_after: reset_after(),
+        }
     }
 }
 
 impl Default for Stop {
     fn default() -> Stop {
-        Stop { signal: StopSignal::default(), drain: drain(), grace: grace(), deadline: deadline() }
+        Stop {
+            signal: StopSignal::default(),
+            drain_timeout: drain_timeout(),
+            grace_period: grace_period(),
+            timeout: stop_timeout(),
+        }
     }
 }
 
@@ -258,30 +260,30 @@ fn yes() -> bool {
     true
 }
 
-fn wait() -> Span {
+fn start_timeout() -> Span {
     Span::from_secs(30)
 }
 
-fn first() -> Span {
+fn backoff() -> Span {
     Span::from_secs(1)
 }
 
-fn most() -> Span {
+fn max_backoff() -> Span {
     Span::from_secs(300)
 }
 
-fn reset() -> Span {
+fn reset_after() -> Span {
     Span::from_secs(600)
 }
 
-fn drain() -> Span {
+fn drain_timeout() -> Span {
     Span::from_secs(5)
 }
 
-fn grace() -> Span {
+fn grace_period() -> Span {
     Span::from_secs(20)
 }
 
-fn deadline() -> Span {
+fn stop_timeout() -> Span {
     Span::from_secs(30)
 }

@@ -1,7 +1,7 @@
 //! From `app` to what the supervisor needs. In: the checked configuration, its tree for places, the command line. Out: a flat
 //! `Plan`, or every mistake in it.
 
-use super::{App, OnTimeout, Terminal, When, user};
+use super::{App, OnTimeout, RestartPolicy, user};
 use base::diag::Diagnostic;
 use base::tree::{Entry, Node, Value};
 use std::ffi::OsString;
@@ -39,14 +39,14 @@ pub fn plan(app: &App, around: &Around<'_>, tree: &Node) -> Result<Plan, Vec<Dia
     });
     let rewrites = rewrites(app, tree, &mut findings);
     let wrapped = !around.command.is_empty();
-    if wrapped && app.end.is_some() {
-        let text = "`end` is for an app in a container of its own; this one is started here, so that its end is known";
-        findings.push(Diagnostic::error(tree.at(&["end"]).place, text).help("remove `end`, or the command"));
+    if wrapped && app.external.is_some() {
+        let text = "`external` is for an app in a container of its own; this one is started here";
+        findings.push(Diagnostic::error(tree.at(&["external"]).place, text).help("remove `external`, or the command"));
     }
-    if app.end.as_ref().is_some_and(|end| end.is_empty()) {
+    if app.external.as_ref().is_some_and(|external| external.is_empty()) {
         findings.push(
-            Diagnostic::error(tree.at(&["end"]).place, "`end` names nothing to look at")
-                .help("give `tombstone`, `process` or `pid_file`"),
+            Diagnostic::error(tree.at(&["external"]).place, "`external` is empty")
+                .help("set `exit_code_file`, `process_name` or `pid_file`"),
         );
     }
     for name in app.environment.set.keys().filter(|name| name.is_empty() || name.contains(['=', '\0'])) {
@@ -73,28 +73,28 @@ pub fn plan(app: &App, around: &Around<'_>, tree: &Node) -> Result<Plan, Vec<Dia
     Ok(Plan {
         app: command,
         capture_bytes: around.capture_bytes.filter(|_| wrapped),
-        awaits_end: app.end.is_some(),
-        pty: app.terminal == Terminal::Pty,
-        group: app.signals.group,
+        awaits_end: app.external.is_some(),
+        pty: app.tty,
+        group: app.signals.process_group,
         rewrites,
         stop_signal: app.stop.signal.number(),
-        drain: app.stop.drain.0,
-        grace: app.stop.grace.0,
-        deadline: app.stop.deadline.0,
-        gate: app.start.wait.0,
+        drain: app.stop.drain_timeout.0,
+        grace: app.stop.grace_period.0,
+        deadline: app.stop.timeout.0,
+        gate: app.start.timeout.0,
         gate_fails: app.start.on_timeout == OnTimeout::Fail,
         restart: Restart {
-            when: match app.restart.when {
-                When::Never => supervisor::plan::When::Never,
-                When::OnFailure => supervisor::plan::When::OnFailure,
-                When::Always => supervisor::plan::When::Always,
+            when: match app.restart.policy {
+                RestartPolicy::Never => supervisor::plan::When::Never,
+                RestartPolicy::OnFailure => supervisor::plan::When::OnFailure,
+                RestartPolicy::Always => supervisor::plan::When::Always,
             },
-            wait: app.restart.wait.0,
-            wait_max: app.restart.wait_max.0,
-            max: app.restart.max,
-            reset: app.restart.reset.0,
+            wait: app.restart.backoff.0,
+            wait_max: app.restart.max_backoff.0,
+            max: app.restart.max_restarts.unwrap_or(0),
+            reset: app.restart.reset_after.0,
         },
-        success: app.exit.success.clone(),
+        success: app.success_exit_codes.clone(),
         written: Vec::new(),
         oom_file: base::cgroup::oom_file().map(|path| path.into_os_string().into_vec()),
     })
@@ -102,7 +102,7 @@ pub fn plan(app: &App, around: &Around<'_>, tree: &Node) -> Result<Plan, Vec<Dia
 
 /// What somebody wrote about an app that another container starts: it has no effect there.
 pub fn without_effect(wrapped: bool, tree: &Node) -> Vec<Diagnostic> {
-    const KEYS: [&str; 6] = ["directory", "user", "environment", "terminal", "signals", "restart"];
+    const KEYS: [&str; 6] = ["working_directory", "user", "environment", "tty", "signals", "restart"];
     let Value::Map(entries) = &tree.value else { return Vec::new() };
     let named = entries.iter().filter(|entry| !wrapped && KEYS.contains(&entry.key.as_str()));
     let finding = |entry: &Entry| {
@@ -115,7 +115,7 @@ pub fn without_effect(wrapped: bool, tree: &Node) -> Vec<Diagnostic> {
 
 /// Where the app starts: what is configured, seen from where we were started.
 fn directory(app: &App) -> Option<PathBuf> {
-    match &app.directory {
+    match &app.working_directory {
         Some(path) => std::path::absolute(path).ok(),
         None => std::env::current_dir().ok(),
     }
@@ -125,12 +125,12 @@ fn environment(app: &App, secret_variables: &[String]) -> Vec<Vec<u8>> {
     let asked = &app.environment;
     let is = |list: &[String], name: &OsString| list.iter().any(|known| name.as_os_str() == known.as_str());
     let stays = |name: &OsString| {
-        let secret = is(secret_variables, name) && !is(&asked.keep, name);
+        let secret = is(secret_variables, name) && !is(&asked.pass, name);
         let set = asked.set.keys().any(|known| name.as_os_str() == known.as_str());
-        let ours = OURS.iter().any(|own| name == own) && !is(&asked.keep, name);
+        let ours = OURS.iter().any(|own| name == own) && !is(&asked.pass, name);
         let handed = name == supervisor::worker::INHERIT || name == supervisor::RESUME;
         let given = name == "HOME" && sys::home::is_given();
-        !ours && !handed && !given && !is(&asked.remove, name) && !secret && !set
+        !ours && !handed && !given && !is(&asked.unset, name) && !secret && !set
     };
     let entry = |name: &[u8], value: &[u8]| [name, b"=", value].concat();
     let inherited = std::env::vars_os().filter(|(name, _)| stays(name));
@@ -237,15 +237,15 @@ mod tests {
             entry.map(|entry| String::from_utf8_lossy(entry).into_owned())
         };
         assert_eq!(has("{}", "PATH"), None, "used in a secret");
-        assert!(has("environment: { keep: [PATH] }", "PATH").is_some());
+        assert!(has("environment: { pass: [PATH] }", "PATH").is_some());
         assert_eq!(has("environment: { set: { PATH: /x } }", "PATH").as_deref(), Some("PATH=/x"));
-        assert_eq!(has("environment: { keep: [PATH], remove: [PATH] }", "PATH"), None);
+        assert_eq!(has("environment: { pass: [PATH], unset: [PATH] }", "PATH"), None);
     }
 
     /// covers: attachment 4
     #[test]
     fn what_is_said_of_an_app_that_is_not_started_here_is_told_to_have_no_effect() {
-        let yaml = "port: 80\nuser: nobody\nrestart: { when: always }\nstop: { grace: 1s }\n";
+        let yaml = "port: 80\nuser: nobody\nrestart: { policy: always }\nstop: { grace_period: 1s }\n";
         let loaded = base::config::load::<App>("test", yaml, &base::fill::Lookup::HERE).expect("valid");
         let findings = without_effect(false, &loaded.tree);
         let named: Vec<_> = findings.iter().map(|finding| finding.place.map(|place| place.line)).collect();
@@ -256,7 +256,7 @@ mod tests {
     /// covers: attachment 4
     #[test]
     fn the_end_of_an_app_elsewhere_is_no_business_of_a_wrapped_one() {
-        assert!(planned("end: { tombstone: /x }", &["app"]).is_err());
-        assert_eq!(planned("end: { tombstone: /x }", &[]).expect("valid").app, None);
+        assert!(planned("external: { exit_code_file: /x }", &["app"]).is_err());
+        assert_eq!(planned("external: { exit_code_file: /x }", &[]).expect("valid").app, None);
     }
 }

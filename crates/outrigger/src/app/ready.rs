@@ -28,7 +28,7 @@ pub async fn readiness(port: Option<u16>, facts: AppFacts) {
         note_crashes(&facts, up);
         facts.health.set_summary(match (up, answers, port) {
             (false, ..) => "the app has not started".to_string(),
-            (true, false, Some(port)) => format!("the app does not take connections on port {port}"),
+            (true, false, Some(port)) => format!("app is not accepting connections on port {port}"),
             (true, true, Some(port)) => format!("the app takes connections on port {port}"),
             (true, ..) => "the app runs".to_string(),
         });

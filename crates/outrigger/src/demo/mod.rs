@@ -85,7 +85,7 @@ impl Demo {
 app:
   command: [{exe}, demo-app, --dir, {settings}, --port, \"{app_port}\"]
   port: {app_port}
-  stop: {{ drain: 2s, grace: 5s, deadline: 10s }}
+  stop: {{ drain_timeout: 2s, grace_period: 5s, timeout: 10s }}
 state: {{ dir: {state} }}
 logs:
   sources:
@@ -98,20 +98,19 @@ logs:
     delivered: {{ file: {{ path: {delivered}, format: json }} }}
 metrics:
   sources:
-    app:     {{ scrape: {{ url: \"http://127.0.0.1:{app_port}/metrics\", every: 1s }} }}
+    app:     {{ scrape: {{ url: \"http://127.0.0.1:{app_port}/metrics\", interval: 1s }} }}
     process: {{ process: {{}} }}
     proxy:   {{ proxy: {{}} }}
   sinks:
     page: {{ prometheus: {{ listen: \"127.0.0.1:{metrics_port}\" }} }}
 sync:
   settings:
-    from:   {{ git: {{ url: {repository}, ref: main }} }}
-    to:     {settings}
-    every:  1s
+    store:   {{ git: {{ url: {repository}, ref: main, interval: 1s }} }}
+    publish: {{ symlink: {{ path: {settings} }} }}
     notify: [ {{ signal: SIGHUP }} ]
 proxy:
   listeners:
-    inbound: {{ listen: \"127.0.0.1:{proxy_port}\", direction: inbound, to: app }}
+    inbound: {{ listen: \"127.0.0.1:{proxy_port}\", cluster: app }}
 admin:
   listen: \"127.0.0.1:{admin_port}\"
   socket: {socket}

@@ -97,8 +97,7 @@ impl Found {
     /// By the URL of its listener for probes.
     pub fn at(url: &str) -> Result<Found, Trouble> {
         let trouble = || {
-            let help =
-                "write http://127.0.0.1:9901, as admin.probes has it; names other than localhost are not looked up";
+            let help = "write http://127.0.0.1:9901, as admin.probes_listen has it; names other than localhost are not looked up";
             let shown = base::diag::hide_userinfo(url);
             Trouble::new(format!("`{shown}` is not the address of a listener for probes"), help)
         };
@@ -180,7 +179,7 @@ impl Found {
                 "is Outrigger running with `admin.socket` set to this path?"
             }
             io::ErrorKind::PermissionDenied => {
-                "run as the user of Outrigger, or open the socket by admin.mode and group"
+                "run as the user of Outrigger, or open the socket by admin.socket_mode and group"
             }
             io::ErrorKind::TimedOut => "it is there and does not answer; its log may say why",
             _ => "its log may say why",
@@ -282,24 +281,11 @@ fn read_reply(answer: &[u8]) -> io::Result<Reply> {
     Ok(Reply { status, text: body.to_string() })
 }
 
-/// More is no token.
-const TOKEN_FILE_MAX: u64 = 64 << 10;
-
 fn read_token(path: &Path) -> Result<Secret, Trouble> {
-    let bytes = base::file::read(path, TOKEN_FILE_MAX).map_err(|error| {
-        Trouble::new(format!("the token cannot be read: {error}"), "name the file that holds the value of admin.token")
-    })?;
-    let text = String::from_utf8_lossy(&bytes);
-    let token = text.trim_end_matches(['\n', '\r']);
-    if !can_be_sent(token) {
-        let what = format!("{} holds no token: it is empty, or has spaces or other than visible ASCII", path.display());
-        return Err(Trouble::new(what, "write the value of admin.token into it, and nothing else"));
-    }
-    Ok(Secret::new(token))
-}
-
-fn can_be_sent(token: &str) -> bool {
-    !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic())
+    admin::read_token(path).map_err(|error| {
+        let help = "write the value of admin.token into the file, and nothing else";
+        Trouble::new(format!("cannot read the token: {error}"), help)
+    })
 }
 
 /// The admin section of a configuration, and nothing else of it.
@@ -341,9 +327,11 @@ impl Admin {
         })
     }
 
-    /// What cannot be filled in here counts as none: questions need none, and a change is told what it lacks.
+    /// One that cannot be read here counts as none: reads need none, and a change gets an error that names it.
     fn token(&self) -> Option<Secret> {
-        self.cell("token").ok().flatten().filter(|token| can_be_sent(token)).map(Secret::new)
+        let text = |key| self.cell(key).ok().flatten();
+        let given = text("token").map(Secret::new).filter(admin::can_be_sent);
+        given.or_else(|| text("token_file").and_then(|file| admin::read_token(Path::new(&file)).ok()))
     }
 }
 

@@ -1,4 +1,4 @@
-//! The commands that speak to a running Outrigger: status, reload, upgrade, stop, and in `probe.rs` wait and exec-probe. In:
+//! The commands that speak to a running Outrigger: status, reload, upgrade, stop, log-level, and in `probe.rs` wait and probe. In:
 //! which one is meant. Out: its answer on stdout, or why there is none on stderr, and an exit code: 0 yes, 1 no. Bounds: the
 //! time-out of each command. They start no runtime and read no more of the configuration than its admin section, so that they
 //! work beside a configuration that has become wrong, and without the variables that other parts of it need.
@@ -14,17 +14,25 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
+use tracing::level_filters::LevelFilter;
 
-pub use probe::{For, Probe, exec_probe, wait};
+pub use probe::{For, Probe, probe, wait};
 
 /// Which running Outrigger is meant.
 #[derive(clap::Args)]
 pub struct Target {
-    /// The admin socket; where left out, the one that the configuration names.
+    /// The admin socket [default: the one that the configuration names].
     #[arg(long, value_name = "PATH")]
     pub socket: Option<PathBuf>,
     /// The configuration that names the socket.
-    #[arg(short, long, default_value = "outrigger.yaml", value_name = "FILE")]
+    #[arg(
+        short,
+        long,
+        default_value = "outrigger.yaml",
+        env = "OUTRIGGER_CONFIG",
+        hide_env_values = true,
+        value_name = "FILE"
+    )]
     pub config: PathBuf,
 }
 
@@ -65,11 +73,19 @@ pub fn reload(target: &Target, token_file: Option<&Path>) -> i32 {
     }))
 }
 
+/// `outrigger log-level`.
+pub fn log_level(target: &Target, level: LevelFilter, token_file: Option<&Path>) -> i32 {
+    answer(Found::by(target, token_file).and_then(|found| {
+        output::print(&found.change("/log-level", level.to_string().as_bytes(), ANSWER)?.text);
+        Ok(0)
+    }))
+}
+
 /// `outrigger upgrade`: by the binary at a path, or by the one that was started.
-pub fn upgrade(target: &Target, to: Option<&Path>, token_file: Option<&Path>) -> i32 {
+pub fn upgrade(target: &Target, binary: Option<&Path>, token_file: Option<&Path>) -> i32 {
     answer(Found::by(target, token_file).and_then(|found| {
         // It has another working directory than we.
-        let whole = to.map(std::path::absolute).transpose();
+        let whole = binary.map(std::path::absolute).transpose();
         let whole = whole.map_err(|error| Trouble::new(format!("the path of the binary: {error}"), "give it whole"))?;
         let body = whole.as_ref().map(|path| path.as_os_str().as_bytes()).unwrap_or_default();
         let asked = whole.as_ref().map_or("upgrade".into(), |path| format!("upgrade to {}", path.display()));
@@ -80,11 +96,11 @@ pub fn upgrade(target: &Target, to: Option<&Path>, token_file: Option<&Path>) ->
 }
 
 /// `outrigger stop`: 0 once it has stopped.
-pub fn stop(target: &Target, within: Option<Duration>, token_file: Option<&Path>) -> i32 {
+pub fn stop(target: &Target, timeout: Option<Duration>, token_file: Option<&Path>) -> i32 {
     answer(Found::by(target, token_file).and_then(|found| {
-        let limit = within.map_or(STOP, |within| within + ALLOWANCE);
+        let limit = timeout.map_or(STOP, |timeout| timeout + ALLOWANCE);
         let until = Instant::now() + limit;
-        let body = within.map(|within| Span(within).to_string()).unwrap_or_default();
+        let body = timeout.map(|timeout| Span(timeout).to_string()).unwrap_or_default();
         found.change("/stop", body.as_bytes(), ANSWER)?;
         let mut silent_since = None;
         loop {
@@ -96,7 +112,7 @@ pub fn stop(target: &Target, within: Option<Duration>, token_file: Option<&Path>
             }
             if Instant::now() >= until {
                 let what = format!("{} still answers, {limit:?} after it was asked to stop", found.place());
-                return Err(Trouble::new(what, "its log says what it waits for; `--within` gives it less time"));
+                return Err(Trouble::new(what, "its log says what it waits for; `--timeout` gives it less time"));
             }
             sleep(LOOK_EVERY);
         }

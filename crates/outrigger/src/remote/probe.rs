@@ -1,4 +1,4 @@
-//! `outrigger wait` and `outrigger exec-probe`: a yes or a no for whoever has no HTTP client, such as an image without a shell.
+//! `outrigger wait` and `outrigger probe`: a yes or a no for whoever has no HTTP client, such as an image without a shell.
 //! In: what is asked, and whom. Out: exit code 0 for yes, 1 for no with the last answer on stderr; or another program in our
 //! place once the answer is yes. Bounds: the time-out that was given, `PROBE` for a probe.
 
@@ -80,7 +80,7 @@ pub fn wait(target: &Target, state: For, timeout: Duration, url: Option<&str>, c
 }
 
 /// One try.
-pub fn exec_probe(target: &Target, probe: Probe) -> i32 {
+pub fn probe(target: &Target, probe: Probe) -> i32 {
     answer(Found::by(target, None).map(|found| match ask(&found, probe, PROBE) {
         Ok(()) => 0,
         Err(no) => {

@@ -2,7 +2,7 @@
 //! the response at the client, and what becomes of the connection. The request's body and the response travel at the same
 //! time, so that an early answer arrives (RFC 9112, 9.5). A request is sent a second time only where a connection that had
 //! been idle died before a byte of its response, and sending twice is harmless. While nothing comes, an exchange holds no
-//! buffer. Bounds: `response_timeout` of the cluster for the endpoint's progress until its head is there, `idle_timeout` of the
+//! buffer. Bounds: `response_headers_timeout` of the cluster for the endpoint's progress until its head is there, `idle_timeout` of the
 //! listener for the client's, `BODY_IDLE` for a response's body.
 
 use super::body::Body;
@@ -60,8 +60,8 @@ impl By {
 pub struct Report {
     pub status: u16,
     pub endpoint: Option<SocketAddr>,
-    pub bytes_in: u64,
-    pub bytes_out: u64,
+    pub bytes_received: u64,
+    pub bytes_sent: u64,
     pub after: After,
     pub ended_by: Option<By>,
     /// The answer that is ours to give, where the endpoint gave none.
@@ -71,7 +71,7 @@ pub struct Report {
 impl Report {
     pub fn new(status: u16) -> Report {
         let (endpoint, ended_by, own_answer) = (None, None, None);
-        Report { status, endpoint, bytes_in: 0, bytes_out: 0, after: After::Close, ended_by, own_answer }
+        Report { status, endpoint, bytes_received: 0, bytes_sent: 0, after: After::Close, ended_by, own_answer }
     }
 
     fn answer(mut self, status: u16, why: String) -> Report {
@@ -117,7 +117,7 @@ pub async fn run(client: &mut Client<'_, '_>, cluster: &Rc<Cluster>, request: &R
     let rest = client.buffer.filled().get(request.length..).unwrap_or(&[]);
     let Ok(used) = body.pass(rest, &mut out.0) else { return report.answer(400, MALFORMED.into()) };
     client.buffer.consume(request.length + used);
-    report.bytes_in = (request.length + used) as u64;
+    report.bytes_received = (request.length + used) as u64;
 
     let repeatable = body.is_done() && request.method.is_idempotent();
     let (mut first, mut again) = (Some(out), None);
@@ -125,7 +125,7 @@ pub async fn run(client: &mut Client<'_, '_>, cluster: &Rc<Cluster>, request: &R
         let lease = match cluster.lease(again.is_some()).await {
             Ok(lease) => lease,
             Err(why) => {
-                let why = format!("no endpoint of cluster {} answers: {why}", cluster.plan.name);
+                let why = format!("no healthy endpoint in cluster {}: {why}", cluster.plan.name);
                 return report.answer(503, why);
             }
         };
@@ -136,7 +136,7 @@ pub async fn run(client: &mut Client<'_, '_>, cluster: &Rc<Cluster>, request: &R
             (Some(out), _) => &out.0,
             (None, again) => again.as_deref().unwrap_or(&[]),
         };
-        let sent = write_all(&lease.stream, bytes, cluster.plan.response_timeout).await;
+        let sent = write_all(&lease.stream, bytes, cluster.plan.response_headers_timeout).await;
         let kept = first.take().filter(|_| retry).map(|out| out.0.clone());
         let ended = match sent {
             Ok(()) => attempt(client, lease, request, &mut body, &mut report).await,
@@ -149,11 +149,11 @@ pub async fn run(client: &mut Client<'_, '_>, cluster: &Rc<Cluster>, request: &R
                 again = kept;
                 continue;
             }
-            Err(Failure::Died(why)) => (502, format!("an endpoint closed without an answer: {why}")),
+            Err(Failure::Died(why)) => (502, format!("endpoint closed the connection before a response: {why}")),
             Err(Failure::Bad(status, why)) => (status, why),
             Err(Failure::Broken(by)) => {
                 (report.after, report.ended_by) = (After::Gone, Some(by));
-                if by == By::Client && report.bytes_out == 0 {
+                if by == By::Client && report.bytes_sent == 0 {
                     report.status = CLIENT_CLOSED;
                 }
                 return report;
@@ -185,8 +185,8 @@ async fn attempt(
         endpoint: &mut endpoint,
         buffer: Buffer::default(),
         patience: client.patience,
-        head_max: client.plan.head_max,
-        response_timeout: cluster.plan.response_timeout,
+        max_header_bytes: client.plan.max_header_bytes,
+        response_headers_timeout: cluster.plan.response_headers_timeout,
         asked: Asked {
             method: request.method,
             http_10: request.http_10,
@@ -201,13 +201,13 @@ async fn attempt(
         client_idle: client.plan.idle_timeout,
         buffer: client.buffer,
         endpoint: upstream.as_ref(),
-        endpoint_idle: cluster.plan.response_timeout,
+        endpoint_idle: cluster.plan.response_headers_timeout,
         body,
-        bytes_in: &mut report.bytes_in,
+        bytes_received: &mut report.bytes_received,
     };
     let ended = both(download.run(), upload.run(), reset(client.write.as_ref()), &shared).await;
     let leftover = download.buffer;
-    report.bytes_out = shared.bytes_out.get();
+    report.bytes_sent = shared.bytes_sent.get();
     if shared.status.get() != 0 {
         report.status = shared.status.get();
     }
@@ -228,7 +228,7 @@ async fn attempt(
     Ok(())
 }
 
-const STALLED: &str = "the endpoint took no more of the request within response_timeout";
+const STALLED: &str = "timeout sending the request: the endpoint stopped reading (response_headers_timeout)";
 const MALFORMED: &str = "the framing of the request's body is malformed";
 
 /// What both directions of an exchange know.
@@ -240,7 +240,7 @@ struct Shared {
     uploaded: Cell<bool>,
     /// The status that the client was sent; 0 before.
     status: Cell<u16>,
-    bytes_out: Cell<u64>,
+    bytes_sent: Cell<u64>,
     /// The client takes the connection's end for the end of the response.
     ends_by_close: Cell<bool>,
 }
@@ -287,7 +287,7 @@ async fn both(
                 Err(Stopped::EndpointClosed) => shared.clock.set(Some(Instant::now())),
                 Err(Stopped::Malformed) if silent() => return Err(Failure::Bad(400, MALFORMED.into())),
                 Err(Stopped::ClientStalled) if silent() => {
-                    return Err(Failure::Bad(408, "the body of the request did not go on within idle_timeout".into()));
+                    return Err(Failure::Bad(408, "timeout reading the request body (idle_timeout)".into()));
                 }
                 Err(Stopped::EndpointStalled) if silent() => {
                     return Err(Failure::Bad(504, STALLED.into()));
@@ -308,7 +308,7 @@ struct Upload<'a, 's> {
     endpoint: &'a TcpStream,
     endpoint_idle: Duration,
     body: &'a mut Body,
-    bytes_in: &'a mut u64,
+    bytes_received: &'a mut u64,
 }
 
 impl Upload<'_, '_> {
@@ -330,7 +330,7 @@ impl Upload<'_, '_> {
                     _ => Stopped::EndpointClosed,
                 })?;
             }
-            *self.bytes_in += taken.used as u64;
+            *self.bytes_received += taken.used as u64;
             self.buffer.consume(taken.used);
         }
         Ok(())
@@ -344,8 +344,8 @@ struct Download<'a, 's> {
     endpoint: &'a mut ReadHalf<'s>,
     buffer: Buffer,
     patience: &'a mut Patience,
-    head_max: usize,
-    response_timeout: Duration,
+    max_header_bytes: usize,
+    response_headers_timeout: Duration,
     asked: Asked<'a>,
     /// The endpoint has sent something: the request must not be repeated.
     heard: bool,
@@ -387,8 +387,8 @@ impl Download<'_, '_> {
                         self.buffer.consume(response.length);
                         return Ok((response, out));
                     }
-                    Ok(None) if self.buffer.filled().len() >= self.head_max => {
-                        let why = format!("the response head is larger than {} bytes", self.head_max);
+                    Ok(None) if self.buffer.filled().len() >= self.max_header_bytes => {
+                        let why = format!("the response head is larger than {} bytes", self.max_header_bytes);
                         return Err(Failure::Bad(502, why));
                     }
                     Ok(None) => {}
@@ -397,12 +397,12 @@ impl Download<'_, '_> {
             }
             // One clock, from the complete request to the complete head, whatever comes in between.
             let elapsed = self.shared.clock.get().map_or(Duration::ZERO, |since| since.elapsed());
-            let left = self.response_timeout.saturating_sub(elapsed);
-            let late = || format!("the endpoint gave no response within {:?}", self.response_timeout);
+            let left = self.response_headers_timeout.saturating_sub(elapsed);
+            let late = || format!("upstream response timeout after {:?}", self.response_headers_timeout);
             if left.is_zero() {
                 return Err(Failure::Bad(504, late()));
             }
-            match self.patience.within(left, self.buffer.read(self.endpoint, self.head_max)).await {
+            match self.patience.within(left, self.buffer.read(self.endpoint, self.max_header_bytes)).await {
                 Ok(Ok(count)) if count > 0 => self.heard = true,
                 Ok(_) if self.heard => {
                     return Err(Failure::Bad(502, "the endpoint closed within its response head".into()));
@@ -462,7 +462,7 @@ impl Download<'_, '_> {
     }
 
     async fn send(&self, bytes: &[u8]) -> Result<(), Failure> {
-        self.shared.bytes_out.set(self.shared.bytes_out.get() + bytes.len() as u64);
+        self.shared.bytes_sent.set(self.shared.bytes_sent.get() + bytes.len() as u64);
         write_all(self.client, bytes, self.client_idle).await.map_err(|_: io::Error| Failure::Broken(By::Client))
     }
 }

@@ -1,6 +1,6 @@
 //! The life of one client connection: wait for a head → exchange → record, again and again. In: an accepted socket. Out:
 //! answers, access records, counts. What waits is small: buffers and the exchange exist only while there is a request. Bounds:
-//! `head_max`, `head_timeout`, `idle_timeout` of the listener; a closing connection is read for `LINGER_MOST`, and `LINGER`
+//! `max_header_bytes`, `request_headers_timeout`, `idle_timeout` of the listener; a closing connection is read for `LINGER_MOST`, and `LINGER`
 //! between two reads, so that the last answer arrives before a reset.
 
 use super::exchange::{After, Client, Report, run};
@@ -10,6 +10,7 @@ use crate::access::{PATH_MAX, Record};
 use crate::buffer::{Buffer, Scratch, write_all};
 use crate::parked::{Place, Told, Waiting};
 use crate::patience::Patience;
+use std::borrow::Cow;
 use std::cell::Cell;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -86,11 +87,11 @@ impl Connection {
             if !filled.is_empty() && head::is_complete(filled) {
                 return Head::Complete;
             }
-            if filled.len() >= plan.head_max {
+            if filled.len() >= plan.max_header_bytes {
                 return Head::Refused(too_large(filled));
             }
             if filled.len() > HEAD_WHEN_TIGHT && listener.is_tight() {
-                let reason = "memory is short, and no long request head is taken";
+                let reason = "memory pressure: large request headers are temporarily rejected";
                 return Head::Refused(Refusal { status: 503, reason });
             }
             let (what, left) = match filled {
@@ -98,18 +99,18 @@ impl Connection {
                 // The clock runs from the first byte, so that a byte now and then buys no time.
                 _ => {
                     let begun = begun.get_or_insert_with(Instant::now);
-                    (Waiting::Head, plan.head_timeout.saturating_sub(begun.elapsed()))
+                    (Waiting::Head, plan.request_headers_timeout.saturating_sub(begun.elapsed()))
                 }
             };
-            match patience.within(left, place.wait(what, buffer.read(&mut read, plan.head_max))).await {
+            match patience.within(left, place.wait(what, buffer.read(&mut read, plan.max_header_bytes))).await {
                 Ok(Ok(Ok(count))) if count > 0 => {}
                 Ok(Err(Told::Drain)) => idle = DRAIN_PATIENCE,
                 Ok(Err(Told::GiveWay)) if what == Waiting::Head => {
-                    let reason = "memory is short, and a head that has begun long ago gives way";
+                    let reason = "memory pressure: request with slow headers aborted";
                     return Head::Refused(Refusal { status: 503, reason });
                 }
                 Err(_) if what == Waiting::Head => {
-                    let reason = "the request head took longer than head_timeout";
+                    let reason = "the request head took longer than request_headers_timeout";
                     return Head::Refused(Refusal { status: 408, reason });
                 }
                 _ => return Head::End,
@@ -139,8 +140,9 @@ impl Connection {
             path.get(..PATH_MAX).unwrap_or(path).to_vec()
         });
         let path = path.unwrap_or_default();
+        let sent = sent_method(&request, self.buffer.filled());
         if request.last_hop {
-            return self.last_hop(&request, &path, started).await;
+            return self.last_hop(&request, &sent, &path, started).await;
         }
         let (mut read, write) = self.stream.split();
         let mut client = Client {
@@ -155,16 +157,17 @@ impl Connection {
         if let Some((status, why)) = &report.own_answer {
             answer(write.as_ref(), *status, why, request.method).await;
         }
-        let mut done = Exchanged { method: request.method, path: &path, took: started.elapsed(), peer: self.peer };
+        let mut done =
+            Exchanged { method: request.method, sent: &sent, path: &path, took: started.elapsed(), peer: self.peer };
         let after = std::mem::replace(&mut report.after, After::Gone);
         if let After::Tunnel(mut lease, mut leftover) = after {
-            let (up, down) = (Cell::new(report.bytes_in), Cell::new(report.bytes_out));
+            let (up, down) = (Cell::new(report.bytes_received), Cell::new(report.bytes_sent));
             let client = (read, write, &mut self.buffer);
             tokio::select! {
                 () = tunnel(client, (&mut lease.stream, &mut leftover), &up, &down) => {}
                 () = self.listener.cut() => {}
             }
-            (report.bytes_in, report.bytes_out) = (up.get(), down.get());
+            (report.bytes_received, report.bytes_sent) = (up.get(), down.get());
             done.took = started.elapsed();
             record(&self.listener, &done, &report);
             return false;
@@ -177,7 +180,7 @@ impl Connection {
     }
 
     /// Answers a request that must not be forwarded (RFC 9110, 7.6.2): as the server that it asks for.
-    async fn last_hop(&mut self, request: &Request, path: &[u8], started: Instant) -> bool {
+    async fn last_hop(&mut self, request: &Request, sent: &str, path: &[u8], started: Instant) -> bool {
         let head = self.buffer.filled().get(..request.length).unwrap_or(&[]);
         let (kind, body) = match request.method {
             Method::Trace => ("Content-Type: message/http\r\n", without_secrets(head)),
@@ -187,8 +190,8 @@ impl Connection {
         // A client that is gone needs no answer.
         let _ = write_all(&self.stream, &[head.as_bytes(), &body].concat(), WRITE_IDLE).await;
         let mut report = Report::new(200);
-        (report.bytes_in, report.bytes_out) = (request.length as u64, (head.len() + body.len()) as u64);
-        let done = Exchanged { method: request.method, path, took: started.elapsed(), peer: self.peer };
+        (report.bytes_received, report.bytes_sent) = (request.length as u64, (head.len() + body.len()) as u64);
+        let done = Exchanged { method: request.method, sent, path, took: started.elapsed(), peer: self.peer };
         record(&self.listener, &done, &report);
         self.linger().await;
         false
@@ -197,7 +200,7 @@ impl Connection {
     async fn refuse(&mut self, refusal: Refusal) {
         let began = Instant::now();
         answer(&self.stream, refusal.status, refusal.reason, method_of(self.buffer.filled())).await;
-        let refused = Exchanged { method: Method::Other, path: &[], took: began.elapsed(), peer: self.peer };
+        let refused = Exchanged { method: Method::Other, sent: "", path: &[], took: began.elapsed(), peer: self.peer };
         record(&self.listener, &refused, &Report::new(refusal.status));
         self.linger().await;
     }
@@ -224,8 +227,8 @@ impl Connection {
 /// A head without an end: its first line tells what is too long (RFC 9110, 15.5.15).
 fn too_large(head: &[u8]) -> Refusal {
     match memchr::memchr(b'\n', head) {
-        Some(_) => Refusal { status: 431, reason: "the request head is larger than this listener's head_max" },
-        None => Refusal { status: 414, reason: "the target is larger than this listener's head_max" },
+        Some(_) => Refusal { status: 431, reason: "the request head is larger than this listener's max_header_bytes" },
+        None => Refusal { status: 414, reason: "the target is larger than this listener's max_header_bytes" },
     }
 }
 
@@ -271,9 +274,25 @@ async fn answer(stream: &TcpStream, status: u16, why: &str, method: Method) {
     let _ = write_all(stream, format!("{head}{body}").as_bytes(), WRITE_IDLE).await;
 }
 
+/// The longest method that a record shows whole.
+const METHOD_MAX: usize = 32;
+
+/// The method as the client sent it; metrics have one label for all that are not known.
+fn sent_method(request: &Request, head: &[u8]) -> Cow<'static, str> {
+    if request.method != Method::Other {
+        return Cow::Borrowed(request.method.text());
+    }
+    // Empty lines may come before the request line (RFC 9112, 2.2). A method is made of ASCII (RFC 9110, 5.6.2).
+    let line = head.trim_ascii_start();
+    let method = line.split(|byte| *byte == b' ').next().unwrap_or_default();
+    Cow::Owned(String::from_utf8_lossy(method.get(..METHOD_MAX).unwrap_or(method)).into_owned())
+}
+
 /// What the record tells beside the report.
 struct Exchanged<'a> {
     method: Method,
+    /// The method as it was sent.
+    sent: &'a str,
     path: &'a [u8],
     took: Duration,
     peer: SocketAddr,
@@ -286,12 +305,12 @@ fn record(listener: &ListenerState, done: &Exchanged<'_>, report: &Report) {
         cluster: &listener.cluster.plan.name,
         client: done.peer,
         endpoint: report.endpoint,
-        method: done.method.text(),
+        method: done.sent,
         path: done.path,
         status: report.status,
         took: done.took,
-        bytes_in: report.bytes_in,
-        bytes_out: report.bytes_out,
+        bytes_received: report.bytes_received,
+        bytes_sent: report.bytes_sent,
         ended_by: report.ended_by.map(super::exchange::By::word),
     };
     listener.recorder.keep(listener.index, &record);

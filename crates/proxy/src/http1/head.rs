@@ -104,7 +104,7 @@ pub fn request(bytes: &[u8], hop: &Hop<'_>, out: &mut Vec<u8>) -> Result<Option<
     let length = match parsed.parse_with_uninit_headers(bytes, &mut space) {
         Ok(Status::Complete(length)) => length,
         Ok(Status::Partial) => return Ok(None),
-        Err(httparse::Error::TooManyHeaders) => return Err(refuse(431, "more headers than are taken")),
+        Err(httparse::Error::TooManyHeaders) => return Err(refuse(431, "too many headers")),
         // RFC 9110, 15.6.6: a major version that is not ours, as in HTTP/2's preface.
         Err(httparse::Error::Version) if is_other_version(bytes) => {
             return Err(refuse(505, "only HTTP/1.0 and HTTP/1.1 are spoken here"));
@@ -133,7 +133,7 @@ pub fn request(bytes: &[u8], hop: &Hop<'_>, out: &mut Vec<u8>) -> Result<Option<
         return Err(refuse(400, "the host is no name or address with a port"));
     }
     if !facts.via.is_empty() && facts.via.iter().any(|via| memchr::memmem::find(via, hop.via.as_bytes()).is_some()) {
-        return Err(refuse(508, "the request was here before: a listener leads back to itself"));
+        return Err(refuse(508, "loop detected: the request already passed through this listener"));
     }
     let upgrade = (facts.connection_upgrade && !facts.h2c && !http_10).then(|| facts.upgrade.join(&b","[..]));
     let upgrade = upgrade.filter(|asked| !asked.is_empty()).map(Vec::into_boxed_slice);
@@ -255,7 +255,7 @@ pub fn response(bytes: &[u8], asked: Asked<'_>, out: &mut Vec<u8>) -> Result<Opt
     let switching = status == 101;
     if switching && !is_asked_for(asked.upgrade, &facts.upgrade) {
         // RFC 9110, 7.8: a server must not switch to a protocol that the client has not named.
-        return Err("it switched protocols, which nobody had asked for");
+        return Err("unexpected 101 Switching Protocols");
     }
     let body = facts.response_body(status, asked.method)?;
     let interim = (100..200).contains(&status);
@@ -450,8 +450,8 @@ mod tests {
         let asked = Asked { upgrade: Some(b"websocket,chat"), ..GET };
         let switch = "HTTP/1.1 101 S\r\nUpgrade: Chat\r\nConnection: upgrade\r\n\r\n";
         check_response(switch, asked, Ok((switch, true)));
-        check_response("HTTP/1.1 101 S\r\nUpgrade: h2c\r\n\r\n", asked, Err("nobody had asked"));
-        check_response("HTTP/1.1 101 S\r\n\r\n", asked, Err("nobody had asked"));
+        check_response("HTTP/1.1 101 S\r\nUpgrade: h2c\r\n\r\n", asked, Err("unexpected 101"));
+        check_response("HTTP/1.1 101 S\r\n\r\n", asked, Err("unexpected 101"));
         let old = "HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\n\r\n";
         check_response(old, GET, Ok(("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", false)));
         let both = "HTTP/1.1 200 OK\r\nContent-Length: 9\r\nTransfer-Encoding: chunked\r\n\r\n";
@@ -500,7 +500,7 @@ mod tests {
             Asked { http_10: true, ..GET },
             Ok(("HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n", true)),
         );
-        check_response("HTTP/1.1 101 Switching\r\n\r\n", GET, Err("switched protocols"));
+        check_response("HTTP/1.1 101 Switching\r\n\r\n", GET, Err("unexpected 101"));
         check_response("HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", GET, Err("Content-Length"));
         check_response("ICY 200 OK\r\n\r\n", GET, Err("malformed"));
     }

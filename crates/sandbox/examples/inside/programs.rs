@@ -26,7 +26,7 @@ pub fn run(folder: &Path, rest: &[String]) {
     }
     attempt("a program that is not granted", Command::new("/bin/ls").output());
     attempt("a program of our own making", made(folder, attempts));
-    attempt("end what hangs", end(holds.signals_scoped));
+    attempt("end what hangs", end(holds.signals));
     let outside = folder.join("out/file");
     attempt(
         "a file outside, by a program",

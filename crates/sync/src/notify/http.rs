@@ -3,24 +3,21 @@
 use base::registry::Kind;
 use base::unit::Url;
 use bytes::Bytes;
-use net::{Client, ClientConfig, Request};
+use net::{Client, Request};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-/// Sends a request after each publication, such as a POST to the app's reload path; the header `X-Outrigger-Revision` names
-/// the revision. Any 2xx is success; anything else is tried again a few times with a growing pause, then shown in the status, and
-/// tried once after each look at the store.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Config {
-    /// The URL to call.
-    pub url: Url,
-    /// The method.
-    #[serde(default)]
-    pub method: Method,
-    /// Time-outs, headers, authentication and certificates.
-    #[serde(default)]
-    pub client: ClientConfig,
+net::http_client! {
+    /// Sends a request after each publication, such as a POST to the app's reload path; the header `X-Outrigger-Revision` names
+    /// the revision. Any 2xx is success; anything else is tried again a few times with a growing pause, then shown in the status, and
+    /// tried once after each look at the store.
+    pub struct Config {
+        /// The URL to call.
+        pub url: Url,
+        /// The HTTP method. Default: `POST`.
+        #[serde(default)]
+        pub method: Method,
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema)]
@@ -40,7 +37,7 @@ impl Kind for Config {
 
 /// One try.
 pub async fn send(config: &Config, revision: &str) -> Result<(), String> {
-    let client = Client::new(config.client.clone()).map_err(|error| error.to_string())?;
+    let client = Client::new(config.client()).map_err(|error| error.to_string())?;
     let request = Request {
         method: match config.method {
             Method::Post => ::http::Method::POST,

@@ -3,7 +3,7 @@
 
 pub mod git;
 
-use crate::staging::Staging;
+use crate::candidate::Candidate;
 use base::needs::Needs;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -21,7 +21,7 @@ base::registry! {
 pub enum Fetched {
     /// The published revision is the newest.
     Same,
-    /// The files of this revision are in the staging directory.
+    /// The files of this revision are in the candidate directory.
     New { revision: String },
 }
 
@@ -46,8 +46,8 @@ pub trait Store: Send {
     fn fetch(
         &mut self,
         published: Option<&str>,
-        stage: &mut dyn FnMut() -> Result<Staging, String>,
-    ) -> Result<(Fetched, Option<Staging>), Failure>;
+        stage: &mut dyn FnMut() -> Result<Candidate, String>,
+    ) -> Result<(Fetched, Option<Candidate>), Failure>;
 }
 
 impl StoreKind {
@@ -58,6 +58,13 @@ impl StoreKind {
         }
     }
 
+    /// How often it is polled.
+    pub fn interval(&self) -> Duration {
+        match self {
+            StoreKind::Git(config) => config.interval.0,
+        }
+    }
+
     /// What it needs from the system.
     pub fn needs(&self) -> Needs {
         match self {
@@ -65,11 +72,11 @@ impl StoreKind {
         }
     }
 
-    /// `cache`: a folder of the store's own, kept over restarts where there is a state directory. `bytes_max`: what a revision may
+    /// `cache`: a folder of the store's own, kept over restarts where there is a state directory. `max_bytes`: what a revision may
     /// have; nothing larger is held in memory.
-    pub fn build(&self, cache: PathBuf, bytes_max: u64) -> Result<Box<dyn Store>, String> {
+    pub fn build(&self, cache: PathBuf, max_bytes: u64) -> Result<Box<dyn Store>, String> {
         match self {
-            StoreKind::Git(config) => Ok(Box::new(git::Git::new(config.clone(), cache, bytes_max)?)),
+            StoreKind::Git(config) => Ok(Box::new(git::Git::new(config.clone(), cache, max_bytes)?)),
         }
     }
 

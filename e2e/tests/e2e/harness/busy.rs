@@ -22,24 +22,24 @@ const DIRECT_PER_SECOND: u32 = 100;
 
 /// The socket has a folder of its own: the worker may write there, so that no binary from there is trusted.
 pub const BODY: &str = r#"
-app: { port: @port@, stop: { drain: 5s, grace: 5s, deadline: 20s } }
+app: { port: @port@, stop: { drain_timeout: 5s, grace_period: 5s, timeout: 20s } }
 admin: { listen: "127.0.0.1:@admin@", socket: "@dir@/run/admin.sock" }
 limits: { memory: 96MiB }
 logs:
   sources: { app: { stdio: {} }, access: { proxy: {} } }
   sinks:
-    out:     { http: { endpoint: "http://@out@/lines" }, from: [app], batch: { max: 256KiB, wait: 100ms } }
-    records: { file: { path: "@dir@/access/access.log" }, from: [access] }
+    out:     { http: { url: "http://@out@/lines" }, inputs: [app], batch: { max_bytes: 256KiB, max_age: 100ms } }
+    records: { file: { path: "@dir@/access/access.log" }, inputs: [access] }
 metrics:
-  sources: { process: { process: { every: 1s } }, proxy: { proxy: {} } }
+  sources: { process: { process: { interval: 1s } }, proxy: { proxy: {} } }
   sinks: { page: { prometheus: { listen: "127.0.0.1:@page@" } } }
 sync:
-  settings: { from: { git: { url: "@url@", ref: main, path: orders/ } }, to: "@dir@/out/settings", every: 1s }
+  settings: { store: { git: { url: "@url@", ref: main, path: orders/, interval: 1s } }, publish: { symlink: { path: "@dir@/out/settings" } } }
 proxy:
   threads: @threads@
   listeners:
-    inbound: { listen: "127.0.0.1:@front@", direction: inbound, to: app }
-    outbound: { listen: "127.0.0.1:@way@", direction: outbound, to: shop }
+    inbound: { listen: "127.0.0.1:@front@", direction: inbound, cluster: app }
+    outbound: { listen: "127.0.0.1:@way@", direction: outbound, cluster: shop }
   clusters: { shop: { endpoints: ["127.0.0.1:@port@"] } }
 "#;
 

@@ -28,32 +28,29 @@ pub const KINDS: [&str; 7] = ["lines", "loki", "page", "central", "web", "daemon
 const LINES: usize = 200;
 
 const BODY: &str = r#"
-app: { stop: { drain: 1s, grace: 2s, deadline: 8s } }
+app: { stop: { drain_timeout: 1s, grace_period: 2s, timeout: 8s } }
 logs:
-  sources: { files: { file: { include: ["@dir@/logs/in.log"], start: beginning } } }
+  sources: { files: { file: { include: ["@dir@/logs/in.log"], read_from: beginning } } }
   sinks:
-    lines: { http: { endpoint: "http://@lines_host@:@lines@/lines" }, batch: { max: 64KiB, wait: 50ms } }
+    lines: { http: { url: "http://@lines_host@:@lines@/lines" }, batch: { max_bytes: 64KiB, max_age: 50ms } }
     loki:
-      loki: { endpoint: "http://@loki_host@:@loki@", labels: { service: orders } }
-      batch: { max: 64KiB, wait: 50ms }
+      loki: { url: "http://@loki_host@:@loki@", labels: { service: orders } }
+      batch: { max_bytes: 64KiB, max_age: 50ms }
 metrics:
   sources:
-    page: { scrape: { url: "http://@page_host@:@page@/metrics", every: 1s } }
-    self: { self: { every: 500ms } }
+    page: { scrape: { url: "http://@page_host@:@page@/metrics", interval: 1s } }
+    self: { self: { interval: 500ms } }
   sinks: { central: { remote_write: { url: "http://@central_host@:@central@/api/v1/write" } } }
 sync:
   web:
-    from: { git: { url: "http://@web_host@:@git_http@/config.git", ref: main, path: orders/ } }
-    to: "@dir@/out/web"
-    every: 1s
+    store: { git: { url: "http://@web_host@:@git_http@/config.git", ref: main, path: orders/, interval: 1s } }
+    publish: { symlink: { path: "@dir@/out/web" } }
   daemon:
-    from: { git: { url: "git://@daemon_host@:@git_daemon@/config.git", ref: main, path: orders/ } }
-    to: "@dir@/out/daemon"
-    every: 1s
+    store: { git: { url: "git://@daemon_host@:@git_daemon@/config.git", ref: main, path: orders/, interval: 1s } }
+    publish: { symlink: { path: "@dir@/out/daemon" } }
   local:
-    from: { git: { url: "@local_url@", ref: main, path: orders/ } }
-    to: "@dir@/out/local"
-    every: 1s
+    store: { git: { url: "@local_url@", ref: main, path: orders/, interval: 1s } }
+    publish: { symlink: { path: "@dir@/out/local" } }
     notify: [ { http: { url: "http://@notice_host@:@notice@/-/reload" } } ]
 "#;
 
@@ -122,10 +119,10 @@ impl Callers {
     pub fn assert_all_work(&self, scene: &Scene, outrigger: &Outrigger) {
         self.assert_work(scene, outrigger, &KINDS);
         let lines = self.rounds * LINES;
-        for (sink, receiver) in [("logs/lines", &self.lines), ("logs/loki", &self.loki)] {
+        for (sink, receiver) in [("logs.sinks.lines", &self.lines), ("logs.sinks.loki", &self.loki)] {
             assert_counts_up(&receiver.numbers("n="), lines);
             receiver.assert_well_formed();
-            assert_eq!(dropped(&ledger_row(&outrigger.admin, "sink", sink)), 0, "{sink} drops nothing");
+            assert_eq!(dropped(&ledger_row(&outrigger.admin, sink)), 0, "{sink} drops nothing");
         }
         self.central.assert_well_formed();
     }
@@ -204,26 +201,24 @@ pub struct Place {
 
 impl Place {
     pub const BODY: &str = r#"
-app: { stop: { drain: 1s, grace: 2s, deadline: 8s } }
+app: { stop: { drain_timeout: 1s, grace_period: 2s, timeout: 8s } }
 logs:
-  sources: { files: { file: { include: ["@dir@/logs/in.log"], start: beginning } } }
+  sources: { files: { file: { include: ["@dir@/logs/in.log"], read_from: beginning } } }
   sinks:
-    lines: { http: { endpoint: "http://lines.names.test:@lines@/lines" }, batch: { max: 64KiB, wait: 50ms } }
+    lines: { http: { url: "http://lines.names.test:@lines@/lines" }, batch: { max_bytes: 64KiB, max_age: 50ms } }
     loki:
-      loki: { endpoint: "http://loki.names.test:@loki@", labels: { service: orders } }
-      batch: { max: 64KiB, wait: 50ms }
+      loki: { url: "http://loki.names.test:@loki@", labels: { service: orders } }
+      batch: { max_bytes: 64KiB, max_age: 50ms }
 metrics:
-  sources: { page: { scrape: { url: "http://page.names.test:@page@/metrics", every: 1s } } }
+  sources: { page: { scrape: { url: "http://page.names.test:@page@/metrics", interval: 1s } } }
   sinks: { central: { remote_write: { url: "http://central.names.test:@central@/api/v1/write" } } }
 sync:
   web:
-    from: { git: { url: "http://web.names.test:@git_http@/config.git", ref: main, path: orders/ } }
-    to: "@dir@/out/web"
-    every: 1s
+    store: { git: { url: "http://web.names.test:@git_http@/config.git", ref: main, path: orders/, interval: 1s } }
+    publish: { symlink: { path: "@dir@/out/web" } }
   daemon:
-    from: { git: { url: "git://daemon.names.test:@git_daemon@/config.git", ref: main, path: orders/ } }
-    to: "@dir@/out/daemon"
-    every: 1s
+    store: { git: { url: "git://daemon.names.test:@git_daemon@/config.git", ref: main, path: orders/, interval: 1s } }
+    publish: { symlink: { path: "@dir@/out/daemon" } }
     notify: [ { http: { url: "http://notice.names.test:@notice@/-/reload" } } ]
 "#;
 

@@ -180,9 +180,9 @@ pub fn published_commit(to: &Path) -> Option<String> {
 pub fn sync_state(outrigger: &Outrigger) -> (String, String) {
     let status: serde_json::Value = serde_json::from_str(&outrigger.ask_quietly("/status")).unwrap_or_default();
     let subsystems = status["subsystems"].as_array().cloned().unwrap_or_default();
-    let sync = subsystems.into_iter().find(|row| row["subsystem"] == "sync").unwrap_or_default();
+    let sync = subsystems.into_iter().find(|row| row["name"] == "sync").unwrap_or_default();
     let text = |name: &str| sync[name].as_str().unwrap_or_default().to_owned();
-    (text("state"), text("text"))
+    (text("health"), text("message"))
 }
 
 /// Waits until sync is degraded, and its text has all of these.

@@ -215,9 +215,9 @@ impl Drop for Leftovers {
 
 /// Our configuration for the options. What is default is not written, so that the default itself is what runs.
 fn body(options: Options<'_>) -> String {
-    let mut app = vec!["stop: { drain: 1s, grace: 10s, deadline: 15s }".to_owned()];
+    let mut app = vec!["stop: { drain_timeout: 1s, grace_period: 10s, timeout: 15s }".to_owned()];
     let mut signals = Vec::new();
-    signals.extend(options.single.then(|| "group: false".to_owned()));
+    signals.extend(options.single.then(|| "process_group: false".to_owned()));
     if !options.rewrite.is_empty() {
         let pairs: Vec<String> =
             options.rewrite.iter().map(|(from, to)| format!("{}: {}", name(*from), name(*to))).collect();
@@ -227,7 +227,7 @@ fn body(options: Options<'_>) -> String {
         app.push(format!("signals: {{ {} }}", signals.join(", ")));
     }
     if !options.success.is_empty() {
-        app.push(format!("exit: {{ success: {:?} }}", options.success));
+        app.push(format!("success_exit_codes: {:?}", options.success));
     }
     format!("app: {{ {} }}\n{}", app.join(", "), options.body)
 }

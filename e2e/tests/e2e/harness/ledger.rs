@@ -8,7 +8,7 @@ use super::get;
 #[track_caller]
 pub fn ledger_balances(admin: &str) {
     for row in rows(admin) {
-        let name = format!("{} {}", row["kind"].as_str().unwrap_or("?"), row["name"].as_str().unwrap_or("?"));
+        let name = row["id"].as_str().unwrap_or("?").to_owned();
         let received = row["received"].as_u64().unwrap_or_else(|| panic!("{name} says how much it received: {row}"));
         let delivered = row["delivered"].as_u64().unwrap_or_else(|| panic!("{name} says what it delivered: {row}"));
         let merged = row["merged"].as_u64().unwrap_or(0);
@@ -18,12 +18,12 @@ pub fn ledger_balances(admin: &str) {
     }
 }
 
-/// The row of this kind (`source`, `stage`, `sink`) and name (`logs/main`).
+/// The row of a component by its path in the configuration (`logs.sinks.main`).
 #[track_caller]
-pub fn ledger_row(admin: &str, kind: &str, name: &str) -> Value {
+pub fn ledger_row(admin: &str, id: &str) -> Value {
     let rows = rows(admin);
-    let found = rows.iter().find(|row| row["kind"] == kind && row["name"] == name);
-    found.unwrap_or_else(|| panic!("no row {kind} {name} in {rows:?}")).clone()
+    let found = rows.iter().find(|row| row["id"] == id);
+    found.unwrap_or_else(|| panic!("no row {id} in {rows:?}")).clone()
 }
 
 /// What a row dropped, over all reasons.

@@ -47,7 +47,7 @@ pub struct Load {
 struct Shared {
     kind: Kind,
     address: String,
-    every: Duration,
+    interval: Duration,
     stop: AtomicBool,
     answered: AtomicUsize,
     retried: AtomicUsize,
@@ -91,7 +91,7 @@ impl Load {
         let shared = Arc::new(Shared {
             kind,
             address: address.to_owned(),
-            every: SECOND * u32::try_from(CLIENTS).expect("a few") / per_second,
+            interval: SECOND * u32::try_from(CLIENTS).expect("a few") / per_second,
             stop: AtomicBool::default(),
             answered: AtomicUsize::default(),
             retried: AtomicUsize::default(),
@@ -135,7 +135,7 @@ impl Load {
         let retried = self.shared.retried.load(Ordering::Relaxed);
         let answers = self.shared.answers.lock().expect("no holder panics");
         let at_work = (self.shared.began.elapsed() * CLIENTS as u32).saturating_sub(answers.waited);
-        let due = (at_work.as_micros() / self.shared.every.as_micros()) as usize;
+        let due = (at_work.as_micros() / self.shared.interval.as_micros()) as usize;
         Met { kind: self.shared.kind, answered: self.answered(), due, retried, slowest: answers.slowest, failures }
     }
 
@@ -198,7 +198,7 @@ fn ask_until_stopped(shared: &Shared) {
         // why: the pace of the load is what the test asks for
         std::thread::sleep(due.saturating_duration_since(Instant::now()));
         // After a pause the pace is taken up again, without making good for what was missed.
-        due = (due + shared.every).max(Instant::now());
+        due = (due + shared.interval).max(Instant::now());
         let began = Instant::now();
         let asked = ask(shared, &mut kept);
         let took = began.elapsed();

@@ -20,12 +20,12 @@ pub struct LogFiles {
 }
 
 const BODY: &str = r#"
-app: { stop: { drain: 1s, grace: 2s, deadline: 6s } }
+app: { stop: { drain_timeout: 1s, grace_period: 2s, timeout: 6s } }
 logs:
   sources: { files: { file: { include: [@include@], @keys@ } } }
   stages: [@stages@]
   sinks:
-    main: { http: { endpoint: "http://@receiver@/lines", compression: none }, batch: { max: 64KiB, wait: 50ms } }
+    main: { http: { url: "http://@receiver@/lines", compression: none }, batch: { max_bytes: 64KiB, max_age: 50ms } }
 "#;
 
 impl LogFiles {
@@ -119,7 +119,7 @@ pub fn missing_and_repeated(came: &[usize], numbers: Range<usize>) -> (usize, us
 /// A sink has delivered everything that it was given, so that positions stand at the end.
 #[track_caller]
 pub fn settle(outrigger: &Outrigger, sink: &str) {
-    until(PATIENCE, "nothing is pending", || ledger_row(&outrigger.admin, "sink", sink)["pending"] == 0);
+    until(PATIENCE, "nothing is pending", || ledger_row(&outrigger.admin, sink)["pending"] == 0);
 }
 
 /// kill -9 of the worker; another one is ready.
@@ -140,9 +140,9 @@ pub fn verdict(outrigger: &Outrigger) -> (String, String) {
 #[track_caller]
 pub fn logs_of(status: &Value) -> (String, String) {
     let entries = status["subsystems"].as_array().cloned().unwrap_or_default();
-    let found = entries.into_iter().find(|entry| entry["subsystem"] == "logs");
+    let found = entries.into_iter().find(|entry| entry["name"] == "logs");
     let entry = found.unwrap_or_else(|| panic!("/status has the logs: {status}"));
-    (entry["state"].as_str().unwrap_or("").to_owned(), entry.to_string())
+    (entry["health"].as_str().unwrap_or("").to_owned(), entry.to_string())
 }
 
 /// The logs become `degraded`, and say each of the parts.

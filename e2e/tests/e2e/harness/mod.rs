@@ -2,7 +2,7 @@
 //! peers. In come a test's wishes, out go running processes that end with the test. Bounded by the limits given to
 //! `until` and by `Drop`, which stops whatever a panicking test left behind.
 
-pub mod backdoor;
+pub mod faults;
 pub mod booted;
 pub mod busy;
 pub mod callers;
@@ -118,9 +118,8 @@ impl Scene {
 
     /// What was written down of ends that should not have been.
     pub fn black_boxes(&self) -> Vec<serde_json::Value> {
-        let files = std::fs::read_dir(self.path("state")).into_iter().flatten().flatten();
-        let is_box = |name: &str| name.starts_with("black-box-") && name.ends_with(".json");
-        let boxes = files.filter(|entry| is_box(&entry.file_name().to_string_lossy()));
+        let files = std::fs::read_dir(self.path("state/black_box")).into_iter().flatten().flatten();
+        let boxes = files.filter(|entry| entry.file_name().to_string_lossy().ends_with(".json"));
         let text = |entry: std::fs::DirEntry| std::fs::read_to_string(entry.path()).ok();
         boxes.filter_map(text).map(|text| serde_json::from_str(&text).expect("JSON")).collect()
     }

@@ -231,7 +231,7 @@ pub fn upgrade(scene: &Scene, to: Option<&str>) -> (i32, String) {
 pub fn upgrade_at(socket: &str, to: Option<&str>) -> (i32, String) {
     let binary = binary();
     let mut command = vec![binary.as_str(), "upgrade", "--socket", socket];
-    command.extend(to.into_iter().flat_map(|path| ["--to", path]));
+    command.extend(to.into_iter().flat_map(|path| ["--binary", path]));
     let (code, stdout, stderr) = run_to_end(&command, UPGRADED);
     (code, stdout + &stderr)
 }
@@ -242,7 +242,7 @@ const UPGRADED: Duration = Duration::from_secs(80);
 pub fn configuration(scene: &Scene, body: &str) -> String {
     let mut text = body.to_owned();
     if !body.lines().any(|line| line.starts_with("state:")) {
-        text.push_str("\nstate: { dir: \"@dir@/state\", max: 64MiB }");
+        text.push_str("\nstate: { dir: \"@dir@/state\", max_bytes: 64MiB }");
     }
     if !body.lines().any(|line| line.starts_with("admin:")) {
         text.push_str("\nadmin: { listen: \"127.0.0.1:@admin@\", socket: \"@dir@/run/admin.sock\" }\n");

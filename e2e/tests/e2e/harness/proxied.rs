@@ -24,13 +24,13 @@ pub struct Keys<'k> {
 }
 
 const PROXY: &str = r#"
-app: { stop: { drain: 1s, grace: 2s, deadline: 6s } }
+app: { stop: { drain_timeout: 1s, grace_period: 2s, timeout: 6s } }
 limits: { @limits@ }
 logs: { sources: { access: { proxy: {} } }, sinks: { records: { file: { path: "@dir@/access.log" } } } }
 metrics: { sources: { proxy: { proxy: {} } }, sinks: { page: { prometheus: { listen: "127.0.0.1:@page@" } } } }
 proxy:
   threads: 1
-  listeners: { front: { listen: "127.0.0.1:@front@", direction: outbound, to: back@listener@ } }
+  listeners: { front: { listen: "127.0.0.1:@front@", direction: outbound, cluster: back@listener@ } }
   clusters: { back: { endpoints: [@endpoints@], balance: { least_request: {} }@cluster@ } }
 "#;
 

@@ -1,9 +1,9 @@
 //! Which files are read. In: patterns, and changes of their folders. Out: open files, known by device and inode. Files that are
-//! read to their end give way to others and are remembered by size and time. Bounds: `files_max` open files; scanning takes at most
+//! read to their end give way to others and are remembered by size and time. Bounds: `max_files` open files; scanning takes at most
 //! one part in `SCAN_SHARE` of a core.
 
 use super::Config;
-use super::Start;
+use super::ReadFrom;
 use super::resting::{Resting, RestingFiles};
 use super::tail::{Opened, Tail};
 use super::walk::{Match, Patterns, Walk, cannot_read};
@@ -11,6 +11,7 @@ use super::watch::{Change, Watch};
 use crate::batch::Stream;
 use crate::checkpoint::{Checkpoints, FileId};
 use crate::run::Pipeline;
+use crate::telemetry::{FILES_OPEN, FILES_WAITING};
 use base::subsystem::lock;
 use rustix::fs::OFlags;
 use std::cell::{Cell, RefCell};
@@ -46,7 +47,7 @@ pub struct Finder {
     resting: Arc<Mutex<RestingFiles>>,
     /// Files that have something to read and no place, the oldest first.
     waiting: RefCell<VecDeque<Match>>,
-    files_max: usize,
+    max_files: usize,
     watch: RefCell<Option<Watch>>,
     news: Notify,
     scan_took: Cell<Duration>,
@@ -78,7 +79,7 @@ impl Finder {
             tails: RefCell::default(),
             resting: Arc::default(),
             waiting: RefCell::default(),
-            files_max: (config.files_max as usize).min(descriptors()),
+            max_files: (config.max_files as usize).min(descriptors()),
             watch: RefCell::default(),
             news: Notify::new(),
             scan_took: Cell::new(Duration::ZERO),
@@ -103,10 +104,10 @@ impl Finder {
 
     /// Opens what comes, scans from time to time and when a folder has changed, and gives places to files that wait for one.
     pub async fn run(self: Rc<Self>) {
-        let mut due = Instant::now() + self.config.scan.0;
+        let mut due = Instant::now() + self.config.scan_interval.0;
         loop {
             let mut watch = self.watch.take();
-            let refill = if self.waiting.borrow().is_empty() { self.config.scan.0 } else { REFILL_EVERY };
+            let refill = if self.waiting.borrow().is_empty() { self.config.scan_interval.0 } else { REFILL_EVERY };
             let changed = async {
                 match &mut watch {
                     Some(watch) => watch.changed().await,
@@ -131,7 +132,7 @@ impl Finder {
             }
             if Instant::now() >= due {
                 self.scan(false).await;
-                due = Instant::now() + self.config.scan.0.max(self.pause());
+                due = Instant::now() + self.config.scan_interval.0.max(self.pause());
             } else {
                 self.refill().await;
             }
@@ -148,7 +149,7 @@ impl Finder {
     /// Without a watch the scans go on.
     fn cannot_watch(&self, error: &io::Error) {
         let text = format!(
-            "changes of folders are not watched, and a file that is gone before a scan is missed: {error} (fs.inotify.max_user_instances)"
+            "cannot create an inotify instance ({error}); falling back to scanning: short-lived files may be missed (fs.inotify.max_user_instances)"
         );
         self.fault(WATCH, Some(&text));
     }
@@ -179,7 +180,7 @@ impl Finder {
                 Change::Came(_) => {}
                 Change::Lost => tracing::warn!(
                     source = self.pipeline.name(),
-                    "changes of folders came faster than they were read: a file that came and went meanwhile is missed"
+                    "inotify queue overflow (IN_Q_OVERFLOW): short-lived files may have been missed"
                 ),
                 Change::Gone(path, Some(to)) => self.moved(path, to, here, &mut paths),
                 Change::Gone(path, None) => self.gone(&path, here),
@@ -241,7 +242,7 @@ impl Finder {
         let began = Instant::now();
         let sought = if first { self.checkpoints.files_of(self.pipeline.name()) } else { Vec::new() };
         // A source that has a position has started before: what is new since then is read whole.
-        let at_end = first && sought.is_empty() && self.config.start == Start::End;
+        let at_end = first && sought.is_empty() && self.config.read_from == ReadFrom::End;
         let look = {
             let (config, resting) = (self.config.clone(), self.resting.clone());
             let open: HashMap<FileId, PathBuf> = self.tails().iter().map(|tail| (tail.id, tail.path())).collect();
@@ -277,7 +278,7 @@ impl Finder {
         looked.gone.iter().for_each(|file| self.checkpoints.closed(self.pipeline.name(), *file));
         for (path, id, what) in &looked.special {
             if self.said.borrow_mut().insert(*id) {
-                tracing::warn!(source = self.pipeline.name(), file = %path.display(), error = what, "a file is passed over");
+                tracing::warn!(source = self.pipeline.name(), file = %path.display(), error = what, "skipping a file that cannot be read");
             }
         }
         self.fault("files", looked.unreadable.as_deref());
@@ -289,11 +290,7 @@ impl Finder {
         match text {
             Some(text) => {
                 if self.pipeline.health().fault(&part, text) {
-                    tracing::warn!(
-                        source = self.pipeline.name(),
-                        error = text,
-                        "a log file is not read, or may be missed"
-                    );
+                    tracing::warn!(source = self.pipeline.name(), error = text, "log files skipped or possibly missed");
                 }
             }
             None => drop(self.pipeline.health().recovered(&part)),
@@ -315,7 +312,7 @@ impl Finder {
     /// Opens as many as may be open; files that are read to their end make room.
     async fn refill(&self) {
         let waiting = self.waiting.borrow().len();
-        let room = || self.files_max.saturating_sub(self.tails.borrow().len());
+        let room = || self.max_files.saturating_sub(self.tails.borrow().len());
         if waiting > room() {
             self.rest(waiting - room());
         }
@@ -336,16 +333,18 @@ impl Finder {
             self.news.notify_one();
         }
         let left = self.waiting.borrow().len();
-        let text = (left > 0).then(|| match self.config.files_max as usize {
-            most if most <= self.files_max => format!(
-                "more than files_max = {most} files have something to read, and {left} wait: raise files_max, or match fewer files"
+        self.pipeline.gauge(&FILES_OPEN).set(self.tails.borrow().len() as u64);
+        self.pipeline.gauge(&FILES_WAITING).set(left as u64);
+        let text = (left > 0).then(|| match self.config.max_files as usize {
+            most if most <= self.max_files => format!(
+                "max_files = {most} reached: {left} files with unread data are waiting; raise max_files or narrow `include`"
             ),
             _ => format!(
-                "{left} files wait: the limit of descriptors (ulimit -n) leaves {} for files; raise it",
-                self.files_max
+                "{left} files are waiting: too many open files, only {} file descriptors available (ulimit -n); raise the limit",
+                self.max_files
             ),
         });
-        self.fault("files_max", text.as_deref());
+        self.fault("max_files", text.as_deref());
     }
 
     fn add(&self, opened: Opened) {
@@ -357,7 +356,8 @@ impl Finder {
         self.checkpoints.opened(self.pipeline.name(), opened.id);
         let (path, id) = (opened.path.clone(), opened.id);
         let begin = resting.as_ref().and_then(|file| file.begin);
-        let over = Tail::over(opened, &self.pipeline, &self.checkpoints, self.config.line_max, Stream::None, begin);
+        let over =
+            Tail::over(opened, &self.pipeline, &self.checkpoints, self.config.max_line_bytes, Stream::None, begin);
         match over {
             Ok(tail) => {
                 self.fault("open", None);
@@ -377,7 +377,7 @@ impl Finder {
         if self.said.borrow_mut().insert(tail.id) {
             let (source, path) = (self.pipeline.name(), tail.path());
             let file = path.display();
-            tracing::info!(source, %file, format, "a compressed file is passed over; exclude its name to say so yourself");
+            tracing::info!(source, %file, format, "skipping a compressed file; add it to `exclude` to silence this message");
         }
         if let Some((size, modified)) = tail.facts() {
             self.remember(tail.id, size, modified, tail.path(), None);

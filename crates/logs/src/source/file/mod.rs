@@ -1,7 +1,7 @@
 //! Files that the app writes. In: path patterns. Out: batches of lines. A file is known by device, inode and prints of its
 //! content, never by its name: a rotated file is read to its end, and after a restart each goes on where the sinks had
 //! acknowledged. Finding files is a task of its own, so that a sink that blocks does not make us miss one. Bounds:
-//! `files_max` open files.
+//! `max_files` open files.
 
 mod find;
 mod resting;
@@ -11,7 +11,7 @@ mod watch;
 
 pub use tail::{Opened, Tail};
 
-use super::{CHUNK, line_max};
+use super::{CHUNK, max_line_bytes};
 use crate::checkpoint::{BEFORE_MAX, Checkpoints};
 use crate::run::Pipeline;
 use base::registry::Kind;
@@ -30,33 +30,35 @@ use tokio::sync::mpsc;
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// Patterns of paths, such as /var/log/orders/*.log; `*`, `?`, `[a-z]` and `**` work.
+    /// Absolute path patterns, such as `/var/log/orders/*.log`; `*`, `?`, `[a-z]` and `**` work.
     #[schemars(length(min = 1, max = 64))]
     pub include: Vec<String>,
-    /// Patterns of paths that are left out.
+    /// Absolute path patterns of files to skip.
     #[serde(default)]
     pub exclude: Vec<String>,
-    /// Where to begin in files that are there at the very first start. Later ones are read from their beginning.
+    /// Where to begin in files that exist at the very first start. Later ones are read from their beginning. Default:
+    /// `beginning`.
     #[serde(default)]
-    pub start: Start,
-    /// How often open files are looked at.
-    #[serde(default = "poll")]
-    pub poll: Span,
-    /// How often the patterns are looked at.
-    #[serde(default = "scan_every")]
-    pub scan: Span,
-    /// Files open at a time. Files that have nothing new give way to others; where all have, the rest wait and are reported.
-    #[serde(default = "files_max")]
+    pub read_from: ReadFrom,
+    /// How often open files are checked for new lines.
+    #[serde(default = "poll_interval")]
+    pub poll_interval: Span,
+    /// How often the patterns are searched for new files.
+    #[serde(default = "scan_interval")]
+    pub scan_interval: Span,
+    /// Files open at a time, within the limit of descriptors. Files read to their end make room for others; if all have new
+    /// lines, the rest wait, and the source is `degraded`.
+    #[serde(default = "max_files")]
     #[schemars(range(min = 1, max = 10_000))]
-    pub files_max: u32,
-    /// A longer line keeps its beginning.
-    #[serde(default = "line_max")]
-    pub line_max: ByteSize,
+    pub max_files: u32,
+    /// A longer line is cut to its beginning and marked `truncated`.
+    #[serde(default = "max_line_bytes")]
+    pub max_line_bytes: ByteSize,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum Start {
+pub enum ReadFrom {
     #[default]
     Beginning,
     End,
@@ -73,15 +75,15 @@ impl Kind for Config {
     const EXAMPLE: &'static str = "file: { include: [\"/var/log/orders/*.log\"] }\n";
 }
 
-fn poll() -> Span {
+fn poll_interval() -> Span {
     Span::from_millis(200)
 }
 
-fn scan_every() -> Span {
+fn scan_interval() -> Span {
     Span::from_secs(1)
 }
 
-fn files_max() -> u32 {
+fn max_files() -> u32 {
     256
 }
 
@@ -119,7 +121,7 @@ pub async fn run(
     mut phase: PhaseWatch,
     looking: mpsc::Sender<()>,
 ) {
-    let poll = config.poll.0;
+    let poll = config.poll_interval.0;
     let finder = Rc::new(Finder::new(config, pipeline.clone(), checkpoints));
     finder.scan(true).await;
     drop(looking);

@@ -72,7 +72,7 @@ struct Reading {
 /// What a tail needs to begin anew.
 struct Context {
     source: String,
-    line_max: usize,
+    max_line_bytes: usize,
     stream: Stream,
     checkpoints: Checkpoints,
     sinks: Vec<(usize, String)>,
@@ -88,7 +88,7 @@ impl Tail {
         opened: Opened,
         pipeline: &Pipeline,
         checkpoints: &Checkpoints,
-        line_max: ByteSize,
+        max_line_bytes: ByteSize,
         stream: Stream,
         begin: Option<u64>,
     ) -> io::Result<Tail> {
@@ -97,7 +97,7 @@ impl Tail {
         let size = file.metadata()?.len();
         let context = Context {
             source: pipeline.name().to_string(),
-            line_max: line_max.as_usize(),
+            max_line_bytes: max_line_bytes.as_usize(),
             stream,
             checkpoints: checkpoints.clone(),
             sinks: pipeline.sinks().map(|(index, name)| (index, name.to_string())).collect(),
@@ -220,7 +220,7 @@ impl Tail {
     /// still acknowledge of its old content moves nothing any more.
     fn begin_anew(&self, pipeline: &Pipeline) {
         let path = self.path.borrow();
-        tracing::info!(file = %path.display(), "the log file was truncated or replaced; reading it from its beginning");
+        tracing::info!(file = %path.display(), "log file truncated or replaced; reading from the beginning");
         let starts = vec![0; self.context.sink_count];
         self.context.epoch.set(self.context.epoch.get() + 1);
         match self.context.reading(self.id, &self.file, &path, &starts, 0) {
@@ -347,7 +347,7 @@ impl Reading {
 impl Context {
     fn reading(&self, id: FileId, file: &Rc<File>, path: &Path, starts: &[u64], offset: u64) -> io::Result<Reading> {
         let shown: Option<Rc<str>> = (self.stream == Stream::None).then(|| path.to_string_lossy().into());
-        let splitter = Splitter::new(self.source.as_str().into(), shown, self.stream, self.line_max, offset);
+        let splitter = Splitter::new(self.source.as_str().into(), shown, self.stream, self.max_line_bytes, offset);
         let length = offset.min(BEFORE_MAX as u64);
         let mut before = vec![0; length as usize];
         file.read_exact_at(&mut before, offset - length)?;

@@ -151,7 +151,8 @@ impl Walk {
         for entry in entries {
             self.entries += 1;
             if self.entries > ENTRIES_MAX {
-                let text = format!("more than {ENTRIES_MAX} names below the patterns; the rest is not looked at");
+                let text =
+                    format!("more than {ENTRIES_MAX} directory entries match; the remaining entries are not scanned");
                 self.unreadable.get_or_insert(text);
                 return;
             }
@@ -173,7 +174,7 @@ pub fn cannot_read(path: &Path, error: &io::Error) -> String {
     let real = path.canonicalize().ok().filter(|real| error.kind() == io::ErrorKind::PermissionDenied && real != path);
     match real.as_deref().and_then(Path::parent) {
         Some(folder) => format!(
-            "{shown} cannot be read: {error}; it is a link into {}: where that folder's own rights allow it, name it under sandbox.read",
+            "cannot read {shown}: {error}; symlink target {} is outside the sandbox: add it to sandbox.allow_read",
             folder.display()
         ),
         None => format!("{shown} cannot be read: {error}"),

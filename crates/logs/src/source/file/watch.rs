@@ -74,7 +74,7 @@ impl Watch {
             more => (refused.0 + more, "more are not watched at a time"),
         };
         Some(format!(
-            "{count} of {} folders are only scanned, and a file that is gone before a scan is missed: {why}",
+            "{count} of {} directories are polled, not watched (inotify): short-lived files may be missed: {why}",
             folders.len()
         ))
     }

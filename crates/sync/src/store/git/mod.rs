@@ -9,12 +9,12 @@ mod transport;
 mod tree;
 
 use super::{Failure, Fetched, Store};
-use crate::staging::Staging;
+use crate::candidate::Candidate;
 use base::needs::Needs;
 use base::registry::Kind;
+use base::unit::Span;
 use gix::bstr::{BString, ByteSlice as _};
 use gix::remote::Direction;
-use net::ClientConfig;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use std::cell::Cell;
@@ -24,35 +24,35 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-/// Follows a branch, tag or commit of a git repository, or one folder of it. The transports are `file://` (read directly),
-/// `git://`, `http://`, `https://` and `ssh://` (the program `ssh` must be there). A tag or a commit id pins; a branch is
-/// followed forward and backward. Submodules and large-file pointers are not resolved.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Config {
-    /// The repository: file:///srv/config.git, git://host/path, https://host/path or ssh://user@host/path.
-    pub url: String,
-    /// The branch, tag or full commit id.
-    #[serde(default = "head", rename = "ref")]
-    pub reference: String,
-    /// The folder of the repository that is published; all of it where left out.
-    #[serde(default)]
-    pub path: Option<PathBuf>,
-    /// The key and the known hosts for ssh.
-    #[serde(default)]
-    pub ssh: Ssh,
-    /// Time-outs, headers, authentication and certificates for http and https.
-    #[serde(default)]
-    pub client: ClientConfig,
+net::http_client! {
+    /// Follows a branch, tag or commit of a git repository, or one folder of it. The transports are `file://` (read directly),
+    /// `git://`, `http://`, `https://` and `ssh://` (the program `ssh` must be there). A tag or a commit id pins; a branch is
+    /// followed forward and backward. Submodules and large-file pointers are not resolved.
+    pub struct Config {
+        /// The repository, such as `https://host/path`, `ssh://user@host/path`, `git://host/path` or `file:///srv/config.git`.
+        pub url: String,
+        /// The branch, tag or full commit id.
+        #[serde(default = "head", rename = "ref")]
+        pub reference: String,
+        /// The directory of the repository that is published. Default: all of it.
+        #[serde(default)]
+        pub path: Option<PathBuf>,
+        /// How often the repository is polled, at least 100ms.
+        #[serde(default = "interval")]
+        pub interval: Span,
+        /// The key and the known hosts for `ssh://`.
+        #[serde(default)]
+        pub ssh: Ssh,
+    }
 }
 
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Ssh {
-    /// The private key; ssh's own where left out.
+    /// The private key. Default: ssh's own.
     #[serde(default)]
     pub key_file: Option<PathBuf>,
-    /// The hosts that are trusted; ssh's own where left out. An unknown host is always refused.
+    /// The hosts that are trusted; an unknown one is always refused. Default: ssh's own.
     #[serde(default)]
     pub known_hosts_file: Option<PathBuf>,
 }
@@ -65,6 +65,10 @@ impl Kind for Config {
 const GIT_PORT: u16 = 9418;
 const SSH_PORT: u16 = 22;
 const DNS_PORT: u16 = 53;
+
+fn interval() -> Span {
+    Span::from_secs(60)
+}
 
 fn head() -> String {
     "HEAD".into()
@@ -101,9 +105,9 @@ impl Config {
         let Ok(url) = gix::url::parse(self.url.as_bytes().as_bstr()) else { return needs };
         match url.scheme {
             Scheme::File => needs.read.push(local_path(&url)),
-            Scheme::Http | Scheme::Https => needs.add(net::needs(&self.url, &self.client)),
+            Scheme::Http | Scheme::Https => needs.add(net::needs(&self.url, &self.client())),
             Scheme::Git => {
-                needs.add(net::needs("", &self.client));
+                needs.add(net::needs("", &self.client()));
                 needs.connect.extend([url.port.unwrap_or(GIT_PORT), DNS_PORT]);
             }
             Scheme::Ssh => {
@@ -132,7 +136,7 @@ pub struct Git {
     config: Config,
     url: gix::Url,
     cache: PathBuf,
-    bytes_max: u64,
+    max_bytes: u64,
     /// What the ref named when it was last looked at, and the revision that it led to.
     last: Option<(gix::ObjectId, String)>,
 }
@@ -159,12 +163,12 @@ impl From<Fault> for Failure {
     }
 }
 
-type Got = (Fetched, Option<Staging>);
+type Got = (Fetched, Option<Candidate>);
 
 impl Git {
-    pub fn new(config: Config, cache: PathBuf, bytes_max: u64) -> Result<Git, String> {
+    pub fn new(config: Config, cache: PathBuf, max_bytes: u64) -> Result<Git, String> {
         let url = gix::url::parse(config.url.as_bytes().as_bstr()).map_err(|error| chain(&error))?;
-        Ok(Git { config, url, cache, bytes_max, last: None })
+        Ok(Git { config, url, cache, max_bytes, last: None })
     }
 
     /// One try, in a repository that has the objects or gets them.
@@ -172,7 +176,7 @@ impl Git {
         &mut self,
         repository: &gix::Repository,
         published: Option<&str>,
-        stage: &mut dyn FnMut() -> Result<Staging, String>,
+        stage: &mut dyn FnMut() -> Result<Candidate, String>,
     ) -> Result<Got, Fault> {
         let Some(id) = self.locate(repository, published)? else { return Ok((Fetched::Same, None)) };
         let commit = tree::commit(repository, id)
@@ -182,10 +186,10 @@ impl Git {
             self.last = Some((id, revision));
             return Ok((Fetched::Same, None));
         }
-        let mut staging = stage().map_err(Fault::Content)?;
-        tree::write(repository, commit, self.config.path.as_deref(), &mut staging)?;
+        let mut candidate = stage().map_err(Fault::Content)?;
+        tree::write(repository, commit, self.config.path.as_deref(), &mut candidate)?;
         self.last = Some((id, revision.clone()));
-        Ok((Fetched::New { revision }, Some(staging)))
+        Ok((Fetched::New { revision }, Some(candidate)))
     }
 
     /// The object that the ref names now, which is then in the repository. None: nothing new since `published`.
@@ -204,8 +208,8 @@ impl Git {
             }
             Some(report) => Fault::Server(report.text, report.wait),
             None if text.contains(TOO_LARGE) => {
-                let most = base::unit::ByteSize(self.bytes_max);
-                Fault::Content(format!("an object of the commit is larger than bytes_max = {most}"))
+                let most = base::unit::ByteSize(self.max_bytes);
+                Fault::Content(format!("an object of the commit is larger than max_bytes = {most}"))
             }
             None => Fault::Cache(text),
         })
@@ -289,7 +293,7 @@ impl Git {
 
     /// By the repository's own configuration alone: what stands in the environment or in a home is not ours.
     fn options(&self) -> gix::open::Options {
-        let most = self.bytes_max.max(OBJECT_LEAST);
+        let most = self.max_bytes.max(OBJECT_LEAST);
         gix::open::Options::isolated().config_overrides([format!("gitoxide.objects.allocLimit={most}")])
     }
 
@@ -305,7 +309,7 @@ impl Git {
     fn begin_anew(&self) -> Result<gix::Repository, String> {
         let failed =
             |error: &dyn std::fmt::Display| format!("the cache {} cannot be made: {error}", self.cache.display());
-        crate::publish::remove(&self.cache).map_err(|error| failed(&error))?;
+        crate::publish::symlink::remove(&self.cache).map_err(|error| failed(&error))?;
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.cache).map_err(|error| failed(&error))?;
         gix::ThreadSafeRepository::init_opts(&self.cache, gix::create::Kind::Bare, Default::default(), self.options())
             .map(Into::into)
@@ -317,13 +321,13 @@ impl Store for Git {
     fn fetch(
         &mut self,
         published: Option<&str>,
-        stage: &mut dyn FnMut() -> Result<Staging, String>,
+        stage: &mut dyn FnMut() -> Result<Candidate, String>,
     ) -> Result<Got, Failure> {
         let (repository, may_be_damaged) = self.repository()?;
         match self.attempt(&repository, published, stage) {
             // Whatever fails in it without the server's fault: once per fetch it is begun anew.
             Err(Fault::Cache(text)) if may_be_damaged => {
-                tracing::info!(cache = %self.cache.display(), reason = text, "the cache of the repository is begun anew");
+                tracing::info!(cache = %self.cache.display(), reason = text, "recreating the git cache");
                 Ok(self.attempt(&self.begin_anew()?, published, stage)?)
             }
             result => Ok(result?),

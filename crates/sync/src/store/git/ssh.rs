@@ -1,5 +1,5 @@
 //! The way to a git server by the program `ssh`, started without a shell. In: a URL, keys and known hosts. Out: the bytes of
-//! `git-upload-pack` on the other side, or the last line of ssh. Bounds: `client.timeout` for each wait for bytes, `ERRORS_MAX` bytes
+//! `git-upload-pack` on the other side, or the last line of ssh. Bounds: `timeout` for each wait for bytes, `ERRORS_MAX` bytes
 //! of what ssh says; it ends with whoever waits for it.
 
 use super::Config;
@@ -40,7 +40,7 @@ pub fn connect(
     else {
         return Err("ssh has no pipes".into());
     };
-    let silence = config.client.timeout;
+    let silence = config.timeout;
     let silent = format!("no bytes from {place} within {silence}");
     let read = Reading {
         child,
@@ -70,7 +70,7 @@ fn place(url: &gix::Url) -> Result<String, String> {
 /// ssh never asks, never trusts an unknown host, and notices a server that is gone (ssh_config(5)).
 fn command(url: &gix::Url, config: &Config, place: &str) -> Result<Command, String> {
     let mut command = Command::new("ssh");
-    let connect_timeout = config.client.connect_timeout.0.as_secs().max(1);
+    let connect_timeout = config.connect_timeout.0.as_secs().max(1);
     let options = ["BatchMode=yes", "StrictHostKeyChecking=yes", "ServerAliveInterval=10", "ServerAliveCountMax=3"];
     options.iter().for_each(|option| {
         command.args(["-o", option]);

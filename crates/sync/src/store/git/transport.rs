@@ -1,6 +1,6 @@
 //! The ways to a git server. git:// over a socket with time-outs, ssh by the program, http by our own client: gix's transport
 //! trait over `net`, so that there is one HTTP stack with one set of certificates and credentials. Bounds: an answer over HTTP
-//! is held whole and has at most `ANSWER_MAX` bytes; each wait for bytes ends after `client.timeout`.
+//! is held whole and has at most `ANSWER_MAX` bytes; each wait for bytes ends after `timeout`.
 
 use super::request::{Corrected, put_right};
 use super::{Config, Fault, ssh};
@@ -71,8 +71,8 @@ fn git(url: &gix::Url, config: &Config, reports: &Reports) -> Result<Connection<
     let port = url.port.unwrap_or(super::GIT_PORT);
     let place = format!("{host}:{port}");
     let failed = |error: io::Error| format!("{place}: {error}");
-    let silence = config.client.timeout;
-    let read = net::dial_blocking(host, port, config.client.connect_timeout.0).map_err(|error| error.to_string())?;
+    let silence = config.timeout;
+    let read = net::dial_blocking(host, port, config.connect_timeout.0).map_err(|error| error.to_string())?;
     read.set_read_timeout(Some(silence.0)).and_then(|()| read.set_write_timeout(Some(silence.0))).map_err(failed)?;
     let write = read.try_clone().map_err(failed)?;
     let timed =
@@ -132,7 +132,7 @@ struct Shared {
 
 impl NetHttp {
     fn new(config: &Config, reports: Reports) -> Result<NetHttp, String> {
-        let client = Client::new(config.client.clone()).map_err(|error| error.to_string())?.by_silence();
+        let client = Client::new(config.client()).map_err(|error| error.to_string())?.by_silence();
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| error.to_string())?;
         let authority = config.url.split_once("://").and_then(|(_, rest)| rest.split('/').next());

@@ -1,8 +1,8 @@
-//! Writes the tree of a commit into a staging directory. In: a commit and a path. Out: files, executables and links. Each object is
-//! held against its name. A submodule is passed over, and said. Bounds: `DEPTH_MAX`, `WALK_MAX`, and those of the staging.
+//! Writes the tree of a commit into a candidate directory. In: a commit and a path. Out: files, executables and links. Each object is
+//! held against its name. A submodule is passed over, and said. Bounds: `DEPTH_MAX`, `WALK_MAX`, and those of the candidate.
 
 use super::Fault;
-use crate::staging::Staging;
+use crate::candidate::Candidate;
 use gix::bstr::ByteSlice as _;
 use gix::object::Kind;
 use gix::object::tree::EntryKind;
@@ -19,9 +19,9 @@ pub fn write(
     repository: &gix::Repository,
     commit: gix::ObjectId,
     path: Option<&Path>,
-    staging: &mut Staging,
+    candidate: &mut Candidate,
 ) -> Result<(), Fault> {
-    let mut walk = Walk { repository, staging, until: Instant::now() + WALK_MAX };
+    let mut walk = Walk { repository, candidate, until: Instant::now() + WALK_MAX };
     let commit_data = walk.object(commit, Kind::Commit)?;
     let parsed = gix::objs::CommitRef::from_bytes(&commit_data, commit.kind());
     let mut tree = parsed.map_err(|error| Fault::Content(format!("the commit {commit} is malformed: {error}")))?.tree();
@@ -73,7 +73,7 @@ fn verified(repository: &gix::Repository, id: gix::ObjectId, kind: Kind) -> Resu
 
 struct Walk<'r> {
     repository: &'r gix::Repository,
-    staging: &'r mut Staging,
+    candidate: &'r mut Candidate,
     until: Instant,
 }
 
@@ -89,7 +89,7 @@ impl Walk<'_> {
         if depth > DEPTH_MAX {
             return Err(Fault::Content(format!("folders are nested deeper than {DEPTH_MAX}")));
         }
-        self.staging.folder().map_err(Fault::Content)?;
+        self.candidate.folder().map_err(Fault::Content)?;
         let data = self.object(tree, Kind::Tree)?;
         for entry in entries(&data, tree.kind()) {
             let entry =
@@ -116,16 +116,16 @@ impl Walk<'_> {
                     let target = data.to_path();
                     let target = target
                         .map_err(|_| Fault::Content(format!("the link {} cannot be written here", path.display())))?;
-                    self.staging.link(&path, target).map_err(Fault::Content)?;
+                    self.candidate.link(&path, target).map_err(Fault::Content)?;
                 }
                 EntryKind::Blob | EntryKind::BlobExecutable => {
                     let data = self.sized(id, &path)?;
                     let executable = entry.mode.kind() == EntryKind::BlobExecutable;
-                    self.staging.file(&path, &data, executable).map_err(Fault::Content)?;
+                    self.candidate.file(&path, &data, executable).map_err(Fault::Content)?;
                 }
                 EntryKind::Commit => {
-                    self.staging.folder().map_err(Fault::Content)?;
-                    tracing::warn!(path = %path.display(), "a submodule is not resolved and left out");
+                    self.candidate.folder().map_err(Fault::Content)?;
+                    tracing::warn!(path = %path.display(), "submodule skipped (not supported)");
                 }
             }
         }
@@ -147,7 +147,7 @@ impl Walk<'_> {
     /// A file's content, asked for its size first: that stands in its header.
     fn sized(&self, id: gix::ObjectId, path: &Path) -> Result<Vec<u8>, Fault> {
         let size = self.is_a(id, Kind::Blob, path)?;
-        self.staging.expect(path, size).map_err(Fault::Content)?;
+        self.candidate.expect(path, size).map_err(Fault::Content)?;
         self.object(id, Kind::Blob)
     }
 }

@@ -12,7 +12,7 @@ use crate::harness::{Outrigger, PATIENCE, Scene, within};
 
 const SETTINGS: &str = r#"
 sync:
-  settings: { from: { git: { url: "@url@", ref: main } }, to: "@dir@/out/settings", every: 100ms@limits@ }
+  settings: { store: { git: { url: "@url@", ref: main, interval: 100ms } }, publish: { symlink: { path: "@dir@/out/settings" } }@limits@ }
 "#;
 
 /// A repository, the program that follows it, and the worker that serves at present.

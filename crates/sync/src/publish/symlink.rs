@@ -1,11 +1,14 @@
-//! Publication by one atomic rename. In: a finished candidate. Out: the link `to` points to it. Readers that opened the
+//! Publication by one atomic rename. In: a finished candidate. Out: the link `path` points to it. Readers that opened the
 //! directory before keep a whole old revision; the present one and the one before are kept, older ones go after `GRACE`.
 //! The published revision is never deleted and never written to.
 //!
 //! Layout beside the link: `.NAME.revisions/SELECTION/REVISION/…`, where revisions of one selection (all of a repository, or a
-//! folder of it) lie together, and `tmp-*` while a candidate is made. The last part of the link's target is the revision's name.
+//! folder of it) lie together, and `candidate-*` while a candidate is made. The last part of the link's target is the revision's name.
 
-use crate::staging::{Limits, Staging};
+use crate::candidate::{Candidate, Limits};
+use base::registry::Kind;
+use schemars::JsonSchema;
+use serde::Deserialize;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::PermissionsExt as _;
@@ -18,6 +21,19 @@ const GRACE: Duration = Duration::from_secs(60);
 
 /// Revisions kept beside the published one, whatever their age.
 const KEEP: usize = 1;
+
+/// Publishes each revision as a directory of its own, and replaces a symlink to it in one step: a reader sees one whole revision
+/// or the next. The revisions are beside the link, in `.NAME.revisions`.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// The symlink, an absolute path such as /etc/orders. A file or directory of that name is refused.
+    pub path: PathBuf,
+}
+
+impl Kind for Config {
+    const EXAMPLE: &'static str = "symlink: { path: /etc/orders }\n";
+}
 
 /// The place where one entry publishes.
 #[derive(Clone, Debug)]
@@ -33,7 +49,7 @@ impl Place {
         match fs::symlink_metadata(to) {
             Ok(meta) if !meta.is_symlink() => {
                 return Err(io::Error::other(format!(
-                    "{} is there and is no symlink; remove it, or publish below it, such as to {}/current",
+                    "{} exists and is not a symlink; remove it, or publish below it, such as to {}/current",
                     to.display(),
                     to.display()
                 )));
@@ -45,7 +61,7 @@ impl Place {
         fs::create_dir_all(&revisions)
             .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", revisions.display())))?;
         if !fs::symlink_metadata(&revisions)?.is_dir() {
-            return Err(io::Error::other(format!("{} must be a folder, and is none; remove it", revisions.display())));
+            return Err(io::Error::other(format!("{} is not a directory; remove it", revisions.display())));
         }
         let place = Place { to: to.to_path_buf(), revisions };
         place.sweep();
@@ -57,6 +73,11 @@ impl Place {
         let target = fs::read_link(&self.to).ok()?;
         let name = target.strip_prefix(self.revisions.file_name()?).ok()?.to_str()?.to_string();
         self.revisions.join(&name).is_dir().then_some(name)
+    }
+
+    /// When the link was made.
+    pub fn published_at(&self) -> Option<SystemTime> {
+        fs::symlink_metadata(&self.to).ok()?.modified().ok()
     }
 
     /// Puts a lost link back, to the revision that was made last. For when the store cannot be asked.
@@ -76,7 +97,7 @@ impl Place {
         let folders = |folder: &Path| -> Vec<PathBuf> {
             let entries = fs::read_dir(folder).into_iter().flatten().flatten();
             let folders = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
-            let is_other = |name: &str| name.starts_with("tmp-") || name.starts_with('.');
+            let is_other = |name: &str| name.starts_with("candidate-") || name.starts_with('.');
             folders.filter(|entry| !is_other(&entry.file_name().to_string_lossy())).map(|e| e.path()).collect()
         };
         // Before there were selections, revisions lay here themselves: their names begin with a commit's.
@@ -91,12 +112,12 @@ impl Place {
     }
 
     /// A directory in which a candidate is made; its name is used by nobody else, ever.
-    pub fn staging(&self, limits: Limits) -> io::Result<Staging> {
-        Staging::new(self.revisions.join(unique("tmp")), limits)
+    pub fn candidate(&self, limits: Limits) -> io::Result<Candidate> {
+        Candidate::new(self.revisions.join(unique("candidate")), limits)
     }
 
     /// Publishes a finished candidate under its revision's name.
-    pub fn publish(&self, candidate: Staging, revision: &str) -> io::Result<()> {
+    pub fn publish(&self, candidate: Candidate, revision: &str) -> io::Result<()> {
         let made = candidate.finish()?;
         let place = self.revisions.join(revision);
         let selection = place.parent().unwrap_or(&self.revisions);
@@ -149,7 +170,7 @@ impl Place {
     /// Candidates and links that a crash left behind.
     fn sweep(&self) {
         for entry in fs::read_dir(&self.revisions).into_iter().flatten().flatten() {
-            if entry.file_name().to_string_lossy().starts_with("tmp-") {
+            if entry.file_name().to_string_lossy().starts_with("candidate-") {
                 let _ = fs::remove_dir_all(entry.path());
             }
         }
@@ -214,7 +235,7 @@ mod tests {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicBool, Ordering};
 
-    const LIMITS: Limits = Limits { files_max: 100, bytes_max: 1 << 20 };
+    const LIMITS: Limits = Limits { max_files: 100, max_bytes: 1 << 20 };
 
     fn temp(name: &str) -> PathBuf {
         let dir = std::env::temp_dir().join(format!("outrigger-publish-{name}-{}", std::process::id()));
@@ -224,11 +245,11 @@ mod tests {
     }
 
     fn publish(place: &Place, revision: &str) {
-        let mut staging = place.staging(LIMITS).expect("a candidate");
+        let mut candidate = place.candidate(LIMITS).expect("a candidate");
         for name in ["a", "b"] {
-            staging.file(Path::new(name), revision.as_bytes(), false).expect("written");
+            candidate.file(Path::new(name), revision.as_bytes(), false).expect("written");
         }
-        place.publish(staging, revision).expect("published");
+        place.publish(candidate, revision).expect("published");
     }
 
     /// covers: foundation 5
@@ -274,7 +295,7 @@ mod tests {
         let dir = temp("inway");
         let to = dir.join("current");
         fs::create_dir(&to).expect("a folder");
-        assert!(Place::open(&to).is_err_and(|error| error.to_string().contains("no symlink")));
+        assert!(Place::open(&to).is_err_and(|error| error.to_string().contains("not a symlink")));
         let _ = fs::remove_dir_all(&dir);
     }
 }

@@ -1,4 +1,4 @@
-//! Errands for a thread of ours from another, for tests alone (feature `backdoor`): a fault that is injected has to happen on the
+//! Errands for a thread of ours from another, for tests alone (feature `fault-injection`): a fault that is injected has to happen on the
 //! thread that is to have it. In: a thread's name and a closure. Out: the closure run inside that thread's main future, where a
 //! panic is that thread's own. Bound: none is needed; a test posts one errand.
 

@@ -2,6 +2,7 @@
 //! stdout stays the app's. The level can be changed while running.
 
 use std::io::IsTerminal as _;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::layer::SubscriberExt as _;
@@ -25,13 +26,31 @@ impl LevelHandle {
     }
 }
 
+/// How lines are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Format {
+    /// Text on a terminal, else JSON.
+    #[default]
+    Auto,
+    Text,
+    Json,
+}
+
+/// Whether lines are text, set once by `start`.
+static IS_TEXT: OnceLock<bool> = OnceLock::new();
+
 /// Starts the log; a second call in one process keeps the first.
-pub fn start(level: LevelFilter) -> LevelHandle {
+pub fn start(level: LevelFilter, format: Format) -> LevelHandle {
     let (filter, handle) = reload::Layer::new(level);
     let terminal = std::io::stderr().is_terminal();
-    let people = terminal.then(|| fmt::layer().with_writer(|| Stderr).with_target(false).compact());
+    let is_text = *IS_TEXT.get_or_init(|| match format {
+        Format::Auto => terminal,
+        Format::Text => true,
+        Format::Json => false,
+    });
+    let people = is_text.then(|| fmt::layer().with_writer(|| Stderr).with_target(false).compact());
     let machines =
-        (!terminal).then(|| fmt::layer().json().flatten_event(true).with_writer(|| Stderr).with_target(false));
+        (!is_text).then(|| fmt::layer().json().flatten_event(true).with_writer(|| Stderr).with_target(false));
     // An already started log stays: the caller's handle then changes nothing, as in tests.
     let _ = tracing_subscriber::registry()
         .with(filter)
@@ -52,11 +71,11 @@ pub fn report_warnings(report: &str, message: &str) {
 }
 
 fn print_to_people(report: &str) -> bool {
-    let terminal = std::io::stderr().is_terminal();
-    if terminal {
+    let is_text = IS_TEXT.get().copied().unwrap_or_else(|| std::io::stderr().is_terminal());
+    if is_text {
         crate::output::note(report);
     }
-    terminal
+    is_text
 }
 
 /// A moment as in a line of the log.
@@ -75,7 +94,8 @@ impl std::io::Write for Stderr {
     /// Called with a whole line.
     fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
         let lost = LOST.swap(0, Ordering::Relaxed);
-        let told = lost > 0 && write_at_once(format!("outrigger: {lost} lines of its own log were lost\n").as_bytes());
+        let told =
+            lost > 0 && write_at_once(format!("outrigger: {lost} log lines dropped (stderr blocked)\n").as_bytes());
         if lost > 0 && !told {
             LOST.fetch_add(lost, Ordering::Relaxed);
         }

@@ -1,5 +1,5 @@
-//! A way for tests to have a fault happen in a worker, or to try from inside what its sandbox forbids (feature `backdoor`, never in a
-//! release). In: one line on `backdoor.sock` in the state directory, such as `hang proxy` or `read /etc/passwd`. Out: one line back,
+//! A way for tests to have a fault happen in a worker, or to try from inside what its sandbox forbids (feature `fault-injection`, never in a
+//! release). In: one line on `faults.sock` in the state directory, such as `hang proxy` or `read /etc/passwd`. Out: one line back,
 //! `done` or `errno 13`, and the fault. Bound: one connection at a time, served on the worker's main thread inside its main future,
 //! so that a panic or a block here is that thread's own.
 
@@ -38,12 +38,12 @@ pub struct Door {
 impl Door {
     /// The newest worker takes the path over.
     pub fn open(state_dir: &Path, telemetry: &Telemetry) -> Door {
-        let path = state_dir.join("backdoor.sock");
+        let path = state_dir.join("faults.sock");
         let _ = std::fs::create_dir_all(state_dir);
         let _ = std::fs::remove_file(&path);
         let listener = UnixListener::bind(&path);
         if let Err(error) = &listener {
-            tracing::warn!(%error, path = %path.display(), "the backdoor cannot be opened");
+            tracing::warn!(%error, path = %path.display(), "cannot open the fault injection socket");
         }
         Door { listener, telemetry: telemetry.clone(), scopes: RefCell::default() }
     }
@@ -107,9 +107,9 @@ impl Door {
             // These have no thread of their own: their tasks run on the main one.
             "metrics" | "sync" if deed == "panic" => {
                 let healths = self.telemetry.healths();
-                let health = healths.into_iter().find(|health| health.verdict().subsystem == whose).ok_or(NO_SUCH)?;
+                let health = healths.into_iter().find(|health| health.current().name == whose).ok_or(NO_SUCH)?;
                 let scope = Scope::new(whose, health);
-                scope.spawn("backdoor", async move { fault() });
+                scope.spawn("faults", async move { fault() });
                 self.scopes.borrow_mut().push(scope);
                 Ok(())
             }
@@ -147,7 +147,7 @@ impl Door {
 const NO_SUCH: io::ErrorKind = io::ErrorKind::InvalidInput;
 
 fn posted(thread: &str, fault: fn()) -> io::Result<()> {
-    if base::mailbox::post(thread, fault) { Ok(()) } else { Err(NO_SUCH.into()) }
+    if base::fault_mailbox::post(thread, fault) { Ok(()) } else { Err(NO_SUCH.into()) }
 }
 
 fn number<T: std::str::FromStr>(text: &str) -> io::Result<T> {

@@ -1,4 +1,4 @@
-//! The product built with its backdoor, by which a test has a fault happen inside a worker or tries from there what the sandbox
+//! The product built with fault injection, by which a test has a fault happen inside a worker or tries from there what the sandbox
 //! forbids. In: a line such as `hang proxy` or `read /etc/passwd`. Out: the worker's line back. Bound: one answer, ten seconds.
 
 use std::io::{BufRead, BufReader, Write};
@@ -7,15 +7,15 @@ use std::path::Path;
 
 use super::{PATIENCE, SECOND, Scene, until, within};
 
-pub const NO_BACKDOOR: &str = "OUTRIGGER_BACKDOOR_BIN names no program; cargo xtask test builds it (feature `backdoor`), or see the manifest of outrigger";
+pub const NO_FAULTS: &str = "OUTRIGGER_FAULTS_BIN names no program; cargo xtask test builds it (feature `fault-injection`), or see the manifest of outrigger";
 
 /// What the kernel answers to what is not allowed: by Landlock, and by the filter of system calls.
 pub const EPERM: &str = "errno 1";
 pub const EACCES: &str = "errno 13";
 
 pub fn binary() -> Option<String> {
-    let named = std::env::var("OUTRIGGER_BACKDOOR_BIN").ok()?;
-    assert!(Path::new(&named).is_file(), "OUTRIGGER_BACKDOOR_BIN names a program: {named}");
+    let named = std::env::var("OUTRIGGER_FAULTS_BIN").ok()?;
+    assert!(Path::new(&named).is_file(), "OUTRIGGER_FAULTS_BIN names a program: {named}");
     Some(named)
 }
 
@@ -33,7 +33,7 @@ pub fn ask(scene: &Scene, line: &str) -> String {
             false
         }
     });
-    assert!(heard, "the backdoor answers `{line}`: {trouble}");
+    assert!(heard, "fault injection answers `{line}`: {trouble}");
     answer
 }
 
@@ -41,8 +41,8 @@ pub fn ask(scene: &Scene, line: &str) -> String {
 #[track_caller]
 pub fn tell(scene: &Scene, line: &str) {
     let mut found = None;
-    until(PATIENCE, "the backdoor takes a connection", || {
-        found = UnixStream::connect(scene.path("state/backdoor.sock")).ok();
+    until(PATIENCE, "fault injection takes a connection", || {
+        found = UnixStream::connect(scene.path("state/faults.sock")).ok();
         found.is_some()
     });
     let mut stream = found.expect("just found");
@@ -53,7 +53,7 @@ pub fn tell(scene: &Scene, line: &str) {
 }
 
 fn try_ask(scene: &Scene, line: &str) -> std::io::Result<String> {
-    let mut stream = UnixStream::connect(scene.path("state/backdoor.sock"))?;
+    let mut stream = UnixStream::connect(scene.path("state/faults.sock"))?;
     stream.set_read_timeout(Some(10 * SECOND))?;
     stream.write_all(format!("{line}\n").as_bytes())?;
     let mut answer = String::new();

@@ -12,12 +12,12 @@ use std::path::{Component, Path, PathBuf};
 
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    pub files_max: usize,
-    pub bytes_max: u64,
+    pub max_files: usize,
+    pub max_bytes: u64,
 }
 
 /// A directory under construction; removed on drop unless it was finished.
-pub struct Staging {
+pub struct Candidate {
     root: PathBuf,
     limits: Limits,
     files: usize,
@@ -26,13 +26,13 @@ pub struct Staging {
     finished: bool,
 }
 
-impl Staging {
+impl Candidate {
     /// `root` must not exist yet; its parent must.
-    pub fn new(root: PathBuf, limits: Limits) -> io::Result<Staging> {
+    pub fn new(root: PathBuf, limits: Limits) -> io::Result<Candidate> {
         fs::create_dir(&root)?;
         // The umask must not decide who can read the app's configuration.
         fs::set_permissions(&root, fs::Permissions::from_mode(0o755))?;
-        Ok(Staging { root, limits, files: 0, bytes: 0, links: BTreeMap::new(), finished: false })
+        Ok(Candidate { root, limits, files: 0, bytes: 0, links: BTreeMap::new(), finished: false })
     }
 
     pub fn file(&mut self, path: &Path, content: &[u8], executable: bool) -> Result<(), String> {
@@ -50,9 +50,9 @@ impl Staging {
 
     /// A file of this size is about to come: refused before anybody holds it in memory.
     pub fn expect(&self, path: &Path, size: u64) -> Result<(), String> {
-        if self.bytes.saturating_add(size) > self.limits.bytes_max {
-            let (size, most) = (base::unit::ByteSize(size), base::unit::ByteSize(self.limits.bytes_max));
-            return Err(format!("{} has {size}, and the revision may have bytes_max = {most}", path.display()));
+        if self.bytes.saturating_add(size) > self.limits.max_bytes {
+            let (size, most) = (base::unit::ByteSize(size), base::unit::ByteSize(self.limits.max_bytes));
+            return Err(format!("{} has {size}, and the revision may have max_bytes = {most}", path.display()));
         }
         Ok(())
     }
@@ -91,13 +91,13 @@ impl Staging {
     fn count(&mut self, bytes: u64) -> Result<(), String> {
         self.files += 1;
         self.bytes += bytes;
-        if self.files > self.limits.files_max {
-            return Err(format!("the revision has more files than files_max = {}", self.limits.files_max));
+        if self.files > self.limits.max_files {
+            return Err(format!("the revision has more files than max_files = {}", self.limits.max_files));
         }
-        if self.bytes > self.limits.bytes_max {
+        if self.bytes > self.limits.max_bytes {
             return Err(format!(
-                "the revision has more bytes than bytes_max = {}",
-                base::unit::ByteSize(self.limits.bytes_max)
+                "the revision has more bytes than max_bytes = {}",
+                base::unit::ByteSize(self.limits.max_bytes)
             ));
         }
         Ok(())
@@ -128,7 +128,7 @@ impl Staging {
     }
 }
 
-impl Drop for Staging {
+impl Drop for Candidate {
     fn drop(&mut self) {
         if !self.finished {
             let _ = fs::remove_dir_all(&self.root);
@@ -189,29 +189,29 @@ fn sync_folders(folder: &Path) -> io::Result<()> {
 mod tests {
     use super::*;
 
-    fn staging(name: &str, limits: Limits) -> (PathBuf, Staging) {
-        let root = std::env::temp_dir().join(format!("outrigger-staging-{name}-{}", std::process::id()));
+    fn candidate(name: &str, limits: Limits) -> (PathBuf, Candidate) {
+        let root = std::env::temp_dir().join(format!("outrigger-candidate-{name}-{}", std::process::id()));
         let _ = fs::remove_dir_all(&root);
-        (root.clone(), Staging::new(root, limits).expect("a folder"))
+        (root.clone(), Candidate::new(root, limits).expect("a folder"))
     }
 
     /// covers: foundation 5
     #[test]
     fn what_would_leave_the_revision_is_refused() {
-        let (root, mut staging) = staging("leave", Limits { files_max: 100, bytes_max: 100 });
-        assert!(staging.file(Path::new("a/b"), b"x", true).is_ok());
-        assert!(staging.link(Path::new("a/up"), Path::new("../a/b")).is_ok());
+        let (root, mut candidate) = candidate("leave", Limits { max_files: 100, max_bytes: 100 });
+        assert!(candidate.file(Path::new("a/b"), b"x", true).is_ok());
+        assert!(candidate.link(Path::new("a/up"), Path::new("../a/b")).is_ok());
         for path in ["../x", "/x", "a/../../x", "", "."] {
-            assert!(staging.file(Path::new(path), b"", false).is_err(), "{path}");
+            assert!(candidate.file(Path::new(path), b"", false).is_err(), "{path}");
         }
         for target in ["../../x", "/etc/passwd", "../.."] {
-            assert!(staging.link(Path::new("a/l"), Path::new(target)).is_err(), "{target}");
+            assert!(candidate.link(Path::new("a/l"), Path::new(target)).is_err(), "{target}");
         }
-        assert!(staging.link(Path::new("d"), Path::new("a")).is_ok());
-        assert!(staging.file(Path::new("d/through"), b"", false).is_err(), "through a link");
+        assert!(candidate.link(Path::new("d"), Path::new("a")).is_ok());
+        assert!(candidate.file(Path::new("d/through"), b"", false).is_err(), "through a link");
         let mode = fs::metadata(root.join("a/b")).expect("written").permissions().mode();
         assert_eq!(mode & 0o777, 0o755);
-        drop(staging);
+        drop(candidate);
         assert!(!root.exists(), "an unfinished candidate leaves nothing");
     }
 
@@ -233,18 +233,18 @@ mod tests {
         ] {
             assert_eq!(leads_inside(Path::new(link), &links(pairs)), inside, "{pairs:?}");
         }
-        let (_, mut staging) = staging("through", Limits { files_max: 100, bytes_max: 100 });
-        assert!(staging.link(Path::new("a/up"), Path::new("..")).is_ok());
-        assert!(staging.link(Path::new("leak"), Path::new("a/up/../etc")).is_ok());
-        assert!(staging.finish().is_err_and(|error| error.to_string().contains("leads out")));
+        let (_, mut candidate) = candidate("through", Limits { max_files: 100, max_bytes: 100 });
+        assert!(candidate.link(Path::new("a/up"), Path::new("..")).is_ok());
+        assert!(candidate.link(Path::new("leak"), Path::new("a/up/../etc")).is_ok());
+        assert!(candidate.finish().is_err_and(|error| error.to_string().contains("leads out")));
     }
 
     /// covers: foundation 5
     #[test]
     fn a_revision_over_its_limits_is_refused_by_name() {
-        let (_, mut staging) = staging("limits", Limits { files_max: 2, bytes_max: 10 });
-        assert!(staging.file(Path::new("a"), b"12345", false).is_ok());
-        assert!(staging.file(Path::new("b"), b"123456", false).is_err_and(|text| text.contains("bytes_max = 10")));
-        assert!(staging.file(Path::new("c"), b"", false).is_err_and(|text| text.contains("files_max = 2")));
+        let (_, mut candidate) = candidate("limits", Limits { max_files: 2, max_bytes: 10 });
+        assert!(candidate.file(Path::new("a"), b"12345", false).is_ok());
+        assert!(candidate.file(Path::new("b"), b"123456", false).is_err_and(|text| text.contains("max_bytes = 10")));
+        assert!(candidate.file(Path::new("c"), b"", false).is_err_and(|text| text.contains("max_files = 2")));
     }
 }

@@ -1,0 +1,24 @@
+//! Own metrics of the log pipeline that not every component has. In: nothing. Out: their names, labels and help texts.
+
+use base::component::LABELS;
+use base::telemetry::MetricDesc;
+
+pub static REMOVED_FILES: MetricDesc = MetricDesc::counter(
+    "outrigger_logs_removed_files_total",
+    &LABELS,
+    "Files that were removed before every sink had them.",
+);
+pub static REMOVED_BYTES: MetricDesc = MetricDesc::counter(
+    "outrigger_logs_removed_bytes_total",
+    &LABELS,
+    "Bytes of removed files that a sink did not get, as far as known.",
+);
+pub static FILES_OPEN: MetricDesc =
+    MetricDesc::gauge("outrigger_logs_files_open", &LABELS, "Open files of a file source.");
+pub static FILES_WAITING: MetricDesc =
+    MetricDesc::gauge("outrigger_logs_files_waiting", &LABELS, "Files that wait for `max_files`.");
+pub static TRUNCATED: MetricDesc =
+    MetricDesc::counter("outrigger_logs_truncated_records_total", &LABELS, "Records cut at `max_line_bytes`.");
+
+/// For the docs.
+pub static METRICS: [&MetricDesc; 5] = [&REMOVED_FILES, &REMOVED_BYTES, &FILES_OPEN, &FILES_WAITING, &TRUNCATED];

@@ -1,0 +1,213 @@
+//! Each key of an earlier version, and each of another tool, gets the right name as its hint. The table of hints is looped over:
+//! a row without a case here fails.
+
+use crate::config::Config;
+use base::fill::Lookup;
+use base::renamed::RENAMED;
+use std::collections::BTreeSet;
+
+/// A place in the file, and what is written there under which name, with the name of the hint.
+const CASES: &[(&str, &[(&str, &str)])] = &[
+    (
+        "app: { @: 1 }",
+        &[
+            ("args", "command"),
+            ("cmd", "command"),
+            ("directory", "working_directory"),
+            ("end", "external"),
+            ("env", "environment"),
+            ("exit", "success_exit_codes"),
+            ("stop_signal", "stop.signal"),
+            ("terminal", "tty"),
+            ("workdir", "working_directory"),
+            ("working_dir", "working_directory"),
+        ],
+    ),
+    ("app: { environment: { @: 1 } }", &[("remove", "unset"), ("keep", "pass")]),
+    ("app: { signals: { @: 1 } }", &[("group", "process_group")]),
+    ("app: { start: { @: 1 } }", &[("wait", "timeout")]),
+    (
+        "app: { restart: { @: 1 } }",
+        &[
+            ("attempts", "max_restarts"),
+            ("backoff_max", "max_backoff"),
+            ("max", "max_restarts"),
+            ("max_retries", "max_restarts"),
+            ("num_retries", "max_restarts"),
+            ("reset", "reset_after"),
+            ("wait", "backoff"),
+            ("wait_max", "max_backoff"),
+            ("when", "policy"),
+        ],
+    ),
+    (
+        "app: { stop: { @: 1 } }",
+        &[("deadline", "timeout"), ("drain", "drain_timeout"), ("grace", "grace_period"), ("timeout_secs", "timeout")],
+    ),
+    ("app: { external: { @: 1 } }", &[("process", "process_name"), ("tombstone", "exit_code_file")]),
+    ("state: { @: 1 }", &[("max", "max_bytes")]),
+    ("sandbox: { @: 1 }", &[("read", "allow_read"), ("write", "allow_write"), ("connect", "allow_connect")]),
+    (
+        "admin: { @: 1 }",
+        &[
+            ("address", "listen"),
+            ("bind", "listen"),
+            ("group", "socket_group"),
+            ("hosts", "allowed_hosts"),
+            ("mode", "socket_mode"),
+            ("perms", "socket_mode"),
+            ("probes", "probes_listen"),
+        ],
+    ),
+    ("logs: { sources: { a: { stdio: { @: 1 } } } }", &[("line_max", "max_line_bytes")]),
+    (
+        "logs: { sources: { a: { file: { @: 1 } } } }",
+        &[
+            ("files_max", "max_files"),
+            ("paths", "include"),
+            ("poll", "poll_interval"),
+            ("scan", "scan_interval"),
+            ("start", "read_from"),
+        ],
+    ),
+    ("logs: { sinks: { a: { blackhole: {}, @: 1 } } }", &[("from", "inputs"), ("max_events", "batch.max_records")]),
+    (
+        "logs: { sinks: { a: { blackhole: {}, batch: { @: 1 } } } }",
+        &[("max", "max_bytes"), ("max_events", "max_records"), ("timeout_secs", "max_age"), ("wait", "max_age")],
+    ),
+    ("logs: { sinks: { a: { blackhole: {}, buffer: { @: 1 } } } }", &[("max", "max_bytes")]),
+    (
+        "logs: { sinks: { a: { loki: { @: 1 } } } }",
+        &[
+            ("address", "url"),
+            ("client", "beside `url`"),
+            ("endpoint", "url"),
+            ("host", "url"),
+            ("tenant", "tenant_id"),
+            ("tenantid", "tenant_id"),
+            ("uri", "url"),
+        ],
+    ),
+    (
+        "logs: { sinks: { a: { http: { url: \"http://h/\", tls: { @: 1 } } } } }",
+        &[("ca_crt", "ca_file"), ("crt_file", "cert_file")],
+    ),
+    (
+        "logs: { sinks: { a: { file: { path: /a, @: 1 } } } }",
+        &[("keep", "rotate.max_files"), ("max", "rotate.max_bytes")],
+    ),
+    (
+        "metrics: { sources: { a: { scrape: { url: \"http://h/\", @: 1 } } } }",
+        &[
+            ("body_max", "max_body_bytes"),
+            ("client", "beside `url`"),
+            ("every", "interval"),
+            ("frequency", "interval"),
+            ("period", "interval"),
+            ("scrape_interval", "interval"),
+            ("scrape_timeout", "timeout"),
+            ("series_max", "max_series"),
+        ],
+    ),
+    ("metrics: { sources: { a: { scrape: { url: \"http://h/\" }, @: 1 } } }", &[("every", "interval")]),
+    ("metrics: { sinks: { a: { remote_write: { url: \"http://h/\", @: 1 } } } }", &[("labels", "external_labels")]),
+    (
+        "metrics: { sinks: { a: { remote_write: { url: \"http://h/\" }, @: 1 } } }",
+        &[("buffer_max", "buffer.max_bytes")],
+    ),
+    (
+        "sync: { a: { publish: { symlink: { path: /a } }, store: { git: { url: \"git://h/\" } }, @: 1 } }",
+        &[
+            ("bytes_max", "max_bytes"),
+            ("every", "store.git.interval"),
+            ("files_max", "max_files"),
+            ("interval", "store.git.interval"),
+        ],
+    ),
+    (
+        "sync: { a: { store: { git: { url: \"git://h/\" } }, @: 1 } }",
+        &[
+            ("dest", "publish.symlink.path"),
+            ("destination", "publish.symlink.path"),
+            ("link", "publish.symlink.path"),
+            ("path", "publish.symlink.path"),
+            ("root", "publish.symlink.path"),
+            ("to", "publish.symlink.path"),
+        ],
+    ),
+    ("sync: { a: { @: 1 } }", &[("from", "store")]),
+    (
+        "sync: { a: { store: { git: { @: 1 } } } }",
+        &[("branch", "ref"), ("period", "interval"), ("repo", "url"), ("rev", "ref")],
+    ),
+    (
+        "proxy: { listeners: { a: { listen: \"127.0.0.1:1\", @: 1 } } }",
+        &[
+            ("connections_max", "max_connections"),
+            ("head_max", "max_header_bytes"),
+            ("head_timeout", "request_headers_timeout"),
+            ("max_request_headers_kb", "max_header_bytes"),
+            ("to", "cluster"),
+            ("upstream", "cluster"),
+        ],
+    ),
+    (
+        "proxy: { clusters: { a: { @: 1 } } }",
+        &[
+            ("address", "endpoints"),
+            ("idle_timeout", "pool.idle_timeout"),
+            ("lb_policy", "balance"),
+            ("pool_idle", "pool.idle_timeout"),
+            ("pool_max", "pool.max_idle"),
+            ("response_timeout", "response_headers_timeout"),
+        ],
+    ),
+];
+
+fn report(text: &str) -> String {
+    match base::config::load::<Config>("outrigger.yaml", text, &Lookup::HERE) {
+        Ok(_) => panic!("`{text}` is valid"),
+        Err(report) => report.render(),
+    }
+}
+
+/// covers: foundation 3
+#[test]
+fn old_and_foreign_keys_get_the_right_hint() {
+    let mut tested = BTreeSet::new();
+    for (place, names) in CASES {
+        for (name, hint) in *names {
+            let report = report(&place.replace('@', name));
+            assert!(report.contains(&format!("unknown key `{name}`")), "{place}: {name}:\n{report}");
+            let expected = if hint.contains('`') { (*hint).to_string() } else { format!("it is called `{hint}`") };
+            assert!(report.contains(&expected), "{place}: {name}: {expected}\n{report}");
+            tested.insert(*name);
+        }
+    }
+    let rows: BTreeSet<&str> = RENAMED.iter().map(|(name, _)| *name).collect();
+    let untested: Vec<_> = rows.difference(&tested).collect();
+    assert!(untested.is_empty(), "each row of the table has a case: {untested:?}");
+}
+
+/// covers: foundation 3
+#[test]
+fn a_key_in_the_wrong_place_gets_its_place() {
+    let beside = report("logs: { sinks: { a: { loki: { url: \"http://h/\", buffer: {} } } } }");
+    assert!(beside.contains("it stands beside `loki`, not in it"), "{beside}");
+    let inside = report("logs: { sinks: { a: { loki: { url: \"http://h/\" }, tenant_id: x } } }");
+    assert!(inside.contains("it is a key of `loki`: write `loki: { tenant_id: … }`"), "{inside}");
+    let scalar = report("logs: { sources: { a: { stdio: { buffer: 16MiB } } } }");
+    assert!(scalar.contains("write `buffer: { max_bytes: 16MiB }`"), "{scalar}");
+    let kind = report("logs: { sinks: { a: { type: loki } } }");
+    assert!(kind.contains("the kind is the key itself"), "{kind}");
+}
+
+/// Secrets stay hidden under an old name.
+/// covers: foundation 3
+#[test]
+fn a_secret_under_an_old_name_is_not_shown() {
+    let text =
+        "logs: { sinks: { a: { http: { url: \"http://h/\", client: { auth: { bearer: { token: hunter2 } } } } } } }";
+    let report = report(text);
+    assert!(report.contains("unknown key `client`") && !report.contains("hunter2"), "{report}");
+}
