@@ -71,7 +71,7 @@ const SOCKET_PATIENCE: Duration = Duration::from_secs(10);
 pub fn prepare(config: &Config) -> Result<Option<Prepared>, String> {
     let Some(path) = &config.socket else { return Ok(None) };
     let group = config.socket_group.as_deref().map(socket::group_number).transpose();
-    let group = group.map_err(|error| format!("admin.group: {error}; {}", socket::GROUP_HELP))?;
+    let group = group.map_err(|error| format!("admin.socket_group: {error}; {}", socket::GROUP_HELP))?;
     let prepared = socket::prepare(path, Rights { mode: config.socket_mode.0, group });
     prepared.map(Some).map_err(|error| format!("admin.socket: {}: {error}", path.display()))
 }

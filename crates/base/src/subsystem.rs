@@ -24,13 +24,11 @@ pub enum State {
     /// Works with something missing, such as a receiver that does not answer.
     Degraded,
     Failed,
-    /// The stop has begun.
-    Stopping,
 }
 
 impl State {
     /// From the best to the worst.
-    pub const ALL: [State; 5] = [State::Ok, State::Degraded, State::Starting, State::Stopping, State::Failed];
+    pub const ALL: [State; 4] = [State::Ok, State::Degraded, State::Starting, State::Failed];
 
     pub fn as_str(self) -> &'static str {
         match self {
@@ -38,7 +36,6 @@ impl State {
             State::Ok => "ok",
             State::Degraded => "degraded",
             State::Failed => "failed",
-            State::Stopping => "stopping",
         }
     }
 
@@ -94,7 +91,6 @@ struct Inner {
     faults: Vec<(String, String)>,
     components: Vec<Component>,
     summary: String,
-    stopping: bool,
     health: State,
     since: SystemTime,
 }
@@ -118,7 +114,6 @@ impl Inner {
     fn current(&self) -> State {
         match (&self.panicked, self.faults.is_empty(), self.ready) {
             (Some(_), ..) => State::Failed,
-            _ if self.stopping => State::Stopping,
             (None, true, true) => State::Ok,
             (None, true, false) => State::Starting,
             (None, false, _) => State::Degraded,
@@ -153,7 +148,6 @@ impl Health {
             faults: Vec::new(),
             components: Vec::new(),
             summary: String::new(),
-            stopping: false,
             health: State::Starting,
             since: SystemTime::now(),
         };
@@ -194,13 +188,6 @@ impl Health {
         let mut inner = lock(&self.inner);
         inner.started |= ready;
         inner.ready = ready;
-        inner.refresh();
-    }
-
-    /// The stop has begun.
-    pub fn set_stopping(&self) {
-        let mut inner = lock(&self.inner);
-        inner.stopping = true;
         inner.refresh();
     }
 

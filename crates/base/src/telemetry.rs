@@ -2,7 +2,7 @@
 //! families of `/metrics`, together with the ledger, the health and the process itself. Bound: one entry per name and
 //! configured part; no value from outside becomes a label.
 
-use crate::component::LABELS;
+use crate::component::{Component, LABELS};
 use crate::family::{Family, FamilyKind, Gather, Labels, Point, PointValue, labels_of};
 use crate::ledger::Ledger;
 use crate::pressure::Pressure;
@@ -217,6 +217,47 @@ pub static REQUESTS: MetricDesc = MetricDesc::counter(
     "Requests to the receiver: success, retried, rejected.",
 );
 
+/// What a sink counts of its requests to the receiver.
+pub struct Requests {
+    succeeded: Counter,
+    retried: Counter,
+    rejected: Counter,
+    sent_bytes: Counter,
+    up: Gauge,
+}
+
+impl Requests {
+    pub fn new(telemetry: &Telemetry, component: &Component) -> Requests {
+        let [id, kind, type_name] = component.labels();
+        let requests = |result| telemetry.counter(&REQUESTS, &[id, kind, type_name, result]);
+        Requests {
+            succeeded: requests("success"),
+            retried: requests("retried"),
+            rejected: requests("rejected"),
+            sent_bytes: telemetry.counter(&SENT_BYTES, &component.labels()),
+            up: telemetry.gauge(&UP, &component.labels()),
+        }
+    }
+
+    /// The receiver took a body of this size.
+    pub fn succeed(&self, bytes: usize) {
+        self.succeeded.add(1);
+        self.sent_bytes.add(bytes as u64);
+        self.up.set(1);
+    }
+
+    /// The body is sent again.
+    pub fn retry(&self) {
+        self.retried.add(1);
+        self.up.set(0);
+    }
+
+    /// The receiver refused the body for good.
+    pub fn reject(&self) {
+        self.rejected.add(1);
+    }
+}
+
 /// What every component has, for the docs.
 pub static METRICS: [&MetricDesc; 13] = [
     &BUILD_INFO,
@@ -291,7 +332,6 @@ fn ledger_families(ledger: &Ledger) -> [Family; 6] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::component::Component;
     use crate::reason::Reason;
 
     /// covers: foundation 2

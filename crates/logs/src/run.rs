@@ -28,7 +28,7 @@ use base::reason::Reason;
 use base::scope::{self, Scope};
 use base::state::StateDir;
 use base::subsystem::{Conductor, Health, Phase, PhaseWatch, Station, counted};
-use base::telemetry::{Counter, Gauge, MetricDesc, RECEIVED_BYTES, REQUESTS, SENT_BYTES, Telemetry, UP};
+use base::telemetry::{Counter, Gauge, MetricDesc, RECEIVED_BYTES, Requests, Telemetry};
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -435,11 +435,7 @@ struct Shipper {
     queue: Rc<Queue>,
     row: Arc<Row>,
     limits: BatchLimits,
-    succeeded: Counter,
-    retried: Counter,
-    rejected: Counter,
-    sent_bytes: Counter,
-    up: Gauge,
+    requests: Requests,
     health: Arc<Health>,
     phase: PhaseWatch,
     /// A batch of which only the first records are in the body.
@@ -462,20 +458,14 @@ impl Shipper {
         phase: PhaseWatch,
     ) -> Result<Shipper, String> {
         let component = plan.component();
-        let [id, kind, type_name] = component.labels();
-        let requests = |result| telemetry.counter(&REQUESTS, &[id, kind, type_name, result]);
         Ok(Shipper {
             name: plan.name.clone(),
-            id: id.to_string(),
+            id: component.id.clone(),
             sink: plan.kind.build()?,
             row: telemetry.ledger.row(&component),
             queue,
             limits: plan.batch,
-            succeeded: requests("success"),
-            retried: requests("retried"),
-            rejected: requests("rejected"),
-            sent_bytes: telemetry.counter(&SENT_BYTES, &component.labels()),
-            up: telemetry.gauge(&UP, &component.labels()),
+            requests: Requests::new(telemetry, &component),
             health,
             phase,
             current: None,
@@ -493,13 +483,13 @@ impl Shipper {
             match delivered {
                 Ok(()) => self.row.deliver(records),
                 Err(failure) => {
-                    self.row.drop_records(failure.reason, records);
+                    self.row.drop_records(Reason::Rejected, records);
                     self.health
                         .fault(&self.id, format!("records rejected by the receiver and dropped: {}", failure.text));
                     tracing::error!(
                         sink = self.name,
                         records,
-                        reason = failure.reason.as_str(),
+                        reason = Reason::Rejected.as_str(),
                         error = failure.text,
                         "log records rejected by the receiver and dropped"
                     );
@@ -561,22 +551,19 @@ impl Shipper {
         loop {
             let failure = match self.sink.deliver().await {
                 Ok(()) => {
-                    self.succeeded.add(1);
-                    self.sent_bytes.add(self.sink.sent() as u64);
-                    self.up.set(1);
+                    self.requests.succeed(self.sink.sent());
                     if self.health.recovered(&self.id) {
                         tracing::info!(sink = self.name, "log sink recovered");
                     }
                     return Ok(());
                 }
                 Err(failure) if !failure.retry => {
-                    self.rejected.add(1);
+                    self.requests.reject();
                     return Err(failure);
                 }
                 Err(failure) => failure,
             };
-            self.retried.add(1);
-            self.up.set(0);
+            self.requests.retry();
             if self.health.fault(&self.id, failure.text.clone()) {
                 tracing::warn!(sink = self.name, error = failure.text, "delivery failed; retrying");
             }

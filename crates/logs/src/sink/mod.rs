@@ -11,7 +11,6 @@ use crate::batch::Batch;
 use crate::config::{BatchConfig, BufferConfig};
 use crate::stage::StageEntry;
 use base::needs::Needs;
-use base::reason::Reason;
 use std::future::Future;
 use std::ops::Range;
 use std::pin::Pin;
@@ -88,9 +87,8 @@ impl SinkKind {
 /// Why a delivery failed, and what to do about it.
 #[derive(Debug)]
 pub struct Failure {
-    /// Whether trying again can help. If not, the records are dropped under `reason`.
+    /// Whether trying again can help. If not, the records are dropped as `rejected`.
     pub retry: bool,
-    pub reason: Reason,
     pub text: String,
     /// What the receiver asked us to wait.
     pub wait: Option<Duration>,
@@ -98,7 +96,7 @@ pub struct Failure {
 
 impl Failure {
     pub fn retry(text: impl Into<String>) -> Failure {
-        Failure { retry: true, reason: Reason::Rejected, text: text.into(), wait: None }
+        Failure { retry: true, text: text.into(), wait: None }
     }
 
     /// A call that failed: most can be tried again.
@@ -107,7 +105,7 @@ impl Failure {
     }
 
     pub fn reject(text: impl Into<String>) -> Failure {
-        Failure { retry: false, reason: Reason::Rejected, text: text.into(), wait: None }
+        Failure { retry: false, text: text.into(), wait: None }
     }
 }
 

@@ -14,7 +14,7 @@ use base::protobuf::{delimited, field_length, text, varint, varint_length};
 use base::reason::Reason;
 use base::registry::Kind;
 use base::subsystem::{Health, Phase, PhaseWatch};
-use base::telemetry::{Counter, Gauge, REQUESTS, SENT_BYTES, Telemetry, UP};
+use base::telemetry::{Requests, Telemetry};
 use base::unit::Url;
 use net::{Client, Request};
 use std::cell::{Cell, RefCell};
@@ -79,11 +79,7 @@ pub struct RemoteWrite {
     /// Samples of the snapshot that is being sent.
     sending: Cell<u64>,
     row: Arc<Row>,
-    succeeded: Counter,
-    retried: Counter,
-    rejected: Counter,
-    sent_bytes: Counter,
-    up: Gauge,
+    requests: Requests,
     health: Arc<Health>,
     pressure: Pressure,
 }
@@ -111,16 +107,10 @@ impl RemoteWrite {
         telemetry: &Telemetry,
         health: Arc<Health>,
     ) -> Result<Rc<RemoteWrite>, String> {
-        let [id, kind, type_name] = component.labels();
-        let requests = |result| telemetry.counter(&REQUESTS, &[id, kind, type_name, result]);
         Ok(Rc::new(RemoteWrite {
             name: name.to_string(),
             id: component.id.clone(),
-            succeeded: requests("success"),
-            retried: requests("retried"),
-            rejected: requests("rejected"),
-            sent_bytes: telemetry.counter(&SENT_BYTES, &component.labels()),
-            up: telemetry.gauge(&UP, &component.labels()),
+            requests: Requests::new(telemetry, component),
             client: Client::new(config.client()).map_err(|error| error.to_string())?,
             url: config.url.as_str().to_string(),
             // An empty value is no label (prometheus.io/docs/concepts/data_model).
@@ -222,9 +212,7 @@ impl RemoteWrite {
             let (text, wait) = match self.client.send(&request).await {
                 Ok(response) if response.is_success() => {
                     self.row.deliver(samples);
-                    self.succeeded.add(1);
-                    self.sent_bytes.add(request.body.len() as u64);
-                    self.up.set(1);
+                    self.requests.succeed(request.body.len());
                     if self.health.recovered(&self.id) {
                         tracing::info!(sink = self.name, "remote_write recovered");
                     }
@@ -233,7 +221,7 @@ impl RemoteWrite {
                 Ok(response) => {
                     let text = format!("status {}: {}", response.status, response.excerpt());
                     if response.status < 500 && response.status != 429 {
-                        self.rejected.add(1);
+                        self.requests.reject();
                         return self.reject(samples, &text);
                     }
                     (text, response.retry_after())
@@ -241,8 +229,7 @@ impl RemoteWrite {
                 Err(error) if !error.retry => return self.reject(samples, &error.to_string()),
                 Err(error) => (error.to_string(), None),
             };
-            self.retried.add(1);
-            self.up.set(0);
+            self.requests.retry();
             if self.health.fault(&self.id, text.clone()) {
                 tracing::warn!(sink = self.name, error = text, "remote_write failed; retrying");
             }

@@ -13,6 +13,7 @@ use crate::checkpoint::{Checkpoints, FileId};
 use crate::run::Pipeline;
 use crate::telemetry::{FILES_OPEN, FILES_WAITING};
 use base::subsystem::lock;
+use base::telemetry::Gauge;
 use rustix::fs::OFlags;
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -48,6 +49,8 @@ pub struct Finder {
     /// Files that have something to read and no place, the oldest first.
     waiting: RefCell<VecDeque<Match>>,
     max_files: usize,
+    files_open: Gauge,
+    files_waiting: Gauge,
     watch: RefCell<Option<Watch>>,
     news: Notify,
     scan_took: Cell<Duration>,
@@ -85,6 +88,8 @@ impl Finder {
             scan_took: Cell::new(Duration::ZERO),
             said: RefCell::default(),
             patterns: Patterns::new(&config.include, &config.exclude),
+            files_open: pipeline.gauge(&FILES_OPEN),
+            files_waiting: pipeline.gauge(&FILES_WAITING),
             config,
             pipeline,
             checkpoints,
@@ -333,8 +338,8 @@ impl Finder {
             self.news.notify_one();
         }
         let left = self.waiting.borrow().len();
-        self.pipeline.gauge(&FILES_OPEN).set(self.tails.borrow().len() as u64);
-        self.pipeline.gauge(&FILES_WAITING).set(left as u64);
+        self.files_open.set(self.tails.borrow().len() as u64);
+        self.files_waiting.set(left as u64);
         let text = (left > 0).then(|| match self.config.max_files as usize {
             most if most <= self.max_files => format!(
                 "max_files = {most} reached: {left} files with unread data are waiting; raise max_files or narrow `include`"
