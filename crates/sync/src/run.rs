@@ -356,7 +356,7 @@ impl Poller {
         self.inputs.revisions.set(revision);
     }
 
-    /// Sends the notifications of this revision that were not sent yet, and writes down which were.
+    /// Sends the notifications of this revision that were not sent yet, and records each one.
     async fn notify(&self, revision: &str, pending: &mut Pending) {
         let again = pending.revision == revision;
         if !again {
@@ -370,23 +370,29 @@ impl Poller {
             let count = if *self.inputs.app_runs.borrow() { self.entry.notify.len() } else { 0 };
             pending.notifications.extend((0..count).filter(|place| !already_notified.contains(place)));
         }
-        let due = std::mem::take(&mut pending.notifications);
+        let due = pending.notifications.clone();
         for place in &due {
             let Some(kind) = self.entry.notify.get(*place) else { continue };
-            if !self.send(*place, kind, revision, again).await {
-                pending.notifications.push(*place);
+            if self.send(*place, kind, revision, again).await {
+                pending.notifications.retain(|other| other != place);
+                // Recorded at once: the retries of the next one may take seconds, and a crash must repeat none.
+                self.record(revision, pending);
             }
         }
-        if due.len() > pending.notifications.len() || (due.is_empty() && !again) {
-            let status = match pending.notifications.is_empty() {
-                true => Status::Complete,
-                false => {
-                    let places = 0..self.entry.notify.len();
-                    Status::Partial(places.filter(|place| !pending.notifications.contains(place)).collect())
-                }
-            };
-            self.note_state(self.notified.write(revision, status));
+        if due.is_empty() && !again {
+            self.record(revision, pending);
         }
+    }
+
+    fn record(&self, revision: &str, pending: &Pending) {
+        let status = match pending.notifications.is_empty() {
+            true => Status::Complete,
+            false => {
+                let places = 0..self.entry.notify.len();
+                Status::Partial(places.filter(|place| !pending.notifications.contains(place)).collect())
+            }
+        };
+        self.note_state(self.notified.write(revision, status));
     }
 
     /// Says whether the state file can be read and written.
