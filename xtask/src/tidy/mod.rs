@@ -13,6 +13,7 @@ mod map;
 mod registries;
 mod sizes;
 mod source;
+mod words;
 mod workspace;
 
 use crate::shell::{self, Outcome};
@@ -42,6 +43,7 @@ pub fn run(arguments: &[String]) -> Outcome {
     findings.extend(libraries::check(&workspace.shipped));
     findings.extend(attributes::check(&sources));
     findings.extend(keys::check(keys::SCHEMA, &read(&root, keys::SCHEMA)));
+    findings.extend(words::check(&sources, &documents(&root, &paths)));
     findings.extend(manifest::check("Cargo.toml", &read(&root, "Cargo.toml")));
 
     let sizes = sizes::check(&sources, &read(&root, sizes::RATCHET), fix);
@@ -117,6 +119,12 @@ fn read_sources(root: &Path, paths: &[String]) -> Outcome<Vec<Source>> {
         Ok(Source::new(path, &text))
     })
     .collect()
+}
+
+/// What people read beside the code: documents, and the page.
+fn documents(root: &Path, paths: &[String]) -> Vec<(String, String)> {
+    let read_by_people = paths.iter().filter(|path| path.ends_with(".md") || path.ends_with(".html"));
+    read_by_people.map(|path| (path.clone(), read(root, path))).collect()
 }
 
 /// An absent file is an empty one: the rule that needs it then says what it misses.

@@ -261,6 +261,35 @@ fn end_of_raw_string(text: &[char], at: usize) -> Option<usize> {
     Some(text.len())
 }
 
+/// The complement of `code`: what is inside strings and comments, everything else replaced by spaces; lines are where they were.
+pub fn prose(text: &str, code: &str) -> String {
+    // `code` has one character for each character of `text`.
+    let pairs = text.chars().zip(code.chars());
+    pairs
+        .map(|(c, code)| {
+            if c == '\n' {
+                c
+            } else if c == code {
+                ' '
+            } else {
+                c
+            }
+        })
+        .collect()
+}
+
+/// Names of types, traits and constants, with their lines.
+pub fn type_names(code: &str) -> Vec<(String, usize)> {
+    let keywords = ["struct ", "enum ", "trait ", "type ", "const ", "static ", "mod "];
+    let found = keywords.iter().flat_map(|keyword| words(code, keyword).map(move |offset| offset + keyword.len()));
+    found
+        .map(|start| {
+            let name = code[start..].chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+            (name, line_at(code, start))
+        })
+        .collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
