@@ -112,7 +112,7 @@ fn the_status_has_the_health_of_each_subsystem() {
     let receiver = LogReceiver::start();
     let (scene, outrigger_process) = need!(four_jobs(&receiver), "git is not installed");
     let socket = scene.path("run/admin.sock");
-    let status = outrigger_process.ask("/status").json();
+    let status = outrigger_process.get("/status").json();
     let over_socket = get_over_socket(&socket, "/status").expect("the socket answers").json();
     let config = scene.text_path("outrigger.yaml");
     let socket_text = socket.display().to_string();
@@ -182,12 +182,12 @@ sync:
     receiver.wait_for(1, PATIENCE);
     let sent = receiver.batches()[0].head.header("authorization").map(str::to_owned);
     assert_eq!(sent.as_deref(), Some("Bearer open-sesame-42"), "the receiver gets the secret itself");
-    until(PATIENCE, "the failing fetch is said", || outrigger.ask("/status").text().contains("config.git"));
-    let config = outrigger.ask("/config").text();
+    until(PATIENCE, "the failing fetch is said", || outrigger.get("/status").text().contains("config.git"));
+    let config = outrigger.get("/config").text();
     assert!(config.contains("(secret)"), "{config}");
     assert!(config.contains(&receiver.address()), "what is no secret is shown: {config}");
     let mut shown = vec![("/config", config)];
-    shown.extend(["/status", "/metrics", "/ledger", "/"].map(|path| (path, outrigger.ask(path).text())));
+    shown.extend(["/status", "/metrics", "/ledger", "/"].map(|path| (path, outrigger.get(path).text())));
     let exit = outrigger.finish();
     shown.push(("our log", exit.stderr));
     for (where_shown, text) in shown {
@@ -205,7 +205,7 @@ fn own_metrics_parse_and_agree_with_the_ledger() {
     let receiver = LogReceiver::start();
     let (_scene, outrigger) = need!(four_jobs(&receiver), "git is not installed");
     receiver.wait_for(1, PATIENCE);
-    let reply = outrigger.ask("/metrics");
+    let reply = outrigger.get("/metrics");
     assert!(reply.head.header("content-type").is_some_and(|kind| kind.starts_with("text/plain")));
     let page = Exposition::parse(&reply.text());
     assert!(!page.series.is_empty());
@@ -230,7 +230,7 @@ fn the_ledger_has_its_published_shape() {
     let receiver = LogReceiver::start();
     let (_scene, outrigger) = need!(four_jobs(&receiver), "git is not installed");
     receiver.wait_for(1, PATIENCE);
-    let ledger = outrigger.ask("/ledger").json();
+    let ledger = outrigger.get("/ledger").json();
     let rows = ledger["rows"].as_array().expect("rows");
     for (id, kind, type_name) in [
         ("logs.sources.app", "source", "stdio"),
@@ -255,7 +255,7 @@ fn the_page_shows_health_and_ledger_and_loads_nothing_from_elsewhere() {
     let receiver = LogReceiver::start();
     let (_scene, outrigger) = need!(four_jobs(&receiver), "git is not installed");
     receiver.wait_for(1, PATIENCE);
-    let reply = outrigger.ask("/");
+    let reply = outrigger.get("/");
     assert_eq!(reply.status, 200);
     assert!(reply.head.header("content-type").is_some_and(|kind| kind.starts_with("text/html")));
     let page = reply.text();

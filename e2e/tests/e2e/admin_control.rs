@@ -199,7 +199,7 @@ fn a_change_needs_the_token_where_one_is_set() {
     // What only reads needs none.
     assert_eq!(outrigger(&["status", "--socket", &socket_text]).0, 0);
     assert_eq!(running.find_worker(), Some(worker), "nothing was stopped or upgraded");
-    let mut shown: Vec<String> = ["/config", "/status", "/"].map(|path| running.ask(path).text()).into();
+    let mut shown: Vec<String> = ["/config", "/status", "/"].map(|path| running.get(path).text()).into();
     assert!(shown[0].contains("(secret)"), "{}", shown[0]);
     shown.push(running.finish().stderr);
     assert!(!shown.iter().any(|text| text.contains(token)), "the token is never shown: {shown:?}");
@@ -274,7 +274,7 @@ fn the_status_tells_of_the_app_and_of_the_sandbox() {
         command.env("E2E_PASSWORD", "hunter2secret");
     });
     let app = running.app();
-    let status = running.ask("/status").json();
+    let status = running.get("/status").json();
     assert_eq!(status["app"]["pid"], app, "{status}");
     assert_eq!((&status["app"]["running"], &status["app"]["restarts"]), (&true.into(), &0.into()), "{status}");
     assert!(status["worker_generation"].is_u64() && status.get("sandbox").is_some(), "{status}");
@@ -284,7 +284,7 @@ fn the_status_tells_of_the_app_and_of_the_sandbox() {
         code == 0 && shown.contains(&format!("app: running, pid {app}\n")) && shown.contains("sandbox: "),
         "{shown}"
     );
-    for text in [status.to_string(), shown, running.ask("/").text(), running.ask("/config").text()] {
+    for text in [status.to_string(), shown, running.get("/").text(), running.get("/config").text()] {
         assert!(!text.contains("hunter2secret"), "the environment is never shown: {text}");
     }
     running.finish();

@@ -86,7 +86,7 @@ fn idle_kept_connections_starve_no_probe() {
 }
 
 fn subsystems(running: &Outrigger) -> Value {
-    let mut subsystems = running.ask("/status").json()["subsystems"].clone();
+    let mut subsystems = running.get("/status").json()["subsystems"].clone();
     // Another worker counts from its own start.
     let rows = subsystems.as_array_mut().into_iter().flatten();
     rows.filter_map(Value::as_object_mut).for_each(|row| drop(row.remove("since")));
@@ -207,7 +207,7 @@ fn status_prints_json_for_scripts_and_a_table_for_people() {
     let (code, json, stderr) = outrigger(&["status", "--format", "json", "--socket", &socket]);
     assert_eq!((code, stderr.as_str()), (0, ""), "{json}");
     let printed: Value = serde_json::from_str(&json).unwrap_or_else(|error| panic!("no JSON ({error}): {json}"));
-    let asked = running.ask("/status").json();
+    let asked = running.get("/status").json();
     let keys = |value: &Value| value.as_object().map(|object| object.keys().cloned().collect::<Vec<_>>());
     assert_eq!(keys(&printed), keys(&asked), "the same keys");
     for key in ["version", "subsystems", "ledger", "app"] {

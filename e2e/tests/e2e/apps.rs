@@ -82,7 +82,7 @@ impl App {
     /// Whether it is running before there is any configuration: whoever is told has to be there, whoever only reads has
     /// to find something.
     pub fn comes_first(&self) -> bool {
-        self.mode == Mode::Companion && self.way().told == Told::Http
+        self.mode == Mode::Companion && self.way().reports == Told::Http
     }
 
     /// Starts it without us in front, and leaves its process id in a file, as its init script would.
@@ -187,7 +187,7 @@ impl App {
         std::os::unix::fs::symlink(&folder, &link).expect("the scene takes links");
         std::fs::rename(link, self.scene.path("settings")).expect("the link is replaced at once");
         let Some(app) = app else { return };
-        match self.way().told {
+        match self.way().reports {
             Told::Hangup => app.signal(Signal::HUP),
             Told::Http => {
                 let reply = request(&self.address(), "POST", "/-/settings", &[], b"");
@@ -235,7 +235,7 @@ impl App {
             (self.kind.page, "shop_orders_total", requests, requests),
         ];
         let page = format!("127.0.0.1:{}", self.scene.value("page"));
-        for (_, name, least, most) in wanted.into_iter().filter(|(told, ..)| *told) {
+        for (_, name, least, most) in wanted.into_iter().filter(|(reports, ..)| *reports) {
             until(PATIENCE, &format!("{name} is between {least} and {most}"), || {
                 let value = Exposition::of(&page).and_then(|page| page.value(name));
                 value.is_some_and(|value| (least..=most).contains(&value))
@@ -264,7 +264,7 @@ impl App {
             self.scene.port(name);
         }
         self.scene.set("pid_file", self.pid_file());
-        let notify = match self.way().told {
+        let notify = match self.way().reports {
             Told::Hangup => "{ signal: SIGHUP }".to_owned(),
             Told::Http => format!("{{ http: {{ url: \"http://{}/-/settings\" }} }}", self.address()),
             Told::Not => String::new(),

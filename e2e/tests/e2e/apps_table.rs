@@ -45,7 +45,7 @@ pub enum Speaks {
 /// How a new revision of the configuration gets into an app.
 #[derive(Clone, Copy)]
 pub struct Way {
-    pub told: Told,
+    pub reports: Told,
     pub sees: Sees,
 }
 
@@ -67,7 +67,7 @@ pub enum Sees {
     Users,
 }
 
-const BY_HTTP: Way = Way { told: Told::Http, sees: Sees::Says };
+const BY_HTTP: Way = Way { reports: Told::Http, sees: Sees::Says };
 
 /// What most of them have: numbered lines, a page, and a notice by HTTP.
 const SERVER: Kind = Kind {
@@ -130,8 +130,8 @@ pub const NGINX: Kind = Kind {
     lines: 0,
     last: "/r=000099",
     processes: 2.0,
-    wrapped: Way { told: Told::Hangup, sees: Sees::Serves("/generation") },
-    companion: Way { told: Told::Not, sees: Sees::Serves("/settings/a.conf") },
+    wrapped: Way { reports: Told::Hangup, sees: Sees::Serves("/generation") },
+    companion: Way { reports: Told::Not, sees: Sees::Serves("/settings/a.conf") },
     ..SERVER
 };
 
@@ -146,8 +146,8 @@ pub const REDIS: Kind = Kind {
     dated: true,
     lines: 0,
     last: "Redis is now ready to exit",
-    wrapped: Way { told: Told::Not, sees: Sees::Users },
-    companion: Way { told: Told::Not, sees: Sees::Users },
+    wrapped: Way { reports: Told::Not, sees: Sees::Users },
+    companion: Way { reports: Told::Not, sees: Sees::Users },
     ..SERVER
 };
 
@@ -161,7 +161,7 @@ pub const SHELL: Kind = Kind {
     code: 9,
     // The shell, its loop in the background, and two sleeps at least.
     processes: 4.0,
-    wrapped: Way { told: Told::Not, sees: Sees::Says },
-    companion: Way { told: Told::Not, sees: Sees::Says },
+    wrapped: Way { reports: Told::Not, sees: Sees::Says },
+    companion: Way { reports: Told::Not, sees: Sees::Says },
     ..SERVER
 };

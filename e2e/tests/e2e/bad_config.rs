@@ -185,7 +185,7 @@ logs:
     let outrigger = Outrigger::start_and(&scene, body, &command, Wait::Started);
     receiver.wait_for(500, PATIENCE);
     assert_counts_up(&receiver.numbers("n="), 500);
-    until(PATIENCE, "the status names the path", || outrigger.ask("/status").text().contains("in-the-way/orders.log"));
+    until(PATIENCE, "the status names the path", || outrigger.get("/status").text().contains("in-the-way/orders.log"));
     let row = crate::harness::ledger_row(&outrigger.admin, "logs.sinks.broken");
     assert_eq!(row["delivered"], 0, "{row}");
     let exit = outrigger.finish();
@@ -212,14 +212,14 @@ logs:
     let unwritable = format!("state: {{ dir: \"@dir@/in-the-way/state\", max_bytes: 64MiB }}\n{sinks}");
     let outrigger = Outrigger::start(&scene, &unwritable, &command);
     receiver.wait_for(2, PATIENCE);
-    let status = outrigger.ask("/status").text();
+    let status = outrigger.get("/status").text();
     assert!(status.contains("in-the-way/state"), "the status names the directory: {status}");
     let without = state_metrics(&outrigger);
     outrigger.finish();
     let outrigger = Outrigger::start(&scene, sinks, &command);
     receiver.wait_for(4, PATIENCE);
     let with = state_metrics(&outrigger);
-    assert!(!outrigger.ask("/status").text().contains("in-the-way/state"));
+    assert!(!outrigger.get("/status").text().contains("in-the-way/state"));
     outrigger.finish();
     assert_ne!(without, with, "the metrics tell a run without durability from one with it");
 }

@@ -99,7 +99,7 @@ fn a_receiver_that_comes_late_gets_everything() {
     let (scene, port) = (Scene::new(), free_port());
     let address = format!("127.0.0.1:{port}");
     let outrigger = start(&scene, HTTP, &address);
-    until(PATIENCE, "the status names the receiver", || outrigger.ask("/status").text().contains(&address));
+    until(PATIENCE, "the status names the receiver", || outrigger.get("/status").text().contains(&address));
     let receiver = LogReceiver::start_on(port, Answer::Accept);
     assert_nothing_lost(&receiver);
     outrigger.finish();
@@ -116,7 +116,7 @@ fn check_refusal(sink: &str) {
     assert_eq!(reasons.len(), 1, "one named reason: {row}");
     assert!(reasons.keys().all(|reason| !reason.is_empty()));
     assert_eq!((&row["delivered"], &row["pending"]), (&0.into(), &0.into()), "{row}");
-    let metrics = outrigger.ask("/metrics").text();
+    let metrics = outrigger.get("/metrics").text();
     let reason = reasons.keys().next().expect("one reason");
     assert!(metrics.contains(&format!("reason=\"{reason}\"")), "the metrics name {reason}:\n{metrics}");
     assert!(outrigger.stderr.contains("400"), "our log says what the receiver answered");

@@ -87,7 +87,7 @@ struct Met {
 }
 
 /// A client that opens a new connection for each request, one after the other.
-fn ask_until(stop: &AtomicBool, front: &str, met: &Met) {
+fn get_until(stop: &AtomicBool, front: &str, met: &Met) {
     while !stop.load(Ordering::Relaxed) {
         let Ok(stream) = TcpStream::connect(front) else {
             met.refused.fetch_add(1, Ordering::Relaxed);
@@ -114,7 +114,7 @@ fn twenty_kills_of_the_worker_lose_nothing_and_the_app_notices_nothing() {
     let met = Met::default();
     let mut random = Random::seeded();
     let kills = 20;
-    let marks = while_clients_ask(&busy.front, &met, || {
+    let marks = while_clients_send(&busy.front, &met, || {
         (0..kills).map(|kill| kill_once(&busy, &met, kill, random.below(1200))).collect::<Vec<_>>()
     });
     let (refused, broken) = (met.refused.load(Ordering::Relaxed), met.broken.load(Ordering::Relaxed));
@@ -147,7 +147,7 @@ fn kill_once(busy: &Busy, met: &Met, kill: usize, after_ms: u64) -> (usize, usiz
 fn a_worker_stopped_for_five_seconds_blocks_nobody_and_loses_nothing() {
     let busy = need!(start(), "python3 or git is not installed");
     let met = Met::default();
-    let marks = while_clients_ask(&busy.front, &met, || {
+    let marks = while_clients_send(&busy.front, &met, || {
         until(PATIENCE, "some answers", || met.answered.load(Ordering::Relaxed) > 20);
         let worker = busy.outrigger.worker();
         send_signal(worker, Signal::STOP);
@@ -172,11 +172,11 @@ fn a_worker_stopped_for_five_seconds_blocks_nobody_and_loses_nothing() {
 }
 
 /// Runs the body while clients open new connections; they are stopped when it ends, however it ends.
-fn while_clients_ask<T>(front: &str, met: &Met, body: impl FnOnce() -> T) -> T {
+fn while_clients_send<T>(front: &str, met: &Met, body: impl FnOnce() -> T) -> T {
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
         for _ in 0..CLIENTS {
-            scope.spawn(|| ask_until(&stop, front, met));
+            scope.spawn(|| get_until(&stop, front, met));
         }
         let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(body));
         stop.store(true, Ordering::Relaxed);

@@ -36,7 +36,7 @@ enum Costs {
 fn strike(busy: &Busy, fault: &str, back: Duration) -> Death {
     let worker = busy.outrigger.worker();
     let from = Instant::now();
-    faults::ask(&busy.scene, fault);
+    faults::inject(&busy.scene, fault);
     recover(busy, fault, (worker, from), back)
 }
 
@@ -168,7 +168,7 @@ fn a_leak_that_is_quicker_than_the_looks_at_it_costs_what_is_inside() {
     let binary = need!(faults::binary(), faults::NO_FAULTS);
     let busy = need!(Busy::start(&binary), NO_GIT);
     let (worker, from) = (busy.outrigger.worker(), Instant::now());
-    faults::tell(&busy.scene, "leak 2000");
+    faults::send(&busy.scene, "leak 2000");
     let death = recover(&busy, "a quick leak", (worker, from), BACK_FROM_HANG);
     let said = busy.outrigger.stderr.text();
     assert!(said.contains("memory allocation of"), "it fell by what the kernel refused: {said}");
@@ -292,13 +292,13 @@ fn a_worker_that_dies_after_the_file_became_wrong_is_followed_by_one_with_the_la
     send_signal(worker, Signal::KILL);
     outrigger.await_other(worker, PATIENCE);
     assert!(outrigger.stderr.contains("did you mean `blackhole`"), "the mistake is named: {}", outrigger.stderr.text());
-    assert!(outrigger.ask("/config").text().contains("blackhole"), "the last good one serves");
+    assert!(outrigger.get("/config").text().contains("blackhole"), "the last good one serves");
     assert_eq!(outrigger.app(), app);
 
     let (worker, good) = (outrigger.worker(), body.replace("drain_timeout: 1s", "drain_timeout: 2s"));
     scene.write("outrigger.yaml", configuration(&scene, &good));
     until(PATIENCE, "a file that was mended is served", || {
-        outrigger.find_worker().is_some_and(|pid| pid != worker) && outrigger.ask_quietly("/config").contains("2s")
+        outrigger.find_worker().is_some_and(|pid| pid != worker) && outrigger.get_quietly("/config").contains("2s")
     });
     assert_eq!(outrigger.finish().code, 6);
 }

@@ -120,9 +120,9 @@ fn values_of_the_apps_environment_are_never_shown() {
     let script = format!("[ \"$DB_PASSWORD\" = {SECRET} ] && echo given; exec sleep 300");
     let running = Outrigger::start(&scene, &body, &["sh", "-c", &script]);
     crate::harness::until(PATIENCE, "the app has it", || running.stdout.contains("given"));
-    let config = running.ask("/config").text();
+    let config = running.get("/config").text();
     assert!(config.contains("DB_PASSWORD"), "the name is shown: {config}");
-    let mut shown: Vec<String> = ["/config", "/status", "/metrics", "/"].map(|path| running.ask(path).text()).into();
+    let mut shown: Vec<String> = ["/config", "/status", "/metrics", "/"].map(|path| running.get(path).text()).into();
     shown.push(outrigger(&["status", "--socket", &scene.text_path("run/admin.sock")]).1);
     shown.push(running.finish().stderr);
     for text in shown {

@@ -51,8 +51,8 @@ impl Proposal {
         let lines: Vec<&str> = text.lines().collect();
         for (number, line) in lines.iter().enumerate().filter(|(_, line)| is_in_force(line) && !line.ends_with(':')) {
             let above = lines[..number].iter().rev().take_while(|above| above.trim_start().starts_with('#'));
-            let told = above.filter(|above| above.contains("# evidence: ")).count();
-            assert!(told > 0, "{line} has no evidence in:\n{text}");
+            let reports = above.filter(|above| above.contains("# evidence: ")).count();
+            assert!(reports > 0, "{line} has no evidence in:\n{text}");
         }
     }
 
@@ -64,7 +64,7 @@ impl Proposal {
 
     /// Above a line in force, or anywhere in the comments.
     #[track_caller]
-    fn assert_tells(&self, parts: &[&str]) {
+    fn assert_reports(&self, parts: &[&str]) {
         let found = self.text.lines().any(|line| is_prose(line) && parts.iter().all(|part| line.contains(part)));
         assert!(found, "a comment with {parts:?} in:\n{}", self.text);
     }
@@ -124,9 +124,9 @@ fn a_running_python_app_is_found_with_its_port_page_and_log() {
     proposal.assert_has(&format!("port: {port}"));
     proposal.assert_has(&format!("app: {{ scrape: {{ url: \"http://127.0.0.1:{port}/metrics\" }} }}"));
     proposal.assert_has(&format!("files: {{ file: {{ include: [\"{log}\"] }} }}"));
-    proposal.assert_tells(&["Python", "app.py", &format!("pid {}", app.pid())]);
-    proposal.assert_tells(&["evidence", "Server: BaseHTTP", &format!("PORT={port}")]);
-    proposal.assert_tells(&["OTEL_EXPORTER_OTLP_ENDPOINT=http://otel:4317"]);
+    proposal.assert_reports(&["Python", "app.py", &format!("pid {}", app.pid())]);
+    proposal.assert_reports(&["evidence", "Server: BaseHTTP", &format!("PORT={port}")]);
+    proposal.assert_reports(&["OTEL_EXPORTER_OTLP_ENDPOINT=http://otel:4317"]);
     assert!(!proposal.text.contains("stdio") && !proposal.text.contains("process: {"), "{}", proposal.text);
     app.stop();
 }
@@ -168,8 +168,8 @@ fn a_server_without_metrics_is_a_port_and_no_scrape() {
     let app = start(&scene, &texts(&command));
     let proposal = Proposal::of(&scene, &["--pid", &app.pid().to_string()]);
     proposal.assert_has(&format!("port: {port}"));
-    proposal.assert_tells(&["Server: SimpleHTTP", "status 404"]);
-    proposal.assert_tells(&["Python", "runs http.server"]);
+    proposal.assert_reports(&["Server: SimpleHTTP", "status 404"]);
+    proposal.assert_reports(&["Python", "runs http.server"]);
     assert!(proposal.in_force().all(|line| !line.contains("scrape")), "{}", proposal.text);
     app.stop();
 }
@@ -215,9 +215,9 @@ fn nginx_is_found_with_its_access_log_and_no_stage_is_invented_for_it() {
     }
     let proposal = Proposal::of(&scene, &["--pid", &app.pid().to_string()]);
     proposal.assert_has(&format!("port: {port}"));
-    proposal.assert_tells(&["Server: nginx"]);
-    proposal.assert_tells(&["evidence", &log, "the combined log format in"]);
-    proposal.assert_tells(&["no stage reads access logs yet"]);
+    proposal.assert_reports(&["Server: nginx"]);
+    proposal.assert_reports(&["evidence", &log, "the combined log format in"]);
+    proposal.assert_reports(&["no stage reads access logs yet"]);
     assert!(proposal.in_force().all(|line| !line.contains("parse")), "{}", proposal.text);
     app.stop();
 }
@@ -245,8 +245,8 @@ http.createServer((request, response) => response.end("hello\n")).listen(Number(
     proposal.assert_has("app: { stdio: {}, stages: [ { parse: { json: {} } } ] }");
     let file = format!("json-files: {{ file: {{ include: [\"{log}\"] }}, stages: [ {{ parse: {{ json: {{}} }} }} ] }}");
     proposal.assert_has(&file);
-    proposal.assert_tells(&["Node", "orders.js"]);
-    proposal.assert_tells(&[&log, "JSON in 40 of 40 lines"]);
+    proposal.assert_reports(&["Node", "orders.js"]);
+    proposal.assert_reports(&[&log, "JSON in 40 of 40 lines"]);
 }
 
 /// One process with servers that say nothing, never end their head, never end their body, and drip.
@@ -297,11 +297,11 @@ fn hostile_and_silent_servers_do_not_hold_it_up() {
     assert!(began.elapsed() < 8 * SECOND, "it took {:?}", began.elapsed());
     let [mute, head, body, drip, noise] = &ports;
     for port in [mute, head, drip] {
-        proposal.assert_tells(&[&format!("listens on port {port} "), "it gave no whole answer to GET"]);
+        proposal.assert_reports(&[&format!("listens on port {port} "), "it gave no whole answer to GET"]);
     }
-    proposal.assert_tells(&[&format!("listens on port {noise} "), "something that is not HTTP"]);
+    proposal.assert_reports(&[&format!("listens on port {noise} "), "something that is not HTTP"]);
     // What came of it within the bound was a page.
-    proposal.assert_tells(&[&format!("http://127.0.0.1:{body}/metrics"), "answered 200"]);
+    proposal.assert_reports(&[&format!("http://127.0.0.1:{body}/metrics"), "answered 200"]);
     app.stop();
 }
 
@@ -392,7 +392,7 @@ fn commands_that_fail_and_arguments_that_are_secret() {
     proposal.assert_has(
         "command: [\"true\", \"--api-token\", \"${API_TOKEN:-unset}\", \"${ARGUMENT_4:-unset}\", \"$${HOME}\"]",
     );
-    proposal.assert_tells(&["the command ended with code 0"]);
+    proposal.assert_reports(&["the command ended with code 0"]);
 }
 
 /// An app that does not listen to SIGTERM is killed, and so is what has left its session and group.

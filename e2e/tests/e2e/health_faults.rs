@@ -277,7 +277,7 @@ metrics:
     await_health(&outrigger, "metrics.sources.app", "ok", "");
     let (worker, began) = (outrigger.worker(), SystemTime::now());
     // Above three quarters of the limit, and below all of it.
-    faults::ask(&scene, "leak 47");
+    faults::inject(&scene, "leak 47");
     await_health(&outrigger, "metrics.sources.app", "degraded", "skipped under memory pressure")
         .assert_began_since(began);
     assert_eq!(outrigger.worker(), worker, "nobody is replaced for it");
@@ -356,7 +356,7 @@ metrics:
     // Long enough for ten tries.
     let mut status = String::new();
     let faulty = within(2 * SECOND, || {
-        status = outrigger.ask_quietly("/status");
+        status = outrigger.get_quietly("/status");
         status.contains("degraded")
     });
     assert!(!faulty, "the app has not been ready yet: {status}");
@@ -475,11 +475,11 @@ fn is_odd_duration(text: &str) -> bool {
 /// covers: faults 2
 #[test]
 fn the_log_of_a_stop_has_numbers_as_a_person_writes_them() {
-    for (ask, expected) in [(None, "6s"), (Some("2500ms"), "2.5s")] {
+    for (get, expected) in [(None, "6s"), (Some("2500ms"), "2.5s")] {
         let scene = Scene::new();
         let body = "app: { stop: { drain_timeout: 1s, grace_period: 1s, timeout: 6s } }";
         let outrigger = Outrigger::start(&scene, body, &["sleep", "300"]);
-        match ask {
+        match get {
             None => outrigger.signal(Signal::TERM),
             Some(time) => {
                 let socket = scene.text_path("run/admin.sock");

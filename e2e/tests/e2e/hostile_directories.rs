@@ -11,7 +11,7 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 use std::time::Duration;
 
-use crate::harness::findings::verdicts;
+use crate::harness::findings::outcomes;
 use crate::harness::git::{Repository, published};
 use crate::harness::hostile::{Kind, Laid, lay, limit_memory, observe};
 use crate::harness::outrigger::{binary, configuration};
@@ -53,9 +53,11 @@ fn hostile_log_files_hold_nobody_up() {
     let came = |number: usize| within(SEEN, || receiver.numbers("n=").contains(&number));
     findings.check(came(0), || "the good file is not read".to_owned());
     findings.check(came(1), || "the file whose name is not UTF-8 is not read".to_owned());
-    let trouble = observe(&outrigger, worker, SECOND);
+    let error_text = observe(&outrigger, worker, SECOND);
     let stderr = outrigger.stderr.clone();
-    findings.check(trouble.is_none(), || format!("with hostile files among the logs: {trouble:?}, {}", stderr.text()));
+    findings.check(error_text.is_none(), || {
+        format!("with hostile files among the logs: {error_text:?}, {}", stderr.text())
+    });
     for (name, what) in [("Fifo.log", "a named pipe"), ("Zero.log", "a device"), ("ToZero.log", "a device")] {
         let path = directory.join(name).display().to_string();
         let said = || stderr.lines().iter().any(|line| line.contains(&path) && line.contains(what));
@@ -81,8 +83,8 @@ fn a_named_log_file_that_is_none_is_degraded() {
     for (number, kind) in [Kind::Fifo, Kind::Zero, Kind::Directory, Kind::ToZero].into_iter().enumerate() {
         let Some(laid) = lay(kind, &path, &scene.path("aside"), b"") else { continue };
         let shown = path.display().to_string();
-        let told = within(SEEN, || is_degraded(&outrigger, "logs.sources.files", &shown));
-        findings.check(told, || format!("{kind:?} is not said"));
+        let reports = within(SEEN, || is_degraded(&outrigger, "logs.sources.files", &shown));
+        findings.check(reports, || format!("{kind:?} is not said"));
         drop(laid);
         scene.write("in/app.log", format!("n={number:06}\n"));
         let read = within(SEEN, || receiver.numbers("n=").contains(&number));
@@ -107,13 +109,13 @@ fn changing_log_files_hold_nobody_up() {
         lay(Kind::Swapped, &scene.path("in").join(name), &scene.path(&format!("aside {name}")), b"a line\n")
     });
     let mut growing = fs::File::create(scene.path("in/growing.log")).expect("the scene takes files");
-    let mut trouble = None;
+    let mut error_text = None;
     for _ in 0..30 {
         growing.write_all(&b"a line\n".repeat(20_000)).expect("the scene takes bytes");
-        trouble = trouble.or(observe(&outrigger, worker, Duration::from_millis(50)));
+        error_text = error_text.or(observe(&outrigger, worker, Duration::from_millis(50)));
         growing.set_len(7).expect("the file can be truncated");
     }
-    findings.check(trouble.is_none(), || format!("with changing files among the logs: {trouble:?}"));
+    findings.check(error_text.is_none(), || format!("with changing files among the logs: {error_text:?}"));
     scene.write("in/later.log", "n=000001\n");
     let came = within(SEEN, || receiver.numbers("n=").contains(&1));
     findings.check(came, || "a file that came later is not read".to_owned());
@@ -172,26 +174,26 @@ fn trouble_with_state(names: &[&str], kind: Kind, through: &str) -> Option<Strin
     limit_memory(outrigger.pid());
     let is_ready = || outrigger.status_of("/ready") == 200 || !is_alive(outrigger.pid());
     if !within(SEEN, is_ready) {
-        let told = verdicts(&outrigger);
+        let reports = outcomes(&outrigger);
         outrigger.kill_all();
-        return Some(format!("not ready: {told}"));
+        return Some(format!("not ready: {reports}"));
     }
     if !is_alive(outrigger.pid()) {
         let exit = outrigger.wait(PATIENCE);
         let named = names.iter().any(|name| exit.stderr.contains(name));
         return (exit.code != 1 || !named).then(|| format!("it ended with {}: {}", exit.code, exit.stderr));
     }
-    let trouble = observe(&outrigger, outrigger.worker(), Duration::from_millis(300));
+    let error_text = observe(&outrigger, outrigger.worker(), Duration::from_millis(300));
     let both = || [0, 1].iter().all(|number| receiver.numbers("n=").contains(number));
-    let trouble = trouble
+    let error_text = error_text
         .or((!within(SEEN, both)).then(|| format!("of the lines came {:?}", receiver.messages())))
         .or((!within(SEEN, || published(&scene.path("to/current")) == Ok(Some(1)))).then(|| "not published".to_owned()))
         .or_else(|| unsaid(&scene, &outrigger, names, kind))
         .or((kind == Kind::Outside && fs::read(aside.join("good")).ok().as_deref() != Some(b"precious"))
             .then(|| "what a link leads to was written to".to_owned()));
-    if trouble.is_some() {
+    if error_text.is_some() {
         outrigger.kill_all();
-        return trouble;
+        return error_text;
     }
     let exit = outrigger.finish();
     (exit.took > SEEN).then(|| format!("the end took {:?}", exit.took))
@@ -199,7 +201,7 @@ fn trouble_with_state(names: &[&str], kind: Kind, through: &str) -> Option<Strin
 
 /// A file that stands in the way of what should be kept is replaced by a good one, or the status or the log names it.
 fn unsaid(scene: &Scene, outrigger: &Outrigger, names: &[&str], kind: Kind) -> Option<String> {
-    let told = outrigger.ask("/status").text() + &outrigger.stderr.text();
+    let reports = outrigger.get("/status").text() + &outrigger.stderr.text();
     let is_in_the_way = |name: &&&str| {
         let Ok(meta) = fs::symlink_metadata(scene.path("state").join(name)) else { return false };
         let is_wrong = match kind {
@@ -214,7 +216,8 @@ fn unsaid(scene: &Scene, outrigger: &Outrigger, names: &[&str], kind: Kind) -> O
         let is_unused = name.starts_with("black_box") || name.ends_with("app.stderr");
         let is_used = !is_unused && (needs_cache || !name.ends_with("git"));
         // `lock` and `probe` are words of their own, too.
-        let is_named = if name.contains('.') { told.contains(**name) } else { told.contains(&format!("state/{name}")) };
+        let is_named =
+            if name.contains('.') { reports.contains(**name) } else { reports.contains(&format!("state/{name}")) };
         is_wrong && is_used && !is_named
     };
     let silent: Vec<_> = names.iter().filter(is_in_the_way).collect();
@@ -227,10 +230,10 @@ fn check_state(names: &[&str]) {
     let kinds = Kind::ALL.into_iter().filter(|kind| *kind != Kind::Changing);
     let cases = kinds.map(|kind| (kind, "aside")).chain([(Kind::Outside, "state/keep")]);
     for (kind, through) in cases {
-        let Some(trouble) = trouble_with_state(names, kind, through) else { continue };
+        let Some(error_text) = trouble_with_state(names, kind, through) else { continue };
         let alone = |name: &&str| Some(format!("{name} ({})", trouble_with_state(&[name], kind, through)?));
         let alone: Vec<String> = names.iter().filter(|_| names.len() > 1).filter_map(alone).collect();
-        findings.check(false, || format!("{names:?} as {kind:?} by {through}: {trouble}; alone: {alone:?}"));
+        findings.check(false, || format!("{names:?} as {kind:?} by {through}: {error_text}; alone: {alone:?}"));
     }
 }
 
@@ -344,15 +347,15 @@ fn hostile_files_beside_a_published_link_are_harmless() {
     for (number, place) in places.iter().enumerate() {
         check_place(&mut findings, &scene, &outrigger, number, place);
     }
-    let trouble = observe(&outrigger, outrigger.worker(), SECOND);
-    findings.check(trouble.is_none(), || format!("beside hostile files: {trouble:?}"));
+    let error_text = observe(&outrigger, outrigger.worker(), SECOND);
+    findings.check(error_text.is_none(), || format!("beside hostile files: {error_text:?}"));
     outrigger.terminate(PATIENCE);
     drop(laid);
 }
 
 /// What sync says of one entry.
 fn verdict_of(outrigger: &Outrigger, number: usize) -> String {
-    let text = verdicts(outrigger);
+    let text = outcomes(outrigger);
     text.split("; ").find(|part| part.contains(&format!("e{number}: "))).unwrap_or_default().to_owned()
 }
 
@@ -360,7 +363,7 @@ fn check_place(findings: &mut Findings, scene: &Scene, outrigger: &Outrigger, nu
     let to = scene.path(&format!("{number}/current"));
     let shown = format!("{} as {:?}", place.name, place.kind);
     let is_published = || matches!(published(&to), Ok(Some(1)));
-    let names = || place.publishes == Publishes::OrNames && verdicts(outrigger).contains(&format!("/{number}/"));
+    let names = || place.publishes == Publishes::OrNames && outcomes(outrigger).contains(&format!("/{number}/"));
     let right = within(SEEN, || is_published() || names());
     findings.check(right, || format!("{shown}: {:?}, {}", published(&to), verdict_of(outrigger, number)));
     let good = scene.path(&format!("aside-{number}/good"));
@@ -391,17 +394,17 @@ fn a_hostile_admin_socket_path_is_named() {
             outrigger.kill_all();
             continue;
         }
-        let told = if is_alive(outrigger.pid()) {
-            let trouble = observe(&outrigger, outrigger.worker(), Duration::from_millis(300));
-            findings.check(trouble.is_none(), || format!("{kind:?}: {trouble:?}"));
-            let status = outrigger.ask_quietly("/status");
+        let reports = if is_alive(outrigger.pid()) {
+            let error_text = observe(&outrigger, outrigger.worker(), Duration::from_millis(300));
+            findings.check(error_text.is_none(), || format!("{kind:?}: {error_text:?}"));
+            let status = outrigger.get_quietly("/status");
             status + &outrigger.finish().stderr
         } else {
             let exit = outrigger.wait(PATIENCE);
             findings.check(exit.code == 1, || format!("{kind:?}: exit {}", exit.code));
             exit.stderr
         };
-        findings.check(told.contains("run/admin.sock"), || format!("{kind:?}: nobody names the path: {told}"));
+        findings.check(reports.contains("run/admin.sock"), || format!("{kind:?}: nobody names the path: {reports}"));
         findings.check(fs::symlink_metadata(&path).is_ok_and(|meta| !meta.file_type().is_socket()), || {
             format!("{kind:?}: it was replaced")
         });

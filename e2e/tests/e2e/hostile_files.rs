@@ -46,12 +46,12 @@ fn check_while_running(scene: &Scene, watched: &Watched<'_>, findings: &mut Find
     for kind in Kind::ALL {
         let Some(laid) = lay(kind, &path, &scene.path("aside"), watched.text.as_bytes()) else { continue };
         let (outrigger, worker) = running;
-        let trouble = observe(&outrigger, worker, LOOKS);
+        let error_text = observe(&outrigger, worker, LOOKS);
         // An end takes a moment, in which probes are refused already.
         let is_over = || !is_alive(outrigger.pid());
-        let may_end = trouble.is_some() && watched.may_end.contains(&kind);
+        let may_end = error_text.is_some() && watched.may_end.contains(&kind);
         let has_ended = is_over() || may_end && within(PATIENCE, is_over);
-        running = match trouble {
+        running = match error_text {
             None => (outrigger, worker),
             Some(_) if has_ended => {
                 let code = outrigger.wait(PATIENCE).code;
@@ -61,8 +61,8 @@ fn check_while_running(scene: &Scene, watched: &Watched<'_>, findings: &mut Find
                 drop(laid);
                 start()
             }
-            Some(trouble) => {
-                findings.check(false, || format!("{} as {kind:?}: {trouble}", watched.file));
+            Some(error_text) => {
+                findings.check(false, || format!("{} as {kind:?}: {error_text}", watched.file));
                 outrigger.kill_all();
                 drop(laid);
                 start()
@@ -99,8 +99,8 @@ fn a_hostile_pid_file_hurts_nobody() {
     let mut findings = Findings::default();
     let outrigger = check_while_running(&scene, &watched, &mut findings);
     scene.write("end/pid", &text);
-    let trouble = observe(&outrigger, outrigger.worker(), LOOKS);
-    findings.check(trouble.is_none(), || format!("with a good file: {trouble:?}"));
+    let error_text = observe(&outrigger, outrigger.worker(), LOOKS);
+    findings.check(error_text.is_none(), || format!("with a good file: {error_text:?}"));
     app.stop();
     assert_eq!(outrigger.wait(PATIENCE).code, 0);
 }
@@ -193,13 +193,13 @@ fn check_command(findings: &mut Findings, kind: Kind, path: &Path, command: &[&O
     let words: Vec<_> = command.iter().map(|word| word.to_string_lossy()).collect();
     let shown = format!("{} ({}) with {} as {kind:?}", words[1], words[0], path.display());
     let ended = run_watched(command);
-    if let Some(trouble) = ended.trouble() {
-        findings.check(false, || format!("{shown}: {trouble}"));
+    if let Some(error_text) = ended.error_text() {
+        findings.check(false, || format!("{shown}: {error_text}"));
         return;
     }
-    let told = ended.stderr.to_lowercase();
+    let reports = ended.stderr.to_lowercase();
     let named =
-        ended.stderr.contains(&path.display().to_string()) && kind.words().iter().any(|word| told.contains(word));
+        ended.stderr.contains(&path.display().to_string()) && kind.words().iter().any(|word| reports.contains(word));
     let right = match kind {
         Kind::Outside => ended.code == Some(0),
         Kind::Changing => ended.code == Some(0) || ended.code == Some(1),
@@ -266,7 +266,7 @@ fn a_forbidden_placeholder_file_is_named() {
     } else {
         run_watched(&command)
     };
-    assert_eq!((ended.trouble(), ended.code), (None, Some(1)), "{}", ended.stderr);
+    assert_eq!((ended.error_text(), ended.code), (None, Some(1)), "{}", ended.stderr);
     assert!(ended.stderr.to_lowercase().contains("permission denied"), "{}", ended.stderr);
     assert!(ended.stderr.contains(&path.display().to_string()), "{}", ended.stderr);
 }
@@ -284,7 +284,7 @@ fn a_configuration_may_have_any_name() {
     for (command, rest) in [("validate", &[][..]), ("run", app)] {
         let words = [binary.as_ref(), command.as_ref(), "-c".as_ref(), path.as_os_str()];
         let ended = run_watched(&words.into_iter().chain(rest.iter().map(AsRef::as_ref)).collect::<Vec<_>>());
-        let right = ended.trouble().is_none() && ended.code == Some(0);
+        let right = ended.error_text().is_none() && ended.code == Some(0);
         findings.check(right, || format!("{command}: {ended:?}"));
     }
 }
@@ -314,11 +314,11 @@ fn check_reload(scene: &Scene, file: &str, body: &str, text: &str) {
             check_command(&mut findings, kind, &path, &reload);
         }
         let (outrigger, worker) = running;
-        let trouble = observe(&outrigger, worker, LOOKS);
-        findings.check(trouble.is_none(), || format!("after a reload with {file} as {kind:?}: {trouble:?}"));
+        let error_text = observe(&outrigger, worker, LOOKS);
+        findings.check(error_text.is_none(), || format!("after a reload with {file} as {kind:?}: {error_text:?}"));
         drop(laid);
         scene.write(file, text);
-        running = match trouble {
+        running = match error_text {
             None => (outrigger, worker),
             Some(_) => {
                 outrigger.kill_all();

@@ -315,14 +315,14 @@ fn probes_tell_a_drain_from_a_death() {
                 proxy: { listeners: { inbound: { listen: \"127.0.0.1:@front@\", direction: inbound, cluster: app } } }\n\
                 admin: { listen: \"127.0.0.1:@admin@\", socket: \"@dir@/run/admin.sock\", probes_listen: \"127.0.0.1:@probes@\" }\n";
     let outrigger = Outrigger::start(&scene, body, &[]);
-    let ask = |path: &str| crate::harness::get(&probes, path).map_or(0, |reply| reply.status);
-    assert_eq!((ask("/started"), ask("/ready"), ask("/live"), ask("/stop")), (200, 200, 200, 404));
+    let get = |path: &str| crate::harness::get(&probes, path).map_or(0, |reply| reply.status);
+    assert_eq!((get("/started"), get("/ready"), get("/live"), get("/stop")), (200, 200, 200, 404));
     let mut wire = Wire::connect(&front).expect("the proxy listens");
     wire.send("GET /held HTTP/1.1\r\nHost: app\r\n\r\n").expect("the proxy reads");
     until(PATIENCE, "it is in flight", || app.connections() > 0);
     outrigger.signal(Signal::TERM);
-    until(PATIENCE, "not ready", || ask("/ready") == 503);
-    assert_eq!((ask("/started"), ask("/live")), (200, 200));
+    until(PATIENCE, "not ready", || get("/ready") == 503);
+    assert_eq!((get("/started"), get("/live")), (200, 200));
     std::fs::write(release, "").expect("the scene takes files");
     assert_eq!(wire.reply("GET").expect("it is answered").status, 200);
     assert_eq!(outrigger.wait(PATIENCE).code, 0);
@@ -389,7 +389,7 @@ fn a_tombstone_ends_a_companion() {
 /// covers: attachment 8
 #[test]
 fn the_code_in_a_tombstone_is_told() {
-    for (text, told) in [("3\n", "3"), ("143", "143"), ("no number at all", "")] {
+    for (text, reports) in [("3\n", "3"), ("143", "143"), ("no number at all", "")] {
         let scene = Scene::new();
         let outrigger = start_companion(&scene, "exit_code_file: \"@dir@/done\"");
         write_last_line(&scene);
@@ -397,7 +397,7 @@ fn the_code_in_a_tombstone_is_told() {
         let exit = ended_with_its_lines(&scene, outrigger);
         let line = exit.stderr.lines().find(|line| line.contains("app exited"));
         let line = line.unwrap_or_else(|| panic!("its end is in the log: {}", exit.stderr));
-        assert!(line.contains(&format!("\"code\":{told}")) || told.is_empty(), "{line}");
+        assert!(line.contains(&format!("\"code\":{reports}")) || reports.is_empty(), "{line}");
     }
 }
 

@@ -83,7 +83,7 @@ fn what_the_app_leaves_behind_is_told_to_end() {
     let python = need!(python(), "python3 is not installed");
     let scenario = |init: Init| {
         let (supervised, child) = outlived_by_a_child(&init, PLAIN, &python);
-        supervised.await_told(&[15]);
+        supervised.await_report(&[15]);
         assert!(is_alive(child), "{} leaves it the choice", init.name());
     };
     scenario(need!(Init::dumb_init(), "dumb-init is not installed"));
@@ -100,7 +100,7 @@ fn without_a_group_what_the_app_leaves_behind_is_left_alone() {
         // That others arrive shows that none came before them.
         for (sent, signal) in [Signal::HUP, Signal::INT, Signal::QUIT].into_iter().enumerate() {
             send_signal(child, signal);
-            supervised.await_told(&[1, 2, 3][..=sent]);
+            supervised.await_report(&[1, 2, 3][..=sent]);
         }
     };
     scenario(need!(Init::dumb_init(), "dumb-init is not installed"));
@@ -168,7 +168,7 @@ fn help_and_version_are_answers_and_exit_0() {
 /// covers: attachment 8
 #[test]
 fn the_log_tells_which_process_ran_and_how_it_ended() {
-    let told = |options: Options<'_>| {
+    let reports = |options: Options<'_>| {
         let mut supervised = Init::ours().start(options, &["sh", "-c", "echo pid=$$; exit 9"]);
         assert_eq!(supervised.wait(PATIENCE), 9);
         let (stdout, log) = (supervised.running.stdout.text(), supervised.running.stderr.lines());
@@ -177,8 +177,8 @@ fn the_log_tells_which_process_ran_and_how_it_ended() {
         assert!(has(&["app started", &format!("\"pid\":{pid}")]), "{log:?}");
         assert!(has(&["app exited", "\"code\":9"]), "{log:?}");
     };
-    told(PLAIN);
-    told(ALONE);
+    reports(PLAIN);
+    reports(ALONE);
 }
 
 /// dumb-init: rewrite_errors.
@@ -267,13 +267,13 @@ fn every_signal_is_passed_on() {
     let scenario = |init: Init, options: Options<'_>| {
         let own = |number: &i32| init.is_ours() && [2, 15].contains(number);
         let numbers: Vec<i32> = ordinary_signals().filter(|number| !own(number)).collect();
-        let supervised = init.start_telling(options).expect("python3 was there");
+        let supervised = init.start_with_reports(options).expect("python3 was there");
         for sent in 0..numbers.len() {
             supervised.signal(numbers[sent]);
-            supervised.await_told(&numbers[..=sent]);
+            supervised.await_report(&numbers[..=sent]);
         }
         supervised.signal(15);
-        supervised.await_told(&[numbers, vec![15]].concat());
+        supervised.await_report(&[numbers, vec![15]].concat());
     };
     need!(python(), "python3 is not installed");
     scenario(need!(Init::dumb_init(), "dumb-init is not installed"), PLAIN);
@@ -299,10 +299,10 @@ fn a_rewritten_signal_arrives_as_the_other_one() {
     ];
     let scenario = |init: Init, single: bool| {
         for (rewrite, sent, expected) in cases {
-            let supervised = init.start_telling(Options { rewrite, single, ..PLAIN }).expect("python3 was there");
+            let supervised = init.start_with_reports(Options { rewrite, single, ..PLAIN }).expect("python3 was there");
             for index in 0..sent.len() {
                 supervised.signal(sent[index]);
-                supervised.await_told(&expected[..=index]);
+                supervised.await_report(&expected[..=index]);
             }
         }
     };
@@ -319,11 +319,11 @@ fn a_rewritten_signal_arrives_as_the_other_one() {
 fn the_lowest_and_the_highest_signal_are_rewritten_too() {
     let scenario = |init: Init| {
         let options = Options { rewrite: &[(1, 31), (31, 1)], ..PLAIN };
-        let supervised = init.start_telling(options).expect("python3 was there");
+        let supervised = init.start_with_reports(options).expect("python3 was there");
         supervised.signal(1);
-        supervised.await_told(&[31]);
+        supervised.await_report(&[31]);
         supervised.signal(31);
-        supervised.await_told(&[31, 1]);
+        supervised.await_report(&[31, 1]);
     };
     need!(python(), "python3 is not installed");
     scenario(need!(Init::dumb_init(), "dumb-init is not installed"));
@@ -354,13 +354,13 @@ fn an_interrupt_reaches_the_app_as_an_interrupt() {
 fn a_signal_that_becomes_none_is_dropped() {
     let scenario = |init: Init, single: bool| {
         let options = Options { rewrite: &[(15, 3), (2, 0), (28, 0)], single, ..PLAIN };
-        let supervised = init.start_telling(options).expect("python3 was there");
+        let supervised = init.start_with_reports(options).expect("python3 was there");
         supervised.signal(2);
         supervised.signal(28);
         supervised.signal(1);
-        supervised.await_told(&[1]);
+        supervised.await_report(&[1]);
         supervised.signal(15);
-        supervised.await_told(&[1, 3]);
+        supervised.await_report(&[1, 3]);
     };
     need!(python(), "python3 is not installed");
     scenario(need!(Init::dumb_init(), "dumb-init is not installed"), false);
@@ -379,14 +379,14 @@ fn is_stopped(pid: u32) -> bool {
 #[test]
 fn a_signal_that_stops_stops_the_app_and_us_and_both_go_on() {
     let scenario = |init: Init, options: Options<'_>| {
-        let supervised = init.start_telling(options).expect("python3 was there");
+        let supervised = init.start_with_reports(options).expect("python3 was there");
         let app = supervised.app();
         for (round, number) in [20, 21, 22].into_iter().enumerate() {
             supervised.signal(number);
             let what = format!("{} and its app stop at signal {number}", init.name());
             until(PATIENCE, &what, || is_stopped(app) && is_stopped(supervised.pid()));
             supervised.signal(18);
-            supervised.await_told(&[18, 18, 18][..=round]);
+            supervised.await_report(&[18, 18, 18][..=round]);
             until(PATIENCE, "both run again", || !is_stopped(app) && !is_stopped(supervised.pid()));
         }
     };
@@ -420,16 +420,16 @@ fn a_stopped_app_leaves_the_worker_serving() {
 fn a_signal_that_stops_can_be_rewritten_and_still_stops_us() {
     let scenario = |init: Init| {
         let rewrite = [(21, 10), (22, 12), (20, 1)];
-        let supervised = init.start_telling(Options { rewrite: &rewrite, ..PLAIN }).expect("python3 was there");
+        let supervised = init.start_with_reports(Options { rewrite: &rewrite, ..PLAIN }).expect("python3 was there");
         let mut expected = Vec::new();
         for (sent, becomes) in rewrite {
             supervised.signal(sent);
             expected.push(becomes);
-            supervised.await_told(&expected);
+            supervised.await_report(&expected);
             until(PATIENCE, &format!("{} stops itself", init.name()), || is_stopped(supervised.pid()));
             supervised.signal(18);
             expected.push(18);
-            supervised.await_told(&expected);
+            supervised.await_report(&expected);
             until(PATIENCE, "it goes on", || !is_stopped(supervised.pid()));
         }
     };
@@ -482,12 +482,12 @@ fn a_fault_sent_from_outside_is_passed_on_and_kills_nobody_else() {
 #[test]
 fn real_time_signals_are_passed_on() {
     need!(python(), "python3 is not installed");
-    let supervised = Init::ours().start_telling(PLAIN).expect("python3 was there");
+    let supervised = Init::ours().start_with_reports(PLAIN).expect("python3 was there");
     let numbers = [34, 40, 50, 64];
     for sent in 0..numbers.len() {
         let words = ["sh".to_owned(), "-c".to_owned(), format!("kill -{} {}", numbers[sent], supervised.pid())];
         assert_eq!(run_to_end(&words, PATIENCE).0, 0);
-        supervised.await_told(&numbers[..=sent]);
+        supervised.await_report(&numbers[..=sent]);
     }
 }
 

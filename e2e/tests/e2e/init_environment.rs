@@ -139,7 +139,7 @@ const NOBODY: &str = "65534";
 #[test]
 fn the_app_runs_as_its_user_and_we_do_not() {
     need!(is_root(), "changing the user needs root");
-    let ask = "echo uid=$(id -u) gid=$(id -g) groups=$(id -G); exec sleep 300";
+    let get = "echo uid=$(id -u) gid=$(id -g) groups=$(id -G); exec sleep 300";
     let group = run_to_end(&["id", "-g", "nobody"], PATIENCE).1.trim().to_owned();
     let group = if group.is_empty() { NOBODY.to_owned() } else { group };
     let cases = [
@@ -151,7 +151,7 @@ fn the_app_runs_as_its_user_and_we_do_not() {
     for (user, expected) in cases {
         let scene = Scene::new();
         let outrigger =
-            Outrigger::start_and(&scene, &format!("app: {{ user: \"{user}\" }}"), &["sh", "-c", ask], Wait::Ready);
+            Outrigger::start_and(&scene, &format!("app: {{ user: \"{user}\" }}"), &["sh", "-c", get], Wait::Ready);
         until(PATIENCE, "it tells", || outrigger.stdout.contains("groups="));
         assert_eq!(outrigger.stdout.text(), expected, "{user}");
         let uid = |pid: u32| {

@@ -30,10 +30,10 @@ fn append(scene: &Scene, numbers: std::ops::Range<usize>) {
 
 /// SIGTERM while the receiver is dead, the app writing on, and two seconds later the end.
 fn stop_as_kubernetes_does(scene: &Scene, outrigger: Outrigger) {
-    let told = Instant::now();
+    let reports = Instant::now();
     outrigger.signal(Signal::TERM);
     append(scene, 10_000..11_000);
-    until(PATIENCE, "the two seconds that are left", || told.elapsed() >= 2 * SECOND);
+    until(PATIENCE, "the two seconds that are left", || reports.elapsed() >= 2 * SECOND);
     assert!(is_alive(outrigger.pid()), "it still tries to deliver, so that it is killed in the midst of its work");
     outrigger.kill_all();
 }

@@ -5,7 +5,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crate::harness::init::{Leftovers, Options};
+use crate::harness::init::{Options, Orphans};
 use crate::harness::process::{Signal, descendants, is_alive};
 use crate::harness::{Init, Outrigger, PATIENCE, PLAIN, SECOND, Scene, Wait, number_after, until, within};
 
@@ -268,7 +268,7 @@ fn an_orphan_that_holds_the_apps_output_does_not_hold_us() {
         let script = format!("setsid sh -c '{child}' & while [ ! -e {gone} ]; do sleep 0.02; done; exit 4");
         let began = Instant::now();
         let mut supervised = Init::ours().start(options, &["sh", "-c", &script]);
-        let left = Leftovers::default();
+        let left = Orphans::default();
         until(PATIENCE, "we end", || supervised.running.ended().is_some());
         assert!(began.elapsed() < 8 * SECOND, "{:?}", began.elapsed());
         assert_eq!(supervised.wait(PATIENCE), 4);
@@ -287,7 +287,7 @@ fn an_orphan_that_holds_the_apps_output_does_not_hold_up_a_stop() {
     let mut supervised = Init::ours().start(CAPTURED, &["sh", "-c", script]);
     supervised.await_output("orphan=");
     let orphan = number_after(&supervised.running.stdout.text(), "orphan=").expect("just seen");
-    let left = Leftovers::default();
+    let left = Orphans::default();
     left.note(&[u32::try_from(orphan).expect("a process id")]);
     let began = Instant::now();
     supervised.signal(15);

@@ -84,8 +84,8 @@ fn requests_in_flight_are_finished_and_new_ones_find_the_door_shut() {
     }
     let exit = served.outrigger.wait(PATIENCE);
     assert_eq!(exit.code, 6, "{}", exit.stderr);
-    let (answered, told) = (exit.stdout.rfind("answered /held"), exit.stdout.find("told to stop"));
-    assert!(answered < told, "first the answers: {}", exit.stdout);
+    let (answered, reports) = (exit.stdout.rfind("answered /held"), exit.stdout.find("told to stop"));
+    assert!(answered < reports, "first the answers: {}", exit.stdout);
 }
 
 /// A connection that stays open between requests is told to close with its answer, or closed when it has nothing to do.
@@ -303,16 +303,16 @@ fn requests_that_wait_for_the_worker_when_the_stop_comes_are_answered() {
         scene.set("back", app.address());
         scene.set("port", app.address().rsplit(':').next().expect("a port"));
         let outrigger = Outrigger::start_and(&scene, &body(ROOMY, ""), command, Wait::Ready);
-        let ask = "GET / HTTP/1.1\r\nHost: app\r\n\r\n";
+        let get = "GET / HTTP/1.1\r\nHost: app\r\n\r\n";
         let mut wires: Vec<_> = (0..20).map(|_| Wire::connect(&front).expect("the proxy listens")).collect();
         for wire in &mut wires {
-            wire.send(ask).expect("the proxy reads");
+            wire.send(get).expect("the proxy reads");
             assert_eq!(wire.reply("GET").expect("it is answered").status, 200);
         }
         let worker = outrigger.worker();
         send_signal(worker, Signal::STOP);
         wires.extend((0..20).map(|_| Wire::connect(&front).expect("the kernel takes it")));
-        wires.iter_mut().for_each(|wire| wire.send(ask).expect("the kernel takes it"));
+        wires.iter_mut().for_each(|wire| wire.send(get).expect("the kernel takes it"));
         outrigger.signal(Signal::TERM);
         until(PATIENCE, "the supervisor has heard it", || !is_pending(outrigger.pid(), Signal::TERM));
         send_signal(worker, Signal::CONT);

@@ -91,10 +91,10 @@ fn control_c_ends_an_app_at_our_terminal_with_130() {
 #[test]
 fn control_c_reaches_the_app_once() {
     let python = need!(python(), "python3 is not installed");
-    let ask = "import signal,sys\ncount=0\ndef hear(*_):\n global count\n count+=1\n print('heard',count,flush=True)\n\
+    let get = "import signal,sys\ncount=0\ndef hear(*_):\n global count\n count+=1\n print('heard',count,flush=True)\n\
                signal.signal(signal.SIGINT,hear)\nprint('up',flush=True)\nfor line in sys.stdin: print('count',count,flush=True); sys.exit(4)";
     let scenario = |init: Init| -> Option<()> {
-        let (mut terminal, _scene) = on_terminal(&init, PLAIN, &[&python, "-c", ask])?;
+        let (mut terminal, _scene) = on_terminal(&init, PLAIN, &[&python, "-c", get])?;
         terminal.await_text(PATIENCE, "up");
         terminal.type_keys(CONTROL_C);
         terminal.await_text(PATIENCE, "heard 1");
@@ -116,16 +116,16 @@ fn the_hand_over_of_the_terminal_sends_the_app_nothing_and_a_later_sighup_arrive
     let scenario = |init: Init| -> Option<()> {
         let (terminal, _scene) = on_terminal(&init, PLAIN, &[&python, &fixture("signals.py")])?;
         terminal.await_text(PATIENCE, "ready");
-        let told = || terminal.text().lines().filter(|line| line.starts_with("got ")).map(str::to_owned).collect();
+        let reports = || terminal.text().lines().filter(|line| line.starts_with("got ")).map(str::to_owned).collect();
         for (sent, signal) in [Signal::HUP, Signal::USR1, Signal::HUP].into_iter().enumerate() {
             terminal.signal(signal);
             let expected = &["got 1", "got 10", "got 1"][..=sent];
             until(PATIENCE, &format!("{} passes on {expected:?}", init.name()), || {
-                let told: Vec<String> = told();
-                told.len() >= expected.len()
+                let reports: Vec<String> = reports();
+                reports.len() >= expected.len()
             });
-            let told: Vec<String> = told();
-            assert_eq!(told, expected, "{}", init.name());
+            let reports: Vec<String> = reports();
+            assert_eq!(reports, expected, "{}", init.name());
         }
         Some(())
     };
@@ -303,8 +303,8 @@ fn control_c_goes_through_to_the_apps_own_terminal_and_ours_is_left_as_it_was() 
 #[test]
 fn the_app_has_the_foreground_of_our_terminal() {
     let python = need!(python(), "python3 is not installed");
-    let ask = "import os\nprint('foreground=%d. group=%d. pid=%d.' % (os.tcgetpgrp(0), os.getpgrp(), os.getpid()), flush=True)";
-    let (mut terminal, _scene) = need!(on_terminal(&Init::ours(), PLAIN, &[&python, "-c", ask]), NO_TERMINAL);
+    let get = "import os\nprint('foreground=%d. group=%d. pid=%d.' % (os.tcgetpgrp(0), os.getpgrp(), os.getpid()), flush=True)";
+    let (mut terminal, _scene) = need!(on_terminal(&Init::ours(), PLAIN, &[&python, "-c", get]), NO_TERMINAL);
     assert_eq!(terminal.wait(PATIENCE), 0);
     let text = terminal.text();
     let number = |mark: &str| number_after(&text, mark).unwrap_or_else(|| panic!("{mark} in {text}"));

@@ -2,7 +2,7 @@
 //! known to be right: exit codes, orphans, signals, what an app inherits. Commands come in; codes and processes that are
 //! left go out. Its scenarios at a terminal are in `init_terminal.rs`.
 
-use crate::harness::init::{Leftovers, Options};
+use crate::harness::init::{Options, Orphans};
 use crate::harness::outrigger::outrigger;
 use crate::harness::process::{Running, Signal, children, descendants, is_alive, look_up, run_to_end, send_signal};
 use crate::harness::{
@@ -176,7 +176,7 @@ fn as_pid_1_we_pass_every_signal_on() {
     let numbers: Vec<i32> = (1..=31).filter(|number| ![2, 9, 15, 17, 19, 20, 21, 22].contains(number)).collect();
     for sent in 0..numbers.len() {
         signal_inner(inner, numbers[sent]);
-        supervised.await_told(&numbers[..=sent]);
+        supervised.await_report(&numbers[..=sent]);
     }
     let worker = children(inner).into_iter().find(|child| child.name.starts_with("outrigger"));
     assert!(worker.is_some_and(|worker| worker.state != 'Z'), "and the worker lives");
@@ -196,7 +196,7 @@ fn as_pid_1_we_stop_and_continue_the_app() {
         signal_inner(inner, 20);
         until(PATIENCE, "the app stops", || look_up(app).is_some_and(|process| process.state == 'T'));
         signal_inner(inner, 18);
-        supervised.await_told(&[18, 18, 18][..=round]);
+        supervised.await_report(&[18, 18, 18][..=round]);
     }
 }
 
@@ -306,7 +306,7 @@ fn a_killed_supervisor_leaves_no_worker() {
     let scene = Scene::new();
     let outrigger = Outrigger::start(&scene, "", &["sleep", "300"]);
     let (worker, app) = (outrigger.worker(), outrigger.app());
-    let left = Leftovers::default();
+    let left = Orphans::default();
     left.note(&[worker, app]);
     send_signal(outrigger.pid(), Signal::KILL);
     until(10 * SECOND, "the worker ends by itself", || !is_alive(worker));

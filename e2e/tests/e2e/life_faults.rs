@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, SystemTime};
 
-use crate::harness::init::Leftovers;
+use crate::harness::init::Orphans;
 use crate::harness::outrigger::{binary, configuration, outrigger as command};
 use crate::harness::process::{Running, Signal, is_alive, look_up, run_to_end};
 use crate::harness::status::{is_degraded, warns_of};
@@ -241,13 +241,13 @@ fn background_nginx(scene: &Scene, nginx: &str) -> [String; 3] {
 }
 
 /// Ends what an app left behind, whatever becomes of the test.
-fn leftover(pid_file: &Path) -> (u32, Leftovers) {
+fn leftover(pid_file: &Path) -> (u32, Orphans) {
     let mut pid = None;
     until(PATIENCE, "the app in the background has written its process id", || {
         pid = std::fs::read_to_string(pid_file).ok().and_then(|text| text.trim().parse().ok());
         pid.is_some()
     });
-    let (pid, left) = (pid.expect("just read"), Leftovers::default());
+    let (pid, left) = (pid.expect("just read"), Orphans::default());
     left.note(&[pid]);
     (pid, left)
 }
@@ -328,10 +328,10 @@ fn a_signal_that_was_ignored_at_our_start_does_not_reach_the_app() {
         for signal in [number, 10] {
             supervised.signal(signal);
         }
-        supervised.await_told(&[10]);
+        supervised.await_report(&[10]);
         // The fixture ends by no signal of its own accord: the second one ends its grace.
         supervised.signal(15);
-        supervised.await_told(&[10, 15]);
+        supervised.await_report(&[10, 15]);
         supervised.signal(15);
         assert_eq!(supervised.wait(PATIENCE), 137, "{name}");
     }
@@ -375,7 +375,7 @@ fn a_crash_loop_is_degraded_with_the_exit_and_the_count_of_restarts() {
             format!("app: {{ {STOP}, restart: {{ policy: on_failure, backoff: 400ms, max_backoff: 400ms{bound} }} }}");
         let outrigger = Outrigger::start_and(&scene, &body, &["sh", "-c", script], Wait::Started);
         let text_of_app = || {
-            let status: serde_json::Value = serde_json::from_str(&outrigger.ask_quietly("/status")).unwrap_or_default();
+            let status: serde_json::Value = serde_json::from_str(&outrigger.get_quietly("/status")).unwrap_or_default();
             let row =
                 status["subsystems"].as_array().into_iter().flatten().find(|row| row.to_string().contains("\"app\""));
             row.map_or_else(String::new, ToString::to_string)

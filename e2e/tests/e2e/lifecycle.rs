@@ -207,8 +207,8 @@ proxy: { listeners: { inbound: { listen: "127.0.0.1:@front@", direction: inbound
     assert_eq!((reply.status, reply.text().as_str(), reply.body.whole), (200, "slow but whole", true));
     let exit = outrigger.wait(PATIENCE);
     assert_eq!(exit.code, 0, "{}", exit.stderr);
-    let (answered, told) = (exit.stdout.find("answered /slow"), exit.stdout.find("got SIGTERM"));
-    assert!(answered.is_some() && answered < told, "first the answer, then the signal: {}", exit.stdout);
+    let (answered, reports) = (exit.stdout.find("answered /slow"), exit.stdout.find("got SIGTERM"));
+    assert!(answered.is_some() && answered < reports, "first the answer, then the signal: {}", exit.stdout);
 }
 
 const SLOW_APP: &str = r#"

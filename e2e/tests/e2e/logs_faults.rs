@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::harness::ledger::dropped;
 use crate::harness::log_files::{
-    LogFiles, await_degraded, missing_and_repeated, numbered, replace_worker, settle, verdict, warnings,
+    LogFiles, await_degraded, missing_and_repeated, numbered, outcome, replace_worker, settle, warnings,
 };
 use crate::harness::process::{Signal, run_to_end, send_signal};
 use crate::harness::server::Server;
@@ -23,16 +23,16 @@ const FAST: &str = "poll_interval: 50ms, scan_interval: 200ms";
 /// A receiver that answers with bytes of the test's own and closes, and keeps when which body came.
 struct Scripted {
     server: Server,
-    requests: Arc<Mutex<Vec<Asked>>>,
+    requests: Arc<Mutex<Vec<Received>>>,
 }
 
 /// When a request came, with which body.
-type Asked = (Instant, Vec<u8>);
+type Received = (Instant, Vec<u8>);
 
 impl Scripted {
     /// `answer` gets the number of the request, from 0 on.
     fn start(answer: impl Fn(usize) -> String + Send + Sync + 'static) -> Self {
-        let requests = Arc::<Mutex<Vec<Asked>>>::default();
+        let requests = Arc::<Mutex<Vec<Received>>>::default();
         let kept = requests.clone();
         let server = Server::start(move |stream| {
             let mut wire = Wire::new(stream);
@@ -187,18 +187,18 @@ fn positions_wait_for_room_in_a_full_volume() {
     }
     files.receiver.wait_for(1001, PATIENCE);
     settle(&outrigger, "logs.sinks.main");
-    let told = within(5 * SECOND, || verdict(&outrigger).0 == "degraded");
-    let (state, warned) = (verdict(&outrigger), warnings(&outrigger).len());
+    let reports = within(5 * SECOND, || outcome(&outrigger).0 == "degraded");
+    let (state, warned) = (outcome(&outrigger), warnings(&outrigger).len());
     volume.free(&outrigger);
-    within(5 * SECOND, || verdict(&outrigger).0 == "ok");
-    let well = verdict(&outrigger).0 == "ok";
+    within(5 * SECOND, || outcome(&outrigger).0 == "ok");
+    let well = outcome(&outrigger).0 == "ok";
     replace_worker(&outrigger);
     files.append("in/last.log", numbered(1001..1002));
     until(PATIENCE, "a line after the kill", || files.sorted().contains(&1001));
     settle(&outrigger, "logs.sinks.main");
     let repeated = missing_and_repeated(&files.sorted(), 0..1001).1;
     assert!(
-        told && well && warned <= 4 && repeated == 0,
+        reports && well && warned <= 4 && repeated == 0,
         "{repeated} of 1,001 lines came again; without room: {warned} warnings, {state:?}; with room again: {well}"
     );
     outrigger.finish();

@@ -7,7 +7,7 @@ use std::io::Write;
 use std::time::Duration;
 
 use crate::harness::ledger::dropped;
-use crate::harness::log_files::{LogFiles, missing_and_repeated, numbered, replace_worker, settle, verdict, warnings};
+use crate::harness::log_files::{LogFiles, missing_and_repeated, numbered, outcome, replace_worker, settle, warnings};
 use crate::harness::{Answer, Exposition, Outrigger, PATIENCE, SECOND, ledger_row, until, within};
 
 const FAST: &str = "poll_interval: 50ms, scan_interval: 200ms";
@@ -216,7 +216,7 @@ fn positions_of_removed_files_go_at_the_start() {
     let outrigger = files.start();
     files.receiver.wait_for(MANY, PATIENCE);
     settle_all(&outrigger);
-    let full = verdict(&outrigger);
+    let full = outcome(&outrigger);
     replace_worker(&outrigger);
     files.append("in/0000.log", numbered(MANY..MANY + 1));
     until(PATIENCE, "a line after the kill", || files.sorted().contains(&MANY));
@@ -230,8 +230,8 @@ fn positions_of_removed_files_go_at_the_start() {
     let repeated = repeated_after_a_kill(&files, &outrigger, 10_000..15_000);
     outrigger.finish();
     // A table that has room for all of them is as good.
-    let told = full.0 == "degraded" || again == 0;
-    assert!(told && repeated == 0, "{repeated} came again at the end; {again} before, and the logs said: {full:?}");
+    let reports = full.0 == "degraded" || again == 0;
+    assert!(reports && repeated == 0, "{repeated} came again at the end; {again} before, and the logs said: {full:?}");
 }
 
 /// Positions of files that were rotated away and then removed make room while the program runs.
@@ -285,8 +285,12 @@ fn short_lived_files(others: usize) {
     let missing = || [0..1000, 1000..2000].map(|numbers| missing_and_repeated(&files.sorted(), numbers).0);
     within(2 * SECOND, || missing() == [0, 0]);
     let row = ledger_row(&outrigger.admin, "logs.sources.files");
-    let told = dropped(&row) > 0 || verdict(&outrigger).0 == "degraded" || !warnings(&outrigger).is_empty();
-    assert!(missing() == [0, 0] || told, "{:?} of 1,000 and 1,000 lines are missing, and nothing is said", missing());
+    let reports = dropped(&row) > 0 || outcome(&outrigger).0 == "degraded" || !warnings(&outrigger).is_empty();
+    assert!(
+        missing() == [0, 0] || reports,
+        "{:?} of 1,000 and 1,000 lines are missing, and nothing is said",
+        missing()
+    );
     outrigger.finish();
 }
 
@@ -366,7 +370,7 @@ fn files_that_were_read_are_removed_in_silence() {
     let outrigger = files.start();
     files.receiver.wait_for(COUNT, 3 * PATIENCE);
     settle(&outrigger, "logs.sinks.main");
-    until(PATIENCE, "no file waits", || verdict(&outrigger).0 == "ok");
+    until(PATIENCE, "no file waits", || outcome(&outrigger).0 == "ok");
     for number in 0..COUNT {
         remove_file(files.path(&format!("in/{number:04}.log"))).expect("the log is ours");
         // A request takes a moment, so that several looks fall between.

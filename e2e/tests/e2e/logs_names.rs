@@ -10,7 +10,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::harness::log_files::{LogFiles, append, missing_and_repeated, numbered, verdict, warnings};
+use crate::harness::log_files::{LogFiles, append, missing_and_repeated, numbered, outcome, warnings};
 use crate::harness::outrigger::binary;
 use crate::harness::{Outrigger, PATIENCE, SECOND, Wait, get, until, within};
 
@@ -42,7 +42,7 @@ fn names_that_are_not_utf8_are_read() {
     let names = ["before file", "file", "folder", "both"];
     within(3 * SECOND, || names.iter().all(|name| files.has(name)));
     let missing: Vec<&str> = names.into_iter().filter(|name| !files.has(name)).collect();
-    assert_eq!(missing, [""; 0], "lines of files whose names are not UTF-8; the logs are {:?}", verdict(&outrigger));
+    assert_eq!(missing, [""; 0], "lines of files whose names are not UTF-8; the logs are {:?}", outcome(&outrigger));
     outrigger.finish();
     assert_eq!(files.receiver.len(), 5, "nothing came twice");
 }
@@ -140,17 +140,17 @@ fn a_folder_that_cannot_be_listed_is_named() {
     let mut silent = Vec::new();
     for folder in shut {
         let named = || {
-            let (state, text) = verdict(&outrigger);
+            let (state, text) = outcome(&outrigger);
             state == "degraded" && text.contains(&files.scene.text_path(folder))
         };
         if !within(5 * SECOND, named) {
-            silent.push((folder, verdict(&outrigger)));
+            silent.push((folder, outcome(&outrigger)));
         }
         allow(folder, 0o755);
         files.await_message(&format!("of {folder}"));
     }
     assert!(silent.is_empty(), "nothing is said of a folder, and the logs are: {silent:?}");
-    until(PATIENCE, "the logs are well again", || verdict(&outrigger).0 == "ok");
+    until(PATIENCE, "the logs are well again", || outcome(&outrigger).0 == "ok");
     outrigger.finish();
 }
 
@@ -170,12 +170,12 @@ fn a_link_out_of_the_sandbox_names_the_key() {
         files.append("elsewhere/real.log", "through the link\n");
         symlink(files.path(target), files.path(link)).expect("the scene takes links");
         let outrigger = files.start_apart();
-        need!(outrigger.ask("/status").json()["sandbox"]["landlock_abi"].as_u64(), NO_LANDLOCK);
+        need!(outrigger.get("/status").json()["sandbox"]["landlock_abi"].as_u64(), NO_LANDLOCK);
         let said = || {
             let logged: Vec<String> = warnings(&outrigger).iter().map(ToString::to_string).collect();
-            [vec![verdict(&outrigger).1], logged].concat()
+            [vec![outcome(&outrigger).1], logged].concat()
         };
-        let named = || verdict(&outrigger).0 == "degraded" && said().iter().any(|s| s.contains("sandbox.allow_read"));
+        let named = || outcome(&outrigger).0 == "degraded" && said().iter().any(|s| s.contains("sandbox.allow_read"));
         if !within(5 * SECOND, named) {
             wrong.push((pattern, said()));
         }

@@ -80,8 +80,8 @@ fn an_app_killed_for_want_of_memory_is_reported_so() {
     let outrigger = group.start(&binary(), &scene, CAPTURED, &[&python, "-c", EATER], Wait::Nothing);
     let exit = outrigger.wait(3 * PATIENCE);
     assert_eq!(exit.code, 137, "{}", exit.stderr);
-    let told = exit.stderr.lines().any(|line| line.contains("app OOM-killed"));
-    assert!(told, "the line of its end says so: {}", exit.stderr);
+    let reports = exit.stderr.lines().any(|line| line.contains("app OOM-killed"));
+    assert!(reports, "the line of its end says so: {}", exit.stderr);
     let boxes = scene.black_boxes();
     assert_eq!((boxes.len(), &boxes[0]["oom_killed"], &boxes[0]["stdout"][0]), (1, &true.into(), &"eating".into()));
 }
@@ -119,7 +119,7 @@ fn a_worker_that_leaks_in_a_small_container_falls_alone() {
     let scene = Scene::new();
     let outrigger = group.start(&door, &scene, CAPTURED, &["sleep", "300"], Wait::Ready);
     let (app, worker) = (outrigger.app(), outrigger.worker());
-    faults::tell(&scene, "leak 200");
+    faults::send(&scene, "leak 200");
     outrigger.await_other(worker, 3 * PATIENCE);
     assert_eq!(outrigger.app(), app);
     assert!(outrigger.stderr.contains("the previous worker crashed"), "{}", outrigger.stderr.text());

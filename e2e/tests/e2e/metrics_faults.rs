@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::SystemTime;
 
-use crate::harness::findings::verdicts;
+use crate::harness::findings::outcomes;
 use crate::harness::ledger::dropped;
 use crate::harness::process::resident_kib;
 use crate::harness::{
@@ -96,8 +96,8 @@ fn a_forged_metric_name_costs_only_its_line() {
     findings.check(odd.is_empty(), || format!("the odd lines have {odd:?}"));
     let bad = dropped_under(&outrigger, "app", "parse_error");
     findings.check(bad > 0 && bad.is_multiple_of(3), || format!("{bad} bad lines are counted, of three in each round"));
-    let told = verdicts(&outrigger);
-    findings.check(told.contains("line 2"), || format!("the status does not name line 2: {told}"));
+    let reports = outcomes(&outrigger);
+    findings.check(reports.contains("line 2"), || format!("the status does not name line 2: {reports}"));
     let shown = Exposition::of(&page).expect("the page answers");
     let forged: Vec<_> = shown.series.iter().filter(|series| series.labels.contains_key("__name__")).collect();
     findings.check(forged.is_empty(), || format!("the page has {forged:?}"));
@@ -296,8 +296,8 @@ fn check_comments(findings: &mut Findings, outrigger: &Outrigger, text: &str) {
     }
     let bad = dropped_under(outrigger, "comments", "parse_error");
     findings.check(bad == 0, || format!("{bad} comments are counted as bad lines"));
-    let told = verdicts(outrigger);
-    findings.check(!told.contains("comments:"), || format!("comments are a fault: {told}"));
+    let reports = outcomes(outrigger);
+    findings.check(!reports.contains("comments:"), || format!("comments are a fault: {reports}"));
 }
 
 /// Pages as they are in the field are read as the reference parser reads them: numbers in every spelling; a series
@@ -442,7 +442,7 @@ fn answers_of_another_format_are_read_or_named() {
     wait_for_ticks(&receiver, "asked", 5.0);
     let mut findings = Findings::default();
     // What was wrong from the start may be taken for a target that starts, for a while.
-    let names = |word: &str| within(PATIENCE, || verdicts(&outrigger).to_lowercase().contains(word));
+    let names = |word: &str| within(PATIENCE, || outcomes(&outrigger).to_lowercase().contains(word));
     let expected = [("hits_total", 17.0), ("taken_bucket", 3.0), ("taken_bucket", 5.0), ("taken_count", 5.0)];
     let open: Vec<Written> = expected
         .iter()
@@ -457,19 +457,19 @@ fn answers_of_another_format_are_read_or_named() {
     let whole = expected.iter().all(found) && open.iter().all(is_now);
     findings.check(whole || open.is_empty() && names("openmetrics"), || {
         let came = open.iter().map(|s| format!("{} {} {}", s.labels["__name__"], s.value, s.time_ms));
-        format!("OpenMetrics is read by halves: {:?}; {}", came.collect::<BTreeSet<_>>(), verdicts(&outrigger))
+        format!("OpenMetrics is read by halves: {:?}; {}", came.collect::<BTreeSet<_>>(), outcomes(&outrigger))
     });
     for (source, name, word) in [("proto", "delimited", "protobuf"), ("squeezed", "squeezed", "gzip")] {
         let read = written(&receiver, name).iter().any(|sample| sample.value == 1.0);
         findings.check(read || names(word), || {
-            format!("{source} is neither read nor named by `{word}`: {}", verdicts(&outrigger))
+            format!("{source} is neither read nor named by `{word}`: {}", outcomes(&outrigger))
         });
     }
     let html = names("text/html") && written(&receiver, "people").is_empty();
-    findings.check(html, || format!("a page for people is read, or not named: {}", verdicts(&outrigger)));
+    findings.check(html, || format!("a page for people is read, or not named: {}", outcomes(&outrigger)));
     findings.check(written(&receiver, "bomb").is_empty(), || "a page of 64 MiB passed max_body_bytes".to_owned());
     findings.check(names("bomb:"), || {
-        format!("the page over max_body_bytes is not in the status: {}", verdicts(&outrigger))
+        format!("the page over max_body_bytes is not in the status: {}", outcomes(&outrigger))
     });
     let head = target.heads("/asked").pop().expect("it was asked for");
     findings.check(head.header("accept-encoding").is_some(), || format!("no Accept-Encoding: {:?}", head.headers));

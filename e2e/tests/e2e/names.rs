@@ -12,7 +12,7 @@ fn check(scene: &Scene, names: &Names, mut callers: Callers) {
     callers.feed(scene);
     let outrigger = names.start(scene, Callers::body(), Wait::Nothing);
     callers.assert_all_work(scene, &outrigger);
-    assert!(!outrigger.ask("/status").json()["sandbox"].is_null(), "the sandbox is on");
+    assert!(!outrigger.get("/status").json()["sandbox"].is_null(), "the sandbox is on");
     callers.feed(scene);
     callers.assert_all_work(scene, &outrigger);
     outrigger.finish();
@@ -74,15 +74,15 @@ fn names_are_completed_by_the_search_list() {
     let inside = KINDS.map(|kind| format!("{kind}.shop.svc.cluster.local"));
     let hosts = hosts_of(&inside, &["127.0.0.1"]) + "127.0.0.1 central.names.test\n";
     let dnsmasq = Dnsmasq::start(&scene, &names, 0, &hosts, &[]);
-    names.ask(&[0], IN_A_POD);
+    names.get(&[0], IN_A_POD);
     scene.set("loki_host", "loki.shop");
     scene.set("daemon_host", "daemon.shop.svc");
     scene.set("page_host", "page.shop.svc.cluster.local");
     scene.set("web_host", "web.shop.svc.cluster.local.");
     scene.set("central_host", "central.names.test");
     check(&scene, &names, callers);
-    assert!(dnsmasq.was_asked("central.names.test.shop.svc.cluster.local"), "the list comes first");
-    assert!(!dnsmasq.was_asked("web.shop.svc.cluster.local.shop.svc.cluster.local"), "a whole name is not completed");
+    assert!(dnsmasq.was_queried("central.names.test.shop.svc.cluster.local"), "the list comes first");
+    assert!(!dnsmasq.was_queried("web.shop.svc.cluster.local.shop.svc.cluster.local"), "a whole name is not completed");
 }
 
 /// The name of the receiver is the proxy's to look up.
@@ -106,6 +106,6 @@ logs:
     });
     until(PATIENCE, "the proxy has the request", || proxy.seen_count() > 0);
     assert_eq!(proxy.seen()[0].head.target(), "http://unknown.names.test:8080/lines");
-    assert!(!dnsmasq.was_asked("unknown.names.test"));
+    assert!(!dnsmasq.was_queried("unknown.names.test"));
     outrigger.finish();
 }

@@ -80,7 +80,7 @@ fn check_change(scene: &Scene, names: &Names, mut callers: Callers) {
     names.hosts(&hosts(of_file));
     callers.assert_work(scene, &outrigger, of_file);
     assert_eq!(callers.missing(scene), of_server);
-    names.ask(&[1], "");
+    names.get(&[1], "");
     callers.assert_all_work(scene, &outrigger);
     outrigger.finish();
     callers.stop();
@@ -138,11 +138,11 @@ sync:
     until(PATIENCE, "generation 1 from the hosts file", || is_published(1));
     names.hosts("");
     assert_said(&outrigger, "shell.shop", &["resolve hostname"], SOON);
-    names.ask(&[0], "search names.test\n");
+    names.get(&[0], "search names.test\n");
     repository.push(2);
     until(SOON, "generation 2 by a name server", || is_published(2));
-    names.ask(&[1], "search names.test\n");
-    until(SOON, "answers over TCP", || faulty.was_asked("tcp A shell.shop.names.test"));
+    names.get(&[1], "search names.test\n");
+    until(SOON, "answers over TCP", || faulty.was_queried("tcp A shell.shop.names.test"));
     repository.push(3);
     until(SOON, "generation 3 by answers over TCP", || is_published(3));
     for (generation, fault) in [(4, "servfail"), (5, "silence")] {

@@ -27,7 +27,7 @@ fn check(scene: &Scene, names: &Names, mut callers: Callers, words: &[&str], rep
     let worker = outrigger.worker();
     repair();
     callers.assert_all_work(scene, &outrigger);
-    until(PATIENCE, "all is well again", || outrigger.ask("/status").json()["health"] == "ok");
+    until(PATIENCE, "all is well again", || outrigger.get("/status").json()["health"] == "ok");
     assert_eq!(outrigger.worker(), worker, "the worker stayed");
     outrigger.finish();
     callers.stop();
@@ -53,7 +53,7 @@ fn a_name_server_that_fails_is_reported_and_nothing_is_lost() {
     let server = FaultyServer::start(&scene, &names, 0, &hosts());
     server.answer(Some("servfail"));
     check(&scene, &names, callers, &["SERVFAIL", &names.server(0)], || server.answer(None));
-    server.assert_well_asked();
+    server.assert_queries();
 }
 
 /// Also where a request has less time than the look-up of a name, as a scrape each second has: the name server is at
@@ -67,7 +67,7 @@ fn a_silent_name_server_is_reported_and_nothing_is_lost() {
     let server = FaultyServer::start(&scene, &names, 0, &hosts());
     server.answer(Some("silence"));
     check(&scene, &names, callers, &["no response from", &names.server(0)], || server.answer(None));
-    server.assert_well_asked();
+    server.assert_queries();
 }
 
 /// Nothing listens at its address, until a server is started.
@@ -122,8 +122,8 @@ sync:
     assert_said(&outrigger, "notice.names.test", &["NXDOMAIN"], PATIENCE);
     server.answer(None);
     callers.assert_work(&scene, &outrigger, &["lines", "page", "notice"]);
-    assert_eq!(outrigger.ask("/status").json()["worker_generation"], 0);
-    server.assert_well_asked();
+    assert_eq!(outrigger.get("/status").json()["worker_generation"], 0);
+    server.assert_queries();
     outrigger.finish();
     callers.stop();
 }
@@ -139,9 +139,9 @@ fn an_answer_that_is_cut_is_asked_for_again_over_tcp() {
     server.cut();
     check_delivery(&scene, &names, callers);
     for kind in KINDS {
-        assert!(server.was_asked(&format!("tcp A {kind}.names.test")), "{kind}");
+        assert!(server.was_queried(&format!("tcp A {kind}.names.test")), "{kind}");
     }
-    server.assert_well_asked();
+    server.assert_queries();
 }
 
 /// Servers that have IPv4 alone answer questions for IPv6 in all kinds of ways, or not at all (RFC 4074, 4).
@@ -157,7 +157,7 @@ fn a_name_server_that_is_wrong_about_ipv6_alone_costs_nothing() {
         server.fault(&format!("{kind}.names.test"), "AAAA", fault);
     }
     check_delivery(&scene, &names, callers);
-    server.assert_well_asked();
+    server.assert_queries();
 }
 
 /// Each kind works, whatever its name servers do.
@@ -178,7 +178,7 @@ fn check_next(scene: &Scene, names: &Names, callers: Callers, fault: Option<&str
     });
     let next = FaultyServer::start(scene, names, 1, &hosts());
     next.delay(Duration::from_millis(200));
-    names.ask(&[0, 1], "");
+    names.get(&[0, 1], "");
     check_delivery(scene, names, callers);
     drop((first, next));
 }
@@ -222,7 +222,7 @@ fn a_slow_name_server_is_waited_for_before_the_next_one_is_believed() {
     let slow = FaultyServer::start(&scene, &names, 0, &hosts());
     slow.delay(Duration::from_millis(400));
     let _without = Dnsmasq::start(&scene, &names, 1, "", &[]);
-    names.ask(&[0, 1], "");
+    names.get(&[0, 1], "");
     check_delivery(&scene, &names, callers);
-    slow.assert_well_asked();
+    slow.assert_queries();
 }

@@ -89,9 +89,9 @@ fn a_body_that_stands_still_is_408() {
         });
         for (path, answer) in stalled {
             let (reply, took) = answer.join().expect("no panic");
-            let told = reply.map(|reply| (reply.status, reply.head.header("connection").map(str::to_owned)));
-            if told != Ok((408, Some("close".to_owned()))) || took > SHORT_ENOUGH {
-                wrong.push(format!("{path}: {told:?} after {took:?}"));
+            let reports = reply.map(|reply| (reply.status, reply.head.header("connection").map(str::to_owned)));
+            if reports != Ok((408, Some("close".to_owned()))) || took > SHORT_ENOUGH {
+                wrong.push(format!("{path}: {reports:?} after {took:?}"));
             }
         }
     });
@@ -147,7 +147,7 @@ fn an_early_answer_reaches_a_client_that_writes_on() {
             .collect();
         for (target, status, upload) in uploads {
             let reply = upload.join().expect("no panic").map(|reply| (reply.status, reply.body.whole));
-            if !matches!(&reply, Ok((told, true)) if told == status) {
+            if !matches!(&reply, Ok((reports, true)) if reports == status) {
                 wrong.push(format!("{target}: {reply:?}"));
             }
         }

@@ -262,8 +262,8 @@ fn bodies_and_pipelined_requests_survive_stale_connections() {
             let Ok(Some(head)) = wire.head() else { return };
             let length = head.header("content-length").and_then(|text| text.parse().ok()).unwrap_or(0);
             let Ok(body) = wire.exactly(length) else { return };
-            let told = format!("{} {}", head.target(), String::from_utf8_lossy(&body.bytes));
-            answer_ok(&mut wire, told.as_bytes());
+            let reports = format!("{} {}", head.target(), String::from_utf8_lossy(&body.bytes));
+            answer_ok(&mut wire, reports.as_bytes());
             if let Ok(Some(_)) = wire.head() {
                 stale.fetch_add(1, Ordering::SeqCst);
             }

@@ -141,8 +141,8 @@ fn idle_connections_are_small_and_hold_nobody_up() {
     println!("an idle connection takes {each} bytes of the worker (PSS)");
     let began = Instant::now();
     let took = std::thread::scope(|scope| {
-        let ask = || proxied.get("/new").status == 200;
-        let clients: Vec<_> = (0..100).map(|_| scope.spawn(ask)).collect();
+        let get = || proxied.get("/new").status == 200;
+        let clients: Vec<_> = (0..100).map(|_| scope.spawn(get)).collect();
         assert!(clients.into_iter().all(|client| client.join().unwrap_or(false)), "a new client got no answer");
         began.elapsed()
     });
@@ -181,7 +181,7 @@ fn the_oldest_idle_connections_give_way_where_memory_is_short() {
     drop(idle);
     let mut status = serde_json::Value::Null;
     let is_well = within(PATIENCE, || {
-        status = proxied.outrigger.ask("/status").json();
+        status = proxied.outrigger.get("/status").json();
         status["health"] == "ok"
     });
     assert!(is_well, "the status is well again: {status:#}");
@@ -267,13 +267,13 @@ fn thousands_that_wait_hold_nobody_up() {
     let proxied = Proxied::to(&app.address);
     let worker = proxied.outrigger.worker();
     let began = Instant::now();
-    let ask = |_| {
+    let get = |_| {
         let mut wire = proxied.connect();
         wire.wait_at_most(2 * PATIENCE);
         wire.send("GET /slow HTTP/1.1\r\nHost: app\r\n\r\n").expect("the proxy reads");
         wire
     };
-    let clients: Vec<_> = (0..CLIENTS).map(ask).collect();
+    let clients: Vec<_> = (0..CLIENTS).map(get).collect();
     let statuses = clients.into_iter().map(|mut wire| wire.reply("GET").map_or(0, |reply| reply.status));
     let other: Vec<u16> = statuses.filter(|status| *status != 200).collect();
     let took = began.elapsed();
@@ -294,16 +294,16 @@ fn a_request_costs_two_reads_and_two_writes() {
     let app = RawApp::echoing_targets();
     let proxied = Proxied::to(&app.address());
     let mut wire = proxied.connect();
-    let mut ask = || {
+    let mut get = || {
         wire.send("GET /load HTTP/1.1\r\nHost: app\r\n\r\n").expect("the connection is kept");
         assert_eq!(wire.reply("GET").expect("an answer").status, 200);
     };
-    ask();
+    get();
     let (worker, counts) = (proxied.outrigger.worker().to_string(), proxied.scene.text_path("calls"));
     let mut tracer =
         Running::start(&[strace.as_str(), "-f", "-c", "-e", "trace=recvfrom,sendto", "-o", &counts, "-p", &worker]);
     until(PATIENCE, "all threads of the worker are traced", || is_traced(&worker));
-    (0..REQUESTS).for_each(|_| ask());
+    (0..REQUESTS).for_each(|_| get());
     tracer.signal(Signal::INT);
     tracer.wait(PATIENCE);
     let table = std::fs::read_to_string(&counts).expect("strace has written its table");

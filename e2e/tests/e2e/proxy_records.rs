@@ -206,15 +206,15 @@ fn a_full_listener_and_a_dead_cluster_are_degraded() {
         }
     });
     let proxied = Proxied::with(&[&app.address()], Keys { listener: "max_connections: 2", ..Keys::default() });
-    let ask = |_| {
+    let get = |_| {
         let mut wire = proxied.connect();
         wire.send("GET / HTTP/1.1\r\nHost: app\r\n\r\n").expect("the proxy or the kernel reads");
         wire
     };
     // A connection without a request would give way to the third.
-    let mut busy: Vec<_> = (0..2).map(ask).collect();
+    let mut busy: Vec<_> = (0..2).map(get).collect();
     until(PATIENCE, "both are under way", || app.seen_count() == 2);
-    busy.push(ask(2));
+    busy.push(get(2));
     let began = std::time::SystemTime::now();
     let full = await_health(&proxied.outrigger, "proxy.listeners.front", "degraded", "max_connections = 2");
     full.assert_began_since(began - SECOND);
@@ -241,14 +241,14 @@ fn open_connections_are_on_the_page() {
         wire.send("GET / HTTP/1.1\r\nHost: app\r\n\r\n").expect("the proxy reads");
         assert_eq!(wire.reply("GET").expect("an answer").status, 200);
     }
-    let told = |address: &str| {
+    let reports = |address: &str| {
         let page = Exposition::of(address)?;
         page.sum(|series| {
             series.name == "outrigger_proxy_downstream_connections" && series.labels["listener"] == "front"
         })
     };
     let (page, admin) = (proxied.page(), proxied.outrigger.admin.clone());
-    let both = || [told(&page), told(&admin)];
+    let both = || [reports(&page), reports(&admin)];
     let counted = within(SOON, || both() == [Some(3.0), Some(3.0)]);
     assert!(counted, "with three open: {:?} on the sink's page and the admin listener", both());
     drop(open);

@@ -45,7 +45,7 @@ fn a_changed_file_is_served_by_the_next_worker_and_the_app_notices_nothing() {
 
     scene.write("outrigger.yaml", configuration(&scene, &BODY.replace("set:", "sett:")));
     until(PATIENCE, "the mistake is named", || outrigger.stderr.contains("did you mean `set`?"));
-    until(PATIENCE, "the status tells of it", || outrigger.ask("/status").text().contains("invalid configuration"));
+    until(PATIENCE, "the status tells of it", || outrigger.get("/status").text().contains("invalid configuration"));
     assert_eq!(outrigger.find_worker(), Some(worker), "the old worker goes on serving");
 
     scene.write("outrigger.yaml", configuration(&scene, &BODY.replace("colour: red", "colour: blue")));
@@ -80,7 +80,7 @@ fn a_companion_reloads_on_sighup_and_keeps_its_sockets() {
     until(PATIENCE, "the new configuration is served", || {
         let reply = request(&page, "GET", "/metrics", &[], b"");
         assert!(reply.is_ok_and(|reply| reply.status == 200), "the page answers at every moment");
-        outrigger.ask("/config").text().contains("14s")
+        outrigger.get("/config").text().contains("14s")
     });
     assert_eq!(outrigger.finish().code, 0);
 }

@@ -26,7 +26,7 @@ fn with_grace(scene: &Scene, seconds: u32) -> String {
 }
 
 fn serves_grace(outrigger: &Outrigger, seconds: u32) -> bool {
-    outrigger.ask_quietly("/config").contains(&format!("\"grace_period\":\"{seconds}s\""))
+    outrigger.get_quietly("/config").contains(&format!("\"grace_period\":\"{seconds}s\""))
 }
 
 /// Gives a file the times that another one had.
@@ -110,7 +110,7 @@ fn after_a_reload_has_returned_the_old_configuration_answers_nothing() {
         assert_eq!(code, 0, "{stdout}{stderr}");
         let mut first = String::new();
         until(PATIENCE, "an answer", || {
-            first = outrigger.ask_quietly("/config");
+            first = outrigger.get_quietly("/config");
             !first.is_empty()
         });
         assert!(first.contains(&format!("\"grace_period\":\"{seconds}s\"")), "{first}");

@@ -2,7 +2,7 @@
 //! Without the sandbox the same attempts succeed, so that a refusal is the sandbox's. Skipped where the kernel has no Landlock.
 //! Bounded by one attempt at a time and the harness's patience.
 
-use crate::harness::faults::{self, EACCES, EPERM, ask};
+use crate::harness::faults::{self, EACCES, EPERM, inject};
 use crate::harness::git::{Repository, published, search_path_with_ssh};
 use crate::harness::outrigger::configuration;
 use crate::harness::process::is_alive;
@@ -83,7 +83,7 @@ fn start(binary: &str, scene: Scene, parts: (Repository, LogReceiver), url: &str
 impl Inside {
     /// Whether the kernel can do all of it.
     fn is_whole(&self) -> bool {
-        self.outrigger.ask("/status").json()["sandbox"]["landlock_abi"].as_u64().is_some_and(|version| version >= 6)
+        self.outrigger.get("/status").json()["sandbox"]["landlock_abi"].as_u64().is_some_and(|version| version >= 6)
     }
 
     /// Each attempt with what it is refused with.
@@ -119,7 +119,7 @@ impl Inside {
         let attempts = attempts.iter().map(|(line, refused)| (line.as_str(), *refused)).chain(more.iter().copied());
         let wrong: Vec<String> = attempts
             .filter_map(|(line, refused)| {
-                let answer = ask(&self.scene, line);
+                let answer = inject(&self.scene, line);
                 (answer != refused).then(|| format!("`{line}`: {answer} and not {refused}"))
             })
             .collect();
@@ -218,7 +218,7 @@ fn without_the_sandbox_the_same_attempts_succeed() {
     let url = parts.0.file_url();
     let body = format!("{BODY}sandbox: {{ enabled: false }}\n");
     let inside = start(&binary, scene, parts, &url, &body);
-    assert!(inside.outrigger.ask("/status").json()["sandbox"].is_null());
+    assert!(inside.outrigger.get("/status").json()["sandbox"].is_null());
     let is_root = rustix::process::geteuid().is_root();
     let mut attempts: Vec<String> = inside.attempts().into_iter().map(|(line, _)| line).collect();
     attempts.push("exec /bin/sh".into());
@@ -226,7 +226,7 @@ fn without_the_sandbox_the_same_attempts_succeed() {
     attempts
         .retain(|line| is_root || !(line.starts_with("socket") || line.contains("/proc/") || line.contains("shadow")));
     attempts.retain(|line| !line.starts_with("write") || line.ends_with("stolen"));
-    let refused: Vec<String> = attempts.into_iter().filter(|line| ask(&inside.scene, line) != "done").collect();
+    let refused: Vec<String> = attempts.into_iter().filter(|line| inject(&inside.scene, line) != "done").collect();
     assert_eq!(refused, Vec::<String>::new());
     assert!(inside.scene.path("stolen").exists());
     assert!(inside.outrigger.stderr.contains("the sandbox is off by configuration"));
@@ -236,7 +236,7 @@ fn without_the_sandbox_the_same_attempts_succeed() {
 /// The status says what the kernel itself says about the process.
 #[track_caller]
 fn assert_holds(inside: &Inside) {
-    let sandbox = inside.outrigger.ask("/status").json()["sandbox"].clone();
+    let sandbox = inside.outrigger.get("/status").json()["sandbox"].clone();
     for part in
         ["filesystem", "tcp", "signals", "seccomp", "no_new_privs", "capabilities_dropped", "core_dumps_disabled"]
     {
@@ -257,7 +257,7 @@ fn a_folder_that_appears_after_the_start_is_read_by_another_worker() {
     let url = parts.0.file_url();
     let inside = start(&crate::harness::outrigger::binary(), scene, parts, &url, BODY);
     let worker = inside.outrigger.worker();
-    let absent = inside.outrigger.ask("/status").json()["sandbox"]["absent_paths"].to_string();
+    let absent = inside.outrigger.get("/status").json()["sandbox"]["absent_paths"].to_string();
     assert!(absent.contains("/late"), "the status says what is not there: {absent}");
     inside.scene.write("late/a.log", "late n=000001\n");
     until(PATIENCE, "its lines arrive", || inside.receiver.numbers("late n=") == [1]);
@@ -294,7 +294,7 @@ fn a_configuration_that_is_replaced_by_another_file_is_read() {
     let text = configuration(&inside.scene, &BODY.replace("drain_timeout: 1s", "drain_timeout: 1500ms"));
     let newer = inside.scene.write("config/newer", text);
     std::fs::rename(newer, inside.scene.path("config/outrigger.yaml")).expect("one folder");
-    until(PATIENCE, "it is served", || inside.outrigger.ask_quietly("/config").contains("1500ms"));
+    until(PATIENCE, "it is served", || inside.outrigger.get_quietly("/config").contains("1500ms"));
     inside.finish();
 }
 

@@ -161,25 +161,25 @@ fn lines_kept_by_the_release_before_are_delivered() {
 /// covers: faults 10
 #[test]
 fn notifications_are_known_after_a_restart_but_those_of_a_newer_version_are_sent_again() {
-    let (scene, told) = (Scene::new(), RawApp::answering(&[], Next::Keep));
+    let (scene, reports) = (Scene::new(), RawApp::answering(&[], Next::Keep));
     let _repository = need!(Repository::create(&scene), "git is not installed");
-    scene.set("told", told.address());
+    scene.set("told", reports.address());
     let body = "sync:\n  settings: { store: { git: { url: \"file://@dir@/git/config.git\", ref: main, path: orders/, interval: 100ms } }, \
                 publish: { symlink: { path: \"@dir@/settings\" } }, notify: [ { http: { url: \"http://@told@/\" } } ] }\n";
     let start = || Outrigger::start(&scene, body, &[]);
     let outrigger = start();
-    until(PATIENCE, "it is told", || told.seen_count() == 1);
+    until(PATIENCE, "it is told", || reports.seen_count() == 1);
     outrigger.finish();
     let path = state_file(&scene, "state.json");
     let text = std::fs::read_to_string(&path).expect("it is there");
     let outrigger = start();
-    until(PATIENCE, "the store was asked", || outrigger.ask("/status").json()["health"] == "ok");
-    assert!(!within(SECOND, || told.seen_count() > 1), "nobody is told what was told");
+    until(PATIENCE, "the store was asked", || outrigger.get("/status").json()["health"] == "ok");
+    assert!(!within(SECOND, || reports.seen_count() > 1), "nobody is told what was told");
     outrigger.finish();
     std::fs::write(&path, text).expect("it is ours");
     raise_version(&path);
     let outrigger = start();
-    until(PATIENCE, "it is told again", || told.seen_count() == 2);
+    until(PATIENCE, "it is told again", || reports.seen_count() == 2);
     starts_anew_without(&outrigger, &path);
     outrigger.finish();
 }

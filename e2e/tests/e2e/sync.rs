@@ -193,7 +193,7 @@ fn the_last_known_good_serves_while_the_store_is_down() {
     let started = "app started with generation=000001";
     until(2 * PATIENCE, "the app starts with the last known good", || outrigger.stdout.contains(started));
     assert_eq!(published(&to), Ok(Some(1)));
-    until(PATIENCE, "the status names the store", || outrigger.ask("/status").text().contains("config.git"));
+    until(PATIENCE, "the status names the store", || outrigger.get("/status").text().contains("config.git"));
     std::fs::rename(&away, &here).expect("the repository can be moved");
     repository.push(2);
     until(PATIENCE, "generation 2 once the store is back", || published(&to) == Ok(Some(2)));
@@ -225,7 +225,7 @@ fn check_absent(scene: &Scene, command: &[String], url: &str) {
     let limit = Duration::from_secs(50);
     until(limit, "the app runs all the same", || get(&address, "/health").is_ok_and(|reply| reply.status == 200));
     until(PATIENCE, "our log names the URL", || outrigger.stderr.contains(url));
-    until(PATIENCE, "the status names the URL", || outrigger.ask("/status").text().contains(url));
+    until(PATIENCE, "the status names the URL", || outrigger.get("/status").text().contains(url));
     assert!(!scene.path("settings").exists(), "nothing was published");
     let exit = outrigger.finish();
     assert_eq!(exit.code, 5);
@@ -315,6 +315,6 @@ sync:
     repository.push(2);
     until(PATIENCE, "and of the next revision", || notices() == 2);
     assert_eq!(early.seen().len(), 2);
-    assert!(!outrigger.ask("/status").text().contains("-/reload: "), "the fault is over");
+    assert!(!outrigger.get("/status").text().contains("-/reload: "), "the fault is over");
     outrigger.finish();
 }

@@ -84,7 +84,7 @@ fn user_and_password_of_a_url_are_sent_and_not_shown() {
     let wrong: Vec<&&str> = targets.iter().filter(|name| !at(name)).collect();
     assert_eq!(wrong, Vec::<&&str>::new(), "users that were not let in: {}", outrigger.stderr.text());
     await_refusal(&outrigger, PATIENCE, &["401"]);
-    let shown = [outrigger.ask("/status").text(), outrigger.ask("/config").text(), outrigger.stderr.text()].concat();
+    let shown = [outrigger.get("/status").text(), outrigger.get("/config").text(), outrigger.stderr.text()].concat();
     let secrets = ["s3cret", "p%3Aa%2Fss%25", "p:a/ss%", "tok3n", "wr0ng"];
     let leaked: Vec<&&str> = secrets.iter().filter(|secret| shown.contains(**secret)).collect();
     assert_eq!(leaked, Vec::<&&str>::new(), "{shown}");

@@ -168,12 +168,12 @@ fn a_tag_that_appears_with_the_name_of_the_branch_freezes_nothing() {
     repository.set_ref("refs/tags/main", &first);
     repository.push(3);
     let mut led = Err(String::new());
-    let told = within(PATIENCE, || {
+    let reports = within(PATIENCE, || {
         let (state, text) = sync_state(&outrigger);
         led = if state == "ok" { Ok(published_commit(&to).unwrap_or_default()) } else { Err(text) };
         is_told_apart(&led, "main", &first)
     });
-    assert!(told, "the tag's commit is published, or both are named: {led:?}");
+    assert!(reports, "the tag's commit is published, or both are named: {led:?}");
     std::fs::remove_file(repository.bare().join("refs/tags/main")).expect("the tag is a file");
     until(PATIENCE, "the branch without the tag", || {
         published_commit(&to).as_deref() == Some(repository.id_of("refs/heads/main").as_str())

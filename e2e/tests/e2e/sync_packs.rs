@@ -126,7 +126,7 @@ fn a_pack_that_no_git_makes_is_refused_and_the_worker_lives_on() {
 
 /// How often the store was asked and did not say that nothing is new.
 fn polls(followed: &Followed) -> usize {
-    let metrics = followed.outrigger.ask("/metrics").text();
+    let metrics = followed.outrigger.get("/metrics").text();
     let lines = metrics.lines().filter(|line| line.starts_with("outrigger_sync_polls_total{"));
     let counted = lines.filter(|line| !line.contains("\"unchanged\"")).filter_map(|line| line.rsplit(' ').next());
     counted.filter_map(|count| count.parse::<usize>().ok()).sum()

@@ -199,11 +199,11 @@ fn check_reason(served: &Served, hosts: &str, url: &str, reason: &str) -> Vec<St
     let outrigger = served.start(Wait::Nothing);
     let mut wrong = Vec::new();
     let mut text = String::new();
-    let told = within(2 * SILENCE, || {
+    let reports = within(2 * SILENCE, || {
         text = sync_state(&outrigger).1;
         text.contains(reason)
     });
-    wrong.extend((!told).then(|| format!("{reason:?} is the reason, and the status has: {text}")));
+    wrong.extend((!reports).then(|| format!("{reason:?} is the reason, and the status has: {text}")));
     wrong.extend(text.contains("failed to fill whole buffer").then(|| format!("a text for nobody: {text}")));
     let exit = outrigger.finish();
     let raw = exit.stderr.lines().chain(exit.stdout.lines()).filter(|line| !line.starts_with('{'));

@@ -412,8 +412,8 @@ fn the_ends_of_the_app_are_not_forgotten_by_another_worker_or_binary() {
     let script = "[ -e \"$0\" ] || { touch \"$0\"; exit 3; }; trap 'exit 0' TERM; while :; do sleep 0.05; done";
     let marker = scene.text_path("ran");
     let outrigger = Outrigger::start(&scene, &body, &["sh", "-c", script, &marker]);
-    let told = || {
-        let status = outrigger.ask("/status").json();
+    let reports = || {
+        let status = outrigger.get("/status").json();
         (
             status["app"]["restarts"].as_u64(),
             status["app"]["last_exit"]["code"].as_i64(),
@@ -421,18 +421,18 @@ fn the_ends_of_the_app_are_not_forgotten_by_another_worker_or_binary() {
         )
     };
     let known = (Some(1), Some(3), Some(true));
-    until(PATIENCE, "the app was started again", || told() == known);
+    until(PATIENCE, "the app was started again", || reports() == known);
     let (app, worker) = (outrigger.app(), outrigger.worker());
     send_signal(worker, Signal::KILL);
     outrigger.await_other(worker, PATIENCE);
-    assert_eq!(told(), known);
+    assert_eq!(reports(), known);
     for name in ["next", "later"] {
         let next = copy(&scene, name);
         let (code, said) = upgrade(&scene, Some(&next));
         assert_eq!(code, 0, "{said}");
         await_binary(&outrigger, app, &next);
         until(PATIENCE, "the new one serves", || outrigger.status_of("/ready") == 200);
-        assert_eq!(told(), known, "{name}");
+        assert_eq!(reports(), known, "{name}");
     }
     let of_the_app = scene.black_boxes().iter().filter(|text| text["process"] == "app").count();
     assert_eq!(of_the_app, 1, "its end is written down once");

@@ -136,7 +136,7 @@ impl Callers {
             missing.retain(|kind| kinds.contains(kind));
             missing.is_empty()
         });
-        let status = outrigger.ask_quietly("/status");
+        let status = outrigger.get_quietly("/status");
         assert!(all_work, "{missing:?} do not work; the status: {status}");
     }
 
@@ -169,7 +169,7 @@ pub fn assert_said(outrigger: &Outrigger, host: &str, words: &[&str], limit: Dur
     let fits = |text: &str| text.contains(host) && words.iter().all(|word| text.contains(word));
     let mut status = Value::Null;
     let said = within(limit, || {
-        status = serde_json::from_str(&outrigger.ask_quietly("/status")).unwrap_or_default();
+        status = serde_json::from_str(&outrigger.get_quietly("/status")).unwrap_or_default();
         texts(&status).iter().flat_map(|text| text.split("; ")).any(fits)
     });
     assert!(said, "the status says {words:?} of {host}: {}", status["subsystems"]);

@@ -21,25 +21,25 @@ pub fn binary() -> Option<String> {
 
 /// Asks the worker that serves. It waits until one answers, since the worker before it may be gone already.
 #[track_caller]
-pub fn ask(scene: &Scene, line: &str) -> String {
-    let (mut answer, mut trouble) = (String::new(), String::new());
-    let heard = within(PATIENCE, || match try_ask(scene, line) {
+pub fn inject(scene: &Scene, line: &str) -> String {
+    let (mut answer, mut error_text) = (String::new(), String::new());
+    let heard = within(PATIENCE, || match try_get(scene, line) {
         Ok(heard) => {
             answer = heard;
             true
         }
         Err(error) => {
-            trouble = error.to_string();
+            error_text = error.to_string();
             false
         }
     });
-    assert!(heard, "fault injection answers `{line}`: {trouble}");
+    assert!(heard, "fault injection answers `{line}`: {error_text}");
     answer
 }
 
 /// As `ask`, where the fault may take the answer with it, and must not come to the next worker as well.
 #[track_caller]
-pub fn tell(scene: &Scene, line: &str) {
+pub fn send(scene: &Scene, line: &str) {
     let mut found = None;
     until(PATIENCE, "fault injection takes a connection", || {
         found = UnixStream::connect(scene.path("state/faults.sock")).ok();
@@ -52,7 +52,7 @@ pub fn tell(scene: &Scene, line: &str) {
     BufReader::new(stream).read_line(&mut String::new()).ok();
 }
 
-fn try_ask(scene: &Scene, line: &str) -> std::io::Result<String> {
+fn try_get(scene: &Scene, line: &str) -> std::io::Result<String> {
     let mut stream = UnixStream::connect(scene.path("state/faults.sock"))?;
     stream.set_read_timeout(Some(10 * SECOND))?;
     stream.write_all(format!("{line}\n").as_bytes())?;

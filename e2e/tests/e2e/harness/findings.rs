@@ -33,7 +33,7 @@ impl Drop for Findings {
 }
 
 /// What the subsystems say of themselves, each part that is not well by its name.
-pub fn verdicts(outrigger: &Outrigger) -> String {
+pub fn outcomes(outrigger: &Outrigger) -> String {
     let reply = get(&outrigger.admin, "/status");
     reply.map_or_else(|error| error.to_string(), |reply| reply.json()["subsystems"].to_string())
 }

@@ -178,7 +178,7 @@ pub fn published_commit(to: &Path) -> Option<String> {
 
 /// What sync says of itself in the status: its state and its text. Empty where nobody answers.
 pub fn sync_state(outrigger: &Outrigger) -> (String, String) {
-    let status: serde_json::Value = serde_json::from_str(&outrigger.ask_quietly("/status")).unwrap_or_default();
+    let status: serde_json::Value = serde_json::from_str(&outrigger.get_quietly("/status")).unwrap_or_default();
     let subsystems = status["subsystems"].as_array().cloned().unwrap_or_default();
     let sync = subsystems.into_iter().find(|row| row["name"] == "sync").unwrap_or_default();
     let text = |name: &str| sync[name].as_str().unwrap_or_default().to_owned();

@@ -217,7 +217,7 @@ pub struct Watched {
 
 impl Watched {
     /// What is wrong with its end: it hung, or took too much.
-    pub fn trouble(&self) -> Option<String> {
+    pub fn error_text(&self) -> Option<String> {
         if self.most_mib > RESIDENT_MOST_MIB {
             return Some(format!("{} MiB", self.most_mib));
         }

@@ -113,12 +113,12 @@ impl Init {
         command.args(&words[1..]);
         prepare(&mut command);
         let running = Running::spawn(command);
-        Supervised { running, name: self.name().to_owned(), left: Leftovers::default(), _scene: scene }
+        Supervised { running, name: self.name().to_owned(), left: Orphans::default(), _scene: scene }
     }
 
     /// The app that says each signal it gets, once it listens for all of them.
     #[track_caller]
-    pub fn start_telling(&self, options: Options<'_>) -> Option<Supervised> {
+    pub fn start_with_reports(&self, options: Options<'_>) -> Option<Supervised> {
         let (python, script) = (python()?, fixture("signals.py"));
         let supervised = self.start(options, &[&python, &script]);
         supervised.await_output("ready");
@@ -131,7 +131,7 @@ pub struct Supervised {
     pub running: Running,
     name: String,
     /// What was ever seen below it, so that none outlives the test, whatever became of the init.
-    left: Leftovers,
+    left: Orphans,
     _scene: Scene,
 }
 
@@ -153,7 +153,7 @@ impl Supervised {
     }
 
     /// The signals that the app of `start_telling` got, in their order.
-    pub fn told(&self) -> Vec<i32> {
+    pub fn reports(&self) -> Vec<i32> {
         let text = self.running.stdout.text();
         let complete = text.rfind('\n').map_or("", |end| &text[..end]);
         complete.lines().filter_map(|line| line.strip_prefix("got ")?.parse().ok()).collect()
@@ -161,10 +161,10 @@ impl Supervised {
 
     /// Waits until so many signals have arrived, and fails unless they are these.
     #[track_caller]
-    pub fn await_told(&self, expected: &[i32]) {
+    pub fn await_report(&self, expected: &[i32]) {
         let what = format!("the app of {} tells {expected:?}", self.name);
-        until(PATIENCE, &what, || self.told().len() >= expected.len());
-        assert_eq!(self.told(), expected, "{}", self.name);
+        until(PATIENCE, &what, || self.reports().len() >= expected.len());
+        assert_eq!(self.reports(), expected, "{}", self.name);
     }
 
     /// What the init started as its app: its child that no longer carries its own name.
@@ -197,15 +197,15 @@ impl Supervised {
 
 /// Processes that nobody else ends: an orphan outlives its init, and would hold whatever it inherited from the test.
 #[derive(Default)]
-pub struct Leftovers(Mutex<Vec<u32>>);
+pub struct Orphans(Mutex<Vec<u32>>);
 
-impl Leftovers {
+impl Orphans {
     pub fn note(&self, pids: &[u32]) {
         self.0.lock().expect("no holder panics").extend(pids);
     }
 }
 
-impl Drop for Leftovers {
+impl Drop for Orphans {
     fn drop(&mut self) {
         for pid in self.0.get_mut().into_iter().flatten() {
             send_signal(*pid, Signal::KILL);

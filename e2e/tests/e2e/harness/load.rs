@@ -106,7 +106,7 @@ impl Load {
         });
         let client = |_| {
             let shared = shared.clone();
-            std::thread::spawn(move || ask_until_stopped(&shared))
+            std::thread::spawn(move || request_until_stopped(&shared))
         };
         let clients = (0..CLIENTS).map(client).collect();
         Self { shared, clients }
@@ -191,7 +191,7 @@ impl Met {
     }
 }
 
-fn ask_until_stopped(shared: &Shared) {
+fn request_until_stopped(shared: &Shared) {
     let mut kept = None;
     let mut due = Instant::now();
     while !shared.stop.load(Ordering::Relaxed) {
@@ -200,7 +200,7 @@ fn ask_until_stopped(shared: &Shared) {
         // After a pause the pace is taken up again, without making good for what was missed.
         due = (due + shared.interval).max(Instant::now());
         let began = Instant::now();
-        let asked = ask(shared, &mut kept);
+        let asked = get(shared, &mut kept);
         let took = began.elapsed();
         let mut answers = shared.answers.lock().expect("no holder panics");
         if took > PAUSE {
@@ -220,7 +220,7 @@ fn ask_until_stopped(shared: &Shared) {
     }
 }
 
-fn ask(shared: &Shared, kept: &mut Option<Wire<TcpStream>>) -> Result<(), (bool, String)> {
+fn get(shared: &Shared, kept: &mut Option<Wire<TcpStream>>) -> Result<(), (bool, String)> {
     if let Some(mut wire) = kept.take() {
         match exchange(&mut wire, "keep-alive") {
             Ok(stays) => {

@@ -132,8 +132,8 @@ pub fn replace_worker(outrigger: &Outrigger) {
 
 /// The entry of the logs in `/status`: their state, and all that they say as text.
 #[track_caller]
-pub fn verdict(outrigger: &Outrigger) -> (String, String) {
-    logs_of(&outrigger.ask("/status").json())
+pub fn outcome(outrigger: &Outrigger) -> (String, String) {
+    logs_of(&outrigger.get("/status").json())
 }
 
 /// The same of a status that was asked for already.
@@ -149,8 +149,8 @@ pub fn logs_of(status: &Value) -> (String, String) {
 #[track_caller]
 pub fn await_degraded(outrigger: &Outrigger, parts: &[&str]) {
     let says = |(state, text): &(String, String)| state == "degraded" && parts.iter().all(|part| text.contains(part));
-    let degraded = within(PATIENCE, || says(&verdict(outrigger)));
-    assert!(degraded, "the logs are degraded and say {parts:?}: {:?}", verdict(outrigger));
+    let degraded = within(PATIENCE, || says(&outcome(outrigger)));
+    assert!(degraded, "the logs are degraded and say {parts:?}: {:?}", outcome(outrigger));
 }
 
 /// What the program logged at `WARN` or `ERROR`, a line each, as far as a test looks into it.

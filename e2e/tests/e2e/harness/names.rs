@@ -60,7 +60,7 @@ impl Names {
         }
         std::fs::write(names.folder.join("nsswitch.conf"), NSSWITCH).expect("the scene takes files");
         names.hosts("");
-        names.ask(&[0], "");
+        names.get(&[0], "");
         Some(names)
     }
 
@@ -90,7 +90,7 @@ impl Names {
     }
 
     /// resolv.conf with these name servers, and more lines.
-    pub fn ask(&self, servers: &[u8], more: &str) {
+    pub fn get(&self, servers: &[u8], more: &str) {
         let mut text: String = servers.iter().map(|number| format!("nameserver {}\n", self.server(*number))).collect();
         text.push_str(more);
         self.change(&self.resolv_conf, &text);
@@ -206,7 +206,7 @@ impl Dnsmasq {
     }
 
     /// Whether it was asked for a name.
-    pub fn was_asked(&self, name: &str) -> bool {
+    pub fn was_queried(&self, name: &str) -> bool {
         self.running.stderr.contains(&format!("] {name} from "))
     }
 }
@@ -277,12 +277,12 @@ impl FaultyServer {
     }
 
     /// Whether it was asked for this, as `udp AAAA name`.
-    pub fn was_asked(&self, question: &str) -> bool {
+    pub fn was_queried(&self, question: &str) -> bool {
         self.running.stderr.contains(&format!("{question} "))
     }
 
     #[track_caller]
-    pub fn assert_well_asked(&self) {
+    pub fn assert_queries(&self) {
         let text = self.running.stderr.text();
         let malformed: Vec<&str> = text.lines().filter(|line| line.contains("malformed")).collect();
         assert_eq!(malformed, Vec::<&str>::new());

@@ -133,12 +133,12 @@ impl Outrigger {
     }
 
     #[track_caller]
-    pub fn ask(&self, path: &str) -> Reply {
+    pub fn get(&self, path: &str) -> Reply {
         get(&self.admin, path).unwrap_or_else(|error| panic!("the admin listener answers {path}: {error}"))
     }
 
     /// What a path answers; empty when nothing answers.
-    pub fn ask_quietly(&self, path: &str) -> String {
+    pub fn get_quietly(&self, path: &str) -> String {
         get(&self.admin, path).map_or_else(|_| String::new(), |reply| reply.text())
     }
 

@@ -47,7 +47,7 @@ impl Component {
 /// All components; fails where the status has none.
 #[track_caller]
 pub fn components(outrigger: &Outrigger) -> Vec<Component> {
-    let status = outrigger.ask("/status").json();
+    let status = outrigger.get("/status").json();
     let rows = status["components"].as_array();
     rows.unwrap_or_else(|| panic!("the status has `components`: {status}")).iter().map(Component::read).collect()
 }
@@ -74,7 +74,7 @@ pub fn await_health(outrigger: &Outrigger, id: &str, health: &str, part: &str) -
 
 /// Whether a component of this id is degraded, and its message contains the text; false where nothing answers.
 pub fn is_degraded(outrigger: &Outrigger, id: &str, part: &str) -> bool {
-    let status: Value = serde_json::from_str(&outrigger.ask_quietly("/status")).unwrap_or_default();
+    let status: Value = serde_json::from_str(&outrigger.get_quietly("/status")).unwrap_or_default();
     let mut rows = status["components"].as_array().into_iter().flatten();
     rows.any(|row| {
         let text = |key: &str| row[key].as_str().unwrap_or_default();

@@ -65,14 +65,14 @@ impl Page {
 }
 
 #[derive(Clone, Debug)]
-struct Asked {
+struct Received {
     head: Head,
     at: Instant,
 }
 
 pub struct Target {
     app: RawApp,
-    asked: Arc<Mutex<BTreeMap<String, Vec<Asked>>>>,
+    asked: Arc<Mutex<BTreeMap<String, Vec<Received>>>>,
 }
 
 impl Target {
@@ -82,14 +82,14 @@ impl Target {
     }
 
     pub fn start_on(port: u16, page: impl Fn(&Seen, usize) -> Page + Send + Sync + 'static) -> Self {
-        let asked: Arc<Mutex<BTreeMap<String, Vec<Asked>>>> = Arc::default();
+        let asked: Arc<Mutex<BTreeMap<String, Vec<Received>>>> = Arc::default();
         let app = RawApp::start_on(port, {
             let asked = asked.clone();
             move |request, wire| {
                 let round = {
                     let mut asked = asked.lock().expect("no holder panics");
                     let rounds = asked.entry(request.head.target().to_owned()).or_default();
-                    rounds.push(Asked { head: request.head.clone(), at: Instant::now() });
+                    rounds.push(Received { head: request.head.clone(), at: Instant::now() });
                     rounds.len() - 1
                 };
                 answer(&page(request, round), wire)
@@ -121,7 +121,7 @@ impl Target {
         until(limit, &format!("{path} is asked for {rounds} times"), || self.rounds(path) >= rounds);
     }
 
-    fn of(&self, path: &str) -> Vec<Asked> {
+    fn of(&self, path: &str) -> Vec<Received> {
         self.asked.lock().expect("no holder panics").get(path).cloned().unwrap_or_default()
     }
 }
