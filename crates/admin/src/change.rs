@@ -3,7 +3,7 @@
 
 use crate::run::Controls;
 use base::scope::Scope;
-use base::unit::Span;
+use base::unit::TimeSpan;
 use http::Method;
 use net::serve::{Answer, Asked};
 use std::ffi::OsStr;
@@ -61,7 +61,7 @@ async fn taken_over(
         Ok(Ok(Err(reason))) => line(refused, &reason),
         Ok(Err(_)) => line(500, "internal error; see the Outrigger log"),
         Err(_) => {
-            let limit = Span(limit);
+            let limit = TimeSpan(limit);
             line(
                 504,
                 &format!(
@@ -86,7 +86,7 @@ fn binary(body: &[u8]) -> Result<Option<PathBuf>, &'static str> {
 
 fn within(body: &[u8]) -> Result<Option<Duration>, String> {
     let text = String::from_utf8_lossy(body.trim_ascii());
-    if text.is_empty() { Ok(None) } else { Span::parse(&text).map(|span| Some(span.0)) }
+    if text.is_empty() { Ok(None) } else { TimeSpan::parse(&text).map(|span| Some(span.0)) }
 }
 
 /// Whoever answers, the text ends with one newline.

@@ -134,7 +134,7 @@ impl Config {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use base::fill::Lookup;
+    use base::interpolate::Lookup;
 
     fn check(text: &str, expect: &str) {
         let lookup = Lookup { variable: &|_| None, file: &|_| Ok("s3cret\n".into()) };

@@ -2,7 +2,7 @@
 //! moment, or why there is none. It is made under a name of its own and then renamed over the path, so that the path leads to a
 //! worker at every moment; and before the sandbox closes, since nobody may give a file to a group from within.
 
-use base::accounts;
+use base::groups;
 use rustix::fs::Mode;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
@@ -140,7 +140,7 @@ pub fn group_number(group: &str) -> Result<u32, String> {
     }
     let table = fs::read_to_string("/etc/group")
         .map_err(|error| format!("`{group}` cannot be looked up in /etc/group: {error}"))?;
-    accounts::group(&table, group).ok_or_else(|| format!("there is no group `{group}` in /etc/group"))
+    groups::group(&table, group).ok_or_else(|| format!("there is no group `{group}` in /etc/group"))
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 //! placeholders. Out: the Config and its tree (so that later checks can name places), or a `Report`.
 
 use crate::diag::{Diagnostic, FINDINGS_MAX, Place, Report, line_of};
-use crate::fill::{Filled, Lookup, fill};
+use crate::interpolate::{Filled, Lookup, fill};
 use crate::schema;
 use crate::tree::{self, Node, Value};
 use schemars::JsonSchema;

@@ -3,7 +3,7 @@
 
 pub mod config;
 pub mod diag;
-pub mod fill;
+pub mod interpolate;
 pub mod renamed;
 pub mod schema;
 pub mod tree;
@@ -18,12 +18,12 @@ pub mod revisions;
 pub mod component;
 pub mod reason;
 pub mod ledger;
-pub mod limit;
+pub mod backoff;
 #[cfg(feature = "fault-injection")]
 pub mod fault_mailbox;
 pub mod cgroup;
-pub mod started;
-pub mod accounts;
+pub mod start_time;
+pub mod groups;
 pub mod pressure;
 pub mod needs;
 pub mod logging;

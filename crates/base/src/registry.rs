@@ -103,7 +103,7 @@ pub fn assert_laws<E: serde::de::DeserializeOwned + schemars::JsonSchema>(kinds:
             let told = property["description"].as_str().is_some_and(|text| text.len() > 10);
             assert!(told, "`{}.{key}` has a doc comment", kind.name);
         }
-        if let Err(report) = crate::config::load::<E>("example", kind.example, &crate::fill::Lookup::HERE) {
+        if let Err(report) = crate::config::load::<E>("example", kind.example, &crate::interpolate::Lookup::HERE) {
             panic!("the example of `{}` is valid:\n{}", kind.name, report.render());
         }
     }

@@ -6,7 +6,7 @@
 use crate::diag::{Diagnostic, Place, nearest};
 use crate::renamed;
 use crate::tree::{Entry, Node, Value};
-use crate::unit::{Address, ByteSize, Span, Url};
+use crate::unit::{Address, ByteSize, TimeSpan, Url};
 use serde_json::{Map, Number, Value as Json};
 
 /// What the walk found: the value for serde, the mistakes, and the cells that no message may show.
@@ -348,7 +348,7 @@ impl<'s> Walker<'s> {
             self.findings.push(finding.help("remove it; the value of a placeholder must be text"));
         }
         let reason = match format {
-            "duration" => Span::parse(text).err(),
+            "duration" => TimeSpan::parse(text).err(),
             "size" => ByteSize::parse(text).err(),
             "address" => Address::parse(text).err(),
             "url" => Url::parse(text).err(),
@@ -485,7 +485,7 @@ mod tests {
         /// The port of the app.
         port: u16,
         #[serde(default)]
-        grace: Option<Span>,
+        grace: Option<TimeSpan>,
         #[serde(default)]
         mode: Mode,
         #[serde(default)]

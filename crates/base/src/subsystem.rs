@@ -273,7 +273,7 @@ pub enum Phase {
     Run,
     /// Not part of a stop: another worker takes over. Nothing more is taken in, what is under way may end, and then nothing that
     /// both would need is touched any more. The phases of a stop follow, for what is under way.
-    Yield,
+    Handover,
     /// Inbound takes no new connections and drains; the last scrape of the app is made now, while it still answers.
     Drain,
     /// The app has ended: read its output and files to their end, deliver or persist.
@@ -293,12 +293,12 @@ struct Now {
 }
 
 /// What a subsystem holds of the stop order: it watches the phase, and says when it has done its part.
-pub struct Station {
+pub struct Participant {
     watch: PhaseWatch,
     done: watch::Sender<Phase>,
 }
 
-impl Station {
+impl Participant {
     /// Whether another worker takes over, so that nothing is read to its end.
     pub fn yields(&self) -> bool {
         self.watch.yields()
@@ -357,7 +357,7 @@ impl PhaseWatch {
     pub async fn reached(&mut self, phase: Phase) -> Instant {
         match self.now.wait_for(|now| now.phase >= phase).await {
             Ok(now) => now.until,
-            // The conductor is gone, and its thread with it: this process ends, and nobody has ordered to close anything.
+            // The lifecycle is gone, and its thread with it: this process ends, and nobody has ordered to close anything.
             Err(_) => std::future::pending().await,
         }
     }
@@ -378,23 +378,23 @@ impl PhaseWatch {
 }
 
 /// Leads all subsystems through the stop order.
-pub struct Conductor {
+pub struct Lifecycle {
     now: watch::Sender<Now>,
     stations: Vec<(&'static str, watch::Receiver<Phase>)>,
 }
 
-impl Default for Conductor {
-    fn default() -> Conductor {
+impl Default for Lifecycle {
+    fn default() -> Lifecycle {
         let now = Now { phase: Phase::Run, until: Instant::now(), yields: false };
-        Conductor { now: watch::channel(now).0, stations: Vec::new() }
+        Lifecycle { now: watch::channel(now).0, stations: Vec::new() }
     }
 }
 
-impl Conductor {
-    pub fn station(&mut self, subsystem: &'static str) -> Station {
+impl Lifecycle {
+    pub fn participant(&mut self, subsystem: &'static str) -> Participant {
         let (done, seen) = watch::channel(Phase::Run);
         self.stations.push((subsystem, seen));
-        Station { watch: PhaseWatch { now: self.now.subscribe() }, done }
+        Participant { watch: PhaseWatch { now: self.now.subscribe() }, done }
     }
 
     /// A way to shorten the phase that is under way, while somebody waits for it.
@@ -405,12 +405,12 @@ impl Conductor {
     /// Begins a phase and waits until all stations have done it or the time is over; answers who did not.
     pub async fn advance(&mut self, phase: Phase, within: Duration) -> Vec<&'static str> {
         let until = Instant::now() + within;
-        let yields = phase == Phase::Yield || self.now.borrow().yields;
+        let yields = phase == Phase::Handover || self.now.borrow().yields;
         let _ = self.now.send_replace(Now { phase, until, yields });
         let mut late = Vec::new();
         let mut clock = PhaseWatch { now: self.now.subscribe() };
         for (name, seen) in &mut self.stations {
-            // A station whose thread has ended has nothing left to do.
+            // A participant whose thread has ended has nothing left to do.
             tokio::select! {
                 biased;
                 _ = seen.wait_for(|done| *done >= phase) => {}
@@ -444,11 +444,11 @@ mod tests {
     /// covers: faults 2
     #[tokio::test(flavor = "current_thread", start_paused = true)]
     async fn a_phase_can_be_shortened_while_it_runs() {
-        let mut conductor = Conductor::default();
-        let slow = conductor.station("slow");
-        let (hurry, mut watch, began) = (conductor.hurry(), slow.watch(), tokio::time::Instant::now());
+        let mut lifecycle = Lifecycle::default();
+        let slow = lifecycle.participant("slow");
+        let (hurry, mut watch, began) = (lifecycle.hurry(), slow.watch(), tokio::time::Instant::now());
         let (late, (), ()) = tokio::join!(
-            conductor.advance(Phase::Finish, Duration::from_secs(60)),
+            lifecycle.advance(Phase::Finish, Duration::from_secs(60)),
             async {
                 watch.reached(Phase::Finish).await;
                 watch.is_over(Duration::from_millis(100)).await;
@@ -466,20 +466,20 @@ mod tests {
     /// covers: foundation 2
     #[tokio::test(flavor = "current_thread")]
     async fn a_phase_ends_when_all_have_done_it_or_the_time_is_over() {
-        let mut conductor = Conductor::default();
-        let mut quick = conductor.station("quick");
-        let slow = conductor.station("slow");
-        let (late, ()) = tokio::join!(conductor.advance(Phase::Drain, Duration::from_millis(30)), async {
+        let mut lifecycle = Lifecycle::default();
+        let mut quick = lifecycle.participant("quick");
+        let slow = lifecycle.participant("slow");
+        let (late, ()) = tokio::join!(lifecycle.advance(Phase::Drain, Duration::from_millis(30)), async {
             quick.reached(Phase::Drain).await;
             quick.done(Phase::Drain);
         });
         assert_eq!(late, ["slow"]);
         slow.done(Phase::Finish);
         quick.done(Phase::Finish);
-        assert!(conductor.advance(Phase::Finish, Duration::from_secs(5)).await.is_empty());
+        assert!(lifecycle.advance(Phase::Finish, Duration::from_secs(5)).await.is_empty());
         drop((quick, slow));
         assert!(
-            conductor.advance(Phase::Close, Duration::from_secs(5)).await.is_empty(),
+            lifecycle.advance(Phase::Close, Duration::from_secs(5)).await.is_empty(),
             "who has ended holds nobody up"
         );
     }
@@ -487,12 +487,12 @@ mod tests {
     /// covers: attachment 2
     #[tokio::test(flavor = "current_thread", start_paused = true)]
     async fn a_conductor_that_is_gone_has_ordered_nothing() {
-        let mut conductor = Conductor::default();
-        let mut station = conductor.station("proxy");
-        let mut watch = station.watch();
-        drop(conductor);
+        let mut lifecycle = Lifecycle::default();
+        let mut participant = lifecycle.participant("proxy");
+        let mut watch = participant.watch();
+        drop(lifecycle);
         let long = Duration::from_secs(60);
-        assert!(tokio::time::timeout(long, station.reached(Phase::Yield)).await.is_err(), "sockets stay open");
+        assert!(tokio::time::timeout(long, participant.reached(Phase::Handover)).await.is_err(), "sockets stay open");
         assert!(tokio::time::timeout(long, watch.yields_or_reached(Phase::Close)).await.is_err());
     }
 

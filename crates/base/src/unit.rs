@@ -9,7 +9,7 @@ use std::time::Duration;
 
 /// A duration as people write it: `250ms`, `25s`, `5m`, `2h`, `1d`, also joined as in `1m30s`. `0s` is allowed.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Span(pub Duration);
+pub struct TimeSpan(pub Duration);
 
 /// A number of bytes as people write it: `512`, `64KiB`, `8MiB`, `1GiB`; decimal `kB`, `MB`, `GB` too.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -39,20 +39,20 @@ const SIZE_UNITS: [(&str, u64); 8] = [
     ("TiB", 1 << 40),
 ];
 
-impl Span {
+impl TimeSpan {
     /// The longest duration: sums of a few never pass what a clock counts.
-    pub const MAX: Span = Span::from_secs(36_500 * 24 * 3600);
+    pub const MAX: TimeSpan = TimeSpan::from_secs(36_500 * 24 * 3600);
 
-    pub const fn from_secs(seconds: u64) -> Span {
-        Span(Duration::from_secs(seconds))
+    pub const fn from_secs(seconds: u64) -> TimeSpan {
+        TimeSpan(Duration::from_secs(seconds))
     }
 
-    pub const fn from_millis(milliseconds: u64) -> Span {
-        Span(Duration::from_millis(milliseconds))
+    pub const fn from_millis(milliseconds: u64) -> TimeSpan {
+        TimeSpan(Duration::from_millis(milliseconds))
     }
 
     /// Reads `1m30s`. The error is the reason alone; the caller knows the place.
-    pub fn parse(text: &str) -> Result<Span, String> {
+    pub fn parse(text: &str) -> Result<TimeSpan, String> {
         let mut rest = text.trim();
         if rest.is_empty() {
             return Err("is empty, expected a duration such as 25s".into());
@@ -72,7 +72,7 @@ impl Span {
                 .ok_or_else(|| format!("duration `{text}` is too large: at most {}", Self::MAX))?;
             rest = next;
         }
-        Ok(Span(Duration::from_millis(total_ms)))
+        Ok(TimeSpan(Duration::from_millis(total_ms)))
     }
 }
 
@@ -165,7 +165,7 @@ impl fmt::Debug for Secret {
     }
 }
 
-impl fmt::Display for Span {
+impl fmt::Display for TimeSpan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ms = u64::try_from(self.0.as_millis()).unwrap_or(u64::MAX);
         let (name, scale) =
@@ -174,7 +174,7 @@ impl fmt::Display for Span {
     }
 }
 
-impl fmt::Debug for Span {
+impl fmt::Debug for TimeSpan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
     }
@@ -227,7 +227,7 @@ macro_rules! text_type {
     };
 }
 
-text_type!(Span, "duration", "A duration: 250ms, 25s, 5m, 2h", Span::parse, ToString::to_string);
+text_type!(TimeSpan, "duration", "A duration: 250ms, 25s, 5m, 2h", TimeSpan::parse, ToString::to_string);
 text_type!(ByteSize, "size", "A number of bytes: 512KiB, 64MiB, 1GiB", ByteSize::parse, ToString::to_string);
 text_type!(Address, "address", "An IP address and a port: 127.0.0.1:8080", Address::parse, |a: &Address| a
     .0
@@ -246,7 +246,7 @@ mod tests {
     use super::*;
 
     fn check_span(text: &str, expect: Result<u64, &str>) {
-        match (Span::parse(text), expect) {
+        match (TimeSpan::parse(text), expect) {
             (Ok(span), Ok(ms)) => assert_eq!(span.0.as_millis() as u64, ms, "{text}"),
             (Err(reason), Err(part)) => assert!(reason.contains(part), "{text}: {reason}"),
             (got, want) => panic!("{text}: got {got:?}, wanted {want:?}"),

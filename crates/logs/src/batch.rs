@@ -1,7 +1,7 @@
 //! A batch: one shared byte buffer and a compact table of records, with a sparse overlay for the fields that stages set.
 //! In: chunks of lines. Out: the same to every sink, without a copy. The raw path makes no allocation per record.
 
-use crate::track::Ticket;
+use crate::ack::AckHandle;
 use bytes::Bytes;
 use std::rc::Rc;
 
@@ -34,7 +34,7 @@ pub struct Record {
 #[derive(Clone, Debug)]
 pub enum Key {
     /// A JSON string's inside, in the batch's bytes.
-    Span(u32, u32),
+    Range(u32, u32),
     Name(Rc<str>),
 }
 
@@ -42,7 +42,7 @@ impl Key {
     /// `bytes`: the batch's.
     pub fn text<'t>(&'t self, bytes: &'t [u8]) -> &'t [u8] {
         match self {
-            Key::Span(start, end) => bytes.get(*start as usize..*end as usize).unwrap_or(&[]),
+            Key::Range(start, end) => bytes.get(*start as usize..*end as usize).unwrap_or(&[]),
             Key::Name(name) => name.as_bytes(),
         }
     }
@@ -74,7 +74,7 @@ pub struct Batch {
     pub file: Option<Rc<str>>,
     pub stream: Stream,
     /// Who must hear that a sink is done with it.
-    pub ticket: Option<Ticket>,
+    pub ticket: Option<AckHandle>,
 }
 
 impl Batch {

@@ -48,7 +48,7 @@ impl FileId {
 
 /// A hash of some bytes of a file: how many, and their hash.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Print {
+pub struct Fingerprint {
     pub length: u32,
     pub hash: u64,
 }
@@ -62,9 +62,9 @@ pub const BEFORE_MAX: usize = 64;
 pub struct Position {
     pub offset: u64,
     /// Of the file's beginning, as far as the offset covers it.
-    pub print: Print,
+    pub print: Fingerprint,
     /// Of the bytes before the offset.
-    pub before: Print,
+    pub before: Fingerprint,
     /// How far the file was read. What lies between is lost where the file is gone.
     pub read_to: u64,
 }
@@ -380,17 +380,17 @@ fn header() -> [u8; SLOT_BYTES] {
 }
 
 /// Hashes the beginning of a file.
-pub fn print_of(file: &File, length: usize) -> io::Result<Print> {
+pub fn print_of(file: &File, length: usize) -> io::Result<Fingerprint> {
     print_at(file, 0, length.min(PRINT_MAX))
 }
 
 /// Hashes what stands before an offset.
-pub fn print_before(file: &File, offset: u64) -> io::Result<Print> {
+pub fn print_before(file: &File, offset: u64) -> io::Result<Fingerprint> {
     let length = offset.min(BEFORE_MAX as u64);
     print_at(file, offset - length, length as usize)
 }
 
-fn print_at(file: &File, at: u64, length: usize) -> io::Result<Print> {
+fn print_at(file: &File, at: u64, length: usize) -> io::Result<Fingerprint> {
     let mut bytes = [0u8; PRINT_MAX];
     let mut filled = 0;
     while filled < length {
@@ -399,7 +399,7 @@ fn print_at(file: &File, at: u64, length: usize) -> io::Result<Print> {
             count => filled += count,
         }
     }
-    Ok(Print { length: filled as u32, hash: fnv1a(bytes.get(..filled).unwrap_or(&[])) })
+    Ok(Fingerprint { length: filled as u32, hash: fnv1a(bytes.get(..filled).unwrap_or(&[])) })
 }
 
 fn name_hash(name: &str) -> u64 {
@@ -439,14 +439,14 @@ fn decode(slot: &[u8]) -> Option<(SlotKey, Position)> {
     }
     let file = FileId { device: number(1)?, inode: number(2)? };
     let lengths = number(5)?;
-    let print = Print { length: u32::try_from(lengths & 0xffff_ffff).ok()?, hash: number(6)? };
-    let before = Print { length: u32::try_from(lengths >> 32).ok()?, hash: number(7)? };
+    let print = Fingerprint { length: u32::try_from(lengths & 0xffff_ffff).ok()?, hash: number(6)? };
+    let before = Fingerprint { length: u32::try_from(lengths >> 32).ok()?, hash: number(7)? };
     Some(((number(0)?, file, number(3)?), Position { offset: number(4)?, print, before, read_to: number(8)? }))
 }
 
 /// The file of the first version: 64 bytes a slot, from the first byte on.
 mod first_version {
-    use super::{FileId, Position, Print, SLOTS_MAX, SlotKey, number};
+    use super::{FileId, Fingerprint, Position, SLOTS_MAX, SlotKey, number};
     use sys::ring::fnv1a;
 
     const MAGIC: u32 = 0x4f52_4331;
@@ -462,10 +462,10 @@ mod first_version {
             return None;
         }
         let file = FileId { device: number(1)?, inode: number(2)? };
-        let print = Print { length: u32::try_from(tail & 0xffff_ffff).ok()?, hash: number(5)? };
+        let print = Fingerprint { length: u32::try_from(tail & 0xffff_ffff).ok()?, hash: number(5)? };
         let offset = number(4)?;
         // Nothing is known of what stands before the offset: an empty print is that of any bytes.
-        let before = Print { length: 0, hash: fnv1a(&[]) };
+        let before = Fingerprint { length: 0, hash: fnv1a(&[]) };
         Some(((number(0)?, file, number(3)?), Position { offset, print, before, read_to: offset }))
     }
 }
@@ -483,7 +483,7 @@ mod tests {
         let file = |inode| FileId { device: 1, inode };
         let at = |offset| Position {
             offset,
-            print: Print { length: 3, hash: 9 },
+            print: Fingerprint { length: 3, hash: 9 },
             read_to: offset + 7,
             ..Position::default()
         };

@@ -3,7 +3,7 @@
 use crate::sink::SinkEntry;
 use crate::source::SourceEntry;
 use crate::stage::StageEntry;
-use base::unit::{ByteSize, Span};
+use base::unit::{ByteSize, TimeSpan};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -59,7 +59,7 @@ pub struct BatchConfig {
     pub max_records: u32,
     /// How long the first record of a body waits for others.
     #[serde(default = "batch_max_age")]
-    pub max_age: Span,
+    pub max_age: TimeSpan,
 }
 
 impl Default for BufferConfig {
@@ -86,6 +86,6 @@ fn batch_max_records() -> u32 {
     10_000
 }
 
-fn batch_max_age() -> Span {
-    Span::from_secs(1)
+fn batch_max_age() -> TimeSpan {
+    TimeSpan::from_secs(1)
 }

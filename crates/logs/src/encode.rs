@@ -29,7 +29,7 @@ impl Encoder {
             }
             if !is_set(key) {
                 separate(out, start);
-                name(key, matches!(field.key, crate::batch::Key::Span(..)), out);
+                name(key, matches!(field.key, crate::batch::Key::Range(..)), out);
                 value(batch, &field.value, out);
             }
         }
@@ -172,12 +172,12 @@ pub fn string(bytes: &[u8], out: &mut Vec<u8>) {
 mod tests {
     use super::*;
     use crate::batch::Stream;
-    use crate::split::Splitter;
+    use crate::framer::Framer;
     use crate::stage::parse::parse_json;
 
     fn check(line: &[u8], parse: bool, common: &[(&str, &str)], expect: &str) {
-        let mut splitter = Splitter::new("app".into(), None, Stream::Stdout, 10_000, 0);
-        let mut batch = splitter.take(&[line, b"\n"].concat()).expect("a line");
+        let mut framer = Framer::new("app".into(), None, Stream::Stdout, 10_000, 0);
+        let mut batch = framer.take(&[line, b"\n"].concat()).expect("a line");
         batch.common = common.iter().map(|(key, text)| ((*key).into(), (*text).into())).collect();
         batch.records[0].time_ns = 1_700_000_000_123_456_789;
         if parse {

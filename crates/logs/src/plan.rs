@@ -229,7 +229,7 @@ fn kinds(entries: &[StageEntry]) -> Vec<StageKind> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use base::fill::Lookup;
+    use base::interpolate::Lookup;
 
     fn check(text: &str, wrapped: bool, expect: Result<(), &str>) {
         let loaded = base::config::load::<Config>("logs.yaml", text, &Lookup::HERE);

@@ -157,13 +157,13 @@ impl Queue {
 mod tests {
     use super::*;
     use crate::batch::Stream;
-    use crate::split::Splitter;
+    use crate::framer::Framer;
     use base::component::Component;
     use base::ledger::Ledger;
     use std::time::Duration;
 
     fn batch(text: &str) -> Rc<Batch> {
-        Rc::new(Splitter::new("s".into(), None, Stream::None, 100, 0).take(text.as_bytes()).expect("whole lines"))
+        Rc::new(Framer::new("s".into(), None, Stream::None, 100, 0).take(text.as_bytes()).expect("whole lines"))
     }
 
     /// covers: foundation 5

@@ -1,13 +1,14 @@
 //! The way of a log line, readable here: source → stages → queues → sinks, and back as acknowledgements.
 //!
 //! ```text
-//! source::{stdio,file,proxy}::run → split::Splitter::take → Pipeline::push → stage::Stage::shape → queue::Queue::push
-//!     → ship → sink::Sink::encode → sink::Sink::deliver → track::Ticket::done → checkpoint::Checkpoints::set / Ring::acknowledge
+//! source::{stdio,file,proxy}::run → split::Framer::take → Pipeline::push → stage::Stage::shape → queue::Queue::push
+//!     → ship → sink::Sink::encode → sink::Sink::deliver → track::AckHandle::done → checkpoint::Checkpoints::set / Ring::acknowledge
 //! ```
 //!
 //! One thread. In: a Plan, the rings, the feed. Out: health, ledger rows. Bounds: a queue per sink; a source reads only when
 //! every blocking sink that it feeds has room.
 
+use crate::ack::AckTracker;
 use crate::batch::{Batch, Stream};
 use crate::checkpoint::{self, Checkpoints};
 use crate::plan::{BatchLimits, Plan, SinkPlan};
@@ -15,19 +16,18 @@ use crate::queue::Queue;
 use crate::sink::{Failure, Sink};
 use crate::source::stdio::Wake;
 use crate::source::{SourceKind, file, proxy, stdio};
-use crate::stage::{Staged, shape, staged};
+use crate::stage::{MeteredStage, apply, staged};
 use crate::stop;
 use crate::telemetry::{REMOVED_BYTES, REMOVED_FILES, TRUNCATED};
-use crate::track::Track;
+use base::backoff::Backoff;
 use base::component::Component;
 use base::feed::{AccessBatch, FeedReceiver};
 use base::ledger::Row;
-use base::limit::Backoff;
 use base::pressure::Pressure;
 use base::reason::Reason;
 use base::scope::{self, Scope};
 use base::state::StateDir;
-use base::subsystem::{Conductor, Health, Phase, PhaseWatch, Station, counted};
+use base::subsystem::{Health, Lifecycle, Participant, Phase, PhaseWatch, counted};
 use base::telemetry::{Counter, Gauge, MetricDesc, RECEIVED_BYTES, Requests, Telemetry};
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
@@ -61,15 +61,21 @@ pub fn check(plan: &Plan) -> Vec<String> {
 }
 
 /// Starts the thread. Call `check` before.
-pub fn start(plan: Plan, inputs: Inputs, telemetry: &Telemetry, conductor: &mut Conductor) -> Result<(), Vec<String>> {
-    let (health, telemetry, station) = (telemetry.health("logs"), telemetry.clone(), conductor.station("logs"));
+pub fn start(plan: Plan, inputs: Inputs, telemetry: &Telemetry, lifecycle: &mut Lifecycle) -> Result<(), Vec<String>> {
+    let (health, telemetry, participant) = (telemetry.health("logs"), telemetry.clone(), lifecycle.participant("logs"));
     let thread_health = health.clone();
-    scope::thread("logs", health, move || logs_thread(plan, inputs, telemetry, station, thread_health))
+    scope::thread("logs", health, move || logs_thread(plan, inputs, telemetry, participant, thread_health))
         .map(drop)
         .map_err(|error| vec![format!("the logs thread cannot start: {error}")])
 }
 
-async fn logs_thread(plan: Plan, inputs: Inputs, telemetry: Telemetry, mut station: Station, health: Arc<Health>) {
+async fn logs_thread(
+    plan: Plan,
+    inputs: Inputs,
+    telemetry: Telemetry,
+    mut participant: Participant,
+    health: Arc<Health>,
+) {
     let scope = Scope::new("logs", health.clone());
     let opened = Checkpoints::open(&inputs.state, Some(health.clone())).unwrap_or_else(|error| {
         health
@@ -82,7 +88,7 @@ async fn logs_thread(plan: Plan, inputs: Inputs, telemetry: Telemetry, mut stati
         tracing::warn!("{trouble}; log files without a checkpoint are re-read from the beginning");
     }
     checkpoints.prefer(plan.sources.iter().map(|source| source.name.as_str()));
-    let parts = Parts { plan, telemetry, health: health.clone(), phase: station.watch(), scope: scope.clone() };
+    let parts = Parts { plan, telemetry, health: health.clone(), phase: participant.watch(), scope: scope.clone() };
     let (queues, shippers) = parts.start_sinks();
     let (looking, mut looked) = mpsc::channel(1);
     let Reading { readers, wake, feeds, leftovers } = parts.start_sources(inputs, &queues, &checkpoints, looking);
@@ -97,19 +103,19 @@ async fn logs_thread(plan: Plan, inputs: Inputs, telemetry: Telemetry, mut stati
         is_ready.set_ready(true);
     });
 
-    let until = station.reached(Phase::Yield).await;
-    let readers = if station.yields() {
+    let until = participant.reached(Phase::Handover).await;
+    let readers = if participant.yields() {
         stop::hand_over(readers, &queues, until).await;
         wake.iter().for_each(JoinHandle::abort);
         checkpoints.release();
-        station.done(Phase::Yield);
+        participant.done(Phase::Handover);
         Vec::new()
     } else {
         readers
     };
-    station.reached(Phase::Drain).await;
-    station.done(Phase::Drain);
-    station.reached(Phase::Finish).await;
+    participant.reached(Phase::Drain).await;
+    participant.done(Phase::Drain);
+    participant.reached(Phase::Finish).await;
     let finish = async {
         for reader in readers.into_iter().chain(feeds) {
             let _ = reader.await;
@@ -120,21 +126,21 @@ async fn logs_thread(plan: Plan, inputs: Inputs, telemetry: Telemetry, mut stati
         }
     };
     // What is not delivered a moment before the deadline is written down instead.
-    let mut clock = station.watch();
+    let mut clock = participant.watch();
     let in_time = tokio::select! {
         () = finish => true,
         () = clock.is_over(stop::KEEP_RESERVE) => false,
     };
     // A worker that makes room for the next one leaves the ring to it, and everything before its end.
-    if !station.yields() {
+    if !participant.yields() {
         let unkept = stop::keep(leftovers);
         if !in_time {
             stop::leave_behind(&parts, &queues, &unkept);
         }
     }
-    station.done(Phase::Finish);
-    station.reached(Phase::Close).await;
-    station.done(Phase::Close);
+    participant.done(Phase::Finish);
+    participant.reached(Phase::Close).await;
+    participant.done(Phase::Close);
 }
 
 /// What all tasks of the thread are made from.
@@ -147,7 +153,7 @@ pub struct Parts {
 }
 
 /// What may be left in a ring, and the source that reads it.
-pub type LeftoverOf = (stdio::Leftover, Ring, Rc<Pipeline>);
+pub type BacklogOf = (stdio::Backlog, Ring, Rc<Pipeline>);
 
 /// The sources at work, and what may be left of the app's output at the end.
 #[derive(Default)]
@@ -158,7 +164,7 @@ struct Reading {
     wake: Option<JoinHandle<()>>,
     /// Of what comes from this worker itself.
     feeds: Vec<JoinHandle<()>>,
-    leftovers: Vec<LeftoverOf>,
+    leftovers: Vec<BacklogOf>,
 }
 
 impl Parts {
@@ -207,7 +213,7 @@ impl Parts {
             match (&source.kind, &inputs.rings, &wake) {
                 (SourceKind::Stdio(config), Some((stdout, stderr)), Some(wake)) => {
                     for (ring, stream) in [(stdout, Stream::Stdout), (stderr, Stream::Stderr)] {
-                        let left = stdio::Leftover::new(&inputs.state, &source.name, stream);
+                        let left = stdio::Backlog::new(&inputs.state, &source.name, stream);
                         let shared = stdio::Shared {
                             ring: ring.clone(),
                             stream,
@@ -251,8 +257,8 @@ impl Parts {
 pub struct Pipeline {
     name: String,
     component: Component,
-    stages: Vec<Staged>,
-    outlets: Vec<Outlet>,
+    stages: Vec<MeteredStage>,
+    branchs: Vec<Branch>,
     sink_count: usize,
     row: Arc<Row>,
     bytes: Counter,
@@ -265,11 +271,11 @@ pub struct Pipeline {
 }
 
 /// One sink of a pipeline.
-struct Outlet {
+struct Branch {
     name: String,
     required: bool,
     queue: Rc<Queue>,
-    stages: Vec<Staged>,
+    stages: Vec<MeteredStage>,
 }
 
 impl Pipeline {
@@ -283,9 +289,9 @@ impl Pipeline {
         let component = source.component();
         let mut stages = staged(&source.stages, &component.id, telemetry);
         stages.extend(staged(&plan.stages, "logs", telemetry));
-        let outlets = source.sinks.iter().filter_map(|index| {
+        let branchs = source.sinks.iter().filter_map(|index| {
             let (sink, queue) = (plan.sinks.get(*index)?, queues.get(*index)?);
-            Some(Outlet {
+            Some(Branch {
                 name: sink.name.clone(),
                 required: sink.required,
                 queue: queue.clone(),
@@ -293,7 +299,7 @@ impl Pipeline {
             })
         });
         Pipeline {
-            outlets: outlets.collect(),
+            branchs: branchs.collect(),
             sink_count: plan.sinks.len(),
             stages,
             row: telemetry.ledger.row(&component),
@@ -325,12 +331,12 @@ impl Pipeline {
 
     /// The index in tracks and the name of each sink.
     pub fn sinks(&self) -> impl Iterator<Item = (usize, &str)> {
-        self.outlets.iter().map(|outlet| (outlet.queue.sink, outlet.name.as_str()))
+        self.branchs.iter().map(|branch| (branch.queue.sink, branch.name.as_str()))
     }
 
     /// Names of the sinks that records must reach.
     pub fn required_sinks(&self) -> Vec<String> {
-        self.outlets.iter().filter(|outlet| outlet.required).map(|outlet| outlet.name.clone()).collect()
+        self.branchs.iter().filter(|branch| branch.required).map(|branch| branch.name.clone()).collect()
     }
 
     /// How long a track's list of sinks is.
@@ -344,9 +350,9 @@ impl Pipeline {
 
     /// Hands a batch to all sinks; waits while one that blocks is full. Records before `read_before` were read by a worker
     /// before this one. A sink that has acknowledged records already does not get them again.
-    pub async fn push(&self, mut batch: Batch, track: &Rc<Track>, read_before: u64) {
+    pub async fn push(&self, mut batch: Batch, track: &Rc<AckTracker>, read_before: u64) {
         // What is not read stays where it is, in the file or the ring, until there is memory for it.
-        if self.outlets.iter().any(|outlet| outlet.queue.holds_much()) {
+        if self.branchs.iter().any(|branch| branch.queue.holds_much()) {
             self.pressure.ease().await;
         }
         let end = batch.base + batch.bytes.len() as u64;
@@ -368,12 +374,12 @@ impl Pipeline {
         let count = batch.records.len() as u64;
         self.bytes.add(batch.bytes.len() as u64);
         self.truncated.add(batch.records.iter().filter(|record| record.truncated).count() as u64);
-        shape(&self.stages, &mut batch);
+        apply(&self.stages, &mut batch);
         batch.records.shrink_to_fit();
         let cost = batch.cost();
         let batch = Rc::new(batch);
-        for outlet in &self.outlets {
-            let sink = outlet.queue.sink;
+        for branch in &self.branchs {
+            let sink = branch.queue.sink;
             let seen = acknowledged(sink);
             let mut theirs = batch.clone();
             if seen > batch.base {
@@ -385,12 +391,12 @@ impl Pipeline {
                 }
                 theirs = Rc::new(Batch { records, ..(*batch).clone() });
             }
-            if !outlet.stages.is_empty() {
-                shape(&outlet.stages, Rc::make_mut(&mut theirs));
+            if !branch.stages.is_empty() {
+                apply(&branch.stages, Rc::make_mut(&mut theirs));
             }
-            outlet.queue.room(cost).await;
+            branch.queue.room(cost).await;
             theirs.ticket.iter().for_each(|ticket| ticket.open(sink));
-            outlet.queue.push(theirs, replayed);
+            branch.queue.push(theirs, replayed);
         }
         self.row.deliver(count);
     }

@@ -2,7 +2,7 @@
 //! no sink took and the row that tells so. Bounds: `READER_LEAVES` for the readers, `KEEP_RESERVE` for the files.
 
 use crate::queue::Queue;
-use crate::run::{LeftoverOf, Parts, Pipeline};
+use crate::run::{BacklogOf, Parts, Pipeline};
 use base::reason::Reason;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -39,7 +39,7 @@ pub struct Unkept {
 }
 
 /// Writes what the app wrote and no sink took into the state directory. Returns what is lost all the same.
-pub fn keep(leftovers: Vec<LeftoverOf>) -> Vec<Unkept> {
+pub fn keep(leftovers: Vec<BacklogOf>) -> Vec<Unkept> {
     let mut unkept = Vec::new();
     for (left, ring, pipeline) in leftovers {
         match left.keep(&ring, pipeline.name(), &pipeline.required_sinks()) {

@@ -14,14 +14,14 @@ use crate::sink::remote_write::RemoteWrite;
 use crate::sink::{SinkKind, prometheus};
 use crate::source::{Collected, Inputs, Source, SourceKind};
 use crate::telemetry::SERIES;
+use base::backoff::Backoff;
 use base::component::Component;
 use base::ledger::Row;
-use base::limit::Backoff;
 use base::listen::Sockets;
 use base::pressure::Pressure;
 use base::reason::Reason;
 use base::scope::Scope;
-use base::subsystem::{Conductor, Health, Phase, PhaseWatch, Station, counted};
+use base::subsystem::{Health, Lifecycle, Participant, Phase, PhaseWatch, counted};
 use base::telemetry::{Gauge, Telemetry, UP};
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -109,7 +109,7 @@ pub fn start(
     inputs: &Inputs,
     sockets: &Sockets,
     telemetry: &Telemetry,
-    conductor: &mut Conductor,
+    lifecycle: &mut Lifecycle,
 ) -> Result<(Scope, Rc<Sources>), Vec<String>> {
     let health = telemetry.health("metrics");
     let scope = Scope::new("metrics", health.clone());
@@ -157,9 +157,9 @@ pub fn start(
     }
     let told = counted(plan.sources.len(), "source", "sources");
     health.set_summary(format!("{told} to {}", counted(plan.sinks.len(), "sink", "sinks")));
-    let station = conductor.station("metrics");
+    let participant = lifecycle.participant("metrics");
     let parts = Parts { sources: sources.clone(), writers, pages, app_was_ready: inputs.app_was_ready.clone() };
-    scope.spawn("conduct", conduct(plan, parts, telemetry.clone(), health, station, scope.clone()));
+    scope.spawn("conduct", conduct(plan, parts, telemetry.clone(), health, participant, scope.clone()));
     Ok((scope, sources))
 }
 
@@ -182,7 +182,7 @@ async fn conduct(
     Parts { sources, writers, pages, app_was_ready }: Parts,
     telemetry: Telemetry,
     health: Arc<Health>,
-    mut station: Station,
+    mut participant: Participant,
     scope: Scope,
 ) {
     let mut collectors = Vec::new();
@@ -200,31 +200,31 @@ async fn conduct(
             app_was_ready: app_was_ready.clone(),
             began: Instant::now(),
         };
-        collectors.push(scope.spawn("collector", collector.run(station.watch())));
+        collectors.push(scope.spawn("collector", collector.run(participant.watch())));
     }
     let sending: Vec<_> =
-        writers.iter().map(|writer| scope.spawn("remote_write", writer.clone().run(station.watch()))).collect();
+        writers.iter().map(|writer| scope.spawn("remote_write", writer.clone().run(participant.watch()))).collect();
     health.set_ready(true);
 
-    station.reached(Phase::Yield).await;
-    if station.yields() {
+    participant.reached(Phase::Handover).await;
+    if participant.yields() {
         pages.iter().for_each(JoinHandle::abort);
-        station.done(Phase::Yield);
+        participant.done(Phase::Handover);
     }
-    station.reached(Phase::Drain).await;
+    participant.reached(Phase::Drain).await;
     // Collectors make their last round now, while the app still answers.
     for collector in collectors {
         let _ = collector.await;
     }
-    station.done(Phase::Drain);
-    station.reached(Phase::Finish).await;
+    participant.done(Phase::Drain);
+    participant.reached(Phase::Finish).await;
     writers.iter().for_each(|writer| writer.close());
     let all_sent = async {
         for task in sending {
             let _ = task.await;
         }
     };
-    let mut clock = station.watch();
+    let mut clock = participant.watch();
     tokio::select! {
         () = all_sent => {}
         () = tokio::time::sleep(LAST_SENDING) => {}
@@ -233,9 +233,9 @@ async fn conduct(
     for writer in &writers {
         telemetry.leave_behind(writer.id.clone(), 0, writer.give_up());
     }
-    station.done(Phase::Finish);
-    station.reached(Phase::Close).await;
-    station.done(Phase::Close);
+    participant.done(Phase::Finish);
+    participant.reached(Phase::Close).await;
+    participant.done(Phase::Close);
 }
 
 /// Asks one source again and again.
@@ -271,12 +271,12 @@ impl Collector {
             };
             tokio::select! {
                 () = due => {}
-                _ = phase.reached(Phase::Yield) => break,
+                _ = phase.reached(Phase::Handover) => break,
             }
             // A stop waits for no target that is slow to answer.
             up = tokio::select! {
                 up = self.round(answered) => up,
-                _ = phase.reached(Phase::Yield) => break,
+                _ = phase.reached(Phase::Handover) => break,
             };
             answered |= up;
             // A slow target shifts nothing: the next round keeps the rhythm, unless it is past already.

@@ -1,7 +1,7 @@
 //! The keys of every kind that speaks HTTP or TLS as a client: declared once, written into each kind's `Config` by
 //! `http_client!`, so that the schema, the documentation and the place of a mistake are those of plain keys.
 
-use base::unit::{Secret, Span};
+use base::unit::{Secret, TimeSpan};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -10,8 +10,8 @@ use std::path::PathBuf;
 /// The values of those keys.
 #[derive(Clone, Debug)]
 pub struct ClientConfig {
-    pub timeout: Span,
-    pub connect_timeout: Span,
+    pub timeout: TimeSpan,
+    pub connect_timeout: TimeSpan,
     pub headers: BTreeMap<String, Secret>,
     pub auth: Option<Auth>,
     pub tls: Tls,
@@ -33,10 +33,10 @@ macro_rules! http_client {
             $($(#[$field_about])* pub $field: $type,)*
             /// How long one attempt may take, from connecting to the last byte of the response.
             #[serde(default = "net::timeout")]
-            pub timeout: base::unit::Span,
+            pub timeout: base::unit::TimeSpan,
             /// How long name resolution, TCP and TLS together may take.
             #[serde(default = "net::connect_timeout")]
-            pub connect_timeout: base::unit::Span,
+            pub connect_timeout: base::unit::TimeSpan,
             /// Headers added to each request; their values are secrets. Those that the protocol needs cannot be replaced.
             #[serde(default)]
             pub headers: std::collections::BTreeMap<String, base::unit::Secret>,
@@ -129,10 +129,10 @@ pub struct Tls {
     pub key_file: Option<PathBuf>,
 }
 
-pub fn timeout() -> Span {
-    Span::from_secs(30)
+pub fn timeout() -> TimeSpan {
+    TimeSpan::from_secs(30)
 }
 
-pub fn connect_timeout() -> Span {
-    Span::from_secs(5)
+pub fn connect_timeout() -> TimeSpan {
+    TimeSpan::from_secs(5)
 }

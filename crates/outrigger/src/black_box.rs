@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::SystemTime;
 use supervisor::message::Ended;
-use supervisor::worker::Fell;
+use supervisor::worker::Crash;
 use sys::ring::Ring;
 
 /// Files that stay: the next one takes the place of the oldest.
@@ -59,9 +59,9 @@ impl BlackBox {
         self.write(Content { code, signal, core_dumped, oom_killed: out_of_memory, ..self.content("app") });
     }
 
-    pub fn worker_crashed(&self, fell: Fell) {
-        let signal = Some(fell.code - 128).filter(|signal| *signal > 0);
-        let (code, hung, oom_killed) = (fell.code, fell.hung, fell.out_of_memory);
+    pub fn worker_crashed(&self, crash: Crash) {
+        let signal = Some(crash.code - 128).filter(|signal| *signal > 0);
+        let (code, hung, oom_killed) = (crash.code, crash.hung, crash.out_of_memory);
         self.write(Content { code, signal, hung, oom_killed, ..self.content("worker") });
     }
 
@@ -140,7 +140,7 @@ mod tests {
             health: Health::new("app"),
         };
         for code in 0..KEPT as i32 + 1 {
-            black_box.worker_crashed(Fell { code: 128 + code, hung: false, out_of_memory: false });
+            black_box.worker_crashed(Crash { code: 128 + code, hung: false, out_of_memory: false });
         }
         assert_eq!(std::fs::read_dir(dir.join("black_box")).expect("made").count() as u64, KEPT);
         let text = std::fs::read_to_string(dir.join("black_box/0.json")).expect("written");

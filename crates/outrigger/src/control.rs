@@ -119,7 +119,7 @@ impl Control {
     pub fn on_ended(&self, hear: impl Fn(Ended) + 'static) {
         if let Some(ended) = self.untold.take() {
             hear(ended);
-            self.send(ToSupervisor::HeardEnd);
+            self.send(ToSupervisor::ExitAcknowledged);
         }
         *self.on_ended.borrow_mut() = Some(Box::new(hear));
     }
@@ -211,7 +211,7 @@ impl Control {
                 self.facts.metrics.up.set(1);
                 return;
             }
-            ToWorker::AppBefore { ended, restarts } => {
+            ToWorker::LastExit { ended, restarts } => {
                 self.facts.ended.set(Some(ended));
                 self.facts.restarts.set(restarts);
                 self.facts.metrics.exited(ended, restarts);
@@ -219,7 +219,7 @@ impl Control {
             }
             ToWorker::AppEnded(ended) => {
                 if self.app_ended(ended) {
-                    self.send(ToSupervisor::HeardEnd);
+                    self.send(ToSupervisor::ExitAcknowledged);
                 }
                 if ended.restarts {
                     return;
@@ -230,18 +230,18 @@ impl Control {
                 self.stopping.set(!app_ended);
                 Order::Stop { until: Instant::now() + Duration::from_millis(left_ms) }
             }
-            ToWorker::Own => {
+            ToWorker::Acquire => {
                 self.ownership.send_replace(Ownership::Ours);
                 return;
             }
-            ToWorker::Yield => {
+            ToWorker::HandOver => {
                 self.leaving.set(true);
                 if let Some(answer) = self.ordered.borrow_mut().take() {
                     let _ = answer.send(Ok("the new worker is ready and takes over\n".into()));
                 }
                 Order::Yield
             }
-            ToWorker::Stay { reason } => {
+            ToWorker::KeepServing { reason } => {
                 let reason = String::from_utf8_lossy(reason).into_owned();
                 match self.ordered.borrow_mut().take() {
                     // Whoever asked has the answer, and nothing has changed.

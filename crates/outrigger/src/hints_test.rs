@@ -2,7 +2,7 @@
 //! a row without a case here fails.
 
 use crate::config::Config;
-use base::fill::Lookup;
+use base::interpolate::Lookup;
 use base::renamed::RENAMED;
 use std::collections::BTreeSet;
 

@@ -4,7 +4,7 @@
 use crate::app::{App, plan as app_plan};
 use crate::config::{Config, Limits};
 use base::diag::{Diagnostic, Report};
-use base::fill::Lookup;
+use base::interpolate::Lookup;
 use base::needs::{Listen, Needs};
 use base::output;
 use base::tree::Node;
@@ -285,7 +285,7 @@ fn check_memory(memory: u64, tree: &Node) -> Option<Diagnostic> {
 /// Sockets outlive a worker in a store, which has a bound.
 fn check_sockets(needs: &Needs) -> Option<Diagnostic> {
     let sockets: usize = needs.listen.iter().map(|listen| listen.count).sum();
-    let most = supervisor::store::STORED_MAX;
+    let most = supervisor::fdstore::STORED_MAX;
     (sockets > most).then(|| {
         Diagnostic::whole(format!("{sockets} listening sockets, more than the {most} that can be kept over a reload"))
             .help("each proxy listener needs one for each of proxy.threads: lower the threads, or use fewer listeners")
@@ -352,7 +352,7 @@ fn check_times(app: &App, tree: &Node) -> Option<Diagnostic> {
         let message = format!(
             "`timeout` is {}, but drain_timeout and grace_period may take {}",
             stop.timeout,
-            base::unit::Span(needed)
+            base::unit::TimeSpan(needed)
         );
         Diagnostic::error(place, message).help("raise `timeout`, so that logs can be delivered after the app has ended")
     })

@@ -10,11 +10,11 @@ mod grants;
 mod explain;
 mod supervise;
 mod worker;
-mod wire;
+mod compose;
 mod control;
 mod stop;
 mod reload;
-mod pulse;
+mod watchdog;
 mod telemetry;
 mod black_box;
 #[cfg(feature = "fault-injection")]

@@ -1,5 +1,5 @@
 //! A new configuration for a running worker. In: a change of the file, a request on the admin socket, SIGHUP beside a container.
-//! Out: a wish for another worker, or a report: a configuration with a mistake changes nothing. The other worker takes over the
+//! Out: a replacement for another worker, or a report: a configuration with a mistake changes nothing. The other worker takes over the
 //! listening sockets, the capture rings and the checkpoints; the app notices nothing.
 
 use crate::control::Control;

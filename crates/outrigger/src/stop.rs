@@ -5,7 +5,7 @@ use crate::app::Stop;
 use crate::control::{AppFacts, Control, Order};
 use base::scope::Scope;
 use base::state::StateDir;
-use base::subsystem::{Conductor, Phase};
+use base::subsystem::{Lifecycle, Phase};
 use base::telemetry::{Left, Telemetry};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -16,7 +16,7 @@ use tokio::sync::mpsc::Receiver;
 /// What delivering and keeping get even where the deadline has passed; the supervisor allows for it.
 const KEEP_AT_LEAST: Duration = Duration::from_millis(250);
 
-/// Kept back from the deadline for closing what is open.
+/// SavedConfig back from the deadline for closing what is open.
 const CLOSE_RESERVE: Duration = Duration::from_millis(300);
 
 /// How long bodies at receivers may take before another worker takes over. Requests under way have `drain` after that.
@@ -29,7 +29,7 @@ const LAST_RECORDS: Duration = Duration::from_secs(2);
 pub async fn lead(
     control: &Control,
     orders: &mut Receiver<Order>,
-    conductor: &mut Conductor,
+    lifecycle: &mut Lifecycle,
     facts: &AppFacts,
     times: &Stop,
     state: &StateDir,
@@ -37,7 +37,7 @@ pub async fn lead(
 ) -> i32 {
     let first = orders.recv().await;
     let until = match first {
-        Some(Order::Yield) => return hand_over(control, conductor, times, state, pages).await,
+        Some(Order::Yield) => return hand_over(control, lifecycle, times, state, pages).await,
         Some(Order::Stop { until }) => until,
         Some(Order::AppEnded | Order::Gone) | None => Instant::now() + times.timeout.0,
     };
@@ -47,7 +47,7 @@ pub async fn lead(
     let mut until = until;
     let left =
         |reserve: Duration, until: Instant| until.saturating_duration_since(Instant::now()).saturating_sub(reserve);
-    let late = conductor.advance(Phase::Drain, times.drain_timeout.0.min(left(CLOSE_RESERVE, until))).await;
+    let late = lifecycle.advance(Phase::Drain, times.drain_timeout.0.min(left(CLOSE_RESERVE, until))).await;
     report_late(&late, "drained");
     control.send(ToSupervisor::Drained);
     // The app's own end is the supervisor's to bring about, within the same deadline; without a supervisor there is none to hear of.
@@ -61,10 +61,10 @@ pub async fn lead(
     }
     facts.pid.store(0, Ordering::Relaxed);
     // An app that used up all the time has the most interesting last lines: they are kept in any case.
-    let hurry = conductor.hurry();
+    let hurry = lifecycle.hurry();
     let late = {
         let mut finishing =
-            std::pin::pin!(conductor.advance(Phase::Finish, left(CLOSE_RESERVE, until).max(KEEP_AT_LEAST)));
+            std::pin::pin!(lifecycle.advance(Phase::Finish, left(CLOSE_RESERVE, until).max(KEEP_AT_LEAST)));
         loop {
             tokio::select! {
                 late = &mut finishing => break late,
@@ -80,15 +80,15 @@ pub async fn lead(
     if !late.is_empty() {
         tracing::info!(subsystems = late.join(", "), "timed out before everything was delivered");
     }
-    conductor.advance(Phase::Close, left(Duration::ZERO, until)).await;
+    lifecycle.advance(Phase::Close, left(Duration::ZERO, until)).await;
     0
 }
 
 /// Another worker is ready: it gets the rings and the state as soon as nothing here touches them any more, and what is under way
 /// has the time of a drain.
-async fn hand_over(control: &Control, conductor: &mut Conductor, times: &Stop, state: &StateDir, pages: Scope) -> i32 {
+async fn hand_over(control: &Control, lifecycle: &mut Lifecycle, times: &Stop, state: &StateDir, pages: Scope) -> i32 {
     tracing::info!("handing over to a new worker");
-    let late = conductor.advance(Phase::Yield, HAND_OVER).await;
+    let late = lifecycle.advance(Phase::Handover, HAND_OVER).await;
     if late.is_empty() {
         state.release();
         control.send(ToSupervisor::Released);
@@ -98,9 +98,9 @@ async fn hand_over(control: &Control, conductor: &mut Conductor, times: &Stop, s
         // What was not let go of ends with this process; until then the other worker waits for it, and serves requests meanwhile.
         report_late(&late, "let go");
     }
-    conductor.advance(Phase::Drain, times.drain_timeout.0).await;
-    conductor.advance(Phase::Finish, LAST_RECORDS).await;
-    conductor.advance(Phase::Close, KEEP_AT_LEAST).await;
+    lifecycle.advance(Phase::Drain, times.drain_timeout.0).await;
+    lifecycle.advance(Phase::Finish, LAST_RECORDS).await;
+    lifecycle.advance(Phase::Close, KEEP_AT_LEAST).await;
     EXIT_YIELDED
 }
 

@@ -12,7 +12,7 @@ use clap::Parser as _;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use supervisor::run::Outcome;
-use supervisor::worker::{Kept, WorkerSide};
+use supervisor::worker::{SavedConfig, WorkerSide};
 use tracing::level_filters::LevelFilter;
 
 /// Answers an exit code in the supervisor; a worker ends in here.
@@ -100,7 +100,7 @@ fn newest(path: &Path, command: &[OsString], side: &WorkerSide) -> Result<(Sourc
     };
     // A text with which a worker could not start, as for an address that is taken, is not tried again until it changes.
     let not_refused = |(source, plans, warnings): (Source, Plans, Report)| {
-        let refused = !side.replaces && Kept::text(&side.kept.refused).is_some_and(|text| text == source.text);
+        let refused = !side.replaces && SavedConfig::text(&side.kept.rejected).is_some_and(|text| text == source.text);
         if !refused {
             match warnings.render() {
                 text if text.is_empty() => {}
@@ -116,7 +116,7 @@ fn newest(path: &Path, command: &[OsString], side: &WorkerSide) -> Result<(Sourc
         Err(report)
     };
     let newest = Source::read(path).and_then(planned).and_then(not_refused);
-    let good = Kept::text(&side.kept.good).filter(|_| !side.replaces);
+    let good = SavedConfig::text(&side.kept.last_good).filter(|_| !side.replaces);
     match (newest, good) {
         (Ok(newest), _) => Ok(newest),
         (Err(report), None) => Err(report),

@@ -1,17 +1,17 @@
 //! A worker's start, while it has one thread: it hands the plan over, binds what it listens on, gives up every right that the
 //! configuration does not need, and then runs. In: plans, and what the supervisor handed down. Out: an exit code.
 
+use crate::compose::Worker;
 use crate::control::{AppFacts, Control};
 use crate::grants;
 use crate::load::Plans;
-use crate::pulse::Pulse;
 use crate::reload::Reloader;
 use crate::telemetry::AppMetrics;
-use crate::wire::Worker;
+use crate::watchdog::SelfCheck;
 use base::listen::Sockets;
 use base::logging;
 use base::scope::Scope;
-use base::subsystem::Conductor;
+use base::subsystem::Lifecycle;
 use base::telemetry::Telemetry;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sandbox::Holds;
@@ -21,7 +21,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use supervisor::message::ToSupervisor;
 use supervisor::restarts::Restarts;
-use supervisor::worker::{Fell, Kept, WorkerSide};
+use supervisor::worker::{Crash, SavedConfig, WorkerSide};
 use sys::ring::Ring;
 use tokio::sync::watch;
 
@@ -118,8 +118,20 @@ async fn serve(
         ended: Rc::default(),
         metrics: AppMetrics::new(&telemetry),
     };
-    let Inherited { control, sockets, rings, wake, kept, watchdog, generation, owns, fell, restarts, since, companion } =
-        inherited;
+    let Inherited {
+        control,
+        sockets,
+        rings,
+        wake,
+        kept,
+        watchdog,
+        generation,
+        owns,
+        crash,
+        restarts,
+        since,
+        companion,
+    } = inherited;
     let (control, orders) = match Control::new(control, facts.clone(), owns) {
         Ok(control) => control,
         Err(error) => {
@@ -131,7 +143,7 @@ async fn serve(
     scope.spawn("control", control.clone().hear());
     report_sandbox(holds.as_ref(), &facts);
     let worker = Worker {
-        conductor: Conductor::default(),
+        lifecycle: Lifecycle::default(),
         sandbox: holds.as_ref().map_or(serde_json::Value::Null, |holds| serde_json::json!(holds)),
         marks,
         telemetry,
@@ -145,14 +157,14 @@ async fn serve(
         wake,
         kept,
         generation,
-        fell,
+        crash,
         restarts,
         since,
         companion,
         started_at,
         level,
         reloader,
-        pulse: Pulse::new(watchdog),
+        self_check: SelfCheck::new(watchdog),
     };
     #[cfg(feature = "fault-injection")]
     let door = crate::faults::Door::open(&plans.state_dir, &worker.telemetry);
@@ -187,11 +199,11 @@ struct Inherited {
     sockets: Sockets,
     rings: Option<(Ring, Ring)>,
     wake: OwnedFd,
-    kept: Kept,
+    kept: SavedConfig,
     watchdog: OwnedFd,
     generation: u32,
     owns: bool,
-    fell: Option<Fell>,
+    crash: Option<Crash>,
     restarts: Restarts,
     since: i64,
     companion: bool,
@@ -201,8 +213,8 @@ impl Inherited {
     /// Hands the plan over, and takes up what there is.
     fn from(side: WorkerSide, plans: &mut Plans, text: &str) -> std::io::Result<Inherited> {
         let bytes = plans.app.encode();
-        Kept::keep(&side.proposal.text, text.as_bytes())?;
-        Kept::keep(&side.proposal.plan, &bytes)?;
+        SavedConfig::keep(&side.proposal.text, text.as_bytes())?;
+        SavedConfig::keep(&side.proposal.plan, &bytes)?;
         supervisor::message::send(&side.control, &ToSupervisor::Plan { bytes: bytes.len() as u64 }.encode())?;
         // The first worker says whether there is a capture; for those after it, there is one or there is none.
         let captured = side.rings.0.is_sized() || (side.generation == 0 && plans.app.capture_bytes.is_some());
@@ -219,7 +231,7 @@ impl Inherited {
             watchdog: side.watchdog,
             generation: side.generation,
             owns: side.owns,
-            fell: side.fell,
+            crash: side.crash,
             restarts: side.restarts,
             since: side.since,
             companion: plans.command.is_empty(),
@@ -237,7 +249,7 @@ impl Inherited {
 pub fn report_errors(
     errors: &[String],
     generation: u32,
-    kept: &Kept,
+    kept: &SavedConfig,
     text: &str,
     tell: impl FnOnce(ToSupervisor<'_>),
 ) -> i32 {
@@ -248,7 +260,7 @@ pub fn report_errors(
         _ => logging::report(&report, "this worker cannot start; the one before it goes on"),
     }
     if generation > 0 {
-        let _ = Kept::keep(&kept.refused, text.as_bytes());
+        let _ = SavedConfig::keep(&kept.rejected, text.as_bytes());
     }
     i32::from(crate::EXIT_MISTAKE)
 }

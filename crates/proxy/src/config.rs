@@ -1,7 +1,7 @@
 //! What a person writes under `proxy`.
 
 use crate::balance::BalanceEntry;
-use base::unit::{Address, ByteSize, Span};
+use base::unit::{Address, ByteSize, TimeSpan};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -49,10 +49,10 @@ pub struct Listener {
     pub max_header_bytes: ByteSize,
     /// How long a request head may take from its first byte to its last; then 408 (RFC 9110, 15.5.9).
     #[serde(default = "request_headers_timeout")]
-    pub request_headers_timeout: Span,
+    pub request_headers_timeout: TimeSpan,
     /// How long a connection may be without a request, and a request's body without progress (then 408).
     #[serde(default = "idle_timeout")]
-    pub idle_timeout: Span,
+    pub idle_timeout: TimeSpan,
 }
 
 impl Listener {
@@ -83,11 +83,11 @@ pub struct Cluster {
     pub balance: Option<BalanceEntry>,
     /// How long a connection attempt may take; then the endpoint is skipped for 1s and another is tried, three for one request.
     #[serde(default = "connect_timeout")]
-    pub connect_timeout: Span,
+    pub connect_timeout: TimeSpan,
     /// How long an endpoint may take from the whole request to the whole head of its response, and how long it may accept
     /// nothing of a request's body; then 504.
     #[serde(default = "response_headers_timeout")]
-    pub response_headers_timeout: Span,
+    pub response_headers_timeout: TimeSpan,
     /// The idle connections to its endpoints.
     #[serde(default)]
     pub pool: Pool,
@@ -99,7 +99,7 @@ pub struct Cluster {
 pub struct Pool {
     /// How long an idle connection is kept. Keep it below the endpoint's own keep-alive timeout.
     #[serde(default = "pool_idle_timeout")]
-    pub idle_timeout: Span,
+    pub idle_timeout: TimeSpan,
     /// Idle connections that are kept per endpoint and data thread.
     #[serde(default = "pool_max_idle")]
     pub max_idle: u32,
@@ -135,25 +135,25 @@ fn max_header_bytes() -> ByteSize {
     ByteSize(64 << 10)
 }
 
-fn request_headers_timeout() -> Span {
-    Span::from_secs(10)
+fn request_headers_timeout() -> TimeSpan {
+    TimeSpan::from_secs(10)
 }
 
-fn idle_timeout() -> Span {
-    Span::from_secs(60)
+fn idle_timeout() -> TimeSpan {
+    TimeSpan::from_secs(60)
 }
 
-fn connect_timeout() -> Span {
-    Span::from_secs(2)
+fn connect_timeout() -> TimeSpan {
+    TimeSpan::from_secs(2)
 }
 
-fn response_headers_timeout() -> Span {
-    Span::from_secs(60)
+fn response_headers_timeout() -> TimeSpan {
+    TimeSpan::from_secs(60)
 }
 
 /// Node.js closes after 5 s, the shortest default in wide use.
-fn pool_idle_timeout() -> Span {
-    Span::from_secs(4)
+fn pool_idle_timeout() -> TimeSpan {
+    TimeSpan::from_secs(4)
 }
 
 fn pool_max_idle() -> u32 {

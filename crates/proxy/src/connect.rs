@@ -35,7 +35,7 @@ struct Idle {
 }
 
 /// A connection in use; its endpoint counts one request more until it is dropped.
-pub struct Lease {
+pub struct Checkout {
     pub stream: TcpStream,
     /// It has carried a request before, so that its endpoint may be closing it at this moment.
     pub reused: bool,
@@ -58,7 +58,7 @@ impl Cluster {
     }
 
     /// A connection to an endpoint. `fresh`: not one from the pool, since one of those has just failed.
-    pub async fn lease(self: &Rc<Cluster>, fresh: bool) -> Result<Lease, String> {
+    pub async fn checkout(self: &Rc<Cluster>, fresh: bool) -> Result<Checkout, String> {
         let mut failures = String::new();
         for _ in 0..TRIES_MAX.min(self.loads.len().max(1)) {
             let index = pick(self.policy.borrow_mut().as_mut(), &self.loads, Instant::now());
@@ -92,11 +92,11 @@ impl Cluster {
         Err(failures)
     }
 
-    fn lend(self: &Rc<Cluster>, index: usize, endpoint: SocketAddr, stream: TcpStream, reused: bool) -> Lease {
+    fn lend(self: &Rc<Cluster>, index: usize, endpoint: SocketAddr, stream: TcpStream, reused: bool) -> Checkout {
         if let Some(load) = self.loads.get(index) {
             load.active.set(load.active.get() + 1);
         }
-        Lease { stream, reused, usage: Use { endpoint, index, cluster: self.clone() } }
+        Checkout { stream, reused, usage: Use { endpoint, index, cluster: self.clone() } }
     }
 
     /// The idle connection that was used last, if it is still open.
@@ -134,7 +134,7 @@ impl Cluster {
     }
 }
 
-impl Lease {
+impl Checkout {
     /// Gives the connection back for the next request.
     pub fn keep(self) {
         let Use { index, cluster, .. } = &self.usage;

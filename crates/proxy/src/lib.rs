@@ -9,7 +9,7 @@ mod accept;
 pub mod balance;
 mod connect;
 mod buffer;
-mod patience;
+mod lazy_timeout;
 mod parked;
 pub mod http1;
 mod access;

@@ -139,7 +139,7 @@ impl ClusterPlan {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use base::fill::Lookup;
+    use base::interpolate::Lookup;
 
     fn check(text: &str, app_port: Option<u16>, expect: Result<usize, &str>) {
         let loaded = base::config::load::<Config>("proxy.yaml", text, &Lookup::HERE);

@@ -2,7 +2,7 @@
 //! for access records. Out: running threads and their counters.
 //!
 //! ```text
-//! accept::accept → http1::forward::serve → head::request → exchange::run → connect::Cluster::lease → balance::pick
+//! accept::accept → http1::forward::serve → head::request → exchange::run → connect::Cluster::checkout → balance::pick
 //!                                                        ↘ Download::run → head::response → client
 //!                                                        ↘ telemetry::Recorder::request, access::Access::record
 //! ```
@@ -17,7 +17,7 @@ use base::feed::{AccessBatch, FeedSender};
 use base::listen::Sockets;
 use base::pressure::Pressure;
 use base::scope::{self, Scope};
-use base::subsystem::{Conductor, Health, Phase, Station};
+use base::subsystem::{Health, Lifecycle, Participant, Phase};
 use base::telemetry::Telemetry;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -32,7 +32,7 @@ pub fn start(
     plan: Plan,
     sockets: &Sockets,
     telemetry: &Telemetry,
-    conductor: &mut Conductor,
+    lifecycle: &mut Lifecycle,
     access: Option<FeedSender<AccessBatch>>,
 ) -> Result<Arc<Counters>, Vec<String>> {
     let health = telemetry.health("proxy");
@@ -64,9 +64,9 @@ pub fn start(
         token: token(),
     };
     for (thread, sockets) in per_thread.into_iter().enumerate() {
-        let (shared, station) = (shared.clone(), conductor.station("proxy"));
+        let (shared, participant) = (shared.clone(), lifecycle.participant("proxy"));
         let spawned = scope::thread(&format!("proxy-{thread}"), health.clone(), move || {
-            data_thread(thread, sockets, shared, station)
+            data_thread(thread, sockets, shared, participant)
         });
         spawned.map_err(|error| vec![format!("proxy thread {thread} cannot start: {error}")])?;
     }
@@ -105,7 +105,7 @@ async fn data_thread(
     thread: usize,
     sockets: Vec<(usize, std::net::TcpListener)>,
     shared: Shared,
-    mut station: Station,
+    mut participant: Participant,
 ) {
     let Shared { plan, counters, access, health, outlive_us, pressure, token } = shared;
     let scope = Scope::new(format!("proxy-{thread}"), health.clone());
@@ -141,34 +141,34 @@ async fn data_thread(
     scope.spawn("expire", expire(clusters));
     scope.spawn("give_way", give_way_when_tight(states.clone(), health.clone(), pressure));
 
-    station.reached(Phase::Yield).await;
-    if station.yields() {
+    participant.reached(Phase::Handover).await;
+    if participant.yields() {
         // The worker that takes over accepts from here on: what waits in the sockets is its.
         states.iter().for_each(|state| state.start_drain());
-        station.done(Phase::Yield);
+        participant.done(Phase::Handover);
     }
-    let until = station.reached(Phase::Drain).await;
+    let until = participant.reached(Phase::Drain).await;
     // Where somebody keeps the sockets over a restart, clients wait in them for the process that comes next.
-    if !station.yields() && !outlive_us {
+    if !participant.yields() && !outlive_us {
         stop_listening(&listening, &scope);
     }
     drain(&states, Direction::Inbound, until).await;
-    if station.yields() {
+    if participant.yields() {
         // The app goes on, and so do its own requests: there is no later time for them.
         drain(&states, Direction::Outbound, until).await;
     }
     if let Some(access) = &access {
         access.flush();
     }
-    station.done(Phase::Drain);
-    station.reached(Phase::Finish).await;
+    participant.done(Phase::Drain);
+    participant.reached(Phase::Finish).await;
     if let Some(access) = &access {
         access.flush();
     }
-    station.done(Phase::Finish);
-    let until = station.reached(Phase::Close).await;
+    participant.done(Phase::Finish);
+    let until = participant.reached(Phase::Close).await;
     drain(&states, Direction::Outbound, until).await;
-    station.done(Phase::Close);
+    participant.done(Phase::Close);
 }
 
 /// The supervisor holds the sockets too: only a shutdown ends the listening, so that clients go elsewhere.

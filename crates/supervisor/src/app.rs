@@ -200,7 +200,7 @@ fn is_success(plan: &Plan, code: i32) -> bool {
     code == 0 || u8::try_from(code).is_ok_and(|code| plan.success.contains(&code))
 }
 
-/// A pause, up to a tenth shorter or longer: a hundred apps that fell together shall not come back together.
+/// A pause, up to a tenth shorter or longer: a hundred apps that crash together shall not come back together.
 fn spread(pause: Duration) -> Duration {
     let nanos =
         std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.subsec_nanos());

@@ -5,18 +5,18 @@
 pub mod plan;
 pub mod message;
 pub mod restarts;
-mod handoff;
+mod reexec_state;
 mod capture;
-pub mod store;
+pub mod fdstore;
 mod terminal;
 mod app;
 pub mod worker;
-mod crew;
-mod manager;
+mod workers;
+mod systemd;
 mod life;
 pub mod run;
-mod resume;
+mod reexec;
 #[doc(hidden)]
 pub mod fuzzing;
 
-pub use resume::RESUME;
+pub use reexec::RESUME;

@@ -81,9 +81,9 @@ impl Supervisor {
         };
         self.app.start(plan, exec, &setup, now);
         match self.app.pid() {
-            Some(pid) => self.crew.tell_current(ToWorker::AppStarted { pid }),
+            Some(pid) => self.workers.tell_current(ToWorker::AppStarted { pid }),
             None if matches!(self.app.state, State::Paused { .. }) => {
-                self.app.ended.into_iter().for_each(|ended| self.crew.tell_current(ToWorker::AppEnded(ended)));
+                self.app.ended.into_iter().for_each(|ended| self.workers.tell_current(ToWorker::AppEnded(ended)));
             }
             None => self.begin_stop(SIGTERM, None, now),
         }
@@ -106,7 +106,7 @@ impl Supervisor {
         let ended = self.app.reaped(status, plan, self.stop.is_some(), now);
         self.terminal.take_back(pid);
         if ended.restarts {
-            self.crew.tell_current(ToWorker::AppEnded(ended));
+            self.workers.tell_current(ToWorker::AppEnded(ended));
         } else if self.stop.is_none() {
             self.begin_stop(SIGTERM, None, now);
         }
@@ -114,8 +114,11 @@ impl Supervisor {
 
     /// Processes of the app that have left its group, as of one that goes to the background: they live on without us.
     fn tell_left_behind(&self, app: Option<i32>) {
-        let workers: Vec<i32> =
-            crate::crew::PLACES.iter().filter_map(|place| self.crew.at(*place)).map(|worker| worker.pid).collect();
+        let workers: Vec<i32> = crate::workers::PLACES
+            .iter()
+            .filter_map(|place| self.workers.at(*place))
+            .map(|worker| worker.pid)
+            .collect();
         let left = sys::process::children();
         let left = left.iter().filter(|(pid, _)| Some(*pid) != app && !workers.contains(pid));
         let names: Vec<String> = left.map(|(pid, name)| format!("{name} ({pid})")).collect();
@@ -144,7 +147,7 @@ impl Supervisor {
                 if self.app.pid().is_none() && (self.app.has_ended() || self.app.state == State::Elsewhere) {
                     stop.until = stop.until.min(now + KEEP);
                     stop.linger_until = stop.linger_until.map(|_| now);
-                    self.crew.tell_current(ToWorker::Stop { left_ms: millis(KEEP), app_ended: true });
+                    self.workers.tell_current(ToWorker::Stop { left_ms: millis(KEEP), app_ended: true });
                 }
             }
         }
@@ -164,7 +167,7 @@ impl Supervisor {
                 stop.elsewhere_until = stop.elsewhere_until.min(stop.until);
                 stop.kill_at = stop.kill_at.map(|at| at.min(stop.until));
                 let left_ms = millis(stop.until.saturating_duration_since(now));
-                self.crew.tell_current(ToWorker::Stop { left_ms, app_ended: false });
+                self.workers.tell_current(ToWorker::Stop { left_ms, app_ended: false });
             }
             (Some(_), None) => {}
         }
@@ -182,7 +185,7 @@ impl Supervisor {
         let Some(plan) = &self.plan else {
             // Nobody has read the configuration yet: there is nothing to stop in order.
             self.exit = Some(128 + signal);
-            return self.crew.kill_all();
+            return self.workers.kill_all();
         };
         let deadline = within.unwrap_or(plan.deadline);
         let until = now + deadline;
@@ -202,7 +205,7 @@ impl Supervisor {
         self.app.cancel();
         self.manager.stopping();
         let app_ended = self.app.has_ended();
-        self.crew.stop(ToWorker::Stop { left_ms: millis(deadline), app_ended });
+        self.workers.stop(ToWorker::Stop { left_ms: millis(deadline), app_ended });
     }
 
     /// What the clock says about the app.
@@ -232,7 +235,7 @@ impl Supervisor {
             self.finish_output(now);
         }
         if self.stop.as_ref().is_some_and(|stop| now >= stop.until + DEADLINE_SLACK) {
-            self.crew.kill_all();
+            self.workers.kill_all();
             self.signal_app(SIGKILL);
             self.exit = Some(self.app_code());
         }
@@ -276,13 +279,13 @@ impl Supervisor {
         self.rings.0.close();
         self.rings.1.close();
         self.wake_worker();
-        self.crew.tell_current(ToWorker::AppEnded(self.app.ended.unwrap_or(Ended::with_code(0))));
+        self.workers.tell_current(ToWorker::AppEnded(self.app.ended.unwrap_or(Ended::with_code(0))));
         self.exit_when_done();
     }
 
     /// The end of a stop: the worker has delivered or kept everything, and so has one that it replaced.
     pub(crate) fn exit_when_done(&mut self) {
-        if self.stop.as_ref().is_some_and(|stop| stop.told_end) && self.crew.is_done() {
+        if self.stop.as_ref().is_some_and(|stop| stop.told_end) && self.workers.is_done() {
             self.exit = Some(self.app_code());
         }
     }

@@ -60,7 +60,7 @@ pub enum ToWorker<'a> {
         pid: i32,
     },
     /// How the app ended the last time, and how often it has ended and was started again: for a worker that was not there.
-    AppBefore {
+    LastExit {
         ended: Ended,
         restarts: u32,
     },
@@ -72,11 +72,11 @@ pub enum ToWorker<'a> {
         app_ended: bool,
     },
     /// Nobody else reads the rings or writes the state any more: they are yours.
-    Own,
+    Acquire,
     /// Another worker is ready: hand over, drain and end.
-    Yield,
+    HandOver,
     /// The worker that should have replaced you was given up, for this reason.
-    Stay {
+    KeepServing {
         reason: &'a [u8],
     },
     /// How many descriptors a process of the app has open.
@@ -111,13 +111,13 @@ pub enum ToSupervisor<'a> {
     /// The rings and the state are no longer mine.
     Released,
     /// Everything is started: my configuration is a good one.
-    Serves,
+    Serving,
     /// I cannot start, for this reason, and end.
     CannotStart {
         reason: &'a [u8],
     },
     /// I have taken note of the app's end.
-    HeardEnd,
+    ExitAcknowledged,
     /// Begin the stop order, and be done in this many milliseconds; 0 for the configured deadline.
     Stop {
         within_ms: u64,
@@ -142,14 +142,14 @@ impl ToWorker<'_> {
     pub fn encode(self) -> Packet {
         match self {
             ToWorker::AppStarted { pid } => packet(1, [i64::from(pid), 0, 0], &[]),
-            ToWorker::AppBefore { ended, restarts } => packet(8, ended.numbers(), &restarts.to_le_bytes()),
+            ToWorker::LastExit { ended, restarts } => packet(8, ended.numbers(), &restarts.to_le_bytes()),
             ToWorker::AppEnded(ended) => packet(2, ended.numbers(), &[]),
             ToWorker::Stop { left_ms, app_ended } => {
                 packet(3, [i64::try_from(left_ms).unwrap_or(i64::MAX), i64::from(app_ended), 0], &[])
             }
-            ToWorker::Own => packet(4, [0; 3], &[]),
-            ToWorker::Yield => packet(5, [0; 3], &[]),
-            ToWorker::Stay { reason } => packet(6, [0; 3], reason),
+            ToWorker::Acquire => packet(4, [0; 3], &[]),
+            ToWorker::HandOver => packet(5, [0; 3], &[]),
+            ToWorker::KeepServing { reason } => packet(6, [0; 3], reason),
             ToWorker::Descriptors { pid, count } => {
                 packet(7, [i64::from(pid), i64::try_from(count).unwrap_or(i64::MAX), 0], &[])
             }
@@ -162,11 +162,11 @@ impl ToWorker<'_> {
             1 => ToWorker::AppStarted { pid: i32::try_from(first).ok()? },
             2 => ToWorker::AppEnded(Ended::from_numbers([first, second, third])?),
             3 => ToWorker::Stop { left_ms: u64::try_from(first).ok()?, app_ended: second == 1 },
-            4 => ToWorker::Own,
-            5 => ToWorker::Yield,
-            6 => ToWorker::Stay { reason: payload },
+            4 => ToWorker::Acquire,
+            5 => ToWorker::HandOver,
+            6 => ToWorker::KeepServing { reason: payload },
             7 => ToWorker::Descriptors { pid: i32::try_from(first).ok()?, count: u64::try_from(second).ok()? },
-            8 => ToWorker::AppBefore {
+            8 => ToWorker::LastExit {
                 ended: Ended::from_numbers([first, second, third])?,
                 restarts: u32::from_le_bytes(payload.try_into().ok()?),
             },
@@ -188,8 +188,8 @@ impl ToSupervisor<'_> {
             ToSupervisor::Released => packet(7, [0; 3], &[]),
             ToSupervisor::Stop { within_ms } => packet(8, [whole(within_ms), 0, 0], &[]),
             ToSupervisor::AskDescriptors { pid } => packet(9, [i64::from(pid), 0, 0], &[]),
-            ToSupervisor::Serves => packet(11, [0; 3], &[]),
-            ToSupervisor::HeardEnd => packet(12, [0; 3], &[]),
+            ToSupervisor::Serving => packet(11, [0; 3], &[]),
+            ToSupervisor::ExitAcknowledged => packet(12, [0; 3], &[]),
             ToSupervisor::CannotStart { reason } => packet(13, [0; 3], reason),
             ToSupervisor::AppGone { code } => packet(10, [i64::from(code), 0, 0], &[]),
         }
@@ -209,8 +209,8 @@ impl ToSupervisor<'_> {
             8 => ToSupervisor::Stop { within_ms: u64::try_from(first).ok()? },
             9 => ToSupervisor::AskDescriptors { pid: i32::try_from(first).ok().filter(|pid| *pid > 1)? },
             10 => ToSupervisor::AppGone { code: i32::try_from(first).ok().filter(|code| (0..256).contains(code))? },
-            11 => ToSupervisor::Serves,
-            12 => ToSupervisor::HeardEnd,
+            11 => ToSupervisor::Serving,
+            12 => ToSupervisor::ExitAcknowledged,
             13 => ToSupervisor::CannotStart { reason: payload },
             _ => return None,
         })
@@ -263,12 +263,12 @@ mod tests {
         for message in [
             ToWorker::AppStarted { pid: 7 },
             ToWorker::AppEnded(ended),
-            ToWorker::AppBefore { ended, restarts: 300 },
+            ToWorker::LastExit { ended, restarts: 300 },
             ToWorker::AppEnded(Ended { core_dumped: true, out_of_memory: false, restarts: false, ..ended }),
             ToWorker::Stop { left_ms: 9, app_ended: true },
-            ToWorker::Own,
-            ToWorker::Yield,
-            ToWorker::Stay { reason: b"it did not become ready" },
+            ToWorker::Acquire,
+            ToWorker::HandOver,
+            ToWorker::KeepServing { reason: b"it did not become ready" },
             ToWorker::Descriptors { pid: 9, count: 31 },
         ] {
             assert_eq!(ToWorker::decode(bytes(&message.encode())), Some(message));
@@ -285,8 +285,8 @@ mod tests {
             ToSupervisor::Stop { within_ms: 5 },
             ToSupervisor::AskDescriptors { pid: 9 },
             ToSupervisor::AppGone { code: 3 },
-            ToSupervisor::Serves,
-            ToSupervisor::HeardEnd,
+            ToSupervisor::Serving,
+            ToSupervisor::ExitAcknowledged,
         ] {
             assert_eq!(ToSupervisor::decode(bytes(&message.encode())), Some(message));
         }
@@ -296,6 +296,6 @@ mod tests {
         assert_eq!(ToWorker::decode(&[9; HEAD]), None);
         assert_eq!(ToWorker::decode(b"short"), None);
         let long = vec![b'x'; PAYLOAD_MAX + 1];
-        assert_eq!(ToWorker::Stay { reason: &long }.encode().length, PACKET_MAX, "a longer payload is cut");
+        assert_eq!(ToWorker::KeepServing { reason: &long }.encode().length, PACKET_MAX, "a longer payload is cut");
     }
 }

@@ -1,7 +1,7 @@
 //! Why workers were replaced, and how often for each reason. In: one count for each worker that serves after another one. Out: numbers
 //! that outlive workers and an upgrade of the supervisor. Bound: one number for each reason.
 
-use crate::handoff::Handoff;
+use crate::reexec_state::ReexecState;
 
 /// Why a worker was replaced. Its number goes over the control socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,14 +82,14 @@ impl Restarts {
         RestartReason::ALL.into_iter().zip(self.0)
     }
 
-    pub(crate) fn hand_over(&self, handoff: &mut Handoff) {
+    pub(crate) fn hand_over(&self, handoff: &mut ReexecState) {
         for (reason, count) in self.counts() {
             handoff.number(&key(reason), i64::try_from(count).unwrap_or(i64::MAX));
         }
     }
 
     /// A program from before these counts leaves none.
-    pub(crate) fn inherited(handoff: &Handoff) -> Restarts {
+    pub(crate) fn inherited(handoff: &ReexecState) -> Restarts {
         let count = |reason| handoff.value(&key(reason)).and_then(|count| u64::try_from(count).ok()).unwrap_or(0);
         Restarts(RestartReason::ALL.map(count))
     }

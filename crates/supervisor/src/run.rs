@@ -1,17 +1,17 @@
 //! The supervisor's loop: wait for anything that can happen, apply it, look at the clock. In: nothing but what this process
 //! inherited; the first worker reads the configuration and hands a plan over. Out: in the supervisor an exit code, in each
-//! forked worker its `WorkerSide`. What happens to the app stands in `life.rs`, what happens to workers in `crew.rs`.
+//! forked worker its `WorkerSide`. What happens to the app stands in `life.rs`, what happens to workers in `workers.rs`.
 
 use crate::app::{App, State};
 use crate::capture::{Step, Stream};
-use crate::crew::Crew;
+use crate::fdstore::Store;
 use crate::life::Stop;
-use crate::manager::Manager;
 use crate::message::{PACKET_MAX, ToSupervisor, ToWorker};
 use crate::plan::{PLAN_MAX, Plan, Rewrite};
-use crate::store::Store;
+use crate::systemd::Systemd;
 use crate::terminal::Terminal;
-use crate::worker::{Kept, Proposal, WorkerEnds, WorkerSide};
+use crate::worker::{Proposal, SavedConfig, WorkerEnds, WorkerSide};
+use crate::workers::Workers;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, WaitOptions, wait};
@@ -52,13 +52,13 @@ pub(crate) struct Supervisor {
     pub wake: OwnedFd,
     pub wake_read: OwnedFd,
     pub rings: (Ring, Ring),
-    pub kept: Kept,
+    pub kept: SavedConfig,
     pub streams: Option<[Stream; 2]>,
     pub terminal: Terminal,
     pub app: App,
-    pub crew: Crew,
+    pub workers: Workers,
     pub store: Store,
-    pub manager: Manager,
+    pub manager: Systemd,
     pub gate_until: Option<Instant>,
     pub stop: Option<Stop>,
     pub exit: Option<i32>,
@@ -75,7 +75,7 @@ pub(crate) struct Supervisor {
 /// Runs until the app and the worker have ended. Call with one thread. Errors: the system lacks something that we need.
 pub fn run() -> io::Result<Outcome> {
     let (signals, saved) = sys::signal::block_all()?;
-    let mut supervisor = match crate::resume::resumed(&signals, saved)? {
+    let mut supervisor = match crate::reexec::resumed(&signals, saved)? {
         Some(supervisor) => {
             // It has a copy.
             drop(signals);
@@ -104,7 +104,7 @@ impl Supervisor {
         }
         // Without /proc it is not known; then an upgrade has to name its binary.
         let binary = std::env::current_exe().unwrap_or_default();
-        let manager = Manager::from_environment();
+        let manager = Systemd::from_environment();
         let (wake_read, wake) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
         let directory = std::env::current_dir().ok();
         // A working directory keeps a volume from being unmounted for as long as we run.
@@ -118,11 +118,11 @@ impl Supervisor {
             wake,
             wake_read,
             rings: (Ring::in_memory("outrigger-stdout")?, Ring::in_memory("outrigger-stderr")?),
-            kept: Kept::new()?,
+            kept: SavedConfig::new()?,
             streams: None,
             terminal: Terminal::None,
             app: App::new(false),
-            crew: Crew::new(Instant::now()),
+            workers: Workers::new(Instant::now()),
             store: Store::new(manager.stored()),
             manager,
             gate_until: None,
@@ -145,7 +145,7 @@ impl Supervisor {
         self.move_output();
         let now = Instant::now();
         self.look_at_app(now);
-        self.crew.look(now);
+        self.workers.look(now);
         self.manager.look(now);
         if self.exit.is_some() {
             return None;
@@ -174,9 +174,9 @@ impl Supervisor {
         let rewrite = self.plan.as_ref().map_or(Rewrite::To(number), |plan| plan.rewrites.of(number));
         match (number, rewrite) {
             (_, Rewrite::Drop) => {}
-            (_, Rewrite::Upgrade) => drop(self.crew.want_upgrade(self.binary.clone(), now)),
-            (SIGUSR2, _) if companion => drop(self.crew.want_upgrade(self.binary.clone(), now)),
-            (SIGHUP, _) if companion => self.crew.want_reload(now),
+            (_, Rewrite::Upgrade) => drop(self.workers.want_upgrade(self.binary.clone(), now)),
+            (SIGUSR2, _) if companion => drop(self.workers.want_upgrade(self.binary.clone(), now)),
+            (SIGHUP, _) if companion => self.workers.want_reload(now),
             (SIGTERM | SIGINT, Rewrite::To(signal)) => self.stop_signalled(signal, now),
             (SIGTSTP | SIGTTIN | SIGTTOU, Rewrite::To(signal)) => {
                 // A group without a terminal ignores these three (POSIX.1-2024, 2.4.3), so that we do what they ask for. Whoever
@@ -217,10 +217,10 @@ impl Supervisor {
 
     fn hear_workers(&mut self) {
         let mut packet = [0u8; PACKET_MAX];
-        for place in crate::crew::PLACES {
+        for place in crate::workers::PLACES {
             let mut heard = 0;
             while heard < MESSAGES_PER_TURN
-                && let Some(bytes) = self.crew.at_mut(place).and_then(|worker| worker.hear(&mut packet))
+                && let Some(bytes) = self.workers.at_mut(place).and_then(|worker| worker.hear(&mut packet))
             {
                 heard += 1;
                 if let Some(message) = ToSupervisor::decode(bytes) {
@@ -228,7 +228,7 @@ impl Supervisor {
                 }
             }
             while let Some(notice) =
-                self.crew.at_mut(place).and_then(|worker| self.store.receive(&worker.notify, &self.manager))
+                self.workers.at_mut(place).and_then(|worker| self.store.receive(&worker.notify, &self.manager))
             {
                 if notice.ready {
                     self.worker_ready(place, Instant::now());
@@ -237,7 +237,7 @@ impl Supervisor {
         }
     }
 
-    fn apply_message(&mut self, place: crate::crew::Place, message: ToSupervisor<'_>) {
+    fn apply_message(&mut self, place: crate::workers::Place, message: ToSupervisor<'_>) {
         let now = Instant::now();
         // One that has been replaced, or does not serve yet, has no say in what becomes of the app.
         let of_any = matches!(
@@ -245,10 +245,10 @@ impl Supervisor {
             ToSupervisor::Plan { .. }
                 | ToSupervisor::Released
                 | ToSupervisor::AskDescriptors { .. }
-                | ToSupervisor::HeardEnd
+                | ToSupervisor::ExitAcknowledged
                 | ToSupervisor::CannotStart { .. }
         );
-        if place != crate::crew::Place::Current && !of_any {
+        if place != crate::workers::Place::Current && !of_any {
             return;
         }
         match message {
@@ -264,34 +264,34 @@ impl Supervisor {
                 }
             }
             ToSupervisor::SignalApp { signal } => self.app.signal(signal, false),
-            ToSupervisor::Replace { reason } => self.crew.want_replaced(reason, now),
+            ToSupervisor::Replace { reason } => self.workers.want_replaced(reason, now),
             ToSupervisor::Upgrade { binary } => {
                 let binary = if binary.is_empty() { self.binary.clone() } else { binary.to_vec() };
                 if self.is_written_by_workers(&binary) {
                     let reason = b"binary rejected: it is in a directory writable by the worker; move it elsewhere";
-                    return self.crew.tell_current(ToWorker::Stay { reason });
+                    return self.workers.tell_current(ToWorker::KeepServing { reason });
                 }
-                if !self.crew.want_upgrade(binary, now) {
+                if !self.workers.want_upgrade(binary, now) {
                     let reason = b"another worker is already taking over; try again";
-                    self.crew.tell_current(ToWorker::Stay { reason });
+                    self.workers.tell_current(ToWorker::KeepServing { reason });
                 }
             }
-            ToSupervisor::Released => self.crew.released(place),
-            ToSupervisor::HeardEnd => self.app.heard = true,
+            ToSupervisor::Released => self.workers.released(place),
+            ToSupervisor::ExitAcknowledged => self.app.heard = true,
             ToSupervisor::CannotStart { reason } => {
-                if let Some(worker) = self.crew.at_mut(place) {
+                if let Some(worker) = self.workers.at_mut(place) {
                     worker.reason = Some(reason.to_vec());
                 }
             }
-            ToSupervisor::Serves => {
-                if let Some(text) = self.crew.at_mut(place).and_then(|worker| worker.text.take()) {
-                    self.kept.good = text;
+            ToSupervisor::Serving => {
+                if let Some(text) = self.workers.at_mut(place).and_then(|worker| worker.text.take()) {
+                    self.kept.last_good = text;
                 }
             }
             ToSupervisor::Stop { within_ms } => self.stop_asked(within_ms, now),
             ToSupervisor::AskDescriptors { pid } => {
                 let count = self.descriptors_of(pid);
-                if let Some(worker) = self.crew.at_mut(place) {
+                if let Some(worker) = self.workers.at_mut(place) {
                     worker.tell(ToWorker::Descriptors { pid, count });
                 }
             }
@@ -301,8 +301,8 @@ impl Supervisor {
 
     /// The plan of a first worker starts everything; that of a later one holds once it is ready. This and an upgrade are the only
     /// moments after the start at which the supervisor allocates. A worker that serves already has said what it had to say.
-    fn take_plan(&mut self, place: crate::crew::Place, bytes: u64, now: Instant) {
-        let Some(worker) = self.crew.at_mut(place).filter(|worker| !worker.ready) else { return };
+    fn take_plan(&mut self, place: crate::workers::Place, bytes: u64, now: Instant) {
+        let Some(worker) = self.workers.at_mut(place).filter(|worker| !worker.ready) else { return };
         let mut text = vec![0u8; usize::try_from(bytes).unwrap_or(PLAN_MAX).min(PLAN_MAX)];
         let sealed = worker.proposal.take().filter(|proposal| proposal.seal().is_ok());
         let read = sealed.and_then(|Proposal { plan, text: configuration }| {
@@ -318,7 +318,7 @@ impl Supervisor {
         };
         let begins = self.plan.is_none();
         self.next_plan = Some((plan, exec));
-        if place == crate::crew::Place::Current {
+        if place == crate::workers::Place::Current {
             self.commit_plan();
         }
         if let Some(plan) = self.plan.clone().filter(|_| begins) {
@@ -419,7 +419,7 @@ impl Supervisor {
             let input = pty.input().map(|input| (input, PollFlags::IN));
             first[3] = input.or_else(|| pty.blocked().map(|blocked| (blocked, PollFlags::OUT)));
         }
-        let workers = crate::crew::PLACES.into_iter().filter_map(|place| self.crew.at(place));
+        let workers = crate::workers::PLACES.into_iter().filter_map(|place| self.workers.at(place));
         for (places, worker) in rest.chunks_exact_mut(3).zip(workers) {
             let fds =
                 [worker.control.as_ref().map(AsFd::as_fd), Some(worker.notify.as_fd()), Some(worker.watchdog.as_fd())];
@@ -447,14 +447,15 @@ impl Supervisor {
     }
 
     fn next_moment(&self) -> Option<Instant> {
-        let moments = [self.app_moment(), self.crew.moment(), self.manager.moment()];
+        let moments = [self.app_moment(), self.workers.moment(), self.manager.moment()];
         moments.into_iter().flatten().min()
     }
 
     /// In the child of a fork: keeps what is a worker's and closes the rest; one of another binary is executed.
     fn into_worker(self, ends: WorkerEnds) -> io::Result<Outcome> {
-        let binary = self.crew.starting_binary();
-        let Supervisor { saved, wake_read, rings, kept, store, crew, directory, since, manager, terminal, .. } = self;
+        let binary = self.workers.starting_binary();
+        let Supervisor { saved, wake_read, rings, kept, store, workers, directory, since, manager, terminal, .. } =
+            self;
         saved.restore();
         // Its own group, so that Ctrl-C at a terminal reaches the supervisor alone, which knows the order of a stop.
         let _ = rustix::process::setpgid(None, None);
@@ -470,11 +471,11 @@ impl Supervisor {
             proposal: ends.proposal,
             kept,
             stored: store.into_named(),
-            generation: crew.generation(),
-            owns: crew.is_alone(),
-            replaces: crew.replaces(),
-            fell: crew.fell(),
-            restarts: crew.restarts(),
+            generation: workers.generation(),
+            owns: workers.is_alone(),
+            replaces: workers.replaces(),
+            crash: workers.crash(),
+            restarts: workers.restarts(),
             managed: manager.is_there(),
             since,
             directory,
@@ -498,7 +499,7 @@ const MESSAGES_PER_TURN: usize = 64;
 
 /// Signals, two streams and a terminal; then three descriptors for each worker.
 const FIXED: usize = 4;
-const POLLED_MAX: usize = FIXED + 3 * crate::crew::PLACES.len();
+const POLLED_MAX: usize = FIXED + 3 * crate::workers::PLACES.len();
 
 const SIGHUP: i32 = 1;
 const SIGINT: i32 = 2;

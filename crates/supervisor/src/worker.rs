@@ -2,9 +2,9 @@
 //! executed from another binary. In: what it inherits. Out: in the child, a `WorkerSide`; in the parent, its channels. Its
 //! watchdog is a timer that both hold: the worker winds it up, and the supervisor wakes only where it did not.
 
-use crate::handoff::Handoff;
 use crate::message::{self, PACKET_MAX, ToWorker};
 use crate::plan::{LEAVE_MOST, PLAN_MAX, READY_MOST, WATCHDOG_DOUBT};
+use crate::reexec_state::ReexecState;
 use crate::restarts::{RestartReason, Restarts};
 use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, socketpair};
@@ -28,7 +28,7 @@ pub struct WorkerSide {
     /// stdout and stderr of the app.
     pub rings: (Ring, Ring),
     pub proposal: Proposal,
-    pub kept: Kept,
+    pub kept: SavedConfig,
     /// Descriptors that workers before this one stored, by name.
     pub stored: Vec<(String, OwnedFd)>,
     /// 0 for the first worker of this supervisor.
@@ -38,7 +38,7 @@ pub struct WorkerSide {
     /// Whether another serves, and goes on if this one cannot start.
     pub replaces: bool,
     /// How the worker before ended, where nobody asked it to.
-    pub fell: Option<Fell>,
+    pub crash: Option<Crash>,
     /// How often workers were replaced, this one included.
     pub restarts: Restarts,
     /// Whether somebody keeps the listening sockets when all of us are gone: they must go on listening.
@@ -59,16 +59,16 @@ pub struct Proposal {
 }
 
 /// What outlives every worker.
-pub struct Kept {
+pub struct SavedConfig {
     /// The configuration that a worker last served: the sealed text of its proposal.
-    pub good: OwnedFd,
+    pub last_good: OwnedFd,
     /// The configuration with which a later worker could not start.
-    pub refused: OwnedFd,
+    pub rejected: OwnedFd,
 }
 
 /// How a worker ended that nobody had asked to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Fell {
+pub struct Crash {
     /// Its exit code, or 128 + the signal that killed it.
     pub code: i32,
     /// It had not moved for `plan::WATCHDOG`.
@@ -77,12 +77,12 @@ pub struct Fell {
     pub out_of_memory: bool,
 }
 
-impl Fell {
+impl Crash {
     pub fn reason(&self) -> RestartReason {
         match self {
-            Fell { out_of_memory: true, .. } => RestartReason::OomKilled,
-            Fell { hung: true, .. } => RestartReason::Hung,
-            Fell { .. } => RestartReason::Crash,
+            Crash { out_of_memory: true, .. } => RestartReason::OomKilled,
+            Crash { hung: true, .. } => RestartReason::Hung,
+            Crash { .. } => RestartReason::Crash,
         }
     }
 }
@@ -128,9 +128,9 @@ pub enum Started {
     Child(WorkerEnds),
 }
 
-impl Kept {
-    pub fn new() -> io::Result<Kept> {
-        Ok(Kept { good: sealed("outrigger-good", b"")?, refused: memory("outrigger-refused")? })
+impl SavedConfig {
+    pub fn new() -> io::Result<SavedConfig> {
+        Ok(SavedConfig { last_good: sealed("outrigger-good", b"")?, rejected: memory("outrigger-refused")? })
     }
 
     /// A text that was kept; None where none was yet.
@@ -171,7 +171,7 @@ impl Proposal {
 /// Memory with this in it, which nobody can change.
 pub(crate) fn sealed(name: &str, bytes: &[u8]) -> io::Result<OwnedFd> {
     let memory = memory(name)?;
-    Kept::keep(&memory, bytes)?;
+    SavedConfig::keep(&memory, bytes)?;
     seal(&memory)?;
     Ok(memory)
 }
@@ -266,7 +266,7 @@ impl Worker {
     pub fn yield_to_next(&mut self, drain: Duration, now: Instant) {
         self.holds_on = true;
         self.until = Some(now + drain + LEAVE_MOST);
-        self.tell(ToWorker::Yield);
+        self.tell(ToWorker::HandOver);
     }
 
     /// Looks at the timer: one that has run out is wound up once more, shortly, since a machine that slept has a late timer. A
@@ -320,18 +320,18 @@ impl WorkerSide {
             generation,
             owns,
             replaces,
-            fell,
+            crash,
             restarts,
             managed,
             since,
             directory,
         } = self;
-        let mut handoff = Handoff::default();
+        let mut handoff = ReexecState::default();
         for (key, fd) in [("control", &control), ("notify", &notify), ("watchdog", &watchdog), ("wake", &wake)] {
             handoff.descriptor(key, fd);
         }
         for (key, fd) in
-            [("plan", &proposal.plan), ("text", &proposal.text), ("good", &kept.good), ("refused", &kept.refused)]
+            [("plan", &proposal.plan), ("text", &proposal.text), ("good", &kept.last_good), ("refused", &kept.rejected)]
         {
             handoff.descriptor(key, fd);
         }
@@ -347,10 +347,10 @@ impl WorkerSide {
         handoff.number("since", since);
         handoff.number("managed", managed.into());
         restarts.hand_over(&mut handoff);
-        if let Some(fell) = fell {
-            handoff.number("fell", i64::from(fell.code));
-            handoff.number("hung", fell.hung.into());
-            handoff.number("out of memory", fell.out_of_memory.into());
+        if let Some(crash) = crash {
+            handoff.number("fell", i64::from(crash.code));
+            handoff.number("hung", crash.hung.into());
+            handoff.number("out of memory", crash.out_of_memory.into());
         }
         if let Some(directory) = &directory {
             let _ = std::env::set_current_dir(directory);
@@ -360,10 +360,10 @@ impl WorkerSide {
 
     /// What an executed worker inherits, where this process is one.
     pub fn inherited() -> Option<WorkerSide> {
-        let mut handoff = Handoff::from_environment(INHERIT)?;
+        let mut handoff = ReexecState::from_environment(INHERIT)?;
         // An exec named this process after its file.
         let _ = rustix::thread::set_name(NAME);
-        let ring = |handoff: &mut Handoff, key| handoff.claim(key).and_then(|fd| Ring::over(fd).ok());
+        let ring = |handoff: &mut ReexecState, key| handoff.claim(key).and_then(|fd| Ring::over(fd).ok());
         Some(WorkerSide {
             control: handoff.claim("control")?,
             notify: handoff.claim("notify")?,
@@ -371,14 +371,14 @@ impl WorkerSide {
             wake: handoff.claim("wake")?,
             rings: (ring(&mut handoff, "stdout")?, ring(&mut handoff, "stderr")?),
             proposal: Proposal { plan: handoff.claim("plan")?, text: handoff.claim("text")? },
-            kept: Kept { good: handoff.claim("good")?, refused: handoff.claim("refused")? },
+            kept: SavedConfig { last_good: handoff.claim("good")?, rejected: handoff.claim("refused")? },
             stored: handoff.claim_named("stored "),
             generation: u32::try_from(handoff.value("generation")?).ok()?,
             owns: handoff.value("owns")? == 1,
             replaces: handoff.value("replaces") == Some(1),
             since: handoff.value("since").unwrap_or(0),
             managed: handoff.value("managed") == Some(1),
-            fell: handoff.value("fell").and_then(|code| i32::try_from(code).ok()).map(|code| Fell {
+            crash: handoff.value("fell").and_then(|code| i32::try_from(code).ok()).map(|code| Crash {
                 code,
                 hung: handoff.value("hung") == Some(1),
                 out_of_memory: handoff.value("out of memory") == Some(1),

@@ -13,13 +13,13 @@ use crate::plan::{EntryPlan, Plan};
 use crate::publish::symlink::Place;
 use crate::store::{Failure, Fetched, Store};
 use crate::telemetry::{LAST_SUCCESS, NOTIFICATIONS, POLLS, PUBLICATIONS, PublishedRevisions};
+use base::backoff::Backoff;
 use base::component::Component;
 use base::ledger::Row;
-use base::limit::Backoff;
 use base::revisions::{Revision, Revisions};
 use base::scope::Scope;
 use base::state::StateDir;
-use base::subsystem::{Conductor, Health, Phase, PhaseWatch, Station, counted};
+use base::subsystem::{Health, Lifecycle, Participant, Phase, PhaseWatch, counted};
 use base::telemetry::{Counter, Gauge, Telemetry, UP};
 use std::cell::Cell;
 use std::collections::HashMap;
@@ -81,13 +81,13 @@ pub fn start(
     plan: Plan,
     inputs: &Inputs,
     telemetry: &Telemetry,
-    conductor: &mut Conductor,
+    lifecycle: &mut Lifecycle,
 ) -> Result<(Scope, Gate), Vec<String>> {
     let health = telemetry.health("sync");
     let scope = Scope::new("sync", health.clone());
     let (mut errors, mut published) = (Vec::new(), Vec::new());
     let count = plan.entries.len();
-    let station = conductor.station("sync");
+    let participant = lifecycle.participant("sync");
     let mut pollers = Vec::new();
     let unpublished = Rc::new(Cell::new(count));
     errors.extend(same_places(&plan.entries));
@@ -111,7 +111,7 @@ pub fn start(
                     published: sender,
                     unpublished: unpublished.clone(),
                 };
-                pollers.push(scope.spawn("poll", poller.poll(store, station.watch())));
+                pollers.push(scope.spawn("poll", poller.poll(store, participant.watch())));
             }
             Err(error) => errors.push(format!("sync `{}`: {error}", entry.name)),
         }
@@ -121,7 +121,7 @@ pub fn start(
     }
     health.set_summary(counted(count, "directory follows its store", "directories follow their stores"));
     telemetry.register(Arc::new(PublishedRevisions(inputs.revisions.clone())));
-    scope.spawn("conduct", conduct(station, pollers));
+    scope.spawn("conduct", conduct(participant, pollers));
     Ok((scope, Gate { published }))
 }
 
@@ -144,17 +144,17 @@ fn same_places(entries: &[EntryPlan]) -> Vec<String> {
 
 /// Nothing of sync holds up a stop: a publication is atomic at any moment. A worker that takes over must not meet a round that is
 /// still under way here.
-async fn conduct(mut station: Station, pollers: Vec<JoinHandle<()>>) {
-    station.reached(Phase::Yield).await;
-    if station.yields() {
+async fn conduct(mut participant: Participant, pollers: Vec<JoinHandle<()>>) {
+    participant.reached(Phase::Handover).await;
+    if participant.yields() {
         for poller in pollers {
             let _ = poller.await;
         }
-        station.done(Phase::Yield);
+        participant.done(Phase::Handover);
     }
     for phase in [Phase::Drain, Phase::Finish, Phase::Close] {
-        station.reached(phase).await;
-        station.done(phase);
+        participant.reached(phase).await;
+        participant.done(phase);
     }
 }
 
@@ -254,7 +254,7 @@ impl Poller {
                 };
                 tokio::select! {
                     () = tokio::time::sleep(backoff.pause().max(self.entry.interval)) => continue,
-                    _ = phase.reached(Phase::Yield) => return,
+                    _ = phase.reached(Phase::Handover) => return,
                 }
             };
             store = round.store;
@@ -289,7 +289,7 @@ impl Poller {
             // The next worker sends what was not sent.
             tokio::select! {
                 () = notified => {}
-                _ = phase.reached(Phase::Yield) => return,
+                _ = phase.reached(Phase::Handover) => return,
             }
         }
     }

@@ -6,7 +6,7 @@ use crate::assemble::assemble;
 use crate::attempt::{bucket, shape};
 use crate::scratch;
 use base::state::StateDir;
-use logs::fuzzing::{Checkpoints, FileId, Position, Print, SLOTS_MAX};
+use logs::fuzzing::{Checkpoints, FileId, Fingerprint, Position, SLOTS_MAX};
 use std::collections::HashMap;
 use std::path::PathBuf;
 use sys::ring::fnv1a;
@@ -90,8 +90,8 @@ fn open(state: &StateDir) -> Checkpoints {
 }
 
 fn at(offset: u64) -> Position {
-    let before = Print { length: 2, hash: 8 };
-    Position { offset, print: Print { length: 3, hash: 9 }, before, read_to: offset + 1 }
+    let before = Fingerprint { length: 2, hash: 8 };
+    Position { offset, print: Fingerprint { length: 3, hash: 9 }, before, read_to: offset + 1 }
 }
 
 fn hash(name: &str) -> u64 {
@@ -150,16 +150,16 @@ fn numbers(slot: &[u8]) -> Option<Vec<u64>> {
 fn slot(slot: &[u8]) -> Option<(Key, Position)> {
     let numbers = numbers(slot)?;
     let &[source, device, inode, sink, offset, lengths, print, before, read_to, ..] = &numbers[..] else { return None };
-    let print = Print { length: lengths as u32, hash: print };
-    let before = Print { length: (lengths >> 32) as u32, hash: before };
+    let print = Fingerprint { length: lengths as u32, hash: print };
+    let before = Fingerprint { length: (lengths >> 32) as u32, hash: before };
     Some(((source, FileId { device, inode }, sink), Position { offset, print, before, read_to }))
 }
 
 fn old_slot(slot: &[u8]) -> Option<(Key, Position)> {
     let numbers = numbers(slot)?;
     let &[source, device, inode, sink, offset, hash, tail, _] = &numbers[..] else { return None };
-    let before = Print { length: 0, hash: fnv1a(&[]) };
-    let position = Position { offset, print: Print { length: tail as u32, hash }, before, read_to: offset };
+    let before = Fingerprint { length: 0, hash: fnv1a(&[]) };
+    let position = Position { offset, print: Fingerprint { length: tail as u32, hash }, before, read_to: offset };
     (tail >> 32 == MAGIC).then_some(((source, FileId { device, inode }, sink), position))
 }
 

@@ -7,7 +7,7 @@ use crate::config::Config;
 use crate::load::{Plans, Source};
 use crate::scratch;
 use base::diag::Report;
-use base::fill::Lookup;
+use base::interpolate::Lookup;
 use base::tree::{self, Node, Value};
 use std::ffi::OsString;
 use std::io;

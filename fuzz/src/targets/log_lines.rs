@@ -6,7 +6,7 @@ use super::same;
 use crate::attempt::{bucket, outline, shape};
 use crate::mutate::Random;
 use logs::batch::{Batch, Stream};
-use logs::fuzzing::{Encoder, Splitter};
+use logs::fuzzing::{Encoder, Framer};
 use logs::stage::{Stage, parse, set};
 use serde::de::{Deserializer as _, MapAccess, Visitor};
 use serde_json::{Map, Value};
@@ -129,7 +129,7 @@ fn second_reader(input: &[u8], max_line_bytes: usize) -> Vec<Line> {
 }
 
 fn split(input: &[u8], max_line_bytes: usize, pattern: u64) -> Vec<Batch> {
-    let mut splitter = Splitter::new("app".into(), None, Stream::Stdout, max_line_bytes, BASE);
+    let mut framer = Framer::new("app".into(), None, Stream::Stdout, max_line_bytes, BASE);
     let (mut batches, mut rest, mut random) = (Vec::new(), input, Random::new(pattern));
     while !rest.is_empty() {
         let size = match pattern {
@@ -138,10 +138,10 @@ fn split(input: &[u8], max_line_bytes: usize, pattern: u64) -> Vec<Batch> {
             _ => (1 + random.below(if pattern == 2 { 5 } else { 60 })).min(rest.len()),
         };
         let (piece, behind) = rest.split_at(size);
-        batches.extend(splitter.take(piece));
+        batches.extend(framer.take(piece));
         rest = behind;
     }
-    batches.extend(splitter.finish());
+    batches.extend(framer.finish());
     batches
 }
 
@@ -175,9 +175,9 @@ fn encode(batches: Vec<Batch>) -> Vec<u8> {
     let (stage, mut encoder, mut encoded) = (json_stage(), Encoder::default(), Vec::new());
     for mut batch in batches {
         batch.records.iter_mut().for_each(|record| record.time_ns = TIME_NS);
-        let (count, unfit) = (batch.records.len() as u64, stage.shape(&mut batch).unfit);
+        let (count, skipped) = (batch.records.len() as u64, stage.apply(&mut batch).skipped);
         let parsed = batch.records.iter().filter(|record| record.parsed).count() as u64;
-        assert_eq!(parsed + unfit, count, "a record fits or does not");
+        assert_eq!(parsed + skipped, count, "a record fits or does not");
         for record in &batch.records {
             let mut raw = Vec::new();
             encoder.raw_line(&batch, record, &mut raw);
@@ -205,13 +205,13 @@ fn settings() -> Vec<Setting> {
 
 fn under((parses, common, set): &Setting, stage: &parse::Parse, line: &[u8]) {
     // A longest line of 500 cuts some, as a real one does.
-    let mut splitter = Splitter::new("app".into(), Some("/f".into()), Stream::None, LINE_MAX[1], 0);
-    let Some(mut batch) = splitter.take(&[line, b"\n"].concat()) else { return };
+    let mut framer = Framer::new("app".into(), Some("/f".into()), Stream::None, LINE_MAX[1], 0);
+    let Some(mut batch) = framer.take(&[line, b"\n"].concat()) else { return };
     batch.records.iter_mut().for_each(|record| record.time_ns = TIME_NS);
     if *parses {
-        stage.shape(&mut batch);
+        stage.apply(&mut batch);
     }
-    set.shape(&mut batch);
+    set.apply(&mut batch);
     for record in &batch.records {
         let mut json = Vec::new();
         Encoder::default().json_line(&batch, record, &mut json);

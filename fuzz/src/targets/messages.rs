@@ -7,10 +7,10 @@ use crate::assemble::assemble;
 use crate::attempt::{bucket, shape};
 use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType};
 use std::os::fd::OwnedFd;
-use supervisor::fuzzing::{Handoff, receive};
+use supervisor::fdstore::Store;
+use supervisor::fuzzing::{ReexecState, receive};
 use supervisor::message::{PACKET_MAX, Packet, ToSupervisor, ToWorker, send};
 use supervisor::plan::{PLAN_MAX, Plan, Rewrite};
-use supervisor::store::Store;
 use sys::process::ExecPlan;
 
 pub const WORDS: &[&str] = &[
@@ -107,10 +107,10 @@ fn plan(bytes: &[u8]) {
 
 fn hand_off(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
-    let left = Handoff::parse(text);
+    let left = ReexecState::parse(text);
     let said = left.text();
     shape(("hand-off", bucket(said.len())));
-    assert_eq!(Handoff::parse(&said), left, "what was left is left again: {said:?}");
+    assert_eq!(ReexecState::parse(&said), left, "what was left is left again: {said:?}");
 }
 
 /// What a datagram of ours may have (two short lines), and what one of somebody else may.

@@ -70,7 +70,7 @@ struct Times {
 impl Times {
     fn distinct(&mut self, time_ns: i64, is_own: bool) -> i64 {
         if !is_own {
-            self.last = crate::split::rising(time_ns, self.last);
+            self.last = crate::framer::rising(time_ns, self.last);
             return self.last;
         }
         if self.given.len() >= TIMES_KEPT {
@@ -251,7 +251,7 @@ fn metadata(batch: &Batch) -> Vec<u8> {
 mod tests {
     use super::*;
     use crate::batch::Stream;
-    use crate::split::Splitter;
+    use crate::framer::Framer;
     use prost::Message as _;
 
     /// The published messages, as derives, to read what was written by hand.
@@ -299,7 +299,7 @@ mod tests {
         let mut loki = Loki::new(&config).expect("a client");
         assert_eq!(loki.url, "http://loki:3100/loki/api/v1/push");
         let long = "x".repeat(300);
-        let mut batch = Splitter::new("app".into(), None, Stream::Stderr, 10_000, 0)
+        let mut batch = Framer::new("app".into(), None, Stream::Stderr, 10_000, 0)
             .take(format!("one\n{long}\n\n").as_bytes())
             .expect("lines");
         batch.common.push(("region".into(), "eu".into()));
@@ -340,7 +340,7 @@ mod tests {
         let config: Config = serde_json::from_str(r#"{"url":"http://loki:3100"}"#).expect("a Config");
         let mut loki = Loki::new(&config).expect("a client");
         let text: String = (0..100).map(|n| format!("line {n}\n")).collect();
-        let batch = Splitter::new("app".into(), None, Stream::None, 1000, 0).take(text.as_bytes()).expect("lines");
+        let batch = Framer::new("app".into(), None, Stream::None, 1000, 0).take(text.as_bytes()).expect("lines");
         let (mut first, mut bodies) = (0, 0);
         while first < 100 {
             first = loki.encode(&batch, first..batch.records.len(), 200);

@@ -2,8 +2,8 @@
 //! live in memory until delivered: a request is never held up for its own record.
 
 use crate::batch::{Batch, Stream};
+use crate::framer::Framer;
 use crate::run::Pipeline;
-use crate::split::Splitter;
 use crate::stage::parse::parse_json;
 use base::feed::{AccessBatch, FeedReceiver};
 use base::reason::Reason;
@@ -54,8 +54,8 @@ pub async fn run(mut feed: FeedReceiver<AccessBatch>, pipeline: Rc<Pipeline>, mu
 }
 
 async fn push(item: AccessBatch, pipeline: &Pipeline) {
-    let mut splitter = Splitter::new(pipeline.name().into(), None, Stream::None, LINE_MAX, 0);
-    if let Some(mut batch) = splitter.take(&item.lines) {
+    let mut framer = Framer::new(pipeline.name().into(), None, Stream::None, LINE_MAX, 0);
+    if let Some(mut batch) = framer.take(&item.lines) {
         parse(&mut batch);
         pipeline.push_untracked(batch).await;
     }

@@ -3,11 +3,11 @@
 
 use super::file::{Opened, Tail};
 use super::{CHUNK, max_line_bytes};
+use crate::ack::AckTracker;
 use crate::batch::Stream;
 use crate::checkpoint::{Checkpoints, FileId};
+use crate::framer::Framer;
 use crate::run::Pipeline;
-use crate::split::Splitter;
-use crate::track::Track;
 use base::reason::Reason;
 use base::registry::Kind;
 use base::scope::Scope;
@@ -78,7 +78,7 @@ pub struct Shared {
     pub wake: Rc<Wake>,
     pub config: Config,
     pub checkpoints: Checkpoints,
-    pub left: Leftover,
+    pub left: Backlog,
 }
 
 /// The supervisor's signal that the rings have more: a pipe, read by one task that tells the readers of both streams.
@@ -133,7 +133,7 @@ pub async fn run(shared: Shared, pipeline: Rc<Pipeline>, scope: Scope, mut phase
     let mut lines = lines_before(ring, &sinks, &known);
     let marks: Marks = Rc::default();
     let track = track(ring, &sinks, &starts, marks.clone());
-    let mut splitter = Splitter::new(pipeline.name().into(), None, *stream, config.max_line_bytes.as_usize(), position);
+    let mut framer = Framer::new(pipeline.name().into(), None, *stream, config.max_line_bytes.as_usize(), position);
     let read_before = ring.read_to();
     let mut chunk = vec![0u8; CHUNK];
     let mut lossy = false;
@@ -148,7 +148,7 @@ pub async fn run(shared: Shared, pipeline: Rc<Pipeline>, scope: Scope, mut phase
         let start = position - bytes.len() as u64;
         if read.lost > 0 {
             lossy = true;
-            splitter.jump(start);
+            framer.jump(start);
             // What a worker before this one had read and no sink had taken.
             let now = ring.lines_read_before(start).unwrap_or(lines);
             // The line within which the rest begins is passed over.
@@ -158,7 +158,7 @@ pub async fn run(shared: Shared, pipeline: Rc<Pipeline>, scope: Scope, mut phase
         let newlines = memchr::memchr_iter(b'\n', bytes).count() as u64;
         note_first_reading(ring, start, bytes, newlines);
         lines += newlines;
-        if let Some(batch) = splitter.take(bytes) {
+        if let Some(batch) = framer.take(bytes) {
             marks.borrow_mut().push_back((batch.base + batch.bytes.len() as u64, lines));
             pipeline.push(batch, &track, read_before).await;
         }
@@ -171,7 +171,7 @@ pub async fn run(shared: Shared, pipeline: Rc<Pipeline>, scope: Scope, mut phase
         }
         let over = (ring.is_closed() || wake.gone.get()) && position == ring.head();
         if over {
-            if let Some(batch) = splitter.finish() {
+            if let Some(batch) = framer.finish() {
                 pipeline.push(batch, &track, read_before).await;
             }
             return;
@@ -206,7 +206,7 @@ fn slot_name(source: &str, sink: &str) -> String {
     format!("{source}/{sink}")
 }
 
-fn track(ring: &Ring, sinks: &[(usize, String)], starts: &[u64], marks: Marks) -> Rc<Track> {
+fn track(ring: &Ring, sinks: &[(usize, String)], starts: &[u64], marks: Marks) -> Rc<AckTracker> {
     let newest = sinks.iter().map(|(_, sink)| ring.lines_acknowledged(sink)).max().unwrap_or(0);
     for (index, sink) in sinks {
         let is_known = ring.acknowledged(sink).is_some();
@@ -233,20 +233,20 @@ fn track(ring: &Ring, sinks: &[(usize, String)], starts: &[u64], marks: Marks) -
         }
         released.set(ring.release(released.get(), least));
     };
-    Track::new(starts, Box::new(on_progress))
+    AckTracker::new(starts, Box::new(on_progress))
 }
 
 /// What the app wrote and no required sink had taken when we had to stop: kept in the state directory, and read first after
 /// the next start. Bound: the capacity of the ring each time, and `state.max_bytes` in all.
 #[derive(Clone)]
-pub struct Leftover {
+pub struct Backlog {
     path: Option<PathBuf>,
     max: u64,
 }
 
-impl Leftover {
-    pub fn new(state: &StateDir, source: &str, stream: Stream) -> Leftover {
-        Leftover {
+impl Backlog {
+    pub fn new(state: &StateDir, source: &str, stream: Stream) -> Backlog {
+        Backlog {
             path: state.path(&format!("logs/backlog/{source}.{}", stream.word().unwrap_or("none"))),
             max: state.max(),
         }

@@ -23,14 +23,14 @@ base::registry! {
 
 /// What a stage did with a batch's records.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Shaped {
+pub struct StageOutput {
     /// Records that were left as they were, since the stage did not fit them.
-    pub unfit: u64,
+    pub skipped: u64,
 }
 
 /// Shapes whole batches.
 pub trait Stage {
-    fn shape(&self, batch: &mut Batch) -> Shaped;
+    fn apply(&self, batch: &mut Batch) -> StageOutput;
 }
 
 impl StageKind {
@@ -43,7 +43,7 @@ impl StageKind {
 }
 
 /// A stage with its ledger row.
-pub struct Staged {
+pub struct MeteredStage {
     stage: Box<dyn Stage>,
     row: Arc<Row>,
     /// Records that it left as they were.
@@ -51,12 +51,12 @@ pub struct Staged {
 }
 
 /// Stages in their order. `path`: whose they are, as the ledger names it.
-pub fn staged(kinds: &[StageKind], path: &str, telemetry: &Telemetry) -> Vec<Staged> {
+pub fn staged(kinds: &[StageKind], path: &str, telemetry: &Telemetry) -> Vec<MeteredStage> {
     let one = |(index, kind): (usize, &StageKind)| {
         let component = Component::stage(format!("{path}.stages.{index}"), kind.name());
         let [id, kind_name, type_name] = component.labels();
         let reason = Reason::ParseError.as_str();
-        Staged {
+        MeteredStage {
             stage: kind.build(),
             skipped: telemetry.counter(&ERRORS, &[id, kind_name, type_name, reason]),
             row: telemetry.ledger.row(&component),
@@ -66,11 +66,11 @@ pub fn staged(kinds: &[StageKind], path: &str, telemetry: &Telemetry) -> Vec<Sta
 }
 
 /// One stage after the other.
-pub fn shape(stages: &[Staged], batch: &mut Batch) {
+pub fn apply(stages: &[MeteredStage], batch: &mut Batch) {
     for staged in stages {
         let count = batch.records.len() as u64;
         staged.row.receive(count);
-        staged.skipped.add(staged.stage.shape(batch).unfit);
+        staged.skipped.add(staged.stage.apply(batch).skipped);
         staged.row.deliver(count);
     }
 }

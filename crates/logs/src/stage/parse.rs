@@ -2,7 +2,7 @@
 //! that is no JSON object stays a plain message and is counted, never dropped; so does one that receivers could not read, since they
 //! refuse all lines of its body. Bounds: `FIELDS_MAX` fields of a record, `DEPTH_MAX` values within each other.
 
-use super::{Shaped, Stage};
+use super::{Stage, StageOutput};
 use crate::batch::{Batch, Field, FieldValue, Key};
 use crate::time;
 use base::registry::Kind;
@@ -46,11 +46,11 @@ impl Parse {
 }
 
 impl Stage for Parse {
-    fn shape(&self, batch: &mut Batch) -> Shaped {
-        let mut shaped = Shaped::default();
+    fn apply(&self, batch: &mut Batch) -> StageOutput {
+        let mut shaped = StageOutput::default();
         for index in 0..batch.records.len() {
             if !parse_json(batch, index) {
-                shaped.unfit += 1;
+                shaped.skipped += 1;
             }
         }
         shaped
@@ -122,7 +122,7 @@ impl<'de> Visitor<'de> for &mut Scan<'_> {
                 }
             }
             let key = match key.0 {
-                Cow::Borrowed(text) => self.span(text, Key::Span),
+                Cow::Borrowed(text) => self.span(text, Key::Range),
                 Cow::Owned(text) => Key::Name(text.into()),
             };
             let value = self.span(value.get(), FieldValue::Json);
@@ -256,10 +256,10 @@ pub fn is_time_key(key: &str) -> bool {
 mod tests {
     use super::*;
     use crate::batch::Stream;
-    use crate::split::Splitter;
+    use crate::framer::Framer;
 
     fn parsed(line: &str) -> (Batch, bool) {
-        let mut batch = Splitter::new("s".into(), None, Stream::None, 10_000, 0)
+        let mut batch = Framer::new("s".into(), None, Stream::None, 10_000, 0)
             .take(format!("{line}\n").as_bytes())
             .expect("a line");
         let fits = parse_json(&mut batch, 0);

@@ -1,6 +1,6 @@
 //! Sets fields of every record to fixed values. In: batches. Out: the same, with the values noted once per batch.
 
-use super::{Shaped, Stage};
+use super::{Stage, StageOutput};
 use crate::batch::Batch;
 use base::registry::Kind;
 use schemars::JsonSchema;
@@ -29,11 +29,11 @@ impl Set {
 }
 
 impl Stage for Set {
-    fn shape(&self, batch: &mut Batch) -> Shaped {
+    fn apply(&self, batch: &mut Batch) -> StageOutput {
         for (name, value) in &self.fields {
             batch.common.retain(|(known, _)| known != name);
             batch.common.push((name.clone(), value.clone()));
         }
-        Shaped::default()
+        StageOutput::default()
     }
 }

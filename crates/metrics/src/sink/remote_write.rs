@@ -5,10 +5,10 @@
 
 use crate::config::BufferConfig;
 use crate::series::{STALE, Sample, Series, Snapshot, Timing, Timings};
+use base::backoff::Backoff;
 use base::component::Component;
 use base::family::{FamilyKind, is_label_name};
 use base::ledger::Row;
-use base::limit::Backoff;
 use base::pressure::Pressure;
 use base::protobuf::{delimited, field_length, text, varint, varint_length};
 use base::reason::Reason;
@@ -394,7 +394,7 @@ mod tests {
         let first = snapshot(1);
         let telemetry = base::telemetry::Telemetry::default();
         let example =
-            base::config::load::<crate::sink::SinkEntry>("example", Config::EXAMPLE, &base::fill::Lookup::HERE);
+            base::config::load::<crate::sink::SinkEntry>("example", Config::EXAMPLE, &base::interpolate::Lookup::HERE);
         let config = example.ok().and_then(|loaded| loaded.config.remote_write).expect("the example is valid");
         let buffer = BufferConfig { max_bytes: base::unit::ByteSize(2 * first.bytes() as u64) };
         let component = Component::sink("metrics.sinks.central".into(), "remote_write");

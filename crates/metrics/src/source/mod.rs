@@ -95,8 +95,8 @@ impl SourceKind {
 }
 
 /// How often, where nothing else is said: Prometheus' own advice for services.
-pub(crate) fn interval() -> base::unit::Span {
-    base::unit::Span::from_secs(15)
+pub(crate) fn interval() -> base::unit::TimeSpan {
+    base::unit::TimeSpan::from_secs(15)
 }
 
 pub fn now_ms() -> i64 {

@@ -1,7 +1,7 @@
 //! Outrigger about itself: the kind `self`.
 
 use base::registry::Kind;
-use base::unit::Span;
+use base::unit::TimeSpan;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
@@ -12,7 +12,7 @@ use serde::Deserialize;
 pub struct Config {
     /// How often samples are taken for sinks that push, at least 100ms.
     #[serde(default = "super::interval")]
-    pub interval: Span,
+    pub interval: TimeSpan,
 }
 
 impl Kind for Config {

@@ -5,7 +5,7 @@ use super::{Collected, Collecting, CountDescriptors, Source, now_ms};
 use crate::series::{Interner, Snapshot, snapshot_of};
 use base::family::{Family, FamilyKind};
 use base::registry::Kind;
-use base::unit::Span;
+use base::unit::TimeSpan;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use std::cell::Cell;
@@ -21,7 +21,7 @@ use std::sync::atomic::{AtomicI32, Ordering};
 pub struct Config {
     /// How often samples are taken for sinks that push, at least 100ms.
     #[serde(default = "super::interval")]
-    pub interval: Span,
+    pub interval: TimeSpan,
 }
 
 impl Kind for Config {
@@ -178,7 +178,7 @@ fn families(totals: &Totals) -> Vec<Family> {
 
 /// Ticks since boot become a time by the boot time that /proc/stat tells.
 fn start_time(start_ticks: u64, ticks: f64) -> f64 {
-    base::started::system().unwrap_or(0) as f64 + start_ticks as f64 / ticks
+    base::start_time::system().unwrap_or(0) as f64 + start_ticks as f64 / ticks
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use crate::series::{Interner, Snapshot};
 use crate::text;
 use base::reason::Reason;
 use base::registry::Kind;
-use base::unit::{ByteSize, Span, Url};
+use base::unit::{ByteSize, TimeSpan, Url};
 use net::{Client, ClientConfig, Request};
 use std::cell::Cell;
 use std::io::Read as _;
@@ -21,7 +21,7 @@ net::http_client! {
         pub url: Url,
         /// How often it is read, at least 100ms. A longer `timeout` is cut to it.
         #[serde(default = "super::interval")]
-        pub interval: Span,
+        pub interval: TimeSpan,
         /// The largest page, after decompression; the scrape of a larger one fails.
         #[serde(default = "max_body_bytes")]
         pub max_body_bytes: ByteSize,
@@ -56,7 +56,7 @@ impl Scrape {
     pub fn new(config: &Config, name: &str) -> Result<Scrape, String> {
         let rest = config.url.as_str().split_once("://").map_or("", |(_, rest)| rest);
         let instance = rest.split(['/', '?']).next().unwrap_or(rest).rsplit('@').next().unwrap_or(rest);
-        let client = ClientConfig { timeout: Span(config.timeout.0.min(config.interval.0)), ..config.client() };
+        let client = ClientConfig { timeout: TimeSpan(config.timeout.0.min(config.interval.0)), ..config.client() };
         Ok(Scrape {
             client: Client::new(client).map_err(|error| error.to_string())?,
             url: config.url.as_str().to_string(),

@@ -5,7 +5,7 @@ mod user;
 pub mod ready;
 pub mod end;
 
-use base::unit::{Secret, Span};
+use base::unit::{Secret, TimeSpan};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -98,7 +98,7 @@ pub struct Start {
     /// How long the app waits until each subsystem has started and each sync entry has published; in a companion, how long
     /// `/started` waits for that.
     #[serde(default = "start_timeout")]
-    pub timeout: Span,
+    pub timeout: TimeSpan,
     /// What follows then: the app starts anyway (`continue`), or it does not and Outrigger exits with 1 (`fail`). Default:
     /// `continue`.
     #[serde(default)]
@@ -126,17 +126,17 @@ pub struct Restart {
     pub policy: RestartPolicy,
     /// The pause before the first restart, doubled each time and spread by a tenth.
     #[serde(default = "backoff")]
-    pub backoff: Span,
+    pub backoff: TimeSpan,
     /// The longest pause.
     #[serde(default = "max_backoff")]
-    pub max_backoff: Span,
+    pub max_backoff: TimeSpan,
     /// Restarts in a row, after which the app's exit is ours. Default: no limit.
     #[serde(default)]
     #[schemars(range(min = 1))]
     pub max_restarts: Option<u32>,
     /// An app that ran this long resets the pause and the restart counter.
     #[serde(default = "reset_after")]
-    pub reset_after: Span,
+    pub reset_after: TimeSpan,
 }
 
 /// Which ends of the app lead to a restart.
@@ -161,14 +161,14 @@ pub struct Stop {
     pub signal: StopSignal,
     /// How long active inbound requests may take to end before the app gets its signal.
     #[serde(default = "drain_timeout")]
-    pub drain_timeout: Span,
+    pub drain_timeout: TimeSpan,
     /// How long the app may take after its signal, before its process group gets SIGKILL.
     #[serde(default = "grace_period")]
-    pub grace_period: Span,
+    pub grace_period: TimeSpan,
     /// The time for the whole stop, at least `drain_timeout` and `grace_period` together. Keep it below the platform's own
     /// (`terminationGracePeriodSeconds`, `TimeoutStopSec`).
     #[serde(default = "stop_timeout")]
-    pub timeout: Span,
+    pub timeout: TimeSpan,
 }
 
 #[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema)]
@@ -260,30 +260,30 @@ fn yes() -> bool {
     true
 }
 
-fn start_timeout() -> Span {
-    Span::from_secs(30)
+fn start_timeout() -> TimeSpan {
+    TimeSpan::from_secs(30)
 }
 
-fn backoff() -> Span {
-    Span::from_secs(1)
+fn backoff() -> TimeSpan {
+    TimeSpan::from_secs(1)
 }
 
-fn max_backoff() -> Span {
-    Span::from_secs(300)
+fn max_backoff() -> TimeSpan {
+    TimeSpan::from_secs(300)
 }
 
-fn reset_after() -> Span {
-    Span::from_secs(600)
+fn reset_after() -> TimeSpan {
+    TimeSpan::from_secs(600)
 }
 
-fn drain_timeout() -> Span {
-    Span::from_secs(5)
+fn drain_timeout() -> TimeSpan {
+    TimeSpan::from_secs(5)
 }
 
-fn grace_period() -> Span {
-    Span::from_secs(20)
+fn grace_period() -> TimeSpan {
+    TimeSpan::from_secs(20)
 }
 
-fn stop_timeout() -> Span {
-    Span::from_secs(30)
+fn stop_timeout() -> TimeSpan {
+    TimeSpan::from_secs(30)
 }

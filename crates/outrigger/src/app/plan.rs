@@ -208,7 +208,7 @@ mod tests {
     use super::*;
 
     fn planned(yaml: &str, command: &[&str]) -> Result<Plan, Vec<Diagnostic>> {
-        let loaded = base::config::load::<App>("test", yaml, &base::fill::Lookup::HERE);
+        let loaded = base::config::load::<App>("test", yaml, &base::interpolate::Lookup::HERE);
         let loaded = loaded.unwrap_or_else(|report| panic!("{}", report.render()));
         let command: Vec<OsString> = command.iter().map(OsString::from).collect();
         let around =
@@ -246,7 +246,7 @@ mod tests {
     #[test]
     fn what_is_said_of_an_app_that_is_not_started_here_is_told_to_have_no_effect() {
         let yaml = "port: 80\nuser: nobody\nrestart: { policy: always }\nstop: { grace_period: 1s }\n";
-        let loaded = base::config::load::<App>("test", yaml, &base::fill::Lookup::HERE).expect("valid");
+        let loaded = base::config::load::<App>("test", yaml, &base::interpolate::Lookup::HERE).expect("valid");
         let findings = without_effect(false, &loaded.tree);
         let named: Vec<_> = findings.iter().map(|finding| finding.place.map(|place| place.line)).collect();
         assert_eq!(named, [Some(2), Some(3)]);

@@ -5,9 +5,9 @@
 use super::Target;
 use crate::load::Source;
 use base::diag::Report;
-use base::fill::{Lookup, fill};
+use base::interpolate::{Lookup, fill};
 use base::tree::{Node, Value};
-use base::unit::{Secret, Span};
+use base::unit::{Secret, TimeSpan};
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use std::fmt;
@@ -139,7 +139,10 @@ impl Found {
             match self.exchange(method, path, body, until) {
                 Err(error) if waits(&error) => sleep(GAP_LOOK),
                 Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
-                    return Err(io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {}", Span(limit))));
+                    return Err(io::Error::new(
+                        io::ErrorKind::TimedOut,
+                        format!("no answer within {}", TimeSpan(limit)),
+                    ));
                 }
                 result => return result,
             }

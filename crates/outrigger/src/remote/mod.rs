@@ -9,7 +9,7 @@ mod probe;
 use crate::cli::Format;
 use ask::{Found, Trouble};
 use base::output;
-use base::unit::Span;
+use base::unit::TimeSpan;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
@@ -100,7 +100,7 @@ pub fn stop(target: &Target, timeout: Option<Duration>, token_file: Option<&Path
     answer(Found::by(target, token_file).and_then(|found| {
         let limit = timeout.map_or(STOP, |timeout| timeout + ALLOWANCE);
         let until = Instant::now() + limit;
-        let body = timeout.map(|timeout| Span(timeout).to_string()).unwrap_or_default();
+        let body = timeout.map(|timeout| TimeSpan(timeout).to_string()).unwrap_or_default();
         found.change("/stop", body.as_bytes(), ANSWER)?;
         let mut silent_since = None;
         loop {
@@ -130,5 +130,5 @@ fn answer(result: Result<i32, Trouble>) -> i32 {
 
 /// A duration of the command line.
 pub fn duration(text: &str) -> Result<Duration, String> {
-    Span::parse(text).map(|span| span.0)
+    TimeSpan::parse(text).map(|span| span.0)
 }

@@ -1,4 +1,4 @@
-//! One request and its response: lease → send → read head → relay body. In: a parsed request and its rewritten head. Out:
+//! One request and its response: checkout → send → read head → relay body. In: a parsed request and its rewritten head. Out:
 //! the response at the client, and what becomes of the connection. The request's body and the response travel at the same
 //! time, so that an early answer arrives (RFC 9112, 9.5). A request is sent a second time only where a connection that had
 //! been idle died before a byte of its response, and sending twice is harmless. While nothing comes, an exchange holds no
@@ -8,8 +8,8 @@
 use super::body::Body;
 use super::head::{self, Asked, Request};
 use crate::buffer::{Buffer, Scratch, write_all};
-use crate::connect::{Cluster, Lease};
-use crate::patience::Patience;
+use crate::connect::{Checkout, Cluster};
+use crate::lazy_timeout::LazyTimeout;
 use crate::plan::ListenerPlan;
 use std::cell::Cell;
 use std::io;
@@ -35,7 +35,7 @@ pub enum After {
     /// Close after what was written has been read.
     Close,
     /// Both sides now speak a protocol of their own.
-    Tunnel(Box<Lease>, Buffer),
+    Tunnel(Box<Checkout>, Buffer),
     /// Nothing more can be said to the client.
     Gone,
 }
@@ -86,7 +86,7 @@ pub struct Client<'a, 's> {
     pub read: &'a mut ReadHalf<'s>,
     pub write: &'a WriteHalf<'s>,
     pub buffer: &'a mut Buffer,
-    pub patience: &'a mut Patience,
+    pub timeout: &'a mut LazyTimeout,
     pub plan: &'a ListenerPlan,
     pub keep_alive: bool,
 }
@@ -122,24 +122,24 @@ pub async fn run(client: &mut Client<'_, '_>, cluster: &Rc<Cluster>, request: &R
     let repeatable = body.is_done() && request.method.is_idempotent();
     let (mut first, mut again) = (Some(out), None);
     loop {
-        let lease = match cluster.lease(again.is_some()).await {
-            Ok(lease) => lease,
+        let checkout = match cluster.checkout(again.is_some()).await {
+            Ok(checkout) => checkout,
             Err(why) => {
                 let why = format!("no healthy endpoint in cluster {}: {why}", cluster.plan.name);
                 return report.answer(503, why);
             }
         };
-        report.endpoint = Some(lease.usage.endpoint);
+        report.endpoint = Some(checkout.usage.endpoint);
         // What may have to be sent again is kept in memory of its own size; the rest goes back before the answer comes.
-        let retry = lease.reused && again.is_none() && repeatable;
+        let retry = checkout.reused && again.is_none() && repeatable;
         let bytes: &[u8] = match (&first, &again) {
             (Some(out), _) => &out.0,
             (None, again) => again.as_deref().unwrap_or(&[]),
         };
-        let sent = write_all(&lease.stream, bytes, cluster.plan.response_headers_timeout).await;
+        let sent = write_all(&checkout.stream, bytes, cluster.plan.response_headers_timeout).await;
         let kept = first.take().filter(|_| retry).map(|out| out.0.clone());
         let ended = match sent {
-            Ok(()) => attempt(client, lease, request, &mut body, &mut report).await,
+            Ok(()) => attempt(client, checkout, request, &mut body, &mut report).await,
             Err(error) if error.kind() == io::ErrorKind::TimedOut => Err(Failure::Bad(504, STALLED.into())),
             Err(error) => Err(Failure::Died(error.to_string())),
         };
@@ -169,22 +169,22 @@ pub async fn run(client: &mut Client<'_, '_>, cluster: &Rc<Cluster>, request: &R
 /// Sends the rest of the request over a connection that has its beginning, and relays the response.
 async fn attempt(
     client: &mut Client<'_, '_>,
-    mut lease: Lease,
+    mut checkout: Checkout,
     request: &Request,
     body: &mut Body,
     report: &mut Report,
 ) -> Result<(), Failure> {
-    let cluster = lease.usage.cluster.clone();
+    let cluster = checkout.usage.cluster.clone();
     let uploaded = body.is_done();
     let shared =
         Shared { clock: Cell::new(uploaded.then(Instant::now)), uploaded: Cell::new(uploaded), ..Shared::default() };
-    let (mut endpoint, upstream) = lease.stream.split();
+    let (mut endpoint, upstream) = checkout.stream.split();
     let mut download = Download {
         client: client.write.as_ref(),
         client_idle: client.plan.idle_timeout,
         endpoint: &mut endpoint,
         buffer: Buffer::default(),
-        patience: client.patience,
+        timeout: client.timeout,
         max_header_bytes: client.plan.max_header_bytes,
         response_headers_timeout: cluster.plan.response_headers_timeout,
         asked: Asked {
@@ -216,11 +216,11 @@ async fn attempt(
         let _ = rustix::net::sockopt::set_socket_linger(client.write.as_ref(), Some(Duration::ZERO));
     }
     report.after = match ended? {
-        End::Tunnel => After::Tunnel(Box::new(lease), leftover),
+        End::Tunnel => After::Tunnel(Box::new(checkout), leftover),
         End::Message { reusable, close } => {
             let uploaded = shared.uploaded.get();
             if reusable && uploaded && leftover.is_empty() {
-                lease.keep();
+                checkout.keep();
             }
             if close || !uploaded { After::Close } else { After::Next }
         }
@@ -343,7 +343,7 @@ struct Download<'a, 's> {
     client_idle: Duration,
     endpoint: &'a mut ReadHalf<'s>,
     buffer: Buffer,
-    patience: &'a mut Patience,
+    timeout: &'a mut LazyTimeout,
     max_header_bytes: usize,
     response_headers_timeout: Duration,
     asked: Asked<'a>,
@@ -402,7 +402,7 @@ impl Download<'_, '_> {
             if left.is_zero() {
                 return Err(Failure::Bad(504, late()));
             }
-            match self.patience.within(left, self.buffer.read(self.endpoint, self.max_header_bytes)).await {
+            match self.timeout.within(left, self.buffer.read(self.endpoint, self.max_header_bytes)).await {
                 Ok(Ok(count)) if count > 0 => self.heard = true,
                 Ok(_) if self.heard => {
                     return Err(Failure::Bad(502, "the endpoint closed within its response head".into()));
@@ -438,7 +438,7 @@ impl Download<'_, '_> {
         let decode = self.must_decode(&body);
         while !body.is_done() {
             if self.buffer.is_empty() {
-                match self.patience.within(BODY_IDLE, self.buffer.read(self.endpoint, BODY_CHUNK)).await {
+                match self.timeout.within(BODY_IDLE, self.buffer.read(self.endpoint, BODY_CHUNK)).await {
                     Ok(Ok(0)) if body == Body::UntilClose => return Ok(()),
                     Ok(Ok(count)) if count > 0 => {}
                     _ => return Err(Failure::Broken(By::Endpoint)),

@@ -8,8 +8,8 @@ use super::head::{self, Hop, Method, Refusal, Request};
 use crate::accept::{DRAIN_PATIENCE, ListenerState};
 use crate::access::{PATH_MAX, Record};
 use crate::buffer::{Buffer, Scratch, write_all};
+use crate::lazy_timeout::LazyTimeout;
 use crate::parked::{Place, Told, Waiting};
-use crate::patience::Patience;
 use std::borrow::Cow;
 use std::cell::Cell;
 use std::net::SocketAddr;
@@ -40,7 +40,7 @@ struct Connection {
     peer: SocketAddr,
     listener: Rc<ListenerState>,
     buffer: Buffer,
-    patience: Patience,
+    timeout: LazyTimeout,
     place: Place,
 }
 
@@ -53,8 +53,8 @@ enum Head {
 }
 
 pub async fn serve(stream: TcpStream, peer: SocketAddr, listener: Rc<ListenerState>) {
-    let (patience, place) = (Patience::new(listener.plan.idle_timeout), listener.parked.place());
-    let mut connection = Connection { stream, peer, listener, buffer: Buffer::default(), patience, place };
+    let (timeout, place) = (LazyTimeout::new(listener.plan.idle_timeout), listener.parked.place());
+    let mut connection = Connection { stream, peer, listener, buffer: Buffer::default(), timeout, place };
     loop {
         // A request's own state is large, and most connections have none most of the time.
         let goes_on = match connection.next_head().await {
@@ -74,7 +74,7 @@ pub async fn serve(stream: TcpStream, peer: SocketAddr, listener: Rc<ListenerSta
 impl Connection {
     /// Waits until a whole request head is there, or there is something wrong with it.
     async fn next_head(&mut self) -> Head {
-        let Connection { stream, listener, buffer, patience, place, .. } = self;
+        let Connection { stream, listener, buffer, timeout, place, .. } = self;
         let (mut read, _) = stream.split();
         let plan = &listener.plan;
         let mut idle = plan.idle_timeout;
@@ -102,7 +102,7 @@ impl Connection {
                     (Waiting::Head, plan.request_headers_timeout.saturating_sub(begun.elapsed()))
                 }
             };
-            match patience.within(left, place.wait(what, buffer.read(&mut read, plan.max_header_bytes))).await {
+            match timeout.within(left, place.wait(what, buffer.read(&mut read, plan.max_header_bytes))).await {
                 Ok(Ok(Ok(count))) if count > 0 => {}
                 Ok(Err(Told::Drain)) => idle = DRAIN_PATIENCE,
                 Ok(Err(Told::GiveWay)) if what == Waiting::Head => {
@@ -149,7 +149,7 @@ impl Connection {
             read: &mut read,
             write: &write,
             buffer: &mut self.buffer,
-            patience: &mut self.patience,
+            timeout: &mut self.timeout,
             plan: &self.listener.plan,
             keep_alive: request.keep_alive && !self.listener.draining(),
         };
@@ -160,11 +160,11 @@ impl Connection {
         let mut done =
             Exchanged { method: request.method, sent: &sent, path: &path, took: started.elapsed(), peer: self.peer };
         let after = std::mem::replace(&mut report.after, After::Gone);
-        if let After::Tunnel(mut lease, mut leftover) = after {
+        if let After::Tunnel(mut checkout, mut leftover) = after {
             let (up, down) = (Cell::new(report.bytes_received), Cell::new(report.bytes_sent));
             let client = (read, write, &mut self.buffer);
             tokio::select! {
-                () = tunnel(client, (&mut lease.stream, &mut leftover), &up, &down) => {}
+                () = tunnel(client, (&mut checkout.stream, &mut leftover), &up, &down) => {}
                 () = self.listener.cut() => {}
             }
             (report.bytes_received, report.bytes_sent) = (up.get(), down.get());
@@ -216,7 +216,7 @@ impl Connection {
         loop {
             self.buffer.consume(usize::MAX);
             let left = LINGER.min(until.saturating_duration_since(Instant::now()));
-            match self.patience.within(left, self.buffer.read(&mut read, LINGER_CHUNK)).await {
+            match self.timeout.within(left, self.buffer.read(&mut read, LINGER_CHUNK)).await {
                 Ok(Ok(count)) if count > 0 && !left.is_zero() => {}
                 _ => return,
             }
@@ -333,14 +333,14 @@ async fn tunnel(
 }
 
 async fn one_way(from: &mut ReadHalf<'_>, buffer: &mut Buffer, to: &TcpStream, moved: &Cell<u64>) {
-    let mut patience = Patience::new(TUNNEL_IDLE);
+    let mut timeout = LazyTimeout::new(TUNNEL_IDLE);
     loop {
         if write_all(to, buffer.filled(), WRITE_IDLE).await.is_err() {
             return;
         }
         moved.set(moved.get() + buffer.filled().len() as u64);
         buffer.consume(usize::MAX);
-        match patience.within(TUNNEL_IDLE, buffer.read(from, TUNNEL_CHUNK)).await {
+        match timeout.within(TUNNEL_IDLE, buffer.read(from, TUNNEL_CHUNK)).await {
             Ok(Ok(count)) if count > 0 => {}
             // The end of one direction is passed on; the other goes on (half-close).
             _ => {

@@ -17,7 +17,7 @@ use crate::run::Pipeline;
 use base::registry::Kind;
 use base::scope::Scope;
 use base::subsystem::{Phase, PhaseWatch};
-use base::unit::{ByteSize, Span};
+use base::unit::{ByteSize, TimeSpan};
 use find::Finder;
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -42,10 +42,10 @@ pub struct Config {
     pub read_from: ReadFrom,
     /// How often open files are checked for new lines.
     #[serde(default = "poll_interval")]
-    pub poll_interval: Span,
+    pub poll_interval: TimeSpan,
     /// How often the patterns are searched for new files.
     #[serde(default = "scan_interval")]
-    pub scan_interval: Span,
+    pub scan_interval: TimeSpan,
     /// Files open at a time, within the limit of descriptors. Files read to their end make room for others; if all have new
     /// lines, the rest wait, and the source is `degraded`.
     #[serde(default = "max_files")]
@@ -75,12 +75,12 @@ impl Kind for Config {
     const EXAMPLE: &'static str = "file: { include: [\"/var/log/orders/*.log\"] }\n";
 }
 
-fn poll_interval() -> Span {
-    Span::from_millis(200)
+fn poll_interval() -> TimeSpan {
+    TimeSpan::from_millis(200)
 }
 
-fn scan_interval() -> Span {
-    Span::from_secs(1)
+fn scan_interval() -> TimeSpan {
+    TimeSpan::from_secs(1)
 }
 
 fn max_files() -> u32 {

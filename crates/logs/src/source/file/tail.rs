@@ -3,11 +3,11 @@
 //! `CHUNKS_PER_TURN` chunks before another file has its turn.
 
 use super::walk::modified_ns;
+use crate::ack::AckTracker;
 use crate::batch::{Batch, Stream};
 use crate::checkpoint::{BEFORE_MAX, Checkpoints, FileId, PRINT_MAX, Position, print_before, print_of};
+use crate::framer::Framer;
 use crate::run::Pipeline;
-use crate::split::Splitter;
-use crate::track::Track;
 use base::unit::ByteSize;
 use rustix::fs::SeekFrom;
 use std::cell::{Cell, RefCell};
@@ -63,8 +63,8 @@ struct Reading {
     before: Vec<u8>,
     /// Nothing but what is passed over at a beginning has come yet.
     at_beginning: bool,
-    splitter: Splitter,
-    track: Rc<Track>,
+    framer: Framer,
+    track: Rc<AckTracker>,
     /// The end of the last batch that was handed on.
     pushed_to: u64,
 }
@@ -204,7 +204,7 @@ impl Tail {
             reading.before = vec![0; reading.before.len().max(BEFORE_MAX.min(passed as usize))];
         }
         reading.offset += passed;
-        reading.splitter.pass_over(passed);
+        reading.framer.pass_over(passed);
         new.get(mark + nulls..).unwrap_or(&[])
     }
 
@@ -255,7 +255,7 @@ impl Tail {
     /// Nobody matches it and nobody writes to it any more.
     pub fn has_ended(&self) -> bool {
         let quiet = self.moved_at.get().elapsed();
-        let line = self.reading.borrow().splitter.is_within_a_line() && !self.is_deleted();
+        let line = self.reading.borrow().framer.is_within_a_line() && !self.is_deleted();
         let grace = if line && !self.finished.get() { LINE_GRACE } else { GRACE };
         self.at_end.get() && self.seen_at.get().elapsed() > GRACE && quiet > grace
     }
@@ -277,7 +277,7 @@ impl Tail {
     fn is_done(&self) -> bool {
         let (within, pushed_to) = {
             let reading = self.reading.borrow();
-            (reading.splitter.is_within_a_line(), reading.pushed_to)
+            (reading.framer.is_within_a_line(), reading.pushed_to)
         };
         !within && self.acknowledged(pushed_to)
     }
@@ -324,21 +324,21 @@ impl Tail {
 
 impl Reading {
     /// Takes new bytes; `read` ends with them, and is what the next read compares with.
-    fn take(&mut self, new: &[u8], read: &[u8]) -> (Option<Batch>, Rc<Track>) {
+    fn take(&mut self, new: &[u8], read: &[u8]) -> (Option<Batch>, Rc<AckTracker>) {
         if !new.is_empty() {
             self.offset += new.len() as u64;
             self.before = read.get(read.len().saturating_sub(BEFORE_MAX)..).unwrap_or(&[]).to_vec();
         }
-        let batch = self.splitter.take(new);
+        let batch = self.framer.take(new);
         self.handed_on(batch)
     }
 
-    fn finish(&mut self) -> (Option<Batch>, Rc<Track>) {
-        let batch = self.splitter.finish();
+    fn finish(&mut self) -> (Option<Batch>, Rc<AckTracker>) {
+        let batch = self.framer.finish();
         self.handed_on(batch)
     }
 
-    fn handed_on(&mut self, batch: Option<Batch>) -> (Option<Batch>, Rc<Track>) {
+    fn handed_on(&mut self, batch: Option<Batch>) -> (Option<Batch>, Rc<AckTracker>) {
         self.pushed_to = batch.as_ref().map_or(self.pushed_to, |batch| batch.base + batch.bytes.len() as u64);
         (batch, self.track.clone())
     }
@@ -347,13 +347,13 @@ impl Reading {
 impl Context {
     fn reading(&self, id: FileId, file: &Rc<File>, path: &Path, starts: &[u64], offset: u64) -> io::Result<Reading> {
         let shown: Option<Rc<str>> = (self.stream == Stream::None).then(|| path.to_string_lossy().into());
-        let splitter = Splitter::new(self.source.as_str().into(), shown, self.stream, self.max_line_bytes, offset);
+        let framer = Framer::new(self.source.as_str().into(), shown, self.stream, self.max_line_bytes, offset);
         let length = offset.min(BEFORE_MAX as u64);
         let mut before = vec![0; length as usize];
         file.read_exact_at(&mut before, offset - length)?;
         let noting = self.noting(id, file);
-        let track = Track::new(starts, Box::new(noting));
-        Ok(Reading { offset, before, at_beginning: offset == 0, splitter, track, pushed_to: offset })
+        let track = AckTracker::new(starts, Box::new(noting));
+        Ok(Reading { offset, before, at_beginning: offset == 0, framer, track, pushed_to: offset })
     }
 
     /// Writes down what a sink acknowledges, until the file begins anew.

@@ -12,7 +12,7 @@ use super::{Failure, Fetched, Store};
 use crate::candidate::Candidate;
 use base::needs::Needs;
 use base::registry::Kind;
-use base::unit::Span;
+use base::unit::TimeSpan;
 use gix::bstr::{BString, ByteSlice as _};
 use gix::remote::Direction;
 use schemars::JsonSchema;
@@ -39,7 +39,7 @@ net::http_client! {
         pub path: Option<PathBuf>,
         /// How often the repository is polled, at least 100ms.
         #[serde(default = "interval")]
-        pub interval: Span,
+        pub interval: TimeSpan,
         /// The key and the known hosts for `ssh://`.
         #[serde(default)]
         pub ssh: Ssh,
@@ -66,8 +66,8 @@ const GIT_PORT: u16 = 9418;
 const SSH_PORT: u16 = 22;
 const DNS_PORT: u16 = 53;
 
-fn interval() -> Span {
-    Span::from_secs(60)
+fn interval() -> TimeSpan {
+    TimeSpan::from_secs(60)
 }
 
 fn head() -> String {

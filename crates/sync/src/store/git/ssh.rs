@@ -5,7 +5,7 @@
 use super::Config;
 use super::request::Corrected;
 use super::transport::Reports;
-use base::unit::Span;
+use base::unit::TimeSpan;
 use gix::bstr::ByteSlice as _;
 use gix_transport::Protocol;
 use gix_transport::client::git::{ConnectMode, blocking_io::Connection};
@@ -108,7 +108,7 @@ pub struct Reading {
     stdout: ChildStdout,
     stderr: Option<ChildStderr>,
     errors: Vec<u8>,
-    silence: Span,
+    silence: TimeSpan,
     silent: String,
     reports: Reports,
 }
@@ -207,7 +207,7 @@ impl Drop for Reading {
 /// What ssh takes in.
 pub struct Writing {
     stdin: ChildStdin,
-    silence: Span,
+    silence: TimeSpan,
     silent: String,
     reports: Reports,
 }

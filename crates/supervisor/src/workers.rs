@@ -7,7 +7,7 @@ use crate::message::{PACKET_MAX, ToSupervisor, ToWorker};
 use crate::plan::{RESTART_CALM, RESTART_FIRST, RESTART_MOST};
 use crate::restarts::{RestartReason, Restarts};
 use crate::run::{EXIT_MISTAKE, EXIT_NOT_EXECUTED, EXIT_YIELDED, SIGKILL, Supervisor, millis};
-use crate::worker::{Fell, Started, Worker, WorkerEnds};
+use crate::worker::{Crash, Started, Worker, WorkerEnds};
 use rustix::process::WaitStatus;
 use std::time::{Duration, Instant};
 
@@ -25,20 +25,20 @@ pub(crate) const PLACES: [Place; 3] = [Place::Current, Place::Next, Place::Old];
 
 /// Why another worker is wanted in the place of one that serves.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Wish {
+enum Replacement {
     Replace(RestartReason),
     Upgrade(Vec<u8>),
 }
 
-pub(crate) struct Crew {
-    workers: [Option<Worker>; PLACES.len()],
+pub(crate) struct Workers {
+    slots: [Option<Worker>; PLACES.len()],
     /// The number of the next worker.
     generation: u32,
     wait: Duration,
     restart_at: Option<Instant>,
-    wish: Option<(Wish, Instant)>,
+    replacement: Option<(Replacement, Instant)>,
     broken_at: Option<Instant>,
-    fell: Option<Fell>,
+    crash: Option<Crash>,
     /// Replacements so far.
     pub restarts: Restarts,
     /// What the worker that is being forked at this moment is: its place, and its binary where that is another.
@@ -51,16 +51,16 @@ pub(crate) struct Crew {
     stopping: bool,
 }
 
-impl Crew {
-    pub fn new(now: Instant) -> Crew {
-        Crew {
-            workers: [const { None }; PLACES.len()],
+impl Workers {
+    pub fn new(now: Instant) -> Workers {
+        Workers {
+            slots: [const { None }; PLACES.len()],
             generation: 0,
             wait: RESTART_FIRST,
             restart_at: Some(now),
-            wish: None,
+            replacement: None,
             broken_at: None,
-            fell: None,
+            crash: None,
             restarts: Restarts::default(),
             starting: None,
             successor: None,
@@ -70,26 +70,26 @@ impl Crew {
     }
 
     /// With the worker that served under the program before this one.
-    pub fn resumed(current: Worker, restarts: Restarts) -> Crew {
+    pub fn resumed(current: Worker, restarts: Restarts) -> Workers {
         let generation = current.generation + 1;
-        let workers = [Some(current), None, None];
-        Crew { workers, generation, restarts, restart_at: None, ..Crew::new(Instant::now()) }
+        let slots = [Some(current), None, None];
+        Workers { slots, generation, restarts, restart_at: None, ..Workers::new(Instant::now()) }
     }
 
     pub fn at(&self, place: Place) -> Option<&Worker> {
-        self.workers.get(place as usize).and_then(Option::as_ref)
+        self.slots.get(place as usize).and_then(Option::as_ref)
     }
 
     pub fn at_mut(&mut self, place: Place) -> Option<&mut Worker> {
-        self.workers.get_mut(place as usize).and_then(Option::as_mut)
+        self.slots.get_mut(place as usize).and_then(Option::as_mut)
     }
 
     fn take(&mut self, place: Place) -> Option<Worker> {
-        self.workers.get_mut(place as usize).and_then(Option::take)
+        self.slots.get_mut(place as usize).and_then(Option::take)
     }
 
     fn put(&mut self, place: Place, worker: Worker) {
-        if let Some(slot) = self.workers.get_mut(place as usize) {
+        if let Some(slot) = self.slots.get_mut(place as usize) {
             *slot = Some(worker);
         }
     }
@@ -101,12 +101,12 @@ impl Crew {
     }
 
     pub fn kill_all(&self) {
-        self.workers.iter().flatten().for_each(Worker::kill);
+        self.slots.iter().flatten().for_each(Worker::kill);
     }
 
     /// The stop order is for the worker that serves; one that is not ready yet will not be needed.
     pub fn stop(&mut self, message: ToWorker<'_>) {
-        (self.wish, self.stopping) = (None, true);
+        (self.replacement, self.stopping) = (None, true);
         if let Some(next) = self.at(Place::Next) {
             next.kill();
         }
@@ -118,12 +118,12 @@ impl Crew {
     }
 
     fn want(&mut self, reason: RestartReason, at: Instant) {
-        if self.wish.is_none() && !self.stopping {
-            self.wish = Some((Wish::Replace(reason), at));
+        if self.replacement.is_none() && !self.stopping {
+            self.replacement = Some((Replacement::Replace(reason), at));
         }
     }
 
-    /// One that says that something of its own is broken is replaced as often as one that fell, and no more.
+    /// One that says that something of its own is broken is replaced as often as one that crash, and no more.
     pub fn want_replaced(&mut self, reason: RestartReason, now: Instant) {
         if !reason.is_fault() {
             return self.want(reason, now);
@@ -141,10 +141,10 @@ impl Crew {
     pub fn want_upgrade(&mut self, binary: Vec<u8>, now: Instant) -> bool {
         let busy = self.at(Place::Next).is_some()
             || self.at(Place::Old).is_some()
-            || matches!(self.wish, Some((Wish::Upgrade(_), _)))
+            || matches!(self.replacement, Some((Replacement::Upgrade(_), _)))
             || self.stopping;
         if !busy {
-            self.wish = Some((Wish::Upgrade(binary), now));
+            self.replacement = Some((Replacement::Upgrade(binary), now));
         }
         !busy
     }
@@ -153,13 +153,13 @@ impl Crew {
     pub fn released(&mut self, place: Place) {
         if let Some(worker) = self.at_mut(place).filter(|worker| worker.holds_on) {
             worker.holds_on = false;
-            self.tell_current(ToWorker::Own);
+            self.tell_current(ToWorker::Acquire);
         }
     }
 
     /// Ends whoever is late or hangs.
     pub fn look(&mut self, now: Instant) {
-        for worker in self.workers.iter_mut().flatten() {
+        for worker in self.slots.iter_mut().flatten() {
             worker.check_watchdog(now);
             if worker.until.is_some_and(|until| now >= until) {
                 worker.until = None;
@@ -169,8 +169,8 @@ impl Crew {
     }
 
     pub fn moment(&self) -> Option<Instant> {
-        let wish = self.wish.as_ref().filter(|_| self.may_replace()).map(|(_, at)| *at);
-        self.workers.iter().flatten().filter_map(|worker| worker.until).chain(self.restart_at).chain(wish).min()
+        let replacement = self.replacement.as_ref().filter(|_| self.may_replace()).map(|(_, at)| *at);
+        self.slots.iter().flatten().filter_map(|worker| worker.until).chain(self.restart_at).chain(replacement).min()
     }
 
     fn may_replace(&self) -> bool {
@@ -199,8 +199,8 @@ impl Crew {
         matches!(self.starting, Some((Place::Next, ..)))
     }
 
-    pub fn fell(&self) -> Option<Fell> {
-        self.fell
+    pub fn crash(&self) -> Option<Crash> {
+        self.crash
     }
 
     /// Replacements with that by the worker that is being forked.
@@ -222,40 +222,42 @@ const BROKEN_CALM: Duration = Duration::from_secs(60);
 impl Supervisor {
     /// Starts the worker that is due, if any. In the child: its ends.
     pub(crate) fn start_worker(&mut self, now: Instant) -> Option<WorkerEnds> {
-        let becomes = self.crew.successor.is_some() && self.crew.at_rest() && crate::resume::is_possible(self);
-        if let Some(binary) = if becomes { self.crew.successor.take() } else { None } {
+        let becomes = self.workers.successor.is_some() && self.workers.at_rest() && crate::reexec::is_possible(self);
+        if let Some(binary) = if becomes { self.workers.successor.take() } else { None } {
             // Returns only where it could not; then the old program goes on.
-            crate::resume::become_binary(self, &binary);
+            crate::reexec::become_binary(self, &binary);
         }
-        let (place, binary, reason) = if self.crew.restart_at.is_some_and(|at| at <= now) {
-            (Place::Current, None, self.crew.fell.map(|fell| fell.reason()))
-        } else if self.stop.is_none() && self.crew.may_replace() {
-            let (wish, _) = self.crew.wish.take_if(|(_, at)| *at <= now)?;
-            match wish {
-                Wish::Replace(reason) => (Place::Next, None, Some(reason)),
-                Wish::Upgrade(binary) => (Place::Next, Some(binary), Some(RestartReason::Upgrade)),
+        let (place, binary, reason) = if self.workers.restart_at.is_some_and(|at| at <= now) {
+            (Place::Current, None, self.workers.crash.map(|crash| crash.reason()))
+        } else if self.stop.is_none() && self.workers.may_replace() {
+            let (replacement, _) = self.workers.replacement.take_if(|(_, at)| *at <= now)?;
+            match replacement {
+                Replacement::Replace(reason) => (Place::Next, None, Some(reason)),
+                Replacement::Upgrade(binary) => (Place::Next, Some(binary), Some(RestartReason::Upgrade)),
             }
         } else {
             return None;
         };
-        self.crew.starting = Some((place, binary.clone(), reason));
-        match Worker::fork(self.crew.generation, place == Place::Next, now) {
+        self.workers.starting = Some((place, binary.clone(), reason));
+        match Worker::fork(self.workers.generation, place == Place::Next, now) {
             Ok(Started::Child(ends)) => return Some(ends),
             Ok(Started::Parent(worker)) => {
-                self.crew.generation += 1;
-                self.crew.put(place, Worker { binary, replaces: reason, ..worker });
+                self.workers.generation += 1;
+                self.workers.put(place, Worker { binary, replaces: reason, ..worker });
                 if place == Place::Next {
                     self.manager.reloading();
                 }
                 if place == Place::Current {
-                    self.crew.restarts = self.crew.restarts();
-                    (self.crew.restart_at, self.crew.fell) = (None, None);
+                    self.workers.restarts = self.workers.restarts();
+                    (self.workers.restart_at, self.workers.crash) = (None, None);
                     self.brief(now);
                 }
             }
             // Out of processes or descriptors: the app keeps running, and we try again.
-            Err(_) if place == Place::Current => self.crew.again_later(now),
-            Err(_) => self.crew.tell_current(ToWorker::Stay { reason: b"out of processes or file descriptors" }),
+            Err(_) if place == Place::Current => self.workers.again_later(now),
+            Err(_) => {
+                self.workers.tell_current(ToWorker::KeepServing { reason: b"out of processes or file descriptors" })
+            }
         }
         None
     }
@@ -265,15 +267,15 @@ impl Supervisor {
         // An end that nothing followed yet is told when it is time, as to the worker that has seen it.
         if let Some(ended) = self.app.ended.filter(|ended| ended.restarts) {
             if !self.app.heard {
-                self.crew.tell_current(ToWorker::AppEnded(ended));
+                self.workers.tell_current(ToWorker::AppEnded(ended));
             }
-            self.crew.tell_current(ToWorker::AppBefore { ended, restarts: self.app.restarts });
+            self.workers.tell_current(ToWorker::LastExit { ended, restarts: self.app.restarts });
         }
         if let Some(pid) = self.app.pid() {
-            self.crew.tell_current(ToWorker::AppStarted { pid });
+            self.workers.tell_current(ToWorker::AppStarted { pid });
         }
         if let Some(stop) = &mut self.stop {
-            self.crew.tell_current(ToWorker::Stop {
+            self.workers.tell_current(ToWorker::Stop {
                 left_ms: millis(stop.until.saturating_duration_since(now)),
                 app_ended: self.app.has_ended(),
             });
@@ -287,24 +289,25 @@ impl Supervisor {
             return;
         }
         let drain = self.plan.as_ref().map_or(Duration::ZERO, |plan| plan.drain);
-        let Some(worker) = self.crew.at_mut(place) else { return };
+        let Some(worker) = self.workers.at_mut(place) else { return };
         worker.ready = true;
         if place == Place::Next {
-            let Some(mut next) = self.crew.take(Place::Next) else { return };
+            let Some(mut next) = self.workers.take(Place::Next) else { return };
             self.commit_plan();
             next.until = None;
-            self.crew.restarts = next.replaces.map_or(self.crew.restarts, |reason| self.crew.restarts.with(reason));
-            self.crew.successor = next.binary.take();
-            let before = self.crew.take(Place::Current);
-            self.crew.put(Place::Current, next);
+            self.workers.restarts =
+                next.replaces.map_or(self.workers.restarts, |reason| self.workers.restarts.with(reason));
+            self.workers.successor = next.binary.take();
+            let before = self.workers.take(Place::Current);
+            self.workers.put(Place::Current, next);
             match before {
                 Some(mut old) => {
                     old.yield_to_next(drain, now);
-                    self.crew.put(Place::Old, old);
+                    self.workers.put(Place::Old, old);
                 }
-                None => self.crew.tell_current(ToWorker::Own),
+                None => self.workers.tell_current(ToWorker::Acquire),
             }
-            self.crew.restart_at = None;
+            self.workers.restart_at = None;
             self.brief(now);
         }
         self.tell_manager_ready();
@@ -312,21 +315,21 @@ impl Supervisor {
 
     /// A process has ended that is not the app: a worker, or an orphan that was ours to reap.
     pub(crate) fn worker_ended(&mut self, pid: i32, status: WaitStatus) {
-        let is_here = |place: &Place| self.crew.at(*place).is_some_and(|worker| worker.pid == pid);
+        let is_here = |place: &Place| self.workers.at(*place).is_some_and(|worker| worker.pid == pid);
         let found = PLACES.into_iter().find(is_here);
         let now = Instant::now();
         let oom_file = self.plan.as_ref().and_then(|plan| plan.oom_file.as_deref());
         // An orphan may have been the victim of a kill as well.
         let out_of_memory = status.terminating_signal() == Some(SIGKILL) && self.app.kills.of_one(oom_file, now);
         let Some(place) = found else { return };
-        let Some(mut worker) = self.crew.take(place) else { return };
+        let Some(mut worker) = self.workers.take(place) else { return };
         let mut packet = [0u8; PACKET_MAX];
         let mut said = worker.reason.take();
         // Its last words come behind the news that it did not read ours, where it is so (ECONNRESET).
         for _ in 0..2 {
             while let Some(bytes) = worker.hear(&mut packet) {
                 match ToSupervisor::decode(bytes) {
-                    Some(ToSupervisor::HeardEnd) => self.app.heard = true,
+                    Some(ToSupervisor::ExitAcknowledged) => self.app.heard = true,
                     Some(ToSupervisor::CannotStart { reason }) => said = Some(reason.to_vec()),
                     _ => {}
                 }
@@ -337,7 +340,7 @@ impl Supervisor {
         match place {
             Place::Old => {
                 if worker.holds_on {
-                    self.crew.tell_current(ToWorker::Own);
+                    self.workers.tell_current(ToWorker::Acquire);
                 }
             }
             Place::Next => {
@@ -359,19 +362,19 @@ impl Supervisor {
                     }
                     _ => b"new worker exited before it was ready; keeping the old worker",
                 };
-                self.crew.tell_current(ToWorker::Stay { reason });
+                self.workers.tell_current(ToWorker::KeepServing { reason });
                 self.tell_manager_ready();
-                if self.crew.at(Place::Current).is_none() && !self.crew.done {
-                    self.crew.restart_at = Some(now);
+                if self.workers.at(Place::Current).is_none() && !self.workers.done {
+                    self.workers.restart_at = Some(now);
                 }
             }
-            Place::Current => self.current_ended(&worker, Fell { code, hung: worker.hung, out_of_memory }, now),
+            Place::Current => self.current_ended(&worker, Crash { code, hung: worker.hung, out_of_memory }, now),
         }
         self.exit_when_done();
     }
 
-    fn current_ended(&mut self, worker: &Worker, fell: Fell, now: Instant) {
-        let code = fell.code;
+    fn current_ended(&mut self, worker: &Worker, crash: Crash, now: Instant) {
+        let code = crash.code;
         // Before there is a plan a worker ends because of the command line or the configuration, and has said so.
         // One that was killed, as for want of memory, has said nothing, and another may have better luck.
         let first = matches!(self.app.state, State::Waiting | State::Elsewhere) && worker.generation == 0;
@@ -382,26 +385,26 @@ impl Supervisor {
         }
         // A worker that ends well during a stop has delivered or kept everything.
         if self.stop.is_some() && code == 0 {
-            self.crew.done = true;
+            self.workers.done = true;
             return;
         }
         if code != EXIT_YIELDED {
             // A binary whose worker falls at once is no binary to become.
-            self.crew.successor = None;
-            self.crew.fell = Some(fell);
+            self.workers.successor = None;
+            self.workers.crash = Some(crash);
         }
         if worker.ready && now.saturating_duration_since(worker.started) >= RESTART_CALM {
-            self.crew.wait = RESTART_FIRST;
+            self.workers.wait = RESTART_FIRST;
         }
-        match self.crew.at(Place::Next) {
+        match self.workers.at(Place::Next) {
             // One that is not ready yet may never be, and nobody serves meanwhile: its end is followed by a start at once.
             Some(next) => next.kill(),
-            None => self.crew.again_later(now),
+            None => self.workers.again_later(now),
         }
     }
 }
 
-impl Crew {
+impl Workers {
     fn again_later(&mut self, now: Instant) {
         self.restart_at = Some(now + self.wait);
         self.wait = (self.wait * 2).min(RESTART_MOST);
@@ -409,11 +412,11 @@ impl Crew {
 
     /// The worker has done what a stop wants, and nobody is left.
     pub fn is_done(&self) -> bool {
-        self.done && self.workers.iter().all(Option::is_none)
+        self.done && self.slots.iter().all(Option::is_none)
     }
 
     /// One worker serves, and nobody comes or goes.
     fn at_rest(&self) -> bool {
-        self.may_replace() && self.wish.is_none()
+        self.may_replace() && self.replacement.is_none()
     }
 }

@@ -2,7 +2,7 @@
 //! datagrams from the worker. Out: the descriptors for the next worker, and for whoever started us. Bound: `STORED_MAX` descriptors, names of
 //! `NAME_MAX` bytes; one more is closed and refused.
 
-use crate::manager::Manager;
+use crate::systemd::Systemd;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, recvmsg};
 use std::io::IoSliceMut;
 use std::mem::MaybeUninit;
@@ -43,7 +43,7 @@ impl Store {
     }
 
     /// Takes one datagram from the socket; None where none waits.
-    pub(crate) fn receive(&mut self, socket: &OwnedFd, manager: &Manager) -> Option<Notice> {
+    pub(crate) fn receive(&mut self, socket: &OwnedFd, manager: &Systemd) -> Option<Notice> {
         let mut text = [0u8; DATAGRAM_MAX];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
@@ -127,7 +127,7 @@ mod tests {
             rustix::net::socketpair(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None)
                 .expect("a pair");
         let (kept, _other) = rustix::pipe::pipe().expect("a pipe");
-        let (mut store, manager) = (Store::new(Vec::new()), Manager::without_descriptors());
+        let (mut store, manager) = (Store::new(Vec::new()), Systemd::without_descriptors());
         send(&worker, "READY=1\n", None);
         assert_eq!(store.receive(&ours, &manager), Some(Notice { ready: true }));
         send(&worker, "FDSTORE=1\nFDNAME=proxy/in", Some(&kept));

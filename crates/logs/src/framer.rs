@@ -6,7 +6,7 @@ use bytes::Bytes;
 use std::rc::Rc;
 use std::time::SystemTime;
 
-pub struct Splitter {
+pub struct Framer {
     source: Rc<str>,
     pub file: Option<Rc<str>>,
     stream: Stream,
@@ -21,9 +21,9 @@ pub struct Splitter {
     last_ns: i64,
 }
 
-impl Splitter {
-    pub fn new(source: Rc<str>, file: Option<Rc<str>>, stream: Stream, max_line_bytes: usize, base: u64) -> Splitter {
-        Splitter {
+impl Framer {
+    pub fn new(source: Rc<str>, file: Option<Rc<str>>, stream: Stream, max_line_bytes: usize, base: u64) -> Framer {
+        Framer {
             source,
             file,
             stream,
@@ -185,7 +185,7 @@ mod tests {
     /// Cuts the text into pieces of every size, and answers the lines that all ways agree on.
     fn check(text: &str, max_line_bytes: usize, expect: &[&str]) {
         for size in 1..=text.len().max(1) {
-            let mut splitter = Splitter::new("s".into(), None, Stream::None, max_line_bytes, 1000);
+            let mut framer = Framer::new("s".into(), None, Stream::None, max_line_bytes, 1000);
             let mut lines = Vec::new();
             let mut collect = |batch: Option<Batch>| {
                 if let Some(batch) = batch {
@@ -200,8 +200,8 @@ mod tests {
                     }
                 }
             };
-            text.as_bytes().chunks(size).for_each(|chunk| collect(splitter.take(chunk)));
-            collect(splitter.finish());
+            text.as_bytes().chunks(size).for_each(|chunk| collect(framer.take(chunk)));
+            collect(framer.finish());
             assert_eq!(lines, expect, "{text:?} in pieces of {size}");
         }
     }
@@ -220,8 +220,8 @@ mod tests {
     fn a_line_over_the_bound_is_cut_and_its_neighbours_are_whole() {
         for size in [1, 3, 1000] {
             let text = format!("before\n{}\nafter\n", "x".repeat(50));
-            let mut splitter = Splitter::new("s".into(), None, Stream::None, 10, 0);
-            let batches: Vec<Batch> = text.as_bytes().chunks(size).filter_map(|chunk| splitter.take(chunk)).collect();
+            let mut framer = Framer::new("s".into(), None, Stream::None, 10, 0);
+            let batches: Vec<Batch> = text.as_bytes().chunks(size).filter_map(|chunk| framer.take(chunk)).collect();
             let lines: Vec<(String, bool)> = batches
                 .iter()
                 .flat_map(|batch| {

@@ -5,16 +5,16 @@
 
 use crate::app::{App, State};
 use crate::capture::{Step, Stream};
-use crate::crew::{Crew, Place};
-use crate::handoff::Handoff;
-use crate::manager::Manager;
+use crate::fdstore::Store;
 use crate::message::Ended;
 use crate::plan::{PLAN_MAX, Plan};
+use crate::reexec_state::ReexecState;
 use crate::restarts::Restarts;
 use crate::run::Supervisor;
-use crate::store::Store;
+use crate::systemd::Systemd;
 use crate::terminal::Terminal;
-use crate::worker::{Kept, Worker, sealed};
+use crate::worker::{SavedConfig, Worker, sealed};
+use crate::workers::{Place, Workers};
 use rustix::event::{PollFd, PollFlags, poll};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -38,8 +38,8 @@ pub(crate) fn is_possible(supervisor: &Supervisor) -> bool {
 
 /// Returns where this process goes on as it is.
 pub(crate) fn become_binary(supervisor: &mut Supervisor, binary: &[u8]) {
-    let Some(worker) = supervisor.crew.at(Place::Current) else { return };
-    let mut handoff = Handoff::default();
+    let Some(worker) = supervisor.workers.at(Place::Current) else { return };
+    let mut handoff = ReexecState::default();
     handoff.number("blocked", supervisor.saved.blocked.cast_signed());
     handoff.number("pipe ignored", supervisor.saved.pipe_ignored.into());
     supervisor.app.numbers(Instant::now()).into_iter().for_each(|(key, number)| handoff.number(key, number));
@@ -49,7 +49,7 @@ pub(crate) fn become_binary(supervisor: &mut Supervisor, binary: &[u8]) {
     handoff.number("generation", worker.generation.into());
     handoff.number("worker", worker.pid.into());
     handoff.number("since", supervisor.since);
-    supervisor.crew.restarts.hand_over(&mut handoff);
+    supervisor.workers.restarts.hand_over(&mut handoff);
     let Some(control) = &worker.control else { return };
     let Some(Ok(plan)) = supervisor.plan.as_ref().map(|plan| sealed("outrigger-plan", &plan.encode())) else { return };
     if let Some(text) = &worker.text {
@@ -62,8 +62,8 @@ pub(crate) fn become_binary(supervisor: &mut Supervisor, binary: &[u8]) {
         ("wake", &supervisor.wake),
         ("wake read", &supervisor.wake_read),
         ("plan", &plan),
-        ("good", &supervisor.kept.good),
-        ("refused", &supervisor.kept.refused),
+        ("good", &supervisor.kept.last_good),
+        ("refused", &supervisor.kept.rejected),
     ] {
         handoff.descriptor(key, fd);
     }
@@ -88,7 +88,7 @@ pub(crate) fn become_binary(supervisor: &mut Supervisor, binary: &[u8]) {
 
 /// The supervisor that another program has left to this one, where it has.
 pub(crate) fn resumed(signals: &OwnedFd, now_saved: SavedSignals) -> io::Result<Option<Supervisor>> {
-    let Some(mut handoff) = Handoff::from_environment(RESUME) else { return Ok(None) };
+    let Some(mut handoff) = ReexecState::from_environment(RESUME) else { return Ok(None) };
     // The exec named this process after its file, which may be called anything.
     let _ = rustix::thread::set_name(c"outrigger");
     match take_up(&mut handoff, signals, now_saved) {
@@ -103,7 +103,7 @@ pub(crate) fn resumed(signals: &OwnedFd, now_saved: SavedSignals) -> io::Result<
 }
 
 /// The least that an app needs: its output is passed on, signals reach it, and its code is ours. Answers that code.
-fn stay_with_app(handoff: &mut Handoff, signals: &OwnedFd) -> i32 {
+fn stay_with_app(handoff: &mut ReexecState, signals: &OwnedFd) -> i32 {
     let app = handoff.value("app").and_then(|pid| i32::try_from(pid).ok()).filter(|pid| *pid > 0);
     let outputs = [rustix::stdio::stdout(), rustix::stdio::stderr()];
     let mut streams: Vec<Stream> = Vec::new();
@@ -143,12 +143,12 @@ fn stay_with_app(handoff: &mut Handoff, signals: &OwnedFd) -> i32 {
     }
 }
 
-fn ended(handoff: &Handoff) -> Option<Ended> {
+fn ended(handoff: &ReexecState) -> Option<Ended> {
     let [code, signal, how] = ENDED.map(|key| handoff.value(key));
     Ended::from_numbers([code?, signal?, how?])
 }
 
-fn take_up(handoff: &mut Handoff, signals: &OwnedFd, now_saved: SavedSignals) -> Option<Supervisor> {
+fn take_up(handoff: &mut ReexecState, signals: &OwnedFd, now_saved: SavedSignals) -> Option<Supervisor> {
     let saved = SavedSignals {
         blocked: handoff.value("blocked").map_or(now_saved.blocked, i64::cast_unsigned),
         pipe_ignored: handoff.value("pipe ignored") == Some(1),
@@ -156,10 +156,10 @@ fn take_up(handoff: &mut Handoff, signals: &OwnedFd, now_saved: SavedSignals) ->
         ignored: sys::signal::ignored(),
     };
     let now = Instant::now();
-    let number = |handoff: &Handoff, key| handoff.value(key).and_then(|value| i32::try_from(value).ok());
-    let ring = |handoff: &mut Handoff, key| handoff.claim(key).and_then(|fd| Ring::over(fd).ok());
+    let number = |handoff: &ReexecState, key| handoff.value(key).and_then(|value| i32::try_from(value).ok());
+    let ring = |handoff: &mut ReexecState, key| handoff.claim(key).and_then(|fd| Ring::over(fd).ok());
     let rings = (ring(handoff, "stdout ring")?, ring(handoff, "stderr ring")?);
-    let kept = Kept { good: handoff.claim("good")?, refused: handoff.claim("refused")? };
+    let kept = SavedConfig { last_good: handoff.claim("good")?, rejected: handoff.claim("refused")? };
     let mut text = vec![0u8; PLAN_MAX];
     let read = rustix::io::pread(handoff.claim("plan")?, &mut text[..], 0).ok()?;
     let plan = Plan::decode(text.get(..read)?)?;
@@ -190,9 +190,9 @@ fn take_up(handoff: &mut Handoff, signals: &OwnedFd, now_saved: SavedSignals) ->
         streams: None,
         terminal: Terminal::None,
         app,
-        crew: Crew::resumed(worker, Restarts::inherited(handoff)),
+        workers: Workers::resumed(worker, Restarts::inherited(handoff)),
         store: Store::new(handoff.claim_named("stored ")),
-        manager: Manager::without_descriptors(),
+        manager: Systemd::without_descriptors(),
         gate_until: None,
         stop: None,
         exit: None,

@@ -12,10 +12,10 @@ use crate::black_box::BlackBox;
 use crate::control::{AppFacts, Control, Order, signals};
 use crate::grants;
 use crate::load::Plans;
-use crate::pulse::Pulse;
 use crate::reload::Reloader;
 use crate::stop::{lead, tell_left};
 use crate::telemetry::{RELOAD_SUCCESSFUL, RELOAD_TIMESTAMP, STATE_MAX, STATE_WRITABLE, WORKER_RESTARTS};
+use crate::watchdog::SelfCheck;
 use crate::worker::report_errors;
 use admin::run::Controls;
 use base::family::Gather;
@@ -24,7 +24,7 @@ use base::logging;
 use base::revisions::Revisions;
 use base::scope::Scope;
 use base::state::StateDir;
-use base::subsystem::Conductor;
+use base::subsystem::Lifecycle;
 use base::telemetry::Telemetry;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
@@ -34,13 +34,13 @@ use std::time::Instant;
 use supervisor::message::ToSupervisor;
 use supervisor::restarts::Restarts;
 use supervisor::run::EXIT_YIELDED;
-use supervisor::worker::{Fell, Kept};
+use supervisor::worker::{Crash, SavedConfig};
 use sys::ring::Ring;
 use tokio::sync::mpsc::Receiver;
 
 /// Everything of a worker that is not a subsystem.
 pub struct Worker {
-    pub conductor: Conductor,
+    pub lifecycle: Lifecycle,
     pub telemetry: Telemetry,
     pub scope: Scope,
     pub facts: AppFacts,
@@ -51,9 +51,9 @@ pub struct Worker {
     pub socket: Option<admin::Prepared>,
     pub rings: Option<(Ring, Ring)>,
     pub wake: OwnedFd,
-    pub kept: Kept,
+    pub kept: SavedConfig,
     pub generation: u32,
-    pub fell: Option<Fell>,
+    pub crash: Option<Crash>,
     pub restarts: Restarts,
     /// When the supervisor started, in seconds since 1970.
     pub since: i64,
@@ -64,7 +64,7 @@ pub struct Worker {
     pub sandbox: serde_json::Value,
     /// By which it is seen that a granted path is another one now.
     pub marks: Vec<grants::Mark>,
-    pub pulse: Pulse,
+    pub self_check: SelfCheck,
 }
 
 impl Worker {
@@ -79,7 +79,7 @@ impl Worker {
         let mut counters = None;
         if let Some(plan) = plans.proxy.take().filter(|_| errors.is_empty()) {
             let sender = records.then_some(sender);
-            match proxy::run::start(plan, &self.sockets, &self.telemetry, &mut self.conductor, sender) {
+            match proxy::run::start(plan, &self.sockets, &self.telemetry, &mut self.lifecycle, sender) {
                 Ok(counted) => counters = Some(counted),
                 Err(found) => errors.extend(found),
             }
@@ -87,7 +87,10 @@ impl Worker {
         if !errors.is_empty() {
             return self.cannot_start(&errors);
         }
-        self.scope.spawn("pulse", self.pulse.clone().beat(self.telemetry.clone(), self.control.clone(), plans.memory));
+        self.scope.spawn(
+            "self_check",
+            self.self_check.clone().beat(self.telemetry.clone(), self.control.clone(), plans.memory),
+        );
         self.sockets.ready();
         if !self.control.owns().await {
             return i32::from(crate::EXIT_MISTAKE);
@@ -124,14 +127,14 @@ impl Worker {
             gate.open().await;
             opener.send(ToSupervisor::StartApp);
         });
-        self.control.send(ToSupervisor::Serves);
+        self.control.send(ToSupervisor::Serving);
         let loaded = self.telemetry.gauge(&RELOAD_SUCCESSFUL, &[]);
         loaded.set(1);
         self.telemetry.gauge(&RELOAD_TIMESTAMP, &[]).set_now();
         let watch = self.reloader.clone().watch(self.control.clone(), self.facts.health.clone(), self.marks, loaded);
         self.scope.spawn("reload", watch);
         self.scope.spawn("signals", signals(self.control.clone(), self.reloader.clone(), self.companion));
-        let code = lead(&self.control, &mut self.orders, &mut self.conductor, &self.facts, &times, &state, pages).await;
+        let code = lead(&self.control, &mut self.orders, &mut self.lifecycle, &self.facts, &times, &state, pages).await;
         if code != EXIT_YIELDED {
             tell_left(&self.telemetry);
         }
@@ -168,7 +171,7 @@ impl Worker {
         if let Some(plan) = plans.logs {
             let wake = self.wake.try_clone().ok();
             let inputs = logs::run::Inputs { rings: self.rings.clone(), wake, access, state: state.clone() };
-            errors.extend(logs::run::start(plan, inputs, &telemetry, &mut self.conductor).err().unwrap_or_default());
+            errors.extend(logs::run::start(plan, inputs, &telemetry, &mut self.lifecycle).err().unwrap_or_default());
         }
         let gathered: Option<Arc<dyn Gather>> = counters.clone().map(|counters| counters as Arc<dyn Gather>);
         let samples = match plans.metrics.map(|plan| self.start_metrics(plan, gathered.clone(), &mut gate)) {
@@ -240,7 +243,7 @@ impl Worker {
             own,
             app_was_ready: self.facts.was_ready.subscribe(),
         };
-        let (scope, sources) = metrics::run::start(plan, &inputs, &self.sockets, &self.telemetry, &mut self.conductor)?;
+        let (scope, sources) = metrics::run::start(plan, &inputs, &self.sockets, &self.telemetry, &mut self.lifecycle)?;
         gate.scopes.push(scope);
         Ok(Rc::new(move || sources.last_page()))
     }
@@ -261,13 +264,13 @@ impl Worker {
             app_runs: self.facts.runs.subscribe(),
             signal_app: signaller(self.control.clone(), self.facts.pid.clone()),
         };
-        let (scope, opens) = sync::run::start(plan, &inputs, &self.telemetry, &mut self.conductor)?;
+        let (scope, opens) = sync::run::start(plan, &inputs, &self.telemetry, &mut self.lifecycle)?;
         gate.scopes.push(scope);
         gate.sync = Some(opens);
         Ok(())
     }
 
-    /// Writes down what was going on when the app ends abnormally from now on, and what is left of a worker that fell.
+    /// Writes down what was going on when the app ends abnormally from now on, and what is left of a worker that crash.
     fn keep_black_box(
         &mut self,
         state: StateDir,
@@ -276,8 +279,8 @@ impl Worker {
     ) {
         let (rings, generation, health) = (self.rings.clone(), self.generation, self.facts.health.clone());
         let black_box = BlackBox { state, rings, samples, requests, generation, health };
-        if let Some(fell) = self.fell.take() {
-            let Fell { code, hung, out_of_memory } = fell;
+        if let Some(crash) = self.crash.take() {
+            let Crash { code, hung, out_of_memory } = crash;
             tracing::error!(
                 code,
                 hung,
@@ -285,7 +288,7 @@ impl Worker {
                 generation = self.generation,
                 "the previous worker crashed; this worker has taken over"
             );
-            black_box.worker_crashed(fell);
+            black_box.worker_crashed(crash);
         }
         self.control.on_ended(move |ended| black_box.app_ended(ended));
     }

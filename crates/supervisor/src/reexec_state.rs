@@ -9,12 +9,12 @@ use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use sys::process::{Command, ExecPlan};
 
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Handoff {
+pub struct ReexecState {
     entries: Vec<(String, i64)>,
     descriptors: Vec<i32>,
 }
 
-impl Handoff {
+impl ReexecState {
     pub fn number(&mut self, name: &str, value: i64) {
         self.entries.push((name.to_string(), value));
     }
@@ -77,20 +77,20 @@ impl Handoff {
     }
 
     /// What the program before left to this one.
-    pub fn from_environment(variable: &str) -> Option<Handoff> {
-        std::env::var(variable).ok().map(|text| Handoff::parse(&text))
+    pub fn from_environment(variable: &str) -> Option<ReexecState> {
+        std::env::var(variable).ok().map(|text| ReexecState::parse(&text))
     }
 
     pub fn text(&self) -> String {
         self.entries.iter().map(|(name, value)| format!("{name}={value}\n")).collect()
     }
 
-    pub fn parse(text: &str) -> Handoff {
+    pub fn parse(text: &str) -> ReexecState {
         let entry = |line: &str| {
             let (name, value) = line.rsplit_once('=')?;
             Some((name.to_string(), value.parse().ok()?))
         };
-        Handoff { entries: text.lines().filter_map(entry).collect(), descriptors: Vec::new() }
+        ReexecState { entries: text.lines().filter_map(entry).collect(), descriptors: Vec::new() }
     }
 }
 
@@ -102,16 +102,16 @@ mod tests {
     #[test]
     fn what_is_left_is_found_by_name_and_a_descriptor_is_taken_once() {
         let (read, _write) = rustix::pipe::pipe().expect("a pipe");
-        let mut left = Handoff::default();
+        let mut left = ReexecState::default();
         left.number("generation", 7);
         left.descriptor("stored proxy/a=b", &read);
-        let mut found = Handoff::parse(&left.text());
+        let mut found = ReexecState::parse(&left.text());
         assert_eq!(found.entries, left.entries);
         assert_eq!((found.value("generation"), found.value("other")), (Some(7), None));
         std::mem::forget(read);
         let stored = found.claim_named("stored ");
         assert_eq!(stored.first().map(|(name, _)| name.as_str()), Some("proxy/a=b"));
         assert!(found.claim_named("stored ").is_empty());
-        assert_eq!(Handoff::parse("no value\n=\nx=y\n"), Handoff::default(), "what is no entry is left out");
+        assert_eq!(ReexecState::parse("no value\n=\nx=y\n"), ReexecState::default(), "what is no entry is left out");
     }
 }

@@ -7,7 +7,7 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 use tokio::time::Sleep;
 
-pub struct Patience {
+pub struct LazyTimeout {
     timer: Pin<Box<Sleep>>,
 }
 
@@ -15,9 +15,9 @@ pub struct Patience {
 #[derive(Debug, PartialEq, Eq)]
 pub struct Elapsed;
 
-impl Patience {
-    pub fn new(first: Duration) -> Patience {
-        Patience { timer: Box::pin(tokio::time::sleep(first)) }
+impl LazyTimeout {
+    pub fn new(first: Duration) -> LazyTimeout {
+        LazyTimeout { timer: Box::pin(tokio::time::sleep(first)) }
     }
 
     /// Waits for the future, but no longer than `limit`.
@@ -52,11 +52,11 @@ mod tests {
     /// covers: foundation 5
     #[tokio::test(flavor = "current_thread")]
     async fn a_limit_holds_whether_the_timer_was_armed_for_sooner_or_later() {
-        let mut patience = Patience::new(Duration::from_millis(1));
+        let mut timeout = LazyTimeout::new(Duration::from_millis(1));
         for limit in [20, 5, 60] {
             let limit = Duration::from_millis(limit);
-            assert_eq!(patience.within(limit, std::future::pending::<()>()).await, Err(Elapsed));
-            assert_eq!(patience.within(limit, async { 7 }).await, Ok(7));
+            assert_eq!(timeout.within(limit, std::future::pending::<()>()).await, Err(Elapsed));
+            assert_eq!(timeout.within(limit, async { 7 }).await, Ok(7));
         }
     }
 }

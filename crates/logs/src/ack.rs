@@ -9,7 +9,7 @@ use std::rc::Rc;
 pub type OnProgress = Box<dyn Fn(usize, u64)>;
 
 /// One stream of one source, as seen by all its sinks.
-pub struct Track {
+pub struct AckTracker {
     sinks: RefCell<Vec<Progress>>,
     on_progress: OnProgress,
 }
@@ -23,28 +23,28 @@ struct Progress {
 
 /// A batch's claim on its track; the sink that is done with the batch says so through it.
 #[derive(Clone)]
-pub struct Ticket {
-    track: Rc<Track>,
+pub struct AckHandle {
+    track: Rc<AckTracker>,
     end: u64,
     numbers: Rc<RefCell<Vec<Option<u64>>>>,
 }
 
-impl std::fmt::Debug for Ticket {
+impl std::fmt::Debug for AckHandle {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Ticket({})", self.end)
+        write!(f, "AckHandle({})", self.end)
     }
 }
 
-impl Track {
+impl AckTracker {
     /// `starts`: where each sink stands now.
-    pub fn new(starts: &[u64], on_progress: OnProgress) -> Rc<Track> {
+    pub fn new(starts: &[u64], on_progress: OnProgress) -> Rc<AckTracker> {
         let progress = |start: &u64| Progress { open: VecDeque::new(), first: 0, acknowledged: *start };
-        Rc::new(Track { sinks: RefCell::new(starts.iter().map(progress).collect()), on_progress })
+        Rc::new(AckTracker { sinks: RefCell::new(starts.iter().map(progress).collect()), on_progress })
     }
 
-    pub fn ticket(self: &Rc<Track>, end: u64) -> Ticket {
+    pub fn ticket(self: &Rc<AckTracker>, end: u64) -> AckHandle {
         let count = self.sinks.borrow().len();
-        Ticket { track: self.clone(), end, numbers: Rc::new(RefCell::new(vec![None; count])) }
+        AckHandle { track: self.clone(), end, numbers: Rc::new(RefCell::new(vec![None; count])) }
     }
 
     /// How far a sink has acknowledged.
@@ -53,7 +53,7 @@ impl Track {
     }
 }
 
-impl Ticket {
+impl AckHandle {
     /// The batch is about to be handed to a sink. Handed out in the order of their ends.
     pub fn open(&self, sink: usize) {
         if let Some(progress) = self.track.sinks.borrow_mut().get_mut(sink) {
@@ -97,8 +97,8 @@ mod tests {
     fn an_offset_is_told_only_when_nothing_before_it_is_open() {
         let told = Rc::new(RefCell::new(Vec::new()));
         let hear = told.clone();
-        let track = Track::new(&[0, 0], Box::new(move |sink, offset| hear.borrow_mut().push((sink, offset))));
-        let tickets: Vec<Ticket> = [10, 20, 30].into_iter().map(|end| track.ticket(end)).collect();
+        let track = AckTracker::new(&[0, 0], Box::new(move |sink, offset| hear.borrow_mut().push((sink, offset))));
+        let tickets: Vec<AckHandle> = [10, 20, 30].into_iter().map(|end| track.ticket(end)).collect();
         tickets.iter().for_each(|ticket| ticket.open(0));
         tickets[2].open(1);
         tickets[1].done(0);

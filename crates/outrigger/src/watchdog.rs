@@ -1,6 +1,6 @@
 //! Whether this worker is well: its threads move, its memory is within the limit, and it has descriptors left. In: beats of threads,
 //! the kernel's account of this process. Out: the watchdog's timer, wound up again and again; pressure on those who can do with less;
-//! a wish for another worker where this one is broken. The supervisor is not woken by any of it.
+//! a replacement for another worker where this one is broken. The supervisor is not woken by any of it.
 
 use crate::control::Control;
 use crate::telemetry::{MEMORY_LIMIT, MEMORY_PRESSURE, MEMORY_PRESSURE_SECONDS, MEMORY_USED};
@@ -27,13 +27,13 @@ const OVER_MAX: u32 = 3;
 const TRIM_PERCENT: u64 = 50;
 
 #[derive(Clone)]
-pub struct Pulse {
+pub struct SelfCheck {
     watchdog: Rc<OwnedFd>,
 }
 
-impl Pulse {
-    pub fn new(watchdog: OwnedFd) -> Pulse {
-        Pulse { watchdog: Rc::new(watchdog) }
+impl SelfCheck {
+    pub fn new(watchdog: OwnedFd) -> SelfCheck {
+        SelfCheck { watchdog: Rc::new(watchdog) }
     }
 
     /// Looks again and again, and at once when a subsystem raises the alarm.
@@ -110,7 +110,7 @@ impl Pulse {
 /// What a connection and a delivery or two need.
 const DESCRIPTORS_SPARE: usize = 8;
 
-/// How long another worker may take before the wish is repeated. Shorter than the watchdog, which is wound up again then.
+/// How long another worker may take before the replacement is repeated. Shorter than the watchdog, which is wound up again then.
 const REPLACED_WITHIN: Duration = Duration::from_secs(8);
 
 /// Counts the time under memory pressure in whole seconds.

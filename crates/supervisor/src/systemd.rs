@@ -10,7 +10,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-pub(crate) struct Manager {
+pub(crate) struct Systemd {
     socket: Option<OwnedFd>,
     /// Half of the time after which it takes us for dead.
     interval: Option<Duration>,
@@ -37,9 +37,9 @@ const AGAIN: Duration = Duration::from_millis(100);
 /// The first descriptor that is handed over (sd_listen_fds(3), SD_LISTEN_FDS_START).
 const FIRST: i32 = 3;
 
-impl Manager {
-    pub fn from_environment() -> Manager {
-        let mut manager = Manager::without_descriptors();
+impl Systemd {
+    pub fn from_environment() -> Systemd {
+        let mut manager = Systemd::without_descriptors();
         let ours = |name: &str| {
             std::env::var(name).is_ok_and(|pid| pid.parse() == Ok(rustix::process::getpid().as_raw_nonzero().get()))
         };
@@ -47,7 +47,7 @@ impl Manager {
             let count: i32 = std::env::var("LISTEN_FDS").ok().and_then(|count| count.parse().ok()).unwrap_or(0);
             let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
             let mut names = names.split(':');
-            manager.stored = (FIRST..FIRST.saturating_add(count.clamp(0, crate::store::STORED_MAX as i32)))
+            manager.stored = (FIRST..FIRST.saturating_add(count.clamp(0, crate::fdstore::STORED_MAX as i32)))
                 .filter_map(|number| {
                     let name = names.next().filter(|name| !name.is_empty()).unwrap_or("unnamed").to_string();
                     sys::process::claim(number).map(|fd| (name, fd))
@@ -61,7 +61,7 @@ impl Manager {
     }
 
     /// As a program finds it that has replaced the one which took the descriptors.
-    pub fn without_descriptors() -> Manager {
+    pub fn without_descriptors() -> Systemd {
         let usec: Option<u64> = std::env::var("WATCHDOG_USEC").ok().and_then(|usec| usec.parse().ok());
         let not_ours = std::env::var("WATCHDOG_PID")
             .is_ok_and(|pid| pid.parse() != Ok(rustix::process::getpid().as_raw_nonzero().get()));
@@ -69,7 +69,7 @@ impl Manager {
             .and_then(|path| connect(std::os::unix::ffi::OsStrExt::as_bytes(path.as_os_str())));
         let interval =
             usec.filter(|usec| *usec > 0 && !not_ours && socket.is_some()).map(|usec| Duration::from_micros(usec / 2));
-        Manager { socket, interval, next: Instant::now(), due: None, ready: false, stored: Vec::new() }
+        Systemd { socket, interval, next: Instant::now(), due: None, ready: false, stored: Vec::new() }
     }
 
     /// The descriptors that it had kept for us.
@@ -191,7 +191,7 @@ impl crate::run::Supervisor {
         if self.stop.is_some() {
             return;
         }
-        let served = self.crew.at(crate::crew::Place::Current).is_some_and(|worker| worker.ready);
+        let served = self.workers.at(crate::workers::Place::Current).is_some_and(|worker| worker.ready);
         if served && self.app.state != crate::app::State::Waiting {
             self.manager.ready();
             if !std::mem::replace(&mut self.settled, true) {
