@@ -1,7 +1,7 @@
 //! The program behind `cargo xtask fuzz`: one target or all, for a time. In: a target's name, `--for`, `--input`, `--seed`. Out: a
 //! line per target, each finding with its file, and exit code 1 where there was one. Bound: the time is shared among the targets.
 
-use base::unit::Span;
+use base::unit::TimeSpan;
 use fuzz::targets::{self, Target};
 use fuzz::watch::{self, Job};
 use std::path::{Path, PathBuf};
@@ -54,7 +54,7 @@ fn parse(words: &[String]) -> Result<Arguments, String> {
     while let Some(word) = words.next() {
         let mut value = || words.next().ok_or(format!("`{word}` needs a value\n\n{USAGE}"));
         match word.as_str() {
-            "--for" => arguments.time = Span::parse(value()?)?.0,
+            "--for" => arguments.time = TimeSpan::parse(value()?)?.0,
             "--seed" => arguments.seed = value()?.parse().map_err(|_| "`--seed` takes a whole number")?,
             "--input" => arguments.input = Some(PathBuf::from(value()?)),
             "--corpus" => arguments.corpus = PathBuf::from(value()?),

@@ -5,7 +5,7 @@ use crate::run::Controls;
 use base::scope::Scope;
 use base::unit::TimeSpan;
 use http::Method;
-use net::serve::{Answer, Asked};
+use net::serve::{Request, Response};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
@@ -14,20 +14,20 @@ use std::time::Duration;
 /// What is known here. Some sidecars are stopped by `/quitquitquit`, so that scripts for them work with us.
 pub const PATHS: [&str; 5] = ["/reload", "/log-level", "/upgrade", "/stop", "/quitquitquit"];
 
-pub async fn change(asked: &Asked, controls: &Controls, limit: Duration, scope: &Scope) -> Answer {
-    let known = PATHS.contains(&asked.path.as_str());
-    match asked.path.as_str() {
-        _ if known && asked.method != Method::POST => not_allowed("method not allowed: use POST\n", "POST"),
-        "/log-level" => match controls.level.set(String::from_utf8_lossy(&asked.body).trim()) {
+pub async fn change(request: &Request, controls: &Controls, limit: Duration, scope: &Scope) -> Response {
+    let known = PATHS.contains(&request.path.as_str());
+    match request.path.as_str() {
+        _ if known && request.method != Method::POST => not_allowed("method not allowed: use POST\n", "POST"),
+        "/log-level" => match controls.level.set(String::from_utf8_lossy(&request.body).trim()) {
             Ok(()) => line(200, "done"),
             Err(error) => line(400, &error),
         },
         "/reload" => taken_over((controls.reload)(), 400, limit, scope).await,
-        "/upgrade" => match binary(&asked.body) {
+        "/upgrade" => match binary(&request.body) {
             Ok(binary) => taken_over((controls.upgrade)(binary), 409, limit, scope).await,
             Err(reason) => line(400, reason),
         },
-        "/stop" | "/quitquitquit" => match within(&asked.body) {
+        "/stop" | "/quitquitquit" => match within(&request.body) {
             Ok(within) => {
                 (controls.stop)(within);
                 line(200, "stopping")
@@ -39,8 +39,8 @@ pub async fn change(asked: &Asked, controls: &Controls, limit: Duration, scope: 
 }
 
 /// RFC 9110, 15.5.6: with what is allowed instead.
-pub fn not_allowed(text: &'static str, allowed: &'static str) -> Answer {
-    Answer { headers: vec![("allow", allowed)], ..Answer::text(405, text) }
+pub fn not_allowed(text: &'static str, allowed: &'static str) -> Response {
+    Response { headers: vec![("allow", allowed)], ..Response::text(405, text) }
 }
 
 /// What was asked for goes on where the client goes away or the time is over: half of it would be nobody's. `refused`: the status
@@ -50,7 +50,7 @@ async fn taken_over(
     refused: u16,
     limit: Duration,
     scope: &Scope,
-) -> Answer {
+) -> Response {
     let (done, waits) = tokio::sync::oneshot::channel();
     scope.spawn("change", async move {
         // Nobody may be waiting any more.
@@ -90,6 +90,6 @@ fn within(body: &[u8]) -> Result<Option<Duration>, String> {
 }
 
 /// Whoever answers, the text ends with one newline.
-fn line(status: u16, text: &str) -> Answer {
-    Answer::text(status, format!("{}\n", text.trim_end()))
+fn line(status: u16, text: &str) -> Response {
+    Response::text(status, format!("{}\n", text.trim_end()))
 }

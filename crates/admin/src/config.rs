@@ -1,6 +1,6 @@
 //! What a person writes under `admin`.
 
-use crate::{guard, socket};
+use crate::{authorize, socket};
 use base::diag::Diagnostic;
 use base::tree::Node;
 use base::unit::{Address, Secret};
@@ -101,7 +101,7 @@ impl Config {
             );
         }
         if let Some(token) = &self.token
-            && !guard::can_be_sent(token)
+            && !authorize::can_be_sent(token)
         {
             let message = "`token` is empty, or has characters that cannot stand in a header";
             findings.push(
@@ -112,7 +112,7 @@ impl Config {
             let message = "`token` and `token_file` are both set";
             findings.push(Diagnostic::error(place(&["token_file"]), message).help("keep one of them"));
         }
-        for (index, host) in self.allowed_hosts.iter().enumerate().filter(|(_, host)| !guard::is_name(host)) {
+        for (index, host) in self.allowed_hosts.iter().enumerate().filter(|(_, host)| !authorize::is_name(host)) {
             let message = format!("`allowed_hosts`: `{host}` is not the name of a host");
             findings.push(
                 Diagnostic::error(place(&["allowed_hosts", &index.to_string()]), message)

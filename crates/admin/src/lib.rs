@@ -5,9 +5,9 @@
 pub mod config;
 pub mod run;
 mod change;
-mod guard;
+mod authorize;
 mod socket;
 pub mod view;
 
-pub use guard::{can_be_sent, read_token};
+pub use authorize::{can_be_sent, read_token};
 pub use socket::Prepared;

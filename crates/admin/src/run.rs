@@ -2,15 +2,15 @@
 //! something needs the socket, whose file says who may open it, and the token where one is set. Bounds: those of `net::serve`,
 //! and `UPGRADE_MAX` for the one answer that waits.
 
+use crate::authorize::{self, Token};
 use crate::change::{change, not_allowed};
 use crate::config::Config;
-use crate::guard::{self, Token};
 use crate::socket::{self, Rights, Taken};
 use crate::view::{Probe, View, to_json};
 use base::listen::Sockets;
 use base::logging::LevelHandle;
 use base::scope::Scope;
-use net::serve::{Answer, Asked, Server};
+use net::serve::{Request, Response, Server};
 use std::future::Future;
 use std::path::PathBuf;
 use std::pin::Pin;
@@ -50,7 +50,7 @@ enum Access {
 }
 
 /// What every listener answers from.
-struct Desk {
+struct Context {
     view: Rc<View>,
     controls: Controls,
     token: Token,
@@ -88,7 +88,7 @@ pub fn start(
 ) -> Result<(), Vec<String>> {
     let mut errors = Vec::new();
     let generation = view.generation;
-    let desk = Rc::new(Desk {
+    let context = Rc::new(Context {
         view,
         controls,
         token: match &config.token_file {
@@ -108,27 +108,27 @@ pub fn start(
             TcpListener::from_std(socket).map_err(|error| error.to_string())
         });
         match bound {
-            Ok(socket) => drop(scope.spawn("admin", tcp(socket, access, desk.clone()))),
+            Ok(socket) => drop(scope.spawn("admin", tcp(socket, access, context.clone()))),
             Err(error) => errors.push(format!("{}: {error}", name.replace('/', "."))),
         }
     }
     if let Some(prepared) = socket
-        && let Err(error) = start_socket(prepared, generation, desk, scope)
+        && let Err(error) = start_socket(prepared, generation, context, scope)
     {
         errors.push(format!("admin.socket: {error}"));
     }
     if errors.is_empty() { Ok(()) } else { Err(errors) }
 }
 
-fn start_socket(prepared: Prepared, generation: u32, desk: Rc<Desk>, scope: &Scope) -> Result<(), String> {
+fn start_socket(prepared: Prepared, generation: u32, context: Rc<Context>, scope: &Scope) -> Result<(), String> {
     let path = prepared.path().display().to_string();
     match prepared.take().map_err(|error| format!("{path}: {error}"))? {
-        Taken::Ours(socket) => drop(scope.spawn("admin", unix(socket, desk))),
+        Taken::Ours(socket) => drop(scope.spawn("admin", unix(socket, context))),
         // The worker before us answers until it gives way; a worker that never gets that far leaves the socket to it.
         Taken::Held(prepared) if generation > 0 => {
             scope.spawn("admin", async move {
                 if let Some(socket) = succeed(prepared).await {
-                    unix(socket, desk).await;
+                    unix(socket, context).await;
                 }
             });
         }
@@ -159,42 +159,42 @@ async fn succeed(mut prepared: Prepared) -> Option<UnixListener> {
     }
 }
 
-async fn tcp(socket: TcpListener, access: Access, desk: Rc<Desk>) {
+async fn tcp(socket: TcpListener, access: Access, context: Rc<Context>) {
     let server = Server::default();
     loop {
-        let place = server.place().await;
+        let slot = server.slot().await;
         match socket.accept().await {
             Ok((stream, _)) => {
-                let connections = desk.scope.clone();
-                let desk = desk.clone();
-                let answer = move |asked| answer(access, asked, desk.clone());
-                connections.spawn_each("admin connection", place.serve(stream, answer));
+                let connections = context.scope.clone();
+                let context = context.clone();
+                let answer = move |request| answer(access, request, context.clone());
+                connections.spawn_each("admin connection", slot.serve(stream, answer));
             }
             Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
         }
     }
 }
 
-async fn unix(socket: UnixListener, desk: Rc<Desk>) {
+async fn unix(socket: UnixListener, context: Rc<Context>) {
     let server = Server::default();
     loop {
-        let place = server.place().await;
+        let slot = server.slot().await;
         match socket.accept().await {
             Ok((stream, _)) => {
-                let connections = desk.scope.clone();
-                let desk = desk.clone();
-                let answer = move |asked| answer(Access::Everything, asked, desk.clone());
-                connections.spawn_each("admin connection", place.serve(stream, answer));
+                let connections = context.scope.clone();
+                let context = context.clone();
+                let answer = move |request| answer(Access::Everything, request, context.clone());
+                connections.spawn_each("admin connection", slot.serve(stream, answer));
             }
             Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
         }
     }
 }
 
-async fn answer(access: Access, asked: Asked, desk: Rc<Desk>) -> Answer {
-    let view = &desk.view;
-    let reads = asked.method == http::Method::GET || asked.method == http::Method::HEAD;
-    let probe = match asked.path.as_str() {
+async fn answer(access: Access, request: Request, context: Rc<Context>) -> Response {
+    let view = &context.view;
+    let reads = request.method == http::Method::GET || request.method == http::Method::HEAD;
+    let probe = match request.path.as_str() {
         "/started" => Some(Probe::Started),
         "/ready" => Some(Probe::Ready),
         "/live" => Some(Probe::Live),
@@ -202,30 +202,30 @@ async fn answer(access: Access, asked: Asked, desk: Rc<Desk>) -> Answer {
     };
     // No page of a browser reaches a unix socket. Probers come by whatever name a service has.
     if access != Access::Everything
-        && let Some(refusal) = guard::stranger(&asked, &desk.hosts, probe.is_some())
+        && let Some(refusal) = authorize::check_origin(&request, &context.hosts, probe.is_some())
     {
         return refusal;
     }
     if let Some(probe) = probe.filter(|_| reads) {
         let (status, text) = view.probe(probe);
-        return Answer::text(status, text);
+        return Response::text(status, text);
     }
-    let is_read = probe.is_some() || SHOWN.contains(&asked.path.as_str());
+    let is_read = probe.is_some() || SHOWN.contains(&request.path.as_str());
     match access {
         Access::Probes if is_read && !reads => not_allowed("method not allowed: use GET\n", READS),
-        Access::Probes => Answer::text(404, "not found; available endpoints: /started /ready /live\n"),
+        Access::Probes => Response::text(404, "not found; available endpoints: /started /ready /live\n"),
         Access::Read if !reads => not_allowed("read-only listener; use the admin socket for changes\n", READS),
         Access::Everything if !reads && is_read => not_allowed("method not allowed: use GET\n", READS),
-        Access::Everything if !reads => match guard::without_token(&asked.headers, &desk.token).await {
+        Access::Everything if !reads => match authorize::without_token(&request.headers, &context.token).await {
             Some(refusal) => refusal,
-            None => change(&asked, &desk.controls, desk.upgrade_max, &desk.scope).await,
+            None => change(&request, &context.controls, context.upgrade_max, &context.scope).await,
         },
-        Access::Read | Access::Everything if is_read => show(&asked.path, view),
-        Access::Everything if crate::change::PATHS.contains(&asked.path.as_str()) => {
+        Access::Read | Access::Everything if is_read => show(&request.path, view),
+        Access::Everything if crate::change::PATHS.contains(&request.path.as_str()) => {
             not_allowed("this is a change, which takes POST\n", "POST")
         }
         Access::Read | Access::Everything => {
-            Answer::text(404, format!("not found; available endpoints: {} /started /ready /live\n", SHOWN.join(" ")))
+            Response::text(404, format!("not found; available endpoints: {} /started /ready /live\n", SHOWN.join(" ")))
         }
     }
 }
@@ -233,12 +233,12 @@ async fn answer(access: Access, asked: Asked, desk: Rc<Desk>) -> Answer {
 const READS: &str = "GET, HEAD";
 const SHOWN: [&str; 5] = ["/", "/metrics", "/ledger", "/status", "/config"];
 
-fn show(path: &str, view: &View) -> Answer {
+fn show(path: &str, view: &View) -> Response {
     match path {
         "/" => page(view),
-        "/metrics" => Answer {
+        "/metrics" => Response {
             headers: HEADERS.to_vec(),
-            ..Answer::new(200, "text/plain; version=0.0.4; charset=utf-8", view.metrics_text())
+            ..Response::new(200, "text/plain; version=0.0.4; charset=utf-8", view.metrics_text())
         },
         "/ledger" => json(view.ledger_json()),
         "/status" => json(to_json(&view.status())),
@@ -246,8 +246,8 @@ fn show(path: &str, view: &View) -> Answer {
     }
 }
 
-fn json(text: String) -> Answer {
-    Answer { headers: HEADERS.to_vec(), ..Answer::new(200, "application/json", text) }
+fn json(text: String) -> Response {
+    Response { headers: HEADERS.to_vec(), ..Response::new(200, "application/json", text) }
 }
 
 /// What is shown is for whoever asked, now, and no part of another page.
@@ -258,7 +258,7 @@ const HEADERS: [(&str, &str); 3] = [
 ];
 
 /// One file without anything from elsewhere; scripts and styles are its own, and the first status is in it.
-fn page(view: &View) -> Answer {
+fn page(view: &View) -> Response {
     let policy = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; img-src data:; \
                   base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
     let mut headers = HEADERS.to_vec();
@@ -270,7 +270,7 @@ fn page(view: &View) -> Answer {
     // Within a script element only `<` could end it (HTML, 13.2.5.4).
     let first = to_json(&view.status()).replace('<', "\\u003c");
     let html = include_str!("page.html").replace("FIRST_STATUS", &first);
-    Answer { headers, ..Answer::new(200, "text/html; charset=utf-8", html) }
+    Response { headers, ..Response::new(200, "text/html; charset=utf-8", html) }
 }
 
 #[cfg(test)]
@@ -284,7 +284,7 @@ mod tests {
     /// What the controls were told.
     type Heard = Rc<RefCell<Vec<String>>>;
 
-    fn desk(token: Option<&str>) -> (Rc<Desk>, Heard) {
+    fn context(token: Option<&str>) -> (Rc<Context>, Heard) {
         let view = View::sample();
         let health = view.telemetry.health("logs");
         health.set_ready(true);
@@ -311,7 +311,7 @@ mod tests {
         let token = token.map_or(Token::None, |token| Token::Given(base::unit::Secret::new(token)));
         let scope = Scope::new("test", health);
         (
-            Rc::new(Desk {
+            Rc::new(Context {
                 view: Rc::new(view),
                 controls,
                 token,
@@ -323,9 +323,9 @@ mod tests {
         )
     }
 
-    fn asked(method: Method, path: &str, body: &'static str) -> Asked {
+    fn request(method: Method, path: &str, body: &'static str) -> Request {
         let (path, query, headers) = (path.into(), String::new(), HeaderMap::new());
-        Asked { method, path, query, headers, body: Bytes::from_static(body.as_bytes()) }
+        Request { method, path, query, headers, body: Bytes::from_static(body.as_bytes()) }
     }
 
     fn now<T>(future: impl Future<Output = T>) -> T {
@@ -335,7 +335,7 @@ mod tests {
     }
 
     fn ask(access: Access, method: Method, path: &str) -> u16 {
-        now(answer(access, asked(method, path, ""), desk(None).0)).status
+        now(answer(access, request(method, path, ""), context(None).0)).status
     }
 
     /// covers: foundation 6
@@ -375,8 +375,8 @@ mod tests {
     }
 
     fn post(path: &str, body: &'static str) -> (u16, String, Vec<String>) {
-        let (desk, heard) = desk(None);
-        let answer = now(answer(Access::Everything, asked(Method::POST, path, body), desk));
+        let (context, heard) = context(None);
+        let answer = now(answer(Access::Everything, request(Method::POST, path, body), context));
         let heard = heard.borrow().clone();
         (answer.status, String::from_utf8_lossy(&answer.body).into_owned(), heard)
     }
@@ -407,19 +407,19 @@ mod tests {
     /// covers: attachment 6
     #[test]
     fn with_a_token_everything_is_read_without_it_and_nothing_changes_without_it() {
-        let (desk, heard) = desk(Some("open-sesame"));
+        let (context, heard) = context(Some("open-sesame"));
         for path in ["/status", "/config", "/ready", "/"] {
-            let got = now(answer(Access::Everything, asked(Method::GET, path, ""), desk.clone()));
+            let got = now(answer(Access::Everything, request(Method::GET, path, ""), context.clone()));
             assert_eq!(got.status, 200, "{path}");
         }
         for path in crate::change::PATHS {
-            let got = now(answer(Access::Everything, asked(Method::POST, path, ""), desk.clone()));
+            let got = now(answer(Access::Everything, request(Method::POST, path, ""), context.clone()));
             assert_eq!(got.status, 401, "{path}");
         }
         assert!(heard.borrow().is_empty(), "{heard:?}");
-        let mut with = asked(Method::POST, "/stop", "");
+        let mut with = request(Method::POST, "/stop", "");
         with.headers.insert("authorization", HeaderValue::from_static("Bearer open-sesame"));
-        assert_eq!(now(answer(Access::Everything, with, desk)).status, 200);
+        assert_eq!(now(answer(Access::Everything, with, context)).status, 200);
         assert_eq!(*heard.borrow(), ["stop None"]);
     }
 
@@ -427,9 +427,9 @@ mod tests {
     #[test]
     fn strangers_are_refused_over_tcp_and_a_name_does_not_stop_a_prober() {
         let check = |access, path: &str, name: &'static str, value: &'static str, expect: u16| {
-            let mut asked = asked(Method::GET, path, "");
-            asked.headers.insert(name, HeaderValue::from_static(value));
-            assert_eq!(now(answer(access, asked, desk(None).0)).status, expect, "{path} with {name}: {value}");
+            let mut request = request(Method::GET, path, "");
+            request.headers.insert(name, HeaderValue::from_static(value));
+            assert_eq!(now(answer(access, request, context(None).0)).status, expect, "{path} with {name}: {value}");
         };
         check(Access::Read, "/status", "host", "evil.example:9900", 421);
         check(Access::Read, "/status", "host", "127.0.0.1:9900", 200);

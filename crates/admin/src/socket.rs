@@ -101,8 +101,8 @@ fn open() -> Result<OwnedFd, Errno> {
 
 /// Whether somebody listens. A queue that is full has somebody behind it, too (connect(2): EAGAIN).
 fn is_held(path: &Path) -> Result<bool, String> {
-    let asked = SocketAddrUnix::new(path).and_then(|address| rustix::net::connect(&open()?, &address));
-    match asked {
+    let connected = SocketAddrUnix::new(path).and_then(|address| rustix::net::connect(&open()?, &address));
+    match connected {
         Ok(()) | Err(Errno::AGAIN) => Ok(true),
         Err(Errno::CONNREFUSED | Errno::NOENT) => Ok(false),
         Err(error) => Err(failed(error.into())),

@@ -114,8 +114,8 @@ impl View {
             revisions: self.revisions.list(),
             state: StateStatus {
                 dir: self.state.dir().map(|dir| dir.display().to_string()),
-                writable: self.state.trouble().is_none(),
-                message: self.state.trouble().unwrap_or_default().to_string(),
+                writable: self.state.error().is_none(),
+                message: self.state.error().unwrap_or_default().to_string(),
                 max_bytes: self.state.max(),
             },
             ledger: self.telemetry.ledger.snapshot(),

@@ -36,8 +36,8 @@ impl Backoff {
     }
 
     /// The pause, and no less than the receiver asked for: `Retry-After` is a lower bound beside our own.
-    pub fn pause_at_least(&mut self, asked: Option<Duration>) -> Duration {
-        self.pause().max(asked.unwrap_or_default().min(ASKED_MOST))
+    pub fn pause_at_least(&mut self, requested: Option<Duration>) -> Duration {
+        self.pause().max(requested.unwrap_or_default().min(ASKED_MOST))
     }
 
     pub fn reset(&mut self) {

@@ -5,34 +5,34 @@ use std::path::{Path, PathBuf};
 
 /// The memory that this group may use, where it is limited.
 pub fn memory_limit() -> Option<u64> {
-    let (folder, version) = folder()?;
+    let (directory, version) = directory()?;
     let file = if version == 2 { "memory.max" } else { "memory.limit_in_bytes" };
-    let limit: u64 = std::fs::read_to_string(folder.join(file)).ok()?.trim().parse().ok()?;
+    let limit: u64 = std::fs::read_to_string(directory.join(file)).ok()?.trim().parse().ok()?;
     // Version 1 says "unlimited" by a number close to the largest.
     (limit < 1 << 60).then_some(limit)
 }
 
 /// The file with a line `oom_kill N`.
 pub fn oom_file() -> Option<PathBuf> {
-    let (folder, version) = folder()?;
-    let file = folder.join(if version == 2 { "memory.events" } else { "memory.oom_control" });
+    let (directory, version) = directory()?;
+    let file = directory.join(if version == 2 { "memory.events" } else { "memory.oom_control" });
     file.exists().then_some(file)
 }
 
 /// What must be readable for the above.
-pub fn folders() -> Vec<PathBuf> {
-    folder().into_iter().map(|(folder, _)| folder).collect()
+pub fn directories() -> Vec<PathBuf> {
+    directory().into_iter().map(|(directory, _)| directory).collect()
 }
 
-fn folder() -> Option<(PathBuf, u8)> {
+fn directory() -> Option<(PathBuf, u8)> {
     let (path, version) = memory_path(&std::fs::read_to_string("/proc/self/cgroup").ok()?)?;
     let root = Path::new(if version == 2 { "/sys/fs/cgroup" } else { "/sys/fs/cgroup/memory" });
     let own = root.join(path.trim_start_matches('/'));
     // In a container the group's own folder is often what is mounted as the root.
     [own, root.to_path_buf()]
         .into_iter()
-        .find(|folder| folder.join("memory.events").exists() || folder.join("memory.oom_control").exists())
-        .map(|folder| (folder, version))
+        .find(|directory| directory.join("memory.events").exists() || directory.join("memory.oom_control").exists())
+        .map(|directory| (directory, version))
 }
 
 /// The group that accounts for memory, and its version: `0::/path`, or `N:…memory…:/path`.

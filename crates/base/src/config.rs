@@ -1,7 +1,7 @@
 //! From the text of a file to a typed Config, with every mistake at once. In: text, a Config type, a lookup for
 //! placeholders. Out: the Config and its tree (so that later checks can name places), or a `Report`.
 
-use crate::diag::{Diagnostic, FINDINGS_MAX, Place, Report, line_of};
+use crate::diag::{Diagnostic, FINDINGS_MAX, Location, Report, line_of};
 use crate::interpolate::{Filled, Lookup, fill};
 use crate::schema;
 use crate::tree::{self, Node, Value};
@@ -100,13 +100,13 @@ pub fn load_or_sections<C: DeserializeOwned + JsonSchema>(
 }
 
 /// Hides the cells of secrets, with all that lies in them where it should not, on each of their lines.
-fn mask_secrets(node: &Node, secrets: &HashSet<Place>, within: bool, report: &mut Report) {
+fn mask_secrets(node: &Node, secrets: &HashSet<Location>, within: bool, report: &mut Report) {
     let within = within || secrets.contains(&node.place);
     match &node.value {
         Value::Scalar { .. } if within => {
             report.mask(node.place);
             let others = node.place.line + 1..=node.last_line;
-            others.for_each(|line| report.mask(Place { line, column: 1, width: Place::TO_THE_END }));
+            others.for_each(|line| report.mask(Location { line, column: 1, width: Location::TO_THE_END }));
         }
         Value::Scalar { .. } => {}
         Value::List(items) => items.iter().for_each(|item| mask_secrets(item, secrets, within, report)),
@@ -125,7 +125,7 @@ fn mask_by_name(text: &str, line: u32, report: &mut Report) {
     let Some(colon) = ends.min().and_then(|end| written.get(end..)?.find(':').map(|at| end + at)) else { return };
     let value = written.get(colon + 1..).unwrap_or("");
     let column = written.get(..=colon).unwrap_or("").chars().count() as u32 + 1;
-    report.mask(Place { line, column, width: Place::TO_THE_END });
+    report.mask(Location { line, column, width: Location::TO_THE_END });
     value.split([' ', ',', ']', '}']).chain([value.trim()]).for_each(|word| report.hide(word, "***"));
 }
 

@@ -11,13 +11,13 @@ pub const FINDINGS_MAX: usize = 100;
 
 /// Where a cell stands: line and column from 1, and how many characters it covers on that line.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Place {
+pub struct Location {
     pub line: u32,
     pub column: u32,
     pub width: u32,
 }
 
-impl Place {
+impl Location {
     /// A width that ends with the line.
     pub const TO_THE_END: u32 = 1 << 24;
 }
@@ -26,7 +26,7 @@ impl Place {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Diagnostic {
     pub severity: Severity,
-    pub place: Option<Place>,
+    pub place: Option<Location>,
     pub message: String,
     pub help: Option<String>,
 }
@@ -38,11 +38,11 @@ pub enum Severity {
 }
 
 impl Diagnostic {
-    pub fn error(place: Place, message: impl Into<String>) -> Diagnostic {
+    pub fn error(place: Location, message: impl Into<String>) -> Diagnostic {
         Diagnostic { severity: Severity::Error, place: Some(place), message: message.into(), help: None }
     }
 
-    pub fn warning(place: Place, message: impl Into<String>) -> Diagnostic {
+    pub fn warning(place: Location, message: impl Into<String>) -> Diagnostic {
         Diagnostic { severity: Severity::Warning, ..Diagnostic::error(place, message) }
     }
 
@@ -64,7 +64,7 @@ pub struct Report {
     file: Box<str>,
     text: Box<str>,
     findings: Vec<Diagnostic>,
-    masked: Vec<Place>,
+    masked: Vec<Location>,
     /// Texts that no message shows, and what is shown in their place; longer ones first.
     hidden: BTreeMap<(Reverse<usize>, String), String>,
     omitted: usize,
@@ -93,7 +93,7 @@ impl Report {
     }
 
     /// Hides the characters of a cell whenever its line is shown.
-    pub fn mask(&mut self, place: Place) {
+    pub fn mask(&mut self, place: Location) {
         self.masked.push(place);
     }
 
@@ -269,7 +269,7 @@ mod tests {
     fn a_finding_shows_its_line_a_caret_and_the_next_step() {
         let mut report = Report::new("outrigger.yaml", "app:\n  prot: 8080\n");
         report.push(
-            Diagnostic::error(Place { line: 2, column: 3, width: 4 }, "unknown key `prot`")
+            Diagnostic::error(Location { line: 2, column: 3, width: 4 }, "unknown key `prot`")
                 .help("did you mean `port`?"),
         );
         assert_eq!(
@@ -282,8 +282,8 @@ mod tests {
     #[test]
     fn secrets_and_credentials_in_urls_are_never_shown() {
         let mut report = Report::new("f", "pass: hunter2 # https://me:pw@host/x");
-        report.mask(Place { line: 1, column: 7, width: 7 });
-        report.push(Diagnostic::error(Place { line: 1, column: 1, width: 4 }, "bad https://me:pw@host/x"));
+        report.mask(Location { line: 1, column: 7, width: 7 });
+        report.push(Diagnostic::error(Location { line: 1, column: 1, width: 4 }, "bad https://me:pw@host/x"));
         let shown = report.render();
         assert!(!shown.contains("hunter2") && !shown.contains("me:pw"), "{shown}");
         assert!(shown.contains("@host/x"), "{shown}");
@@ -296,8 +296,8 @@ mod tests {
         let lines: Vec<&str> = (1..=7).map(|number| line_of(text, number)).collect();
         assert_eq!(lines, ["a", "b", "c", "", "d", "", ""]);
         let mut report = Report::new("f", "a:\r  pass: hunter2");
-        report.mask(Place { line: 2, column: 9, width: 7 });
-        report.push(Diagnostic::error(Place { line: 2, column: 3, width: 4 }, "wrong"));
+        report.mask(Location { line: 2, column: 9, width: 7 });
+        report.push(Diagnostic::error(Location { line: 2, column: 3, width: 4 }, "wrong"));
         assert!(report.render().contains("2 |   pass: *******\n"), "{}", report.render());
     }
 
@@ -331,7 +331,7 @@ mod tests {
     fn findings_over_the_bound_are_counted() {
         let mut report = Report::new("f", "");
         for line in 0..150 {
-            report.push(Diagnostic::error(Place { line, column: 1, width: 1 }, "wrong"));
+            report.push(Diagnostic::error(Location { line, column: 1, width: 1 }, "wrong"));
         }
         assert_eq!(report.findings().len(), FINDINGS_MAX);
         assert!(report.render().contains("and 50 more findings"));

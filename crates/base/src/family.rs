@@ -16,7 +16,7 @@ pub enum FamilyKind {
 
 impl FamilyKind {
     /// The word in the text exposition format, version 0.0.4.
-    pub fn word(self) -> &'static str {
+    pub fn as_str(self) -> &'static str {
         match self {
             FamilyKind::Counter => "counter",
             FamilyKind::Gauge => "gauge",
@@ -90,7 +90,7 @@ pub fn write_text(families: &[Family], out: &mut String) {
             escape(&family.help, false, out);
             out.push('\n');
         }
-        out.extend(["# TYPE ", &family.name, " ", family.kind.word(), "\n"]);
+        out.extend(["# TYPE ", &family.name, " ", family.kind.as_str(), "\n"]);
         for point in &family.points {
             match &point.value {
                 PointValue::Number(value) => write_sample(&family.name, "", &point.labels, None, *value, out),

@@ -3,7 +3,7 @@
 //! not there. Keys, comments and other text are left alone, and what is filled in is never read as YAML again.
 //! Bound: a file that is filled in has at most `FILE_MAX` bytes, and all that is filled in `FILLED_MAX`.
 
-use crate::diag::{Diagnostic, Place};
+use crate::diag::{Diagnostic, Location};
 use crate::tree::{Node, Value};
 use std::path::Path;
 
@@ -33,7 +33,7 @@ fn read_small(path: &Path) -> std::io::Result<String> {
 pub struct Filled {
     pub findings: Vec<Diagnostic>,
     /// The places where names stood, and the names: `NAME`, or `file:/path`.
-    pub names: Vec<(Place, String)>,
+    pub names: Vec<(Location, String)>,
     /// What was filled in, and what stands in the file in its place.
     pub values: Vec<(String, String)>,
     bytes: usize,

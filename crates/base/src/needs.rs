@@ -69,16 +69,16 @@ pub fn normal(path: &Path) -> PathBuf {
 }
 
 /// The folder of a pattern: everything before the first part with a wildcard.
-pub fn pattern_folder(pattern: &str) -> PathBuf {
+pub fn pattern_directory(pattern: &str) -> PathBuf {
     let is_plain = |part: &&str| !part.contains(['*', '?', '[']);
     let parts: Vec<&str> = pattern.split('/').collect();
     let plain = parts.iter().take_while(|part| is_plain(part)).count();
     // A pattern without a wildcard is a file, which may be rotated.
-    let folder = parts.get(..plain.min(parts.len() - 1)).unwrap_or(&[]).join("/");
-    if folder.is_empty() {
+    let directory = parts.get(..plain.min(parts.len() - 1)).unwrap_or(&[]).join("/");
+    if directory.is_empty() {
         PathBuf::from(if pattern.starts_with('/') { "/" } else { "." })
     } else {
-        PathBuf::from(folder)
+        PathBuf::from(directory)
     }
 }
 
@@ -89,7 +89,7 @@ mod tests {
     /// covers: attachment 6
     #[test]
     fn a_pattern_needs_the_folder_before_its_first_wildcard() {
-        for (pattern, folder) in [
+        for (pattern, directory) in [
             ("/var/log/app/*.log", "/var/log/app"),
             ("/var/log/app/out.log", "/var/log/app"),
             ("/var/log/*/out.log", "/var/log"),
@@ -97,7 +97,7 @@ mod tests {
             ("logs/a-[0-9].log", "logs"),
             ("out.log", "."),
         ] {
-            assert_eq!(pattern_folder(pattern), Path::new(folder), "{pattern}");
+            assert_eq!(pattern_directory(pattern), Path::new(directory), "{pattern}");
         }
     }
 }

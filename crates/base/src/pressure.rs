@@ -16,12 +16,12 @@ const PAUSE_MOST: Duration = Duration::from_secs(5);
 #[derive(Clone, Debug)]
 pub struct Pressure {
     tight: Arc<watch::Sender<bool>>,
-    asked: Arc<Notify>,
+    requested: Arc<Notify>,
 }
 
 impl Default for Pressure {
     fn default() -> Pressure {
-        Pressure { tight: Arc::new(watch::channel(false).0), asked: Arc::default() }
+        Pressure { tight: Arc::new(watch::channel(false).0), requested: Arc::default() }
     }
 }
 
@@ -34,32 +34,32 @@ impl Pressure {
     }
 
     /// Asks for a look now: much was taken in since the last one.
-    pub fn ask(&self) {
-        self.asked.notify_one();
+    pub fn request_check(&self) {
+        self.requested.notify_one();
     }
 
-    pub async fn asked(&self) {
-        self.asked.notified().await;
+    pub async fn check_requested(&self) {
+        self.requested.notified().await;
     }
 
-    pub fn is_tight(&self) -> bool {
+    pub fn has_pressure(&self) -> bool {
         *self.tight.borrow()
     }
 
     /// Waits until memory is tight.
-    pub async fn tight(&self) {
+    pub async fn begins(&self) {
         // Its sender is ours.
         let _ = self.tight.subscribe().wait_for(|tight| *tight).await;
     }
 
     /// Waits while memory is tight; answers whether it was.
-    pub async fn ease(&self) -> bool {
-        self.ease_within(PAUSE_MOST).await
+    pub async fn wait_for_relief(&self) -> bool {
+        self.wait_for_relief_within(PAUSE_MOST).await
     }
 
     /// The same, with a longest pause of one's own.
-    pub async fn ease_within(&self, most: Duration) -> bool {
-        if !self.is_tight() {
+    pub async fn wait_for_relief_within(&self, most: Duration) -> bool {
+        if !self.has_pressure() {
             return false;
         }
         let mut tight = self.tight.subscribe();
@@ -76,15 +76,15 @@ mod tests {
     #[tokio::test(flavor = "current_thread", start_paused = true)]
     async fn who_can_wait_waits_until_memory_is_free_again_but_not_for_ever() {
         let pressure = Pressure::default();
-        assert!(!pressure.ease().await, "there is room");
-        assert!(!pressure.note(80, 100) && pressure.is_tight(), "tight, and not over");
-        let (eased, ()) = tokio::join!(pressure.ease(), async {
+        assert!(!pressure.wait_for_relief().await, "there is room");
+        assert!(!pressure.note(80, 100) && pressure.has_pressure(), "tight, and not over");
+        let (eased, ()) = tokio::join!(pressure.wait_for_relief(), async {
             tokio::task::yield_now().await;
             pressure.note(50, 100);
         });
-        assert!(eased && !pressure.is_tight());
+        assert!(eased && !pressure.has_pressure());
         assert!(pressure.note(101, 100), "over the limit");
         let began = tokio::time::Instant::now();
-        assert!(pressure.ease().await && began.elapsed() >= PAUSE_MOST, "goes on in the end");
+        assert!(pressure.wait_for_relief().await && began.elapsed() >= PAUSE_MOST, "goes on in the end");
     }
 }

@@ -3,7 +3,7 @@
 //! findings. It knows the part of JSON Schema that Config types use, and two extensions: `x-kinds` (exactly one of these keys
 //! names the kind) and the formats `duration`, `size`, `secret`, `address` and `url`.
 
-use crate::diag::{Diagnostic, Place, nearest};
+use crate::diag::{Diagnostic, Location, nearest};
 use crate::renamed;
 use crate::tree::{Entry, Node, Value};
 use crate::unit::{Address, ByteSize, TimeSpan, Url};
@@ -14,7 +14,7 @@ use serde_json::{Map, Number, Value as Json};
 pub struct Checked {
     pub json: Json,
     pub findings: Vec<Diagnostic>,
-    pub secrets: Vec<Place>,
+    pub secrets: Vec<Location>,
 }
 
 pub fn check(tree: &Node, schema: &Json) -> Checked {
@@ -37,7 +37,7 @@ struct Walker<'s> {
     /// The mappings that lead to the present one, from the file inwards.
     above: Vec<&'s Json>,
     findings: Vec<Diagnostic>,
-    secrets: Vec<Place>,
+    secrets: Vec<Location>,
     hide: bool,
 }
 
@@ -574,7 +574,7 @@ mod tests {
         assert_eq!(findings("{prot: 1, grace: x, mode: y, labels: 3, balance: z}").len(), 6);
         let schema = serde_json::to_value(schemars::schema_for!(Sample)).expect("a schema is JSON");
         let checked = check(&parse("port: 1\ntoken: hunter2\n").expect("valid YAML"), &schema);
-        assert_eq!(checked.secrets, [Place { line: 2, column: 8, width: 7 }]);
+        assert_eq!(checked.secrets, [Location { line: 2, column: 8, width: 7 }]);
         let text = shown(
             &parse("port: 1\ntoken: hunter2\nlabels: { u: \"http://me:pw@h/\" }\n").expect("valid YAML"),
             &schema,

@@ -120,7 +120,7 @@ impl StateDir {
     }
 
     /// Why nothing is kept, where that is so.
-    pub fn trouble(&self) -> Option<&str> {
+    pub fn error(&self) -> Option<&str> {
         self.inner.trouble.as_deref()
     }
 
@@ -204,19 +204,15 @@ mod tests {
     fn what_was_written_is_read_and_a_second_holder_is_refused() {
         let dir = temp("hold");
         let state = StateDir::open(&dir, 100);
-        assert_eq!(state.trouble(), None);
+        assert_eq!(state.error(), None);
         state.write("logs/a", b"one").expect("writable");
         assert_eq!(state.read("logs/a").expect("readable").as_deref(), Some(&b"one"[..]));
         assert_eq!(state.read("logs/b").expect("readable"), None);
         assert!(state.write("big", &[0; 101]).is_err(), "over the budget");
         let second = StateDir::open(&dir, 100);
-        assert!(
-            second.trouble().is_some_and(|text| text.contains("another Outrigger process")),
-            "{:?}",
-            second.trouble()
-        );
+        assert!(second.error().is_some_and(|text| text.contains("another Outrigger process")), "{:?}", second.error());
         drop(state);
-        assert_eq!(StateDir::open(&dir, 100).trouble(), None);
+        assert_eq!(StateDir::open(&dir, 100).error(), None);
         let _ = fs::remove_dir_all(&dir);
     }
 
@@ -244,7 +240,7 @@ mod tests {
         let file = temp("file");
         fs::write(&file, b"").expect("a file where the directory should be");
         let state = StateDir::open(&file, 100);
-        assert!(state.trouble().is_some_and(|text| text.contains("not persisted")));
+        assert!(state.error().is_some_and(|text| text.contains("not persisted")));
         assert!(state.write("x", b"1").is_ok());
         assert_eq!(state.read("x").expect("no file"), None);
         let _ = fs::remove_file(&file);

@@ -3,7 +3,7 @@
 //! is `1.10` where a string is wanted. Bounds: `TEXT_MAX`, `NODES_MAX` and `UNFOLDED_MAX`
 //! (aliases count what they stand for), `DEPTH_MAX`.
 
-use crate::diag::{Diagnostic, Place, line_of};
+use crate::diag::{Diagnostic, Location, line_of};
 use granit_parser::{Event, Parser, ScalarStyle, Span};
 use std::collections::HashMap;
 
@@ -16,7 +16,7 @@ pub const UNFOLDED_MAX: usize = 4 << 20;
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Node {
-    pub place: Place,
+    pub place: Location,
     pub value: Value,
     /// Where it ends; a text may go over several lines.
     pub last_line: u32,
@@ -38,7 +38,7 @@ pub enum Value {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Entry {
     pub key: String,
-    pub key_place: Place,
+    pub key_place: Location,
     pub node: Node,
 }
 
@@ -92,7 +92,7 @@ pub fn parse(text: &str) -> Result<Node, Vec<Diagnostic>> {
             Ok((event, span)) => builder.apply(event, &span),
             Err(error) => {
                 let marker = error.marker();
-                let place = Place { line: to_u32(marker.line()), column: to_u32(marker.col() + 1), width: 1 };
+                let place = Location { line: to_u32(marker.line()), column: to_u32(marker.col() + 1), width: 1 };
                 let line = line_of(text, place.line);
                 let here: String = line.chars().skip(marker.col()).collect();
                 builder.findings.push(
@@ -108,7 +108,7 @@ pub fn parse(text: &str) -> Result<Node, Vec<Diagnostic>> {
             ))]);
         }
     }
-    let place = Place { line: 1, column: 1, width: 1 };
+    let place = Location { line: 1, column: 1, width: 1 };
     let nothing = Node { place, value: Value::Map(Vec::new()), last_line: 1, filled: false };
     if builder.findings.is_empty() { Ok(builder.root.unwrap_or(nothing)) } else { Err(builder.findings) }
 }
@@ -130,7 +130,7 @@ fn help_for(line: &str, here: &str) -> String {
 struct Open {
     node: Node,
     anchor: usize,
-    key: Option<(String, Place)>,
+    key: Option<(String, Location)>,
     /// The keys of a mapping so far, with their lines.
     keys: HashMap<String, u32>,
 }
@@ -265,10 +265,10 @@ impl Builder {
     }
 }
 
-fn place_of(span: &Span) -> Place {
+fn place_of(span: &Span) -> Location {
     let within = span.start.line() == span.end.line();
-    let width = if within { span.end.col().saturating_sub(span.start.col()) } else { Place::TO_THE_END as usize };
-    Place { line: to_u32(span.start.line()), column: to_u32(span.start.col() + 1), width: to_u32(width.max(1)) }
+    let width = if within { span.end.col().saturating_sub(span.start.col()) } else { Location::TO_THE_END as usize };
+    Location { line: to_u32(span.start.line()), column: to_u32(span.start.col() + 1), width: to_u32(width.max(1)) }
 }
 
 fn to_u32(number: usize) -> u32 {
@@ -292,7 +292,7 @@ mod tests {
     fn every_cell_knows_its_place_and_keeps_its_text() {
         let tree = parse("app:\n  port: 8080\n  tags: [a, 1.10]\n").expect("valid");
         let port = tree.at(&["app", "port"]);
-        assert_eq!(port.place, Place { line: 2, column: 9, width: 4 });
+        assert_eq!(port.place, Location { line: 2, column: 9, width: 4 });
         let tag = tree.at(&["app", "tags", "1"]);
         assert_eq!(tag.value, Value::Scalar { text: "1.10".into(), plain: true });
     }

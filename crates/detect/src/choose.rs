@@ -49,8 +49,8 @@ pub fn service_name(found: &Found) -> String {
 /// A path as a pattern: its own signs taken literally, and a date in the file's name as a star, since tomorrow's file has
 /// another. None where the path is not UTF-8.
 pub fn pattern(path: &Path) -> Option<String> {
-    let (folder, name) = path.to_str()?.rsplit_once('/')?;
-    Some(format!("{}/{}", literal(folder), dateless(&literal(name))))
+    let (directory, name) = path.to_str()?.rsplit_once('/')?;
+    Some(format!("{}/{}", literal(directory), dateless(&literal(name))))
 }
 
 fn literal(text: &str) -> String {

@@ -59,8 +59,9 @@ fn is_named_like_a_log(path: &Path) -> bool {
     }
     let ending = path.extension().and_then(|ending| ending.to_str()).unwrap_or("");
     let is_folder_of_logs = |part: Component<'_>| part.as_os_str() == "log" || part.as_os_str() == "logs";
-    let folders = path.parent().map(Path::components);
-    ENDINGS.contains(&ending.to_ascii_lowercase().as_str()) || folders.is_some_and(|mut all| all.any(is_folder_of_logs))
+    let directories = path.parent().map(Path::components);
+    ENDINGS.contains(&ending.to_ascii_lowercase().as_str())
+        || directories.is_some_and(|mut all| all.any(is_folder_of_logs))
 }
 
 impl LogFile {
@@ -118,9 +119,9 @@ mod tests {
     /// covers: attachment 5
     #[test]
     fn an_open_file_is_found_and_its_end_read_and_a_pipe_in_its_place_is_not() {
-        let folder = std::env::temp_dir().join(format!("detect-files-{}", std::process::id()));
-        std::fs::create_dir_all(&folder).expect("a folder");
-        let path = folder.join("app.log");
+        let directory = std::env::temp_dir().join(format!("detect-files-{}", std::process::id()));
+        std::fs::create_dir_all(&directory).expect("a folder");
+        let path = directory.join("app.log");
         let mut file = File::options().append(true).create(true).open(&path).expect("a file");
         let line = "{\"n\":1,\"text\":\"0123456789012345678901234567890123456789\"}\n";
         file.write_all(line.repeat(2000).as_bytes()).expect("room");
@@ -135,7 +136,7 @@ mod tests {
         found[0].read();
         assert_eq!((found[0].guess.format, found[0].is_visible), (Format::Json, true));
         assert!(found[0].guess.lines < 2000 && found[0].guess.fit == found[0].guess.lines);
-        std::fs::rename(&path, folder.join("app.log.1")).expect("renamed");
+        std::fs::rename(&path, directory.join("app.log.1")).expect("renamed");
         rustix::fs::mknodat(
             rustix::fs::CWD,
             &path,
@@ -149,6 +150,6 @@ mod tests {
         assert_eq!((renamed.guess.format, renamed.is_visible), (Format::Json, false));
         drop((file, read_only));
         assert!(find().is_empty());
-        std::fs::remove_dir_all(&folder).expect("it was ours");
+        std::fs::remove_dir_all(&directory).expect("it was ours");
     }
 }

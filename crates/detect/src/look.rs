@@ -190,7 +190,7 @@ impl Sight {
 
     /// Asks the ports and reads the ends of the files.
     pub fn finish(mut self, target: Target) -> Found {
-        probe::ask_all(&mut self.ports);
+        probe::probe_all(&mut self.ports);
         self.files.iter_mut().for_each(LogFile::read);
         // A launcher may have become the app under the same name.
         for (process, runtime) in &mut self.processes {

@@ -60,7 +60,7 @@ pub struct Page {
 }
 
 /// Asks all ports, each on a thread of its own.
-pub fn ask_all(ports: &mut [Port]) {
+pub fn probe_all(ports: &mut [Port]) {
     std::thread::scope(|threads| {
         let mut asked = 0;
         for port in ports {
@@ -204,7 +204,7 @@ fn read_answer(bytes: &[u8]) -> Reply {
         }
         // What begins as HTTP does, but whose head does not end within the bounds.
         _ if bytes.is_empty() || bytes.starts_with(b"HTTP/1") => Reply::Silent,
-        _ => Reply::Other(look_of(bytes)),
+        _ => Reply::Other(describe(bytes)),
     }
 }
 
@@ -214,7 +214,7 @@ fn header(head: &httparse::Response<'_, '_>, name: &str) -> Option<String> {
 }
 
 /// What bytes that are no HTTP/1 look like.
-fn look_of(bytes: &[u8]) -> &'static str {
+fn describe(bytes: &[u8]) -> &'static str {
     match bytes {
         // An alert or a handshake record (RFC 8446, 5.1).
         [0x15 | 0x16, 3, ..] => "TLS",

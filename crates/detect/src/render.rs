@@ -395,7 +395,7 @@ mod tests {
     }
 
     /// Lines that are in force, and above each leaf of them its evidence.
-    fn assert_told(text: &str) {
+    fn assert_rendered(text: &str) {
         let lines: Vec<&str> = text.lines().collect();
         for (place, line) in lines.iter().enumerate() {
             let is_leaf = !line.trim().is_empty() && !line.trim_start().starts_with('#') && !line.ends_with(':');
@@ -419,7 +419,7 @@ mod tests {
         wrapped.output = Some(crate::format::sniff(b"{\"a\":1}\n", false));
         wrapped.hints = vec![Hint { name: "PORT".into(), value: Some("8080".into()) }];
         let text = render(&wrapped);
-        assert_told(&text);
+        assert_rendered(&text);
         let expect = [
             "app:",
             "  command: [\"./orders\", \"-v\"]",
@@ -437,7 +437,7 @@ mod tests {
         assert_eq!(in_force(&text), expect, "{text}");
         for target in [Target::Network, Target::Process(7)] {
             let nothing = render(&found(target));
-            assert_told(&nothing);
+            assert_rendered(&nothing);
             assert_eq!(in_force(&nothing), ["limits: { memory: 64MiB }"], "{nothing}");
         }
     }
@@ -475,7 +475,7 @@ mod tests {
             vec![(process, Some(Runtime { name: "Go", evidence: evil.into(), script: None, stop: None }))];
         hostile.notes = vec![evil.into()];
         let text = render(&hostile);
-        assert_told(&text);
+        assert_rendered(&text);
         assert!(!text.chars().any(|c| c != '\n' && (c.is_control() || c == '\u{2028}')), "{text}");
         assert!(in_force(&text).iter().all(|line| !line.starts_with("admin")), "{text}");
     }

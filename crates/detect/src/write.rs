@@ -58,8 +58,8 @@ fn publish(from: &Path, to: &Path, force: bool) -> io::Result<()> {
             renamed => renamed?,
         }
     }
-    let folder = to.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    File::open(folder)?.sync_all()
+    let directory = to.parent().filter(|directory| !directory.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    File::open(directory)?.sync_all()
 }
 
 #[cfg(test)]
@@ -69,9 +69,9 @@ mod tests {
     /// covers: attachment 5
     #[test]
     fn a_file_that_is_there_is_replaced_only_by_force_and_nothing_is_left_beside() {
-        let folder = std::env::temp_dir().join(format!("detect-write-{}", std::process::id()));
-        std::fs::create_dir_all(&folder).expect("a folder");
-        let path = folder.join("outrigger.yaml");
+        let directory = std::env::temp_dir().join(format!("detect-write-{}", std::process::id()));
+        std::fs::create_dir_all(&directory).expect("a folder");
+        let path = directory.join("outrigger.yaml");
         let read = || std::fs::read_to_string(&path).expect("it is there");
         new_file(&path, "one", false).expect("written");
         assert_eq!(read(), "one");
@@ -80,9 +80,9 @@ mod tests {
         assert_eq!(read(), "one");
         new_file(&path, "three", true).expect("replaced");
         assert_eq!(read(), "three");
-        let nowhere = new_file(&folder.join("none/outrigger.yaml"), "x", false).expect_err("no folder");
+        let nowhere = new_file(&directory.join("none/outrigger.yaml"), "x", false).expect_err("no folder");
         assert!(nowhere.message.contains("cannot be written"));
-        assert_eq!(std::fs::read_dir(&folder).expect("ours").count(), 1);
-        std::fs::remove_dir_all(&folder).expect("it was ours");
+        assert_eq!(std::fs::read_dir(&directory).expect("ours").count(), 1);
+        std::fs::remove_dir_all(&directory).expect("it was ours");
     }
 }

@@ -101,7 +101,7 @@ impl Batch {
 }
 
 impl Stream {
-    pub fn word(self) -> Option<&'static str> {
+    pub fn as_str(self) -> Option<&'static str> {
         match self {
             Stream::None => None,
             Stream::Stdout => Some("stdout"),

@@ -54,7 +54,7 @@ pub struct Fingerprint {
 }
 
 /// How much of a file's beginning is compared.
-pub const PRINT_MAX: usize = 256;
+pub const FINGERPRINT_MAX: usize = 256;
 /// How much before an offset is compared.
 pub const BEFORE_MAX: usize = 64;
 
@@ -243,7 +243,7 @@ impl Checkpoints {
     }
 
     /// Syncs what was written, on a thread that may block, and writes what could not be written; sleeps while nothing changes.
-    pub async fn sync_now_and_then(self) {
+    pub async fn sync_periodically(self) {
         let mut since_sync = Duration::ZERO;
         loop {
             tokio::time::sleep(WRITE_AGAIN).await;
@@ -380,18 +380,18 @@ fn header() -> [u8; SLOT_BYTES] {
 }
 
 /// Hashes the beginning of a file.
-pub fn print_of(file: &File, length: usize) -> io::Result<Fingerprint> {
-    print_at(file, 0, length.min(PRINT_MAX))
+pub fn fingerprint(file: &File, length: usize) -> io::Result<Fingerprint> {
+    fingerprint_at(file, 0, length.min(FINGERPRINT_MAX))
 }
 
 /// Hashes what stands before an offset.
-pub fn print_before(file: &File, offset: u64) -> io::Result<Fingerprint> {
+pub fn fingerprint_before(file: &File, offset: u64) -> io::Result<Fingerprint> {
     let length = offset.min(BEFORE_MAX as u64);
-    print_at(file, offset - length, length as usize)
+    fingerprint_at(file, offset - length, length as usize)
 }
 
-fn print_at(file: &File, at: u64, length: usize) -> io::Result<Fingerprint> {
-    let mut bytes = [0u8; PRINT_MAX];
+fn fingerprint_at(file: &File, at: u64, length: usize) -> io::Result<Fingerprint> {
+    let mut bytes = [0u8; FINGERPRINT_MAX];
     let mut filled = 0;
     while filled < length {
         match file.read_at(bytes.get_mut(filled..length).unwrap_or(&mut []), at + filled as u64)? {

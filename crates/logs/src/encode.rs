@@ -48,7 +48,7 @@ impl Encoder {
             out.push(b'"');
         }
         let ours = [
-            ("stream", batch.stream.word(), own.stream),
+            ("stream", batch.stream.as_str(), own.stream),
             ("source", Some(&*batch.source), own.source),
             ("file", batch.file.as_deref(), own.file),
         ];

@@ -190,9 +190,10 @@ fn check_loops(config: &Config, root: &Node) -> Vec<Diagnostic> {
 fn reads<'c>(config: &'c Config, sink: &'c SinkEntry) -> impl Iterator<Item = (&'c str, PathBuf)> {
     let written: Vec<PathBuf> = match sink.kind() {
         Some(SinkKind::File(file)) => {
-            let folder = file.path.parent().and_then(|folder| folder.canonicalize().ok());
+            let directory = file.path.parent().and_then(|directory| directory.canonicalize().ok());
             // By its folder without links, and as it was written.
-            let real = folder.map(|folder| file.names().filter_map(move |name| Some(folder.join(name.file_name()?))));
+            let real =
+                directory.map(|directory| file.names().filter_map(move |name| Some(directory.join(name.file_name()?))));
             real.into_iter().flatten().chain(file.names()).collect()
         }
         _ => Vec::new(),

@@ -16,7 +16,7 @@ use crate::queue::Queue;
 use crate::sink::{Failure, Sink};
 use crate::source::stdio::Wake;
 use crate::source::{SourceKind, file, proxy, stdio};
-use crate::stage::{MeteredStage, apply, staged};
+use crate::stage::{MeteredStage, apply, metered};
 use crate::stop;
 use crate::telemetry::{REMOVED_BYTES, REMOVED_FILES, TRUNCATED};
 use base::backoff::Backoff;
@@ -88,11 +88,12 @@ async fn logs_thread(
         tracing::warn!("{trouble}; log files without a checkpoint are re-read from the beginning");
     }
     checkpoints.prefer(plan.sources.iter().map(|source| source.name.as_str()));
-    let parts = Parts { plan, telemetry, health: health.clone(), phase: participant.watch(), scope: scope.clone() };
+    let parts = Builder { plan, telemetry, health: health.clone(), phase: participant.watch(), scope: scope.clone() };
     let (queues, shippers) = parts.start_sinks();
     let (looking, mut looked) = mpsc::channel(1);
-    let Reading { readers, wake, feeds, leftovers } = parts.start_sources(inputs, &queues, &checkpoints, looking);
-    scope.spawn("sync", checkpoints.clone().sync_now_and_then());
+    let RunningSources { readers, wake, feeds, leftovers } =
+        parts.start_sources(inputs, &queues, &checkpoints, looking);
+    scope.spawn("sync", checkpoints.clone().sync_periodically());
     parts.list_components();
     let sources = counted(parts.plan.sources.len(), "source", "sources");
     health.set_summary(format!("{sources} to {}", counted(parts.plan.sinks.len(), "sink", "sinks")));
@@ -144,7 +145,7 @@ async fn logs_thread(
 }
 
 /// What all tasks of the thread are made from.
-pub struct Parts {
+pub struct Builder {
     pub plan: Plan,
     pub telemetry: Telemetry,
     health: Arc<Health>,
@@ -157,7 +158,7 @@ pub type BacklogOf = (stdio::Backlog, Ring, Rc<Pipeline>);
 
 /// The sources at work, and what may be left of the app's output at the end.
 #[derive(Default)]
-struct Reading {
+struct RunningSources {
     /// Of streams that another worker can read on.
     readers: Vec<JoinHandle<()>>,
     /// Empties the pipe that the worker which takes over will empty.
@@ -167,7 +168,7 @@ struct Reading {
     leftovers: Vec<BacklogOf>,
 }
 
-impl Parts {
+impl Builder {
     /// Gives each source and each sink its row among the components.
     fn list_components(&self) {
         for source in &self.plan.sources {
@@ -200,10 +201,10 @@ impl Parts {
         queues: &[Rc<Queue>],
         checkpoints: &Checkpoints,
         looking: mpsc::Sender<()>,
-    ) -> Reading {
+    ) -> RunningSources {
         let failed = |error| self.health.panicked(&format!("the wake pipe: {error}"));
         let wake = inputs.wake.take().and_then(|fd| Wake::new(fd).map_err(failed).ok());
-        let mut reading = Reading::default();
+        let mut reading = RunningSources::default();
         if let Some(wake) = wake.clone() {
             reading.wake = Some(self.scope.spawn("wake", wake.ring()));
         }
@@ -287,15 +288,15 @@ impl Pipeline {
         health: Arc<Health>,
     ) -> Pipeline {
         let component = source.component();
-        let mut stages = staged(&source.stages, &component.id, telemetry);
-        stages.extend(staged(&plan.stages, "logs", telemetry));
+        let mut stages = metered(&source.stages, &component.id, telemetry);
+        stages.extend(metered(&plan.stages, "logs", telemetry));
         let branchs = source.sinks.iter().filter_map(|index| {
             let (sink, queue) = (plan.sinks.get(*index)?, queues.get(*index)?);
             Some(Branch {
                 name: sink.name.clone(),
                 required: sink.required,
                 queue: queue.clone(),
-                stages: staged(&sink.stages, &sink.component().id, telemetry),
+                stages: metered(&sink.stages, &sink.component().id, telemetry),
             })
         });
         Pipeline {
@@ -353,7 +354,7 @@ impl Pipeline {
     pub async fn push(&self, mut batch: Batch, track: &Rc<AckTracker>, read_before: u64) {
         // What is not read stays where it is, in the file or the ring, until there is memory for it.
         if self.branchs.iter().any(|branch| branch.queue.holds_much()) {
-            self.pressure.ease().await;
+            self.pressure.wait_for_relief().await;
         }
         let end = batch.base + batch.bytes.len() as u64;
         let replayed = batch.records.iter().filter(|record| batch.base + u64::from(record.end) < read_before).count();
@@ -361,16 +362,16 @@ impl Pipeline {
         self.row.receive(batch.records.len() as u64);
         self.row.replay(replayed as u64);
         let skip = |sink: usize| track.acknowledged(sink);
-        self.hand_out(batch, &skip, replayed > 0).await;
+        self.fan_out(batch, &skip, replayed > 0).await;
     }
 
     /// The same for records that cannot be read again.
     pub async fn push_untracked(&self, batch: Batch) {
         self.row.receive(batch.records.len() as u64);
-        self.hand_out(batch, &|_| 0, false).await;
+        self.fan_out(batch, &|_| 0, false).await;
     }
 
-    async fn hand_out(&self, mut batch: Batch, acknowledged: &dyn Fn(usize) -> u64, replayed: bool) {
+    async fn fan_out(&self, mut batch: Batch, acknowledged: &dyn Fn(usize) -> u64, replayed: bool) {
         let count = batch.records.len() as u64;
         self.bytes.add(batch.bytes.len() as u64);
         self.truncated.add(batch.records.iter().filter(|record| record.truncated).count() as u64);
@@ -415,7 +416,7 @@ impl Pipeline {
     }
 
     /// A file of the state directory is of a newer version than ours.
-    pub fn begun_anew(&self, file: &str) {
+    pub fn restarted(&self, file: &str) {
         self.telemetry.counter(&base::state::FILES_RESET, &[file]).add(1);
     }
 

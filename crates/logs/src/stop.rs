@@ -2,7 +2,7 @@
 //! no sink took and the row that tells so. Bounds: `READER_LEAVES` for the readers, `KEEP_RESERVE` for the files.
 
 use crate::queue::Queue;
-use crate::run::{BacklogOf, Parts, Pipeline};
+use crate::run::{BacklogOf, Builder, Pipeline};
 use base::reason::Reason;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -63,7 +63,7 @@ pub fn keep(leftovers: Vec<BacklogOf>) -> Vec<Unkept> {
 }
 
 /// Tells what each sink has not taken: records of files and of the app are read again after a start, unless they could not be kept.
-pub fn leave_behind(parts: &Parts, queues: &[Rc<Queue>], unkept: &[Unkept]) {
+pub fn leave_behind(parts: &Builder, queues: &[Rc<Queue>], unkept: &[Unkept]) {
     for (sink, queue) in parts.plan.sinks.iter().zip(queues) {
         let lost = queue.give_up_untracked();
         let row = parts.telemetry.ledger.row(&sink.component());

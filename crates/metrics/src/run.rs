@@ -158,7 +158,7 @@ pub fn start(
     let told = counted(plan.sources.len(), "source", "sources");
     health.set_summary(format!("{told} to {}", counted(plan.sinks.len(), "sink", "sinks")));
     let participant = lifecycle.participant("metrics");
-    let parts = Parts { sources: sources.clone(), writers, pages, app_was_ready: inputs.app_was_ready.clone() };
+    let parts = Builder { sources: sources.clone(), writers, pages, app_was_ready: inputs.app_was_ready.clone() };
     scope.spawn("conduct", conduct(plan, parts, telemetry.clone(), health, participant, scope.clone()));
     Ok((scope, sources))
 }
@@ -170,7 +170,7 @@ fn listen(name: &str, config: &prometheus::Config, sockets: &Sockets) -> Result<
 }
 
 /// What runs on this thread beside the collectors.
-struct Parts {
+struct Builder {
     sources: Rc<Sources>,
     writers: Vec<Rc<RemoteWrite>>,
     pages: Vec<JoinHandle<()>>,
@@ -179,7 +179,7 @@ struct Parts {
 
 async fn conduct(
     plan: Plan,
-    Parts { sources, writers, pages, app_was_ready }: Parts,
+    Builder { sources, writers, pages, app_was_ready }: Builder,
     telemetry: Telemetry,
     health: Arc<Health>,
     mut participant: Participant,
@@ -293,19 +293,19 @@ impl Collector {
     /// Answers whether the target did. `answered`: it has done so before.
     async fn round(&self, answered: bool) -> bool {
         let Some(entry) = self.sources.entries.get(self.index) else { return false };
-        if self.pressure.is_tight() && !entry.source.is_local() {
+        if self.pressure.has_pressure() && !entry.source.is_local() {
             // A round that is left out is a gap that everybody sees; it is counted as one unit, since nobody knows its samples.
             self.row.drop_unseen(Reason::MemoryPressure, 1);
             self.judge(entry, Some("scrape skipped under memory pressure".into()));
-            self.tell(Rc::new(entry.source.end()));
+            self.report(Rc::new(entry.source.end()));
             return false;
         }
-        let Collected { snapshot, dropped, trouble, up } = entry.source.collect().await;
+        let Collected { snapshot, dropped, error, up } = entry.source.collect().await;
         self.up.set(u64::from(up));
         let starting = !answered && !up && (!*self.app_was_ready.borrow() || self.began.elapsed() < STARTING);
-        match trouble {
+        match error {
             Some(text) if starting => tracing::debug!(source = entry.name, text, "scrape target not up yet"),
-            trouble => self.judge(entry, trouble),
+            error => self.judge(entry, error),
         }
         for (reason, samples) in dropped {
             if samples > 0 {
@@ -313,13 +313,13 @@ impl Collector {
             }
         }
         if let Some(snapshot) = snapshot {
-            self.tell(Rc::new(snapshot));
+            self.report(Rc::new(snapshot));
         }
         up
     }
 
-    fn judge(&self, entry: &Entry, trouble: Option<String>) {
-        match trouble {
+    fn judge(&self, entry: &Entry, error: Option<String>) {
+        match error {
             Some(text) => {
                 if self.health.fault(&entry.id, text.clone()) {
                     tracing::warn!(source = entry.name, error = text, "metric source failing (scrape failed)");
@@ -333,7 +333,7 @@ impl Collector {
         }
     }
 
-    fn tell(&self, snapshot: Rc<Snapshot>) {
+    fn report(&self, snapshot: Rc<Snapshot>) {
         let samples = snapshot.samples() as u64;
         self.series.set(samples);
         self.row.receive(samples);

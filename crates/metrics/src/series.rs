@@ -16,7 +16,7 @@ pub struct Series {
 
 /// What is known of a metric.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Meta {
+pub struct Metadata {
     pub name: Rc<str>,
     pub help: Rc<str>,
     pub kind: FamilyKind,
@@ -33,8 +33,8 @@ pub struct Sample {
 
 /// A metric with its samples.
 #[derive(Clone, Debug)]
-pub struct Block {
-    pub meta: Meta,
+pub struct MetricFamily {
+    pub meta: Metadata,
     pub samples: Vec<Sample>,
 }
 
@@ -42,28 +42,29 @@ pub struct Block {
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
     pub time_ms: i64,
-    pub blocks: Vec<Block>,
+    pub families: Vec<MetricFamily>,
     /// Labels that tell the target, for receivers that hold many.
     pub target: Vec<(Rc<str>, Rc<str>)>,
     /// Series that the target no longer tells: they end here (staleness).
-    pub gone: Vec<Rc<Series>>,
+    pub stale: Vec<Rc<Series>>,
 }
 
 impl Snapshot {
     pub fn samples(&self) -> usize {
-        self.blocks.iter().map(|block| block.samples.len()).sum()
+        self.families.iter().map(|family| family.samples.len()).sum()
     }
 
     /// Its memory, without the names and labels of series, which every snapshot shares.
     pub fn bytes(&self) -> usize {
-        let blocks = self.blocks.iter().map(|block| size_of::<Block>() + block.samples.len() * size_of::<Sample>());
-        blocks.sum::<usize>() + self.gone.len() * size_of::<Rc<Series>>()
+        let families =
+            self.families.iter().map(|family| size_of::<MetricFamily>() + family.samples.len() * size_of::<Sample>());
+        families.sum::<usize>() + self.stale.len() * size_of::<Rc<Series>>()
     }
 
     /// How many samples have which timing.
     pub fn timings(&self) -> Timings {
         let mut timings = Timings::default();
-        for sample in self.blocks.iter().flat_map(|block| &block.samples) {
+        for sample in self.families.iter().flat_map(|family| &family.samples) {
             match sample.timing {
                 Timing::Newer => timings.newer += 1,
                 Timing::Repeated => timings.repeated += 1,
@@ -159,12 +160,12 @@ impl Interner {
     }
 
     /// Whether the series has had a sample in this snapshot or the one before.
-    pub fn is_told(&self, found: &Found) -> bool {
+    pub fn is_reported(&self, found: &Found) -> bool {
         found.0.seen.get() + 1 >= self.round && found.0.seen.get() > 0
     }
 
     /// Notes a sample; answers what a receiver would make of its time.
-    pub fn tell(&mut self, found: &Found, time_ms: i64, own_time: bool, value: f64) -> Timing {
+    pub fn report(&mut self, found: &Found, time_ms: i64, own_time: bool, value: f64) -> Timing {
         let known = &found.0;
         known.own_time.set(own_time);
         self.told += usize::from(known.seen.replace(self.round) != self.round);
@@ -184,12 +185,12 @@ impl Interner {
         let round = self.round;
         let ended = |known: &Known| known.seen.get() != round;
         let before = |known: &Known| known.last.get().is_some_and(|(last, _)| last < time_ms);
-        let (mut gone, mut away) = (Vec::new(), 0);
+        let (mut stale, mut away) = (Vec::new(), 0);
         for known in self.series.values().filter(|known| ended(known)) {
             if known.own_time.get() {
                 away += 1;
             } else if before(known) {
-                gone.push(known.series.clone());
+                stale.push(known.series.clone());
             }
         }
         if self.told > 0 {
@@ -198,7 +199,7 @@ impl Interner {
         let stays = away <= self.last_told.max(AWAY_MIN);
         self.series.retain(|_, known| !ended(known) || stays && known.own_time.get());
         self.texts.retain(|_, text| text.seen == round && !ended(&text.known));
-        gone
+        stale
     }
 }
 
@@ -223,11 +224,11 @@ pub struct Timings {
 }
 
 /// Our own families as a snapshot: histograms become the series that the text format has for them.
-pub fn snapshot_of(families: &[Family], time_ms: i64, interner: &mut Interner) -> Snapshot {
+pub fn snapshot_of(own: &[Family], time_ms: i64, interner: &mut Interner) -> Snapshot {
     interner.begin();
-    let mut blocks = Vec::with_capacity(families.len());
+    let mut families = Vec::with_capacity(own.len());
     let mut key = Vec::new();
-    for family in families {
+    for family in own {
         let mut samples = Vec::new();
         for point in &family.points {
             let mut add = |suffix: &str, bound: Option<f64>, value: f64| {
@@ -252,7 +253,7 @@ pub fn snapshot_of(families: &[Family], time_ms: i64, interner: &mut Interner) -
                     interner
                         .insert(&key, Series { name: format!("{}{suffix}", family.name).into(), labels: labels.into() })
                 });
-                let timing = interner.tell(&found, time_ms, false, value);
+                let timing = interner.report(&found, time_ms, false, value);
                 samples.push(Sample { series: found.series().clone(), value, time_ms: None, timing });
             };
             match &point.value {
@@ -264,10 +265,10 @@ pub fn snapshot_of(families: &[Family], time_ms: i64, interner: &mut Interner) -
                 }
             }
         }
-        let meta = Meta { name: (&*family.name).into(), help: (&*family.help).into(), kind: family.kind };
-        blocks.push(Block { meta, samples });
+        let meta = Metadata { name: (&*family.name).into(), help: (&*family.help).into(), kind: family.kind };
+        families.push(MetricFamily { meta, samples });
     }
-    Snapshot { time_ms, blocks, target: Vec::new(), gone: interner.end(time_ms) }
+    Snapshot { time_ms, families, target: Vec::new(), stale: interner.end(time_ms) }
 }
 
 #[cfg(test)]
@@ -282,10 +283,10 @@ mod tests {
         let mut interner = Interner::default();
         let first = snapshot_of(&[family("x")], 1, &mut interner);
         let second = snapshot_of(&[family("x")], 2, &mut interner);
-        assert!(Rc::ptr_eq(&first.blocks[0].samples[0].series, &second.blocks[0].samples[0].series));
+        assert!(Rc::ptr_eq(&first.families[0].samples[0].series, &second.families[0].samples[0].series));
         let third = snapshot_of(&[family("y")], 3, &mut interner);
-        assert_eq!(third.gone.len(), 1);
-        assert_eq!(&*third.gone[0].labels[0].1, "x");
+        assert_eq!(third.stale.len(), 1);
+        assert_eq!(&*third.stale[0].labels[0].1, "x");
         assert_eq!(interner.len(), 1);
     }
 
@@ -296,7 +297,7 @@ mod tests {
         interner.begin();
         let found = interner.insert(b"a", Series { name: "a".into(), labels: Box::new([]) });
         let told = [(5, 1.0), (5, 1.0), (5, 2.0), (4, 1.0), (6, 1.0)]
-            .map(|(time, value)| interner.tell(&found, time, false, value));
+            .map(|(time, value)| interner.report(&found, time, false, value));
         use Timing::{Newer, NotNewer, Repeated};
         assert_eq!(told, [Newer, Repeated, NotNewer, NotNewer, Newer]);
         assert_eq!(interner.len(), 1);
@@ -311,7 +312,7 @@ mod tests {
             let told = samples.iter().map(|(name, time)| {
                 let series = Series { name: (*name).into(), labels: Box::new([]) };
                 let found = interner.find(name.as_bytes()).unwrap_or_else(|| interner.insert(name.as_bytes(), series));
-                interner.tell(&found, *time, own_time, 1.0)
+                interner.report(&found, *time, own_time, 1.0)
             });
             let told: Vec<Timing> = told.collect();
             (told, interner.end(100).len(), interner.series.len())
@@ -334,7 +335,7 @@ mod tests {
         let value = PointValue::Histogram { bounds: vec![(0.5, 1), (f64::INFINITY, 3)], sum: 2.0 };
         family.points.push(Point { labels: Vec::new(), value });
         let snapshot = snapshot_of(&[family], 1, &mut Interner::default());
-        let told: Vec<(String, f64)> = snapshot.blocks[0]
+        let told: Vec<(String, f64)> = snapshot.families[0]
             .samples
             .iter()
             .map(|s| (format!("{}{:?}", s.series.name, s.series.labels), s.value))

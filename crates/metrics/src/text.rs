@@ -3,14 +3,14 @@
 //! the first one named, so that one bad line of the app does not cost all the others. Bound: `max_series` series; new ones
 //! beyond it are left out and counted, known ones stay.
 
-use crate::series::{Block, Found, Interner, Meta, Sample, Series, Snapshot, Timing};
+use crate::series::{Found, Interner, Metadata, MetricFamily, Sample, Series, Snapshot, Timing};
 use base::family::{FamilyKind, escape, is_label_name, write_number};
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
 /// What a scrape held beside its samples.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Faults {
+pub struct ParseErrors {
     pub bad_lines: u64,
     /// The number, from 1, and the trouble of the first bad line.
     pub first_bad: Option<(usize, &'static str)>,
@@ -21,10 +21,10 @@ pub struct Faults {
 }
 
 /// Reads one exposition. Series that were told before come first where the limit is reached.
-pub fn parse(body: &[u8], time_ms: i64, max_series: usize, interner: &mut Interner) -> (Snapshot, Faults) {
+pub fn parse(body: &[u8], time_ms: i64, max_series: usize, interner: &mut Interner) -> (Snapshot, ParseErrors) {
     interner.begin();
-    let mut reader = Reader { blocks: Vec::new(), by_name: HashMap::new(), last: None, time_ms };
-    let mut faults = Faults::default();
+    let mut reader = Reader { families: Vec::new(), by_name: HashMap::new(), last: None, time_ms };
+    let mut faults = ParseErrors::default();
     let mut new = Vec::new();
     let lines = || memchr_lines(body).map(<[u8]>::trim_ascii).enumerate();
     // A TYPE that stands behind its samples counts for them as well.
@@ -40,22 +40,22 @@ pub fn parse(body: &[u8], time_ms: i64, max_series: usize, interner: &mut Intern
     for (index, line) in new {
         faults.note(index, reader.new_series(line, max_series, interner));
     }
-    let gone = interner.end(time_ms);
-    let snapshot = Snapshot { time_ms, blocks: reader.blocks, target: Vec::new(), gone };
+    let stale = interner.end(time_ms);
+    let snapshot = Snapshot { time_ms, families: reader.families, target: Vec::new(), stale };
     faults.not_newer = snapshot.timings().not_newer as u64;
     (snapshot, faults)
 }
 
-impl Faults {
+impl ParseErrors {
     fn note(&mut self, index: usize, outcome: Line) {
         match outcome {
             Ok(()) => {}
             Err(OVER_LIMIT) => self.over_limit += 1,
-            Err(trouble) => {
+            Err(error) => {
                 self.bad_lines += 1;
                 match &self.first_bad {
                     Some((first, _)) if *first <= index + 1 => {}
-                    _ => self.first_bad = Some((index + 1, trouble)),
+                    _ => self.first_bad = Some((index + 1, error)),
                 }
             }
         }
@@ -83,7 +83,7 @@ fn memchr_lines(body: &[u8]) -> impl Iterator<Item = &[u8]> {
 }
 
 struct Reader {
-    blocks: Vec<Block>,
+    families: Vec<MetricFamily>,
     by_name: HashMap<Rc<str>, usize>,
     /// The block of the last sample: the next one is most likely of the same metric.
     last: Option<usize>,
@@ -102,9 +102,9 @@ impl Reader {
         let (name, rest) = first_word(text);
         match word {
             "HELP" if is_metric_name(name) => {
-                let index = self.block(name);
-                if let Some(block) = self.blocks.get_mut(index) {
-                    block.meta.help = unescape(rest).into();
+                let index = self.family(name);
+                if let Some(family) = self.families.get_mut(index) {
+                    family.meta.help = unescape(rest).into();
                 }
             }
             "TYPE" if is_metric_name(name) => {
@@ -116,9 +116,9 @@ impl Reader {
                     "untyped" | "unknown" => FamilyKind::Unknown,
                     _ => return Err("unknown metric type"),
                 };
-                let index = self.block(name);
-                if let Some(block) = self.blocks.get_mut(index) {
-                    block.meta.kind = kind;
+                let index = self.family(name);
+                if let Some(family) = self.families.get_mut(index) {
+                    family.meta.kind = kind;
                 }
             }
             "HELP" | "TYPE" => return Err("HELP or TYPE without a metric name"),
@@ -131,10 +131,10 @@ impl Reader {
     fn known(&mut self, line: &[u8], interner: &mut Interner) -> Option<Line> {
         let end = match series_end(line) {
             Ok(end) => end,
-            Err(trouble) => return Some(Err(trouble)),
+            Err(error) => return Some(Err(error)),
         };
         let (text, rest) = line.split_at_checked(end)?;
-        let found = interner.find(text).filter(|found| interner.is_told(found))?;
+        let found = interner.find(text).filter(|found| interner.is_reported(found))?;
         Some(value_and_time(rest).map(|sample| self.sample(&found, sample, interner)))
     }
 
@@ -145,7 +145,7 @@ impl Reader {
             None => interner.insert(text, parse_series(text)?),
         };
         let sample = value_and_time(rest)?;
-        if interner.len() >= max_series && !interner.is_told(&found) {
+        if interner.len() >= max_series && !interner.is_reported(&found) {
             return Err(OVER_LIMIT);
         }
         self.sample(&found, sample, interner);
@@ -157,45 +157,45 @@ impl Reader {
         let timing = match time_ms {
             Some(own) if !bounds.contains(&own) => {
                 // It is a sample all the same: its series goes on.
-                interner.tell(found, i64::MIN, true, value);
+                interner.report(found, i64::MIN, true, value);
                 Timing::NotNewer
             }
-            own => interner.tell(found, own.unwrap_or(self.time_ms), own.is_some(), value),
+            own => interner.report(found, own.unwrap_or(self.time_ms), own.is_some(), value),
         };
         let index = self.block_of(&found.series().name);
-        if let Some(block) = self.blocks.get_mut(index) {
-            block.samples.push(Sample { series: found.series().clone(), value, time_ms, timing });
+        if let Some(family) = self.families.get_mut(index) {
+            family.samples.push(Sample { series: found.series().clone(), value, time_ms, timing });
         }
     }
 
     /// The block of a sample's name: `x_bucket`, `x_sum` and `x_count` belong to a histogram or summary `x`.
     fn block_of(&mut self, name: &str) -> usize {
         if let Some(index) =
-            self.last.filter(|index| self.blocks.get(*index).is_some_and(|block| belongs(&block.meta, name)))
+            self.last.filter(|index| self.families.get(*index).is_some_and(|family| belongs(&family.meta, name)))
         {
             return index;
         }
         let base = ["_bucket", "_sum", "_count"].iter().find_map(|suffix| {
             let base = name.strip_suffix(suffix)?;
             let index = *self.by_name.get(base)?;
-            self.blocks.get(index).is_some_and(|block| belongs(&block.meta, name)).then_some(index)
+            self.families.get(index).is_some_and(|family| belongs(&family.meta, name)).then_some(index)
         });
-        let index = base.unwrap_or_else(|| self.block(name));
+        let index = base.unwrap_or_else(|| self.family(name));
         self.last = Some(index);
         index
     }
 
-    fn block(&mut self, name: &str) -> usize {
+    fn family(&mut self, name: &str) -> usize {
         if let Some(index) = self.by_name.get(name) {
             return *index;
         }
         let name: Rc<str> = name.into();
-        self.blocks.push(Block {
-            meta: Meta { name: name.clone(), help: "".into(), kind: FamilyKind::Unknown },
+        self.families.push(MetricFamily {
+            meta: Metadata { name: name.clone(), help: "".into(), kind: FamilyKind::Unknown },
             samples: Vec::new(),
         });
-        self.by_name.insert(name, self.blocks.len() - 1);
-        self.blocks.len() - 1
+        self.by_name.insert(name, self.families.len() - 1);
+        self.families.len() - 1
     }
 }
 
@@ -221,7 +221,7 @@ fn first_word(text: &str) -> (&str, &str) {
     (word, rest.trim_start_matches([' ', '\t']))
 }
 
-fn belongs(meta: &Meta, name: &str) -> bool {
+fn belongs(meta: &Metadata, name: &str) -> bool {
     let Some(suffix) = name.strip_prefix(&*meta.name) else { return false };
     match meta.kind {
         FamilyKind::Histogram => matches!(suffix, "_bucket" | "_sum" | "_count" | ""),
@@ -353,37 +353,37 @@ fn is_metric_name(name: &str) -> bool {
 /// names of those left out are answered. A series that two sources tell is told once.
 pub fn write(snapshots: &[Rc<Snapshot>], out: &mut String) -> Vec<Rc<str>> {
     let mut order: Vec<Rc<str>> = Vec::new();
-    let mut merged: HashMap<Rc<str>, Vec<&Block>> = HashMap::new();
+    let mut merged: HashMap<Rc<str>, Vec<&MetricFamily>> = HashMap::new();
     let mut conflicts = Vec::new();
-    for block in snapshots.iter().flat_map(|snapshot| &snapshot.blocks).filter(|block| !block.samples.is_empty()) {
-        let blocks = merged.entry(block.meta.name.clone()).or_insert_with(|| {
-            order.push(block.meta.name.clone());
+    for family in snapshots.iter().flat_map(|snapshot| &snapshot.families).filter(|family| !family.samples.is_empty()) {
+        let families = merged.entry(family.meta.name.clone()).or_insert_with(|| {
+            order.push(family.meta.name.clone());
             Vec::new()
         });
-        match blocks.first() {
-            Some(first) if first.meta.kind != block.meta.kind => conflicts.push(block.meta.name.clone()),
-            _ => blocks.push(block),
+        match families.first() {
+            Some(first) if first.meta.kind != family.meta.kind => conflicts.push(family.meta.name.clone()),
+            _ => families.push(family),
         }
     }
     for name in order {
-        let Some(blocks) = merged.get(&name) else { continue };
-        write_family(blocks, out);
+        let Some(families) = merged.get(&name) else { continue };
+        write_family(families, out);
     }
     conflicts
 }
 
-fn write_family(blocks: &[&Block], out: &mut String) {
-    let Some(first) = blocks.first() else { return };
+fn write_family(families: &[&MetricFamily], out: &mut String) {
+    let Some(first) = families.first() else { return };
     if !first.meta.help.is_empty() {
         out.extend(["# HELP ", &first.meta.name, " "]);
         escape(&first.meta.help, false, out);
         out.push('\n');
     }
-    out.extend(["# TYPE ", &first.meta.name, " ", first.meta.kind.word(), "\n"]);
+    out.extend(["# TYPE ", &first.meta.name, " ", first.meta.kind.as_str(), "\n"]);
     // "Each line must have a unique combination of a metric name and labels": the first one counts.
     let mut told: HashSet<(&Series, Option<i64>)> = HashSet::new();
-    let may_repeat = blocks.len() > 1 || first.samples.iter().any(|sample| sample.timing != Timing::Newer);
-    for sample in blocks.iter().flat_map(|block| &block.samples) {
+    let may_repeat = families.len() > 1 || first.samples.iter().any(|sample| sample.timing != Timing::Newer);
+    for sample in families.iter().flat_map(|family| &family.samples) {
         if may_repeat && !told.insert((&sample.series, sample.time_ms)) {
             continue;
         }
@@ -406,7 +406,7 @@ fn write_family(blocks: &[&Block], out: &mut String) {
 mod tests {
     use super::*;
 
-    fn round_trip(text: &str) -> (String, Faults) {
+    fn round_trip(text: &str) -> (String, ParseErrors) {
         let (snapshot, faults) = parse(text.as_bytes(), 1_700_000_000_000, 1000, &mut Interner::default());
         let mut out = String::new();
         assert!(write(&[Rc::new(snapshot)], &mut out).is_empty());
@@ -420,7 +420,7 @@ mod tests {
                     # TYPE h histogram\nh_bucket{le=\"0.5\"} 1\nh_bucket{le=\"+Inf\"} 2\nh_sum 1.5\nh_count 2\n\
                     # TYPE s summary\ns{quantile=\"0.9\"} NaN\ns_sum 1\ns_count 1\n\
                     # TYPE g gauge\ng -Inf 1700000000000\n";
-        assert_eq!(round_trip(text), (text.to_string(), Faults::default()));
+        assert_eq!(round_trip(text), (text.to_string(), ParseErrors::default()));
         let (loose, faults) = round_trip("# a comment\n\n  b { z = \"1\" , a=\"2\", } 1e3\nc 0x1\n");
         assert_eq!(loose, "# TYPE b untyped\nb{a=\"2\",z=\"1\"} 1000\n");
         assert_eq!(faults.first_bad, Some((4, "a value that is no number")));
@@ -436,10 +436,10 @@ mod tests {
         assert_eq!(round_trip(text).0, "# HELP c two  words\n# TYPE c counter\nc 1\n");
     }
 
-    fn check_bad(line: &str, trouble: &str) {
+    fn check_bad(line: &str, error: &str) {
         let (out, faults) = round_trip(&format!("good 1\n{line}\nlast 2\n"));
         assert_eq!(
-            faults.first_bad.map(|(number, text)| (number, text.contains(trouble))),
+            faults.first_bad.map(|(number, text)| (number, text.contains(error))),
             Some((2, true)),
             "{line}: {faults:?}"
         );
@@ -515,12 +515,12 @@ mod tests {
         for round in 1..20 {
             let new: String = (0..5).map(|n| format!("new{round}_{n} 1\n")).collect();
             let (snapshot, faults) = parse(format!("{new}{old}").as_bytes(), round, 5, &mut interner);
-            let names: Vec<&str> = snapshot.blocks.iter().flat_map(|b| &b.samples).map(|s| &*s.series.name).collect();
+            let names: Vec<&str> = snapshot.families.iter().flat_map(|b| &b.samples).map(|s| &*s.series.name).collect();
             assert_eq!(names, ["old0", "old1", "old2", "old3", "old4"]);
-            assert_eq!((faults.over_limit, snapshot.gone.len()), (5, 0));
+            assert_eq!((faults.over_limit, snapshot.stale.len()), (5, 0));
         }
         let (snapshot, faults) = parse(b"old0 bad\n", 30, 5, &mut interner);
-        assert_eq!((faults.bad_lines, snapshot.gone.len()), (1, 5));
+        assert_eq!((faults.bad_lines, snapshot.stale.len()), (1, 5));
     }
 
     /// covers: faults 6
@@ -530,7 +530,7 @@ mod tests {
         let orders = ["a{x=\"1\",y=\"2\"} 1\n", "a{y=\"2\",x=\"1\"} 2\n", "a{ y=\"2\" ,x=\"1\", } 3\n"];
         for (round, text) in orders.iter().cycle().take(9).enumerate() {
             let (snapshot, _) = parse(text.as_bytes(), round as i64, 1, &mut interner);
-            assert_eq!((snapshot.samples(), snapshot.gone.len()), (1, 0), "round {round}");
+            assert_eq!((snapshot.samples(), snapshot.stale.len()), (1, 0), "round {round}");
         }
     }
 
@@ -540,7 +540,7 @@ mod tests {
         let mut interner = Interner::default();
         let now = 1_700_000_000_000;
         let (snapshot, faults) = parse(format!("a 1\nb 2 1700000000\nc 3 {now}\n").as_bytes(), now, 10, &mut interner);
-        let timing: Vec<Timing> = snapshot.blocks.iter().flat_map(|b| &b.samples).map(|s| s.timing).collect();
+        let timing: Vec<Timing> = snapshot.families.iter().flat_map(|b| &b.samples).map(|s| s.timing).collect();
         assert_eq!(timing, [Timing::Newer, Timing::NotNewer, Timing::Newer]);
         assert_eq!((faults.not_newer, faults.bad_lines), (1, 0));
         let (_, faults) = parse(format!("c 4 {now}\n").as_bytes(), now + 1, 10, &mut interner);

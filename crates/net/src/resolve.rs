@@ -112,7 +112,7 @@ impl Resolver {
         let asked = Mutex::new(Vec::new());
         // Each server has its turn within the time of whoever waits, such as a scrape of less than a second.
         let patience = SERVER_DELAY.min(within / (loaded.servers.len() as u32 + 1));
-        match timeout(within, ask_all(&loaded.servers, host, patience, &asked)).await {
+        match timeout(within, query_all(&loaded.servers, host, patience, &asked)).await {
             Ok(found) => found.map_err(Error::network),
             Err(_) => {
                 let silent = lock(&asked).iter().map(IpAddr::to_string).collect::<Vec<_>>();
@@ -210,7 +210,7 @@ fn read(path: &str) -> io::Result<Vec<u8>> {
 
 /// Asks the servers in their order, each when the one before has failed or is silent for a while. `waiting` then holds those that
 /// have not answered.
-async fn ask_all(
+async fn query_all(
     servers: &[Server],
     host: &str,
     patience: Duration,
@@ -224,7 +224,7 @@ async fn ask_all(
         let failed = answers.iter().all(|answer| matches!(answer, Some(Err(error)) if !is_negative(error)));
         if let Some(server) = servers.get(answers.len()).filter(|_| failed || overdue) {
             let (index, dns, host) = (answers.len(), server.dns.clone(), host.to_string());
-            asking.spawn(async move { (index, ask(&dns, &host).await) });
+            asking.spawn(async move { (index, query(&dns, &host).await) });
             answers.push(None);
         }
         *lock(waiting) =
@@ -287,7 +287,7 @@ fn is_negative(error: &NetError) -> bool {
 }
 
 /// Both families at once. Once one is there, the other has `RESOLUTION_DELAY` left.
-async fn ask(dns: &TokioResolver, host: &str) -> Result<Vec<IpAddr>, NetError> {
+async fn query(dns: &TokioResolver, host: &str) -> Result<Vec<IpAddr>, NetError> {
     // Names of containers have underscores, which strict host names have not.
     let name = Name::from_str_relaxed(host)?;
     let (six, four) = (dns.lookup(name.clone(), RecordType::AAAA), dns.lookup(name, RecordType::A));

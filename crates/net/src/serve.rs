@@ -25,7 +25,7 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(5);
 const CONNECTION_MAX: Duration = Duration::from_secs(300);
 
 /// A request as our pages need it.
-pub struct Asked {
+pub struct Request {
     pub method: http::Method,
     pub path: String,
     pub query: String,
@@ -34,27 +34,27 @@ pub struct Asked {
 }
 
 /// An answer.
-pub struct Answer {
+pub struct Response {
     pub status: u16,
     pub content_type: &'static str,
     pub body: Bytes,
     pub headers: Vec<(&'static str, &'static str)>,
 }
 
-impl Answer {
-    pub fn new(status: u16, content_type: &'static str, body: impl Into<Bytes>) -> Answer {
-        Answer { status, content_type, body: body.into(), headers: Vec::new() }
+impl Response {
+    pub fn new(status: u16, content_type: &'static str, body: impl Into<Bytes>) -> Response {
+        Response { status, content_type, body: body.into(), headers: Vec::new() }
     }
 
-    pub fn text(status: u16, body: impl Into<Bytes>) -> Answer {
-        Answer::new(status, "text/plain; charset=utf-8", body)
+    pub fn text(status: u16, body: impl Into<Bytes>) -> Response {
+        Response::new(status, "text/plain; charset=utf-8", body)
     }
 }
 
 /// The connections that one server has open.
 #[derive(Clone)]
 pub struct Server {
-    places: Arc<Semaphore>,
+    slots: Arc<Semaphore>,
     /// The oldest first.
     open: Rc<RefCell<VecDeque<Rc<Open>>>>,
     one_is_idle: Rc<Notify>,
@@ -67,17 +67,17 @@ struct Open {
     is_busy: Cell<bool>,
     /// It was told to give way, and will.
     is_leaving: Cell<bool>,
-    gives_way: Notify,
+    must_close: Notify,
 }
 
 /// A place for one connection, from before it is accepted: what is accepted without one would be dropped.
-pub struct Place {
+pub struct ConnectionSlot {
     open: Rc<Open>,
     server: Server,
     _permit: Option<OwnedSemaphorePermit>,
 }
 
-impl Drop for Place {
+impl Drop for ConnectionSlot {
     fn drop(&mut self) {
         self.server.open.borrow_mut().retain(|other| !Rc::ptr_eq(other, &self.open));
     }
@@ -85,48 +85,48 @@ impl Drop for Place {
 
 impl Default for Server {
     fn default() -> Server {
-        Server { places: Arc::new(Semaphore::new(CONNECTIONS_MAX)), open: Rc::default(), one_is_idle: Rc::default() }
+        Server { slots: Arc::new(Semaphore::new(CONNECTIONS_MAX)), open: Rc::default(), one_is_idle: Rc::default() }
     }
 }
 
 impl Server {
     /// Waits for a place. Whoever holds one and asks nothing gives way, so that probes are answered whoever else is there.
-    pub async fn place(&self) -> Place {
+    pub async fn slot(&self) -> ConnectionSlot {
         let permit = loop {
-            if let Ok(permit) = self.places.clone().try_acquire_owned() {
+            if let Ok(permit) = self.slots.clone().try_acquire_owned() {
                 break Some(permit);
             }
-            self.tell_the_oldest();
+            self.close_oldest_idle();
             tokio::select! {
                 // The semaphore is never closed.
-                permit = self.places.clone().acquire_owned() => break permit.ok(),
+                permit = self.slots.clone().acquire_owned() => break permit.ok(),
                 () = self.one_is_idle.notified() => {}
             }
         };
         let open = Rc::new(Open::default());
         self.open.borrow_mut().push_back(open.clone());
-        Place { open, server: self.clone(), _permit: permit }
+        ConnectionSlot { open, server: self.clone(), _permit: permit }
     }
 
-    fn tell_the_oldest(&self) {
+    fn close_oldest_idle(&self) {
         let open = self.open.borrow();
         if open.iter().any(|open| open.is_leaving.get()) {
             return;
         }
         if let Some(oldest) = open.iter().find(|open| !open.is_busy.get()) {
             oldest.is_leaving.set(true);
-            oldest.gives_way.notify_one();
+            oldest.must_close.notify_one();
         }
     }
 }
 
-impl Place {
+impl ConnectionSlot {
     /// Serves one connection to its end.
     pub async fn serve<S, F, R>(self, stream: S, answer: F)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-        F: Fn(Asked) -> R + 'static,
-        R: Future<Output = Answer> + 'static,
+        F: Fn(Request) -> R + 'static,
+        R: Future<Output = Response> + 'static,
     {
         let answer = Rc::new(answer);
         let (asking, one_is_idle) = (self.open.clone(), self.server.one_is_idle.clone());
@@ -150,7 +150,7 @@ impl Place {
                     tracing::debug!(%error, "HTTP connection closed with an error");
                 }
             }
-            () = self.open.gives_way.notified() => {}
+            () = self.open.must_close.notified() => {}
         }
     }
 }
@@ -161,21 +161,21 @@ async fn respond<F, R>(
     is_busy: &Cell<bool>,
 ) -> http::Response<Full<Bytes>>
 where
-    F: Fn(Asked) -> R,
-    R: Future<Output = Answer>,
+    F: Fn(Request) -> R,
+    R: Future<Output = Response>,
 {
     let (head, body) = request.into_parts();
     let answer = match tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, BODY_MAX).collect()).await {
         Ok(Ok(body)) => {
             is_busy.set(true);
             let (path, query) = (head.uri.path().to_string(), head.uri.query().unwrap_or("").to_string());
-            answer(Asked { method: head.method, path, query, headers: head.headers, body: body.to_bytes() }).await
+            answer(Request { method: head.method, path, query, headers: head.headers, body: body.to_bytes() }).await
         }
         Ok(Err(error)) if error.is::<LengthLimitError>() => {
-            Answer::text(413, format!("the request's body is larger than {BODY_MAX} bytes\n"))
+            Response::text(413, format!("the request's body is larger than {BODY_MAX} bytes\n"))
         }
-        Ok(Err(error)) => Answer::text(400, format!("the request's body cannot be read: {error}\n")),
-        Err(_) => Answer::text(408, format!("the request's body took longer than {BODY_TIMEOUT:?}\n")),
+        Ok(Err(error)) => Response::text(400, format!("the request's body cannot be read: {error}\n")),
+        Err(_) => Response::text(408, format!("the request's body took longer than {BODY_TIMEOUT:?}\n")),
     };
     let mut builder = http::Response::builder().status(answer.status).header(CONTENT_TYPE, answer.content_type);
     for (name, value) in answer.headers {

@@ -13,7 +13,7 @@ use crate::control::{AppFacts, Control, Order, signals};
 use crate::grants;
 use crate::load::Plans;
 use crate::reload::Reloader;
-use crate::stop::{lead, tell_left};
+use crate::stop::{lead, log_undelivered};
 use crate::telemetry::{RELOAD_SUCCESSFUL, RELOAD_TIMESTAMP, STATE_MAX, STATE_WRITABLE, WORKER_RESTARTS};
 use crate::watchdog::SelfCheck;
 use crate::worker::report_errors;
@@ -96,12 +96,12 @@ impl Worker {
             return i32::from(crate::EXIT_MISTAKE);
         }
         let state = StateDir::open(&plans.state_dir, plans.config.state.max_bytes.0);
-        self.telemetry.gauge(&STATE_WRITABLE, &[]).set(u64::from(state.trouble().is_none()));
+        self.telemetry.gauge(&STATE_WRITABLE, &[]).set(u64::from(state.error().is_none()));
         self.telemetry.gauge(&STATE_MAX, &[]).set(plans.config.state.max_bytes.0);
         for (reason, count) in self.restarts.counts() {
             self.telemetry.counter(&WORKER_RESTARTS, &[reason.as_str()]).store(count);
         }
-        if let Some(trouble) = state.trouble() {
+        if let Some(trouble) = state.error() {
             tracing::warn!(trouble, "state directory not writable; checkpoints and buffers are not persisted");
             let health = self.telemetry.health("state");
             health.component("state.dir", "directory");
@@ -136,7 +136,7 @@ impl Worker {
         self.scope.spawn("signals", signals(self.control.clone(), self.reloader.clone(), self.companion));
         let code = lead(&self.control, &mut self.orders, &mut self.lifecycle, &self.facts, &times, &state, pages).await;
         if code != EXIT_YIELDED {
-            tell_left(&self.telemetry);
+            log_undelivered(&self.telemetry);
         }
         code
     }
@@ -153,8 +153,8 @@ impl Worker {
     }
 
     fn cannot_start(&self, errors: &[String]) -> i32 {
-        let tell = |message: ToSupervisor<'_>| self.control.send(message);
-        report_errors(errors, self.generation, &self.kept, self.reloader.text(), tell)
+        let send = |message: ToSupervisor<'_>| self.control.send(message);
+        report_errors(errors, self.generation, &self.kept, self.reloader.text(), send)
     }
 
     /// Starts what reads the rings and writes the state. Answers what the app waits for, and the scope of our own pages.

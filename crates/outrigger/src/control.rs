@@ -116,12 +116,12 @@ impl Control {
         self.leaving.get()
     }
 
-    pub fn on_ended(&self, hear: impl Fn(Ended) + 'static) {
+    pub fn on_ended(&self, recv: impl Fn(Ended) + 'static) {
         if let Some(ended) = self.untold.take() {
-            hear(ended);
+            recv(ended);
             self.send(ToSupervisor::ExitAcknowledged);
         }
-        *self.on_ended.borrow_mut() = Some(Box::new(hear));
+        *self.on_ended.borrow_mut() = Some(Box::new(recv));
     }
 
     pub fn send(&self, message: ToSupervisor<'_>) {
@@ -157,7 +157,7 @@ impl Control {
     }
 
     /// Whether somebody waits for another worker.
-    pub fn is_asked(&self) -> bool {
+    pub fn is_requested(&self) -> bool {
         self.ordered.borrow().is_some()
     }
 
@@ -184,7 +184,7 @@ impl Control {
     }
 
     /// Applies what the supervisor says, until it is gone.
-    pub async fn hear(self: Rc<Self>) {
+    pub async fn recv(self: Rc<Self>) {
         let mut packet = [0u8; PACKET_MAX];
         loop {
             match self.socket.recv(&mut packet).await {
@@ -291,7 +291,7 @@ impl Control {
         let abnormal = (code != 0 || signal != 0) && !asked_for;
         match self.on_ended.borrow().as_ref() {
             _ if !abnormal => {}
-            Some(hear) => hear(ended),
+            Some(recv) => recv(ended),
             None => self.untold.set(Some(ended)),
         }
         self.untold.get().is_none()

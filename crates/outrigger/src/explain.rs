@@ -79,7 +79,7 @@ fn own_metrics() -> String {
     );
     for metric in crate::telemetry::all() {
         let labels = if metric.labels.is_empty() { "no labels".into() } else { metric.labels.join(", ") };
-        let _ = writeln!(out, "  {} ({}: {labels})", metric.name, metric.kind.word());
+        let _ = writeln!(out, "  {} ({}: {labels})", metric.name, metric.kind.as_str());
         let _ = writeln!(out, "{}", wrap(metric.help, "      "));
     }
     out

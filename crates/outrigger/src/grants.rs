@@ -59,7 +59,7 @@ pub fn grants(plans: &Plans) -> Grants {
         connect_any: false,
         programs: !needs.programs.is_empty(),
     };
-    grants.read.extend(base::cgroup::folders());
+    grants.read.extend(base::cgroup::directories());
     if grants.programs {
         grants.execute.extend(needs.programs.iter().flat_map(|program| find(program)));
         grants.execute.extend(LIBRARIES.map(PathBuf::from).into_iter().filter(|path| path.exists()));
@@ -98,7 +98,7 @@ impl Mark {
     }
 
     /// Whether something is there that was not granted.
-    pub fn is_another(&self) -> bool {
+    pub fn has_changed(&self) -> bool {
         identity(&self.path).is_some_and(|now| Some(now) != self.found)
     }
 }

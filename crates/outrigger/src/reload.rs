@@ -108,14 +108,14 @@ impl Reloader {
         loop {
             tokio::time::sleep(LOOK_EVERY).await;
             // Each is a reason once: where the next worker cannot start, this one goes on.
-            let others: Vec<Mark> = marks.extract_if(.., |mark| mark.is_another()).collect();
+            let others: Vec<Mark> = marks.extract_if(.., |mark| mark.has_changed()).collect();
             if let Some(mark) = others.first() {
                 tracing::info!(path = %mark.path().display(), "a configured path now exists or was replaced; starting a new worker to grant it");
                 control.send(ToSupervisor::Replace { reason: RestartReason::Reload });
             }
             let now = Stamp::of(&self.source.path);
             // Whoever waits for another worker tries this file.
-            if now == seen || control.is_asked() {
+            if now == seen || control.is_requested() {
                 continue;
             }
             seen = now;

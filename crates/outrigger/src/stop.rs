@@ -114,7 +114,7 @@ fn rounded(left: Duration) -> String {
 }
 
 /// One line for all that a stop leaves behind, and the last one.
-pub fn tell_left(telemetry: &Telemetry) {
+pub fn log_undelivered(telemetry: &Telemetry) {
     let left = telemetry.left_behind();
     let told: Vec<String> = left.iter().map(Left::to_string).collect();
     match left.iter().map(|left| left.lost).sum::<u64>() {

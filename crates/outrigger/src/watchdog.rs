@@ -53,11 +53,11 @@ impl SelfCheck {
             }
             used.set(bytes);
             over = if telemetry.pressure.note(bytes, memory_max) { over + 1 } else { 0 };
-            let is_tight = telemetry.pressure.is_tight();
-            pressure.set(u64::from(is_tight));
-            pressure_time.note(is_tight);
-            if std::mem::replace(&mut was_tight, is_tight) != is_tight {
-                let what = match is_tight {
+            let has_pressure = telemetry.pressure.has_pressure();
+            pressure.set(u64::from(has_pressure));
+            pressure_time.note(has_pressure);
+            if std::mem::replace(&mut was_tight, has_pressure) != has_pressure {
+                let what = match has_pressure {
                     true => "memory pressure: pausing sources and new connections",
                     false => "memory pressure ended",
                 };
@@ -88,8 +88,8 @@ impl SelfCheck {
                     () = tokio::time::sleep_until(next) => break,
                     () = telemetry.alarm.notified() => break,
                     // No look at the threads, which have had no time to move.
-                    () = telemetry.pressure.asked() => {
-                        if telemetry.pressure.is_tight() {
+                    () = telemetry.pressure.check_requested() => {
+                        if telemetry.pressure.has_pressure() {
                             sys::memory::trim();
                         }
                         telemetry.pressure.note(sys::memory::private_bytes(), memory_max);

@@ -140,7 +140,7 @@ async fn serve(
         }
     };
     let scope = Scope::new("worker", facts.health.clone());
-    scope.spawn("control", control.clone().hear());
+    scope.spawn("control", control.clone().recv());
     report_sandbox(holds.as_ref(), &facts);
     let worker = Worker {
         lifecycle: Lifecycle::default(),
@@ -240,8 +240,8 @@ impl Inherited {
 
     fn cannot_start(&self, errors: &[String], text: &str) -> i32 {
         // Where it does not arrive, the exit code says it as well.
-        let tell = |message: ToSupervisor<'_>| drop(supervisor::message::send(&self.control, &message.encode()));
-        report_errors(errors, self.generation, &self.kept, text, tell)
+        let send = |message: ToSupervisor<'_>| drop(supervisor::message::send(&self.control, &message.encode()));
+        report_errors(errors, self.generation, &self.kept, text, send)
     }
 }
 
@@ -251,9 +251,9 @@ pub fn report_errors(
     generation: u32,
     kept: &SavedConfig,
     text: &str,
-    tell: impl FnOnce(ToSupervisor<'_>),
+    send: impl FnOnce(ToSupervisor<'_>),
 ) -> i32 {
-    tell(ToSupervisor::CannotStart { reason: errors.join("; ").as_bytes() });
+    send(ToSupervisor::CannotStart { reason: errors.join("; ").as_bytes() });
     let report: String = errors.iter().map(|error| format!("error: {error}\n")).collect();
     match generation {
         0 => eprint!("{report}"),

@@ -40,7 +40,7 @@ const GIVE_WAY: usize = 64;
 const GIVE_WAY_PAUSE: Duration = Duration::from_millis(50);
 
 /// Connections that are accepted however short memory is: it may be somebody else who uses it.
-const OPEN_ANYWAY: u64 = 128;
+const CONNECTIONS_MIN: u64 = 128;
 
 /// How long the records of tunnels may take that were cut.
 const CUT_WAIT: Duration = Duration::from_millis(100);
@@ -96,8 +96,8 @@ impl ListenerState {
     }
 
     /// Whether memory is so short that what is not begun yet is better refused.
-    pub fn is_tight(&self) -> bool {
-        self.pressure.is_tight()
+    pub fn has_pressure(&self) -> bool {
+        self.pressure.has_pressure()
     }
 
     pub fn draining(&self) -> bool {
@@ -130,7 +130,7 @@ impl ListenerState {
     }
 
     /// Tells so many of those that wait longest to close; answers how many there were.
-    fn give_way(&self, count: usize) -> usize {
+    fn close_idle(&self, count: usize) -> usize {
         let closed = (0..count).take_while(|_| self.parked.close_oldest()).count();
         self.recorder.evicted(self.index, closed as u64);
         closed
@@ -166,9 +166,9 @@ pub async fn accept(socket: Rc<TcpListener>, state: Rc<ListenerState>, scope: Sc
     loop {
         // Where connections are what takes the memory, those that wait give way to new ones. Where none waits, new ones wait: in
         // the kernel's queue, and then at the client.
-        if state.recorder.open(state.index) >= OPEN_ANYWAY && state.is_tight() && state.give_way(2) == 0 {
+        if state.recorder.open(state.index) >= CONNECTIONS_MIN && state.has_pressure() && state.close_idle(2) == 0 {
             if burst == 0 {
-                state.pressure.ease_within(ACCEPT_PAUSE).await;
+                state.pressure.wait_for_relief_within(ACCEPT_PAUSE).await;
                 burst = BURST;
             }
             burst -= 1;
@@ -197,7 +197,7 @@ async fn room(state: &ListenerState, health: &Health) {
     }
     let part = format!("{} max_connections", state.plan.id);
     while is_full() {
-        if state.give_way(1) == 0 {
+        if state.close_idle(1) == 0 {
             health.fault(
                 &part,
                 format!("max_connections = {most} reached, no idle connections to close; new connections are queued"),
@@ -229,7 +229,7 @@ fn begin(stream: TcpStream, peer: SocketAddr, state: &Rc<ListenerState>, scope: 
     state.looked_at.set(state.looked_at.get().min(count));
     if count >= state.looked_at.get() + LOOK_AFTER {
         state.looked_at.set(count);
-        state.pressure.ask();
+        state.pressure.request_check();
     }
     let (open, state) = (Open(state.clone()), state.clone());
     scope.spawn_each("connection", async move {
@@ -239,22 +239,22 @@ fn begin(stream: TcpStream, peer: SocketAddr, state: &Rc<ListenerState>, scope: 
 }
 
 /// Lets connections give way as long as memory is short and connections may be what takes it; health says so.
-pub async fn give_way_when_tight(states: Vec<Rc<ListenerState>>, health: Arc<Health>, pressure: Pressure) {
+pub async fn close_idle_under_pressure(states: Vec<Rc<ListenerState>>, health: Arc<Health>, pressure: Pressure) {
     loop {
-        pressure.tight().await;
+        pressure.begins().await;
         let open = || states.iter().map(|state| state.recorder.open(state.index)).sum::<u64>();
         let part = |state: &ListenerState| format!("{} memory", state.plan.id);
         let mut closed = vec![0; states.len()];
-        while pressure.is_tight() {
-            if open() >= OPEN_ANYWAY {
+        while pressure.has_pressure() {
+            if open() >= CONNECTIONS_MIN {
                 for (state, closed) in states.iter().zip(&mut closed) {
-                    *closed += state.give_way(GIVE_WAY);
+                    *closed += state.close_idle(GIVE_WAY);
                     if *closed > 0 {
                         let text = format!("memory pressure: closed {closed} idle connections");
                         health.fault(&part(state), text);
                     }
                 }
-                pressure.ask();
+                pressure.request_check();
             }
             tokio::time::sleep(GIVE_WAY_PAUSE).await;
         }

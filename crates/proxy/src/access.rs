@@ -67,7 +67,7 @@ impl Access {
     }
 
     /// Flushes what has waited for a while; sleeps while nothing does.
-    pub async fn flush_now_and_then(self: Rc<Access>) {
+    pub async fn flush_periodically(self: Rc<Access>) {
         loop {
             self.begun.notified().await;
             tokio::time::sleep(BATCH_WAIT).await;

@@ -49,11 +49,11 @@ impl Buffer {
     pub fn consume(&mut self, count: usize) {
         self.start = self.start.saturating_add(count).min(self.end);
         if self.is_empty() {
-            self.give_back();
+            self.release();
         }
     }
 
-    fn give_back(&mut self) {
+    fn release(&mut self) {
         (self.start, self.end) = (0, 0);
         if self.bulk && self.bytes.len() == BULK_BYTES {
             return;
@@ -127,12 +127,12 @@ impl Buffer {
     fn rest(&mut self) {
         if self.is_empty() {
             self.bulk = false;
-            self.give_back();
+            self.release();
         } else if self.bytes.len() >= FIRST_BYTES && self.filled().len() <= FEW_BYTES {
             let few = self.filled().to_vec();
             (self.start, self.end) = (0, 0);
             self.bulk = false;
-            self.give_back();
+            self.release();
             self.end = few.len();
             self.bytes = few;
         }
@@ -142,7 +142,7 @@ impl Buffer {
 impl Drop for Buffer {
     fn drop(&mut self) {
         self.bulk = false;
-        self.give_back();
+        self.release();
     }
 }
 

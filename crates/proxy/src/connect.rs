@@ -1,8 +1,8 @@
 //! Connections to the endpoints of one cluster, kept per data thread. In: a request that needs one. Out: an idle
 //! connection that is still open, or a new one, or why there is none. Bounds: `pool_max_idle` idle ones per endpoint, each
-//! unused for `pool_idle_timeout` at most; an endpoint that refuses is set aside for `ASIDE`.
+//! unused for `pool_idle_timeout` at most; an endpoint that refuses is set aside for `EJECTION_TIME`.
 
-use crate::balance::{Load, Policy, pick};
+use crate::balance::{EndpointState, Policy, pick};
 use crate::plan::ClusterPlan;
 use base::subsystem::Health;
 use std::cell::{Cell, RefCell};
@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
 
 /// How long an endpoint that refused a connection is passed over.
-const ASIDE: Duration = Duration::from_secs(1);
+const EJECTION_TIME: Duration = Duration::from_secs(1);
 
 /// Endpoints tried for one request.
 const TRIES_MAX: usize = 3;
@@ -22,7 +22,7 @@ const TRIES_MAX: usize = 3;
 pub struct Cluster {
     pub plan: Arc<ClusterPlan>,
     policy: RefCell<Box<dyn Policy>>,
-    loads: Vec<Load>,
+    loads: Vec<EndpointState>,
     idle: Vec<RefCell<Vec<Idle>>>,
     health: Arc<Health>,
     /// The last request found no endpoint.
@@ -39,11 +39,11 @@ pub struct Checkout {
     pub stream: TcpStream,
     /// It has carried a request before, so that its endpoint may be closing it at this moment.
     pub reused: bool,
-    pub usage: Use,
+    pub usage: InFlight,
 }
 
 /// The count of one request under way at an endpoint.
-pub struct Use {
+pub struct InFlight {
     pub endpoint: SocketAddr,
     pub cluster: Rc<Cluster>,
     index: usize,
@@ -52,7 +52,7 @@ pub struct Use {
 impl Cluster {
     pub fn new(plan: Arc<ClusterPlan>, health: Arc<Health>) -> Rc<Cluster> {
         let policy = RefCell::new(plan.balance.build());
-        let loads = plan.endpoints.iter().map(|_| Load::default()).collect();
+        let loads = plan.endpoints.iter().map(|_| EndpointState::default()).collect();
         let idle = plan.endpoints.iter().map(|_| RefCell::default()).collect();
         Rc::new(Cluster { plan, policy, loads, idle, health, failing: Cell::new(false) })
     }
@@ -78,7 +78,7 @@ impl Cluster {
                 }
                 Err(error) => {
                     if let Some(load) = self.loads.get(index) {
-                        load.aside_until.set(Some(Instant::now() + ASIDE));
+                        load.ejected_until.set(Some(Instant::now() + EJECTION_TIME));
                     }
                     failures = if failures.is_empty() { String::new() } else { failures + "; " };
                     failures.push_str(&format!("{endpoint}: {error}"));
@@ -96,7 +96,7 @@ impl Cluster {
         if let Some(load) = self.loads.get(index) {
             load.active.set(load.active.get() + 1);
         }
-        Checkout { stream, reused, usage: Use { endpoint, index, cluster: self.clone() } }
+        Checkout { stream, reused, usage: InFlight { endpoint, index, cluster: self.clone() } }
     }
 
     /// The idle connection that was used last, if it is still open.
@@ -137,7 +137,7 @@ impl Cluster {
 impl Checkout {
     /// Gives the connection back for the next request.
     pub fn keep(self) {
-        let Use { index, cluster, .. } = &self.usage;
+        let InFlight { index, cluster, .. } = &self.usage;
         let Some(idle) = cluster.idle.get(*index) else { return };
         let mut idle = idle.borrow_mut();
         if idle.len() < cluster.plan.pool_max_idle {
@@ -146,7 +146,7 @@ impl Checkout {
     }
 }
 
-impl Drop for Use {
+impl Drop for InFlight {
     fn drop(&mut self) {
         if let Some(load) = self.cluster.loads.get(self.index) {
             load.active.set(load.active.get().saturating_sub(1));

@@ -31,7 +31,7 @@ pub struct Parked {
 
 #[derive(Default)]
 struct Inner {
-    places: Vec<Entry>,
+    slots: Vec<Entry>,
     free: Vec<usize>,
     /// First and last of those that wait for a head, and of those that wait for a request.
     lists: [Option<(usize, usize)>; 2],
@@ -44,25 +44,25 @@ struct Entry {
     before: Option<usize>,
     after: Option<usize>,
     waker: Option<Waker>,
-    gives_way: bool,
+    must_close: bool,
     /// It knows that a drain has begun.
     drains: bool,
 }
 
 /// A connection's place.
-pub struct Place {
+pub struct ParkedSlot {
     parked: Rc<Parked>,
     index: usize,
 }
 
 impl Parked {
-    pub fn place(self: &Rc<Parked>) -> Place {
+    pub fn slot(self: &Rc<Parked>) -> ParkedSlot {
         let mut inner = self.inner.borrow_mut();
         let index = inner.free.pop().unwrap_or_else(|| {
-            inner.places.push(Entry::default());
-            inner.places.len() - 1
+            inner.slots.push(Entry::default());
+            inner.slots.len() - 1
         });
-        Place { parked: self.clone(), index }
+        ParkedSlot { parked: self.clone(), index }
     }
 
     /// Tells the one that has waited longest to close; false where none waits.
@@ -70,8 +70,8 @@ impl Parked {
         let mut inner = self.inner.borrow_mut();
         let Some(index) = inner.lists.iter().flatten().map(|(first, _)| *first).next() else { return false };
         inner.unlink(index);
-        if let Some(entry) = inner.places.get_mut(index) {
-            entry.gives_way = true;
+        if let Some(entry) = inner.slots.get_mut(index) {
+            entry.must_close = true;
             entry.waker.take().into_iter().for_each(Waker::wake);
         }
         true
@@ -81,11 +81,11 @@ impl Parked {
     pub fn drain(&self) {
         let mut inner = self.inner.borrow_mut();
         inner.draining = true;
-        inner.places.iter_mut().filter_map(|entry| entry.waker.take()).for_each(Waker::wake);
+        inner.slots.iter_mut().filter_map(|entry| entry.waker.take()).for_each(Waker::wake);
     }
 }
 
-impl Place {
+impl ParkedSlot {
     /// The future's value, unless the connection is told something first. A drain is told once.
     pub async fn wait<T>(&self, what: Waiting, future: impl Future<Output = T>) -> Result<T, Told> {
         let mut future = std::pin::pin!(future);
@@ -96,8 +96,8 @@ impl Place {
             }
             let mut inner = self.parked.inner.borrow_mut();
             let draining = inner.draining;
-            let Some(entry) = inner.places.get_mut(self.index) else { return Poll::Pending };
-            if std::mem::take(&mut entry.gives_way) {
+            let Some(entry) = inner.slots.get_mut(self.index) else { return Poll::Pending };
+            if std::mem::take(&mut entry.must_close) {
                 return Poll::Ready(Err(Told::GiveWay));
             }
             if draining && !std::mem::replace(&mut entry.drains, true) {
@@ -117,7 +117,7 @@ impl Place {
 }
 
 /// Takes a connection out of the list when it no longer waits, also where its task is dropped.
-struct Parking<'a>(&'a Place);
+struct Parking<'a>(&'a ParkedSlot);
 
 impl Drop for Parking<'_> {
     fn drop(&mut self) {
@@ -125,11 +125,11 @@ impl Drop for Parking<'_> {
     }
 }
 
-impl Drop for Place {
+impl Drop for ParkedSlot {
     fn drop(&mut self) {
         let mut inner = self.parked.inner.borrow_mut();
         inner.unlink(self.index);
-        if let Some(entry) = inner.places.get_mut(self.index) {
+        if let Some(entry) = inner.slots.get_mut(self.index) {
             *entry = Entry::default();
         }
         inner.free.push(self.index);
@@ -142,21 +142,21 @@ impl Inner {
         let Some(ends) = self.lists.get_mut(list) else { return };
         let last = ends.map(|(_, last)| last);
         *ends = Some((ends.map_or(index, |(first, _)| first), index));
-        if let Some(entry) = self.places.get_mut(index) {
+        if let Some(entry) = self.slots.get_mut(index) {
             (entry.list, entry.before, entry.after) = (Some(list), last, None);
         }
-        if let Some(last) = last.and_then(|last| self.places.get_mut(last)) {
+        if let Some(last) = last.and_then(|last| self.slots.get_mut(last)) {
             last.after = Some(index);
         }
     }
 
     fn unlink(&mut self, index: usize) {
-        let Some(entry) = self.places.get_mut(index) else { return };
+        let Some(entry) = self.slots.get_mut(index) else { return };
         let (Some(list), before, after) = (entry.list.take(), entry.before.take(), entry.after.take()) else { return };
-        if let Some(before) = before.and_then(|before| self.places.get_mut(before)) {
+        if let Some(before) = before.and_then(|before| self.slots.get_mut(before)) {
             before.after = after;
         }
-        if let Some(after) = after.and_then(|after| self.places.get_mut(after)) {
+        if let Some(after) = after.and_then(|after| self.slots.get_mut(after)) {
             after.before = before;
         }
         if let Some(Some((first, last))) = self.lists.get_mut(list) {
@@ -185,10 +185,10 @@ mod tests {
     #[test]
     fn the_oldest_gives_way_and_a_begun_head_goes_before_an_idle_connection() {
         let parked = Rc::new(Parked::default());
-        let places: Vec<Place> = (0..4).map(|_| parked.place()).collect();
-        let mut idle = pin!(places[0].wait(Waiting::Idle, pending::<()>()));
-        let mut older = pin!(places[1].wait(Waiting::Head, pending::<()>()));
-        let mut newer = pin!(places[2].wait(Waiting::Head, pending::<()>()));
+        let slots: Vec<ParkedSlot> = (0..4).map(|_| parked.slot()).collect();
+        let mut idle = pin!(slots[0].wait(Waiting::Idle, pending::<()>()));
+        let mut older = pin!(slots[1].wait(Waiting::Head, pending::<()>()));
+        let mut newer = pin!(slots[2].wait(Waiting::Head, pending::<()>()));
         assert!(!parked.close_oldest(), "nobody waits before it is polled");
         assert!(poll(&mut idle).is_pending() && poll(&mut older).is_pending() && poll(&mut newer).is_pending());
         assert!(parked.close_oldest() && poll(&mut newer).is_pending() && poll(&mut idle).is_pending());
@@ -204,18 +204,18 @@ mod tests {
     #[test]
     fn who_waits_no_more_is_not_told_and_a_drain_is_told_once() {
         let parked = Rc::new(Parked::default());
-        let place = parked.place();
+        let slot = parked.slot();
         {
-            let mut waiting = pin!(place.wait(Waiting::Idle, pending::<()>()));
+            let mut waiting = pin!(slot.wait(Waiting::Idle, pending::<()>()));
             assert!(poll(&mut waiting).is_pending());
         }
         assert!(!parked.close_oldest());
         parked.drain();
-        let mut waiting = pin!(place.wait(Waiting::Idle, pending::<()>()));
+        let mut waiting = pin!(slot.wait(Waiting::Idle, pending::<()>()));
         assert_eq!(poll(&mut waiting), Poll::Ready(Err(Told::Drain)));
-        let mut again = pin!(place.wait(Waiting::Idle, pending::<()>()));
+        let mut again = pin!(slot.wait(Waiting::Idle, pending::<()>()));
         assert!(poll(&mut again).is_pending());
-        let mut value = pin!(place.wait(Waiting::Idle, async { 7 }));
+        let mut value = pin!(slot.wait(Waiting::Idle, async { 7 }));
         assert_eq!(poll(&mut value), Poll::Ready(Ok(7)));
     }
 }

@@ -7,7 +7,7 @@
 //!                                                        ↘ telemetry::Recorder::request, access::Access::record
 //! ```
 
-use crate::accept::{ListenerState, accept, accept_waiting, give_way_when_tight};
+use crate::accept::{ListenerState, accept, accept_waiting, close_idle_under_pressure};
 use crate::access::Access;
 use crate::config::Direction;
 use crate::connect::Cluster;
@@ -114,7 +114,7 @@ async fn data_thread(
     let recorder = Rc::new(counters.recorder(thread));
     let access = access.map(Access::new);
     if let Some(access) = &access {
-        scope.spawn("access", access.clone().flush_now_and_then());
+        scope.spawn("access", access.clone().flush_periodically());
     }
     let (mut states, mut listening) = (Vec::new(), Vec::new());
     let accepting = Scope::new(format!("proxy-{thread}"), health.clone());
@@ -139,7 +139,7 @@ async fn data_thread(
         states.push(state);
     }
     scope.spawn("expire", expire(clusters));
-    scope.spawn("give_way", give_way_when_tight(states.clone(), health.clone(), pressure));
+    scope.spawn("give_way", close_idle_under_pressure(states.clone(), health.clone(), pressure));
 
     participant.reached(Phase::Handover).await;
     if participant.yields() {

@@ -49,7 +49,7 @@ impl App {
 
     /// Starts it; one that cannot be started has ended.
     pub fn start(&mut self, plan: &Plan, exec: &ExecPlan, setup: &ChildSetup<'_>, now: Instant) {
-        self.kills.look(plan.oom_file.as_deref(), now);
+        self.kills.tick(plan.oom_file.as_deref(), now);
         match sys::process::start(exec, setup) {
             Ok(pid) => self.state = State::Running { pid, since: now },
             Err(error) => {
@@ -172,7 +172,7 @@ impl App {
     }
 
     /// Says how the app ended where no worker was there to do it, as one that hangs or has died with it.
-    pub fn tell_unheard_end(&self) {
+    pub fn log_unacknowledged_exit(&self) {
         let Some(ended) = self.ended.filter(|ended| !self.heard && !ended.restarts && ended.code != 0) else { return };
         let how = match ended {
             Ended { out_of_memory: true, .. } => ", killed for want of memory (oom_killed)",
@@ -221,7 +221,7 @@ const REAPED_WITHIN: Duration = Duration::from_secs(2);
 
 impl Kills {
     /// Takes note of kills that nobody of ours was the victim of, and of those before a SIGKILL of our own.
-    pub fn look(&mut self, file: Option<&[u8]>, now: Instant) {
+    pub fn tick(&mut self, file: Option<&[u8]>, now: Instant) {
         (self.seen, self.open, self.at) = (kills(file), 0, Some(now));
     }
 
@@ -366,18 +366,18 @@ mod tests {
     #[test]
     fn restarts_wait_longer_each_time_end_at_the_limit_and_begin_anew_after_a_calm_run() {
         let mut app = App::new(false);
-        let brief = Duration::from_millis(5);
+        let catch_up = Duration::from_millis(5);
         let mut waits = Vec::new();
-        while app.again(&RESTART, brief, false) {
+        while app.again(&RESTART, catch_up, false) {
             waits.push(app.pause(&RESTART).as_secs());
         }
         assert_eq!(waits, [1, 2, 3, 3], "four in a row are the limit");
         assert!(app.again(&RESTART, RESTART.reset, false), "a calm run begins a new row");
         assert_eq!(app.pause(&RESTART), RESTART.wait);
-        assert!(!app.again(&RESTART, brief, true), "success is no failure");
-        assert!(app.again(&Restart { when: When::Always, ..RESTART }, brief, true));
-        assert!(!app.again(&Restart { when: When::Never, ..RESTART }, brief, false));
-        assert!(app.again(&Restart { max: 0, ..RESTART }, brief, false), "0 is no limit");
+        assert!(!app.again(&RESTART, catch_up, true), "success is no failure");
+        assert!(app.again(&Restart { when: When::Always, ..RESTART }, catch_up, true));
+        assert!(!app.again(&Restart { when: When::Never, ..RESTART }, catch_up, false));
+        assert!(app.again(&Restart { max: 0, ..RESTART }, catch_up, false), "0 is no limit");
         assert_eq!(app.restarts, 5);
     }
 }

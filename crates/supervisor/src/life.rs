@@ -81,13 +81,13 @@ impl Supervisor {
         };
         self.app.start(plan, exec, &setup, now);
         match self.app.pid() {
-            Some(pid) => self.workers.tell_current(ToWorker::AppStarted { pid }),
+            Some(pid) => self.workers.send_to_active(ToWorker::AppStarted { pid }),
             None if matches!(self.app.state, State::Paused { .. }) => {
-                self.app.ended.into_iter().for_each(|ended| self.workers.tell_current(ToWorker::AppEnded(ended)));
+                self.app.ended.into_iter().for_each(|ended| self.workers.send_to_active(ToWorker::AppEnded(ended)));
             }
             None => self.begin_stop(SIGTERM, None, now),
         }
-        self.tell_manager_ready();
+        self.notify_systemd_ready();
     }
 
     pub(crate) fn app_ended(&mut self, status: WaitStatus, now: Instant) {
@@ -101,20 +101,20 @@ impl Supervisor {
         }
         let pid = self.app.pid();
         if self.stop.is_none() {
-            self.tell_left_behind(pid);
+            self.log_orphans(pid);
         }
         let ended = self.app.reaped(status, plan, self.stop.is_some(), now);
         self.terminal.take_back(pid);
         if ended.restarts {
-            self.workers.tell_current(ToWorker::AppEnded(ended));
+            self.workers.send_to_active(ToWorker::AppEnded(ended));
         } else if self.stop.is_none() {
             self.begin_stop(SIGTERM, None, now);
         }
     }
 
     /// Processes of the app that have left its group, as of one that goes to the background: they live on without us.
-    fn tell_left_behind(&self, app: Option<i32>) {
-        let workers: Vec<i32> = crate::workers::PLACES
+    fn log_orphans(&self, app: Option<i32>) {
+        let workers: Vec<i32> = crate::workers::WORKER_SLOTS
             .iter()
             .filter_map(|place| self.workers.at(*place))
             .map(|worker| worker.pid)
@@ -147,14 +147,14 @@ impl Supervisor {
                 if self.app.pid().is_none() && (self.app.has_ended() || self.app.state == State::Elsewhere) {
                     stop.until = stop.until.min(now + KEEP);
                     stop.linger_until = stop.linger_until.map(|_| now);
-                    self.workers.tell_current(ToWorker::Stop { left_ms: millis(KEEP), app_ended: true });
+                    self.workers.send_to_active(ToWorker::Stop { left_ms: millis(KEEP), app_ended: true });
                 }
             }
         }
     }
 
     /// A request to stop, by its own time where it gives one.
-    pub(crate) fn stop_asked(&mut self, within_ms: u64, now: Instant) {
+    pub(crate) fn stop_requested(&mut self, within_ms: u64, now: Instant) {
         let within = (within_ms > 0).then(|| Duration::from_millis(within_ms));
         match (&mut self.stop, within) {
             (None, _) => {
@@ -167,17 +167,17 @@ impl Supervisor {
                 stop.elsewhere_until = stop.elsewhere_until.min(stop.until);
                 stop.kill_at = stop.kill_at.map(|at| at.min(stop.until));
                 let left_ms = millis(stop.until.saturating_duration_since(now));
-                self.workers.tell_current(ToWorker::Stop { left_ms, app_ended: false });
+                self.workers.send_to_active(ToWorker::Stop { left_ms, app_ended: false });
             }
             (Some(_), None) => {}
         }
     }
 
     /// The app in the other container has ended.
-    pub(crate) fn app_gone(&mut self, code: i32, now: Instant) {
+    pub(crate) fn app_exited(&mut self, code: i32, now: Instant) {
         if self.app.state == State::Elsewhere {
             self.app.ended.get_or_insert(Ended::with_code(code));
-            self.stop_asked(0, now);
+            self.stop_requested(0, now);
         }
     }
 
@@ -209,7 +209,7 @@ impl Supervisor {
     }
 
     /// What the clock says about the app.
-    pub(crate) fn look_at_app(&mut self, now: Instant) {
+    pub(crate) fn tick_app(&mut self, now: Instant) {
         match self.app.state {
             State::Waiting if self.gate_until.is_some_and(|until| now >= until) => self.gate_over(now),
             State::Paused { until } if now >= until => self.start_app(now),
@@ -226,7 +226,7 @@ impl Supervisor {
                 }
                 Some(at) if now >= at => {
                     stop.kill_at = Some(now + KILL_AGAIN);
-                    self.app.kills.look(plan.oom_file.as_deref(), now);
+                    self.app.kills.tick(plan.oom_file.as_deref(), now);
                     self.signal_app(SIGKILL);
                 }
                 _ => {}
@@ -279,7 +279,7 @@ impl Supervisor {
         self.rings.0.close();
         self.rings.1.close();
         self.wake_worker();
-        self.workers.tell_current(ToWorker::AppEnded(self.app.ended.unwrap_or(Ended::with_code(0))));
+        self.workers.send_to_active(ToWorker::AppEnded(self.app.ended.unwrap_or(Ended::with_code(0))));
         self.exit_when_done();
     }
 

@@ -14,7 +14,7 @@ use crate::run::Supervisor;
 use crate::systemd::Systemd;
 use crate::terminal::Terminal;
 use crate::worker::{SavedConfig, Worker, sealed};
-use crate::workers::{Place, Workers};
+use crate::workers::{WorkerSlot, Workers};
 use rustix::event::{PollFd, PollFlags, poll};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -38,7 +38,7 @@ pub(crate) fn is_possible(supervisor: &Supervisor) -> bool {
 
 /// Returns where this process goes on as it is.
 pub(crate) fn become_binary(supervisor: &mut Supervisor, binary: &[u8]) {
-    let Some(worker) = supervisor.workers.at(Place::Current) else { return };
+    let Some(worker) = supervisor.workers.at(WorkerSlot::Active) else { return };
     let mut handoff = ReexecState::default();
     handoff.number("blocked", supervisor.saved.blocked.cast_signed());
     handoff.number("pipe ignored", supervisor.saved.pipe_ignored.into());
@@ -210,6 +210,6 @@ fn take_up(handoff: &mut ReexecState, signals: &OwnedFd, now_saved: SavedSignals
         }
     }
     supervisor.plan = Some(plan);
-    supervisor.tell_manager_ready();
+    supervisor.notify_systemd_ready();
     Some(supervisor)
 }

@@ -89,7 +89,7 @@ pub fn run() -> io::Result<Outcome> {
         }
         if let Some(code) = supervisor.exit {
             supervisor.terminal.take_back(supervisor.app.pid());
-            supervisor.app.tell_unheard_end();
+            supervisor.app.log_unacknowledged_exit();
             return Ok(Outcome::Exit(code));
         }
         supervisor.sleep();
@@ -141,12 +141,12 @@ impl Supervisor {
             self.apply_signal(arrived);
         }
         self.reap();
-        self.hear_workers();
+        self.receive_from_workers();
         self.move_output();
         let now = Instant::now();
-        self.look_at_app(now);
-        self.workers.look(now);
-        self.manager.look(now);
+        self.tick_app(now);
+        self.workers.tick(now);
+        self.manager.tick(now);
         if self.exit.is_some() {
             return None;
         }
@@ -159,8 +159,9 @@ impl Supervisor {
         // A key at a terminal reaches the app in its foreground without us. That the line is lost reaches us alone.
         let key = matches!(number, SIGINT | SIGQUIT | SIGTSTP | SIGTTIN | SIGTTOU | SIGWINCH);
         // Where it reaches us, our own group has the foreground: an app with a group of its own has not heard of it.
-        let told =
-            self.terminal.has_told() && self.app.pid().is_some() && self.plan.as_ref().is_some_and(|plan| !plan.group);
+        let told = self.terminal.has_reported()
+            && self.app.pid().is_some()
+            && self.plan.as_ref().is_some_and(|plan| !plan.group);
         if number == SIGCHLD || ourselves || (key && from_kernel && told) {
             return;
         }
@@ -215,12 +216,12 @@ impl Supervisor {
         }
     }
 
-    fn hear_workers(&mut self) {
+    fn receive_from_workers(&mut self) {
         let mut packet = [0u8; PACKET_MAX];
-        for place in crate::workers::PLACES {
+        for place in crate::workers::WORKER_SLOTS {
             let mut heard = 0;
             while heard < MESSAGES_PER_TURN
-                && let Some(bytes) = self.workers.at_mut(place).and_then(|worker| worker.hear(&mut packet))
+                && let Some(bytes) = self.workers.at_mut(place).and_then(|worker| worker.recv(&mut packet))
             {
                 heard += 1;
                 if let Some(message) = ToSupervisor::decode(bytes) {
@@ -237,7 +238,7 @@ impl Supervisor {
         }
     }
 
-    fn apply_message(&mut self, place: crate::workers::Place, message: ToSupervisor<'_>) {
+    fn apply_message(&mut self, place: crate::workers::WorkerSlot, message: ToSupervisor<'_>) {
         let now = Instant::now();
         // One that has been replaced, or does not serve yet, has no say in what becomes of the app.
         let of_any = matches!(
@@ -248,7 +249,7 @@ impl Supervisor {
                 | ToSupervisor::ExitAcknowledged
                 | ToSupervisor::CannotStart { .. }
         );
-        if place != crate::workers::Place::Current && !of_any {
+        if place != crate::workers::WorkerSlot::Active && !of_any {
             return;
         }
         match message {
@@ -269,11 +270,11 @@ impl Supervisor {
                 let binary = if binary.is_empty() { self.binary.clone() } else { binary.to_vec() };
                 if self.is_written_by_workers(&binary) {
                     let reason = b"binary rejected: it is in a directory writable by the worker; move it elsewhere";
-                    return self.workers.tell_current(ToWorker::KeepServing { reason });
+                    return self.workers.send_to_active(ToWorker::KeepServing { reason });
                 }
                 if !self.workers.want_upgrade(binary, now) {
                     let reason = b"another worker is already taking over; try again";
-                    self.workers.tell_current(ToWorker::KeepServing { reason });
+                    self.workers.send_to_active(ToWorker::KeepServing { reason });
                 }
             }
             ToSupervisor::Released => self.workers.released(place),
@@ -288,20 +289,20 @@ impl Supervisor {
                     self.kept.last_good = text;
                 }
             }
-            ToSupervisor::Stop { within_ms } => self.stop_asked(within_ms, now),
+            ToSupervisor::Stop { within_ms } => self.stop_requested(within_ms, now),
             ToSupervisor::AskDescriptors { pid } => {
                 let count = self.descriptors_of(pid);
                 if let Some(worker) = self.workers.at_mut(place) {
-                    worker.tell(ToWorker::Descriptors { pid, count });
+                    worker.send(ToWorker::Descriptors { pid, count });
                 }
             }
-            ToSupervisor::AppGone { code } => self.app_gone(code, now),
+            ToSupervisor::AppGone { code } => self.app_exited(code, now),
         }
     }
 
     /// The plan of a first worker starts everything; that of a later one holds once it is ready. This and an upgrade are the only
     /// moments after the start at which the supervisor allocates. A worker that serves already has said what it had to say.
-    fn take_plan(&mut self, place: crate::workers::Place, bytes: u64, now: Instant) {
+    fn take_plan(&mut self, place: crate::workers::WorkerSlot, bytes: u64, now: Instant) {
         let Some(worker) = self.workers.at_mut(place).filter(|worker| !worker.ready) else { return };
         let mut text = vec![0u8; usize::try_from(bytes).unwrap_or(PLAN_MAX).min(PLAN_MAX)];
         let sealed = worker.proposal.take().filter(|proposal| proposal.seal().is_ok());
@@ -318,13 +319,13 @@ impl Supervisor {
         };
         let begins = self.plan.is_none();
         self.next_plan = Some((plan, exec));
-        if place == crate::workers::Place::Current {
+        if place == crate::workers::WorkerSlot::Active {
             self.commit_plan();
         }
         if let Some(plan) = self.plan.clone().filter(|_| begins) {
             self.gate_until = Some(now + plan.gate);
             self.app = App::new(plan.app.is_none());
-            self.app.kills.look(plan.oom_file.as_deref(), now);
+            self.app.kills.tick(plan.oom_file.as_deref(), now);
             self.begin_output(&plan, plan.pty, plan.capture_bytes.is_some());
         }
     }
@@ -419,7 +420,7 @@ impl Supervisor {
             let input = pty.input().map(|input| (input, PollFlags::IN));
             first[3] = input.or_else(|| pty.blocked().map(|blocked| (blocked, PollFlags::OUT)));
         }
-        let workers = crate::workers::PLACES.into_iter().filter_map(|place| self.workers.at(place));
+        let workers = crate::workers::WORKER_SLOTS.into_iter().filter_map(|place| self.workers.at(place));
         for (places, worker) in rest.chunks_exact_mut(3).zip(workers) {
             let fds =
                 [worker.control.as_ref().map(AsFd::as_fd), Some(worker.notify.as_fd()), Some(worker.watchdog.as_fd())];
@@ -499,7 +500,7 @@ const MESSAGES_PER_TURN: usize = 64;
 
 /// Signals, two streams and a terminal; then three descriptors for each worker.
 const FIXED: usize = 4;
-const POLLED_MAX: usize = FIXED + 3 * crate::workers::PLACES.len();
+const POLLED_MAX: usize = FIXED + 3 * crate::workers::WORKER_SLOTS.len();
 
 const SIGHUP: i32 = 1;
 const SIGINT: i32 = 2;

@@ -87,18 +87,18 @@ impl Systemd {
         if !std::mem::replace(&mut self.ready, true) {
             // The copies that came with the start are the store's now.
             self.stored.clear();
-            self.tell(Due::Ready);
+            self.notify(Due::Ready);
         }
     }
 
     /// Another worker is to take over; `ready` follows whether it does or not.
     pub fn reloading(&mut self) {
         if std::mem::replace(&mut self.ready, false) {
-            self.tell(Due::Reloading);
+            self.notify(Due::Reloading);
         }
     }
 
-    fn tell(&mut self, due: Due) {
+    fn notify(&mut self, due: Due) {
         let taken = match due {
             Due::Ready => self.send(b"READY=1\nSTATUS=serving", None),
             Due::Reloading => {
@@ -157,10 +157,10 @@ impl Systemd {
     }
 
     /// Says that we live, when it is time to.
-    pub fn look(&mut self, now: Instant) {
+    pub fn tick(&mut self, now: Instant) {
         if let Some(due) = self.due.take_if(|_| now >= self.next) {
             self.next = now + self.interval.unwrap_or(AGAIN);
-            self.tell(due);
+            self.notify(due);
         }
         if let Some(interval) = self.interval.filter(|_| now >= self.next) {
             let _ = self.send(b"WATCHDOG=1", None);
@@ -187,11 +187,11 @@ fn connect(path: &[u8]) -> Option<OwnedFd> {
 
 impl crate::run::Supervisor {
     /// We serve where a worker is ready and the app, if there is one to start, has been started.
-    pub(crate) fn tell_manager_ready(&mut self) {
+    pub(crate) fn notify_systemd_ready(&mut self) {
         if self.stop.is_some() {
             return;
         }
-        let served = self.workers.at(crate::workers::Place::Current).is_some_and(|worker| worker.ready);
+        let served = self.workers.at(crate::workers::WorkerSlot::Active).is_some_and(|worker| worker.ready);
         if served && self.app.state != crate::app::State::Waiting {
             self.manager.ready();
             if !std::mem::replace(&mut self.settled, true) {

@@ -58,7 +58,7 @@ impl Terminal {
     }
 
     /// Whether a signal from the kernel has reached the app without us: a key at the terminal reaches the whole foreground.
-    pub fn has_told(&self) -> bool {
+    pub fn has_reported(&self) -> bool {
         matches!(self, Terminal::Shared)
     }
 

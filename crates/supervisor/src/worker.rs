@@ -244,7 +244,7 @@ impl Worker {
         }
     }
 
-    pub fn tell(&self, message: ToWorker<'_>) {
+    pub fn send(&self, message: ToWorker<'_>) {
         if let Some(control) = &self.control {
             // A worker that reads nothing is hung; the watchdog replaces it, and the next one is told anew.
             let _ = message::send(control, &message.encode());
@@ -252,7 +252,7 @@ impl Worker {
     }
 
     /// The next message that waits, as bytes.
-    pub fn hear<'a>(&mut self, packet: &'a mut [u8; PACKET_MAX]) -> Option<&'a [u8]> {
+    pub fn recv<'a>(&mut self, packet: &'a mut [u8; PACKET_MAX]) -> Option<&'a [u8]> {
         let (count, _) = rustix::net::recv(self.control.as_ref()?, &mut packet[..], RecvFlags::DONTWAIT).ok()?;
         if count == 0 {
             // Its end is closed: the exit follows, and until then there is nothing to poll for.
@@ -266,7 +266,7 @@ impl Worker {
     pub fn yield_to_next(&mut self, drain: Duration, now: Instant) {
         self.holds_on = true;
         self.until = Some(now + drain + LEAVE_MOST);
-        self.tell(ToWorker::HandOver);
+        self.send(ToWorker::HandOver);
     }
 
     /// Looks at the timer: one that has run out is wound up once more, shortly, since a machine that slept has a late timer. A

@@ -12,16 +12,16 @@ use rustix::process::WaitStatus;
 use std::time::{Duration, Instant};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Place {
+pub(crate) enum WorkerSlot {
     /// Serves.
-    Current,
+    Active,
     /// Is to replace it, and is not ready yet.
-    Next,
+    Starting,
     /// Was replaced, and drains.
-    Old,
+    Draining,
 }
 
-pub(crate) const PLACES: [Place; 3] = [Place::Current, Place::Next, Place::Old];
+pub(crate) const WORKER_SLOTS: [WorkerSlot; 3] = [WorkerSlot::Active, WorkerSlot::Starting, WorkerSlot::Draining];
 
 /// Why another worker is wanted in the place of one that serves.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,7 +31,7 @@ enum Replacement {
 }
 
 pub(crate) struct Workers {
-    slots: [Option<Worker>; PLACES.len()],
+    slots: [Option<Worker>; WORKER_SLOTS.len()],
     /// The number of the next worker.
     generation: u32,
     wait: Duration,
@@ -42,7 +42,7 @@ pub(crate) struct Workers {
     /// Replacements so far.
     pub restarts: Restarts,
     /// What the worker that is being forked at this moment is: its place, and its binary where that is another.
-    starting: Option<(Place, Option<Vec<u8>>, Option<RestartReason>)>,
+    starting: Option<(WorkerSlot, Option<Vec<u8>>, Option<RestartReason>)>,
     /// The binary that this process is to become, once the worker from the one before has left.
     successor: Option<Vec<u8>>,
     /// The worker has done everything that a stop wants.
@@ -54,7 +54,7 @@ pub(crate) struct Workers {
 impl Workers {
     pub fn new(now: Instant) -> Workers {
         Workers {
-            slots: [const { None }; PLACES.len()],
+            slots: [const { None }; WORKER_SLOTS.len()],
             generation: 0,
             wait: RESTART_FIRST,
             restart_at: Some(now),
@@ -76,27 +76,27 @@ impl Workers {
         Workers { slots, generation, restarts, restart_at: None, ..Workers::new(Instant::now()) }
     }
 
-    pub fn at(&self, place: Place) -> Option<&Worker> {
+    pub fn at(&self, place: WorkerSlot) -> Option<&Worker> {
         self.slots.get(place as usize).and_then(Option::as_ref)
     }
 
-    pub fn at_mut(&mut self, place: Place) -> Option<&mut Worker> {
+    pub fn at_mut(&mut self, place: WorkerSlot) -> Option<&mut Worker> {
         self.slots.get_mut(place as usize).and_then(Option::as_mut)
     }
 
-    fn take(&mut self, place: Place) -> Option<Worker> {
+    fn take(&mut self, place: WorkerSlot) -> Option<Worker> {
         self.slots.get_mut(place as usize).and_then(Option::take)
     }
 
-    fn put(&mut self, place: Place, worker: Worker) {
+    fn put(&mut self, place: WorkerSlot, worker: Worker) {
         if let Some(slot) = self.slots.get_mut(place as usize) {
             *slot = Some(worker);
         }
     }
 
-    pub fn tell_current(&self, message: ToWorker<'_>) {
-        if let Some(worker) = self.at(Place::Current) {
-            worker.tell(message);
+    pub fn send_to_active(&self, message: ToWorker<'_>) {
+        if let Some(worker) = self.at(WorkerSlot::Active) {
+            worker.send(message);
         }
     }
 
@@ -107,10 +107,10 @@ impl Workers {
     /// The stop order is for the worker that serves; one that is not ready yet will not be needed.
     pub fn stop(&mut self, message: ToWorker<'_>) {
         (self.replacement, self.stopping) = (None, true);
-        if let Some(next) = self.at(Place::Next) {
+        if let Some(next) = self.at(WorkerSlot::Starting) {
             next.kill();
         }
-        self.tell_current(message);
+        self.send_to_active(message);
     }
 
     pub fn want_reload(&mut self, now: Instant) {
@@ -139,8 +139,8 @@ impl Workers {
 
     /// Answers whether there will be one: a signal that comes while another worker is taking over asks for nothing more.
     pub fn want_upgrade(&mut self, binary: Vec<u8>, now: Instant) -> bool {
-        let busy = self.at(Place::Next).is_some()
-            || self.at(Place::Old).is_some()
+        let busy = self.at(WorkerSlot::Starting).is_some()
+            || self.at(WorkerSlot::Draining).is_some()
             || matches!(self.replacement, Some((Replacement::Upgrade(_), _)))
             || self.stopping;
         if !busy {
@@ -150,15 +150,15 @@ impl Workers {
     }
 
     /// The worker that was replaced has let go of the rings and the state.
-    pub fn released(&mut self, place: Place) {
+    pub fn released(&mut self, place: WorkerSlot) {
         if let Some(worker) = self.at_mut(place).filter(|worker| worker.holds_on) {
             worker.holds_on = false;
-            self.tell_current(ToWorker::Acquire);
+            self.send_to_active(ToWorker::Acquire);
         }
     }
 
     /// Ends whoever is late or hangs.
-    pub fn look(&mut self, now: Instant) {
+    pub fn tick(&mut self, now: Instant) {
         for worker in self.slots.iter_mut().flatten() {
             worker.check_watchdog(now);
             if worker.until.is_some_and(|until| now >= until) {
@@ -174,9 +174,9 @@ impl Workers {
     }
 
     fn may_replace(&self) -> bool {
-        self.at(Place::Current).is_some_and(|worker| worker.ready)
-            && self.at(Place::Next).is_none()
-            && self.at(Place::Old).is_none()
+        self.at(WorkerSlot::Active).is_some_and(|worker| worker.ready)
+            && self.at(WorkerSlot::Starting).is_none()
+            && self.at(WorkerSlot::Draining).is_none()
     }
 
     /// The number of the worker that is being forked.
@@ -191,12 +191,12 @@ impl Workers {
     /// Whether nobody before the worker that is being forked can still hold the rings and the state.
     pub fn is_alone(&self) -> bool {
         // One that has let go of them and drains will not tell so again.
-        self.at(Place::Current).is_none() && self.at(Place::Old).is_none_or(|old| !old.holds_on)
+        self.at(WorkerSlot::Active).is_none() && self.at(WorkerSlot::Draining).is_none_or(|old| !old.holds_on)
     }
 
     /// Whether the worker that is being forked is to replace one that serves.
     pub fn replaces(&self) -> bool {
-        matches!(self.starting, Some((Place::Next, ..)))
+        matches!(self.starting, Some((WorkerSlot::Starting, ..)))
     }
 
     pub fn crash(&self) -> Option<Crash> {
@@ -228,54 +228,54 @@ impl Supervisor {
             crate::reexec::become_binary(self, &binary);
         }
         let (place, binary, reason) = if self.workers.restart_at.is_some_and(|at| at <= now) {
-            (Place::Current, None, self.workers.crash.map(|crash| crash.reason()))
+            (WorkerSlot::Active, None, self.workers.crash.map(|crash| crash.reason()))
         } else if self.stop.is_none() && self.workers.may_replace() {
             let (replacement, _) = self.workers.replacement.take_if(|(_, at)| *at <= now)?;
             match replacement {
-                Replacement::Replace(reason) => (Place::Next, None, Some(reason)),
-                Replacement::Upgrade(binary) => (Place::Next, Some(binary), Some(RestartReason::Upgrade)),
+                Replacement::Replace(reason) => (WorkerSlot::Starting, None, Some(reason)),
+                Replacement::Upgrade(binary) => (WorkerSlot::Starting, Some(binary), Some(RestartReason::Upgrade)),
             }
         } else {
             return None;
         };
         self.workers.starting = Some((place, binary.clone(), reason));
-        match Worker::fork(self.workers.generation, place == Place::Next, now) {
+        match Worker::fork(self.workers.generation, place == WorkerSlot::Starting, now) {
             Ok(Started::Child(ends)) => return Some(ends),
             Ok(Started::Parent(worker)) => {
                 self.workers.generation += 1;
                 self.workers.put(place, Worker { binary, replaces: reason, ..worker });
-                if place == Place::Next {
+                if place == WorkerSlot::Starting {
                     self.manager.reloading();
                 }
-                if place == Place::Current {
+                if place == WorkerSlot::Active {
                     self.workers.restarts = self.workers.restarts();
                     (self.workers.restart_at, self.workers.crash) = (None, None);
-                    self.brief(now);
+                    self.catch_up(now);
                 }
             }
             // Out of processes or descriptors: the app keeps running, and we try again.
-            Err(_) if place == Place::Current => self.workers.again_later(now),
+            Err(_) if place == WorkerSlot::Active => self.workers.again_later(now),
             Err(_) => {
-                self.workers.tell_current(ToWorker::KeepServing { reason: b"out of processes or file descriptors" })
+                self.workers.send_to_active(ToWorker::KeepServing { reason: b"out of processes or file descriptors" })
             }
         }
         None
     }
 
     /// Tells the worker that serves what has happened before it.
-    fn brief(&mut self, now: Instant) {
+    fn catch_up(&mut self, now: Instant) {
         // An end that nothing followed yet is told when it is time, as to the worker that has seen it.
         if let Some(ended) = self.app.ended.filter(|ended| ended.restarts) {
             if !self.app.heard {
-                self.workers.tell_current(ToWorker::AppEnded(ended));
+                self.workers.send_to_active(ToWorker::AppEnded(ended));
             }
-            self.workers.tell_current(ToWorker::LastExit { ended, restarts: self.app.restarts });
+            self.workers.send_to_active(ToWorker::LastExit { ended, restarts: self.app.restarts });
         }
         if let Some(pid) = self.app.pid() {
-            self.workers.tell_current(ToWorker::AppStarted { pid });
+            self.workers.send_to_active(ToWorker::AppStarted { pid });
         }
         if let Some(stop) = &mut self.stop {
-            self.workers.tell_current(ToWorker::Stop {
+            self.workers.send_to_active(ToWorker::Stop {
                 left_ms: millis(stop.until.saturating_duration_since(now)),
                 app_ended: self.app.has_ended(),
             });
@@ -283,40 +283,40 @@ impl Supervisor {
         }
     }
 
-    pub(crate) fn worker_ready(&mut self, place: Place, now: Instant) {
-        if place == Place::Next && self.stop.is_some() {
+    pub(crate) fn worker_ready(&mut self, place: WorkerSlot, now: Instant) {
+        if place == WorkerSlot::Starting && self.stop.is_some() {
             // It was told to end, and its word is from before that.
             return;
         }
         let drain = self.plan.as_ref().map_or(Duration::ZERO, |plan| plan.drain);
         let Some(worker) = self.workers.at_mut(place) else { return };
         worker.ready = true;
-        if place == Place::Next {
-            let Some(mut next) = self.workers.take(Place::Next) else { return };
+        if place == WorkerSlot::Starting {
+            let Some(mut next) = self.workers.take(WorkerSlot::Starting) else { return };
             self.commit_plan();
             next.until = None;
             self.workers.restarts =
                 next.replaces.map_or(self.workers.restarts, |reason| self.workers.restarts.with(reason));
             self.workers.successor = next.binary.take();
-            let before = self.workers.take(Place::Current);
-            self.workers.put(Place::Current, next);
+            let before = self.workers.take(WorkerSlot::Active);
+            self.workers.put(WorkerSlot::Active, next);
             match before {
                 Some(mut old) => {
                     old.yield_to_next(drain, now);
-                    self.workers.put(Place::Old, old);
+                    self.workers.put(WorkerSlot::Draining, old);
                 }
-                None => self.workers.tell_current(ToWorker::Acquire),
+                None => self.workers.send_to_active(ToWorker::Acquire),
             }
             self.workers.restart_at = None;
-            self.brief(now);
+            self.catch_up(now);
         }
-        self.tell_manager_ready();
+        self.notify_systemd_ready();
     }
 
     /// A process has ended that is not the app: a worker, or an orphan that was ours to reap.
     pub(crate) fn worker_ended(&mut self, pid: i32, status: WaitStatus) {
-        let is_here = |place: &Place| self.workers.at(*place).is_some_and(|worker| worker.pid == pid);
-        let found = PLACES.into_iter().find(is_here);
+        let is_here = |place: &WorkerSlot| self.workers.at(*place).is_some_and(|worker| worker.pid == pid);
+        let found = WORKER_SLOTS.into_iter().find(is_here);
         let now = Instant::now();
         let oom_file = self.plan.as_ref().and_then(|plan| plan.oom_file.as_deref());
         // An orphan may have been the victim of a kill as well.
@@ -327,7 +327,7 @@ impl Supervisor {
         let mut said = worker.reason.take();
         // Its last words come behind the news that it did not read ours, where it is so (ECONNRESET).
         for _ in 0..2 {
-            while let Some(bytes) = worker.hear(&mut packet) {
+            while let Some(bytes) = worker.recv(&mut packet) {
                 match ToSupervisor::decode(bytes) {
                     Some(ToSupervisor::ExitAcknowledged) => self.app.heard = true,
                     Some(ToSupervisor::CannotStart { reason }) => said = Some(reason.to_vec()),
@@ -338,12 +338,12 @@ impl Supervisor {
         let out_of_memory = out_of_memory && !worker.hung;
         let code = status.exit_status().or_else(|| status.terminating_signal().map(|signal| 128 + signal)).unwrap_or(1);
         match place {
-            Place::Old => {
+            WorkerSlot::Draining => {
                 if worker.holds_on {
-                    self.workers.tell_current(ToWorker::Acquire);
+                    self.workers.send_to_active(ToWorker::Acquire);
                 }
             }
-            Place::Next => {
+            WorkerSlot::Starting => {
                 self.next_plan = None;
                 let not_executed = (code > EXIT_NOT_EXECUTED).then(|| {
                     let error = std::io::Error::from_raw_os_error(code - EXIT_NOT_EXECUTED);
@@ -362,13 +362,13 @@ impl Supervisor {
                     }
                     _ => b"new worker exited before it was ready; keeping the old worker",
                 };
-                self.workers.tell_current(ToWorker::KeepServing { reason });
-                self.tell_manager_ready();
-                if self.workers.at(Place::Current).is_none() && !self.workers.done {
+                self.workers.send_to_active(ToWorker::KeepServing { reason });
+                self.notify_systemd_ready();
+                if self.workers.at(WorkerSlot::Active).is_none() && !self.workers.done {
                     self.workers.restart_at = Some(now);
                 }
             }
-            Place::Current => self.current_ended(&worker, Crash { code, hung: worker.hung, out_of_memory }, now),
+            WorkerSlot::Active => self.current_ended(&worker, Crash { code, hung: worker.hung, out_of_memory }, now),
         }
         self.exit_when_done();
     }
@@ -396,7 +396,7 @@ impl Supervisor {
         if worker.ready && now.saturating_duration_since(worker.started) >= RESTART_CALM {
             self.workers.wait = RESTART_FIRST;
         }
-        match self.workers.at(Place::Next) {
+        match self.workers.at(WorkerSlot::Starting) {
             // One that is not ready yet may never be, and nobody serves meanwhile: its end is followed by a start at once.
             Some(next) => next.kill(),
             None => self.workers.again_later(now),

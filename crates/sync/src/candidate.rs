@@ -58,15 +58,15 @@ impl Candidate {
     }
 
     /// A folder, empty or not: it costs as much work as a file.
-    pub fn folder(&mut self) -> Result<(), String> {
+    pub fn directory(&mut self) -> Result<(), String> {
         self.count(0)
     }
 
     /// A link that points to something within the revision.
     pub fn link(&mut self, path: &Path, target: &Path) -> Result<(), String> {
         self.count(0)?;
-        let folder = path.parent().unwrap_or(Path::new(""));
-        if !stays_inside(folder, target) {
+        let directory = path.parent().unwrap_or(Path::new(""));
+        if !stays_inside(directory, target) {
             return Err(format!("the link {} points out of the revision, to {}", path.display(), target.display()));
         }
         let place = self.inside(path)?;
@@ -83,7 +83,7 @@ impl Candidate {
                 return Err(io::Error::other(text));
             }
         }
-        sync_folders(&self.root)?;
+        sync_directories(&self.root)?;
         self.finished = true;
         Ok(self.root.clone())
     }
@@ -110,18 +110,20 @@ impl Candidate {
             return Err(format!("the path {} would leave the revision", path.display()));
         }
         let target = self.root.join(path);
-        let mut folder = self.root.clone();
+        let mut directory = self.root.clone();
         for part in path.parent().into_iter().flat_map(Path::components) {
-            folder.push(part);
-            match fs::create_dir(&folder) {
-                Ok(()) => fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).map_err(|e| e.to_string())?,
+            directory.push(part);
+            match fs::create_dir(&directory) {
+                Ok(()) => {
+                    fs::set_permissions(&directory, fs::Permissions::from_mode(0o755)).map_err(|e| e.to_string())?
+                }
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                     // A link written before must not lead this file elsewhere.
-                    if !fs::symlink_metadata(&folder).is_ok_and(|meta| meta.is_dir()) {
+                    if !fs::symlink_metadata(&directory).is_ok_and(|meta| meta.is_dir()) {
                         return Err(format!("the path {} leads through something that is no folder", path.display()));
                     }
                 }
-                Err(error) => return Err(format!("{}: {error}", folder.display())),
+                Err(error) => return Err(format!("{}: {error}", directory.display())),
             }
         }
         Ok(target)
@@ -162,8 +164,8 @@ fn leads_inside(link: &Path, links: &BTreeMap<PathBuf, PathBuf>) -> bool {
     true
 }
 
-fn stays_inside(folder: &Path, target: &Path) -> bool {
-    let mut depth = folder.components().count();
+fn stays_inside(directory: &Path, target: &Path) -> bool {
+    let mut depth = directory.components().count();
     for part in target.components() {
         match part {
             Component::Normal(_) => depth += 1,
@@ -175,14 +177,14 @@ fn stays_inside(folder: &Path, target: &Path) -> bool {
     true
 }
 
-fn sync_folders(folder: &Path) -> io::Result<()> {
-    for entry in fs::read_dir(folder)? {
+fn sync_directories(directory: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(directory)? {
         let entry = entry?;
         if entry.file_type()?.is_dir() {
-            sync_folders(&entry.path())?;
+            sync_directories(&entry.path())?;
         }
     }
-    File::open(folder)?.sync_all()
+    File::open(directory)?.sync_all()
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@
 use crate::notified::{Notified, Status};
 use crate::notify::{NotifyKind, http};
 use crate::plan::{EntryPlan, Plan};
-use crate::publish::symlink::Place;
+use crate::publish::symlink::Target;
 use crate::store::{Failure, Fetched, Store};
 use crate::telemetry::{LAST_SUCCESS, NOTIFICATIONS, POLLS, PUBLICATIONS, PublishedRevisions};
 use base::backoff::Backoff;
@@ -90,7 +90,7 @@ pub fn start(
     let participant = lifecycle.participant("sync");
     let mut pollers = Vec::new();
     let unpublished = Rc::new(Cell::new(count));
-    errors.extend(same_places(&plan.entries));
+    errors.extend(same_targets(&plan.entries));
     for entry in plan.entries {
         let cache = inputs.state.path(&format!("sync/{}/{}", entry.name, entry.store.name()));
         let cache = cache.unwrap_or_else(|| crate::publish::symlink::cache_of(&entry.to));
@@ -126,7 +126,7 @@ pub fn start(
 }
 
 /// Entries that publish to one place by different ways, which the file system alone knows: each would undo what the other does.
-fn same_places(entries: &[EntryPlan]) -> Vec<String> {
+fn same_targets(entries: &[EntryPlan]) -> Vec<String> {
     let mut places: HashMap<PathBuf, &str> = HashMap::new();
     let place = |entry: &EntryPlan| Some(entry.to.parent()?.canonicalize().ok()?.join(entry.to.file_name()?));
     let found = entries.iter().filter_map(|entry| Some((place(entry)?, entry)));
@@ -455,7 +455,7 @@ fn shown(revision: &str) -> &str {
 
 /// One round, on a thread that may block.
 fn round(entry: &EntryPlan, mut store: Box<dyn Store>) -> Round {
-    let place = match Place::open(&entry.to) {
+    let place = match Target::open(&entry.to) {
         Ok(place) => place,
         Err(error) => return Round { store, result: Err(Failed::Publication(error.to_string())), present: None },
     };

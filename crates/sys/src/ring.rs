@@ -152,7 +152,7 @@ impl Ring {
     }
 
     /// Lines that are gone between what a sink has acknowledged and the oldest byte that is still here, read or not.
-    pub fn lines_gone(&self, sink: &str, oldest: u64) -> io::Result<u64> {
+    pub fn lines_overwritten(&self, sink: &str, oldest: u64) -> io::Result<u64> {
         let header = self.header.get();
         let (head, lines) = (self.head(), header.lines.load(Ordering::Acquire));
         let here = self.newlines(oldest, head)?;
@@ -341,7 +341,7 @@ mod tests {
         let read = ring.read(&mut again, &mut [0u8; 2]).expect("readable");
         assert_eq!((read.lost, again), (4, 10), "c and d are gone");
         assert_eq!(ring.lines_read_before(8).expect("readable"), 4);
-        assert_eq!(ring.lines_gone("main", 8).expect("readable"), 2);
+        assert_eq!(ring.lines_overwritten("main", 8).expect("readable"), 2);
         ring.note_read(24, 4);
         assert_eq!(ring.take_lines_lost(), Some(0), "they were read once");
     }

@@ -258,7 +258,7 @@ fn written_in_secrets_alone(text: &str) -> bool {
     in_secrets(&tree, &secrets) == all
 }
 
-fn in_secrets(node: &Node, secrets: &[base::diag::Place]) -> usize {
+fn in_secrets(node: &Node, secrets: &[base::diag::Location]) -> usize {
     match &node.value {
         Value::Scalar { text, .. } if secrets.contains(&node.place) => text.matches(WRITTEN).count(),
         Value::Scalar { .. } => 0,

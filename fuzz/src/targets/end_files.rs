@@ -27,9 +27,9 @@ fn ascii_blank(c: char) -> bool {
 pub fn run(input: &[u8]) {
     FILE.with(|path| {
         std::fs::write(path, input).expect("the scratch folder takes a small file");
-        let mut trouble = None;
-        let code = read_tombstone(path, &mut trouble).map(|(_, text)| code_of(path, &text));
-        let pid = read_pid(path, NOT_BEFORE, &mut trouble);
+        let mut error = None;
+        let code = read_tombstone(path, &mut error).map(|(_, text)| code_of(path, &text));
+        let pid = read_pid(path, NOT_BEFORE, &mut error);
         shape((code.map(|code| code == 0), pid.map(|pid| pid.signum()), input.len().min(12)));
 
         // A longer file is no number of ours.

@@ -4,7 +4,7 @@
 
 use crate::attempt::{bucket, shape};
 use metrics::series::{Interner, Snapshot, Timing};
-use metrics::text::{Faults, parse, write};
+use metrics::text::{ParseErrors, parse, write};
 use std::collections::HashSet;
 use std::rc::Rc;
 
@@ -72,14 +72,14 @@ pub fn run(input: &[u8]) {
     let mut reader = Interner::default();
     let (first, faults) = parse(input, TIME_MS, SERIES_MAX, &mut reader);
     shape((
-        faults.first_bad.map(|(_, trouble)| trouble),
+        faults.first_bad.map(|(_, error)| error),
         bucket(first.samples()),
-        bucket(first.blocks.len()),
+        bucket(first.families.len()),
         faults.over_limit > 0,
     ));
-    for block in &first.blocks {
-        let labels = block.samples.iter().map(|sample| sample.series.labels.len()).max();
-        shape((block.meta.kind, block.meta.help.is_empty(), bucket(block.samples.len()), labels));
+    for family in &first.families {
+        let labels = family.samples.iter().map(|sample| sample.series.labels.len()).max();
+        shape((family.meta.kind, family.meta.help.is_empty(), bucket(family.samples.len()), labels));
     }
     check_limits(&first, &faults, input);
     check_again(input, &first, &faults, &mut reader);
@@ -90,12 +90,12 @@ pub fn run(input: &[u8]) {
 /// All that a snapshot tells of its series, metric by metric. Values are compared by their bits, but any NaN is as good as another.
 fn told(snapshot: &Snapshot) -> Vec<String> {
     let (mut told, mut names) = (Vec::new(), HashSet::new());
-    let mut blocks: Vec<_> = snapshot.blocks.iter().filter(|block| !block.samples.is_empty()).collect();
-    blocks.sort_by(|one, other| one.meta.name.cmp(&other.meta.name));
-    for block in blocks {
-        told.push(format!("{} {:?} {:?}", block.meta.name, block.meta.kind, block.meta.help));
+    let mut families: Vec<_> = snapshot.families.iter().filter(|family| !family.samples.is_empty()).collect();
+    families.sort_by(|one, other| one.meta.name.cmp(&other.meta.name));
+    for family in families {
+        told.push(format!("{} {:?} {:?}", family.meta.name, family.meta.kind, family.meta.help));
         // Of two samples for the same the first one is told.
-        let once = block.samples.iter().filter(|sample| names.insert((sample.series.clone(), sample.time_ms)));
+        let once = family.samples.iter().filter(|sample| names.insert((sample.series.clone(), sample.time_ms)));
         told.extend(once.map(|sample| {
             let value = if sample.value.is_nan() { "NaN".into() } else { format!("{:x}", sample.value.to_bits()) };
             format!("{:?} {value} {:?}", sample.series, sample.time_ms)
@@ -112,10 +112,10 @@ fn same_told(other: &Snapshot, first: &Snapshot, what: &str) {
     assert!(other == first, "{what}: {:?} became {:?}", first.get(at), other.get(at));
 }
 
-fn check_limits(snapshot: &Snapshot, faults: &Faults, input: &[u8]) {
+fn check_limits(snapshot: &Snapshot, faults: &ParseErrors, input: &[u8]) {
     let mut seen = HashSet::new();
     let mut sent = HashSet::new();
-    for sample in snapshot.blocks.iter().flat_map(|block| &block.samples) {
+    for sample in snapshot.families.iter().flat_map(|family| &family.samples) {
         seen.insert(sample.series.clone());
         // Receivers refuse two samples of one series and time; only a newer one is sent.
         let time_ms = sample.time_ms.unwrap_or(snapshot.time_ms);
@@ -131,16 +131,20 @@ fn check_limits(snapshot: &Snapshot, faults: &Faults, input: &[u8]) {
 }
 
 /// The next scrape of the same page: every line is known by then.
-fn check_again(input: &[u8], first: &Snapshot, faults: &Faults, reader: &mut Interner) {
+fn check_again(input: &[u8], first: &Snapshot, faults: &ParseErrors, reader: &mut Interner) {
     let (second, again) = parse(input, TIME_MS + 1, SERIES_MAX, reader);
     same_told(&second, first, "the same page, read again");
     // Of two samples with times of their own the older one is not newer the next time.
-    assert_eq!(Faults { not_newer: 0, ..again }, Faults { not_newer: 0, ..*faults }, "the same page, read again");
-    assert!(second.gone.is_empty(), "nothing ended: {:?}", second.gone);
+    assert_eq!(
+        ParseErrors { not_newer: 0, ..again },
+        ParseErrors { not_newer: 0, ..*faults },
+        "the same page, read again"
+    );
+    assert!(second.stale.is_empty(), "nothing ended: {:?}", second.stale);
 }
 
 /// "Tokens can be separated by any number of blanks and/or tabs": one more changes nothing.
-fn check_blanks(input: &[u8], first: &Snapshot, faults: &Faults) {
+fn check_blanks(input: &[u8], first: &Snapshot, faults: &ParseErrors) {
     let Ok(text) = std::str::from_utf8(input) else { return };
     let mut wide = String::with_capacity(text.len() * 2);
     for line in text.split_inclusive('\n') {
@@ -177,7 +181,7 @@ fn check_written(first: &Snapshot) {
     };
     let text = page(first);
     let (second, faults) = parse(text.as_bytes(), TIME_MS, usize::MAX, &mut Interner::default());
-    assert_eq!(Faults { not_newer: 0, ..faults }, Faults::default(), "what we write has no bad line: {text}");
+    assert_eq!(ParseErrors { not_newer: 0, ..faults }, ParseErrors::default(), "what we write has no bad line: {text}");
     same_told(&second, first, "what we write is read back as it was");
     assert_eq!(page(&second), text, "and written alike");
 

@@ -7,7 +7,7 @@ use super::http1_request::{cuts, number};
 use super::same;
 use crate::attempt::{bucket, shape};
 use proxy::http1::body::Body;
-use proxy::http1::head::{self, Asked, HEADERS_MAX, Method};
+use proxy::http1::head::{self, HEADERS_MAX, Method, ResponseContext};
 
 pub const WORDS: &[&str] = &[
     "HTTP/1.1 200 OK\r\n",
@@ -58,7 +58,7 @@ struct Told {
     out: Vec<u8>,
 }
 
-fn parse(bytes: &[u8], asked: Asked<'_>) -> Result<Option<Told>, &'static str> {
+fn parse(bytes: &[u8], asked: ResponseContext<'_>) -> Result<Option<Told>, &'static str> {
     let mut out = Vec::new();
     let response = head::response(bytes, asked, &mut out)?;
     let told =
@@ -68,7 +68,7 @@ fn parse(bytes: &[u8], asked: Asked<'_>) -> Result<Option<Told>, &'static str> {
 
 pub fn run(input: &[u8]) {
     for kind in 0..24 {
-        let asked = Asked {
+        let asked = ResponseContext {
             method: [Method::Get, Method::Head, Method::Post].into_iter().nth(kind / 8).unwrap_or(Method::Other),
             http_10: kind & 1 != 0,
             keep_alive: kind & 2 != 0,
@@ -93,7 +93,7 @@ pub fn run(input: &[u8]) {
     }
 }
 
-fn check_cuts(input: &[u8], asked: Asked<'_>, whole: &Result<Option<Told>, &'static str>) {
+fn check_cuts(input: &[u8], asked: ResponseContext<'_>, whole: &Result<Option<Told>, &'static str>) {
     for cut in cuts(input.len()) {
         let part = parse(input.get(..cut).unwrap_or(&[]), asked);
         match (&part, whole) {
@@ -105,7 +105,7 @@ fn check_cuts(input: &[u8], asked: Asked<'_>, whole: &Result<Option<Told>, &'sta
     }
 }
 
-fn check(original: &[u8], asked: Asked<'_>, told: &Told) {
+fn check(original: &[u8], asked: ResponseContext<'_>, told: &Told) {
     // A recipient may take a bare LF as the end of a line (RFC 9112, 2.2); what goes out has none.
     let lines = with_crlf(original);
     let before = Head::read(&lines).expect("an accepted head is one that can be read");
@@ -158,7 +158,7 @@ fn check_reuse(before: &Head<'_>, told: &Told) {
     }
 }
 
-fn check_fields(before: &Head<'_>, after: &Head<'_>, asked: Asked<'_>, told: &Told, interim: bool) {
+fn check_fields(before: &Head<'_>, after: &Head<'_>, asked: ResponseContext<'_>, told: &Told, interim: bool) {
     for name in ["keep-alive", "proxy-connection"] {
         assert!(after.values(name).is_empty(), "`{name}` is for one hop");
     }
@@ -180,7 +180,7 @@ fn check_fields(before: &Head<'_>, after: &Head<'_>, asked: Asked<'_>, told: &To
 }
 
 /// What a client makes of the head (RFC 9112, 6.3), beside what we relay.
-fn check_framing(after: &Head<'_>, asked: Asked<'_>, told: &Told, interim: bool) {
+fn check_framing(after: &Head<'_>, asked: ResponseContext<'_>, told: &Told, interim: bool) {
     let (lengths, codings) = (after.values("content-length"), after.values("transfer-encoding"));
     assert!(lengths.len() <= 1 && codings.len() <= 1, "one framing: {lengths:?} {codings:?}");
     assert!(lengths.is_empty() || codings.is_empty(), "RFC 9112, 6.2: no Content-Length beside Transfer-Encoding");

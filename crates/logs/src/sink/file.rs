@@ -184,8 +184,8 @@ impl Target {
 
 impl Open {
     fn at(path: &Path) -> io::Result<Open> {
-        if let Some(folder) = path.parent() {
-            std::fs::create_dir_all(folder)?;
+        if let Some(directory) = path.parent() {
+            std::fs::create_dir_all(directory)?;
         }
         let mut options = OpenOptions::new();
         let mut file = base::file::open_regular(path, options.create(true).append(true).read(true), OFlags::empty())?;

@@ -115,7 +115,7 @@ impl Loki {
     fn labels_of(&self, batch: &Batch) -> String {
         let mut labels = self.labels.clone();
         labels.entry("source".into()).or_insert_with(|| batch.source.to_string());
-        if let Some(stream) = batch.stream.word() {
+        if let Some(stream) = batch.stream.as_str() {
             labels.entry("stream".into()).or_insert_with(|| stream.to_string());
         }
         if let Some(file) = &batch.file {

@@ -28,7 +28,7 @@ impl SourceKind {
     /// What it needs from the system.
     pub fn needs(&self) -> Needs {
         match self {
-            SourceKind::File(config) => Needs { read: config.folders(), ..Needs::default() },
+            SourceKind::File(config) => Needs { read: config.directories(), ..Needs::default() },
             SourceKind::Stdio(_) | SourceKind::Proxy(_) => Needs::default(),
         }
     }

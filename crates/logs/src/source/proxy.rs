@@ -29,7 +29,7 @@ impl Kind for Config {
 pub const FEED_MAX: usize = 16 << 20;
 
 /// How long the last records may take to come: longer than the proxy collects them.
-const LAST_WORDS: Duration = Duration::from_millis(200);
+const FINAL_FLUSH: Duration = Duration::from_millis(200);
 
 /// A record of the proxy is shorter than its path's bound and a few words.
 const LINE_MAX: usize = 16 << 10;
@@ -47,7 +47,7 @@ pub async fn run(mut feed: FeedReceiver<AccessBatch>, pipeline: Rc<Pipeline>, mu
         }
     }
     // The proxy's threads hear of the end at the same moment, and hand over what they have.
-    while let Ok(Some(item)) = tokio::time::timeout(LAST_WORDS, feed.next()).await {
+    while let Ok(Some(item)) = tokio::time::timeout(FINAL_FLUSH, feed.next()).await {
         push(item, &pipeline).await;
     }
     pipeline.lost(Reason::BufferFull, feed.take_refused());

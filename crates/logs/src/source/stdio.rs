@@ -247,7 +247,7 @@ pub struct Backlog {
 impl Backlog {
     pub fn new(state: &StateDir, source: &str, stream: Stream) -> Backlog {
         Backlog {
-            path: state.path(&format!("logs/backlog/{source}.{}", stream.word().unwrap_or("none"))),
+            path: state.path(&format!("logs/backlog/{source}.{}", stream.as_str().unwrap_or("none"))),
             max: state.max(),
         }
     }
@@ -277,7 +277,7 @@ impl Backlog {
                 return Ok(gone);
             }
             if read.lost > 0 {
-                gone = ring.lines_gone(&slowest, position - read.bytes as u64)?;
+                gone = ring.lines_overwritten(&slowest, position - read.bytes as u64)?;
             }
             file.write_all(chunk.get(..read.bytes).unwrap_or(&[]))?;
         }
@@ -309,7 +309,7 @@ impl Backlog {
                 tracing::warn!(%file, "backlog {file}: unsupported newer version; renamed to {to}");
                 // Where it cannot be moved, it is met again.
                 let _ = std::fs::rename(&path, &aside);
-                return pipeline.begun_anew("logs/backlog");
+                return pipeline.restarted("logs/backlog");
             }
             // The first version had no mark.
             Marked::None => 0,

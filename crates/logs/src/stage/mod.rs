@@ -51,7 +51,7 @@ pub struct MeteredStage {
 }
 
 /// Stages in their order. `path`: whose they are, as the ledger names it.
-pub fn staged(kinds: &[StageKind], path: &str, telemetry: &Telemetry) -> Vec<MeteredStage> {
+pub fn metered(kinds: &[StageKind], path: &str, telemetry: &Telemetry) -> Vec<MeteredStage> {
     let one = |(index, kind): (usize, &StageKind)| {
         let component = Component::stage(format!("{path}.stages.{index}"), kind.name());
         let [id, kind_name, type_name] = component.labels();
@@ -67,11 +67,11 @@ pub fn staged(kinds: &[StageKind], path: &str, telemetry: &Telemetry) -> Vec<Met
 
 /// One stage after the other.
 pub fn apply(stages: &[MeteredStage], batch: &mut Batch) {
-    for staged in stages {
+    for metered in stages {
         let count = batch.records.len() as u64;
-        staged.row.receive(count);
-        staged.skipped.add(staged.stage.apply(batch).skipped);
-        staged.row.deliver(count);
+        metered.row.receive(count);
+        metered.skipped.add(metered.stage.apply(batch).skipped);
+        metered.row.deliver(count);
     }
 }
 

@@ -8,7 +8,7 @@ use base::registry::Kind;
 use base::scope::Scope;
 use base::subsystem::Health;
 use base::unit::Address;
-use net::serve::{Answer, Asked, Server};
+use net::serve::{Request, Response, Server};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use std::rc::Rc;
@@ -39,7 +39,7 @@ pub async fn run(
 ) {
     let server = Server::default();
     loop {
-        let place = server.place().await;
+        let slot = server.slot().await;
         let stream = match socket.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
@@ -49,20 +49,20 @@ pub async fn run(
             }
         };
         let (sources, row, health, name) = (sources.clone(), row.clone(), health.clone(), name.clone());
-        let answer = move |asked: Asked| page(asked, sources.clone(), row.clone(), health.clone(), name.clone());
-        scope.spawn_each("page", place.serve(stream, answer));
+        let answer = move |asked: Request| page(asked, sources.clone(), row.clone(), health.clone(), name.clone());
+        scope.spawn_each("page", slot.serve(stream, answer));
     }
 }
 
 /// The pause after an accept that failed for want of descriptors.
 const ACCEPT_PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
 
-async fn page(asked: Asked, sources: Rc<Sources>, row: Arc<Row>, health: Arc<Health>, name: String) -> Answer {
+async fn page(asked: Request, sources: Rc<Sources>, row: Arc<Row>, health: Arc<Health>, name: String) -> Response {
     if asked.path != "/metrics" {
-        return Answer::text(404, "the metrics are at /metrics\n");
+        return Response::text(404, "the metrics are at /metrics\n");
     }
     if asked.method != http::Method::GET && asked.method != http::Method::HEAD {
-        return Answer::text(405, "this page is read with GET\n");
+        return Response::text(405, "this page is read with GET\n");
     }
     let snapshots = sources.latest().await;
     let samples: usize = snapshots.iter().map(|snapshot| snapshot.samples()).sum();
@@ -77,5 +77,5 @@ async fn page(asked: Asked, sources: Rc<Sources>, row: Arc<Row>, health: Arc<Hea
         }
         None => drop(health.recovered(&name)),
     }
-    Answer::new(200, "text/plain; version=0.0.4; charset=utf-8", body)
+    Response::new(200, "text/plain; version=0.0.4; charset=utf-8", body)
 }

@@ -132,7 +132,7 @@ impl RemoteWrite {
     pub fn push(&self, snapshot: Rc<Snapshot>) {
         let Timings { newer, repeated, not_newer } = snapshot.timings();
         let samples = newer + repeated + not_newer;
-        if samples == 0 && snapshot.gone.is_empty() {
+        if samples == 0 && snapshot.stale.is_empty() {
             return;
         }
         self.row.receive(samples as u64);
@@ -143,7 +143,7 @@ impl RemoteWrite {
         queue.push_back(Waiting { snapshot, samples: newer as u64, bytes });
         self.waiting_bytes.set(self.waiting_bytes.get() + bytes);
         let is_full = |queue: &VecDeque<_>| self.waiting_bytes.get() > self.max_bytes || queue.len() > SNAPSHOTS_MAX;
-        while (is_full(&queue) || self.pressure.is_tight()) && queue.len() > 1 {
+        while (is_full(&queue) || self.pressure.has_pressure()) && queue.len() > 1 {
             if let Some(oldest) = self.pop(&mut queue) {
                 self.row.drop_records(Reason::BufferFull, oldest.samples);
             }
@@ -265,9 +265,9 @@ fn bodies(snapshot: &Snapshot, external: &BTreeMap<String, String>) -> Vec<Body>
         plain.clear();
     };
     let is_sent = |sample: &&Sample| sample.timing == Timing::Newer;
-    for block in snapshot.blocks.iter().filter(|block| block.samples.iter().any(|sample| is_sent(&sample))) {
-        metadata(&block.meta, &mut plain);
-        for sample in block.samples.iter().filter(is_sent) {
+    for family in snapshot.families.iter().filter(|family| family.samples.iter().any(|sample| is_sent(&sample))) {
+        metadata(&family.meta, &mut plain);
+        for sample in family.samples.iter().filter(is_sent) {
             let time = sample.time_ms.unwrap_or(snapshot.time_ms);
             time_series(&sample.series, snapshot, external, sample.value.to_bits(), time, &mut plain);
             samples += 1;
@@ -276,7 +276,7 @@ fn bodies(snapshot: &Snapshot, external: &BTreeMap<String, String>) -> Vec<Body>
             }
         }
     }
-    for series in &snapshot.gone {
+    for series in &snapshot.stale {
         time_series(series, snapshot, external, STALE, snapshot.time_ms, &mut plain);
     }
     if !plain.is_empty() {
@@ -327,7 +327,7 @@ fn time_series(
 }
 
 /// WriteRequest: 3 = metadata {1 = type, 2 = metric_family_name, 4 = help}.
-fn metadata(meta: &crate::series::Meta, out: &mut Vec<u8>) {
+fn metadata(meta: &crate::series::Metadata, out: &mut Vec<u8>) {
     let kind = match meta.kind {
         FamilyKind::Unknown => 0,
         FamilyKind::Counter => 1,

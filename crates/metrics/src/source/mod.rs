@@ -53,7 +53,7 @@ pub struct Collected {
     /// Samples that were left out, and why.
     pub dropped: Vec<(Reason, u64)>,
     /// What is not well, for health.
-    pub trouble: Option<String>,
+    pub error: Option<String>,
     /// Whether the target answered.
     pub up: bool,
 }
@@ -124,7 +124,7 @@ impl Source for Gathered {
             let mut interner = self.interner.take();
             let snapshot = crate::series::snapshot_of(&families, now_ms(), &mut interner);
             self.interner.set(interner);
-            Collected { snapshot: Some(snapshot), dropped: Vec::new(), trouble: None, up: true }
+            Collected { snapshot: Some(snapshot), dropped: Vec::new(), error: None, up: true }
         })
     }
 
@@ -141,9 +141,9 @@ impl Source for Gathered {
 fn ended(interner: &Cell<crate::series::Interner>) -> Snapshot {
     let (time_ms, mut series) = (now_ms(), interner.take());
     series.begin();
-    let gone = series.end(time_ms);
+    let stale = series.end(time_ms);
     interner.set(series);
-    Snapshot { time_ms, gone, ..Snapshot::default() }
+    Snapshot { time_ms, stale, ..Snapshot::default() }
 }
 
 #[cfg(test)]

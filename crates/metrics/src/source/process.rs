@@ -57,11 +57,11 @@ impl Source for Process {
                 }
             }
             let families = totals.map(|totals| families(&totals)).unwrap_or_default();
-            let trouble = (pid != 0 && families.is_empty()).then(|| format!("/proc/{pid} cannot be read"));
+            let error = (pid != 0 && families.is_empty()).then(|| format!("/proc/{pid} cannot be read"));
             let mut interner = self.interner.take();
             let snapshot = snapshot_of(&families, now_ms(), &mut interner);
             self.interner.set(interner);
-            Collected { snapshot: Some(snapshot), dropped: Vec::new(), up: trouble.is_none(), trouble }
+            Collected { snapshot: Some(snapshot), dropped: Vec::new(), up: error.is_none(), error }
         })
     }
 

@@ -93,8 +93,8 @@ impl Scrape {
     fn read(&self, body: &[u8], time_ms: i64, interner: &mut Interner) -> Collected {
         let (snapshot, faults) = text::parse(body, time_ms, self.max_series, interner);
         let mut troubles = Vec::new();
-        if let Some((line, trouble)) = faults.first_bad {
-            troubles.push(format!("{} parse errors; first at line {line}: {trouble}", faults.bad_lines));
+        if let Some((line, error)) = faults.first_bad {
+            troubles.push(format!("{} parse errors; first at line {line}: {error}", faults.bad_lines));
         }
         if faults.over_limit > 0 {
             troubles.push(format!("{} samples dropped: max_series = {} exceeded", faults.over_limit, self.max_series));
@@ -105,7 +105,7 @@ impl Scrape {
         Collected {
             snapshot: Some(Snapshot { target: self.target.clone(), ..snapshot }),
             dropped: vec![(Reason::ParseError, faults.bad_lines), (Reason::SeriesLimit, faults.over_limit)],
-            trouble: (!troubles.is_empty()).then(|| troubles.join("; ")),
+            error: (!troubles.is_empty()).then(|| troubles.join("; ")),
             up: true,
         }
     }
@@ -145,8 +145,8 @@ impl Source for Scrape {
                     collected
                 }
                 // All series end: an empty round tells them.
-                Err(trouble) => {
-                    Collected { snapshot: Some(self.end()), dropped: Vec::new(), trouble: Some(trouble), up: false }
+                Err(error) => {
+                    Collected { snapshot: Some(self.end()), dropped: Vec::new(), error: Some(error), up: false }
                 }
             }
         })

@@ -181,9 +181,9 @@ pub fn read_pid(path: &Path, since: i64, trouble: &mut Option<String>) -> Option
         }
     };
     let pid: i32 = std::str::from_utf8(text.trim_ascii()).ok()?.parse().ok().filter(|pid| *pid > 0)?;
-    let is_another =
+    let has_changed =
         written < since && base::start_time::process(pid).is_some_and(|started| started > written + CLOCKS);
-    (!is_another).then_some(pid)
+    (!has_changed).then_some(pid)
 }
 
 /// What two clocks may differ: the kernel counts starts from its own, in whole seconds since it started.

@@ -1,7 +1,7 @@
 //! The demo's app: an ordinary web server that knows nothing of Outrigger. It logs JSON to stdout, shows metrics, and reads its
 //! greeting again on SIGHUP.
 
-use net::serve::{Answer, Asked, Server};
+use net::serve::{Request, Response, Server};
 use std::cell::{Cell, RefCell};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -38,15 +38,15 @@ async fn serve(dir: PathBuf, port: u16) -> std::io::Result<()> {
     let server = Server::default();
     loop {
         let next = async {
-            let place = server.place().await;
-            socket.accept().await.map(|(stream, _)| (place, stream))
+            let slot = server.slot().await;
+            socket.accept().await.map(|(stream, _)| (slot, stream))
         };
         tokio::select! {
             accepted = next => {
-                let (place, stream) = accepted?;
+                let (slot, stream) = accepted?;
                 let app = app.clone();
-                let answer = move |asked: Asked| std::future::ready(app.answer(&asked));
-                tokio::task::spawn_local(place.serve(stream, answer));
+                let answer = move |asked: Request| std::future::ready(app.answer(&asked));
+                tokio::task::spawn_local(slot.serve(stream, answer));
             }
             _ = reload.recv() => app.load(),
             _ = stop.recv() => {
@@ -66,10 +66,10 @@ impl App {
         log("info", "loaded the configuration", &format!(r#""greeting":{}"#, admin::view::to_json(&text.trim())));
     }
 
-    fn answer(&self, asked: &Asked) -> Answer {
+    fn answer(&self, asked: &Request) -> Response {
         if asked.path == "/metrics" {
             let (requests, reloads) = (self.requests.get(), self.reloads.get());
-            return Answer::text(
+            return Response::text(
                 200,
                 format!(
                     "# HELP demo_requests_total Requests answered.\n# TYPE demo_requests_total counter\ndemo_requests_total {requests}\n\
@@ -83,7 +83,7 @@ impl App {
             "request",
             &format!(r#""number":{},"path":{}"#, self.requests.get(), admin::view::to_json(&asked.path)),
         );
-        Answer::text(200, format!("{}\n", self.greeting.borrow()))
+        Response::text(200, format!("{}\n", self.greeting.borrow()))
     }
 }
 

@@ -138,7 +138,7 @@ admin:
             }
             return Ok(i32::from(!passed || code != Some(0)));
         }
-        self.say_what_to_try();
+        self.print_suggestions();
         let status = wait_through_interrupts(child)?;
         println!("\nThe demo has ended; its files are in {}", self.dir.display());
         Ok(status.code().unwrap_or(1))
@@ -171,7 +171,7 @@ admin:
         }
     }
 
-    fn say_what_to_try(&self) {
+    fn print_suggestions(&self) {
         let Demo { proxy_port, metrics_port, admin_port, .. } = self;
         let (dir, repository) = (self.dir.display(), self.repository().display().to_string());
         println!(

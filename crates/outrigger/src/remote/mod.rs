@@ -3,13 +3,13 @@
 //! time-out of each command. They start no runtime and read no more of the configuration than its admin section, so that they
 //! work beside a configuration that has become wrong, and without the variables that other parts of it need.
 
-mod ask;
+mod request;
 mod probe;
 
 use crate::cli::Format;
-use ask::{Found, Trouble};
 use base::output;
 use base::unit::TimeSpan;
+use request::{Found, Trouble};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
@@ -53,7 +53,7 @@ const GONE_AFTER: Duration = Duration::from_millis(250);
 /// `outrigger status`.
 pub fn status(target: &Target, format: Format) -> i32 {
     answer(Found::by(target, None).and_then(|found| {
-        let reply = found.ask("GET", "/status", b"", ANSWER)?;
+        let reply = found.request("GET", "/status", b"", ANSWER)?;
         let status: serde_json::Value = serde_json::from_str(&reply.text).map_err(|error| {
             Trouble::new(format!("{} gave no status: {error}", found.place()), "is it Outrigger that listens there?")
         })?;
@@ -104,7 +104,7 @@ pub fn stop(target: &Target, timeout: Option<Duration>, token_file: Option<&Path
         found.change("/stop", body.as_bytes(), ANSWER)?;
         let mut silent_since = None;
         loop {
-            match (found.is_heard(), silent_since) {
+            match (found.has_listener(), silent_since) {
                 (true, _) => silent_since = None,
                 (false, None) => silent_since = Some(Instant::now()),
                 (false, Some(since)) if since.elapsed() >= GONE_AFTER => break,

@@ -2,7 +2,7 @@
 //! In: what is asked, and whom. Out: exit code 0 for yes, 1 for no with the last answer on stderr; or another program in our
 //! place once the answer is yes. Bounds: the time-out that was given, `PROBE` for a probe.
 
-use super::ask::{Found, Trouble};
+use super::request::{Found, Trouble};
 use super::{Target, answer};
 use std::ffi::OsString;
 use std::io;
@@ -63,7 +63,7 @@ pub fn wait(target: &Target, state: For, timeout: Duration, url: Option<&str>, c
         let mut pause = PAUSE_FIRST;
         loop {
             let left = until.saturating_duration_since(Instant::now());
-            let no = match ask(&found, state.into(), left.clamp(PAUSE_FIRST, QUESTION)) {
+            let no = match request(&found, state.into(), left.clamp(PAUSE_FIRST, QUESTION)) {
                 Ok(()) => break,
                 Err(no) => no,
             };
@@ -81,7 +81,7 @@ pub fn wait(target: &Target, state: For, timeout: Duration, url: Option<&str>, c
 
 /// One try.
 pub fn probe(target: &Target, probe: Probe) -> i32 {
-    answer(Found::by(target, None).map(|found| match ask(&found, probe, PROBE) {
+    answer(Found::by(target, None).map(|found| match request(&found, probe, PROBE) {
         Ok(()) => 0,
         Err(no) => {
             // Kubernetes shows this in the event of the failed probe.
@@ -92,8 +92,8 @@ pub fn probe(target: &Target, probe: Probe) -> i32 {
 }
 
 /// The error is the reason in one line.
-fn ask(found: &Found, probe: Probe, limit: Duration) -> Result<(), String> {
-    match found.try_ask("GET", probe.path(), b"", limit) {
+fn request(found: &Found, probe: Probe, limit: Duration) -> Result<(), String> {
+    match found.try_request("GET", probe.path(), b"", limit) {
         Ok(reply) if reply.status == 200 => Ok(()),
         Ok(reply) if reply.status == 503 => Err(reply.text.trim_end().replace('\n', "; ")),
         Ok(reply) => Err(format!("{} answered {}: {}", found.place(), reply.status, reply.text.trim_end())),

@@ -1,6 +1,6 @@
 //! Power of two choices (Mitzenmacher, IEEE TPDS 12 (2001)): near the best spread for the cost of two looks.
 
-use super::{Load, Policy};
+use super::{EndpointState, Policy};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
@@ -36,7 +36,7 @@ impl LeastRequest {
 }
 
 impl Policy for LeastRequest {
-    fn pick(&mut self, loads: &[Load], usable: &dyn Fn(usize) -> bool) -> usize {
+    fn pick(&mut self, loads: &[EndpointState], usable: &dyn Fn(usize) -> bool) -> usize {
         if loads.len() == 1 {
             return 0;
         }
@@ -67,7 +67,7 @@ mod tests {
     /// covers: foundation 5
     #[test]
     fn the_busier_one_of_two_is_never_taken() {
-        let loads = [Load::default(), Load::default()];
+        let loads = [EndpointState::default(), EndpointState::default()];
         loads[0].active.set(5);
         let mut policy = LeastRequest::default();
         assert!((0..100).all(|_| policy.pick(&loads, &|_| true) == 1));

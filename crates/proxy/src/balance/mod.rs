@@ -34,22 +34,22 @@ impl BalanceKind {
 
 /// What one data thread knows of an endpoint.
 #[derive(Debug, Default)]
-pub struct Load {
+pub struct EndpointState {
     /// Requests under way.
     pub active: Cell<u32>,
     /// Set aside until then, after it refused a connection.
-    pub aside_until: Cell<Option<Instant>>,
+    pub ejected_until: Cell<Option<Instant>>,
 }
 
 /// Picks an index of `loads`, which is never empty.
 pub trait Policy {
-    fn pick(&mut self, loads: &[Load], usable: &dyn Fn(usize) -> bool) -> usize;
+    fn pick(&mut self, loads: &[EndpointState], usable: &dyn Fn(usize) -> bool) -> usize;
 }
 
 /// Picks among the endpoints that are not set aside, or among all where none is left.
-pub fn pick(policy: &mut dyn Policy, loads: &[Load], now: Instant) -> usize {
+pub fn pick(policy: &mut dyn Policy, loads: &[EndpointState], now: Instant) -> usize {
     let free =
-        |index: usize| loads.get(index).is_some_and(|load| load.aside_until.get().is_none_or(|until| until <= now));
+        |index: usize| loads.get(index).is_some_and(|load| load.ejected_until.get().is_none_or(|until| until <= now));
     let any_free = (0..loads.len()).any(free);
     policy.pick(loads, &|index| !any_free || free(index))
 }
@@ -71,11 +71,11 @@ mod tests {
         let now = Instant::now();
         for kind in [BalanceKind::default(), BalanceKind::RoundRobin(round_robin::Config {})] {
             let mut policy = kind.build();
-            let loads: Vec<Load> = (0..4).map(|_| Load::default()).collect();
-            loads[2].aside_until.set(Some(now + Duration::from_secs(1)));
+            let loads: Vec<EndpointState> = (0..4).map(|_| EndpointState::default()).collect();
+            loads[2].ejected_until.set(Some(now + Duration::from_secs(1)));
             let picks: Vec<usize> = (0..100).map(|_| pick(policy.as_mut(), &loads, now)).collect();
             assert!(!picks.contains(&2) && [0, 1, 3].iter().all(|index| picks.contains(index)), "{kind:?}: {picks:?}");
-            loads.iter().for_each(|load| load.aside_until.set(Some(now + Duration::from_secs(1))));
+            loads.iter().for_each(|load| load.ejected_until.set(Some(now + Duration::from_secs(1))));
             assert!(pick(policy.as_mut(), &loads, now) < 4);
         }
     }

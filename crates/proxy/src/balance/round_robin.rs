@@ -1,6 +1,6 @@
 //! Each endpoint in turn.
 
-use super::{Load, Policy};
+use super::{EndpointState, Policy};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
@@ -19,7 +19,7 @@ pub struct RoundRobin {
 }
 
 impl Policy for RoundRobin {
-    fn pick(&mut self, loads: &[Load], usable: &dyn Fn(usize) -> bool) -> usize {
+    fn pick(&mut self, loads: &[EndpointState], usable: &dyn Fn(usize) -> bool) -> usize {
         let count = loads.len().max(1);
         let next = (1..=count).map(|step| (self.last + step) % count).find(|index| usable(*index));
         self.last = next.unwrap_or(0);

@@ -6,7 +6,7 @@
 //! listener for the client's, `BODY_IDLE` for a response's body.
 
 use super::body::Body;
-use super::head::{self, Asked, Request};
+use super::head::{self, Request, ResponseContext};
 use crate::buffer::{Buffer, Scratch, write_all};
 use crate::connect::{Checkout, Cluster};
 use crate::lazy_timeout::LazyTimeout;
@@ -48,7 +48,7 @@ pub enum By {
 }
 
 impl By {
-    pub fn word(self) -> &'static str {
+    pub fn as_str(self) -> &'static str {
         match self {
             By::Client => "client",
             By::Endpoint => "endpoint",
@@ -187,7 +187,7 @@ async fn attempt(
         timeout: client.timeout,
         max_header_bytes: client.plan.max_header_bytes,
         response_headers_timeout: cluster.plan.response_headers_timeout,
-        asked: Asked {
+        asked: ResponseContext {
             method: request.method,
             http_10: request.http_10,
             keep_alive: client.keep_alive,
@@ -346,7 +346,7 @@ struct Download<'a, 's> {
     timeout: &'a mut LazyTimeout,
     max_header_bytes: usize,
     response_headers_timeout: Duration,
-    asked: Asked<'a>,
+    asked: ResponseContext<'a>,
     /// The endpoint has sent something: the request must not be repeated.
     heard: bool,
     shared: &'a Shared,

@@ -9,7 +9,7 @@ use crate::accept::{DRAIN_PATIENCE, ListenerState};
 use crate::access::{PATH_MAX, Record};
 use crate::buffer::{Buffer, Scratch, write_all};
 use crate::lazy_timeout::LazyTimeout;
-use crate::parked::{Place, Told, Waiting};
+use crate::parked::{ParkedSlot, Told, Waiting};
 use std::borrow::Cow;
 use std::cell::Cell;
 use std::net::SocketAddr;
@@ -41,7 +41,7 @@ struct Connection {
     listener: Rc<ListenerState>,
     buffer: Buffer,
     timeout: LazyTimeout,
-    place: Place,
+    slot: ParkedSlot,
 }
 
 /// What a wait for a request led to.
@@ -53,8 +53,8 @@ enum Head {
 }
 
 pub async fn serve(stream: TcpStream, peer: SocketAddr, listener: Rc<ListenerState>) {
-    let (timeout, place) = (LazyTimeout::new(listener.plan.idle_timeout), listener.parked.place());
-    let mut connection = Connection { stream, peer, listener, buffer: Buffer::default(), timeout, place };
+    let (timeout, slot) = (LazyTimeout::new(listener.plan.idle_timeout), listener.parked.slot());
+    let mut connection = Connection { stream, peer, listener, buffer: Buffer::default(), timeout, slot };
     loop {
         // A request's own state is large, and most connections have none most of the time.
         let goes_on = match connection.next_head().await {
@@ -74,7 +74,7 @@ pub async fn serve(stream: TcpStream, peer: SocketAddr, listener: Rc<ListenerSta
 impl Connection {
     /// Waits until a whole request head is there, or there is something wrong with it.
     async fn next_head(&mut self) -> Head {
-        let Connection { stream, listener, buffer, timeout, place, .. } = self;
+        let Connection { stream, listener, buffer, timeout, slot, .. } = self;
         let (mut read, _) = stream.split();
         let plan = &listener.plan;
         let mut idle = plan.idle_timeout;
@@ -90,7 +90,7 @@ impl Connection {
             if filled.len() >= plan.max_header_bytes {
                 return Head::Refused(too_large(filled));
             }
-            if filled.len() > HEAD_WHEN_TIGHT && listener.is_tight() {
+            if filled.len() > HEAD_WHEN_TIGHT && listener.has_pressure() {
                 let reason = "memory pressure: large request headers are temporarily rejected";
                 return Head::Refused(Refusal { status: 503, reason });
             }
@@ -102,7 +102,7 @@ impl Connection {
                     (Waiting::Head, plan.request_headers_timeout.saturating_sub(begun.elapsed()))
                 }
             };
-            match timeout.within(left, place.wait(what, buffer.read(&mut read, plan.max_header_bytes))).await {
+            match timeout.within(left, slot.wait(what, buffer.read(&mut read, plan.max_header_bytes))).await {
                 Ok(Ok(Ok(count))) if count > 0 => {}
                 Ok(Err(Told::Drain)) => idle = DRAIN_PATIENCE,
                 Ok(Err(Told::GiveWay)) if what == Waiting::Head => {
@@ -311,7 +311,7 @@ fn record(listener: &ListenerState, done: &Exchanged<'_>, report: &Report) {
         took: done.took,
         bytes_received: report.bytes_received,
         bytes_sent: report.bytes_sent,
-        ended_by: report.ended_by.map(super::exchange::By::word),
+        ended_by: report.ended_by.map(super::exchange::By::as_str),
     };
     listener.recorder.keep(listener.index, &record);
     if let Some(access) = &listener.access {

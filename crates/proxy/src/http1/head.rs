@@ -231,7 +231,7 @@ fn request_headers(
 
 /// What the response is an answer to.
 #[derive(Clone, Copy, Debug)]
-pub struct Asked<'a> {
+pub struct ResponseContext<'a> {
     pub method: Method,
     pub http_10: bool,
     /// Whether the client's connection stays open after this response, as far as the request says.
@@ -240,7 +240,7 @@ pub struct Asked<'a> {
 }
 
 /// Parses a response head and writes the one for the client. `Ok(None)`: more bytes are needed.
-pub fn response(bytes: &[u8], asked: Asked<'_>, out: &mut Vec<u8>) -> Result<Option<Response>, &'static str> {
+pub fn response(bytes: &[u8], asked: ResponseContext<'_>, out: &mut Vec<u8>) -> Result<Option<Response>, &'static str> {
     let mut space = [const { MaybeUninit::<Header<'_>>::uninit() }; HEADERS_MAX];
     let mut parsed = httparse::Response::new(&mut []);
     let config = httparse::ParserConfig::default();
@@ -253,7 +253,7 @@ pub fn response(bytes: &[u8], asked: Asked<'_>, out: &mut Vec<u8>) -> Result<Opt
     let (Some(status), Some(minor)) = (parsed.code, parsed.version) else { return Err("its status line is malformed") };
     let facts = Facts::of(parsed.headers).map_err(|refusal| refusal.reason)?;
     let switching = status == 101;
-    if switching && !is_asked_for(asked.upgrade, &facts.upgrade) {
+    if switching && !is_offered(asked.upgrade, &facts.upgrade) {
         // RFC 9110, 7.8: a server must not switch to a protocol that the client has not named.
         return Err("unexpected 101 Switching Protocols");
     }
@@ -304,7 +304,7 @@ pub fn response(bytes: &[u8], asked: Asked<'_>, out: &mut Vec<u8>) -> Result<Opt
 }
 
 /// Whether all protocols of an answer are among those of its request.
-fn is_asked_for(asked: Option<&[u8]>, answered: &[&[u8]]) -> bool {
+fn is_offered(asked: Option<&[u8]>, answered: &[&[u8]]) -> bool {
     let Some(asked) = asked else { return false };
     let is_asked = |answer: &&[u8]| asked.split(|byte| *byte == b',').any(|one| one.eq_ignore_ascii_case(answer));
     !answered.is_empty() && answered.iter().all(is_asked)
@@ -447,7 +447,7 @@ mod tests {
             "TRACE / HTTP/1.1\r\nHost: x\r\nMax-Forwards: 5\r\n\r\n",
             Ok("TRACE / HTTP/1.1\r\nHost: x\r\nMax-Forwards: 4\r\n\r\n"),
         );
-        let asked = Asked { upgrade: Some(b"websocket,chat"), ..GET };
+        let asked = ResponseContext { upgrade: Some(b"websocket,chat"), ..GET };
         let switch = "HTTP/1.1 101 S\r\nUpgrade: Chat\r\nConnection: upgrade\r\n\r\n";
         check_response(switch, asked, Ok((switch, true)));
         check_response("HTTP/1.1 101 S\r\nUpgrade: h2c\r\n\r\n", asked, Err("unexpected 101"));
@@ -455,11 +455,11 @@ mod tests {
         let old = "HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\n\r\n";
         check_response(old, GET, Ok(("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", false)));
         let both = "HTTP/1.1 200 OK\r\nContent-Length: 9\r\nTransfer-Encoding: chunked\r\n\r\n";
-        let head = Asked { method: Method::Head, ..GET };
+        let head = ResponseContext { method: Method::Head, ..GET };
         check_response(both, head, Ok(("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", false)));
     }
 
-    fn check_response(head: &str, asked: Asked<'_>, expect: Result<(&str, bool), &str>) {
+    fn check_response(head: &str, asked: ResponseContext<'_>, expect: Result<(&str, bool), &str>) {
         let mut out = Vec::new();
         match (response(head.as_bytes(), asked, &mut out), expect) {
             (Ok(Some(parsed)), Ok((want, keep_alive))) => {
@@ -471,7 +471,8 @@ mod tests {
         }
     }
 
-    const GET: Asked<'static> = Asked { method: Method::Get, http_10: false, keep_alive: true, upgrade: None };
+    const GET: ResponseContext<'static> =
+        ResponseContext { method: Method::Get, http_10: false, keep_alive: true, upgrade: None };
 
     /// covers: foundation 5
     #[test]
@@ -480,7 +481,7 @@ mod tests {
         check_response(ok, GET, Ok((ok, true)));
         check_response(
             ok,
-            Asked { keep_alive: false, ..GET },
+            ResponseContext { keep_alive: false, ..GET },
             Ok(("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n", true)),
         );
         let old = "HTTP/1.0 200 Fine\r\nContent-Length: 2\r\n\r\n";
@@ -494,10 +495,10 @@ mod tests {
         let both = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n";
         check_response(both, GET, Ok(("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", false)));
         let head = "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n";
-        check_response(head, Asked { method: Method::Head, ..GET }, Ok((head, true)));
+        check_response(head, ResponseContext { method: Method::Head, ..GET }, Ok((head, true)));
         check_response(
             "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
-            Asked { http_10: true, ..GET },
+            ResponseContext { http_10: true, ..GET },
             Ok(("HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n", true)),
         );
         check_response("HTTP/1.1 101 Switching\r\n\r\n", GET, Err("unexpected 101"));
@@ -508,7 +509,7 @@ mod tests {
     /// covers: faults 5
     #[test]
     fn a_response_with_too_many_headers_is_told_from_a_malformed_one() {
-        let asked = Asked { method: Method::Get, http_10: false, keep_alive: true, upgrade: None };
+        let asked = ResponseContext { method: Method::Get, http_10: false, keep_alive: true, upgrade: None };
         let refused = |head: &str| response(head.as_bytes(), asked, &mut Vec::new()).err();
         let many = format!("HTTP/1.1 200 OK\r\n{}\r\n", "Set-Cookie: a=b\r\n".repeat(HEADERS_MAX + 1));
         assert_eq!(refused(&many), Some("its response head has more headers than are taken"));

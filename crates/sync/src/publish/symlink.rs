@@ -37,14 +37,14 @@ impl Kind for Config {
 
 /// The place where one entry publishes.
 #[derive(Clone, Debug)]
-pub struct Place {
+pub struct Target {
     to: PathBuf,
     revisions: PathBuf,
 }
 
-impl Place {
+impl Target {
     /// Makes the folder for revisions. Errors say what stands in the way.
-    pub fn open(to: &Path) -> io::Result<Place> {
+    pub fn open(to: &Path) -> io::Result<Target> {
         let revisions = revisions_of(to).ok_or_else(|| io::Error::other("the path has no name"))?;
         match fs::symlink_metadata(to) {
             Ok(meta) if !meta.is_symlink() => {
@@ -63,7 +63,7 @@ impl Place {
         if !fs::symlink_metadata(&revisions)?.is_dir() {
             return Err(io::Error::other(format!("{} is not a directory; remove it", revisions.display())));
         }
-        let place = Place { to: to.to_path_buf(), revisions };
+        let place = Target { to: to.to_path_buf(), revisions };
         place.sweep();
         Ok(place)
     }
@@ -94,11 +94,11 @@ impl Place {
 
     /// Every revision that is there, with the time when it was made or was published last.
     fn all(&self) -> Vec<(SystemTime, PathBuf)> {
-        let folders = |folder: &Path| -> Vec<PathBuf> {
-            let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-            let folders = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+        let directories = |directory: &Path| -> Vec<PathBuf> {
+            let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+            let directories = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
             let is_other = |name: &str| name.starts_with("candidate-") || name.starts_with('.');
-            folders.filter(|entry| !is_other(&entry.file_name().to_string_lossy())).map(|e| e.path()).collect()
+            directories.filter(|entry| !is_other(&entry.file_name().to_string_lossy())).map(|e| e.path()).collect()
         };
         // Before there were selections, revisions lay here themselves: their names begin with a commit's.
         let is_revision = |path: &PathBuf| {
@@ -106,8 +106,8 @@ impl Place {
             name.len() >= COMMIT && name.bytes().take(COMMIT).all(|byte| byte.is_ascii_hexdigit())
         };
         let (old, selections): (Vec<PathBuf>, Vec<PathBuf>) =
-            folders(&self.revisions).into_iter().partition(is_revision);
-        let revisions = old.into_iter().chain(selections.iter().flat_map(|selection| folders(selection)));
+            directories(&self.revisions).into_iter().partition(is_revision);
+        let revisions = old.into_iter().chain(selections.iter().flat_map(|selection| directories(selection)));
         revisions.filter_map(|path| Some((path.metadata().ok()?.modified().ok()?, path))).collect()
     }
 
@@ -134,7 +134,8 @@ impl Place {
         sync(&self.revisions)?;
         // Its grace counts from now on, not from when it was made. A failure shortens the grace, and nothing else.
         if let Some(before) = self.published() {
-            let _ = File::open(self.revisions.join(before)).and_then(|folder| folder.set_modified(SystemTime::now()));
+            let _ =
+                File::open(self.revisions.join(before)).and_then(|directory| directory.set_modified(SystemTime::now()));
         }
         self.point(revision)?;
         self.collect(revision);
@@ -208,9 +209,9 @@ pub fn remove(path: &Path) -> io::Result<()> {
 }
 
 /// Makes folders of ours ones that we may change again, as far as that can be.
-fn permit(folder: &Path, depth: usize) {
-    let _ = fs::set_permissions(folder, fs::Permissions::from_mode(0o700));
-    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+fn permit(directory: &Path, depth: usize) {
+    let _ = fs::set_permissions(directory, fs::Permissions::from_mode(0o700));
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
         if depth < PERMIT_DEPTH && entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             permit(&entry.path(), depth + 1);
         }
@@ -225,8 +226,8 @@ fn unique(word: &str) -> String {
     format!("{word}-{}-{}", std::process::id(), now.as_nanos())
 }
 
-fn sync(folder: &Path) -> io::Result<()> {
-    File::open(folder)?.sync_all()
+fn sync(directory: &Path) -> io::Result<()> {
+    File::open(directory)?.sync_all()
 }
 
 #[cfg(test)]
@@ -244,7 +245,7 @@ mod tests {
         dir
     }
 
-    fn publish(place: &Place, revision: &str) {
+    fn publish(place: &Target, revision: &str) {
         let mut candidate = place.candidate(LIMITS).expect("a candidate");
         for name in ["a", "b"] {
             candidate.file(Path::new(name), revision.as_bytes(), false).expect("written");
@@ -257,7 +258,7 @@ mod tests {
     fn a_reader_that_holds_the_directory_never_sees_two_revisions() {
         let dir = temp("readers");
         let to = dir.join("current");
-        let place = Place::open(&to).expect("a place");
+        let place = Target::open(&to).expect("a place");
         assert_eq!(place.published(), None);
         publish(&place, "all/r0");
         let stop = Arc::new(AtomicBool::new(false));
@@ -281,7 +282,7 @@ mod tests {
         assert!(reader.join().expect("no torn read") > 0);
         assert_eq!(place.published().as_deref(), Some("all/r99"));
         publish(&place, "all/r98");
-        let again = Place::open(&to).expect("again");
+        let again = Target::open(&to).expect("again");
         assert_eq!(again.published().as_deref(), Some("all/r98"));
         fs::remove_file(&to).expect("the link is there");
         assert!(again.restore().is_ok_and(|restored| restored.is_some()), "a lost link is put back");
@@ -295,7 +296,7 @@ mod tests {
         let dir = temp("inway");
         let to = dir.join("current");
         fs::create_dir(&to).expect("a folder");
-        assert!(Place::open(&to).is_err_and(|error| error.to_string().contains("not a symlink")));
+        assert!(Target::open(&to).is_err_and(|error| error.to_string().contains("not a symlink")));
         let _ = fs::remove_dir_all(&dir);
     }
 }

@@ -64,7 +64,7 @@ struct Looked {
     seen: HashMap<FileId, PathBuf>,
     /// Files that have something to read, the oldest first.
     fresh: Vec<Match>,
-    folders: Vec<PathBuf>,
+    directories: Vec<PathBuf>,
     unreadable: Option<String>,
     /// Pipes and the like that match, and what they are.
     special: Vec<(PathBuf, FileId, String)>,
@@ -73,7 +73,7 @@ struct Looked {
     /// Files with a position that have no name any more.
     lost: Vec<FileId>,
     /// Files at rest that no pattern matches any more.
-    gone: Vec<FileId>,
+    removed: Vec<FileId>,
 }
 
 impl Finder {
@@ -188,7 +188,7 @@ impl Finder {
                     "inotify queue overflow (IN_Q_OVERFLOW): short-lived files may have been missed"
                 ),
                 Change::Gone(path, Some(to)) => self.moved(path, to, here, &mut paths),
-                Change::Gone(path, None) => self.gone(&path, here),
+                Change::Gone(path, None) => self.removed(&path, here),
             }
         }
         paths
@@ -212,7 +212,7 @@ impl Finder {
     }
 
     /// A file is removed, or has gone where nobody looks. `here`: who has its name now.
-    fn gone(&self, path: &Path, here: Option<FileId>) {
+    fn removed(&self, path: &Path, here: Option<FileId>) {
         let is_it = |tail: &Tail| tail.is_at(path) && here != Some(tail.id);
         if let Some(tail) = self.tails.borrow().iter().find(|tail| is_it(tail)) {
             return tail.lost_name(None);
@@ -264,7 +264,7 @@ impl Finder {
             }
         }
         if let Some(watch) = self.watch.borrow_mut().as_mut() {
-            let unwatched = watch.set_folders(&looked.folders);
+            let unwatched = watch.set_directories(&looked.directories);
             self.fault(WATCH, unwatched.as_deref());
         }
         self.wait(looked.fresh, at_end);
@@ -280,7 +280,7 @@ impl Finder {
                 self.pipeline.missed_file(Path::new(&format!("inode {}", file.inode)), bytes);
             }
         }
-        looked.gone.iter().for_each(|file| self.checkpoints.closed(self.pipeline.name(), *file));
+        looked.removed.iter().for_each(|file| self.checkpoints.closed(self.pipeline.name(), *file));
         for (path, id, what) in &looked.special {
             if self.said.borrow_mut().insert(*id) {
                 tracing::warn!(source = self.pipeline.name(), file = %path.display(), error = what, "skipping a file that cannot be read");
@@ -414,7 +414,7 @@ impl Finder {
                 self.pass_over(&tail, format);
                 continue;
             }
-            tail.note_read_now_and_then();
+            tail.note_read_periodically();
             if !tail.has_ended() || !tail.end(&self.pipeline).await {
                 continue;
             }
@@ -432,26 +432,26 @@ impl Finder {
 fn look(config: &Config, open: &HashMap<FileId, PathBuf>, resting: &Mutex<RestingFiles>, sought: &[FileId]) -> Looked {
     let mut walk = Walk::new(&config.exclude, sought);
     config.include.iter().for_each(|pattern| walk.pattern(pattern));
-    let Walk { matches, mut folders, special, unreadable, .. } = walk;
-    folders.sort();
-    folders.dedup();
+    let Walk { matches, mut directories, special, unreadable, .. } = walk;
+    directories.sort();
+    directories.dedup();
     let ids: HashSet<FileId> = matches.iter().map(|file| file.id).collect();
     let lost = |file: &&FileId| !ids.contains(file) && !open.contains_key(file);
     // A folder that is not there now may come with everything in it.
-    let complete = unreadable.is_none() && folders.iter().all(|folder| folder.is_dir());
+    let complete = unreadable.is_none() && directories.iter().all(|directory| directory.is_dir());
     let lost = if complete { sought.iter().filter(lost).copied().collect() } else { Vec::new() };
     let (seen, mut fresh): (Vec<Match>, Vec<Match>) = matches.into_iter().partition(|file| open.contains_key(&file.id));
     let mut resting = lock(resting);
-    let gone = resting.retain(|id| ids.contains(&id));
+    let removed = resting.retain(|id| ids.contains(&id));
     fresh.retain(|file| {
         let known = resting.get(file.id);
         known.is_none_or(|known| (known.size, known.modified) != (file.size, file.modified))
     });
     fresh.sort_by_key(|file| file.modified);
-    let is_away = |path: &Path| path.parent().is_some_and(|folder| !folder.exists());
+    let is_away = |path: &Path| path.parent().is_some_and(|directory| !directory.exists());
     let away = open.iter().filter(|(_, path)| is_away(path)).map(|(id, _)| *id).collect();
     let seen = seen.into_iter().map(|file| (file.id, file.path)).collect();
-    Looked { seen, fresh, folders, unreadable, special, away, lost, gone }
+    Looked { seen, fresh, directories, unreadable, special, away, lost, removed }
 }
 
 /// How many files may be open.

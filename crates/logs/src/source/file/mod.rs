@@ -66,8 +66,8 @@ pub enum ReadFrom {
 
 impl Config {
     /// The folders that its patterns look into.
-    pub fn folders(&self) -> Vec<PathBuf> {
-        self.include.iter().map(|pattern| base::needs::pattern_folder(pattern)).collect()
+    pub fn directories(&self) -> Vec<PathBuf> {
+        self.include.iter().map(|pattern| base::needs::pattern_directory(pattern)).collect()
     }
 }
 

@@ -5,7 +5,7 @@
 use super::walk::modified_ns;
 use crate::ack::AckTracker;
 use crate::batch::{Batch, Stream};
-use crate::checkpoint::{BEFORE_MAX, Checkpoints, FileId, PRINT_MAX, Position, print_before, print_of};
+use crate::checkpoint::{BEFORE_MAX, Checkpoints, FINGERPRINT_MAX, FileId, Position, fingerprint, fingerprint_before};
 use crate::framer::Framer;
 use crate::run::Pipeline;
 use base::unit::ByteSize;
@@ -157,7 +157,7 @@ impl Tail {
             let read = chunk.get(..count).unwrap_or(&[]);
             let Some(new) = read.strip_prefix(self.reading.borrow().before.as_slice()) else {
                 self.finish(pipeline).await;
-                self.begin_anew(pipeline);
+                self.restart(pipeline);
                 return true;
             };
             if start == 0 && before == 0 && self.packed.get().is_none() {
@@ -218,7 +218,7 @@ impl Tail {
 
     /// A file that became shorter than we have read, or has other bytes there, begins anew (copytruncate, `>`). What sinks
     /// still acknowledge of its old content moves nothing any more.
-    fn begin_anew(&self, pipeline: &Pipeline) {
+    fn restart(&self, pipeline: &Pipeline) {
         let path = self.path.borrow();
         tracing::info!(file = %path.display(), "log file truncated or replaced; reading from the beginning");
         let starts = vec![0; self.context.sink_count];
@@ -315,7 +315,7 @@ impl Tail {
         self.context.note_all(self.id, &self.file, &starts);
     }
 
-    pub fn note_read_now_and_then(&self) {
+    pub fn note_read_periodically(&self) {
         if self.noted_at.get().elapsed() > NOTE_EVERY {
             self.note_read();
         }
@@ -388,16 +388,16 @@ fn compressed(begin: &[u8]) -> Option<&'static str> {
 
 /// A position with prints of what it covers. A file that cannot be read any more has prints that match nothing.
 fn position(file: &File, offset: u64, read_to: u64) -> Position {
-    let print = print_of(file, offset.min(PRINT_MAX as u64) as usize).unwrap_or_default();
-    let before = print_before(file, offset).unwrap_or_default();
+    let print = fingerprint(file, offset.min(FINGERPRINT_MAX as u64) as usize).unwrap_or_default();
+    let before = fingerprint_before(file, offset).unwrap_or_default();
     Position { offset, print, before, read_to: read_to.max(offset) }
 }
 
 /// Whether the file is the one that the position was of.
 fn is_of(position: &Position, file: &File) -> bool {
-    let begins = print_of(file, position.print.length as usize).is_ok_and(|print| print == position.print);
+    let begins = fingerprint(file, position.print.length as usize).is_ok_and(|print| print == position.print);
     // A position of the first version knows nothing of what stands before it.
     let continues = position.before.length == 0
-        || print_before(file, position.offset).is_ok_and(|before| before == position.before);
+        || fingerprint_before(file, position.offset).is_ok_and(|before| before == position.before);
     begins && continues
 }

@@ -38,7 +38,7 @@ pub fn modified_ns(meta: &Metadata) -> i64 {
 pub struct Walk {
     pub matches: Vec<Match>,
     /// The folders in which files matched or could match.
-    pub folders: Vec<PathBuf>,
+    pub directories: Vec<PathBuf>,
     /// Pipes, devices and sockets that match, and what they are: they are never read.
     pub special: Vec<(PathBuf, FileId, String)>,
     /// The first thing that could not be looked at.
@@ -89,15 +89,15 @@ impl Walk {
         }
     }
 
-    fn below(&mut self, folder: PathBuf, parts: &[&str], depth: usize) {
+    fn below(&mut self, directory: PathBuf, parts: &[&str], depth: usize) {
         let Some((part, rest)) = parts.split_first() else { return };
         if depth > DEPTH_MAX {
             return;
         }
         if *part == "**" {
-            self.folders.push(folder.clone());
-            self.below(folder.clone(), rest, depth);
-            return self.each(&folder, |walk, entry| {
+            self.directories.push(directory.clone());
+            self.below(directory.clone(), rest, depth);
+            return self.each(&directory, |walk, entry| {
                 // Links to folders are not followed: they may lead back.
                 if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
                     walk.below(entry.path(), parts, depth + 1);
@@ -106,15 +106,15 @@ impl Walk {
         }
         let plain = !part.contains(['*', '?', '[']);
         if plain && !rest.is_empty() {
-            return self.below(folder.join(part), rest, depth);
+            return self.below(directory.join(part), rest, depth);
         }
         let Ok(pattern) = Pattern::new(part) else { return };
         // Where a folder may come, or a file.
-        self.folders.push(folder.clone());
+        self.directories.push(directory.clone());
         if rest.is_empty() && plain && self.sought.is_empty() {
-            return self.considered(folder.join(part), true);
+            return self.considered(directory.join(part), true);
         }
-        self.each(&folder, |walk, entry| {
+        self.each(&directory, |walk, entry| {
             if matches(&pattern, &entry.file_name()) {
                 match rest.is_empty() {
                     true => walk.considered(entry.path(), plain),
@@ -141,12 +141,12 @@ impl Walk {
         }
     }
 
-    fn each(&mut self, folder: &Path, mut visit: impl FnMut(&mut Walk, &DirEntry)) {
-        let entries = match std::fs::read_dir(folder) {
+    fn each(&mut self, directory: &Path, mut visit: impl FnMut(&mut Walk, &DirEntry)) {
+        let entries = match std::fs::read_dir(directory) {
             Ok(entries) => entries,
             // It may come, or is a file beside folders that match.
             Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => return,
-            Err(error) => return self.cannot(folder, &error),
+            Err(error) => return self.cannot(directory, &error),
         };
         for entry in entries {
             self.entries += 1;
@@ -158,7 +158,7 @@ impl Walk {
             }
             match entry {
                 Ok(entry) => visit(self, &entry),
-                Err(error) => return self.cannot(folder, &error),
+                Err(error) => return self.cannot(directory, &error),
             }
         }
     }
@@ -173,9 +173,9 @@ pub fn cannot_read(path: &Path, error: &io::Error) -> String {
     let shown = path.display();
     let real = path.canonicalize().ok().filter(|real| error.kind() == io::ErrorKind::PermissionDenied && real != path);
     match real.as_deref().and_then(Path::parent) {
-        Some(folder) => format!(
+        Some(directory) => format!(
             "cannot read {shown}: {error}; symlink target {} is outside the sandbox: add it to sandbox.allow_read",
-            folder.display()
+            directory.display()
         ),
         None => format!("{shown} cannot be read: {error}"),
     }

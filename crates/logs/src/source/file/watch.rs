@@ -27,7 +27,7 @@ pub enum Change {
 pub struct Watch {
     /// Read like a pipe.
     queue: pipe::Receiver,
-    folders: HashMap<PathBuf, i32>,
+    directories: HashMap<PathBuf, i32>,
     paths: HashMap<i32, PathBuf>,
 }
 
@@ -36,16 +36,16 @@ impl Watch {
     pub fn new() -> io::Result<Watch> {
         let queue = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
         let queue = pipe::Receiver::from_owned_fd_unchecked(queue)?;
-        Ok(Watch { queue, folders: HashMap::new(), paths: HashMap::new() })
+        Ok(Watch { queue, directories: HashMap::new(), paths: HashMap::new() })
     }
 
     /// Watches these folders, which are sorted, and those of before no more. Answers how many are not watched, and why.
-    pub fn set_folders(&mut self, folders: &[PathBuf]) -> Option<String> {
-        let watched = folders.get(..WATCHES_MAX).unwrap_or(folders);
+    pub fn set_directories(&mut self, directories: &[PathBuf]) -> Option<String> {
+        let watched = directories.get(..WATCHES_MAX).unwrap_or(directories);
         let is_unwanted = |path: &&PathBuf| watched.binary_search(path).is_err();
-        let gone: Vec<PathBuf> = self.folders.keys().filter(is_unwanted).cloned().collect();
+        let gone: Vec<PathBuf> = self.directories.keys().filter(is_unwanted).cloned().collect();
         for path in gone {
-            if let Some(id) = self.folders.remove(&path) {
+            if let Some(id) = self.directories.remove(&path) {
                 self.paths.remove(&id);
                 // A folder that was removed has taken its watch along.
                 let _ = inotify::remove_watch(&self.queue, id);
@@ -57,7 +57,7 @@ impl Watch {
             // Added anew each time: another folder may have the name now. One that cannot be watched is scanned all the same.
             match inotify::add_watch(&self.queue, path, flags) {
                 Ok(id) => {
-                    if let Some(old) = self.folders.insert(path.clone(), id).filter(|old| *old != id) {
+                    if let Some(old) = self.directories.insert(path.clone(), id).filter(|old| *old != id) {
                         self.paths.remove(&old);
                     }
                     self.paths.insert(id, path.clone());
@@ -69,13 +69,13 @@ impl Watch {
                 Err(_) => {}
             }
         }
-        let (count, why) = match folders.len() - watched.len() {
+        let (count, why) = match directories.len() - watched.len() {
             0 => (refused.0, refused.1?),
             more => (refused.0 + more, "more are not watched at a time"),
         };
         Some(format!(
             "{count} of {} directories are polled, not watched (inotify): short-lived files may be missed: {why}",
-            folders.len()
+            directories.len()
         ))
     }
 
@@ -105,14 +105,14 @@ impl Watch {
         while let Some((head, rest)) = events.split_first_chunk::<16>() {
             let word =
                 |at: usize| head.get(at..at + 4).and_then(|bytes| bytes.try_into().ok()).map_or(0, u32::from_ne_bytes);
-            let (folder, kind, cookie) = (word(0).cast_signed(), ReadFlags::from_bits_retain(word(4)), word(8));
+            let (directory, kind, cookie) = (word(0).cast_signed(), ReadFlags::from_bits_retain(word(4)), word(8));
             let (name, rest) = rest.split_at((word(12) as usize).min(rest.len()));
             events = rest;
             let name = name.split(|byte| *byte == 0).next().filter(|name| !name.is_empty()).map(OsStr::from_bytes);
             if kind.contains(ReadFlags::QUEUE_OVERFLOW) {
                 changes.push(Change::Lost);
             }
-            let Some(path) = self.paths.get(&folder).zip(name).map(|(folder, name)| folder.join(name)) else {
+            let Some(path) = self.paths.get(&directory).zip(name).map(|(directory, name)| directory.join(name)) else {
                 continue;
             };
             if kind.contains(ReadFlags::MOVED_FROM) {

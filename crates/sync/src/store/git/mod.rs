@@ -287,7 +287,7 @@ impl Git {
         let packs = std::fs::read_dir(self.cache.join("objects/pack")).map_or(0, |entries| entries.count() / 2);
         match self.open(&self.cache) {
             Ok(repository) if packs <= PACKS_MAX => Ok((repository, true)),
-            _ => Ok((self.begin_anew()?, false)),
+            _ => Ok((self.restart()?, false)),
         }
     }
 
@@ -306,7 +306,7 @@ impl Git {
         Ok(repository)
     }
 
-    fn begin_anew(&self) -> Result<gix::Repository, String> {
+    fn restart(&self) -> Result<gix::Repository, String> {
         let failed =
             |error: &dyn std::fmt::Display| format!("the cache {} cannot be made: {error}", self.cache.display());
         crate::publish::symlink::remove(&self.cache).map_err(|error| failed(&error))?;
@@ -328,7 +328,7 @@ impl Store for Git {
             // Whatever fails in it without the server's fault: once per fetch it is begun anew.
             Err(Fault::Cache(text)) if may_be_damaged => {
                 tracing::info!(cache = %self.cache.display(), reason = text, "recreating the git cache");
-                Ok(self.attempt(&self.begin_anew()?, published, stage)?)
+                Ok(self.attempt(&self.restart()?, published, stage)?)
             }
             result => Ok(result?),
         }

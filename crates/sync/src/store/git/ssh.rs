@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 const ERRORS_MAX: usize = 4096;
 
 /// How long the last words of an ssh whose output has ended may take.
-const LAST_WORDS: Duration = Duration::from_secs(1);
+const FINAL_READ: Duration = Duration::from_secs(1);
 
 /// Starts ssh; what it cannot do is told when its output is read.
 pub fn connect(
@@ -188,7 +188,7 @@ impl Read for Reading {
         let count = self.stdout.read(buffer)?;
         if count == 0 && !buffer.is_empty() {
             // The end of all, or a failure: whoever reads knows which, and takes the reason then.
-            let _ = self.wait(false, Instant::now() + LAST_WORDS);
+            let _ = self.wait(false, Instant::now() + FINAL_READ);
             if let Some(reason) = self.reason() {
                 self.reports.put(io::ErrorKind::UnexpectedEof, reason, None);
             }

@@ -37,7 +37,7 @@ pub fn write(
             None => return Err(Fault::Content(format!("the commit {commit} has no folder {}", shown()))),
         };
     }
-    walk.folder(tree, Path::new(""), 0)
+    walk.directory(tree, Path::new(""), 0)
 }
 
 /// Tags of tags.
@@ -85,11 +85,11 @@ impl Walk<'_> {
         verified(self.repository, id, kind)
     }
 
-    fn folder(&mut self, tree: gix::ObjectId, at: &Path, depth: usize) -> Result<(), Fault> {
+    fn directory(&mut self, tree: gix::ObjectId, at: &Path, depth: usize) -> Result<(), Fault> {
         if depth > DEPTH_MAX {
             return Err(Fault::Content(format!("folders are nested deeper than {DEPTH_MAX}")));
         }
-        self.candidate.folder().map_err(Fault::Content)?;
+        self.candidate.directory().map_err(Fault::Content)?;
         let data = self.object(tree, Kind::Tree)?;
         for entry in entries(&data, tree.kind()) {
             let entry =
@@ -109,7 +109,7 @@ impl Walk<'_> {
             match entry.mode.kind() {
                 EntryKind::Tree => {
                     self.is_a(id, Kind::Tree, &path)?;
-                    self.folder(id, &path, depth + 1)?;
+                    self.directory(id, &path, depth + 1)?;
                 }
                 EntryKind::Link => {
                     let data = self.sized(id, &path)?;
@@ -124,7 +124,7 @@ impl Walk<'_> {
                     self.candidate.file(&path, &data, executable).map_err(Fault::Content)?;
                 }
                 EntryKind::Commit => {
-                    self.candidate.folder().map_err(Fault::Content)?;
+                    self.candidate.directory().map_err(Fault::Content)?;
                     tracing::warn!(path = %path.display(), "submodule skipped (not supported)");
                 }
             }

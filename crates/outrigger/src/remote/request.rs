@@ -127,7 +127,7 @@ impl Found {
     }
 
     /// Asks; what is not 200 is an answer like any other.
-    pub fn try_ask(&self, method: &str, path: &str, body: &[u8], limit: Duration) -> io::Result<Reply> {
+    pub fn try_request(&self, method: &str, path: &str, body: &[u8], limit: Duration) -> io::Result<Reply> {
         let began = Instant::now();
         let until = began + limit;
         // The last try is made with time left, so that the reason is what it found.
@@ -150,8 +150,8 @@ impl Found {
     }
 
     /// Asks, and takes 200 for an answer.
-    pub fn ask(&self, method: &str, path: &str, body: &[u8], limit: Duration) -> Result<Reply, Trouble> {
-        let reply = self.try_ask(method, path, body, limit).map_err(|error| self.unheard(&error))?;
+    pub fn request(&self, method: &str, path: &str, body: &[u8], limit: Duration) -> Result<Reply, Trouble> {
+        let reply = self.try_request(method, path, body, limit).map_err(|error| self.no_response(&error))?;
         match reply.status {
             200 => Ok(reply),
             401 => Err(Trouble::new(
@@ -173,10 +173,10 @@ impl Found {
     }
 
     pub fn change(&self, path: &str, body: &[u8], limit: Duration) -> Result<Reply, Trouble> {
-        self.ask("POST", path, body, limit)
+        self.request("POST", path, body, limit)
     }
 
-    fn unheard(&self, error: &io::Error) -> Trouble {
+    fn no_response(&self, error: &io::Error) -> Trouble {
         let help = match error.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
                 "is Outrigger running with `admin.socket` set to this path?"
@@ -191,7 +191,7 @@ impl Found {
     }
 
     /// Whether somebody still listens.
-    pub fn is_heard(&self) -> bool {
+    pub fn has_listener(&self) -> bool {
         match self.connect(Instant::now() + GAP) {
             Ok(_) => true,
             // Who is too busy to take the connection is there.

@@ -4,23 +4,23 @@
 
 use base::unit::Secret;
 use http::header::{AUTHORIZATION, HOST, HeaderMap, HeaderName, HeaderValue, ORIGIN};
-use net::serve::{Answer, Asked};
+use net::serve::{Request, Response};
 use std::net::{IpAddr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 
 /// Refuses what a page of somebody else had a browser send. `by_any_name` leaves the name out of it.
-pub fn stranger(asked: &Asked, hosts: &[String], by_any_name: bool) -> Option<Answer> {
-    let headers = &asked.headers;
+pub fn check_origin(request: &Request, hosts: &[String], by_any_name: bool) -> Option<Response> {
+    let headers = &request.headers;
     let host = match one(headers, &HOST) {
         Ok(host) => host,
-        Err(()) => return Some(Answer::text(400, "a request takes one Host header, in ASCII\n")),
+        Err(()) => return Some(Response::text(400, "a request takes one Host header, in ASCII\n")),
     };
     // Every browser sends one; who sends none, as HTTP/1.0 allows, was not led here by a name.
     if let Some(host) = host
         && !by_any_name
         && !is_ours(host, hosts)
     {
-        return Some(Answer::text(
+        return Some(Response::text(
             421,
             "host not allowed (DNS rebinding protection): use an IP address or localhost, or add the name to \
              admin.allowed_hosts\n",
@@ -35,8 +35,8 @@ pub fn stranger(asked: &Asked, hosts: &[String], by_any_name: bool) -> Option<An
         }
         Err(()) => true,
     };
-    if from_elsewhere || is_fetched_by_another_site(asked) {
-        return Some(Answer::text(403, "cross-origin request refused\n"));
+    if from_elsewhere || is_fetched_by_another_site(request) {
+        return Some(Response::text(403, "cross-origin request refused\n"));
     }
     None
 }
@@ -45,12 +45,12 @@ pub fn stranger(asked: &Asked, hosts: &[String], by_any_name: bool) -> Option<An
 /// A person who follows a link, from a runbook say, comes from another site and is let in: the document goes to the person,
 /// in a tab of its own, and that site can neither read nor frame it. Whatever a page fetches or embeds by itself is refused,
 /// also from another port of this host (`same-site`), where the app itself may listen.
-fn is_fetched_by_another_site(asked: &Asked) -> bool {
+fn is_fetched_by_another_site(request: &Request) -> bool {
     let is = |name: &'static str, value: &str| {
-        one(&asked.headers, &HeaderName::from_static(name)).is_ok_and(|have| have == Some(value))
+        one(&request.headers, &HeaderName::from_static(name)).is_ok_and(|have| have == Some(value))
     };
     let link =
-        asked.method == http::Method::GET && is("sec-fetch-mode", "navigate") && is("sec-fetch-dest", "document");
+        request.method == http::Method::GET && is("sec-fetch-mode", "navigate") && is("sec-fetch-dest", "document");
     (is("sec-fetch-site", "cross-site") || is("sec-fetch-site", "same-site")) && !link
 }
 
@@ -98,7 +98,7 @@ pub fn read_token(file: &Path) -> Result<Secret, String> {
 }
 
 /// Refuses a change without the token, where one is set.
-pub async fn without_token(headers: &HeaderMap, token: &Token) -> Option<Answer> {
+pub async fn without_token(headers: &HeaderMap, token: &Token) -> Option<Response> {
     let read;
     let token = match token {
         Token::None => return None,
@@ -111,7 +111,7 @@ pub async fn without_token(headers: &HeaderMap, token: &Token) -> Option<Answer>
                     read = token;
                     &read
                 }
-                Err(error) => return Some(Answer::text(503, format!("admin.token_file: {error}\n"))),
+                Err(error) => return Some(Response::text(503, format!("admin.token_file: {error}\n"))),
             }
         }
     };
@@ -122,7 +122,7 @@ pub async fn without_token(headers: &HeaderMap, token: &Token) -> Option<Answer>
         return None;
     }
     let refusal = "unauthorized: this endpoint requires `Authorization: Bearer <admin.token>` (CLI: --token-file)\n";
-    Some(Answer { headers: vec![("www-authenticate", "Bearer")], ..Answer::text(401, refusal) })
+    Some(Response { headers: vec![("www-authenticate", "Bearer")], ..Response::text(401, refusal) })
 }
 
 /// Takes the same time wherever the two differ, so that a token cannot be found letter by letter. Its length may show.
@@ -156,8 +156,8 @@ mod tests {
             map.append(*name, HeaderValue::from_str(value).expect("a value"));
         }
         let (path, query, body) = ("/status".into(), String::new(), bytes::Bytes::new());
-        let asked = Asked { method: http::Method::GET, path, query, headers: map, body };
-        stranger(&asked, &["sidecar.example".into()], by_any_name).map_or(200, |answer| answer.status)
+        let request = Request { method: http::Method::GET, path, query, headers: map, body };
+        check_origin(&request, &["sidecar.example".into()], by_any_name).map_or(200, |answer| answer.status)
     }
 
     /// covers: attachment 6
