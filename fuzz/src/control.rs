@@ -1,6 +1,6 @@
 //! The binary's `control`, as far as the files of it that are compiled here name it. No target calls any of it.
 
-use base::subsystem::Health;
+use base::runtime::health::Health;
 use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;

@@ -1,7 +1,7 @@
 //! The program behind `cargo xtask fuzz`: one target or all, for a time. In: a target's name, `--for`, `--input`, `--seed`. Out: a
 //! line per target, each finding with its file, and exit code 1 where there was one. Bound: the time is shared among the targets.
 
-use base::unit::TimeSpan;
+use config::unit::TimeSpan;
 use fuzz::targets::{self, Target};
 use fuzz::watch::{self, Job};
 use std::path::{Path, PathBuf};

@@ -2,7 +2,7 @@
 //! page that its person has open, also to our loopback address; what it says about their origin is held against the address
 //! that they went to. Programs that are no browsers say nothing of the kind and pass. It opens nothing and remembers nothing.
 
-use base::unit::Secret;
+use config::unit::Secret;
 use http::header::{AUTHORIZATION, HOST, HeaderMap, HeaderName, HeaderValue, ORIGIN};
 use net::serve::{Request, Response};
 use std::net::{IpAddr, Ipv6Addr};
@@ -89,7 +89,7 @@ const TOKEN_FILE_MAX: u64 = 64 << 10;
 
 /// The token of a file, without the newline that editors and `echo` put at its end.
 pub fn read_token(file: &Path) -> Result<Secret, String> {
-    let bytes = base::file::read(file, TOKEN_FILE_MAX).map_err(|error| error.to_string())?;
+    let bytes = base::system::file::read(file, TOKEN_FILE_MAX).map_err(|error| error.to_string())?;
     let token = Secret::new(String::from_utf8_lossy(&bytes).trim_end_matches(['\n', '\r']));
     if can_be_sent(&token) {
         return Ok(token);

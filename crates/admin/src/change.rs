@@ -2,8 +2,8 @@
 //! the time that the caller gives to an answer that waits.
 
 use crate::run::Controls;
-use base::scope::Scope;
-use base::unit::TimeSpan;
+use base::runtime::scope::Scope;
+use config::unit::TimeSpan;
 use http::Method;
 use net::serve::{Request, Response};
 use std::ffi::OsStr;

@@ -1,9 +1,9 @@
 //! What a person writes under `admin`.
 
 use crate::{authorize, socket};
-use base::diag::Diagnostic;
-use base::tree::Node;
-use base::unit::{Address, Secret};
+use config::diag::Diagnostic;
+use config::tree::Node;
+use config::unit::{Address, Secret};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer};
 use std::borrow::Cow;
@@ -134,11 +134,11 @@ impl Config {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use base::interpolate::Lookup;
+    use config::interpolate::Lookup;
 
     fn check(text: &str, expect: &str) {
         let lookup = Lookup { variable: &|_| None, file: &|_| Ok("s3cret\n".into()) };
-        let report = match base::config::load::<Config>("f", text, &lookup) {
+        let report = match config::load::load::<Config>("f", text, &lookup) {
             Ok(loaded) => {
                 let mut report = loaded.report;
                 report.extend(loaded.config.check(&loaded.tree));

@@ -7,9 +7,9 @@ use crate::change::{change, not_allowed};
 use crate::config::Config;
 use crate::socket::{self, Rights, Taken};
 use crate::view::{Probe, View, to_json};
-use base::listen::Sockets;
-use base::logging::LevelHandle;
-use base::scope::Scope;
+use base::runtime::scope::Scope;
+use base::system::listen::Sockets;
+use base::telemetry::logging::LevelHandle;
 use net::serve::{Request, Response, Server};
 use std::future::Future;
 use std::path::PathBuf;
@@ -291,7 +291,7 @@ mod tests {
         let heard = Heard::default();
         let (upgrades, stops) = (heard.clone(), heard.clone());
         let controls = Controls {
-            level: base::logging::start(LevelFilter::OFF, base::logging::Format::Auto),
+            level: base::telemetry::logging::start(LevelFilter::OFF, base::telemetry::logging::Format::Auto),
             reload: Rc::new(|| Box::pin(async { Err("a mistake".into()) })),
             upgrade: Rc::new(move |to| {
                 upgrades.borrow_mut().push(format!("upgrade {to:?}"));
@@ -308,7 +308,7 @@ mod tests {
             }),
             stop: Rc::new(move |within| stops.borrow_mut().push(format!("stop {within:?}"))),
         };
-        let token = token.map_or(Token::None, |token| Token::Given(base::unit::Secret::new(token)));
+        let token = token.map_or(Token::None, |token| Token::Given(config::unit::Secret::new(token)));
         let scope = Scope::new("test", health);
         (
             Rc::new(Context {

@@ -2,7 +2,7 @@
 //! moment, or why there is none. It is made under a name of its own and then renamed over the path, so that the path leads to a
 //! worker at every moment; and before the sandbox closes, since nobody may give a file to a group from within.
 
-use base::groups;
+use base::system::groups;
 use rustix::fs::Mode;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};

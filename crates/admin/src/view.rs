@@ -1,10 +1,10 @@
 //! What is shown, put together from telemetry: the answers of probes, the status as JSON, and the same for a terminal.
 
-use base::family::{Gather as _, write_text};
-use base::revisions::{Revision, Revisions};
-use base::state::StateDir;
-use base::subsystem::{ComponentHealth, State, SubsystemHealth};
+use base::feeds::revisions::{Revision, Revisions};
+use base::runtime::health::{ComponentHealth, State, SubsystemHealth};
+use base::runtime::state::StateDir;
 use base::telemetry::Telemetry;
+use base::telemetry::family::{Gather as _, write_text};
 use serde::Serialize;
 use std::fmt::Write as _;
 use std::rc::Rc;
@@ -51,7 +51,7 @@ pub struct Status {
     pub components: Vec<ComponentHealth>,
     pub revisions: Vec<Revision>,
     pub state: StateStatus,
-    pub ledger: Vec<base::ledger::Snapshot>,
+    pub ledger: Vec<base::telemetry::ledger::Snapshot>,
 }
 
 /// The worker's memory.
@@ -271,8 +271,8 @@ impl View {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use base::component::Component;
-    use base::reason::Reason;
+    use base::telemetry::component::Component;
+    use base::telemetry::reason::Reason;
     use serde_json::json;
 
     /// covers: foundation 6

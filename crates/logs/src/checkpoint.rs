@@ -4,8 +4,8 @@
 //! `SLOTS_MAX` slots; the positions of closed files make room for others, the oldest first, and then those of files at rest, which
 //! health says.
 
-use base::state::{Mark, Marked, StateDir};
-use base::subsystem::Health;
+use base::runtime::health::Health;
+use base::runtime::state::{Mark, Marked, StateDir};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::{File, Metadata, OpenOptions};
@@ -102,7 +102,8 @@ impl Checkpoints {
     pub fn open(state: &StateDir, health: Option<Arc<Health>>) -> io::Result<(Checkpoints, Option<String>)> {
         let Some(path) = state.path(FILE) else { return Ok((Checkpoints::default(), None)) };
         let mut options = OpenOptions::new();
-        let mut file = base::file::open_own(&path, options.create(true).truncate(false).read(true).write(true))?;
+        let mut file =
+            base::system::file::open_own(&path, options.create(true).truncate(false).read(true).write(true))?;
         let mut bytes = Vec::new();
         io::Read::by_ref(&mut file).take(((SLOTS_MAX + 1) * SLOT_BYTES) as u64).read_to_end(&mut bytes)?;
         let mut inner = Inner { health, ..Inner::default() };

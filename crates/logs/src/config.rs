@@ -3,7 +3,7 @@
 use crate::sink::SinkEntry;
 use crate::source::SourceEntry;
 use crate::stage::StageEntry;
-use base::unit::{ByteSize, TimeSpan};
+use config::unit::{ByteSize, TimeSpan};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use std::collections::BTreeMap;

@@ -4,10 +4,10 @@ use crate::config::{Config, WhenFull};
 use crate::sink::{SinkEntry, SinkKind};
 use crate::source::SourceKind;
 use crate::stage::{StageEntry, StageKind};
-use base::component::Component;
-use base::diag::{Diagnostic, nearest};
-use base::needs::Needs;
-use base::tree::Node;
+use base::telemetry::component::Component;
+use config::diag::{Diagnostic, nearest};
+use config::needs::Needs;
+use config::tree::Node;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -230,10 +230,10 @@ fn kinds(entries: &[StageEntry]) -> Vec<StageKind> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use base::interpolate::Lookup;
+    use config::interpolate::Lookup;
 
     fn check(text: &str, wrapped: bool, expect: Result<(), &str>) {
-        let loaded = base::config::load::<Config>("logs.yaml", text, &Lookup::HERE);
+        let loaded = config::load::load::<Config>("logs.yaml", text, &Lookup::HERE);
         let loaded = loaded.unwrap_or_else(|report| panic!("{}", report.render()));
         match (Plan::new(&loaded.config, wrapped, false, &loaded.tree), expect) {
             (Ok(_), Ok(())) => {}

@@ -4,8 +4,8 @@
 
 use crate::batch::Batch;
 use crate::config::WhenFull;
-use base::ledger::Row;
-use base::reason::Reason;
+use base::telemetry::ledger::Row;
+use base::telemetry::reason::Reason;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -158,8 +158,8 @@ mod tests {
     use super::*;
     use crate::batch::Stream;
     use crate::framer::Framer;
-    use base::component::Component;
-    use base::ledger::Ledger;
+    use base::telemetry::component::Component;
+    use base::telemetry::ledger::Ledger;
     use std::time::Duration;
 
     fn batch(text: &str) -> Rc<Batch> {

@@ -19,16 +19,18 @@ use crate::source::{SourceKind, file, proxy, stdio};
 use crate::stage::{MeteredStage, apply, metered};
 use crate::stop;
 use crate::telemetry::{REMOVED_BYTES, REMOVED_FILES, TRUNCATED};
-use base::backoff::Backoff;
-use base::component::Component;
-use base::feed::{AccessBatch, FeedReceiver};
-use base::ledger::Row;
-use base::pressure::Pressure;
-use base::reason::Reason;
-use base::scope::{self, Scope};
-use base::state::StateDir;
-use base::subsystem::{Health, Lifecycle, Participant, Phase, PhaseWatch, counted};
+use base::feeds::{AccessBatch, FeedReceiver};
+use base::runtime::backoff::Backoff;
+use base::runtime::health::Health;
+use base::runtime::lifecycle::{Lifecycle, Participant, Phase, PhaseWatch};
+use base::runtime::pressure::Pressure;
+use base::runtime::scope::{self, Scope};
+use base::runtime::state::StateDir;
+use base::telemetry::component::Component;
+use base::telemetry::ledger::Row;
+use base::telemetry::reason::Reason;
 use base::telemetry::{Counter, Gauge, MetricDesc, RECEIVED_BYTES, Requests, Telemetry};
+use base::text::plural;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -84,7 +86,7 @@ async fn logs_thread(
     });
     let (checkpoints, trouble) = opened;
     if let Some(trouble) = trouble {
-        telemetry.counter(&base::state::FILES_RESET, &["logs/checkpoints"]).add(1);
+        telemetry.counter(&base::runtime::state::FILES_RESET, &["logs/checkpoints"]).add(1);
         tracing::warn!("{trouble}; log files without a checkpoint are re-read from the beginning");
     }
     checkpoints.prefer(plan.sources.iter().map(|source| source.name.as_str()));
@@ -95,8 +97,8 @@ async fn logs_thread(
         parts.start_sources(inputs, &queues, &checkpoints, looking);
     scope.spawn("sync", checkpoints.clone().sync_periodically());
     parts.list_components();
-    let sources = counted(parts.plan.sources.len(), "source", "sources");
-    health.set_summary(format!("{sources} to {}", counted(parts.plan.sinks.len(), "sink", "sinks")));
+    let sources = plural(parts.plan.sources.len(), "source", "sources");
+    health.set_summary(format!("{sources} to {}", plural(parts.plan.sinks.len(), "sink", "sinks")));
     let is_ready = health.clone();
     scope.spawn("ready", async move {
         // Once we are ready, what is written to a file is read, also where files are begun at their end.
@@ -417,7 +419,7 @@ impl Pipeline {
 
     /// A file of the state directory is of a newer version than ours.
     pub fn restarted(&self, file: &str) {
-        self.telemetry.counter(&base::state::FILES_RESET, &[file]).add(1);
+        self.telemetry.counter(&base::runtime::state::FILES_RESET, &[file]).add(1);
     }
 
     /// A file that went away before all sinks had it; zero bytes are an unknown number.

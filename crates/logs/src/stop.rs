@@ -3,7 +3,7 @@
 
 use crate::queue::Queue;
 use crate::run::{BacklogOf, Builder, Pipeline};
-use base::reason::Reason;
+use base::telemetry::reason::Reason;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 use tokio::task::JoinHandle;

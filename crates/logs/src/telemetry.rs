@@ -1,7 +1,7 @@
 //! Own metrics of the log pipeline that not every component has. In: nothing. Out: their names, labels and help texts.
 
-use base::component::LABELS;
 use base::telemetry::MetricDesc;
+use base::telemetry::component::LABELS;
 
 pub static REMOVED_FILES: MetricDesc = MetricDesc::counter(
     "outrigger_logs_removed_files_total",

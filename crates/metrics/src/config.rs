@@ -2,7 +2,7 @@
 
 use crate::sink::SinkEntry;
 use crate::source::SourceEntry;
-use base::unit::ByteSize;
+use config::unit::ByteSize;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use std::collections::BTreeMap;

@@ -3,10 +3,11 @@
 use crate::config::{BufferConfig, Config};
 use crate::sink::{SinkEntry, SinkKind};
 use crate::source::SourceKind;
-use base::component::Component;
-use base::diag::Diagnostic;
-use base::needs::{Listen, Needs};
-use base::tree::Node;
+use base::system::listen::Listen;
+use base::telemetry::component::Component;
+use config::diag::Diagnostic;
+use config::needs::Needs;
+use config::tree::Node;
 use std::time::Duration;
 
 pub struct Plan {

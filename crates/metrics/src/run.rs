@@ -14,15 +14,17 @@ use crate::sink::remote_write::RemoteWrite;
 use crate::sink::{SinkKind, prometheus};
 use crate::source::{Collected, Inputs, Source, SourceKind};
 use crate::telemetry::SERIES;
-use base::backoff::Backoff;
-use base::component::Component;
-use base::ledger::Row;
-use base::listen::Sockets;
-use base::pressure::Pressure;
-use base::reason::Reason;
-use base::scope::Scope;
-use base::subsystem::{Health, Lifecycle, Participant, Phase, PhaseWatch, counted};
+use base::runtime::backoff::Backoff;
+use base::runtime::health::Health;
+use base::runtime::lifecycle::{Lifecycle, Participant, Phase, PhaseWatch};
+use base::runtime::pressure::Pressure;
+use base::runtime::scope::Scope;
+use base::system::listen::Sockets;
+use base::telemetry::component::Component;
+use base::telemetry::ledger::Row;
+use base::telemetry::reason::Reason;
 use base::telemetry::{Gauge, Telemetry, UP};
+use base::text::plural;
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -155,8 +157,8 @@ pub fn start(
     if !errors.is_empty() {
         return Err(errors);
     }
-    let told = counted(plan.sources.len(), "source", "sources");
-    health.set_summary(format!("{told} to {}", counted(plan.sinks.len(), "sink", "sinks")));
+    let told = plural(plan.sources.len(), "source", "sources");
+    health.set_summary(format!("{told} to {}", plural(plan.sinks.len(), "sink", "sinks")));
     let participant = lifecycle.participant("metrics");
     let parts = Builder { sources: sources.clone(), writers, pages, app_was_ready: inputs.app_was_ready.clone() };
     scope.spawn("conduct", conduct(plan, parts, telemetry.clone(), health, participant, scope.clone()));

@@ -2,7 +2,7 @@
 //! lines, or families of our own. Out: snapshots that sinks share. Bound: a target's interner keeps what its last snapshot
 //! used; `max_series` of its source limits how many there are.
 
-use base::family::{Family, FamilyKind, PointValue};
+use base::telemetry::family::{Family, FamilyKind, PointValue};
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -234,7 +234,7 @@ pub fn snapshot_of(own: &[Family], time_ms: i64, interner: &mut Interner) -> Sna
             let mut add = |suffix: &str, bound: Option<f64>, value: f64| {
                 let le = bound.map(|bound| {
                     let mut text = String::new();
-                    base::family::write_number(bound, &mut text);
+                    base::telemetry::family::write_number(bound, &mut text);
                     text
                 });
                 key.clear();
@@ -274,7 +274,7 @@ pub fn snapshot_of(own: &[Family], time_ms: i64, interner: &mut Interner) -> Sna
 #[cfg(test)]
 mod tests {
     use super::*;
-    use base::family::Point;
+    use base::telemetry::family::Point;
 
     /// covers: foundation 5
     #[test]

@@ -1,7 +1,7 @@
 //! Own metrics of the metrics pipeline that not every component has. In: nothing. Out: their names, labels and help texts.
 
-use base::component::LABELS;
 use base::telemetry::MetricDesc;
+use base::telemetry::component::LABELS;
 
 pub static SERIES: MetricDesc = MetricDesc::gauge("outrigger_metrics_series", &LABELS, "Series known.");
 

@@ -4,7 +4,7 @@
 //! beyond it are left out and counted, known ones stay.
 
 use crate::series::{Found, Interner, Metadata, MetricFamily, Sample, Series, Snapshot, Timing};
-use base::family::{FamilyKind, escape, is_label_name, write_number};
+use base::telemetry::family::{FamilyKind, escape, is_label_name, write_number};
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 

@@ -4,8 +4,8 @@
 use crate::config::{Auth, Basic, Bearer};
 use crate::error::Error;
 use crate::sigv4;
-use base::unit::Secret;
 use base64::Engine as _;
+use config::unit::Secret;
 use http::header::{HeaderMap, HeaderValue};
 use http::{Method, Uri};
 use std::path::Path;
@@ -58,7 +58,7 @@ fn either(given: Option<&Secret>, file: Option<&Path>, what: &str) -> Result<Str
 }
 
 fn read_credential(file: &Path) -> Result<String, Error> {
-    let bytes = base::file::read(file, CREDENTIAL_MAX).map_err(|error| Error::us(error.to_string()))?;
+    let bytes = base::system::file::read(file, CREDENTIAL_MAX).map_err(|error| Error::us(error.to_string()))?;
     let text = String::from_utf8(bytes).map_err(|_| Error::us(format!("{} is not UTF-8", file.display())))?;
     Ok(text.trim_end().to_string())
 }

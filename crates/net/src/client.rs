@@ -166,14 +166,14 @@ impl Client {
     }
 
     fn take_idle(&self, target: &Target) -> Option<Sender> {
-        let mut idle = base::subsystem::lock(&self.idle);
+        let mut idle = base::sync::lock(&self.idle);
         idle.retain(|idle| idle.since.elapsed() < IDLE_AGE && !idle.sender.is_closed());
         let index = idle.iter().rposition(|idle| idle.target == *target && idle.sender.is_ready())?;
         Some(idle.swap_remove(index).sender)
     }
 
     fn keep(&self, target: &Target, sender: Sender) {
-        let mut idle = base::subsystem::lock(&self.idle);
+        let mut idle = base::sync::lock(&self.idle);
         if idle.len() < IDLE_MAX && !sender.is_closed() {
             idle.push(Idle { target: target.clone(), sender, since: Instant::now() });
         }
@@ -208,7 +208,7 @@ impl Response {
     /// The beginning of the body, or the place that a redirect leads to, for a message.
     pub fn excerpt(&self) -> String {
         if let Some(place) = self.header("location").filter(|_| (300..400).contains(&self.status)) {
-            return format!("redirect to {} not followed", base::diag::hide_userinfo(place));
+            return format!("redirect to {} not followed", config::diag::hide_userinfo(place));
         }
         let text =
             String::from_utf8_lossy(self.body.get(..EXCERPT_MAX.min(self.body.len())).unwrap_or(&[])).into_owned();

@@ -1,7 +1,7 @@
 //! The keys of every kind that speaks HTTP or TLS as a client: declared once, written into each kind's `Config` by
 //! `http_client!`, so that the schema, the documentation and the place of a mistake are those of plain keys.
 
-use base::unit::{Secret, TimeSpan};
+use config::unit::{Secret, TimeSpan};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -33,13 +33,13 @@ macro_rules! http_client {
             $($(#[$field_about])* pub $field: $type,)*
             /// How long one attempt may take, from connecting to the last byte of the response.
             #[serde(default = "net::timeout")]
-            pub timeout: base::unit::TimeSpan,
+            pub timeout: config::unit::TimeSpan,
             /// How long name resolution, TCP and TLS together may take.
             #[serde(default = "net::connect_timeout")]
-            pub connect_timeout: base::unit::TimeSpan,
+            pub connect_timeout: config::unit::TimeSpan,
             /// Headers added to each request; their values are secrets. Those that the protocol needs cannot be replaced.
             #[serde(default)]
-            pub headers: std::collections::BTreeMap<String, base::unit::Secret>,
+            pub headers: std::collections::BTreeMap<String, config::unit::Secret>,
             /// Authentication, exactly one kind. Default: the user and password in the URL, if any (basic).
             #[serde(default)]
             pub auth: Option<$crate::config::Auth>,

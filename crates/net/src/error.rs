@@ -43,7 +43,7 @@ impl Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&base::diag::hide_userinfo(&self.text))
+        f.write_str(&config::diag::hide_userinfo(&self.text))
     }
 }
 

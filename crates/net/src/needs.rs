@@ -4,7 +4,7 @@
 use crate::config::{Auth, ClientConfig};
 use crate::proxies::Proxies;
 use crate::tls::bundles;
-use base::needs::Needs;
+use config::needs::Needs;
 use std::path::PathBuf;
 
 /// Names are looked up over UDP, and over TCP where an answer is too long for that (RFC 7766).

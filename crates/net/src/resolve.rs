@@ -5,8 +5,8 @@
 //! addresses of a name, `CACHE` answers of each server kept for their TTL.
 
 use crate::error::Error;
-use base::file::Stamp;
-use base::subsystem::lock;
+use base::sync::lock;
+use base::system::file::Stamp;
 use hickory_resolver::config::{NameServerConfig, ResolveHosts, ResolverConfig};
 use hickory_resolver::lookup::Lookup;
 use hickory_resolver::net::{DnsError, NetError};

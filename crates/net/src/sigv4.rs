@@ -116,7 +116,7 @@ fn hex(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use base::unit::Secret;
+    use config::unit::Secret;
 
     /// The published example "get-vanilla" of AWS's Signature Version 4 test suite.
     ///

@@ -121,7 +121,7 @@ fn read_certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, Error>
 
 /// Never waits: a pipe or a device is no file here.
 fn read(file: &Path) -> Result<Vec<u8>, Error> {
-    base::file::read(file, PEM_MAX).map_err(|error| Error::us(format!("{error}")))
+    base::system::file::read(file, PEM_MAX).map_err(|error| Error::us(format!("{error}")))
 }
 
 fn no_pem(file: &Path, error: &dyn std::fmt::Display) -> Error {

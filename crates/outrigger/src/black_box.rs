@@ -2,8 +2,8 @@
 //! samples and requests. Out: one JSON file in the state directory. Bounds: `KEPT` files, `sys::ring::TAIL_KEPT` bytes of each stream,
 //! and what the metrics and the proxy keep anyway.
 
-use base::state::StateDir;
-use base::subsystem::Health;
+use base::runtime::health::Health;
+use base::runtime::state::StateDir;
 use serde::Serialize;
 use std::rc::Rc;
 use std::sync::Arc;

@@ -1,7 +1,7 @@
 //! The command line.
 
 use crate::remote::{self, For, Probe, Target};
-use base::logging;
+use base::telemetry::logging;
 use clap::{Args, Parser, Subcommand};
 use std::ffi::OsString;
 use std::path::PathBuf;

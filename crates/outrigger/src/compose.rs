@@ -18,14 +18,14 @@ use crate::telemetry::{RELOAD_SUCCESSFUL, RELOAD_TIMESTAMP, STATE_MAX, STATE_WRI
 use crate::watchdog::SelfCheck;
 use crate::worker::report_errors;
 use admin::run::Controls;
-use base::family::Gather;
-use base::listen::Sockets;
-use base::logging;
-use base::revisions::Revisions;
-use base::scope::Scope;
-use base::state::StateDir;
-use base::subsystem::Lifecycle;
+use base::feeds::revisions::Revisions;
+use base::runtime::lifecycle::Lifecycle;
+use base::runtime::scope::Scope;
+use base::runtime::state::StateDir;
+use base::system::listen::Sockets;
 use base::telemetry::Telemetry;
+use base::telemetry::family::Gather;
+use base::telemetry::logging;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -75,7 +75,7 @@ impl Worker {
         self.name_components();
         let mut errors = check(&plans);
         let records = plans.logs.as_ref().is_some_and(|plan| plan.reads_access());
-        let (sender, receiver) = base::feed::feed(logs::source::proxy::FEED_MAX);
+        let (sender, receiver) = base::feeds::feed(logs::source::proxy::FEED_MAX);
         let mut counters = None;
         if let Some(plan) = plans.proxy.take().filter(|_| errors.is_empty()) {
             let sender = records.then_some(sender);
@@ -162,7 +162,7 @@ impl Worker {
         &mut self,
         plans: Plans,
         state: &StateDir,
-        access: Option<base::feed::FeedReceiver<base::feed::AccessBatch>>,
+        access: Option<base::feeds::FeedReceiver<base::feeds::AccessBatch>>,
         counters: Option<Arc<proxy::Counters>>,
     ) -> Result<(Gate, Scope), Vec<String>> {
         let telemetry = self.telemetry.clone();
@@ -352,7 +352,7 @@ struct Part {
 }
 
 impl Gather for Part {
-    fn gather(&self, families: &mut Vec<base::family::Family>) {
+    fn gather(&self, families: &mut Vec<base::telemetry::family::Family>) {
         let mut all = Vec::new();
         self.counters.gather(&mut all);
         families.extend(all.into_iter().filter(|family| !self.ours || family.name.starts_with("outrigger_")));

@@ -1,7 +1,7 @@
 //! The whole configuration: one file, one struct, each section's own Config within.
 
 use crate::app::App;
-use base::unit::ByteSize;
+use config::unit::ByteSize;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use std::collections::BTreeMap;

@@ -3,7 +3,7 @@
 
 use crate::reload::Reloader;
 use crate::telemetry::AppMetrics;
-use base::subsystem::Health;
+use base::runtime::health::Health;
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -323,7 +323,7 @@ pub async fn signals(control: Rc<Control>, reloader: Rc<Reloader>, companion: bo
             _ = upgrade.recv() => control.upgrade_signalled(),
             _ = hangup.recv(), if companion => {
                 if let Err(report) = reloader.reload(&control).await {
-                    base::logging::report(&report, "reload failed: invalid configuration; keeping the previous one");
+                    base::telemetry::logging::report(&report, "reload failed: invalid configuration; keeping the previous one");
                 }
             }
         }

@@ -1,10 +1,10 @@
 //! `outrigger explain` and `outrigger schema`: documentation from the Config types themselves. In: a component's path. Out: text.
 
 use crate::config::Config;
-use base::diag::nearest;
-use base::output;
-use base::reason::Reason;
-use base::registry::KindInfo;
+use base::system::output;
+use base::telemetry::reason::Reason;
+use config::diag::nearest;
+use config::registry::KindInfo;
 use serde_json::Value;
 use std::fmt::Write as _;
 
@@ -24,7 +24,7 @@ fn registries() -> [(&'static str, &'static [KindInfo]); 9] {
 }
 
 pub fn explain(kind: Option<&str>) -> i32 {
-    let root = base::config::schema_of::<Config>();
+    let root = config::load::schema_of::<Config>();
     let sections = || root["properties"].as_object().into_iter().flatten();
     let Some(wanted) = kind else {
         let mut text = "Sections, each by `outrigger explain NAME`, including nested keys (app.stop):\n\n".to_string();
@@ -213,7 +213,7 @@ fn wrap(text: &str, indent: &str) -> String {
 
 /// `outrigger schema`.
 pub fn schema() -> i32 {
-    let mut schema = base::config::schema_of::<Config>();
+    let mut schema = config::load::schema_of::<Config>();
     if let Some(object) = schema.as_object_mut() {
         object.insert("title".into(), "Outrigger".into());
     }
@@ -250,7 +250,7 @@ mod tests {
     /// covers: foundation 3
     #[test]
     fn every_part_of_the_file_explains_itself() {
-        let root = base::config::schema_of::<Config>();
+        let root = config::load::schema_of::<Config>();
         for (path, parts) in [
             ("app", &["command (list of string", "stop (mapping"][..]),
             ("app.stop", &["grace_period (duration, default \"20s\")"]),

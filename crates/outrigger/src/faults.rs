@@ -3,8 +3,8 @@
 //! `done` or `errno 13`, and the fault. Bound: one connection at a time, served on the worker's main thread inside its main future,
 //! so that a panic or a block here is that thread's own.
 
-use base::scope::Scope;
-use base::subsystem::lock;
+use base::runtime::scope::Scope;
+use base::sync::lock;
 use base::telemetry::Telemetry;
 use rustix::net::{AddressFamily, SocketType, ipproto};
 use rustix::process::{Pid, Resource, Rlimit, Signal};
@@ -147,7 +147,7 @@ impl Door {
 const NO_SUCH: io::ErrorKind = io::ErrorKind::InvalidInput;
 
 fn posted(thread: &str, fault: fn()) -> io::Result<()> {
-    if base::fault_mailbox::post(thread, fault) { Ok(()) } else { Err(NO_SUCH.into()) }
+    if base::runtime::fault_mailbox::post(thread, fault) { Ok(()) } else { Err(NO_SUCH.into()) }
 }
 
 fn number<T: std::str::FromStr>(text: &str) -> io::Result<T> {

@@ -2,7 +2,8 @@
 //! itself needs. In: checked plans. Out: needs, and grants for the sandbox. `validate` says from the same list what an image lacks.
 
 use crate::load::Plans;
-use base::needs::{Listen, Needs};
+use base::system::listen::Listen;
+use config::needs::Needs;
 use sandbox::Grants;
 use std::os::unix::ffi::OsStringExt as _;
 use std::os::unix::fs::MetadataExt as _;
@@ -59,7 +60,7 @@ pub fn grants(plans: &Plans) -> Grants {
         connect_any: false,
         programs: !needs.programs.is_empty(),
     };
-    grants.read.extend(base::cgroup::directories());
+    grants.read.extend(base::system::cgroup::directories());
     if grants.programs {
         grants.execute.extend(needs.programs.iter().flat_map(|program| find(program)));
         grants.execute.extend(LIBRARIES.map(PathBuf::from).into_iter().filter(|path| path.exists()));

@@ -2,8 +2,8 @@
 //! a row without a case here fails.
 
 use crate::config::Config;
-use base::interpolate::Lookup;
-use base::renamed::RENAMED;
+use config::interpolate::Lookup;
+use config::renamed::RENAMED;
 use std::collections::BTreeSet;
 
 /// A place in the file, and what is written there under which name, with the name of the hint.
@@ -165,7 +165,7 @@ const CASES: &[(&str, &[(&str, &str)])] = &[
 ];
 
 fn report(text: &str) -> String {
-    match base::config::load::<Config>("outrigger.yaml", text, &Lookup::HERE) {
+    match config::load::load::<Config>("outrigger.yaml", text, &Lookup::HERE) {
         Ok(_) => panic!("`{text}` is valid"),
         Err(report) => report.render(),
     }

@@ -3,12 +3,13 @@
 
 use crate::app::{App, plan as app_plan};
 use crate::config::{Config, Limits};
-use base::diag::{Diagnostic, Report};
-use base::interpolate::Lookup;
-use base::needs::{Listen, Needs};
-use base::output;
-use base::tree::Node;
-use base::unit::ByteSize;
+use base::system::listen::Listen;
+use base::system::output;
+use config::diag::{Diagnostic, Report};
+use config::interpolate::Lookup;
+use config::needs::Needs;
+use config::tree::Node;
+use config::unit::ByteSize;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -57,7 +58,7 @@ impl Source {
             report.push(Diagnostic::whole(message).help(help));
             report
         };
-        let bytes = base::file::read(path, CONFIG_MAX).map_err(|error| {
+        let bytes = base::system::file::read(path, CONFIG_MAX).map_err(|error| {
             let help = "name the file with -c, or write one: README.md has a first one, `outrigger explain` lists what there is";
             report(format!("the configuration cannot be read: {error}"), help)
         })?;
@@ -84,14 +85,14 @@ impl Source {
     /// The same, with placeholders filled from somewhere else than here.
     pub fn plans_with(&self, command: &[OsString], lookup: &Lookup<'_>) -> Result<(Plans, Report), Report> {
         let shown = self.path.display().to_string();
-        let loaded = base::config::load_or_sections::<Config>(&shown, &self.text, lookup);
-        let base::config::Loaded { config, tree, mut report, secret_variables, files } = match loaded {
+        let loaded = config::load::load_or_sections::<Config>(&shown, &self.text, lookup);
+        let config::load::Loaded { config, tree, mut report, secret_variables, files } = match loaded {
             Ok(loaded) => loaded,
             Err(refused) => return Err(check_refused(*refused, command)),
         };
         let command =
             if command.is_empty() { config.app.command.iter().map(OsString::from).collect() } else { command.to_vec() };
-        let container = base::cgroup::memory_limit();
+        let container = base::system::cgroup::memory_limit();
         let sections = Sections {
             command: &command,
             secret_variables: &secret_variables,
@@ -109,7 +110,7 @@ impl Source {
         match (sync, app) {
             (Some(sync), Some(app)) if !report.has_errors() => {
                 let (state_dir, path) = (state_dir(&config), self.path.clone());
-                let shown = base::config::shown::<Config>(&tree);
+                let shown = config::load::shown::<Config>(&tree);
                 let (needs, memory) = (Needs::default(), memory(&config.limits, container));
                 let mut plans = Plans {
                     path,
@@ -205,8 +206,8 @@ impl Sections<'_> {
 }
 
 /// The mistakes of meaning in what is right in form, so that all come at once.
-fn check_refused(refused: base::config::Refused, command: &[OsString]) -> Report {
-    fn section<S: serde::de::DeserializeOwned>(refused: &base::config::Refused, name: &str) -> Option<S> {
+fn check_refused(refused: config::load::Refused, command: &[OsString]) -> Report {
+    fn section<S: serde::de::DeserializeOwned>(refused: &config::load::Refused, name: &str) -> Option<S> {
         Some(refused.section(name)?.0)
     }
     let app: Option<App> = section(&refused, "app");
@@ -216,7 +217,7 @@ fn check_refused(refused: base::config::Refused, command: &[OsString]) -> Report
     let sections = Sections {
         command: if command.is_empty() { &configured } else { command },
         secret_variables: &[],
-        container: base::cgroup::memory_limit(),
+        container: base::system::cgroup::memory_limit(),
         proxied: refused.json.get("proxy").is_some(),
         app: app.as_ref(),
         limits: limits.as_ref(),
@@ -352,7 +353,7 @@ fn check_times(app: &App, tree: &Node) -> Option<Diagnostic> {
         let message = format!(
             "`timeout` is {}, but drain_timeout and grace_period may take {}",
             stop.timeout,
-            base::unit::TimeSpan(needed)
+            config::unit::TimeSpan(needed)
         );
         Diagnostic::error(place, message).help("raise `timeout`, so that logs can be delivered after the app has ended")
     })

@@ -56,7 +56,7 @@ fn main() -> ExitCode {
         }
         Command::Reload { token_file, target } => remote::reload(&target, token_file.as_deref()),
         Command::LogLevel { level, token_file, target } => remote::log_level(&target, level, token_file.as_deref()),
-        Command::Detect { look } => detect::command(&look.options(), base::output::print),
+        Command::Detect { look } => detect::command(&look.options(), base::system::output::print),
         Command::Init { look, output, force } => detect::init(&look.options(), &output, force),
         Command::Demo { check, dir } => demo::run(check, dir.as_deref()),
         Command::DemoApp { dir, port } => demo::app::run(&dir, port),

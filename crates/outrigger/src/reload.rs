@@ -5,8 +5,8 @@
 use crate::control::Control;
 use crate::grants::Mark;
 use crate::load::Source;
-use base::file::Stamp;
-use base::subsystem::Health;
+use base::runtime::health::Health;
+use base::system::file::Stamp;
 use base::telemetry::Gauge;
 use std::cell::RefCell;
 use std::ffi::OsString;
@@ -131,7 +131,10 @@ impl Reloader {
                 }
                 Err(report) => {
                     loaded.set(0);
-                    base::logging::report(&report, "reload failed: invalid configuration; keeping the previous one");
+                    base::telemetry::logging::report(
+                        &report,
+                        "reload failed: invalid configuration; keeping the previous one",
+                    );
                     health.fault(PART, "reload failed: invalid configuration; keeping the previous one");
                 }
             }

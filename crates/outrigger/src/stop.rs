@@ -3,9 +3,9 @@
 
 use crate::app::Stop;
 use crate::control::{AppFacts, Control, Order};
-use base::scope::Scope;
-use base::state::StateDir;
-use base::subsystem::{Lifecycle, Phase};
+use base::runtime::lifecycle::{Lifecycle, Phase};
+use base::runtime::scope::Scope;
+use base::runtime::state::StateDir;
 use base::telemetry::{Left, Telemetry};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};

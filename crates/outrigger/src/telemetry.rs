@@ -87,7 +87,7 @@ pub fn all() -> Vec<&'static MetricDesc> {
         &sync::telemetry::METRICS,
         &proxy::telemetry::METRICS,
         &METRICS,
-        &[&base::state::FILES_RESET],
+        &[&base::runtime::state::FILES_RESET],
     ]
     .concat()
 }

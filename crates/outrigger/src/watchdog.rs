@@ -4,7 +4,7 @@
 
 use crate::control::Control;
 use crate::telemetry::{MEMORY_LIMIT, MEMORY_PRESSURE, MEMORY_PRESSURE_SECONDS, MEMORY_USED};
-use base::scope::BEAT_EVERY;
+use base::runtime::scope::BEAT_EVERY;
 use base::telemetry::{Counter, Telemetry};
 use std::collections::HashMap;
 use std::os::fd::{AsFd as _, OwnedFd};

@@ -8,11 +8,11 @@ use crate::load::Plans;
 use crate::reload::Reloader;
 use crate::telemetry::AppMetrics;
 use crate::watchdog::SelfCheck;
-use base::listen::Sockets;
-use base::logging;
-use base::scope::Scope;
-use base::subsystem::Lifecycle;
+use base::runtime::lifecycle::Lifecycle;
+use base::runtime::scope::Scope;
+use base::system::listen::Sockets;
 use base::telemetry::Telemetry;
+use base::telemetry::logging;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sandbox::Holds;
 use std::os::fd::OwnedFd;
@@ -52,7 +52,7 @@ pub fn start(mut plans: Plans, side: WorkerSide, reloader: Reloader, level: logg
     let holds = granted.map(|granted| sandbox::enter(&granted));
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        .max_blocking_threads(base::scope::BLOCKING_MAX + 2)
+        .max_blocking_threads(base::runtime::scope::BLOCKING_MAX + 2)
         .build_local(tokio::runtime::LocalOptions::default());
     match runtime {
         Ok(runtime) => {

@@ -2,7 +2,7 @@
 //! forwarder knows at a request's end. Out: lines. Bounds: `BATCH_BYTES` or `BATCH_WAIT`, whatever comes first; paths are
 //! cut at `PATH_MAX`, and their query is left out, since tokens travel there.
 
-use base::feed::{AccessBatch, FeedSender};
+use base::feeds::{AccessBatch, FeedSender};
 use std::cell::RefCell;
 use std::io::Write as _;
 use std::net::SocketAddr;
@@ -88,7 +88,7 @@ impl Clock {
     fn write(&mut self, time: Duration, out: &mut Vec<u8>) {
         if self.text.is_empty() || self.second != time.as_secs() {
             self.second = time.as_secs();
-            let text = base::logging::rfc3339(SystemTime::UNIX_EPOCH + Duration::from_secs(self.second));
+            let text = base::telemetry::logging::rfc3339(SystemTime::UNIX_EPOCH + Duration::from_secs(self.second));
             self.text = text.trim_end_matches('Z').to_string();
         }
         // Writing to a Vec cannot fail.

@@ -1,7 +1,7 @@
 //! What a person writes under `proxy`.
 
 use crate::balance::BalanceEntry;
-use base::unit::{Address, ByteSize, TimeSpan};
+use config::unit::{Address, ByteSize, TimeSpan};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use std::collections::BTreeMap;

@@ -4,7 +4,7 @@
 
 use crate::balance::{EndpointState, Policy, pick};
 use crate::plan::ClusterPlan;
-use base::subsystem::Health;
+use base::runtime::health::Health;
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::SocketAddr;

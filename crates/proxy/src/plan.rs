@@ -2,10 +2,11 @@
 
 use crate::balance::BalanceKind;
 use crate::config::{APP, Cluster, Config, Direction};
-use base::diag::Diagnostic;
-use base::needs::{Listen, Needs};
-use base::tree::Node;
-use base::unit::Address;
+use base::system::listen::Listen;
+use config::diag::Diagnostic;
+use config::needs::Needs;
+use config::tree::Node;
+use config::unit::Address;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -85,7 +86,7 @@ impl Plan {
                 let finding = Diagnostic::error(place, format!("unknown cluster `{}`", listener.cluster));
                 let known: Vec<&str> = clusters.iter().map(|(name, _)| name.as_str()).collect();
                 findings.push(
-                    match (listener.cluster.as_str(), base::diag::nearest(&listener.cluster, known.iter().copied())) {
+                    match (listener.cluster.as_str(), config::diag::nearest(&listener.cluster, known.iter().copied())) {
                         (APP, _) => finding.help("set app.port to the port that the app listens on"),
                         (_, Some(near)) => finding.help(format!("did you mean `{near}`?")),
                         _ => finding.help(format!("add it under proxy.clusters; there are: {}", known.join(", "))),
@@ -139,10 +140,10 @@ impl ClusterPlan {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use base::interpolate::Lookup;
+    use config::interpolate::Lookup;
 
     fn check(text: &str, app_port: Option<u16>, expect: Result<usize, &str>) {
-        let loaded = base::config::load::<Config>("proxy.yaml", text, &Lookup::HERE);
+        let loaded = config::load::load::<Config>("proxy.yaml", text, &Lookup::HERE);
         let loaded = loaded.unwrap_or_else(|report| panic!("{}", report.render()));
         match (Plan::new(&loaded.config, app_port, &loaded.tree), expect) {
             (Ok(plan), Ok(clusters)) => assert_eq!(plan.clusters.len(), clusters),

@@ -2,8 +2,8 @@
 //! asks. Bounds: `KEPT` requests, `PATH_KEPT` bytes of each path; the query is left out, since tokens travel there.
 
 use crate::access::Record;
-use base::logging::rfc3339;
-use base::subsystem::lock;
+use base::sync::lock;
+use base::telemetry::logging::rfc3339;
 use std::sync::Mutex;
 use std::time::{Duration, SystemTime};
 

@@ -51,7 +51,7 @@ impl Candidate {
     /// A file of this size is about to come: refused before anybody holds it in memory.
     pub fn expect(&self, path: &Path, size: u64) -> Result<(), String> {
         if self.bytes.saturating_add(size) > self.limits.max_bytes {
-            let (size, most) = (base::unit::ByteSize(size), base::unit::ByteSize(self.limits.max_bytes));
+            let (size, most) = (config::unit::ByteSize(size), config::unit::ByteSize(self.limits.max_bytes));
             return Err(format!("{} has {size}, and the revision may have max_bytes = {most}", path.display()));
         }
         Ok(())
@@ -97,7 +97,7 @@ impl Candidate {
         if self.bytes > self.limits.max_bytes {
             return Err(format!(
                 "the revision has more bytes than max_bytes = {}",
-                base::unit::ByteSize(self.limits.max_bytes)
+                config::unit::ByteSize(self.limits.max_bytes)
             ));
         }
         Ok(())

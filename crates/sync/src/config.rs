@@ -3,7 +3,7 @@
 use crate::notify::NotifyEntry;
 use crate::publish::PublishEntry;
 use crate::store::StoreEntry;
-use base::unit::ByteSize;
+use config::unit::ByteSize;
 use schemars::JsonSchema;
 use serde::Deserialize;
 

@@ -2,7 +2,7 @@
 //! notification costs no notification, and none is sent twice because another one failed. In: the revision and the places in `notify`
 //! that have been notified. Out: the same after a restart. Bound: one place for each configured notification.
 
-use base::state::StateDir;
+use base::runtime::state::StateDir;
 use base::telemetry::{Counter, Telemetry};
 use serde::{Deserialize, Serialize};
 use std::io;
@@ -38,7 +38,7 @@ pub enum Status {
 
 impl Notified {
     pub fn new(state: StateDir, entry: &str, telemetry: &Telemetry) -> Notified {
-        let reset = telemetry.counter(&base::state::FILES_RESET, &["sync/NAME/state.json"]);
+        let reset = telemetry.counter(&base::runtime::state::FILES_RESET, &["sync/NAME/state.json"]);
         Notified { state, file: format!("sync/{entry}/state.json"), reset }
     }
 

@@ -5,9 +5,9 @@ use crate::config::Config;
 use crate::notify::NotifyKind;
 use crate::publish::PublishKind;
 use crate::store::StoreKind;
-use base::diag::Diagnostic;
-use base::needs::Needs;
-use base::tree::Node;
+use config::diag::Diagnostic;
+use config::needs::Needs;
+use config::tree::Node;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -79,7 +79,7 @@ impl Plan {
                     .help("name the link itself, such as /etc/orders"),
                 );
             }
-            let to = base::needs::normal(&publish.path);
+            let to = config::needs::normal(&publish.path);
             if let Some(other) = entries.iter().find(|other| collide(&to, &other.to)) {
                 let same = to == other.to;
                 let text = match same {

@@ -13,14 +13,16 @@ use crate::plan::{EntryPlan, Plan};
 use crate::publish::symlink::Target;
 use crate::store::{Failure, Fetched, Store};
 use crate::telemetry::{LAST_SUCCESS, NOTIFICATIONS, POLLS, PUBLICATIONS, PublishedRevisions};
-use base::backoff::Backoff;
-use base::component::Component;
-use base::ledger::Row;
-use base::revisions::{Revision, Revisions};
-use base::scope::Scope;
-use base::state::StateDir;
-use base::subsystem::{Health, Lifecycle, Participant, Phase, PhaseWatch, counted};
+use base::feeds::revisions::{Revision, Revisions};
+use base::runtime::backoff::Backoff;
+use base::runtime::health::Health;
+use base::runtime::lifecycle::{Lifecycle, Participant, Phase, PhaseWatch};
+use base::runtime::scope::Scope;
+use base::runtime::state::StateDir;
+use base::telemetry::component::Component;
+use base::telemetry::ledger::Row;
 use base::telemetry::{Counter, Gauge, Telemetry, UP};
+use base::text::plural;
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -119,7 +121,7 @@ pub fn start(
     if !errors.is_empty() {
         return Err(errors);
     }
-    health.set_summary(counted(count, "directory follows its store", "directories follow their stores"));
+    health.set_summary(plural(count, "directory follows its store", "directories follow their stores"));
     telemetry.register(Arc::new(PublishedRevisions(inputs.revisions.clone())));
     scope.spawn("conduct", conduct(participant, pollers));
     Ok((scope, Gate { published }))

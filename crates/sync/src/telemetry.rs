@@ -1,9 +1,9 @@
 //! Own metrics of sync. In: which revisions are published. Out: names, labels and help texts, and the families of revisions, whose
 //! labels change. Bound: one point for each configured entry.
 
-use base::family::{Family, Gather};
-use base::revisions::Revisions;
+use base::feeds::revisions::Revisions;
 use base::telemetry::MetricDesc;
+use base::telemetry::family::{Family, Gather};
 use std::time::UNIX_EPOCH;
 
 pub static POLLS: MetricDesc = MetricDesc::counter(

@@ -5,7 +5,7 @@
 use crate::assemble::assemble;
 use crate::attempt::{bucket, shape};
 use crate::scratch;
-use base::state::StateDir;
+use base::runtime::state::StateDir;
 use logs::fuzzing::{Checkpoints, FileId, Fingerprint, Position, SLOTS_MAX};
 use std::collections::HashMap;
 use std::path::PathBuf;

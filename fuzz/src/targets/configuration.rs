@@ -6,9 +6,9 @@ use crate::attempt::{bucket, outline, shape};
 use crate::config::Config;
 use crate::load::{Plans, Source};
 use crate::scratch;
-use base::diag::Report;
-use base::interpolate::Lookup;
-use base::tree::{self, Node, Value};
+use config::diag::Report;
+use config::interpolate::Lookup;
+use config::tree::{self, Node, Value};
 use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -225,7 +225,7 @@ fn check_report(report: &Report, text: &str) {
     let unix = text.replace("\r\n", "\n").replace('\r', "\n");
     let (lines, rendered) = (unix.lines().collect::<Vec<_>>(), report.render());
     for finding in report.findings() {
-        shape((finding.severity == base::diag::Severity::Error, outline(&finding.message)));
+        shape((finding.severity == config::diag::Severity::Error, outline(&finding.message)));
         let first = finding.message.chars().next();
         assert!(first.is_some_and(|c| !c.is_uppercase()), "a finding begins in lower case: {}", finding.message);
         let Some(place) = finding.place else { continue };
@@ -254,11 +254,11 @@ fn is_excerpt(shown: &str, number: u32, line: &str) -> bool {
 fn written_in_secrets_alone(text: &str) -> bool {
     let all = text.matches(WRITTEN).count();
     let Some(tree) = tree::parse(text).ok().filter(|_| all > 0) else { return false };
-    let secrets = base::schema::check(&tree, &base::config::schema_of::<Config>()).secrets;
+    let secrets = config::schema::check(&tree, &config::load::schema_of::<Config>()).secrets;
     in_secrets(&tree, &secrets) == all
 }
 
-fn in_secrets(node: &Node, secrets: &[base::diag::Location]) -> usize {
+fn in_secrets(node: &Node, secrets: &[config::diag::Location]) -> usize {
     match &node.value {
         Value::Scalar { text, .. } if secrets.contains(&node.place) => text.matches(WRITTEN).count(),
         Value::Scalar { .. } => 0,

@@ -5,8 +5,8 @@ use super::{Delivery, Failure, Sink};
 use crate::batch::Batch;
 use crate::checkpoint::FileId;
 use crate::encode::Encoder;
-use base::registry::Kind;
-use base::unit::ByteSize;
+use config::registry::Kind;
+use config::unit::ByteSize;
 use rustix::fs::OFlags;
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -126,7 +126,7 @@ impl Sink for FileSink {
     fn deliver(&mut self) -> Delivery<'_> {
         let (target, body) = (self.target.clone(), self.body.clone());
         Box::pin(async move {
-            let written = tokio::task::spawn_blocking(move || base::subsystem::lock(&target).append(&body)).await;
+            let written = tokio::task::spawn_blocking(move || base::sync::lock(&target).append(&body)).await;
             match written {
                 Ok(result) => result.map_err(|error| Failure::retry(error.to_string())),
                 Err(error) => Err(Failure::retry(error.to_string())),
@@ -188,7 +188,8 @@ impl Open {
             std::fs::create_dir_all(directory)?;
         }
         let mut options = OpenOptions::new();
-        let mut file = base::file::open_regular(path, options.create(true).append(true).read(true), OFlags::empty())?;
+        let mut file =
+            base::system::file::open_regular(path, options.create(true).append(true).read(true), OFlags::empty())?;
         let meta = file.metadata()?;
         let mut size = meta.len();
         let mut last = [0u8];

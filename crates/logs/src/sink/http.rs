@@ -4,9 +4,9 @@
 use super::{ANSWER_MAX, Delivery, Failure, Sink, judge};
 use crate::batch::Batch;
 use crate::encode::Encoder;
-use base::registry::Kind;
-use base::unit::Url;
 use bytes::Bytes;
+use config::registry::Kind;
+use config::unit::Url;
 use net::{Client, Request};
 use schemars::JsonSchema;
 use serde::Deserialize;

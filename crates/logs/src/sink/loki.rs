@@ -4,11 +4,11 @@
 
 use super::{ANSWER_MAX, Delivery, Failure, Sink, judge};
 use crate::batch::Batch;
-use base::family::is_label_name;
 use base::protobuf::{delimited, field_length, text, varint, varint_length};
-use base::registry::Kind;
-use base::unit::Url;
+use base::telemetry::family::is_label_name;
 use bytes::Bytes;
+use config::registry::Kind;
+use config::unit::Url;
 use net::{Client, Request};
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;

@@ -10,13 +10,13 @@ pub mod blackhole;
 use crate::batch::Batch;
 use crate::config::{BatchConfig, BufferConfig};
 use crate::stage::StageEntry;
-use base::needs::Needs;
+use config::needs::Needs;
 use std::future::Future;
 use std::ops::Range;
 use std::pin::Pin;
 use std::time::Duration;
 
-base::registry! {
+config::registry! {
     /// A sink: its kind, and what it shares with every other.
     pub entry SinkEntry, kind SinkKind {
         /// JSON lines by HTTP.
@@ -161,6 +161,6 @@ mod tests {
     /// covers: foundation 5
     #[test]
     fn the_registry_keeps_its_laws() {
-        base::registry::assert_laws::<SinkEntry>(SinkEntry::KINDS);
+        config::registry::assert_laws::<SinkEntry>(SinkEntry::KINDS);
     }
 }

@@ -4,7 +4,7 @@ use super::file::{Format, encode_lines};
 use super::{Delivery, Failure, Sink};
 use crate::batch::Batch;
 use crate::encode::Encoder;
-use base::registry::Kind;
+use config::registry::Kind;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use std::io::Write as _;

@@ -6,9 +6,9 @@ pub mod file;
 pub mod proxy;
 
 use crate::stage::StageEntry;
-use base::needs::Needs;
+use config::needs::Needs;
 
-base::registry! {
+config::registry! {
     /// A source: its kind, and what it shares with every other.
     pub entry SourceEntry, kind SourceKind {
         /// The app's stdout and stderr.
@@ -35,8 +35,8 @@ impl SourceKind {
 }
 
 /// The longest line, where nothing else is said.
-pub(crate) fn max_line_bytes() -> base::unit::ByteSize {
-    base::unit::ByteSize(256 << 10)
+pub(crate) fn max_line_bytes() -> config::unit::ByteSize {
+    config::unit::ByteSize(256 << 10)
 }
 
 /// How much is read at a time.
@@ -49,6 +49,6 @@ mod tests {
     /// covers: foundation 5
     #[test]
     fn the_registry_keeps_its_laws() {
-        base::registry::assert_laws::<SourceEntry>(SourceEntry::KINDS);
+        config::registry::assert_laws::<SourceEntry>(SourceEntry::KINDS);
     }
 }

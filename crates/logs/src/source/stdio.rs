@@ -8,12 +8,12 @@ use crate::batch::Stream;
 use crate::checkpoint::{Checkpoints, FileId};
 use crate::framer::Framer;
 use crate::run::Pipeline;
-use base::reason::Reason;
-use base::registry::Kind;
-use base::scope::Scope;
-use base::state::{Mark, Marked, StateDir};
-use base::subsystem::{Phase, PhaseWatch};
-use base::unit::ByteSize;
+use base::runtime::lifecycle::{Phase, PhaseWatch};
+use base::runtime::scope::Scope;
+use base::runtime::state::{Mark, Marked, StateDir};
+use base::telemetry::reason::Reason;
+use config::registry::Kind;
+use config::unit::ByteSize;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use std::cell::{Cell, RefCell};
@@ -258,7 +258,7 @@ impl Backlog {
         let least = positions.map(|sink| (ring.acknowledged(&sink).unwrap_or(0), sink)).min();
         let Some((mut position, slowest)) = least.filter(|(position, _)| *position < ring.head()) else { return Ok(0) };
         let Some(path) = &self.path else { return Err(io::Error::other("there is no state directory")) };
-        let mut file = base::file::open_own(path, OpenOptions::new().create(true).append(true))?;
+        let mut file = base::system::file::open_own(path, OpenOptions::new().create(true).append(true))?;
         if file.metadata()?.len() == 0 {
             file.write_all(MARK.line().as_bytes())?;
         }
@@ -286,7 +286,7 @@ impl Backlog {
     /// Reads what an earlier run has kept. The file goes when every sink has it; nobody waits for that.
     async fn replay(&self, shared: &Shared, pipeline: &Rc<Pipeline>, scope: &Scope) {
         let Some(path) = self.path.clone() else { return };
-        let opened = base::file::open_own(&path, OpenOptions::new().read(true));
+        let opened = base::system::file::open_own(&path, OpenOptions::new().read(true));
         let file = match opened {
             Ok(file) => file,
             Err(error) => {

@@ -5,13 +5,13 @@ pub mod parse;
 pub mod set;
 
 use crate::batch::Batch;
-use base::component::Component;
-use base::ledger::Row;
-use base::reason::Reason;
+use base::telemetry::component::Component;
+use base::telemetry::ledger::Row;
+use base::telemetry::reason::Reason;
 use base::telemetry::{Counter, ERRORS, Telemetry};
 use std::sync::Arc;
 
-base::registry! {
+config::registry! {
     /// A stage: its kind is its only key.
     pub entry StageEntry, kind StageKind {
         /// Reads the line as a format and makes its fields the record's.
@@ -82,6 +82,6 @@ mod tests {
     /// covers: foundation 5
     #[test]
     fn the_registry_keeps_its_laws() {
-        base::registry::assert_laws::<StageEntry>(StageEntry::KINDS);
+        config::registry::assert_laws::<StageEntry>(StageEntry::KINDS);
     }
 }

@@ -5,7 +5,7 @@
 use super::{Stage, StageOutput};
 use crate::batch::{Batch, Field, FieldValue, Key};
 use crate::time;
-use base::registry::Kind;
+use config::registry::Kind;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor};

@@ -2,7 +2,7 @@
 
 use super::{Stage, StageOutput};
 use crate::batch::Batch;
-use base::registry::Kind;
+use config::registry::Kind;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use std::collections::BTreeMap;

@@ -5,7 +5,7 @@ pub mod remote_write;
 
 use crate::config::BufferConfig;
 
-base::registry! {
+config::registry! {
     /// A sink of metrics: its kind.
     pub entry SinkEntry, kind SinkKind {
         /// A page that Prometheus reads.
@@ -26,6 +26,6 @@ mod tests {
     /// covers: foundation 5
     #[test]
     fn the_registry_keeps_its_laws() {
-        base::registry::assert_laws::<SinkEntry>(SinkEntry::KINDS);
+        config::registry::assert_laws::<SinkEntry>(SinkEntry::KINDS);
     }
 }

@@ -3,11 +3,11 @@
 
 use crate::run::Sources;
 use crate::text;
-use base::ledger::Row;
-use base::registry::Kind;
-use base::scope::Scope;
-use base::subsystem::Health;
-use base::unit::Address;
+use base::runtime::health::Health;
+use base::runtime::scope::Scope;
+use base::telemetry::ledger::Row;
+use config::registry::Kind;
+use config::unit::Address;
 use net::serve::{Request, Response, Server};
 use schemars::JsonSchema;
 use serde::Deserialize;

@@ -5,17 +5,18 @@
 
 use crate::config::BufferConfig;
 use crate::series::{STALE, Sample, Series, Snapshot, Timing, Timings};
-use base::backoff::Backoff;
-use base::component::Component;
-use base::family::{FamilyKind, is_label_name};
-use base::ledger::Row;
-use base::pressure::Pressure;
 use base::protobuf::{delimited, field_length, text, varint, varint_length};
-use base::reason::Reason;
-use base::registry::Kind;
-use base::subsystem::{Health, Phase, PhaseWatch};
+use base::runtime::backoff::Backoff;
+use base::runtime::health::Health;
+use base::runtime::lifecycle::{Phase, PhaseWatch};
+use base::runtime::pressure::Pressure;
+use base::telemetry::component::Component;
+use base::telemetry::family::{FamilyKind, is_label_name};
+use base::telemetry::ledger::Row;
+use base::telemetry::reason::Reason;
 use base::telemetry::{Requests, Telemetry};
-use base::unit::Url;
+use config::registry::Kind;
+use config::unit::Url;
 use net::{Client, Request};
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
@@ -393,10 +394,13 @@ mod tests {
         let mut snapshot = |time_ms| Rc::new(crate::text::parse(b"a 1\nb 2\n", time_ms, 10, &mut interner).0);
         let first = snapshot(1);
         let telemetry = base::telemetry::Telemetry::default();
-        let example =
-            base::config::load::<crate::sink::SinkEntry>("example", Config::EXAMPLE, &base::interpolate::Lookup::HERE);
+        let example = config::load::load::<crate::sink::SinkEntry>(
+            "example",
+            Config::EXAMPLE,
+            &config::interpolate::Lookup::HERE,
+        );
         let config = example.ok().and_then(|loaded| loaded.config.remote_write).expect("the example is valid");
-        let buffer = BufferConfig { max_bytes: base::unit::ByteSize(2 * first.bytes() as u64) };
+        let buffer = BufferConfig { max_bytes: config::unit::ByteSize(2 * first.bytes() as u64) };
         let component = Component::sink("metrics.sinks.central".into(), "remote_write");
         let row = telemetry.ledger.row(&component);
         let writer = RemoteWrite::new("central", &component, &config, &buffer, &telemetry, telemetry.health("metrics"))

@@ -7,8 +7,8 @@ pub mod proxy;
 pub mod own;
 
 use crate::series::Snapshot;
-use base::family::Gather;
-use base::reason::Reason;
+use base::telemetry::family::Gather;
+use base::telemetry::reason::Reason;
 use std::cell::Cell;
 use std::future::Future;
 use std::pin::Pin;
@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicI32;
 use std::time::Duration;
 
-base::registry! {
+config::registry! {
     /// A source of metrics: its kind.
     pub entry SourceEntry, kind SourceKind {
         /// The app's own exposition page.
@@ -95,8 +95,8 @@ impl SourceKind {
 }
 
 /// How often, where nothing else is said: Prometheus' own advice for services.
-pub(crate) fn interval() -> base::unit::TimeSpan {
-    base::unit::TimeSpan::from_secs(15)
+pub(crate) fn interval() -> config::unit::TimeSpan {
+    config::unit::TimeSpan::from_secs(15)
 }
 
 pub fn now_ms() -> i64 {
@@ -153,6 +153,6 @@ mod tests {
     /// covers: foundation 5
     #[test]
     fn the_registry_keeps_its_laws() {
-        base::registry::assert_laws::<SourceEntry>(SourceEntry::KINDS);
+        config::registry::assert_laws::<SourceEntry>(SourceEntry::KINDS);
     }
 }

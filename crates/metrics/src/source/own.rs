@@ -1,7 +1,7 @@
 //! Outrigger about itself: the kind `self`.
 
-use base::registry::Kind;
-use base::unit::TimeSpan;
+use config::registry::Kind;
+use config::unit::TimeSpan;
 use schemars::JsonSchema;
 use serde::Deserialize;
 

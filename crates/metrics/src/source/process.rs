@@ -3,9 +3,9 @@
 
 use super::{Collected, Collecting, CountDescriptors, Source, now_ms};
 use crate::series::{Interner, Snapshot, snapshot_of};
-use base::family::{Family, FamilyKind};
-use base::registry::Kind;
-use base::unit::TimeSpan;
+use base::telemetry::family::{Family, FamilyKind};
+use config::registry::Kind;
+use config::unit::TimeSpan;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use std::cell::Cell;
@@ -178,7 +178,7 @@ fn families(totals: &Totals) -> Vec<Family> {
 
 /// Ticks since boot become a time by the boot time that /proc/stat tells.
 fn start_time(start_ticks: u64, ticks: f64) -> f64 {
-    base::start_time::system().unwrap_or(0) as f64 + start_ticks as f64 / ticks
+    base::system::start_time::system().unwrap_or(0) as f64 + start_ticks as f64 / ticks
 }
 
 #[cfg(test)]

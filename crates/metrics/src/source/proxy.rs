@@ -1,7 +1,7 @@
 //! Requests through the proxy, as its threads count them.
 
-use base::registry::Kind;
-use base::unit::TimeSpan;
+use config::registry::Kind;
+use config::unit::TimeSpan;
 use schemars::JsonSchema;
 use serde::Deserialize;
 

@@ -4,9 +4,9 @@
 use super::{Collected, Collecting, Source, now_ms};
 use crate::series::{Interner, Snapshot};
 use crate::text;
-use base::reason::Reason;
-use base::registry::Kind;
-use base::unit::{ByteSize, TimeSpan, Url};
+use base::telemetry::reason::Reason;
+use config::registry::Kind;
+use config::unit::{ByteSize, TimeSpan, Url};
 use net::{Client, ClientConfig, Request};
 use std::cell::Cell;
 use std::io::Read as _;

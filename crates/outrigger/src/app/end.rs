@@ -3,7 +3,7 @@
 //! again, since a shared volume tells nobody of changes in another container.
 
 use super::External;
-use base::subsystem::Health;
+use base::runtime::health::Health;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
@@ -142,7 +142,7 @@ async fn look(external: &External, since: i64) -> Option<Seen> {
 pub fn read_tombstone(path: &Path, trouble: &mut Option<String>) -> Option<(Stamp, Vec<u8>)> {
     let meta = std::fs::metadata(path).ok()?;
     let stamp = Stamp { inode: (meta.dev(), meta.ino()), changed: (meta.mtime(), meta.mtime_nsec()) };
-    match base::file::read(path, FILE_MAX) {
+    match base::system::file::read(path, FILE_MAX) {
         Ok(text) => Some((stamp, text)),
         // Of a regular file it is the content that is wrong: no code.
         Err(_) if meta.is_file() => Some((stamp, b"?".to_vec())),
@@ -173,7 +173,7 @@ pub fn code_of(path: &Path, text: &[u8]) -> i32 {
 /// The process in a file. One that started after an old file was written has the number of another: the file is of a life before.
 pub fn read_pid(path: &Path, since: i64, trouble: &mut Option<String>) -> Option<i32> {
     let written = std::fs::metadata(path).ok()?.mtime();
-    let text = match base::file::read(path, FILE_MAX) {
+    let text = match base::system::file::read(path, FILE_MAX) {
         Ok(text) => text,
         Err(error) => {
             *trouble = Some(error.to_string());
@@ -182,7 +182,7 @@ pub fn read_pid(path: &Path, since: i64, trouble: &mut Option<String>) -> Option
     };
     let pid: i32 = std::str::from_utf8(text.trim_ascii()).ok()?.parse().ok().filter(|pid| *pid > 0)?;
     let has_changed =
-        written < since && base::start_time::process(pid).is_some_and(|started| started > written + CLOCKS);
+        written < since && base::system::start_time::process(pid).is_some_and(|started| started > written + CLOCKS);
     (!has_changed).then_some(pid)
 }
 

@@ -5,7 +5,7 @@ mod user;
 pub mod ready;
 pub mod end;
 
-use base::unit::{Secret, TimeSpan};
+use config::unit::{Secret, TimeSpan};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use std::collections::BTreeMap;

@@ -2,8 +2,8 @@
 //! `Plan`, or every mistake in it.
 
 use super::{App, OnTimeout, RestartPolicy, user};
-use base::diag::Diagnostic;
-use base::tree::{Entry, Node, Value};
+use config::diag::Diagnostic;
+use config::tree::{Entry, Node, Value};
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::PathBuf;
@@ -96,7 +96,7 @@ pub fn plan(app: &App, around: &Around<'_>, tree: &Node) -> Result<Plan, Vec<Dia
         },
         success: app.success_exit_codes.clone(),
         written: Vec::new(),
-        oom_file: base::cgroup::oom_file().map(|path| path.into_os_string().into_vec()),
+        oom_file: base::system::cgroup::oom_file().map(|path| path.into_os_string().into_vec()),
     })
 }
 
@@ -208,7 +208,7 @@ mod tests {
     use super::*;
 
     fn planned(yaml: &str, command: &[&str]) -> Result<Plan, Vec<Diagnostic>> {
-        let loaded = base::config::load::<App>("test", yaml, &base::interpolate::Lookup::HERE);
+        let loaded = config::load::load::<App>("test", yaml, &config::interpolate::Lookup::HERE);
         let loaded = loaded.unwrap_or_else(|report| panic!("{}", report.render()));
         let command: Vec<OsString> = command.iter().map(OsString::from).collect();
         let around =
@@ -246,7 +246,7 @@ mod tests {
     #[test]
     fn what_is_said_of_an_app_that_is_not_started_here_is_told_to_have_no_effect() {
         let yaml = "port: 80\nuser: nobody\nrestart: { policy: always }\nstop: { grace_period: 1s }\n";
-        let loaded = base::config::load::<App>("test", yaml, &base::interpolate::Lookup::HERE).expect("valid");
+        let loaded = config::load::load::<App>("test", yaml, &config::interpolate::Lookup::HERE).expect("valid");
         let findings = without_effect(false, &loaded.tree);
         let named: Vec<_> = findings.iter().map(|finding| finding.place.map(|place| place.line)).collect();
         assert_eq!(named, [Some(2), Some(3)]);

@@ -22,7 +22,7 @@ fn resolve(text: &str, passwd: &str, groups: &str) -> Result<User, String> {
             format!("there is no user `{name}` in /etc/passwd; name one that is there, or give a number")
         })?;
     let group_number = |group: &str| {
-        group.parse().ok().or_else(|| base::groups::group(groups, group)).ok_or_else(|| {
+        group.parse().ok().or_else(|| base::system::groups::group(groups, group)).ok_or_else(|| {
             format!("there is no group `{group}` in /etc/group; name one that is there, or give a number")
         })
     };

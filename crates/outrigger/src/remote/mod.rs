@@ -7,8 +7,8 @@ mod request;
 mod probe;
 
 use crate::cli::Format;
-use base::output;
-use base::unit::TimeSpan;
+use base::system::output;
+use config::unit::TimeSpan;
 use request::{Found, Trouble};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};

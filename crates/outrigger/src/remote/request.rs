@@ -4,10 +4,10 @@
 
 use super::Target;
 use crate::load::Source;
-use base::diag::Report;
-use base::interpolate::{Lookup, fill};
-use base::tree::{Node, Value};
-use base::unit::{Secret, TimeSpan};
+use config::diag::Report;
+use config::interpolate::{Lookup, fill};
+use config::tree::{Node, Value};
+use config::unit::{Secret, TimeSpan};
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use std::fmt;
@@ -98,7 +98,7 @@ impl Found {
     pub fn at(url: &str) -> Result<Found, Trouble> {
         let trouble = || {
             let help = "write http://127.0.0.1:9901, as admin.probes_listen has it; names other than localhost are not looked up";
-            let shown = base::diag::hide_userinfo(url);
+            let shown = config::diag::hide_userinfo(url);
             Trouble::new(format!("`{shown}` is not the address of a listener for probes"), help)
         };
         let authority = url.strip_prefix("http://").ok_or_else(trouble)?.trim_end_matches('/');
@@ -294,14 +294,14 @@ fn read_token(path: &Path) -> Result<Secret, Trouble> {
 /// The admin section of a configuration, and nothing else of it.
 struct Admin {
     report: Report,
-    entries: Vec<base::tree::Entry>,
+    entries: Vec<config::tree::Entry>,
 }
 
 impl Admin {
     fn read(config: &Path) -> Result<Admin, Trouble> {
         let source = Source::read(config).map_err(|report| Trouble::of(&report))?;
         let mut report = Report::new(config.display().to_string(), source.text.clone());
-        let tree = base::tree::parse(&source.text).map_err(|findings| {
+        let tree = config::tree::parse(&source.text).map_err(|findings| {
             report.extend(findings);
             Trouble::of(&report)
         })?;

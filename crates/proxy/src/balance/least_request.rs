@@ -10,7 +10,7 @@ use serde::Deserialize;
 #[serde(deny_unknown_fields)]
 pub struct Config {}
 
-impl base::registry::Kind for Config {
+impl config::registry::Kind for Config {
     const EXAMPLE: &'static str = "least_request: {}\n";
 }
 

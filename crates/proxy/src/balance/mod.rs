@@ -7,7 +7,7 @@ pub mod round_robin;
 use std::cell::Cell;
 use std::time::Instant;
 
-base::registry! {
+config::registry! {
     /// How an endpoint is picked; `least_request` where nothing is said.
     pub entry BalanceEntry, kind BalanceKind {
         /// Of two endpoints drawn by chance, the one with fewer requests under way.
@@ -62,7 +62,7 @@ mod tests {
     /// covers: foundation 5
     #[test]
     fn the_registry_keeps_its_laws() {
-        base::registry::assert_laws::<BalanceEntry>(BalanceEntry::KINDS);
+        config::registry::assert_laws::<BalanceEntry>(BalanceEntry::KINDS);
     }
 
     /// covers: foundation 5

@@ -1,8 +1,8 @@
 //! A request that tells the app to read its configuration again.
 
-use base::registry::Kind;
-use base::unit::Url;
 use bytes::Bytes;
+use config::registry::Kind;
+use config::unit::Url;
 use net::{Client, Request};
 use schemars::JsonSchema;
 use serde::Deserialize;

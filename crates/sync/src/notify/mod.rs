@@ -3,7 +3,7 @@
 pub mod signal;
 pub mod http;
 
-base::registry! {
+config::registry! {
     /// One notice: its kind.
     pub entry NotifyEntry, kind NotifyKind {
         /// A signal to the app.
@@ -30,6 +30,6 @@ mod tests {
     /// covers: foundation 5
     #[test]
     fn the_registry_keeps_its_laws() {
-        base::registry::assert_laws::<NotifyEntry>(NotifyEntry::KINDS);
+        config::registry::assert_laws::<NotifyEntry>(NotifyEntry::KINDS);
     }
 }

@@ -1,6 +1,6 @@
 //! A signal to the app, sent by the supervisor, which owns the app.
 
-use base::registry::Kind;
+use config::registry::Kind;
 use schemars::JsonSchema;
 use serde::Deserialize;
 

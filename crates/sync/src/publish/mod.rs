@@ -2,7 +2,7 @@
 
 pub mod symlink;
 
-base::registry! {
+config::registry! {
     /// A way to publish: its kind.
     pub entry PublishEntry, kind PublishKind {
         /// A symlink that is replaced.
@@ -17,6 +17,6 @@ mod tests {
     /// covers: foundation 5
     #[test]
     fn the_registry_keeps_its_laws() {
-        base::registry::assert_laws::<PublishEntry>(PublishEntry::KINDS);
+        config::registry::assert_laws::<PublishEntry>(PublishEntry::KINDS);
     }
 }

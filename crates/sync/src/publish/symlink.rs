@@ -6,7 +6,7 @@
 //! folder of it) lie together, and `candidate-*` while a candidate is made. The last part of the link's target is the revision's name.
 
 use crate::candidate::{Candidate, Limits};
-use base::registry::Kind;
+use config::registry::Kind;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use std::fs::{self, File};

@@ -4,11 +4,11 @@
 pub mod git;
 
 use crate::candidate::Candidate;
-use base::needs::Needs;
+use config::needs::Needs;
 use std::path::PathBuf;
 use std::time::Duration;
 
-base::registry! {
+config::registry! {
     /// A store: its kind.
     pub entry StoreEntry, kind StoreKind {
         /// A git repository.
@@ -95,6 +95,6 @@ mod tests {
     /// covers: foundation 5
     #[test]
     fn the_registry_keeps_its_laws() {
-        base::registry::assert_laws::<StoreEntry>(StoreEntry::KINDS);
+        config::registry::assert_laws::<StoreEntry>(StoreEntry::KINDS);
     }
 }

@@ -12,7 +12,7 @@ use crate::batch::Stream;
 use crate::checkpoint::{Checkpoints, FileId};
 use crate::run::Pipeline;
 use crate::telemetry::{FILES_OPEN, FILES_WAITING};
-use base::subsystem::lock;
+use base::sync::lock;
 use base::telemetry::Gauge;
 use rustix::fs::OFlags;
 use std::cell::{Cell, RefCell};
@@ -462,7 +462,7 @@ fn descriptors() -> usize {
 
 /// Between stat and open the name may have gone to another file: the open one tells who it is.
 fn open(found: Match) -> Result<Opened, (Match, io::Error)> {
-    let opened = base::file::open_regular(&found.path, OpenOptions::new().read(true), OFlags::empty());
+    let opened = base::system::file::open_regular(&found.path, OpenOptions::new().read(true), OFlags::empty());
     match opened.and_then(|file| Ok((FileId::of(&file.metadata()?), file))) {
         Ok((id, file)) => Ok(Opened { path: found.path, id, file }),
         Err(error) => Err((found, error)),

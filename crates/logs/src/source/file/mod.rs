@@ -14,10 +14,10 @@ pub use tail::{Opened, Tail};
 use super::{CHUNK, max_line_bytes};
 use crate::checkpoint::{BEFORE_MAX, Checkpoints};
 use crate::run::Pipeline;
-use base::registry::Kind;
-use base::scope::Scope;
-use base::subsystem::{Phase, PhaseWatch};
-use base::unit::{ByteSize, TimeSpan};
+use base::runtime::lifecycle::{Phase, PhaseWatch};
+use base::runtime::scope::Scope;
+use config::registry::Kind;
+use config::unit::{ByteSize, TimeSpan};
 use find::Finder;
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -67,7 +67,7 @@ pub enum ReadFrom {
 impl Config {
     /// The folders that its patterns look into.
     pub fn directories(&self) -> Vec<PathBuf> {
-        self.include.iter().map(|pattern| base::needs::pattern_directory(pattern)).collect()
+        self.include.iter().map(|pattern| config::needs::pattern_directory(pattern)).collect()
     }
 }
 
@@ -90,7 +90,7 @@ fn max_files() -> u32 {
 impl Config {
     /// Whether a file of this path would be read.
     pub fn reads(&self, path: &Path) -> bool {
-        walk::Patterns::new(&self.include, &self.exclude).mean(&base::needs::normal(path))
+        walk::Patterns::new(&self.include, &self.exclude).mean(&config::needs::normal(path))
     }
 
     /// Patterns that cannot be read: the key, the index and why.

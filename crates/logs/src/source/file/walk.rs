@@ -78,11 +78,11 @@ impl Walk {
                 }
             }
             Ok(meta) if by_name => {
-                let error = io::Error::other(base::file::not_regular(meta.file_type()));
+                let error = io::Error::other(base::system::file::not_regular(meta.file_type()));
                 self.cannot(&path, &error);
             }
             Ok(meta) if meta.is_dir() || self.special.len() >= SPECIAL_MAX => {}
-            Ok(meta) => self.special.push((path, FileId::of(&meta), base::file::not_regular(meta.file_type()))),
+            Ok(meta) => self.special.push((path, FileId::of(&meta), base::system::file::not_regular(meta.file_type()))),
             // One that went away meanwhile is found under its new name.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => self.cannot(&path, &error),

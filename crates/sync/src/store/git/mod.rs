@@ -10,9 +10,9 @@ mod tree;
 
 use super::{Failure, Fetched, Store};
 use crate::candidate::Candidate;
-use base::needs::Needs;
-use base::registry::Kind;
-use base::unit::TimeSpan;
+use config::needs::Needs;
+use config::registry::Kind;
+use config::unit::TimeSpan;
 use gix::bstr::{BString, ByteSlice as _};
 use gix::remote::Direction;
 use schemars::JsonSchema;
@@ -128,7 +128,7 @@ impl Config {
     }
 
     pub fn describe(&self) -> String {
-        format!("{} {}", base::diag::hide_userinfo(&self.url), self.reference)
+        format!("{} {}", config::diag::hide_userinfo(&self.url), self.reference)
     }
 }
 
@@ -159,7 +159,7 @@ impl From<Fault> for Failure {
             Fault::Content(text) | Fault::Cache(text) => (text, None),
         };
         // Names of files and words of servers may hold anything.
-        Failure { text: base::diag::one_line(&text), wait }
+        Failure { text: config::diag::one_line(&text), wait }
     }
 }
 
@@ -208,7 +208,7 @@ impl Git {
             }
             Some(report) => Fault::Server(report.text, report.wait),
             None if text.contains(TOO_LARGE) => {
-                let most = base::unit::ByteSize(self.max_bytes);
+                let most = config::unit::ByteSize(self.max_bytes);
                 Fault::Content(format!("an object of the commit is larger than max_bytes = {most}"))
             }
             None => Fault::Cache(text),
@@ -400,5 +400,5 @@ fn chain(error: &(dyn std::error::Error + 'static)) -> String {
         }
         next = cause.source();
     }
-    base::diag::hide_userinfo(&text.replace('\n', " "))
+    config::diag::hide_userinfo(&text.replace('\n', " "))
 }

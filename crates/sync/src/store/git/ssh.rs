@@ -5,7 +5,7 @@
 use super::Config;
 use super::request::Corrected;
 use super::transport::Reports;
-use base::unit::TimeSpan;
+use config::unit::TimeSpan;
 use gix::bstr::ByteSlice as _;
 use gix_transport::Protocol;
 use gix_transport::client::git::{ConnectMode, blocking_io::Connection};

@@ -57,11 +57,11 @@ pub struct Report {
 
 impl Reports {
     pub fn take(&self) -> Option<Report> {
-        base::subsystem::lock(&self.0).take()
+        base::sync::lock(&self.0).take()
     }
 
     pub fn put(&self, kind: io::ErrorKind, text: String, wait: Option<Duration>) -> io::Error {
-        *base::subsystem::lock(&self.0) = Some(Report { kind, text: text.clone(), wait });
+        *base::sync::lock(&self.0) = Some(Report { kind, text: text.clone(), wait });
         io::Error::new(kind, text)
     }
 }
@@ -186,7 +186,7 @@ impl Shared {
             }
         }
         if response.body.len() >= ANSWER_MAX {
-            let most = base::unit::ByteSize(ANSWER_MAX as u64);
+            let most = config::unit::ByteSize(ANSWER_MAX as u64);
             return Err(put(
                 format!("the server's answer has more than {most}, the most that is taken over HTTP"),
                 None,
@@ -260,8 +260,8 @@ struct Post {
 impl Post {
     fn response(&self) -> io::Result<&Response> {
         let send = || {
-            let mut request = base::subsystem::lock(&self.request);
-            request.body = put_right(std::mem::take(&mut *base::subsystem::lock(&self.written))).into();
+            let mut request = base::sync::lock(&self.request);
+            request.body = put_right(std::mem::take(&mut *base::sync::lock(&self.written))).into();
             self.shared.send(&request).map_err(|error| error.to_string())
         };
         self.response.get_or_init(send).as_ref().map_err(|text| io::Error::other(text.clone()))
@@ -273,7 +273,7 @@ struct Outgoing(Arc<Post>);
 
 impl Write for Outgoing {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        base::subsystem::lock(&self.0.written).extend_from_slice(bytes);
+        base::sync::lock(&self.0.written).extend_from_slice(bytes);
         Ok(bytes.len())
     }
 

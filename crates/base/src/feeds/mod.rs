@@ -2,6 +2,8 @@
 //! out: the payloads below. A feed that is full refuses, the sender counts, and nobody waits: the request path does not
 //! stop for its own access record.
 
+pub mod revisions;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use tokio::sync::mpsc;

@@ -1,20 +1,11 @@
-//! What the worker knows of a subsystem: its health (started, ready, live, and a sentence for people) and its part in
-//! the stop order. In: what subsystems report. Out: the three probes' answers, and phases that all have passed.
+//! The health of a subsystem: started, ready, live, and a message. In: what subsystems report, by component. Out: the responses of
+//! the three probes, and one state with its message for `status`. A fault is reported once, until it has recovered.
 
+use crate::sync::lock;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
-use tokio::sync::{Notify, watch};
-
-/// Locks even where a panicking thread held the lock: the data behind ours is always whole.
-pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// `1 sink`, `2 sinks`.
-pub fn counted(count: usize, one: &str, many: &str) -> String {
-    format!("{count} {}", if count == 1 { one } else { many })
-}
+use std::sync::{Arc, Mutex};
+use std::time::SystemTime;
+use tokio::sync::Notify;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -173,7 +164,7 @@ impl Health {
                 () if !component.is_well => State::Degraded,
                 () => State::Ok,
             };
-            let since = crate::logging::rfc3339(component.since);
+            let since = crate::telemetry::logging::rfc3339(component.since);
             ComponentHealth { id: component.id.clone(), kind: component.kind.into(), health, message, since }
         };
         inner.components.iter().map(of).collect()
@@ -262,239 +253,14 @@ impl Health {
                 parts.join("; ")
             }
         };
-        let since = crate::logging::rfc3339(inner.since);
+        let since = crate::telemetry::logging::rfc3339(inner.since);
         SubsystemHealth { name: self.subsystem, health: inner.current(), message, since }
-    }
-}
-
-/// The stop order, one step after the other. `Run` is everything before it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Phase {
-    Run,
-    /// Not part of a stop: another worker takes over. Nothing more is taken in, what is under way may end, and then nothing that
-    /// both would need is touched any more. The phases of a stop follow, for what is under way.
-    Handover,
-    /// Inbound takes no new connections and drains; the last scrape of the app is made now, while it still answers.
-    Drain,
-    /// The app has ended: read its output and files to their end, deliver or persist.
-    Finish,
-    /// Outbound closes; everything ends.
-    Close,
-}
-
-/// Where the stop order stands.
-#[derive(Clone, Copy, Debug)]
-struct Now {
-    phase: Phase,
-    /// The moment by which the phase must have passed.
-    until: Instant,
-    /// Another worker takes over.
-    yields: bool,
-}
-
-/// What a subsystem holds of the stop order: it watches the phase, and says when it has done its part.
-pub struct Participant {
-    watch: PhaseWatch,
-    done: watch::Sender<Phase>,
-}
-
-impl Participant {
-    /// Whether another worker takes over, so that nothing is read to its end.
-    pub fn yields(&self) -> bool {
-        self.watch.yields()
-    }
-
-    /// Waits until the phase is at least the given one; answers its deadline.
-    pub async fn reached(&mut self, phase: Phase) -> Instant {
-        self.watch.reached(phase).await
-    }
-
-    pub fn done(&self, phase: Phase) {
-        self.done.send_if_modified(|done| {
-            let newer = phase > *done;
-            *done = phase.max(*done);
-            newer
-        });
-    }
-
-    /// A second view of the phases for a task beside the one that answers `done`.
-    pub fn watch(&self) -> PhaseWatch {
-        self.watch.clone()
-    }
-}
-
-/// A view of the stop order without the duty to answer.
-#[derive(Clone)]
-pub struct PhaseWatch {
-    now: watch::Receiver<Now>,
-}
-
-impl PhaseWatch {
-    /// Waits until the phase's time is over but for `reserve`, also where it was shortened meanwhile.
-    pub async fn is_over(&mut self, reserve: Duration) {
-        loop {
-            let until = self.now.borrow_and_update().until;
-            let until = until.checked_sub(reserve).unwrap_or(until);
-            tokio::select! {
-                () = tokio::time::sleep_until(until.into()) => return,
-                changed = self.now.changed() => {
-                    if changed.is_err() {
-                        return tokio::time::sleep_until(until.into()).await;
-                    }
-                }
-            }
-        }
-    }
-
-    pub fn phase(&self) -> Phase {
-        self.now.borrow().phase
-    }
-
-    pub fn yields(&self) -> bool {
-        self.now.borrow().yields
-    }
-
-    pub async fn reached(&mut self, phase: Phase) -> Instant {
-        match self.now.wait_for(|now| now.phase >= phase).await {
-            Ok(now) => now.until,
-            // The lifecycle is gone, and its thread with it: this process ends, and nobody has ordered to close anything.
-            Err(_) => std::future::pending().await,
-        }
-    }
-
-    /// Waits until another worker takes over.
-    pub async fn yielding(&mut self) {
-        if self.now.wait_for(|now| now.yields).await.is_err() {
-            std::future::pending().await
-        }
-    }
-
-    /// Waits until another worker takes over, or the phase is reached.
-    pub async fn yields_or_reached(&mut self, phase: Phase) {
-        if self.now.wait_for(|now| now.yields || now.phase >= phase).await.is_err() {
-            std::future::pending().await
-        }
-    }
-}
-
-/// Leads all subsystems through the stop order.
-pub struct Lifecycle {
-    now: watch::Sender<Now>,
-    stations: Vec<(&'static str, watch::Receiver<Phase>)>,
-}
-
-impl Default for Lifecycle {
-    fn default() -> Lifecycle {
-        let now = Now { phase: Phase::Run, until: Instant::now(), yields: false };
-        Lifecycle { now: watch::channel(now).0, stations: Vec::new() }
-    }
-}
-
-impl Lifecycle {
-    pub fn participant(&mut self, subsystem: &'static str) -> Participant {
-        let (done, seen) = watch::channel(Phase::Run);
-        self.stations.push((subsystem, seen));
-        Participant { watch: PhaseWatch { now: self.now.subscribe() }, done }
-    }
-
-    /// A way to shorten the phase that is under way, while somebody waits for it.
-    pub fn hurry(&self) -> Hurry {
-        Hurry { now: self.now.clone() }
-    }
-
-    /// Begins a phase and waits until all stations have done it or the time is over; answers who did not.
-    pub async fn advance(&mut self, phase: Phase, within: Duration) -> Vec<&'static str> {
-        let until = Instant::now() + within;
-        let yields = phase == Phase::Handover || self.now.borrow().yields;
-        let _ = self.now.send_replace(Now { phase, until, yields });
-        let mut late = Vec::new();
-        let mut clock = PhaseWatch { now: self.now.subscribe() };
-        for (name, seen) in &mut self.stations {
-            // A participant whose thread has ended has nothing left to do.
-            tokio::select! {
-                biased;
-                _ = seen.wait_for(|done| *done >= phase) => {}
-                () = clock.is_over(Duration::ZERO) => late.push(*name),
-            }
-        }
-        late
-    }
-}
-
-/// Shortens a phase.
-pub struct Hurry {
-    now: watch::Sender<Now>,
-}
-
-impl Hurry {
-    /// The phase under way has no more time than until then.
-    pub fn by(&self, until: Instant) {
-        self.now.send_if_modified(|now| {
-            let sooner = until < now.until;
-            now.until = now.until.min(until);
-            sooner
-        });
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// covers: faults 2
-    #[tokio::test(flavor = "current_thread", start_paused = true)]
-    async fn a_phase_can_be_shortened_while_it_runs() {
-        let mut lifecycle = Lifecycle::default();
-        let slow = lifecycle.participant("slow");
-        let (hurry, mut watch, began) = (lifecycle.hurry(), slow.watch(), tokio::time::Instant::now());
-        let (late, (), ()) = tokio::join!(
-            lifecycle.advance(Phase::Finish, Duration::from_secs(60)),
-            async {
-                watch.reached(Phase::Finish).await;
-                watch.is_over(Duration::from_millis(100)).await;
-                assert!(began.elapsed() < Duration::from_secs(2));
-            },
-            async {
-                tokio::task::yield_now().await;
-                hurry.by(Instant::now() + Duration::from_secs(1));
-            }
-        );
-        assert_eq!(late, ["slow"]);
-        assert!(began.elapsed() < Duration::from_secs(2));
-    }
-
-    /// covers: foundation 2
-    #[tokio::test(flavor = "current_thread")]
-    async fn a_phase_ends_when_all_have_done_it_or_the_time_is_over() {
-        let mut lifecycle = Lifecycle::default();
-        let mut quick = lifecycle.participant("quick");
-        let slow = lifecycle.participant("slow");
-        let (late, ()) = tokio::join!(lifecycle.advance(Phase::Drain, Duration::from_millis(30)), async {
-            quick.reached(Phase::Drain).await;
-            quick.done(Phase::Drain);
-        });
-        assert_eq!(late, ["slow"]);
-        slow.done(Phase::Finish);
-        quick.done(Phase::Finish);
-        assert!(lifecycle.advance(Phase::Finish, Duration::from_secs(5)).await.is_empty());
-        drop((quick, slow));
-        assert!(
-            lifecycle.advance(Phase::Close, Duration::from_secs(5)).await.is_empty(),
-            "who has ended holds nobody up"
-        );
-    }
-
-    /// covers: attachment 2
-    #[tokio::test(flavor = "current_thread", start_paused = true)]
-    async fn a_conductor_that_is_gone_has_ordered_nothing() {
-        let mut lifecycle = Lifecycle::default();
-        let mut participant = lifecycle.participant("proxy");
-        let mut watch = participant.watch();
-        drop(lifecycle);
-        let long = Duration::from_secs(60);
-        assert!(tokio::time::timeout(long, participant.reached(Phase::Handover)).await.is_err(), "sockets stay open");
-        assert!(tokio::time::timeout(long, watch.yields_or_reached(Phase::Close)).await.is_err());
-    }
 
     /// covers: foundation 2
     #[test]

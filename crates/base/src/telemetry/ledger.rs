@@ -2,9 +2,9 @@
 //! In: counts per batch. Out: rows that balance, each taken under its own lock. Bound: rows are configured parts, and
 //! reasons are words in the code, so neither grows with the data.
 
-use crate::component::Component;
-use crate::reason::Reason;
-use crate::subsystem::lock;
+use crate::sync::lock;
+use crate::telemetry::component::Component;
+use crate::telemetry::reason::Reason;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 

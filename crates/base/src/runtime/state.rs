@@ -2,7 +2,7 @@
 //! crash, whole: written beside, synced, renamed. Where it cannot be written, everything runs without durability and
 //! says so. Bound: `max` bytes over all files; a file that would pass it is refused and reported.
 
-use crate::file;
+use crate::system::file;
 use crate::telemetry::MetricDesc;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
@@ -116,7 +116,7 @@ impl StateDir {
 
     /// Lets another process have the directory; nothing must be written here afterwards.
     pub fn release(&self) {
-        *crate::subsystem::lock(&self.inner.lock) = None;
+        *crate::sync::lock(&self.inner.lock) = None;
     }
 
     /// Why nothing is kept, where that is so.

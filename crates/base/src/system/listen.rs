@@ -2,8 +2,7 @@
 //! stored under that name, or a new one, which is then stored (sd_listen_fds(3), sd_notify(3) FDSTORE). An address that is
 //! taken is an error that names the holder where /proc shows it.
 
-use crate::needs::Listen;
-use crate::subsystem::lock;
+use crate::sync::lock;
 use rustix::net::{
     AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, sockopt,
 };
@@ -16,6 +15,16 @@ use std::sync::{Arc, Mutex};
 
 /// Connections that the kernel holds until they are accepted.
 const BACKLOG: i32 = 4096;
+
+/// A listening socket, under the name by which workers hand it on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listen {
+    pub name: String,
+    /// Who needs it, for the message where it cannot be had.
+    pub owner: String,
+    pub address: SocketAddr,
+    pub count: usize,
+}
 
 /// The sockets that were inherited, and the way to store new ones.
 #[derive(Clone, Default)]

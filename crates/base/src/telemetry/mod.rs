@@ -2,11 +2,18 @@
 //! families of `/metrics`, together with the ledger, the health and the process itself. Bound: one entry per name and
 //! configured part; no value from outside becomes a label.
 
-use crate::component::{Component, LABELS};
-use crate::family::{Family, FamilyKind, Gather, Labels, Point, PointValue, labels_of};
-use crate::ledger::Ledger;
-use crate::pressure::Pressure;
-use crate::subsystem::{Health, State, lock};
+pub mod component;
+pub mod family;
+pub mod ledger;
+pub mod logging;
+pub mod reason;
+
+use crate::runtime::health::{Health, State};
+use crate::runtime::pressure::Pressure;
+use crate::sync::lock;
+use component::{Component, LABELS};
+use family::{Family, FamilyKind, Gather, Labels, Point, PointValue, labels_of};
+use ledger::Ledger;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -332,7 +339,7 @@ fn ledger_families(ledger: &Ledger) -> [Family; 6] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::reason::Reason;
+    use crate::telemetry::reason::Reason;
 
     /// covers: foundation 2
     #[test]
@@ -347,7 +354,7 @@ mod tests {
         let mut families = Vec::new();
         telemetry.gather(&mut families);
         let mut text = String::new();
-        crate::family::write_text(&families, &mut text);
+        family::write_text(&families, &mut text);
         for line in [
             "outrigger_things_total{part=\"a\"} 3\n",
             "outrigger_subsystem_health{subsystem=\"logs\",health=\"ok\"} 1\n",

@@ -17,7 +17,7 @@ pub trait Kind {
 /// Declares `struct Entry` (one optional field per kind, and the shared fields), `enum KindConfig`, and `KINDS`.
 ///
 /// ```text
-/// base::registry! {
+/// config::registry! {
 ///     /// Where records come from.
 ///     pub entry SourceEntry, kind SourceKind {
 ///         stdio => Stdio(stdio::Config),
@@ -75,7 +75,7 @@ macro_rules! registry {
             pub const KINDS: &'static [$crate::registry::KindInfo] = &[$($crate::registry::KindInfo {
                 name: $crate::kind_word!($name $(, $word)?),
                 example: <$config as $crate::registry::Kind>::EXAMPLE,
-                schema: $crate::config::schema_of::<$config>,
+                schema: $crate::load::schema_of::<$config>,
             }),+];
         }
     };
@@ -103,7 +103,7 @@ pub fn assert_laws<E: serde::de::DeserializeOwned + schemars::JsonSchema>(kinds:
             let told = property["description"].as_str().is_some_and(|text| text.len() > 10);
             assert!(told, "`{}.{key}` has a doc comment", kind.name);
         }
-        if let Err(report) = crate::config::load::<E>("example", kind.example, &crate::interpolate::Lookup::HERE) {
+        if let Err(report) = crate::load::load::<E>("example", kind.example, &crate::interpolate::Lookup::HERE) {
             panic!("the example of `{}` is valid:\n{}", kind.name, report.render());
         }
     }

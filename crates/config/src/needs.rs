@@ -1,7 +1,7 @@
 //! What a part of the configuration needs from the system beside memory: files, TCP ports, programs. In: plans. Out: one list for
 //! the sandbox of the worker, and for `validate`, which says what an image lacks.
 
-use std::net::SocketAddr;
+use base::system::listen::Listen;
 use std::path::{Component, Path, PathBuf};
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -16,16 +16,6 @@ pub struct Needs {
     pub programs: Vec<String>,
     /// Addresses that are listened on.
     pub listen: Vec<Listen>,
-}
-
-/// A listening socket, under the name by which workers hand it on.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Listen {
-    pub name: String,
-    /// Who needs it, for the message where it cannot be had.
-    pub owner: String,
-    pub address: SocketAddr,
-    pub count: usize,
 }
 
 impl Needs {

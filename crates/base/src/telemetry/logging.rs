@@ -73,7 +73,7 @@ pub fn report_warnings(report: &str, message: &str) {
 fn print_to_people(report: &str) -> bool {
     let is_text = IS_TEXT.get().copied().unwrap_or_else(|| std::io::stderr().is_terminal());
     if is_text {
-        crate::output::note(report);
+        crate::system::output::note(report);
     }
     is_text
 }

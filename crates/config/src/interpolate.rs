@@ -24,7 +24,7 @@ impl Lookup<'static> {
 }
 
 fn read_small(path: &Path) -> std::io::Result<String> {
-    let bytes = crate::file::read(path, FILE_MAX)?;
+    let bytes = base::system::file::read(path, FILE_MAX)?;
     String::from_utf8(bytes).map_err(|_| std::io::Error::other(format!("{} is not UTF-8", path.display())))
 }
 

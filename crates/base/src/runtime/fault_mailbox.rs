@@ -2,7 +2,7 @@
 //! thread that is to have it. In: a thread's name and a closure. Out: the closure run inside that thread's main future, where a
 //! panic is that thread's own. Bound: none is needed; a test posts one errand.
 
-use crate::subsystem::lock;
+use crate::sync::lock;
 use std::future::Future;
 use std::sync::Mutex;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};

@@ -2,7 +2,7 @@
 //! future. Out: its end, with a panic caught, counted and reported instead of lost. Bound: a scope ends its tasks when
 //! it is dropped; a thread's runtime allows `BLOCKING_MAX` helpers for calls that block.
 
-use crate::subsystem::Health;
+use crate::runtime::health::Health;
 use slab::Slab;
 use std::cell::RefCell;
 use std::future::Future;
@@ -140,7 +140,7 @@ where
         #[cfg(feature = "fault-injection")]
         let make = {
             let thread = owner.clone();
-            || crate::fault_mailbox::beside(thread, make())
+            || crate::runtime::fault_mailbox::beside(thread, make())
         };
         let main = async move {
             tokio::task::spawn_local(count_beats(beat));

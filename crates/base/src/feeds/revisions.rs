@@ -1,7 +1,7 @@
 //! Which revision of each directory is published, for the page, the status and metrics. In: what sync publishes. Out: a list. Bound:
 //! one entry per configured directory.
 
-use crate::subsystem::lock;
+use crate::sync::lock;
 use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
@@ -21,7 +21,7 @@ pub struct Revision {
 }
 
 fn rfc3339<S: serde::Serializer>(time: &Option<SystemTime>, serializer: S) -> Result<S::Ok, S::Error> {
-    serde::Serialize::serialize(&time.map(crate::logging::rfc3339), serializer)
+    serde::Serialize::serialize(&time.map(crate::telemetry::logging::rfc3339), serializer)
 }
 
 #[derive(Clone, Default)]

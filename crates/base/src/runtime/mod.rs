@@ -1,0 +1,10 @@
+//! What runs, and how it stops: tasks and threads, health, phases, memory pressure, the state directory, back-off.
+
+pub mod backoff;
+#[cfg(feature = "fault-injection")]
+pub mod fault_mailbox;
+pub mod health;
+pub mod lifecycle;
+pub mod pressure;
+pub mod scope;
+pub mod state;

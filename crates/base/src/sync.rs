@@ -1,0 +1,8 @@
+//! Locks of threads that share a value.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Locks even after a thread panicked while it held the lock: no value behind these locks is left half changed.
+pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

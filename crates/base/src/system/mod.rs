@@ -1,0 +1,8 @@
+//! What the machine offers: files, listening sockets, the control group, users, the output of commands.
+
+pub mod cgroup;
+pub mod file;
+pub mod groups;
+pub mod listen;
+pub mod output;
+pub mod start_time;
