@@ -31,9 +31,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
+use supervisor::message::EXIT_HANDED_OVER;
 use supervisor::message::ToSupervisor;
 use supervisor::restarts::Restarts;
-use supervisor::run::EXIT_YIELDED;
 use supervisor::worker::{Crash, SavedConfig};
 use sys::ring::Ring;
 use tokio::sync::mpsc::Receiver;
@@ -93,7 +93,7 @@ impl Worker {
         );
         self.sockets.ready();
         if !self.control.owns().await {
-            return i32::from(crate::EXIT_MISTAKE);
+            return i32::from(crate::EXIT_ERROR);
         }
         let state = StateDir::open(&plans.state_dir, plans.config.state.max_bytes.0);
         self.telemetry.gauge(&STATE_WRITABLE, &[]).set(u64::from(state.error().is_none()));
@@ -135,7 +135,7 @@ impl Worker {
         self.scope.spawn("reload", watch);
         self.scope.spawn("signals", signals(self.control.clone(), self.reloader.clone(), self.companion));
         let code = lead(&self.control, &mut self.orders, &mut self.lifecycle, &self.facts, &times, &state, pages).await;
-        if code != EXIT_YIELDED {
+        if code != EXIT_HANDED_OVER {
             log_undelivered(&self.telemetry);
         }
         code

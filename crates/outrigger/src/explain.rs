@@ -63,7 +63,7 @@ pub fn explain(kind: Option<&str>) -> i32 {
                 Some(near) => eprintln!("  help: did you mean `{near}`?"),
                 None => eprintln!("  help: `outrigger explain` lists all components"),
             }
-            i32::from(crate::EXIT_MISTAKE)
+            i32::from(crate::EXIT_ERROR)
         }
     }
 }

@@ -286,7 +286,7 @@ fn check_memory(memory: u64, tree: &Node) -> Option<Diagnostic> {
 /// Sockets outlive a worker in a store, which has a bound.
 fn check_sockets(needs: &Needs) -> Option<Diagnostic> {
     let sockets: usize = needs.listen.iter().map(|listen| listen.count).sum();
-    let most = supervisor::fdstore::STORED_MAX;
+    let most = supervisor::plan::STORED_MAX;
     (sockets > most).then(|| {
         Diagnostic::whole(format!("{sockets} listening sockets, more than the {most} that can be kept over a reload"))
             .help("each proxy listener needs one for each of proxy.threads: lower the threads, or use fewer listeners")
@@ -373,7 +373,7 @@ pub fn validate(path: &Path, command: &[OsString], deny_warnings: bool) -> i32 {
                 let plural = if warnings == 1 { "" } else { "s" };
                 let path = path.display();
                 output::note(&format!("{path}: {warnings} warning{plural}, treated as errors by --deny-warnings\n"));
-                return i32::from(crate::EXIT_MISTAKE);
+                return i32::from(crate::EXIT_ERROR);
             }
             output::note(&format!("{}: valid\n", path.display()));
             0
@@ -387,5 +387,5 @@ pub fn refuse(report: &Report) -> i32 {
     let count = report.findings().len();
     let plural = if count == 1 { "" } else { "s" };
     output::note(&format!("{}{count} error{plural} found\n", report.render()));
-    i32::from(crate::EXIT_MISTAKE)
+    i32::from(crate::EXIT_ERROR)
 }

@@ -35,7 +35,7 @@ fn main() -> ExitCode {
         Err(error) => {
             // Help and version exit 0; everything else is a usage error.
             let _ = error.print();
-            return ExitCode::from(if error.use_stderr() { EXIT_MISTAKE } else { 0 });
+            return ExitCode::from(if error.use_stderr() { EXIT_ERROR } else { 0 });
         }
     };
     sys::home::provide();
@@ -69,4 +69,4 @@ fn exit(code: i32) -> ExitCode {
 }
 
 /// A mistake of the command line or the configuration.
-const EXIT_MISTAKE: u8 = 1;
+const EXIT_ERROR: u8 = 1;

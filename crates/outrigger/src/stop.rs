@@ -9,8 +9,8 @@ use base::runtime::state::StateDir;
 use base::telemetry::{Left, Telemetry};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
+use supervisor::message::EXIT_HANDED_OVER;
 use supervisor::message::ToSupervisor;
-use supervisor::run::EXIT_YIELDED;
 use tokio::sync::mpsc::Receiver;
 
 /// What delivering and keeping get even where the deadline has passed; the supervisor allows for it.
@@ -101,7 +101,7 @@ async fn hand_over(control: &Control, lifecycle: &mut Lifecycle, times: &Stop, s
     lifecycle.advance(Phase::Drain, times.drain_timeout.0).await;
     lifecycle.advance(Phase::Finish, LAST_RECORDS).await;
     lifecycle.advance(Phase::Close, KEEP_AT_LEAST).await;
-    EXIT_YIELDED
+    EXIT_HANDED_OVER
 }
 
 /// The time as it was configured, in seconds: what the message took on its way is not worth a word.

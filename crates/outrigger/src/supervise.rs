@@ -25,7 +25,7 @@ pub fn run() -> i32 {
             Some(side) => worker(side),
             None => {
                 eprintln!("error: cannot decode the state inherited from the supervisor (incompatible version)");
-                return i32::from(crate::EXIT_MISTAKE);
+                return i32::from(crate::EXIT_ERROR);
             }
         }
     }
@@ -34,7 +34,7 @@ pub fn run() -> i32 {
         Ok(Outcome::Worker(side)) => worker(*side),
         Err(error) => {
             eprintln!("error: cannot start the supervisor: {error}");
-            i32::from(crate::EXIT_MISTAKE)
+            i32::from(crate::EXIT_ERROR)
         }
     }
 }
@@ -65,7 +65,7 @@ fn serve(side: WorkerSide) -> i32 {
         Err(report) if side.generation == 0 => return refuse(&report),
         Err(report) => {
             logging::report(&report.render(), "worker failed to start; keeping the previous worker");
-            return i32::from(crate::EXIT_MISTAKE);
+            return i32::from(crate::EXIT_ERROR);
         }
     };
     let companion = plans.command.is_empty();
@@ -85,10 +85,10 @@ fn arguments() -> Result<Arguments, i32> {
         Ok(Cli { command: Command::Run { config, command, log_level, log_format } }) => {
             Ok(Arguments { path: config, command, level: log_level, format: log_format.into() })
         }
-        Ok(_) => Err(i32::from(crate::EXIT_MISTAKE)),
+        Ok(_) => Err(i32::from(crate::EXIT_ERROR)),
         Err(error) => {
             let _ = error.print();
-            Err(i32::from(if error.use_stderr() { crate::EXIT_MISTAKE } else { 0 }))
+            Err(i32::from(if error.use_stderr() { crate::EXIT_ERROR } else { 0 }))
         }
     }
 }

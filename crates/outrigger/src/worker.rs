@@ -35,7 +35,7 @@ pub fn start(mut plans: Plans, side: WorkerSide, reloader: Reloader, level: logg
         Ok(inherited) => inherited,
         Err(error) => {
             eprintln!("error: the worker cannot use what it inherited: {error}");
-            return i32::from(crate::EXIT_MISTAKE);
+            return i32::from(crate::EXIT_ERROR);
         }
     };
     // Before the sandbox: a low port takes a right that is dropped then, and who holds a port is found in /proc.
@@ -63,7 +63,7 @@ pub fn start(mut plans: Plans, side: WorkerSide, reloader: Reloader, level: logg
         }
         Err(error) => {
             eprintln!("error: no runtime: {error}");
-            i32::from(crate::EXIT_MISTAKE)
+            i32::from(crate::EXIT_ERROR)
         }
     }
 }
@@ -136,7 +136,7 @@ async fn serve(
         Ok(control) => control,
         Err(error) => {
             eprintln!("error: cannot open the control socket: {error}");
-            return i32::from(crate::EXIT_MISTAKE);
+            return i32::from(crate::EXIT_ERROR);
         }
     };
     let scope = Scope::new("worker", facts.health.clone());
@@ -262,5 +262,5 @@ pub fn report_errors(
     if generation > 0 {
         let _ = SavedConfig::keep(&kept.rejected, text.as_bytes());
     }
-    i32::from(crate::EXIT_MISTAKE)
+    i32::from(crate::EXIT_ERROR)
 }

@@ -81,7 +81,7 @@ impl App {
             ("app ran", whole(ran.as_secs())),
             ("restarts", self.restarts.into()),
             ("restarts in a row", self.row.into()),
-            ("restart wait", whole(crate::run::millis(self.wait))),
+            ("restart wait", whole(crate::message::millis(self.wait))),
             ("kills seen", whole(self.kills.seen)),
             ("end heard", self.heard.into()),
         ]

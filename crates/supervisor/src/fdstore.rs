@@ -2,13 +2,13 @@
 //! datagrams from the worker. Out: the descriptors for the next worker, and for whoever started us. Bound: `STORED_MAX` descriptors, names of
 //! `NAME_MAX` bytes; one more is closed and refused.
 
+use crate::plan::STORED_MAX;
 use crate::systemd::Systemd;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, recvmsg};
 use std::io::IoSliceMut;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd as _, OwnedFd};
 
-pub const STORED_MAX: usize = 256;
 pub const NAME_MAX: usize = 128;
 
 /// A datagram of ours is one or two short lines.

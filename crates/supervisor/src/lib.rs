@@ -13,9 +13,11 @@ mod app;
 pub mod worker;
 mod workers;
 mod systemd;
-mod life;
-pub mod run;
+mod state;
+mod signals;
 mod reexec;
+mod transitions;
+pub mod run;
 #[doc(hidden)]
 pub mod fuzzing;
 

@@ -6,6 +6,7 @@ use crate::restarts::RestartReason;
 use rustix::io::Errno;
 use std::io;
 use std::os::fd::AsFd;
+use std::time::Duration;
 
 /// The fixed part of a packet.
 const HEAD: usize = 32;
@@ -246,6 +247,21 @@ fn unpack(bytes: &[u8]) -> Option<(i64, [i64; 3], &[u8])> {
     let (head, payload) = bytes.split_at_checked(HEAD)?;
     let part = |index: usize| Some(i64::from_le_bytes(head.get(index * 8..index * 8 + 8)?.try_into().ok()?));
     Some((part(0)?, [part(1)?, part(2)?, part(3)?], payload))
+}
+
+/// The worker's exit code for a mistake in the configuration or an address that is taken.
+pub const EXIT_ERROR: i32 = 1;
+
+/// A worker that could not become the binary that it was to be ends with this and the number of the error: above the codes of
+/// signals, so that whoever asked can be told the reason.
+pub const EXIT_NOT_EXECUTED: i32 = 192;
+
+/// The worker's exit code when another has taken over from it.
+pub const EXIT_HANDED_OVER: i32 = 75;
+
+/// A duration as messages carry it.
+pub(crate) fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -301,6 +301,8 @@ impl Decoder<'_> {
     }
 }
 
+pub const STORED_MAX: usize = 256;
+
 #[cfg(test)]
 mod tests {
     use super::*;

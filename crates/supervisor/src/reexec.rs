@@ -10,7 +10,7 @@ use crate::message::Ended;
 use crate::plan::{PLAN_MAX, Plan};
 use crate::reexec_state::ReexecState;
 use crate::restarts::Restarts;
-use crate::run::Supervisor;
+use crate::state::Supervisor;
 use crate::systemd::Systemd;
 use crate::terminal::Terminal;
 use crate::worker::{SavedConfig, Worker, sealed};
@@ -39,21 +39,21 @@ pub(crate) fn is_possible(supervisor: &Supervisor) -> bool {
 /// Returns where this process goes on as it is.
 pub(crate) fn become_binary(supervisor: &mut Supervisor, binary: &[u8]) {
     let Some(worker) = supervisor.workers.at(WorkerSlot::Active) else { return };
-    let mut handoff = ReexecState::default();
-    handoff.number("blocked", supervisor.saved.blocked.cast_signed());
-    handoff.number("pipe ignored", supervisor.saved.pipe_ignored.into());
-    supervisor.app.numbers(Instant::now()).into_iter().for_each(|(key, number)| handoff.number(key, number));
+    let mut reexec_state = ReexecState::default();
+    reexec_state.number("blocked", supervisor.saved.blocked.cast_signed());
+    reexec_state.number("pipe ignored", supervisor.saved.pipe_ignored.into());
+    supervisor.app.numbers(Instant::now()).into_iter().for_each(|(key, number)| reexec_state.number(key, number));
     if let Some(ended) = supervisor.app.ended {
-        ENDED.into_iter().zip(ended.numbers()).for_each(|(key, number)| handoff.number(key, number));
+        ENDED.into_iter().zip(ended.numbers()).for_each(|(key, number)| reexec_state.number(key, number));
     }
-    handoff.number("generation", worker.generation.into());
-    handoff.number("worker", worker.pid.into());
-    handoff.number("since", supervisor.since);
-    supervisor.workers.restarts.hand_over(&mut handoff);
+    reexec_state.number("generation", worker.generation.into());
+    reexec_state.number("worker", worker.pid.into());
+    reexec_state.number("since", supervisor.since);
+    supervisor.workers.restarts.hand_over(&mut reexec_state);
     let Some(control) = &worker.control else { return };
     let Some(Ok(plan)) = supervisor.plan.as_ref().map(|plan| sealed("outrigger-plan", &plan.encode())) else { return };
     if let Some(text) = &worker.text {
-        handoff.descriptor("text", text);
+        reexec_state.descriptor("text", text);
     }
     for (key, fd) in [
         ("control", control),
@@ -65,51 +65,51 @@ pub(crate) fn become_binary(supervisor: &mut Supervisor, binary: &[u8]) {
         ("good", &supervisor.kept.last_good),
         ("refused", &supervisor.kept.rejected),
     ] {
-        handoff.descriptor(key, fd);
+        reexec_state.descriptor(key, fd);
     }
     for (key, ring) in [("stdout ring", &supervisor.rings.0), ("stderr ring", &supervisor.rings.1)] {
-        handoff.descriptor(key, ring.file());
+        reexec_state.descriptor(key, ring.file());
     }
     for (key, stream) in ["stdout pipe", "stderr pipe"].into_iter().zip(supervisor.streams.iter().flatten()) {
         if let Some(pipe) = stream.pipe() {
-            handoff.descriptor(key, &pipe);
+            reexec_state.descriptor(key, &pipe);
         }
     }
     for (name, fd) in supervisor.store.named() {
-        handoff.descriptor(&format!("stored {name}"), fd);
+        reexec_state.descriptor(&format!("stored {name}"), fd);
     }
     if let Some(directory) = &supervisor.directory {
         let _ = std::env::set_current_dir(directory);
     }
-    handoff.exec(binary, RESUME);
-    handoff.withdraw();
+    reexec_state.exec(binary, RESUME);
+    reexec_state.withdraw();
     let _ = rustix::process::chdir(c"/");
 }
 
 /// The supervisor that another program has left to this one, where it has.
 pub(crate) fn resumed(signals: &OwnedFd, now_saved: SavedSignals) -> io::Result<Option<Supervisor>> {
-    let Some(mut handoff) = ReexecState::from_environment(RESUME) else { return Ok(None) };
+    let Some(mut reexec_state) = ReexecState::from_environment(RESUME) else { return Ok(None) };
     // The exec named this process after its file, which may be called anything.
     let _ = rustix::thread::set_name(c"outrigger");
-    match take_up(&mut handoff, signals, now_saved) {
+    match take_up(&mut reexec_state, signals, now_saved) {
         Some(supervisor) => Ok(Some(supervisor)),
         // Nobody is left to go back to, and the app must not pay for it.
         None => {
             let text = b"outrigger: cannot decode the state of the previous binary (incompatible version); app keeps running unsupervised\n";
             let _ = rustix::io::write(rustix::stdio::stderr(), text);
-            std::process::exit(stay_with_app(&mut handoff, signals));
+            std::process::exit(stay_with_app(&mut reexec_state, signals));
         }
     }
 }
 
 /// The least that an app needs: its output is passed on, signals reach it, and its code is ours. Answers that code.
-fn stay_with_app(handoff: &mut ReexecState, signals: &OwnedFd) -> i32 {
-    let app = handoff.value("app").and_then(|pid| i32::try_from(pid).ok()).filter(|pid| *pid > 0);
+fn stay_with_app(reexec_state: &mut ReexecState, signals: &OwnedFd) -> i32 {
+    let app = reexec_state.value("app").and_then(|pid| i32::try_from(pid).ok()).filter(|pid| *pid > 0);
     let outputs = [rustix::stdio::stdout(), rustix::stdio::stderr()];
     let mut streams: Vec<Stream> = Vec::new();
     for (key, output) in ["stdout pipe", "stderr pipe"].into_iter().zip(outputs) {
         let mut stream = Stream::new(output, None);
-        if handoff.claim(key).is_some_and(|pipe| stream.read_from(pipe).is_ok()) {
+        if reexec_state.claim(key).is_some_and(|pipe| stream.read_from(pipe).is_ok()) {
             streams.push(stream);
         }
     }
@@ -143,38 +143,38 @@ fn stay_with_app(handoff: &mut ReexecState, signals: &OwnedFd) -> i32 {
     }
 }
 
-fn ended(handoff: &ReexecState) -> Option<Ended> {
-    let [code, signal, how] = ENDED.map(|key| handoff.value(key));
+fn ended(reexec_state: &ReexecState) -> Option<Ended> {
+    let [code, signal, how] = ENDED.map(|key| reexec_state.value(key));
     Ended::from_numbers([code?, signal?, how?])
 }
 
-fn take_up(handoff: &mut ReexecState, signals: &OwnedFd, now_saved: SavedSignals) -> Option<Supervisor> {
+fn take_up(reexec_state: &mut ReexecState, signals: &OwnedFd, now_saved: SavedSignals) -> Option<Supervisor> {
     let saved = SavedSignals {
-        blocked: handoff.value("blocked").map_or(now_saved.blocked, i64::cast_unsigned),
-        pipe_ignored: handoff.value("pipe ignored") == Some(1),
+        blocked: reexec_state.value("blocked").map_or(now_saved.blocked, i64::cast_unsigned),
+        pipe_ignored: reexec_state.value("pipe ignored") == Some(1),
         // Dispositions outlive an exec.
         ignored: sys::signal::ignored(),
     };
     let now = Instant::now();
-    let number = |handoff: &ReexecState, key| handoff.value(key).and_then(|value| i32::try_from(value).ok());
-    let ring = |handoff: &mut ReexecState, key| handoff.claim(key).and_then(|fd| Ring::over(fd).ok());
-    let rings = (ring(handoff, "stdout ring")?, ring(handoff, "stderr ring")?);
-    let kept = SavedConfig { last_good: handoff.claim("good")?, rejected: handoff.claim("refused")? };
+    let number = |reexec_state: &ReexecState, key| reexec_state.value(key).and_then(|value| i32::try_from(value).ok());
+    let ring = |reexec_state: &mut ReexecState, key| reexec_state.claim(key).and_then(|fd| Ring::over(fd).ok());
+    let rings = (ring(reexec_state, "stdout ring")?, ring(reexec_state, "stderr ring")?);
+    let kept = SavedConfig { last_good: reexec_state.claim("good")?, rejected: reexec_state.claim("refused")? };
     let mut text = vec![0u8; PLAN_MAX];
-    let read = rustix::io::pread(handoff.claim("plan")?, &mut text[..], 0).ok()?;
+    let read = rustix::io::pread(reexec_state.claim("plan")?, &mut text[..], 0).ok()?;
     let plan = Plan::decode(text.get(..read)?)?;
     drop(text);
     let worker = Worker::resumed(
-        number(handoff, "worker")?,
-        handoff.claim("control")?,
-        handoff.claim("notify")?,
-        handoff.claim("watchdog")?,
-        u32::try_from(handoff.value("generation")?).ok()?,
-        handoff.claim("text"),
+        number(reexec_state, "worker")?,
+        reexec_state.claim("control")?,
+        reexec_state.claim("notify")?,
+        reexec_state.claim("watchdog")?,
+        u32::try_from(reexec_state.value("generation")?).ok()?,
+        reexec_state.claim("text"),
         now,
     );
-    let mut app = App::resumed(|key| handoff.value(key), now)?;
-    app.ended = ended(handoff);
+    let mut app = App::resumed(|key| reexec_state.value(key), now)?;
+    app.ended = ended(reexec_state);
     let directory = std::env::current_dir().ok();
     let _ = rustix::process::chdir(c"/");
     let mut supervisor = Supervisor {
@@ -183,29 +183,29 @@ fn take_up(handoff: &mut ReexecState, signals: &OwnedFd, now_saved: SavedSignals
         next_plan: None,
         signals: signals.try_clone().ok()?,
         saved,
-        wake: handoff.claim("wake")?,
-        wake_read: handoff.claim("wake read")?,
+        wake: reexec_state.claim("wake")?,
+        wake_read: reexec_state.claim("wake read")?,
         rings,
         kept,
         streams: None,
         terminal: Terminal::None,
         app,
-        workers: Workers::resumed(worker, Restarts::inherited(handoff)),
-        store: Store::new(handoff.claim_named("stored ")),
+        workers: Workers::resumed(worker, Restarts::inherited(reexec_state)),
+        store: Store::new(reexec_state.claim_named("stored ")),
         manager: Systemd::without_descriptors(),
         gate_until: None,
         stop: None,
         exit: None,
         directory,
-        since: handoff.value("since").unwrap_or(0),
+        since: reexec_state.value("since").unwrap_or(0),
         settled: false,
         binary: std::os::unix::ffi::OsStringExt::into_vec(std::env::current_exe().ok()?.into_os_string()),
     };
     // Whatever the new plan says, the app writes to what it was given.
-    let piped = handoff.value("stdout pipe").is_some() || handoff.value("stderr pipe").is_some();
+    let piped = reexec_state.value("stdout pipe").is_some() || reexec_state.value("stderr pipe").is_some();
     supervisor.begin_output(&plan, false, piped);
     for (key, stream) in ["stdout pipe", "stderr pipe"].into_iter().zip(supervisor.streams.iter_mut().flatten()) {
-        if let Some(pipe) = handoff.claim(key) {
+        if let Some(pipe) = reexec_state.claim(key) {
             stream.read_from(pipe).ok()?;
         }
     }

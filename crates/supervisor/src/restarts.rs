@@ -82,15 +82,15 @@ impl Restarts {
         RestartReason::ALL.into_iter().zip(self.0)
     }
 
-    pub(crate) fn hand_over(&self, handoff: &mut ReexecState) {
+    pub(crate) fn hand_over(&self, saved: &mut ReexecState) {
         for (reason, count) in self.counts() {
-            handoff.number(&key(reason), i64::try_from(count).unwrap_or(i64::MAX));
+            saved.number(&key(reason), i64::try_from(count).unwrap_or(i64::MAX));
         }
     }
 
     /// A program from before these counts leaves none.
-    pub(crate) fn inherited(handoff: &ReexecState) -> Restarts {
-        let count = |reason| handoff.value(&key(reason)).and_then(|count| u64::try_from(count).ok()).unwrap_or(0);
+    pub(crate) fn inherited(saved: &ReexecState) -> Restarts {
+        let count = |reason| saved.value(&key(reason)).and_then(|count| u64::try_from(count).ok()).unwrap_or(0);
         Restarts(RestartReason::ALL.map(count))
     }
 }

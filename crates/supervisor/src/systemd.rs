@@ -47,7 +47,7 @@ impl Systemd {
             let count: i32 = std::env::var("LISTEN_FDS").ok().and_then(|count| count.parse().ok()).unwrap_or(0);
             let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
             let mut names = names.split(':');
-            manager.stored = (FIRST..FIRST.saturating_add(count.clamp(0, crate::fdstore::STORED_MAX as i32)))
+            manager.stored = (FIRST..FIRST.saturating_add(count.clamp(0, crate::plan::STORED_MAX as i32)))
                 .filter_map(|number| {
                     let name = names.next().filter(|name| !name.is_empty()).unwrap_or("unnamed").to_string();
                     sys::process::claim(number).map(|fd| (name, fd))
@@ -168,7 +168,7 @@ impl Systemd {
         }
     }
 
-    pub fn moment(&self) -> Option<Instant> {
+    pub fn deadline(&self) -> Option<Instant> {
         (self.interval.is_some() || self.due.is_some()).then_some(self.next)
     }
 }
@@ -183,20 +183,4 @@ fn connect(path: &[u8]) -> Option<OwnedFd> {
     let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None).ok()?;
     rustix::net::connect(&socket, &address).ok()?;
     Some(socket)
-}
-
-impl crate::run::Supervisor {
-    /// We serve where a worker is ready and the app, if there is one to start, has been started.
-    pub(crate) fn notify_systemd_ready(&mut self) {
-        if self.stop.is_some() {
-            return;
-        }
-        let served = self.workers.at(crate::workers::WorkerSlot::Active).is_some_and(|worker| worker.ready);
-        if served && self.app.state != crate::app::State::Waiting {
-            self.manager.ready();
-            if !std::mem::replace(&mut self.settled, true) {
-                sys::memory::release_startup_pages();
-            }
-        }
-    }
 }

@@ -103,7 +103,7 @@ pub struct Worker {
     /// When it is killed: one that is not ready in time, or does not leave in time.
     pub until: Option<Instant>,
     /// It was told to hand over, and has not yet.
-    pub holds_on: bool,
+    pub owns_state: bool,
     pub hung: bool,
     pub doubted_at: Option<Instant>,
     /// Until the plan in it has been read.
@@ -204,7 +204,7 @@ impl Worker {
                 replaces: None,
                 binary: None,
                 until: replaces.then(|| now + READY_MOST),
-                holds_on: false,
+                owns_state: false,
                 hung: false,
                 doubted_at: None,
                 proposal: Some(proposal),
@@ -235,7 +235,7 @@ impl Worker {
             replaces: None,
             binary: None,
             until: None,
-            holds_on: false,
+            owns_state: false,
             hung: false,
             doubted_at: None,
             proposal: None,
@@ -263,8 +263,8 @@ impl Worker {
     }
 
     /// Asks it to make room for another.
-    pub fn yield_to_next(&mut self, drain: Duration, now: Instant) {
-        self.holds_on = true;
+    pub fn hand_over_to(&mut self, drain: Duration, now: Instant) {
+        self.owns_state = true;
         self.until = Some(now + drain + LEAVE_MOST);
         self.send(ToWorker::HandOver);
     }
@@ -326,64 +326,64 @@ impl WorkerSide {
             since,
             directory,
         } = self;
-        let mut handoff = ReexecState::default();
+        let mut saved = ReexecState::default();
         for (key, fd) in [("control", &control), ("notify", &notify), ("watchdog", &watchdog), ("wake", &wake)] {
-            handoff.descriptor(key, fd);
+            saved.descriptor(key, fd);
         }
         for (key, fd) in
             [("plan", &proposal.plan), ("text", &proposal.text), ("good", &kept.last_good), ("refused", &kept.rejected)]
         {
-            handoff.descriptor(key, fd);
+            saved.descriptor(key, fd);
         }
         for (key, ring) in [("stdout", &rings.0), ("stderr", &rings.1)] {
-            handoff.descriptor(key, ring.file());
+            saved.descriptor(key, ring.file());
         }
         for (name, fd) in &stored {
-            handoff.descriptor(&format!("stored {name}"), fd);
+            saved.descriptor(&format!("stored {name}"), fd);
         }
-        handoff.number("generation", generation.into());
-        handoff.number("owns", owns.into());
-        handoff.number("replaces", replaces.into());
-        handoff.number("since", since);
-        handoff.number("managed", managed.into());
-        restarts.hand_over(&mut handoff);
+        saved.number("generation", generation.into());
+        saved.number("owns", owns.into());
+        saved.number("replaces", replaces.into());
+        saved.number("since", since);
+        saved.number("managed", managed.into());
+        restarts.hand_over(&mut saved);
         if let Some(crash) = crash {
-            handoff.number("fell", i64::from(crash.code));
-            handoff.number("hung", crash.hung.into());
-            handoff.number("out of memory", crash.out_of_memory.into());
+            saved.number("fell", i64::from(crash.code));
+            saved.number("hung", crash.hung.into());
+            saved.number("out of memory", crash.out_of_memory.into());
         }
         if let Some(directory) = &directory {
             let _ = std::env::set_current_dir(directory);
         }
-        handoff.exec(binary, INHERIT)
+        saved.exec(binary, INHERIT)
     }
 
     /// What an executed worker inherits, where this process is one.
     pub fn inherited() -> Option<WorkerSide> {
-        let mut handoff = ReexecState::from_environment(INHERIT)?;
+        let mut saved = ReexecState::from_environment(INHERIT)?;
         // An exec named this process after its file.
         let _ = rustix::thread::set_name(NAME);
-        let ring = |handoff: &mut ReexecState, key| handoff.claim(key).and_then(|fd| Ring::over(fd).ok());
+        let ring = |saved: &mut ReexecState, key| saved.claim(key).and_then(|fd| Ring::over(fd).ok());
         Some(WorkerSide {
-            control: handoff.claim("control")?,
-            notify: handoff.claim("notify")?,
-            watchdog: handoff.claim("watchdog")?,
-            wake: handoff.claim("wake")?,
-            rings: (ring(&mut handoff, "stdout")?, ring(&mut handoff, "stderr")?),
-            proposal: Proposal { plan: handoff.claim("plan")?, text: handoff.claim("text")? },
-            kept: SavedConfig { last_good: handoff.claim("good")?, rejected: handoff.claim("refused")? },
-            stored: handoff.claim_named("stored "),
-            generation: u32::try_from(handoff.value("generation")?).ok()?,
-            owns: handoff.value("owns")? == 1,
-            replaces: handoff.value("replaces") == Some(1),
-            since: handoff.value("since").unwrap_or(0),
-            managed: handoff.value("managed") == Some(1),
-            crash: handoff.value("fell").and_then(|code| i32::try_from(code).ok()).map(|code| Crash {
+            control: saved.claim("control")?,
+            notify: saved.claim("notify")?,
+            watchdog: saved.claim("watchdog")?,
+            wake: saved.claim("wake")?,
+            rings: (ring(&mut saved, "stdout")?, ring(&mut saved, "stderr")?),
+            proposal: Proposal { plan: saved.claim("plan")?, text: saved.claim("text")? },
+            kept: SavedConfig { last_good: saved.claim("good")?, rejected: saved.claim("refused")? },
+            stored: saved.claim_named("stored "),
+            generation: u32::try_from(saved.value("generation")?).ok()?,
+            owns: saved.value("owns")? == 1,
+            replaces: saved.value("replaces") == Some(1),
+            since: saved.value("since").unwrap_or(0),
+            managed: saved.value("managed") == Some(1),
+            crash: saved.value("fell").and_then(|code| i32::try_from(code).ok()).map(|code| Crash {
                 code,
-                hung: handoff.value("hung") == Some(1),
-                out_of_memory: handoff.value("out of memory") == Some(1),
+                hung: saved.value("hung") == Some(1),
+                out_of_memory: saved.value("out of memory") == Some(1),
             }),
-            restarts: Restarts::inherited(&handoff),
+            restarts: Restarts::inherited(&saved),
             directory: std::env::current_dir().ok(),
         })
     }

@@ -124,7 +124,7 @@ pub fn stop(target: &Target, timeout: Option<Duration>, token_file: Option<&Path
 fn answer(result: Result<i32, Trouble>) -> i32 {
     result.unwrap_or_else(|trouble| {
         eprint!("{trouble}");
-        i32::from(crate::EXIT_MISTAKE)
+        i32::from(crate::EXIT_ERROR)
     })
 }
 

@@ -1,30 +1,13 @@
-//! The app's life as the supervisor leads it: start after the gates, restart, and the order of a stop: tell the worker → inbound
-//! drains → signal → grace → kill → read the pipes to their end → the worker delivers → exit with the app's code, all by one
-//! deadline. In: what has happened, and the clock. Out: signals, messages, the exit code.
+//! The order of a stop: the worker is notified, inbound drains, the app gets its signal, after its grace period SIGKILL; its pipes are
+//! read to their end, the worker delivers, and the supervisor exits with the app's code. One deadline limits all of it.
 
-use crate::app::{AppEnds, State};
+use crate::app::State;
 use crate::capture::Stream;
-use crate::message::{Ended, ToWorker};
-use crate::plan::{PIPE_LINGER, Plan};
-use crate::run::{EXIT_MISTAKE, SIGKILL, SIGTERM, Supervisor, millis};
-use crate::terminal::Terminal;
-use rustix::process::WaitStatus;
-use std::os::fd::AsFd as _;
+use crate::message::{Ended, ToWorker, millis};
+use crate::plan::PIPE_LINGER;
+use crate::signals::{SIGKILL, SIGTERM};
+use crate::state::{Stop, Supervisor};
 use std::time::{Duration, Instant};
-use sys::process::ChildSetup;
-
-/// A stop under way.
-pub(crate) struct Stop {
-    pub until: Instant,
-    pub drain_until: Instant,
-    /// How long an app that runs elsewhere is waited for.
-    pub elsewhere_until: Instant,
-    /// The signal that the app gets.
-    signal: i32,
-    kill_at: Option<Instant>,
-    linger_until: Option<Instant>,
-    pub told_end: bool,
-}
 
 /// The worker keeps the deadline itself; this much later it is ended.
 const DEADLINE_SLACK: Duration = Duration::from_millis(500);
@@ -39,97 +22,6 @@ const DELIVERY: Duration = Duration::from_secs(1);
 const KILL_AGAIN: Duration = Duration::from_millis(200);
 
 impl Supervisor {
-    /// Prepares what the app writes to, once it is known whether that is captured.
-    pub(crate) fn begin_output(&mut self, plan: &Plan, pty: bool, streams: bool) {
-        if plan.app.is_none() {
-            return;
-        }
-        if let Ok(terminal) = Terminal::new(pty) {
-            self.terminal = terminal;
-        }
-        let sized = |ring: &sys::ring::Ring| plan.capture_bytes.and_then(|capacity| ring.sized(capacity).ok());
-        if streams || pty {
-            let [stdout, stderr] = [rustix::stdio::stdout(), rustix::stdio::stderr()];
-            self.streams = Some([Stream::new(stdout, sized(&self.rings.0)), Stream::new(stderr, sized(&self.rings.1))]);
-        }
-    }
-
-    pub(crate) fn start_app(&mut self, now: Instant) {
-        let (Some(plan), Some(exec)) = (&self.plan, &self.exec) else { return };
-        if !matches!(self.app.state, State::Waiting | State::Paused { .. }) || self.stop.is_some() {
-            return;
-        }
-        let user = plan.app.as_ref().and_then(|app| app.user.as_ref());
-        let mut ends = AppEnds::default();
-        let theirs = self.terminal.pty_ref().and_then(|pty| pty.theirs(user).ok());
-        if let (Some(pty), Some([output, _])) = (self.terminal.pty_ref(), &mut self.streams) {
-            let copy = || theirs.as_ref().and_then(|fd| fd.try_clone().ok());
-            ends = AppEnds { stdin: copy(), stdout: copy(), stderr: copy() };
-            if let Ok(source) = pty.output() {
-                let _ = output.read_from(source);
-            }
-        } else if let Some([stdout, stderr]) = &mut self.streams {
-            // Without a pipe to be had the app writes to our own output, and lives.
-            ends = AppEnds { stdin: None, stdout: stdout.attach(user).ok(), stderr: stderr.attach(user).ok() };
-        }
-        let setup = ChildSetup {
-            stdin: ends.stdin.as_ref().map(|fd| fd.as_fd()),
-            stdout: ends.stdout.as_ref().map(|fd| fd.as_fd()),
-            stderr: ends.stderr.as_ref().map(|fd| fd.as_fd()),
-            session: self.terminal.session(plan.group, theirs.as_ref()),
-            signals: &self.saved,
-        };
-        self.app.start(plan, exec, &setup, now);
-        match self.app.pid() {
-            Some(pid) => self.workers.send_to_active(ToWorker::AppStarted { pid }),
-            None if matches!(self.app.state, State::Paused { .. }) => {
-                self.app.ended.into_iter().for_each(|ended| self.workers.send_to_active(ToWorker::AppEnded(ended)));
-            }
-            None => self.begin_stop(SIGTERM, None, now),
-        }
-        self.notify_systemd_ready();
-    }
-
-    pub(crate) fn app_ended(&mut self, status: WaitStatus, now: Instant) {
-        let Some(plan) = &self.plan else { return };
-        if plan.group {
-            // What the app leaves behind in its group learns that it is over, as it would under an init. The app itself is reaped,
-            // so that its number alone may be somebody else's already.
-            if let Some(pid) = self.app.pid() {
-                let _ = sys::process::kill(pid, SIGTERM, true);
-            }
-        }
-        let pid = self.app.pid();
-        if self.stop.is_none() {
-            self.log_orphans(pid);
-        }
-        let ended = self.app.reaped(status, plan, self.stop.is_some(), now);
-        self.terminal.take_back(pid);
-        if ended.restarts {
-            self.workers.send_to_active(ToWorker::AppEnded(ended));
-        } else if self.stop.is_none() {
-            self.begin_stop(SIGTERM, None, now);
-        }
-    }
-
-    /// Processes of the app that have left its group, as of one that goes to the background: they live on without us.
-    fn log_orphans(&self, app: Option<i32>) {
-        let workers: Vec<i32> = crate::workers::WORKER_SLOTS
-            .iter()
-            .filter_map(|place| self.workers.at(*place))
-            .map(|worker| worker.pid)
-            .collect();
-        let left = sys::process::children();
-        let left = left.iter().filter(|(pid, _)| Some(*pid) != app && !workers.contains(pid));
-        let names: Vec<String> = left.map(|(pid, name)| format!("{name} ({pid})")).collect();
-        if !names.is_empty() {
-            eprintln!(
-                "outrigger: app exited but left processes running: {}; daemonizing apps are not supported: start it in the foreground",
-                names.join(", ")
-            );
-        }
-    }
-
     /// SIGTERM or SIGINT came, which is this signal to the app.
     pub(crate) fn stop_signalled(&mut self, rewritten: i32, now: Instant) {
         let configured = self.plan.as_ref().map_or(SIGTERM, |plan| plan.stop_signal);
@@ -170,14 +62,6 @@ impl Supervisor {
                 self.workers.send_to_active(ToWorker::Stop { left_ms, app_ended: false });
             }
             (Some(_), None) => {}
-        }
-    }
-
-    /// The app in the other container has ended.
-    pub(crate) fn app_exited(&mut self, code: i32, now: Instant) {
-        if self.app.state == State::Elsewhere {
-            self.app.ended.get_or_insert(Ended::with_code(code));
-            self.stop_requested(0, now);
         }
     }
 
@@ -241,19 +125,8 @@ impl Supervisor {
         }
     }
 
-    fn gate_over(&mut self, now: Instant) {
-        if self.plan.as_ref().is_some_and(|plan| plan.gate_fails) {
-            let text = b"outrigger: app not started: start gates did not open within app.start.timeout\n";
-            let _ = rustix::io::write(rustix::stdio::stderr(), text);
-            self.app.cancel();
-            self.app.ended = Some(Ended::with_code(EXIT_MISTAKE));
-            return self.begin_stop(SIGTERM, None, now);
-        }
-        self.start_app(now);
-    }
-
     /// After the app's end: waits for its pipes to end, but not for ever, and then tells the worker.
-    fn finish_output(&mut self, now: Instant) {
+    pub(crate) fn finish_output(&mut self, now: Instant) {
         let Some(stop) = &mut self.stop else { return };
         if stop.told_end {
             return;
@@ -294,7 +167,7 @@ impl Supervisor {
         self.plan.as_ref().map_or(0, |plan| self.app.code(plan))
     }
 
-    pub(crate) fn app_moment(&self) -> Option<Instant> {
+    pub(crate) fn app_deadline(&self) -> Option<Instant> {
         let stop = self.stop.as_ref();
         let runs = self.app.pid().is_some();
         let of_app = match self.app.state {

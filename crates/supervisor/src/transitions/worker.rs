@@ -1,0 +1,216 @@
+//! A worker is due, ready, or has exited.
+
+use crate::app::State;
+use crate::message::{EXIT_ERROR, EXIT_HANDED_OVER, EXIT_NOT_EXECUTED, PACKET_MAX, ToSupervisor, ToWorker, millis};
+use crate::plan::{READY_MOST, RESTART_CALM, RESTART_FIRST};
+use crate::reexec;
+use crate::restarts::RestartReason;
+use crate::signals::SIGKILL;
+use crate::state::Supervisor;
+use crate::worker::{Crash, Started, Worker, WorkerEnds};
+use crate::workers::{Replacement, WORKER_SLOTS, WorkerSlot};
+use rustix::process::WaitStatus;
+use std::time::{Duration, Instant};
+
+/// Codes above this are of workers that a signal ended.
+const SIGNALLED: i32 = 128;
+
+/// Workers that may be killed before one of them has read the configuration.
+const FIRST_TRIES: u32 = 3;
+
+impl Supervisor {
+    /// Starts the worker that is due, if any. In the child: its ends.
+    pub(crate) fn start_worker(&mut self, now: Instant) -> Option<WorkerEnds> {
+        let becomes = self.workers.successor.is_some() && self.workers.at_rest() && reexec::is_possible(self);
+        if let Some(binary) = if becomes { self.workers.successor.take() } else { None } {
+            // Returns only where it could not; then the old program goes on.
+            reexec::become_binary(self, &binary);
+        }
+        let (place, binary, reason) = if self.workers.restart_at.is_some_and(|at| at <= now) {
+            (WorkerSlot::Active, None, self.workers.crash.map(|crash| crash.reason()))
+        } else if self.stop.is_none() && self.workers.may_replace() {
+            let (replacement, _) = self.workers.replacement.take_if(|(_, at)| *at <= now)?;
+            match replacement {
+                Replacement::Replace(reason) => (WorkerSlot::Starting, None, Some(reason)),
+                Replacement::Upgrade(binary) => (WorkerSlot::Starting, Some(binary), Some(RestartReason::Upgrade)),
+            }
+        } else {
+            return None;
+        };
+        self.workers.starting = Some((place, binary.clone(), reason));
+        match Worker::fork(self.workers.generation, place == WorkerSlot::Starting, now) {
+            Ok(Started::Child(ends)) => return Some(ends),
+            Ok(Started::Parent(worker)) => {
+                self.workers.generation += 1;
+                self.workers.put(place, Worker { binary, replaces: reason, ..worker });
+                if place == WorkerSlot::Starting {
+                    self.manager.reloading();
+                }
+                if place == WorkerSlot::Active {
+                    self.workers.restarts = self.workers.restarts();
+                    (self.workers.restart_at, self.workers.crash) = (None, None);
+                    self.catch_up(now);
+                }
+            }
+            // Out of processes or descriptors: the app keeps running, and we try again.
+            Err(_) if place == WorkerSlot::Active => self.workers.again_later(now),
+            Err(_) => {
+                self.workers.send_to_active(ToWorker::KeepServing { reason: b"out of processes or file descriptors" })
+            }
+        }
+        None
+    }
+
+    /// Tells the worker that serves what has happened before it.
+    pub(crate) fn catch_up(&mut self, now: Instant) {
+        // An end that nothing followed yet is told when it is time, as to the worker that has seen it.
+        if let Some(ended) = self.app.ended.filter(|ended| ended.restarts) {
+            if !self.app.heard {
+                self.workers.send_to_active(ToWorker::AppEnded(ended));
+            }
+            self.workers.send_to_active(ToWorker::LastExit { ended, restarts: self.app.restarts });
+        }
+        if let Some(pid) = self.app.pid() {
+            self.workers.send_to_active(ToWorker::AppStarted { pid });
+        }
+        if let Some(stop) = &mut self.stop {
+            self.workers.send_to_active(ToWorker::Stop {
+                left_ms: millis(stop.until.saturating_duration_since(now)),
+                app_ended: self.app.has_ended(),
+            });
+            stop.told_end = false;
+        }
+    }
+
+    pub(crate) fn worker_ready(&mut self, place: WorkerSlot, now: Instant) {
+        if place == WorkerSlot::Starting && self.stop.is_some() {
+            // It was told to end, and its word is from before that.
+            return;
+        }
+        let drain = self.plan.as_ref().map_or(Duration::ZERO, |plan| plan.drain);
+        let Some(worker) = self.workers.at_mut(place) else { return };
+        worker.ready = true;
+        if place == WorkerSlot::Starting {
+            let Some(mut next) = self.workers.take(WorkerSlot::Starting) else { return };
+            self.commit_plan();
+            next.until = None;
+            self.workers.restarts =
+                next.replaces.map_or(self.workers.restarts, |reason| self.workers.restarts.with(reason));
+            self.workers.successor = next.binary.take();
+            let before = self.workers.take(WorkerSlot::Active);
+            self.workers.put(WorkerSlot::Active, next);
+            match before {
+                Some(mut old) => {
+                    old.hand_over_to(drain, now);
+                    self.workers.put(WorkerSlot::Draining, old);
+                }
+                None => self.workers.send_to_active(ToWorker::Acquire),
+            }
+            self.workers.restart_at = None;
+            self.catch_up(now);
+        }
+        self.notify_systemd_ready();
+    }
+
+    /// A process has ended that is not the app: a worker, or an orphan that was ours to reap.
+    pub(crate) fn worker_ended(&mut self, pid: i32, status: WaitStatus) {
+        let is_here = |place: &WorkerSlot| self.workers.at(*place).is_some_and(|worker| worker.pid == pid);
+        let found = WORKER_SLOTS.into_iter().find(is_here);
+        let now = Instant::now();
+        let oom_file = self.plan.as_ref().and_then(|plan| plan.oom_file.as_deref());
+        // An orphan may have been the victim of a kill as well.
+        let out_of_memory = status.terminating_signal() == Some(SIGKILL) && self.app.kills.of_one(oom_file, now);
+        let Some(place) = found else { return };
+        let Some(mut worker) = self.workers.take(place) else { return };
+        let mut packet = [0u8; PACKET_MAX];
+        let mut said = worker.reason.take();
+        // Its last words come behind the news that it did not read ours, where it is so (ECONNRESET).
+        for _ in 0..2 {
+            while let Some(bytes) = worker.recv(&mut packet) {
+                match ToSupervisor::decode(bytes) {
+                    Some(ToSupervisor::ExitAcknowledged) => self.app.heard = true,
+                    Some(ToSupervisor::CannotStart { reason }) => said = Some(reason.to_vec()),
+                    _ => {}
+                }
+            }
+        }
+        let out_of_memory = out_of_memory && !worker.hung;
+        let code = status.exit_status().or_else(|| status.terminating_signal().map(|signal| 128 + signal)).unwrap_or(1);
+        match place {
+            WorkerSlot::Draining => {
+                if worker.owns_state {
+                    self.workers.send_to_active(ToWorker::Acquire);
+                }
+            }
+            WorkerSlot::Starting => {
+                self.next_plan = None;
+                let not_executed = (code > EXIT_NOT_EXECUTED).then(|| {
+                    let error = std::io::Error::from_raw_os_error(code - EXIT_NOT_EXECUTED);
+                    format!("cannot execute the binary: {error}; keeping the old worker")
+                });
+                let said =
+                    said.map(|said| [&b"new worker failed to start; keeping the old worker: "[..], &said].concat());
+                let reason: &[u8] = match code {
+                    EXIT_ERROR if let Some(said) = &said => said,
+                    _ if let Some(reason) = &not_executed => reason.as_bytes(),
+                    EXIT_ERROR => b"new worker exited with a configuration error (see the log); keeping the old worker",
+                    _ if now.saturating_duration_since(worker.started) >= READY_MOST => {
+                        b"new worker was not ready within 20 s and was killed; keeping the old worker"
+                    }
+                    _ => b"new worker exited before it was ready; keeping the old worker",
+                };
+                self.workers.send_to_active(ToWorker::KeepServing { reason });
+                self.notify_systemd_ready();
+                if self.workers.at(WorkerSlot::Active).is_none() && !self.workers.done {
+                    self.workers.restart_at = Some(now);
+                }
+            }
+            WorkerSlot::Active => self.current_ended(&worker, Crash { code, hung: worker.hung, out_of_memory }, now),
+        }
+        self.exit_when_done();
+    }
+
+    pub(crate) fn current_ended(&mut self, worker: &Worker, crash: Crash, now: Instant) {
+        let code = crash.code;
+        // Before there is a plan a worker ends because of the command line or the configuration, and has said so.
+        // One that was killed, as for want of memory, has said nothing, and another may have better luck.
+        let first = matches!(self.app.state, State::Waiting | State::Elsewhere) && worker.generation == 0;
+        let said = code <= SIGNALLED || worker.generation >= FIRST_TRIES;
+        if (self.plan.is_none() && said) || (first && code == EXIT_ERROR) {
+            self.exit = Some(code);
+            return;
+        }
+        // A worker that ends well during a stop has delivered or kept everything.
+        if self.stop.is_some() && code == 0 {
+            self.workers.done = true;
+            return;
+        }
+        if code != EXIT_HANDED_OVER {
+            // A binary whose worker falls at once is no binary to become.
+            self.workers.successor = None;
+            self.workers.crash = Some(crash);
+        }
+        if worker.ready && now.saturating_duration_since(worker.started) >= RESTART_CALM {
+            self.workers.wait = RESTART_FIRST;
+        }
+        match self.workers.at(WorkerSlot::Starting) {
+            // One that is not ready yet may never be, and nobody serves meanwhile: its end is followed by a start at once.
+            Some(next) => next.kill(),
+            None => self.workers.again_later(now),
+        }
+    }
+
+    /// We serve where a worker is ready and the app, if there is one to start, has been started.
+    pub(crate) fn notify_systemd_ready(&mut self) {
+        if self.stop.is_some() {
+            return;
+        }
+        let served = self.workers.at(WorkerSlot::Active).is_some_and(|worker| worker.ready);
+        if served && self.app.state != State::Waiting {
+            self.manager.ready();
+            if !std::mem::replace(&mut self.settled, true) {
+                sys::memory::release_startup_pages();
+            }
+        }
+    }
+}
