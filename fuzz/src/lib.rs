@@ -27,4 +27,4 @@ mod grants;
 mod control;
 
 /// As in the binary; `load` names it.
-const EXIT_MISTAKE: u8 = 1;
+const EXIT_ERROR: u8 = 1;
