@@ -22,6 +22,9 @@ mod app;
 #[path = "../../crates/outrigger/src/load.rs"]
 mod load;
 #[allow(dead_code, reason = "the binary uses the rest")]
+#[path = "../../crates/outrigger/src/plans.rs"]
+mod plans;
+#[allow(dead_code, reason = "the binary uses the rest")]
 #[path = "../../crates/outrigger/src/grants.rs"]
 mod grants;
 mod control;

@@ -1,7 +1,7 @@
 //! What changes something, on the socket alone. In: a POST. Out: the control that was asked for, and what became of it. Bound:
 //! the time that the caller gives to an answer that waits.
 
-use crate::run::Controls;
+use crate::controls::Controls;
 use base::runtime::scope::Scope;
 use config::unit::TimeSpan;
 use http::Method;

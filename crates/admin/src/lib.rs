@@ -4,6 +4,7 @@
 
 pub mod config;
 pub mod run;
+pub mod controls;
 mod change;
 mod authorize;
 mod socket;

@@ -5,38 +5,17 @@
 use crate::authorize::{self, Token};
 use crate::change::{change, not_allowed};
 use crate::config::Config;
+use crate::controls::Controls;
 use crate::socket::{self, Rights, Taken};
 use crate::view::{Probe, View, to_json};
 use base::runtime::scope::Scope;
 use base::system::listen::Sockets;
-use base::telemetry::logging::LevelHandle;
 use net::serve::{Request, Response, Server};
-use std::future::Future;
-use std::path::PathBuf;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 use tokio::net::{TcpListener, UnixListener};
 
 pub use crate::socket::Prepared;
-
-/// Brings a configuration in; it waits for what comes of it.
-pub type Reload = dyn Fn() -> Pin<Box<dyn Future<Output = Result<String, String>>>>;
-
-/// What may be changed while running.
-#[derive(Clone)]
-pub struct Controls {
-    pub level: LevelHandle,
-    /// Reads the configuration again; the error is the report of its mistakes.
-    /// Answers when another worker has taken over, or with the reason why none does.
-    pub reload: Rc<Reload>,
-    /// Starts a new worker from a binary (None: the one that runs); the answer comes when it is ready or was given up.
-    pub upgrade: Rc<Upgrade>,
-    /// Begins the stop order, within a time where given. Returns at once, so that the answer still gets out.
-    pub stop: Rc<dyn Fn(Option<Duration>)>,
-}
-
-pub type Upgrade = dyn Fn(Option<PathBuf>) -> Pin<Box<dyn Future<Output = Result<String, String>>>>;
 
 /// How long the answer to an upgrade may take.
 pub const UPGRADE_MAX: Duration = Duration::from_secs(60);

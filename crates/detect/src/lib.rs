@@ -16,6 +16,7 @@ mod look;
 mod trial;
 mod process;
 mod ports;
+mod service;
 mod probe;
 mod files;
 mod format;

@@ -5,9 +5,9 @@ use crate::files::{FILES_MAX, LogFile};
 use crate::format::{Format, Guess};
 use crate::hints::Hint;
 use crate::ports::{Listening, Port};
-use crate::probe::{Server, Verdict};
 use crate::process::{Descriptor, Process};
 use crate::runtime::Runtime;
+use crate::service::{Server, Service};
 use crate::{Failure, Target, files, hints, ports, probe, process, runtime};
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
@@ -44,13 +44,13 @@ impl Found {
 
 impl Port {
     pub fn server(&self) -> Option<&Server> {
-        match &self.verdict {
-            Verdict::Http(server) => Some(server),
+        match &self.service {
+            Service::Http(server) => Some(server),
             _ => None,
         }
     }
 
-    pub fn page(&self) -> Option<&probe::Page> {
+    pub fn page(&self) -> Option<&crate::service::Page> {
         self.server()?.page.as_ref()
     }
 }

@@ -1,7 +1,7 @@
 //! Listening TCP sockets. In: /proc/net/tcp and tcp6, of a process or of ours. Out: ports with their addresses and owners.
 //! Bound: `LINES_MAX` lines of each table.
 
-use crate::probe::Verdict;
+use crate::service::Service;
 use std::fs::File;
 use std::io::{BufRead as _, BufReader};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -20,7 +20,7 @@ pub struct Port {
     pub owners: Vec<(u32, String)>,
     /// In our own network namespace, so that loopback leads to it.
     pub is_here: bool,
-    pub verdict: Verdict,
+    pub service: Service,
 }
 
 /// A line of the table.
@@ -94,8 +94,8 @@ pub fn merge(into: &mut Vec<Port>, socket: Listening, owner: Option<(u32, String
     let place = match into.binary_search_by_key(&number, |port| port.number) {
         Ok(place) => place,
         Err(place) => {
-            let verdict = Verdict::NotAsked("it was not tried".into());
-            into.insert(place, Port { number, addresses: Vec::new(), owners: Vec::new(), is_here, verdict });
+            let service = Service::NotProbed("it was not tried".into());
+            into.insert(place, Port { number, addresses: Vec::new(), owners: Vec::new(), is_here, service });
             place
         }
     };

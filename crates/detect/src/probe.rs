@@ -5,6 +5,7 @@
 
 use crate::page::plain;
 use crate::ports::Port;
+use crate::service::{Page, Server, Service};
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
@@ -24,41 +25,6 @@ const LINES_JUDGED: usize = 40;
 const NOT_HTTP: [u16; 17] =
     [22, 25, 53, 143, 389, 587, 993, 1433, 3306, 5432, 5672, 6379, 6380, 9042, 9092, 11211, 27017];
 
-/// What a port turned out to be.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// And why.
-    NotAsked(String),
-    /// It takes no connection (any more).
-    Refused,
-    /// It answers nothing, or no whole head, within the limit.
-    Silent,
-    /// It answers something that is not HTTP/1: what it looks like.
-    Other(&'static str),
-    Http(Server),
-}
-
-/// An HTTP server.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Server {
-    pub at: SocketAddr,
-    /// The answer to the first of `PATHS`.
-    pub status: u16,
-    /// Its `Server` header.
-    pub name: Option<String>,
-    pub page: Option<Page>,
-    /// A path that asks for credentials, where a page may be.
-    pub locked: Option<&'static str>,
-}
-
-/// A page of metrics.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Page {
-    pub path: &'static str,
-    pub content_type: String,
-    pub is_openmetrics: bool,
-}
-
 /// Asks all ports, each on a thread of its own.
 pub fn probe_all(ports: &mut [Port]) {
     std::thread::scope(|threads| {
@@ -66,12 +32,12 @@ pub fn probe_all(ports: &mut [Port]) {
         for port in ports {
             let reason = reason_against(port);
             if reason.is_none() && asked == PORTS_MAX {
-                port.verdict = Verdict::NotAsked(format!("only {PORTS_MAX} ports are asked"));
+                port.service = Service::NotProbed(format!("only {PORTS_MAX} ports are asked"));
             } else if let Some(reason) = reason {
-                port.verdict = Verdict::NotAsked(reason);
+                port.service = Service::NotProbed(reason);
             } else {
                 asked += 1;
-                threads.spawn(move || port.verdict = ask(&port.on_loopback()));
+                threads.spawn(move || port.service = ask(&port.on_loopback()));
             }
         }
     });
@@ -92,18 +58,18 @@ fn reason_against(port: &Port) -> Option<String> {
         .then(|| "programs that use this port do not speak HTTP".into())
 }
 
-fn ask(ways: &[SocketAddr]) -> Verdict {
+fn ask(ways: &[SocketAddr]) -> Service {
     let mut server: Option<Server> = None;
     for path in PATHS {
         let first = ways.iter().map(|at| (*at, get(*at, path))).find(|(_, answer)| *answer != Reply::Refused);
-        let Some((at, reply)) = first else { return server.map_or(Verdict::Refused, Verdict::Http) };
+        let Some((at, reply)) = first else { return server.map_or(Service::Refused, Service::Http) };
         let answer = match reply {
             Reply::Whole(answer) => answer,
             // A server that has answered before is one, even where it does not answer this.
             _ if server.is_some() => continue,
-            Reply::Refused => return Verdict::Refused,
-            Reply::Silent => return Verdict::Silent,
-            Reply::Other(what) => return Verdict::Other(what),
+            Reply::Refused => return Service::Refused,
+            Reply::Silent => return Service::Silent,
+            Reply::Other(what) => return Service::Other(what),
         };
         let page = judge(path, &answer);
         let known =
@@ -116,7 +82,7 @@ fn ask(ways: &[SocketAddr]) -> Verdict {
             break;
         }
     }
-    server.map_or(Verdict::Silent, Verdict::Http)
+    server.map_or(Service::Silent, Service::Http)
 }
 
 #[derive(Debug, PartialEq)]
@@ -302,12 +268,12 @@ mod tests {
         serve(move |stream| stream.write_all(bytes.as_bytes()).unwrap_or_default())
     }
 
-    fn check(head: &str, body: &str, expect: Result<Option<&str>, Verdict>) {
-        let verdict = ask(&[answering(head, body)]);
-        match (&verdict, expect) {
-            (Verdict::Http(server), Ok(path)) => assert_eq!(server.page.as_ref().map(|page| page.path), path, "{head}"),
-            (verdict, Err(expect)) => assert_eq!(*verdict, expect, "{head}"),
-            (verdict, expect) => panic!("{head}: {verdict:?} {expect:?}"),
+    fn check(head: &str, body: &str, expect: Result<Option<&str>, Service>) {
+        let service = ask(&[answering(head, body)]);
+        match (&service, expect) {
+            (Service::Http(server), Ok(path)) => assert_eq!(server.page.as_ref().map(|page| page.path), path, "{head}"),
+            (service, Err(expect)) => assert_eq!(*service, expect, "{head}"),
+            (service, expect) => panic!("{head}: {service:?} {expect:?}"),
         }
     }
 
@@ -330,16 +296,16 @@ mod tests {
     /// covers: attachment 5
     #[test]
     fn what_is_not_http_is_named() {
-        let check = |bytes: &'static [u8], expect: Verdict| {
+        let check = |bytes: &'static [u8], expect: Service| {
             let at = serve(move |stream| stream.write_all(bytes).unwrap_or_default());
             assert_eq!(ask(&[at]), expect);
         };
-        check(b"\x15\x03\x01\x00\x02\x02\x0a", Verdict::Other("TLS"));
-        check(b"\0\0\x06\x04\0\0\0\0\0\0\x05\0\0\x40\0", Verdict::Other("HTTP/2 alone, as gRPC does"));
-        check(b"220 mail ready\r\n", Verdict::Other("something that is not HTTP"));
-        check(b"", Verdict::Silent);
+        check(b"\x15\x03\x01\x00\x02\x02\x0a", Service::Other("TLS"));
+        check(b"\0\0\x06\x04\0\0\0\0\0\0\x05\0\0\x40\0", Service::Other("HTTP/2 alone, as gRPC does"));
+        check(b"220 mail ready\r\n", Service::Other("something that is not HTTP"));
+        check(b"", Service::Silent);
         let free = TcpListener::bind("127.0.0.1:0").expect("a free port").local_addr().expect("bound");
-        assert_eq!(ask(&[free]), Verdict::Refused);
+        assert_eq!(ask(&[free]), Service::Refused);
     }
 
     /// A body without end is cut, a head without end is no answer, and drops do not renew the limit.
@@ -352,7 +318,7 @@ mod tests {
             while begun.is_ok() && stream.write_all(b"X-Filler: aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\r\n").is_ok() {
             }
         });
-        assert_eq!(ask(&[endless_head]), Verdict::Silent);
+        assert_eq!(ask(&[endless_head]), Service::Silent);
         let dripping = serve(|stream| {
             let text = b"HTTP/1.1 200 OK\r\nServer: slow\r\n".iter().cycle();
             for byte in text {
@@ -362,15 +328,15 @@ mod tests {
                 }
             }
         });
-        assert_eq!(ask(&[dripping]), Verdict::Silent);
+        assert_eq!(ask(&[dripping]), Service::Silent);
         let mute = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        assert_eq!(ask(&[mute.local_addr().expect("bound")]), Verdict::Silent);
+        assert_eq!(ask(&[mute.local_addr().expect("bound")]), Service::Silent);
         assert!(began.elapsed() < 4 * LIMIT, "{:?}", began.elapsed());
         let endless_body = serve(|stream| {
             let begun = stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n");
             while begun.is_ok() && stream.write_all(&PAGE.as_bytes().repeat(100)).is_ok() {}
         });
-        assert!(matches!(ask(&[endless_body]), Verdict::Http(Server { page: Some(_), .. })));
+        assert!(matches!(ask(&[endless_body]), Service::Http(Server { page: Some(_), .. })));
     }
 
     /// covers: attachment 5
@@ -388,7 +354,7 @@ mod tests {
                 stream.write_all(b"HTTP/1.1 302 Found\r\nLocation: /login\r\n\r\n").unwrap_or_default();
             }
         });
-        assert!(matches!(ask(&[at]), Verdict::Http(_)));
+        assert!(matches!(ask(&[at]), Service::Http(_)));
         let asked: Vec<String> = told.try_iter().collect();
         assert_eq!(asked.len(), PATHS.len(), "a redirect is not followed: {asked:?}");
         for (request, path) in asked.iter().zip(PATHS) {

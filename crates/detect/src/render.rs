@@ -7,7 +7,7 @@ use crate::format::{Format, Guess};
 use crate::look::Found;
 use crate::page::{Page, quoted};
 use crate::ports::Port;
-use crate::probe::Verdict;
+use crate::service::Service;
 use crate::{Target, arguments, choose};
 use std::fmt::Write as _;
 
@@ -348,12 +348,12 @@ fn describe(port: &Port) -> String {
         Some((pid, name)) => format!("{name} (pid {pid})"),
         None => "somebody".into(),
     };
-    let what = match &port.verdict {
-        Verdict::NotAsked(reason) => format!("it was not asked: {reason}"),
-        Verdict::Refused => "it took no connection".into(),
-        Verdict::Silent => "it gave no whole answer to GET".into(),
-        Verdict::Other(what) => format!("it speaks {what}"),
-        Verdict::Http(server) => {
+    let what = match &port.service {
+        Service::NotProbed(reason) => format!("it was not asked: {reason}"),
+        Service::Refused => "it took no connection".into(),
+        Service::Silent => "it gave no whole answer to GET".into(),
+        Service::Other(what) => format!("it speaks {what}"),
+        Service::Http(server) => {
             let name = server.name.as_deref().map(|name| format!(", Server: {name}")).unwrap_or_default();
             format!("it speaks HTTP (status {}{name})", server.status)
         }
@@ -365,9 +365,9 @@ fn describe(port: &Port) -> String {
 mod tests {
     use super::*;
     use crate::hints::Hint;
-    use crate::probe::{Page as Metrics, Server};
     use crate::process::Process;
     use crate::runtime::Runtime;
+    use crate::service::{Page as Metrics, Server};
 
     fn found(target: Target) -> Found {
         Found {
@@ -390,7 +390,7 @@ mod tests {
             addresses: vec![[127, 0, 0, 1].into()],
             owners: vec![(7, name.into())],
             is_here: true,
-            verdict: Verdict::Http(Server { at, status: 404, name: Some(name.into()), page, locked: None }),
+            service: Service::Http(Server { at, status: 404, name: Some(name.into()), page, locked: None }),
         }
     }
 
@@ -452,7 +452,7 @@ mod tests {
                 hint.map(|port| Hint { name: "PORT".into(), value: Some(port.to_string()) }).into_iter().collect();
             assert_eq!(choose::app_port(&found).map(|(port, _)| port.number), expect);
         };
-        let silent = |number| Port { verdict: Verdict::Silent, ..port(number, "x", None) };
+        let silent = |number| Port { service: Service::Silent, ..port(number, "x", None) };
         let public = |number| Port { addresses: vec![[0, 0, 0, 0].into()], ..port(number, "x", None) };
         check(vec![port(81, "x", None), port(82, "x", None)], Some(82), Some(82));
         check(vec![port(81, "x", None), port(82, "x", None)], Some(99), Some(81));

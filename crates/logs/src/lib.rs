@@ -5,6 +5,8 @@
 pub mod config;
 pub mod plan;
 pub mod run;
+mod pipeline;
+mod shipper;
 pub mod telemetry;
 mod stop;
 pub mod batch;
@@ -15,6 +17,7 @@ mod queue;
 pub mod source;
 pub mod stage;
 pub mod sink;
+pub mod sink_options;
 mod encode;
 mod time;
 #[doc(hidden)]

@@ -1,7 +1,8 @@
 //! From the Config to a Plan that cannot be wrong: names found, policies decided.
 
-use crate::config::{Config, WhenFull};
+use crate::config::Config;
 use crate::sink::{SinkEntry, SinkKind};
+use crate::sink_options::WhenFull;
 use crate::source::SourceKind;
 use crate::stage::{StageEntry, StageKind};
 use base::telemetry::component::Component;

@@ -3,7 +3,7 @@
 //! the bound still passes when the queue is empty.
 
 use crate::batch::Batch;
-use crate::config::WhenFull;
+use crate::sink_options::WhenFull;
 use base::telemetry::ledger::Row;
 use base::telemetry::reason::Reason;
 use std::cell::{Cell, RefCell};

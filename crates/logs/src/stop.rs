@@ -1,11 +1,15 @@
 //! The end of the logs thread. In: readers and queues, with what they still hold. Out: a worker that reads on, or the files of what
 //! no sink took and the row that tells so. Bounds: `READER_LEAVES` for the readers, `KEEP_RESERVE` for the files.
 
+use crate::pipeline::Pipeline;
+use crate::plan::SinkPlan;
 use crate::queue::Queue;
-use crate::run::{BacklogOf, Builder, Pipeline};
+use crate::source::stdio;
+use base::telemetry::Telemetry;
 use base::telemetry::reason::Reason;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
+use sys::ring::Ring;
 use tokio::task::JoinHandle;
 
 /// How long a reader may take to see that another worker takes over.
@@ -63,15 +67,18 @@ pub fn keep(leftovers: Vec<BacklogOf>) -> Vec<Unkept> {
 }
 
 /// Tells what each sink has not taken: records of files and of the app are read again after a start, unless they could not be kept.
-pub fn leave_behind(parts: &Builder, queues: &[Rc<Queue>], unkept: &[Unkept]) {
-    for (sink, queue) in parts.plan.sinks.iter().zip(queues) {
+pub fn leave_behind(sinks: &[SinkPlan], telemetry: &Telemetry, queues: &[Rc<Queue>], unkept: &[Unkept]) {
+    for (sink, queue) in sinks.iter().zip(queues) {
         let lost = queue.give_up_untracked();
-        let row = parts.telemetry.ledger.row(&sink.component());
+        let row = telemetry.ledger.row(&sink.component());
         let pending = row.counts().pending;
         let of_sink = unkept.iter().filter(|unkept| unkept.pipeline.sinks().any(|(index, _)| index == queue.sink));
         let gone: u64 = of_sink.map(|unkept| unkept.lines.unwrap_or(pending)).sum();
         let gone = gone.min(pending);
         let (kept, lost) = (pending - gone, lost + gone);
-        parts.telemetry.leave_behind(sink.component().id, kept, lost);
+        telemetry.leave_behind(sink.component().id, kept, lost);
     }
 }
+
+/// What may be left in a ring, and the source that reads it.
+pub type BacklogOf = (stdio::Backlog, Ring, Rc<Pipeline>);

@@ -4,8 +4,10 @@
 pub mod config;
 pub mod plan;
 pub mod run;
+mod sources;
 pub mod telemetry;
 pub mod series;
 pub mod text;
 pub mod source;
 pub mod sink;
+pub mod sink_options;

@@ -1,7 +1,8 @@
 //! From the Config to a Plan that cannot be wrong.
 
-use crate::config::{BufferConfig, Config};
+use crate::config::Config;
 use crate::sink::{SinkEntry, SinkKind};
+use crate::sink_options::BufferConfig;
 use crate::source::SourceKind;
 use base::system::listen::Listen;
 use base::telemetry::component::Component;

@@ -12,7 +12,8 @@ use crate::plan::{Plan, SinkPlan, SourcePlan};
 use crate::series::Snapshot;
 use crate::sink::remote_write::RemoteWrite;
 use crate::sink::{SinkKind, prometheus};
-use crate::source::{Collected, Inputs, Source, SourceKind};
+use crate::source::{Collected, Inputs, SourceKind};
+use crate::sources::{Entry, Sources};
 use crate::telemetry::SERIES;
 use base::runtime::backoff::Backoff;
 use base::runtime::health::Health;
@@ -43,51 +44,6 @@ const CLOSE_RESERVE: Duration = Duration::from_millis(100);
 const SOON: Duration = Duration::from_millis(100);
 /// A target that was never there is a fault after this.
 const STARTING: Duration = Duration::from_secs(10);
-
-/// The sources, each with its last snapshot.
-pub struct Sources {
-    entries: Vec<Entry>,
-}
-
-struct Entry {
-    name: String,
-    /// Its path in the configuration, which health calls it by.
-    id: String,
-    source: Rc<dyn Source>,
-    /// A second one for the page, so that a reading takes nothing from what is pushed.
-    for_page: Rc<dyn Source>,
-    last: RefCell<Option<Rc<Snapshot>>>,
-}
-
-impl Sources {
-    /// The last snapshot of each source; local ones are asked now.
-    pub async fn latest(&self) -> Vec<Rc<Snapshot>> {
-        let mut snapshots = Vec::new();
-        for entry in &self.entries {
-            if entry.for_page.is_local() {
-                snapshots.extend(entry.for_page.collect().await.snapshot.map(Rc::new));
-            } else {
-                snapshots.extend(entry.last.borrow().clone());
-            }
-        }
-        snapshots
-    }
-
-    /// The last samples of what is scraped, as a page; targets may not answer any more.
-    pub fn last_page(&self) -> String {
-        let scraped = self.entries.iter().filter(|entry| !entry.for_page.is_local());
-        let snapshots: Vec<_> = scraped.filter_map(|entry| entry.last.borrow().clone()).collect();
-        let mut page = String::new();
-        crate::text::write(&snapshots, &mut page);
-        page
-    }
-
-    fn set(&self, index: usize, snapshot: Rc<Snapshot>) {
-        if let Some(entry) = self.entries.get(index) {
-            *entry.last.borrow_mut() = Some(snapshot);
-        }
-    }
-}
 
 /// What stands in the way of a start, such as a certificate that is missing.
 pub fn check(plan: &Plan) -> Vec<String> {

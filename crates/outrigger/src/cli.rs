@@ -1,6 +1,6 @@
 //! The command line.
 
-use crate::remote::{self, For, Probe, Target};
+use crate::remote::{self, For, Format, Probe, Target};
 use base::telemetry::logging;
 use clap::{Args, Parser, Subcommand};
 use std::ffi::OsString;
@@ -196,13 +196,6 @@ impl From<LogFormat> for logging::Format {
             LogFormat::Json => logging::Format::Json,
         }
     }
-}
-
-/// How a status is printed.
-#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum Format {
-    Text,
-    Json,
 }
 
 /// What `detect` and `init` inspect; without a process and a command, every listener in this network namespace.

@@ -9,15 +9,16 @@
 use crate::app::OnTimeout;
 use crate::app::ready::{readiness, signaller};
 use crate::black_box::BlackBox;
-use crate::control::{AppFacts, Control, Order, signals};
+use crate::control::{AppFacts, Control, Order};
 use crate::grants;
-use crate::load::Plans;
+use crate::plans::Plans;
 use crate::reload::Reloader;
+use crate::signals::signals;
+use crate::start_errors::report_errors;
 use crate::stop::{lead, log_undelivered};
 use crate::telemetry::{RELOAD_SUCCESSFUL, RELOAD_TIMESTAMP, STATE_MAX, STATE_WRITABLE, WORKER_RESTARTS};
 use crate::watchdog::SelfCheck;
-use crate::worker::report_errors;
-use admin::run::Controls;
+use admin::controls::Controls;
 use base::feeds::revisions::Revisions;
 use base::runtime::lifecycle::Lifecycle;
 use base::runtime::scope::Scope;
@@ -95,18 +96,9 @@ impl Worker {
         if !self.control.owns().await {
             return i32::from(crate::EXIT_ERROR);
         }
-        let state = StateDir::open(&plans.state_dir, plans.config.state.max_bytes.0);
-        self.telemetry.gauge(&STATE_WRITABLE, &[]).set(u64::from(state.error().is_none()));
-        self.telemetry.gauge(&STATE_MAX, &[]).set(plans.config.state.max_bytes.0);
+        let state = self.open_state(&plans);
         for (reason, count) in self.restarts.counts() {
             self.telemetry.counter(&WORKER_RESTARTS, &[reason.as_str()]).store(count);
-        }
-        if let Some(trouble) = state.error() {
-            tracing::warn!(trouble, "state directory not writable; checkpoints and buffers are not persisted");
-            let health = self.telemetry.health("state");
-            health.component("state.dir", "directory");
-            health.set_ready(true);
-            health.fault("state.dir", trouble);
         }
         let access = records.then_some(receiver);
         let (mut gate, pages) = match self.start_rest(plans, &state, access, counters) {
@@ -139,6 +131,21 @@ impl Worker {
             log_undelivered(&self.telemetry);
         }
         code
+    }
+
+    /// A state directory that is not writable is reported, and everything runs without it.
+    fn open_state(&self, plans: &Plans) -> StateDir {
+        let state = StateDir::open(&plans.state_dir, plans.config.state.max_bytes.0);
+        self.telemetry.gauge(&STATE_WRITABLE, &[]).set(u64::from(state.error().is_none()));
+        self.telemetry.gauge(&STATE_MAX, &[]).set(plans.config.state.max_bytes.0);
+        if let Some(error) = state.error() {
+            tracing::warn!(error, "state directory not writable; checkpoints and buffers are not persisted");
+            let health = self.telemetry.health("state");
+            health.component("state.dir", "directory");
+            health.set_ready(true);
+            health.fault("state.dir", error);
+        }
+        state
     }
 
     /// What health tells of beside the subsystems' own components.

@@ -1,7 +1,6 @@
 //! The worker's end of the conversation with the supervisor. In: packets. Out: facts about the app, orders for the stop, answers to
 //! whoever asked; and packets back. One task hears, so that nobody waits for another's answer.
 
-use crate::reload::Reloader;
 use crate::telemetry::AppMetrics;
 use base::runtime::health::Health;
 use std::cell::{Cell, RefCell};
@@ -16,7 +15,6 @@ use std::time::{Duration, Instant};
 use supervisor::message::{Ended, PACKET_MAX, ToSupervisor, ToWorker};
 use supervisor::restarts::RestartReason;
 use tokio::net::UnixDatagram;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 
 /// What the app is doing, for whoever needs to know.
@@ -303,29 +301,3 @@ const SIGKILL: i32 = 9;
 
 /// The part of health that tells of a worker which should have taken over.
 pub const TAKING_OVER: &str = "worker hand-over";
-
-/// Signals to this process itself. Whoever stops a whole control group sends SIGTERM to each process in it: the order of a stop is
-/// the supervisor's, so that it is told. SIGHUP reads the configuration again where there is no app of ours to get it.
-pub async fn signals(control: Rc<Control>, reloader: Rc<Reloader>, companion: bool) {
-    let listen = |kind| signal(kind).ok();
-    let (Some(mut terminate), Some(mut interrupt), Some(mut hangup), Some(mut upgrade)) = (
-        listen(SignalKind::terminate()),
-        listen(SignalKind::interrupt()),
-        listen(SignalKind::hangup()),
-        listen(SignalKind::user_defined2()),
-    ) else {
-        return;
-    };
-    loop {
-        tokio::select! {
-            _ = terminate.recv() => control.send(ToSupervisor::Stop { within_ms: 0 }),
-            _ = interrupt.recv() => control.send(ToSupervisor::Stop { within_ms: 0 }),
-            _ = upgrade.recv() => control.upgrade_signalled(),
-            _ = hangup.recv(), if companion => {
-                if let Err(report) = reloader.reload(&control).await {
-                    base::telemetry::logging::report(&report, "reload failed: invalid configuration; keeping the previous one");
-                }
-            }
-        }
-    }
-}

@@ -1,7 +1,7 @@
 //! From plans to what the worker may touch: the paths, ports and programs that the configuration names, and the few that the worker
 //! itself needs. In: checked plans. Out: needs, and grants for the sandbox. `validate` says from the same list what an image lacks.
 
-use crate::load::Plans;
+use crate::plans::Plans;
 use base::system::listen::Listen;
 use config::needs::Needs;
 use sandbox::Grants;

@@ -6,12 +6,15 @@ mod config;
 #[cfg(test)]
 mod hints_test;
 mod load;
+mod plans;
 mod grants;
 mod explain;
 mod supervise;
 mod worker;
+mod start_errors;
 mod compose;
 mod control;
+mod signals;
 mod stop;
 mod reload;
 mod watchdog;

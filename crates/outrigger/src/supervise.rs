@@ -3,7 +3,8 @@
 //! app starts; later the last good configuration serves.
 
 use crate::cli::{Cli, Command};
-use crate::load::{Plans, Source, refuse};
+use crate::load::{Source, refuse};
+use crate::plans::Plans;
 use crate::reload::Reloader;
 use crate::worker;
 use base::system::output;

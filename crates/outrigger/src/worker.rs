@@ -4,8 +4,9 @@
 use crate::compose::Worker;
 use crate::control::{AppFacts, Control};
 use crate::grants;
-use crate::load::Plans;
+use crate::plans::Plans;
 use crate::reload::Reloader;
+use crate::start_errors::report_errors;
 use crate::telemetry::AppMetrics;
 use crate::watchdog::SelfCheck;
 use base::runtime::lifecycle::Lifecycle;
@@ -108,16 +109,7 @@ async fn serve(
 ) -> i32 {
     let started_at = Instant::now();
     let telemetry = Telemetry::default();
-    let facts = AppFacts {
-        pid: Arc::default(),
-        runs: watch::channel(inherited.companion).0,
-        was_ready: watch::channel(false).0,
-        health: telemetry.health("app"),
-        restarts: Rc::default(),
-        restarts_max: plans.config.app.restart.max_restarts.unwrap_or(0),
-        ended: Rc::default(),
-        metrics: AppMetrics::new(&telemetry),
-    };
+    let facts = app_facts(&plans, inherited.companion, &telemetry);
     let Inherited {
         control,
         sockets,
@@ -172,6 +164,19 @@ async fn serve(
     #[cfg(feature = "fault-injection")]
     let run = door.beside(run);
     run.await
+}
+
+fn app_facts(plans: &Plans, companion: bool, telemetry: &Telemetry) -> AppFacts {
+    AppFacts {
+        pid: Arc::default(),
+        runs: watch::channel(companion).0,
+        was_ready: watch::channel(false).0,
+        health: telemetry.health("app"),
+        restarts: Rc::default(),
+        restarts_max: plans.config.app.restart.max_restarts.unwrap_or(0),
+        ended: Rc::default(),
+        metrics: AppMetrics::new(telemetry),
+    }
 }
 
 /// What does not hold is said once, and stays in the status.
@@ -243,24 +248,4 @@ impl Inherited {
         let send = |message: ToSupervisor<'_>| drop(supervisor::message::send(&self.control, &message.encode()));
         report_errors(errors, self.generation, &self.kept, text, send)
     }
-}
-
-/// Says why a worker cannot start. The next one then takes the last text that served.
-pub fn report_errors(
-    errors: &[String],
-    generation: u32,
-    kept: &SavedConfig,
-    text: &str,
-    send: impl FnOnce(ToSupervisor<'_>),
-) -> i32 {
-    send(ToSupervisor::CannotStart { reason: errors.join("; ").as_bytes() });
-    let report: String = errors.iter().map(|error| format!("error: {error}\n")).collect();
-    match generation {
-        0 => eprint!("{report}"),
-        _ => logging::report(&report, "this worker cannot start; the one before it goes on"),
-    }
-    if generation > 0 {
-        let _ = SavedConfig::keep(&kept.rejected, text.as_bytes());
-    }
-    i32::from(crate::EXIT_ERROR)
 }

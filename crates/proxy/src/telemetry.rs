@@ -4,7 +4,7 @@
 
 use crate::access::Record;
 use crate::config::Direction;
-use crate::http1::head::Method;
+use crate::http1::syntax::Method;
 use crate::plan::Plan;
 use crate::recent::Recent;
 use base::sync::lock;

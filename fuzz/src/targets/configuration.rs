@@ -4,7 +4,8 @@
 
 use crate::attempt::{bucket, outline, shape};
 use crate::config::Config;
-use crate::load::{Plans, Source};
+use crate::load::Source;
+use crate::plans::Plans;
 use crate::scratch;
 use config::diag::Report;
 use config::interpolate::Lookup;

@@ -6,7 +6,8 @@ use super::head_lines::{Field, Head};
 use super::same;
 use crate::attempt::{bucket, shape};
 use proxy::http1::body::Body;
-use proxy::http1::head::{self, HEADERS_MAX, Hop, Method, Refusal};
+use proxy::http1::head::{self, HEADERS_MAX, Hop};
+use proxy::http1::syntax::{Method, Refusal};
 use std::ops::Range;
 
 pub const WORDS: &[&str] = &[

@@ -7,7 +7,8 @@ use super::http1_request::{cuts, number};
 use super::same;
 use crate::attempt::{bucket, shape};
 use proxy::http1::body::Body;
-use proxy::http1::head::{self, HEADERS_MAX, Method, ResponseContext};
+use proxy::http1::head::{self, HEADERS_MAX, ResponseContext};
+use proxy::http1::syntax::Method;
 
 pub const WORDS: &[&str] = &[
     "HTTP/1.1 200 OK\r\n",

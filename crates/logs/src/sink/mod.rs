@@ -8,7 +8,7 @@ pub mod stdout;
 pub mod blackhole;
 
 use crate::batch::Batch;
-use crate::config::{BatchConfig, BufferConfig};
+use crate::sink_options::{BatchConfig, BufferConfig};
 use crate::stage::StageEntry;
 use config::needs::Needs;
 use std::future::Future;

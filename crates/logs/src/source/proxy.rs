@@ -3,7 +3,7 @@
 
 use crate::batch::{Batch, Stream};
 use crate::framer::Framer;
-use crate::run::Pipeline;
+use crate::pipeline::Pipeline;
 use crate::stage::parse::parse_json;
 use base::feeds::{AccessBatch, FeedReceiver};
 use base::runtime::lifecycle::{Phase, PhaseWatch};

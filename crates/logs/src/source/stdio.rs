@@ -7,7 +7,7 @@ use crate::ack::AckTracker;
 use crate::batch::Stream;
 use crate::checkpoint::{Checkpoints, FileId};
 use crate::framer::Framer;
-use crate::run::Pipeline;
+use crate::pipeline::Pipeline;
 use base::runtime::lifecycle::{Phase, PhaseWatch};
 use base::runtime::scope::Scope;
 use base::runtime::state::{Mark, Marked, StateDir};

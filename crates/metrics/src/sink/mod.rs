@@ -3,7 +3,7 @@
 pub mod prometheus;
 pub mod remote_write;
 
-use crate::config::BufferConfig;
+use crate::sink_options::BufferConfig;
 
 config::registry! {
     /// A sink of metrics: its kind.

@@ -1,7 +1,7 @@
 //! The page that Prometheus reads: all sources merged, typed. In: the last snapshot of each source. Out: the text format
 //! 0.0.4 on /metrics. Local sources are asked anew for each reading, so that their values are as old as the reading.
 
-use crate::run::Sources;
+use crate::sources::Sources;
 use crate::text;
 use base::runtime::health::Health;
 use base::runtime::scope::Scope;

@@ -3,8 +3,8 @@
 //! tried again; any other answer drops the request under `rejected`. Bounds: `buffer.max_bytes` of samples wait, the oldest
 //! snapshot goes first; `SEND_MAX` samples in one request.
 
-use crate::config::BufferConfig;
 use crate::series::{STALE, Sample, Series, Snapshot, Timing, Timings};
+use crate::sink_options::BufferConfig;
 use base::protobuf::{delimited, field_length, text, varint, varint_length};
 use base::runtime::backoff::Backoff;
 use base::runtime::health::Health;

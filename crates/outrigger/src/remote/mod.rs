@@ -6,7 +6,6 @@
 mod request;
 mod probe;
 
-use crate::cli::Format;
 use base::system::output;
 use config::unit::TimeSpan;
 use request::{Found, Trouble};
@@ -34,6 +33,13 @@ pub struct Target {
         value_name = "FILE"
     )]
     pub config: PathBuf,
+}
+
+/// How a status is printed.
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Format {
+    Text,
+    Json,
 }
 
 /// How long an answer that waits for nothing may take.

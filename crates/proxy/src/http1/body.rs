@@ -253,7 +253,7 @@ impl Trailers {
     fn end_line(&mut self) -> Result<(), Malformed> {
         let colon = memchr::memchr(b':', &self.line).ok_or(Malformed)?;
         let name = self.line.get(..colon).unwrap_or(&[]);
-        if name.is_empty() || !name.iter().all(|byte| super::head::is_token(*byte)) {
+        if name.is_empty() || !name.iter().all(|byte| super::syntax::is_token(*byte)) {
             return Err(Malformed);
         }
         if !NO_TRAILERS.iter().any(|forbidden| name.eq_ignore_ascii_case(forbidden.as_bytes())) {

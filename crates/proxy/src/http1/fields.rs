@@ -2,7 +2,7 @@
 //! ends, what becomes of the connection, and which fields belong to this hop; what is ambiguous is refused.
 
 use super::body::Body;
-use super::head::{Method, Refusal, refuse};
+use super::syntax::{Method, Refusal, refuse};
 use httparse::Header;
 
 /// The headers that mean something to a forwarder.

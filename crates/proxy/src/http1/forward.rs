@@ -4,7 +4,8 @@
 //! between two reads, so that the last answer arrives before a reset.
 
 use super::exchange::{After, Client, Report, run};
-use super::head::{self, Hop, Method, Refusal, Request};
+use super::head::{self, Hop, Request};
+use super::syntax::{Method, Refusal};
 use crate::accept::{DRAIN_PATIENCE, ListenerState};
 use crate::access::{PATH_MAX, Record};
 use crate::buffer::{Buffer, Scratch, write_all};

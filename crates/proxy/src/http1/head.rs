@@ -4,6 +4,7 @@
 
 use super::body::Body;
 use super::fields::{Facts, Known, known};
+use super::syntax::{Method, Refusal, refuse};
 use super::target::{Target, is_host, split_target};
 use httparse::{Header, Status};
 use std::mem::MaybeUninit;
@@ -43,49 +44,6 @@ pub struct Response {
     pub body: Body,
     /// Whether the endpoint's connection can carry another request.
     pub keep_alive: bool,
-}
-
-/// Why a request is refused, with the status that says so.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Refusal {
-    pub status: u16,
-    pub reason: &'static str,
-}
-
-pub const fn refuse(status: u16, reason: &'static str) -> Refusal {
-    Refusal { status, reason }
-}
-
-macro_rules! methods {
-    ($($name:ident $text:literal),+) => {
-        /// The methods with a meaning of their own here; every other one counts under one label.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-        pub enum Method { $($name),+, Other }
-
-        impl Method {
-            pub fn text(self) -> &'static str {
-                match self { $(Method::$name => $text),+, Method::Other => "_OTHER" }
-            }
-
-            fn of(text: &str) -> Method {
-                match text { $($text => Method::$name),+, _ => Method::Other }
-            }
-        }
-    };
-}
-
-methods!(Get "GET", Head "HEAD", Post "POST", Put "PUT", Delete "DELETE", Options "OPTIONS", Trace "TRACE", Patch "PATCH", Connect "CONNECT");
-
-impl Method {
-    /// RFC 9110, 9.2.2: sending it twice is as good as once.
-    pub fn is_idempotent(self) -> bool {
-        !matches!(self, Method::Post | Method::Patch | Method::Connect | Method::Other)
-    }
-}
-
-/// RFC 9110, 5.6.2.
-pub fn is_token(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
 /// Whether the head is complete, or cannot become a right one: a look without a parse.

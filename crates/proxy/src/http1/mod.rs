@@ -1,6 +1,7 @@
 //! The HTTP/1.1 forwarder: own code on `httparse`, heads as byte ranges over the read buffer, case and order of headers
 //! kept (RFC 9110, RFC 9112). `head` reads and rewrites heads, `body` finds their ends, `forward` moves a request.
 
+pub mod syntax;
 pub mod head;
 mod fields;
 mod target;

@@ -1,7 +1,7 @@
 //! What a request asks for (RFC 9112, 3.2). In: a target and its method. Out: the host that an absolute one names, and what is left
 //! for the endpoint; any other form is refused.
 
-use super::head::{Method, Refusal, refuse};
+use super::syntax::{Method, Refusal, refuse};
 
 /// What the endpoint is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -10,7 +10,7 @@ use super::walk::{Match, Patterns, Walk, cannot_read};
 use super::watch::{Change, Watch};
 use crate::batch::Stream;
 use crate::checkpoint::{Checkpoints, FileId};
-use crate::run::Pipeline;
+use crate::pipeline::Pipeline;
 use crate::telemetry::{FILES_OPEN, FILES_WAITING};
 use base::sync::lock;
 use base::telemetry::Gauge;

@@ -13,7 +13,7 @@ pub use tail::{Opened, Tail};
 
 use super::{CHUNK, max_line_bytes};
 use crate::checkpoint::{BEFORE_MAX, Checkpoints};
-use crate::run::Pipeline;
+use crate::pipeline::Pipeline;
 use base::runtime::lifecycle::{Phase, PhaseWatch};
 use base::runtime::scope::Scope;
 use config::registry::Kind;

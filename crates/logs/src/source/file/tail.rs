@@ -7,7 +7,7 @@ use crate::ack::AckTracker;
 use crate::batch::{Batch, Stream};
 use crate::checkpoint::{BEFORE_MAX, Checkpoints, FINGERPRINT_MAX, FileId, Position, fingerprint, fingerprint_before};
 use crate::framer::Framer;
-use crate::run::Pipeline;
+use crate::pipeline::Pipeline;
 use config::unit::ByteSize;
 use rustix::fs::SeekFrom;
 use std::cell::{Cell, RefCell};

@@ -3,6 +3,7 @@
 //! and its tree is walked by our own writer: no index, no checkout, no second program but ssh. Bounds: `ANSWER_MAX` for an
 //! answer over HTTP, `PACKS_MAX` packs before the cache is begun anew.
 
+mod reports;
 mod request;
 mod ssh;
 mod transport;

@@ -3,8 +3,8 @@
 //! of what ssh says; it ends with whoever waits for it.
 
 use super::Config;
+use super::reports::Reports;
 use super::request::Corrected;
-use super::transport::Reports;
 use config::unit::TimeSpan;
 use gix::bstr::ByteSlice as _;
 use gix_transport::Protocol;

@@ -2,6 +2,7 @@
 //! trait over `net`, so that there is one HTTP stack with one set of certificates and credentials. Bounds: an answer over HTTP
 //! is held whole and has at most `ANSWER_MAX` bytes; each wait for bytes ends after `timeout`.
 
+use super::reports::Reports;
 use super::request::{Corrected, put_right};
 use super::{Config, Fault, ssh};
 use bytes::Bytes;
@@ -16,7 +17,6 @@ use std::any::Any;
 use std::io::{self, BufRead, Cursor, Read, Write};
 use std::net::TcpStream;
 use std::sync::{Arc, Mutex, OnceLock};
-use std::time::Duration;
 
 const ANSWER_MAX: usize = 128 << 20;
 
@@ -40,29 +40,6 @@ pub fn open(url: &gix::Url, config: &Config) -> Result<(Box<dyn Transport>, Repo
     match transport {
         Ok(transport) => Ok((transport, reports)),
         Err(text) => Err(Fault::Server(text, None)),
-    }
-}
-
-/// What the way to the server has met, in the words of whoever met it: gix passes on only that a read failed.
-#[derive(Clone, Default)]
-pub struct Reports(Arc<Mutex<Option<Report>>>);
-
-pub struct Report {
-    /// `UnexpectedEof`: the words with which the other side ended.
-    pub kind: io::ErrorKind,
-    pub text: String,
-    /// How long the server asked to be left alone.
-    pub wait: Option<Duration>,
-}
-
-impl Reports {
-    pub fn take(&self) -> Option<Report> {
-        base::sync::lock(&self.0).take()
-    }
-
-    pub fn put(&self, kind: io::ErrorKind, text: String, wait: Option<Duration>) -> io::Error {
-        *base::sync::lock(&self.0) = Some(Report { kind, text: text.clone(), wait });
-        io::Error::new(kind, text)
     }
 }
 

@@ -1,0 +1,196 @@
+//! The way of a source's batch to the sinks: the source's stages, then each sink's branch with its own stages and queue. In: batches.
+//! Out: batches in queues, the source's row. Bound: a batch waits until each blocking queue has room.
+
+use crate::ack::AckTracker;
+use crate::batch::Batch;
+use crate::plan::Plan;
+use crate::queue::Queue;
+use crate::stage::{MeteredStage, apply, metered};
+use crate::telemetry::{REMOVED_BYTES, REMOVED_FILES, TRUNCATED};
+use base::runtime::health::Health;
+use base::runtime::pressure::Pressure;
+use base::telemetry::component::Component;
+use base::telemetry::ledger::Row;
+use base::telemetry::reason::Reason;
+use base::telemetry::{Counter, Gauge, MetricDesc, RECEIVED_BYTES, Telemetry};
+use std::rc::Rc;
+use std::sync::Arc;
+
+/// One sink of a pipeline.
+struct Branch {
+    name: String,
+    required: bool,
+    queue: Rc<Queue>,
+    stages: Vec<MeteredStage>,
+}
+
+/// The way from one source to its sinks.
+pub struct Pipeline {
+    name: String,
+    component: Component,
+    stages: Vec<MeteredStage>,
+    branches: Vec<Branch>,
+    sink_count: usize,
+    row: Arc<Row>,
+    bytes: Counter,
+    truncated: Counter,
+    removed_files: Counter,
+    removed_bytes: Counter,
+    telemetry: Telemetry,
+    health: Arc<Health>,
+    pressure: Pressure,
+}
+
+impl Pipeline {
+    pub fn new(
+        source: &crate::plan::SourcePlan,
+        plan: &Plan,
+        queues: &[Rc<Queue>],
+        telemetry: &Telemetry,
+        health: Arc<Health>,
+    ) -> Pipeline {
+        let component = source.component();
+        let mut stages = metered(&source.stages, &component.id, telemetry);
+        stages.extend(metered(&plan.stages, "logs", telemetry));
+        let branches = source.sinks.iter().filter_map(|index| {
+            let (sink, queue) = (plan.sinks.get(*index)?, queues.get(*index)?);
+            Some(Branch {
+                name: sink.name.clone(),
+                required: sink.required,
+                queue: queue.clone(),
+                stages: metered(&sink.stages, &sink.component().id, telemetry),
+            })
+        });
+        Pipeline {
+            branches: branches.collect(),
+            sink_count: plan.sinks.len(),
+            stages,
+            row: telemetry.ledger.row(&component),
+            bytes: telemetry.counter(&RECEIVED_BYTES, &component.labels()),
+            truncated: telemetry.counter(&TRUNCATED, &component.labels()),
+            removed_files: telemetry.counter(&REMOVED_FILES, &component.labels()),
+            removed_bytes: telemetry.counter(&REMOVED_BYTES, &component.labels()),
+            health,
+            pressure: telemetry.pressure.clone(),
+            telemetry: telemetry.clone(),
+            name: source.name.clone(),
+            component,
+        }
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What health calls it.
+    pub fn id(&self) -> &str {
+        &self.component.id
+    }
+
+    /// A gauge of the source.
+    pub fn gauge(&self, desc: &'static MetricDesc) -> Gauge {
+        self.telemetry.gauge(desc, &self.component.labels())
+    }
+
+    /// The index in tracks and the name of each sink.
+    pub fn sinks(&self) -> impl Iterator<Item = (usize, &str)> {
+        self.branches.iter().map(|branch| (branch.queue.sink, branch.name.as_str()))
+    }
+
+    /// Names of the sinks that records must reach.
+    pub fn required_sinks(&self) -> Vec<String> {
+        self.branches.iter().filter(|branch| branch.required).map(|branch| branch.name.clone()).collect()
+    }
+
+    /// How long a track's list of sinks is.
+    pub fn sink_count(&self) -> usize {
+        self.sink_count
+    }
+
+    pub fn health(&self) -> &Health {
+        &self.health
+    }
+
+    /// Hands a batch to all sinks; waits while one that blocks is full. Records before `read_before` were read by a worker
+    /// before this one. A sink that has acknowledged records already does not get them again.
+    pub async fn push(&self, mut batch: Batch, track: &Rc<AckTracker>, read_before: u64) {
+        // What is not read stays where it is, in the file or the ring, until there is memory for it.
+        if self.branches.iter().any(|branch| branch.queue.holds_much()) {
+            self.pressure.wait_for_relief().await;
+        }
+        let end = batch.base + batch.bytes.len() as u64;
+        let replayed = batch.records.iter().filter(|record| batch.base + u64::from(record.end) < read_before).count();
+        batch.ticket = Some(track.ticket(end));
+        self.row.receive(batch.records.len() as u64);
+        self.row.replay(replayed as u64);
+        let skip = |sink: usize| track.acknowledged(sink);
+        self.fan_out(batch, &skip, replayed > 0).await;
+    }
+
+    /// The same for records that cannot be read again.
+    pub async fn push_untracked(&self, batch: Batch) {
+        self.row.receive(batch.records.len() as u64);
+        self.fan_out(batch, &|_| 0, false).await;
+    }
+
+    async fn fan_out(&self, mut batch: Batch, acknowledged: &dyn Fn(usize) -> u64, replayed: bool) {
+        let count = batch.records.len() as u64;
+        self.bytes.add(batch.bytes.len() as u64);
+        self.truncated.add(batch.records.iter().filter(|record| record.truncated).count() as u64);
+        apply(&self.stages, &mut batch);
+        batch.records.shrink_to_fit();
+        let cost = batch.cost();
+        let batch = Rc::new(batch);
+        for branch in &self.branches {
+            let sink = branch.queue.sink;
+            let seen = acknowledged(sink);
+            let mut theirs = batch.clone();
+            if seen > batch.base {
+                // Whole records before the sink's own position are left out.
+                let records: Vec<_> =
+                    batch.records.iter().filter(|r| batch.base + u64::from(r.end) >= seen).copied().collect();
+                if records.is_empty() {
+                    continue;
+                }
+                theirs = Rc::new(Batch { records, ..(*batch).clone() });
+            }
+            if !branch.stages.is_empty() {
+                apply(&branch.stages, Rc::make_mut(&mut theirs));
+            }
+            branch.queue.room(cost).await;
+            theirs.ticket.iter().for_each(|ticket| ticket.open(sink));
+            branch.queue.push(theirs, replayed);
+        }
+        self.row.deliver(count);
+    }
+
+    /// Records that were lost before they could be read.
+    pub fn lost(&self, reason: Reason, records: u64) {
+        if records > 0 {
+            self.row.drop_unseen(reason, records);
+            tracing::error!(
+                source = self.name,
+                records,
+                reason = reason.as_str(),
+                "log records dropped before they could be read"
+            );
+        }
+    }
+
+    /// A file of the state directory is of a newer version than ours.
+    pub fn restarted(&self, file: &str) {
+        self.telemetry.counter(&base::runtime::state::FILES_RESET, &[file]).add(1);
+    }
+
+    /// A file that went away before all sinks had it; zero bytes are an unknown number.
+    pub fn missed_file(&self, path: &std::path::Path, bytes: u64) {
+        self.removed_files.add(1);
+        self.removed_bytes.add(bytes);
+        let (source, file) = (&self.name, path.display());
+        tracing::error!(source, %file, bytes, "log file removed before it was fully delivered");
+    }
+
+    pub fn failed(&self, why: &str) {
+        self.health.panicked(&format!("log source {}: {why}", self.name));
+    }
+}

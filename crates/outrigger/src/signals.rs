@@ -1,0 +1,33 @@
+//! Signals to the worker. In: SIGTERM, SIGINT, SIGHUP, SIGUSR2. Out: messages to the supervisor, a reload.
+
+use crate::control::Control;
+use crate::reload::Reloader;
+use std::rc::Rc;
+use supervisor::message::ToSupervisor;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Signals to this process itself. Whoever stops a whole control group sends SIGTERM to each process in it: the order of a stop is
+/// the supervisor's, so that it is told. SIGHUP reads the configuration again where there is no app of ours to get it.
+pub async fn signals(control: Rc<Control>, reloader: Rc<Reloader>, companion: bool) {
+    let listen = |kind| signal(kind).ok();
+    let (Some(mut terminate), Some(mut interrupt), Some(mut hangup), Some(mut upgrade)) = (
+        listen(SignalKind::terminate()),
+        listen(SignalKind::interrupt()),
+        listen(SignalKind::hangup()),
+        listen(SignalKind::user_defined2()),
+    ) else {
+        return;
+    };
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => control.send(ToSupervisor::Stop { within_ms: 0 }),
+            _ = interrupt.recv() => control.send(ToSupervisor::Stop { within_ms: 0 }),
+            _ = upgrade.recv() => control.upgrade_signalled(),
+            _ = hangup.recv(), if companion => {
+                if let Err(report) = reloader.reload(&control).await {
+                    base::telemetry::logging::report(&report, "reload failed: invalid configuration; keeping the previous one");
+                }
+            }
+        }
+    }
+}
