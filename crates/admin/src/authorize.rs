@@ -160,7 +160,6 @@ mod tests {
         check_origin(&request, &["sidecar.example".into()], by_any_name).map_or(200, |answer| answer.status)
     }
 
-    /// covers: attachment 6
     #[test]
     fn only_names_that_no_stranger_can_point_at_us_are_served() {
         for (host, expect) in [
@@ -190,7 +189,6 @@ mod tests {
         assert_eq!(status(&[("host", "127.0.0.1"), ("host", "evil.example")], false), 400);
     }
 
-    /// covers: attachment 6
     #[test]
     fn pages_from_elsewhere_are_refused() {
         let host = ("host", "127.0.0.1:9900");
@@ -227,7 +225,6 @@ mod tests {
         }
     }
 
-    /// covers: attachment 6
     #[tokio::test]
     async fn a_change_needs_the_whole_token_where_one_is_set() {
         let file = std::env::temp_dir().join(format!("outrigger-token-{}", std::process::id()));

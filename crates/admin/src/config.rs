@@ -153,7 +153,6 @@ mod tests {
         }
     }
 
-    /// covers: attachment 6
     #[test]
     fn each_mistake_of_the_socket_is_found_with_its_place() {
         check("{ socket: /a, socket_mode: 0660, socket_group: root }", "");

@@ -317,8 +317,6 @@ mod tests {
         now(answer(access, request(method, path, ""), context(None).0)).status
     }
 
-    /// covers: foundation 6
-    /// covers: attachment 6
     #[test]
     fn each_listener_shows_and_does_what_it_should_and_no_more() {
         let shown = ["/", "/metrics", "/ledger", "/status", "/config"];
@@ -360,8 +358,6 @@ mod tests {
         (answer.status, String::from_utf8_lossy(&answer.body).into_owned(), heard)
     }
 
-    /// covers: attachment 3
-    /// covers: attachment 4
     #[test]
     fn a_change_reaches_its_control_or_is_refused_with_a_reason() {
         let check = |path: &str, body: &'static str, status: u16, said: &str, told: &[&str]| {
@@ -383,7 +379,6 @@ mod tests {
         check("/stop", "soon", 400, "`soon` is not a duration", &[]);
     }
 
-    /// covers: attachment 6
     #[test]
     fn with_a_token_everything_is_read_without_it_and_nothing_changes_without_it() {
         let (context, heard) = context(Some("open-sesame"));
@@ -402,7 +397,6 @@ mod tests {
         assert_eq!(*heard.borrow(), ["stop None"]);
     }
 
-    /// covers: attachment 6
     #[test]
     fn strangers_are_refused_over_tcp_and_a_name_does_not_stop_a_prober() {
         let check = |access, path: &str, name: &'static str, value: &'static str, expect: u16| {
@@ -420,7 +414,6 @@ mod tests {
         check(Access::Everything, "/status", "host", "outrigger", 200);
     }
 
-    /// covers: attachment 6
     #[test]
     fn a_worker_waits_for_the_socket_that_the_one_before_it_still_holds() {
         let path = std::env::temp_dir().join(format!("outrigger-succeed-{}.sock", std::process::id()));

@@ -160,7 +160,6 @@ mod tests {
         fs::read_dir(path.parent().expect("a folder")).expect("the folder was made").count()
     }
 
-    /// covers: attachment 6
     #[test]
     fn the_file_has_the_mode_and_the_group_that_were_asked_for_before_anybody_knows_it() {
         with_socket("mode", |path| {
@@ -177,7 +176,6 @@ mod tests {
         });
     }
 
-    /// covers: foundation 6
     #[test]
     fn a_dead_socket_is_replaced_and_nothing_else_is() {
         with_socket("dead", |path| {
@@ -196,7 +194,6 @@ mod tests {
         });
     }
 
-    /// covers: attachment 6
     #[test]
     fn a_group_may_be_given_as_its_number() {
         assert_eq!(group_number("1000"), Ok(1000));

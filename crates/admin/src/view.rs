@@ -275,7 +275,6 @@ mod tests {
     use base::telemetry::reason::Reason;
     use serde_json::json;
 
-    /// covers: foundation 6
     #[test]
     fn probes_answer_each_question_and_name_who_says_no() {
         let view = View::sample();
@@ -291,7 +290,6 @@ mod tests {
         assert_eq!(view.probe(Probe::Live), (503, "not live: proxy: boom\n".into()));
     }
 
-    /// covers: foundation 6
     #[test]
     fn the_status_is_the_worst_verdict_and_prints_for_people() {
         let view = View::sample();
@@ -308,7 +306,6 @@ mod tests {
         }
     }
 
-    /// covers: attachment 6
     #[test]
     fn the_sandbox_says_what_it_holds_and_what_is_missing() {
         let check = |sandbox: serde_json::Value, expect: &str| {
@@ -333,8 +330,6 @@ mod tests {
         }
     }
 
-    /// covers: attachment 1
-    /// covers: attachment 4
     #[test]
     fn the_app_s_life_is_told_in_a_line() {
         let check = |app: serde_json::Value, expect: &str| {

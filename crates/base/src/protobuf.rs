@@ -35,7 +35,6 @@ pub fn varint_length(number: u64) -> usize {
 mod tests {
     use super::*;
 
-    /// covers: foundation 5
     #[test]
     fn lengths_are_those_of_what_is_written() {
         for number in [0, 1, 127, 128, 16_383, 16_384, u64::from(u32::MAX), u64::MAX] {

@@ -264,7 +264,6 @@ fn edit_distance(left: &str, right: &str) -> usize {
 mod tests {
     use super::*;
 
-    /// covers: foundation 3
     #[test]
     fn a_finding_shows_its_line_a_caret_and_the_next_step() {
         let mut report = Report::new("outrigger.yaml", "app:\n  prot: 8080\n");
@@ -278,7 +277,6 @@ mod tests {
         );
     }
 
-    /// covers: foundation 3
     #[test]
     fn secrets_and_credentials_in_urls_are_never_shown() {
         let mut report = Report::new("f", "pass: hunter2 # https://me:pw@host/x");
@@ -289,7 +287,6 @@ mod tests {
         assert!(shown.contains("@host/x"), "{shown}");
     }
 
-    /// covers: faults 8
     #[test]
     fn lines_are_counted_as_the_parser_counts_them() {
         let text = "a\rb\r\nc\n\nd";
@@ -301,7 +298,6 @@ mod tests {
         assert!(report.render().contains("2 |   pass: *******\n"), "{}", report.render());
     }
 
-    /// covers: faults 8
     #[test]
     fn what_is_hidden_is_shown_in_no_message() {
         let mut report = Report::new("f", "");
@@ -315,7 +311,6 @@ mod tests {
         assert!(shown.contains("help: not `${PASS}`"), "{shown}");
     }
 
-    /// covers: foundation 3
     #[test]
     fn the_nearest_name_is_suggested_only_when_near() {
         let known = ["sources", "sinks", "stages"];
@@ -326,7 +321,6 @@ mod tests {
         assert_eq!(nearest("volumes", known), None);
     }
 
-    /// covers: foundation 3
     #[test]
     fn findings_over_the_bound_are_counted() {
         let mut report = Report::new("f", "");

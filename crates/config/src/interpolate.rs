@@ -186,7 +186,6 @@ mod tests {
         }
     }
 
-    /// covers: foundation 3
     #[test]
     fn placeholders_are_filled_and_what_is_missing_is_named() {
         check("\"${PORT}\"", Ok(("8080", true)));
@@ -202,7 +201,6 @@ mod tests {
         check("\"${a-b}\"", Err("invalid variable name"));
     }
 
-    /// covers: attachment 6
     #[test]
     fn the_names_that_a_configuration_uses_are_known_by_place() {
         let mut tree = parse("a: ${PORT}-${NOPE:-x}\nb: ${file:/token}\n").expect("valid YAML");
@@ -211,7 +209,6 @@ mod tests {
         assert_eq!(names, [(1, "PORT"), (1, "NOPE"), (2, "file:/token")]);
     }
 
-    /// covers: faults 8
     #[test]
     fn what_is_filled_in_is_bounded_and_known() {
         let large = "x".repeat(FILE_MAX as usize);
@@ -226,7 +223,6 @@ mod tests {
         assert_eq!(values, [pair("8080", "${PORT}"), pair("http://8080/", "http://${PORT}/")]);
     }
 
-    /// covers: foundation 3
     #[test]
     fn what_is_filled_in_is_data_and_never_yaml() {
         let lookup = Lookup { variable: &|_| Some("x\nadmin: { listen: evil }".into()), file: LOOKUP.file };

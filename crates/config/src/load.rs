@@ -148,7 +148,6 @@ mod tests {
         }
     }
 
-    /// covers: faults 8
     #[test]
     fn a_secret_is_hidden_on_all_its_lines_and_in_a_text_that_is_no_yaml() {
         for text in [

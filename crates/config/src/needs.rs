@@ -76,7 +76,6 @@ pub fn pattern_directory(pattern: &str) -> PathBuf {
 mod tests {
     use super::*;
 
-    /// covers: attachment 6
     #[test]
     fn a_pattern_needs_the_folder_before_its_first_wildcard() {
         for (pattern, directory) in [

@@ -537,7 +537,6 @@ mod tests {
         assert!(found.len() == 1 && found[0].contains(part), "{text}: {found:?}");
     }
 
-    /// covers: foundation 3
     #[test]
     fn what_is_right_passes() {
         for text in [
@@ -550,7 +549,6 @@ mod tests {
         }
     }
 
-    /// covers: foundation 3
     #[test]
     fn each_mistake_is_named_with_place_and_next_step() {
         check_finding("prot: 1\nport: 2\n", "1:1 unknown key `prot` in `the file` / did you mean `port`?");
@@ -568,7 +566,6 @@ mod tests {
         check_finding("{port: [1]}", "found a list");
     }
 
-    /// covers: foundation 3
     #[test]
     fn all_mistakes_come_at_once_and_secrets_are_marked() {
         assert_eq!(findings("{prot: 1, grace: x, mode: y, labels: 3, balance: z}").len(), 6);

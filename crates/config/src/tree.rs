@@ -287,7 +287,6 @@ mod tests {
         );
     }
 
-    /// covers: foundation 3
     #[test]
     fn every_cell_knows_its_place_and_keeps_its_text() {
         let tree = parse("app:\n  port: 8080\n  tags: [a, 1.10]\n").expect("valid");
@@ -297,7 +296,6 @@ mod tests {
         assert_eq!(tag.value, Value::Scalar { text: "1.10".into(), plain: true });
     }
 
-    /// covers: foundation 3
     #[test]
     fn texts_that_mislead_are_refused_with_their_line() {
         check_refused("a: 1\na: 2\n", 2, "duplicate key");
@@ -307,7 +305,7 @@ mod tests {
         check_refused("? [a, b]\n: c\n", 1, "plain word");
     }
 
-    /// covers: foundation 3
+    /// Guarantee: hostile-configuration-rejected
     #[test]
     fn an_alias_bomb_is_refused() {
         let mut text = String::from("a0: &a0 [x,x,x,x,x,x,x,x,x,x]\n");
@@ -321,7 +319,6 @@ mod tests {
         check_refused(&format!("a: &a {long}\nb: [{}]\n", "*a,".repeat(1000)), 0, "unfolds");
     }
 
-    /// covers: faults 8
     #[test]
     fn many_keys_are_read_in_the_time_of_their_number() {
         let text: String = (0..24_000).map(|number| format!("k{number}: \n")).collect();
@@ -331,7 +328,6 @@ mod tests {
         assert!(started.elapsed().as_secs() < 4, "{:?}", started.elapsed());
     }
 
-    /// covers: foundation 3
     #[test]
     fn an_alias_stands_for_its_anchor_at_its_own_place() {
         let tree = parse("a: &x {k: 1}\nb: *x\n").expect("valid");

@@ -253,7 +253,6 @@ mod tests {
         }
     }
 
-    /// covers: foundation 3
     #[test]
     fn durations_read_as_people_write_them() {
         check_span("25s", Ok(25_000));
@@ -276,7 +275,6 @@ mod tests {
         }
     }
 
-    /// covers: foundation 3
     #[test]
     fn sizes_read_as_people_write_them_and_print_the_same() {
         check_size("64MiB", Ok(64 << 20));
@@ -291,7 +289,6 @@ mod tests {
         }
     }
 
-    /// covers: foundation 3
     #[test]
     fn a_secret_prints_as_secret_everywhere() {
         let secret = Secret::new("hunter2");

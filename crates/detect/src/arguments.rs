@@ -93,7 +93,6 @@ mod tests {
         assert_eq!(cells(&arguments).0.join(" "), expect);
     }
 
-    /// covers: attachment 5
     #[test]
     fn what_looks_like_a_secret_becomes_a_placeholder() {
         check(&["./orders", "--port", "80"], r#""./orders" "--port" "80""#);
@@ -110,7 +109,6 @@ mod tests {
         check(&["a", "ghp_0123456789abcdef"], r#""a" "${ARGUMENT_2:-unset}""#);
     }
 
-    /// covers: attachment 5
     #[test]
     fn an_argument_means_itself_and_no_placeholder() {
         check(&["sh", "-c", "echo ${HOME} $$ \"x\"\n"], r#""sh" "-c" "echo $${HOME} $$$$ \"x\"\n""#);

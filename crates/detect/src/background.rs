@@ -50,7 +50,6 @@ mod tests {
         assert!(advice.contains(part), "{command}: {advice}");
     }
 
-    /// covers: faults 2
     #[test]
     fn a_program_is_known_by_its_name_and_others_get_the_common_options() {
         check("/usr/sbin/nginx", "daemon off;");

@@ -95,7 +95,6 @@ fn dateless(name: &str) -> String {
 mod tests {
     use super::*;
 
-    /// covers: attachment 5
     #[test]
     fn a_pattern_means_the_file_and_tomorrows() {
         let check = |path: &str, expect: &str| assert_eq!(pattern(Path::new(path)).as_deref(), Some(expect));

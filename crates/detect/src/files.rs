@@ -100,7 +100,6 @@ mod tests {
     use crate::format::Format;
     use std::io::Write as _;
 
-    /// covers: attachment 5
     #[test]
     fn logs_are_known_by_their_names_and_folders() {
         let check = |path: &str, expect: bool| assert_eq!(is_named_like_a_log(Path::new(path)), expect, "{path}");
@@ -116,7 +115,6 @@ mod tests {
         check("/srv/app.log (deleted)", false);
     }
 
-    /// covers: attachment 5
     #[test]
     fn an_open_file_is_found_and_its_end_read_and_a_pipe_in_its_place_is_not() {
         let directory = std::env::temp_dir().join(format!("detect-files-{}", std::process::id()));

@@ -200,7 +200,6 @@ mod tests {
         assert_eq!(guess.trace, trace, "{text}");
     }
 
-    /// covers: attachment 5
     #[test]
     fn formats_are_told_apart_by_their_lines() {
         check("{\"a\":1}\n{\"b\":\"}{\\\"\"}\n", (Format::Json, 2, 2), None);
@@ -215,7 +214,6 @@ mod tests {
         check("a\0b\n", (Format::Binary, 0, 0), None);
     }
 
-    /// covers: attachment 5
     #[test]
     fn what_only_looks_like_a_format_is_plain() {
         for line in [
@@ -233,7 +231,6 @@ mod tests {
         }
     }
 
-    /// covers: attachment 5
     #[test]
     fn stack_traces_are_counted_apart_from_the_lines_that_they_follow() {
         let java = "ERROR it broke\njava.lang.Exception: x\n\tat a.B.c(B.java:7)\n\t... 3 more\nCaused by: y\nnext\n";
@@ -246,7 +243,6 @@ mod tests {
         assert_eq!((guess.continued, guess.trace), (1, None));
     }
 
-    /// covers: attachment 5
     #[test]
     fn most_lines_decide_and_a_cut_one_does_not_count() {
         let mut lines = vec!["{\"a\":1}"; 8];

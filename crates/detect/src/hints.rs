@@ -73,7 +73,6 @@ mod tests {
         assert_eq!(seen.as_ref().map(|hint| hint.value.as_deref()), expect, "{name}={value}");
     }
 
-    /// covers: attachment 5
     #[test]
     fn only_ports_and_hosts_of_endpoints_have_a_value() {
         check("PORT", "8080", Some(Some("8080")));
@@ -94,7 +93,6 @@ mod tests {
         check("LOG_\nevil: yes", "x", None);
     }
 
-    /// covers: attachment 5
     #[test]
     fn the_port_called_port_comes_first() {
         let variables = [("ADMIN_PORT", "9000"), ("LOG_LEVEL", "debug"), ("PORT", "8080")];

@@ -228,14 +228,12 @@ fn namespace(pid: Option<u32>) -> Option<PathBuf> {
 mod tests {
     use super::*;
 
-    /// covers: attachment 5
     #[test]
     fn a_process_that_is_not_there_is_a_mistake() {
         let failure = of_process(u32::MAX).map(|found| found.summary()).expect_err("no such process");
         assert!(failure.message.contains(&u32::MAX.to_string()) && failure.code == 1);
     }
 
-    /// covers: attachment 5
     #[test]
     fn our_own_sockets_are_not_found() {
         let held = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");

@@ -85,7 +85,6 @@ pub fn quoted(text: &str) -> String {
 mod tests {
     use super::*;
 
-    /// covers: attachment 5
     #[test]
     fn text_from_elsewhere_stays_in_its_line() {
         let evil = "x\nadmin: \"y\"\u{2028}\u{85}\\ ${A}";
@@ -94,7 +93,6 @@ mod tests {
         assert_eq!(plain("ab\u{1b}[31mcd", 4), "ab?[…");
     }
 
-    /// covers: attachment 5
     #[test]
     fn an_example_is_in_place_once_its_sign_is_gone() {
         let mut page = Page::default();

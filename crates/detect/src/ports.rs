@@ -116,7 +116,6 @@ mod tests {
     use super::*;
     use std::net::TcpListener;
 
-    /// covers: attachment 5
     #[test]
     #[cfg(target_endian = "little")]
     fn tables_are_read_as_the_kernel_writes_them() {
@@ -135,7 +134,6 @@ mod tests {
         check("0: 01:1F90 0:0 0A", None);
     }
 
-    /// covers: attachment 5
     #[test]
     fn a_socket_of_ours_is_listed_here() {
         let held = TcpListener::bind("127.0.0.1:0").expect("a free port");
@@ -145,7 +143,6 @@ mod tests {
         assert!(listening(Some(u32::MAX)).is_empty());
     }
 
-    /// covers: attachment 5
     #[test]
     fn loopback_is_the_only_way_to_a_port() {
         let check = |addresses: &[&str], expect: &[&str]| {

@@ -277,7 +277,6 @@ mod tests {
         }
     }
 
-    /// covers: attachment 5
     #[test]
     fn a_page_is_known_by_its_type_and_its_lines() {
         check("HTTP/1.1 200 OK\r\nContent-Type: text/plain; version=0.0.4", PAGE, Ok(Some("/metrics")));
@@ -293,7 +292,6 @@ mod tests {
         check("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked", chunked, Ok(Some("/metrics")));
     }
 
-    /// covers: attachment 5
     #[test]
     fn what_is_not_http_is_named() {
         let check = |bytes: &'static [u8], expect: Service| {
@@ -309,7 +307,6 @@ mod tests {
     }
 
     /// A body without end is cut, a head without end is no answer, and drops do not renew the limit.
-    /// covers: attachment 5
     #[test]
     fn a_hostile_server_costs_no_more_than_the_limit() {
         let began = Instant::now();
@@ -339,7 +336,7 @@ mod tests {
         assert!(matches!(ask(&[endless_body]), Service::Http(Server { page: Some(_), .. })));
     }
 
-    /// covers: attachment 5
+    /// Guarantee: detection-sends-get-only
     #[test]
     fn no_more_than_get_is_ever_sent() {
         let (tell, told) = std::sync::mpsc::channel();
@@ -362,7 +359,6 @@ mod tests {
         }
     }
 
-    /// covers: attachment 5
     #[test]
     fn samples_are_told_from_prose() {
         for line in ["a 1", "a:b_c{x=\"y\"} 1e9", "a{} +Inf 17", "a\t2"] {

@@ -150,7 +150,6 @@ mod tests {
         assert_eq!(seen, expect, "{stat}");
     }
 
-    /// covers: attachment 5
     #[test]
     fn a_stat_line_is_read_whatever_the_name_holds() {
         let rest = "5 7 7 0 -1 4194304 1 0 0 0 0 0 0 0 20 0 1 0 9912 1 1";
@@ -164,7 +163,6 @@ mod tests {
         Process { pid, parent, group: pid, name: name.into(), started: u64::from(pid) }
     }
 
-    /// covers: attachment 5
     #[test]
     fn a_family_is_all_that_is_below_and_nothing_of_ours() {
         let all = [
@@ -185,7 +183,6 @@ mod tests {
         check(99, &[]);
     }
 
-    /// covers: attachment 5
     #[test]
     fn this_process_shows_its_arguments_variables_and_descriptors() {
         let pid = std::process::id();

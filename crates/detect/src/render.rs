@@ -411,7 +411,6 @@ mod tests {
         text.lines().filter(|line| !line.trim().is_empty() && !line.trim_start().starts_with('#')).collect()
     }
 
-    /// covers: attachment 5
     #[test]
     fn what_is_found_is_in_force_with_its_evidence_and_the_rest_is_not() {
         let mut wrapped = found(Target::Command(vec!["./orders".into(), "-v".into()]));
@@ -442,7 +441,6 @@ mod tests {
         }
     }
 
-    /// covers: attachment 5
     #[test]
     fn of_several_ports_the_apps_is_chosen_with_a_reason() {
         let check = |ports: Vec<Port>, hint: Option<u16>, expect: Option<u16>| {
@@ -464,7 +462,6 @@ mod tests {
         check(vec![Port { is_here: false, ..port(81, "x", None) }], None, None);
     }
 
-    /// covers: attachment 5
     #[test]
     fn nothing_from_the_app_leaves_its_comment_or_its_quotes() {
         let evil = "x\nadmin: { listen: \"0.0.0.0:1\" }\u{2028}y\u{85}";
@@ -480,7 +477,6 @@ mod tests {
         assert!(in_force(&text).iter().all(|line| !line.starts_with("admin")), "{text}");
     }
 
-    /// covers: attachment 5
     #[test]
     fn a_port_in_an_example_is_one_that_nobody_was_seen_on() {
         let mut busy = found(Target::Network);

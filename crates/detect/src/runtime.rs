@@ -170,7 +170,6 @@ mod tests {
         assert_eq!(seen, expect, "{name} {program} {arguments:?}");
     }
 
-    /// covers: attachment 5
     #[test]
     fn runtimes_are_known_by_program_and_arguments() {
         check(
@@ -194,7 +193,6 @@ mod tests {
         check("orders", "orders", &["./orders"], None);
     }
 
-    /// covers: attachment 5
     #[test]
     fn of_arguments_nothing_is_shown_but_the_script() {
         for arguments in [
@@ -210,7 +208,6 @@ mod tests {
         }
     }
 
-    /// covers: attachment 5
     #[test]
     fn sections_are_found_by_name_and_broken_programs_are_none() {
         let own = File::open("/proc/self/exe").expect("ourselves");
@@ -227,7 +224,6 @@ mod tests {
         std::fs::remove_file(&path).expect("it was ours");
     }
 
-    /// covers: attachment 5
     #[test]
     fn databases_are_not_asked() {
         assert!(speaks_no_http("redis-server") && speaks_no_http("postgres") && speaks_no_http("php-fpm8.2"));

@@ -66,7 +66,6 @@ fn publish(from: &Path, to: &Path, force: bool) -> io::Result<()> {
 mod tests {
     use super::*;
 
-    /// covers: attachment 5
     #[test]
     fn a_file_that_is_there_is_replaced_only_by_force_and_nothing_is_left_beside() {
         let directory = std::env::temp_dir().join(format!("detect-write-{}", std::process::id()));

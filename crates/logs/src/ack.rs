@@ -92,7 +92,6 @@ impl AckHandle {
 mod tests {
     use super::*;
 
-    /// covers: foundation 5
     #[test]
     fn an_offset_is_told_only_when_nothing_before_it_is_open() {
         let told = Rc::new(RefCell::new(Vec::new()));

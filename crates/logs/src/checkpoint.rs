@@ -475,7 +475,6 @@ mod first_version {
 mod tests {
     use super::*;
 
-    /// covers: foundation 5
     #[test]
     fn positions_survive_and_a_damaged_slot_costs_only_itself() {
         let dir = std::env::temp_dir().join(format!("outrigger-checkpoints-{}", std::process::id()));
@@ -514,7 +513,6 @@ mod tests {
         let _ = std::fs::remove_dir_all(&dir);
     }
 
-    /// covers: faults 10
     #[test]
     fn a_file_of_the_first_version_is_read_and_one_of_a_later_is_begun_anew() {
         let dir = std::env::temp_dir().join(format!("outrigger-checkpoints-versions-{}", std::process::id()));
@@ -544,7 +542,6 @@ mod tests {
         let _ = std::fs::remove_dir_all(&dir);
     }
 
-    /// covers: faults 4
     #[test]
     fn closed_files_make_room_and_a_full_table_is_said() {
         let health = Health::new("logs");
@@ -574,7 +571,6 @@ mod tests {
         assert!(checkpoints.get("files", file(8), "main").is_some(), "a file that is read keeps its position");
     }
 
-    /// covers: faults 10
     #[test]
     fn a_damaged_file_is_said() {
         let dir = std::env::temp_dir().join(format!("outrigger-checkpoints-damaged-{}", std::process::id()));

@@ -192,7 +192,6 @@ mod tests {
 
     const TIME: &str = r#""timestamp":"2023-11-14T22:13:20.123456Z""#;
 
-    /// covers: foundation 5
     #[test]
     fn records_are_valid_json_whatever_the_line_holds() {
         check(b"hello", false, &[], &format!(r#"{{"message":"hello",{TIME},"stream":"stdout","source":"app"}}"#));

@@ -206,7 +206,6 @@ mod tests {
         }
     }
 
-    /// covers: foundation 5
     #[test]
     fn lines_are_the_same_however_the_reads_cut_them() {
         check("one\ntwo\n", 100, &["one", "two"]);
@@ -215,7 +214,6 @@ mod tests {
         check("\n", 100, &[""]);
     }
 
-    /// covers: foundation 5
     #[test]
     fn a_line_over_the_bound_is_cut_and_its_neighbours_are_whole() {
         for size in [1, 3, 1000] {

@@ -247,7 +247,6 @@ mod tests {
         }
     }
 
-    /// covers: foundation 5
     #[test]
     fn what_cannot_work_is_reported_at_its_place() {
         let stdio = "sources: { app: { stdio: {} } }\nsinks: { a: { blackhole: {}, inputs: [app] } }\n";
@@ -258,7 +257,6 @@ mod tests {
         check("sources: { f: { file: { include: [\"/a/[\"] } } }\nsinks: {}\n", true, Err("line: 1"));
     }
 
-    /// covers: faults 4
     #[test]
     fn a_sink_that_its_source_would_read_and_a_path_that_is_no_file_are_refused() {
         let loops =

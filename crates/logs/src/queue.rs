@@ -166,7 +166,6 @@ mod tests {
         Rc::new(Framer::new("s".into(), None, Stream::None, 100, 0).take(text.as_bytes()).expect("whole lines"))
     }
 
-    /// covers: foundation 5
     #[tokio::test(flavor = "current_thread")]
     async fn a_full_queue_drops_the_oldest_and_counts_or_makes_its_source_wait() {
         let row = Ledger::default().row(&Component::sink("logs.sinks.x".into(), "http"));

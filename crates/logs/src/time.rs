@@ -53,7 +53,6 @@ fn rfc3339(text: &str) -> Option<i64> {
 mod tests {
     use super::*;
 
-    /// covers: faults 4
     #[test]
     fn a_time_is_exact_or_no_time() {
         let second = 1_715_940_303;

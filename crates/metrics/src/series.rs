@@ -276,7 +276,6 @@ mod tests {
     use super::*;
     use base::telemetry::family::Point;
 
-    /// covers: foundation 5
     #[test]
     fn a_series_is_interned_once_and_its_end_is_told() {
         let family = |value: &str| Family::new("n", "", FamilyKind::Gauge).with(&[("a", value)], 1.0);
@@ -290,7 +289,6 @@ mod tests {
         assert_eq!(interner.len(), 1);
     }
 
-    /// covers: faults 6
     #[test]
     fn a_sample_that_is_not_newer_is_told_apart_from_one_that_is_repeated() {
         let mut interner = Interner::default();
@@ -303,7 +301,6 @@ mod tests {
         assert_eq!(interner.len(), 1);
     }
 
-    /// covers: faults 6
     #[test]
     fn a_series_with_times_of_its_own_is_known_over_rounds_without_it() {
         let mut interner = Interner::default();
@@ -328,7 +325,6 @@ mod tests {
         assert_eq!(told(&[("c", 1)], true).2, 1, "what is kept is bounded");
     }
 
-    /// covers: foundation 5
     #[test]
     fn a_histogram_becomes_the_series_of_the_text_format() {
         let mut family = Family::new("d", "", FamilyKind::Histogram);

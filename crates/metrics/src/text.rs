@@ -413,7 +413,6 @@ mod tests {
         (out, faults)
     }
 
-    /// covers: foundation 5
     #[test]
     fn what_the_format_allows_is_told_again_as_it_was() {
         let text = "# HELP a_total Things\\nof all kinds.\n# TYPE a_total counter\na_total{x=\"1\",y=\"q\\\"\\\\\\n}\"} 3\n\
@@ -426,7 +425,6 @@ mod tests {
         assert_eq!(faults.first_bad, Some((4, "a value that is no number")));
     }
 
-    /// covers: faults 8
     #[test]
     fn a_series_that_stands_twice_is_told_once_and_blanks_mean_nothing() {
         let (text, faults) = round_trip("a 1\na 2\nb{x=\"1\",y=\"2\"} 1\nb{y=\"2\",x=\"1\"} 2\n");
@@ -446,7 +444,6 @@ mod tests {
         assert!(out.contains("good 1\n") && out.contains("last 2\n"), "a bad line costs only itself");
     }
 
-    /// covers: foundation 5
     #[test]
     fn a_bad_line_costs_itself_and_is_named() {
         check_bad("9a 1", "metric name");
@@ -468,7 +465,6 @@ mod tests {
         check_bad("# TYPE a gorge", "metric type");
     }
 
-    /// covers: foundation 5
     #[test]
     fn series_beyond_the_limit_are_left_out_and_known_ones_stay() {
         let mut interner = Interner::default();
@@ -480,7 +476,6 @@ mod tests {
         assert_eq!((third.samples(), faults.over_limit), (2, 0), "series that ended make room at once");
     }
 
-    /// covers: faults 6
     #[test]
     fn values_are_read_as_by_go_and_comments_are_for_people() {
         for (text, expect) in [
@@ -506,7 +501,6 @@ mod tests {
         assert_eq!((snapshot.samples(), faults.bad_lines), (1, 0));
     }
 
-    /// covers: faults 6
     #[test]
     fn a_limit_keeps_known_series_and_a_round_without_a_sample_ends_one() {
         let mut interner = Interner::default();
@@ -523,7 +517,6 @@ mod tests {
         assert_eq!((faults.bad_lines, snapshot.stale.len()), (1, 5));
     }
 
-    /// covers: faults 6
     #[test]
     fn the_order_of_labels_tells_no_series_apart() {
         let mut interner = Interner::default();
@@ -534,7 +527,6 @@ mod tests {
         }
     }
 
-    /// covers: faults 6
     #[test]
     fn a_time_that_receivers_refuse_costs_its_sample_alone() {
         let mut interner = Interner::default();
@@ -549,7 +541,6 @@ mod tests {
         assert_eq!(faults.not_newer, 0, "the same sample again");
     }
 
-    /// covers: foundation 5
     #[test]
     fn sources_are_merged_typed() {
         let snapshot = |text: &str| Rc::new(parse(text.as_bytes(), 0, 10, &mut Interner::default()).0);

@@ -100,7 +100,6 @@ mod tests {
         Ok(value.to_string())
     }
 
-    /// covers: foundation 2
     #[test]
     fn credentials_come_from_text_url_or_a_file_that_is_read_each_time() {
         let basic = Auth::Basic(Basic { username: "u".into(), password: Some(Secret::new("p")), password_file: None });

@@ -236,7 +236,6 @@ fn host_of(url: &str) -> String {
 mod tests {
     use super::*;
 
-    /// covers: faults 4
     #[test]
     fn retry_after_is_seconds_or_a_date() {
         let check = |pairs: &[(&'static str, &str)], expect: Option<u64>| {

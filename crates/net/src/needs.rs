@@ -41,7 +41,6 @@ pub fn needs(url: &str, config: &ClientConfig) -> Needs {
 mod tests {
     use super::*;
 
-    /// covers: attachment 6
     #[test]
     fn a_url_needs_its_port_and_a_file_of_credentials_its_folder() {
         let config = ClientConfig {

@@ -96,7 +96,6 @@ fn matches(rule: &str, host: &str, port: u16) -> bool {
 mod tests {
     use super::*;
 
-    /// covers: faults 1
     #[test]
     fn a_proxy_that_cannot_be_used_is_an_error_and_not_passed_by() {
         for (text, part) in [
@@ -122,7 +121,6 @@ mod tests {
         assert_eq!(chosen.map(|proxy| format!("{proxy:?}")).as_deref(), expect, "{environment:?} {host}");
     }
 
-    /// covers: foundation 2
     #[test]
     fn the_environment_chooses_the_proxy_as_curl_would() {
         check(&[("HTTPS_PROXY", "http://u:p@proxy:3128")], true, "a.example", Some("proxy:3128"));
@@ -139,7 +137,6 @@ mod tests {
         check(&[("ALL_PROXY", "p:1")], true, "127.0.0.1", None);
     }
 
-    /// covers: foundation 2
     #[test]
     fn credentials_of_a_proxy_are_sent_but_never_printed() {
         let proxy = Proxy::parse("HTTP_PROXY", "http://u:p@proxy:3128/").expect("a proxy");

@@ -375,7 +375,6 @@ mod tests {
         text.parse().expect("an address")
     }
 
-    /// covers: faults 1
     #[test]
     fn families_take_turns_and_ipv6_begins() {
         let (six, four) = ([address("::2"), address("::3")], [address("1.1.1.1")]);
@@ -384,7 +383,6 @@ mod tests {
         assert_eq!(interleave(&[], &many).len(), ADDRESSES_MAX);
     }
 
-    /// covers: faults 1
     #[tokio::test]
     async fn the_next_address_is_tried_when_one_is_dead() {
         let listener = tokio::net::TcpListener::bind("127.0.0.3:0").await.expect("a port");
@@ -396,7 +394,6 @@ mod tests {
         assert!(failed.contains("127.0.0.1: ") && failed.contains("127.0.0.2: "), "{failed}");
     }
 
-    /// covers: faults 1
     #[test]
     fn names_with_underscores_and_upper_case_are_found_in_the_hosts_file() {
         let mut hosts = Hosts::default();

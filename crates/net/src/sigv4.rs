@@ -119,8 +119,6 @@ mod tests {
     use config::unit::Secret;
 
     /// The published example "get-vanilla" of AWS's Signature Version 4 test suite.
-    ///
-    /// covers: foundation 2
     #[test]
     fn the_published_example_gives_the_published_signature() {
         let config = Sigv4 {
@@ -141,7 +139,6 @@ mod tests {
         );
     }
 
-    /// covers: foundation 2
     #[test]
     fn missing_keys_are_named_and_never_shown() {
         let config = Sigv4 { region: "r".into(), service: "s".into(), access_key_id: None, secret_access_key: None };

@@ -122,7 +122,6 @@ fn lines(bytes: &[u8]) -> Vec<String> {
 mod tests {
     use super::*;
 
-    /// covers: attachment 1
     #[test]
     fn the_newest_lines_are_kept_whole_and_the_oldest_file_gives_way() {
         let dir = std::env::temp_dir().join(format!("outrigger-black-box-{}", std::process::id()));

@@ -230,7 +230,6 @@ pub fn schema() -> i32 {
 mod tests {
     use super::*;
 
-    /// covers: foundation 3
     #[test]
     fn every_component_explains_itself_with_keys_and_an_example() {
         for (path, kinds) in registries() {
@@ -247,7 +246,6 @@ mod tests {
         }
     }
 
-    /// covers: foundation 3
     #[test]
     fn every_part_of_the_file_explains_itself() {
         let root = config::load::schema_of::<Config>();

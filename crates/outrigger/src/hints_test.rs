@@ -171,7 +171,6 @@ fn report(text: &str) -> String {
     }
 }
 
-/// covers: foundation 3
 #[test]
 fn old_and_foreign_keys_get_the_right_hint() {
     let mut tested = BTreeSet::new();
@@ -189,7 +188,6 @@ fn old_and_foreign_keys_get_the_right_hint() {
     assert!(untested.is_empty(), "each row of the table has a case: {untested:?}");
 }
 
-/// covers: foundation 3
 #[test]
 fn a_key_in_the_wrong_place_gets_its_place() {
     let beside = report("logs: { sinks: { a: { loki: { url: \"http://h/\", buffer: {} } } } }");
@@ -203,7 +201,6 @@ fn a_key_in_the_wrong_place_gets_its_place() {
 }
 
 /// Secrets stay hidden under an old name.
-/// covers: foundation 3
 #[test]
 fn a_secret_under_an_old_name_is_not_shown() {
     let text =

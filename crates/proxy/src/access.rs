@@ -137,7 +137,6 @@ fn escape(path: &[u8], out: &mut Vec<u8>) {
 mod tests {
     use super::*;
 
-    /// covers: foundation 5
     #[test]
     fn a_record_is_one_line_of_json_whatever_the_path_holds() {
         let record = Record {
@@ -166,7 +165,6 @@ mod tests {
         serde_json::from_str::<serde_json::Value>(&text).expect("JSON");
     }
 
-    /// covers: foundation 5
     #[test]
     fn the_clock_follows_each_second() {
         let mut clock = Clock::default();

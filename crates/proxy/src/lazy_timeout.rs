@@ -49,7 +49,6 @@ impl LazyTimeout {
 mod tests {
     use super::*;
 
-    /// covers: foundation 5
     #[tokio::test(flavor = "current_thread")]
     async fn a_limit_holds_whether_the_timer_was_armed_for_sooner_or_later() {
         let mut timeout = LazyTimeout::new(Duration::from_millis(1));

@@ -181,7 +181,6 @@ mod tests {
         future.as_mut().poll(&mut Context::from_waker(Waker::noop()))
     }
 
-    /// covers: faults 5
     #[test]
     fn the_oldest_gives_way_and_a_begun_head_goes_before_an_idle_connection() {
         let parked = Rc::new(Parked::default());
@@ -200,7 +199,6 @@ mod tests {
         assert!(!parked.close_oldest());
     }
 
-    /// covers: faults 5
     #[test]
     fn who_waits_no_more_is_not_told_and_a_drain_is_told_once() {
         let parked = Rc::new(Parked::default());

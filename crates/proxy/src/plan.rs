@@ -156,7 +156,6 @@ mod tests {
         }
     }
 
-    /// covers: foundation 5
     #[test]
     fn names_that_do_not_exist_are_reported_at_their_place() {
         let app = "listeners: { in: { listen: \"127.0.0.1:1\", direction: inbound, cluster: app } }\n";

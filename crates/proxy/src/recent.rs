@@ -82,7 +82,6 @@ impl Entry {
 mod tests {
     use super::*;
 
-    /// covers: attachment 1
     #[test]
     fn the_newest_requests_stay_and_a_long_path_is_cut() {
         let recent = Recent::default();

@@ -237,7 +237,6 @@ fn histogram(buckets: &[u64; BOUNDS.len() + 1], sum_ns: u64) -> PointValue {
 mod tests {
     use super::*;
 
-    /// covers: foundation 5
     #[test]
     fn requests_land_in_the_bucket_of_their_duration() {
         let series = Series::default();

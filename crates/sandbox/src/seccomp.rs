@@ -228,7 +228,6 @@ mod tests {
     const EPERM: Option<u32> = Some(1);
     const ENOSYS: Option<u32> = Some(38);
 
-    /// covers: attachment 6
     #[test]
     fn calls_that_reach_other_processes_or_the_kernel_are_refused_with_and_without_programs() {
         let refused = [
@@ -287,7 +286,6 @@ mod tests {
         }
     }
 
-    /// covers: attachment 6
     #[test]
     fn programs_and_signals_are_allowed_only_where_granted() {
         let scoped_only = Rights { signals: false, ..WITH_PROGRAMS };
@@ -306,7 +304,6 @@ mod tests {
         check(libc::SYS_mseal, EPERM, ENOSYS, ENOSYS);
     }
 
-    /// covers: attachment 6
     #[test]
     fn calls_that_do_many_things_are_judged_by_their_arguments() {
         let judge = |rights, call, given: &[i64]| {
@@ -378,7 +375,6 @@ mod tests {
         check(libc::SYS_prctl, &[number(libc::PR_SET_PDEATHSIG)], EPERM, None);
     }
 
-    /// covers: attachment 6
     #[test]
     fn no_call_stands_on_the_list_both_freely_and_with_a_condition() {
         let groups = [MEMORY, THREADS, SIGNALS, TIME, IDENTITY, WAITING, STREAMS, FILES, FOLDERS, NETWORK, OLD_CALLS];

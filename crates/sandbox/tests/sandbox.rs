@@ -18,7 +18,7 @@ const EACCES: &str = "13";
 const OK: &str = "ok";
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// covers: attachment 6
+/// Guarantee: sandbox-denies-the-rest
 #[test]
 fn what_was_not_granted_is_refused() {
     let folder = Folder::new("refusals");
@@ -72,7 +72,7 @@ fn what_was_not_granted_is_refused() {
     assert_eq!(fs::read_dir(folder.0.join("out")).expect("it is there").count(), 1, "something was made outside");
 }
 
-/// covers: attachment 6
+/// Guarantee: sandbox-denies-the-rest
 #[test]
 fn tcp_reaches_granted_ports_alone() {
     let check = |any: &str, other: &str| {
@@ -90,7 +90,6 @@ fn tcp_reaches_granted_ports_alone() {
     check("any", OK);
 }
 
-/// covers: attachment 6
 #[test]
 fn a_file_is_granted_alone_and_a_link_grants_what_it_leads_to() {
     let folder = Folder::new("paths");
@@ -118,7 +117,6 @@ fn a_file_is_granted_alone_and_a_link_grants_what_it_leads_to() {
     assert_eq!(absent, expect, "what is not there is said once");
 }
 
-/// covers: attachment 6
 #[test]
 fn the_work_of_a_worker_goes_on_inside() {
     let folder = Folder::new("works");
@@ -158,7 +156,6 @@ fn the_work_of_a_worker_goes_on_inside() {
     }
 }
 
-/// covers: attachment 6
 #[test]
 fn granted_programs_run_inside_and_get_no_further() {
     let folder = Folder::new("programs");
@@ -209,7 +206,6 @@ fn granted_programs_run_inside_and_get_no_further() {
     seen.expect_where(tcp, "connect", EACCES);
 }
 
-/// covers: attachment 6
 #[test]
 fn what_holds_is_what_the_kernel_shows() {
     let folder = Folder::new("holds");
@@ -230,7 +226,6 @@ fn what_holds_is_what_the_kernel_shows() {
     assert_eq!(status.get("Seccomp_filters"), Some(&"2"));
 }
 
-/// covers: attachment 6
 #[test]
 fn what_cannot_be_had_is_reported_and_stops_nothing() {
     // The first sandbox stands for a kernel that refuses everything that the second one asks for.

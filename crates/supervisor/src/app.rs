@@ -322,7 +322,6 @@ mod tests {
         reset: Duration::from_secs(60),
     };
 
-    /// covers: attachment 1
     #[test]
     fn an_app_that_was_started_again_has_not_ended() {
         let mut app = App::new(false);
@@ -334,7 +333,6 @@ mod tests {
         assert!(!App::new(false).has_ended(), "nor has one that never ran");
     }
 
-    /// covers: attachment 3
     #[test]
     fn what_is_left_to_the_next_program_is_the_app_as_it_was() {
         let now = Instant::now();
@@ -350,7 +348,6 @@ mod tests {
         assert!(App::resumed(|_| None, now).is_none());
     }
 
-    /// covers: attachment 1
     #[test]
     fn a_kill_for_want_of_memory_has_one_victim_and_is_forgotten_after_a_while() {
         let (mut kills, now) = (Kills::default(), Instant::now());
@@ -362,7 +359,6 @@ mod tests {
         assert!(kills.counted(5, now + REAPED_WITHIN * 2));
     }
 
-    /// covers: attachment 1
     #[test]
     fn restarts_wait_longer_each_time_end_at_the_limit_and_begin_anew_after_a_calm_run() {
         let mut app = App::new(false);

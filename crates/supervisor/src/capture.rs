@@ -215,7 +215,6 @@ mod tests {
         (stream, app, read, ring)
     }
 
-    /// covers: foundation 4
     #[test]
     fn what_the_app_writes_is_in_the_ring_and_passed_through_unchanged() {
         let (mut stream, app, seen, ring) = stream();
@@ -237,7 +236,6 @@ mod tests {
         assert_eq!((ring.head(), ring.is_closed()), (18, true), "what was in the pipe is in the ring");
     }
 
-    /// covers: foundation 4
     #[test]
     fn a_reader_that_stops_reading_holds_the_app_and_not_us() {
         let (mut stream, app, seen, _ring) = stream();
@@ -261,7 +259,6 @@ mod tests {
         assert_eq!(passed, written, "nothing is lost");
     }
 
-    /// covers: foundation 4
     #[test]
     fn when_our_output_has_no_reader_the_app_learns_it_as_without_us() {
         let (mut stream, app, seen, _ring) = stream();

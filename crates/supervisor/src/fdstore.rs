@@ -120,7 +120,6 @@ mod tests {
         rustix::net::sendmsg(socket, &[IoSlice::new(text.as_bytes())], &mut control, SendFlags::empty()).expect("sent");
     }
 
-    /// covers: foundation 4
     #[test]
     fn descriptors_are_kept_by_name_and_removed_by_name() {
         let (worker, ours) =

@@ -272,7 +272,6 @@ mod tests {
         &packet.bytes[..packet.length]
     }
 
-    /// covers: foundation 4, attachment 2
     #[test]
     fn messages_survive_the_socket_and_garbage_is_refused() {
         let ended = Ended { code: 137, signal: 9, core_dumped: false, out_of_memory: true, restarts: true };

@@ -340,7 +340,6 @@ mod tests {
         }
     }
 
-    /// covers: attachment 2
     #[test]
     fn a_plan_survives_its_bytes_and_a_torn_one_is_refused() {
         let full = plan();
@@ -361,7 +360,6 @@ mod tests {
         assert_eq!(Plan::decode(&other), None);
     }
 
-    /// covers: attachment 1
     #[test]
     fn a_signal_that_is_not_rewritten_stays_what_it_is() {
         let rewrites = plan().rewrites;

@@ -98,7 +98,6 @@ impl ReexecState {
 mod tests {
     use super::*;
 
-    /// covers: attachment 3
     #[test]
     fn what_is_left_is_found_by_name_and_a_descriptor_is_taken_once() {
         let (read, _write) = rustix::pipe::pipe().expect("a pipe");

@@ -103,7 +103,6 @@ fn key(reason: RestartReason) -> String {
 mod tests {
     use super::*;
 
-    /// covers: foundation 12
     #[test]
     fn a_reason_survives_its_number() {
         for reason in RestartReason::ALL {

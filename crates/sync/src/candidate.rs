@@ -197,7 +197,7 @@ mod tests {
         (root.clone(), Candidate::new(root, limits).expect("a folder"))
     }
 
-    /// covers: foundation 5
+    /// Guarantee: escaping-revision-rejected
     #[test]
     fn what_would_leave_the_revision_is_refused() {
         let (root, mut candidate) = candidate("leave", Limits { max_files: 100, max_bytes: 100 });
@@ -217,7 +217,6 @@ mod tests {
         assert!(!root.exists(), "an unfinished candidate leaves nothing");
     }
 
-    /// covers: faults 3
     #[test]
     fn a_link_that_leads_out_through_another_one_is_refused() {
         let links = |pairs: &[(&str, &str)]| -> BTreeMap<PathBuf, PathBuf> {
@@ -241,7 +240,6 @@ mod tests {
         assert!(candidate.finish().is_err_and(|error| error.to_string().contains("leads out")));
     }
 
-    /// covers: foundation 5
     #[test]
     fn a_revision_over_its_limits_is_refused_by_name() {
         let (_, mut candidate) = candidate("limits", Limits { max_files: 2, max_bytes: 10 });

@@ -80,7 +80,6 @@ impl Notified {
 mod tests {
     use super::*;
 
-    /// covers: foundation 9
     #[test]
     fn who_was_notified_is_known_after_a_restart() {
         let dir = std::env::temp_dir().join(format!("outrigger-notified-{}", std::process::id()));

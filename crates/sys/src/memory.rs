@@ -59,7 +59,6 @@ mod tests {
 
     static WORDS: [&str; 3] = ["read", "only", "data"];
 
-    /// covers: attachment 14
     #[test]
     fn code_and_constants_are_there_again_when_they_are_used() {
         let before: Vec<String> = WORDS.iter().map(|word| word.to_uppercase()).collect();

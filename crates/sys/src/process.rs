@@ -389,7 +389,6 @@ mod tests {
         Command { argv: bytes(argv), environment: bytes(environment), ..Command::default() }
     }
 
-    /// covers: foundation 4
     #[test]
     fn a_command_is_looked_up_along_the_path_of_its_own_environment() {
         let environment = ["PATH=/a:/b:"];
@@ -401,7 +400,6 @@ mod tests {
         assert!(ExecPlan::new(&command(&[], &environment)).is_err());
     }
 
-    /// covers: foundation 4
     #[test]
     fn a_process_with_threads_refuses_to_fork() {
         let (hold, release) = std::sync::mpsc::channel::<()>();

@@ -296,7 +296,6 @@ mod tests {
         }
     }
 
-    /// covers: foundation 4
     #[test]
     fn bytes_come_out_in_order_over_many_rounds() {
         let ring = ring(32);
@@ -310,7 +309,7 @@ mod tests {
         assert_eq!(sent, got);
     }
 
-    /// covers: foundation 4
+    /// Guarantee: overwritten-lines-counted
     #[test]
     fn a_full_ring_keeps_the_newest_and_counts_what_went() {
         let ring = ring(16);
@@ -327,7 +326,6 @@ mod tests {
         assert_eq!((bytes.len(), lost), (16, 24));
     }
 
-    /// covers: faults 3
     #[test]
     fn lines_that_were_read_and_overwritten_before_they_were_acknowledged_are_known() {
         let ring = ring(16);
@@ -346,7 +344,6 @@ mod tests {
         assert_eq!(ring.take_lines_lost(), Some(0), "they were read once");
     }
 
-    /// covers: foundation 4
     #[test]
     fn positions_of_sinks_outlive_the_reader() {
         let ring = ring(1024);
@@ -361,7 +358,6 @@ mod tests {
         assert!(!ring.acknowledge("one too many", 1, 0));
     }
 
-    /// covers: foundation 4
     #[test]
     fn a_released_range_reads_on_behind_it() {
         let ring = ring(1 << 20);

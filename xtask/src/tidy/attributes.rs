@@ -1,11 +1,11 @@
-//! Rules on single lines: `allow` has a reason, unsafe code stays in `sys`, nothing is left undone, no test waits blindly.
+//! Rules on single lines: `allow` has a reason, unsafe code stays in `sys`, no code is unfinished, no test waits a fixed time.
 //! In: the sources. Out: a finding at the line.
-//! Bound: words in strings and comments are not looked at.
+//! Bound: strings and comments are not checked.
 
 use super::source::end_of_brackets;
 use super::{Finding, Source};
 
-/// The one crate where a system call without a safe wrapper may stand.
+/// The only crate that may make system calls without a safe wrapper.
 const UNSAFE_HOME: &str = "crates/sys/";
 
 pub fn check(sources: &[Source]) -> Vec<Finding> {
@@ -31,17 +31,17 @@ fn check_source(source: &Source) -> Vec<Finding> {
     }
     for unfinished in ["todo!", "unimplemented!"] {
         for offset in source.words(unfinished) {
-            add(offset, &format!("`{unfinished}` is left in the code"), "write it, or leave the whole kind out");
+            add(offset, &format!("`{unfinished}` is left in the code"), "implement it, or remove the unfinished kind");
         }
     }
     for (offset, _) in source.code.match_indices("#[ignore") {
-        add(offset, "a test is ignored", "mend or remove it; a peer that is missing is a skip, by name");
+        add(offset, "a test is ignored", "fix or remove it; a missing peer is a skip, by name");
     }
-    findings.extend(blind_waits(source));
+    findings.extend(fixed_waits(source));
     findings
 }
 
-/// Where an attribute sets a lint level, and what its parentheses hold.
+/// The position of each attribute that sets a lint level, and the content of its parentheses.
 fn lint_attributes<'a>(source: &'a Source, word: &'a str) -> impl Iterator<Item = (usize, &'a str)> {
     source.words(word).filter_map(move |offset| {
         let before = source.code[..offset].trim_end();
@@ -59,8 +59,8 @@ fn in_cfg_attr(before: &str) -> bool {
     end_of_brackets(before, open).is_none()
 }
 
-/// A test that sleeps a guess is slow on a fast machine and false on a slow one.
-fn blind_waits(source: &Source) -> Vec<Finding> {
+/// A test that sleeps a fixed time is slow on a fast machine and fails on a slow one.
+fn fixed_waits(source: &Source) -> Vec<Finding> {
     if !source.path.starts_with("e2e/") {
         return Vec::new();
     }
@@ -72,7 +72,7 @@ fn blind_waits(source: &Source) -> Vec<Finding> {
         same || above
     };
     let waits = source.words("sleep(").map(|offset| source.line_at(offset)).filter(|line| !explained(*line));
-    let help = "await the condition, or say in a `// why:` comment what this time stands for";
+    let help = "await the condition, or explain the time in a `// why:` comment";
     waits.map(|line| Finding::new(&source.path, line, "a test sleeps", help)).collect()
 }
 
@@ -82,7 +82,7 @@ mod tests {
 
     /// covers: foundation 1
     #[test]
-    fn lines_are_judged_by_their_code_alone() {
+    fn only_code_is_checked() {
         let check = |path: &str, text: &str, expect: &[&str]| {
             let seen = super::check(&[Source::new(path, text)]);
             let seen: Vec<_> = seen.iter().map(|finding| format!("{}: {}", finding.line, finding.what)).collect();

@@ -1,44 +1,44 @@
-//! Rule: which crate of ours may import which. Subsystems meet in the binary and nowhere else.
+//! Rule: which crate of the workspace may import which. Only the binary imports several subsystems.
 //! In: the members of the workspace. Out: a finding at the manifest line that breaks the table.
 //! Bound: the table below is complete; a crate that is not in it is itself a finding.
 
 use super::{Finding, Workspace};
 
-/// The libraries that a test or a benchmark may share; it drives everything else from outside, as a user does.
+/// The libraries that a test or a benchmark may share; it uses everything else from outside, as a user does.
 const FOR_TOOLS: &[&str] = &["base", "net", "spool", "sys"];
 
-/// Crate, what it may import of ours, and why no more.
+/// Crate, the crates that it may import, and why no more.
 const ALLOWED: [(&str, &[&str], &str); 18] = [
-    ("sys", &[], "sys stands below everything, so that unsafe code depends on nothing of ours"),
-    ("base", &["sys"], "base is the floor of all others"),
+    ("sys", &[], "sys is below everything, so that unsafe code depends on no other crate"),
+    ("base", &["sys"], "base is below all other crates but sys"),
     ("config", &["base"], "configuration knows no subsystem: a section is a type of the crate that uses it"),
     ("spool", &["sys"], "the spool knows bytes only"),
-    ("sandbox", &[], "the sandbox knows the kernel and nothing of ours"),
-    ("detect", &["sys"], "detect looks at an app from outside, and takes signals as data from sys"),
-    ("supervisor", &["sys"], "the supervisor outlives every mistake of the rest by importing none of it"),
+    ("sandbox", &[], "the sandbox uses the kernel and no other crate"),
+    ("detect", &["sys"], "detect inspects an app from outside, and uses signals as data from sys"),
+    ("supervisor", &["sys"], "the supervisor survives every bug of the other crates by importing none of them"),
     ("net", &["base", "config"], "net serves subsystems and knows none"),
     (
         "logs",
         &["base", "config", "net", "spool", "sys"],
-        "subsystems meet in the binary's compose.rs only, and the capture ring is read through sys",
+        "subsystems are combined in the binary's compose.rs only, and the capture ring is read through sys",
     ),
-    ("metrics", &["base", "config", "net", "spool"], "subsystems meet in the binary's compose.rs only"),
+    ("metrics", &["base", "config", "net", "spool"], "subsystems are combined in the binary's compose.rs only"),
     (
         "sync",
         &["base", "config", "net", "sys"],
-        "subsystems meet in the binary's compose.rs only, and sys ends ssh together with its fetch",
+        "subsystems are combined in the binary's compose.rs only, and sys terminates ssh together with its fetch",
     ),
     (
         "proxy",
         &["base", "config"],
-        "subsystems meet in the binary's compose.rs only, and the data path connects by itself",
+        "subsystems are combined in the binary's compose.rs only, and the data path connects by itself",
     ),
     ("admin", &["base", "config", "net"], "admin sees subsystems through base's traits, and serves its pages by net"),
     ("e2e", FOR_TOOLS, "end-to-end tests drive the real process from outside"),
     ("bench", FOR_TOOLS, "benchmarks drive the real process from outside"),
-    ("fuzz", EVERYTHING, "fuzz targets reach into every parser"),
+    ("fuzz", EVERYTHING, "fuzz targets call every parser"),
     ("xtask", &[], "xtask compiles before everything else"),
-    ("outrigger", EVERYTHING, "the binary wires all together"),
+    ("outrigger", EVERYTHING, "the binary combines everything"),
 ];
 
 const EVERYTHING: &[&str] = &[
@@ -76,14 +76,14 @@ pub fn check(workspace: &Workspace, read: &dyn Fn(&str) -> String) -> Vec<Findin
 
 fn help(allowed: &[&str]) -> String {
     match allowed {
-        [] => "remove the dependency: it may import nothing of ours".to_string(),
+        [] => "remove the dependency: it may import no crate of the workspace".to_string(),
         some => format!("remove the dependency: it may import {}", some.join(", ")),
     }
 }
 
 fn line_of(manifest: &str, import: &str) -> usize {
-    let names_it = |line: &str| line.strip_prefix(import).is_some_and(|rest| rest.starts_with([' ', '.', '=']));
-    manifest.lines().position(names_it).map_or(1, |index| index + 1)
+    let is_entry = |line: &str| line.strip_prefix(import).is_some_and(|rest| rest.starts_with([' ', '.', '=']));
+    manifest.lines().position(is_entry).map_or(1, |index| index + 1)
 }
 
 #[cfg(test)]
@@ -129,7 +129,7 @@ mod tests {
 
     /// covers: foundation 1
     #[test]
-    fn the_table_speaks_only_of_crates_that_it_lists() {
+    fn the_table_allows_only_crates_that_it_lists() {
         for (name, allowed, _) in ALLOWED {
             for import in allowed {
                 assert!(ALLOWED.iter().any(|(known, ..)| known == import), "{name} may import unknown {import}");

@@ -1,6 +1,6 @@
-//! Rule: keys of the configuration are named as the field names them: `max_` in front, `_bytes` behind a size, and a duration by
+//! Rule: keys of the configuration follow the field's conventions: prefix `max_`, suffix `_bytes` for a size, and a duration has
 //! one of the words for durations.
-//! In: docs/outrigger.schema.json. Out: a finding for each key that is named otherwise, with its path in the file.
+//! In: docs/outrigger.schema.json. Out: a finding for each other key, with its path in the file.
 //! Bound: it reads the schema; that the schema is current is checked by `cargo xtask schema --check`.
 
 use super::Finding;
@@ -9,10 +9,10 @@ use std::collections::BTreeSet;
 
 pub const SCHEMA: &str = "docs/outrigger.schema.json";
 
-/// Words of earlier versions, and those that YAML 1.1 reads as booleans.
+/// Words of earlier versions, and those that YAML 1.1 parses as booleans.
 const REFUSED: &[&str] = &["every", "wait", "deadline", "from", "to", "on", "off", "yes", "no", "y", "n"];
 
-/// Names of durations beside `timeout`, `interval` and `max_age`, and names that end in the first two.
+/// Names of durations in addition to `timeout` and `interval`, and to names that end in these two.
 const DURATIONS: &[&str] = &[
     "backoff",
     "base_ejection_time",
@@ -35,12 +35,12 @@ const DURATIONS: &[&str] = &[
     "window",
 ];
 
-/// A schema refers to itself no deeper than this.
+/// The depth up to which references of the schema are followed.
 const DEPTH_MAX: usize = 16;
 
 pub fn check(path: &str, schema: &str) -> Vec<Finding> {
     let Ok(root) = serde_json::from_str::<Value>(schema) else {
-        return vec![Finding::new(path, 1, "it is not JSON", "cargo xtask schema")];
+        return vec![Finding::new(path, 1, "the schema is not JSON", "cargo xtask schema")];
     };
     let mut keys = BTreeSet::new();
     collect(&root, &root, "", 0, &mut keys);
@@ -53,12 +53,12 @@ pub fn check(path: &str, schema: &str) -> Vec<Finding> {
     keys.iter().filter_map(finding).collect()
 }
 
-/// Which rule a key breaks, as the next step.
+/// The help text of the rule that a key breaks.
 fn breach(key: &str, name: &str, format: &str) -> Option<&'static str> {
     let is_duration =
         name == "timeout" || name == "interval" || name.ends_with("_timeout") || name.ends_with("_interval");
     if name.ends_with("_max") || name.ends_with("_min") || name == "max" || name == "min" {
-        return Some("put the bound in front: max_<what>, min_<what>");
+        return Some("put the limit in front: max_<what>, min_<what>");
     }
     if REFUSED.contains(&name) {
         return Some("use the field's word: interval, timeout, store, inputs, cluster");

@@ -1,13 +1,13 @@
 //! Rule: one TLS provider, one asynchronous runtime, one major version of each large library.
-//! In: the libraries that the binary ships. Out: a finding that names who brought the second one.
-//! Bound: it judges what is linked; what only builds or tests use is not its business.
+//! In: the libraries that the binary ships. Out: a finding with the dependent that added the second one.
+//! Bound: it checks linked libraries only, not those of builds or tests.
 
 use super::Finding;
 use super::workspace::{Library, Shipped};
 use std::collections::BTreeSet;
 
 const TLS_PROVIDERS: [&str; 5] = ["ring", "aws-lc-rs", "openssl-sys", "boring-sys", "mbedtls"];
-/// tokio is the one; each of these would start threads of its own.
+/// tokio is the only runtime; each of these would start its own threads.
 const OTHER_RUNTIMES: [&str; 5] = ["async-std", "smol", "async-executor", "async-global-executor", "glommio"];
 const LARGE: [&str; 10] = ["tokio", "hyper", "rustls", "prost", "http", "h2", "serde", "gix", "clap", "schemars"];
 
@@ -16,7 +16,7 @@ pub fn check(shipped: &Shipped) -> Vec<Finding> {
     let providers: Vec<_> = named(shipped, &TLS_PROVIDERS).collect();
     if providers.len() > 1 {
         let what = format!("the binary ships more than one TLS provider: {}", chains(shipped, &providers));
-        findings.push(at_manifest(what, "turn off the feature that brings the second one"));
+        findings.push(at_manifest(what, "disable the feature that adds the second one"));
     }
     for runtime in named(shipped, &OTHER_RUNTIMES) {
         let what = format!("the binary ships a second asynchronous runtime: {}", shipped.chain(runtime));
@@ -48,7 +48,7 @@ fn chains(shipped: &Shipped, libraries: &[&Library]) -> String {
     chains.join("; ")
 }
 
-/// What semantic versioning calls incompatible: the first number that is not 0.
+/// The incompatible part by semantic versioning: up to the first number that is not 0.
 fn major(version: &str) -> String {
     let mut numbers = version.split(['.', '-', '+']);
     let first = numbers.next().unwrap_or_default();
@@ -87,7 +87,7 @@ mod tests {
 
     /// covers: foundation 1
     #[test]
-    fn major_versions_are_those_that_break() {
+    fn major_versions_are_the_incompatible_part() {
         let check = |version: &str, expect: &str| assert_eq!(major(version), expect);
         check("1.54.0", "1");
         check("0.23.1", "0.23");

@@ -1,6 +1,6 @@
 //! Rule: a library in the workspace's manifest has its reason in a comment directly above it.
 //! In: the root Cargo.toml. Out: a finding for each bare line.
-//! Bound: our own crates need no reason; they are told from libraries by their `path`.
+//! Bound: crates of the workspace need no reason; their `path` distinguishes them from libraries.
 
 use super::Finding;
 
@@ -17,15 +17,10 @@ pub fn check(path: &str, manifest: &str) -> Vec<Finding> {
             inside = trimmed == SECTION;
         } else if inside && !trimmed.starts_with('#') {
             let opens_entry = depth == 0 && trimmed.contains('=');
-            if opens_entry && !is_ours(trimmed) && !is_reason(above) {
+            if opens_entry && !is_workspace_crate(trimmed) && !is_reason(above) {
                 let name = trimmed.split(['=', '.', ' ']).next().unwrap_or_default();
                 let what = format!("dependency `{name}` has no reason");
-                findings.push(Finding::new(
-                    path,
-                    index + 1,
-                    what,
-                    "say in one comment line above it why it is allowed in",
-                ));
+                findings.push(Finding::new(path, index + 1, what, "add one comment line above it with the reason"));
             }
             depth = (depth + trimmed.matches(['[', '{']).count()).saturating_sub(trimmed.matches([']', '}']).count());
         }
@@ -34,7 +29,7 @@ pub fn check(path: &str, manifest: &str) -> Vec<Finding> {
     findings
 }
 
-fn is_ours(entry: &str) -> bool {
+fn is_workspace_crate(entry: &str) -> bool {
     entry.contains("path = \"crates/")
 }
 

@@ -1,9 +1,10 @@
 //! `cargo xtask tidy`: the rules of the house that a machine can check, all findings at once.
 //! In: what git tracks or would track, and `cargo metadata`. Out: `path:line: what. help: next step`, exit code 1 if any.
-//! Bound: it reads; only `--fix` writes, and then only xtask/size-ratchet.txt and COVERAGE.md.
+//! Bound: it reads; only `--fix` writes, and then only xtask/size-ratchet.txt.
 
 mod attributes;
-mod coverage;
+mod circles;
+mod guarantees;
 mod headers;
 mod imports;
 mod keys;
@@ -37,6 +38,7 @@ pub fn run(arguments: &[String]) -> Outcome {
     let workspace = Workspace::load()?;
 
     let mut findings = imports::check(&workspace, &|path| read(&root, path));
+    findings.extend(circles::check(&sources));
     findings.extend(headers::check(&sources));
     findings.extend(registries::check(&sources));
     findings.extend(map::check(&read(&root, "ARCHITECTURE.md"), &paths, &|path| read(&root, path)));
@@ -48,19 +50,14 @@ pub fn run(arguments: &[String]) -> Outcome {
 
     let sizes = sizes::check(&sources, &read(&root, sizes::RATCHET), fix);
     findings.extend(sizes.findings);
-    let coverage = coverage::check(&sources, &read(&root, coverage::TABLE), fix);
-    findings.extend(coverage.findings);
+    findings.extend(guarantees::check(&sources, &read(&root, guarantees::TABLE)));
     if fix {
         write_if_changed(&root, sizes::RATCHET, &sizes.text)?;
-        write_if_changed(&root, coverage::TABLE, &coverage.text)?;
     }
-    report(findings, &coverage.missing)
+    report(findings)
 }
 
-fn report(mut findings: Vec<Finding>, missing: &[String]) -> Outcome {
-    if !missing.is_empty() {
-        println!("{}: {} missing a test: {}", coverage::TABLE, missing.len(), missing.join(", "));
-    }
+fn report(mut findings: Vec<Finding>) -> Outcome {
     findings.sort();
     findings.dedup();
     for finding in &findings {
@@ -94,8 +91,8 @@ impl fmt::Display for Finding {
     }
 }
 
-/// What a rule that keeps a file of its own found, and the text that the file should hold.
-pub struct Kept {
+/// The findings of a rule that writes a file, and the text of that file.
+pub struct Ratchet {
     pub findings: Vec<Finding>,
     pub text: String,
 }

@@ -1,12 +1,12 @@
-//! Rule: the kinds in a folder and the kinds in its registry are the same.
-//! In: the sources. Out: a finding for a kind file that no registry names, and for a named kind that has no file.
-//! Bound: it looks at the folders below, each with its `registry!` in its mod.rs; a folder that is not there yet is fine.
+//! Rule: the kinds in a directory and the kinds in its registry are the same.
+//! In: the sources. Out: a finding for a kind file that is in no registry, and for a listed kind that has no file.
+//! Bound: it checks the directories below, each with its `registry!` in its mod.rs; a missing directory is fine.
 
 use super::source::end_of_brackets;
 use super::{Finding, Source};
 use std::collections::BTreeSet;
 
-const FOLDERS: [&str; 9] = [
+const DIRECTORIES: [&str; 9] = [
     "crates/logs/src/source",
     "crates/logs/src/stage",
     "crates/logs/src/sink",
@@ -18,32 +18,32 @@ const FOLDERS: [&str; 9] = [
     "crates/proxy/src/balance",
 ];
 
-/// First words of paths that are no kinds.
+/// First words of paths that are not kinds.
 const NOT_KINDS: [&str; 8] = ["crate", "self", "super", "std", "core", "base", "serde", "schemars"];
 
 pub fn check(sources: &[Source]) -> Vec<Finding> {
-    FOLDERS.iter().flat_map(|folder| check_folder(folder, sources)).collect()
+    DIRECTORIES.iter().flat_map(|directory| check_directory(directory, sources)).collect()
 }
 
-fn check_folder(folder: &str, sources: &[Source]) -> Vec<Finding> {
-    let files: BTreeSet<&str> = sources.iter().filter_map(|source| kind_of(folder, &source.path)).collect();
-    let home = format!("{folder}/mod.rs");
+fn check_directory(directory: &str, sources: &[Source]) -> Vec<Finding> {
+    let files: BTreeSet<&str> = sources.iter().filter_map(|source| kind_of(directory, &source.path)).collect();
+    let home = format!("{directory}/mod.rs");
     let Some(module) = sources.iter().find(|source| source.path == home) else {
-        let lost = files.iter().next();
-        let finding = |_| Finding::new(&home, 1, "the folder has kinds but no mod.rs", "add one with a `registry!`");
-        return lost.map(finding).into_iter().collect();
+        let orphan = files.iter().next();
+        let finding = |_| Finding::new(&home, 1, "the directory has kinds but no mod.rs", "add one with a `registry!`");
+        return orphan.map(finding).into_iter().collect();
     };
     let Some((line, listing)) = listing(module) else {
-        let help = "list the kinds of this folder in one `registry!`";
-        return vec![Finding::new(&home, 1, "there is no `registry!` in it", help)];
+        let help = "list the kinds of this directory in one `registry!`";
+        return vec![Finding::new(&home, 1, "the module has no `registry!`", help)];
     };
-    let named = names(listing);
+    let listed = names(listing);
     let kinds = kinds(listing);
     let mut findings = Vec::new();
-    for file in files.iter().filter(|file| !named.contains(*file)) {
+    for file in files.iter().filter(|file| !listed.contains(*file)) {
         let what = format!("`{file}` is not in the registry");
         findings.push(Finding::new(
-            &path_of(folder, file, sources),
+            &path_of(directory, file, sources),
             1,
             what,
             format!("list it in {home}, or move it out"),
@@ -51,23 +51,23 @@ fn check_folder(folder: &str, sources: &[Source]) -> Vec<Finding> {
     }
     for kind in kinds.iter().filter(|kind| !files.contains(*kind)) {
         let what = format!("the registry lists `{kind}`, which has no file here");
-        findings.push(Finding::new(&home, line, what, format!("add {folder}/{kind}.rs, or remove the line")));
+        findings.push(Finding::new(&home, line, what, format!("add {directory}/{kind}.rs, or remove the line")));
     }
     findings
 }
 
-/// `x` for `folder/x.rs` and for everything under `folder/x/`.
-fn kind_of<'a>(folder: &str, path: &'a str) -> Option<&'a str> {
-    let inside = path.strip_prefix(folder)?.strip_prefix('/')?;
+/// `x` for `directory/x.rs` and for everything under `directory/x/`.
+fn kind_of<'a>(directory: &str, path: &'a str) -> Option<&'a str> {
+    let inside = path.strip_prefix(directory)?.strip_prefix('/')?;
     match inside.split_once('/') {
         Some((kind, _)) => Some(kind),
         None => inside.strip_suffix(".rs").filter(|name| *name != "mod"),
     }
 }
 
-fn path_of(folder: &str, kind: &str, sources: &[Source]) -> String {
-    let found = sources.iter().find(|source| kind_of(folder, &source.path) == Some(kind));
-    found.map_or_else(|| format!("{folder}/{kind}.rs"), |source| source.path.clone())
+fn path_of(directory: &str, kind: &str, sources: &[Source]) -> String {
+    let found = sources.iter().find(|source| kind_of(directory, &source.path) == Some(kind));
+    found.map_or_else(|| format!("{directory}/{kind}.rs"), |source| source.path.clone())
 }
 
 /// The inside of the first `registry!`, and its line.
@@ -82,7 +82,7 @@ fn names(listing: &str) -> BTreeSet<&str> {
     listing.split(|c: char| !(c.is_alphanumeric() || c == '_')).filter(|word| !word.is_empty()).collect()
 }
 
-/// The kinds a listing speaks of: the modules that its paths start with (`loki::Config`), or, in a listing without
+/// The kinds of a listing: the modules that its paths start with (`loki::Config`), or, in a listing without
 /// paths, its lower-case words.
 fn kinds(listing: &str) -> BTreeSet<&str> {
     let is_kind = |word: &&str| word.starts_with(|c: char| c.is_ascii_lowercase()) && !NOT_KINDS.contains(word);
@@ -117,7 +117,7 @@ mod tests {
 
     /// covers: foundation 1
     #[test]
-    fn folder_and_registry_hold_the_same_kinds() {
+    fn directory_and_registry_have_the_same_kinds() {
         let check = |files: &[(&str, &str)], expect: &[&str]| {
             let seen = findings(files);
             let seen: Vec<_> = seen.iter().map(|text| text.trim_start_matches("crates/logs/src/sink/")).collect();
@@ -141,7 +141,7 @@ mod tests {
             ],
             &["loki.rs: `loki` is not in the registry"],
         );
-        check(&[("mod.rs", "mod http;"), ("http.rs", "")], &["mod.rs: there is no `registry!` in it"]);
-        check(&[("http.rs", "")], &["mod.rs: the folder has kinds but no mod.rs"]);
+        check(&[("mod.rs", "mod http;"), ("http.rs", "")], &["mod.rs: the module has no `registry!`"]);
+        check(&[("http.rs", "")], &["mod.rs: the directory has kinds but no mod.rs"]);
     }
 }

@@ -1,9 +1,9 @@
 //! Rule: files stop at 600 lines without their tests, functions at 70; an excess has a reason and may only shrink.
 //! In: the sources and the ratchet. Out: findings, and the ratchet as it should be.
-//! Bound: the ratchet grows by a new entry only where a `// size:` comment gives the reason, and an entry never grows.
+//! Bound: a new entry of the ratchet needs a `// size:` comment with the reason, and an entry never grows.
 
 use super::source::Function;
-use super::{Finding, Kept, Source};
+use super::{Finding, Ratchet, Source};
 use std::collections::BTreeMap;
 
 pub const RATCHET: &str = "xtask/size-ratchet.txt";
@@ -12,8 +12,8 @@ const FUNCTION_LINES_MAX: usize = 70;
 const REASON: &str = "// size:";
 
 const HEADER: &str = "\
-# What is larger than the house allows: a path, or path::function, and its lines. Kept by `cargo xtask tidy --fix`.
-# An entry may only shrink. A new one needs a `// size:` comment with the reason where it stands.
+# Files and functions over the size limit: a path, or path::function, and its lines. Maintained by `cargo xtask tidy --fix`.
+# An entry may only shrink. A new one needs a `// size:` comment with the reason in the code.
 ";
 
 /// Something larger than its limit.
@@ -26,13 +26,13 @@ struct Excess {
     reasoned: bool,
 }
 
-pub fn check(sources: &[Source], ratchet: &str, fix: bool) -> Kept {
+pub fn check(sources: &[Source], ratchet: &str, fix: bool) -> Ratchet {
     let recorded = parse(ratchet);
     let mut kept = BTreeMap::new();
     let mut findings = Vec::new();
     for excess in sources.iter().flat_map(excesses) {
         let recorded = recorded.get(&excess.key).copied();
-        match judge(&excess, recorded, fix) {
+        match evaluate(&excess, recorded, fix) {
             Ok(lines) => {
                 kept.insert(excess.key, lines);
             }
@@ -45,9 +45,9 @@ pub fn check(sources: &[Source], ratchet: &str, fix: bool) -> Kept {
             }
         }
     }
-    let gone = recorded.keys().filter(|key| !kept.contains_key(*key));
+    let obsolete = recorded.keys().filter(|key| !kept.contains_key(*key));
     if !fix {
-        findings.extend(gone.map(|key| {
+        findings.extend(obsolete.map(|key| {
             Finding::new(
                 RATCHET,
                 line_of(ratchet, key),
@@ -56,11 +56,11 @@ pub fn check(sources: &[Source], ratchet: &str, fix: bool) -> Kept {
             )
         }));
     }
-    Kept { findings, text: print(&kept) }
+    Ratchet { findings, text: print(&kept) }
 }
 
-/// The lines to record, or what is wrong.
-fn judge(excess: &Excess, recorded: Option<usize>, fix: bool) -> Result<usize, (String, String)> {
+/// The lines to record, or the error.
+fn evaluate(excess: &Excess, recorded: Option<usize>, fix: bool) -> Result<usize, (String, String)> {
     let Excess { key, lines, limit, .. } = excess;
     match recorded {
         Some(before) if *lines > before => Err((
@@ -141,7 +141,7 @@ fn line_of(ratchet: &str, key: &str) -> usize {
 mod tests {
     use super::*;
 
-    /// A file of `lines` lines whose first function has `body` lines, with comments in front of either.
+    /// A file of `lines` lines whose first function has `body` lines, with a comment above each.
     fn file(lines: usize, of_file: &str, body: usize, of_function: &str) -> String {
         let mut text =
             format!("//! Job.\n{of_file}\n\n{of_function}\nfn long() {{\n{}}}\n", "    x;\n".repeat(body - 2));

@@ -49,6 +49,11 @@ impl Source {
         all.saturating_sub(tests)
     }
 
+    /// First and last lines of the items under `#[cfg(test)]`.
+    pub fn test_lines(&self) -> Vec<(usize, usize)> {
+        test_spans(&self.code)
+    }
+
     /// The line of a byte offset into `code`.
     pub fn line_at(&self, offset: usize) -> usize {
         line_at(&self.code, offset)

@@ -1,13 +1,13 @@
-//! What `cargo metadata` knows: our crates with what they import of ours, and the libraries that the binary ships.
-//! In: the JSON of `cargo metadata`. Out: plain structs that rules and tests can be written against.
-//! Bound: one start of cargo; dependencies of other platforms than this one are left out.
+//! The data of `cargo metadata`: the workspace's crates with their imports of each other, and the libraries in the binary.
+//! In: the JSON of `cargo metadata`. Out: plain structs for rules and tests.
+//! Bound: one start of cargo; dependencies of other platforms than this one are omitted.
 
 use crate::shell::{self, Outcome};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 
-/// The package whose normal dependencies are what a user gets.
+/// The package whose normal dependencies are shipped to users.
 const SHIPPED: &str = "outrigger";
 
 pub struct Workspace {
@@ -15,23 +15,23 @@ pub struct Workspace {
     pub shipped: Shipped,
 }
 
-/// One crate of ours.
+/// One crate of the workspace.
 #[derive(Debug, PartialEq)]
 pub struct Member {
     pub name: String,
     /// Its manifest, from the root of the repository.
     pub manifest: String,
-    /// Crates of ours that it depends on, in any way (normal, dev, build).
+    /// Crates of the workspace that it depends on, in any way (normal, dev, build).
     pub imports: Vec<String>,
     /// Names of its integration tests.
     pub tests: Vec<String>,
 }
 
-/// The libraries linked into the binary: procedural macros and what only they need are not.
+/// The libraries linked into the binary, without procedural macros and their dependencies.
 #[derive(Default)]
 pub struct Shipped {
     pub libraries: BTreeSet<Library>,
-    /// Who brought it: the first one found on the way from the binary.
+    /// Its dependent: the first one found from the binary.
     pub brought_by: BTreeMap<Library, Library>,
 }
 
@@ -52,9 +52,9 @@ impl Workspace {
 
     pub fn parse(json: &str, root: &str) -> Outcome<Self> {
         let metadata: Value =
-            serde_json::from_str(json).map_err(|error| format!("`cargo metadata` answered no JSON: {error}"))?;
+            serde_json::from_str(json).map_err(|error| format!("`cargo metadata` printed invalid JSON: {error}"))?;
         let members = members(&metadata, root);
-        let shipped = shipped(&metadata).ok_or(format!("`cargo metadata` knows no package `{SHIPPED}`"))?;
+        let shipped = shipped(&metadata).ok_or(format!("`cargo metadata` has no package `{SHIPPED}`"))?;
         Ok(Self { members, shipped })
     }
 }
@@ -62,7 +62,7 @@ impl Workspace {
 fn host() -> Outcome<String> {
     let facts = shell::output(Command::new("rustc").arg("-vV"))?;
     let host = facts.lines().find_map(|line| line.strip_prefix("host: "));
-    host.map(str::to_string).ok_or("`rustc -vV` names no host".to_string())
+    host.map(str::to_string).ok_or("`rustc -vV` has no host line".to_string())
 }
 
 fn members(metadata: &Value, root: &str) -> Vec<Member> {
@@ -71,8 +71,8 @@ fn members(metadata: &Value, root: &str) -> Vec<Member> {
     packages
         .map(|package| {
             let manifest = text(&package["manifest_path"]);
-            let ours = each(&package["dependencies"]).filter(|dependency| dependency["path"].is_string());
-            let imports: BTreeSet<String> = ours.map(|dependency| text(&dependency["name"]).to_string()).collect();
+            let local = each(&package["dependencies"]).filter(|dependency| dependency["path"].is_string());
+            let imports: BTreeSet<String> = local.map(|dependency| text(&dependency["name"]).to_string()).collect();
             let tests = each(&package["targets"])
                 .filter(|target| each(&target["kind"]).any(|kind| kind == "test"))
                 .map(|target| text(&target["name"]).to_string());
@@ -97,14 +97,14 @@ fn shipped(metadata: &Value) -> Option<Shipped> {
     let mut seen = BTreeSet::from([binary]);
     let mut waiting = std::collections::VecDeque::from([binary]);
     while let Some(id) = waiting.pop_front() {
-        let bringer = library(packages.get(id)?);
+        let dependent = library(packages.get(id)?);
         for dependency in nodes.get(id).into_iter().flat_map(|node| each(&node["deps"])) {
             let child = text(&dependency["pkg"]);
             let normal = each(&dependency["dep_kinds"]).any(|kind| kind["kind"].is_null());
             let package = packages.get(child)?;
             if normal && !is_macro(package) && seen.insert(child) {
                 let library = library(package);
-                shipped.brought_by.insert(library.clone(), bringer.clone());
+                shipped.brought_by.insert(library.clone(), dependent.clone());
                 shipped.libraries.insert(library);
                 waiting.push_back(child);
             }
@@ -118,9 +118,9 @@ impl Shipped {
     pub fn chain(&self, library: &Library) -> String {
         let mut chain = format!("{} {}", library.name, library.version);
         let mut here = library;
-        while let Some(bringer) = self.brought_by.get(here) {
-            chain.push_str(&format!(" <- {}", bringer.name));
-            here = bringer;
+        while let Some(dependent) = self.brought_by.get(here) {
+            chain.push_str(&format!(" <- {}", dependent.name));
+            here = dependent;
         }
         chain
     }
@@ -165,7 +165,7 @@ mod tests {
 
     /// covers: foundation 1
     #[test]
-    fn members_are_known_with_their_imports_and_tests() {
+    fn members_have_their_imports_and_tests() {
         let workspace = Workspace::parse(METADATA, "/r").expect("the sample is complete");
         let seen: Vec<_> =
             workspace.members.iter().map(|m| (&*m.name, &*m.manifest, &m.imports[..], &m.tests[..])).collect();
@@ -182,7 +182,7 @@ mod tests {
 
     /// covers: foundation 1
     #[test]
-    fn only_normal_dependencies_that_are_linked_are_shipped() {
+    fn only_linked_normal_dependencies_are_shipped() {
         let shipped = Workspace::parse(METADATA, "/r").expect("the sample is complete").shipped;
         let names: Vec<_> = shipped.libraries.iter().map(|library| library.name.as_str()).collect();
         assert_eq!(names, ["net", "ring"]);

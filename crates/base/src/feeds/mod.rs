@@ -83,7 +83,6 @@ impl<T> FeedReceiver<T> {
 mod tests {
     use super::*;
 
-    /// covers: foundation 2
     #[test]
     fn a_full_feed_refuses_and_counts_and_takes_again_when_read() {
         let (sender, mut receiver) = feed::<&str>(10);

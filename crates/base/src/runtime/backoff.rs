@@ -53,7 +53,6 @@ impl Backoff {
 mod tests {
     use super::*;
 
-    /// covers: foundation 2
     #[test]
     fn waits_grow_to_the_bound_and_begin_again_after_success() {
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));

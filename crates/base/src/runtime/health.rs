@@ -262,7 +262,6 @@ impl Health {
 mod tests {
     use super::*;
 
-    /// covers: foundation 2
     #[test]
     fn health_answers_started_ready_and_live_and_tells_faults_once() {
         let health = Health::new("logs");

@@ -178,7 +178,6 @@ impl Hurry {
 mod tests {
     use super::*;
 
-    /// covers: faults 2
     #[tokio::test(flavor = "current_thread", start_paused = true)]
     async fn a_phase_can_be_shortened_while_it_runs() {
         let mut lifecycle = Lifecycle::default();
@@ -200,7 +199,6 @@ mod tests {
         assert!(began.elapsed() < Duration::from_secs(2));
     }
 
-    /// covers: foundation 2
     #[tokio::test(flavor = "current_thread")]
     async fn a_phase_ends_when_all_have_done_it_or_the_time_is_over() {
         let mut lifecycle = Lifecycle::default();
@@ -221,7 +219,6 @@ mod tests {
         );
     }
 
-    /// covers: attachment 2
     #[tokio::test(flavor = "current_thread", start_paused = true)]
     async fn a_conductor_that_is_gone_has_ordered_nothing() {
         let mut lifecycle = Lifecycle::default();

@@ -72,7 +72,6 @@ impl Pressure {
 mod tests {
     use super::*;
 
-    /// covers: attachment 2
     #[tokio::test(flavor = "current_thread", start_paused = true)]
     async fn who_can_wait_waits_until_memory_is_free_again_but_not_for_ever() {
         let pressure = Pressure::default();

@@ -179,7 +179,6 @@ mod tests {
         runtime.expect("a runtime").block_on(test);
     }
 
-    /// covers: foundation 2
     #[test]
     fn a_panic_in_a_task_is_reported_and_the_others_go_on() {
         on_runtime(async {
@@ -193,7 +192,6 @@ mod tests {
         });
     }
 
-    /// covers: faults 5
     #[test]
     fn a_scope_keeps_nothing_of_tasks_that_have_ended() {
         on_runtime(async {
@@ -214,7 +212,6 @@ mod tests {
         });
     }
 
-    /// covers: foundation 2
     #[test]
     fn dropping_a_scope_ends_its_tasks() {
         on_runtime(async {

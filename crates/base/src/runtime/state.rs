@@ -199,7 +199,6 @@ mod tests {
         dir
     }
 
-    /// covers: foundation 2
     #[test]
     fn what_was_written_is_read_and_a_second_holder_is_refused() {
         let dir = temp("hold");
@@ -216,7 +215,6 @@ mod tests {
         let _ = fs::remove_dir_all(&dir);
     }
 
-    /// covers: faults 10
     #[test]
     fn the_first_line_of_a_file_tells_its_version() {
         const MARK: Mark = Mark { what: "left", version: 2 };
@@ -234,7 +232,6 @@ mod tests {
         }
     }
 
-    /// covers: foundation 4
     #[test]
     fn an_unusable_directory_means_running_without_durability() {
         let file = temp("file");

@@ -56,7 +56,6 @@ fn memory_path(text: &str) -> Option<(String, u8)> {
 mod tests {
     use super::*;
 
-    /// covers: attachment 2
     #[test]
     fn the_group_that_accounts_for_memory_is_found_in_both_versions() {
         let both = "9:name=systemd:/\n4:memory:/pods/a\n3:cpu,cpuacct:/\n0::/\n";

@@ -83,7 +83,6 @@ fn named(path: &Path, error: &io::Error) -> io::Error {
 mod tests {
     use super::*;
 
-    /// covers: faults 9
     #[test]
     fn only_a_regular_file_within_its_bound_is_read() {
         let dir = std::env::temp_dir().join(format!("outrigger-file-{}", std::process::id()));

@@ -13,7 +13,6 @@ pub fn group(table: &str, name: &str) -> Option<u32> {
 mod tests {
     use super::*;
 
-    /// covers: attachment 6
     #[test]
     fn groups_are_found_by_name() {
         let table = "root:x:0:\nstaff:x:50:me,you\nbroken\nodd:x:many:\n";

@@ -226,7 +226,6 @@ fn listening_inode(line: &str, port: u16) -> Option<&str> {
 mod tests {
     use super::*;
 
-    /// covers: foundation 4
     #[test]
     fn an_address_in_use_names_its_holder() {
         let held = TcpListener::bind("127.0.0.1:0").expect("a free port");
@@ -237,7 +236,6 @@ mod tests {
         }
     }
 
-    /// covers: foundation 4
     #[test]
     fn a_stored_socket_is_adopted_with_the_connections_that_wait_in_it() {
         let first = Sockets::default().tcp("proxy/in", "127.0.0.1:0".parse().expect("an address"), 1).expect("bound");

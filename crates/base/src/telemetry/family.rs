@@ -157,7 +157,6 @@ pub fn escape(text: &str, quotes: bool, out: &mut String) {
 mod tests {
     use super::*;
 
-    /// covers: foundation 2
     #[test]
     fn text_is_written_as_the_format_says() {
         let mut latency = Family::new("d_seconds", "how\nlong", FamilyKind::Histogram);

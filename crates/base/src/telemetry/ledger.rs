@@ -137,7 +137,7 @@ impl Counts {
 mod tests {
     use super::*;
 
-    /// covers: foundation 2
+    /// Guarantee: ledger-balances
     #[test]
     fn a_row_balances_after_every_step() {
         let ledger = Ledger::default();
@@ -158,7 +158,6 @@ mod tests {
         assert_eq!((counts.received, counts.delivered, counts.pending, counts.dropped_total()), (15, 4, 1, 8));
     }
 
-    /// covers: foundation 2
     #[test]
     fn the_json_is_the_published_one() {
         let ledger = Ledger::default();

@@ -341,7 +341,6 @@ mod tests {
     use super::*;
     use crate::telemetry::reason::Reason;
 
-    /// covers: foundation 2
     #[test]
     fn counts_ledger_and_health_are_gathered_under_outrigger_names() {
         let telemetry = Telemetry::default();

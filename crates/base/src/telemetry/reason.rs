@@ -79,7 +79,6 @@ impl Reason {
 mod tests {
     use super::*;
 
-    /// covers: foundation 2
     #[test]
     fn each_reason_has_one_word_everywhere() {
         for reason in Reason::ALL {

@@ -264,7 +264,6 @@ pub fn encode_lines(
 mod tests {
     use super::*;
 
-    /// covers: foundation 5
     #[test]
     fn a_file_is_rotated_at_its_bound_and_old_ones_go() {
         let dir = std::env::temp_dir().join(format!("outrigger-filesink-{}", std::process::id()));

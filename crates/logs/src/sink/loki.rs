@@ -291,7 +291,6 @@ mod tests {
         value: String,
     }
 
-    /// covers: foundation 5
     #[test]
     fn what_is_written_by_hand_reads_as_the_published_messages() {
         let config = serde_json::json!({ "url": "http://loki:3100/", "labels": { "service": "a\"b" } });
@@ -316,7 +315,6 @@ mod tests {
         assert_eq!((first.metadata[0].name.as_str(), first.metadata[0].value.as_str()), ("region", "eu"));
     }
 
-    /// covers: faults 4
     #[test]
     fn records_with_one_time_are_set_apart_and_labels_are_checked() {
         let mut times = Times::default();
@@ -334,7 +332,6 @@ mod tests {
         }
     }
 
-    /// covers: foundation 5
     #[test]
     fn a_body_ends_at_its_bound_and_the_next_goes_on_there() {
         let config: Config = serde_json::from_str(r#"{"url":"http://loki:3100"}"#).expect("a Config");

@@ -158,7 +158,6 @@ const ANSWER_MAX: usize = 64 << 10;
 mod tests {
     use super::*;
 
-    /// covers: foundation 5
     #[test]
     fn the_registry_keeps_its_laws() {
         config::registry::assert_laws::<SinkEntry>(SinkEntry::KINDS);

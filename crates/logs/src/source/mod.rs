@@ -46,7 +46,6 @@ pub(crate) const CHUNK: usize = 256 << 10;
 mod tests {
     use super::*;
 
-    /// covers: foundation 5
     #[test]
     fn the_registry_keeps_its_laws() {
         config::registry::assert_laws::<SourceEntry>(SourceEntry::KINDS);

@@ -79,7 +79,6 @@ pub fn apply(stages: &[MeteredStage], batch: &mut Batch) {
 mod tests {
     use super::*;
 
-    /// covers: foundation 5
     #[test]
     fn the_registry_keeps_its_laws() {
         config::registry::assert_laws::<StageEntry>(StageEntry::KINDS);

@@ -286,7 +286,6 @@ mod tests {
         }
     }
 
-    /// covers: foundation 5
     #[test]
     fn fields_are_ranges_of_the_line_and_the_time_is_lifted() {
         check(
@@ -309,7 +308,6 @@ mod tests {
         check("{}", &[], None);
     }
 
-    /// covers: foundation 5
     #[test]
     fn what_is_no_object_stays_a_plain_message() {
         for line in ["plain", "[1]", "{\"a\":1", "{\"a\":1} tail", "{\"a\":}", "", "\"text\""] {

@@ -23,7 +23,6 @@ config::registry! {
 mod tests {
     use super::*;
 
-    /// covers: foundation 5
     #[test]
     fn the_registry_keeps_its_laws() {
         config::registry::assert_laws::<SinkEntry>(SinkEntry::KINDS);

@@ -387,7 +387,7 @@ mod tests {
         help: String,
     }
 
-    /// covers: foundation 5
+    /// Guarantee: metrics-outage-contained
     #[test]
     fn a_full_buffer_drops_the_oldest_snapshot() {
         let mut interner = Interner::default();
@@ -414,7 +414,7 @@ mod tests {
         assert_eq!(writer.queue.borrow().front().map(|waiting| waiting.snapshot.time_ms), Some(2));
     }
 
-    /// covers: foundation 5
+    /// Guarantee: stale-series-removed
     #[test]
     fn requests_read_as_the_published_messages_with_sorted_labels_and_stale_markers() {
         let mut interner = Interner::default();

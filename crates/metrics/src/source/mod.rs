@@ -150,7 +150,6 @@ fn ended(interner: &Cell<crate::series::Interner>) -> Snapshot {
 mod tests {
     use super::*;
 
-    /// covers: foundation 5
     #[test]
     fn the_registry_keeps_its_laws() {
         config::registry::assert_laws::<SourceEntry>(SourceEntry::KINDS);

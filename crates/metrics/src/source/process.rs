@@ -185,7 +185,6 @@ fn start_time(start_ticks: u64, ticks: f64) -> f64 {
 mod tests {
     use super::*;
 
-    /// covers: foundation 5
     #[test]
     fn a_living_process_has_numbers_and_a_dead_one_has_none() {
         let me = i32::try_from(std::process::id()).expect("a process id");

@@ -216,7 +216,6 @@ mod tests {
         plan(&loaded.config, &around, &loaded.tree)
     }
 
-    /// covers: attachment 1
     #[test]
     fn signals_are_rewritten_by_name_and_unknown_ones_are_named_at_their_place() {
         let plan =
@@ -228,7 +227,6 @@ mod tests {
         assert_eq!(findings.len(), 2);
     }
 
-    /// covers: attachment 1
     #[test]
     fn the_app_does_not_see_our_secrets_unless_it_needs_them() {
         let has = |yaml: &str, name: &str| {
@@ -242,7 +240,6 @@ mod tests {
         assert_eq!(has("environment: { pass: [PATH], unset: [PATH] }", "PATH"), None);
     }
 
-    /// covers: attachment 4
     #[test]
     fn what_is_said_of_an_app_that_is_not_started_here_is_told_to_have_no_effect() {
         let yaml = "port: 80\nuser: nobody\nrestart: { policy: always }\nstop: { grace_period: 1s }\n";
@@ -253,7 +250,6 @@ mod tests {
         assert_eq!(without_effect(true, &loaded.tree).len(), 0);
     }
 
-    /// covers: attachment 4
     #[test]
     fn the_end_of_an_app_elsewhere_is_no_business_of_a_wrapped_one() {
         assert!(planned("external: { exit_code_file: /x }", &["app"]).is_err());

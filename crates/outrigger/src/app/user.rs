@@ -62,7 +62,6 @@ mod tests {
         }
     }
 
-    /// covers: attachment 1
     #[test]
     fn users_and_groups_are_found_by_name_and_number() {
         check("web", Ok((33, 34, &[34, 50])));

@@ -349,7 +349,6 @@ fn entry<'n>(node: &'n Node, key: &str) -> Option<&'n Node> {
 mod tests {
     use super::*;
 
-    /// covers: attachment 4
     #[test]
     fn a_url_is_an_address_or_localhost() {
         let check = |url: &str, expect: Option<(&str, usize)>| {
@@ -376,7 +375,6 @@ mod tests {
         }
     }
 
-    /// covers: attachment 4
     #[test]
     fn an_answer_is_read_whatever_it_is() {
         let check = |answer: &str, expect: Option<(u16, &str)>| {
@@ -390,7 +388,6 @@ mod tests {
         }
     }
 
-    /// covers: attachment 4
     #[test]
     fn the_socket_is_found_in_a_configuration_that_has_become_wrong() {
         let path = std::env::temp_dir().join(format!("outrigger-remote-{}.yaml", std::process::id()));

@@ -64,7 +64,6 @@ impl Policy for LeastRequest {
 mod tests {
     use super::*;
 
-    /// covers: foundation 5
     #[test]
     fn the_busier_one_of_two_is_never_taken() {
         let loads = [EndpointState::default(), EndpointState::default()];

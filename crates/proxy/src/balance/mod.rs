@@ -59,13 +59,11 @@ mod tests {
     use super::*;
     use std::time::Duration;
 
-    /// covers: foundation 5
     #[test]
     fn the_registry_keeps_its_laws() {
         config::registry::assert_laws::<BalanceEntry>(BalanceEntry::KINDS);
     }
 
-    /// covers: foundation 5
     #[test]
     fn every_policy_avoids_what_is_set_aside_and_never_gives_up() {
         let now = Instant::now();

@@ -301,7 +301,6 @@ mod tests {
         }
     }
 
-    /// covers: foundation 5
     #[test]
     fn chunks_end_where_the_framing_says() {
         check("5\r\nhello\r\n0\r\n\r\n", Ok((15, "hello", "5\r\nhello\r\n0\r\n\r\n")));
@@ -313,7 +312,6 @@ mod tests {
         check(text, Ok((text.len(), "ab", text)));
     }
 
-    /// covers: faults 5
     #[test]
     fn trailers_that_change_the_message_are_left_out() {
         let text = "0\r\nX-A: 1\r\nContent-Length: 5\r\nx-b:2\r\nTRANSFER-encoding: chunked\r\n\r\n";
@@ -325,7 +323,6 @@ mod tests {
         check("1;a\u{1}b\r\nx\r\n0\r\n\r\n", Err(()));
     }
 
-    /// covers: foundation 5
     #[test]
     fn framing_that_two_parsers_could_read_differently_is_refused() {
         for text in [
@@ -347,7 +344,6 @@ mod tests {
         assert_eq!(Body::chunked().take(long.as_bytes(), None), Err(Malformed));
     }
 
-    /// covers: foundation 5
     #[test]
     fn a_length_leaves_what_follows() {
         let mut body = Body::Length(3);

@@ -311,7 +311,6 @@ mod tests {
         }
     }
 
-    /// covers: foundation 5
     #[test]
     fn heads_keep_case_and_order_and_lose_what_is_hop_by_hop() {
         check_request(
@@ -334,7 +333,6 @@ mod tests {
         );
     }
 
-    /// covers: foundation 5
     #[test]
     fn ambiguous_requests_are_refused() {
         for (lines, status) in [
@@ -364,7 +362,6 @@ mod tests {
         check_request(&format!("GET / HTTP/1.1\r\nHost: x\r\n{many}\r\n"), Err(431));
     }
 
-    /// covers: faults 5
     #[test]
     fn a_target_and_its_host_are_one_or_refused() {
         let host = |target: &str, method: &str| format!("{method} {target} HTTP/1.1\r\nHost: x\r\n\r\n");
@@ -390,7 +387,6 @@ mod tests {
         check_request("GET / HTTP/1.1\r\nHost: x\r\nVia: 1.0 a, 1.1 o-1\r\n\r\n", Err(508));
     }
 
-    /// covers: faults 5
     #[test]
     fn fields_of_one_hop_are_rewritten() {
         check_request(
@@ -432,7 +428,6 @@ mod tests {
     const GET: ResponseContext<'static> =
         ResponseContext { method: Method::Get, http_10: false, keep_alive: true, upgrade: None };
 
-    /// covers: foundation 5
     #[test]
     fn responses_say_truly_whether_the_connection_stays() {
         let ok = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n";
@@ -464,7 +459,6 @@ mod tests {
         check_response("ICY 200 OK\r\n\r\n", GET, Err("malformed"));
     }
 
-    /// covers: faults 5
     #[test]
     fn a_response_with_too_many_headers_is_told_from_a_malformed_one() {
         let asked = ResponseContext { method: Method::Get, http_10: false, keep_alive: true, upgrade: None };

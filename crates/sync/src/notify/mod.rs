@@ -27,7 +27,6 @@ impl NotifyKind {
 mod tests {
     use super::*;
 
-    /// covers: foundation 5
     #[test]
     fn the_registry_keeps_its_laws() {
         config::registry::assert_laws::<NotifyEntry>(NotifyEntry::KINDS);

@@ -14,7 +14,6 @@ config::registry! {
 mod tests {
     use super::*;
 
-    /// covers: foundation 5
     #[test]
     fn the_registry_keeps_its_laws() {
         config::registry::assert_laws::<PublishEntry>(PublishEntry::KINDS);

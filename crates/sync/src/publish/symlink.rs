@@ -253,7 +253,7 @@ mod tests {
         place.publish(candidate, revision).expect("published");
     }
 
-    /// covers: foundation 5
+    /// Guarantee: publication-atomic
     #[test]
     fn a_reader_that_holds_the_directory_never_sees_two_revisions() {
         let dir = temp("readers");
@@ -290,7 +290,6 @@ mod tests {
         let _ = fs::remove_dir_all(&dir);
     }
 
-    /// covers: foundation 5
     #[test]
     fn what_stands_in_the_way_is_never_replaced() {
         let dir = temp("inway");

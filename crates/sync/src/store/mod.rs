@@ -92,7 +92,6 @@ impl StoreKind {
 mod tests {
     use super::*;
 
-    /// covers: foundation 5
     #[test]
     fn the_registry_keeps_its_laws() {
         config::registry::assert_laws::<StoreEntry>(StoreEntry::KINDS);

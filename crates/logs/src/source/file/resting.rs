@@ -98,7 +98,6 @@ mod tests {
         Resting { size: 1, modified: 2, path: path.into(), begin: None, is_missing: false }
     }
 
-    /// covers: faults 4
     #[test]
     fn a_file_is_found_under_the_path_that_it_has() {
         let id = |inode| FileId { device: 1, inode };

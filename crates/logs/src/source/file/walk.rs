@@ -213,7 +213,6 @@ mod tests {
     use super::*;
     use std::os::unix::ffi::OsStrExt as _;
 
-    /// covers: faults 4
     #[test]
     fn patterns_match_names_that_are_not_text_and_files_below_folders() {
         let dir = std::env::temp_dir().join(format!("outrigger-walk-{}", std::process::id()));

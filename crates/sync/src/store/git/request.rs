@@ -108,7 +108,6 @@ mod tests {
         }
     }
 
-    /// covers: faults 3
     #[test]
     fn a_request_is_put_right_and_all_else_stays() {
         check(
@@ -123,7 +122,6 @@ mod tests {
     }
 
     /// What is no request, or has its end, waits for nothing: the server may be waited for.
-    /// covers: faults 3
     #[test]
     fn only_a_request_without_its_end_is_held_back() {
         let mut writer = Corrected::new(Vec::new());

@@ -246,7 +246,6 @@ fn ready(waits: &mut [PollFd<'_>], until: Instant) -> io::Result<bool> {
 mod tests {
     use super::reason;
 
-    /// covers: faults 6
     #[test]
     fn what_ssh_says_of_a_key_stands_beside_the_refusal() {
         let denied = "git@host: Permission denied (publickey).";
