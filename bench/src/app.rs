@@ -1,8 +1,8 @@
-//! The apps that a benchmark wraps: this binary itself, started with a hidden first word.
+//! The apps that a benchmark wraps: this binary itself, started with a hidden first argument.
 //!
-//! In: the words that `stamp` or `lines` made. Out: on stdout, the time of the monotonic clock at the first thing that
-//! `main` does; or lines, after whoever started the app has opened and closed the pipe it waits at. A shell or an
-//! interpreter would take longer to start than what is measured.
+//! In: the arguments that `stamp` or `lines` created. Out: on stdout, the time of the monotonic clock at the first action
+//! of `main`; or lines, after the benchmark has opened and closed the pipe at which the app waits. A shell or an
+//! interpreter would take longer to start than the measured time.
 
 use std::fs::{File, OpenOptions};
 use std::io::Read;
@@ -24,13 +24,13 @@ pub fn now() -> Duration {
     Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or(0))
 }
 
-/// The command of an app that prints `now` in nanoseconds and ends.
+/// The command of an app that prints `now` in nanoseconds and exits.
 pub fn stamp() -> Result<Vec<String>, String> {
     command(&["stamp"])
 }
 
 /// The command of an app that waits at `gate`, then writes `lines` lines of 100 bytes in writes of `bytes`, and then
-/// does nothing until it is told to end.
+/// does nothing until it is terminated.
 pub fn lines(lines: u64, bytes: usize, gate: &Gate) -> Result<Vec<String>, String> {
     command(&["lines", &lines.to_string(), &bytes.to_string(), &gate.path.to_string_lossy()])
 }
@@ -47,35 +47,35 @@ pub struct Gate {
 }
 
 impl Gate {
-    pub fn new(folder: &Path) -> Result<Self, String> {
-        let path = folder.join("gate");
+    pub fn new(directory: &Path) -> Result<Self, String> {
+        let path = directory.join("gate");
         mkfifoat(CWD, &path, Mode::RUSR | Mode::WUSR).map_err(|e| format!("cannot create {}: {e}", path.display()))?;
         Ok(Self { path })
     }
 
-    /// Holds the gate once the app waits at it; dropping the answer lets the app go on.
+    /// Holds the gate once the app waits at it; dropping the file lets the app continue.
     pub fn held(&self) -> Option<File> {
-        // Without waiting, a pipe is only opened for writing when somebody reads it.
+        // With O_NONBLOCK, opening a pipe for writing fails unless a process has it open for reading (fifo(7)).
         let flags = i32::try_from(OFlags::NONBLOCK.bits()).ok()?;
         OpenOptions::new().write(true).custom_flags(flags).open(&self.path).ok()
     }
 }
 
-/// Does what the hidden words say; nothing when the command line is a benchmark's.
-pub fn play(mut words: impl Iterator<Item = String>) -> Option<ExitCode> {
+/// Runs the app of the hidden arguments; `None` if the command line is a benchmark's.
+pub fn run(mut words: impl Iterator<Item = String>) -> Option<ExitCode> {
     let now = now();
     if words.next()? != HIDDEN {
         return None;
     }
-    let played = match words.next().as_deref() {
+    let result = match words.next().as_deref() {
         Some("stamp") => {
             println!("{}", now.as_nanos());
             Ok(())
         }
         Some("lines") => write_lines(&words.collect::<Vec<_>>()),
-        other => Err(format!("no such app: {other:?}")),
+        other => Err(format!("unknown app: {other:?}")),
     };
-    Some(match played {
+    Some(match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(fault) => {
             eprintln!("bench, as an app: {fault}");
@@ -86,10 +86,10 @@ pub fn play(mut words: impl Iterator<Item = String>) -> Option<ExitCode> {
 
 fn write_lines(words: &[String]) -> Result<(), String> {
     let [lines, bytes, gate] = words else {
-        return Err(format!("three words are needed, not {words:?}"));
+        return Err(format!("expected three arguments, found {words:?}"));
     };
-    let lines: usize = lines.parse().map_err(|_| format!("`{lines}` is no number of lines"))?;
-    let bytes: usize = bytes.parse().map_err(|_| format!("`{bytes}` is no number of bytes"))?;
+    let lines: usize = lines.parse().map_err(|_| format!("`{lines}` is not a number of lines"))?;
+    let bytes: usize = bytes.parse().map_err(|_| format!("`{bytes}` is not a number of bytes"))?;
     let mut gate = File::open(gate).map_err(|e| format!("cannot open {gate}: {e}"))?;
     gate.read_to_end(&mut Vec::new()).map_err(|e| format!("cannot wait: {e}"))?;
     let text = text(bytes);
@@ -105,7 +105,7 @@ fn write_lines(words: &[String]) -> Result<(), String> {
     }
 }
 
-/// As many lines as a write of `bytes` needs, wherever in a line it starts.
+/// Enough lines for a write of `bytes`, at any offset in a line.
 fn text(bytes: usize) -> Vec<u8> {
     let line = format!("{:-<width$}\n", "2026-01-01T00:00:00Z INFO an order was paid ", width = LINE_BYTES - 1);
     line.into_bytes().into_iter().cycle().take(bytes + LINE_BYTES).collect()
@@ -116,16 +116,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_write_may_start_anywhere_in_a_line_and_lines_have_100_bytes() {
+    fn lines_have_100_bytes_at_every_write_offset() {
         let text = text(4096);
         assert_eq!(text.len(), 4196);
         assert!(
-            text.iter().enumerate().all(|(place, byte)| (*byte == b'\n') == (place % LINE_BYTES == LINE_BYTES - 1))
+            text.iter().enumerate().all(|(index, byte)| (*byte == b'\n') == (index % LINE_BYTES == LINE_BYTES - 1))
         );
     }
 
     #[test]
-    fn a_benchmarks_own_command_line_is_not_an_apps() {
-        assert!(play(["footprint".to_owned()].into_iter()).is_none());
+    fn a_case_name_does_not_start_an_app() {
+        assert!(run(["footprint".to_owned()].into_iter()).is_none());
     }
 }

@@ -1,12 +1,12 @@
-//! The list of cases, and nothing else: a new case is one file under `cases/` and one entry here.
+//! The list of cases: a new case is one file under `cases/` and one entry here.
 
 mod footprint;
 mod proxy_http1;
 
 use crate::report::Report;
 
-/// One benchmark. `run` takes the number of pairs; a missing peer is a remark in its report, and only a machine that
-/// cannot hold the case at all (no loopback, no scratch folder) is an error.
+/// One benchmark. `run` takes the number of pairs; a missing peer is a remark in its report; only a machine that
+/// cannot run the case at all (no loopback, no scratch directory) is an error.
 pub struct Case {
     pub name: &'static str,
     pub measures: &'static str,
@@ -16,12 +16,12 @@ pub struct Case {
 pub const CASES: &[Case] = &[
     Case {
         name: "footprint",
-        measures: "memory, CPU, start, cost per line, outages, size of the binary; beside dumb-init, tini and Envoy",
+        measures: "memory, CPU, start, cost per line, outages, size of the binary; compared with dumb-init, tini and Envoy",
         run: footprint::run,
     },
     Case {
         name: "proxy-http1",
-        measures: "CPU per request of the HTTP/1.1 proxy; beside HAProxy, nginx and Envoy",
+        measures: "CPU per request of the HTTP/1.1 proxy; compared with HAProxy, nginx and Envoy",
         run: proxy_http1::run,
     },
 ];
@@ -31,10 +31,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_case_has_a_name_of_its_own_and_says_what_it_measures() {
-        for (place, case) in CASES.iter().enumerate() {
+    fn every_case_has_a_unique_name_and_description() {
+        for (index, case) in CASES.iter().enumerate() {
             assert!(!case.name.is_empty() && !case.measures.is_empty());
-            assert!(CASES[..place].iter().all(|other| other.name != case.name), "{} stands twice", case.name);
+            assert!(CASES[..index].iter().all(|other| other.name != case.name), "duplicate case {}", case.name);
         }
     }
 }

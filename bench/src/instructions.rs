@@ -1,7 +1,7 @@
-//! Instructions per request by `perf stat`, where the machine counts them; many virtual machines do not.
+//! Instructions per request by `perf stat`, if the machine counts them; many virtual machines do not.
 //!
-//! In: the load's command and the pids of the proxy. Out: the number of instructions that those processes executed while
-//! the load ran. The load itself is not counted: `perf` attaches to the pids and only lives as long as the command.
+//! In: the load's command and the PIDs of the proxy. Out: the number of instructions that those processes executed while
+//! the load ran. The load itself is not counted: `perf` attaches to the PIDs and runs only as long as the command.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -15,10 +15,10 @@ pub struct Counter {
 }
 
 impl Counter {
-    /// Tries `perf stat` on a program that does nothing; the reason when no number comes back.
-    pub fn find(folder: &Path) -> Result<Self, String> {
+    /// Tries `perf stat` on a program that does nothing; an error if it returns no number.
+    pub fn find(directory: &Path) -> Result<Self, String> {
         let perf = programs::system("perf").map_err(|_| "perf is not installed".to_owned())?;
-        let counts = folder.join("instructions.csv");
+        let counts = directory.join("instructions.csv");
         let mut trial = Command::new(&perf);
         trial.args(["stat", "-x,", "-e", "instructions", "-o"]).arg(&counts).args(["--", "true"]);
         finish(trial, Duration::from_secs(10))?;
@@ -38,7 +38,7 @@ impl Counter {
     }
 }
 
-/// The first field of the line for the event; `<not supported>` and `<not counted>` are no numbers.
+/// The first field of the line for the event; `<not supported>` and `<not counted>` are not numbers.
 pub fn read_count(text: &str) -> Option<f64> {
     let line = text.lines().find(|line| line.contains(",instructions"))?;
     line.split(',').next()?.trim().parse().ok()

@@ -1,7 +1,7 @@
 //! Load by wrk: one thread, keep-alive, a fixed number of connections and seconds.
 //!
-//! In: a shape of request, connections, seconds, a port. Out: requests, rate and 99th percentile. A run in which any
-//! request failed is an error, never a figure: a proxy that refuses work is cheap.
+//! In: a shape of request, connections, seconds, a port. Out: requests, rate and 99th percentile. A run with a failed
+//! request is an error, never a result: a proxy that rejects requests is cheap.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -11,7 +11,7 @@ use crate::instructions;
 use crate::running::finish;
 use crate::scratch::write;
 
-/// What each request looks like; the answer is the same small body for all.
+/// The shape of each request; the response is the same small body for all.
 #[derive(Clone, Copy, PartialEq)]
 pub enum Shape {
     Plain,
@@ -41,9 +41,9 @@ impl Load {
         shape: Shape,
         connections: u32,
         seconds: u64,
-        folder: &Path,
+        directory: &Path,
     ) -> Result<Outcome, String> {
-        let command = self.command(port, shape, connections, seconds, folder)?;
+        let command = self.command(port, shape, connections, seconds, directory)?;
         read_outcome(&finish(command, Duration::from_secs(seconds + 15))?)
     }
 
@@ -53,14 +53,14 @@ impl Load {
         counter: &instructions::Counter,
         pids: &[u32],
         target: (u16, Shape, u32, u64),
-        folder: &Path,
+        directory: &Path,
     ) -> Result<f64, String> {
         let (port, shape, connections, seconds) = target;
-        let load = self.command(port, shape, connections, seconds, folder)?;
-        let counts = folder.join("instructions.csv");
+        let load = self.command(port, shape, connections, seconds, directory)?;
+        let counts = directory.join("instructions.csv");
         let output = finish(counter.around(&load, pids, &counts), Duration::from_secs(seconds + 15))?;
         let requests = read_outcome(&output)?.requests;
-        let text = std::fs::read_to_string(&counts).map_err(|e| format!("perf left no counts: {e}"))?;
+        let text = std::fs::read_to_string(&counts).map_err(|e| format!("cannot read the counts of perf: {e}"))?;
         Ok(instructions::read_count(&text).ok_or("perf counted nothing")? / requests)
     }
 
@@ -70,13 +70,13 @@ impl Load {
         shape: Shape,
         connections: u32,
         seconds: u64,
-        folder: &Path,
+        directory: &Path,
     ) -> Result<Command, String> {
         let mut command = Command::new(&self.taskset);
         command.arg("-c").arg(self.core.to_string()).arg(&self.wrk);
         command.args(["-t1", "--latency", &format!("-c{connections}"), &format!("-d{seconds}s")]);
         if let Some(script) = script(shape) {
-            let path = folder.join("shape.lua");
+            let path = directory.join("shape.lua");
             write(&path, &script)?;
             command.arg("-s").arg(path);
         }
@@ -125,7 +125,7 @@ fn read_outcome(text: &str) -> Result<Outcome, String> {
         (Some(requests), Some(per_second), Some(p99_ms)) if requests > 0.0 => {
             Ok(Outcome { requests, per_second, p99_ms })
         }
-        _ => Err(format!("wrk's answer cannot be read: {}", text.trim().replace('\n', " / "))),
+        _ => Err(format!("cannot parse the output of wrk: {}", text.trim().replace('\n', " / "))),
     }
 }
 
@@ -145,25 +145,25 @@ fn milliseconds(text: &str) -> Option<f64> {
 mod tests {
     use super::*;
 
-    const ANSWER: &str = "  Latency Distribution\n     50%    1.50ms\n     99%    2.50ms\n\
+    const OUTPUT: &str = "  Latency Distribution\n     50%    1.50ms\n     99%    2.50ms\n\
                           \x20 97000 requests in 3.00s, 27.10MB read\nRequests/sec:  32333.10\n";
 
     #[test]
-    fn an_answer_is_read_whole() {
+    fn all_values_of_the_output_are_parsed() {
         let expect = Outcome { requests: 97000.0, per_second: 32333.1, p99_ms: 2.5 };
-        assert_eq!(read_outcome(ANSWER), Ok(expect));
+        assert_eq!(read_outcome(OUTPUT), Ok(expect));
     }
 
     #[test]
-    fn a_run_with_failed_requests_is_no_figure() {
+    fn a_run_with_failed_requests_is_an_error() {
         for line in ["  Non-2xx or 3xx responses: 7\n", "  Socket errors: connect 0, read 1, write 0, timeout 0\n"] {
-            let fault = read_outcome(&format!("{ANSWER}{line}")).expect_err("requests failed");
+            let fault = read_outcome(&format!("{OUTPUT}{line}")).expect_err("requests failed");
             assert!(fault.contains(line.trim()), "{fault}");
         }
     }
 
     #[test]
-    fn every_unit_of_wrk_is_known() {
+    fn every_unit_of_wrk_is_supported() {
         for (text, expect) in [("870.00us", Some(0.87)), ("  1.00s", Some(1000.0)), ("3.00ms", Some(3.0)), ("x", None)]
         {
             assert_eq!(milliseconds(text), expect, "{text}");

@@ -1,14 +1,14 @@
 //! Side-by-side benchmarks: one case at a time against real peers, in turn, on this machine.
 //!
-//! In: a case's name (none runs them all), `--pairs N`, `--json FILE`, and from the environment `OUTRIGGER_BIN` (our
-//! binary) and `OUTRIGGER_PEERS` (the folder of installed peers). Out: a table on stdout, progress on stderr, the JSON.
-//! Bounds: every process has a time limit and is stopped by its pid, all traffic stays on 127.0.0.1, and everything
-//! written lies in one scratch folder that is removed at the end. A figure over its limit is shown and does not fail
-//! the run: a benchmark on a shared machine informs, it does not gate.
+//! In: a case's name (none runs them all), `--pairs N`, `--json FILE`, and from the environment `OUTRIGGER_BIN` (the
+//! binary) and `OUTRIGGER_PEERS` (the directory of installed peers). Out: a table on stdout, progress on stderr, the
+//! JSON. Bounds: every process has a time limit and is stopped by its PID, all traffic stays on 127.0.0.1, and all files
+//! are in one scratch directory that is removed at the end. A result over its limit is shown and does not fail the run:
+//! a benchmark on a shared machine informs, it does not gate.
 
 mod app;
 mod cases;
-mod contenders;
+mod peers;
 mod instructions;
 mod load;
 mod pace;
@@ -25,7 +25,7 @@ use std::process::ExitCode;
 use cases::{CASES, Case};
 
 fn main() -> ExitCode {
-    if let Some(code) = app::play(std::env::args().skip(1)) {
+    if let Some(code) = app::run(std::env::args().skip(1)) {
         return code;
     }
     let arguments = match Arguments::parse(std::env::args().skip(1)) {
@@ -53,8 +53,8 @@ fn run(arguments: &Arguments) -> Result<(), String> {
         reports.push(report.json());
     }
     if let Some(path) = &arguments.json {
-        let whole = serde_json::json!({ "cases": reports });
-        let text = format!("{whole:#}\n");
+        let report = serde_json::json!({ "cases": reports });
+        let text = format!("{report:#}\n");
         std::fs::write(path, text).map_err(|e| format!("cannot write {}: {e}", path.display()))?;
     }
     Ok(())
@@ -120,12 +120,11 @@ mod tests {
     }
 
     #[test]
-    fn a_mistyped_case_and_a_pair_count_of_zero_are_refused_by_name() {
-        for (line, named) in
-            [("footprnt", "footprnt"), ("--pairs 0", "`0`"), ("--pairs x", "`x`"), ("--json", "--json")]
+    fn invalid_arguments_are_rejected_by_name() {
+        for (line, word) in [("footprnt", "footprnt"), ("--pairs 0", "`0`"), ("--pairs x", "`x`"), ("--json", "--json")]
         {
-            let fault = parse(line).err().expect("a mistake is refused");
-            assert!(fault.contains(named), "{line}: {fault}");
+            let fault = parse(line).err().expect("an invalid argument is rejected");
+            assert!(fault.contains(word), "{line}: {fault}");
         }
     }
 }

@@ -1,8 +1,8 @@
-//! Requests at a fixed pace, each on a connection of its own, whether or not those before were answered.
+//! Requests at a fixed pace, each on its own connection, whether or not previous ones got a response (open loop).
 //!
-//! In: a port and the time between two requests. Out: when each began and ended, and whether it brought 200. A client
-//! that waits for its answer before it asks again would ask once during an outage, and the outage would weigh one
-//! request. At most 256 requests wait at a time, each at most 4 s; a beat with no room is left out.
+//! In: a port and the time between two requests. Out: when each began and ended, and whether it returned 200. A client
+//! that waits for its response before the next request would send one request during an outage, and the outage would
+//! count as one request. At most 256 requests wait at a time, each at most 4 s; a beat above that limit is skipped.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -43,18 +43,18 @@ impl Pace {
         Self { going, ended, pacer: Some(pacer) }
     }
 
-    /// The requests that have ended so far, in the order in which they ended.
+    /// The requests that have ended so far, ordered by their end.
     pub fn ended(&self) -> Vec<Request> {
         self.ended.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// No further request begins; all that have begun, when the last has ended.
+    /// Starts no further request; returns all requests once the last has ended.
     pub fn stop(mut self) -> Vec<Request> {
-        self.rest();
+        self.halt();
         self.ended()
     }
 
-    fn rest(&mut self) {
+    fn halt(&mut self) {
         self.going.store(false, Ordering::Relaxed);
         if self.pacer.take().is_some_and(|pacer| pacer.join().is_err()) {
             eprintln!("bench: the thread that sets the pace has panicked");
@@ -64,7 +64,7 @@ impl Pace {
 
 impl Drop for Pace {
     fn drop(&mut self) {
-        self.rest();
+        self.halt();
     }
 }
 
@@ -85,11 +85,11 @@ fn beat(port: u16, interval: Duration, going: &AtomicBool, ended: &Arc<Mutex<Vec
             let request = Request { begun, ended: Instant::now(), answered };
             ended.lock().unwrap_or_else(PoisonError::into_inner).push(request);
         };
-        // Without a thread this beat is left out, like one for which there is no room.
+        // If no thread can be started, this beat is skipped, as one above the limit.
         waiting.extend(std::thread::Builder::new().stack_size(STACK_BYTES).spawn(request));
     }
     for request in waiting {
-        // A panic has been printed by the thread itself; its request is missing from the list.
+        // A thread prints its own panic; its request is missing from the list.
         request.join().ok();
     }
 }
@@ -100,22 +100,22 @@ mod tests {
     use crate::receiver::Receiver;
 
     #[test]
-    fn a_request_that_hangs_does_not_hold_back_those_behind_it() {
-        // It takes connections and answers nothing.
+    fn a_hung_request_does_not_delay_later_ones() {
+        // It accepts connections and sends no response.
         let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("a loopback port");
         let port = silent.local_addr().expect("a bound socket has an address").port();
         let pace = Pace::start(port, Duration::from_millis(1));
-        let mut taken = Vec::new();
-        while taken.len() < 5 {
-            taken.push(silent.accept().expect("requests keep coming"));
+        let mut accepted = Vec::new();
+        while accepted.len() < 5 {
+            accepted.push(silent.accept().expect("requests continue"));
         }
         assert!(pace.ended().is_empty(), "none of them can have ended");
-        drop((silent, taken));
+        drop((silent, accepted));
         assert!(pace.stop().iter().all(|request| !request.answered));
     }
 
     #[test]
-    fn every_request_to_a_server_that_works_is_answered() {
+    fn a_working_server_gets_every_request() {
         let receiver = Receiver::start().expect("a loopback port");
         let pace = Pace::start(receiver.port, Duration::from_millis(1));
         let limit = Instant::now() + Duration::from_secs(10);

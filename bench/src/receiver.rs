@@ -1,9 +1,9 @@
-//! An HTTP server inside the benchmark that reads and discards: the log sink's and remote write's other end, and the
-//! app's metrics page.
+//! An HTTP server inside the benchmark that reads and discards: the receiver of the log sink and of remote write, and the
+//! app's /metrics endpoint.
 //!
-//! In: HTTP/1.1 requests on a loopback port. Out: 200, with a page of metrics for `/metrics`, and a count for each
-//! path. One thread per connection; heads are limited to 64 KiB, bodies are never kept, and the threads end with their
-//! connections, at the latest with the process.
+//! In: HTTP/1.1 requests on a loopback port. Out: 200, with metrics for `/metrics`, and a count for each path. One thread
+//! per connection; heads are limited to 64 KiB, bodies are discarded, and the threads end with their connections, at the
+//! latest with the process.
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -27,14 +27,14 @@ impl Receiver {
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 let serving = accepting.clone();
-                // A connection that breaks ends its thread; the client sees it and the count stays as it was.
+                // A broken connection ends its thread; the client detects it and the count does not change.
                 std::thread::spawn(move || serving.serve(stream).ok());
             }
         });
         Ok(receiver)
     }
 
-    /// How many requests for `path` have been read to their end.
+    /// The number of requests for `path` that have been read completely.
     pub fn count(&self, path: &str) -> u64 {
         self.counts.lock().unwrap_or_else(PoisonError::into_inner).get(path).copied().unwrap_or(0)
     }
@@ -52,7 +52,7 @@ impl Receiver {
     }
 }
 
-/// Reads one request to its end; its path, or nothing at the end of the connection.
+/// Reads one request completely; returns its path, or `None` at the end of the connection.
 fn discard_request(reader: &mut impl BufRead, writer: &mut impl Write) -> std::io::Result<Option<String>> {
     let mut head = reader.take(HEAD_LIMIT);
     let mut line = String::new();
@@ -103,7 +103,7 @@ fn discard(reader: &mut impl BufRead, length: u64) -> std::io::Result<()> {
     if read == length { Ok(()) } else { Err(std::io::ErrorKind::UnexpectedEof.into()) }
 }
 
-/// A page as a small app has it: a few counters and one histogram, 37 series.
+/// An exposition as of a small app: a few counters and one histogram, 37 series.
 fn metrics_page() -> String {
     let mut page = String::from("# TYPE orders_total counter\n");
     for shop in 0..16 {
@@ -122,19 +122,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sized_and_chunked_bodies_are_read_to_their_end_on_one_connection() {
+    fn sized_and_chunked_bodies_share_one_connection() {
         let receiver = Receiver::start().expect("a loopback port");
         let mut stream = TcpStream::connect(("127.0.0.1", receiver.port)).expect("the receiver listens");
-        stream.set_read_timeout(Some(std::time::Duration::from_secs(10))).expect("a socket has time-outs");
+        stream.set_read_timeout(Some(std::time::Duration::from_secs(10))).expect("a socket has timeouts");
         let sent = "POST /lines HTTP/1.1\r\nContent-Length: 5\r\n\r\nhello\
                     POST /lines HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n\
                     GET /metrics HTTP/1.1\r\n\r\n";
-        stream.write_all(sent.as_bytes()).expect("loopback takes three requests");
+        stream.write_all(sent.as_bytes()).expect("loopback accepts three requests");
         stream.shutdown(std::net::Shutdown::Write).expect("the stream is open");
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).expect("three answers");
-        assert_eq!(answer.matches("HTTP/1.1 200").count(), 3, "{answer}");
+        let mut responses = String::new();
+        stream.read_to_string(&mut responses).expect("three responses");
+        assert_eq!(responses.matches("HTTP/1.1 200").count(), 3, "{responses}");
         assert_eq!((receiver.count("/lines"), receiver.count("/metrics")), (2, 1));
-        assert!(answer.ends_with("order_seconds_count 18\n"), "{answer}");
+        assert!(responses.ends_with("order_seconds_count 18\n"), "{responses}");
     }
 }

@@ -1,37 +1,37 @@
-//! What a run borrows from the machine: a scratch folder, free ports and two cores.
+//! The resources that a run uses: a scratch directory, free ports and two cores.
 //!
-//! The folder is removed when its owner is dropped. Ports are free when picked; another program may take one before
-//! its server binds, and then that start fails with its reason instead of measuring the wrong program.
+//! The directory is removed when its owner is dropped. Ports are free when picked; another program may take one before
+//! its server binds, and then that start fails with its error instead of measuring the wrong program.
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 
 pub struct Scratch {
-    folder: PathBuf,
+    directory: PathBuf,
 }
 
 impl Scratch {
     pub fn new() -> Result<Self, String> {
-        let folder = std::env::temp_dir().join(format!("outrigger-bench-{}", std::process::id()));
-        std::fs::create_dir(&folder).map_err(|e| format!("cannot create {}: {e}", folder.display()))?;
-        Ok(Self { folder })
+        let directory = std::env::temp_dir().join(format!("outrigger-bench-{}", std::process::id()));
+        std::fs::create_dir(&directory).map_err(|e| format!("cannot create {}: {e}", directory.display()))?;
+        Ok(Self { directory })
     }
 
-    /// A fresh sub-folder for one start of one program.
+    /// A fresh subdirectory for one start of one program.
     pub fn fresh(&self, name: &str) -> Result<PathBuf, String> {
-        let folder = self.folder.join(name);
-        if folder.exists() {
-            std::fs::remove_dir_all(&folder).map_err(|e| format!("cannot empty {}: {e}", folder.display()))?;
+        let directory = self.directory.join(name);
+        if directory.exists() {
+            std::fs::remove_dir_all(&directory).map_err(|e| format!("cannot empty {}: {e}", directory.display()))?;
         }
-        std::fs::create_dir(&folder).map_err(|e| format!("cannot create {}: {e}", folder.display()))?;
-        Ok(folder)
+        std::fs::create_dir(&directory).map_err(|e| format!("cannot create {}: {e}", directory.display()))?;
+        Ok(directory)
     }
 }
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        if let Err(fault) = std::fs::remove_dir_all(&self.folder) {
-            eprintln!("bench: {} is left behind: {fault}", self.folder.display());
+        if let Err(fault) = std::fs::remove_dir_all(&self.directory) {
+            eprintln!("bench: cannot remove {}: {fault}", self.directory.display());
         }
     }
 }
@@ -40,7 +40,7 @@ pub fn write(path: &Path, text: &str) -> Result<(), String> {
     std::fs::write(path, text).map_err(|e| format!("cannot write {}: {e}", path.display()))
 }
 
-/// `N` different free loopback ports; all are held until the last is known.
+/// `N` different free loopback ports; all are bound until the last is known.
 pub fn free_ports<const N: usize>() -> Result<[u16; N], String> {
     let mut held = Vec::with_capacity(N);
     let mut ports = [0; N];
@@ -54,7 +54,7 @@ pub fn free_ports<const N: usize>() -> Result<[u16; N], String> {
 
 /// The first two cores that this process may use: one for the proxy, one for everything that is not measured.
 pub fn two_cores() -> Result<[usize; 2], String> {
-    let allowed = rustix::thread::sched_getaffinity(None).map_err(|e| format!("cannot ask for the cores: {e}"))?;
+    let allowed = rustix::thread::sched_getaffinity(None).map_err(|e| format!("cannot query the cores: {e}"))?;
     let mut cores = (0..rustix::thread::CpuSet::MAX_CPU).filter(|core| allowed.is_set(*core));
     match (cores.next(), cores.next()) {
         (Some(first), Some(second)) => Ok([first, second]),

@@ -1,8 +1,8 @@
-//! What processes cost, read from /proc: CPU and memory of a process and all its descendants.
+//! Resource usage from /proc: CPU and memory of a process and all its descendants.
 //!
-//! CPU per request comes from `stat`, which keeps what ended threads and reaped children used, at the price of 10 ms
-//! steps; all other CPU comes from `schedstat`, which counts nanoseconds but forgets an ended thread. Memory is the sum
-//! of PSS, and pages of memfds and tmpfs files that no mapping shows are added, since the program holds them all the same.
+//! CPU per request is from `stat`, which includes exited threads and reaped children, in steps of 10 ms; all other CPU
+//! is from `schedstat`, which counts nanoseconds but does not include exited threads. Memory is the sum of PSS, plus
+//! unmapped pages of memfds and of tmpfs files, since the program holds them too.
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
@@ -10,7 +10,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
 
-/// User and system time, including ended threads and reaped children.
+/// User and system time, including exited threads and reaped children.
 #[derive(Clone, Copy, Default)]
 pub struct Cpu {
     pub user: Duration,
@@ -29,7 +29,7 @@ impl Cpu {
 
 /// Memory of a set of processes, in bytes.
 pub struct Memory {
-    /// Proportional set size, plus pages that only a descriptor holds.
+    /// Proportional set size, plus pages that only a file descriptor holds.
     pub pss: u64,
     /// Sum of VmRSS; counts shared pages once per process.
     pub rss: u64,
@@ -55,13 +55,13 @@ pub fn tree(root: u32) -> Vec<u32> {
     found
 }
 
-/// The words of a process's command line.
+/// The arguments of a process's command line.
 pub fn command_line(pid: u32) -> Vec<String> {
     let raw = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     raw.split(|byte| *byte == 0).filter(|word| !word.is_empty()).map(|w| String::from_utf8_lossy(w).into()).collect()
 }
 
-/// The short name that the kernel keeps, at most 15 bytes.
+/// The short name in the kernel, at most 15 bytes.
 pub fn name(pid: u32) -> String {
     fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default().trim_end().to_owned()
 }
@@ -70,7 +70,7 @@ pub fn cpu(pids: &[u32]) -> Cpu {
     let tick = Duration::from_secs(1) / u32::try_from(rustix::param::clock_ticks_per_second()).unwrap_or(100);
     let mut sum = Cpu::default();
     for fields in pids.iter().filter_map(|pid| stat_fields(*pid)) {
-        let ticks = |place: usize| fields.get(place).and_then(|field| field.parse::<u32>().ok()).unwrap_or(0);
+        let ticks = |index: usize| fields.get(index).and_then(|field| field.parse::<u32>().ok()).unwrap_or(0);
         // Fields 14 to 17 of proc(5): user, system, and both again for reaped children. The list starts at field 3.
         sum.user += tick * (ticks(11) + ticks(13));
         sum.system += tick * (ticks(12) + ticks(14));
@@ -78,14 +78,14 @@ pub fn cpu(pids: &[u32]) -> Cpu {
     sum
 }
 
-/// What the living threads have used since each was started.
+/// The usage of the running threads since the start of each.
 pub struct Threads(HashMap<String, Spent>);
 
 #[derive(Clone, Copy, Default)]
 pub struct Spent {
     /// Time on a core, user and system together.
     pub on_core: Duration,
-    /// How often a thread has gone to sleep by itself: each time means that something had woken it.
+    /// Voluntary context switches: each means that the thread had been woken.
     pub sleeps: u64,
 }
 
@@ -106,7 +106,7 @@ pub fn threads(pids: &[u32]) -> Threads {
 }
 
 impl Threads {
-    /// Thread by thread, so that one that has ended takes nothing away from the others.
+    /// Per thread, so that an exited thread does not reduce the sum.
     pub fn since(&self, earlier: &Self) -> Spent {
         let mut sum = Spent::default();
         for (thread, spent) in &self.0 {
@@ -118,7 +118,7 @@ impl Threads {
     }
 }
 
-/// `written` are the folders that the program writes to: on a tmpfs their pages are memory.
+/// `written` are the directories that the program writes to: on a tmpfs their pages count as memory.
 pub fn memory(pids: &[u32], written: &[&Path]) -> Result<Memory, String> {
     let mut memory = Memory { pss: 0, rss: 0 };
     let mut memfds = HashSet::new();
@@ -139,9 +139,9 @@ pub fn memory(pids: &[u32], written: &[&Path]) -> Result<Memory, String> {
             }
         }
     }
-    // What is mapped stands in PSS already.
+    // Mapped pages are already included in PSS.
     memory.pss += held.saturating_sub(mapped);
-    memory.pss += written.iter().map(|folder| tmpfs_bytes(folder)).sum::<u64>();
+    memory.pss += written.iter().map(|directory| tmpfs_bytes(directory)).sum::<u64>();
     Ok(memory)
 }
 
@@ -155,7 +155,7 @@ fn mapped_memfd(pid: u32) -> u64 {
     let mut in_memfd = false;
     let mut bytes = 0;
     for line in maps.lines() {
-        // A mapping opens with its address range in lower-case hexadecimal; its attributes start with a capital.
+        // A mapping begins with its address range in lower-case hexadecimal; its attributes start with a capital.
         if line.starts_with(|first: char| first.is_ascii_digit() || first.is_ascii_lowercase()) {
             in_memfd = line.contains("/memfd:");
         } else if let (true, Some(rest)) = (in_memfd, line.strip_prefix("Pss:")) {
@@ -165,23 +165,23 @@ fn mapped_memfd(pid: u32) -> u64 {
     bytes
 }
 
-fn tmpfs_bytes(folder: &Path) -> u64 {
+fn tmpfs_bytes(directory: &Path) -> u64 {
     const TMPFS: i64 = 0x0102_1994;
-    let on_tmpfs = rustix::fs::statfs(folder).is_ok_and(|found| found.f_type == TMPFS);
-    if on_tmpfs { blocks_below(folder) } else { 0 }
+    let on_tmpfs = rustix::fs::statfs(directory).is_ok_and(|found| found.f_type == TMPFS);
+    if on_tmpfs { blocks_below(directory) } else { 0 }
 }
 
-fn blocks_below(folder: &Path) -> u64 {
+fn blocks_below(directory: &Path) -> u64 {
     let mut bytes = 0;
-    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-        // Not followed: a symlink's target is counted where it stands.
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        // Symlinks are not followed: a target is counted in its own directory.
         let Ok(meta) = entry.metadata() else { continue };
         bytes += meta.blocks() * 512 + if meta.is_dir() { blocks_below(&entry.path()) } else { 0 };
     }
     bytes
 }
 
-/// The fields after the command's name, which may itself hold spaces and parentheses.
+/// The fields after the command's name, which may itself contain spaces and parentheses.
 fn stat_fields(pid: u32) -> Option<Vec<String>> {
     let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let (_, rest) = text.rsplit_once(')')?;
@@ -204,24 +204,24 @@ mod tests {
     use std::time::Instant;
 
     #[test]
-    fn the_tree_of_this_process_holds_itself_and_its_child() {
+    fn the_tree_includes_this_process_and_its_child() {
         let mut child = std::process::Command::new("sleep").arg("20").spawn().expect("sleep starts");
         let found = tree(std::process::id());
-        // While the child is within its exec, the kernel shows no command line.
+        // During exec, the kernel shows no command line.
         let end = Instant::now() + Duration::from_secs(10);
         let mut line = command_line(child.id());
         while line != ["sleep", "20"] && Instant::now() < end {
             std::thread::yield_now();
             line = command_line(child.id());
         }
-        child.kill().expect("the child is ours");
-        child.wait().expect("the child is ours");
+        child.kill().expect("the test started the child");
+        child.wait().expect("the test started the child");
         assert!(found.contains(&std::process::id()) && found.contains(&child.id()), "{found:?}");
         assert_eq!(line, ["sleep", "20"]);
     }
 
     #[test]
-    fn a_spinning_process_is_charged_for_its_time_by_both_clocks() {
+    fn stat_and_schedstat_count_a_spinning_process() {
         let me = [std::process::id()];
         let (ticks, before) = (cpu(&me), threads(&me));
         let end = Instant::now() + Duration::from_secs(10);
@@ -230,16 +230,16 @@ mod tests {
             std::hint::black_box(0);
         }
         assert!(spun(100), "schedstat does not advance");
-        // The test threads beside this one may add; a tick or two may not be booked yet.
+        // Other test threads may add time; a tick or two may not be accounted yet.
         assert!(cpu(&me).since(ticks).total() >= Duration::from_millis(60), "stat does not advance");
     }
 
     #[test]
-    fn a_process_that_wakes_up_is_seen_and_one_that_sleeps_is_not() {
+    fn only_wake_ups_count_as_sleeps() {
         let mut sleeping = std::process::Command::new("sleep").arg("20").spawn().expect("sleep starts");
         let me = [std::process::id()];
         let end = Instant::now() + Duration::from_secs(10);
-        // It counts as asleep once its exec and its start are behind it.
+        // It counts as asleep after its exec and its start.
         let asleep = |pid: u32| stat_fields(pid).is_some_and(|f| f.first().is_some_and(|state| state == "S"));
         while (name(sleeping.id()) != "sleep" || !asleep(sleeping.id())) && Instant::now() < end {
             std::thread::yield_now();
@@ -248,12 +248,12 @@ mod tests {
         for _ in 0..20 {
             std::thread::sleep(Duration::from_millis(1));
         }
-        let mine = threads(&me).since(&before.0).sleeps;
-        let its = threads(&[sleeping.id()]).since(&before.1).sleeps;
-        sleeping.kill().expect("the child is ours");
-        sleeping.wait().expect("the child is ours");
-        assert!(mine >= 20, "{mine}");
-        assert_eq!(its, 0);
+        let own = threads(&me).since(&before.0).sleeps;
+        let other = threads(&[sleeping.id()]).since(&before.1).sleeps;
+        sleeping.kill().expect("the test started the child");
+        sleeping.wait().expect("the test started the child");
+        assert!(own >= 20, "{own}");
+        assert_eq!(other, 0);
     }
 
     #[test]

@@ -1,2 +1,2 @@
-//! Deliberately empty: the package is its one integration binary, `tests/e2e.rs`, which drives the real program against
-//! real peers. Nothing comes in, nothing goes out, and no crate depends on it.
+//! Deliberately empty: the package consists of one integration test binary, `tests/e2e.rs`, which runs the real program
+//! against real peers. In, out: nothing. No crate depends on it.

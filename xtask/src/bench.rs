@@ -1,6 +1,6 @@
-//! `cargo xtask bench`: our product beside its peers, both as a user would run them.
-//! In: a case and whatever else the benchmark program takes. Out: its table, and its exit code as ours.
-//! Bound: this only prepares; what is measured and how is in the package `bench`.
+//! `cargo xtask bench`: the product compared with its peers, both as a user would run them.
+//! In: the arguments of the benchmark program. Out: its table and its exit code.
+//! Bound: this only prepares; the measurements are in the package `bench`.
 
 use crate::shell::{self, Outcome};
 use crate::{peers, product};
@@ -15,7 +15,7 @@ pub fn run(arguments: &[String]) -> Outcome {
 
     let mut command = Command::new(&bench);
     peers::offer(&mut command);
-    // In our place: no process of ours stands between the benchmark and the one who interrupts it.
+    // exec: no xtask process is between the terminal and the benchmark, so that Ctrl-C reaches it.
     let error = command.args(arguments).env("OUTRIGGER_BIN", outrigger).exec();
     Err(format!("`{}` could not be started: {error}", shell::show(&command)))
 }

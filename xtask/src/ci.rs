@@ -1,6 +1,6 @@
 //! `cargo xtask ci`: everything that must hold before a change lands, step by step.
 //! In: nothing. Out: each step's output under its name, a summary with times, and the closing line of the tests last.
-//! Bound: a failed step does not stop the next one, unless that one has nothing left to judge.
+//! Bound: a failed step does not stop the next one, unless the next one depends on it.
 
 use crate::shell::{self, Outcome};
 use crate::tally::Tally;
@@ -8,10 +8,10 @@ use crate::{fuzz, links, product, schema, test, tidy};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-/// The demo's check takes seconds; one that hangs must not take CI's time from the steps after it.
+/// The demo's check takes seconds; a hung one must not use up the CI time of the steps after it.
 const DEMO_LIMIT: Duration = Duration::from_secs(180);
 
-/// Words that give cargo the one profile in which everything is checked.
+/// Arguments that select the one profile in which everything is checked.
 const PROFILE: [&str; 2] = ["--profile", "ci"];
 
 struct Step {
@@ -71,15 +71,15 @@ fn documentation() -> Outcome {
     shell::run(doc.args(PROFILE).env("RUSTDOCFLAGS", "-D warnings"))
 }
 
-/// The closing line of the tests stands last, so that whoever reads only the end reads the right thing.
+/// The closing line of the tests is printed last, since some readers only see the end of the output.
 fn summary(steps: &[Step], tally: Option<Tally>) -> Outcome {
     println!("\n=== summary");
     for Step { name, took, outcome } in steps {
-        let verdict = match outcome {
+        let result = match outcome {
             Ok(()) => "ok".to_string(),
             Err(message) => format!("FAILED: {message}"),
         };
-        println!("{name:<14} {:>7.1} s  {verdict}", took.as_secs_f64());
+        println!("{name:<14} {:>7.1} s  {result}", took.as_secs_f64());
     }
     if let Some(tally) = tally {
         print!("{}", tally.names());

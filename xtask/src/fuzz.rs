@@ -1,6 +1,6 @@
 //! `cargo xtask fuzz`: hostile input for each text and message that comes from outside.
-//! In: a target and whatever else the fuzz program takes. Out: its lines, its findings, and its verdict as ours.
-//! Bound: this only builds, with the checks of overflow and the assertions that tests have; the rest is in the package `fuzz`.
+//! In: the arguments of the fuzz program. Out: its output, its findings, and its exit status.
+//! Bound: this only builds, with the overflow checks and assertions of the test profile; the rest is in the package `fuzz`.
 
 use crate::product;
 use crate::shell::{self, Outcome};
@@ -8,7 +8,7 @@ use std::process::Command;
 
 const NAME: &str = "fuzz";
 
-/// What CI takes, shared among all targets.
+/// The time in CI, shared among all targets.
 const CI_TIME: &str = "5m";
 
 pub fn run(arguments: &[String]) -> Outcome {

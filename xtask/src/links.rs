@@ -1,6 +1,6 @@
-//! Relative links in Markdown files lead somewhere.
-//! In: every *.md that git tracks. Out: `path:line: what. help: next step` for each link to a file or heading that is
-//! not there. Bound: addresses on the network are not asked, and text in code is no link.
+//! Checks that relative links in Markdown files resolve.
+//! In: every *.md that git tracks. Out: `path:line: what. help: next step` for each link to a missing file or heading.
+//! Bound: URLs are not requested, and text in code is not a link.
 
 use crate::shell::{self, Outcome};
 use crate::tidy::{Finding, tracked_files};
@@ -20,7 +20,7 @@ pub fn run(arguments: &[String]) -> Outcome {
     findings.iter().for_each(|finding| println!("{finding}"));
     match findings.len() {
         0 => {
-            println!("{} pages, every link leads somewhere", pages.len());
+            println!("{} pages, every link resolves", pages.len());
             Ok(())
         }
         broken => Err(format!("{broken} broken links")),
@@ -42,23 +42,23 @@ fn check(page: &str, text: &str, exists: &dyn Fn(&str) -> bool, read: &dyn Fn(&s
             findings.push(Finding::new(
                 page,
                 line,
-                format!("`{link}` leads to no file"),
-                "name the file as it is called now",
+                format!("`{link}` points to no file"),
+                "use the file's current name",
             ));
         } else if !heading.is_empty() && target.ends_with(".md") && !anchors(&read(&target)).any(|name| name == heading)
         {
             findings.push(Finding::new(
                 page,
                 line,
-                format!("`{link}` leads to no heading of {target}"),
-                "name a heading of that page",
+                format!("`{link}` points to no heading of {target}"),
+                "use a heading of that page",
             ));
         }
     }
     findings
 }
 
-/// A path from the root of the repository; one that starts with `/` is meant so already.
+/// A path from the root of the repository; a target that starts with `/` is already relative to the root.
 fn resolve(page: &str, file: &str) -> String {
     let joined = match file.strip_prefix('/') {
         Some(from_root) => PathBuf::from(from_root),
@@ -67,7 +67,7 @@ fn resolve(page: &str, file: &str) -> String {
     let mut plain = PathBuf::new();
     for part in joined.components() {
         match part {
-            // A way out of the repository stays visible, so that it is found to lead nowhere.
+            // A path out of the repository keeps its `..`, so that no file is found.
             Component::ParentDir if !plain.pop() => plain.push(".."),
             Component::ParentDir | Component::CurDir => {}
             other => plain.push(other),
@@ -131,7 +131,7 @@ fn without_code(line: &str) -> String {
     kept.collect::<Vec<_>>().join("`")
 }
 
-/// The names under which a page's headings can be linked, as code hosts make them.
+/// The anchors of a page's headings, as code hosts generate them.
 fn anchors(text: &str) -> impl Iterator<Item = String> {
     let mut fenced = false;
     let headings: Vec<String> = text
@@ -151,9 +151,8 @@ fn anchors(text: &str) -> impl Iterator<Item = String> {
 
 #[cfg(test)]
 mod tests {
-    /// covers: foundation 9
     #[test]
-    fn links_lead_to_files_and_headings() {
+    fn links_resolve_to_files_and_headings() {
         let exists = |path: &str| ["README.md", "docs", "docs/a.md", "docs/b c.md", "Cargo.toml"].contains(&path);
         let read = |_: &str| "# First things\n\n## What `it` is, today\n```sh\n# no heading\n```\n".to_string();
         let check = |text: &str, expect: &[&str]| {
@@ -163,17 +162,17 @@ mod tests {
         };
         check(
             "[a](../README.md) [b](a.md) [c](/Cargo.toml) [d](..) ![e](./a.md \"title\")",
-            &["1: `..` leads to no file"],
+            &["1: `..` points to no file"],
         );
         check(
             "[a](b.md)\n\n[c](../../etc/passwd)",
-            &["1: `b.md` leads to no file", "3: `../../etc/passwd` leads to no file"],
+            &["1: `b.md` points to no file", "3: `../../etc/passwd` points to no file"],
         );
         check("[a](https://example.org/x.md) [b](mailto:a@example.org)", &[]);
         check("`[a](b.md)` and\n```\n[a](b.md)\n```\n~~~\n[a](b.md)\n~~~", &[]);
-        check("a ` alone and [a](b.md)", &["1: `b.md` leads to no file"]);
+        check("a ` alone and [a](b.md)", &["1: `b.md` points to no file"]);
         check("[a](#first-things) [b](../README.md#what-it-is-today)", &[]);
-        check("[a](#no-heading)", &["1: `#no-heading` leads to no heading of docs/a.md"]);
-        check("[name]: b.md\n[^note]: b.md", &["1: `b.md` leads to no file"]);
+        check("[a](#no-heading)", &["1: `#no-heading` points to no heading of docs/a.md"]);
+        check("[name]: b.md\n[^note]: b.md", &["1: `b.md` points to no file"]);
     }
 }

@@ -1,5 +1,5 @@
-//! `cargo xtask <task>`: every task that a person or CI runs, and nothing else does them in another way.
-//! In: the task's name and its arguments. Out: lines for people, and exit code 0 or 1.
+//! `cargo xtask <task>`: every task that a developer or CI runs; nothing else implements them.
+//! In: the task's name and its arguments. Out: readable lines, and exit code 0 or 1.
 //! Bound: it works in the repository it was compiled from and writes nothing outside it but Debian packages.
 
 mod bench;
@@ -23,14 +23,14 @@ const USAGE: &str = "\
 usage: cargo xtask <task>
 
   peers                          install the real peers of tests and benchmarks that are missing
-  tidy [--fix]                   check the rules of the house; --fix rewrites what can only be rewritten one way
+  tidy [--fix]                   check the project's rules; --fix applies the unambiguous fixes
   test [-- FILTER…]              all tests, unit and end to end, with the peers they need
   ci                             everything that must hold before a change lands
-  bench [CASE] [--json FILE] …   a benchmark beside its peers, from a release build
+  bench [CASE] [--json FILE] …   a benchmark compared with its peers, from a release build
   fuzz [TARGET] [--for TIME] …   hostile input for each text and message that comes from outside
-  soak [--for TIME]              all four jobs under load while faults come at random; 10 minutes where left out
+  soak [--for TIME]              all four jobs under load with random faults [default: 10m]
   schema [--check]               write docs/outrigger.schema.json, or check that it is current
-  image --binary PATH …          the container image, from a program that is built already
+  image --binary PATH …          the container image, from an existing build of the program
 ";
 
 fn main() -> ExitCode {
@@ -53,7 +53,7 @@ fn main() -> ExitCode {
             print!("{USAGE}");
             Ok(())
         }
-        unknown => Err(format!("there is no task `{unknown}`\n\n{USAGE}")),
+        unknown => Err(format!("unknown task `{unknown}`\n\n{USAGE}")),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,13 +1,13 @@
 //! Programs of this workspace, built as a task needs them.
-//! In: a profile and package names. Out: the path of each program, as cargo itself tells it.
-//! Bound: paths are never guessed: they depend on the target that .cargo/config.toml names.
+//! In: a profile and package names. Out: the path of each program, as cargo reports it.
+//! Bound: paths are never guessed: they depend on the target in .cargo/config.toml.
 
 use crate::shell::{self, Outcome};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-/// The program that everything here is about.
+/// The name of the product's package and program.
 pub const NAME: &str = "outrigger";
 
 /// The product as tests, end-to-end runs and the demo's check use it.
@@ -15,8 +15,8 @@ pub fn for_tests() -> Outcome<PathBuf> {
     program(&build("ci", &[NAME])?, NAME)
 }
 
-/// The product with faults on request, for the tests of chaos and of the sandbox. Built apart, so that nothing of its feature can
-/// get into the product.
+/// The product with fault injection, for the tests of chaos and of the sandbox. Built separately, so that nothing of its feature
+/// can get into the product.
 pub const FAULTS: &str = "outrigger-faults";
 
 pub fn with_faults() -> Outcome<PathBuf> {
@@ -26,7 +26,7 @@ pub fn with_faults() -> Outcome<PathBuf> {
     program(&programs(&shell::output(&mut command)?), FAULTS)
 }
 
-/// The programs that tests start and that are no part of the product. Naming `--test` leaves them out, so that they are built apart.
+/// The programs that tests start and that are not part of the product. `--test` does not build them, so this does.
 pub fn examples() -> Outcome {
     shell::run(&mut shell::cargo(&["build", "--workspace", "--examples", "--profile", "ci"]))
 }
@@ -44,7 +44,7 @@ pub fn program(programs: &BTreeMap<String, PathBuf>, name: &str) -> Outcome<Path
     programs.get(name).cloned().ok_or(format!("cargo built no program `{name}`"))
 }
 
-/// One JSON object a line; those of programs name the executable.
+/// One JSON object a line; those of programs contain the path of the executable.
 fn programs(messages: &str) -> BTreeMap<String, PathBuf> {
     let messages = messages.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
     messages
@@ -59,9 +59,8 @@ fn programs(messages: &str) -> BTreeMap<String, PathBuf> {
 mod tests {
     use super::*;
 
-    /// covers: foundation 9
     #[test]
-    fn programs_are_where_cargo_says_they_are() {
+    fn program_paths_are_read_from_cargo_messages() {
         let messages = r#"
 {"reason":"compiler-artifact","target":{"name":"base"},"executable":null}
 {"reason":"compiler-artifact","target":{"name":"outrigger"},"executable":"/t/host/ci/outrigger"}

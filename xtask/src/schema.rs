@@ -1,6 +1,6 @@
-//! `cargo xtask schema`: what docs/ says from the code: the JSON Schema of the configuration, and the tables of keys, metrics and reasons.
-//! In: `outrigger schema` and `outrigger explain`. Out: docs/outrigger.schema.json and the tables, or with `--check` what of them is out of date.
-//! Bound: the schema, and what stands between markers, is never written by hand.
+//! `cargo xtask schema`: the generated parts of docs/: the JSON Schema of the configuration, and the tables of keys, metrics and
+//! reasons. In: `outrigger schema` and `outrigger explain`. Out: docs/outrigger.schema.json and the tables, or with `--check`
+//! those that are out of date. Bound: the schema and the text between markers are never written by hand.
 
 use crate::product;
 use crate::shell::{self, Outcome};
@@ -18,7 +18,7 @@ pub fn run(arguments: &[String]) -> Outcome {
     }
 }
 
-/// For CI: a repository that keeps no schema yet has nothing to go stale.
+/// For CI: a repository without a schema has nothing that can be out of date.
 pub fn check_if_written() -> Outcome {
     match shell::root().join(FILE).exists() {
         true => check(),
@@ -43,12 +43,13 @@ fn check() -> Outcome {
     }
 }
 
-/// Each file with generated text: its path, what it holds and what it should hold.
+/// Each file with generated text: its path, its content and the expected content.
 fn generated() -> Outcome<Vec<(String, String, String)>> {
     let root = shell::root();
     let read = |path: &str| fs::read_to_string(root.join(path)).unwrap_or_default();
     let schema = current()?;
-    let json = serde_json::from_str(&schema).map_err(|error| format!("`outrigger schema` is no JSON: {error}"))?;
+    let json =
+        serde_json::from_str(&schema).map_err(|error| format!("`outrigger schema` printed invalid JSON: {error}"))?;
     let explain = |name: &str| shell::output(Command::new(product::for_tests()?).args(["explain", name]));
     let product = tables::Product { schema: &json, explain: &explain };
     let mut files = vec![(FILE.to_string(), read(FILE), schema)];

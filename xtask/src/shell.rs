@@ -1,6 +1,6 @@
-//! Other programs, as the tasks start them: where they lie, whether they succeeded, what they said.
-//! In: a program's name or a prepared command. Out: its success, its output, or one sentence on what went wrong.
-//! Bound: nothing is sent through a shell, so no argument is ever read twice.
+//! Runs other programs for the tasks: their paths, exit statuses and output.
+//! In: a program's name or a prepared command. Out: its success, its output, or one sentence with the error.
+//! Bound: nothing runs through a shell, so no argument is parsed a second time.
 
 use std::env;
 use std::io::Read;
@@ -10,23 +10,23 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// What every task returns: nothing, or the sentence that is shown before exit code 1.
-/// An empty sentence means that everything worth saying has been printed already.
+/// The result of a task: nothing, or the sentence that is printed before exit code 1.
+/// An empty sentence means that everything has been printed already.
 pub type Outcome<T = ()> = Result<T, String>;
 
-/// Directories of system services, which a plain user's PATH leaves out.
+/// Directories of system services, which are not in a plain user's PATH.
 pub const SYSTEM_DIRECTORIES: [&str; 3] = ["/usr/local/sbin", "/usr/sbin", "/sbin"];
 
 /// The repository this crate belongs to.
 ///
-/// cargo says where the manifest is when it runs us; a copied binary falls back on the place it was compiled in.
+/// cargo sets the path of the manifest when it runs this program; a copied binary falls back to the path at compile time.
 pub fn root() -> PathBuf {
     let manifest = env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from);
     let own = manifest.unwrap_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")));
     own.parent().map(Path::to_path_buf).unwrap_or(own)
 }
 
-/// Where cargo puts what it builds.
+/// The target directory of cargo.
 pub fn target() -> PathBuf {
     match env::var_os("CARGO_TARGET_DIR") {
         Some(given) => root().join(given),
@@ -34,7 +34,7 @@ pub fn target() -> PathBuf {
     }
 }
 
-/// The cargo that started us, so that a toolchain chosen on the command line stays chosen.
+/// The cargo that started this program, so that a toolchain selected on the command line stays selected.
 pub fn cargo(arguments: &[&str]) -> Command {
     let program = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(program);
@@ -45,8 +45,8 @@ pub fn cargo(arguments: &[&str]) -> Command {
     command
 }
 
-/// What cargo told us about ourselves when it ran us. Build scripts watch these variables: handed on, they would have
-/// libraries compiled again at each change between a plain cargo and one that a task started.
+/// The variables that cargo sets for this program. Build scripts watch them: if inherited, libraries would be recompiled at each
+/// change between a plain cargo and one that a task started.
 fn is_about_this_package(variable: &str) -> bool {
     let prefixed = ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_"].iter().any(|start| variable.starts_with(start));
     prefixed || ["CARGO_CRATE_NAME", "CARGO_PRIMARY_PACKAGE", "OUT_DIR"].contains(&variable)
@@ -65,7 +65,7 @@ fn is_executable(path: &Path) -> bool {
     path.metadata().is_ok_and(|facts| facts.is_file() && facts.permissions().mode() & 0o111 != 0)
 }
 
-/// Runs with our own stdout and stderr; an exit code other than 0 is an error that names the command.
+/// Runs with inherited stdout and stderr; an exit code other than 0 is an error that contains the command.
 pub fn run(command: &mut Command) -> Outcome {
     let shown = show(command);
     match command.status() {
@@ -75,7 +75,7 @@ pub fn run(command: &mut Command) -> Outcome {
     }
 }
 
-/// Like `run`, for a program that should end soon and is ended when it does not.
+/// Like `run`, for a short program, which is killed at the limit.
 pub fn run_within(command: &mut Command, limit: Duration) -> Outcome {
     let shown = show(command);
     let start = Instant::now();
@@ -88,13 +88,13 @@ pub fn run_within(command: &mut Command, limit: Duration) -> Outcome {
             Err(error) => return Err(format!("`{shown}` cannot be waited for: {error}")),
         }
     }
-    // It may have ended in this instant; what is told stays true.
+    // It may have exited just now; the message is still true.
     let _ = child.kill();
     let _ = child.wait();
     Err(format!("`{shown}` did not end within {} s", limit.as_secs()))
 }
 
-/// Runs and returns stdout; stderr goes where ours goes.
+/// Runs and returns stdout; stderr is inherited.
 pub fn output(command: &mut Command) -> Outcome<String> {
     let shown = show(command);
     let output = command
@@ -107,7 +107,7 @@ pub fn output(command: &mut Command) -> Outcome<String> {
     }
 }
 
-/// Everything a program prints within a time limit, whatever its exit code: for asking for versions.
+/// Everything a program prints within a time limit, whatever its exit code: for `--version`.
 pub fn words_within(command: &mut Command, limit: Duration) -> Option<String> {
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().ok()?;
     let mut stdout = child.stdout.take()?;
@@ -115,21 +115,21 @@ pub fn words_within(command: &mut Command, limit: Duration) -> Option<String> {
     let (send, receive) = mpsc::channel();
     thread::spawn(move || {
         let mut words = Vec::new();
-        // What cannot be read is not there; the version line then says so.
+        // Output that cannot be read is missing; the version line then shows it.
         let _ = stdout.read_to_end(&mut words);
         let _ = stderr.read_to_end(&mut words);
         let _ = send.send(words);
     });
     let words = receive.recv_timeout(limit).ok();
     if words.is_none() {
-        // It may have ended in this instant, which is as good.
+        // It may have exited just now, which is fine.
         let _ = child.kill();
     }
     let _ = child.wait();
     words.map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// The command as a person would type it.
+/// The command as typed in a shell.
 pub fn show(command: &Command) -> String {
     let program = Path::new(command.get_program());
     let name = program.file_name().unwrap_or(command.get_program());
@@ -141,32 +141,28 @@ pub fn show(command: &Command) -> String {
 mod tests {
     use super::*;
 
-    /// covers: foundation 9
     #[test]
-    fn a_program_is_found_by_name_and_an_absent_one_is_not() {
+    fn only_existing_programs_are_found_by_name() {
         assert!(find("sh").is_some_and(|path| path.ends_with("sh")));
         assert_eq!(find("no-such-program-anywhere"), None);
     }
 
-    /// covers: foundation 9
     #[test]
-    fn a_failure_names_the_command_and_how_it_ended() {
+    fn a_failure_contains_the_command_and_its_status() {
         let error = run(Command::new("sh").args(["-c", "exit 3"])).expect_err("exit 3 is a failure");
         assert!(error.contains("sh -c exit 3") && error.contains('3'), "{error}");
     }
 
-    /// covers: foundation 9
     #[test]
-    fn a_program_that_never_answers_is_ended_at_its_limit() {
+    fn a_program_that_hangs_is_killed_at_its_limit() {
         let words = words_within(Command::new("sleep").arg("60"), Duration::from_millis(50));
         assert_eq!(words, None);
         let error = run_within(Command::new("sleep").arg("60"), Duration::from_millis(50));
         assert!(error.is_err_and(|message| message.contains("did not end")));
     }
 
-    /// covers: foundation 9
     #[test]
-    fn what_cargo_says_about_this_package_is_not_handed_on() {
+    fn variables_of_this_package_are_not_inherited() {
         let check = |variable: &str, expect: bool| assert_eq!(is_about_this_package(variable), expect, "{variable}");
         check("CARGO_PKG_NAME", true);
         check("CARGO_MANIFEST_DIR", true);

@@ -1,18 +1,18 @@
-//! `cargo xtask soak [--for TIME]`: everything at work while faults come at random. In: a time. Out: the test's own lines, and its
-//! verdict as ours. Bound: CI runs the same test for 30 seconds; the lines that arrive are kept in memory, about 100 MB a minute.
+//! `cargo xtask soak [--for TIME]`: all jobs under load while faults occur at random. In: a time. Out: the test's own lines and
+//! exit status. Bound: CI runs the same test for 30 seconds; the received lines are held in memory, about 100 MB a minute.
 
 use crate::product;
 use crate::shell::{self, Outcome};
 
-const TEST: &str = "soak::faults_at_random_cost_only_what_is_inside";
+const TEST: &str = "soak::random_faults_cost_only_what_is_in_flight";
 const SECONDS: u64 = 600;
 
 pub fn run(arguments: &[String]) -> Outcome {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let seconds = match words.as_slice() {
         [] => SECONDS,
-        ["--for", time] => seconds(time).ok_or(format!("`{time}` is no time: write 30s or 10m"))?,
-        _ => return Err("`cargo xtask soak` takes `--for TIME` alone".into()),
+        ["--for", time] => seconds(time).ok_or(format!("invalid time `{time}`: write 30s or 10m"))?,
+        _ => return Err("`cargo xtask soak` takes only `--for TIME`".into()),
     };
     let outrigger = product::for_tests()?;
     product::examples()?;

@@ -1,28 +1,28 @@
-//! The tables of keys, metrics and reasons in docs/, written between markers from what the product says of itself.
+//! The tables of keys, metrics and reasons in docs/, generated between markers from the product's own description.
 //! In: a page with `<!-- keys: PATH [only a,b] -->` … `<!-- end of keys -->` or `<!-- list: NAME -->` … `<!-- end of list -->`, the
 //! schema, and the lists as `outrigger explain` prints them. Out: the page with current tables.
-//! Bound: what stands outside the markers is not touched.
+//! Bound: text outside the markers is not changed.
 
 use serde_json::Value;
 
-/// The keys of everything that speaks HTTP, which one table shows for all.
+/// The keys shared by all HTTP clients; one table documents them.
 const CLIENT: [&str; 5] = ["timeout", "connect_timeout", "headers", "auth", "tls"];
 const CLIENT_ROW: &str = "| `timeout`, `connect_timeout`, `headers`, `auth`, `tls` | | see [outgoing connections](configuration.md#outgoing-connections) |\n";
 
-/// What the product says of itself.
+/// The product's own description.
 pub struct Product<'p> {
     pub schema: &'p Value,
     /// `outrigger explain NAME`.
     pub explain: &'p dyn Fn(&str) -> Result<String, String>,
 }
 
-/// The page with its tables written anew, or what is wrong with a marker.
+/// The page with its tables regenerated, or the error of a marker.
 pub fn fill(page: &str, product: &Product<'_>) -> Result<String, String> {
     let page = between(page, "<!-- keys: ", "<!-- end of keys -->", &|marker| table(marker, product.schema))?;
     between(&page, "<!-- list: ", "<!-- end of list -->", &|marker| Ok(list(&(product.explain)(marker)?)))
 }
 
-/// The page with what stands between each pair of markers replaced.
+/// Replaces the text between each pair of markers of the page.
 fn between(
     page: &str,
     open: &str,
@@ -45,14 +45,14 @@ fn between(
     Ok(out)
 }
 
-/// A table of entries as `outrigger explain` prints them: a name with what stands in brackets behind it, and indented text.
+/// A table of entries as `outrigger explain` prints them: a name, the text in brackets after it, and indented text.
 fn list(text: &str) -> String {
     let mut rows: Vec<(String, String, String)> = Vec::new();
     for line in text.lines() {
         if let Some(about) = line.strip_prefix("      ") {
-            if let Some((.., said)) = rows.last_mut() {
-                said.push_str(if said.is_empty() { "" } else { " " });
-                said.push_str(about);
+            if let Some((.., text)) = rows.last_mut() {
+                text.push_str(if text.is_empty() { "" } else { " " });
+                text.push_str(about);
             }
         } else if let Some(entry) = line.strip_prefix("  ") {
             let (name, more) = entry.split_once(" (").unwrap_or((entry, ""));
@@ -106,7 +106,7 @@ fn keys(root: &Value, schema: &Value, prefix: &str, wanted: &dyn Fn(&str) -> boo
         let value = content(root, property);
         let is_block = value["properties"].is_object() && value["x-kinds"].is_null();
         if is_block && may_be_null(property) {
-            // An optional block is off unless it stands there.
+            // An optional block is off unless it is set.
             rows.push_str(&row(root, &name, property, "none"));
         }
         if is_block {
@@ -130,9 +130,9 @@ fn row(root: &Value, name: &str, property: &Value, default: &str) -> String {
     let about = property["description"].as_str().unwrap_or_default().split_whitespace().collect::<Vec<_>>().join(" ");
     let value = content(root, property);
     let about = about.trim_end_matches('.').replace('|', "\\|");
-    // A default that is computed, or a word of an enum, is said in the last sentence of the comment.
+    // A computed default, or one that is a value of an enum, is in the last sentence of the comment.
     let (mut about, default) = match about.rsplit_once(". Default: ") {
-        Some((about, said)) => (about.to_string(), said.to_string()),
+        Some((about, default)) => (about.to_string(), default.to_string()),
         None => (about, default.to_string()),
     };
     let words: Vec<String> = words(root, value).into_iter().map(|word| format!("`{word}`")).collect();
@@ -149,7 +149,7 @@ fn may_be_null(property: &Value) -> bool {
     property["anyOf"].as_array().into_iter().flatten().any(|variant| variant["type"] == "null")
 }
 
-/// The words that an enum takes.
+/// The values of an enum.
 fn words(root: &Value, value: &Value) -> Vec<String> {
     let variants = value["oneOf"].as_array().into_iter().flatten().map(|variant| content(root, variant));
     let all = std::iter::once(value).chain(variants);
@@ -161,7 +161,7 @@ fn words(root: &Value, value: &Value) -> Vec<String> {
     all.flat_map(of).collect()
 }
 
-/// Bounds that the schema states, but those of the integer's own type.
+/// The limits in the schema, except those of the integer's own type.
 fn range(value: &Value) -> Option<String> {
     let bound = |key: &str| value[key].as_u64();
     let is_type =
@@ -191,7 +191,7 @@ fn default(default: &Value) -> String {
     }
 }
 
-/// The schema behind references and "or null".
+/// The schema with references and "or null" resolved.
 fn content<'s>(root: &'s Value, schema: &'s Value) -> &'s Value {
     let mut schema = schema;
     loop {
@@ -212,7 +212,6 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    /// covers: foundation 1
     #[test]
     fn a_table_is_written_between_its_markers() {
         let schema = json!({ "properties": { "sinks": { "additionalProperties": {
@@ -234,7 +233,7 @@ mod tests {
         let product = Product { schema: &schema, explain: &explain };
         let fill = |page: &str| super::fill(page, &product);
         let page = format!("a\n{open}sinks.* -->\nold\n{close}\nb\n{open}sinks.*.loki -->\n{close}\n");
-        let filled = fill(&page).expect("the markers are right");
+        let filled = fill(&page).expect("the markers are valid");
         let head = "| key | default | |\n|---|---|---|\n";
         let shared = "| `required` | `true` | Whether sources wait |\n| `buffer.max_bytes` | `8MiB` | Memory |\n";
         let loki =
@@ -242,9 +241,9 @@ mod tests {
         let expect =
             format!("a\n{open}sinks.* -->\n{head}{shared}{close}\nb\n{open}sinks.*.loki -->\n{head}{loki}{close}\n");
         assert_eq!(filled, expect);
-        assert_eq!(fill(&filled).as_ref(), Ok(&filled), "it is written once");
+        assert_eq!(fill(&filled).as_ref(), Ok(&filled), "a second run changes nothing");
         assert!(fill(&page.replace("sinks.*.loki", "sinks.*.loky")).is_err(), "a wrong path is an error");
-        assert!(fill(&page.replace(close, "")).is_err(), "a marker needs its end");
+        assert!(fill(&page.replace(close, "")).is_err(), "a marker without its end is an error");
         let listed = fill("<!-- list: x -->\n<!-- end of list -->").expect("a list");
         let rows = "| name | type: labels | |\n|---|---|---|\n| `a_total` | counter: x, y | First second. |\n| `b` | gauge |  |\n";
         assert_eq!(listed, format!("<!-- list: x -->\n{rows}<!-- end of list -->"));

@@ -1,5 +1,5 @@
-//! The account of a test run: what passed, what failed, what was skipped.
-//! In: the lines that test programs print, and the file in which skipped tests note their names. Out: one line.
+//! The counts of a test run: passed, failed, skipped.
+//! In: the lines that test programs print, and the file in which skipped tests record their names. Out: one line.
 //! Bound: a skipped test returns early and so counts as passed for its test program; here it does not.
 
 use crate::shell::Outcome;
@@ -10,14 +10,14 @@ use std::fmt;
 pub struct Tally {
     reported_passed: usize,
     failed: usize,
-    /// Left out by the test program itself, as an example in a documentation comment may be.
+    /// Ignored by the test program itself, such as an example in a documentation comment.
     ignored: usize,
     failures: BTreeSet<String>,
     skips: BTreeMap<String, String>,
 }
 
 impl Tally {
-    /// Takes one line of a test program's output; most say nothing to us.
+    /// Parses one line of a test program's output; most are irrelevant.
     pub fn line(&mut self, line: &str) {
         if let Some((_, counts)) = line.split_once("test result: ") {
             self.reported_passed += number_before(counts, " passed");
@@ -30,13 +30,13 @@ impl Tally {
         }
     }
 
-    /// What failed without a test of its own: a build, a test program that was killed.
+    /// A failure that is not a test's: of a build, or of a killed test program.
     pub fn fail(&mut self, name: String) {
         self.failed += 1;
         self.failures.insert(name);
     }
 
-    /// Takes the file of skips: `name<TAB>reason` a line. A test that failed all the same stays failed.
+    /// Parses the file of skips: `name<TAB>reason` a line. A test that failed as well stays failed.
     pub fn skips(&mut self, file: &str) {
         for line in file.lines().filter(|line| !line.trim().is_empty()) {
             let (name, reason) = line.split_once('\t').unwrap_or((line, "no reason given"));
@@ -50,7 +50,7 @@ impl Tally {
         self.failed
     }
 
-    /// Names of failures and skips, for a person.
+    /// Names of failures and skips, for the terminal.
     pub fn names(&self) -> String {
         let skips = self.skips.iter().map(|(name, reason)| format!("skipped: {name}: {reason}\n"));
         let failures = self.failures.iter().map(|name| format!("failed: {name}\n"));
@@ -69,9 +69,9 @@ impl Tally {
     }
 
     /// No failure, and at least one test that ran: an empty run proves nothing.
-    pub fn verdict(&self) -> Outcome {
+    pub fn outcome(&self) -> Outcome {
         match (self.failed, self.passed()) {
-            (0, 0) => Err("no test ran. help: is the filter right?".to_string()),
+            (0, 0) => Err("no test ran. help: check the filter".to_string()),
             (0, _) => Ok(()),
             (1, _) => Err("1 test failed".to_string()),
             (many, _) => Err(format!("{many} tests failed")),
@@ -100,7 +100,6 @@ fn number_before(text: &str, word: &str) -> usize {
 mod tests {
     use super::*;
 
-    /// covers: foundation 9
     #[test]
     fn runs_are_summed_and_a_skip_is_not_a_pass() {
         let check = |lines: &[&str], skips: &str, expect: &str, sound: bool| {
@@ -108,7 +107,7 @@ mod tests {
             lines.iter().for_each(|line| tally.line(line));
             tally.skips(skips);
             assert_eq!(tally.to_string(), expect, "{lines:?}");
-            assert_eq!(tally.verdict().is_ok(), sound, "{lines:?}");
+            assert_eq!(tally.outcome().is_ok(), sound, "{lines:?}");
         };
         let three = "test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 2 filtered out; finished in 0.01s";
         let mixed = "test result: FAILED. 4 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out; finished in 2s";
@@ -120,7 +119,6 @@ mod tests {
         check(&[three], "a\tx\nb\tx\nc\tx\n", "0 passed, 0 failed, 4 skipped", false);
     }
 
-    /// covers: foundation 9
     #[test]
     fn failures_and_skips_are_named() {
         let mut tally = Tally::default();
@@ -133,7 +131,6 @@ mod tests {
         );
     }
 
-    /// covers: foundation 9
     #[test]
     fn only_listed_skips_are_allowed() {
         let mut tally = Tally::default();

@@ -1,5 +1,5 @@
 //! `cargo xtask test`: the peers, the product, the unit tests, the examples in documentation, the end-to-end tests.
-//! In: words after `--`, which choose tests by name. Out: all output as it comes, then the names of failures and skips,
+//! In: words after `--`, which select tests by name. Out: all output as it arrives, then the names of failures and skips,
 //! then one line `N passed, N failed, N skipped`. Bound: nothing is run twice, and no failure stops the runs after it.
 
 use crate::shell::{self, Outcome};
@@ -21,7 +21,7 @@ pub fn run(arguments: &[String]) -> Outcome {
     let filters = match arguments.split_first() {
         None => &[],
         Some((dashes, filters)) if dashes == "--" => filters,
-        Some((word, _)) => return Err(format!("`{word}` is not understood. help: cargo xtask test -- {word}")),
+        Some((word, _)) => return Err(format!("unknown argument `{word}`. help: cargo xtask test -- {word}")),
     };
     let (tally, outcome) = run_all(filters)?;
     if let Err(message) = outcome {
@@ -33,7 +33,7 @@ pub fn run(arguments: &[String]) -> Outcome {
     Ok(())
 }
 
-/// Runs everything and prints all but the closing line, which belongs at the very end of whatever runs this.
+/// Runs everything and prints all but the closing line, which the caller prints at the very end.
 pub fn run_all(filters: &[String]) -> Outcome<(Tally, Outcome)> {
     peers::run(&[])?;
     let skips = shell::target().join("skipped-tests.txt");
@@ -55,11 +55,11 @@ pub fn run_all(filters: &[String]) -> Outcome<(Tally, Outcome)> {
     }
     tally.skips(&fs::read_to_string(&skips).unwrap_or_default());
     print!("{}", tally.names());
-    let outcome = tally.verdict().and_then(|()| judge_skips(&tally));
+    let outcome = tally.outcome().and_then(|()| check_skips(&tally));
     Ok((tally, outcome))
 }
 
-/// All of them name the whole workspace, so that each library is compiled once, with one set of features.
+/// Each command builds the complete workspace, so that each library is compiled once, with one set of features.
 fn commands(filters: &[String]) -> Outcome<Vec<Command>> {
     let everything = ["test", "--workspace", "--profile", "ci", "--no-fail-fast"];
     let mut units = shell::cargo(&everything);
@@ -83,7 +83,7 @@ fn commands(filters: &[String]) -> Outcome<Vec<Command>> {
     Ok(commands)
 }
 
-/// Passes the output through line by line and counts on the way.
+/// Forwards the output line by line and counts the results.
 fn run_one(mut command: Command, skips: &Path, tally: &mut Tally) -> Outcome {
     let shown = shell::show(&command);
     println!("\n== {shown}");
@@ -93,23 +93,23 @@ fn run_one(mut command: Command, skips: &Path, tally: &mut Tally) -> Outcome {
 
     let mut child =
         command.stdout(Stdio::piped()).spawn().map_err(|error| format!("`{shown}` could not be started: {error}"))?;
-    let output = child.stdout.take().ok_or("a piped stdout is not there")?;
+    let output = child.stdout.take().ok_or("a piped stdout is missing")?;
     for line in BufReader::new(output).split(b'\n') {
-        let line = line.map_err(|error| format!("`{shown}` cannot be read: {error}"))?;
+        let line = line.map_err(|error| format!("cannot read from `{shown}`: {error}"))?;
         let line = String::from_utf8_lossy(&line);
         println!("{line}");
         tally.line(&line);
     }
-    let status = child.wait().map_err(|error| format!("`{shown}` cannot be waited for: {error}"))?;
-    // A build that broke or a test program that was killed counts no test, and is a failure all the same.
+    let status = child.wait().map_err(|error| format!("cannot wait for `{shown}`: {error}"))?;
+    // A failed build or a killed test program counts no test, and is a failure nevertheless.
     if !status.success() && tally.failed() == failed_before {
-        tally.fail(format!("`{shown}` ended without a result: {status}"));
+        tally.fail(format!("`{shown}` exited without a result: {status}"));
     }
     Ok(())
 }
 
-/// In CI a peer that cannot be had must not pass unseen.
-fn judge_skips(tally: &Tally) -> Outcome {
+/// In CI a missing peer must not go unnoticed.
+fn check_skips(tally: &Tally) -> Outcome {
     if std::env::var_os("CI").is_none_or(|value| value != "true") {
         return Ok(());
     }
@@ -117,7 +117,7 @@ fn judge_skips(tally: &Tally) -> Outcome {
     match tally.skips_not_in(&allowed).as_slice() {
         [] => Ok(()),
         names => Err(format!(
-            "skipped, but not listed in {ALLOWED_SKIPS}: {}. help: mend the peer, or list the test with its reason",
+            "skipped, but not listed in {ALLOWED_SKIPS}: {}. help: fix the peer, or list the test with its reason",
             names.join(", ")
         )),
     }

@@ -1,7 +1,7 @@
-//! `footprint`: what we cost beside an app that does not need us just now, beside programs that do a part of our work.
+//! `footprint`: the resources of Outrigger next to an idle app, compared with programs that do a part of its work.
 //!
-//! Envoy does the proxy's part alone; dumb-init and tini do the supervisor's. Each measure is a module with rows of its
-//! own, and in every round all of them run in turn. Waiting by the clock is the measurement here, not a guess.
+//! Envoy does the proxy's part only; dumb-init and tini do the supervisor's. Each measurement is a module with its own
+//! rows, and in every round all of them run in turn. Fixed waiting times are part of the measurement here.
 
 mod idle;
 mod lines;
@@ -12,18 +12,17 @@ mod size;
 mod start;
 mod upgrade;
 
-use crate::contenders::{DUMB_INIT, ENVOY, TINI};
+use crate::peers::{DUMB_INIT, ENVOY, TINI};
 use crate::report::Report;
 use scene::Scene;
 
-/// Programs that start one app and do nothing else: what our supervisor is measured against.
+/// Programs that start one app and do nothing else: the peers of the supervisor.
 const INITS: [&str; 2] = [DUMB_INIT, TINI];
 const MEGABYTE: f64 = 1e6;
 
-/// covers: foundation 10, foundation 17, attachment 13, attachment 14
 pub fn run(pairs: usize) -> Result<Report, String> {
     let mut report = Report::new("footprint", pairs, &[DUMB_INIT, TINI, ENVOY]);
-    let scene = Scene::lay(&mut report)?;
+    let scene = Scene::create(&mut report)?;
     size::record(&scene, &mut report);
     let idle = idle::Rows::new(&mut report);
     let start = start::Rows::new(&mut report);
@@ -40,6 +39,6 @@ pub fn run(pairs: usize) -> Result<Report, String> {
             upgrade.measure(&scene, &mut report, round);
         }
     }
-    report.remark("memory and CPU of ours are those of supervisor and worker; the wrapped app is not counted");
+    report.remark("memory and CPU of Outrigger are those of supervisor and worker; the wrapped app is not counted");
     Ok(report)
 }

@@ -1,16 +1,16 @@
-//! `proxy-http1`: what one HTTP/1.1 request through the proxy costs in CPU, beside HAProxy, nginx and Envoy.
+//! `proxy-http1`: the CPU cost of one HTTP/1.1 request through the proxy, compared with HAProxy, nginx and Envoy.
 //!
-//! The proxy runs alone on one core, load (wrk) and app (nginx) on another. Each run starts its proxy afresh, warms it
-//! up for a second (counting instructions where that works) and then charges user and system time of all its processes
-//! to the requests of three seconds. Rate, user share, resident memory and the 99th percentile are reported, not
-//! judged: two cores cannot hold them still.
+//! The proxy has one core for itself, load (wrk) and app (nginx) share another. Each run starts its proxy afresh, warms
+//! it up for a second (counting instructions if supported) and then divides user and system time of all its processes by
+//! the requests of three seconds. Rate, user share, resident memory and the 99th percentile are reported without limits:
+//! they vary too much on two cores.
 
 use std::path::PathBuf;
 use std::process::Command;
 
-use crate::contenders::{self, ENVOY, HAPROXY, NGINX};
 use crate::instructions::Counter;
 use crate::load::{Load, Outcome, Shape};
+use crate::peers::{self, ENVOY, HAPROXY, NGINX};
 use crate::programs;
 use crate::report::{Limit, OURS, Report, RowId};
 use crate::running::Running;
@@ -29,7 +29,6 @@ const LOADS: [(Shape, u32, &str); 5] = [
     (Shape::Post, 64, "64, POST 4 KiB"),
 ];
 
-/// covers: foundation 10, foundation 17
 pub fn run(pairs: usize) -> Result<Report, String> {
     let mut report = Report::new("proxy-http1", pairs, &PEERS);
     let scratch = Scratch::new()?;
@@ -38,34 +37,34 @@ pub fn run(pairs: usize) -> Result<Report, String> {
         report.remark(format!("instructions per request are not counted: {reason}"));
     }
     let rows = Rows::new(&mut report, counter.is_ok());
-    let mut contenders = Vec::new();
+    let mut peers = Vec::new();
     for name in std::iter::once(OURS).chain(PEERS) {
-        match contenders::find(name) {
-            Ok(program) => contenders.push((name, program)),
+        match peers::find(name) {
+            Ok(program) => peers.push((name, program)),
             Err(reason) => report.remark(format!("{name} is missing: {reason}")),
         }
     }
-    let track = match Track::lay(&scratch, counter.ok()) {
-        Ok(track) => track,
+    let setup = match Setup::create(&scratch, counter.ok()) {
+        Ok(setup) => setup,
         Err(reason) => {
             report.remark(format!("nothing was measured: {reason}"));
             return Ok(report);
         }
     };
-    let [proxy_core, load_core] = [track.proxy_core, track.load.core];
+    let [proxy_core, load_core] = [setup.proxy_core, setup.load.core];
     report.remark(format!(
         "load: wrk -t1 -cN -d{LOAD_SECONDS}s on core {load_core}, the proxy alone on core {proxy_core}"
     ));
     for round in 0..pairs {
-        if round > 0 && !contenders.is_empty() {
-            // Each round opens with another contender, so that a machine that drifts favours none.
-            contenders.rotate_left(1);
+        if round > 0 && !peers.is_empty() {
+            // Each round starts with another peer, so that drift of the machine favours none.
+            peers.rotate_left(1);
         }
         for (load, (shape, connections, title)) in LOADS.into_iter().enumerate() {
             eprintln!("  round {} of {pairs}: {title}", round + 1);
-            for (name, program) in &contenders {
-                match track.measure(&scratch, name, program, shape, connections) {
-                    Ok(lap) => rows.record(&mut report, name, round, load, &lap),
+            for (name, program) in &peers {
+                match setup.measure(&scratch, name, program, shape, connections) {
+                    Ok(run) => rows.record(&mut report, name, round, load, &run),
                     Err(reason) => report.remark(format!("{name}, {title}: {reason}")),
                 }
             }
@@ -74,8 +73,8 @@ pub fn run(pairs: usize) -> Result<Report, String> {
     Ok(report)
 }
 
-/// What stays the same under every proxy.
-struct Track {
+/// The environment that is the same for every proxy.
+struct Setup {
     load: Load,
     counter: Option<Counter>,
     proxy_core: usize,
@@ -84,22 +83,22 @@ struct Track {
 }
 
 /// One run of one proxy.
-struct Lap {
+struct Run {
     cpu: Cpu,
     outcome: Outcome,
     peak_rss: u64,
     instructions: Option<f64>,
 }
 
-impl Track {
-    fn lay(scratch: &Scratch, counter: Option<Counter>) -> Result<Self, String> {
+impl Setup {
+    fn create(scratch: &Scratch, counter: Option<Counter>) -> Result<Self, String> {
         let [proxy_core, core] = two_cores()?;
         let load = Load { wrk: programs::system("wrk")?, taskset: programs::system("taskset")?, core };
         let nginx = programs::system(NGINX)?;
         let [app_port] = free_ports()?;
-        let folder = scratch.fresh("app")?;
-        let command = pinned(&load.taskset, core, &contenders::app(&nginx, &folder, app_port)?);
-        let mut app = Running::start(command, &folder)?;
+        let directory = scratch.fresh("app")?;
+        let command = pinned(&load.taskset, core, &peers::app(&nginx, &directory, app_port)?);
+        let mut app = Running::start(command, &directory)?;
         app.ready(app_port, "/")?;
         Ok(Self { load, counter, proxy_core, app_port, _app: app })
     }
@@ -111,24 +110,24 @@ impl Track {
         program: &std::path::Path,
         shape: Shape,
         connections: u32,
-    ) -> Result<Lap, String> {
-        let folder = scratch.fresh(name)?;
+    ) -> Result<Run, String> {
+        let directory = scratch.fresh(name)?;
         let [port] = free_ports()?;
-        let command = contenders::proxy(name, program, &folder, port, self.app_port)?;
-        let mut proxy = Running::start(pinned(&self.load.taskset, self.proxy_core, &command), &folder)?;
+        let command = peers::proxy(name, program, &directory, port, self.app_port)?;
+        let mut proxy = Running::start(pinned(&self.load.taskset, self.proxy_core, &command), &directory)?;
         proxy.ready(port, "/")?;
         let instructions = match &self.counter {
-            None => self.load.run(port, shape, connections, WARM_UP_SECONDS, &folder).map(|_| None)?,
+            None => self.load.run(port, shape, connections, WARM_UP_SECONDS, &directory).map(|_| None)?,
             Some(counter) => {
                 let target = (port, shape, connections, WARM_UP_SECONDS);
-                Some(self.load.run_counted(counter, &proxy.processes(&[]), target, &folder)?)
+                Some(self.load.run_counted(counter, &proxy.processes(&[]), target, &directory)?)
             }
         };
         let before = usage::cpu(&proxy.processes(&[]));
-        let outcome = self.load.run(port, shape, connections, LOAD_SECONDS, &folder)?;
+        let outcome = self.load.run(port, shape, connections, LOAD_SECONDS, &directory)?;
         let pids = proxy.processes(&[]);
         let cpu = usage::cpu(&pids).since(before);
-        Ok(Lap { cpu, outcome, peak_rss: usage::peak_rss(&pids)?, instructions })
+        Ok(Run { cpu, outcome, peak_rss: usage::peak_rss(&pids)?, instructions })
     }
 }
 
@@ -164,25 +163,25 @@ impl Rows {
         }
     }
 
-    fn record(&self, report: &mut Report, name: &'static str, round: usize, load: usize, lap: &Lap) {
-        let total = lap.cpu.total().as_secs_f64();
-        let figures = [
-            (&self.cpu, Some(total * 1e6 / lap.outcome.requests)),
-            (&self.instructions, lap.instructions),
-            (&self.rate, Some(lap.outcome.per_second)),
-            (&self.user, (total > 0.0).then(|| lap.cpu.user.as_secs_f64() / total * 100.0)),
-            (&self.memory, Some(lap.peak_rss as f64 / 1e6)),
-            (&self.p99, Some(lap.outcome.p99_ms)),
+    fn record(&self, report: &mut Report, name: &'static str, round: usize, load: usize, run: &Run) {
+        let total = run.cpu.total().as_secs_f64();
+        let values = [
+            (&self.cpu, Some(total * 1e6 / run.outcome.requests)),
+            (&self.instructions, run.instructions),
+            (&self.rate, Some(run.outcome.per_second)),
+            (&self.user, (total > 0.0).then(|| run.cpu.user.as_secs_f64() / total * 100.0)),
+            (&self.memory, Some(run.peak_rss as f64 / 1e6)),
+            (&self.p99, Some(run.outcome.p99_ms)),
         ];
-        for (rows, figure) in figures {
-            if let (Some(row), Some(figure)) = (rows.get(load), figure) {
-                report.record(*row, name, round, figure);
+        for (rows, value) in values {
+            if let (Some(row), Some(value)) = (rows.get(load), value) {
+                report.record(*row, name, round, value);
             }
         }
     }
 }
 
-/// The same command on one core; `taskset` becomes it by exec, so the pid is the program's.
+/// The same command on one core; `taskset` executes it by exec, so the PID is the program's.
 fn pinned(taskset: &PathBuf, core: usize, command: &Command) -> Command {
     let mut on_core = Command::new(taskset);
     on_core.arg("-c").arg(core.to_string()).arg(command.get_program()).args(command.get_args());

@@ -1,5 +1,5 @@
-//! What a person, a probe and a script see of a running process: probes, status, ledger, metrics, configuration and the
-//! page, over TCP, over the socket and by `outrigger status`. Requests come in, answers are compared; a handful each.
+//! What a user, a probe and a script can read from a running process: probes, status, ledger, metrics, configuration and the
+//! HTML page, over TCP, over the socket and by `outrigger status`. In: requests. Out: compared responses; a few per test.
 
 use std::os::unix::fs::PermissionsExt;
 
@@ -8,7 +8,7 @@ use crate::harness::outrigger::outrigger;
 use crate::harness::wire::get_over_socket;
 use crate::harness::{Exposition, LogReceiver, Outrigger, PATIENCE, Scene, Wait, get, request, until};
 
-/// All four jobs, on peers that need not answer.
+/// All four jobs, with peers that need not respond.
 const FOUR_JOBS: &str = r#"
 app: { stop: { drain_timeout: 1s, grace_period: 2s, timeout: 6s } }
 logs:
@@ -25,7 +25,7 @@ proxy:
 admin: { listen: "127.0.0.1:@admin@", socket: "@dir@/run/admin.sock", probes_listen: "127.0.0.1:@probes@" }
 "#;
 
-/// All four jobs at work; `None` where git is missing.
+/// Starts all four jobs; `None` if git is missing.
 fn four_jobs(receiver: &LogReceiver) -> Option<(Scene, Outrigger)> {
     let scene = Scene::new();
     Repository::create(&scene)?;
@@ -38,10 +38,9 @@ fn four_jobs(receiver: &LogReceiver) -> Option<(Scene, Outrigger)> {
     Some((scene, outrigger))
 }
 
-/// The three probes answer on the admin listener and on the listener of their own, which answers nothing else.
-/// covers: foundation 6
+/// The three probes respond on the admin listener and on the probes listener, which serves nothing else.
 #[test]
-fn probes_answer_on_both_listeners_and_on_theirs_alone() {
+fn probes_listener_serves_only_the_probes() {
     let receiver = LogReceiver::start();
     let (scene, outrigger) = need!(four_jobs(&receiver), "git is not installed");
     let probes = format!("127.0.0.1:{}", scene.value("probes"));
@@ -49,23 +48,22 @@ fn probes_answer_on_both_listeners_and_on_theirs_alone() {
         assert_eq!(outrigger.status_of(path), 200, "{path}");
         assert_eq!(get(&probes, path).map(|reply| reply.status).ok(), Some(200), "{path}");
     }
-    until(PATIENCE, "ready says the same on both", || {
+    until(PATIENCE, "both listeners return the same status for /ready", || {
         let ready = outrigger.status_of("/ready");
         matches!(ready, 200 | 503) && get(&probes, "/ready").is_ok_and(|reply| reply.status == ready)
     });
     for path in ["/", "/metrics", "/ledger", "/config", "/status"] {
         assert_eq!(outrigger.status_of(path), 200, "{path} on the admin listener");
-        assert_eq!(get(&probes, path).map(|reply| reply.status).ok(), Some(404), "{path} on the probes' listener");
+        assert_eq!(get(&probes, path).map(|reply| reply.status).ok(), Some(404), "{path} on the probes listener");
     }
     assert_eq!(outrigger.status_of("/no-such-path"), 404);
     outrigger.finish();
 }
 
 /// Started never waits for the app; ready does.
-/// covers: foundation 2
-/// covers: foundation 6
+/// Guarantee: started-never-waits-for-the-app
 #[test]
-fn started_does_not_wait_for_the_app_and_ready_does() {
+fn ready_waits_for_the_app_and_started_does_not() {
     let scene = Scene::new();
     for name in ["port", "front"] {
         scene.port(name);
@@ -87,10 +85,10 @@ proxy: { listeners: { inbound: { listen: "127.0.0.1:@front@", direction: inbound
     outrigger.finish();
 }
 
-/// The TCP listener only reads: every method that could change something is refused, and nothing changes.
-/// covers: foundation 6
+/// The TCP listener is read-only: it rejects every method that could change something, and nothing changes.
+/// Guarantee: changes-only-by-socket
 #[test]
-fn the_tcp_listener_refuses_to_change_anything() {
+fn tcp_listener_rejects_every_change() {
     let receiver = LogReceiver::start();
     let (_scene, outrigger) = need!(four_jobs(&receiver), "git is not installed");
     let worker = outrigger.worker();
@@ -105,15 +103,14 @@ fn the_tcp_listener_refuses_to_change_anything() {
     outrigger.finish();
 }
 
-/// The status has the health of each subsystem, by TCP, by the socket and by the command, which all say the same.
-/// covers: foundation 6
+/// The status has the health of each subsystem, over TCP, over the socket and by the command; all report the same.
 #[test]
-fn the_status_has_the_health_of_each_subsystem() {
+fn status_has_the_health_of_each_subsystem() {
     let receiver = LogReceiver::start();
     let (scene, outrigger_process) = need!(four_jobs(&receiver), "git is not installed");
     let socket = scene.path("run/admin.sock");
     let status = outrigger_process.get("/status").json();
-    let over_socket = get_over_socket(&socket, "/status").expect("the socket answers").json();
+    let over_socket = get_over_socket(&socket, "/status").expect("the socket responds").json();
     let config = scene.text_path("outrigger.yaml");
     let socket_text = socket.display().to_string();
     let by_config = outrigger(&["status", "-c", &config]);
@@ -130,16 +127,15 @@ fn the_status_has_the_health_of_each_subsystem() {
     }
     assert_eq!((by_config.0, by_socket.0), (0, 0), "{}{}", by_config.2, by_socket.2);
     std::fs::rename(scene.path("git/config.git"), scene.path("git/away.git")).expect("the repository can be moved");
-    until(PATIENCE, "the health of sync names the store that is gone", || {
+    until(PATIENCE, "the health of sync reports the missing store", || {
         outrigger(&["status", "-c", &config]).1.contains("config.git")
     });
     outrigger_process.finish();
 }
 
-/// `outrigger status` with nobody there says so and fails.
-/// covers: foundation 6
+/// `outrigger status` without a running process reports that and fails.
 #[test]
-fn status_without_a_process_says_so() {
+fn status_fails_without_a_running_process() {
     let scene = Scene::new();
     let socket = scene.text_path("run/admin.sock");
     let (code, _, stderr) = outrigger(&["status", "--socket", &socket]);
@@ -147,21 +143,19 @@ fn status_without_a_process_says_so() {
     assert!(stderr.contains(&socket), "{stderr}");
 }
 
-/// The socket is for its owner alone.
-/// covers: foundation 6
+/// Only the owner may use the socket.
 #[test]
-fn the_socket_is_for_its_owner_alone() {
+fn only_the_owner_may_use_the_socket() {
     let receiver = LogReceiver::start();
     let (scene, outrigger) = need!(four_jobs(&receiver), "git is not installed");
-    let mode = std::fs::metadata(scene.path("run/admin.sock")).expect("the socket is there").permissions().mode();
+    let mode = std::fs::metadata(scene.path("run/admin.sock")).expect("the socket exists").permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
     outrigger.finish();
 }
 
-/// `/config` shows the configuration that runs, and no secret: not one from the environment, not one in a URL. Neither
-/// does anything else that we print.
-/// covers: foundation 3
-/// covers: foundation 6
+/// `/config` shows the running configuration without secrets, neither those of the environment nor those in a URL. The same
+/// holds for everything else that Outrigger prints.
+/// Guarantee: secrets-never-shown
 #[test]
 fn no_secret_is_ever_shown() {
     let scene = Scene::new();
@@ -182,14 +176,14 @@ sync:
     receiver.wait_for(1, PATIENCE);
     let sent = receiver.batches()[0].head.header("authorization").map(str::to_owned);
     assert_eq!(sent.as_deref(), Some("Bearer open-sesame-42"), "the receiver gets the secret itself");
-    until(PATIENCE, "the failing fetch is said", || outrigger.get("/status").text().contains("config.git"));
+    until(PATIENCE, "the status reports the failing fetch", || outrigger.get("/status").text().contains("config.git"));
     let config = outrigger.get("/config").text();
     assert!(config.contains("(secret)"), "{config}");
-    assert!(config.contains(&receiver.address()), "what is no secret is shown: {config}");
+    assert!(config.contains(&receiver.address()), "values that are not secret are shown: {config}");
     let mut shown = vec![("/config", config)];
     shown.extend(["/status", "/metrics", "/ledger", "/"].map(|path| (path, outrigger.get(path).text())));
     let exit = outrigger.finish();
-    shown.push(("our log", exit.stderr));
+    shown.push(("the Outrigger log", exit.stderr));
     for (where_shown, text) in shown {
         for secret in secrets {
             assert!(!text.contains(secret), "{secret} in {where_shown}:\n{text}");
@@ -197,9 +191,7 @@ sync:
     }
 }
 
-/// `/metrics` is about us alone, in Prometheus text that parses, and counts what the ledger counts.
-/// covers: foundation 2
-/// covers: foundation 6
+/// `/metrics` has only Outrigger's own metrics, in valid Prometheus text, with the counts of the ledger.
 #[test]
 fn own_metrics_parse_and_agree_with_the_ledger() {
     let receiver = LogReceiver::start();
@@ -210,8 +202,8 @@ fn own_metrics_parse_and_agree_with_the_ledger() {
     let page = Exposition::parse(&reply.text());
     assert!(!page.series.is_empty());
     assert!(page.series.iter().all(|series| series.name.starts_with("outrigger_")), "{}", reply.text());
-    until(PATIENCE, "the metrics say that one line was delivered", || {
-        let page = Exposition::of(&outrigger.admin).expect("it answers");
+    until(PATIENCE, "the metrics count one delivered line", || {
+        let page = Exposition::of(&outrigger.admin).expect("the admin listener responds");
         let of_the_sink = |name: &str| name == "logs.sinks.main";
         page.series.iter().any(|series| {
             series.labels.values().any(|value| of_the_sink(value))
@@ -222,11 +214,9 @@ fn own_metrics_parse_and_agree_with_the_ledger() {
     outrigger.finish();
 }
 
-/// The ledger has the shape that scripts rely on.
-/// covers: foundation 2
-/// covers: foundation 6
+/// The ledger has the JSON structure that scripts rely on.
 #[test]
-fn the_ledger_has_its_published_shape() {
+fn ledger_has_its_documented_structure() {
     let receiver = LogReceiver::start();
     let (_scene, outrigger) = need!(four_jobs(&receiver), "git is not installed");
     receiver.wait_for(1, PATIENCE);
@@ -247,11 +237,9 @@ fn the_ledger_has_its_published_shape() {
     outrigger.finish();
 }
 
-/// The page is HTML that names each subsystem and the ledger's rows, loads nothing from elsewhere, and needs no script of
-/// anybody else.
-/// covers: foundation 6
+/// The HTML page shows each subsystem and the ledger's rows, loads nothing from other hosts, and needs no third-party script.
 #[test]
-fn the_page_shows_health_and_ledger_and_loads_nothing_from_elsewhere() {
+fn html_page_shows_health_and_is_self_contained() {
     let receiver = LogReceiver::start();
     let (_scene, outrigger) = need!(four_jobs(&receiver), "git is not installed");
     receiver.wait_for(1, PATIENCE);
@@ -262,8 +250,8 @@ fn the_page_shows_health_and_ledger_and_loads_nothing_from_elsewhere() {
     for word in ["logs", "metrics", "sync", "proxy", "logs.sinks.main"] {
         assert!(page.contains(word), "{word} on the page:\n{page}");
     }
-    for elsewhere in ["src=\"http", "href=\"http", "src=\"//", "@import"] {
-        assert!(!page.contains(elsewhere), "{elsewhere} on the page");
+    for external in ["src=\"http", "href=\"http", "src=\"//", "@import"] {
+        assert!(!page.contains(external), "{external} on the page");
     }
     outrigger.finish();
 }

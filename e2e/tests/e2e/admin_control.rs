@@ -1,5 +1,5 @@
-//! What a person, a probe and a script do to a running process: wait for it, probe it, stop it, upgrade it; and who may. The
-//! product's own commands and raw requests go in, exit codes and answers are compared. Bounded by the harness's patience.
+//! How a user, a probe and a script control a running process: wait for it, probe it, stop it, upgrade it; and who may. In: the
+//! product's own commands and raw requests. Out: compared exit codes and responses. Bounded by the harness's timeouts.
 
 use std::io::Write;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -12,14 +12,14 @@ use crate::harness::process::{Running, Signal, is_alive, run_to_end, send_signal
 use crate::harness::wire::Reply;
 use crate::harness::{Outrigger, PATIENCE, SECOND, Scene, Wait, Wire, python, until};
 
-/// An app with a port that it takes connections on once the file `go` is there, and every door of ours.
-const DOORS: &str = r#"
+/// An app that accepts connections on its port once the file `go` exists, and every listener of Outrigger.
+const LISTENERS: &str = r#"
 app: { port: @port@, stop: { drain_timeout: 1s, grace_period: 2s, timeout: 6s } }
 proxy: { listeners: { inbound: { listen: "127.0.0.1:@front@", direction: inbound, cluster: app } } }
 admin: { listen: "127.0.0.1:@admin@", socket: "@dir@/run/admin.sock", probes_listen: "127.0.0.1:@probes@" }
 "#;
 
-fn doors() -> Scene {
+fn scene_with_ports() -> Scene {
     let scene = Scene::new();
     for name in ["port", "front", "probes"] {
         scene.port(name);
@@ -27,37 +27,36 @@ fn doors() -> Scene {
     scene
 }
 
-/// A server that begins once `go` is there.
+/// A server that starts once the file `go` exists.
 fn late_server(scene: &Scene, python: &str) -> String {
     let (go, port) = (scene.text_path("go"), scene.value("port"));
     format!("while [ ! -e '{go}' ]; do sleep 0.05; done; exec '{python}' -m http.server --bind 127.0.0.1 {port}")
 }
 
 fn post(socket: &Path, path: &str, headers: &str, body: &str) -> Reply {
-    let stream = UnixStream::connect(socket).expect("the socket takes connections");
-    stream.set_read_timeout(Some(PATIENCE)).expect("a time-out can be set");
+    let stream = UnixStream::connect(socket).expect("the socket accepts connections");
+    stream.set_read_timeout(Some(PATIENCE)).expect("a timeout can be set");
     let mut wire = Wire::new(stream);
     let length = body.len();
     let head = format!("POST {path} HTTP/1.1\r\nHost: outrigger\r\nContent-Length: {length}\r\n{headers}\r\n{body}");
     wire.send(head).expect("a request can be sent");
-    wire.reply("POST").expect("the socket answers")
+    wire.reply("POST").expect("the socket responds")
 }
 
-/// A GET over TCP with headers of its own, Host among them.
+/// A GET over TCP with the given headers, including Host.
 fn get_with(address: &str, path: &str, headers: &str) -> u16 {
-    let mut wire = Wire::connect(address).expect("the listener takes connections");
+    let mut wire = Wire::connect(address).expect("the listener accepts connections");
     wire.send(format!("GET {path} HTTP/1.1\r\n{headers}Connection: close\r\n\r\n")).expect("a request can be sent");
-    wire.reply("GET").expect("the listener answers").status
+    wire.reply("GET").expect("the listener responds").status
 }
 
-/// `outrigger wait` tells started from ready, over the socket and over the probes' listener, and gives up with the reason.
-/// covers: attachment 4
+/// `outrigger wait` distinguishes started from ready, over the socket and the probes listener, and times out with the reason.
 #[test]
-fn wait_ends_with_the_answer_or_with_the_reason_against_it() {
+fn wait_succeeds_or_times_out_with_the_reason() {
     let python = need!(python(), "python3 is not installed");
-    let scene = doors();
+    let scene = scene_with_ports();
     let server = late_server(&scene, &python);
-    let running = Outrigger::start_and(&scene, DOORS, &["sh", "-c", &server], Wait::Started);
+    let running = Outrigger::start_and(&scene, LISTENERS, &["sh", "-c", &server], Wait::Started);
     let (socket, config) = (scene.text_path("run/admin.sock"), scene.text_path("outrigger.yaml"));
     let url = format!("http://127.0.0.1:{}", scene.value("probes"));
     let ways = [["--socket", &socket], ["-c", &config], ["--url", &url]];
@@ -75,19 +74,18 @@ fn wait_ends_with_the_answer_or_with_the_reason_against_it() {
     running.finish();
 }
 
-/// A program that starts before us waits until we are there, and then takes the place of the command that waited.
-/// covers: attachment 4
+/// A program that starts before Outrigger waits until Outrigger is up; `wait` then execs it in the same process.
 #[test]
-fn wait_begins_before_the_socket_is_there_and_becomes_the_command() {
-    let scene = doors();
+fn wait_before_the_start_execs_the_command() {
+    let scene = scene_with_ports();
     let (binary, socket) = (binary(), scene.text_path("run/admin.sock"));
     let wait = ["wait", "--for", "started", "--timeout", "20s", "--socket", &socket];
     let command: Vec<&str> = [binary.as_str()].into_iter().chain(wait).collect();
     let shell = ["--", "sh", "-c", "echo became $$; exit 7"];
     let mut waiting = Running::start(&[&command[..], &shell].concat());
     let pid = waiting.pid();
-    assert!(waiting.ended().is_none(), "nobody is there yet");
-    let body = DOORS.replace("port: @port@, ", "");
+    assert!(waiting.ended().is_none(), "Outrigger is not running yet");
+    let body = LISTENERS.replace("port: @port@, ", "");
     let body = body.lines().filter(|line| !line.starts_with("proxy:")).collect::<Vec<_>>().join("\n");
     let running = Outrigger::start_and(&scene, &body, &["sleep", "300"], Wait::Started);
     assert_eq!(waiting.wait(PATIENCE), 7, "the exit code of the command");
@@ -100,12 +98,11 @@ fn wait_begins_before_the_socket_is_there_and_becomes_the_command() {
     assert!(code == 1 && stdout.is_empty() && stderr.contains(&socket), "{code} {stdout} {stderr}");
 }
 
-/// `outrigger probe` is a probe without HTTP and without a shell; a worker that hangs is a no in time.
-/// covers: attachment 4
+/// `outrigger probe` needs neither HTTP nor a shell; with a hung worker it fails in time.
 #[test]
-fn probe_answers_yes_or_no_in_time() {
-    let scene = doors();
-    let running = Outrigger::start_and(&scene, DOORS, &["sleep", "300"], Wait::Started);
+fn probe_succeeds_or_fails_in_time() {
+    let scene = scene_with_ports();
+    let running = Outrigger::start_and(&scene, LISTENERS, &["sleep", "300"], Wait::Started);
     let socket = scene.text_path("run/admin.sock");
     let probe = |which: &str| {
         let began = Instant::now();
@@ -122,56 +119,53 @@ fn probe_answers_yes_or_no_in_time() {
     let (code, reason) = probe("live");
     send_signal(worker, Signal::CONT);
     assert!(code == 1 && reason.contains("no answer within 1s"), "{code} {reason}");
-    until(PATIENCE, "it answers again", || probe("live").0 == 0);
+    until(PATIENCE, "the worker responds again", || probe("live").0 == 0);
     running.finish();
     let (code, reason) = probe("live");
     assert!(code == 1 && reason.contains(&socket), "{code} {reason}");
 }
 
-/// `outrigger stop` is the stop order, in both modes, and ends when everything has.
-/// covers: attachment 4
+/// `outrigger stop` runs the stop sequence in both modes, and returns when everything has stopped.
 #[test]
-fn stop_leads_through_the_stop_order_and_ends_with_it() {
+fn stop_runs_the_stop_sequence_and_waits_for_it() {
     let app = ["sh", "-c", "trap 'exit 5' TERM; echo up; sleep 300 & wait"];
     for (command, expect) in [(&app[..], 5), (&[], 0)] {
-        let scene = doors();
-        let running = Outrigger::start_and(&scene, DOORS, command, Wait::Started);
+        let scene = scene_with_ports();
+        let running = Outrigger::start_and(&scene, LISTENERS, command, Wait::Started);
         until(PATIENCE, "the app runs", || command.is_empty() || running.stdout.contains("up"));
         let socket = scene.text_path("run/admin.sock");
         let (code, stdout, stderr) = outrigger(&["stop", "--timeout", "5s", "--socket", &socket]);
         assert_eq!((code, stdout.as_str()), (0, "stopped\n"), "{command:?}: {stderr}");
-        assert_eq!(running.wait(2 * SECOND).code, expect, "{command:?}: the app's exit code is ours");
+        assert_eq!(running.wait(2 * SECOND).code, expect, "{command:?}: Outrigger exits with the app's code");
         let (code, _, stderr) = outrigger(&["stop", "--socket", &socket]);
         assert!(code == 1 && stderr.contains(&socket) && stderr.contains("help:"), "{code} {stderr}");
     }
 }
 
-/// A binary that is not there upgrades nothing, and says so.
-/// covers: attachment 3
-/// covers: attachment 4
+/// An upgrade to a missing binary changes nothing and reports the error.
 #[test]
-fn an_upgrade_to_nothing_is_refused_and_changes_nothing() {
-    let scene = doors();
-    let running = Outrigger::start_and(&scene, DOORS, &["sleep", "300"], Wait::Started);
+fn upgrade_to_a_missing_binary_changes_nothing() {
+    let scene = scene_with_ports();
+    let running = Outrigger::start_and(&scene, LISTENERS, &["sleep", "300"], Wait::Started);
     let (worker, app) = (running.worker(), running.app());
-    let (socket, nothing) = (scene.text_path("run/admin.sock"), scene.text_path("no-such-binary"));
-    let (code, stdout, stderr) = outrigger(&["upgrade", "--binary", &nothing, "--socket", &socket]);
-    assert!(code == 1 && stdout.is_empty() && stderr.contains(&nothing), "{code} {stdout} {stderr}");
+    let (socket, missing) = (scene.text_path("run/admin.sock"), scene.text_path("no-such-binary"));
+    let (code, stdout, stderr) = outrigger(&["upgrade", "--binary", &missing, "--socket", &socket]);
+    assert!(code == 1 && stdout.is_empty() && stderr.contains(&missing), "{code} {stdout} {stderr}");
     assert_eq!(post(&scene.path("run/admin.sock"), "/upgrade", "", "relative/path").status, 400);
     assert!(is_alive(worker) && is_alive(app));
     assert_eq!((running.find_worker(), running.status_of("/live")), (Some(worker), 200));
     running.finish();
 }
 
-/// With a token the socket's file is not enough for a change, and the token is never shown.
-/// covers: attachment 6
+/// With a token, access to the socket file is not enough for a change, and the token is never shown.
+/// Guarantee: changes-only-by-socket
 #[test]
-fn a_change_needs_the_token_where_one_is_set() {
-    let scene = doors();
+fn a_change_requires_the_configured_token() {
+    let scene = scene_with_ports();
     let token = "open-sesame-73";
     scene.write("token", format!("{token}\n"));
     scene.write("wrong", "close-sesame-73\n");
-    let body = DOORS.replace("probes_listen:", "token: \"${file:@dir@/token}\", probes_listen:");
+    let body = LISTENERS.replace("probes_listen:", "token: \"${file:@dir@/token}\", probes_listen:");
     let running = Outrigger::start_and(&scene, &body, &["sleep", "300"], Wait::Started);
     let (socket, socket_text) = (scene.path("run/admin.sock"), scene.text_path("run/admin.sock"));
     let worker = running.worker();
@@ -196,7 +190,7 @@ fn a_change_needs_the_token_where_one_is_set() {
         assert_eq!(code, expect, "{arguments:?}: {stderr}");
         assert!(expect == 0 || stderr.contains("--token-file"), "{stderr}");
     }
-    // What only reads needs none.
+    // Read-only requests need no token.
     assert_eq!(outrigger(&["status", "--socket", &socket_text]).0, 0);
     assert_eq!(running.find_worker(), Some(worker), "nothing was stopped or upgraded");
     let mut shown: Vec<String> = ["/config", "/status", "/"].map(|path| running.get(path).text()).into();
@@ -205,40 +199,38 @@ fn a_change_needs_the_token_where_one_is_set() {
     assert!(!shown.iter().any(|text| text.contains(token)), "the token is never shown: {shown:?}");
 }
 
-/// The socket's file gets the mode and the group that were asked for; a group that is not there stops the start.
-/// covers: attachment 6
+/// The socket file gets the configured mode and group; an unknown group fails the start.
 #[test]
-fn the_socket_gets_its_mode_and_group() {
-    let group_of_ours = |option: &str| {
+fn socket_gets_the_configured_mode_and_group() {
+    let own_group = |option: &str| {
         let (code, stdout, _) = run_to_end(&["id", option], PATIENCE);
         (code == 0).then(|| stdout.trim().to_owned())
     };
-    let number = need!(group_of_ours("-g"), "id is not installed");
-    let groups = [Some(number.clone()), group_of_ours("-gn")];
+    let number = need!(own_group("-g"), "id is not installed");
+    let groups = [Some(number.clone()), own_group("-gn")];
     for group in groups.into_iter().flatten() {
-        let scene = doors();
+        let scene = scene_with_ports();
         let body =
-            DOORS.replace("probes_listen:", &format!("socket_mode: 0660, socket_group: {group}, probes_listen:"));
+            LISTENERS.replace("probes_listen:", &format!("socket_mode: 0660, socket_group: {group}, probes_listen:"));
         let running = Outrigger::start_and(&scene, &body, &["sleep", "300"], Wait::Started);
-        let meta = std::fs::metadata(scene.path("run/admin.sock")).expect("the socket is there");
+        let meta = std::fs::metadata(scene.path("run/admin.sock")).expect("the socket exists");
         assert_eq!((meta.permissions().mode() & 0o777, meta.gid().to_string()), (0o660, number.clone()), "{group}");
         running.finish();
     }
-    let scene = doors();
+    let scene = scene_with_ports();
     for (wrong, named) in [("socket_group: no-such-group", "no-such-group"), ("socket_mode: rw-rw----", "rw-rw----")] {
-        let body = DOORS.replace("probes_listen:", &format!("{wrong}, probes_listen:"));
+        let body = LISTENERS.replace("probes_listen:", &format!("{wrong}, probes_listen:"));
         let config = scene.write("outrigger.yaml", configuration(&scene, &body)).display().to_string();
         let (code, stdout, stderr) = outrigger(&["run", "-c", &config, "--", "echo", "started"]);
         assert!(code == 1 && stdout.is_empty() && stderr.contains(named), "{code} {stdout} {stderr}");
     }
 }
 
-/// A name that a stranger could point at us, and a page of a stranger, get nothing over TCP; probers may use any name.
-/// covers: attachment 6
+/// Unknown hosts (DNS rebinding) and cross-origin pages get nothing over TCP; probes may use any host name.
 #[test]
-fn pages_of_strangers_get_nothing_over_tcp() {
-    let scene = doors();
-    let body = DOORS.replace("probes_listen:", "allowed_hosts: [outrigger.example], probes_listen:");
+fn tcp_rejects_unknown_hosts_and_origins() {
+    let scene = scene_with_ports();
+    let body = LISTENERS.replace("probes_listen:", "allowed_hosts: [outrigger.example], probes_listen:");
     let running = Outrigger::start_and(&scene, &body, &["sleep", "300"], Wait::Started);
     let (admin, probes) = (running.admin.clone(), format!("127.0.0.1:{}", scene.value("probes")));
     let here = format!("Host: {admin}\r\n");
@@ -263,13 +255,11 @@ fn pages_of_strangers_get_nothing_over_tcp() {
     running.finish();
 }
 
-/// The status tells of the app's life and of the sandbox, as JSON and for people, and nothing of the environment.
-/// covers: attachment 1
-/// covers: attachment 6
+/// The status reports the app's state and the sandbox, as JSON and as text, and nothing of the environment.
 #[test]
-fn the_status_tells_of_the_app_and_of_the_sandbox() {
-    let scene = doors();
-    let body = DOORS.replace("port: @port@, ", "").replace("proxy:", "# proxy:");
+fn status_reports_the_app_and_the_sandbox() {
+    let scene = scene_with_ports();
+    let body = LISTENERS.replace("port: @port@, ", "").replace("proxy:", "# proxy:");
     let running = Outrigger::start_with(&scene, &body, &["sleep", "300"], Wait::Ready, |command| {
         command.env("E2E_PASSWORD", "hunter2secret");
     });
@@ -290,14 +280,13 @@ fn the_status_tells_of_the_app_and_of_the_sandbox() {
     running.finish();
 }
 
-/// Requests that say nothing, and half of one, hold up nobody else.
-/// covers: attachment 6
+/// Idle connections and incomplete requests block no other client.
 #[test]
-fn a_silent_client_on_the_socket_holds_up_nobody() {
-    let scene = doors();
-    let running = Outrigger::start_and(&scene, DOORS, &["sleep", "300"], Wait::Started);
+fn a_stalled_socket_client_blocks_no_other() {
+    let scene = scene_with_ports();
+    let running = Outrigger::start_and(&scene, LISTENERS, &["sleep", "300"], Wait::Started);
     let socket = scene.path("run/admin.sock");
-    let mut silent = UnixStream::connect(&socket).expect("the socket takes connections");
+    let mut silent = UnixStream::connect(&socket).expect("the socket accepts connections");
     silent.write_all(b"POST /stop HTTP/1.1\r\nHost: x\r\nContent-Le").expect("half a request");
     let (code, _, stderr) = outrigger(&["probe", "live", "--socket", &scene.text_path("run/admin.sock")]);
     assert_eq!(code, 0, "{stderr}");

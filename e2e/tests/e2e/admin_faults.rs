@@ -1,6 +1,6 @@
-//! What strangers, scripts and probes do to the admin listeners and to the proxy: connections that say nothing, orders that are
-//! refused, a body that is missing, a status for a script, requests that come back to where they were. Requests and commands
-//! come in; answers, exit codes, health and descriptors are compared. Bounded by `CROWD` connections.
+//! What unknown clients, scripts and probes do to the admin listeners and to the proxy: idle connections, rejected requests, a
+//! missing body, a status for a script, requests that loop. In: requests and commands. Out: compared responses, exit codes,
+//! health and file descriptors. Bounded by `CROWD` connections.
 
 use std::io::Write as _;
 use std::net::TcpStream;
@@ -14,97 +14,87 @@ use crate::harness::raw_app::answer_ok;
 use crate::harness::status::{health_of_all, post};
 use crate::harness::{Next, Outrigger, PATIENCE, RawApp, SECOND, Scene, Wait, Wire, get, request, until, within};
 
-/// A kubelet waits for one second (`timeoutSeconds`); four on a shared machine.
+/// A kubelet waits for one second (`timeoutSeconds`); here four, for a shared machine.
 const PROBE: Duration = Duration::from_secs(4);
 
-/// Connections of one client that say nothing.
+/// Idle connections of one client.
 const CROWD: usize = 160;
 
-/// The status that a probe is answered with in time; 0 where it is not.
+/// The response status of a probe; 0 if none arrives in time.
 fn probe(address: &str, path: &str) -> u16 {
     let began = Instant::now();
-    let asked = || -> std::io::Result<u16> {
+    let status = || -> std::io::Result<u16> {
         let mut wire = Wire::connect(address)?;
         wire.stream.set_read_timeout(Some(PROBE))?;
         wire.send(format!("GET {path} HTTP/1.1\r\nHost: kubelet\r\nConnection: close\r\n\r\n"))?;
         Ok(wire.reply("GET")?.status)
     };
-    asked().ok().filter(|_| began.elapsed() < PROBE).unwrap_or(0)
+    status().ok().filter(|_| began.elapsed() < PROBE).unwrap_or(0)
 }
 
-/// One probe after the other while the crowd, each of whom has said `words`, stays connected.
-fn check_crowd(words: &[u8]) {
+/// Sends probes one after another while `CROWD` connections, each of which has sent `bytes`, stay open.
+fn check_crowd(bytes: &[u8]) {
     let scene = Scene::new();
     scene.port("probes");
     let admin = "admin: { listen: \"127.0.0.1:@admin@\", socket: \"@dir@/run/admin.sock\", probes_listen: \"127.0.0.1:@probes@\" }";
     let running = Outrigger::start(&scene, admin, &["sleep", "300"]);
     for (address, path) in [(scene.fill("127.0.0.1:@probes@"), "/live"), (running.admin.clone(), "/ready")] {
         let join = |_| {
-            let mut stream = TcpStream::connect(&address).expect("connections are taken");
-            stream.write_all(words).expect("a few bytes");
+            let mut stream = TcpStream::connect(&address).expect("the listener accepts connections");
+            stream.write_all(bytes).expect("a few bytes");
             stream
         };
         let crowd: Vec<TcpStream> = (0..CROWD).map(join).collect();
-        let answers: Vec<u16> =
+        let statuses: Vec<u16> =
             (0..12).map_while(|_| Some(probe(&address, path)).filter(|status| *status == 200)).collect();
-        assert_eq!(
-            answers.len(),
-            12,
-            "probes of {address}{path} answered one after the other beside {CROWD} connections"
-        );
+        assert_eq!(statuses.len(), 12, "successful probes of {address}{path} next to {CROWD} open connections");
         drop(crowd);
     }
     running.finish();
 }
 
-/// A scanner, or a client that opens its pool ahead.
-/// covers: faults 2
+/// As a port scanner leaves them, or a client that opens its connection pool ahead.
 #[test]
-fn connections_that_say_nothing_starve_no_probe() {
+fn idle_connections_starve_no_probe() {
     check_crowd(b"");
 }
 
-/// Half of a request costs as little to send, and is no better reason to wait.
-/// covers: faults 2
+/// An incomplete request is as cheap to send, and must not block a probe either.
 #[test]
-fn half_requests_starve_no_probe() {
+fn incomplete_requests_starve_no_probe() {
     check_crowd(b"GET /live HTTP/1.1\r\nHost: x");
 }
 
-/// The head is there, and the body that it promises never comes.
-/// covers: faults 2
+/// The head arrives, but the body that it announces never does.
 #[test]
 fn requests_without_their_body_starve_no_probe() {
     check_crowd(b"POST /live HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n");
 }
 
-/// Each has had its answer, and keeps its connection for the next request.
-/// covers: faults 2
+/// Each client has its response, and keeps the connection open for the next request.
 #[test]
-fn idle_kept_connections_starve_no_probe() {
+fn keep_alive_connections_starve_no_probe() {
     check_crowd(b"GET /live HTTP/1.1\r\nHost: x\r\n\r\n");
 }
 
 fn subsystems(running: &Outrigger) -> Value {
     let mut subsystems = running.get("/status").json()["subsystems"].clone();
-    // Another worker counts from its own start.
+    // Each worker counts `since` from its own start.
     let rows = subsystems.as_array_mut().into_iter().flatten();
     rows.filter_map(Value::as_object_mut).for_each(|row| drop(row.remove("since")));
     subsystems
 }
 
-/// What is wrong with an order is its sender's business: the answer says it, and the product is as well as before.
-/// covers: faults 2
-/// covers: faults 7
+/// The response reports what is wrong with a request; the health of the product does not change.
 #[test]
-fn a_refused_upgrade_is_an_answer_and_no_change_of_health() {
+fn a_rejected_upgrade_changes_no_health() {
     let scene = Scene::new();
     let running = Outrigger::start(&scene, "", &["sleep", "300"]);
     let before = subsystems(&running);
     let plain = scene.write("bin/plain", "no program\n").display().to_string();
     for path in [scene.text_path("bin/missing"), plain, scene.text_path("bin")] {
-        let (code, said) = upgrade(&scene, Some(&path));
-        assert!(code == 1 && said.contains(&path), "{said}");
+        let (code, output) = upgrade(&scene, Some(&path));
+        assert!(code == 1 && output.contains(&path), "{output}");
         assert_eq!(subsystems(&running), before, "after an upgrade to {path}");
     }
     assert_eq!(post(&scene, "/upgrade", Some("relative/path")).status, 400);
@@ -112,11 +102,9 @@ fn a_refused_upgrade_is_an_answer_and_no_change_of_health() {
     running.finish();
 }
 
-/// A worker that still answers a slow request has no place for another next one: the order is refused, and all is well.
-/// covers: faults 2
-/// covers: faults 7
+/// While a worker still serves a slow request there is no slot for a third one: the upgrade is rejected, the health unchanged.
 #[test]
-fn an_upgrade_right_after_another_is_refused_and_no_change_of_health() {
+fn an_upgrade_during_another_changes_no_health() {
     let scene = Scene::new();
     let (front, release) = (format!("127.0.0.1:{}", scene.port("front")), scene.path("release"));
     let app = RawApp::start({
@@ -131,30 +119,31 @@ fn an_upgrade_right_after_another_is_refused_and_no_change_of_health() {
                 proxy: { listeners: { inbound: { listen: \"127.0.0.1:@front@\", direction: inbound, cluster: app } } }";
     let running = Outrigger::start(&scene, body, &[]);
     let before = subsystems(&running);
-    let mut slow = Wire::connect(&front).expect("the proxy takes connections");
+    let mut slow = Wire::connect(&front).expect("the proxy accepts connections");
     slow.send("GET /slow HTTP/1.1\r\nHost: app\r\n\r\n").expect("the proxy reads");
-    until(PATIENCE, "the slow request is under way", || app.seen_count() == 1);
+    until(PATIENCE, "the slow request is in flight", || app.seen_count() == 1);
     let next = scene.program("bin/next", binary()).display().to_string();
-    let (code, said) = upgrade(&scene, Some(&next));
-    assert_eq!(code, 0, "{said}");
-    until(PATIENCE, "all is well", || running.status_of("/ready") == 200 && subsystems(&running) == before);
+    let (code, output) = upgrade(&scene, Some(&next));
+    assert_eq!(code, 0, "{output}");
+    until(PATIENCE, "ready, with unchanged health", || {
+        running.status_of("/ready") == 200 && subsystems(&running) == before
+    });
     for _ in 0..2 {
-        let (code, said) = upgrade(&scene, Some(&next));
-        assert_eq!(code, 1, "one worker still has a request to answer: {said}");
-        assert_eq!(subsystems(&running), before, "{said}");
+        let (code, output) = upgrade(&scene, Some(&next));
+        assert_eq!(code, 1, "one worker still has a request in flight: {output}");
+        assert_eq!(subsystems(&running), before, "{output}");
     }
     scene.write("release", "");
-    let reply = slow.reply("GET").expect("the slow request is answered");
+    let reply = slow.reply("GET").expect("the slow request gets its response");
     assert_eq!((reply.status, reply.text().as_str()), (200, "slow"));
-    until(PATIENCE, "then the order is taken", || upgrade(&scene, Some(&next)).0 == 0);
-    until(PATIENCE, "all is well again", || subsystems(&running) == before);
+    until(PATIENCE, "then the upgrade is accepted", || upgrade(&scene, Some(&next)).0 == 0);
+    until(PATIENCE, "unchanged health after the second upgrade", || subsystems(&running) == before);
     running.finish();
 }
 
-/// No component has become worse, and none has begun anew.
-/// covers: faults 7
+/// No component becomes unhealthy, and none resets its `since`.
 #[test]
-fn refused_requests_change_the_health_of_no_component() {
+fn rejected_requests_change_no_component_health() {
     let scene = Scene::new();
     let body = "logs: { sources: { app: { stdio: {} } }, sinks: { none: { blackhole: {} } } }";
     let running = Outrigger::start(&scene, body, &["sleep", "300"]);
@@ -174,44 +163,42 @@ fn refused_requests_change_the_health_of_no_component() {
         assert!((400..500).contains(&status), "{path} {body:?}: {status}");
         assert_eq!(health_of_all(&running), before, "{path} {body:?}");
     }
-    let reply = request(&running.admin, "POST", "/stop", &[], b"").expect("the listener answers");
+    let reply = request(&running.admin, "POST", "/stop", &[], b"").expect("the listener responds");
     assert!((400..500).contains(&reply.status), "{}", reply.status);
     assert_eq!(health_of_all(&running), before);
     running.finish();
 }
 
-/// A level that is not named is none: what was logged before is logged still.
-/// covers: faults 2
+/// A missing or unknown level is rejected: the previous level stays in effect.
 #[test]
-fn a_log_level_that_is_missing_or_unknown_is_refused_and_changes_nothing() {
+fn an_invalid_log_level_changes_nothing() {
     let scene = Scene::new();
     let running = Outrigger::start(&scene, "", &["sleep", "300"]);
     for body in [None, Some(""), Some("\n"), Some("  "), Some("louder"), Some("=")] {
         let reply = post(&scene, "/log-level", body);
         assert_eq!(reply.status, 400, "{body:?}: {}", reply.text());
-        assert!(reply.text().contains("warn"), "it says what is known: {}", reply.text());
+        assert!(reply.text().contains("warn"), "the response lists the known levels: {}", reply.text());
     }
     assert_eq!(post(&scene, "/log-level", Some("info\n")).status, 200);
     let exit = running.finish();
     assert!(exit.stderr.contains("stopping"), "the level is still info: {}", exit.stderr);
 }
 
-/// The JSON is what the socket answers, whole and alone on stdout; the table is the default.
-/// covers: faults 10
+/// The JSON is the complete response of the socket, and nothing else is on stdout; the table is the default.
 #[test]
-fn status_prints_json_for_scripts_and_a_table_for_people() {
+fn status_prints_json_or_a_table() {
     let scene = Scene::new();
     let body = "logs: { sources: { app: { stdio: {} } }, sinks: { none: { blackhole: {} } } }";
     let running = Outrigger::start(&scene, body, &["sleep", "300"]);
     let socket = scene.text_path("run/admin.sock");
     let (code, json, stderr) = outrigger(&["status", "--format", "json", "--socket", &socket]);
     assert_eq!((code, stderr.as_str()), (0, ""), "{json}");
-    let printed: Value = serde_json::from_str(&json).unwrap_or_else(|error| panic!("no JSON ({error}): {json}"));
-    let asked = running.get("/status").json();
+    let printed: Value = serde_json::from_str(&json).unwrap_or_else(|error| panic!("not JSON ({error}): {json}"));
+    let served = running.get("/status").json();
     let keys = |value: &Value| value.as_object().map(|object| object.keys().cloned().collect::<Vec<_>>());
-    assert_eq!(keys(&printed), keys(&asked), "the same keys");
+    assert_eq!(keys(&printed), keys(&served), "the same keys");
     for key in ["version", "subsystems", "ledger", "app"] {
-        assert_eq!(printed[key], asked[key], "{key}");
+        assert_eq!(printed[key], served[key], "{key}");
     }
     let table = outrigger(&["status", "--socket", &socket]);
     let text = outrigger(&["status", "--format", "text", "--socket", &socket]);
@@ -227,7 +214,7 @@ fn status_prints_json_for_scripts_and_a_table_for_people() {
     assert!(code == 1 && stdout.is_empty() && stderr.contains(&socket), "{stdout}{stderr}");
 }
 
-/// A listener that leads to `@to@`, with few connections: a loop uses them up instead of the machine's descriptors.
+/// A listener that routes to `@to@`, with few connections: a loop exhausts them instead of the machine's file descriptors.
 const FRONT: &str = "\
 app: { stop: { drain_timeout: 1s, grace_period: 1s, timeout: 4s } }
 proxy:
@@ -235,11 +222,10 @@ proxy:
   clusters: { back: { endpoints: [\"127.0.0.1:@to@\"], response_headers_timeout: 3s } }
 ";
 
-/// Two instances that lead to each other, as two services with each other's address: RFC 9110, 7.6.3 gives `Via` for this, and
+/// Two instances route to each other, like two services with each other's address: RFC 9110, 7.6.3 defines `Via` for this, and
 /// RFC 5842, 7.2 the status.
-/// covers: faults 2
 #[test]
-fn a_request_that_comes_back_is_answered_with_508() {
+fn a_routing_loop_gets_508() {
     let scenes = [Scene::new(), Scene::new()];
     let ports = [scenes[0].port("front"), scenes[1].port("front")];
     scenes[0].set("to", ports[1]);
@@ -247,7 +233,7 @@ fn a_request_that_comes_back_is_answered_with_508() {
     let running = [0, 1].map(|number| Outrigger::start_and(&scenes[number], FRONT, &[], Wait::Started));
     let before = running.each_ref().map(|running| descriptors(running.worker()));
     for (port, via) in [(ports[0], ""), (ports[1], "Via: 1.0 fred, 1.1 p.example.net\r\n")] {
-        let mut wire = Wire::connect(&format!("127.0.0.1:{port}")).expect("the proxy takes connections");
+        let mut wire = Wire::connect(&format!("127.0.0.1:{port}")).expect("the proxy accepts connections");
         wire.send(format!("GET / HTTP/1.1\r\nHost: app\r\n{via}\r\n")).expect("the proxy reads");
         let status = wire.reply("GET").map(|reply| reply.status).unwrap_or(0);
         let now = running.each_ref().map(|running| descriptors(running.worker()));
@@ -260,10 +246,9 @@ fn a_request_that_comes_back_is_answered_with_508() {
     }
 }
 
-/// An app that is a proxy itself keeps `Via`, and calls out through us: that is one request through two listeners, and no loop.
-/// covers: faults 2
+/// An app that is a proxy itself preserves `Via` and calls out through Outrigger: one request through two listeners is no loop.
 #[test]
-fn an_app_that_passes_a_request_on_through_us_is_no_loop() {
+fn an_app_that_forwards_requests_is_no_loop() {
     let back = RawApp::start(|request, wire| answer_ok(wire, request.head.header("via").unwrap_or("none").as_bytes()));
     let scene = Scene::new();
     let (front, way) = (format!("127.0.0.1:{}", scene.port("front")), format!("127.0.0.1:{}", scene.port("way")));
@@ -281,8 +266,8 @@ fn an_app_that_passes_a_request_on_through_us_is_no_loop() {
                 clusters: { back: { endpoints: [\"@back@\"] } }\n";
     let running = Outrigger::start(&scene, body, &[]);
     for _ in 0..2 {
-        let reply = get(&front, "/orders").expect("the proxy answers");
-        assert_eq!((reply.status, reply.text().as_str()), (200, "200"), "the app's own request was answered");
+        let reply = get(&front, "/orders").expect("the proxy responds");
+        assert_eq!((reply.status, reply.text().as_str()), (200, "200"), "the app's own request got its response");
     }
     assert_eq!(back.seen_count(), 2);
     assert!(running.finish().took < 10 * SECOND);

@@ -1,10 +1,10 @@
-//! Real apps beside us, unmodified: Python, Node, Java, nginx and redis in C, a shell script. Each runs once alone and once
-//! with us, is driven the same way both times, and has to show the same output, the same log file and the same exit code,
-//! while logs, metrics, configuration and requests pass through us complete. Here the wrapped mode; the companion's is in
-//! `apps_companion.rs`, and what is known of each app in `apps_table.rs`. Bounded by some thousand lines and a hundred
-//! requests an app.
+//! Real, unmodified apps with Outrigger: Python, Node, Java, nginx and redis in C, a shell script. Each runs once alone and
+//! once with Outrigger, is driven the same way both times, and must show the same output, the same log file and the same exit
+//! code, while logs, metrics, configuration and requests pass through Outrigger completely. This file has the wrapped mode,
+//! `apps_companion.rs` the companion mode, and `apps_table.rs` the properties of each app. Bounded by some thousand lines and
+//! a hundred requests an app.
 
-use crate::apps_table::{JAVA, Kind, NGINX, NODE, PYTHON, REDIS, SHELL, Sees, Speaks, Told, Way};
+use crate::apps_table::{JAVA, Kind, NGINX, NODE, Notify, PYTHON, REDIS, SHELL, Sees, Speaks, Way};
 use crate::harness::git::{Repository, published};
 use crate::harness::process::{Captured, Running, Signal};
 use crate::harness::{
@@ -20,7 +20,7 @@ pub enum Mode {
     Companion,
 }
 
-/// One app at one place: how to start it there, and what it is driven by.
+/// One app in its scene: how to start it, and how to drive it.
 pub struct App {
     kind: &'static Kind,
     mode: Mode,
@@ -29,7 +29,7 @@ pub struct App {
 }
 
 impl App {
-    /// `None` where its program is not on this machine.
+    /// `None` if its program is not installed.
     pub fn place(kind: &'static Kind, mode: Mode) -> Option<Self> {
         let program = match kind.program {
             "python3" => python()?,
@@ -45,7 +45,7 @@ impl App {
         scene.set("fixtures", fixture("."));
         scene.set("lines", kind.lines);
         if let Some(name) = kind.config {
-            let template = std::fs::read_to_string(fixture(name)).expect("the fixture is there");
+            let template = std::fs::read_to_string(fixture(name)).expect("the fixture exists");
             scene.set("config", scene.write(name, scene.fill(&template)).display());
         }
         let command = kind.command.iter().map(|word| scene.fill(word)).collect();
@@ -79,13 +79,13 @@ impl App {
         }
     }
 
-    /// Whether it is running before there is any configuration: whoever is told has to be there, whoever only reads has
-    /// to find something.
-    pub fn comes_first(&self) -> bool {
-        self.mode == Mode::Companion && self.way().reports == Told::Http
+    /// Whether it starts before the first configuration: an app that is notified must already run, an app that only reads
+    /// must find files.
+    pub fn starts_first(&self) -> bool {
+        self.mode == Mode::Companion && self.way().notify == Notify::Http
     }
 
-    /// Starts it without us in front, and leaves its process id in a file, as its init script would.
+    /// Starts it without Outrigger, and writes its process id to a file, as its init script would.
     pub fn start(&self) -> Running {
         let running = Running::start(&self.command);
         if self.kind.pid_file.is_none() {
@@ -106,8 +106,8 @@ impl App {
         });
     }
 
-    /// Waits until it serves and has its first configuration, sends it numbered requests one after the other, and then
-    /// publishes a second configuration. `front` is where its requests go.
+    /// Waits until it serves and has its first configuration, sends numbered requests to `front` one after another, and then
+    /// publishes a second configuration.
     pub fn drive(&self, stdout: &Captured, front: &str, publish: impl FnOnce()) {
         self.await_served();
         self.await_generation(stdout, 1);
@@ -115,7 +115,7 @@ impl App {
             Speaks::Http(name) => {
                 for number in 0..REQUESTS {
                     let path = format!("/r={number:06}");
-                    let reply = get(front, &path).expect("the app answers");
+                    let reply = get(front, &path).expect("the app responds");
                     assert_eq!((reply.status, reply.text()), (200, format!("hello from {name} {path}\n")));
                 }
                 let last = format!("/r={:06}", REQUESTS - 1);
@@ -135,32 +135,32 @@ impl App {
     fn await_generation(&self, stdout: &Captured, generation: usize) {
         let text = format!("generation={generation:06}");
         until(PATIENCE, &format!("the app has {text}"), || match self.way().sees {
-            Sees::Says => stdout.contains(&format!(" with {text}\n")),
+            Sees::Prints => stdout.contains(&format!(" with {text}\n")),
             Sees::Serves(path) => get(&self.address(), path).is_ok_and(|reply| reply.text().contains(&text)),
             Sees::Users => self.redis(&["ACL LOAD", "ACL USERS"]).contains(&text),
         });
     }
 
-    /// What redis answers to commands on one connection; nothing while it does not listen.
+    /// The replies of redis to commands on one connection; empty while it does not listen.
     fn redis(&self, commands: &[&str]) -> String {
         let Ok(mut wire) = Wire::connect(&self.address()) else { return String::new() };
         let commands: String = commands.iter().chain(&["QUIT"]).map(|command| format!("{command}\r\n")).collect();
-        let answered = wire.send(commands).and_then(|()| wire.until_closed());
-        let bytes = answered.map(|body| body.bytes).unwrap_or_default();
+        let replies = wire.send(commands).and_then(|()| wire.until_closed());
+        let bytes = replies.map(|body| body.bytes).unwrap_or_default();
         let text = String::from_utf8_lossy(&bytes).into_owned();
         text.strip_suffix("+OK\r\n").unwrap_or(&text).to_owned()
     }
 
-    /// What a revision has for every app: two files of some size from the repository, and those that servers include.
-    fn revision(&self, folder: &str, generation: usize) {
+    /// The files of a revision for every app: two files of some size from the repository, and those that servers include.
+    fn revision(&self, directory: &str, generation: usize) {
         let text = format!("generation={generation:06}");
         let location = format!("location = /generation {{ access_log off; return 200 \"{text}\\n\"; }}\n");
-        self.scene.write(&format!("{folder}/site.nginx"), location);
+        self.scene.write(&format!("{directory}/site.nginx"), location);
         let users = format!("user default on nopass sanitize-payload ~* &* +@all\nuser {text} on nopass +ping\n");
-        self.scene.write(&format!("{folder}/users.acl"), users);
+        self.scene.write(&format!("{directory}/users.acl"), users);
     }
 
-    /// The repository with the first generation; `None` where git is missing.
+    /// The repository with the first generation; `None` if git is missing.
     pub fn repository(&self) -> Option<Repository> {
         self.revision("work/orders", 1);
         let repository = Repository::create(&self.scene)?;
@@ -168,42 +168,42 @@ impl App {
         Some(repository)
     }
 
-    /// Pushes the second generation, and waits until it stands whole where the app reads it.
+    /// Pushes the second generation, and waits until it is published completely where the app reads it.
     pub fn push(&self, repository: &Repository) {
         self.revision("work/orders", 2);
         repository.push(2);
         until(PATIENCE, "the second generation", || published(&self.scene.path("settings")) == Ok(Some(2)));
     }
 
-    /// Without us somebody else puts the files there and tells the app.
+    /// Without Outrigger the test itself publishes the files and notifies the app.
     fn publish_by_hand(&self, generation: usize, app: Option<&Running>) {
-        let folder = format!("revision-{generation}");
-        self.revision(&folder, generation);
+        let directory = format!("revision-{generation}");
+        self.revision(&directory, generation);
         for name in ["a.conf", "b.conf"] {
             let text = format!("generation={generation:06}\n");
-            self.scene.write(&format!("{folder}/{name}"), text.repeat(2000));
+            self.scene.write(&format!("{directory}/{name}"), text.repeat(2000));
         }
         let link = self.scene.path("settings.new");
-        std::os::unix::fs::symlink(&folder, &link).expect("the scene takes links");
-        std::fs::rename(link, self.scene.path("settings")).expect("the link is replaced at once");
+        std::os::unix::fs::symlink(&directory, &link).expect("the link can be created");
+        std::fs::rename(link, self.scene.path("settings")).expect("the link can be replaced");
         let Some(app) = app else { return };
-        match self.way().reports {
-            Told::Hangup => app.signal(Signal::HUP),
-            Told::Http => {
+        match self.way().notify {
+            Notify::Hangup => app.signal(Signal::HUP),
+            Notify::Http => {
                 let reply = request(&self.address(), "POST", "/-/settings", &[], b"");
-                assert_eq!(reply.expect("the app takes notices").status, 200);
+                assert_eq!(reply.expect("the app accepts notifications").status, 200);
             }
-            Told::Not => {}
+            Notify::Never => {}
         }
     }
 
-    /// Runs it without us, ends it by SIGTERM, and keeps what it showed.
+    /// Runs it without Outrigger, stops it with SIGTERM, and returns its output.
     pub fn alone(&self) -> Shown {
-        if !self.comes_first() {
+        if !self.starts_first() {
             self.publish_by_hand(1, None);
         }
         let mut running = self.start();
-        if self.comes_first() {
+        if self.starts_first() {
             self.await_served();
             self.publish_by_hand(1, Some(&running));
         }
@@ -214,17 +214,17 @@ impl App {
         assert_eq!(shown.code, self.kind.code);
         for lines in [&shown.stdout, &shown.file].into_iter().filter(|lines| !lines.is_empty()) {
             let last = lines.last().expect("it is not empty");
-            assert!(last.contains(self.kind.last), "it ends in order, not with {last}");
+            assert!(last.contains(self.kind.last), "it exits gracefully, not with {last}");
         }
         shown
     }
 
     pub fn shown(&self, code: i32, stdout: &str, stderr: &str) -> Shown {
         let file = std::fs::read_to_string(self.scene.path("app.log")).unwrap_or_default();
-        Shown { code, stdout: whole_lines(stdout), stderr: whole_lines(stderr), file: whole_lines(&file) }
+        Shown { code, stdout: lines_with_ends(stdout), stderr: lines_with_ends(stderr), file: lines_with_ends(&file) }
     }
 
-    /// What went through us is told on our page: the app's processes, its own page, and the requests.
+    /// Outrigger's /metrics endpoint exposes what passed through: the app's processes, its own metrics, and the requests.
     pub fn assert_measured(&self) {
         let (wrapped, http) = (self.mode == Mode::Wrapped, self.is_http());
         let requests = REQUESTS as f64;
@@ -235,7 +235,7 @@ impl App {
             (self.kind.page, "shop_orders_total", requests, requests),
         ];
         let page = format!("127.0.0.1:{}", self.scene.value("page"));
-        for (_, name, least, most) in wanted.into_iter().filter(|(reports, ..)| *reports) {
+        for (_, name, least, most) in wanted.into_iter().filter(|(expected, ..)| *expected) {
             until(PATIENCE, &format!("{name} is between {least} and {most}"), || {
                 let value = Exposition::of(&page).and_then(|page| page.value(name));
                 value.is_some_and(|value| (least..=most).contains(&value))
@@ -243,7 +243,7 @@ impl App {
         }
     }
 
-    /// Redis at its end saved what it was given.
+    /// Redis saved its data when it exited.
     pub fn assert_saved(&self) {
         if self.kind.speaks == Speaks::Redis {
             let dump = std::fs::read(self.scene.path("dump.rdb")).expect("it saved its dump at SIGTERM");
@@ -258,19 +258,19 @@ impl App {
         matches!(self.kind.speaks, Speaks::Http(_))
     }
 
-    /// Our configuration for this app and mode: the lines that are meant for it.
+    /// Outrigger's configuration for this app and mode: the lines that apply to it.
     pub fn configuration(&self) -> String {
         for name in ["front", "page"] {
             self.scene.port(name);
         }
         self.scene.set("pid_file", self.pid_file());
-        let notify = match self.way().reports {
-            Told::Hangup => "{ signal: SIGHUP }".to_owned(),
-            Told::Http => format!("{{ http: {{ url: \"http://{}/-/settings\" }} }}", self.address()),
-            Told::Not => String::new(),
+        let notify = match self.way().notify {
+            Notify::Hangup => "{ signal: SIGHUP }".to_owned(),
+            Notify::Http => format!("{{ http: {{ url: \"http://{}/-/settings\" }} }}", self.address()),
+            Notify::Never => String::new(),
         };
         self.scene.set("notify", notify);
-        let meant = |whom: &str| match whom.trim() {
+        let applies = |apps: &str| match apps.trim() {
             "all" => true,
             "wrapped" => self.mode == Mode::Wrapped,
             "companion" => self.mode == Mode::Companion,
@@ -280,11 +280,11 @@ impl App {
             other => panic!("no such apps: {other}"),
         };
         let lines = CONFIGURATION.lines().filter_map(|line| line.split_once('|'));
-        lines.filter(|(whom, _)| meant(whom)).map(|(_, line)| format!("{line}\n")).collect()
+        lines.filter(|(apps, _)| applies(apps)).map(|(_, line)| format!("{line}\n")).collect()
     }
 }
 
-/// Before each line, the apps that it is meant for.
+/// Each line is preceded by the apps that it applies to.
 const CONFIGURATION: &str = r#"
 all      |app:
 all      |  stop: { drain_timeout: 1s, grace_period: 10s, timeout: 20s }
@@ -315,11 +315,11 @@ http     |  listeners:
 http     |    inbound: { listen: "127.0.0.1:@front@", direction: inbound, cluster: app }
 "#;
 
-fn whole_lines(text: &str) -> Vec<String> {
+fn lines_with_ends(text: &str) -> Vec<String> {
     text.split_inclusive('\n').map(str::to_owned).collect()
 }
 
-/// What an app shows the world from its start to its end, its lines with their ends.
+/// What an app outputs from its start to its exit; lines include their line ends.
 #[derive(Debug)]
 pub struct Shown {
     pub code: i32,
@@ -340,19 +340,19 @@ impl Shown {
         assert_eq!(self.code, code);
     }
 
-    /// With us it showed what it shows alone, byte for byte but for times and noise.
+    /// With Outrigger it shows the same as alone, byte for byte except for times and noise.
     pub fn assert_same_as(&self, alone: &Self, kind: &Kind) {
         let outputs = [
             ("stdout", &self.stdout, &alone.stdout),
             ("stderr", &self.stderr, &alone.stderr),
             ("log file", &self.file, &alone.file),
         ];
-        for (what, with_us, alone) in outputs {
+        for (what, with_outrigger, alone) in outputs {
             let is_noise = |line: &&String| what == "stderr" && kind.noise.is_some_and(|noise| line.contains(noise));
             let plain = |lines: &[String]| -> Vec<String> {
                 lines.iter().filter(|line| !is_noise(line)).map(|line| undated(kind, line)).collect()
             };
-            assert_same_lines(what, &plain(with_us), &plain(alone));
+            assert_same_lines(what, &plain(with_outrigger), &plain(alone));
         }
         assert_eq!((self.code, alone.code), (kind.code, kind.code));
         let shown = self.stdout.len() + self.file.len();
@@ -360,7 +360,7 @@ impl Shown {
     }
 }
 
-/// Every run of digits as one sign, for an app whose lines carry times and process ids.
+/// Replaces each run of digits by one `#`, for an app whose lines contain times and process ids.
 fn undated(kind: &Kind, line: &str) -> String {
     if !kind.dated {
         return line.to_owned();
@@ -372,7 +372,7 @@ fn undated(kind: &Kind, line: &str) -> String {
     plain
 }
 
-/// Says where two texts first differ, instead of printing thousands of lines.
+/// Reports where two texts first differ, instead of printing thousands of lines.
 #[track_caller]
 fn assert_same_lines(what: &str, shown: &[String], expected: &[String]) {
     let differs = (0..shown.len().max(expected.len())).find(|at| shown.get(*at) != expected.get(*at));
@@ -380,19 +380,19 @@ fn assert_same_lines(what: &str, shown: &[String], expected: &[String]) {
     assert_eq!(place, None, "{what}: the first line that differs, as (place, have, expected)");
 }
 
-/// Every line, and no other, came to the receiver in its order.
+/// The receiver got every line, in order, and no other.
 #[track_caller]
 pub fn assert_received(what: &str, received: &[String], written: &[String], log: &str) {
     let written: Vec<String> = written.iter().map(|line| line.trim_end_matches('\n').to_owned()).collect();
-    assert_same_lines(&format!("{what}, with our log {log}"), received, &written);
+    assert_same_lines(&format!("{what}, with the Outrigger log {log}"), received, &written);
 }
 
-/// Both revisions are on the books, which are written just after the link has moved.
-pub fn assert_both_on_the_books(outrigger: &Outrigger) {
+/// The ledger counts both revisions; it is updated just after the link is replaced.
+pub fn assert_both_in_the_ledger(outrigger: &Outrigger) {
     until(PATIENCE, "two revisions in the ledger", || ledger_row(&outrigger.admin, "sync.settings")["delivered"] == 2);
 }
 
-/// Wrap mode: both runs, and everything of the second at its receivers. `None` where something is not installed.
+/// Wrapped mode: both runs, and all data of the second at its receivers. `None` if something is not installed.
 fn check(kind: &'static Kind) -> Option<()> {
     let expected = App::place(kind, Mode::Wrapped)?.alone();
     let app = App::place(kind, Mode::Wrapped)?;
@@ -405,9 +405,9 @@ fn check(kind: &'static Kind) -> Option<()> {
     let front = format!("127.0.0.1:{}", app.scene.value("front"));
     app.drive(&outrigger.stdout, &front, || app.push(&repository));
     app.assert_measured();
-    assert_both_on_the_books(&outrigger);
+    assert_both_in_the_ledger(&outrigger);
     let exit = outrigger.finish();
-    assert!(exit.took < 20 * SECOND, "it ends before its deadline: {:?}", exit.took);
+    assert!(exit.took < 20 * SECOND, "it exits before its deadline: {:?}", exit.took);
     let lines_of = |stream: &str| -> Vec<String> {
         let records = out.records().into_iter().filter(|record| record.field("stream") == stream);
         records.map(|record| record.message).collect()
@@ -424,57 +424,41 @@ fn check(kind: &'static Kind) -> Option<()> {
     Some(())
 }
 
-/// An unmodified nginx: output, log file, exit code and behaviour on SIGTERM as without us; SIGHUP brings it what we
-/// published.
-/// covers: foundation 4
-/// covers: foundation 5
-/// covers: foundation 11
-/// covers: attachment 12
+/// An unmodified nginx: output, log file, exit code and behaviour on SIGTERM as without Outrigger; SIGHUP loads the published
+/// files.
+/// Guarantee: wrapped-app-unchanged
 #[test]
-fn nginx_is_beside_us_what_it_is_alone() {
+fn nginx_behaves_the_same_when_wrapped() {
     need!(check(&NGINX), "nginx or git is not installed");
 }
 
 /// A Python app that handles SIGTERM and exits with 5.
-/// covers: foundation 4
-/// covers: foundation 5
-/// covers: foundation 11
-/// covers: attachment 12
 #[test]
-fn a_python_app_is_beside_us_what_it_is_alone() {
+fn python_app_behaves_the_same_when_wrapped() {
     need!(check(&PYTHON), "python3 or git is not installed");
 }
 
 /// A Node server that closes on SIGTERM and exits with 6.
-/// covers: foundation 4
-/// covers: foundation 5
-/// covers: foundation 11
-/// covers: attachment 12
 #[test]
-fn a_node_server_is_beside_us_what_it_is_alone() {
+fn node_server_behaves_the_same_when_wrapped() {
     need!(check(&NODE), "node or git is not installed");
 }
 
 /// A Java server in source-file mode, whose virtual machine turns SIGTERM into 143.
-/// covers: foundation 4
-/// covers: foundation 5
-/// covers: foundation 11
-/// covers: attachment 12
+/// Guarantee: wrapped-app-unchanged
 #[test]
-fn a_java_server_is_beside_us_what_it_is_alone() {
+fn java_server_behaves_the_same_when_wrapped() {
     need!(check(&JAVA), "java or git is not installed");
 }
 
-/// A redis that answers while it is wrapped, and saves its dump on SIGTERM.
-/// covers: attachment 12
+/// A redis that responds while it is wrapped, and saves its dump on SIGTERM.
 #[test]
-fn redis_is_beside_us_what_it_is_alone() {
+fn redis_behaves_the_same_when_wrapped() {
     need!(check(&REDIS), "redis-server or git is not installed");
 }
 
-/// A shell script with a trap, background jobs and pipelines, which ends all of its jobs before it exits with 9.
-/// covers: attachment 12
+/// A shell script with a trap, background jobs and pipelines, which stops all of its jobs before it exits with 9.
 #[test]
-fn a_shell_script_is_beside_us_what_it_is_alone() {
+fn shell_script_behaves_the_same_when_wrapped() {
     need!(check(&SHELL), "sh or git is not installed");
 }

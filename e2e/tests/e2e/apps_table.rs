@@ -1,34 +1,34 @@
 //! The table of the apps that `apps.rs` and `apps_companion.rs` run: programs in Python, Node, Java, C and shell, none of
-//! which knows of us. A row says how an app is started, what it writes and speaks, how it takes a new configuration, and how
-//! it ends. It starts nothing itself; bounded by its rows.
+//! which knows Outrigger. A row has an app's start command, its output and protocol, how it loads a new configuration, and how
+//! it exits. It starts nothing itself; bounded by its rows.
 
 /// The numbered lines of an app that writes any.
 const LINES: usize = 2000;
 
-/// What is known of an app before it runs. Between @ signs: what a scene fills in.
+/// The properties of an app, known before it runs. A scene substitutes the names between @ characters.
 pub struct Kind {
-    /// What is searched for on this machine; the command calls it @program@.
+    /// The program to find on this machine; @program@ in the command.
     pub program: &'static str,
     pub command: &'static [&'static str],
-    /// A configuration of its own, which the command calls @config@.
+    /// Its own configuration file; @config@ in the command.
     pub config: Option<&'static str>,
-    /// The file with its process id, where it writes one itself.
+    /// The file with its process id, if it writes one itself.
     pub pid_file: Option<&'static str>,
     pub speaks: Speaks,
-    /// Whether it has a page with its metrics.
+    /// Whether it has a /metrics endpoint.
     pub page: bool,
-    /// Whether it writes its log file in wrap mode too, beside its output.
+    /// Whether it writes its log file in wrapped mode too, in addition to its output.
     pub log_beside_output: bool,
-    /// Whether its lines carry times and process ids, so that two runs differ in digits.
+    /// Whether its lines contain times and process ids, so that two runs differ in digits.
     pub dated: bool,
-    /// What lines of its stderr hold that differ from run to run: times, and whom a signal to the whole group met.
+    /// Text in stderr lines that differ from run to run: times, and which processes a signal to the process group reached.
     pub noise: Option<&'static str>,
-    /// The numbered lines that it writes at the start.
+    /// How many numbered lines it writes at the start.
     pub lines: usize,
     /// Its last line, or a part of it.
     pub last: &'static str,
     pub code: i32,
-    /// Processes that it has at least, itself included.
+    /// Minimum number of its processes, itself included.
     pub processes: f64,
     pub wrapped: Way,
     pub companion: Way,
@@ -36,40 +36,40 @@ pub struct Kind {
 
 #[derive(Clone, Copy, PartialEq)]
 pub enum Speaks {
-    /// And greets by this name.
+    /// Its responses greet with this name.
     Http(&'static str),
     Redis,
     Nothing,
 }
 
-/// How a new revision of the configuration gets into an app.
+/// How an app loads a new revision of the configuration.
 #[derive(Clone, Copy)]
 pub struct Way {
-    pub reports: Told,
+    pub notify: Notify,
     pub sees: Sees,
 }
 
 #[derive(Clone, Copy, PartialEq)]
-pub enum Told {
+pub enum Notify {
     Hangup,
     Http,
-    /// It looks at the files by itself.
-    Not,
+    /// It checks the files by itself.
+    Never,
 }
 
 #[derive(Clone, Copy)]
 pub enum Sees {
-    /// It says so in its output.
-    Says,
-    /// It answers a request for this path with it.
+    /// It prints the revision.
+    Prints,
+    /// It returns the revision for a request to this path.
     Serves(&'static str),
     /// It has the users of the file after `ACL LOAD`.
     Users,
 }
 
-const BY_HTTP: Way = Way { reports: Told::Http, sees: Sees::Says };
+const BY_HTTP: Way = Way { notify: Notify::Http, sees: Sees::Prints };
 
-/// What most of them have: numbered lines, a page, and a notice by HTTP.
+/// Common properties: numbered lines, a /metrics endpoint, and a notification by HTTP.
 const SERVER: Kind = Kind {
     program: "",
     command: &[],
@@ -130,8 +130,8 @@ pub const NGINX: Kind = Kind {
     lines: 0,
     last: "/r=000099",
     processes: 2.0,
-    wrapped: Way { reports: Told::Hangup, sees: Sees::Serves("/generation") },
-    companion: Way { reports: Told::Not, sees: Sees::Serves("/settings/a.conf") },
+    wrapped: Way { notify: Notify::Hangup, sees: Sees::Serves("/generation") },
+    companion: Way { notify: Notify::Never, sees: Sees::Serves("/settings/a.conf") },
     ..SERVER
 };
 
@@ -146,8 +146,8 @@ pub const REDIS: Kind = Kind {
     dated: true,
     lines: 0,
     last: "Redis is now ready to exit",
-    wrapped: Way { reports: Told::Not, sees: Sees::Users },
-    companion: Way { reports: Told::Not, sees: Sees::Users },
+    wrapped: Way { notify: Notify::Never, sees: Sees::Users },
+    companion: Way { notify: Notify::Never, sees: Sees::Users },
     ..SERVER
 };
 
@@ -155,13 +155,13 @@ pub const SHELL: Kind = Kind {
     program: "sh",
     command: &["@program@", "@fixtures@/app.sh", "@log@", "@lines@", "@dir@/settings/a.conf"],
     page: false,
-    // Said when a signal to the group has ended its command in the foreground.
+    // The shell prints this when a signal to the group has terminated its foreground command.
     noise: Some("Terminated"),
     last: "every job has ended",
     code: 9,
-    // The shell, its loop in the background, and two sleeps at least.
+    // The shell, its background loop, and at least two sleeps.
     processes: 4.0,
-    wrapped: Way { reports: Told::Not, sees: Sees::Says },
-    companion: Way { reports: Told::Not, sees: Sees::Says },
+    wrapped: Way { notify: Notify::Never, sees: Sees::Prints },
+    companion: Way { notify: Notify::Never, sees: Sees::Prints },
     ..SERVER
 };

@@ -1,6 +1,6 @@
-//! Configurations that cannot work, and places that cannot be used: each has its clear message, the app is not started
-//! where the mistake is the configuration's, and runs unharmed where it is the world's. Texts come in, messages and exit
-//! codes go out. Bounded by one short process a case.
+//! Invalid configurations, and paths and addresses that cannot be used: each has its clear message. The app is not started if
+//! the error is in the configuration, and runs unaffected if it is in the environment. In: texts. Out: messages and exit
+//! codes. Bounded by one short process a case.
 
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
@@ -12,13 +12,13 @@ use crate::harness::{
     Exposition, LogReceiver, Outrigger, PATIENCE, SECOND, Scene, Wait, assert_counts_up, python, until,
 };
 
-/// Ten mistakes of ten sorts, each alone on the line that its comment names.
-const TEN_MISTAKES: &str = r#"app: { port: eighty }                                  # line 1: not a number
+/// Ten errors of ten kinds, each alone on the line that its comment gives.
+const TEN_ERRORS: &str = r#"app: { port: eighty }                                  # line 1: not a number
 stat: { max: 64MiB }                                   # line 2: unknown section
 limits: { memory: 64 elephants }                       # line 3: not a size
 logs:
   sources:
-    files: { file: { include: { one: log } } }         # line 6: a list is wanted
+    files: { file: { include: { one: log } } }         # line 6: a list is expected
     other: { fil: {} }                                 # line 7: unknown kind
   sinks:
     out: { http: { compression: gzip } }               # line 9: endpoint is missing
@@ -33,10 +33,10 @@ proxy:
   clusters: { back: { endpoints: ["127.0.0.1:2"] } }
 "#;
 
-const MISTAKEN_LINES: [usize; 10] = [1, 2, 3, 6, 7, 9, 10, 13, 15, 17];
+const ERROR_LINES: [usize; 10] = [1, 2, 3, 6, 7, 9, 10, 13, 15, 17];
 
-/// The places `outrigger.yaml:LINE:COLUMN` in what was printed.
-fn places(printed: &str) -> Vec<(usize, usize)> {
+/// The locations `outrigger.yaml:LINE:COLUMN` in the output.
+fn locations(printed: &str) -> Vec<(usize, usize)> {
     let after_name = printed.split("outrigger.yaml:").skip(1);
     after_name
         .filter_map(|rest| {
@@ -46,53 +46,48 @@ fn places(printed: &str) -> Vec<(usize, usize)> {
         .collect()
 }
 
-/// A file with ten different mistakes gives ten diagnostics in one run, each with its line and column.
-/// covers: foundation 3
-/// covers: foundation 16
+/// A file with ten different errors gives ten diagnostics in one run, each with its line and column.
+/// Guarantee: all-errors-in-one-run
 #[test]
-fn ten_mistakes_are_ten_diagnostics_in_one_run() {
+fn ten_errors_are_ten_diagnostics_in_one_run() {
     let scene = Scene::new();
-    let config = scene.write("outrigger.yaml", TEN_MISTAKES).display().to_string();
+    let config = scene.write("outrigger.yaml", TEN_ERRORS).display().to_string();
     let (code, stdout, stderr) = outrigger(&["validate", "-c", &config]);
     assert_eq!(code, 1);
     assert_eq!(stdout, "", "all of it goes to stderr");
-    let found = places(&stderr);
+    let found = locations(&stderr);
     let mut lines: Vec<usize> = found.iter().map(|(line, _)| *line).collect();
     lines.dedup();
-    assert_eq!(lines, MISTAKEN_LINES, "in the order of the file:\n{stderr}");
+    assert_eq!(lines, ERROR_LINES, "in the order of the file:\n{stderr}");
     assert_eq!(stderr.lines().filter(|line| line.starts_with("error")).count(), 10, "{stderr}");
     assert!(found.iter().all(|(_, column)| *column > 0));
 }
 
-/// The same mistakes stop `run` with 1 before the app starts.
-/// covers: foundation 3
-/// covers: foundation 4
-/// covers: foundation 16
+/// With the same errors `run` exits with 1 before the app starts.
+/// Guarantee: invalid-start-stops-before-the-app
 #[test]
-fn a_mistake_at_start_exits_1_before_the_app_starts() {
+fn config_errors_exit_1_before_the_app_starts() {
     let scene = Scene::new();
-    let config = scene.write("outrigger.yaml", TEN_MISTAKES).display().to_string();
+    let config = scene.write("outrigger.yaml", TEN_ERRORS).display().to_string();
     let mark = scene.text_path("the-app-ran");
     let (code, _, stderr) = outrigger(&["run", "-c", &config, "--", "touch", &mark]);
     assert_eq!(code, 1);
-    assert_eq!(places(&stderr).len(), 10, "{stderr}");
+    assert_eq!(locations(&stderr).len(), 10, "{stderr}");
     assert!(!Path::new(&mark).exists(), "the app was not started");
 }
 
-/// Files that are no configuration: each is refused with its own clear message, by `validate` and by `run`.
-/// covers: foundation 3
-/// covers: foundation 16
+/// Files that are not a configuration: `validate` and `run` reject each with its own clear message.
 #[test]
-fn a_file_that_cannot_be_read_is_named_with_the_reason() {
+fn unreadable_file_is_reported_with_the_reason() {
     let scene = Scene::new();
-    std::fs::create_dir(scene.path("folder.yaml")).expect("the scene takes folders");
+    std::fs::create_dir(scene.path("dir.yaml")).expect("the directory can be created");
     scene.write("empty.yaml", "");
     scene.write("blank.yaml", "# nothing but a comment\n\n");
     scene.write("latin1.yaml", b"app:\n  command: [\"caf\xe9\"]\n");
     scene.write("broken.yaml", "app:\n  command: [\"unclosed\n");
     let cases: [(&str, &[&str]); 6] = [
         ("missing.yaml", &["missing.yaml", "no such file"]),
-        ("folder.yaml", &["folder.yaml", "directory"]),
+        ("dir.yaml", &["dir.yaml", "directory"]),
         ("empty.yaml", &["empty.yaml", "empty"]),
         ("blank.yaml", &["blank.yaml", "empty"]),
         ("latin1.yaml", &["latin1.yaml", "utf-8", "2"]),
@@ -105,20 +100,18 @@ fn a_file_that_cannot_be_read_is_named_with_the_reason() {
             let printed = stderr.to_lowercase();
             assert_eq!(code, 1, "{command:?}: {stderr}");
             for part in expected {
-                assert!(printed.contains(part), "{command:?} says {part}:\n{stderr}");
+                assert!(printed.contains(part), "{command:?} reports {part}:\n{stderr}");
             }
         }
     }
 }
 
-/// A file without read permission is refused with the reason. Root may read it anyway, so it is asked as somebody else.
-/// covers: foundation 3
-/// covers: foundation 16
+/// A file without read permission is rejected with the reason. Root may read it anyway: then the command runs as another user.
 #[test]
-fn a_file_without_permission_is_named_with_the_reason() {
+fn forbidden_file_is_reported_with_the_reason() {
     let scene = Scene::new();
     let config = scene.write("outrigger.yaml", "limits: { memory: 64MiB }\n");
-    std::fs::set_permissions(&config, std::fs::Permissions::from_mode(0o000)).expect("it is our file");
+    std::fs::set_permissions(&config, std::fs::Permissions::from_mode(0o000)).expect("the test owns the file");
     let program = scene.program("outrigger", binary());
     let words = [program.display().to_string(), "validate".into(), "-c".into(), config.display().to_string()];
     let command = if rustix::process::geteuid().is_root() {
@@ -133,11 +126,10 @@ fn a_file_without_permission_is_named_with_the_reason() {
     assert!(stderr.contains("outrigger.yaml"), "{stderr}");
 }
 
-/// Each listener whose address is taken stops the start, names the address and who holds it; the app is not started.
-/// covers: foundation 4
-/// covers: foundation 16
+/// A listener whose address is in use fails the start; the error has the address and its holder. The app is not started.
+/// Guarantee: invalid-start-stops-before-the-app
 #[test]
-fn an_address_in_use_is_a_start_error_that_names_the_holder() {
+fn an_address_in_use_is_reported_with_its_holder() {
     let python = need!(python(), "python3 is not installed");
     let holder_scene = Scene::new();
     let taken = holder_scene.port("taken").to_string();
@@ -163,16 +155,14 @@ fn an_address_in_use_is_a_start_error_that_names_the_holder() {
     holder.stop();
 }
 
-/// A log file that cannot be written is said in the status with its path; the app and the other sink notice nothing, and
-/// the end comes in time.
-/// covers: foundation 5
-/// covers: foundation 16
+/// The status reports a log file that cannot be written with its path; the app and the other sink are unaffected, and the stop
+/// finishes in time.
 #[test]
-fn an_unwritable_log_target_is_named_and_hurts_nobody() {
+fn an_unwritable_log_file_breaks_nothing_else() {
     let scene = Scene::new();
     let receiver = LogReceiver::start();
     scene.set("receiver", receiver.address());
-    scene.write("in-the-way", "a file where a folder is wanted");
+    scene.write("in-the-way", "a file where a directory is expected");
     let body = r#"
 app: { stop: { drain_timeout: 1s, grace_period: 2s, timeout: 8s } }
 logs:
@@ -185,7 +175,7 @@ logs:
     let outrigger = Outrigger::start_and(&scene, body, &command, Wait::Started);
     receiver.wait_for(500, PATIENCE);
     assert_counts_up(&receiver.numbers("n="), 500);
-    until(PATIENCE, "the status names the path", || outrigger.get("/status").text().contains("in-the-way/orders.log"));
+    until(PATIENCE, "the status has the path", || outrigger.get("/status").text().contains("in-the-way/orders.log"));
     let row = crate::harness::ledger_row(&outrigger.admin, "logs.sinks.broken");
     assert_eq!(row["delivered"], 0, "{row}");
     let exit = outrigger.finish();
@@ -193,15 +183,13 @@ logs:
     assert!(exit.stderr.contains("in-the-way/orders.log"), "{}", exit.stderr);
 }
 
-/// Without a state directory everything runs without durability, and says so in status and metrics.
-/// covers: foundation 4
-/// covers: foundation 16
+/// Without a state directory everything runs without durability; status and metrics report it.
 #[test]
-fn an_unwritable_state_directory_is_said_and_everything_runs() {
+fn an_unwritable_state_directory_stops_no_job() {
     let scene = Scene::new();
     let receiver = LogReceiver::start();
     scene.set("receiver", receiver.address());
-    scene.write("in-the-way", "a file where a folder is wanted");
+    scene.write("in-the-way", "a file where a directory is expected");
     let sinks = r#"
 logs:
   sources: { app: { stdio: {} }, files: { file: { include: ["@dir@/*.log"], read_from: beginning } } }
@@ -213,7 +201,7 @@ logs:
     let outrigger = Outrigger::start(&scene, &unwritable, &command);
     receiver.wait_for(2, PATIENCE);
     let status = outrigger.get("/status").text();
-    assert!(status.contains("in-the-way/state"), "the status names the directory: {status}");
+    assert!(status.contains("in-the-way/state"), "the status has the directory: {status}");
     let without = state_metrics(&outrigger);
     outrigger.finish();
     let outrigger = Outrigger::start(&scene, sinks, &command);
@@ -221,10 +209,10 @@ logs:
     let with = state_metrics(&outrigger);
     assert!(!outrigger.get("/status").text().contains("in-the-way/state"));
     outrigger.finish();
-    assert_ne!(without, with, "the metrics tell a run without durability from one with it");
+    assert_ne!(without, with, "the metrics distinguish a run without durability from one with it");
 }
 
-/// Our own series that speak of the state directory or of a subsystem's state.
+/// Outrigger's own series about the state directory or a subsystem's state.
 fn state_metrics(outrigger: &Outrigger) -> Vec<String> {
     let page = Exposition::of(&outrigger.admin).expect("the admin listener has metrics");
     let about_state =

@@ -1,6 +1,6 @@
-//! Receivers that misbehave: 500, 429, 400, silence, nobody there. What may succeed later is tried again until it does,
-//! what never will is dropped and counted by its reason, and the end always comes within its deadline. A few thousand
-//! lines each.
+//! Receivers that misbehave: 500, 429, 400, no response, no listener. What may succeed later is retried until it does, what
+//! never will is dropped and counted by its reason, and the stop always finishes within its deadline. A few thousand lines
+//! each.
 
 use std::io::Write;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use crate::harness::{
 
 const LINES: usize = 3000;
 
-/// Both kinds of source, whose lines have to survive whatever the receiver does.
+/// Both kinds of source; their lines must survive any behaviour of the receiver.
 const BOTH: &str = r#"
 app: { stop: { drain_timeout: 1s, grace_period: 2s, timeout: 8s } }
 logs:
@@ -25,7 +25,7 @@ logs:
 const HTTP: &str = "http: { url: \"http://@receiver@/lines\" }";
 const LOKI: &str = "loki: { url: \"http://@receiver@\", labels: { service: orders } }";
 
-/// Starts an app that writes all its lines at once, and its log file beside it.
+/// Starts an app that writes all its lines immediately, next to a complete log file.
 fn start(scene: &Scene, sink: &str, address: &str) -> Outrigger {
     scene.set("receiver", address);
     scene.write("in.log", (0..LINES).map(|number| format!("file n={number:06}\n")).collect::<String>());
@@ -44,69 +44,62 @@ fn assert_nothing_lost(receiver: &LogReceiver) {
     receiver.assert_well_formed();
 }
 
-/// While `answer` lasts nothing is dropped; once the receiver accepts, all of it arrives, once and in order.
+/// While the receiver returns `answer` nothing is dropped; once it accepts, everything arrives, once and in order.
 fn check_recovery(sink: &str, answer: Answer, refusals: usize, patience: Duration) {
     let (scene, receiver) = (Scene::new(), LogReceiver::answering(answer));
     let outrigger = start(&scene, sink, &receiver.address());
     receiver.wait_for_refused(refusals, patience);
-    assert_eq!(dropped(&ledger_row(&outrigger.admin, "logs.sinks.main")), 0, "nothing is given up");
+    assert_eq!(dropped(&ledger_row(&outrigger.admin, "logs.sinks.main")), 0, "nothing is dropped");
     receiver.answer(Answer::Accept);
     assert_nothing_lost(&receiver);
     until(PATIENCE, "nothing is pending", || ledger_row(&outrigger.admin, "logs.sinks.main")["pending"] == 0);
     let row = ledger_row(&outrigger.admin, "logs.sinks.main");
     assert_eq!((&row["delivered"], dropped(&row)), (&(2 * LINES).into(), 0), "{row}");
     outrigger.finish();
-    assert_eq!(receiver.len(), 2 * LINES, "nothing came twice");
+    assert_eq!(receiver.len(), 2 * LINES, "nothing arrived twice");
 }
 
-/// 500 is tried again until it is not 500.
-/// covers: foundation 5
-/// covers: foundation 16
+/// 500 is retried until the status changes.
+/// Guarantee: failed-delivery-retried
 #[test]
-fn a_receiver_that_answers_500_loses_nothing() {
+fn http_500_loses_nothing() {
     check_recovery(HTTP, Answer::Status(500), 3, PATIENCE);
 }
 
 /// The same for Loki.
-/// covers: foundation 5
-/// covers: foundation 16
 #[test]
-fn a_loki_that_answers_500_loses_nothing() {
+fn loki_500_loses_nothing() {
     check_recovery(LOKI, Answer::Status(500), 3, PATIENCE);
 }
 
-/// 429 means later.
-/// covers: foundation 5
-/// covers: foundation 16
+/// 429 means retry later.
+/// Guarantee: failed-delivery-retried
 #[test]
-fn a_receiver_that_answers_429_loses_nothing() {
+fn http_429_loses_nothing() {
     check_recovery(HTTP, Answer::Status(429), 2, PATIENCE);
 }
 
-/// Silence ends with our own time-out, after which the batch is tried again: the second request proves it.
-/// covers: foundation 5
-/// covers: foundation 16
+/// A request without a response times out, after which the batch is retried: the second request proves it.
+/// Guarantee: failed-delivery-retried
 #[test]
-fn a_receiver_that_hangs_is_tried_again_after_a_time_out() {
+fn a_hung_receiver_is_retried_after_a_timeout() {
     check_recovery(HTTP, Answer::Hang, 2, Duration::from_secs(45));
 }
 
-/// A receiver that is not there yet gets everything once it is.
-/// covers: foundation 5
-/// covers: foundation 16
+/// A receiver that is not up yet gets everything once it is.
 #[test]
-fn a_receiver_that_comes_late_gets_everything() {
+fn a_late_receiver_gets_everything() {
     let (scene, port) = (Scene::new(), free_port());
     let address = format!("127.0.0.1:{port}");
     let outrigger = start(&scene, HTTP, &address);
-    until(PATIENCE, "the status names the receiver", || outrigger.get("/status").text().contains(&address));
+    until(PATIENCE, "the status has the receiver", || outrigger.get("/status").text().contains(&address));
     let receiver = LogReceiver::start_on(port, Answer::Accept);
     assert_nothing_lost(&receiver);
     outrigger.finish();
 }
 
-/// 400 will never be anything else: the lines are dropped, counted by a reason, and said; the app and the end are unharmed.
-fn check_refusal(sink: &str) {
+/// 400 is not retried: the lines are dropped, counted by a reason, and logged; the app and the stop are unaffected.
+fn check_rejection(sink: &str) {
     let (scene, receiver) = (Scene::new(), LogReceiver::answering(Answer::Status(400)));
     let outrigger = start(&scene, sink, &receiver.address());
     let lost = u64::try_from(2 * LINES).expect("a small number");
@@ -118,32 +111,28 @@ fn check_refusal(sink: &str) {
     assert_eq!((&row["delivered"], &row["pending"]), (&0.into(), &0.into()), "{row}");
     let metrics = outrigger.get("/metrics").text();
     let reason = reasons.keys().next().expect("one reason");
-    assert!(metrics.contains(&format!("reason=\"{reason}\"")), "the metrics name {reason}:\n{metrics}");
-    assert!(outrigger.stderr.contains("400"), "our log says what the receiver answered");
+    assert!(metrics.contains(&format!("reason=\"{reason}\"")), "the metrics have {reason}:\n{metrics}");
+    assert!(outrigger.stderr.contains("400"), "the Outrigger log has the receiver's status");
     outrigger.finish();
 }
 
 /// For JSON lines.
-/// covers: foundation 5
-/// covers: foundation 16
+/// Guarantee: rejected-lines-counted
 #[test]
-fn lines_refused_with_400_are_dropped_and_counted_by_reason() {
-    check_refusal(HTTP);
+fn http_400_drops_and_counts_lines_by_reason() {
+    check_rejection(HTTP);
 }
 
 /// For Loki.
-/// covers: foundation 5
-/// covers: foundation 16
+/// Guarantee: rejected-lines-counted
 #[test]
-fn lines_that_loki_refuses_with_400_are_dropped_and_counted_by_reason() {
-    check_refusal(LOKI);
+fn loki_400_drops_and_counts_lines_by_reason() {
+    check_rejection(LOKI);
 }
 
-/// One refused batch does not take the next one with it.
-/// covers: foundation 5
-/// covers: foundation 16
+/// A rejected batch does not affect the next one.
 #[test]
-fn delivery_goes_on_after_a_refused_batch() {
+fn delivery_continues_after_a_rejected_batch() {
     let (scene, receiver) = (Scene::new(), LogReceiver::answering(Answer::Status(400)));
     scene.set("receiver", receiver.address());
     let body = r#"
@@ -155,20 +144,18 @@ logs:
     let outrigger = Outrigger::start(&scene, body, &[]);
     until(PATIENCE, "the first line is dropped", || dropped(&ledger_row(&outrigger.admin, "logs.sinks.main")) == 1);
     receiver.answer(Answer::Accept);
-    let mut file = std::fs::OpenOptions::new().append(true).open(scene.path("in.log")).expect("it is our file");
+    let mut file = std::fs::OpenOptions::new().append(true).open(scene.path("in.log")).expect("the test owns the file");
     file.write_all(b"n=000000\nn=000001\n").expect("the log can be written");
     receiver.wait_for(2, PATIENCE);
     assert_counts_up(&receiver.numbers("n="), 2);
     outrigger.finish();
 }
 
-/// With the receiver down until the end, the end comes within the deadline, and the next start delivers what was left:
-/// the file's lines from their checkpoint, the app's from what was persisted.
-/// covers: foundation 4
-/// covers: foundation 5
-/// covers: foundation 16
+/// With the receiver down until the stop, the stop finishes within the deadline, and the next start delivers the rest: the
+/// file's lines from their checkpoint, the app's from what was persisted.
+/// Guarantee: undelivered-lines-survive-a-restart
 #[test]
-fn what_a_dead_receiver_left_is_delivered_after_a_restart() {
+fn a_restart_delivers_the_undelivered_lines() {
     for answer in [Answer::Status(500), Answer::Hang] {
         let (scene, receiver) = (Scene::new(), LogReceiver::answering(answer));
         let outrigger = start(&scene, HTTP, &receiver.address());
@@ -188,14 +175,12 @@ fn what_a_dead_receiver_left_is_delivered_after_a_restart() {
 }
 
 /// While the receiver is down everything else works: admin, readiness, and the app's own exit code.
-/// covers: foundation 5
-/// covers: foundation 16
 #[test]
-fn a_dead_receiver_takes_nothing_else_with_it() {
+fn a_dead_receiver_affects_nothing_else() {
     let (scene, receiver) = (Scene::new(), LogReceiver::answering(Answer::Hang));
     let outrigger = start(&scene, HTTP, &receiver.address());
     receiver.wait_for_refused(1, PATIENCE);
-    until(PATIENCE, "ready all the same", || outrigger.status_of("/ready") == 200);
+    until(PATIENCE, "ready despite the receiver", || outrigger.status_of("/ready") == 200);
     for path in ["/live", "/started", "/metrics", "/status", "/ledger", "/config", "/"] {
         assert_eq!(get(&outrigger.admin, path).map(|reply| reply.status).ok(), Some(200), "{path}");
     }

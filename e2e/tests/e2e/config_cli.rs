@@ -1,5 +1,5 @@
-//! The configuration as a person meets it on the command line: validate, explain, schema, placeholders, the demo. Texts
-//! come in, exit codes and what was printed go out. Bounded by one short process a case.
+//! The configuration as a user sees it on the command line: validate, explain, schema, placeholders, the demo. In: texts.
+//! Out: exit codes and output. Bounded by one short process a case.
 
 use std::process::{Command, Stdio};
 
@@ -7,8 +7,8 @@ use crate::harness::outrigger::{binary, configuration, outrigger};
 use crate::harness::process::run_to_end;
 use crate::harness::{LogReceiver, Outrigger, PATIENCE, SECOND, Scene};
 
-/// Every name that the contract fixes for this step of the product, in one file.
-const WHOLE: &str = r#"
+/// Every fixed public name of this step of the product, in one file.
+const EVERY_NAME: &str = r#"
 app: { command: ["./orders"], port: 8080, stop: { signal: SIGTERM, drain_timeout: 5s, grace_period: 20s, timeout: 30s } }
 state: { dir: "@dir@/state", max_bytes: 256MiB }
 limits: { memory: 64MiB }
@@ -45,17 +45,15 @@ fn validate(text: &str) -> (i32, String) {
 }
 
 /// A file that uses every fixed name passes.
-/// covers: foundation 3
 #[test]
-fn a_configuration_with_every_fixed_name_is_valid() {
-    let (code, stderr) = validate(WHOLE);
+fn a_config_with_every_fixed_name_is_valid() {
+    let (code, stderr) = validate(EVERY_NAME);
     assert_eq!(code, 0, "{stderr}");
 }
 
-/// A mistake is shown with its line, a caret, and the nearest name.
-/// covers: foundation 3
+/// An error is shown with its line, a caret, and the nearest name.
 #[test]
-fn an_unknown_key_suggests_the_nearest_and_shows_the_place() {
+fn an_unknown_key_suggests_the_nearest_key() {
     let (code, stderr) = validate("admin:\n  lisen: \"127.0.0.1:9900\"\n");
     assert_eq!(code, 1);
     for part in ["outrigger.yaml:2:3", "lisen", "`listen`", "^"] {
@@ -63,10 +61,9 @@ fn an_unknown_key_suggests_the_nearest_and_shows_the_place() {
     }
 }
 
-/// `${ENV}`, `${ENV:-default}` and `${file:…}` are filled into values, and what is not there is a mistake with its place.
-/// covers: foundation 3
+/// `${ENV}`, `${ENV:-default}` and `${file:…}` are expanded in values; a missing one is an error with its location.
 #[test]
-fn placeholders_come_from_environment_defaults_and_files() {
+fn placeholders_expand_env_defaults_and_files() {
     let scene = Scene::new();
     let receiver = LogReceiver::start();
     scene.set("receiver", receiver.address());
@@ -94,8 +91,7 @@ logs:
     }
 }
 
-/// Durations and sizes without a unit, or with a wrong one, are mistakes that say what to write.
-/// covers: foundation 3
+/// Durations and sizes without a unit, or with an unknown one, are errors that show what to write.
 #[test]
 fn durations_and_sizes_need_their_units() {
     let (code, stderr) = validate("app:\n  stop:\n    drain_timeout: 5 parsecs\nlimits:\n  memory: 64 elephants\n");
@@ -106,7 +102,6 @@ fn durations_and_sizes_need_their_units() {
 }
 
 /// `explain` prints the documentation of each kind and an example that is itself valid.
-/// covers: foundation 3
 #[test]
 fn explain_prints_documentation_and_an_example() {
     let kinds = [
@@ -136,8 +131,7 @@ fn explain_prints_documentation_and_an_example() {
     }
 }
 
-/// A kind that does not exist is refused with the nearest one.
-/// covers: foundation 3
+/// An unknown kind is rejected with the nearest one.
 #[test]
 fn explain_suggests_the_nearest_kind() {
     let (code, stdout, stderr) = outrigger(&["explain", "logs.sinks.lokki"]);
@@ -145,10 +139,9 @@ fn explain_suggests_the_nearest_kind() {
     assert!(stderr.contains("logs.sinks.loki"), "{stdout}{stderr}");
 }
 
-/// The schema is JSON and knows the kinds, so that an editor can complete them.
-/// covers: foundation 3
+/// The schema is JSON and has the kinds, so that an editor can complete them.
 #[test]
-fn the_schema_is_json_and_knows_every_section() {
+fn schema_is_json_and_has_every_section() {
     let (code, stdout, stderr) = outrigger(&["schema"]);
     assert_eq!(code, 0, "{stderr}");
     let schema: serde_json::Value = serde_json::from_str(&stdout).expect("the schema is JSON");
@@ -162,9 +155,8 @@ fn the_schema_is_json_and_knows_every_section() {
 }
 
 /// Without `-c`, `outrigger.yaml` of the working directory is read.
-/// covers: foundation 3
 #[test]
-fn the_default_file_is_outrigger_yaml_here() {
+fn the_default_file_is_outrigger_yaml() {
     let scene = Scene::new();
     scene.write("outrigger.yaml", configuration(&scene, "limits: { memory: 64MiB }"));
     let program = binary();
@@ -177,10 +169,9 @@ fn the_default_file_is_outrigger_yaml_here() {
     assert!(stderr.contains("outrigger.yaml"), "{stderr}");
 }
 
-/// A command that does not exist is refused with usage, and help and version are there.
-/// covers: foundation 3
+/// An unknown command is rejected with the usage, and help and version exist.
 #[test]
-fn the_command_line_helps() {
+fn the_command_line_has_help_and_version() {
     let (code, stdout, _) = outrigger(&["--help"]);
     assert_eq!(code, 0);
     for command in ["run", "validate", "explain", "schema", "status", "demo"] {
@@ -193,8 +184,7 @@ fn the_command_line_helps() {
     assert!(stderr.contains("run"), "{stderr}");
 }
 
-/// The demo's check runs all four jobs, prints a line for each, and exits 0; nothing of it is left running.
-/// covers: foundation 7
+/// The demo's check runs all four jobs, prints a line for each, and exits 0; it leaves nothing running.
 #[test]
 fn the_demo_checks_itself() {
     let scene = Scene::new();
@@ -208,24 +198,22 @@ fn the_demo_checks_itself() {
     }
 }
 
-/// The first configuration that the README gives is valid as it stands there, for the command that it gives.
-/// covers: foundation 8
+/// The first configuration in the README is valid unchanged, with the command of the README.
 #[test]
-fn the_readmes_configuration_is_valid() {
+fn the_configuration_of_the_readme_is_valid() {
     let readme =
-        std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md")).expect("the README is there");
+        std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md")).expect("the README exists");
     let (_, rest) = readme.split_once("```yaml\n").expect("the README has a configuration");
-    let (yaml, _) = rest.split_once("```").expect("which ends");
+    let (yaml, _) = rest.split_once("```").expect("the configuration has an end");
     let scene = Scene::new();
     let config = scene.write("outrigger.yaml", yaml).display().to_string();
     let (code, _, stderr) = outrigger(&["validate", "-c", &config, "--", "python3", "-m", "http.server", "8080"]);
     assert_eq!(code, 0, "{stderr}");
 }
 
-/// A reader that leaves early, as `head` does, has what it wanted; a disk that is full is an error of the command.
-/// covers: faults 7
+/// A reader that closes early, as `head` does, is not an error; a full disk is an error of the command.
 #[test]
-fn output_that_nobody_reads_is_no_crash_and_output_that_is_lost_is_an_error() {
+fn closed_output_is_no_error_and_lost_output_is() {
     let scene = Scene::new();
     let wrong = scene.write("wrong.yaml", "app: { prot: 1 }\n").display().to_string();
     let cases: [(&[&str], i32); 4] =
@@ -236,14 +224,14 @@ fn output_that_nobody_reads_is_no_crash_and_output_that_is_lost_is_an_error() {
             command.args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
         // Both ends are closed before anything is written.
         drop((child.stdout.take(), child.stderr.take()));
-        let status = child.wait().expect("it ends");
+        let status = child.wait().expect("it exits");
         assert_eq!(status.code(), Some(code), "{arguments:?}");
     }
     for arguments in [&["schema"][..], &["explain"], &["detect"]] {
         let full = std::fs::File::options().write(true).open("/dev/full").expect("every Linux has it");
         let output =
             Command::new(binary()).args(arguments).stdout(full).stderr(Stdio::piped()).output().expect("it runs");
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(output.status.code() == Some(1) && said.contains("cannot be written"), "{arguments:?}: {said}");
+        let printed = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.code() == Some(1) && printed.contains("cannot be written"), "{arguments:?}: {printed}");
     }
 }

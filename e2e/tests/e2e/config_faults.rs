@@ -1,7 +1,7 @@
-//! Configurations that would start and then hurt: files without an end, bytes that no program can be given, addresses that are
-//! used twice, secrets under a mistyped key, texts that another tool would read otherwise. Texts come in; exit codes, places
-//! and times of `validate` and `run` go out. Bounded by one short process a case, with `MEMORY_KIB` of address space for those
-//! that read a file without an end.
+//! Configurations that would start and then fail: endless files, bytes that cannot be passed to a program, addresses that are
+//! used twice, secrets under a misspelled key, texts that another tool would parse differently. In: texts. Out: exit codes,
+//! locations and times of `validate` and `run`. Bounded by one short process a case, with `MEMORY_KIB` of address space for
+//! those that read an endless file.
 
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ use crate::harness::{Outrigger, PATIENCE, Scene, Wait};
 /// Four times what a command may take that reads one small file.
 const SOON: Duration = Duration::from_secs(8);
 
-/// Enough for a command that keeps its bounds, and for the machine where one does not.
+/// Enough for a command within its limits, and little enough for the machine if a command exceeds them.
 const MEMORY_KIB: u64 = 512 << 10;
 
 /// `validate` of a text, as for a wrapped app: exit code and the report.
@@ -30,39 +30,38 @@ fn validate_with(text: &str, arguments: &[&str]) -> (i32, String) {
     (code, stdout + &stderr)
 }
 
-/// Refused, and the report has all of these.
+/// The text is rejected, and the report has all of these.
 #[track_caller]
-fn is_refused(text: &str, parts: &[&str]) {
+fn assert_rejected(text: &str, parts: &[&str]) {
     let (code, report) = validate(text);
-    assert_eq!(code, 1, "refused:\n{text}\n{report}");
+    assert_eq!(code, 1, "rejected:\n{text}\n{report}");
     for part in parts {
         assert!(report.contains(part), "`{part}` in the report of\n{text}\n{report}");
     }
 }
 
-/// A command of the product that has little memory and a time limit; it names the path and says what is wrong with it.
+/// A command of the product with little memory and a time limit fails; its error has the path and the reason.
 #[track_caller]
-fn gives_up_on(arguments: &[&str], path: &str) {
+fn assert_fails_on(arguments: &[&str], path: &str) {
     let binary = binary();
     let limited = format!("ulimit -v {MEMORY_KIB}; exec timeout -s KILL {} \"$@\"", SOON.as_secs());
     let words = [&["sh", "-c", &limited, "sh", binary.as_str()][..], arguments].concat();
     let (code, _, stderr) = run_to_end(&words, PATIENCE);
-    assert_eq!(code, 1, "{arguments:?}: 137 is the time limit's: {stderr}");
-    assert!(stderr.contains(path), "{path} is named: {stderr}");
+    assert_eq!(code, 1, "{arguments:?}: 137 means the time limit: {stderr}");
+    assert!(stderr.contains(path), "{path} is in the error: {stderr}");
     assert!(!stderr.to_lowercase().contains("out of memory"), "{arguments:?}: {stderr}");
 }
 
 fn pipe(scene: &Scene, name: &str) -> String {
     let path = scene.text_path(name);
-    let made = Command::new("mkfifo").arg(&path).status();
-    assert!(made.is_ok_and(|status| status.success()), "mkfifo makes {path}");
+    let created = Command::new("mkfifo").arg(&path).status();
+    assert!(created.is_ok_and(|status| status.success()), "mkfifo creates {path}");
     path
 }
 
-/// A device without an end, a pipe without a writer, a directory, and a file whose size is 0 until it is read.
-/// covers: faults 2
+/// Rejected immediately: an endless device, a pipe without a writer, a directory, a file whose size is 0 until it is read.
 #[test]
-fn a_placeholder_of_no_regular_file_is_refused_at_once() {
+fn placeholder_needs_a_regular_file() {
     let scene = Scene::new();
     let sparse = scene.write("sparse", "").display().to_string();
     let file = std::fs::File::options().write(true).open(&sparse).expect("just written");
@@ -70,28 +69,26 @@ fn a_placeholder_of_no_regular_file_is_refused_at_once() {
     for path in ["/dev/zero".to_owned(), pipe(&scene, "pipe"), scene.text_path("."), sparse] {
         let text = format!("app: {{ environment: {{ set: {{ A: \"${{file:{path}}}\" }} }} }}\n");
         let config = scene.write("outrigger.yaml", text).display().to_string();
-        gives_up_on(&["validate", "-c", &config], &path);
-        gives_up_on(&["run", "-c", &config, "--", "true"], &path);
+        assert_fails_on(&["validate", "-c", &config], &path);
+        assert_fails_on(&["run", "-c", &config, "--", "true"], &path);
     }
 }
 
 /// The same for the configuration itself, by every command that reads it.
-/// covers: faults 2
 #[test]
-fn a_configuration_that_is_no_regular_file_is_refused_at_once() {
+fn configuration_must_be_a_regular_file() {
     let scene = Scene::new();
     for path in [pipe(&scene, "pipe.yaml"), "/dev/zero".to_owned()] {
         for command in [&["validate"][..], &["status"], &["run"]] {
             let more: &[&str] = if command == ["run"] { &["--", "true"] } else { &[] };
-            gives_up_on(&[command, &["-c", &path], more].concat(), &path);
+            assert_fails_on(&[command, &["-c", &path], more].concat(), &path);
         }
     }
 }
 
-/// No program can be given a zero byte (execve(2) ends a string there), and no path has one.
-/// covers: faults 2
+/// No program argument can have a NUL byte (execve(2) ends a string there), and no path has one.
 #[test]
-fn a_zero_byte_in_what_the_app_gets_is_a_mistake_with_its_place() {
+fn a_nul_byte_is_an_error_with_its_location() {
     let cases = [
         "app: { command: [\"./or\\0ders\"] }",
         "app: { command: [\"./orders\", \"--flag=\\0\"] }",
@@ -111,10 +108,10 @@ fn a_zero_byte_in_what_the_app_gets_is_a_mistake_with_its_place() {
 
 const SECRET: &str = "hunter2-never-shown";
 
-/// What the app's environment is given may be a password, so that no page and no log of ours shows it.
-/// covers: faults 2
+/// A value for the app's environment may be a password, so no HTTP response and no log of Outrigger shows it.
+/// Guarantee: secrets-never-shown
 #[test]
-fn values_of_the_apps_environment_are_never_shown() {
+fn values_of_the_app_environment_are_never_shown() {
     let scene = Scene::new();
     let body = format!("app: {{ environment: {{ set: {{ DB_PASSWORD: {SECRET}, MODE: prod }} }} }}");
     let script = format!("[ \"$DB_PASSWORD\" = {SECRET} ] && echo given; exec sleep 300");
@@ -130,10 +127,10 @@ fn values_of_the_apps_environment_are_never_shown() {
     }
 }
 
-/// The place and the key stay, the value is masked: these reports are printed in pipelines.
-/// covers: faults 2
+/// The report has the location and the key, and masks the value: CI pipelines print these reports.
+/// Guarantee: secrets-never-shown
 #[test]
-fn a_secret_under_a_mistyped_key_is_masked_in_the_report() {
+fn a_secret_under_a_misspelled_key_is_masked() {
     let sink = |client: &str| {
         format!(
             "logs:\n  sources: {{ app: {{ stdio: {{}} }} }}\n  sinks:\n    out:\n      http:\n        \
@@ -159,15 +156,14 @@ fn a_secret_under_a_mistyped_key_is_masked_in_the_report() {
     for (text, key) in cases {
         let (code, report) = validate(&text);
         assert_eq!(code, 1, "{text}\n{report}");
-        assert!(report.contains(key) && report.contains("outrigger.yaml:"), "the key and its place: {report}");
+        assert!(report.contains(key) && report.contains("outrigger.yaml:"), "the key and its location: {report}");
         assert!(!report.contains(SECRET), "the value is masked:\n{report}");
     }
 }
 
-/// A shell would expand it, so that a person expects it; what is not done is a mistake and never the text itself.
-/// covers: faults 2
+/// A shell would expand it, so users expect it; if it is not expanded, it is an error and never the literal text.
 #[test]
-fn a_placeholder_inside_a_placeholder_is_expanded_or_refused() {
+fn a_nested_placeholder_is_expanded_or_rejected() {
     let cases = [
         ("${E2E_NOT_SET:-${E2E_INNER}}", "inner"),
         ("${E2E_NOT_SET:-a ${E2E_INNER} b}", "a inner b"),
@@ -182,15 +178,14 @@ fn a_placeholder_inside_a_placeholder_is_expanded_or_refused() {
         });
         let exit = running.wait(PATIENCE);
         let is_expanded = exit.code == 0 && exit.stdout.contains(&format!("got [{expanded}]"));
-        let is_refused = exit.code == 1 && exit.stdout.is_empty() && exit.stderr.contains("outrigger.yaml:1:");
-        assert!(is_expanded || is_refused, "{text}: {exit:?}");
+        let is_rejected = exit.code == 1 && exit.stdout.is_empty() && exit.stderr.contains("outrigger.yaml:1:");
+        assert!(is_expanded || is_rejected, "{text}: {exit:?}");
     }
 }
 
-/// The help says what to write instead of what looks right and is something else in YAML 1.2.
-/// covers: faults 2
+/// The help shows what to write instead of text that looks valid and means something else in YAML 1.2.
 #[test]
-fn the_usual_slips_of_yaml_are_named_with_what_to_write() {
+fn common_yaml_errors_get_a_help() {
     let flow = |pattern: &str, more: &str| {
         let source = format!("a: {{ file: {{ include: [{pattern}] }} }}");
         format!("logs: {{ sources: {{ {source} }}, sinks: {{ b: {{ blackhole: {{}}{more} }} }} }}\n")
@@ -210,11 +205,10 @@ fn the_usual_slips_of_yaml_are_named_with_what_to_write() {
     }
 }
 
-/// The kernel says "no such file" of a script that is there: what is missing is named.
-/// covers: faults 2
+/// The kernel reports "no such file" for a script that exists: the error has the missing interpreter.
 #[test]
-fn a_missing_interpreter_is_named_with_its_script() {
-    // The second is a script with line ends of Windows.
+fn a_missing_interpreter_is_reported() {
+    // The second is a script with Windows line ends.
     for (first, interpreter) in [("#!/nowhere/python3", "/nowhere/python3"), ("#!/bin/sh\r", "/bin/sh")] {
         let scene = Scene::new();
         let script = scene.script("orders", &format!("{first}\necho started\n")).display().to_string();
@@ -227,10 +221,9 @@ fn a_missing_interpreter_is_named_with_its_script() {
     }
 }
 
-/// Found along PATH, where the name alone would say that the script is missing.
-/// covers: faults 2
+/// The script is found in PATH; its name alone would suggest that the script is missing.
 #[test]
-fn a_missing_interpreter_of_a_script_along_path_is_named() {
+fn a_missing_interpreter_in_path_is_reported() {
     let scene = Scene::new();
     let script = scene.script("bin/orders", "#!/nowhere/python3\n").display().to_string();
     let path = format!("app: {{ environment: {{ set: {{ PATH: \"{}:/usr/bin:/bin\" }} }} }}", scene.text_path("bin"));
@@ -239,26 +232,25 @@ fn a_missing_interpreter_of_a_script_along_path_is_named() {
     assert!(exit.stderr.contains(&format!("interpreter /nowhere/python3 of {script}")), "{}", exit.stderr);
 }
 
-/// What a person corrects is seen at once: a second run for the rest costs a second round of the pipeline.
-/// covers: faults 2
+/// Users see everything to fix in one run: a second run for the rest costs a second run of the CI pipeline.
+/// Guarantee: all-errors-in-one-run
 #[test]
-fn mistakes_of_form_and_of_meaning_come_in_one_report() {
+fn structural_and_semantic_errors_in_one_report() {
     let both = "app:\n  prot: 8080\nproxy:\n  listeners:\n    a: { listen: \"127.0.0.1:18001\", direction: outbound, cluster: b }\n";
-    is_refused(both, &["outrigger.yaml:2:3", "`prot`", "outrigger.yaml:5:", "`b`"]);
+    assert_rejected(both, &["outrigger.yaml:2:3", "`prot`", "outrigger.yaml:5:", "`b`"]);
     let stop = "app: { stop: { drain_timeout: 20s, grace_period: 20s, timeout: 30s } }\n";
     let logs = "logs:\n  sources: { a: { file: { include: [\"/x\"], strat: end } } }\n  sinks: { b: { blackhole: {}, inputs: [nope] } }\n";
-    is_refused(&format!("{stop}{logs}"), &["outrigger.yaml:1:", "`strat`", "`nope`", "outrigger.yaml:4:"]);
+    assert_rejected(&format!("{stop}{logs}"), &["outrigger.yaml:1:", "`strat`", "`nope`", "outrigger.yaml:4:"]);
     let app = "app: { port: 18001, signals: { rewrite: { SIGKILL: SIGTERM } }, prot: 1 }\n";
     let admin = "admin: { listen: \"127.0.0.1:18001\", token: \"\" }\nlimits: { memory: 1MiB }\n";
-    is_refused(&format!("{app}{admin}"), &["`prot`", "SIGKILL", "`token`", "limits", "18001", "5 errors found"]);
+    assert_rejected(&format!("{app}{admin}"), &["`prot`", "SIGKILL", "`token`", "limits", "18001", "5 errors found"]);
     let two = "app: { signals: { rewrite: { SIGKILL: SIGTERM } } }\nadmin: { listen: \"127.0.0.1:18001\", probes: \"127.0.0.1:18001\" }\n";
-    is_refused(two, &["SIGKILL", "18001", "2 errors found"]);
+    assert_rejected(two, &["SIGKILL", "18001", "2 errors found"]);
 }
 
-/// Each address can be listened on once; the second holder would be our own worker, and the report would blame it.
-/// covers: faults 2
+/// Each address can be bound once; the second holder would be Outrigger's own worker, and the report would blame it.
 #[test]
-fn one_address_for_two_listeners_is_refused() {
+fn one_address_for_two_listeners_is_rejected() {
     let admin = "admin: { listen: \"127.0.0.1:18001\" }\n";
     let page = |name: &str| format!("{name}: {{ prometheus: {{ listen: \"127.0.0.1:18001\" }} }}");
     let metrics = |sinks: &str| format!("metrics: {{ sources: {{ self: {{ self: {{}} }} }}, sinks: {{ {sinks} }} }}\n");
@@ -272,16 +264,15 @@ fn one_address_for_two_listeners_is_refused() {
         format!("{admin}{}", proxy.replace("@at@", "0.0.0.0:18001")),
     ];
     for text in cases {
-        is_refused(&text, &["18001", "outrigger.yaml:"]);
+        assert_rejected(&text, &["18001", "outrigger.yaml:"]);
     }
     let apart = "admin: { listen: \"127.0.0.1:18001\", probes_listen: \"127.0.0.2:18001\" }\n";
-    assert_eq!(validate(apart).0, 0, "two addresses with one port are two");
+    assert_eq!(validate(apart).0, 0, "two addresses with the same port are distinct");
 }
 
-/// A listener there takes the app's connections, and then leads them to itself.
-/// covers: faults 2
+/// A listener there accepts the app's connections, and then routes them to itself.
 #[test]
-fn a_listener_on_the_apps_own_port_is_refused() {
+fn a_listener_on_the_apps_own_port_is_rejected() {
     let listener = |at: &str, to: &str| {
         format!(
             "proxy: {{ listeners: {{ a: {{ listen: \"{at}\", direction: inbound, cluster: {to} }} }}, @clusters@ }}\n"
@@ -297,17 +288,16 @@ fn a_listener_on_the_apps_own_port_is_refused() {
         listener("0.0.0.0:18001", "b").replace("@clusters@", itself),
     ];
     for text in cases {
-        is_refused(&text, &["18001", "outrigger.yaml:"]);
+        assert_rejected(&text, &["18001", "outrigger.yaml:"]);
     }
     let apart = listener("127.0.0.2:18001", "app").replace("@clusters@", "");
-    assert_eq!(validate(&format!("{app}{apart}")).0, 0, "beside the app on another address");
+    assert_eq!(validate(&format!("{app}{apart}")).0, 0, "next to the app, on another address");
 }
 
-/// For a pipeline: what only warns fails it as well. Without a warning nothing changes, and a mistake stays one.
-/// covers: faults 10
+/// For CI pipelines: a warning fails them as well. Without a warning nothing changes, and an error remains one.
 #[test]
-fn validate_fails_on_warnings_where_they_are_denied() {
-    // A user is for an app that is started here, and without a command there is none.
+fn validate_fails_on_denied_warnings() {
+    // `user` applies to an app that Outrigger starts, and without a command there is none.
     let cases = [
         ("app: { user: nobody }\n", 0, true),
         ("limits: { memory: 64MiB }\n", 0, false),
@@ -322,10 +312,9 @@ fn validate_fails_on_warnings_where_they_are_denied() {
     }
 }
 
-/// Nothing of the above is read too strictly: the configuration of the other tests passes.
-/// covers: faults 10
+/// None of the checks above is too strict: the configuration of the other tests passes.
 #[test]
-fn a_sound_configuration_passes_with_warnings_denied() {
+fn a_valid_config_passes_with_denied_warnings() {
     let scene = Scene::new();
     let body = "logs: { sources: { app: { stdio: {} } }, sinks: { none: { blackhole: {} } } }\n";
     let config = scene.write("outrigger.yaml", configuration(&scene, body)).display().to_string();

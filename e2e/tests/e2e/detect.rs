@@ -1,6 +1,6 @@
-//! `outrigger detect` and `outrigger init` beside real apps: Python, nginx, Node, a page of the Prometheus client, and servers
-//! that mean harm. Apps come in; out goes a configuration that `outrigger validate` accepts as it stands and with all its
-//! examples switched on, says what is there, and holds no secret. Bounded by the time that each look may take.
+//! `outrigger detect` and `outrigger init` with real apps: Python, nginx, Node, an endpoint of the Prometheus client, and hostile
+//! servers. In: apps. Out: a configuration that `outrigger validate` accepts unchanged and with all its examples enabled, that
+//! reports what it found, and has no secret. Bounded by the time limit of each detection.
 
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -11,10 +11,10 @@ use crate::harness::{PATIENCE, SECOND, Scene, fixture, get, python, until, works
 
 const SECRET: &str = "hunter2-never-shown";
 
-/// Every probe's time together, and some for a loaded machine.
-const LOOK_MAX: Duration = Duration::from_secs(10);
+/// The time of all probes together, with a margin for a loaded machine.
+const DETECT_MAX: Duration = Duration::from_secs(10);
 
-/// What `detect` printed, checked for what holds for every answer.
+/// The output of `detect`, with the checks that apply to every output.
 struct Proposal {
     text: String,
     stderr: String,
@@ -31,25 +31,25 @@ impl Proposal {
         let code = running.wait(PATIENCE);
         let proposal = Self { text: running.stdout.text(), stderr: running.stderr.text() };
         assert_eq!(code, 0, "{}", proposal.stderr);
-        assert!(began.elapsed() < LOOK_MAX, "it took {:?}", began.elapsed());
+        assert!(began.elapsed() < DETECT_MAX, "it took {:?}", began.elapsed());
         proposal.assert_sound(scene);
         proposal
     }
 
-    /// Valid, also with every example in force; each conclusion has its evidence; nothing secret in it.
+    /// Valid, also with every example enabled; each conclusion has its evidence; no secret in it.
     #[track_caller]
     fn assert_sound(&self, scene: &Scene) {
         let text = &self.text;
         assert!(!text.contains(SECRET), "{text}");
         assert_valid(scene, text);
-        let switched_on = |line: &str| match line.strip_prefix('#') {
+        let enabled = |line: &str| match line.strip_prefix('#') {
             Some(rest) if !is_prose(line) => rest.to_owned(),
             _ => line.to_owned(),
         };
-        let with_examples: Vec<String> = text.lines().map(switched_on).collect();
+        let with_examples: Vec<String> = text.lines().map(enabled).collect();
         assert_valid(scene, &with_examples.join("\n"));
         let lines: Vec<&str> = text.lines().collect();
-        for (number, line) in lines.iter().enumerate().filter(|(_, line)| is_in_force(line) && !line.ends_with(':')) {
+        for (number, line) in lines.iter().enumerate().filter(|(_, line)| is_active(line) && !line.ends_with(':')) {
             let above = lines[..number].iter().rev().take_while(|above| above.trim_start().starts_with('#'));
             let reports = above.filter(|above| above.contains("# evidence: ")).count();
             assert!(reports > 0, "{line} has no evidence in:\n{text}");
@@ -58,27 +58,27 @@ impl Proposal {
 
     #[track_caller]
     fn assert_has(&self, line: &str) {
-        let found = self.in_force().any(|known| known.trim() == line);
+        let found = self.active_lines().any(|known| known.trim() == line);
         assert!(found, "`{line}` in:\n{}", self.text);
     }
 
-    /// Above a line in force, or anywhere in the comments.
+    /// Above an active line, or anywhere in the comments.
     #[track_caller]
     fn assert_reports(&self, parts: &[&str]) {
         let found = self.text.lines().any(|line| is_prose(line) && parts.iter().all(|part| line.contains(part)));
         assert!(found, "a comment with {parts:?} in:\n{}", self.text);
     }
 
-    fn in_force(&self) -> impl Iterator<Item = &str> {
-        self.text.lines().filter(|line| is_in_force(line))
+    fn active_lines(&self) -> impl Iterator<Item = &str> {
+        self.text.lines().filter(|line| is_active(line))
     }
 }
 
-fn is_in_force(line: &str) -> bool {
+fn is_active(line: &str) -> bool {
     !line.trim().is_empty() && !line.trim_start().starts_with('#')
 }
 
-/// Text for people: an example has no single space behind its sign, but none or the spaces of its place.
+/// Prose has a single space after the `#`; an example has none, or the spaces of its indentation.
 fn is_prose(line: &str) -> bool {
     let Some(rest) = line.trim_start().strip_prefix('#') else { return false };
     rest.starts_with(' ') && !rest.starts_with("  ")
@@ -91,7 +91,7 @@ fn assert_valid(scene: &Scene, text: &str) {
     assert_eq!(code, 0, "{stderr}\n{text}");
 }
 
-/// An app of a test, with a secret and its port in its environment, that answers already.
+/// Starts an app with a secret and its port in its environment, and waits until it responds.
 #[track_caller]
 fn start(scene: &Scene, command: &[String]) -> Running {
     let mut built = Command::new(&command[0]);
@@ -112,10 +112,9 @@ fn python_app(scene: &Scene) -> Option<Vec<String>> {
     Some(texts(&[&python()?, &fixture("app.py"), "--port", &port, "--log", &log, "--lines", "50"]))
 }
 
-/// Port, page of metrics, log file, runtime and hints of a process that runs; no value of its environment but these.
-/// covers: attachment 5
+/// Port, /metrics endpoint, log file, runtime and hints of a running process; no other value of its environment.
 #[test]
-fn a_running_python_app_is_found_with_its_port_page_and_log() {
+fn a_running_python_app_is_detected() {
     let scene = Scene::new();
     let command = need!(python_app(&scene), "python3 is not installed");
     let app = start(&scene, &command);
@@ -131,101 +130,96 @@ fn a_running_python_app_is_found_with_its_port_page_and_log() {
     app.stop();
 }
 
-/// The same app as a command: it is started, its output passed on, looked at until nothing is new, and stopped.
-/// covers: attachment 5
+/// The same app as a command: it is started, its output is forwarded, it is probed until nothing is new, and it is stopped.
 #[test]
-fn a_command_is_started_looked_at_and_stopped() {
+fn a_command_is_started_probed_and_stopped() {
     let scene = Scene::new();
     let command = need!(python_app(&scene), "python3 is not installed");
     let (port, log) = (scene.value("port"), scene.text_path("app.log"));
     let mut arguments = vec!["--"];
     arguments.extend(command.iter().map(String::as_str));
     let proposal = Proposal::of(&scene, &arguments);
-    let cells: Vec<String> = command.iter().map(|part| format!("{part:?}")).collect();
-    proposal.assert_has(&format!("command: [{}]", cells.join(", ")));
+    let quoted: Vec<String> = command.iter().map(|part| format!("{part:?}")).collect();
+    proposal.assert_has(&format!("command: [{}]", quoted.join(", ")));
     proposal.assert_has(&format!("port: {port}"));
     proposal.assert_has("app: { stdio: {} }");
     proposal.assert_has(&format!("files: {{ file: {{ include: [\"{log}\"] }} }}"));
     proposal.assert_has(&format!("app: {{ scrape: {{ url: \"http://127.0.0.1:{port}/metrics\" }} }}"));
     proposal.assert_has("process: { process: {} }");
     let output: String = (0..50).map(|number| format!("app n={number:06}\n")).collect();
-    assert!(proposal.stderr.contains(&output), "its output is passed on as it was:\n{}", proposal.stderr);
+    assert!(proposal.stderr.contains(&output), "its output is forwarded unchanged:\n{}", proposal.stderr);
     assert!(proposal.stderr.contains("app stopping after"), "it got SIGTERM:\n{}", proposal.stderr);
-    assert!(get(&format!("127.0.0.1:{port}"), "/health").is_err(), "it is gone");
+    assert!(get(&format!("127.0.0.1:{port}"), "/health").is_err(), "it has exited");
 }
 
-/// Python's own file server: HTTP without a page of metrics, and nothing of its port is scraped.
-/// covers: attachment 5
+/// Python's own file server: HTTP without a /metrics endpoint, so its port is not scraped.
 #[test]
-fn a_server_without_metrics_is_a_port_and_no_scrape() {
+fn a_server_without_metrics_is_not_scraped() {
     let scene = Scene::new();
     let port = scene.port("port").to_string();
     let python = need!(python(), "python3 is not installed");
-    let folder = scene.path("empty");
-    std::fs::create_dir(&folder).expect("a folder");
-    let folder = folder.display().to_string();
-    let command = [&python, "-m", "http.server", "--bind", "127.0.0.1", "--directory", &folder, &port];
+    let directory = scene.path("empty");
+    std::fs::create_dir(&directory).expect("a directory");
+    let directory = directory.display().to_string();
+    let command = [&python, "-m", "http.server", "--bind", "127.0.0.1", "--directory", &directory, &port];
     let app = start(&scene, &texts(&command));
     let proposal = Proposal::of(&scene, &["--pid", &app.pid().to_string()]);
     proposal.assert_has(&format!("port: {port}"));
     proposal.assert_reports(&["Server: SimpleHTTP", "status 404"]);
     proposal.assert_reports(&["Python", "runs http.server"]);
-    assert!(proposal.in_force().all(|line| !line.contains("scrape")), "{}", proposal.text);
+    assert!(proposal.active_lines().all(|line| !line.contains("scrape")), "{}", proposal.text);
     app.stop();
 }
 
-/// The official Prometheus client on a port of its own beside the app's port, on all addresses.
-/// covers: attachment 5
+/// The official Prometheus client on a separate port next to the app's port, on all addresses.
 #[test]
-fn a_page_of_the_prometheus_client_is_scraped_on_its_own_port() {
+fn prometheus_client_is_scraped_on_its_own_port() {
     const APP: &str = r#"
 import http.server, prometheus_client, sys
 prometheus_client.start_http_server(int(sys.argv[2]))
 http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), http.server.SimpleHTTPRequestHandler).serve_forever()
 "#;
     let python = workspace().join("target/peers/venv/bin/python3").display().to_string();
-    let asked = Command::new(&python).args(["-c", "import prometheus_client"]).stderr(Stdio::null()).status();
-    need!(asked.ok().filter(|status| status.success()), "prometheus-client is not installed");
+    let found = Command::new(&python).args(["-c", "import prometheus_client"]).stderr(Stdio::null()).status();
+    need!(found.ok().filter(|status| status.success()), "prometheus-client is not installed");
     let scene = Scene::new();
     let (port, page) = (scene.port("port").to_string(), scene.port("page").to_string());
     let app = start(&scene, &texts(&[&python, "-c", APP, &port, &page]));
     let proposal = Proposal::of(&scene, &["--pid", &app.pid().to_string()]);
     proposal.assert_has(&format!("port: {port}"));
     proposal.assert_has(&format!("app-{page}: {{ scrape: {{ url: \"http://127.0.0.1:{page}/metrics\" }} }}"));
-    assert_eq!(proposal.in_force().filter(|line| line.contains("scrape")).count(), 1, "{}", proposal.text);
+    assert_eq!(proposal.active_lines().filter(|line| line.contains("scrape")).count(), 1, "{}", proposal.text);
     app.stop();
 }
 
 /// nginx: a master and workers, its access log in the combined format, for which there is no stage today.
-/// covers: attachment 5
 #[test]
-fn nginx_is_found_with_its_access_log_and_no_stage_is_invented_for_it() {
+fn nginx_access_log_is_found_and_gets_no_stage() {
     let scene = Scene::new();
     let nginx = need_peer!("nginx");
     let (port, log) = (scene.port("port"), scene.text_path("access.log"));
     scene.set("log", &log);
-    let template = std::fs::read_to_string(fixture("nginx.conf")).expect("the fixture is there");
+    let template = std::fs::read_to_string(fixture("nginx.conf")).expect("the fixture exists");
     let config =
         scene.fill(&template).replace(&format!("access_log {log} line;"), &format!("access_log {log} combined;"));
     assert!(config.contains("combined;"), "the fixture has an access log:\n{config}");
     let config = scene.write("nginx.conf", config).display().to_string();
     let app = start(&scene, &texts(&[&nginx, "-e", "stderr", "-c", &config]));
     for number in 0..5 {
-        get(&format!("127.0.0.1:{port}"), &format!("/{number}")).expect("nginx answers");
+        get(&format!("127.0.0.1:{port}"), &format!("/{number}")).expect("nginx responds");
     }
     let proposal = Proposal::of(&scene, &["--pid", &app.pid().to_string()]);
     proposal.assert_has(&format!("port: {port}"));
     proposal.assert_reports(&["Server: nginx"]);
     proposal.assert_reports(&["evidence", &log, "the combined log format in"]);
     proposal.assert_reports(&["no stage reads access logs yet"]);
-    assert!(proposal.in_force().all(|line| !line.contains("parse")), "{}", proposal.text);
+    assert!(proposal.active_lines().all(|line| !line.contains("parse")), "{}", proposal.text);
     app.stop();
 }
 
-/// Node as a command, with lines of JSON on its output and in its file, and a stack trace beside them.
-/// covers: attachment 5
+/// Node as a command, with JSON lines on its output and in its file, and a stack trace next to them.
 #[test]
-fn json_lines_of_node_get_the_stage_that_reads_them() {
+fn json_lines_of_node_get_the_json_stage() {
     const APP: &str = r#"
 const fs = require("node:fs"), http = require("node:http");
 const log = fs.openSync(process.argv[2], "a");
@@ -249,7 +243,7 @@ http.createServer((request, response) => response.end("hello\n")).listen(Number(
     proposal.assert_reports(&[&log, "JSON in 40 of 40 lines"]);
 }
 
-/// One process with servers that say nothing, never end their head, never end their body, and drip.
+/// One process with servers that send nothing, an endless head, an endless body, and single bytes slowly.
 const HOSTILE: &str = r#"
 import socket, sys, threading, time
 
@@ -282,9 +276,8 @@ print("listening", flush=True)
 time.sleep(600)
 "#;
 
-/// covers: attachment 5
 #[test]
-fn hostile_and_silent_servers_do_not_hold_it_up() {
+fn hostile_and_silent_servers_do_not_block_it() {
     let scene = Scene::new();
     let python = need!(python(), "python3 is not installed");
     let ports = ["port", "head", "body", "drip", "noise"].map(|name| scene.port(name).to_string());
@@ -300,15 +293,14 @@ fn hostile_and_silent_servers_do_not_hold_it_up() {
         proposal.assert_reports(&[&format!("listens on port {port} "), "it gave no whole answer to GET"]);
     }
     proposal.assert_reports(&[&format!("listens on port {noise} "), "something that is not HTTP"]);
-    // What came of it within the bound was a page.
+    // What arrived within the limit is a /metrics response.
     proposal.assert_reports(&[&format!("http://127.0.0.1:{body}/metrics"), "answered 200"]);
     app.stop();
 }
 
-/// Alone in a network of its own: everything that listens there, as a companion sees it.
-/// covers: attachment 5
+/// In a separate network namespace: everything that listens there, as a companion sees it.
 #[test]
-fn without_a_process_the_network_namespace_is_looked_at() {
+fn without_a_process_the_namespace_is_scanned() {
     const NETWORK: &str = r#"
 import fcntl, socket, struct, subprocess, sys
 with socket.socket() as s:
@@ -329,7 +321,7 @@ finally:
     let scene = Scene::new();
     let command = need!(python_app(&scene), "python3 is not installed");
     let can = Command::new("unshare").args(["-rn", "true"]).stderr(Stdio::null()).status();
-    need!(can.ok().filter(|status| status.success()), "a network namespace of its own cannot be had here");
+    need!(can.ok().filter(|status| status.success()), "a network namespace cannot be created here");
     let program = binary();
     let mut outer = vec!["unshare", "-rn", &command[0], "-c", NETWORK, &program];
     outer.extend(command[1..].iter().map(String::as_str));
@@ -340,18 +332,17 @@ finally:
     let port = scene.value("port");
     proposal.assert_has(&format!("port: {port}"));
     proposal.assert_has(&format!("app: {{ scrape: {{ url: \"http://127.0.0.1:{port}/metrics\" }} }}"));
-    assert_eq!(proposal.text.matches("listens on port").count(), 2, "one port, told twice:\n{}", proposal.text);
+    assert_eq!(proposal.text.matches("listens on port").count(), 2, "one port, reported twice:\n{}", proposal.text);
 }
 
-/// `init` writes what `detect` prints, leaves a file that is there alone, and replaces it by force.
-/// covers: attachment 5
+/// `init` writes what `detect` prints, leaves an existing file unchanged, and replaces it with `--force`.
 #[test]
-fn init_writes_a_valid_file_and_replaces_nothing_unasked() {
+fn init_overwrites_a_file_only_with_force() {
     let scene = Scene::new();
     let program = binary();
-    let place = scene.path(".").display().to_string();
+    let directory = scene.path(".").display().to_string();
     let init = |arguments: &str| {
-        let line = format!("cd '{place}' && exec '{program}' init {arguments}");
+        let line = format!("cd '{directory}' && exec '{program}' init {arguments}");
         run_to_end(&["sh", "-c", &line], PATIENCE)
     };
     let (code, stdout, stderr) = init("--timeout 1s -- sh -c 'echo hello; exec sleep 60'");
@@ -363,21 +354,20 @@ fn init_writes_a_valid_file_and_replaces_nothing_unasked() {
     let (code, _, stderr) = init("--timeout 1s -- touch started");
     assert_eq!(code, 1);
     assert!(stderr.contains("outrigger.yaml is there already") && stderr.contains("--force"), "{stderr}");
-    assert!(!scene.path("started").exists(), "nothing was started for it");
-    assert_eq!(std::fs::read_to_string(scene.path("outrigger.yaml")).expect("it is there"), "mine");
+    assert!(!scene.path("started").exists(), "no command was started for it");
+    assert_eq!(std::fs::read_to_string(scene.path("outrigger.yaml")).expect("the file exists"), "mine");
     let (code, _, stderr) = init("--force --timeout 1s -- true");
     assert_eq!(code, 0, "{stderr}");
     assert!(
-        std::fs::read_to_string(scene.path("outrigger.yaml")).expect("it is there").contains("command: [\"true\"]")
+        std::fs::read_to_string(scene.path("outrigger.yaml")).expect("the file exists").contains("command: [\"true\"]")
     );
     let (code, _, stderr) = init("-o other.yaml --pid 1999999999");
     assert_eq!((code, scene.path("other.yaml").exists()), (1, false), "{stderr}");
 }
 
-/// What cannot be started is said as a shell says it; arguments that hold secrets become placeholders.
-/// covers: attachment 5
+/// A command that cannot be started is reported as by a shell; arguments with secrets become placeholders.
 #[test]
-fn commands_that_fail_and_arguments_that_are_secret() {
+fn failing_commands_and_secret_arguments() {
     let (code, stdout, stderr) = outrigger(&["detect", "--", "./nothing"]);
     assert_eq!((code, stdout.as_str()), (127, ""));
     assert!(stderr.contains("outrigger: ./nothing: command not found"), "{stderr}");
@@ -395,10 +385,9 @@ fn commands_that_fail_and_arguments_that_are_secret() {
     proposal.assert_reports(&["the command ended with code 0"]);
 }
 
-/// An app that does not listen to SIGTERM is killed, and so is what has left its session and group.
-/// covers: attachment 5
+/// An app that ignores SIGTERM is killed, and so are processes that left its session and group.
 #[test]
-fn nothing_of_a_command_is_left_running() {
+fn a_command_leaves_no_process_running() {
     let scene = Scene::new();
     scene.port("port");
     scene.write("stubborn.sh", "trap '' TERM\necho $$ > \"$1\"\nwhile :; do sleep 0.1; done\n");
@@ -410,12 +399,11 @@ fn nothing_of_a_command_is_left_running() {
     for name in ["away", "here", "root"] {
         let pid = std::fs::read_to_string(scene.path(name)).expect("it wrote its id");
         let pid: u32 = pid.trim().parse().expect("a number");
-        until(PATIENCE, "its end", || !is_alive(pid));
+        until(PATIENCE, "its exit", || !is_alive(pid));
     }
 }
 
-/// Ctrl-C ends the look and the app with it.
-/// covers: attachment 5
+/// Ctrl-C stops the detection and the app.
 #[test]
 fn an_interrupt_stops_the_app_too() {
     let scene = Scene::new();
@@ -431,6 +419,6 @@ fn an_interrupt_stops_the_app_too() {
     });
     running.signal(Signal::INT);
     assert_eq!(running.wait(PATIENCE), 130);
-    assert_eq!(running.stdout.text(), "", "half a look is no answer");
-    until(PATIENCE, "the app's end", || app.is_some_and(|pid| !is_alive(pid)));
+    assert_eq!(running.stdout.text(), "", "an interrupted detection prints nothing");
+    until(PATIENCE, "the app's exit", || app.is_some_and(|pid| !is_alive(pid)));
 }

@@ -1,5 +1,5 @@
-//! The file source under rotation, restarts and kills: no line is lost, none is repeated without a kill, and what was
-//! not acknowledged is read again. A writer in the test plays the app; bounded by some ten thousand lines.
+//! The file source under rotation, restarts and kills: no line is lost, none is repeated without a kill, and unacknowledged
+//! lines are re-read. A writer in the test acts as the app; bounded by some ten thousand lines.
 
 use std::fs::{File, OpenOptions, rename};
 use std::io::Write;
@@ -18,7 +18,7 @@ logs:
 fn scene_for(receiver: &LogReceiver) -> Scene {
     let scene = Scene::new();
     scene.set("receiver", receiver.address());
-    std::fs::create_dir_all(scene.path("logs")).expect("the scene takes folders");
+    std::fs::create_dir_all(scene.path("logs")).expect("the directory can be created");
     scene
 }
 
@@ -28,15 +28,15 @@ fn append(path: &Path, numbers: std::ops::Range<usize>) {
     file.write_all(text.as_bytes()).expect("the log can be written");
 }
 
-/// The sink has delivered everything, so that its checkpoint stands at the end.
+/// The sink has delivered everything, so that its checkpoint is at the end.
 fn wait_until_settled(outrigger: &Outrigger) {
     until(PATIENCE, "nothing is pending", || ledger_row(&outrigger.admin, "logs.sinks.main")["pending"] == 0);
 }
 
-/// Twelve rotations by rename while lines are written as fast as they can be: complete, and none twice.
-/// covers: foundation 5
+/// Twelve rotations by rename while lines are written as fast as possible: all arrive, and none twice.
+/// Guarantee: rotation-loses-nothing
 #[test]
-fn rotation_by_rename_under_load_loses_and_repeats_nothing() {
+fn rotation_under_load_loses_and_repeats_nothing() {
     let receiver = LogReceiver::start();
     let scene = scene_for(&receiver);
     let outrigger = Outrigger::start(&scene, FILES, &[]);
@@ -47,16 +47,16 @@ fn rotation_by_rename_under_load_loses_and_repeats_nothing() {
         let (first, half) = (rotation * each, each / 2);
         let mut write = |numbers: std::ops::Range<usize>| {
             for number in numbers {
-                // Three small writes each, so that halves of lines are seen as well.
+                // Three small writes each, so that partial lines are read as well.
                 writeln!(file, "a line of the app, n={number:06}").expect("the log can be written");
             }
         };
         write(first..first + half);
-        // Nobody's logrotate comes before the file was looked at once.
+        // No real logrotate runs before the file has been read for the first time.
         until(PATIENCE, "lines of this rotation", || receiver.numbers("n=").iter().any(|number| *number >= first));
         rename(&live, scene.path(&format!("logs/app.log.{rotation}"))).expect("the log can be renamed");
-        // The app writes on into the renamed file, as it does until it is told to open a new one, which it then does at
-        // once: the reader has two files to finish.
+        // The app keeps writing to the renamed file until it is signalled to open a new one, which it then does immediately:
+        // the reader has two files to finish.
         write(first + half..first + each);
     }
     receiver.wait_for(rotations * each, PATIENCE);
@@ -64,14 +64,14 @@ fn rotation_by_rename_under_load_loses_and_repeats_nothing() {
     numbers.sort_unstable();
     assert_counts_up(&numbers, rotations * each);
     outrigger.finish();
-    assert_eq!(receiver.len(), rotations * each, "nothing came twice until the end");
+    assert_eq!(receiver.len(), rotations * each, "nothing arrived twice until the end");
     receiver.assert_well_formed();
 }
 
-/// Between rotations the order is the file's.
-/// covers: foundation 5
+/// The order of lines is preserved across a rotation.
+/// Guarantee: rotation-loses-nothing
 #[test]
-fn a_rotated_file_is_read_to_its_end_before_the_next_one() {
+fn a_rotated_file_is_finished_before_the_next() {
     let receiver = LogReceiver::start();
     let scene = scene_for(&receiver);
     let outrigger = Outrigger::start(&scene, FILES, &[]);
@@ -85,11 +85,11 @@ fn a_rotated_file_is_read_to_its_end_before_the_next_one() {
     outrigger.finish();
 }
 
-/// A stop and a start later, reading goes on where it was acknowledged: lines written meanwhile come once, old ones never
-/// again, and a rotation in between is followed.
-/// covers: foundation 5
+/// After a stop and a start, reading resumes after the acknowledged lines: lines written in between arrive once, old ones
+/// never again, and a rotation in between is followed.
+/// Guarantee: file-resumes-at-checkpoint
 #[test]
-fn a_restart_goes_on_from_the_checkpoint() {
+fn a_restart_resumes_from_the_checkpoint() {
     let receiver = LogReceiver::start();
     let scene = scene_for(&receiver);
     let live = scene.path("logs/app.log");
@@ -104,14 +104,14 @@ fn a_restart_goes_on_from_the_checkpoint() {
     wait_until_settled(&outrigger);
     assert_counts_up(&receiver.numbers("n="), 8000);
     outrigger.finish();
-    assert_eq!(receiver.len(), 8000, "nothing came twice");
+    assert_eq!(receiver.len(), 8000, "nothing arrived twice");
 }
 
-/// After kill -9 of everything, what no receiver acknowledged is read again, and what was acknowledged is not, but for
-/// the batches in flight.
-/// covers: foundation 5
+/// After kill -9 of everything, unacknowledged lines are re-read, and acknowledged ones are not, except for the batches in
+/// flight.
+/// Guarantee: no-loss-on-worker-kill, file-resumes-at-checkpoint
 #[test]
-fn lines_without_acknowledgement_are_read_again_after_a_kill() {
+fn a_kill_rereads_only_unacknowledged_lines() {
     let receiver = LogReceiver::start();
     let scene = scene_for(&receiver);
     let live = scene.path("logs/app.log");
@@ -131,19 +131,18 @@ fn lines_without_acknowledgement_are_read_again_after_a_kill() {
     wait_until_settled(&outrigger);
     outrigger.finish();
     let mut numbers = receiver.numbers("n=");
-    // A batch holds at most 64 KiB of lines of 28 bytes; at most the last few acknowledged ones may come again.
+    // A batch holds at most 64 KiB of lines of 28 bytes; at most the last few acknowledged ones may arrive again.
     let repeated = numbers.len() - 10_000;
-    assert!(repeated <= 2 * 64 * 1024 / 28, "{repeated} lines came again");
+    assert!(repeated <= 2 * 64 * 1024 / 28, "{repeated} lines arrived again");
     numbers.sort_unstable();
     numbers.dedup();
     assert_counts_up(&numbers, 10_000);
 }
 
-/// `start: end` passes over what was there before us, `exclude` over files that nobody wants, and a file that appears
-/// later is read from its beginning.
-/// covers: foundation 5
+/// `read_from: end` skips existing lines, `exclude` skips unwanted files, and a file that appears later is read from its
+/// beginning.
 #[test]
-fn start_and_exclude_choose_what_is_read() {
+fn read_from_and_exclude_select_what_is_read() {
     let receiver = LogReceiver::start();
     let scene = scene_for(&receiver);
     let body = r#"
@@ -161,20 +160,19 @@ logs:
     receiver.wait_for(200, PATIENCE);
     assert_counts_up(&receiver.numbers("n="), 200);
     outrigger.finish();
-    assert_eq!(receiver.len(), 200, "nothing more came until the end");
+    assert_eq!(receiver.len(), 200, "nothing more arrived until the end");
 }
 
-/// A line is sent when it is whole: half of one waits for its end.
-/// covers: foundation 5
+/// A line is sent when it is complete: a partial line waits for its line end.
 #[test]
-fn half_a_line_waits_for_its_end() {
+fn a_partial_line_waits_for_its_line_end() {
     let receiver = LogReceiver::start();
     let scene = scene_for(&receiver);
     let mut file = File::create(scene.path("logs/app.log")).expect("the log can be written");
     file.write_all(b"n=000000\nn=0000").expect("the log can be written");
     let outrigger = Outrigger::start(&scene, FILES, &[]);
     receiver.wait_for(1, PATIENCE);
-    // why: that nothing happens can only be seen over a time, here five of the sink's waits
+    // why: that nothing happens can only be observed over time, here five times the sink's `max_age`
     std::thread::sleep(Duration::from_millis(500));
     assert_eq!(receiver.messages(), ["n=000000"]);
     file.write_all(b"01\n").expect("the log can be written");
@@ -183,8 +181,7 @@ fn half_a_line_waits_for_its_end() {
     outrigger.finish();
 }
 
-/// Files that appear, grow and vanish at once do no harm, and each line that was there long enough to be acknowledged came.
-/// covers: foundation 5
+/// Files may appear, grow and vanish simultaneously; each line that existed long enough to be acknowledged arrives.
 #[test]
 fn many_files_are_read_each_in_its_order() {
     let receiver = LogReceiver::start();

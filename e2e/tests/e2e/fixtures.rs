@@ -1,5 +1,5 @@
-//! Proof that the fixtures do what the tests take for granted, without the product: the receiver reads what a hand-made
-//! client sends, the apps log, serve and exit as they should, and git's own client can clone from each server.
+//! Tests of the fixtures themselves, without the product, since the other tests rely on them: the receiver decodes what a
+//! hand-written client sends, the apps log, serve and exit as expected, and git's own client can clone from each server.
 
 use std::io::Write;
 
@@ -11,19 +11,18 @@ use crate::harness::proto::{Label, LokiEntry, LokiStream, PushRequest, Sample, T
 use crate::harness::raw_app::answer_ok;
 use crate::harness::{Answer, Exposition, LogReceiver, RawApp, SECOND, Scene, Wire, request};
 
-/// The receiver takes JSON lines plain, gzipped and with Zstandard, in order and with duplicates.
-/// covers: foundation 9
+/// The receiver accepts JSON lines uncompressed, with gzip and with Zstandard, in order and with duplicates.
 #[test]
-fn the_receiver_reads_json_lines_in_each_encoding() {
+fn receiver_decodes_json_lines_in_each_encoding() {
     let receiver = LogReceiver::start();
     let plain = b"{\"message\":\"n=000000\",\"stream\":\"stdout\"}\n{\"message\":\"n=000001\"}\n".to_vec();
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-    encoder.write_all(&plain).expect("memory takes bytes");
-    let gzip = encoder.finish().expect("memory takes bytes");
-    let zstd = zstd::encode_all(&*plain, 1).expect("memory takes bytes");
+    encoder.write_all(&plain).expect("writing to memory does not fail");
+    let gzip = encoder.finish().expect("writing to memory does not fail");
+    let zstd = zstd::encode_all(&*plain, 1).expect("writing to memory does not fail");
     for (encoding, body) in [("identity", &plain), ("gzip", &gzip), ("zstd", &zstd)] {
         let headers = [("Content-Encoding", encoding)];
-        let reply = request(&receiver.address(), "POST", "/lines", &headers, body).expect("it answers");
+        let reply = request(&receiver.address(), "POST", "/lines", &headers, body).expect("a response");
         assert_eq!(reply.status, 204, "{encoding}");
     }
     assert_eq!(receiver.numbers("n="), [0, 1, 0, 1, 0, 1]);
@@ -31,60 +30,57 @@ fn the_receiver_reads_json_lines_in_each_encoding() {
     receiver.assert_well_formed();
 }
 
-/// The receiver takes Loki's and Prometheus's protobuf, compressed with snappy.
-/// covers: foundation 9
+/// The receiver accepts the protobuf of Loki and of Prometheus, compressed with snappy.
 #[test]
-fn the_receiver_reads_loki_and_remote_write() {
+fn receiver_decodes_loki_and_remote_write() {
     let receiver = LogReceiver::start();
     let mut snappy = snap::raw::Encoder::new();
     let entry = LokiEntry { timestamp: Some(Timestamp { seconds: 1, nanos: 5 }), line: "n=000007".to_owned() };
     let stream = LokiStream { labels: "{service=\"orders\"}".to_owned(), entries: vec![entry] };
     let push = PushRequest { streams: vec![stream] }.encode_to_vec();
-    let body = snappy.compress_vec(&push).expect("small");
-    let reply = request(&receiver.address(), "POST", "/loki/api/v1/push", &[], &body).expect("it answers");
+    let body = snappy.compress_vec(&push).expect("the message is small");
+    let reply = request(&receiver.address(), "POST", "/loki/api/v1/push", &[], &body).expect("a response");
     assert_eq!(reply.status, 204);
     let label = Label { name: "__name__".to_owned(), value: "up".to_owned() };
     let series = TimeSeries { labels: vec![label], samples: vec![Sample { value: 1.0, timestamp: 2 }] };
-    let body = snappy.compress_vec(&WriteRequest { timeseries: vec![series] }.encode_to_vec()).expect("small");
-    let reply = request(&receiver.address(), "POST", "/api/v1/write", &[], &body).expect("it answers");
+    let body =
+        snappy.compress_vec(&WriteRequest { timeseries: vec![series] }.encode_to_vec()).expect("the message is small");
+    let reply = request(&receiver.address(), "POST", "/api/v1/write", &[], &body).expect("a response");
     assert_eq!(reply.status, 204);
     assert_eq!(receiver.records()[0].nanos, 1_000_000_005);
     assert_eq!(receiver.batches()[1].series[0].name(), "up");
 }
 
-/// A receiver that refuses or hangs does not count what it was sent, and takes it once it is told to.
-/// covers: foundation 9
+/// A receiver that rejects or hangs does not count the batch, and accepts batches after `Answer::Accept`.
 #[test]
-fn the_receiver_refuses_and_hangs_when_told_to() {
+fn receiver_rejects_or_hangs_when_configured() {
     let receiver = LogReceiver::answering(Answer::Status(500));
     let send = || request(&receiver.address(), "POST", "/lines", &[], b"{\"message\":\"n=000000\"}\n");
-    assert_eq!(send().expect("it answers").status, 500);
+    assert_eq!(send().expect("a response").status, 500);
     receiver.answer(Answer::Hang);
     std::thread::scope(|scope| {
         let hanging = scope.spawn(send);
         receiver.wait_for_refused(2, 5 * SECOND);
         receiver.answer(Answer::Accept);
-        assert!(hanging.join().expect("no panic").is_err(), "it closes without an answer");
+        assert!(hanging.join().expect("no panic").is_err(), "the receiver closes without a response");
     });
     assert_eq!(receiver.len(), 0);
-    assert_eq!(send().expect("it answers").status, 204);
+    assert_eq!(send().expect("a response").status, 204);
     assert_eq!(receiver.len(), 1);
 }
 
-/// What is no JSON object is noticed, not swallowed.
-/// covers: foundation 9
+/// A line that is not a JSON object is reported, not ignored.
 #[test]
-fn the_receiver_notices_malformed_lines() {
+fn receiver_reports_malformed_lines() {
     let receiver = LogReceiver::start();
-    let reply = request(&receiver.address(), "POST", "/lines", &[], b"not json\n").expect("it answers");
+    let reply = request(&receiver.address(), "POST", "/lines", &[], b"not json\n").expect("a response");
     assert_eq!(reply.status, 400);
     assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| receiver.assert_well_formed())).is_err());
 }
 
-/// Client, raw app and wire agree on chunks, trailers and on a body that was cut.
-/// covers: foundation 9
+/// Client, raw app and wire agree on chunks, trailers and truncated bodies.
 #[test]
-fn the_wire_keeps_trailers_and_sees_a_cut() {
+fn wire_preserves_trailers_and_sees_truncation() {
     let app = RawApp::start(|seen, wire| match seen.head.target() {
         "/cut" => {
             wire.send("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nabc").expect("the client reads");
@@ -92,20 +88,19 @@ fn the_wire_keeps_trailers_and_sees_a_cut() {
         }
         _ => answer_ok(wire, &seen.body.bytes),
     });
-    let mut wire = Wire::connect(&app.address()).expect("it listens");
+    let mut wire = Wire::connect(&app.address()).expect("the app listens");
     let chunked = "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\nX-Sum: 5\r\n\r\n";
-    wire.send(chunked).expect("it reads");
-    assert_eq!(wire.reply("POST").expect("it answers").text(), "abcde");
+    wire.send(chunked).expect("the app reads");
+    assert_eq!(wire.reply("POST").expect("a response").text(), "abcde");
     assert_eq!(app.seen()[0].body.trailers, [("X-Sum".to_owned(), "5".to_owned())]);
-    wire.send("GET /cut HTTP/1.1\r\n\r\n").expect("it reads");
-    assert!(!wire.reply("GET").expect("it answers").body.whole);
+    wire.send("GET /cut HTTP/1.1\r\n\r\n").expect("the app reads");
+    assert!(!wire.reply("GET").expect("a response").body.whole);
     assert_eq!(app.connections(), 1);
 }
 
-/// The page's reader takes labels with escapes and refuses what is no sample.
-/// covers: foundation 9
+/// The parser of the exposition accepts labels with escapes and rejects what is not a sample.
 #[test]
-fn the_exposition_is_read_strictly() {
+fn exposition_parser_is_strict() {
     let page = Exposition::parse("# TYPE a counter\na{b=\"c\\\"d\",e=\"f\"} 2\na{b=\"x\"} 3 1700000000\n");
     assert_eq!(page.sum(|series| series.name == "a"), Some(5.0));
     assert_eq!(page.series[0].labels["b"], "c\"d");
@@ -113,36 +108,31 @@ fn the_exposition_is_read_strictly() {
     assert!(std::panic::catch_unwind(|| Exposition::parse("2a 3\n")).is_err());
 }
 
-/// The Python app alone logs, serves and exits with 5.
-/// covers: foundation 9
+/// The Python app without Outrigger logs, serves and exits with 5.
 #[test]
-fn the_python_app_works_alone() {
+fn python_app_works_without_outrigger() {
     need!(App::python(), "python3 is not installed").alone().assert_complete(2000, 5);
 }
 
-/// The Node server alone logs, serves and exits with 6.
-/// covers: foundation 9
+/// The Node server without Outrigger logs, serves and exits with 6.
 #[test]
-fn the_node_app_works_alone() {
+fn node_app_works_without_outrigger() {
     need!(App::node(), "node is not installed").alone().assert_complete(2000, 6);
 }
 
-/// The Java server alone logs, serves and exits with 143.
-/// covers: foundation 9
+/// The Java server without Outrigger logs, serves and exits with 143.
 #[test]
-fn the_java_app_works_alone() {
+fn java_app_works_without_outrigger() {
     need!(App::java(), "java is not installed").alone().assert_complete(2000, 143);
 }
 
-/// nginx alone logs its requests, which are its only numbered lines, and exits with 0.
-/// covers: foundation 9
+/// nginx without Outrigger logs its requests, which are its only numbered lines, and exits with 0.
 #[test]
-fn the_nginx_app_works_alone() {
+fn nginx_app_works_without_outrigger() {
     need!(App::nginx(), "nginx is not installed").alone().assert_complete(0, 0);
 }
 
-/// git's own client clones from the path, the daemon and the CGI server, and sees a push.
-/// covers: foundation 9
+/// git's own client clones from the path, the daemon and the CGI server, and gets a new commit.
 #[test]
 fn git_clones_from_path_daemon_and_http() {
     let scene = Scene::new();
@@ -157,7 +147,6 @@ fn git_clones_from_path_daemon_and_http() {
 }
 
 /// git's own client clones from sshd with the keys of the test.
-/// covers: foundation 9
 #[test]
 fn git_clones_over_ssh() {
     let scene = Scene::new();
@@ -170,10 +159,9 @@ fn git_clones_over_ssh() {
     assert_eq!(published(&scene.path("copy/orders")), Ok(Some(1)));
 }
 
-/// The reader of published directories sees a revision that was published in halves.
-/// covers: foundation 9
+/// The reader of published directories detects a revision that was not published atomically.
 #[test]
-fn the_reader_sees_half_a_revision() {
+fn reader_detects_a_partly_published_revision() {
     let scene = Scene::new();
     assert_eq!(published(&scene.path("to")), Ok(None));
     scene.write("to/a.conf", "generation=000001\n");

@@ -1,7 +1,7 @@
-//! Health tells the truth: a component whose last attempts failed or were refused, whose file cannot be read, or whose state
-//! cannot be written is `degraded` with the reason and since when, is `ok` again once the fault is gone, and nobody else is
-//! touched; an app that has not been ready yet is no fault; a stop says what it leaves behind. Peers that refuse and files
-//! without permission come in; components of `/status` and the last lines of our log go out. Bounded by a few requests each.
+//! Health is accurate: a component whose last attempts failed or were rejected, whose file cannot be read, or whose state cannot
+//! be written is `degraded` with the reason and since when, is `ok` again once the fault is fixed, and no other component is
+//! affected; an app that has not been ready yet is not a fault; a stop reports what it leaves undelivered. In: rejecting peers
+//! and files without permission. Out: components of `/status` and the last lines of the log. Bounded by a few requests each.
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt;
@@ -23,9 +23,8 @@ use crate::harness::{
 };
 
 /// Each component has a row under its path in the configuration, with its kind.
-/// covers: faults 7
 #[test]
-fn the_status_has_a_row_for_each_component() {
+fn status_has_a_row_for_each_component() {
     let scene = Scene::new();
     let _repository = need!(Repository::create(&scene), "git is not installed");
     for name in ["page", "front", "back"] {
@@ -81,7 +80,7 @@ logs:
 /// An app that writes a line every 50 ms.
 const WRITES: &str = "while :; do echo line; sleep 0.05; done";
 
-/// One answer after the other: each is the reason while it is given, and all of them are one time of being degraded.
+/// One response status after another: each is the reason while it lasts, and all of them are one degraded period.
 fn check_receiver(sink: &str, kind: &str) {
     let (scene, receiver) = (Scene::new(), LogReceiver::start());
     scene.set("receiver", receiver.address());
@@ -93,40 +92,42 @@ fn check_receiver(sink: &str, kind: &str) {
     let first = await_health(&outrigger, "logs.sinks.main", "degraded", "503");
     assert_eq!(first.kind, kind, "{first:?}");
     first.assert_began_since(began);
-    let tries = receiver.refused();
-    receiver.wait_for_refused(tries + 2, PATIENCE);
+    let attempts = receiver.refused();
+    receiver.wait_for_refused(attempts + 2, PATIENCE);
     let later = component(&outrigger, "logs.sinks.main");
-    assert_eq!((later.health.as_str(), later.since), ("degraded", first.since), "a try more begins nothing: {later:?}");
+    assert_eq!(
+        (later.health.as_str(), later.since),
+        ("degraded", first.since),
+        "another attempt keeps `since`: {later:?}"
+    );
     receiver.answer(Answer::Status(401));
     await_health(&outrigger, "logs.sinks.main", "degraded", "401");
-    for well in ["logs.sinks.none", "logs.sources.app"] {
-        assert_eq!(component(&outrigger, well).health, "ok", "{well} is as well as before");
+    for healthy in ["logs.sinks.none", "logs.sources.app"] {
+        assert_eq!(component(&outrigger, healthy).health, "ok", "{healthy} is unaffected");
     }
     let table = command(&["status", "--socket", &scene.text_path("run/admin.sock")]).1;
     let row = table.lines().find(|line| line.contains("degraded") && line.contains("401"));
-    assert!(row.is_some(), "the table says why: {table}");
-    let mended = SystemTime::now();
+    assert!(row.is_some(), "the table has the reason: {table}");
+    let fixed = SystemTime::now();
     receiver.answer(Answer::Accept);
-    await_health(&outrigger, "logs.sinks.main", "ok", "").assert_began_since(mended);
+    await_health(&outrigger, "logs.sinks.main", "ok", "").assert_began_since(fixed);
     outrigger.finish();
 }
 
-/// covers: faults 7
+/// Guarantee: failure-degrades-health
 #[test]
-fn a_receiver_that_refuses_degrades_its_http_sink_until_it_accepts() {
+fn http_sink_is_degraded_until_receiver_accepts() {
     check_receiver("http: { url: \"http://@receiver@/lines\" }", "http");
 }
 
-/// covers: faults 7
 #[test]
-fn a_receiver_that_refuses_degrades_its_loki_sink_until_it_accepts() {
+fn loki_sink_is_degraded_until_receiver_accepts() {
     check_receiver("loki: { url: \"http://@receiver@\", labels: { service: orders } }", "loki");
 }
 
-/// Records that are refused for good are dropped, and that is a fault as long as the last ones were.
-/// covers: faults 7
+/// Permanently rejected records are dropped, which is a fault as long as the last ones were rejected.
 #[test]
-fn records_that_are_refused_for_good_degrade_the_sink() {
+fn permanently_rejected_records_degrade_the_sink() {
     let (scene, receiver) = (Scene::new(), LogReceiver::answering(Answer::Status(400)));
     scene.set("receiver", receiver.address());
     let body = ONE_SINK.replace("@sink@", "http: { url: \"http://@receiver@/lines\" }");
@@ -137,15 +138,14 @@ fn records_that_are_refused_for_good_degrade_the_sink() {
     outrigger.finish();
 }
 
-/// A receiver that is not there at all, by its address, and a file that cannot be made.
-/// covers: faults 7
+/// A receiver that does not exist, reported by its address, and a file that cannot be created.
 #[test]
-fn a_sink_without_a_receiver_or_a_folder_is_degraded_from_its_first_try() {
+fn the_first_failed_attempt_degrades_a_sink() {
     let scene = Scene::new();
-    scene.set("nobody", free_port());
-    scene.write("in-the-way", "a file where a folder is wanted");
+    scene.set("closed", free_port());
+    scene.write("in-the-way", "a file where a directory is expected");
     let cases = [
-        ("http: { url: \"http://127.0.0.1:@nobody@/lines\" }", scene.fill("127.0.0.1:@nobody@")),
+        ("http: { url: \"http://127.0.0.1:@closed@/lines\" }", scene.fill("127.0.0.1:@closed@")),
         ("file: { path: \"@dir@/in-the-way/orders.log\" }", scene.text_path("in-the-way/orders.log")),
     ];
     for (sink, named) in cases {
@@ -156,15 +156,14 @@ fn a_sink_without_a_receiver_or_a_folder_is_degraded_from_its_first_try() {
     }
 }
 
-/// Takes the permission to read away. The worker has given up the rights of root, so that it holds for it too.
+/// Removes permissions. The worker has dropped root privileges, so this applies to it too.
 fn lock(path: &Path, mode: u32) {
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).expect("it is ours");
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).expect("the test owns it");
 }
 
-/// A directory that cannot be listed, and a file that cannot be read, are no files that are not there.
-/// covers: faults 7
+/// A directory that cannot be listed and a file that cannot be read are not missing files.
 #[test]
-fn a_file_source_that_cannot_list_or_read_is_degraded_until_it_can() {
+fn a_file_source_is_degraded_while_unreadable() {
     for (locked, open_mode) in [("logs", 0o755), ("logs/app.log", 0o644)] {
         let scene = Scene::new();
         scene.write("logs/app.log", "first line\n");
@@ -190,7 +189,7 @@ logs:
     }
 }
 
-/// A page, or a receiver of remote write, that answers this status.
+/// A /metrics endpoint, or a remote_write receiver, that returns this status.
 fn answering(status: &Arc<AtomicU16>) -> RawApp {
     let status = status.clone();
     RawApp::start(move |_, wire| {
@@ -199,9 +198,9 @@ fn answering(status: &Arc<AtomicU16>) -> RawApp {
     })
 }
 
-/// covers: faults 7
+/// Guarantee: failure-degrades-health
 #[test]
-fn a_scrape_and_a_remote_write_that_fail_are_degraded_until_they_succeed() {
+fn failing_scrape_and_remote_write_are_degraded() {
     let scene = Scene::new();
     let (page, receiver) = (Arc::new(AtomicU16::new(404)), Arc::new(AtomicU16::new(503)));
     let servers = [answering(&page), answering(&receiver)];
@@ -228,10 +227,9 @@ metrics:
     outrigger.finish();
 }
 
-/// More series than are taken, and more files than may be open: each says its limit.
-/// covers: faults 7
+/// More series than allowed, and more files than may be open: each reports its limit.
 #[test]
-fn a_table_that_is_full_is_degraded_with_its_limit() {
+fn an_exceeded_limit_degrades_and_is_reported() {
     let scene = Scene::new();
     let page = RawApp::start(|_, wire| {
         let text: String = (0..20).map(|number| format!("n{number} 1\n")).collect();
@@ -258,10 +256,9 @@ metrics:
     outrigger.terminate(PATIENCE);
 }
 
-/// While memory is tight a scrape is left out, and its source says so until the next one succeeds.
-/// covers: faults 7
+/// Under memory pressure a scrape is skipped, and its source reports it until the next one succeeds.
 #[test]
-fn a_scrape_that_is_left_out_is_degraded() {
+fn a_skipped_scrape_is_degraded() {
     let binary = need!(faults::binary(), faults::NO_FAULTS);
     let scene = Scene::new();
     let page = answering(&Arc::new(AtomicU16::new(200)));
@@ -280,13 +277,13 @@ metrics:
     faults::inject(&scene, "leak 47");
     await_health(&outrigger, "metrics.sources.app", "degraded", "skipped under memory pressure")
         .assert_began_since(began);
-    assert_eq!(outrigger.worker(), worker, "nobody is replaced for it");
+    assert_eq!(outrigger.worker(), worker, "no worker is replaced for it");
     outrigger.finish();
 }
 
-/// covers: faults 7
+/// Guarantee: revision-survives-store-outage, failure-degrades-health
 #[test]
-fn a_store_that_is_gone_degrades_its_entry_until_it_is_back() {
+fn a_missing_store_degrades_its_entry() {
     let scene = Scene::new();
     let _repository = need!(Repository::create(&scene), "git is not installed");
     let body = "sync:\n  settings: { store: { git: { url: \"file://@dir@/git/config.git\", ref: main, path: orders/, interval: 200ms } }, \
@@ -297,46 +294,43 @@ fn a_store_that_is_gone_degrades_its_entry_until_it_is_back() {
     let began = SystemTime::now();
     std::fs::rename(&here, &away).expect("the repository can be moved");
     await_health(&outrigger, "sync.settings*", "degraded", "config.git").assert_began_since(began);
-    assert!(scene.path("settings/a.conf").exists(), "what is published serves");
+    assert!(scene.path("settings/a.conf").exists(), "the published revision still exists");
     std::fs::rename(&away, &here).expect("and moved back");
     await_health(&outrigger, "sync.settings*", "ok", "");
     outrigger.finish();
 }
 
-/// covers: faults 7
 #[test]
-fn a_state_directory_that_cannot_be_written_is_degraded_with_its_path() {
+fn an_unwritable_state_directory_is_degraded() {
     let scene = Scene::new();
-    scene.write("in-the-way", "a file where a folder is wanted");
+    scene.write("in-the-way", "a file where a directory is expected");
     let locked = scene.path("locked");
-    std::fs::create_dir(&locked).expect("the scene takes folders");
+    std::fs::create_dir(&locked).expect("the directory can be created");
     lock(&locked, 0o500);
     let as_root = rustix::process::geteuid().is_root();
-    // Before it gives up the rights of root, it could write into a directory that is locked.
-    let folders = [Some("in-the-way/state"), (!as_root).then_some("locked/state"), Some("in-the-way")];
-    for folder in folders.into_iter().flatten() {
+    // Before it drops root privileges, it could write to a locked directory.
+    let directories = [Some("in-the-way/state"), (!as_root).then_some("locked/state"), Some("in-the-way")];
+    for directory in directories.into_iter().flatten() {
         let began = SystemTime::now();
-        let body = format!("state: {{ dir: \"@dir@/{folder}\", max_bytes: 64MiB }}\n");
+        let body = format!("state: {{ dir: \"@dir@/{directory}\", max_bytes: 64MiB }}\n");
         let outrigger = Outrigger::start(&scene, &body, &["sleep", "300"]);
-        let found = await_health(&outrigger, "state*", "degraded", &scene.text_path(folder));
+        let found = await_health(&outrigger, "state*", "degraded", &scene.text_path(directory));
         found.assert_began_since(began);
-        assert_eq!(outrigger.status_of("/ready"), 200, "the app runs and serves all the same");
+        assert_eq!(outrigger.status_of("/ready"), 200, "the app still runs and serves");
         outrigger.finish();
     }
 }
 
-/// A server that begins once the file `go` is there.
+/// A server that starts once the file `go` exists.
 fn late_server(scene: &Scene, python: &str) -> [String; 3] {
     let (go, port) = (scene.text_path("go"), scene.value("port"));
     let server = format!("exec '{python}' -m http.server --bind 127.0.0.1 {port}");
     ["sh".into(), "-c".into(), format!("while [ ! -e '{go}' ]; do sleep 0.05; done; {server}")]
 }
 
-/// At every start the app needs a moment, which is no fault of its page; once it was ready, it is one.
-/// covers: faults 2
-/// covers: faults 7
+/// At every start the app needs some time, so a failed scrape is not a fault; once the app has been ready, it is one.
 #[test]
-fn a_scrape_before_the_app_was_ready_is_no_fault() {
+fn a_failed_scrape_before_readiness_is_no_fault() {
     let python = need!(python(), "python3 is not installed");
     let scene = Scene::new();
     scene.port("port");
@@ -353,7 +347,7 @@ metrics:
     scene.port("listen");
     let app = late_server(&scene, &python);
     let outrigger = Outrigger::start_and(&scene, body, &app.each_ref().map(String::as_str), Wait::Started);
-    // Long enough for ten tries.
+    // Long enough for ten attempts.
     let mut status = String::new();
     let faulty = within(2 * SECOND, || {
         status = outrigger.get_quietly("/status");
@@ -367,17 +361,17 @@ metrics:
     outrigger.finish();
 }
 
-/// What the log says after the app's end, a JSON value for each line.
+/// The log after the app's exit, a JSON value for each line.
 #[track_caller]
-fn last_words(stderr: &str) -> Vec<Value> {
+fn log_after_exit(stderr: &str) -> Vec<Value> {
     let lines = own_log(stderr);
     let end = lines.iter().rposition(|line| line["message"] == "app exited" || line["message"] == "stopping");
     let end = end.unwrap_or_else(|| panic!("the stop is in the log: {stderr}"));
     lines[end + 1..].to_vec()
 }
 
-/// 37 lines of the app wait for one dead receiver and 5 of a file for another; a third sink has taken all. `state` is the section.
-fn stop_beside_dead_receivers(state: &str) -> String {
+/// 37 app lines are pending for one dead receiver, 5 of a file for another; a third sink accepted all. `state` is the section.
+fn stop_with_dead_receivers(state: &str) -> String {
     let (scene, dead) = (Scene::new(), LogReceiver::answering(Answer::Status(503)));
     scene.set("receiver", dead.address());
     let body = format!(
@@ -391,50 +385,48 @@ fn stop_beside_dead_receivers(state: &str) -> String {
     let script = "i=0; while [ $i -lt 37 ]; do echo line; i=$((i+1)); done; exec sleep 300";
     let outrigger = Outrigger::start_and(&scene, &body, &["sh", "-c", script], Wait::Started);
     let pending = |sink: &str| ledger_row(&outrigger.admin, sink)["pending"].clone();
-    until(PATIENCE, "all lines wait", || {
+    until(PATIENCE, "all lines are pending", || {
         (pending("logs.sinks.alpha"), pending("logs.sinks.beta")) == (37.into(), 5.into())
     });
     dead.wait_for_refused(2, PATIENCE);
     let exit = outrigger.terminate(PATIENCE);
-    assert_eq!(exit.code, 143, "the app's own: {}", exit.stderr);
+    assert_eq!(exit.code, 143, "the app's own exit code: {}", exit.stderr);
     exit.stderr
 }
 
-/// One line, the last one, with the count of each of these sinks, and nothing of the one that took all.
+/// One line, the last one, has the count of each of these sinks, and nothing about the sink that accepted all.
 #[track_caller]
 fn one_line_counts(stderr: &str, sinks: &[(&str, &str)]) -> Value {
-    let words = last_words(stderr);
+    let lines = log_after_exit(stderr);
     let bad = |line: &&Value| line["level"] == "WARN" || line["level"] == "ERROR";
-    let warnings: Vec<&Value> = words.iter().filter(bad).collect();
-    let [line] = warnings[..] else { panic!("one line says what is left behind: {warnings:#?}") };
+    let warnings: Vec<&Value> = lines.iter().filter(bad).collect();
+    let [line] = warnings[..] else { panic!("one line reports what is undelivered: {warnings:#?}") };
     let text = line.to_string();
     for (sink, count) in sinks {
-        let (before, after) = text.split_once(sink).unwrap_or_else(|| panic!("{sink} is named: {text}"));
+        let (before, after) = text.split_once(sink).unwrap_or_else(|| panic!("{sink} is in the line: {text}"));
         let numbers = |part: &str| -> Vec<String> {
             let digits = part.split(|c: char| !c.is_ascii_digit()).filter(|digits| !digits.is_empty());
             digits.map(str::to_owned).collect()
         };
         let near = [numbers(before).last().cloned(), numbers(after).first().cloned()];
-        assert!(near.iter().flatten().any(|number| number == count), "{count} beside {sink}: {text}");
+        assert!(near.iter().flatten().any(|number| number == count), "{count} next to {sink}: {text}");
     }
-    assert!(!text.contains("gamma"), "nothing is left for it: {text}");
+    assert!(!text.contains("gamma"), "nothing is pending for it: {text}");
     let last = stderr.lines().last().unwrap_or_default();
     assert_eq!(serde_json::from_str::<Value>(last).ok().as_ref(), Some(line), "it is the last one: {stderr}");
     line.clone()
 }
 
-/// Lines of files are read again, lines of the app are kept: both wait.
-/// covers: faults 2
-/// covers: faults 7
+/// Lines of files are re-read, lines of the app are persisted: both are pending.
+/// Guarantee: stop-reports-undelivered
 #[test]
-fn a_stop_beside_a_dead_receiver_ends_with_the_counts_of_what_waits() {
-    one_line_counts(&stop_beside_dead_receivers(""), &[("alpha", "37"), ("beta", "5")]);
+fn a_stop_reports_the_pending_lines_per_sink() {
+    one_line_counts(&stop_with_dead_receivers(""), &[("alpha", "37"), ("beta", "5")]);
 }
 
-/// Samples that no receiver of remote write took are counted in the same line.
-/// covers: faults 7
+/// Samples that no remote_write receiver accepted are counted in the same line.
 #[test]
-fn a_stop_beside_a_dead_remote_write_counts_its_samples() {
+fn a_stop_reports_pending_remote_write_samples() {
     let scene = Scene::new();
     let (page, receiver) = (Arc::new(AtomicU16::new(200)), Arc::new(AtomicU16::new(503)));
     let servers = [answering(&page), answering(&receiver)];
@@ -448,33 +440,32 @@ metrics:
 "#;
     let outrigger = Outrigger::start(&scene, body, &["sleep", "300"]);
     let pending = || ledger_row(&outrigger.admin, "metrics.sinks.central")["pending"].as_u64();
-    until(PATIENCE, "samples wait", || pending() >= Some(5));
+    until(PATIENCE, "samples are pending", || pending() >= Some(5));
     let exit = outrigger.terminate(PATIENCE);
-    let words = last_words(&exit.stderr);
-    let line = words.last().unwrap_or_else(|| panic!("a last line: {}", exit.stderr)).to_string();
+    let lines = log_after_exit(&exit.stderr);
+    let line = lines.last().unwrap_or_else(|| panic!("a last line: {}", exit.stderr)).to_string();
     assert!(line.contains("metrics.sinks.central") && line.chars().any(|c| c.is_ascii_digit()), "{line}");
 }
 
-/// The app's lines are lost, which is an error and in the same line.
-/// covers: faults 7
+/// The app's lines are lost, which is an error in the same line.
+/// Guarantee: stop-reports-undelivered
 #[test]
-fn a_stop_without_a_state_directory_ends_with_the_counts_of_what_is_lost() {
-    let stderr = stop_beside_dead_receivers("state: { dir: /proc/nowhere, max_bytes: 64MiB }");
+fn a_stop_without_state_reports_the_lost_lines() {
+    let stderr = stop_with_dead_receivers("state: { dir: /proc/nowhere, max_bytes: 64MiB }");
     let line = one_line_counts(&stderr, &[("alpha", "37")]);
     assert_eq!(line["level"], "ERROR", "data was lost: {line}");
 }
 
-/// A duration of which somebody would write more than three decimals.
+/// A duration with more than three decimals.
 fn is_odd_duration(text: &str) -> bool {
-    let Some((whole, rest)) = text.split_once('.') else { return false };
+    let Some((integer, rest)) = text.split_once('.') else { return false };
     let decimals = rest.len() - rest.trim_start_matches(|c: char| c.is_ascii_digit()).len();
-    whole.chars().all(|c| c.is_ascii_digit()) && decimals > 3 && ["s", "ms", "µs"].contains(&&rest[decimals..])
+    integer.chars().all(|c| c.is_ascii_digit()) && decimals > 3 && ["s", "ms", "µs"].contains(&&rest[decimals..])
 }
 
-/// The deadline as it was configured, however long the message to the worker took.
-/// covers: faults 2
+/// The log has the deadline as configured, however long the message to the worker took.
 #[test]
-fn the_log_of_a_stop_has_numbers_as_a_person_writes_them() {
+fn the_log_of_a_stop_has_readable_durations() {
     for (get, expected) in [(None, "6s"), (Some("2500ms"), "2.5s")] {
         let scene = Scene::new();
         let body = "app: { stop: { drain_timeout: 1s, grace_period: 1s, timeout: 6s } }";

@@ -1,7 +1,6 @@
-//! Files that the program reads and others may write: the end of an app elsewhere, credentials, the configuration and
-//! what is filled into it. Each is laid as a pipe, a device, a directory, a link, a huge, a forbidden or a changing
-//! file; expected is that commands end, probes are answered, memory stays small and the worker stays. Bounded by some
-//! looks at each.
+//! Files that the program reads and other users may write: the exit of an external app, credentials, the configuration and
+//! its placeholders. Each becomes a pipe, a device, a directory, a link, a huge, a forbidden or a changing file. Commands
+//! must end, probes must respond, memory must stay small and the worker must keep running. Bounded by a few checks of each.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -14,24 +13,25 @@ use crate::harness::outrigger::{binary, configuration};
 use crate::harness::process::{Running, Signal, is_alive, send_signal};
 use crate::harness::{Findings, Outrigger, PATIENCE, Page, SECOND, Scene, Target, Wait, peer, until, within};
 
-/// Kinds that are never what is wanted, so that what reads them has to say no.
-const WRONG: [Kind; 7] = [Kind::Fifo, Kind::Zero, Kind::Full, Kind::Directory, Kind::Loop, Kind::ToZero, Kind::Sparse];
+/// Kinds that are never valid, so every reader must reject them.
+const INVALID: [Kind; 7] =
+    [Kind::Fifo, Kind::Zero, Kind::Full, Kind::Directory, Kind::Loop, Kind::ToZero, Kind::Sparse];
 
-/// Longer than two looks at any of these files, which come four times a second or more often.
-const LOOKS: Duration = Duration::from_millis(600);
+/// Longer than two checks of any of these files, which happen four times a second or more often.
+const CHECKS: Duration = Duration::from_millis(600);
 
-/// A file that a running program looks at again and again.
+/// A file that a running program checks repeatedly.
 struct Watched<'a> {
     file: &'a str,
     body: &'a str,
-    /// What a good file has.
+    /// The content of a valid file.
     text: &'a str,
-    /// Kinds that may be read as a good file, after which the program ends by itself and not with 0.
+    /// Kinds that may be read as a valid file, after which the program exits by itself and not with 0.
     may_end: &'a [Kind],
 }
 
-/// Lays each kind at the path while the program runs; one that is hurt by it is started anew for the next. Answers the
-/// program as it is at the end, with nothing at the path.
+/// Puts each kind at the path while the program runs; a program that fails is restarted for the next kind. Returns the
+/// program that runs at the end, with nothing at the path.
 #[track_caller]
 fn check_while_running(scene: &Scene, watched: &Watched<'_>, findings: &mut Findings) -> Outrigger {
     let start = || {
@@ -41,22 +41,22 @@ fn check_while_running(scene: &Scene, watched: &Watched<'_>, findings: &mut Find
         (outrigger, worker)
     };
     let path = scene.path(watched.file);
-    fs::create_dir_all(path.parent().expect("it lies in a directory")).expect("the scene takes directories");
+    fs::create_dir_all(path.parent().expect("the path has a parent")).expect("the scene is writable");
     let mut running = start();
     for kind in Kind::ALL {
         let Some(laid) = lay(kind, &path, &scene.path("aside"), watched.text.as_bytes()) else { continue };
         let (outrigger, worker) = running;
-        let error_text = observe(&outrigger, worker, LOOKS);
-        // An end takes a moment, in which probes are refused already.
-        let is_over = || !is_alive(outrigger.pid());
+        let error_text = observe(&outrigger, worker, CHECKS);
+        // An exit takes some time, in which probes fail already.
+        let is_down = || !is_alive(outrigger.pid());
         let may_end = error_text.is_some() && watched.may_end.contains(&kind);
-        let has_ended = is_over() || may_end && within(PATIENCE, is_over);
+        let has_ended = is_down() || may_end && within(PATIENCE, is_down);
         running = match error_text {
             None => (outrigger, worker),
             Some(_) if has_ended => {
                 let code = outrigger.wait(PATIENCE).code;
                 findings.check(may_end && code != 0, || {
-                    format!("{} as {kind:?}: the program ended with {code}", watched.file)
+                    format!("{} as {kind:?}: the program exited with {code}", watched.file)
                 });
                 drop(laid);
                 start()
@@ -72,11 +72,10 @@ fn check_while_running(scene: &Scene, watched: &Watched<'_>, findings: &mut Find
     running.0
 }
 
-/// Whatever lies where the exit file of an app elsewhere should be: the program goes on, and a good file is seen
-/// afterwards.
-/// covers: faults 9
+/// With any kind of file at the path of an external app's exit code file, the program keeps running, and a valid file is
+/// seen afterwards.
 #[test]
-fn a_hostile_exit_file_hurts_nobody() {
+fn a_hostile_exit_code_file_is_harmless() {
     let scene = Scene::new();
     let body = "app: { external: { exit_code_file: \"@dir@/end/done\" }, stop: { drain_timeout: 1s, grace_period: 2s, timeout: 6s } }";
     let may_end = [Kind::Outside, Kind::Sparse, Kind::Unreadable, Kind::Changing];
@@ -87,10 +86,9 @@ fn a_hostile_exit_file_hurts_nobody() {
     assert_eq!(outrigger.wait(PATIENCE).code, 5);
 }
 
-/// The same for the file with the number of its process.
-/// covers: faults 9
+/// The same for the file with its process id.
 #[test]
-fn a_hostile_pid_file_hurts_nobody() {
+fn a_hostile_pid_file_is_harmless() {
     let scene = Scene::new();
     let app = Running::start(&["sleep", "300"]);
     let body = "app: { external: { pid_file: \"@dir@/end/pid\" }, stop: { drain_timeout: 1s, grace_period: 2s, timeout: 6s } }";
@@ -99,16 +97,15 @@ fn a_hostile_pid_file_hurts_nobody() {
     let mut findings = Findings::default();
     let outrigger = check_while_running(&scene, &watched, &mut findings);
     scene.write("end/pid", &text);
-    let error_text = observe(&outrigger, outrigger.worker(), LOOKS);
-    findings.check(error_text.is_none(), || format!("with a good file: {error_text:?}"));
+    let error_text = observe(&outrigger, outrigger.worker(), CHECKS);
+    findings.check(error_text.is_none(), || format!("with a valid file: {error_text:?}"));
     app.stop();
     assert_eq!(outrigger.wait(PATIENCE).code, 0);
 }
 
-/// The same for a file with a credential, which is read anew for each attempt.
-/// covers: faults 9
+/// The same for a file with a credential, which is re-read for each attempt.
 #[test]
-fn a_hostile_credential_file_hurts_nobody() {
+fn a_hostile_credential_file_is_harmless() {
     let scene = Scene::new();
     let target = Target::start(|_, round| Page::text(format!("rounds {round}\n")));
     scene.set("target", target.address());
@@ -128,7 +125,7 @@ metrics:
     let before = target.rounds("/metrics");
     scene.write("secret/token", "s3cret\n");
     target.wait_for_rounds("/metrics", before + 1, PATIENCE);
-    let head = target.heads("/metrics").pop().expect("just asked for");
+    let head = target.heads("/metrics").pop().expect("just requested");
     assert_eq!(head.header("authorization"), Some("Bearer s3cret"));
     outrigger.finish();
 }
@@ -143,18 +140,17 @@ logs:
       http: { url: "https://127.0.0.1:9/", tls: { ca_file: "@dir@/@ca@", cert_file: "@dir@/@cert@", key_file: "@dir@/@key@" } }
 "#;
 
-/// Files of TLS are looked at before the start: what is none is refused at once, by name.
-/// covers: faults 9
+/// TLS files are checked before the start: an invalid file is rejected immediately, by name.
 #[test]
-fn hostile_files_of_tls_are_refused_and_named() {
+fn hostile_tls_files_are_rejected_by_name() {
     let openssl = need!(peer("openssl"), "openssl is not installed");
     let scene = Scene::new();
     let subject = ["-newkey", "rsa:2048", "-nodes", "-subj", "/CN=test", "-days", "1"];
-    let made = std::process::Command::new(openssl)
+    let created = std::process::Command::new(openssl)
         .args(["req", "-x509", "-keyout", &scene.text_path("good.key"), "-out", &scene.text_path("good.crt")])
         .args(subject)
         .output();
-    assert!(made.is_ok_and(|made| made.status.success()), "openssl makes a certificate");
+    assert!(created.is_ok_and(|created| created.status.success()), "openssl creates a certificate");
     let (mut findings, binary) = (Findings::default(), binary());
     for name in ["ca", "cert", "key"] {
         for (key, file) in [("ca", "good.crt"), ("cert", "good.crt"), ("key", "good.key")] {
@@ -163,14 +159,14 @@ fn hostile_files_of_tls_are_refused_and_named() {
         scene.set(name, "hostile");
         let config = scene.write("outrigger.yaml", scene.fill(WITH_TLS)).into_os_string();
         let path = scene.path("hostile");
-        for kind in WRONG {
+        for kind in INVALID {
             let Some(_laid) = lay(kind, &path, &scene.path("aside"), b"") else { continue };
             let command = [binary.as_ref(), "run".as_ref(), "-c".as_ref(), config.as_os_str()];
             if kind != Kind::ToZero {
                 check_command(&mut findings, kind, &path, &command);
                 continue;
             }
-            // Where a link leads is not granted.
+            // The sandbox does not grant the target of a link.
             let ended = run_watched(&command);
             let named = ended.stderr.contains(&path.display().to_string());
             findings.check(ended.code == Some(1) && named, || format!("{name} as {kind:?}: {ended:?}"));
@@ -187,8 +183,7 @@ state: { dir: "@dir@/state" }
 admin: { socket: "@dir@/run/admin.sock", token: "${file:@dir@/secret/token}" }
 "#;
 
-/// One hostile file, read by a command that ends by itself: refused with its path and what it is, or used where it is
-/// good.
+/// One hostile file, read by a command that ends by itself: rejected with its path and its kind, or used if it is valid.
 fn check_command(findings: &mut Findings, kind: Kind, path: &Path, command: &[&OsStr]) {
     let words: Vec<_> = command.iter().map(|word| word.to_string_lossy()).collect();
     let shown = format!("{} ({}) with {} as {kind:?}", words[1], words[0], path.display());
@@ -208,8 +203,8 @@ fn check_command(findings: &mut Findings, kind: Kind, path: &Path, command: &[&O
     findings.check(right, || format!("{shown}: exit {:?}, {}", ended.code, ended.stderr));
 }
 
-/// A configuration, or a file that is filled into it, is a regular file of some size, or a link to one. Anything else
-/// is refused at once with its path and what it is.
+/// A configuration, or the file of a placeholder, is a regular file of limited size, or a link to one. Anything else is
+/// rejected immediately with its path and its kind.
 #[track_caller]
 fn check_commands(scene: &Scene, file: &str, text: &str) {
     let binary = binary();
@@ -217,7 +212,7 @@ fn check_commands(scene: &Scene, file: &str, text: &str) {
     let (path, mut findings) = (scene.path(file), Findings::default());
     let run = |command: &'static str| [binary.as_ref(), command.as_ref(), "-c".as_ref(), config.as_os_str()];
     let app: [&OsStr; 2] = ["--".as_ref(), "true".as_ref()];
-    for kind in WRONG.into_iter().chain([Kind::Outside]) {
+    for kind in INVALID.into_iter().chain([Kind::Outside]) {
         let Some(_laid) = lay(kind, &path, &scene.path("aside"), text.as_bytes()) else { continue };
         check_command(&mut findings, kind, &path, &run("validate"));
         check_command(&mut findings, kind, &path, &[&run("run")[..], &app].concat());
@@ -231,27 +226,25 @@ fn check_commands(scene: &Scene, file: &str, text: &str) {
 }
 
 /// For the configuration itself.
-/// covers: faults 9
+/// Guarantee: hostile-configuration-rejected
 #[test]
-fn a_hostile_configuration_is_refused_and_named() {
+fn a_hostile_configuration_is_rejected() {
     let scene = Scene::new();
     check_commands(&scene, "conf/outrigger.yaml", &scene.fill(MINIMAL));
 }
 
 /// For a placeholder's file.
-/// covers: faults 9
 #[test]
-fn a_hostile_placeholder_file_is_refused_and_named() {
+fn a_hostile_placeholder_file_is_rejected() {
     let scene = Scene::new();
     scene.write("conf/outrigger.yaml", scene.fill(WITH_TOKEN));
     check_commands(&scene, "secret/token", "s3cret\n");
 }
 
-/// A placeholder's file without read permission is named with the reason. Root may read it anyway, so it is asked as
-/// somebody else.
-/// covers: faults 9
+/// A placeholder's file without read permission is reported with the reason. Root may read it anyway: then the command runs
+/// as another user.
 #[test]
-fn a_forbidden_placeholder_file_is_named() {
+fn a_forbidden_placeholder_file_is_reported() {
     let scene = Scene::new();
     let config = scene.write("conf/outrigger.yaml", scene.fill(WITH_TOKEN));
     let path = scene.path("secret/token");
@@ -261,8 +254,8 @@ fn a_forbidden_placeholder_file_is_named() {
     let setpriv = peer("setpriv");
     let ended = if rustix::process::geteuid().is_root() {
         let setpriv = need!(&setpriv, "setpriv is not installed");
-        let nobody: [&OsStr; 3] = [setpriv.as_os_str(), "--reuid=65534".as_ref(), "--clear-groups".as_ref()];
-        run_watched(&[&nobody[..], &command].concat())
+        let unprivileged: [&OsStr; 3] = [setpriv.as_os_str(), "--reuid=65534".as_ref(), "--clear-groups".as_ref()];
+        run_watched(&[&unprivileged[..], &command].concat())
     } else {
         run_watched(&command)
     };
@@ -272,13 +265,12 @@ fn a_forbidden_placeholder_file_is_named() {
 }
 
 /// A path is bytes: a configuration whose name is not UTF-8 works.
-/// covers: faults 9
 #[test]
 fn a_configuration_may_have_any_name() {
     let scene = Scene::new();
     let path = scene.path("conf").join(OsStr::from_bytes(b"caf\xe9.yaml"));
     scene.write("conf/mark", "");
-    fs::write(&path, scene.fill(MINIMAL)).expect("the scene takes files");
+    fs::write(&path, scene.fill(MINIMAL)).expect("the scene is writable");
     let (binary, mut findings) = (binary(), Findings::default());
     let app: &[&str] = &["--", "true"];
     for (command, rest) in [("validate", &[][..]), ("run", app)] {
@@ -289,7 +281,7 @@ fn a_configuration_may_have_any_name() {
     }
 }
 
-/// A program with its configuration in `conf/outrigger.yaml`, in whose place anything may be laid.
+/// A program with its configuration in `conf/outrigger.yaml`, which a test may replace by any kind of file.
 #[track_caller]
 fn start_configured(scene: &Scene, body: &str) -> (Outrigger, u32) {
     let (binary, file) = (binary(), "conf/outrigger.yaml");
@@ -299,22 +291,22 @@ fn start_configured(scene: &Scene, body: &str) -> (Outrigger, u32) {
     (outrigger, worker)
 }
 
-/// Lays each wrong kind in the place of a file that is read at a reload, and asks for one.
+/// Replaces a file that a reload reads by each invalid kind, and requests a reload.
 #[track_caller]
 fn check_reload(scene: &Scene, file: &str, body: &str, text: &str) {
     let (path, socket, binary) = (scene.path(file), scene.path("run/admin.sock"), binary());
     let reload = [binary.as_ref(), "reload".as_ref(), "--socket".as_ref(), socket.as_os_str()];
     let (mut findings, mut running) = (Findings::default(), start_configured(scene, body));
-    for kind in WRONG {
+    for kind in INVALID {
         let Some(laid) = lay(kind, &path, &scene.path("aside"), b"") else { continue };
         if kind == Kind::ToZero {
-            // A worker does not see what the sandbox hides: whatever it answers, the next one must not take its place.
+            // A worker does not see what the sandbox hides: whatever it responds, the next one must not replace it.
             run_watched(&reload);
         } else {
             check_command(&mut findings, kind, &path, &reload);
         }
         let (outrigger, worker) = running;
-        let error_text = observe(&outrigger, worker, LOOKS);
+        let error_text = observe(&outrigger, worker, CHECKS);
         findings.check(error_text.is_none(), || format!("after a reload with {file} as {kind:?}: {error_text:?}"));
         drop(laid);
         scene.write(file, text);
@@ -329,24 +321,22 @@ fn check_reload(scene: &Scene, file: &str, body: &str, text: &str) {
     let (outrigger, worker) = running;
     scene.write("conf/outrigger.yaml", configuration(scene, &format!("{body}\nlimits: {{ memory: 65MiB }}")));
     let ended = run_watched(&reload);
-    findings.check(ended.code == Some(0), || format!("a reload with good files: {ended:?}"));
+    findings.check(ended.code == Some(0), || format!("a reload with valid files: {ended:?}"));
     outrigger.await_other(worker, PATIENCE);
     outrigger.finish();
 }
 
-/// A running program whose configuration becomes something else goes on, and says no to a reload.
-/// covers: faults 9
+/// A running program whose configuration becomes another kind of file keeps running, and rejects a reload.
 #[test]
-fn a_reload_refuses_a_hostile_configuration() {
+fn a_reload_rejects_a_hostile_configuration() {
     let scene = Scene::new();
     let body = "app: { stop: { drain_timeout: 1s, grace_period: 2s, timeout: 6s } }";
     check_reload(&scene, "conf/outrigger.yaml", body, &configuration(&scene, body));
 }
 
 /// The same for a placeholder's file.
-/// covers: faults 9
 #[test]
-fn a_reload_refuses_a_hostile_placeholder_file() {
+fn a_reload_rejects_a_hostile_placeholder_file() {
     let scene = Scene::new();
     let target = Target::start(|_, _| Page::text("up_and_well 1\n"));
     scene.set("target", target.address());
@@ -360,10 +350,9 @@ metrics:
     check_reload(&scene, "secret/token", body, "s3cret\n");
 }
 
-/// A worker that falls while the configuration is no file any more is followed by one that serves the last good text.
-/// covers: faults 9
+/// A worker that crashes while the configuration is not a file is replaced by one with the last good configuration.
 #[test]
-fn a_fallen_worker_survives_a_hostile_configuration() {
+fn a_crash_with_a_hostile_config_is_recovered() {
     let scene = Scene::new();
     let body = "app: { stop: { drain_timeout: 1s, grace_period: 2s, timeout: 6s } }";
     let (path, text) = (scene.path("conf/outrigger.yaml"), configuration(&scene, body));

@@ -1,18 +1,17 @@
-//! The container image as `deploy/container/Containerfile` makes it: what is in it, as whom it runs, and that the same
-//! program gives the same image. The program and the recipe come in, an image goes out. Bounded by podman's own limits.
+//! The container image as `deploy/container/Containerfile` builds it: its content, its user, and that the same program gives
+//! the same image. In: the program and the Containerfile. Out: an image. Bounded by podman's own limits.
 
 use crate::harness::outrigger::outrigger;
 use crate::harness::podman::{APP_IMAGE, IMAGE, NO_PODMAN, Podman};
 use crate::harness::{PATIENCE, Scene, until, workspace};
 
-/// As strict as a platform can be: nobody, nothing writable, no capability, no new privilege.
+/// As strict as a platform can be: an unprivileged user, nothing writable, no capability, no new privilege.
 const STRICT: [&str; 6] =
     ["run", "--rm", "--read-only", "--read-only-tmpfs=false", "--cap-drop=all", "--security-opt=no-new-privileges"];
 
 /// One program and nothing else: no shell, no library, no user database.
-/// covers: attachment 7
 #[test]
-fn the_image_holds_one_program_and_nothing_else() {
+fn the_image_has_one_program_and_nothing_else() {
     let scene = Scene::new();
     let podman = need!(Podman::start(&scene), NO_PODMAN);
     let container = podman.run(&["create", IMAGE]);
@@ -20,17 +19,17 @@ fn the_image_holds_one_program_and_nothing_else() {
     podman.run(&["export", "--output", &archive, container.trim()]);
     let listed = std::process::Command::new("tar").args(["--list", "--file", &archive]).output().expect("tar runs");
     let names = String::from_utf8_lossy(&listed.stdout).into_owned();
-    // Folders for /proc, /sys and the like are podman's own, made for each container.
+    // podman creates the directories for /proc, /sys and the like in each container.
     let files: Vec<&str> = names.lines().filter(|name| !name.ends_with('/')).collect();
     assert!(files.contains(&"outrigger"), "{names}");
-    let ours = |name: &&&str| !["etc/hosts", "etc/hostname", "etc/resolv.conf", "run/.containerenv"].contains(*name);
-    let ours: Vec<_> = files.iter().filter(ours).filter(|name| !name.starts_with("dev/")).collect();
-    assert_eq!(ours, [&"outrigger"], "{names}");
+    let is_product =
+        |name: &&&str| !["etc/hosts", "etc/hostname", "etc/resolv.conf", "run/.containerenv"].contains(*name);
+    let product: Vec<_> = files.iter().filter(is_product).filter(|name| !name.starts_with("dev/")).collect();
+    assert_eq!(product, [&"outrigger"], "{names}");
 }
 
-/// covers: attachment 7
 #[test]
-fn the_image_runs_as_nobody_and_says_what_it_is() {
+fn the_image_runs_unprivileged_and_has_labels() {
     let scene = Scene::new();
     let podman = need!(Podman::start(&scene), NO_PODMAN);
     podman.build_product(&scene, "labelled", &["--build-arg=VERSION=1.2.3", "--build-arg=REVISION=abc"]);
@@ -40,7 +39,10 @@ fn the_image_runs_as_nobody_and_says_what_it_is() {
     assert_eq!(config["User"], "65532:65532");
     assert_eq!(config["Entrypoint"], serde_json::json!(["/outrigger"]));
     assert_eq!(config["Cmd"], serde_json::json!(["run", "-c", "/etc/outrigger/outrigger.yaml"]));
-    assert!(config["Volumes"].is_null() && config["ExposedPorts"].is_null(), "nothing is decided for others: {config}");
+    assert!(
+        config["Volumes"].is_null() && config["ExposedPorts"].is_null(),
+        "no volume and no port is preset: {config}"
+    );
     let label = |name: &str| config["Labels"][format!("org.opencontainers.image.{name}")].clone();
     assert_eq!(
         (label("title"), label("version"), label("revision")),
@@ -49,27 +51,25 @@ fn the_image_runs_as_nobody_and_says_what_it_is() {
     assert_eq!(label("licenses"), "Apache-2.0");
 }
 
-/// The same program gives the same image, whenever and from whatever copy it is built.
-/// covers: attachment 7
+/// The same program gives the same image, at any time and from any copy.
 #[test]
 fn the_same_program_gives_the_same_image() {
     let scene = Scene::new();
     let podman = need!(Podman::start(&scene), NO_PODMAN);
     let first = podman.build_product(&scene, "first", &[]);
     let copy = scene.path("image-context/outrigger");
-    let text = std::fs::read(&copy).expect("the program is there");
-    std::fs::remove_file(&copy).expect("it is our copy");
-    std::fs::write(&copy, text).expect("the scene takes files");
+    let text = std::fs::read(&copy).expect("the program exists");
+    std::fs::remove_file(&copy).expect("the test owns the copy");
+    std::fs::write(&copy, text).expect("the scene is writable");
     let second = podman.build_product(&scene, "second", &[]);
     assert_eq!(first, second);
-    std::fs::write(&copy, "another program").expect("the scene takes files");
+    std::fs::write(&copy, "another program").expect("the scene is writable");
     assert_ne!(first, podman.build_product(&scene, "third", &[]));
 }
 
-/// Each command that needs no file works in the image under the strictest limits, and gives its exit code.
-/// covers: attachment 7
+/// Each command that needs no file works in the image under the strictest limits, and returns its exit code.
 #[test]
-fn the_image_works_with_nothing_but_itself() {
+fn the_image_works_without_other_files() {
     let scene = Scene::new();
     let podman = need!(Podman::start(&scene), NO_PODMAN);
     let strict =
@@ -78,14 +78,13 @@ fn the_image_works_with_nothing_but_itself() {
     assert_eq!((code, stdout), (0, outrigger(&["--version"]).1), "{stderr}");
     let (code, stdout, _) = strict(&["schema"]);
     assert_eq!((code, stdout), (0, outrigger(&["schema"]).1));
-    // Without arguments it runs its default command, and says which file is missing.
+    // Without arguments it runs its default command, and reports which file is missing.
     let (code, _, stderr) = podman.try_run(&[STRICT.as_slice(), &["--network=none", IMAGE]].concat());
     assert_eq!(code, 1);
     assert!(stderr.contains("/etc/outrigger/outrigger.yaml"), "{stderr}");
 }
 
-/// Without any volume but its configuration it runs, says that nothing is kept, and ends with 0 when it is told to stop.
-/// covers: attachment 7
+/// With its configuration as the only volume it runs, reports that nothing is persisted, and exits with 0 on a stop.
 #[test]
 fn a_container_without_volumes_runs_and_stops() {
     let scene = Scene::new();
@@ -93,25 +92,25 @@ fn a_container_without_volumes_runs_and_stops() {
     scene.write("settings/outrigger.yaml", "admin: { probes_listen: \"127.0.0.1:9901\" }\n");
     let volume = format!("{}:/etc/outrigger:ro", scene.text_path("settings"));
     let run = [STRICT.as_slice(), &["--network=none", "--detach", "--name=alone", "--volume", &volume, IMAGE]].concat();
-    // Kept after its end, for its exit code.
+    // Not removed after its exit, for its exit code.
     let run: Vec<&str> = run.into_iter().filter(|word| *word != "--rm").collect();
     podman.run(&run);
-    until(PATIENCE, "it says that its state cannot be kept", || podman.logs("alone").contains("/var/lib/outrigger"));
+    until(PATIENCE, "it reports that its state cannot be persisted", || {
+        podman.logs("alone").contains("/var/lib/outrigger")
+    });
     podman.run(&["stop", "--time=30", "alone"]);
     assert_eq!(podman.exit_code("alone", PATIENCE), 0, "{}", podman.logs("alone"));
 }
 
-/// An app's own image with two lines more: Outrigger is its first process, and its code is the container's.
-/// covers: attachment 1
-/// covers: attachment 7
+/// An app's own image with two more lines: Outrigger is its first process, and the app's exit code is the container's.
 #[test]
-fn an_apps_image_with_outrigger_around_it_ends_with_the_apps_code() {
+fn a_wrapped_app_image_exits_with_the_apps_code() {
     let scene = Scene::new();
     let podman = need!(Podman::start(&scene), NO_PODMAN);
     let recipe = workspace().join("deploy/container/Containerfile.wrapped").display().to_string();
-    let (app, ours) = (format!("--build-arg=APP={APP_IMAGE}"), format!("--build-arg=OUTRIGGER={IMAGE}"));
+    let (app, outrigger) = (format!("--build-arg=APP={APP_IMAGE}"), format!("--build-arg=OUTRIGGER={IMAGE}"));
     let context = scene.text_path("image-context");
-    podman.run(&["build", "--quiet", "--pull=never", "--tag=wrapped", "--file", &recipe, &app, &ours, &context]);
+    podman.run(&["build", "--quiet", "--pull=never", "--tag=wrapped", "--file", &recipe, &app, &outrigger, &context]);
     let command = r#"app: { command: ["/bin/busybox", "sh", "-c", "echo from the app; exit 9"] }"#;
     scene.write("settings/outrigger.yaml", command);
     let volume = format!("--volume={}:/etc/outrigger:ro", scene.text_path("settings"));
@@ -119,14 +118,13 @@ fn an_apps_image_with_outrigger_around_it_ends_with_the_apps_code() {
     assert_eq!((code, stdout.as_str()), (9, "from the app\n"), "{stderr}");
 }
 
-/// What the files under `deploy/` show as configuration is valid, in every one of them.
-/// covers: attachment 7
+/// Every configuration in the files under `deploy/` is valid.
 #[test]
 fn every_configuration_under_deploy_is_valid() {
     let scene = Scene::new();
     let mut files = Vec::new();
-    for folder in ["deploy", "deploy/kubernetes", "deploy/systemd"] {
-        let entries = std::fs::read_dir(workspace().join(folder)).expect("the folder is there").flatten();
+    for directory in ["deploy", "deploy/kubernetes", "deploy/systemd"] {
+        let entries = std::fs::read_dir(workspace().join(directory)).expect("the directory exists").flatten();
         files.extend(entries.map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|e| e == "yaml")));
     }
     let mut checked = 0;
@@ -142,16 +140,14 @@ fn every_configuration_under_deploy_is_valid() {
     assert!(checked >= 5, "only {checked} configurations were found: is the mark `outrigger.yaml: |` still there?");
 }
 
-/// A kubelet that restarts the container while a hung worker is about to be replaced takes the app or its requests with it. The
-/// watchdog and the start after it are over within this time, by a wide margin.
+/// A kubelet that restarts the container while a hung worker is about to be replaced also ends the app or its requests. The
+/// watchdog and the following start finish within this time, by a wide margin.
 const REPLACED_WITHIN: u64 = 30;
 
-/// covers: attachment 2
-/// covers: attachment 7
 #[test]
-fn a_liveness_probe_is_slower_than_the_replacement_of_a_hung_worker() {
+fn liveness_probe_outlasts_a_worker_replacement() {
     let mut probes = 0;
-    for entry in std::fs::read_dir(workspace().join("deploy/kubernetes")).expect("the folder is there").flatten() {
+    for entry in std::fs::read_dir(workspace().join("deploy/kubernetes")).expect("the directory exists").flatten() {
         let text = std::fs::read_to_string(entry.path()).expect("the file can be read");
         let blocks = blocks(&text, &["livenessProbe:"]);
         let written = text.lines().filter(|line| line.trim_start().starts_with("livenessProbe:")).count();
@@ -160,7 +156,7 @@ fn a_liveness_probe_is_slower_than_the_replacement_of_a_hung_worker() {
             let value = |key: &str, default| {
                 let mut lines = block.lines().map(str::trim);
                 let value = lines.find_map(|line| line.strip_prefix(key)).map(|text| text.split('#').next());
-                value.map_or(default, |text| text.and_then(|text| text.trim().parse().ok()).expect("a whole number"))
+                value.map_or(default, |text| text.and_then(|text| text.trim().parse().ok()).expect("an integer"))
             };
             // The defaults are those of Kubernetes.
             let patience = value("periodSeconds:", 10_u64) * value("failureThreshold:", 3);
@@ -177,7 +173,7 @@ fn configurations(text: &str) -> Vec<String> {
     blocks(text, &["outrigger.yaml: |", "content: |"])
 }
 
-/// What is written below each line that is one of these keys, with its indent taken away.
+/// The text below each line that is one of these keys, without its indentation.
 fn blocks(text: &str, keys: &[&str]) -> Vec<String> {
     let lines: Vec<&str> = text.lines().collect();
     let indent = |line: &str| line.len() - line.trim_start().len();

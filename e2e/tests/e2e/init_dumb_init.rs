@@ -1,6 +1,6 @@
-//! What dumb-init's own tests ask of a program that runs as PID 1, asked of ours, and of dumb-init itself where it is
-//! installed, so that the scenario is known to be right. Signals and commands come in; what the app got, exit codes and
-//! processes that are left go out. Its scenarios at a terminal are in `init_terminal.rs`.
+//! The scenarios of dumb-init's own tests, run against Outrigger, and against dumb-init itself if it is installed, to
+//! verify the scenario. Signals and commands come in; what the app got, exit codes and remaining processes go out. Its
+//! scenarios at a terminal are in `init_terminal.rs`.
 
 use std::time::Duration;
 
@@ -11,10 +11,10 @@ use crate::harness::{Init, Outrigger, PATIENCE, PLAIN, SECOND, Scene, Supervised
 
 const ALONE: Options<'static> = Options { single: true, ..PLAIN };
 
-/// A shell with four programs in two pipes, one of them in its background.
+/// A shell with four programs in two pipelines, one of them in the background.
 const PIPELINES: &str = "sleep 300 | cat & sleep 300 | cat; true";
 
-/// Starts it and gives the ids of the shell and its four programs.
+/// Starts it and returns the PIDs of the shell and its four programs.
 #[track_caller]
 fn start_pipelines(init: &Init, options: Options<'_>) -> (Supervised, Vec<u32>) {
     let supervised = init.start(options, &["sh", "-c", PIPELINES]);
@@ -23,7 +23,7 @@ fn start_pipelines(init: &Init, options: Options<'_>) -> (Supervised, Vec<u32>) 
         let below = descendants(shell).into_iter().filter_map(look_up);
         below.filter(|process| process.name == name).map(|process| process.pid).collect::<Vec<u32>>()
     };
-    until(PATIENCE, "both pipes run", || named("sleep").len() == 2 && named("cat").len() == 2);
+    until(PATIENCE, "both pipelines run", || named("sleep").len() == 2 && named("cat").len() == 2);
     let programs = [vec![shell], named("sleep"), named("cat")].concat();
     (supervised, programs)
 }
@@ -33,71 +33,68 @@ fn living(pids: &[u32]) -> usize {
 }
 
 /// dumb-init: setsid_signals_entire_group.
-/// covers: attachment 8
+/// Guarantee: signals-forwarded
 #[test]
-fn a_signal_reaches_the_whole_group_of_the_app() {
+fn signals_reach_the_apps_process_group() {
     let scenario = |init: Init| {
         let (mut supervised, programs) = start_pipelines(&init, PLAIN);
         supervised.signal(15);
         supervised.wait(PATIENCE);
-        until(PATIENCE, &format!("{} leaves none of the five", init.name()), || living(&programs) == 0);
+        until(PATIENCE, &format!("none of the five is left by {}", init.name()), || living(&programs) == 0);
     };
     scenario(Init::ours());
     scenario(need!(Init::dumb_init(), "dumb-init is not installed"));
 }
 
 /// dumb-init: no_setsid_doesnt_signal_entire_group.
-/// covers: attachment 8
 #[test]
-fn without_a_group_the_app_alone_gets_the_signal() {
+fn without_a_group_only_the_app_gets_the_signal() {
     let scenario = |init: Init| {
         let (mut supervised, programs) = start_pipelines(&init, ALONE);
         supervised.signal(15);
         assert_eq!(supervised.wait(PATIENCE), 143, "{}", init.name());
-        assert_eq!(living(&programs), 4, "{} signalled the shell alone", init.name());
+        assert_eq!(living(&programs), 4, "{} signalled only the shell", init.name());
     };
     scenario(Init::ours());
     scenario(need!(Init::dumb_init(), "dumb-init is not installed"));
 }
 
-/// The app ends while a program that it started, and that tells its signals, goes on.
+/// The app exits while a program that it started, and that reports its signals, keeps running.
 #[track_caller]
 fn outlived_by_a_child(init: &Init, options: Options<'_>, python: &str) -> (Supervised, u32) {
     let scene = Scene::new();
     let (go, script) = (scene.text_path("go"), fixture("signals.py"));
-    // It ends once it is told to, which is when its child listens.
+    // It exits once the file exists, which is when its child handles signals.
     let shell = format!("{python} {script} & while [ ! -e {go} ]; do sleep 0.02; done; exit 6");
     let mut supervised = init.start(options, &["sh", "-c", &shell]);
     supervised.await_output("ready pid=");
     let child = crate::harness::number_after(&supervised.running.stdout.text(), "ready pid=").expect("a number");
-    std::fs::write(go, "").expect("the scene takes files");
+    std::fs::write(go, "").expect("the scene is writable");
     let child = u32::try_from(child).expect("a process id");
     assert_eq!(supervised.wait(PATIENCE), 6, "{}: the app's own code", init.name());
     (supervised, child)
 }
 
 /// dumb-init: all_processes_receive_term_on_exit_if_setsid.
-/// covers: attachment 8
 #[test]
-fn what_the_app_leaves_behind_is_told_to_end() {
+fn orphans_get_sigterm_when_the_app_exits() {
     let python = need!(python(), "python3 is not installed");
     let scenario = |init: Init| {
         let (supervised, child) = outlived_by_a_child(&init, PLAIN, &python);
         supervised.await_report(&[15]);
-        assert!(is_alive(child), "{} leaves it the choice", init.name());
+        assert!(is_alive(child), "{} does not kill it", init.name());
     };
     scenario(need!(Init::dumb_init(), "dumb-init is not installed"));
     scenario(Init::ours());
 }
 
 /// dumb-init: processes_dont_receive_term_on_exit_if_no_setsid.
-/// covers: attachment 8
 #[test]
-fn without_a_group_what_the_app_leaves_behind_is_left_alone() {
+fn without_a_group_orphans_get_no_sigterm() {
     let python = need!(python(), "python3 is not installed");
     let scenario = |init: Init| {
         let (supervised, child) = outlived_by_a_child(&init, ALONE, &python);
-        // That others arrive shows that none came before them.
+        // That exactly these signals arrive shows that no SIGTERM came before them.
         for (sent, signal) in [Signal::HUP, Signal::INT, Signal::QUIT].into_iter().enumerate() {
             send_signal(child, signal);
             supervised.await_report(&[1, 2, 3][..=sent]);
@@ -107,17 +104,16 @@ fn without_a_group_what_the_app_leaves_behind_is_left_alone() {
     scenario(Init::ours());
 }
 
-/// dumb-init: fails_nonzero_with_bad_exec. It says 2 where a shell, tini and we say 127.
-/// covers: attachment 8
+/// dumb-init: fails_nonzero_with_bad_exec. It exits with 2; a shell, tini and Outrigger exit with 127.
 #[test]
-fn a_command_that_does_not_exist_fails_and_is_named() {
+fn missing_command_fails_and_is_reported() {
     let scenario = |init: Init, options: Options<'_>, expected: i32| {
         for command in [&["/does-not-exist"][..], &["/does-not-exist", "-c", "argument"]] {
             let mut supervised = init.start(options, command);
             let code = supervised.wait(PATIENCE);
             assert_eq!(code, expected, "{} {command:?}", init.name());
-            let said = supervised.running.stderr.text();
-            assert!(said.contains("/does-not-exist"), "{}: {said}", init.name());
+            let stderr = supervised.running.stderr.text();
+            assert!(stderr.contains("/does-not-exist"), "{}: {stderr}", init.name());
         }
     };
     scenario(Init::ours(), PLAIN, 127);
@@ -126,10 +122,8 @@ fn a_command_that_does_not_exist_fails_and_is_named() {
 }
 
 /// The message of a failed exec is one plain line.
-/// covers: attachment 1
-/// covers: attachment 8
 #[test]
-fn the_message_of_a_missing_command_is_a_plain_line() {
+fn missing_command_message_is_a_plain_line() {
     let mut supervised = Init::ours().start(PLAIN, &["./nothing"]);
     assert_eq!(supervised.wait(PATIENCE), 127);
     let lines = supervised.running.stderr.lines();
@@ -137,7 +131,6 @@ fn the_message_of_a_missing_command_is_a_plain_line() {
 }
 
 /// dumb-init: no_arguments_prints_usage, exits_invalid_with_invalid_args.
-/// covers: attachment 8
 #[test]
 fn wrong_arguments_print_the_usage_and_exit_1() {
     for arguments in [&["--yolo"][..], &["run", "--yolo", "true"], &["run", "true"], &["sprint"], &[]] {
@@ -148,9 +141,8 @@ fn wrong_arguments_print_the_usage_and_exit_1() {
 }
 
 /// dumb-init: help_message, version_message.
-/// covers: attachment 8
 #[test]
-fn help_and_version_are_answers_and_exit_0() {
+fn help_and_version_go_to_stdout_and_exit_0() {
     for arguments in [&["--help"][..], &["-h"], &["help"], &["run", "--help"], &["run", "-h"]] {
         let (code, stdout, stderr) = outrigger(arguments);
         assert_eq!((code, stderr.as_str()), (0, ""), "{arguments:?}");
@@ -164,10 +156,9 @@ fn help_and_version_are_answers_and_exit_0() {
     }
 }
 
-/// dumb-init: verbose, verbose_and_single_child. Our own log says what its debug output says.
-/// covers: attachment 8
+/// dumb-init: verbose, verbose_and_single_child. The Outrigger log reports what its debug output reports.
 #[test]
-fn the_log_tells_which_process_ran_and_how_it_ended() {
+fn log_has_the_apps_pid_and_exit_code() {
     let reports = |options: Options<'_>| {
         let mut supervised = Init::ours().start(options, &["sh", "-c", "echo pid=$$; exit 9"]);
         assert_eq!(supervised.wait(PATIENCE), 9);
@@ -182,9 +173,8 @@ fn the_log_tells_which_process_ran_and_how_it_ended() {
 }
 
 /// dumb-init: rewrite_errors.
-/// covers: attachment 8
 #[test]
-fn a_rewriting_that_makes_no_sense_is_refused_at_start() {
+fn invalid_signal_rewrites_are_rejected_at_start() {
     let rewrites = [
         "herp",
         "{ SIGTERM: herp }",
@@ -202,30 +192,28 @@ fn a_rewriting_that_makes_no_sense_is_refused_at_start() {
         let outrigger = Outrigger::start_and(&scene, &body, &["echo", "the app ran"], Wait::Nothing);
         let exit = outrigger.wait(PATIENCE);
         assert_eq!((exit.code, exit.stdout.as_str()), (1, ""), "{rewrite}: {}", exit.stderr);
-        assert!(exit.stderr.contains("outrigger.yaml:1:"), "{rewrite}: its place is given: {}", exit.stderr);
+        assert!(exit.stderr.contains("outrigger.yaml:1:"), "{rewrite}: the message has the location: {}", exit.stderr);
     }
 }
 
 /// dumb-init: working_directories.
-/// covers: attachment 8
 #[test]
-fn the_app_keeps_the_directory_and_the_init_gives_it_up() {
+fn app_keeps_the_directory_and_init_leaves_it() {
     let scenario = |init: Init| {
         let elsewhere = Scene::new();
-        let folder = elsewhere.path(".").canonicalize().expect("it is there");
+        let directory = elsewhere.path(".").canonicalize().expect("the directory exists");
         let command = ["sh", "-c", "readlink /proc/$$/cwd; readlink /proc/$PPID/cwd"];
         let mut supervised = init.start_with(&[], PLAIN, &command, |command| {
-            command.current_dir(&folder);
+            command.current_dir(&directory);
         });
         assert_eq!(supervised.wait(PATIENCE), 0);
-        assert_eq!(supervised.running.stdout.text(), format!("{}\n/\n", folder.display()), "{}", init.name());
+        assert_eq!(supervised.running.stdout.text(), format!("{}\n/\n", directory.display()), "{}", init.name());
     };
     scenario(need!(Init::dumb_init(), "dumb-init is not installed"));
     scenario(Init::ours());
 }
 
 /// dumb-init: exit_status_regular_exit.
-/// covers: attachment 8
 #[test]
 fn the_exit_code_is_the_apps() {
     let scenario = |init: Init, options: Options<'_>| {
@@ -240,9 +228,9 @@ fn the_exit_code_is_the_apps() {
 }
 
 /// dumb-init: exit_status_terminated_by_signal.
-/// covers: attachment 8
+/// Guarantee: exit-code-of-the-app
 #[test]
-fn an_app_that_a_signal_ends_gives_128_and_its_number() {
+fn app_killed_by_a_signal_gives_128_plus_number() {
     let scenario = |init: Init, options: Options<'_>| {
         for number in [1, 3, 6, 9, 15, 31] {
             let mut supervised = init.start(options, &["sh", "-c", &format!("kill -{number} $$")]);
@@ -254,20 +242,19 @@ fn an_app_that_a_signal_ends_gives_128_and_its_number() {
     scenario(Init::ours(), ALONE);
 }
 
-/// All with a name but KILL, STOP and CHLD, which nobody may pass on, and those that stop, which have their own test.
+/// All named signals except KILL, STOP and CHLD, which cannot be forwarded, and those that stop, which have their own test.
 fn ordinary_signals() -> impl Iterator<Item = i32> {
     (1..=31).filter(|number| ![9, 17, 19, 20, 21, 22].contains(number))
 }
 
-/// dumb-init: proxies_signals. SIGTERM and SIGINT begin our order of a stop, of which one run has one.
-/// covers: attachment 1
-/// covers: attachment 8
+/// dumb-init: proxies_signals. SIGTERM and SIGINT begin the stop sequence, which runs once.
+/// Guarantee: signals-forwarded
 #[test]
-fn every_signal_is_passed_on() {
+fn every_signal_is_forwarded() {
     let scenario = |init: Init, options: Options<'_>| {
         let own = |number: &i32| init.is_ours() && [2, 15].contains(number);
         let numbers: Vec<i32> = ordinary_signals().filter(|number| !own(number)).collect();
-        let supervised = init.start_with_reports(options).expect("python3 was there");
+        let supervised = init.start_with_reports(options).expect("python3 is installed");
         for sent in 0..numbers.len() {
             supervised.signal(numbers[sent]);
             supervised.await_report(&numbers[..=sent]);
@@ -281,13 +268,11 @@ fn every_signal_is_passed_on() {
     scenario(Init::ours(), ALONE);
 }
 
-/// What a signal becomes is what the app gets; what is left out stays what it is.
+/// The app gets the rewritten signal; a signal without a rewrite stays as it is.
 /// dumb-init: proxies_signals_with_rewrite.
-/// covers: attachment 1
-/// covers: attachment 8
 #[test]
-fn a_rewritten_signal_arrives_as_the_other_one() {
-    // SIGTERM or SIGINT comes last, since it begins our order of a stop.
+fn rewritten_signals_reach_the_app() {
+    // SIGTERM or SIGINT comes last, since it begins the stop sequence.
     type Rewritten<'a> = (&'a [(i32, i32)], &'a [i32], &'a [i32]);
     let cases: [Rewritten<'_>; 6] = [
         (&[], &[3, 18, 15], &[3, 18, 15]),
@@ -299,7 +284,8 @@ fn a_rewritten_signal_arrives_as_the_other_one() {
     ];
     let scenario = |init: Init, single: bool| {
         for (rewrite, sent, expected) in cases {
-            let supervised = init.start_with_reports(Options { rewrite, single, ..PLAIN }).expect("python3 was there");
+            let supervised =
+                init.start_with_reports(Options { rewrite, single, ..PLAIN }).expect("python3 is installed");
             for index in 0..sent.len() {
                 supervised.signal(sent[index]);
                 supervised.await_report(&expected[..=index]);
@@ -312,14 +298,13 @@ fn a_rewritten_signal_arrives_as_the_other_one() {
     scenario(Init::ours(), true);
 }
 
-/// The highest number is that of a fault; sent from outside it is a signal like others.
+/// The highest number is that of a fault signal; sent from outside it is a signal like others.
 /// dumb-init: proxies_signals_with_rewrite.
-/// covers: attachment 8
 #[test]
-fn the_lowest_and_the_highest_signal_are_rewritten_too() {
+fn lowest_and_highest_signals_are_rewritten() {
     let scenario = |init: Init| {
         let options = Options { rewrite: &[(1, 31), (31, 1)], ..PLAIN };
-        let supervised = init.start_with_reports(options).expect("python3 was there");
+        let supervised = init.start_with_reports(options).expect("python3 is installed");
         supervised.signal(1);
         supervised.await_report(&[31]);
         supervised.signal(31);
@@ -330,11 +315,9 @@ fn the_lowest_and_the_highest_signal_are_rewritten_too() {
     scenario(Init::ours());
 }
 
-/// SIGINT begins our order of a stop as SIGTERM does, and is for the app what it was for us: Python's KeyboardInterrupt, 130.
-/// covers: attachment 1
-/// covers: attachment 8
+/// SIGINT begins the stop sequence as SIGTERM does, and reaches the app as SIGINT: Python's KeyboardInterrupt, 130.
 #[test]
-fn an_interrupt_reaches_the_app_as_an_interrupt() {
+fn sigint_reaches_the_app_as_sigint() {
     let scenario = |init: Init, options: Options<'_>| {
         let mut supervised = init.start(options, &["sh", "-c", "echo up; exec sleep 300"]);
         supervised.await_output("up");
@@ -348,13 +331,11 @@ fn an_interrupt_reaches_the_app_as_an_interrupt() {
 }
 
 /// dumb-init: ignored_signals_are_not_proxied.
-/// covers: attachment 1
-/// covers: attachment 8
 #[test]
-fn a_signal_that_becomes_none_is_dropped() {
+fn signal_rewritten_to_none_is_dropped() {
     let scenario = |init: Init, single: bool| {
         let options = Options { rewrite: &[(15, 3), (2, 0), (28, 0)], single, ..PLAIN };
-        let supervised = init.start_with_reports(options).expect("python3 was there");
+        let supervised = init.start_with_reports(options).expect("python3 is installed");
         supervised.signal(2);
         supervised.signal(28);
         supervised.signal(1);
@@ -372,14 +353,12 @@ fn is_stopped(pid: u32) -> bool {
     look_up(pid).is_some_and(|process| process.state == 'T')
 }
 
-/// SIGTSTP, SIGTTIN and SIGTTOU stop app and init; SIGCONT wakes both, and the app hears of it.
+/// SIGTSTP, SIGTTIN and SIGTTOU stop app and init; SIGCONT resumes both, and the app receives it.
 /// dumb-init: shell_background_support_setsid.
-/// covers: attachment 1
-/// covers: attachment 8
 #[test]
-fn a_signal_that_stops_stops_the_app_and_us_and_both_go_on() {
+fn stop_signals_stop_app_and_init_until_sigcont() {
     let scenario = |init: Init, options: Options<'_>| {
-        let supervised = init.start_with_reports(options).expect("python3 was there");
+        let supervised = init.start_with_reports(options).expect("python3 is installed");
         let app = supervised.app();
         for (round, number) in [20, 21, 22].into_iter().enumerate() {
             supervised.signal(number);
@@ -393,14 +372,12 @@ fn a_signal_that_stops_stops_the_app_and_us_and_both_go_on() {
     need!(python(), "python3 is not installed");
     scenario(need!(Init::dumb_init(), "dumb-init is not installed"), PLAIN);
     scenario(Init::ours(), PLAIN);
-    // dumb-init: shell_background_support_without_setsid. It passes the signal itself on; we stop the app all the same,
-    // so that it stands still whatever it does with that signal.
+    // dumb-init: shell_background_support_without_setsid. It forwards the signal itself; Outrigger sends SIGSTOP
+    // instead, so that the app stops however it handles that signal.
     scenario(Init::ours(), ALONE);
 }
 
-/// The worker goes on while the app is stopped: probes are answered, nobody takes us for dead.
-/// covers: attachment 1
-/// covers: attachment 8
+/// The worker keeps running while the app is stopped: probes succeed, so that no platform restarts Outrigger.
 #[test]
 fn a_stopped_app_leaves_the_worker_serving() {
     let scene = Scene::new();
@@ -414,13 +391,12 @@ fn a_stopped_app_leaves_the_worker_serving() {
     assert_eq!(outrigger.finish().code, 143);
 }
 
-/// dumb-init: default_rewrites_can_be_overriden_with_setsid_enabled: the app gets the other signal, and we still stop.
-/// covers: attachment 8
+/// dumb-init: default_rewrites_can_be_overriden_with_setsid_enabled: the app gets the rewritten signal, and the init still stops.
 #[test]
-fn a_signal_that_stops_can_be_rewritten_and_still_stops_us() {
+fn rewritten_stop_signal_still_stops_the_init() {
     let scenario = |init: Init| {
         let rewrite = [(21, 10), (22, 12), (20, 1)];
-        let supervised = init.start_with_reports(Options { rewrite: &rewrite, ..PLAIN }).expect("python3 was there");
+        let supervised = init.start_with_reports(Options { rewrite: &rewrite, ..PLAIN }).expect("python3 is installed");
         let mut expected = Vec::new();
         for (sent, becomes) in rewrite {
             supervised.signal(sent);
@@ -430,7 +406,7 @@ fn a_signal_that_stops_can_be_rewritten_and_still_stops_us() {
             supervised.signal(18);
             expected.push(18);
             supervised.await_report(&expected);
-            until(PATIENCE, "it goes on", || !is_stopped(supervised.pid()));
+            until(PATIENCE, "it runs again", || !is_stopped(supervised.pid()));
         }
     };
     need!(python(), "python3 is not installed");
@@ -439,32 +415,28 @@ fn a_signal_that_stops_can_be_rewritten_and_still_stops_us() {
 }
 
 /// dumb-init: test-zombies.
-/// covers: attachment 8
 #[test]
-fn a_child_that_nobody_waits_for_leaves_no_zombie() {
+fn orphaned_child_leaves_no_zombie() {
     let scenario = |init: Init| {
-        // The inner shell's parent is gone before it ends, so that it ends as a child of the init.
+        // The inner shell's parent has exited before it, so that it exits as a child of the init.
         let script = "sh -c 'sh -c \"read line < $0.fifo; echo ended\" & echo left' $0; echo > $0.fifo; sleep 300";
         let scene = Scene::new();
         let name = scene.text_path("gate");
-        let (made, _, _) = run_to_end(&["mkfifo", &format!("{name}.fifo")], PATIENCE);
-        assert_eq!(made, 0, "mkfifo makes a pipe with a name");
+        let (code, _, _) = run_to_end(&["mkfifo", &format!("{name}.fifo")], PATIENCE);
+        assert_eq!(code, 0, "mkfifo creates a named pipe");
         let supervised = init.start(PLAIN, &["sh", "-c", script, &name]);
         supervised.await_output("ended");
         let zombie = || children(supervised.pid()).into_iter().any(|child| child.state == 'Z');
-        until(5 * SECOND, &format!("{} waits for it", init.name()), || !zombie());
-        assert!(is_alive(supervised.app()), "and the app runs on");
+        until(5 * SECOND, &format!("{} reaps it", init.name()), || !zombie());
+        assert!(is_alive(supervised.app()), "the app keeps running");
     };
     scenario(Init::ours());
     scenario(need!(Init::tini(), "tini is not installed"));
 }
 
-/// A fault that somebody outside sends, as `kill -SEGV`, is the app's, and ends neither us nor the worker.
-/// covers: attachment 1
-/// covers: attachment 2
-/// covers: attachment 8
+/// A fault signal sent from outside, such as by `kill -SEGV`, is for the app, and ends neither the supervisor nor the worker.
 #[test]
-fn a_fault_sent_from_outside_is_passed_on_and_kills_nobody_else() {
+fn fault_signal_from_outside_ends_only_the_app() {
     for number in [3, 4, 5, 6, 7, 8, 11, 31] {
         let mut supervised = Init::ours().start(PLAIN, &["sh", "-c", "echo up; exec sleep 300"]);
         supervised.await_output("up");
@@ -472,17 +444,16 @@ fn a_fault_sent_from_outside_is_passed_on_and_kills_nobody_else() {
         let code = supervised.wait(PATIENCE);
         let log = supervised.running.stderr.text();
         assert_eq!(code, 128 + number, "{log}");
-        assert!(log.contains("app exited"), "we were there at its end: {log}");
+        assert!(log.contains("app exited"), "the supervisor outlived the app: {log}");
     }
 }
 
-/// Real-time signals have no name, and reach the app like the others.
-/// covers: attachment 1
-/// covers: attachment 8
+/// Real-time signals have no name, and reach the app like other signals.
+/// Guarantee: signals-forwarded
 #[test]
-fn real_time_signals_are_passed_on() {
+fn real_time_signals_are_forwarded() {
     need!(python(), "python3 is not installed");
-    let supervised = Init::ours().start_with_reports(PLAIN).expect("python3 was there");
+    let supervised = Init::ours().start_with_reports(PLAIN).expect("python3 is installed");
     let numbers = [34, 40, 50, 64];
     for sent in 0..numbers.len() {
         let words = ["sh".to_owned(), "-c".to_owned(), format!("kill -{} {}", numbers[sent], supervised.pid())];
@@ -491,11 +462,9 @@ fn real_time_signals_are_passed_on() {
     }
 }
 
-/// A configuration in which everything of `app.signals` stands is valid.
-/// covers: attachment 1
-/// covers: attachment 8
+/// A configuration that sets every key of `app.signals` is valid.
 #[test]
-fn the_documented_rewritings_are_valid() {
+fn documented_signal_rewrites_are_valid() {
     let scene = Scene::new();
     let body =
         "app: { signals: { process_group: true, rewrite: { SIGTERM: SIGQUIT, SIGHUP: none, SIGUSR2: upgrade } } }";
@@ -504,13 +473,12 @@ fn the_documented_rewritings_are_valid() {
     assert_eq!(code, 0, "{stderr}");
 }
 
-/// A stop within the first moments, before the app listens to anything, still ends all of it.
-/// covers: attachment 8
+/// A stop in the first milliseconds, before the app handles any signal, still ends every process.
 #[test]
-fn a_stop_right_after_the_start_leaves_nothing_behind() {
+fn stop_right_after_start_leaves_no_process() {
     for early in 0..10u64 {
         let mut supervised = Init::ours().start(PLAIN, &["sleep", "300"]);
-        // why: the moment of the stop is what is varied, from before the signals are blocked to after the app's exec
+        // why: the time of the stop is varied, from before the signals are blocked to after the app's exec
         std::thread::sleep(Duration::from_millis(early * 4));
         let below = descendants(supervised.pid());
         supervised.signal(15);

@@ -1,6 +1,6 @@
-//! The end that Kubernetes gives a companion whose app has used up the Pod's time: SIGTERM, and two seconds later SIGKILL for every
-//! process. A file of the app, requests and a receiver that is dead come in; what the next start delivers goes out. Bounded by some
-//! ten thousand lines and two starts a case.
+//! How Kubernetes ends a companion whose app has used up the Pod's grace period: SIGTERM, and two seconds later SIGKILL for every
+//! process. A file of the app, requests and a receiver that is down come in; what the next start delivers goes out. Bounded by
+//! some ten thousand lines and two starts per case.
 
 use std::io::Write;
 use std::time::Instant;
@@ -24,36 +24,39 @@ const REQUESTS: usize = 50;
 
 fn append(scene: &Scene, numbers: std::ops::Range<usize>) {
     let text: String = numbers.map(|number| format!("a line of the app, n={number:06}\n")).collect();
-    let mut file = std::fs::OpenOptions::new().create(true).append(true).open(scene.path("app.log")).expect("the log");
+    let mut file = std::fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(scene.path("app.log"))
+        .expect("the log can be opened");
     file.write_all(text.as_bytes()).expect("the log can be written");
 }
 
-/// SIGTERM while the receiver is dead, the app writing on, and two seconds later the end.
+/// SIGTERM while the receiver is down and the app keeps writing, and two seconds later SIGKILL.
 fn stop_as_kubernetes_does(scene: &Scene, outrigger: Outrigger) {
     let reports = Instant::now();
     outrigger.signal(Signal::TERM);
     append(scene, 10_000..11_000);
-    until(PATIENCE, "the two seconds that are left", || reports.elapsed() >= 2 * SECOND);
-    assert!(is_alive(outrigger.pid()), "it still tries to deliver, so that it is killed in the midst of its work");
+    until(PATIENCE, "the remaining two seconds", || reports.elapsed() >= 2 * SECOND);
+    assert!(is_alive(outrigger.pid()), "the companion is killed while it still tries to deliver");
     outrigger.kill_all();
 }
 
-/// covers: attachment 4
-/// covers: attachment 8
+/// Guarantee: undelivered-lines-survive-a-restart
 #[test]
-fn lines_of_a_companion_that_is_killed_two_seconds_after_its_signal_come_with_the_next_start() {
-    for dead in [Dead::Absent, Dead::Silent] {
+fn next_start_delivers_a_killed_companions_lines() {
+    for outage in [Outage::Absent, Outage::Silent] {
         let scene = Scene::new();
         let app = RawApp::echoing_targets();
         scene.set("port", app.address().rsplit(':').next().expect("a port"));
         let front = format!("127.0.0.1:{}", scene.port("front"));
         let port = crate::harness::free_port();
         scene.set("receiver", format!("127.0.0.1:{port}"));
-        let silent = (dead == Dead::Silent).then(|| LogReceiver::start_on(port, Answer::Hang));
+        let silent = (outage == Outage::Silent).then(|| LogReceiver::start_on(port, Answer::Hang));
         append(&scene, 0..10_000);
         let outrigger = Outrigger::start(&scene, COMPANION, &[]);
         for _ in 0..REQUESTS {
-            assert_eq!(get(&front, "/").expect("the app answers").status, 200);
+            assert_eq!(get(&front, "/").expect("the app responds").status, 200);
         }
         if let Some(silent) = &silent {
             silent.wait_for_refused(1, PATIENCE);
@@ -68,14 +71,14 @@ fn lines_of_a_companion_that_is_killed_two_seconds_after_its_signal_come_with_th
         outrigger.finish();
         assert_counts_up(&receiver.numbers("n="), 12_000);
         let access = receiver.records().iter().filter(|record| record.field("source") == "access").count();
-        eprintln!("{dead:?}: {access} of {REQUESTS} access records came with the next start");
+        eprintln!("{outage:?}: the next start delivered {access} of {REQUESTS} access records");
     }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Dead {
-    /// Nobody takes a connection.
+enum Outage {
+    /// Refuses connections.
     Absent,
-    /// It reads, and never answers.
+    /// Reads, and never responds.
     Silent,
 }

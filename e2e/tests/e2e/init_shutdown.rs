@@ -1,6 +1,6 @@
-//! Dapr's and scuttle's scenarios of an end: what is in flight when a stop comes, what still works meanwhile, which deadline
-//! holds, and whose code we exit with. Requests and signals come in; answers, order and times go out. Bounded by the deadlines
-//! that each configuration sets.
+//! Dapr's and scuttle's shutdown scenarios: what is in flight when a stop begins, what still works during it, which deadline
+//! applies, and which exit code is returned. Requests and signals come in; responses, order and times go out. Bounded by the
+//! deadlines that each configuration sets.
 
 use std::net::TcpStream;
 use std::time::Instant;
@@ -13,7 +13,7 @@ use crate::harness::{
 
 const NO_PYTHON: &str = "python3 is not installed";
 
-/// The server of the fixture behind our inbound listener `@front@`, with an outbound listener `@out@` to `@back@`.
+/// The fixture's server behind the inbound listener `@front@`, with an outbound listener `@out@` to `@back@`.
 struct Served {
     scene: Scene,
     outrigger: Outrigger,
@@ -41,12 +41,12 @@ fn serve(back: Option<&str>, stop: &str, more: &str, arguments: &[&str]) -> Opti
     let mut command = vec![python.as_str(), &script, "--port", &port, "--release", &release];
     command.extend(arguments.iter().map(String::as_str));
     let outrigger = Outrigger::start(&scene, &body(stop, more), &command);
-    until(PATIENCE, "the app serves through us", || get(&front, "/fast").is_ok_and(|reply| reply.status == 200));
+    until(PATIENCE, "the app serves through the proxy", || get(&front, "/fast").is_ok_and(|reply| reply.status == 200));
     Some(Served { scene, outrigger, front })
 }
 
 impl Served {
-    /// A request that the app has got, and has not answered.
+    /// Sends a request and waits until the app has received it.
     #[track_caller]
     fn begin(&self, path: &str) -> Wire<TcpStream> {
         let mut wire = Wire::connect(&self.front).expect("the proxy listens");
@@ -66,59 +66,58 @@ impl Served {
 
 const ROOMY: &str = "drain_timeout: 15s, grace_period: 5s, timeout: 30s";
 
-/// Dapr: graceful invocation. What is in flight is finished, however many; who comes later finds the door shut.
-/// covers: attachment 8
+/// Dapr: graceful invocation. All requests in flight are finished; new connections are refused.
+/// Guarantee: requests-drained-before-stop-signal
 #[test]
-fn requests_in_flight_are_finished_and_new_ones_find_the_door_shut() {
+fn requests_in_flight_finish_new_are_refused() {
     let served = need!(serve(None, ROOMY, "", &[]), NO_PYTHON);
-    let mut flying: Vec<_> = (0..5).map(|number| served.begin(&format!("/held{number}"))).collect();
+    let mut in_flight: Vec<_> = (0..5).map(|number| served.begin(&format!("/held{number}"))).collect();
     served.outrigger.signal(Signal::TERM);
-    until(PATIENCE, "we are not ready any more", || served.outrigger.status_of("/ready") == 503);
-    until(PATIENCE, "no new connection is taken", || served.refuses_connections());
-    assert_eq!(served.outrigger.status_of("/live"), 200, "whoever probes us leaves us in peace");
-    assert!(!served.outrigger.stdout.contains("told to stop"), "the app has time for what is in flight");
+    until(PATIENCE, "Outrigger is not ready any more", || served.outrigger.status_of("/ready") == 503);
+    until(PATIENCE, "new connections are refused", || served.refuses_connections());
+    assert_eq!(served.outrigger.status_of("/live"), 200, "no platform restarts a live Outrigger");
+    assert!(!served.outrigger.stdout.contains("got SIGTERM"), "the app gets no signal while requests are in flight");
     served.release();
-    for wire in &mut flying {
-        let reply = wire.reply("GET").expect("it is answered");
+    for wire in &mut in_flight {
+        let reply = wire.reply("GET").expect("the request gets a response");
         assert_eq!((reply.status, reply.text().as_str(), reply.body.whole), (200, "all of it", true));
     }
     let exit = served.outrigger.wait(PATIENCE);
     assert_eq!(exit.code, 6, "{}", exit.stderr);
-    let (answered, reports) = (exit.stdout.rfind("answered /held"), exit.stdout.find("told to stop"));
-    assert!(answered < reports, "first the answers: {}", exit.stdout);
+    let (answered, signalled) = (exit.stdout.rfind("answered /held"), exit.stdout.find("got SIGTERM"));
+    assert!(answered < signalled, "responses before the signal: {}", exit.stdout);
 }
 
-/// A connection that stays open between requests is told to close with its answer, or closed when it has nothing to do.
-/// covers: attachment 8
+/// A keep-alive connection gets `Connection: close` with its response, or is closed when it is idle.
 #[test]
-fn idle_connections_do_not_hold_up_the_drain() {
+fn idle_connections_do_not_delay_the_drain() {
     let served = need!(serve(None, ROOMY, "", &[]), NO_PYTHON);
     let mut idle = Wire::connect(&served.front).expect("the proxy listens");
     idle.send("GET /fast HTTP/1.1\r\nHost: app\r\n\r\n").expect("the proxy reads");
-    assert_eq!(idle.reply("GET").expect("it is answered").status, 200);
+    assert_eq!(idle.reply("GET").expect("the request gets a response").status, 200);
     let exit = served.outrigger.terminate(PATIENCE);
     assert_eq!(exit.code, 6, "{}", exit.stderr);
     assert!(exit.took < 5 * SECOND, "{:?}", exit.took);
-    assert_eq!(idle.until_closed().expect("an orderly close").bytes, b"");
+    assert_eq!(idle.until_closed().expect("a graceful close").bytes, b"");
 }
 
-/// Dapr: graceful timeout. A request without end costs the drain, and nothing after it.
-/// covers: attachment 8
+/// Dapr: graceful timeout. An endless request takes the drain timeout, and no time after it.
+/// Guarantee: requests-drained-before-stop-signal
 #[test]
-fn a_request_without_end_is_given_up_when_the_drain_is_over() {
+fn endless_request_is_cut_at_the_drain_timeout() {
     let served = need!(serve(None, "drain_timeout: 2s, grace_period: 5s, timeout: 15s", "", &[]), NO_PYTHON);
     let mut endless = served.begin("/endless");
     let exit = served.outrigger.terminate(PATIENCE);
     assert_eq!(exit.code, 6, "{}", exit.stderr);
     assert!(exit.took >= 2 * SECOND && exit.took < 6 * SECOND, "{:?}", exit.took);
-    let rest = endless.until_closed().expect("it ends").bytes;
-    assert!(!String::from_utf8_lossy(&rest).starts_with("HTTP/1.1 200"), "it is no success");
+    let rest = endless.until_closed().expect("the connection closes").bytes;
+    assert!(!String::from_utf8_lossy(&rest).starts_with("HTTP/1.1 200"), "the response is not a success");
 }
 
-/// Dapr: block. The app is told to stop and calls out through us, as often as it likes; only then do we close.
-/// covers: attachment 8
+/// Dapr: block. The app gets SIGTERM and calls out through the proxy any number of times; only then does the proxy close.
+/// Guarantee: outbound-open-until-app-exit
 #[test]
-fn the_app_calls_out_through_us_while_it_shuts_down() {
+fn outbound_serves_the_app_while_it_shuts_down() {
     let back = RawApp::start(|_, wire| answer_ok(wire, b"good-bye"));
     let arguments = ["--call", "http://127.0.0.1:@out@/leaving", "--calls", "20"];
     let served = need!(serve(Some(&back.address()), ROOMY, "", &arguments), NO_PYTHON);
@@ -129,10 +128,9 @@ fn the_app_calls_out_through_us_while_it_shuts_down() {
     assert_eq!(back.seen().iter().filter(|seen| seen.head.target() == "/leaving").count(), 20);
 }
 
-/// Dapr: block, with the app unhealthy. One that dies while we wait for it is not waited for.
-/// covers: attachment 8
+/// Dapr: block, with the app unhealthy. An app that exits during its grace period ends the wait.
 #[test]
-fn an_app_that_dies_during_the_stop_is_not_waited_for() {
+fn app_killed_during_the_stop_ends_the_wait() {
     let served = need!(
         serve(None, "drain_timeout: 1s, grace_period: 60s, timeout: 90s", "", &["--call", "http://127.0.0.1:1/"]),
         NO_PYTHON
@@ -145,69 +143,64 @@ fn an_app_that_dies_during_the_stop_is_not_waited_for() {
     assert!(exit.took < 8 * SECOND, "{:?}", exit.took);
 }
 
-/// Everything is stuck at once: a request, the app, the receiver. The one deadline holds for all of it.
-/// covers: attachment 8
+/// A request, the app and the receiver hang simultaneously. The one deadline applies to all of them.
+/// Guarantee: stop-timeout-holds
 #[test]
-fn the_deadline_holds_when_everything_is_stuck() {
+fn deadline_holds_when_everything_hangs() {
     let receiver = LogReceiver::answering(Answer::Hang);
     let more = format!(
         "logs: {{ sources: {{ app: {{ stdio: {{}} }} }}, sinks: {{ out: {{ http: {{ url: \"http://{}/lines\" }} }} }} }}\n",
         receiver.address()
     );
-    // The call hangs as well: the app would take its own five seconds a hundred times.
-    let stuck = RawApp::start(|_, wire| {
+    // The call hangs as well: the app would wait for its own timeout of five seconds a hundred times.
+    let hanging = RawApp::start(|_, wire| {
         wire.until_closed().map_or(crate::harness::Next::Close, |_| crate::harness::Next::Close)
     });
     let arguments = ["--call", "http://127.0.0.1:@out@/", "--calls", "100"];
     let stop = "drain_timeout: 1s, grace_period: 2s, timeout: 5s";
-    let served = need!(serve(Some(&stuck.address()), stop, &more, &arguments), NO_PYTHON);
+    let served = need!(serve(Some(&hanging.address()), stop, &more, &arguments), NO_PYTHON);
     let _endless = served.begin("/endless");
     let exit = served.outrigger.terminate(PATIENCE);
     assert_eq!(exit.code, 137, "{}", exit.stderr);
-    assert!(exit.took >= 3 * SECOND - SECOND / 10, "drain and grace were kept: {:?}", exit.took);
+    assert!(exit.took >= 3 * SECOND - SECOND / 10, "drain and grace were not cut short: {:?}", exit.took);
     assert!(exit.took < 7 * SECOND, "{:?}", exit.took);
 }
 
-/// Our own deadline ends a worker that is stopped and answers nobody.
-/// covers: attachment 2
-/// covers: attachment 8
+/// The supervisor's deadline ends a worker that is stopped by SIGSTOP and unresponsive.
+/// Guarantee: stop-timeout-holds
 #[test]
-fn the_deadline_holds_when_the_worker_is_stuck() {
+fn deadline_holds_when_the_worker_hangs() {
     let served = need!(serve(None, "drain_timeout: 1s, grace_period: 2s, timeout: 5s", "", &[]), NO_PYTHON);
     send_signal(served.outrigger.worker(), Signal::STOP);
     let exit = served.outrigger.terminate(PATIENCE);
-    assert_eq!(exit.code, 6, "the app had its drain, its signal and its code: {}", exit.stderr);
+    assert_eq!(exit.code, 6, "the app got its drain and its signal, and its code is returned: {}", exit.stderr);
     assert!(exit.took < 7 * SECOND, "{:?}", exit.took);
 }
 
-/// scuttle: the code of the app is ours, in a stop as in an end of its own.
-/// covers: attachment 8
+/// scuttle: Outrigger returns the app's exit code, after a stop as after an exit by itself.
 #[test]
-fn the_code_of_a_stopped_app_is_ours() {
+fn exit_code_of_a_stopped_app_is_returned() {
     for code in ["0", "1", "77", "255"] {
         let served = need!(serve(None, ROOMY, "", &["--exit-code", code]), NO_PYTHON);
         assert_eq!(served.outrigger.terminate(PATIENCE).code.to_string(), code);
     }
 }
 
-/// The app ends by itself in the middle of a request: its client is told, and we end with its code.
-/// covers: attachment 8
+/// The app exits by itself in the middle of a request: the client gets an error, and Outrigger returns the app's code.
 #[test]
-fn an_app_that_ends_by_itself_cuts_what_it_was_asked_and_gives_its_code() {
+fn app_exit_during_a_request_returns_its_code() {
     let served = need!(serve(None, ROOMY, "", &["--exit-code", "33"]), NO_PYTHON);
     let mut wire = served.begin("/endless");
     send_signal(served.outrigger.app(), Signal::TERM);
-    let answer = wire.reply("GET");
-    assert!(answer.map_or(true, |reply| reply.status >= 500), "no success is made up");
+    let response = wire.reply("GET");
+    assert!(response.map_or(true, |reply| reply.status >= 500), "the client gets no success");
     let exit = served.outrigger.wait(PATIENCE);
     assert_eq!(exit.code, 33, "{}", exit.stderr);
 }
 
-/// A companion drains like a wrapped one: in flight is finished, then it ends with 0.
-/// covers: attachment 4
-/// covers: attachment 8
+/// A companion drains as with a wrapped app: requests in flight are finished, then it exits with 0.
 #[test]
-fn a_companion_finishes_what_is_in_flight_and_ends_with_0() {
+fn companion_finishes_requests_and_exits_with_0() {
     let scene = Scene::new();
     let release = scene.path("release");
     let held = release.clone();
@@ -224,19 +217,18 @@ fn a_companion_finishes_what_is_in_flight_and_ends_with_0() {
     wire.send("GET /held HTTP/1.1\r\nHost: app\r\n\r\n").expect("the proxy reads");
     until(PATIENCE, "the proxy has connected", || app.connections() > 0);
     outrigger.signal(Signal::TERM);
-    until(PATIENCE, "not ready", || outrigger.status_of("/ready") == 503);
-    until(PATIENCE, "the door is shut", || TcpStream::connect(&front).is_err());
+    until(PATIENCE, "Outrigger is not ready", || outrigger.status_of("/ready") == 503);
+    until(PATIENCE, "new connections are refused", || TcpStream::connect(&front).is_err());
     assert_eq!(outrigger.status_of("/live"), 200);
-    std::fs::write(release, "").expect("the scene takes files");
-    assert_eq!(wire.reply("GET").expect("it is answered").text(), "all of it");
+    std::fs::write(release, "").expect("the scene is writable");
+    assert_eq!(wire.reply("GET").expect("the request gets a response").text(), "all of it");
     assert_eq!(outrigger.wait(PATIENCE).code, 0);
 }
 
-/// A companion beside an app that is told to stop at the same time still serves the app's calls out until its own drain.
-/// covers: attachment 4
-/// covers: attachment 8
+/// A companion that gets SIGTERM at the same time as its app still serves the app's outgoing calls until its own drain.
+/// Guarantee: outbound-open-until-app-exit
 #[test]
-fn a_companions_outbound_serves_while_its_inbound_drains() {
+fn outbound_serves_while_inbound_drains() {
     let scene = Scene::new();
     let release = scene.path("release");
     let app = RawApp::start(move |seen, wire| {
@@ -252,28 +244,27 @@ fn a_companions_outbound_serves_while_its_inbound_drains() {
     wire.send("GET /held HTTP/1.1\r\nHost: app\r\n\r\n").expect("the proxy reads");
     until(PATIENCE, "the app got it", || app.connections() > 0);
     outrigger.signal(Signal::TERM);
-    until(PATIENCE, "inbound is shut", || TcpStream::connect(&front).is_err());
+    until(PATIENCE, "inbound refuses connections", || TcpStream::connect(&front).is_err());
     for _ in 0..10 {
-        assert_eq!(get(&out, "/leaving").expect("outbound serves").status, 200);
+        assert_eq!(get(&out, "/leaving").expect("outbound responds").status, 200);
     }
     scene.write("release", "");
-    assert_eq!(wire.reply("GET").expect("it is answered").status, 200);
+    assert_eq!(wire.reply("GET").expect("the request gets a response").status, 200);
     assert_eq!(outrigger.wait(PATIENCE).code, 0);
 }
 
-/// A new connection in the very moments of the stop is answered or refused, and never left hanging or cut in its answer.
-/// covers: attachment 8
+/// A new connection during the stop gets a response or is refused, and never hangs or gets a truncated response.
 #[test]
-fn requests_that_meet_the_stop_are_answered_or_refused() {
+fn requests_during_a_stop_are_served_or_refused() {
     let served = need!(serve(None, ROOMY, "", &[]), NO_PYTHON);
     served.release();
     let front = served.front.clone();
-    let asking = std::thread::spawn(move || {
+    let client = std::thread::spawn(move || {
         let (mut answered, mut refused, end) = (0, 0, Instant::now() + PATIENCE);
         while refused < 20 && Instant::now() < end {
             match get(&front, "/fast") {
                 Ok(reply) if reply.status == 200 && reply.body.whole => answered += 1,
-                // Refused in words, or by the kernel; a reset before the first byte is what a connection in the backlog gets.
+                // Refused with a response, or by the kernel; a connection in the backlog gets a reset before the first byte.
                 Ok(reply) if reply.status == 503 => refused += 1,
                 Ok(reply) => return Err(format!("{} {}", reply.status, reply.text())),
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return Err(error.to_string()),
@@ -282,19 +273,20 @@ fn requests_that_meet_the_stop_are_answered_or_refused() {
         }
         Ok((answered, refused))
     });
-    until(PATIENCE, "some are answered", || served.outrigger.stdout.text().matches("answered /fast").count() > 50);
+    until(PATIENCE, "some requests have responses", || {
+        served.outrigger.stdout.text().matches("answered /fast").count() > 50
+    });
     let exit = served.outrigger.terminate(PATIENCE);
-    let (answered, refused) = asking.join().expect("it asserts nothing").expect("each was answered or refused");
+    let (answered, refused) =
+        client.join().expect("the client does not panic").expect("each got a response or was refused");
     assert!(answered > 0 && refused == 20, "{answered} answered, {refused} refused");
     assert_eq!(exit.code, 6, "{}", exit.stderr);
 }
 
-/// Who is connected, and waits for the worker to look, when the stop comes is answered like everybody before: in the kernel's queue,
-/// and on a connection between two requests.
-/// covers: attachment 4
-/// covers: attachment 8
+/// Connections that wait for the worker when the stop begins get a response as before: in the kernel's accept queue, and on a
+/// keep-alive connection between two requests.
 #[test]
-fn requests_that_wait_for_the_worker_when_the_stop_comes_are_answered() {
+fn queued_requests_are_served_during_a_stop() {
     for command in [&["sleep", "300"][..], &[]] {
         let scene = Scene::new();
         let app = RawApp::start(|_, wire| answer_ok(wire, b"in time"));
@@ -307,14 +299,14 @@ fn requests_that_wait_for_the_worker_when_the_stop_comes_are_answered() {
         let mut wires: Vec<_> = (0..20).map(|_| Wire::connect(&front).expect("the proxy listens")).collect();
         for wire in &mut wires {
             wire.send(get).expect("the proxy reads");
-            assert_eq!(wire.reply("GET").expect("it is answered").status, 200);
+            assert_eq!(wire.reply("GET").expect("the request gets a response").status, 200);
         }
         let worker = outrigger.worker();
         send_signal(worker, Signal::STOP);
-        wires.extend((0..20).map(|_| Wire::connect(&front).expect("the kernel takes it")));
-        wires.iter_mut().for_each(|wire| wire.send(get).expect("the kernel takes it"));
+        wires.extend((0..20).map(|_| Wire::connect(&front).expect("the kernel accepts it")));
+        wires.iter_mut().for_each(|wire| wire.send(get).expect("the kernel accepts it"));
         outrigger.signal(Signal::TERM);
-        until(PATIENCE, "the supervisor has heard it", || !is_pending(outrigger.pid(), Signal::TERM));
+        until(PATIENCE, "the supervisor has received the signal", || !is_pending(outrigger.pid(), Signal::TERM));
         send_signal(worker, Signal::CONT);
         for (number, wire) in wires.iter_mut().enumerate() {
             let reply = wire.reply("GET").unwrap_or_else(|error| panic!("connection {number}: {error}"));
@@ -324,10 +316,10 @@ fn requests_that_wait_for_the_worker_when_the_stop_comes_are_answered() {
     }
 }
 
-/// What the app printed last in its stop is delivered before we end.
-/// covers: attachment 8
+/// The app's last output during a stop is delivered before Outrigger exits.
+/// Guarantee: last-lines-delivered
 #[test]
-fn the_last_words_of_a_stop_are_delivered() {
+fn last_output_of_a_stop_is_delivered() {
     let receiver = LogReceiver::start();
     let more = format!(
         "logs: {{ sources: {{ app: {{ stdio: {{}} }} }}, sinks: {{ out: {{ http: {{ url: \"http://{}/lines\" }} }} }} }}\n",
@@ -337,13 +329,12 @@ fn the_last_words_of_a_stop_are_delivered() {
     let exit = served.outrigger.terminate(PATIENCE);
     assert_eq!(exit.code, 6, "{}", exit.stderr);
     let lines = receiver.messages();
-    assert!(lines.iter().any(|line| line == "told to stop"), "{lines:?}");
+    assert!(lines.iter().any(|line| line == "got SIGTERM"), "{lines:?}");
 }
 
-/// A stop leaves nothing that would hinder the next start: no port, no lock, no socket that cannot be bound.
-/// covers: attachment 8
+/// A stop leaves nothing that blocks the next start: no port in use, no lock, no socket that cannot be bound.
 #[test]
-fn a_second_start_right_after_a_stop_finds_everything_free() {
+fn start_right_after_a_stop_finds_all_free() {
     let scene = Scene::new();
     scene.port("front");
     scene.port("out");
@@ -355,11 +346,9 @@ fn a_second_start_right_after_a_stop_finds_everything_free() {
     }
 }
 
-/// Our own output is a pipe that somebody else fills as well, and nobody reads: we hear and keep every word all the same.
-/// covers: attachment 2
-/// covers: attachment 8
+/// Outrigger shares its output pipe with another writer, and nothing reads it: signals and lines are still received.
 #[test]
-fn an_output_that_is_full_of_others_words_does_not_hold_us_up() {
+fn full_shared_stdout_does_not_delay_a_stop() {
     let scene = Scene::new();
     let config = scene.write(
         "outrigger.yaml",
@@ -373,16 +362,16 @@ fn an_output_that_is_full_of_others_words_does_not_hold_us_up() {
     let mut child = command.spawn().expect("a shell");
     drop(command);
     let admin = format!("127.0.0.1:{}", scene.value("admin"));
-    until(PATIENCE, "it serves", || get(&admin, "/ready").is_ok_and(|reply| reply.status == 200));
-    // Room for a few words now and then is what both writers run for.
+    until(PATIENCE, "Outrigger is ready", || get(&admin, "/ready").is_ok_and(|reply| reply.status == 200));
+    // Both writers compete for little room in the pipe.
     let mut words = [0; 2000];
     for _ in 0..2000 {
         std::io::Read::read_exact(&mut reader, &mut words).expect("both write");
     }
     send_signal(child.id(), Signal::TERM);
     let mut ended = None;
-    until(PATIENCE, "it ends by its deadline", || {
-        ended = child.try_wait().expect("it is our child");
+    until(PATIENCE, "Outrigger exits by its deadline", || {
+        ended = child.try_wait().expect("it is the test's child");
         ended.is_some()
     });
     assert_eq!(ended.and_then(|status| status.code()), Some(143));

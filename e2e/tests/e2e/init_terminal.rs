@@ -1,6 +1,6 @@
-//! An app at a terminal: it reads and writes there, gets the keys that are signals, is stopped and resumed by a shell's job
-//! control, and hears when the line is lost. Scenarios of dumb-init and tini run against them too. Keys come in, the screen
-//! and exit codes go out. Bounded by one terminal a scenario.
+//! An app at a terminal: it reads and writes there, gets the signals of keys, is stopped and resumed by a shell's job
+//! control, and gets SIGHUP when the terminal is lost. Scenarios of dumb-init and tini run against them too. Keys come in,
+//! the screen and exit codes go out. Bounded by one terminal per scenario.
 
 use crate::harness::init::Options;
 use crate::harness::process::{Signal, children, descendants, is_alive, look_up};
@@ -9,7 +9,7 @@ use crate::harness::{
     Init, Outrigger, PATIENCE, PLAIN, SECOND, Scene, Terminal, Wait, fixture, number_after, python, until,
 };
 
-/// An init with its app on a terminal of their own; the scene has to live as long.
+/// An init with its app on a dedicated terminal; the scene must live as long.
 #[track_caller]
 fn on_terminal(init: &Init, options: Options<'_>, app: &[&str]) -> Option<(Terminal, Scene)> {
     let scene = Scene::new();
@@ -20,15 +20,14 @@ fn on_terminal(init: &Init, options: Options<'_>, app: &[&str]) -> Option<(Termi
 const NO_TERMINAL: &str = "setsid is not installed";
 
 /// dumb-init: tty.
-/// covers: attachment 8
 #[test]
-fn an_app_reads_and_writes_at_our_terminal() {
+fn app_reads_and_writes_at_the_terminal() {
     let scenario = |init: Init| -> Option<()> {
         let (mut terminal, _scene) = on_terminal(&init, PLAIN, &["tac"])?;
-        // The end of input twice: where a line was begun, the first one only ends that.
+        // End of input twice: after a partial line, the first one only flushes that line (termios(3), VEOF).
         terminal.type_keys(&format!("1\n2\n3\n{CONTROL_D}{CONTROL_D}"));
         assert_eq!(terminal.wait(PATIENCE), 0, "{}", init.name());
-        // Our own log is on the same screen.
+        // The Outrigger log is on the same screen.
         let text = terminal.text();
         let lines: Vec<&str> = text.lines().filter(|line| line.len() == 1).collect();
         assert_eq!(lines, ["3", "2", "1"], "{}: {text}", init.name());
@@ -40,10 +39,8 @@ fn an_app_reads_and_writes_at_our_terminal() {
 }
 
 /// dumb-init: child_gets_controlling_tty_if_we_had_one. tini: exit 0 at a terminal.
-/// covers: attachment 1
-/// covers: attachment 8
 #[test]
-fn a_shell_has_job_control_at_our_terminal_and_its_exit_code_is_ours() {
+fn shell_has_job_control_and_returns_its_code() {
     let bash = need_peer!("bash");
     let scenario = |init: Init, code: i32| -> Option<()> {
         let app = [bash.as_str(), "--norc", "--noprofile", "-i"];
@@ -70,9 +67,8 @@ fn a_shell_has_job_control_at_our_terminal_and_its_exit_code_is_ours() {
 const TICKING: &str = "while :; do echo tick; sleep 0.1; done";
 
 /// tini: ^C.
-/// covers: attachment 8
 #[test]
-fn control_c_ends_an_app_at_our_terminal_with_130() {
+fn control_c_ends_an_app_at_a_terminal_with_130() {
     let scenario = |init: Init| -> Option<()> {
         let (mut terminal, _scene) = on_terminal(&init, PLAIN, &["sh", "-c", TICKING])?;
         terminal.await_text(PATIENCE, "tick");
@@ -85,19 +81,18 @@ fn control_c_ends_an_app_at_our_terminal_with_130() {
     need!(scenario(Init::ours()), NO_TERMINAL);
 }
 
-/// The app gets the key's signal once, from the terminal, and not a second time from us; what it does then is its own affair.
-/// covers: attachment 1
-/// covers: attachment 8
+/// The app gets the key's signal once, from the terminal, and not a second time from Outrigger; it handles it as it likes.
+/// Guarantee: job-control-works
 #[test]
 fn control_c_reaches_the_app_once() {
     let python = need!(python(), "python3 is not installed");
-    let get = "import signal,sys\ncount=0\ndef hear(*_):\n global count\n count+=1\n print('heard',count,flush=True)\n\
-               signal.signal(signal.SIGINT,hear)\nprint('up',flush=True)\nfor line in sys.stdin: print('count',count,flush=True); sys.exit(4)";
+    let get = "import signal,sys\ncount=0\ndef count_signal(*_):\n global count\n count+=1\n print('received',count,flush=True)\n\
+               signal.signal(signal.SIGINT,count_signal)\nprint('up',flush=True)\nfor line in sys.stdin: print('count',count,flush=True); sys.exit(4)";
     let scenario = |init: Init| -> Option<()> {
         let (mut terminal, _scene) = on_terminal(&init, PLAIN, &[&python, "-c", get])?;
         terminal.await_text(PATIENCE, "up");
         terminal.type_keys(CONTROL_C);
-        terminal.await_text(PATIENCE, "heard 1");
+        terminal.await_text(PATIENCE, "received 1");
         terminal.type_keys("how many?\n");
         assert_eq!(terminal.wait(PATIENCE), 4, "{}", init.name());
         assert!(terminal.shows("count 1"), "{}: {}", init.name(), terminal.text());
@@ -107,11 +102,9 @@ fn control_c_reaches_the_app_once() {
     need!(scenario(Init::ours()), NO_TERMINAL);
 }
 
-/// dumb-init: sighup_sigcont_ignored_if_was_session_leader. Handing the terminal over must not reach the app as a hang-up.
-/// covers: attachment 1
-/// covers: attachment 8
+/// dumb-init: sighup_sigcont_ignored_if_was_session_leader. The handover of the terminal must not reach the app as a SIGHUP.
 #[test]
-fn the_hand_over_of_the_terminal_sends_the_app_nothing_and_a_later_sighup_arrives() {
+fn terminal_handover_sends_the_app_no_sighup() {
     let python = need!(python(), "python3 is not installed");
     let scenario = |init: Init| -> Option<()> {
         let (terminal, _scene) = on_terminal(&init, PLAIN, &[&python, &fixture("signals.py")])?;
@@ -120,7 +113,7 @@ fn the_hand_over_of_the_terminal_sends_the_app_nothing_and_a_later_sighup_arrive
         for (sent, signal) in [Signal::HUP, Signal::USR1, Signal::HUP].into_iter().enumerate() {
             terminal.signal(signal);
             let expected = &["got 1", "got 10", "got 1"][..=sent];
-            until(PATIENCE, &format!("{} passes on {expected:?}", init.name()), || {
+            until(PATIENCE, &format!("{} forwards {expected:?}", init.name()), || {
                 let reports: Vec<String> = reports();
                 reports.len() >= expected.len()
             });
@@ -137,11 +130,10 @@ fn is_stopped(pid: u32) -> bool {
     look_up(pid).is_some_and(|process| process.state == 'T')
 }
 
-/// ^Z at a shell stops the app and us, so that the shell gives its prompt; `fg` resumes both; ^C then ends both.
-/// covers: attachment 1
-/// covers: attachment 8
+/// ^Z at a shell stops the app and the init, so that the shell shows its prompt; `fg` resumes both; ^C then ends both.
+/// Guarantee: job-control-works
 #[test]
-fn control_z_stops_the_app_and_us_and_fg_resumes_both() {
+fn control_z_stops_app_and_init_fg_resumes_both() {
     let bash = need_peer!("bash");
     let scenario = |init: Init| -> Option<()> {
         let scene = Scene::new();
@@ -151,20 +143,22 @@ fn control_z_stops_the_app_and_us_and_fg_resumes_both() {
         terminal.await_text(PATIENCE, "$ ");
         terminal.type_keys(&format!("{}\n", words.join(" ")));
         terminal.await_text(PATIENCE, "tick");
-        let us = children(terminal.pid()).into_iter().find(|child| child.name.starts_with(init.name()))?.pid;
-        let app = children(us).into_iter().find(|child| child.name == "sh")?.pid;
+        let init_pid = children(terminal.pid()).into_iter().find(|child| child.name.starts_with(init.name()))?.pid;
+        let app = children(init_pid).into_iter().find(|child| child.name == "sh")?.pid;
         for round in 1..=2 {
             terminal.type_keys(CONTROL_Z);
-            until(PATIENCE, &format!("{} and its app are stopped", init.name()), || is_stopped(us) && is_stopped(app));
+            until(PATIENCE, &format!("{} and its app are stopped", init.name()), || {
+                is_stopped(init_pid) && is_stopped(app)
+            });
             until(PATIENCE, "the shell has its terminal again", || terminal.text().matches("Stopped").count() >= round);
             terminal.type_keys("fg\n");
-            until(PATIENCE, "both run again", || !is_stopped(us) && !is_stopped(app));
+            until(PATIENCE, "both run again", || !is_stopped(init_pid) && !is_stopped(app));
             let ticks = || terminal.text().matches("tick").count();
             let before = ticks();
-            until(PATIENCE, "the app goes on", || ticks() > before + 2);
+            until(PATIENCE, "the app keeps running", || ticks() > before + 2);
         }
         terminal.type_keys(CONTROL_C);
-        until(PATIENCE, "both have ended", || !is_alive(us) && !is_alive(app));
+        until(PATIENCE, "both have exited", || !is_alive(init_pid) && !is_alive(app));
         terminal.type_keys("echo \"code=$?.\"\n");
         terminal.await_text(PATIENCE, "code=130.");
         Some(())
@@ -173,11 +167,9 @@ fn control_z_stops_the_app_and_us_and_fg_resumes_both() {
     need!(scenario(Init::ours()), NO_TERMINAL);
 }
 
-/// A job in the shell's background that wants to read is stopped with its app, and reads once it is in the foreground.
-/// covers: attachment 1
-/// covers: attachment 8
+/// A background job of the shell that reads is stopped with its app, and reads once it is in the foreground.
 #[test]
-fn a_background_job_that_reads_is_stopped_until_it_has_the_foreground() {
+fn background_job_that_reads_stops_until_fg() {
     let bash = need_peer!("bash");
     let scene = Scene::new();
     let app = ["sh", "-c", "read line; echo \"line=$line.\"; exit 5"];
@@ -185,43 +177,40 @@ fn a_background_job_that_reads_is_stopped_until_it_has_the_foreground() {
     let terminal = need!(Terminal::start(&[bash.as_str(), "--norc", "--noprofile", "-i"]), NO_TERMINAL);
     terminal.await_text(PATIENCE, "$ ");
     terminal.type_keys(&format!("{} &\n", words.join(" ")));
-    let us = || children(terminal.pid()).into_iter().find(|child| child.name.starts_with("outrigger"));
-    until(PATIENCE, "the job is stopped, since it wants to read", || us().is_some_and(|child| child.state == 'T'));
+    let job = || children(terminal.pid()).into_iter().find(|child| child.name.starts_with("outrigger"));
+    until(PATIENCE, "the job is stopped because it reads", || job().is_some_and(|child| child.state == 'T'));
     terminal.type_keys("fg\n");
-    until(PATIENCE, "it runs", || us().is_some_and(|child| child.state != 'T'));
-    terminal.type_keys("words for the app\n");
-    terminal.await_text(PATIENCE, "line=words for the app.");
-    until(PATIENCE, "it has ended", || us().is_none());
+    until(PATIENCE, "the job runs", || job().is_some_and(|child| child.state != 'T'));
+    terminal.type_keys("input for the app\n");
+    terminal.await_text(PATIENCE, "line=input for the app.");
+    until(PATIENCE, "the job has exited", || job().is_none());
     terminal.type_keys("echo \"code=$?.\"\n");
     terminal.await_text(PATIENCE, "code=5.");
 }
 
-/// The window is shut: the app hears SIGHUP, does what it does then, and nothing is left.
-/// covers: attachment 1
-/// covers: attachment 8
+/// The terminal window is closed: the app gets SIGHUP and handles it, and no process is left.
 #[test]
-fn an_app_hears_that_the_terminal_is_lost_and_nothing_is_left() {
+fn lost_terminal_sends_sighup_and_leaves_nothing() {
     let scenario = |init: Init| -> Option<()> {
         let scene = Scene::new();
         let mark = scene.text_path("mark");
-        let script = format!("trap 'echo heard >> {mark}; exit 3' HUP; echo up; while :; do sleep 0.05; done");
+        let script = format!("trap 'echo received >> {mark}; exit 3' HUP; echo up; while :; do sleep 0.05; done");
         let (mut terminal, _scene) = on_terminal(&init, PLAIN, &["sh", "-c", &script])?;
         terminal.await_text(PATIENCE, "up");
         let below = descendants(terminal.pid());
         terminal.hang_up();
         assert_eq!(terminal.wait(PATIENCE), 3, "{}", init.name());
-        assert_eq!(std::fs::read_to_string(&mark).ok()?, "heard\n", "{} once", init.name());
-        until(5 * SECOND, "none is left", || !below.iter().any(|pid| is_alive(*pid)));
+        assert_eq!(std::fs::read_to_string(&mark).ok()?, "received\n", "{} once", init.name());
+        until(5 * SECOND, "no process is left", || !below.iter().any(|pid| is_alive(*pid)));
         Some(())
     };
     need!(scenario(need!(Init::tini(), "tini is not installed")), NO_TERMINAL);
     need!(scenario(Init::ours()), NO_TERMINAL);
 }
 
-/// SIGTERM to us at a terminal stops the app in order, and its code is ours.
-/// covers: attachment 8
+/// SIGTERM to Outrigger at a terminal stops the app gracefully, and Outrigger returns its exit code.
 #[test]
-fn a_stop_at_a_terminal_is_in_order() {
+fn stop_at_a_terminal_is_graceful() {
     let script = "trap 'echo leaving; exit 8' TERM; echo up; while :; do sleep 0.05; done";
     let (mut terminal, _scene) = need!(on_terminal(&Init::ours(), PLAIN, &["sh", "-c", script]), NO_TERMINAL);
     terminal.await_text(PATIENCE, "up");
@@ -233,27 +222,25 @@ fn a_stop_at_a_terminal_is_in_order() {
 const OWN_TERMINAL: &str = "app: { tty: true, stop: { drain_timeout: 1s, grace_period: 5s, timeout: 10s } }\n\
                             logs: { sources: { app: { stdio: {} } }, sinks: { none: { blackhole: {} } } }\n";
 
-/// `tty: true`: the app has a terminal where we have none, and its output passes through as ever.
-/// covers: attachment 1
-/// covers: attachment 8
+/// `tty: true`: the app has a terminal although Outrigger has none, and its output passes through as without it.
 #[test]
-fn an_app_can_have_a_terminal_where_we_have_none() {
+fn tty_gives_the_app_a_terminal_without_one() {
     let python = need!(python(), "python3 is not installed");
     let scene = Scene::new();
     let outrigger = Outrigger::start_and(&scene, OWN_TERMINAL, &[&python, &fixture("window.py")], Wait::Ready);
-    until(PATIENCE, "it has three terminals", || outrigger.stdout.contains("terminals True True True"));
-    until(PATIENCE, "it leads a session with the foreground", || {
+    until(PATIENCE, "all three streams of the app are terminals", || {
+        outrigger.stdout.contains("terminals True True True")
+    });
+    until(PATIENCE, "the app leads a session and has the foreground", || {
         outrigger.stdout.contains("leads True foreground True")
     });
     let exit = outrigger.finish();
     assert_eq!(exit.code, 143, "{}", exit.stderr);
 }
 
-/// `tty: true` at a terminal: keys and the window's size go through to the app's own.
-/// covers: attachment 1
-/// covers: attachment 8
+/// `tty: true` at a terminal: keys and the window size reach the app's own terminal.
 #[test]
-fn an_apps_own_terminal_follows_ours() {
+fn keys_and_size_reach_the_apps_own_terminal() {
     let python = need!(python(), "python3 is not installed");
     let scene = Scene::new();
     let config = scene.write("outrigger.yaml", crate::harness::outrigger::configuration(&scene, OWN_TERMINAL));
@@ -262,7 +249,7 @@ fn an_apps_own_terminal_follows_ours() {
     let words = [binary.as_str(), "run", "-c", &config, "--", &python, &window];
     let mut terminal = need!(Terminal::start(&words), NO_TERMINAL);
     terminal.await_text(PATIENCE, "terminals True True True");
-    until(PATIENCE, "it begins with our size", || terminal.shows("size=24x80"));
+    until(PATIENCE, "the app's terminal has the initial size of the outer one", || terminal.shows("size=24x80"));
     for (rows, columns) in [(50, 132), (10, 40)] {
         terminal.resize(rows, columns);
         terminal.await_text(PATIENCE, &format!("size={rows}x{columns}"));
@@ -273,11 +260,9 @@ fn an_apps_own_terminal_follows_ours() {
     assert_eq!(terminal.wait(PATIENCE), 17);
 }
 
-/// `tty: true`: ^C typed at ours is a ^C at the app's, and ours is afterwards as it was before.
-/// covers: attachment 1
-/// covers: attachment 8
+/// `tty: true`: a ^C at the outer terminal is a ^C at the app's, and the settings of the outer one are restored.
 #[test]
-fn control_c_goes_through_to_the_apps_own_terminal_and_ours_is_left_as_it_was() {
+fn control_c_reaches_the_apps_own_terminal() {
     let bash = need_peer!("bash");
     let scene = Scene::new();
     let config = scene.write("outrigger.yaml", crate::harness::outrigger::configuration(&scene, OWN_TERMINAL));
@@ -290,24 +275,22 @@ fn control_c_goes_through_to_the_apps_own_terminal_and_ours_is_left_as_it_was() 
     terminal.type_keys(&format!("'{binary}' run -c {} -- sh -c '{TICKING}'\n", config.display()));
     terminal.await_text(PATIENCE, "tick");
     terminal.type_keys(CONTROL_C);
-    let gone = || children(terminal.pid()).into_iter().all(|child| !child.name.starts_with("outrigger"));
-    until(PATIENCE, "it has ended", gone);
+    let has_exited = || children(terminal.pid()).into_iter().all(|child| !child.name.starts_with("outrigger"));
+    until(PATIENCE, "Outrigger has exited", has_exited);
     terminal.type_keys(&format!("echo \"code=$?.\"; stty -g | cmp - {saved} && echo unchanged.\n"));
     terminal.await_text(PATIENCE, "code=130.");
     terminal.await_text(PATIENCE, "unchanged.");
 }
 
-/// The number of the app's process group is the terminal's foreground while it runs there.
-/// covers: attachment 1
-/// covers: attachment 8
+/// The app's process group is the terminal's foreground group while the app runs there.
 #[test]
-fn the_app_has_the_foreground_of_our_terminal() {
+fn app_has_the_foreground_of_the_terminal() {
     let python = need!(python(), "python3 is not installed");
     let get = "import os\nprint('foreground=%d. group=%d. pid=%d.' % (os.tcgetpgrp(0), os.getpgrp(), os.getpid()), flush=True)";
     let (mut terminal, _scene) = need!(on_terminal(&Init::ours(), PLAIN, &[&python, "-c", get]), NO_TERMINAL);
     assert_eq!(terminal.wait(PATIENCE), 0);
     let text = terminal.text();
     let number = |mark: &str| number_after(&text, mark).unwrap_or_else(|| panic!("{mark} in {text}"));
-    assert_eq!(number("foreground="), number("group="), "it may read and write: {text}");
-    assert_eq!(number("group="), number("pid="), "in a group of its own: {text}");
+    assert_eq!(number("foreground="), number("group="), "the app may read and write: {text}");
+    assert_eq!(number("group="), number("pid="), "the app has its own group: {text}");
 }

@@ -1,6 +1,6 @@
-//! What tini's own tests ask of an init, asked of ours, and of tini itself where it is installed, so that the scenario is
-//! known to be right: exit codes, orphans, signals, what an app inherits. Commands come in; codes and processes that are
-//! left go out. Its scenarios at a terminal are in `init_terminal.rs`.
+//! The scenarios of tini's own tests, run against Outrigger, and against tini itself if it is installed, to verify the
+//! scenario: exit codes, orphans, signals, what an app inherits. Commands come in; codes and remaining processes go out.
+//! Its scenarios at a terminal are in `init_terminal.rs`.
 
 use crate::harness::init::{Options, Orphans};
 use crate::harness::outrigger::outrigger;
@@ -9,50 +9,48 @@ use crate::harness::{
     Init, Outrigger, PATIENCE, PLAIN, SECOND, Scene, Supervised, Wait, fixture, number_after, peer, python, until,
 };
 
-/// Runs an app that exits with each code, two at a time, and gives what became of the codes.
+/// Runs an app that exits with each code, two at a time, and returns the code of the init for each.
 fn codes_after(init: &Init, options: Options<'_>, codes: &[i32]) -> Vec<(i32, i32)> {
     let run = |codes: &[i32]| {
-        let became = |code: &i32| {
+        let exit_with = |code: &i32| {
             let mut supervised = init.start(options, &["sh", "-c", &format!("exit {code}")]);
             (*code, supervised.wait(PATIENCE))
         };
-        codes.iter().map(became).collect::<Vec<_>>()
+        codes.iter().map(exit_with).collect::<Vec<_>>()
     };
     let (front, back) = codes.split_at(codes.len() / 2);
     std::thread::scope(|scope| {
         let other = scope.spawn(|| run(back));
         let mut all = run(front);
-        all.extend(other.join().expect("it asserts nothing but the ends"));
+        all.extend(other.join().expect("only the starts and exits can fail"));
         all
     })
 }
 
 /// tini: the exit codes, without a remapping.
-/// covers: attachment 8
+/// Guarantee: exit-code-of-the-app
 #[test]
 fn all_256_exit_codes_pass_through() {
     let codes: Vec<i32> = (0..256).collect();
     let scenario = |init: Init| {
-        for (code, became) in codes_after(&init, PLAIN, &codes) {
-            assert_eq!(became, code, "{}", init.name());
+        for (code, returned) in codes_after(&init, PLAIN, &codes) {
+            assert_eq!(returned, code, "{}", init.name());
         }
     };
     scenario(need!(Init::tini(), "tini is not installed"));
     scenario(Init::ours());
 }
 
-/// tini: each code once among those that count as success, and once not among them, while others are.
-/// covers: attachment 1
-/// covers: attachment 8
+/// tini: each code once as one of the success exit codes, and once not, while other codes are.
 #[test]
-fn each_of_the_256_codes_becomes_0_where_it_counts_as_success_and_only_there() {
+fn only_success_exit_codes_become_0() {
     let codes: Vec<i32> = (0..256).collect();
     let scenario = |init: Init| {
         for parity in [0, 1] {
             let success: Vec<i32> = codes.iter().copied().filter(|code| code % 2 == parity).collect();
-            for (code, became) in codes_after(&init, Options { success: &success, ..PLAIN }, &codes) {
+            for (code, returned) in codes_after(&init, Options { success: &success, ..PLAIN }, &codes) {
                 let expected = if success.contains(&code) { 0 } else { code };
-                assert_eq!(became, expected, "{} with all of parity {parity} as success", init.name());
+                assert_eq!(returned, expected, "{} with all of parity {parity} as success", init.name());
             }
         }
     };
@@ -60,11 +58,9 @@ fn each_of_the_256_codes_becomes_0_where_it_counts_as_success_and_only_there() {
     scenario(Init::ours());
 }
 
-/// tini: TERM, USR1 and USR2 to an app that does nothing about them. With success codes, the same end is 0.
-/// covers: attachment 1
-/// covers: attachment 8
+/// tini: TERM, USR1 and USR2 to an app that does not handle them. With success exit codes, the same exit gives 0.
 #[test]
-fn an_app_that_is_ended_by_our_signal_gives_128_and_its_number() {
+fn forwarded_fatal_signal_gives_128_plus_number() {
     let scenario = |init: Init, success: &[i32]| {
         for number in [15, 10, 12] {
             let mut supervised = init.start(Options { success, ..PLAIN }, &["sh", "-c", "echo up; exec sleep 300"]);
@@ -83,7 +79,7 @@ fn an_app_that_is_ended_by_our_signal_gives_128_and_its_number() {
 
 const ORPHANS: usize = 100;
 
-/// Waits until every orphan has told its parent, and gives who it was.
+/// Waits until every orphan has reported its parent, and returns the parents.
 #[track_caller]
 fn parents_of_orphans(supervised: &Supervised) -> Vec<usize> {
     supervised.await_output("left them");
@@ -95,20 +91,24 @@ fn parents_of_orphans(supervised: &Supervised) -> Vec<usize> {
     parents()
 }
 
-/// tini: reaping, as a subreaper; we are one without being asked, and have nothing to warn of.
-/// covers: attachment 8
+/// tini: reaping, as a subreaper; Outrigger is one by default, and has no reason for a warning.
+/// Guarantee: orphans-reaped
 #[test]
-fn orphans_come_to_us_and_are_reaped() {
+fn orphans_are_reparented_to_init_and_reaped() {
     let python = need!(python(), "python3 is not installed");
     let scenario = |init: Init| {
         let script = fixture("orphans.py");
         let mut supervised = init.start(PLAIN, &[&python, &script, &ORPHANS.to_string()]);
-        let us = usize::try_from(supervised.pid()).expect("a process id");
-        assert!(parents_of_orphans(&supervised).iter().all(|parent| *parent == us), "all come to {}", init.name());
+        let init_pid = usize::try_from(supervised.pid()).expect("a process id");
+        assert!(
+            parents_of_orphans(&supervised).iter().all(|parent| *parent == init_pid),
+            "all are reparented to {}",
+            init.name()
+        );
         let app = supervised.app();
         let left = || supervised.adopted(supervised.pid(), app).len();
-        until(PATIENCE, &format!("{} has waited for each", init.name()), || left() == 0);
-        assert!(is_alive(app), "none of their ends was taken for the app's");
+        until(PATIENCE, &format!("{} has reaped each", init.name()), || left() == 0);
+        assert!(is_alive(app), "no orphan's exit was mistaken for the app's");
         let warnings = supervised.running.stderr.text().to_lowercase();
         assert!(!warnings.contains("reap"), "{warnings}");
         supervised.signal(15);
@@ -118,7 +118,7 @@ fn orphans_come_to_us_and_are_reaped() {
     scenario(Init::ours());
 }
 
-/// A PID namespace of its own, with /proc to match; `None` where that is not permitted.
+/// A new PID namespace with its own /proc; `None` if that is not permitted.
 fn namespace() -> Option<Vec<String>> {
     let launcher = [&peer("unshare")?.display().to_string(), "--pid", "--fork", "--kill-child", "--mount-proc"];
     let launcher = launcher.map(str::to_owned).to_vec();
@@ -126,13 +126,13 @@ fn namespace() -> Option<Vec<String>> {
     (run_to_end(&probe, PATIENCE).0 == 0).then_some(launcher)
 }
 
-/// Starts an init as PID 1 of a namespace; its id as we see it comes with it.
+/// Starts an init as PID 1 of a namespace; returns its PID in the test's namespace too.
 #[track_caller]
 fn start_as_pid_1(init: &Init, launcher: &[String], app: &[&str]) -> (Supervised, u32) {
     let launcher: Vec<&str> = launcher.iter().map(String::as_str).collect();
     let supervised = init.start_under(&launcher, PLAIN, app);
     let mut inner = None;
-    until(PATIENCE, "PID 1 is there", || {
+    until(PATIENCE, "PID 1 runs", || {
         inner = children(supervised.pid()).into_iter().find(|child| init.name().starts_with(&child.name));
         inner.is_some()
     });
@@ -144,18 +144,22 @@ fn signal_inner(pid: u32, number: i32) {
 }
 
 /// tini and dumb-init: zombies, as PID 1.
-/// covers: attachment 8
+/// Guarantee: orphans-reaped
 #[test]
-fn as_pid_1_we_reap_orphans_and_end_by_our_signal() {
+fn pid_1_reaps_orphans_and_ends_on_sigterm() {
     let python = need!(python(), "python3 is not installed");
     let launcher = need!(namespace(), "a PID namespace is not permitted");
     let scenario = |init: Init| {
         let script = fixture("orphans.py");
         let (mut supervised, inner) = start_as_pid_1(&init, &launcher, &[&python, &script, &ORPHANS.to_string()]);
-        assert!(parents_of_orphans(&supervised).iter().all(|parent| *parent == 1), "all come to {}", init.name());
+        assert!(
+            parents_of_orphans(&supervised).iter().all(|parent| *parent == 1),
+            "all are reparented to {}",
+            init.name()
+        );
         let app = children(inner).into_iter().find(|child| child.name.starts_with("python")).expect("the app");
         let left = || supervised.adopted(inner, app.pid).len();
-        until(PATIENCE, &format!("{} has waited for each", init.name()), || left() == 0);
+        until(PATIENCE, &format!("{} has reaped each", init.name()), || left() == 0);
         signal_inner(inner, 15);
         assert_eq!(supervised.wait(PATIENCE), 143, "{}", init.name());
     };
@@ -164,11 +168,9 @@ fn as_pid_1_we_reap_orphans_and_end_by_our_signal() {
     scenario(Init::ours());
 }
 
-/// PID 1 has no default actions: what nobody handles is ignored by the kernel. All of it still reaches the app.
-/// covers: attachment 1
-/// covers: attachment 8
+/// PID 1 has no default actions: the kernel ignores signals without a handler. All of them still reach the app.
 #[test]
-fn as_pid_1_we_pass_every_signal_on() {
+fn pid_1_forwards_every_signal() {
     let python = need!(python(), "python3 is not installed");
     let launcher = need!(namespace(), "a PID namespace is not permitted");
     let (supervised, inner) = start_as_pid_1(&Init::ours(), &launcher, &[&python, &fixture("signals.py")]);
@@ -179,14 +181,12 @@ fn as_pid_1_we_pass_every_signal_on() {
         supervised.await_report(&numbers[..=sent]);
     }
     let worker = children(inner).into_iter().find(|child| child.name.starts_with("outrigger"));
-    assert!(worker.is_some_and(|worker| worker.state != 'Z'), "and the worker lives");
+    assert!(worker.is_some_and(|worker| worker.state != 'Z'), "the worker still runs");
 }
 
-/// The kernel lets nothing stop PID 1. The app stops at SIGTSTP, and goes on at SIGCONT, and we never wait for ourselves.
-/// covers: attachment 1
-/// covers: attachment 8
+/// The kernel lets no signal stop PID 1. The app stops on SIGTSTP and continues on SIGCONT, and PID 1 never waits for itself.
 #[test]
-fn as_pid_1_we_stop_and_continue_the_app() {
+fn pid_1_stops_and_continues_the_app() {
     let python = need!(python(), "python3 is not installed");
     let launcher = need!(namespace(), "a PID namespace is not permitted");
     let (supervised, inner) = start_as_pid_1(&Init::ours(), &launcher, &[&python, &fixture("signals.py")]);
@@ -200,10 +200,9 @@ fn as_pid_1_we_stop_and_continue_the_app() {
     }
 }
 
-/// When PID 1 ends, the kernel kills all others: what the app has left behind is gone with us.
-/// covers: attachment 8
+/// When PID 1 exits, the kernel kills all other processes: the app's orphans exit with Outrigger.
 #[test]
-fn as_pid_1_we_leave_nothing_behind() {
+fn pid_1_leaves_no_process() {
     let launcher = need!(namespace(), "a PID namespace is not permitted");
     let script = "setsid sleep 300 & sleep 300 & echo up; exec sleep 300";
     let (mut supervised, inner) = start_as_pid_1(&Init::ours(), &launcher, &["sh", "-c", script]);
@@ -211,13 +210,12 @@ fn as_pid_1_we_leave_nothing_behind() {
     let below = descendants(inner);
     signal_inner(inner, 15);
     assert_eq!(supervised.wait(PATIENCE), 143);
-    until(PATIENCE, "all are gone", || !below.iter().any(|pid| is_alive(*pid)));
+    until(PATIENCE, "all processes have exited", || !below.iter().any(|pid| is_alive(*pid)));
 }
 
 /// tini -g: the app ignores the signal and waits for a child that does not.
-/// covers: attachment 8
 #[test]
-fn a_signal_to_the_group_reaches_a_child_of_an_app_that_ignores_it() {
+fn signal_reaches_a_child_if_the_app_ignores_it() {
     let script = "trap '' USR1; echo up; env --default-signal=USR1 sleep 300; echo \"child=$?\"; exit 7";
     let scenario = |init: Init| {
         let mut supervised = init.start(PLAIN, &["sh", "-c", script]);
@@ -234,11 +232,11 @@ fn a_signal_to_the_group_reaches_a_child_of_an_app_that_ignores_it() {
     scenario(Init::ours());
 }
 
-/// tini: what was ignored and blocked when we were started is so for the app: SIGPIPE too, which Rust's own start-up
-/// changes, and which systemd hands down ignored to every service.
-/// covers: attachment 8
+/// tini: signals that were ignored and blocked at the start are so for the app: SIGPIPE too, which Rust's runtime changes
+/// at startup, and which systemd passes to every service as ignored.
+/// Guarantee: app-surroundings-unchanged
 #[test]
-fn ignored_and_blocked_signals_reach_the_app_as_we_inherited_them() {
+fn app_inherits_ignored_and_blocked_signals() {
     let python = need!(python(), "python3 is not installed");
     let launcher = [python.as_str(), &fixture("inherit.py")];
     let command = ["grep", "-E", "^Sig(Blk|Ign|Cgt):", "/proc/self/status"];
@@ -258,19 +256,18 @@ fn ignored_and_blocked_signals_reach_the_app_as_we_inherited_them() {
     assert_eq!(supervised.running.stdout.text(), alone, "tini");
 }
 
-/// A SIGTERM that was blocked when we were started is still ours to hear; the app gets its stop signal, and decides itself.
-/// covers: attachment 8
+/// Outrigger still receives a SIGTERM that was blocked at its start; the app gets its stop signal, and handles it itself.
 #[test]
-fn a_stop_is_heard_by_us_even_where_its_signal_came_blocked() {
+fn stop_signal_that_was_blocked_at_start_stops() {
     let python = need!(python(), "python3 is not installed");
     let launcher = [python.as_str(), &fixture("inherit.py")];
     let body = "app: { stop: { signal: SIGINT, drain_timeout: 1s, grace_period: 5s, timeout: 10s } }";
     let scene = Scene::new();
     let config = scene.write("outrigger.yaml", crate::harness::outrigger::configuration(&scene, body));
-    let ours =
+    let outrigger =
         [crate::harness::outrigger::binary(), "run".into(), "-c".into(), config.display().to_string(), "--".into()];
     let app = ["sh", "-c", "echo up; exec sleep 300"];
-    let words = launcher.iter().copied().chain(ours.iter().map(String::as_str)).chain(app);
+    let words = launcher.iter().copied().chain(outrigger.iter().map(String::as_str)).chain(app);
     let mut running = Running::start(&words.collect::<Vec<&str>>());
     until(PATIENCE, "the app runs", || running.stdout.contains("up"));
     running.signal(Signal::TERM);
@@ -278,15 +275,14 @@ fn a_stop_is_heard_by_us_even_where_its_signal_came_blocked() {
 }
 
 /// tini: a wrong flag is 1, a missing command 127, what cannot be executed 126, all before anything runs.
-/// covers: attachment 8
 #[test]
-fn the_codes_of_a_failed_start_are_those_of_tini() {
+fn failed_starts_return_the_codes_of_tini() {
     let scenario = |init: Init| {
         let scene = Scene::new();
-        let plain = scene.write("plain", "no program").display().to_string();
-        let folder = scene.path(".").display().to_string();
+        let plain = scene.write("plain", "not a program").display().to_string();
+        let directory = scene.path(".").display().to_string();
         for (command, expected) in
-            [("zzzz", 127), ("/no/such/file", 127), (plain.as_str(), 126), (folder.as_str(), 126)]
+            [("zzzz", 127), ("/no/such/file", 127), (plain.as_str(), 126), (directory.as_str(), 126)]
         {
             let mut supervised = init.start(PLAIN, &[command]);
             assert_eq!(supervised.wait(PATIENCE), expected, "{} {command}", init.name());
@@ -297,10 +293,9 @@ fn the_codes_of_a_failed_start_are_those_of_tini() {
     assert_eq!(outrigger(&["run", "-z"]).0, 1);
 }
 
-/// tini -p tells the app when tini's parent dies. Ours is about ourselves: a supervisor that is killed leaves no worker that
-/// holds ports and files.
-/// covers: attachment 2
-/// covers: attachment 8
+/// tini -p signals the app when tini's parent exits. Here it is the worker: a killed supervisor leaves no worker that holds
+/// ports and files.
+/// Guarantee: supervisor-kill-spares-the-app
 #[test]
 fn a_killed_supervisor_leaves_no_worker() {
     let scene = Scene::new();
@@ -309,14 +304,13 @@ fn a_killed_supervisor_leaves_no_worker() {
     let left = Orphans::default();
     left.note(&[worker, app]);
     send_signal(outrigger.pid(), Signal::KILL);
-    until(10 * SECOND, "the worker ends by itself", || !is_alive(worker));
-    assert!(is_alive(app), "the app lives on, as it would under any other init outside a container");
+    until(10 * SECOND, "the worker exits by itself", || !is_alive(worker));
+    assert!(is_alive(app), "the app keeps running, as under any other init outside a container");
 }
 
-/// The app's end is not lost among those of a hundred others that end in the same moment.
-/// covers: attachment 8
+/// The app's exit is not lost among a hundred other exits at the same time.
 #[test]
-fn the_apps_end_is_seen_among_a_hundred_others() {
+fn app_exit_is_seen_among_a_hundred_others() {
     let script = "i=0; while [ $i -lt 100 ]; do (exit 3 &) ; i=$((i+1)); done; exit 21";
     for _ in 0..5 {
         let scene = Scene::new();
@@ -325,11 +319,9 @@ fn the_apps_end_is_seen_among_a_hundred_others() {
     }
 }
 
-/// A script that names no interpreter is a shell's, as for every caller of execvp; something else that cannot be executed is not.
-/// covers: attachment 1
-/// covers: attachment 8
+/// A script without an interpreter line is run by a shell, as by every caller of execvp; another non-executable file is not.
 #[test]
-fn a_script_without_an_interpreter_is_run_by_a_shell() {
+fn script_without_interpreter_is_run_by_a_shell() {
     let scene = Scene::new();
     let script = scene.script("plain-script", "echo \"got $1\"\nexit 3\n").display().to_string();
     let scenario = |init: Init| {

@@ -1,7 +1,7 @@
-//! The end of the app, its signals and its restarts where they are not as planned: exit files that are old, empty, no number
-//! or no regular file; a second signal beside a dead receiver; an app that goes to the background; signals that were ignored
-//! before the start; an app that crashes in a loop. Apps and files come in; exit codes, times, warnings and health go out.
-//! Bounded by the deadlines that each configuration sets.
+//! Unexpected exits, signals and restarts of the app: exit code files that are stale, empty, not a number or not a regular
+//! file; a second signal while a receiver is down; an app that goes to the background; signals that were ignored before the
+//! start; an app in a crash loop. Apps and files come in; exit codes, times, warnings and health go out. Bounded by the
+//! deadlines that each configuration sets.
 
 use std::fs::File;
 use std::path::Path;
@@ -19,39 +19,43 @@ use crate::harness::{
 
 const STOP: &str = "stop: { drain_timeout: 1s, grace_period: 2s, timeout: 6s }";
 
-/// Four times what a stop takes beside an app that has ended.
+/// Four times the duration of a stop after the app has exited.
 const SOON: Duration = Duration::from_secs(8);
 
-/// Beside an app whose end this key tells.
+/// A companion of an app whose exit this key reports.
 #[track_caller]
 fn start_companion(scene: &Scene, key: &str, wait: Wait) -> Outrigger {
     Outrigger::start_and(scene, &format!("app: {{ {STOP}, external: {{ {key}: \"@dir@/done\" }} }}"), &[], wait)
 }
 
-/// Puts a whole file into the place of what is there, as `mv` does.
+/// Replaces a file atomically, as `mv` does.
 fn replace(scene: &Scene, name: &str, content: &str) {
-    let beside = scene.write(&format!("{name}.new"), content);
-    std::fs::rename(beside, scene.path(name)).expect("one folder");
+    let new = scene.write(&format!("{name}.new"), content);
+    std::fs::rename(new, scene.path(name)).expect("the same directory");
 }
 
 #[track_caller]
 fn make_pipe(path: &Path) {
-    let made = Command::new("mkfifo").arg(path).status();
-    assert!(made.is_ok_and(|status| status.success()), "mkfifo makes {}", path.display());
+    let created = Command::new("mkfifo").arg(path).status();
+    assert!(created.is_ok_and(|status| status.success()), "mkfifo creates {}", path.display());
 }
 
-/// A slow pull of our image: the app in the other container was quicker than our start. Nothing but the file tells of its end.
-/// covers: faults 2
+/// A slow pull of the Outrigger image: the app in the other container exited before the start. Only the file reports its exit.
 #[test]
-fn an_exit_file_from_before_our_start_ends_us_or_degrades_health() {
+fn old_exit_file_stops_or_degrades_outrigger() {
     for (age, code) in [(10, 3), (3600, 0)] {
         let scene = Scene::new();
         let path = scene.write("done", format!("{code}\n"));
         let written = SystemTime::now() - Duration::from_secs(age);
-        File::options().write(true).open(&path).expect("our file").set_modified(written).expect("our file");
+        File::options()
+            .write(true)
+            .open(&path)
+            .expect("the test's file")
+            .set_modified(written)
+            .expect("the test's file");
         let outrigger = start_companion(&scene, "exit_code_file", Wait::Nothing);
         let mut ended = false;
-        until(SOON, "it ends as the file says, or warns of the file and is degraded", || {
+        until(SOON, "Outrigger exits as the file specifies, or warns of the file and is degraded", || {
             ended = !is_alive(outrigger.pid());
             let warned = warns_of(&outrigger.stderr.text(), &path.display().to_string());
             ended || warned && is_degraded(&outrigger, "app*", "done")
@@ -59,62 +63,58 @@ fn an_exit_file_from_before_our_start_ends_us_or_degrades_health() {
         if !ended {
             replace(&scene, "done", &format!("{code}\n"));
         }
-        assert_eq!(outrigger.wait(PATIENCE).code, code, "written {age} s before our start");
+        assert_eq!(outrigger.wait(PATIENCE).code, code, "written {age} s before the start");
     }
 }
 
-/// A pipe without a writer, where a file of the app is expected: opening it waits, and so does reading it.
+/// A pipe without a writer instead of a file of the app: opening it blocks, and so does reading it.
 fn check_pipe(key: &str) {
     let scene = Scene::new();
     let path = scene.text_path("done");
     make_pipe(&scene.path("done"));
     let outrigger = start_companion(&scene, key, Wait::Nothing);
-    until(SOON, "it answers beside a pipe", || outrigger.status_of("/live") == 200);
+    until(SOON, "the probe responds despite the pipe", || outrigger.status_of("/live") == 200);
     let worker = outrigger.worker();
-    until(PATIENCE, "a warning names the pipe", || warns_of(&outrigger.stderr.text(), &path));
-    until(PATIENCE, "the health names the pipe", || is_degraded(&outrigger, "app*", &path));
+    until(PATIENCE, "a warning contains the path of the pipe", || warns_of(&outrigger.stderr.text(), &path));
+    until(PATIENCE, "the health contains the path of the pipe", || is_degraded(&outrigger, "app*", &path));
     let app = Running::start(&["sleep", "300"]);
     let content = if key == "pid_file" { app.pid().to_string() } else { "0".to_owned() };
     replace(&scene, "done", &content);
     if key == "pid_file" {
         let watched = format!("\"pid\":{}", app.pid());
         until(PATIENCE, "the process is watched", || outrigger.stderr.contains(&watched));
-        assert_eq!(outrigger.find_worker(), Some(worker), "the same worker all the time");
+        assert_eq!(outrigger.find_worker(), Some(worker), "the worker was not replaced");
         app.signal(Signal::KILL);
     }
     assert_eq!(outrigger.wait(PATIENCE).code, 0, "{key}");
 }
 
-/// covers: faults 2
 #[test]
-fn an_exit_file_that_is_a_pipe_blocks_nothing() {
+fn exit_file_that_is_a_pipe_blocks_nothing() {
     check_pipe("exit_code_file");
 }
 
-/// covers: faults 2
 #[test]
-fn a_pid_file_that_is_a_pipe_blocks_nothing() {
+fn pid_file_that_is_a_pipe_blocks_nothing() {
     check_pipe("pid_file");
 }
 
-/// No number at its beginning, and nothing more is read.
-/// covers: faults 2
+/// It does not begin with a number, and nothing more is read.
 #[test]
-fn an_exit_file_of_four_gigabytes_is_an_end_without_success() {
+fn huge_exit_file_is_an_unsuccessful_exit() {
     let scene = Scene::new();
-    File::create(scene.path("large")).expect("the scene takes files").set_len(4 << 30).expect("sparse files");
+    File::create(scene.path("large")).expect("the scene is writable").set_len(4 << 30).expect("sparse files");
     let outrigger = start_companion(&scene, "exit_code_file", Wait::Ready);
-    std::fs::rename(scene.path("large"), scene.path("done")).expect("one folder");
-    until(SOON, "it ends", || !is_alive(outrigger.pid()));
+    std::fs::rename(scene.path("large"), scene.path("done")).expect("the same directory");
+    until(SOON, "Outrigger exits", || !is_alive(outrigger.pid()));
     let exit = outrigger.wait(PATIENCE);
     assert_ne!(exit.code, 0, "{}", exit.stderr);
     assert!(warns_of(&exit.stderr, &scene.text_path("done")), "{}", exit.stderr);
 }
 
 /// A failed Job must not look like one that succeeded.
-/// covers: faults 2
 #[test]
-fn an_exit_file_without_an_exit_code_is_no_success() {
+fn exit_file_without_a_code_is_not_a_success() {
     for text in ["abc", "300", "-1", "0x0"] {
         let scene = Scene::new();
         let outrigger = start_companion(&scene, "exit_code_file", Wait::Ready);
@@ -125,25 +125,21 @@ fn an_exit_file_without_an_exit_code_is_no_success() {
     }
 }
 
-/// `echo 3 > done` creates the file and then writes it. The file is looked at every 250 ms, so that one look falls between.
-/// covers: faults 2
+/// `echo 3 > done` creates the file and then writes it. The file is polled every 250 ms, so that one poll happens in between.
 #[test]
-fn an_exit_file_that_is_still_empty_is_read_again() {
+fn empty_exit_file_is_read_again() {
     let scene = Scene::new();
     let outrigger = start_companion(&scene, "exit_code_file", Wait::Ready);
     scene.write("done", "");
     let ends = within(Duration::from_millis(260), || outrigger.status_of("/ready") != 200);
     scene.write("done", "3\n");
     let exit = outrigger.wait(PATIENCE);
-    assert_eq!((ends, exit.code), (false, 3), "an empty file is no end: {}", exit.stderr);
+    assert_eq!((ends, exit.code), (false, 3), "an empty file is not an exit: {}", exit.stderr);
 }
 
-/// Sent while the receiver is waited for, with nearly all of the deadline left.
-#[track_caller]
-/// The process has ended before its tombstone is whole, or leaves none: what is not known is no success.
-/// covers: faults 2
+/// The process exits before its exit code file is complete, or writes none: an unknown code is not a success.
 #[test]
-fn a_process_that_ends_before_its_exit_file_is_written_has_its_code() {
+fn exit_file_written_after_the_exit_has_its_code() {
     for (late, code) in [(Some("3\n"), 3), (Some("0\n"), 0), (None, 1)] {
         let scene = Scene::new();
         let app = Running::start(&["sleep", "300"]);
@@ -154,7 +150,7 @@ fn a_process_that_ends_before_its_exit_file_is_written_has_its_code() {
         let watched = format!("\"pid\":{}", app.pid());
         until(PATIENCE, "the process is watched", || outrigger.stderr.contains(&watched));
         app.signal(Signal::KILL);
-        until(PATIENCE, "its end is seen", || outrigger.stderr.contains("app process exited"));
+        until(PATIENCE, "its exit is detected", || outrigger.stderr.contains("app process exited"));
         if let Some(text) = late {
             replace(&scene, "done", text);
         }
@@ -163,48 +159,49 @@ fn a_process_that_ends_before_its_exit_file_is_written_has_its_code() {
     }
 }
 
-/// The choice of who wants the app to end with us, whatever ends us.
-/// covers: faults 2
+/// For users who want the app to exit with Outrigger, whatever ends Outrigger.
+/// Guarantee: supervisor-kill-spares-the-app
 #[test]
-fn an_app_ends_with_a_killed_supervisor_where_that_is_asked_for() {
+fn parent_death_ends_app_of_a_killed_supervisor() {
     let scene = Scene::new();
     let body = format!("app: {{ {STOP}, signals: {{ parent_death: SIGTERM }} }}");
-    let script = "trap 'echo told > \"$0\"; exit 0' TERM; echo up; while :; do sleep 0.1; done";
-    let outrigger = Outrigger::start(&scene, &body, &["sh", "-c", script, &scene.text_path("told")]);
+    let script = "trap 'echo signalled > \"$0\"; exit 0' TERM; echo up; while :; do sleep 0.1; done";
+    let outrigger = Outrigger::start(&scene, &body, &["sh", "-c", script, &scene.text_path("signalled")]);
     until(PATIENCE, "the app is up", || outrigger.stdout.contains("up"));
     let supervisor = outrigger.pid();
     crate::harness::process::send_signal(supervisor, Signal::KILL);
-    until(PATIENCE, "the app was told", || scene.path("told").exists());
+    until(PATIENCE, "the app was signalled", || scene.path("signalled").exists());
     outrigger.wait(PATIENCE);
 }
 
-fn ends_at_once_with(outrigger: Outrigger, second: Signal, code: i32) {
+/// The second signal is sent while Outrigger waits for the receiver, with nearly all of the deadline left.
+#[track_caller]
+fn ends_immediately_with(outrigger: Outrigger, second: Signal, code: i32) {
     outrigger.signal(second);
     until(SOON, "the second signal ends the wait for the receiver", || !is_alive(outrigger.pid()));
     let exit = outrigger.wait(PATIENCE);
     assert_eq!(exit.code, code, "{}", exit.stderr);
 }
 
-const DEAD: &str =
+const UNAVAILABLE: &str =
     "sinks: { main: { http: { url: \"http://@receiver@/lines\" }, batch: { max_bytes: 1MiB, max_age: 50ms } } }";
 
-/// The lines are kept, not dropped: the next start delivers them.
-/// covers: faults 2
+/// The lines are retained, not dropped: the next start delivers them.
 #[test]
-fn a_second_signal_after_the_apps_end_keeps_its_lines_at_once() {
+fn second_signal_after_app_exit_retains_lines() {
     let script = "trap 'exit 6' TERM; echo n=000000; while :; do sleep 0.05; done";
     for second in [Signal::TERM, Signal::INT] {
         let (scene, receiver) = (Scene::new(), LogReceiver::answering(Answer::Hang));
         scene.set("receiver", receiver.address());
         let body = format!(
             "app: {{ stop: {{ drain_timeout: 1s, grace_period: 5s, timeout: 30s }} }}\n\
-             logs: {{ sources: {{ app: {{ stdio: {{}} }} }}, {DEAD} }}"
+             logs: {{ sources: {{ app: {{ stdio: {{}} }} }}, {UNAVAILABLE} }}"
         );
         let outrigger = Outrigger::start_and(&scene, &body, &["sh", "-c", script], Wait::Started);
         receiver.wait_for_refused(1, PATIENCE);
         outrigger.signal(Signal::TERM);
-        until(PATIENCE, "the app's end", || outrigger.stderr.contains("app exited"));
-        ends_at_once_with(outrigger, second, 6);
+        until(PATIENCE, "the app's exit", || outrigger.stderr.contains("app exited"));
+        ends_immediately_with(outrigger, second, 6);
         receiver.answer(Answer::Accept);
         let outrigger = Outrigger::start_and(&scene, &body, &["sleep", "300"], Wait::Started);
         receiver.wait_for(1, PATIENCE);
@@ -213,35 +210,34 @@ fn a_second_signal_after_the_apps_end_keeps_its_lines_at_once() {
     }
 }
 
-/// Without an app of ours there is only the receiver to wait for.
-/// covers: faults 2
+/// Without a wrapped app there is only the receiver to wait for.
 #[test]
-fn a_second_signal_to_a_companion_ends_it_at_once() {
+fn second_signal_ends_a_companion_immediately() {
     let (scene, receiver) = (Scene::new(), LogReceiver::answering(Answer::Status(503)));
     scene.set("receiver", receiver.address());
     scene.write("in.log", "n=000000\n");
     let body = format!(
         "app: {{ stop: {{ drain_timeout: 1s, grace_period: 5s, timeout: 30s }} }}\n\
-         logs: {{ sources: {{ files: {{ file: {{ include: [\"@dir@/in.log\"] }} }} }}, {DEAD} }}"
+         logs: {{ sources: {{ files: {{ file: {{ include: [\"@dir@/in.log\"] }} }} }}, {UNAVAILABLE} }}"
     );
     let outrigger = Outrigger::start_and(&scene, &body, &[], Wait::Started);
     receiver.wait_for_refused(1, PATIENCE);
     outrigger.signal(Signal::TERM);
-    until(PATIENCE, "the stop", || outrigger.stderr.contains("stopping"));
-    ends_at_once_with(outrigger, Signal::TERM, 0);
+    until(PATIENCE, "the stop begins", || outrigger.stderr.contains("stopping"));
+    ends_immediately_with(outrigger, Signal::TERM, 0);
 }
 
-/// nginx as Debian's own configuration runs it: in the background. Its process id comes with the command, once it has a number.
+/// nginx as Debian's own configuration runs it: in the background. Its PID file is in the scene once it has a PID.
 fn background_nginx(scene: &Scene, nginx: &str) -> [String; 3] {
     scene.port("port");
     scene.set("log", scene.text_path("nginx.log"));
-    let text = std::fs::read_to_string(fixture("nginx.conf")).expect("the fixture is there");
+    let text = std::fs::read_to_string(fixture("nginx.conf")).expect("the fixture exists");
     let config = scene.write("nginx.conf", scene.fill(&text.replace("daemon off;", "daemon on;")));
     [nginx.to_owned(), "-c".to_owned(), config.display().to_string()]
 }
 
-/// Ends what an app left behind, whatever becomes of the test.
-fn leftover(pid_file: &Path) -> (u32, Orphans) {
+/// The PID of an app's orphan, which is killed however the test ends.
+fn orphan_from(pid_file: &Path) -> (u32, Orphans) {
     let mut pid = None;
     until(PATIENCE, "the app in the background has written its process id", || {
         pid = std::fs::read_to_string(pid_file).ok().and_then(|text| text.trim().parse().ok());
@@ -252,7 +248,7 @@ fn leftover(pid_file: &Path) -> (u32, Orphans) {
     (pid, left)
 }
 
-/// The exit code stays 0, since the app said so; but a person hears that something goes on without us.
+/// The exit code stays 0, as the app returned it; but a warning reports that a process keeps running without Outrigger.
 #[track_caller]
 fn check_left_behind(scene: &Scene, command: &[&str], pid_file: &str, name: &str) {
     let (binary, config) =
@@ -260,41 +256,39 @@ fn check_left_behind(scene: &Scene, command: &[&str], pid_file: &str, name: &str
     let config = config.display().to_string();
     let words = [&[binary.as_str(), "run", "-c", &config, "--"], command].concat();
     let (code, _, stderr) = run_to_end(&words, PATIENCE);
-    let (pid, _left) = leftover(&scene.path(pid_file));
+    let (pid, _left) = orphan_from(&scene.path(pid_file));
     assert_eq!(code, 0, "{stderr}");
-    assert!(look_up(pid).is_some_and(|process| process.name == name), "it lives on, as it would without us");
-    // The supervisor may say it itself, in a plain line.
+    assert!(look_up(pid).is_some_and(|process| process.name == name), "it keeps running, as without Outrigger");
+    // The supervisor may report it itself, in a plain line.
     let number = pid.to_string();
     let warns = |line: &&str| line.starts_with("outrigger:") || warns_of(line, "");
     let warned = stderr.lines().filter(warns).any(|line| line.contains(name) || line.contains(&number));
-    assert!(warned, "a warning names {name} ({pid}): {stderr}");
+    assert!(warned, "a warning contains {name} or {pid}: {stderr}");
 }
 
-/// covers: faults 2
 #[test]
-fn an_app_that_goes_to_the_background_is_named_at_the_end() {
+fn app_in_the_background_is_reported_at_the_exit() {
     let nginx = need_peer!("nginx");
     let scene = Scene::new();
     let [program, option, config] = background_nginx(&scene, &nginx);
     check_left_behind(&scene, &[&program, &option, &config], "nginx.pid", "nginx");
 }
 
-/// A proposal that starts the app in the background would end with it at once: the option that keeps it in the foreground is given.
-/// covers: faults 2
+/// A generated configuration that starts the app in the background would exit immediately: it gets the app's foreground option.
 #[test]
-fn detect_and_init_give_the_option_that_keeps_an_app_in_the_foreground() {
+fn detect_and_init_suggest_the_foreground_option() {
     let nginx = need_peer!("nginx");
     let redis = need_peer!("redis-server");
     let scene = Scene::new();
     let [program, option, config] = background_nginx(&scene, &nginx);
-    let (port, folder) = (scene.port("redis").to_string(), scene.text_path("."));
+    let (port, directory) = (scene.port("redis").to_string(), scene.text_path("."));
     let nginx = [program.as_str(), &option, &config];
-    let redis = [redis.as_str(), "--daemonize", "yes", "--port", &port, "--dir", &folder];
+    let redis = [redis.as_str(), "--daemonize", "yes", "--port", &port, "--dir", &directory];
     for (app, flag) in [(&nginx[..], "daemon off"), (&redis, "--daemonize no")] {
         let (code, text, stderr) = command(&[&["detect", "--timeout", "3s", "--"], app].concat());
         assert_eq!(code, 0, "{stderr}");
-        for said in [&text, &stderr] {
-            assert!(said.contains(flag) && said.contains("background"), "`{flag}` in:\n{text}\n{stderr}");
+        for output in [&text, &stderr] {
+            assert!(output.contains(flag) && output.contains("background"), "`{flag}` in:\n{text}\n{stderr}");
         }
         let written = scene.text_path("proposal.yaml");
         let (code, _, stderr) = command(&[&["init", "--timeout", "3s", "--force", "-o", &written, "--"], app].concat());
@@ -305,9 +299,8 @@ fn detect_and_init_give_the_option_that_keeps_an_app_in_the_foreground() {
     }
 }
 
-/// covers: faults 2
 #[test]
-fn a_process_that_leaves_the_apps_session_is_named_at_the_end() {
+fn process_outside_the_apps_session_is_reported() {
     let setsid = need_peer!("setsid");
     let scene = Scene::new();
     let pid_file = scene.text_path("sleep.pid");
@@ -316,10 +309,9 @@ fn a_process_that_leaves_the_apps_session_is_named_at_the_end() {
     check_left_behind(&scene, &["sh", "-c", &script], "sleep.pid", "sleep");
 }
 
-/// As `nohup` and `&` of a shell start a program: what they had it ignore is not for the app either, even where the app handles it.
-/// covers: faults 2
+/// As `nohup` and a shell's `&` start a program: a signal ignored by them does not reach the app, even if the app handles it.
 #[test]
-fn a_signal_that_was_ignored_at_our_start_does_not_reach_the_app() {
+fn signal_ignored_at_start_is_not_forwarded() {
     let (python, script) = (need!(python(), "python3 is not installed"), fixture("signals.py"));
     for (name, number) in [("HUP", 1), ("QUIT", 3)] {
         let ignoring = format!("trap '' {name}; exec \"$@\"");
@@ -329,7 +321,7 @@ fn a_signal_that_was_ignored_at_our_start_does_not_reach_the_app() {
             supervised.signal(signal);
         }
         supervised.await_report(&[10]);
-        // The fixture ends by no signal of its own accord: the second one ends its grace.
+        // The fixture exits on no signal: the second SIGTERM ends its grace period.
         supervised.signal(15);
         supervised.await_report(&[10, 15]);
         supervised.signal(15);
@@ -337,10 +329,9 @@ fn a_signal_that_was_ignored_at_our_start_does_not_reach_the_app() {
     }
 }
 
-/// An app that sets its signals back to their defaults, as some runtimes do at their start, dies of what is sent on.
-/// covers: faults 2
+/// An app that resets its signals to their defaults, as some runtimes do at startup, would be killed by a forwarded signal.
 #[test]
-fn nohup_keeps_an_app_alive_that_set_its_signals_back() {
+fn nohup_protects_an_app_that_resets_its_signals() {
     let python = need!(python(), "python3 is not installed");
     let nohup = need_peer!("nohup");
     let app = "import signal, time\n\
@@ -352,27 +343,25 @@ fn nohup_keeps_an_app_alive_that_set_its_signals_back() {
     supervised.await_output("ready");
     supervised.signal(1);
     supervised.signal(10);
-    until(PATIENCE, "it lives or has died", || {
+    until(PATIENCE, "the app is alive or has exited", || {
         supervised.running.stdout.contains("alive") || supervised.running.ended().is_some()
     });
-    assert!(supervised.running.stdout.contains("alive"), "the app died: {:?}", supervised.running.ended());
+    assert!(supervised.running.stdout.contains("alive"), "the app exited: {:?}", supervised.running.ended());
     supervised.signal(15);
     assert_eq!(supervised.wait(PATIENCE), 143);
 }
 
-/// The status says how the app ends and how often it was started again, by `/status` and by the command.
-/// covers: faults 2
-/// covers: faults 7
+/// The status reports how the app exits and how often it was restarted, in `/status` and in the command.
 #[test]
-fn a_crash_loop_is_degraded_with_the_exit_and_the_count_of_restarts() {
+fn crash_loop_is_degraded_with_exit_and_restarts() {
     let cases = [
         ("exit 3", ", max_restarts: 6", ["exited with 3", "restart 6 of 6"]),
         ("kill -9 $$", "", ["killed by signal 9", "restart 2"]),
     ];
-    for (script, bound, parts) in cases {
+    for (script, limit, parts) in cases {
         let scene = Scene::new();
         let body =
-            format!("app: {{ {STOP}, restart: {{ policy: on_failure, backoff: 400ms, max_backoff: 400ms{bound} }} }}");
+            format!("app: {{ {STOP}, restart: {{ policy: on_failure, backoff: 400ms, max_backoff: 400ms{limit} }} }}");
         let outrigger = Outrigger::start_and(&scene, &body, &["sh", "-c", script], Wait::Started);
         let text_of_app = || {
             let status: serde_json::Value = serde_json::from_str(&outrigger.get_quietly("/status")).unwrap_or_default();
@@ -381,13 +370,13 @@ fn a_crash_loop_is_degraded_with_the_exit_and_the_count_of_restarts() {
             row.map_or_else(String::new, ToString::to_string)
         };
         let mut last = String::new();
-        let tells = within(SOON, || {
+        let reported = within(SOON, || {
             let text = text_of_app();
             last = if text.is_empty() { std::mem::take(&mut last) } else { text };
             last.contains("degraded") && parts.iter().all(|part| last.contains(part))
         });
-        assert!(tells, "degraded with {parts:?}, and not {last}");
-        if bound.is_empty() {
+        assert!(reported, "degraded with {parts:?}, and not {last}");
+        if limit.is_empty() {
             let (code, table, stderr) = command(&["status", "--socket", &scene.text_path("run/admin.sock")]);
             assert!(code == 0 && table.contains("degraded") && table.contains(parts[0]), "{table}{stderr}");
             outrigger.finish();

@@ -1,4 +1,4 @@
-//! The app's life under the supervisor: exit codes, what it sees of its surroundings, signals, the stop order and its one
+//! The app's lifecycle under the supervisor: exit codes, the inherited environment, signals, the stop order and its one
 //! deadline, pass-through of its output, and the restart of a killed worker. Commands come in, codes, times and output
 //! go out. Bounded by the deadlines that each configuration sets.
 
@@ -14,13 +14,13 @@ use crate::harness::{
 
 const QUICK_STOP: &str = "app: { stop: { signal: SIGTERM, drain_timeout: 1s, grace_period: 2s, timeout: 6s } }\n";
 
-/// Each way an app can end gives the exit code that it gives without us.
-/// covers: foundation 4
+/// Each kind of exit of an app gives the same exit code as without Outrigger.
+/// Guarantee: exit-code-of-the-app
 #[test]
-fn exit_codes_are_the_apps_own() {
+fn exit_codes_are_the_same_as_without_outrigger() {
     let scene = Scene::new();
     let plain = scene.write("not-executable", "#!/bin/sh\nexit 0\n").display().to_string();
-    std::fs::set_permissions(&plain, std::fs::Permissions::from_mode(0o644)).expect("it is our file");
+    std::fs::set_permissions(&plain, std::fs::Permissions::from_mode(0o644)).expect("the file is the test's");
     let cases: [(&[&str], i32); 9] = [
         (&["true"], 0),
         (&["sh", "-c", "exit 1"], 1),
@@ -33,20 +33,19 @@ fn exit_codes_are_the_apps_own() {
         (&["a-command-that-does-not-exist"], 127),
     ];
     for (command, expected) in cases {
-        // A shell runs it as a person would without us; it also knows 126 and 127.
+        // A shell runs it as a user would without Outrigger; it also returns 126 and 127.
         let words = command.iter().map(|word| format!("'{word}'")).collect::<Vec<_>>().join(" ");
         let (alone, _, _) = run_to_end(&["sh", "-c", &words], PATIENCE);
         assert_eq!(alone, expected, "{command:?} alone");
         let outrigger = Outrigger::start_and(&scene, "", command, Wait::Nothing);
         let exit = outrigger.wait(PATIENCE);
-        assert_eq!(exit.code, expected, "{command:?} beside us: {}", exit.stderr);
+        assert_eq!(exit.code, expected, "{command:?} wrapped: {}", exit.stderr);
     }
 }
 
-/// A command that cannot be run is named in the message.
-/// covers: foundation 4
+/// The message contains a command that cannot be run.
 #[test]
-fn a_command_that_is_not_found_is_named() {
+fn missing_command_is_reported() {
     let scene = Scene::new();
     let outrigger = Outrigger::start_and(&scene, "", &["a-command-that-does-not-exist"], Wait::Nothing);
     let exit = outrigger.wait(PATIENCE);
@@ -54,10 +53,10 @@ fn a_command_that_is_not_found_is_named() {
     assert!(exit.stderr.contains("a-command-that-does-not-exist"), "{}", exit.stderr);
 }
 
-/// Arguments, environment, directory, descriptors, signal masks, limits and input are those of a start without us.
-/// covers: foundation 4
+/// Arguments, environment, directory, file descriptors, signal masks, limits and input are the same as without Outrigger.
+/// Guarantee: app-surroundings-unchanged
 #[test]
-fn the_app_sees_the_surroundings_that_it_sees_alone() {
+fn app_environment_is_the_same_when_wrapped() {
     let python = need!(python(), "python3 is not installed");
     let script = fixture("environment.py");
     let command = [python.as_str(), &script, "--flag", "two words", "", "ümlaut"];
@@ -74,24 +73,24 @@ fn the_app_sees_the_surroundings_that_it_sees_alone() {
     let exit = outrigger.wait(PATIENCE);
     assert_eq!(exit.code, 0, "{}", exit.stderr);
     let parse = |text: &str| serde_json::from_str::<serde_json::Value>(text).expect("one line of JSON");
-    let (alone, beside) = (parse(&alone.stdout.text()), parse(&exit.stdout));
+    let (alone, wrapped) = (parse(&alone.stdout.text()), parse(&exit.stdout));
     for (what, value) in alone.as_object().expect("an object") {
         match what.as_str() {
-            // None of ours may reach it; those that the test inherited itself may or may not.
+            // No descriptor of Outrigger may reach the app; those that the test inherited itself may or may not.
             "descriptors" => {
                 let known = value.as_array().expect("a list");
-                let leaked = beside[what].as_array().expect("a list").iter().filter(|number| !known.contains(number));
-                assert_eq!(leaked.count(), 0, "descriptors: {} beside {value} alone", beside[what]);
+                let leaked = wrapped[what].as_array().expect("a list").iter().filter(|number| !known.contains(number));
+                assert_eq!(leaked.count(), 0, "descriptors: {} wrapped, {value} alone", wrapped[what]);
             }
-            _ => assert_eq!(&beside[what], value, "{what}"),
+            _ => assert_eq!(&wrapped[what], value, "{what}"),
         }
     }
 }
 
-/// Signals, identity and rights are those of a start without us. Read by grep, which changes none of them itself.
-/// covers: foundation 4
+/// Signals, identity and capabilities are the same as without Outrigger. Read by grep, which changes none of them itself.
+/// Guarantee: app-surroundings-unchanged
 #[test]
-fn the_app_has_the_signals_and_rights_that_it_has_alone() {
+fn app_signals_and_capabilities_are_unchanged() {
     let names = "^(SigBlk|SigIgn|Uid|Gid|Groups|CapInh|CapEff|CapBnd|CapAmb|NoNewPrivs|Seccomp|Cpus_allowed):";
     let command = ["grep", "-E", names, "/proc/self/status"];
     let (code, alone, _) = run_to_end(&command, PATIENCE);
@@ -101,8 +100,8 @@ fn the_app_has_the_signals_and_rights_that_it_has_alone() {
     assert_eq!(exit.stdout, alone);
 }
 
-/// The app's bytes leave on our stdout and stderr as they were written: binary, without a line's end, in order.
-/// covers: foundation 4
+/// The app's bytes appear on Outrigger's stdout and stderr as written: binary, without a final newline, in order.
+/// Guarantee: wrapped-app-unchanged
 #[test]
 fn output_is_passed_through_byte_by_byte() {
     let scene = Scene::new();
@@ -118,11 +117,10 @@ fn output_is_passed_through_byte_by_byte() {
     assert!(exit.stderr.contains("error line\nunfinished"), "{}", exit.stderr);
 }
 
-/// What a short app prints last is at the receiver before we exit, with and without a line's end.
-/// covers: foundation 4
-/// covers: foundation 5
+/// The last output of a short app is at the receiver before Outrigger exits, with and without a final newline.
+/// Guarantee: last-lines-delivered
 #[test]
-fn the_last_words_of_a_short_app_are_delivered_before_the_exit() {
+fn last_output_is_delivered_before_the_exit() {
     let receiver = LogReceiver::start();
     let scene = Scene::new();
     scene.set("receiver", receiver.address());
@@ -135,8 +133,7 @@ fn the_last_words_of_a_short_app_are_delivered_before_the_exit() {
     assert_counts_up(&receiver.numbers("n="), 1001);
 }
 
-/// A signal that has no meaning for us reaches the app.
-/// covers: foundation 4
+/// A signal that Outrigger does not handle reaches the app.
 #[test]
 fn signals_are_forwarded_to_the_app() {
     let python = need!(python(), "python3 is not installed");
@@ -148,11 +145,10 @@ fn signals_are_forwarded_to_the_app() {
     outrigger.signal(Signal::USR1);
     until(PATIENCE, "the app got SIGUSR1", || outrigger.stdout.contains("app got SIGUSR1"));
     let exit = outrigger.finish();
-    assert_eq!(exit.code, 5, "SIGTERM came too: {}", exit.stdout);
+    assert_eq!(exit.code, 5, "SIGTERM reached the app too: {}", exit.stdout);
 }
 
 /// The stop signal is the configured one.
-/// covers: foundation 4
 #[test]
 fn the_app_is_stopped_by_the_configured_signal() {
     let scene = Scene::new();
@@ -164,10 +160,10 @@ fn the_app_is_stopped_by_the_configured_signal() {
     assert_eq!((exit.code, exit.stdout.contains("interrupted")), (11, true));
 }
 
-/// An app that ignores the signal is killed with its whole group once its grace is over, within the deadline.
-/// covers: foundation 4
+/// An app that ignores the signal is killed with its process group after its grace period, within the deadline.
+/// Guarantee: app-killed-after-grace-period
 #[test]
-fn an_app_that_ignores_the_signal_is_killed_with_its_group_after_its_grace() {
+fn app_ignoring_sigterm_is_killed_with_its_group() {
     let scene = Scene::new();
     let script = "trap '' TERM; sleep 300 & echo child=$!; while :; do sleep 0.1; done";
     let outrigger = Outrigger::start(&scene, QUICK_STOP, &["sh", "-c", script]);
@@ -177,15 +173,15 @@ fn an_app_that_ignores_the_signal_is_killed_with_its_group_after_its_grace() {
     assert!(is_alive(child));
     let exit = outrigger.finish();
     assert_eq!(exit.code, 137, "killed by signal 9");
-    assert!(exit.took >= 2 * SECOND - Duration::from_millis(100), "its grace was kept: {:?}", exit.took);
+    assert!(exit.took >= 2 * SECOND - Duration::from_millis(100), "it got its grace period: {:?}", exit.took);
     assert!(exit.took < 7 * SECOND, "within the deadline: {:?}", exit.took);
-    until(2 * SECOND, "the app's child is gone too", || !is_alive(child));
+    until(2 * SECOND, "the app's child has exited too", || !is_alive(child));
 }
 
-/// SIGTERM: unready at once, a request in flight is answered to its end, and only then does the app get its signal.
-/// covers: foundation 4
+/// SIGTERM: immediately not ready, a request in flight gets its complete response, and only then does the app get its signal.
+/// Guarantee: requests-drained-before-stop-signal
 #[test]
-fn a_request_in_flight_is_answered_before_the_app_is_told_to_stop() {
+fn request_in_flight_finishes_before_the_signal() {
     let python = need!(python(), "python3 is not installed");
     let scene = Scene::new();
     scene.port("front");
@@ -202,13 +198,13 @@ proxy: { listeners: { inbound: { listen: "127.0.0.1:@front@", direction: inbound
     until(PATIENCE, "the app got the request", || outrigger.stdout.contains("got /slow"));
     ledger_balances(&outrigger.admin);
     outrigger.signal(Signal::TERM);
-    until(PATIENCE, "unready", || outrigger.status_of("/ready") != 200);
-    let reply = wire.reply("GET").expect("the request is answered");
+    until(PATIENCE, "Outrigger is not ready", || outrigger.status_of("/ready") != 200);
+    let reply = wire.reply("GET").expect("the request gets a response");
     assert_eq!((reply.status, reply.text().as_str(), reply.body.whole), (200, "slow but whole", true));
     let exit = outrigger.wait(PATIENCE);
     assert_eq!(exit.code, 0, "{}", exit.stderr);
-    let (answered, reports) = (exit.stdout.find("answered /slow"), exit.stdout.find("got SIGTERM"));
-    assert!(answered.is_some() && answered < reports, "first the answer, then the signal: {}", exit.stdout);
+    let (answered, signalled) = (exit.stdout.find("answered /slow"), exit.stdout.find("got SIGTERM"));
+    assert!(answered.is_some() && answered < signalled, "the response before the signal: {}", exit.stdout);
 }
 
 const SLOW_APP: &str = r#"
@@ -236,9 +232,8 @@ http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_
 "#;
 
 /// With no request in flight the drain takes no time.
-/// covers: foundation 4
 #[test]
-fn the_drain_ends_at_once_when_no_request_is_live() {
+fn drain_without_requests_ends_immediately() {
     let scene = Scene::new();
     scene.port("front");
     scene.port("port");
@@ -252,10 +247,10 @@ proxy: { listeners: { inbound: { listen: "127.0.0.1:@front@", direction: inbound
     assert!(exit.took < 5 * SECOND, "{:?}", exit.took);
 }
 
-/// A receiver that never answers does not hold up the end longer than the deadline, nor the app before it.
-/// covers: foundation 4
+/// A receiver that never responds does not delay the exit beyond the deadline, nor the app before it.
+/// Guarantee: stop-timeout-holds
 #[test]
-fn a_hanging_receiver_does_not_stretch_the_deadline() {
+fn hanging_receiver_does_not_extend_the_deadline() {
     let receiver = LogReceiver::answering(Answer::Hang);
     let scene = Scene::new();
     scene.set("receiver", receiver.address());
@@ -269,11 +264,11 @@ fn a_hanging_receiver_does_not_stretch_the_deadline() {
     assert!(exit.took < 7 * SECOND, "{:?}", exit.took);
 }
 
-/// An app that writes much more than any buffer of ours, to a receiver that never answers, is neither blocked nor slowed
-/// to a stop: tenet 1.
-/// covers: foundation 4
+/// An app that writes much more than any buffer of Outrigger, to a receiver that never responds, is neither blocked nor
+/// stalled: tenet 1.
+/// Guarantee: app-never-blocked-by-a-receiver
 #[test]
-fn a_dead_receiver_never_blocks_the_app() {
+fn hanging_receiver_never_blocks_the_app() {
     let receiver = LogReceiver::answering(Answer::Hang);
     let scene = Scene::new();
     scene.set("receiver", receiver.address());
@@ -285,13 +280,12 @@ fn a_dead_receiver_never_blocks_the_app() {
     let outrigger = Outrigger::start_and(&scene, &body, &command, Wait::Started);
     until(30 * SECOND, "the app wrote 60 MB", || outrigger.stderr.contains("wrote-it-all"));
     let took = began.elapsed();
-    until(PATIENCE, "all of it was passed through", || outrigger.stdout.len() == 62_888_896);
+    until(PATIENCE, "all output was passed through", || outrigger.stdout.len() == 62_888_896);
     let exit = outrigger.finish();
     assert_eq!(exit.code, 143, "after {took:?}");
 }
 
-/// Killing the worker restarts it; the app keeps its process and never hears of it.
-/// covers: foundation 4
+/// A killed worker is restarted; the app keeps its process and gets no signal.
 #[test]
 fn a_killed_worker_is_replaced_and_the_app_stays() {
     let scene = Scene::new();
@@ -303,8 +297,7 @@ fn a_killed_worker_is_replaced_and_the_app_stays() {
     assert_eq!(outrigger.finish().code, 8);
 }
 
-/// As a companion, without a command, it does its jobs alone and ends with 0 on SIGTERM.
-/// covers: foundation 4
+/// As a companion, without a command, Outrigger does its jobs without an app and exits with 0 on SIGTERM.
 #[test]
 fn a_companion_runs_without_an_app() {
     let scene = Scene::new();
@@ -312,7 +305,7 @@ fn a_companion_runs_without_an_app() {
     let body = "metrics: { sources: { self: { self: {} } }, sinks: { page: { prometheus: { listen: \"127.0.0.1:@page@\" } } } }";
     let outrigger = Outrigger::start(&scene, body, &[]);
     let page = format!("127.0.0.1:{}", scene.value("page"));
-    let reply = request(&page, "GET", "/metrics", &[], b"").expect("the page answers");
+    let reply = request(&page, "GET", "/metrics", &[], b"").expect("the /metrics endpoint responds");
     assert_eq!(reply.status, 200);
     assert_eq!(outrigger.finish().code, 0);
 }

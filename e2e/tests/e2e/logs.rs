@@ -1,5 +1,5 @@
-//! Log lines from the app's output to each kind of sink: encodings, parsing, fields, order, and sinks that must not hold
-//! each other up. Lines come in from a shell, batches are looked at by the receiver. Bounded by some thousand lines.
+//! Log lines from the app's output to each kind of sink: encodings, parsing, fields, order, and sinks that must not block
+//! each other. Lines come in from a shell, the receiver checks the batches. Bounded by some thousand lines.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use crate::harness::{
     Answer, LogReceiver, Outrigger, PATIENCE, Scene, assert_counts_up, ledger_row, number_after, until,
 };
 
-/// A shell that writes `n=000000` … and then waits to be told to stop.
+/// A shell that writes `n=000000` … and then waits for a signal.
 fn counting(lines: usize) -> [String; 3] {
     let script = format!("i=0; while [ $i -lt {lines} ]; do printf 'n=%06d\\n' $i; i=$((i+1)); done; exec sleep 300");
     ["sh".to_owned(), "-c".to_owned(), script]
@@ -19,10 +19,9 @@ fn start(scene: &Scene, body: &str, command: &[String]) -> Outrigger {
     Outrigger::start(scene, body, &command)
 }
 
-/// Each compression of the http sink arrives as it says, as JSON lines with the canonical fields.
-/// covers: foundation 5
+/// Each compression of the http sink arrives with its `Content-Encoding`, as JSON lines with the canonical fields.
 #[test]
-fn the_http_sink_sends_json_lines_in_each_compression() {
+fn http_sink_compresses_json_lines_as_configured() {
     for (compression, encoding) in [("none", None), ("gzip", Some("gzip")), ("zstd", Some("zstd"))] {
         let (scene, receiver) = (Scene::new(), LogReceiver::start());
         scene.set("receiver", receiver.address());
@@ -44,16 +43,18 @@ logs:
         assert_eq!((record.field("stream"), record.field("source")), ("stdout", "app"));
         let time = record.field("timestamp");
         assert!(time.starts_with("20") && time.contains('T') && time.ends_with('Z'), "RFC 3339: {time}");
-        until(PATIENCE, "the ledger settles", || ledger_row(&outrigger.admin, "logs.sinks.main")["delivered"] == 1000);
+        until(PATIENCE, "the ledger counts all lines as delivered", || {
+            ledger_row(&outrigger.admin, "logs.sinks.main")["delivered"] == 1000
+        });
         receiver.assert_well_formed();
         outrigger.finish();
     }
 }
 
-/// The Loki sink sends its labels, the lines in order, and times that never run backwards.
-/// covers: foundation 5
+/// The Loki sink sends its labels, the lines in order, and non-decreasing timestamps.
+/// Guarantee: lines-in-order
 #[test]
-fn the_loki_sink_sends_labels_and_ordered_entries() {
+fn loki_sink_sends_labels_and_ordered_entries() {
     let (scene, receiver) = (Scene::new(), LogReceiver::start());
     scene.set("receiver", receiver.address());
     let body = r#"
@@ -68,16 +69,15 @@ logs:
     for label in ["service=\"orders\"", "team=\"blue\""] {
         assert!(records[0].labels.contains(label), "{label} in {}", records[0].labels);
     }
-    assert!(records.windows(2).all(|pair| pair[0].nanos <= pair[1].nanos), "times never run backwards");
-    assert!(records[0].nanos > 1_600_000_000_000_000_000, "a time of this century: {}", records[0].nanos);
+    assert!(records.windows(2).all(|pair| pair[0].nanos <= pair[1].nanos), "timestamps do not decrease");
+    assert!(records[0].nanos > 1_600_000_000_000_000_000, "a timestamp of this century: {}", records[0].nanos);
     receiver.assert_well_formed();
     outrigger.finish();
 }
 
-/// Lines of JSON are lifted into fields, stages set theirs, and lines that are no JSON pass unharmed.
-/// covers: foundation 5
+/// JSON lines are parsed into fields, stages set their fields, and lines that are not JSON pass unchanged.
 #[test]
-fn json_lines_become_fields_and_others_stay_as_they_are() {
+fn json_lines_become_fields_others_are_unchanged() {
     let (scene, receiver) = (Scene::new(), LogReceiver::start());
     scene.set("receiver", receiver.address());
     let body = r#"
@@ -106,10 +106,9 @@ logs:
     outrigger.finish();
 }
 
-/// stdout and stderr are told apart, and each keeps its order.
-/// covers: foundation 5
+/// stdout and stderr are distinguished, and each keeps its order.
 #[test]
-fn the_two_streams_are_told_apart() {
+fn stdout_and_stderr_are_distinguished() {
     let (scene, receiver) = (Scene::new(), LogReceiver::start());
     scene.set("receiver", receiver.address());
     let body = r#"
@@ -128,10 +127,9 @@ logs:
     outrigger.finish();
 }
 
-/// Lines that are awkward arrive: empty ones, carriage returns, bytes that are no UTF-8, and a very long one in one piece.
-/// covers: foundation 5
+/// Unusual lines arrive: empty ones, carriage returns, invalid UTF-8, and a very long one in one piece.
 #[test]
-fn awkward_lines_arrive() {
+fn unusual_lines_arrive() {
     let (scene, receiver) = (Scene::new(), LogReceiver::start());
     scene.set("receiver", receiver.address());
     let body = r#"
@@ -154,8 +152,8 @@ logs:
     outrigger.finish();
 }
 
-/// The file sink, the stdout sink and the black hole get every line, each in order.
-/// covers: foundation 5
+/// The file sink, the stdout sink and the blackhole sink get every line, each in order.
+/// Guarantee: lines-in-order
 #[test]
 fn every_sink_gets_every_line_in_order() {
     let (scene, receiver) = (Scene::new(), LogReceiver::start());
@@ -187,8 +185,7 @@ logs:
     outrigger.finish();
 }
 
-/// `from` sends a sink only what its sources read.
-/// covers: foundation 5
+/// With `inputs` a sink gets only the lines of these sources.
 #[test]
 fn a_sink_gets_only_its_sources() {
     let (scene, one, all) = (Scene::new(), LogReceiver::start(), LogReceiver::start());
@@ -209,16 +206,16 @@ logs:
     assert_eq!(record.field("source"), "files");
     assert_eq!(record.field("file"), scene.text_path("in.log"));
     outrigger.finish();
-    assert_eq!((one.len(), all.len()), (1, 11), "nothing more came until the end");
+    assert_eq!((one.len(), all.len()), (1, 11), "nothing more arrived before the exit");
 }
 
-/// A sink that is not required and does not answer holds nobody up, and what it loses is counted.
-/// covers: foundation 5
+/// A sink that is not required and does not respond blocks no other sink, and its dropped lines are counted.
+/// Guarantee: optional-sink-blocks-nothing
 #[test]
-fn a_dead_optional_sink_holds_nobody_up_and_counts_what_it_drops() {
-    let (scene, receiver, dead) = (Scene::new(), LogReceiver::start(), LogReceiver::answering(Answer::Hang));
+fn hanging_optional_sink_blocks_no_other_sink() {
+    let (scene, receiver, hanging) = (Scene::new(), LogReceiver::start(), LogReceiver::answering(Answer::Hang));
     scene.set("receiver", receiver.address());
-    scene.set("dead", dead.address());
+    scene.set("hanging", hanging.address());
     let line = "x".repeat(500);
     let text: String = (0..20_000).map(|number| format!("n={number:06} {line}\n")).collect();
     scene.write("in.log", text);
@@ -228,7 +225,7 @@ logs:
   sources: { files: { file: { include: ["@dir@/in.log"], read_from: beginning } } }
   sinks:
     main:  { http: { url: "http://@receiver@/lines", compression: zstd }, batch: { max_bytes: 1MiB, max_age: 100ms } }
-    extra: { http: { url: "http://@dead@/lines" }, required: false, buffer: { max_bytes: 1MiB, when_full: drop_oldest }, batch: { max_bytes: 256KiB, max_age: 100ms } }
+    extra: { http: { url: "http://@hanging@/lines" }, required: false, buffer: { max_bytes: 1MiB, when_full: drop_oldest }, batch: { max_bytes: 256KiB, max_age: 100ms } }
 "#;
     let outrigger = start(&scene, body, &[]);
     receiver.wait_for(20_000, PATIENCE);
@@ -239,10 +236,9 @@ logs:
     outrigger.finish();
 }
 
-/// A batch leaves when its time is up, not only when it is full.
-/// covers: foundation 5
+/// A batch is sent when it reaches `max_age`, not only when it is full.
 #[test]
-fn a_single_line_leaves_within_its_wait() {
+fn single_line_is_sent_within_max_age() {
     let (scene, receiver) = (Scene::new(), LogReceiver::start());
     scene.set("receiver", receiver.address());
     let body = r#"

@@ -1,10 +1,10 @@
-//! Configurations of logs that can never work: `validate` refuses each with the name of what is wrong, and takes its
-//! right neighbour. In: texts. Out: exit codes and messages. Bounded by one short process a case.
+//! Configurations of logs that can never work: `validate` rejects each with the invalid value in its message, and accepts
+//! the valid counterpart. In: texts. Out: exit codes and messages. Bounded by one short process per case.
 
 use crate::harness::Scene;
 use crate::harness::outrigger::{configuration, outrigger};
 
-/// What `validate` answers to a file source and a sink.
+/// The exit code and output of `validate` for a file source and a sink.
 fn validate(scene: &Scene, source: &str, sink: &str) -> (i32, String) {
     let body = format!("logs:\n  sources: {{ f: {{ file: {source} }} }}\n  sinks: {{ s: {sink} }}\n");
     let config = scene.write("outrigger.yaml", configuration(scene, &body)).display().to_string();
@@ -12,7 +12,7 @@ fn validate(scene: &Scene, source: &str, sink: &str) -> (i32, String) {
     (code, stdout + &stderr)
 }
 
-/// A source, a sink, and what a refusal says, in lower case; nothing where the file is valid.
+/// A source, a sink, and the parts of the error message, in lower case; empty if the configuration is valid.
 type Case<'a> = (&'a str, &'a str, &'a [&'a str]);
 
 #[track_caller]
@@ -35,11 +35,10 @@ fn check(cases: &[Case<'_>]) {
 
 const ANY: &str = r#"{ include: ["@dir@/in/*.log"] }"#;
 
-/// Labels that Loki refuses, and with them every push, are refused here, each by its name. (Loki's labels are
+/// Labels for which Loki rejects every push are rejected here, each with its name in the message. (Loki's labels are
 /// Prometheus's: `[a-zA-Z_][a-zA-Z0-9_]*`.)
-/// covers: faults 4
 #[test]
-fn labels_that_loki_refuses_are_refused() {
+fn labels_that_loki_rejects_are_rejected() {
     let labels = [
         (r#"{ my-label: x, "a.b": y, "": z }"#, &["my-label", "a.b", "label"][..]),
         (r#"{ my-label: x }"#, &["my-label"][..]),
@@ -56,11 +55,10 @@ fn labels_that_loki_refuses_are_refused() {
     check(&cases.collect::<Vec<Case<'_>>>());
 }
 
-/// A sink that writes what a source reads would feed itself for ever: refused, by whatever name the file is reached,
+/// A sink that writes what a source reads would be an endless loop: rejected, by whichever path the file is reached,
 /// its rotated files included.
-/// covers: faults 4
 #[test]
-fn a_sink_that_feeds_its_source_is_refused() {
+fn sink_that_feeds_its_source_is_rejected() {
     let file = |path: &str| format!(r#"{{ file: {{ path: "@dir@/{path}" }} }}"#);
     let (live, numbered, deep, dotted) =
         (file("in/copy.log"), file("in/copy"), file("in/deep/down/copy.log"), file("in/../in/./copy.log"));
@@ -79,15 +77,14 @@ fn a_sink_that_feeds_its_source_is_refused() {
     ]);
 }
 
-/// A device or a descriptor is no file that can be rotated: refused, and the sink for our own output is named.
-/// covers: faults 4
+/// A device or a file descriptor cannot be rotated as a file: rejected, and the message suggests the sink for stdout.
 #[test]
-fn a_file_sink_to_our_own_output_is_refused() {
+fn file_sink_to_stdout_or_a_device_is_rejected() {
     let scene = Scene::new();
     let mut wrong = Vec::new();
     for path in ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1", "/dev/stderr", "/dev/null"] {
         let (code, text) = validate(&scene, ANY, &format!("{{ file: {{ path: {path} }} }}"));
-        // The path itself is not yet a hint.
+        // The path itself does not count as a hint.
         let hinted = text.replace(path, "").contains("stdout") || ["/dev/stderr", "/dev/null"].contains(&path);
         if code != 1 || !text.contains(path) || !hinted {
             wrong.push(format!("{path} gives {code}: {text}"));

@@ -1,6 +1,6 @@
-//! Receivers that answer oddly, disks that are full, and configurations of logs that cannot work. In: receivers of
-//! these tests' own, volumes with little room, texts. Out: what was sent how often, what a restart repeats, and the
-//! messages of `validate`. Bounded by some thousand lines and a few seconds of refusals.
+//! Receivers with unusual responses, full disks, and configurations of logs that cannot work. In: scripted receivers,
+//! small volumes, texts. Out: how often each line was sent, what a restart repeats, and the messages of `validate`.
+//! Bounded by some thousand lines and a few seconds of rejections.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,31 +20,31 @@ use crate::harness::{
 
 const FAST: &str = "poll_interval: 50ms, scan_interval: 200ms";
 
-/// A receiver that answers with bytes of the test's own and closes, and keeps when which body came.
+/// A receiver that responds with scripted bytes and closes, and records when each body arrived.
 struct Scripted {
     server: Server,
     requests: Arc<Mutex<Vec<Received>>>,
 }
 
-/// When a request came, with which body.
+/// When a request arrived, and its body.
 type Received = (Instant, Vec<u8>);
 
 impl Scripted {
-    /// `answer` gets the number of the request, from 0 on.
-    fn start(answer: impl Fn(usize) -> String + Send + Sync + 'static) -> Self {
+    /// `respond` gets the index of the request, starting at 0.
+    fn start(respond: impl Fn(usize) -> String + Send + Sync + 'static) -> Self {
         let requests = Arc::<Mutex<Vec<Received>>>::default();
-        let kept = requests.clone();
+        let received = requests.clone();
         let server = Server::start(move |stream| {
             let mut wire = Wire::new(stream);
             let Ok(Some(head)) = wire.head() else { return };
             let Ok(body) = wire.request_body(&head) else { return };
             let number = {
-                let mut kept = kept.lock().expect("no holder panics");
-                kept.push((Instant::now(), body.bytes));
-                kept.len() - 1
+                let mut received = received.lock().expect("no holder panics");
+                received.push((Instant::now(), body.bytes));
+                received.len() - 1
             };
-            // A client that is gone already has its own reasons.
-            wire.send(answer(number)).ok();
+            // A client may have disconnected already.
+            wire.send(respond(number)).ok();
         });
         Self { server, requests }
     }
@@ -68,13 +68,13 @@ fn with_sinks(files: LogFiles, receivers: &BTreeMap<&str, Scripted>) -> LogFiles
     files.and(&sinks)
 }
 
-const TAKEN: &str = "HTTP/1.1 204 No Content\r\n\r\n";
+const ACCEPTED: &str = "HTTP/1.1 204 No Content\r\n\r\n";
 
 fn refusal(status: &str, retry_after: &str) -> String {
     format!("HTTP/1.1 {status}\r\nRetry-After: {retry_after}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
 }
 
-/// A time so many seconds from now, in a form of RFC 9110, 5.6.7, and as an instant. It is a whole second.
+/// The time this many seconds from now, in a format of RFC 9110, 5.6.7, and as an instant. Fractions of a second are cut.
 fn date(seconds: u64, form: &str) -> (String, Instant) {
     let (now, instant) = (SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970"), Instant::now());
     let then = Duration::from_secs(now.as_secs() + seconds);
@@ -86,25 +86,26 @@ fn date(seconds: u64, form: &str) -> (String, Instant) {
     (text.trim().to_owned(), instant + (then - now))
 }
 
-/// `Retry-After` only ever makes a pause longer: 0 leaves the own pauses, which grow, and seconds and both usual forms
-/// of a date (RFC 9110, 10.2.3) are waited for.
-/// covers: faults 4
+/// `Retry-After` only lengthens a delay: 0 leaves the own backoff, which grows, and seconds and both usual formats
+/// of a date (RFC 9110, 10.2.3) are respected.
+/// Guarantee: retry-after-honoured
 #[test]
 fn retry_after_is_a_lower_bound() {
     let (imf, imf_at) = date(4, "%a, %d %b %Y %H:%M:%S GMT");
     let (rfc850, rfc850_at) = date(4, "%A, %d-%b-%y %H:%M:%S GMT");
     let done = Arc::<AtomicBool>::default();
-    let while_not_done = |refused: String| {
+    let until_done = |rejection: String| {
         let done = done.clone();
-        let taken = move || done.load(Ordering::SeqCst);
-        Scripted::start(move |_| if taken() { TAKEN.to_owned() } else { refused.clone() })
+        let accepts = move || done.load(Ordering::SeqCst);
+        Scripted::start(move |_| if accepts() { ACCEPTED.to_owned() } else { rejection.clone() })
     };
-    let once =
-        |refused: String| Scripted::start(move |number| if number == 0 { refused.clone() } else { TAKEN.to_owned() });
+    let once = |rejection: String| {
+        Scripted::start(move |number| if number == 0 { rejection.clone() } else { ACCEPTED.to_owned() })
+    };
     let receivers = BTreeMap::from([
-        ("zero", while_not_done(refusal("429 Too Many Requests", "0"))),
-        ("zero503", while_not_done(refusal("503 Service Unavailable", "0"))),
-        ("past", while_not_done(refusal("429 Too Many Requests", "Sun, 06 Nov 1994 08:49:37 GMT"))),
+        ("zero", until_done(refusal("429 Too Many Requests", "0"))),
+        ("zero503", until_done(refusal("503 Service Unavailable", "0"))),
+        ("past", until_done(refusal("429 Too Many Requests", "Sun, 06 Nov 1994 08:49:37 GMT"))),
         ("two", once(refusal("429 Too Many Requests", "2"))),
         ("imf", once(refusal("503 Service Unavailable", &imf))),
         ("rfc850", once(refusal("429 Too Many Requests", &rfc850))),
@@ -113,31 +114,29 @@ fn retry_after_is_a_lower_bound() {
     files.append("in/a.log", numbered(0..10));
     let outrigger = files.start();
     let dated = ["two", "imf", "rfc850"];
-    until(PATIENCE, "those with a time are asked again", || dated.iter().all(|name| receivers[name].times().len() > 1));
-    // Until here it took at least until the dates, where they were kept.
-    until(PATIENCE, "the dates are over", || Instant::now() > imf_at.max(rfc850_at));
+    until(PATIENCE, "requests with a delay are retried", || dated.iter().all(|name| receivers[name].times().len() > 1));
+    // If the dates were respected, they have passed here.
+    until(PATIENCE, "the dates have passed", || Instant::now() > imf_at.max(rfc850_at));
     let counts = ["zero", "zero503", "past"].map(|name| (name, receivers[name].times().len()));
     let early = |name: &str, at: Instant| at.saturating_duration_since(receivers[name].times()[1]);
     let two = receivers["two"].times()[0] + 2 * SECOND;
     let early = [("two", early("two", two)), ("imf", early("imf", imf_at)), ("rfc850", early("rfc850", rfc850_at))];
-    // Pauses of 250 ms, 500 ms, 1 s and 2 s, each a quarter shorter: five requests in 4 s; four times as many are too
+    // Delays of 250 ms, 500 ms, 1 s and 2 s, each a quarter shorter: five requests in 4 s; four times as many are too
     // many.
-    let right = counts.iter().all(|(_, count)| (2..=20).contains(count));
+    let in_range = counts.iter().all(|(_, count)| (2..=20).contains(count));
     assert!(
-        right && early.iter().all(|(_, early)| early.is_zero()),
-        "requests within four seconds: {counts:?}; asked again before their time: {early:?}"
+        in_range && early.iter().all(|(_, early)| early.is_zero()),
+        "requests within four seconds: {counts:?}; retried too early by: {early:?}"
     );
     done.store(true, Ordering::SeqCst);
     outrigger.finish();
     let again = counts.iter().all(|(name, count)| receivers[name].times().len() > *count);
-    assert!(again, "what was not taken before is delivered at the stop");
+    assert!(again, "rejected lines are delivered at the stop");
 }
 
-/// The status is the answer, also where the body behind it is cut: what was taken is not sent again, what was refused
-/// neither.
-/// covers: faults 4
+/// The status decides, even if the response body is truncated: neither accepted nor rejected lines are sent again.
 #[test]
-fn an_answer_is_its_status_line() {
+fn status_line_decides_despite_a_truncated_body() {
     let cut = |head: &'static str| Scripted::start(move |_| head.to_owned());
     let receivers = BTreeMap::from([
         ("short", cut("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nok")),
@@ -149,7 +148,7 @@ fn an_answer_is_its_status_line() {
     let files = with_sinks(LogFiles::new(&["in"], &["in/*.log"], FAST), &receivers);
     let outrigger = files.start();
     files.append("in/a.log", numbered(0..10));
-    until(PATIENCE, "each is asked", || receivers.values().all(|receiver| !receiver.times().is_empty()));
+    until(PATIENCE, "each receiver gets a request", || receivers.values().all(|receiver| !receiver.times().is_empty()));
     files.append("in/a.log", numbered(10..20));
     let row = |name: &str| ledger_row(&outrigger.admin, &format!("logs.sinks.{name}"));
     let account = |name: &str| (row(name)["delivered"].as_u64().unwrap_or(0), dropped(&row(name)));
@@ -159,7 +158,7 @@ fn an_answer_is_its_status_line() {
         let bodies = receivers[name].bodies().concat();
         let sent = String::from_utf8_lossy(&bodies).into_owned();
         let times = |number: &usize| sent.matches(&format!("n={number:06}")).count();
-        // What is refused may be sent again in parts, to find the line that is at fault.
+        // A rejected batch may be split and sent again, to find the offending line.
         (0..20).filter(|number| name != "refused" && times(number) > 1).count()
     };
     let names = receivers.keys().filter(|name| account(name) != expected(name) || repeated(name) > 0);
@@ -169,11 +168,10 @@ fn an_answer_is_its_status_line() {
     outrigger.finish();
 }
 
-/// A position that a full state volume does not take waits for room: the logs are degraded meanwhile, with one warning
-/// and not one for each position, and a kill after that repeats nothing.
-/// covers: faults 4
+/// A checkpoint that does not fit on a full state volume waits for space: until then the logs are degraded, with one warning
+/// and not one per checkpoint, and a later kill repeats nothing.
 #[test]
-fn positions_wait_for_room_in_a_full_volume() {
+fn checkpoints_wait_for_space_on_a_full_volume() {
     let files = LogFiles::new(&["in"], &["in/*.log"], FAST);
     let volume = need!(Volume::new(&files.scene, "state", "64k", 0), NO_VOLUME);
     files.append("in/first.log", numbered(0..1));
@@ -181,25 +179,25 @@ fn positions_wait_for_room_in_a_full_volume() {
     files.receiver.wait_for(1, PATIENCE);
     settle(&outrigger, "logs.sinks.main");
     volume.fill(&outrigger);
-    // Positions of 200 files need more than the block that is there.
+    // Checkpoints of 200 files need more than the one available block.
     for number in 0..200 {
         files.append(&format!("in/{number:03}.log"), numbered(1 + number * 5..1 + number * 5 + 5));
     }
     files.receiver.wait_for(1001, PATIENCE);
     settle(&outrigger, "logs.sinks.main");
-    let reports = within(5 * SECOND, || outcome(&outrigger).0 == "degraded");
+    let degraded = within(5 * SECOND, || outcome(&outrigger).0 == "degraded");
     let (state, warned) = (outcome(&outrigger), warnings(&outrigger).len());
     volume.free(&outrigger);
     within(5 * SECOND, || outcome(&outrigger).0 == "ok");
-    let well = outcome(&outrigger).0 == "ok";
+    let recovered = outcome(&outrigger).0 == "ok";
     replace_worker(&outrigger);
     files.append("in/last.log", numbered(1001..1002));
     until(PATIENCE, "a line after the kill", || files.sorted().contains(&1001));
     settle(&outrigger, "logs.sinks.main");
     let repeated = missing_and_repeated(&files.sorted(), 0..1001).1;
     assert!(
-        reports && well && warned <= 4 && repeated == 0,
-        "{repeated} of 1,001 lines came again; without room: {warned} warnings, {state:?}; with room again: {well}"
+        degraded && recovered && warned <= 4 && repeated == 0,
+        "{repeated} of 1,001 lines were repeated; on the full volume: {warned} warnings, {state:?}; recovered with space: {recovered}"
     );
     outrigger.finish();
 }
@@ -210,33 +208,32 @@ fn line(number: usize) -> String {
     format!("a line of just ninety-seven bytes {} n={number:06}\n", "x".repeat(53))
 }
 
-/// In a file that is `raw` or JSON: how many lines are nowhere whole, and what is neither a line nor the beginning of
-/// one.
+/// In a file that is `raw` or JSON: the number of lines that are nowhere complete, and what is neither a line nor the
+/// beginning of one.
 fn missing_and_fused(text: &str, json: bool) -> (usize, Vec<String>) {
     let begins = if json { "{\"message\":\"a line of just" } else { "a line of just" };
     let message = |found: &str| match json {
         true => Some(serde_json::from_str::<serde_json::Value>(found).ok()?["message"].as_str()?.to_owned()),
         false => Some(found.to_owned()),
     };
-    let (mut whole, mut fused) = (vec![false; LINES], Vec::new());
+    let (mut complete, mut fused) = (vec![false; LINES], Vec::new());
     for found in text.lines() {
         let number = number_after(found, "n=").filter(|number| *number < LINES);
         if let Some(number) =
             number.filter(|number| message(found).is_some_and(|text| text == line(*number).trim_end()))
         {
-            whole[number] = true;
+            complete[number] = true;
         } else if found.matches("a line of").count() > 1 || !(found.starts_with(begins) || begins.starts_with(found)) {
             fused.push(found.to_owned());
         }
     }
-    (whole.iter().filter(|whole| !**whole).count(), fused)
+    (complete.iter().filter(|complete| !**complete).count(), fused)
 }
 
-/// A line that a full disk cut in a sink's file stays a line of its own when another worker goes on there: no two are
-/// fused, and each is there whole.
-/// covers: faults 4
+/// A line that a full disk truncated in a sink's file stays a separate line when another worker continues the file: no
+/// two lines are fused, and each is complete.
 #[test]
-fn a_line_cut_by_a_full_disk_fuses_with_none() {
+fn line_cut_by_a_full_disk_stays_separate() {
     let mut wrong = Vec::new();
     for format in ["raw", "json"] {
         let sink = "    copy: { file: { path: \"@dir@/out/copy\", format: @format@ }, batch: { max_age: 50ms } }\n";
@@ -247,7 +244,7 @@ fn a_line_cut_by_a_full_disk_fuses_with_none() {
         let read = || std::fs::read_to_string(volume.path(&outrigger, "copy")).unwrap_or_default();
         files.append("in/a.log", (0..LINES).map(line).collect::<String>());
         await_degraded(&outrigger, &["out/copy"]);
-        // Killed while there is still no room, so that the next worker opens the file as it is.
+        // Killed while the disk is still full, so that the next worker opens the file with the truncated line.
         let before = outrigger.worker();
         send_signal(before, Signal::KILL);
         until(PATIENCE, "another worker", || outrigger.find_worker().is_some_and(|worker| worker != before));
@@ -262,12 +259,12 @@ fn a_line_cut_by_a_full_disk_fuses_with_none() {
         }
         outrigger.finish();
     }
-    assert!(wrong.is_empty(), "format, lines that are nowhere whole, lines that are fused: {wrong:?}");
+    assert!(wrong.is_empty(), "format, lines that are nowhere complete, lines that are fused: {wrong:?}");
 }
 
-/// What a killed worker had read waits in its sink's buffer, and what the ring no longer holds of it is lost with the worker: as many
-/// lines as are missing are counted.
-/// covers: faults 4
+/// Lines read by a killed worker are in its sink's buffer, and those no longer in the ring are lost with the worker: each
+/// missing line is counted.
+/// Guarantee: overwritten-lines-counted
 #[test]
 fn lines_lost_with_a_killed_worker_are_counted() {
     const LINES: usize = 20_000;
@@ -286,9 +283,9 @@ fn lines_lost_with_a_killed_worker_are_counted() {
     receiver.answer(Answer::Accept);
     until(PATIENCE, "the last line", || receiver.newest("n=") == Some(LINES - 1));
     let row = || ledger_row(&outrigger.admin, "logs.sources.app");
-    until(PATIENCE, "nothing waits", || row()["pending"] == 0);
+    until(PATIENCE, "nothing is pending", || row()["pending"] == 0);
     let (missing, repeated) = missing_and_repeated(&receiver.sorted("n="), 0..LINES);
-    assert!(missing > 0, "the ring holds less than all lines");
+    assert!(missing > 0, "the ring cannot hold all lines");
     assert_eq!((dropped(&row()) as usize, repeated), (missing, 0), "{}", row());
     assert!(outrigger.stderr.contains("log records dropped before they could be read"));
     outrigger.finish();

@@ -1,6 +1,5 @@
-//! What becomes of a line's bytes on the way to a record: marks of byte order, ends of lines, keys that stand twice,
-//! and lines that are cut. In: files written by the test. Out: records of an http sink and of a file of JSON. Bounded
-//! by some hundred lines.
+//! How a line's bytes become a record: byte order marks, line endings, duplicate keys, and truncated lines. In: files
+//! written by the test. Out: records of an http sink and of a JSON file. Bounded by some hundred lines.
 
 use std::io::Write;
 
@@ -9,9 +8,8 @@ use crate::harness::{PATIENCE, SECOND, until, within};
 
 const FAST: &str = "poll_interval: 50ms, scan_interval: 200ms";
 
-/// A record has each key once, whatever the app wrote: `message` is the message where both are there, and `msg` a
-/// field.
-/// covers: faults 4
+/// A record has each key once, whatever the app wrote: if both `message` and `msg` are present, `message` is the message
+/// and `msg` a field.
 #[test]
 fn a_record_has_each_key_once() {
     // A line, the message of its record, and another field with its value.
@@ -23,7 +21,7 @@ fn a_record_has_each_key_once() {
         (r#"{"n":4,"msg":"a","mess\u0061ge":"b"}"#, "b", Some(("msg", "a"))),
         (r#"{"n":5,"msg":"a","level":"info","message":"b","x":"y"}"#, "b", Some(("level", "info"))),
     ];
-    // The same key twice: which value wins is not said (RFC 8259, 4), that there is one is.
+    // A duplicate key: RFC 8259, 4 does not define which value wins; the record must have exactly one.
     let doubled = [
         (r#"{"n":6,"message":"a","message":"b"}"#, "message"),
         (r#"{"n":7,"msg":"m","level":"info","level":"warn"}"#, "level"),
@@ -59,9 +57,8 @@ fn a_record_has_each_key_once() {
     outrigger.finish();
 }
 
-/// A mark of byte order before JSON is ignored (RFC 8259, 8.1): at the beginning of a file, of one that was written
-/// anew, and of a line where files were put together.
-/// covers: faults 4
+/// A byte order mark before JSON is ignored (RFC 8259, 8.1): at the beginning of a file, of a rewritten file, and of a
+/// line, as in concatenated files.
 #[test]
 fn a_byte_order_mark_before_json_is_ignored() {
     let files = LogFiles::parsed(&["in"], &["in/*.log"], FAST);
@@ -83,10 +80,9 @@ fn a_byte_order_mark_before_json_is_ignored() {
     outrigger.finish();
 }
 
-/// A line that ends with carriage return and line feed is without both; a carriage return within a line stays.
-/// covers: faults 4
+/// CR LF at the end of a line is removed; a CR within a line is kept.
 #[test]
-fn a_carriage_return_ends_a_line_with_its_feed() {
+fn crlf_at_the_end_of_a_line_is_removed() {
     let files =
         LogFiles::parsed(&["in"], &["in/*.log"], "poll_interval: 50ms, scan_interval: 200ms, max_line_bytes: 16B");
     let long = "x".repeat(16);
@@ -99,22 +95,21 @@ fn a_carriage_return_ends_a_line_with_its_feed() {
     let messages: Vec<&str> = records.iter().map(|record| record.message.as_str()).collect();
     assert_eq!(messages, ["one", "", "two", "10 %\r100 %", "plain", &long, "", "three", "four"]);
     assert_eq!(records[6].fields["n"], 1);
-    assert_eq!(records[5].fields.get("truncated"), None, "a line of just max_line_bytes bytes is whole");
+    assert_eq!(records[5].fields.get("truncated"), None, "a line of exactly max_line_bytes bytes is not truncated");
     outrigger.finish();
 }
 
-/// A line that is cut is cut between two characters, whether its end was read with it or not.
-/// covers: faults 4
+/// A line is truncated between two characters, whether its end was read with it or not.
 #[test]
-fn a_cut_line_ends_at_a_character() {
+fn truncated_line_ends_at_a_character() {
     let files =
         LogFiles::new(&["in"], &["in/*.log"], "poll_interval: 50ms, scan_interval: 200ms, max_line_bytes: 1KiB");
     let mut expected = Vec::new();
     let mut text = String::new();
     let mut add = |plain: usize, character: &str, text: &mut String| {
         let line = format!("{}{}", "x".repeat(plain), character.repeat(400));
-        let whole = (1024 - plain) / character.len();
-        expected.push(format!("{}{}", "x".repeat(plain), character.repeat(whole)));
+        let complete = (1024 - plain) / character.len();
+        expected.push(format!("{}{}", "x".repeat(plain), character.repeat(complete)));
         text.push_str(&line);
     };
     for character in ["é", "€", "🦀"] {
@@ -125,7 +120,7 @@ fn a_cut_line_ends_at_a_character() {
     }
     let mut file = std::fs::File::create(files.path("in/a.log")).expect("the log can be written");
     file.write_all(text.as_bytes()).expect("the log can be written");
-    // The last line is cut before its end is there.
+    // The last line is truncated before its end is written.
     let mut unended = String::new();
     add(1023, "🦀", &mut unended);
     file.write_all(unended.as_bytes()).expect("the log can be written");

@@ -1,5 +1,5 @@
-//! Times of records: which texts and numbers are times, that none is off by a unit, and that no two records of a Loki
-//! stream are the same to Loki, which keeps one entry for each nanosecond and text. In: lines of an app and of files.
+//! Timestamps of records: which texts and numbers are timestamps, that none is off by a unit, and that no two records of
+//! a Loki stream are the same to Loki, which keeps one entry per nanosecond and text. In: lines of an app and of files.
 //! Out: fields from an http sink and nanoseconds from a Loki sink. Bounded by some thousand lines.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -9,12 +9,12 @@ use crate::harness::log_files::{LogFiles, append};
 use crate::harness::receiver::Record;
 use crate::harness::{LogReceiver, Outrigger, PATIENCE, Scene};
 
-/// What a member of a line's object is.
+/// How a member of a line's JSON object is expected to be handled.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Expect {
-    /// The record's time, in nanoseconds since 1970, and no field.
+    /// The record's timestamp, as Unix time in nanoseconds, and not a field.
     Time(i128),
-    /// A field as any other; the time is when the line was read.
+    /// An ordinary field; the timestamp is the time at which the line was read.
     Field,
 }
 use Expect::{Field, Time};
@@ -22,19 +22,19 @@ use Expect::{Field, Time};
 /// 2024-05-17T10:05:03Z.
 const NOON_S: i128 = 1_715_940_303;
 const NOON: i128 = NOON_S * 1_000_000_000;
-/// By so much equal times of a stream may be moved, so that none is as another one.
+/// The maximum shift of equal timestamps of a stream, which makes them unique.
 const RISE: i128 = 1000;
 
 const LOKI: &str = r#"    loki: { loki: { url: "http://@loki@" }, batch: { max_bytes: 64KiB, max_age: 50ms } }
 "#;
 
 fn now() -> i128 {
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("it is after 1970");
-    i128::try_from(now.as_nanos()).expect("it is before 10^38 ns")
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("the clock is after the Unix epoch");
+    i128::try_from(now.as_nanos()).expect("fewer than 10^38 ns")
 }
 
-/// Reads an object `{"n":…,KEY:VALUE}` for each case, and fails with those that are not what is expected. Times are in
-/// a file of their own and in their order, so that none has to be moved for the sake of another one.
+/// Reads an object `{"n":…,KEY:VALUE}` for each case, and fails with those that differ from what is expected. Timestamps
+/// are in a separate file and in order, so that none has to be shifted because of another one.
 #[track_caller]
 fn check(cases: &[(&str, &str, Expect)]) {
     let loki = LogReceiver::start();
@@ -75,8 +75,7 @@ fn check(cases: &[(&str, &str, Expect)]) {
     outrigger.finish();
 }
 
-/// A number that cannot be a time of this century stays a field, and the record has the time at which it was read.
-/// covers: faults 4
+/// A number that cannot be a time of this century stays a field, and the record's timestamp is the time at which it was read.
 #[test]
 fn numbers_of_other_centuries_are_fields() {
     check(&[
@@ -99,27 +98,25 @@ fn numbers_of_other_centuries_are_fields() {
     ]);
 }
 
-/// Whole milliseconds are whole milliseconds, and fractions of seconds are as they were written.
-/// covers: faults 4
+/// Integer milliseconds stay exact, and fractions of seconds keep the written digits.
 #[test]
-fn whole_milliseconds_stay_whole() {
+fn integer_milliseconds_stay_exact() {
     let value =
         |ms: i128| (format!("{}", NOON_S * 1000 + ms), format!("{NOON_S}.{ms:03}"), format!("{NOON_S}.{ms:03}777"));
     let values: Vec<_> = (0..1000).map(value).collect();
     let mut cases = Vec::new();
-    for (ms, (whole, fraction, micros)) in (0..1000).zip(&values) {
-        cases.push(("time", whole.as_str(), Time(NOON + ms * 1_000_000)));
+    for (ms, (integer, fraction, micros)) in (0..1000).zip(&values) {
+        cases.push(("time", integer.as_str(), Time(NOON + ms * 1_000_000)));
         cases.push(("ts", fraction.as_str(), Time(NOON + ms * 1_000_000)));
         cases.push(("@timestamp", micros.as_str(), Time(NOON + ms * 1_000_000 + 777_000)));
     }
     check(&cases);
 }
 
-/// A text is a time where RFC 3339 says so: offsets and dates that do not exist are none, any number of digits is a
-/// fraction.
-/// covers: faults 4
+/// A text is a timestamp if RFC 3339 allows it: invalid offsets and dates are not, and a fraction has any number of
+/// digits.
 #[test]
-fn texts_are_times_where_rfc_3339_says_so() {
+fn only_rfc_3339_texts_are_timestamps() {
     check(&[
         ("time", "\"2024-05-17T12:05:03+25:00\"", Field),
         ("time", "\"2024-05-17T12:05:03+24:00\"", Field),
@@ -146,14 +143,14 @@ fn texts_are_times_where_rfc_3339_says_so() {
     ]);
 }
 
-/// Entries of one stream that are the same to Loki.
+/// The number of entries of one stream that are duplicates to Loki.
 fn same_entries(receiver: &LogReceiver) -> usize {
     let records = receiver.records();
     let entries: BTreeSet<_> = records.iter().map(|entry| (&entry.labels, entry.nanos, &entry.message)).collect();
     records.len() - entries.len()
 }
 
-/// An app and files that write one text again and again, some of it with times of their own.
+/// An app and files that write one text repeatedly, some lines with their own timestamps.
 const REPEATING: &str = r#"
 app: { stop: { drain_timeout: 1s, grace_period: 2s, timeout: 6s } }
 logs:
@@ -164,7 +161,7 @@ logs:
   sinks: { main: { loki: { url: "http://@receiver@", labels: @labels@ }, batch: { max_bytes: 64KiB, max_age: 50ms } } }
 "#;
 
-/// Starts the sources above, and waits for all that they have; more of a known line comes in another read and another body.
+/// Starts the sources above, and waits for all lines; more copies of a known line come in another read and another request.
 #[track_caller]
 fn repeated(labels: &str) -> LogReceiver {
     let (scene, receiver) = (Scene::new(), LogReceiver::start());
@@ -186,27 +183,25 @@ fn repeated(labels: &str) -> LogReceiver {
     receiver
 }
 
-/// No two records of a Loki stream have the same time and text, whether the time was read from the clock or from the line. Times
-/// from the clock rise; those of lines are theirs.
-/// covers: faults 4
+/// No two records of a Loki stream have the same timestamp and text, whether it is from the clock or from the line. Timestamps
+/// from the clock increase; those of lines are kept.
 #[test]
-fn no_two_records_of_a_stream_are_one_to_loki() {
+fn records_of_a_loki_stream_are_unique() {
     let receiver = repeated("{}");
     let mut last: BTreeMap<String, i128> = BTreeMap::new();
-    let mut still = 0;
+    let mut not_rising = 0;
     for entry in receiver.records().into_iter().filter(|entry| entry.message == "connection refused") {
-        still += usize::from(last.insert(entry.labels, entry.nanos).is_some_and(|before| entry.nanos <= before));
+        not_rising += usize::from(last.insert(entry.labels, entry.nanos).is_some_and(|before| entry.nanos <= before));
     }
     let far = |entry: &Record| !(NOON..NOON + 1_000_000).contains(&entry.nanos);
     let moved = receiver.records().iter().filter(|entry| entry.message.starts_with('{') && far(entry)).count();
-    let found = (same_entries(&receiver), still, moved);
-    assert_eq!(found, (0, 0, 0), "of {} records: one with another, not rising, moved by a millisecond", receiver.len());
+    let found = (same_entries(&receiver), not_rising, moved);
+    assert_eq!(found, (0, 0, 0), "of {} records: duplicates, not increasing, shifted by a millisecond", receiver.len());
 }
 
-/// The same where labels make one Loki stream of several files, and of the app's two streams.
-/// covers: faults 4
+/// The same if the labels merge several files, and the app's two streams, into one Loki stream.
 #[test]
-fn sources_that_share_a_loki_stream_lose_no_record() {
+fn sources_sharing_a_loki_stream_lose_no_record() {
     let receiver = repeated("{ source: all, stream: all, file: all }");
-    assert_eq!(same_entries(&receiver), 0, "of {} records, those that are one with another to Loki", receiver.len());
+    assert_eq!(same_entries(&receiver), 0, "duplicates to Loki among {} records", receiver.len());
 }

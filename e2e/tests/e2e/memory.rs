@@ -1,6 +1,6 @@
-//! Memory that runs out, in control groups with a limit of their own: who is killed is named, nobody is named wrongly, and with
-//! defaults alone the app has what it has without us. In: groups, apps that eat. Out: exit codes, logs, black boxes. Bounded by the
-//! limit of each group.
+//! Out of memory, in dedicated control groups with a limit: an OOM kill is reported, no other kill is reported as one, and
+//! with only defaults the app has the memory that it has without Outrigger. In: groups, apps that allocate. Out: exit codes,
+//! logs, black boxes. Bounded by the limit of each group.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -11,15 +11,15 @@ use crate::harness::outrigger::{binary, upgrade};
 use crate::harness::process::{Signal, run_to_end, send_signal};
 use crate::harness::{Outrigger, PATIENCE, RawApp, SECOND, Scene, Wait, Wire, python, until, within};
 
-const NO_GROUP: &str = "no control group with a memory limit can be made";
+const NO_GROUP: &str = "no control group with a memory limit can be created";
 const NO_PYTHON: &str = "python3 is not installed";
 
 const CAPTURED: &str = "app: {}\nlogs: { sources: { app: { stdio: {} } }, sinks: { none: { blackhole: {} } } }\n";
 
-/// Takes what there is and more, and ends by the kernel alone.
-const EATER: &str = "print('eating', flush=True)\nkept = []\nwhile True: kept.append(bytearray(1 << 20))";
+/// Allocates memory until the kernel kills it.
+const ALLOCATOR: &str = "print('allocating', flush=True)\nheap = []\nwhile True: heap.append(bytearray(1 << 20))";
 
-/// A control group of its own with a limit, removed at the end.
+/// A dedicated control group with a limit, removed at the end.
 struct Group(PathBuf);
 
 impl Group {
@@ -28,18 +28,18 @@ impl Group {
         let name = format!("outrigger-e2e-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let old = PathBuf::from("/sys/fs/cgroup/memory").join(&name);
         let new = PathBuf::from("/sys/fs/cgroup").join(&name);
-        let (folder, limit) = if std::fs::create_dir(&old).is_ok() {
+        let (directory, limit) = if std::fs::create_dir(&old).is_ok() {
             (old, "memory.limit_in_bytes")
         } else {
             std::fs::create_dir(&new).ok()?;
             (new, "memory.max")
         };
-        let group = Self(folder);
+        let group = Self(directory);
         std::fs::write(group.0.join(limit), bytes.to_string()).ok()?;
         Some(group)
     }
 
-    /// What starts a command inside.
+    /// The words in front of a command that start it in the group.
     fn enter(&self) -> [String; 4] {
         let enter = format!("echo $$ > {}/cgroup.procs; exec \"$@\"", self.0.display());
         ["sh".to_owned(), "-c".to_owned(), enter, "sh".to_owned()]
@@ -47,18 +47,18 @@ impl Group {
 
     #[track_caller]
     fn start(&self, binary: &str, scene: &Scene, body: &str, command: &[&str], wait: Wait) -> Outrigger {
-        Outrigger::start_binary(binary, scene, "outrigger.yaml", body, command, wait, |ours| {
+        Outrigger::start_binary(binary, scene, "outrigger.yaml", body, command, wait, |outrigger| {
             let [shell, words @ ..] = self.enter();
             let mut inside = Command::new(shell);
-            inside.args(words).arg(ours.get_program()).args(ours.get_args());
-            *ours = inside;
+            inside.args(words).arg(outrigger.get_program()).args(outrigger.get_args());
+            *outrigger = inside;
         })
     }
 
-    /// Has the kernel kill somebody in it.
+    /// Makes the kernel kill a process in the group.
     fn kill_one(&self, python: &str) {
-        let words = [&self.enter()[..], &[python.to_owned(), "-c".to_owned(), EATER.to_owned()]].concat();
-        assert_eq!(run_to_end(&words, 3 * PATIENCE).0, 137, "the kernel kills the eater");
+        let words = [&self.enter()[..], &[python.to_owned(), "-c".to_owned(), ALLOCATOR.to_owned()]].concat();
+        assert_eq!(run_to_end(&words, 3 * PATIENCE).0, 137, "the kernel kills the allocating process");
     }
 }
 
@@ -68,29 +68,25 @@ impl Drop for Group {
     }
 }
 
-/// In the line of its end and in the black box, with its last words.
-/// covers: attachment 1
-/// covers: attachment 2
-/// covers: attachment 8
+/// In the log line of the exit and in the black box, with its last output.
+/// Guarantee: app-crash-recorded
 #[test]
-fn an_app_killed_for_want_of_memory_is_reported_so() {
+fn oom_killed_app_is_reported() {
     let python = need!(python(), NO_PYTHON);
     let group = need!(Group::limited(96 << 20), NO_GROUP);
     let scene = Scene::new();
-    let outrigger = group.start(&binary(), &scene, CAPTURED, &[&python, "-c", EATER], Wait::Nothing);
+    let outrigger = group.start(&binary(), &scene, CAPTURED, &[&python, "-c", ALLOCATOR], Wait::Nothing);
     let exit = outrigger.wait(3 * PATIENCE);
     assert_eq!(exit.code, 137, "{}", exit.stderr);
     let reports = exit.stderr.lines().any(|line| line.contains("app OOM-killed"));
-    assert!(reports, "the line of its end says so: {}", exit.stderr);
+    assert!(reports, "the log line of the exit reports it: {}", exit.stderr);
     let boxes = scene.black_boxes();
-    assert_eq!((boxes.len(), &boxes[0]["oom_killed"], &boxes[0]["stdout"][0]), (1, &true.into(), &"eating".into()));
+    assert_eq!((boxes.len(), &boxes[0]["oom_killed"], &boxes[0]["stdout"][0]), (1, &true.into(), &"allocating".into()));
 }
 
-/// Kills of the kernel's before our time, and a supervisor that has replaced itself, make no kill of somebody's one of the kernel's.
-/// covers: attachment 1
-/// covers: attachment 3
+/// Earlier OOM kills in the group, and a supervisor that has re-executed itself, do not turn another kill into an OOM kill.
 #[test]
-fn an_app_that_somebody_killed_is_not_said_to_lack_memory() {
+fn app_killed_otherwise_is_not_reported_as_oom() {
     let python = need!(python(), NO_PYTHON);
     let group = need!(Group::limited(96 << 20), NO_GROUP);
     group.kill_one(&python);
@@ -110,14 +106,13 @@ fn an_app_that_somebody_killed_is_not_said_to_lack_memory() {
     }
 }
 
-/// The worker gives way before the app does, is named as what the kernel killed, or ends itself at its own limit.
-/// covers: attachment 2
+/// The worker is killed before the app, is reported as the OOM-killed process, or exits at its own limit.
 #[test]
-fn a_worker_that_leaks_in_a_small_container_falls_alone() {
-    let door = need!(faults::binary(), faults::NO_FAULTS);
+fn leaking_worker_does_not_take_the_app_with_it() {
+    let binary = need!(faults::binary(), faults::NO_FAULTS);
     let group = need!(Group::limited(96 << 20), NO_GROUP);
     let scene = Scene::new();
-    let outrigger = group.start(&door, &scene, CAPTURED, &["sleep", "300"], Wait::Ready);
+    let outrigger = group.start(&binary, &scene, CAPTURED, &["sleep", "300"], Wait::Ready);
     let (app, worker) = (outrigger.app(), outrigger.worker());
     faults::send(&scene, "leak 200");
     outrigger.await_other(worker, 3 * PATIENCE);
@@ -126,28 +121,28 @@ fn a_worker_that_leaks_in_a_small_container_falls_alone() {
     assert_eq!(outrigger.finish().code, 143);
 }
 
-/// With every setting at its default, a receiver that is down takes nothing from the app that it needs.
-/// covers: attachment 2
+/// With default settings, a receiver that is down takes no memory that the app needs.
+/// Guarantee: app-never-blocked-by-a-receiver
 #[test]
-fn with_a_dead_receiver_an_app_in_a_small_container_has_what_it_has_alone() {
+fn down_receiver_takes_no_memory_from_the_app() {
     let python = need!(python(), NO_PYTHON);
     let group = need!(Group::limited(64 << 20), NO_GROUP);
     let scene = Scene::new();
-    scene.port("nobody");
+    scene.port("unused");
     let body = "app: { stop: { drain_timeout: 1s, grace_period: 2s, timeout: 4s } }\n\
-                logs: { sources: { app: { stdio: {} } }, sinks: { out: { http: { url: \"http://127.0.0.1:@nobody@/\" } } } }\n";
+                logs: { sources: { app: { stdio: {} } }, sinks: { out: { http: { url: \"http://127.0.0.1:@unused@/\" } } } }\n";
     // About 28 MiB, and 48 MB of lines through stdout and stderr.
-    let app = "import sys\nkept = bytearray(b'x' * (20 << 20))\nline = 'x' * 99 + '\\n'\n\
+    let app = "import sys\nheap = bytearray(b'x' * (20 << 20))\nline = 'x' * 99 + '\\n'\n\
                for n in range(240000):\n    sys.stdout.write(line)\n    sys.stderr.write(line)\nsys.exit(9)";
     let outrigger = group.start(&binary(), &scene, body, &[&python, "-c", app], Wait::Nothing);
     let exit = outrigger.wait(3 * PATIENCE);
     assert_eq!(exit.code, 9, "{}", exit.stderr.lines().filter(|line| !line.starts_with('x')).collect::<String>());
 }
 
-/// A flood of connections with half a request each takes no more memory than allowed: the oldest give way to those that come later.
-/// covers: attachment 2
+/// A flood of connections with half a request each takes no more memory than allowed: the oldest are closed for newer ones.
+/// Guarantee: flood-within-memory-limit
 #[test]
-fn a_flood_of_connections_does_not_take_more_memory_than_allowed() {
+fn connection_flood_respects_the_memory_limit() {
     let scene = Scene::new();
     let app = RawApp::echoing_targets();
     scene.set("port", app.address().rsplit(':').next().expect("a port"));
@@ -164,25 +159,25 @@ fn a_flood_of_connections_does_not_take_more_memory_than_allowed() {
             Some(wire)
         })
         .collect();
-    assert!(flood.len() > 2000, "{} connections were taken", flood.len());
-    // The oldest give way, so that whoever comes later is answered. A worker that is over its limit for three looks is replaced.
-    assert!(crate::harness::get(&front, "/beside").is_ok(), "a request beside the flood is answered");
-    let newest = flood.last_mut().expect("the last was let in");
-    newest.send("\r\n\r\n").expect("it is still open");
-    // While memory is short a long head is refused with its reason; nobody who was let in last is closed without a word.
-    let answer = newest.reply("GET").expect("it is answered");
+    assert!(flood.len() > 2000, "{} connections were accepted", flood.len());
+    // The oldest are closed, so that later clients are served. A worker that is over its limit in three checks is replaced.
+    assert!(crate::harness::get(&front, "/another").is_ok(), "another request during the flood gets a response");
+    let newest = flood.last_mut().expect("the last connection was accepted");
+    newest.send("\r\n\r\n").expect("the connection is still open");
+    // Under memory pressure a long head is rejected with the reason; the newest connections are not closed without a response.
+    let response = newest.reply("GET").expect("the request gets a response");
     assert!(
-        answer.text() == "/half" || answer.status == 503 && answer.text().contains("memory pressure"),
-        "{answer:?}"
+        response.text() == "/half" || response.status == 503 && response.text().contains("memory pressure"),
+        "{response:?}"
     );
     assert_eq!(outrigger.worker(), worker, "the same worker serves");
     drop(flood);
-    until(3 * PATIENCE, "a long head is taken again", || {
+    until(3 * PATIENCE, "a long head is accepted again", || {
         let sent = Wire::connect(&front).and_then(|mut wire| {
             wire.send(format!("{half}\r\n\r\n"))?;
             wire.reply("GET")
         });
-        sent.is_ok_and(|answer| answer.text() == "/half")
+        sent.is_ok_and(|response| response.text() == "/half")
     });
     assert_eq!(outrigger.worker(), worker);
     outrigger.finish();

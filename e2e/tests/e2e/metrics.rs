@@ -1,5 +1,5 @@
-//! The app's metrics on their two ways to Prometheus: our page, which it scrapes, and remote write, which it receives.
-//! A real app and a real Prometheus; queries through its API are the proof. Bounded by a scrape each second.
+//! The app's metrics reach Prometheus in two ways: it scrapes Outrigger's endpoint, and it receives remote write.
+//! A real app and a real Prometheus; queries through its API are the proof. Bounded by one scrape per second.
 
 use std::time::Duration;
 
@@ -29,12 +29,12 @@ fn start(scene: &Scene, body: &str, command: &[String]) -> Outrigger {
     Outrigger::start(scene, body, &command)
 }
 
-/// Orders are what the app counts: so many requests, so many orders.
+/// The app counts orders: one for each request.
 fn order(scene: &Scene, orders: usize) {
     let address = format!("127.0.0.1:{}", scene.value("port"));
     until(PATIENCE, "the app serves", || get(&address, "/health").is_ok());
     for _ in 0..orders {
-        assert_eq!(get(&address, "/order").expect("the app answers").status, 200);
+        assert_eq!(get(&address, "/order").expect("the app responds").status, 200);
     }
 }
 
@@ -64,28 +64,27 @@ scrape_configs:
     static_configs: [ { targets: [ \"127.0.0.1:@page@\" ] } ]
 ";
 
-/// What an instant query gives: the value of each series that it found.
+/// The values of all series that an instant query returns.
 fn query(scene: &Scene, expression: &str) -> Vec<f64> {
     let escaped: String = expression.bytes().map(|byte| format!("%{byte:02X}")).collect();
-    let reply = get(&scene.value("central"), &format!("/api/v1/query?query={escaped}")).expect("the API answers");
-    let answer = reply.json();
-    let found = answer["data"]["result"].as_array().cloned().unwrap_or_else(|| panic!("{expression}: {answer}"));
+    let reply = get(&scene.value("central"), &format!("/api/v1/query?query={escaped}")).expect("the API responds");
+    let body = reply.json();
+    let found = body["data"]["result"].as_array().cloned().unwrap_or_else(|| panic!("{expression}: {body}"));
     found.iter().filter_map(|series| series["value"][1].as_str()?.parse().ok()).collect()
 }
 
-/// Prometheus scrapes our page and receives our remote write; its API gives the app's series from both, with the app's
-/// own values, counters and histogram alike.
-/// covers: foundation 5
-/// covers: foundation 12
+/// Prometheus scrapes Outrigger's endpoint and receives its remote write; its API returns the app's series from both,
+/// with the app's own values, for counters and histogram.
+/// Guarantee: series-reach-prometheus
 #[test]
-fn prometheus_has_the_apps_series_from_both_ways() {
+fn app_series_reach_prometheus_both_ways() {
     let scene = Scene::new();
     let command = need!(app(&scene), "python3 is not installed");
     let prometheus = need!(prometheus(&scene), "prometheus is not installed");
     let outrigger = start(&scene, BOTH_WAYS, &command);
     order(&scene, 17);
-    // What Prometheus scraped carries its job; what was written to it carries whatever we gave it.
-    for (way, job) in [("the page", "job=\"the-page\""), ("remote write", "job!=\"the-page\"")] {
+    // Scraped series have the label `job` of Prometheus; written series have the labels that Outrigger set.
+    for (way, job) in [("scrape", "job=\"the-page\""), ("remote write", "job!=\"the-page\"")] {
         let series = [
             (format!("shop_orders_total{{kind=\"book\",{job}}}"), 17.0),
             (format!("shop_queue_depth{{{job}}}"), 3.0),
@@ -98,22 +97,23 @@ fn prometheus_has_the_apps_series_from_both_ways() {
             until(PATIENCE, &what, || query(&scene, &expression) == [value]);
         }
         let own = format!("count({{__name__=~\"outrigger_.*\",{job}}})");
-        until(PATIENCE, &format!("our own series by {way}"), || query(&scene, &own).iter().any(|count| *count > 5.0));
+        until(PATIENCE, &format!("Outrigger's own series by {way}"), || {
+            query(&scene, &own).iter().any(|count| *count > 5.0)
+        });
         let process = format!("count({{__name__=~\"process_.*\",{job}}})");
-        until(PATIENCE, &format!("the process's series by {way}"), || !query(&scene, &process).is_empty());
+        until(PATIENCE, &format!("the process series by {way}"), || !query(&scene, &process).is_empty());
     }
-    until(PATIENCE, "several scrapes in a row worked", || {
+    until(PATIENCE, "several consecutive scrapes succeeded", || {
         query(&scene, "min_over_time(up{job=\"the-page\"}[5s])") == [1.0]
     });
     outrigger.finish();
     prometheus.stop();
 }
 
-/// The page is Prometheus text with types and help, has the app's series unchanged, and ours only because `self` is a
-/// source.
-/// covers: foundation 5
+/// The endpoint serves Prometheus text with types and help and the app's series unchanged. It has Outrigger's own series
+/// only if `self` is a source.
 #[test]
-fn the_page_has_what_its_sources_give_and_nothing_else() {
+fn endpoint_has_only_series_of_its_sources() {
     let scene = Scene::new();
     let command = need!(app(&scene), "python3 is not installed");
     scene.port("page");
@@ -126,11 +126,11 @@ metrics:
     let outrigger = start(&scene, body, &command);
     order(&scene, 4);
     let page = format!("127.0.0.1:{}", scene.value("page"));
-    until(PATIENCE, "the app's counter on the page", || {
+    until(PATIENCE, "the app's counter is exposed", || {
         let orders = Exposition::of(&page).and_then(|page| page.value("shop_orders_total"));
         orders == Some(4.0)
     });
-    let reply = get(&page, "/metrics").expect("the page answers");
+    let reply = get(&page, "/metrics").expect("the endpoint responds");
     assert!(reply.head.header("content-type").is_some_and(|kind| kind.starts_with("text/plain; version=0.0.4")));
     let text = reply.text();
     for line in [
@@ -144,13 +144,12 @@ metrics:
     let parsed = Exposition::parse(&text);
     let buckets = parsed.series.iter().filter(|series| series.name == "shop_order_seconds_bucket").count();
     assert_eq!(buckets, 3, "{text}");
-    assert!(parsed.names_with("outrigger_").is_empty(), "`self` is no source here:\n{text}");
-    assert!(Exposition::of(&outrigger.admin).expect("our own page").names_with("shop_").is_empty());
+    assert!(parsed.names_with("outrigger_").is_empty(), "`self` is not a source here:\n{text}");
+    assert!(Exposition::of(&outrigger.admin).expect("Outrigger's own metrics").names_with("shop_").is_empty());
     outrigger.finish();
 }
 
-/// The process source measures the app, not us.
-/// covers: foundation 5
+/// The process source measures the app, not Outrigger.
 #[test]
 fn the_process_source_measures_the_app() {
     let python = need!(python(), "python3 is not installed");
@@ -164,7 +163,7 @@ metrics:
     let big = "data = b'x' * (120 << 20); import time; time.sleep(300)";
     let outrigger = Outrigger::start(&scene, body, &[&python, "-c", big]);
     let page = format!("127.0.0.1:{}", scene.value("page"));
-    until(2 * PATIENCE, "a memory of more than 120 MB on the page", || {
+    until(2 * PATIENCE, "a memory usage above 120 MB is exposed", || {
         let page = Exposition::of(&page);
         let memory = page.and_then(|page| page.sum(|series| series.name == "process_memory_usage_bytes"));
         memory.is_some_and(|bytes| bytes > 120e6)
@@ -172,10 +171,10 @@ metrics:
     outrigger.finish();
 }
 
-/// What an app no longer exposes leaves the page, and comes back with it: stale values are not served as if they were true.
-/// covers: foundation 5
+/// Series that an app no longer exposes are removed from the endpoint, and return with the app: stale values are not served.
+/// Guarantee: stale-series-removed
 #[test]
-fn series_of_a_target_that_is_gone_leave_the_page() {
+fn series_of_a_stopped_target_are_removed() {
     let scene = Scene::new();
     let command = need!(app(&scene), "python3 is not installed");
     scene.port("page");
@@ -186,20 +185,19 @@ metrics:
 "#;
     let outrigger = Outrigger::start(&scene, body, &[]);
     let page = format!("127.0.0.1:{}", scene.value("page"));
-    let on_the_page = || Exposition::of(&page).is_some_and(|page| page.value("shop_queue_depth") == Some(3.0));
+    let is_exposed = || Exposition::of(&page).is_some_and(|page| page.value("shop_queue_depth") == Some(3.0));
     for _ in 0..2 {
         let app = Running::start(&command);
-        until(PATIENCE, "the app's series on the page", on_the_page);
+        until(PATIENCE, "the app's series are exposed", is_exposed);
         app.stop();
-        until(PATIENCE, "the app's series gone from the page", || !on_the_page());
+        until(PATIENCE, "the app's series are removed", || !is_exposed());
     }
     outrigger.finish();
 }
 
-/// A remote-write receiver that fails for a while loses no sample that counts: the writes are tried again.
-/// covers: foundation 5
+/// A remote-write receiver that fails temporarily loses no relevant sample: the writes are retried.
 #[test]
-fn remote_write_is_tried_again_after_errors() {
+fn remote_write_is_retried_after_errors() {
     let scene = Scene::new();
     let command = need!(app(&scene), "python3 is not installed");
     let receiver = LogReceiver::answering(Answer::Status(500));
@@ -228,10 +226,10 @@ fn remote_write_is_tried_again_after_errors() {
     outrigger.finish();
 }
 
-/// A target that hangs costs its own scrape, never the page.
-/// covers: foundation 5
+/// A target that hangs fails only its own scrape, never the endpoint.
+/// Guarantee: hung-target-contained
 #[test]
-fn a_hanging_target_does_not_hang_the_page() {
+fn hanging_target_does_not_block_the_endpoint() {
     let scene = Scene::new();
     let target = LogReceiver::answering(Answer::Hang);
     scene.set("target", target.address());

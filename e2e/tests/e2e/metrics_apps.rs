@@ -1,5 +1,5 @@
-//! Apps that listen late, live shortly, or change until they are stopped: a first sample comes soon, and the last values are
-//! there. Apps and targets come in; out go the samples that a receiver of remote write got. Bounded by one start of the program a
+//! Apps that listen late, are short-lived, or change until they are stopped: the first sample arrives soon, and the last values
+//! arrive too. In: apps and targets. Out: the samples that a remote-write receiver got. Bounded by one start of the program per
 //! test.
 
 use std::net::TcpStream;
@@ -10,8 +10,7 @@ use crate::harness::{
     Findings, LogReceiver, Outrigger, PATIENCE, Page, Scene, Target, Wait, free_port, python, until, within,
 };
 
-/// An app that listens late, and ends by itself where the third argument says so: port, seconds until it listens,
-/// seconds of its life.
+/// An app that listens late and exits by itself. Arguments: port, seconds until it listens, seconds until it exits.
 const LATE_APP: &str = "
 import http.server, os, sys, threading, time
 port, late, life = int(sys.argv[1]), float(sys.argv[2]), float(sys.argv[3])
@@ -29,12 +28,11 @@ time.sleep(late)
 http.server.ThreadingHTTPServer(('127.0.0.1', port), Page).serve_forever()
 ";
 
-/// How soon after a target listens its first sample has come at the latest, with a scrape each minute.
+/// The longest time from a target's listen to its first sample, with one scrape per minute.
 const SOON: Duration = Duration::from_secs(8);
 
-/// The first scrape comes when the app takes connections, and a target that is not there yet is tried again soon:
-/// nobody waits a whole interval for a first sample, and an app that starts is no fault.
-/// covers: faults 6
+/// The first scrape runs when the app accepts connections, and the scrape of a target that is not up yet is retried soon:
+/// a first sample does not take a full interval, and an app that starts is not a fault.
 #[test]
 fn a_late_target_is_scraped_once_it_listens() {
     let python = need!(python(), "python3 is not installed");
@@ -56,20 +54,19 @@ metrics:
     let target = Target::start_on(other, |_, _| Page::text("other_total 7\n"));
     let mut findings = Findings::default();
     for name in ["late_total", "other_total"] {
-        let came = within(SOON, || written(&receiver, name).iter().any(|sample| sample.value == 7.0));
-        findings.check(came, || format!("no sample of {name} within {SOON:?}"));
+        let arrived = within(SOON, || written(&receiver, name).iter().any(|sample| sample.value == 7.0));
+        findings.check(arrived, || format!("no sample of {name} within {SOON:?}"));
     }
     let warned: Vec<String> =
         outrigger.stderr.lines().into_iter().filter(|line| line.contains("WARN") && line.contains("\"app\"")).collect();
-    findings.check(warned.is_empty(), || format!("an app that starts is a fault: {warned:?}"));
+    findings.check(warned.is_empty(), || format!("an app that starts is reported as a fault: {warned:?}"));
     drop(target);
     outrigger.finish();
 }
 
-/// An app that lives shorter than the interval leaves samples all the same.
-/// covers: faults 6
+/// An app with a lifetime below the interval is scraped anyway.
 #[test]
-fn a_short_app_leaves_samples() {
+fn short_lived_app_is_scraped() {
     let python = need!(python(), "python3 is not installed");
     let mut findings = Findings::default();
     for (late, life) in [("1.4", "4"), ("0.2", "1.5")] {
@@ -86,15 +83,14 @@ metrics:
         let outrigger = Outrigger::start_and(&scene, body, &command, Wait::Nothing);
         let exit = outrigger.wait(2 * PATIENCE);
         assert_eq!(exit.code, 0, "{}", exit.stderr);
-        let came = written(&receiver, "late_total").iter().any(|sample| sample.value == 7.0);
-        findings.check(came, || format!("an app of {life} s that listens after {late} s leaves no sample"));
+        let arrived = written(&receiver, "late_total").iter().any(|sample| sample.value == 7.0);
+        findings.check(arrived, || format!("no sample of an app that listens after {late} s and runs {life} s"));
     }
 }
 
-/// What changed after the last scrape of the interval is told by one more, when the stop begins and the app still answers.
-/// covers: faults 6
+/// Changes after the last regular scrape are exported by one more scrape, at the start of the stop while the app still responds.
 #[test]
-fn the_last_values_of_an_app_are_scraped_at_its_stop() {
+fn stop_scrapes_the_last_values_of_the_app() {
     let receiver = LogReceiver::start();
     let scene = Scene::new();
     let target = Target::start(|_, round| Page::text(format!("work_total {round}\n")));

@@ -1,6 +1,6 @@
-//! Receivers of metrics and targets at the edges of HTTP: a `Retry-After` of nothing, URLs with percent-encoded users
-//! and without a path, labels that are none, and a stop while targets and receivers hang. Requests come to servers of
-//! the test, which keep head and time of each; bounded by the deadline of a stop.
+//! Metric receivers and targets in edge cases of HTTP: a `Retry-After` of zero, URLs with percent-encoded users and
+//! without a path, empty and invalid labels, and a stop while targets and receivers hang. Servers of the test record head
+//! and time of each request; bounded by the deadline of a stop.
 
 use std::time::{Duration, Instant};
 
@@ -11,16 +11,16 @@ use crate::harness::{
 };
 use crate::metrics_faults::written;
 
-/// A date as HTTP writes it (RFC 9110, 5.6.7), so many seconds from now.
+/// An HTTP date (RFC 9110, 5.6.7) this many seconds from now.
 fn http_date(seconds_from_now: u32) -> String {
     let when = format!("now + {seconds_from_now} seconds");
     let command = ["env", "LC_ALL=C", "date", "-u", "-d", &when, "+%a, %d %b %Y %H:%M:%S GMT"];
     let (code, date, _) = run_to_end(&command, PATIENCE);
-    assert_eq!(code, 0, "date(1) writes a date");
+    assert_eq!(code, 0, "date(1) prints a date");
     date.trim_end().to_owned()
 }
 
-const IMPATIENT: &str = r#"
+const RETRYING: &str = r#"
 app: { stop: { drain_timeout: 1s, grace_period: 2s, timeout: 6s } }
 logs:
   sources: { files: { file: { include: ["@dir@/in.log"] } } }
@@ -33,12 +33,12 @@ metrics:
     future: { remote_write: { url: "http://@receiver@/future" } }
 "#;
 
-/// `Retry-After` is a lower bound beside our own pauses, never an invitation to come back at once; one that is a date
-/// in the future is waited for (RFC 9110, 10.2.3).
-/// covers: faults 6
+/// `Retry-After` is a lower limit in addition to Outrigger's own backoff, and never causes an immediate retry; a date in
+/// the future is waited for (RFC 9110, 10.2.3).
+/// Guarantee: retry-after-honoured
 #[test]
-fn retry_after_never_makes_us_impatient() {
-    /// Requests that a receiver turns down, and the least time for all of them.
+fn retry_after_never_shortens_the_backoff() {
+    /// Requests that a receiver rejects, and the minimum time for all of them.
     const REFUSED: usize = 4;
     const LEAST: Duration = Duration::from_millis(300);
     let scene = Scene::new();
@@ -52,7 +52,7 @@ fn retry_after_never_makes_us_impatient() {
     });
     scene.set("receiver", receiver.address());
     scene.write("in.log", "a line\n");
-    let outrigger = Outrigger::start(&scene, IMPATIENT, &[]);
+    let outrigger = Outrigger::start(&scene, RETRYING, &[]);
     let mut findings = Findings::default();
     for path in ["/zero", "/past", "/lines"] {
         receiver.wait_for_rounds(path, REFUSED, PATIENCE);
@@ -63,9 +63,9 @@ fn retry_after_never_makes_us_impatient() {
     }
     receiver.wait_for_rounds("/future", 2, PATIENCE);
     let times = receiver.times("/future");
-    // A date has whole seconds: four of them are more than three.
+    // A date has a resolution of one second: four seconds are more than three.
     findings.check(times[1] - times[0] > Duration::from_millis(2500), || {
-        format!("a receiver that named a date 4 s ahead was asked again after {:?}", times[1] - times[0])
+        format!("a receiver with a date 4 s ahead got a retry after {:?}", times[1] - times[0])
     });
     outrigger.finish();
 }
@@ -87,11 +87,10 @@ metrics:
     decoded: { remote_write: { url: "http://@decoder@/api/v1/write", external_labels: { zone: "", region: eu } } }
 "#;
 
-/// A user and password in a URL are percent-decoded before they are sent (RFC 3986, 2.1; RFC 7617, 2), a plus stays
-/// one; a URL without a path asks for `/` (RFC 9112, 3.2.1); an empty label is none.
-/// covers: faults 6
+/// A user and password in a URL are percent-decoded before they are sent (RFC 3986, 2.1; RFC 7617, 2), and a plus stays
+/// a plus; a URL without a path requests `/` (RFC 9112, 3.2.1); an empty label is not sent.
 #[test]
-fn urls_and_labels_mean_what_they_say() {
+fn urls_are_decoded_and_empty_labels_not_sent() {
     let (scene, decoder) = (Scene::new(), LogReceiver::start());
     let page = || Page::text("up_and_well 1\n");
     let (target, bare) = (Target::start(move |_, _| page()), Target::start(move |_, _| page()));
@@ -118,13 +117,13 @@ fn urls_and_labels_mean_what_they_say() {
     ];
     for (server, path, expected) in credentials {
         server.wait_for_rounds(path, 1, PATIENCE);
-        let head = server.heads(path).pop().expect("just asked for");
+        let head = server.heads(path).pop().expect("just requested");
         let sent = head.header("authorization");
         findings.check(sent == Some(expected), || format!("{path} got {sent:?}, expected {expected}"));
     }
     for (server, path) in [(&bare, "/?x=1"), (&bare, "/"), (&other, "/?tenant=a")] {
-        let asked = within(5 * SECOND, || server.rounds(path) > 0);
-        findings.check(asked, || format!("nobody asked for {path}"));
+        let requested = within(5 * SECOND, || server.rounds(path) > 0);
+        findings.check(requested, || format!("{path} was not requested"));
     }
     until(PATIENCE, "samples at the receiver", || !written(&decoder, "up_and_well").is_empty());
     let samples = written(&decoder, "up_and_well");
@@ -135,10 +134,9 @@ fn urls_and_labels_mean_what_they_say() {
     outrigger.finish();
 }
 
-/// A label whose name no receiver takes is a mistake of the file, named at its place before anything starts.
-/// covers: faults 6
+/// A label name that no receiver accepts is a configuration error, reported with its location before anything starts.
 #[test]
-fn impossible_label_names_are_refused() {
+fn invalid_label_names_are_rejected() {
     let scene = Scene::new();
     let mut findings = Findings::default();
     for name in ["my-label", "1a", "a b", "", "caf\u{e9}", "a.b", "__name__"] {
@@ -148,8 +146,8 @@ fn impossible_label_names_are_refused() {
         );
         let config = scene.write("outrigger.yaml", text).display().to_string();
         let (code, _, stderr) = outrigger(&["validate", "-c", &config]);
-        let named = stderr.contains("outrigger.yaml:9:") && stderr.contains(&format!("`{name}`"));
-        findings.check(code == 1 && named, || format!("the label `{name}`: exit {code}, {stderr}"));
+        let reported = stderr.contains("outrigger.yaml:9:") && stderr.contains(&format!("`{name}`"));
+        findings.check(code == 1 && reported, || format!("the label `{name}`: exit {code}, {stderr}"));
     }
     let valid = r#"
 metrics:
@@ -158,7 +156,7 @@ metrics:
 "#;
     let config = scene.write("outrigger.yaml", valid).display().to_string();
     let (code, _, stderr) = outrigger(&["validate", "-c", &config]);
-    findings.check(code == 0, || format!("an empty label and `_a1` are refused: {stderr}"));
+    findings.check(code == 0, || format!("an empty label and `_a1` are rejected: {stderr}"));
 }
 
 const HANGING: &str = r#"
@@ -171,12 +169,12 @@ metrics:
   sinks: { @sinks@ }
 "#;
 
-/// The last scrape has two seconds; four times that on a shared machine.
+/// The last scrape has a limit of two seconds; four times that on a shared machine.
 const CUT: Duration = Duration::from_secs(8);
 
-/// A stop waits for no page: a scrape that hangs, before its answer or in the middle of it, is cut, and the app gets
-/// its signal.
-/// covers: faults 6
+/// A stop does not wait for a scrape that hangs, before its response or in the middle of it: the scrape is cancelled, and
+/// the app gets its signal.
+/// Guarantee: hung-target-contained
 #[test]
 fn a_hanging_scrape_does_not_delay_a_stop() {
     let (scene, receiver) = (Scene::new(), LogReceiver::start());
@@ -199,7 +197,7 @@ fn a_hanging_scrape_does_not_delay_a_stop() {
     let signalled = began.elapsed();
     findings.check(signalled < CUT, || format!("the app got its signal after {signalled:?}"));
     let exit = outrigger.wait(90 * SECOND);
-    findings.check(began.elapsed() < 2 * CUT, || format!("our end came after {:?}", began.elapsed()));
+    findings.check(began.elapsed() < 2 * CUT, || format!("Outrigger exited after {:?}", began.elapsed()));
     assert_eq!(exit.code, 3, "{}", exit.stderr);
 }
 
@@ -212,13 +210,12 @@ fn hanging_target(scene: &Scene) -> Target {
     target
 }
 
-/// An app that ends by itself gives its code soon, whatever hangs: pages, and receivers of metrics that are silent,
-/// absent or busy.
-/// covers: faults 6
+/// The exit code of an app that exits by itself is returned soon, whatever hangs: targets, and metric receivers that are
+/// silent, absent or busy.
 #[test]
-fn an_ended_app_waits_for_no_receiver_of_metrics() {
-    /// A dead receiver has a short limit of its own: far below the deadline of the stop, and below our time-out of 30
-    /// s.
+fn app_exit_is_not_delayed_by_metric_receivers() {
+    /// A dead receiver has its own short limit: far below the deadline of the stop, and below Outrigger's timeout of
+    /// 30 s.
     const SOON: Duration = Duration::from_secs(20);
     let (scene, silent) = (Scene::new(), LogReceiver::answering(Answer::Hang));
     let busy = LogReceiver::answering(Answer::Status(503));
@@ -237,6 +234,6 @@ fn an_ended_app_waits_for_no_receiver_of_metrics() {
     let began = Instant::now();
     let exit = outrigger.wait(90 * SECOND);
     let mut findings = Findings::default();
-    findings.check(began.elapsed() < SOON, || format!("the code came after {:?}", began.elapsed()));
-    findings.check(exit.code == 7, || format!("the code is {}", exit.code));
+    findings.check(began.elapsed() < SOON, || format!("exit after {:?}", began.elapsed()));
+    findings.check(exit.code == 7, || format!("the exit code is {}", exit.code));
 }

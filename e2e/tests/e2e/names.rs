@@ -1,29 +1,28 @@
-//! Host names in every outgoing URL, with the sandbox as it is by default: one of every kind that calls out, each to a
-//! host of its own, from a hosts file and from dnsmasq. Names, aliases and search lists come in, deliveries go out.
-//! Bounded by one start of the program for each test.
+//! Host names in every outgoing URL, with the default sandbox: one instance of every kind that connects out, each to its
+//! own host, from a hosts file and from dnsmasq. In: names, aliases and search lists. Out: deliveries. Bounded by one
+//! start of the program per test.
 
 use crate::harness::callers::{Callers, KINDS, NO_CALLERS};
 use crate::harness::names::{Dnsmasq, Mounted, NO_NAMES, Names, hosts_of};
 use crate::harness::raw_app::answer_ok;
 use crate::harness::{PATIENCE, RawApp, Scene, Wait, until};
 
-/// The sandbox holds, everything works, and a second round does so too.
+/// The sandbox is active, everything works, and a second round works too.
 fn check(scene: &Scene, names: &Names, mut callers: Callers) {
     callers.feed(scene);
     let outrigger = names.start(scene, Callers::body(), Wait::Nothing);
     callers.assert_all_work(scene, &outrigger);
-    assert!(!outrigger.get("/status").json()["sandbox"].is_null(), "the sandbox is on");
+    assert!(!outrigger.get("/status").json()["sandbox"].is_null(), "the sandbox is active");
     callers.feed(scene);
     callers.assert_all_work(scene, &outrigger);
     outrigger.finish();
     callers.stop();
 }
 
-/// Nobody else is asked, neither for the address nor for one of the other family: there is no name server. The case of
-/// letters does not count (RFC 4343), and an underscore is a letter, as in names of Compose's services.
-/// covers: faults 1
+/// No name server is queried, neither for the address nor for one of the other family: there is none. Names are
+/// case-insensitive (RFC 4343), and an underscore is allowed, as in the names of Compose services.
 #[test]
-fn every_kind_finds_its_host_in_the_hosts_file() {
+fn every_kind_resolves_from_the_hosts_file() {
     const HOSTS: &str = "\
 127.0.0.1 lines.names.test loki.names.test page.names.test # and no others
 127.0.0.1\tweb.names.test  DAEMON.names.test
@@ -39,10 +38,9 @@ fn every_kind_finds_its_host_in_the_hosts_file() {
     check(&scene, &names, callers);
 }
 
-/// Names that have an address, and names that are another name's alias.
-/// covers: faults 1
+/// Names with an address, and names that are aliases of another name.
 #[test]
-fn every_kind_finds_its_host_by_a_name_server() {
+fn every_kind_resolves_by_a_name_server() {
     let scene = Scene::new();
     let names = need!(Names::new(&scene, Mounted::Files), NO_NAMES);
     let callers = need!(Callers::start(&scene, ".names.test"), NO_CALLERS);
@@ -56,16 +54,15 @@ fn every_kind_finds_its_host_by_a_name_server() {
 }
 
 const IN_A_POD: &str = "\
-# What a kubelet and people write, with options that a resolver may not know.
+# As written by a kubelet and by users, with options that a resolver may not know.
 search shop.svc.cluster.local svc.cluster.local cluster.local
 options ndots:5 edns0 trust-ad
 options single-request-reopen no-such-option timeout:2 attempts:3
 ; the end
 ";
 
-/// As in a Pod: a search list, and `ndots` above the number of dots in every name, so that each is looked for in each
-/// domain of the list first (resolv.conf(5)). A dot at the end of a name says that it is whole.
-/// covers: faults 1
+/// As in a Pod: a search list, and `ndots` above the number of dots in every name, so that each name is looked up in each
+/// domain of the list first (resolv.conf(5)). A trailing dot marks a name as absolute.
 #[test]
 fn names_are_completed_by_the_search_list() {
     let scene = Scene::new();
@@ -81,14 +78,16 @@ fn names_are_completed_by_the_search_list() {
     scene.set("web_host", "web.shop.svc.cluster.local.");
     scene.set("central_host", "central.names.test");
     check(&scene, &names, callers);
-    assert!(dnsmasq.was_queried("central.names.test.shop.svc.cluster.local"), "the list comes first");
-    assert!(!dnsmasq.was_queried("web.shop.svc.cluster.local.shop.svc.cluster.local"), "a whole name is not completed");
+    assert!(dnsmasq.was_queried("central.names.test.shop.svc.cluster.local"), "the search list is tried first");
+    assert!(
+        !dnsmasq.was_queried("web.shop.svc.cluster.local.shop.svc.cluster.local"),
+        "an absolute name is not completed"
+    );
 }
 
-/// The name of the receiver is the proxy's to look up.
-/// covers: faults 1
+/// The HTTP proxy resolves the name of the receiver.
 #[test]
-fn a_proxy_is_found_by_its_name() {
+fn http_proxy_host_is_resolved() {
     const BODY: &str = r#"
 logs:
   sources: { files: { file: { include: ["@dir@/logs/in.log"], read_from: beginning } } }
@@ -104,7 +103,7 @@ logs:
     let outrigger = names.start_with(&scene, BODY, Wait::Ready, |command| {
         command.env("http_proxy", &url);
     });
-    until(PATIENCE, "the proxy has the request", || proxy.seen_count() > 0);
+    until(PATIENCE, "the proxy got the request", || proxy.seen_count() > 0);
     assert_eq!(proxy.seen()[0].head.target(), "http://unknown.names.test:8080/lines");
     assert!(!dnsmasq.was_queried("unknown.names.test"));
     outrigger.finish();

@@ -1,6 +1,6 @@
-//! Names with several addresses of which some are dead: they refuse a connection, or drop what is sent to them.
-//! Addresses of both families come in, deliveries go out by the one that is alive, which stands last. Bounded by a
-//! block of loopback addresses for each test.
+//! Names with several addresses of which some are unreachable: they refuse a connection, or drop packets.
+//! In: addresses of both families. Out: deliveries to the reachable address, which is last. Bounded by a
+//! block of loopback addresses per test.
 
 use std::net::TcpListener;
 
@@ -11,7 +11,7 @@ use crate::harness::{Answer, LogReceiver, PATIENCE, Scene, Wait};
 
 const NO_IPV6: &str = "there is no IPv6 on loopback";
 
-/// The hosts of all kinds have these addresses, in this order: half of them by the name server, half in the hosts file.
+/// The hosts of all kinds have these addresses, in this order: half of them from the name server, half from the hosts file.
 fn check(scene: &Scene, names: &Names, mut callers: Callers, addresses: &[&str]) {
     let hosts = KINDS.map(|kind| format!("{kind}.names.test"));
     let (of_server, of_file): (Vec<_>, Vec<_>) = hosts.iter().partition(|host| host.as_bytes()[0] % 2 == 0);
@@ -24,10 +24,9 @@ fn check(scene: &Scene, names: &Names, mut callers: Callers, addresses: &[&str])
     callers.stop();
 }
 
-/// The first address refuses connections, the second one drops them.
-/// covers: faults 1
+/// The first address refuses connections, the second address drops them.
 #[test]
-fn dead_addresses_of_a_name_are_passed_over() {
+fn unreachable_addresses_are_skipped() {
     let scene = Scene::new();
     let names = need!(Names::new(&scene, Mounted::Files), NO_NAMES);
     let callers = need!(Callers::start(&scene, ".names.test"), NO_CALLERS);
@@ -36,10 +35,9 @@ fn dead_addresses_of_a_name_are_passed_over() {
     check(&scene, &names, callers, &[&refuses, &drops, "127.0.0.1"]);
 }
 
-/// It stands first (RFC 6724, 6). It refuses half of the connections, and drops the other half.
-/// covers: faults 1
+/// The IPv6 address is first (RFC 6724, 6). It refuses half of the connections, and drops the other half.
 #[test]
-fn a_dead_ipv6_address_costs_a_name_nothing() {
+fn dead_ipv6_address_falls_back_to_ipv4() {
     let scene = Scene::new();
     need!(TcpListener::bind("[::1]:0").ok(), NO_IPV6);
     let names = need!(Names::new(&scene, Mounted::Files), NO_NAMES);
@@ -49,10 +47,9 @@ fn a_dead_ipv6_address_costs_a_name_nothing() {
     check(&scene, &names, callers, &["::1", "127.0.0.1"]);
 }
 
-/// Both addresses of each name have all servers: the IPv6 one is taken, as RFC 6724, 6 orders them.
-/// covers: faults 1
+/// All servers listen on both addresses of each name: the IPv6 address is used, by the order of RFC 6724, 6.
 #[test]
-fn a_living_ipv6_address_is_taken_first() {
+fn reachable_ipv6_address_is_preferred() {
     let scene = Scene::new();
     need!(TcpListener::bind("[::1]:0").ok(), NO_IPV6);
     let names = need!(Names::new(&scene, Mounted::Files), NO_NAMES);
@@ -66,16 +63,15 @@ fn a_living_ipv6_address_is_taken_first() {
     scene.write("logs/in.log", "n=000000\n");
     let outrigger = names.start(&scene, Place::BODY, Wait::Nothing);
     six.assert_works(&scene, 1, PATIENCE);
-    assert_eq!(four.reached(), [0; 5], "nobody was asked at the other address");
+    assert_eq!(four.reached(), [0; 5], "the IPv4 address got no request");
     outrigger.finish();
     six.stop();
     four.stop();
 }
 
-/// By the name server, in the hosts file, and as `localhost`, which is both (RFC 6761, 6.3).
-/// covers: faults 1
+/// From the name server, from the hosts file, and as `localhost`, which has both families (RFC 6761, 6.3).
 #[test]
-fn a_name_that_is_served_in_one_family_alone_is_reached() {
+fn name_with_a_single_family_is_reached() {
     const BODY: &str = r#"
 logs:
   sources: { files: { file: { include: ["@dir@/logs/in.log"], read_from: beginning } } }

@@ -1,7 +1,7 @@
 //! Names that change while the program runs: another address of a name, another content of the hosts file and
-//! resolv.conf, and other files in their place. ssh, which resolves names by itself inside our sandbox, has tests of
-//! its own. Changes come in, deliveries that follow them within seconds go out. Bounded by one start of the program
-//! for each test.
+//! resolv.conf, and replacement of these files. ssh, which resolves names by itself inside Outrigger's sandbox, has
+//! separate tests. In: changes. Out: deliveries that follow them within seconds. Bounded by one start of the program
+//! per test.
 
 use std::io::Write;
 use std::time::Duration;
@@ -13,10 +13,10 @@ use crate::harness::{PATIENCE, Scene, Wait, until};
 
 const NO_SSHD: &str = "git, sshd, ssh or ssh-keygen is not installed";
 
-/// A change counts within five seconds; four times that on a loaded machine.
+/// A change takes effect within five seconds; four times that on a loaded machine.
 const SOON: Duration = Duration::from_secs(20);
 
-/// The servers of all kinds stop at one address and start at another one.
+/// The servers of all kinds stop at one address and start at another address.
 fn check_move(scene: &Scene, names: &Names, (repository, daemon): (&Repository, &str), publish: impl Fn(&str)) {
     let [old, new] = [names.address(1), names.address(2)];
     Place::ports(scene);
@@ -32,21 +32,20 @@ fn check_move(scene: &Scene, names: &Names, (repository, daemon): (&Repository, 
     repository.push(2);
     append(scene, "n=000001\n");
     after.assert_works(scene, 2, SOON);
-    assert_eq!(after.numbers(), [1], "nothing is lost, and nothing comes twice");
+    assert_eq!(after.numbers(), [1], "nothing is lost, and nothing is duplicated");
     outrigger.finish();
     after.stop();
 }
 
 fn append(scene: &Scene, line: &str) {
-    std::fs::create_dir_all(scene.path("logs")).expect("the scene takes folders");
+    std::fs::create_dir_all(scene.path("logs")).expect("a directory of the scene can be created");
     let file = std::fs::OpenOptions::new().create(true).append(true).open(scene.path("logs/in.log"));
     file.and_then(|mut file| file.write_all(line.as_bytes())).expect("the log can be written");
 }
 
-/// The name server lets an address be kept for a second.
-/// covers: faults 1
+/// The name server returns a TTL of one second.
 #[test]
-fn a_name_that_moves_is_followed_once_its_ttl_is_over() {
+fn dns_change_is_followed_after_its_ttl() {
     let scene = Scene::new();
     let names = need!(Names::new(&scene, Mounted::Files), NO_NAMES);
     let repository = need!(Repository::create(&scene), NO_CALLERS);
@@ -55,9 +54,8 @@ fn a_name_that_moves_is_followed_once_its_ttl_is_over() {
     check_move(&scene, &names, (&repository, &daemon), |hosts| dnsmasq.hosts(hosts));
 }
 
-/// covers: faults 1
 #[test]
-fn a_name_that_moves_in_the_hosts_file_is_followed() {
+fn hosts_file_change_is_followed() {
     let scene = Scene::new();
     let names = need!(Names::new(&scene, Mounted::Files), NO_NAMES);
     let repository = need!(Repository::create(&scene), NO_CALLERS);
@@ -65,7 +63,7 @@ fn a_name_that_moves_in_the_hosts_file_is_followed() {
     check_move(&scene, &names, (&repository, &daemon), |hosts| names.hosts(hosts));
 }
 
-/// No name exists at first. Half of them stand in the next hosts file, the others are known to the next name server.
+/// No name exists at first. Half of the names are in the next hosts file, the other half on the next name server.
 fn check_change(scene: &Scene, names: &Names, mut callers: Callers) {
     let (of_file, of_server) = KINDS.split_at(4);
     let host = |kind: &&str| format!("{kind}.names.test");
@@ -86,29 +84,27 @@ fn check_change(scene: &Scene, names: &Names, mut callers: Callers) {
     callers.stop();
 }
 
-/// Container engines and the kubelet write into the files that are mounted.
-/// covers: faults 1
+/// Container engines and the kubelet write into the mounted files.
 #[test]
-fn a_hosts_file_and_a_resolv_conf_that_are_written_anew_count() {
+fn rewritten_hosts_and_resolv_conf_are_reloaded() {
     let scene = Scene::new();
     let names = need!(Names::new(&scene, Mounted::Files), NO_NAMES);
     let callers = need!(Callers::start(&scene, ".names.test"), NO_CALLERS);
     check_change(&scene, &names, callers);
 }
 
-/// Editors and network managers put another file in the place of the old one.
-/// covers: faults 1
+/// Editors and network managers replace the file.
 #[test]
-fn a_hosts_file_and_a_resolv_conf_that_are_replaced_count() {
+fn replaced_hosts_and_resolv_conf_are_reloaded() {
     let scene = Scene::new();
     let names = need!(Names::new(&scene, Mounted::Folder), NO_NAMES);
     let callers = need!(Callers::start(&scene, ".names.test"), NO_CALLERS);
     check_change(&scene, &names, callers);
 }
 
-/// ssh is a program of the system, with the system's own resolver. Its host stands in the hosts file, then nowhere,
-/// which the status says in ssh's words, then a name server has it with a search list, then one whose answers over
-/// UDP are cut.
+/// ssh is a program of the system, with the system's own resolver. Its host is first in the hosts file, then nowhere,
+/// which the status reports with the message of ssh, then on a name server through a search list, then on a name server
+/// whose answers over UDP are truncated.
 fn check_ssh(scene: &Scene, names: &Names, repository: &Repository, url: &str) {
     const BODY: &str = r#"
 app: { stop: { drain_timeout: 1s, grace_period: 2s, timeout: 8s } }
@@ -152,16 +148,15 @@ sync:
         faulty.answer(None);
         until(2 * SOON, &format!("generation {generation} after {fault}"), || is_published(generation));
     }
-    // The first two take no connection.
+    // The first two addresses accept no connection.
     names.hosts(&hosts_of(&["shell.shop"], &["::1", &names.address(3), "127.0.0.1"]));
     repository.push(6);
     until(SOON, "generation 6 by the last of several addresses", || is_published(6));
     outrigger.finish();
 }
 
-/// covers: faults 1
 #[test]
-fn ssh_finds_its_host_wherever_names_come_from() {
+fn ssh_resolves_its_host_from_every_source() {
     let scene = Scene::new();
     let names = need!(Names::new(&scene, Mounted::Files), NO_NAMES);
     let repository = need!(Repository::create(&scene), NO_SSHD);
@@ -170,9 +165,8 @@ fn ssh_finds_its_host_wherever_names_come_from() {
     sshd.stop();
 }
 
-/// covers: faults 1
 #[test]
-fn ssh_finds_its_host_after_the_files_were_replaced() {
+fn ssh_resolves_its_host_from_replaced_files() {
     let scene = Scene::new();
     let names = need!(Names::new(&scene, Mounted::Folder), NO_NAMES);
     let repository = need!(Repository::create(&scene), NO_SSHD);

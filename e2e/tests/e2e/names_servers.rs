@@ -1,6 +1,6 @@
-//! Name servers that fail, are wrong, slow, silent or gone. One of each kind that calls out asks them; the status and
-//! our own log name the host, the server and its answer, and once the server is right again, everything arrives.
-//! Bounded by the time-outs of a resolver: a few seconds for each question.
+//! Name servers that fail, are wrong, slow, silent or down. One instance of each kind that connects out queries them; the
+//! status and Outrigger's log contain the host, the server and its answer, and once the server recovers, everything
+//! arrives. Bounded by the timeouts of a resolver: a few seconds per query.
 
 use std::time::Duration;
 
@@ -13,30 +13,29 @@ fn hosts() -> String {
     hosts_of(&KINDS.map(|kind| format!("{kind}.names.test")), &["127.0.0.1"])
 }
 
-/// Each kind reports these words with its host, and nothing is dropped; after the repair everything arrives.
+/// Each kind reports these words with its host, and nothing is dropped; after the repair, everything arrives.
 fn check(scene: &Scene, names: &Names, mut callers: Callers, words: &[&str], repair: impl FnOnce()) {
     callers.feed(scene);
     let outrigger = names.start(scene, Callers::body(), Wait::Nothing);
-    // A notification reports only after several tries: the test of all answers waits for that.
+    // A notification reports an error only after several attempts: the test of the rarer faults waits for that.
     for kind in KINDS.into_iter().filter(|kind| *kind != "notice") {
         assert_said(&outrigger, &format!("{kind}.names.test"), words, PATIENCE);
     }
     assert_eq!(callers.missing(scene), KINDS, "nothing arrives");
-    assert_eq!(outrigger.status_of("/live"), 200, "no restart would help");
+    assert_eq!(outrigger.status_of("/live"), 200, "a restart would not help");
     assert_eq!(dropped(&ledger_row(&outrigger.admin, "metrics.sinks.central")), 0);
     let worker = outrigger.worker();
     repair();
     callers.assert_all_work(scene, &outrigger);
-    until(PATIENCE, "all is well again", || outrigger.get("/status").json()["health"] == "ok");
+    until(PATIENCE, "health is ok", || outrigger.get("/status").json()["health"] == "ok");
     assert_eq!(outrigger.worker(), worker, "the worker stayed");
     outrigger.finish();
     callers.stop();
 }
 
-/// dnsmasq answers NXDOMAIN, until it has the names.
-/// covers: faults 1
+/// dnsmasq answers NXDOMAIN until it has the names.
 #[test]
-fn a_name_that_does_not_exist_is_reported_and_nothing_is_lost() {
+fn nxdomain_is_reported_and_loses_nothing() {
     let scene = Scene::new();
     let names = need!(Names::new(&scene, Mounted::Files), NO_NAMES);
     let callers = need!(Callers::start(&scene, ".names.test"), NO_CALLERS);
@@ -44,9 +43,8 @@ fn a_name_that_does_not_exist_is_reported_and_nothing_is_lost() {
     check(&scene, &names, callers, &["NXDOMAIN"], || dnsmasq.hosts(&hosts()));
 }
 
-/// covers: faults 1
 #[test]
-fn a_name_server_that_fails_is_reported_and_nothing_is_lost() {
+fn servfail_is_reported_and_loses_nothing() {
     let scene = Scene::new();
     let names = need!(Names::new(&scene, Mounted::Files), NO_NAMES);
     let callers = need!(Callers::start(&scene, ".names.test"), NO_CALLERS);
@@ -56,11 +54,11 @@ fn a_name_server_that_fails_is_reported_and_nothing_is_lost() {
     server.assert_queries();
 }
 
-/// Also where a request has less time than the look-up of a name, as a scrape each second has: the name server is at
-/// fault, not the receiver.
-/// covers: faults 1
+/// Also if a request has less time than the name lookup, such as a scrape every second: the name server is reported as
+/// the fault, not the receiver.
+/// Guarantee: dns-outage-loses-nothing
 #[test]
-fn a_silent_name_server_is_reported_and_nothing_is_lost() {
+fn dns_timeout_is_reported_and_loses_nothing() {
     let scene = Scene::new();
     let names = need!(Names::new(&scene, Mounted::Files), NO_NAMES);
     let callers = need!(Callers::start(&scene, ".names.test"), NO_CALLERS);
@@ -70,10 +68,10 @@ fn a_silent_name_server_is_reported_and_nothing_is_lost() {
     server.assert_queries();
 }
 
-/// Nothing listens at its address, until a server is started.
-/// covers: faults 1
+/// Nothing listens on its address until a server is started.
+/// Guarantee: dns-outage-loses-nothing
 #[test]
-fn a_name_server_that_is_gone_is_reported_and_nothing_is_lost() {
+fn dns_server_down_is_reported_and_loses_nothing() {
     let scene = Scene::new();
     let names = need!(Names::new(&scene, Mounted::Files), NO_NAMES);
     let callers = need!(Callers::start(&scene, ".names.test"), NO_CALLERS);
@@ -83,10 +81,9 @@ fn a_name_server_that_is_gone_is_reported_and_nothing_is_lost() {
     });
 }
 
-/// The rarer faults, one after the other in one run: each is reported, none ends the worker, and what waited arrives.
-/// covers: faults 1
+/// The rarer faults, in sequence in one run: each is reported, none ends the worker, and pending deliveries arrive.
 #[test]
-fn whatever_a_name_server_answers_is_reported_and_nothing_is_lost() {
+fn rare_dns_faults_are_reported_and_lose_nothing() {
     const BODY: &str = r#"
 logs:
   sources: { files: { file: { include: ["@dir@/logs/in.log"], read_from: beginning } } }
@@ -128,10 +125,9 @@ sync:
     callers.stop();
 }
 
-/// An answer over UDP is empty and says that it was cut: only that over TCP is whole (RFC 7766, 5).
-/// covers: faults 1
+/// The answer over UDP is empty and has the TC flag: only the answer over TCP is complete (RFC 7766, 5).
 #[test]
-fn an_answer_that_is_cut_is_asked_for_again_over_tcp() {
+fn truncated_answer_is_retried_over_tcp() {
     let scene = Scene::new();
     let names = need!(Names::new(&scene, Mounted::Files), NO_NAMES);
     let callers = need!(Callers::start(&scene, ".names.test"), NO_CALLERS);
@@ -144,10 +140,9 @@ fn an_answer_that_is_cut_is_asked_for_again_over_tcp() {
     server.assert_queries();
 }
 
-/// Servers that have IPv4 alone answer questions for IPv6 in all kinds of ways, or not at all (RFC 4074, 4).
-/// covers: faults 1
+/// Servers with only IPv4 answer AAAA queries in many faulty ways, or not at all (RFC 4074, 4).
 #[test]
-fn a_name_server_that_is_wrong_about_ipv6_alone_costs_nothing() {
+fn faulty_aaaa_answers_do_not_affect_delivery() {
     let scene = Scene::new();
     let names = need!(Names::new(&scene, Mounted::Files), NO_NAMES);
     let callers = need!(Callers::start(&scene, ".names.test"), NO_CALLERS);
@@ -169,7 +164,7 @@ fn check_delivery(scene: &Scene, names: &Names, mut callers: Callers) {
     callers.stop();
 }
 
-/// The first server of resolv.conf has this fault, or is not there; the second one answers rightly, and later.
+/// The first server of resolv.conf has this fault, or is down; the second server answers correctly, with a delay.
 fn check_next(scene: &Scene, names: &Names, callers: Callers, fault: Option<&str>) {
     let first = fault.map(|fault| {
         let server = FaultyServer::start(scene, names, 0, &hosts());
@@ -183,39 +178,35 @@ fn check_next(scene: &Scene, names: &Names, callers: Callers, fault: Option<&str
     drop((first, next));
 }
 
-/// covers: faults 1
 #[test]
-fn the_next_name_server_answers_for_one_that_is_gone() {
+fn next_name_server_answers_if_the_first_is_down() {
     let scene = Scene::new();
     let names = need!(Names::new(&scene, Mounted::Files), NO_NAMES);
     let callers = need!(Callers::start(&scene, ".names.test"), NO_CALLERS);
     check_next(&scene, &names, callers, None);
 }
 
-/// SERVFAIL is no answer about the name: the system's own resolver asks the next server as well.
-/// covers: faults 1
+/// SERVFAIL is not an answer about the name: the system's own resolver queries the next server too.
 #[test]
-fn the_next_name_server_answers_for_one_that_fails() {
+fn next_name_server_answers_if_the_first_fails() {
     let scene = Scene::new();
     let names = need!(Names::new(&scene, Mounted::Files), NO_NAMES);
     let callers = need!(Callers::start(&scene, ".names.test"), NO_CALLERS);
     check_next(&scene, &names, callers, Some("servfail"));
 }
 
-/// covers: faults 1
 #[test]
-fn the_next_name_server_answers_for_one_that_is_silent() {
+fn next_name_server_answers_after_a_timeout() {
     let scene = Scene::new();
     let names = need!(Names::new(&scene, Mounted::Files), NO_NAMES);
     let callers = need!(Callers::start(&scene, ".names.test"), NO_CALLERS);
     check_next(&scene, &names, callers, Some("silence"));
 }
 
-/// Name servers are asked in the order of the file (resolv.conf(5)). The first one has the names of the inside and is
-/// slow; the second one says at once that they do not exist.
-/// covers: faults 1
+/// Name servers are queried in the order of the file (resolv.conf(5)). The first server has the internal names and is
+/// slow; the second server immediately answers that they do not exist.
 #[test]
-fn a_slow_name_server_is_waited_for_before_the_next_one_is_believed() {
+fn slow_first_name_server_takes_precedence() {
     let scene = Scene::new();
     let names = need!(Names::new(&scene, Mounted::Files), NO_NAMES);
     let callers = need!(Callers::start(&scene, ".names.test"), NO_CALLERS);

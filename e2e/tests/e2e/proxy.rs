@@ -1,5 +1,5 @@
-//! The proxy where all goes well: counts that agree everywhere, heads and bodies kept as they are, keep-alive on both
-//! sides, tunnels, streams. Bytes go in at the proxy's front, an app of the test records what comes out at its back.
+//! The proxy without faults: counts that agree everywhere, heads and bodies forwarded unchanged, keep-alive on both
+//! sides, tunnels, streams. In: bytes to the proxy's front. Out: what an app of the test behind the proxy records.
 //! Bounded by 200,000 small requests and bodies of 10 MB.
 
 use std::time::{Duration, Instant};
@@ -13,12 +13,11 @@ use crate::harness::{
 
 const LOAD: usize = 200_000;
 
-/// 200,000 requests of h2load through the proxy to nginx: no error, and the client, the app's log, our metrics, our access
-/// records and the ledger agree to the last one.
-/// covers: foundation 5
-/// covers: foundation 14
+/// 200,000 requests of h2load through the proxy to nginx: no error, and the client, the app's log, Outrigger's metrics, its
+/// access records and the ledger agree exactly.
+/// Guarantee: one-access-record-per-request, ledger-balances
 #[test]
-fn client_app_metrics_and_records_agree_on_200_000_requests() {
+fn all_counts_agree_on_200_000_requests() {
     let scene = Scene::new();
     let nginx = need_peer!("nginx");
     let h2load = need_peer!("h2load");
@@ -26,7 +25,7 @@ fn client_app_metrics_and_records_agree_on_200_000_requests() {
         scene.port(name);
     }
     scene.set("log", scene.text_path("app.log"));
-    let template = std::fs::read_to_string(fixture("nginx.conf")).expect("the fixture is there");
+    let template = std::fs::read_to_string(fixture("nginx.conf")).expect("the fixture exists");
     let config = scene.write("nginx.conf", scene.fill(&template)).display().to_string();
     let body = r#"
 app: { port: @port@ }
@@ -46,9 +45,9 @@ proxy: { threads: 1, listeners: { inbound: { listen: "127.0.0.1:@front@", direct
         |name: &str| std::fs::read(scene.path(name)).map_or(0, |text| text.iter().filter(|b| **b == b'\n').count());
     until(PATIENCE, "a line of nginx for each request", || lines("load.log") == LOAD);
     until(PATIENCE, "an access record for each request", || lines("access.log") >= LOAD);
-    assert_eq!(lines("access.log"), LOAD, "no access record too many");
+    assert_eq!(lines("access.log"), LOAD, "exactly one access record per request");
     let page = format!("127.0.0.1:{}", scene.value("page"));
-    until(PATIENCE, "as many requests on the page", || counted(&page) == Some(LOAD));
+    until(PATIENCE, "as many requests in the metrics", || counted(&page) == Some(LOAD));
     let source = ledger_row(&outrigger.admin, "logs.sources.access");
     assert_eq!(source["received"], LOAD, "{source}");
     until(PATIENCE, "all records delivered", || {
@@ -57,15 +56,15 @@ proxy: { threads: 1, listeners: { inbound: { listen: "127.0.0.1:@front@", direct
     assert_eq!(outrigger.finish().code, 0);
 }
 
-/// How many requests the proxy's histograms of durations have counted on the page.
+/// How many requests the exposed duration histograms of the proxy have counted.
 fn counted(page: &str) -> Option<usize> {
     let page = Exposition::of(page)?;
     let sum = page.sum(|series| series.name.contains("request_duration") && series.name.ends_with("_count"))?;
     Some(sum as usize)
 }
 
-/// Names keep their case and their order, and values their bytes, in both directions; nothing of ours comes in between.
-/// covers: foundation 5
+/// Names keep their case and order, and values their bytes, in both directions; the proxy inserts nothing between them.
+/// Guarantee: headers-forwarded-unchanged
 #[test]
 fn headers_keep_their_case_and_order() {
     let names = ["X-Zulu", "x-alpha", "X-MiXeD-cAsE", "Cookie", "x-alpha", "ACCEPT", "X-Empty", "Authorization"];
@@ -73,27 +72,26 @@ fn headers_keep_their_case_and_order() {
     let written: Vec<(String, String)> =
         names.iter().zip(values).map(|(name, value)| ((*name).to_owned(), value.to_owned())).collect();
     let lines: String = written.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
-    let answer = format!("HTTP/1.1 200 Very Well\r\n{lines}Content-Length: 2\r\n\r\nok");
-    let app = RawApp::start(move |_, wire| wire.send(&answer).map_or(Next::Close, |()| Next::Keep));
+    let response = format!("HTTP/1.1 200 Very Well\r\n{lines}Content-Length: 2\r\n\r\nok");
+    let app = RawApp::start(move |_, wire| wire.send(&response).map_or(Next::Close, |()| Next::Keep));
     let proxied = Proxied::to(&app.address());
     let reply = proxied.exchange(format!("GET /a%2Fb/../c?d=e&f HTTP/1.1\r\nHost: App.Example\r\n{lines}\r\n"), "GET");
     assert_eq!(reply.head.start, "HTTP/1.1 200 Very Well");
-    let kept = |headers: &[(String, String)]| -> Vec<(String, String)> {
+    let listed = |headers: &[(String, String)]| -> Vec<(String, String)> {
         let known = |name: &str| names.contains(&name);
         headers.iter().filter(|(name, _)| known(name)).cloned().collect()
     };
-    assert_eq!(kept(&reply.head.headers), written, "the answer's headers");
+    assert_eq!(listed(&reply.head.headers), written, "the response's headers");
     let seen = app.seen().remove(0);
-    assert_eq!(kept(&seen.head.headers), written, "the request's headers");
-    assert_eq!(seen.head.start, "GET /a%2Fb/../c?d=e&f HTTP/1.1", "the target is not touched");
+    assert_eq!(listed(&seen.head.headers), written, "the request's headers");
+    assert_eq!(seen.head.start, "GET /a%2Fb/../c?d=e&f HTTP/1.1", "the target is unchanged");
     assert_eq!(seen.head.header("host"), Some("App.Example"));
     proxied.finish();
 }
 
-/// Headers that belong to one hop end there: what `Connection` names does not reach the app.
-/// covers: foundation 5
+/// Hop-by-hop headers are not forwarded: fields listed in `Connection` do not reach the app.
 #[test]
-fn headers_of_one_hop_end_at_the_proxy() {
+fn hop_by_hop_headers_are_not_forwarded() {
     let app = RawApp::echoing_targets();
     let proxied = Proxied::to(&app.address());
     let head = "GET / HTTP/1.1\r\nHost: app\r\nConnection: keep-alive, X-Hop\r\nX-Hop: 1\r\nKeep-Alive: timeout=9\r\nX-Stays: 2\r\n\r\n";
@@ -105,7 +103,6 @@ fn headers_of_one_hop_end_at_the_proxy() {
 }
 
 /// Chunked bodies keep their bytes and their trailers, to the app and back.
-/// covers: foundation 5
 #[test]
 fn chunked_bodies_and_trailers_pass_both_ways() {
     let app = RawApp::start(|seen, wire| {
@@ -120,11 +117,11 @@ fn chunked_bodies_and_trailers_pass_both_ways() {
     for round in 0..3 {
         let head = "POST / HTTP/1.1\r\nHost: app\r\nTE: trailers\r\nTransfer-Encoding: chunked\r\n\r\n";
         wire.send(head).expect("the proxy reads");
-        // Split within the chunk sizes and within the end, as a network may do it.
+        // Split within the chunk sizes and within the end, as a network may split it.
         for piece in ["5\r", "\nhello\r\n0", "A\r\n, chunked ", "\r\n0\r\nX-Ro", "und: 7\r\n\r", "\n"] {
             wire.send(piece).expect("the proxy reads");
         }
-        let reply = wire.reply("POST").expect("an answer");
+        let reply = wire.reply("POST").expect("a response");
         assert_eq!((reply.status, reply.text().as_str()), (200, "hello, chunked "));
         assert!(reply.body.whole);
         assert_eq!(reply.body.trailers, [("X-Sum".to_owned(), "42".to_owned())]);
@@ -135,34 +132,33 @@ fn chunked_bodies_and_trailers_pass_both_ways() {
     proxied.finish();
 }
 
-/// A client that expects 100 gets it before it sends its body, and the answer after.
-/// covers: foundation 5
+/// A client that expects 100 gets it before it sends its body, and the response afterwards.
 #[test]
-fn an_expectation_is_met_before_the_body() {
+fn expect_100_is_answered_before_the_body() {
     let app = RawApp::start(|seen, wire| answer_ok(wire, &seen.body.bytes));
     let proxied = Proxied::to(&app.address());
     let mut wire = proxied.connect();
-    wire.send("POST / HTTP/1.1\r\nHost: app\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\n").expect("it reads");
-    let interim = wire.head().expect("an interim answer").expect("the stream is open");
+    wire.send("POST / HTTP/1.1\r\nHost: app\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\n")
+        .expect("the proxy reads");
+    let interim = wire.head().expect("an interim response").expect("the stream is open");
     assert_eq!(interim.status(), 100);
-    wire.send("body").expect("it reads");
-    let reply = wire.reply("POST").expect("the answer");
+    wire.send("body").expect("the proxy reads");
+    let reply = wire.reply("POST").expect("the response");
     assert_eq!((reply.status, reply.text().as_str()), (200, "body"));
     proxied.finish();
 }
 
-/// HEAD, 204 and 304 have no body whatever their headers say, and the connection serves on after them.
-/// covers: foundation 5
+/// HEAD, 204 and 304 have no body whatever their headers declare, and the connection remains usable after them.
 #[test]
-fn answers_without_a_body_leave_the_connection_usable() {
+fn bodyless_responses_leave_connection_usable() {
     let app = RawApp::start(|seen, wire| {
-        let answer = match (seen.head.method(), seen.head.target()) {
+        let response = match (seen.head.method(), seen.head.target()) {
             ("HEAD", _) => "HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n",
             (_, "/204") => "HTTP/1.1 204 No Content\r\n\r\n",
             (_, "/304") => "HTTP/1.1 304 Not Modified\r\nContent-Length: 1000\r\nETag: \"x\"\r\n\r\n",
             _ => "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nbody",
         };
-        wire.send(answer).map_or(Next::Close, |()| Next::Keep)
+        wire.send(response).map_or(Next::Close, |()| Next::Keep)
     });
     let proxied = Proxied::to(&app.address());
     let mut wire = proxied.connect();
@@ -179,12 +175,11 @@ fn answers_without_a_body_leave_the_connection_usable() {
         let reply = wire.reply(method).unwrap_or_else(|error| panic!("{method} {target}: {error}"));
         assert_eq!((reply.status, reply.text().as_str()), (status, body), "{method} {target}");
     }
-    assert_eq!(app.connections(), 1, "the app's connection serves on as well");
+    assert_eq!(app.connections(), 1, "the app's connection is reused too");
     proxied.finish();
 }
 
-/// Requests sent without waiting are answered in their order.
-/// covers: foundation 5
+/// Pipelined requests are answered in their order.
 #[test]
 fn pipelined_requests_are_answered_in_order() {
     let app = RawApp::echoing_targets();
@@ -193,14 +188,13 @@ fn pipelined_requests_are_answered_in_order() {
     let requests: String = (0..50).map(|n| format!("GET /n={n:06} HTTP/1.1\r\nHost: app\r\n\r\n")).collect();
     wire.send(requests).expect("the proxy reads");
     for number in 0..50 {
-        let reply = wire.reply("GET").expect("an answer");
+        let reply = wire.reply("GET").expect("a response");
         assert_eq!(number_after(&reply.text(), "n="), Some(number));
     }
     proxied.finish();
 }
 
-/// 10 MB go to the app and come back whole, with a length and in chunks, while the proxy stays small.
-/// covers: foundation 5
+/// 10 MB go to the app and return complete, with a length and in chunks, while the proxy stays small.
 #[test]
 fn ten_megabytes_are_echoed_in_bounded_memory() {
     let app = RawApp::start(|seen, wire| answer_ok(wire, &seen.body.bytes));
@@ -225,8 +219,7 @@ fn ten_megabytes_are_echoed_in_bounded_memory() {
     proxied.finish();
 }
 
-/// An upgrade becomes a tunnel: bytes pass both ways as they come, until either side closes.
-/// covers: foundation 5
+/// An upgrade becomes a tunnel: bytes pass both ways without delay, until either side closes.
 #[test]
 fn an_upgrade_becomes_a_tunnel() {
     let app = RawApp::start(|seen, wire| {
@@ -243,9 +236,9 @@ fn an_upgrade_becomes_a_tunnel() {
     let proxied = Proxied::to(&app.address());
     let mut wire = proxied.connect();
     let head = "GET /socket HTTP/1.1\r\nHost: app\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
-    // The first bytes of the new protocol come with the head, which some clients do.
+    // Some clients send the first bytes of the new protocol together with the head.
     wire.send(format!("{head}zero")).expect("the proxy reads");
-    let reply = wire.head().expect("an answer").expect("the stream is open");
+    let reply = wire.head().expect("a response").expect("the stream is open");
     assert_eq!((reply.status(), reply.header("upgrade")), (101, Some("websocket")));
     assert_eq!(wire.exactly(6).expect("bytes").bytes, b"\x01first");
     assert_eq!(wire.exactly(4).expect("bytes").bytes, b"ZERO");
@@ -254,19 +247,22 @@ fn an_upgrade_becomes_a_tunnel() {
         assert_eq!(wire.exactly(4).expect("bytes").bytes, word.to_ascii_uppercase().as_bytes());
     }
     wire.finish_writing();
-    assert_eq!(wire.until_closed().expect("an end").bytes, b"", "the tunnel ends when the client ends it");
+    assert_eq!(
+        wire.until_closed().expect("the tunnel closes").bytes,
+        b"",
+        "the tunnel closes when the client closes it"
+    );
     proxied.finish();
 }
 
-/// What a slow app has written is on its way at once, not when the answer is whole.
-/// covers: foundation 5
+/// What a slow app has written is forwarded immediately, not when the response is complete.
 #[test]
 fn a_slow_app_is_streamed() {
     let app = RawApp::start(|_, wire| {
         wire.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").expect("the proxy reads");
         for _ in 0..10 {
             wire.send("5\r\nevent\r\n").expect("the proxy reads");
-            // why: the app is a slow one
+            // why: the app is slow
             std::thread::sleep(Duration::from_millis(150));
         }
         wire.send("0\r\n\r\n").map_or(Next::Close, |()| Next::Keep)
@@ -275,25 +271,24 @@ fn a_slow_app_is_streamed() {
     let mut wire = proxied.connect();
     wire.send("GET /events HTTP/1.1\r\nHost: app\r\n\r\n").expect("the proxy reads");
     let began = Instant::now();
-    wire.head().expect("an answer").expect("the stream is open");
+    wire.head().expect("a response").expect("the stream is open");
     wire.exactly(10).expect("the first event");
-    assert!(began.elapsed() < SECOND, "the first event came after {:?}", began.elapsed());
+    assert!(began.elapsed() < SECOND, "the first event arrived after {:?}", began.elapsed());
     let rest = wire.exactly(95).expect("the rest").bytes;
     assert!(rest.ends_with(b"0\r\n\r\n"), "{}", String::from_utf8_lossy(&rest));
-    assert!(began.elapsed() > SECOND, "the app was slow indeed");
+    assert!(began.elapsed() > SECOND, "the app was slow");
     proxied.finish();
 }
 
-/// Connections are kept on both sides: many requests on one, and few to the app for many clients one after the other.
-/// covers: foundation 5
+/// Connections are kept alive on both sides: many requests on one, and few to the app for many successive clients.
 #[test]
 fn connections_are_kept_alive_on_both_sides() {
     let app = RawApp::echoing_targets();
     let proxied = Proxied::to(&app.address());
     let mut wire = proxied.connect();
     for number in 0..500 {
-        wire.send(format!("GET /n={number:06} HTTP/1.1\r\nHost: app\r\n\r\n")).expect("the connection is kept");
-        assert_eq!(wire.reply("GET").expect("an answer").status, 200);
+        wire.send(format!("GET /n={number:06} HTTP/1.1\r\nHost: app\r\n\r\n")).expect("the connection is kept alive");
+        assert_eq!(wire.reply("GET").expect("a response").status, 200);
     }
     drop(wire);
     for _ in 0..100 {
@@ -304,10 +299,10 @@ fn connections_are_kept_alive_on_both_sides() {
     proxied.finish();
 }
 
-/// A client that asks to close, or speaks HTTP/1.0, is answered and its connection closed; the app's is kept.
-/// covers: foundation 5
+/// A client that sends `Connection: close`, or uses HTTP/1.0, gets a response and its connection is closed; the app's
+/// connection is kept alive.
 #[test]
-fn a_client_that_wants_to_close_is_closed() {
+fn connection_close_and_http_1_0_are_honoured() {
     let app = RawApp::echoing_targets();
     let proxied = Proxied::to(&app.address());
     for head in
@@ -315,7 +310,7 @@ fn a_client_that_wants_to_close_is_closed() {
     {
         let mut wire = proxied.connect();
         wire.send(head).expect("the proxy reads");
-        let reply = wire.reply("GET").expect("an answer");
+        let reply = wire.reply("GET").expect("a response");
         assert_eq!((reply.status, reply.text().as_str()), (200, "/bye"));
         assert_eq!(wire.until_closed().expect("the proxy closes").bytes, b"");
     }
@@ -323,10 +318,9 @@ fn a_client_that_wants_to_close_is_closed() {
     proxied.finish();
 }
 
-/// Two endpoints that are equally busy get about the same share.
-/// covers: foundation 5
+/// Two equally busy endpoints get about the same share of requests.
 #[test]
-fn requests_are_shared_between_the_endpoints() {
+fn requests_are_balanced_between_endpoints() {
     let (one, two) = (RawApp::echoing_targets(), RawApp::echoing_targets());
     let proxied = Proxied::to_all(&[&one.address(), &two.address()]);
     std::thread::scope(|scope| {

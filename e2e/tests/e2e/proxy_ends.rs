@@ -1,6 +1,6 @@
-//! How exchanges end where one side stalls, gives up or has said enough: time-outs with their answers, resets, early answers.
-//! Clients and apps of the test do to the proxy what neither side should; out go answers and how long they took. Bounded by
-//! uploads of 32 MiB and limits of one second, each of which has four.
+//! How exchanges end if one side stalls, aborts or responds early: timeouts with their responses, resets, early responses.
+//! In: misbehaving clients and apps of the test. Out: responses and their duration. Bounded by uploads of 32 MiB and limits
+//! of one second, each of which is checked with four seconds.
 
 use std::io;
 use std::net::TcpStream;
@@ -13,38 +13,37 @@ use crate::harness::server::Server;
 use crate::harness::wire::Reply;
 use crate::harness::{Next, PATIENCE, Proxied, RawApp, SECOND, Wire, free_port};
 
-/// Every limit that a body which stands still could fall under.
+/// All limits that could apply to a stalled body.
 const SHORT: Keys<'_> = Keys {
     listener: "request_headers_timeout: 1s, idle_timeout: 1s",
     cluster: "response_headers_timeout: 1s",
     limits: "",
 };
 
-/// A limit of one second on a machine that others use as well.
+/// A limit of one second, with tolerance for a shared machine.
 const SHORT_ENOUGH: Duration = Duration::from_secs(4);
 
-/// An answer that we give ourselves, and how long it and the end of the connection took together.
+/// A local response of the proxy, and the time until the response and the close of the connection.
 #[track_caller]
-fn last_answer(wire: &mut Wire<TcpStream>, method: &str) -> (Result<Reply, String>, Duration) {
+fn last_response(wire: &mut Wire<TcpStream>, method: &str) -> (Result<Reply, String>, Duration) {
     let began = Instant::now();
     wire.wait_at_most(2 * SHORT_ENOUGH);
     let reply = wire.reply(method).map_err(|error| error.to_string());
     if reply.is_ok() {
-        wire.until_closed().expect("the connection is closed behind the answer");
+        wire.until_closed().expect("the connection is closed after the response");
     }
     (reply, began.elapsed())
 }
 
-/// An endpoint that takes the beginning of an upload and then nothing more is 504 for the client, and the connection closes:
-/// with a length and with chunks.
-/// covers: faults 5
+/// An endpoint that stops reading after the beginning of an upload is 504 for the client, and the connection closes: with a
+/// length and with chunks.
 #[test]
-fn an_endpoint_that_stops_reading_an_upload_is_504() {
+fn endpoint_that_stops_reading_an_upload_is_504() {
     let gate = Gate::default();
     let app = Server::start({
         let gate = gate.clone();
         move |stream| {
-            Wire::new(stream.try_clone().expect("a descriptor is left")).exactly(64 << 10).ok();
+            Wire::new(stream.try_clone().expect("a file descriptor is available")).exactly(64 << 10).ok();
             gate.wait();
         }
     });
@@ -54,13 +53,13 @@ fn an_endpoint_that_stops_reading_an_upload_is_504() {
     let length = format!("POST /length HTTP/1.1\r\nHost: app\r\nContent-Length: {UPLOAD}\r\n\r\n");
     for (path, head) in [("/length", length), ("/chunks", chunked)] {
         let mut wire = proxied.connect();
-        let mut body = Wire::new(wire.stream.try_clone().expect("a descriptor is left"));
+        let mut body = Wire::new(wire.stream.try_clone().expect("a file descriptor is available"));
         let sending = std::thread::spawn(move || drop(body.send(head).and_then(|()| body.send(vec![b'x'; UPLOAD]))));
-        let (reply, took) = last_answer(&mut wire, "POST");
+        let (reply, took) = last_response(&mut wire, "POST");
         let status = reply.map(|reply| reply.status);
         assert!(status == Ok(504) && took < SHORT_ENOUGH, "{path}: {status:?} after {took:?}");
         drop(wire);
-        // Whether the rest was read on for a while or refused, it came to an end.
+        // The rest was either read for some time or reset; the upload finished.
         sending.join().expect("no panic");
         assert_eq!(proxied.record_of(path)["status"], 504);
     }
@@ -68,10 +67,9 @@ fn an_endpoint_that_stops_reading_an_upload_is_504() {
     proxied.finish();
 }
 
-/// RFC 9110, 15.5.9: a client whose body stands still is told so before its connection closes, and the record agrees.
-/// covers: faults 5
+/// RFC 9110, 15.5.9: a client whose body stalls gets 408 before its connection closes, and the record agrees.
 #[test]
-fn a_body_that_stands_still_is_408() {
+fn stalled_request_body_is_408() {
     let app = RawApp::answering(&[], Next::Keep);
     let proxied = Proxied::with(&[&app.address()], SHORT);
     let cases = [
@@ -85,10 +83,10 @@ fn a_body_that_stands_still_is_408() {
         let stalled = cases.map(|(path, rest)| {
             let mut wire = proxied.connect();
             wire.send(format!("POST {path} HTTP/1.1\r\nHost: app\r\n{rest}")).expect("the proxy reads");
-            (path, scope.spawn(move || last_answer(&mut wire, "POST")))
+            (path, scope.spawn(move || last_response(&mut wire, "POST")))
         });
-        for (path, answer) in stalled {
-            let (reply, took) = answer.join().expect("no panic");
+        for (path, response) in stalled {
+            let (reply, took) = response.join().expect("no panic");
             let reports = reply.map(|reply| (reply.status, reply.head.header("connection").map(str::to_owned)));
             if reports != Ok((408, Some("close".to_owned()))) || took > SHORT_ENOUGH {
                 wrong.push(format!("{path}: {reports:?} after {took:?}"));
@@ -99,15 +97,14 @@ fn a_body_that_stands_still_is_408() {
     for (path, _) in cases {
         assert_eq!(proxied.record_of(path)["status"], 408, "{path}");
     }
-    assert_eq!(app.seen_count(), 0, "the app has seen no whole request");
+    assert_eq!(app.seen_count(), 0, "the app has seen no complete request");
     proxied.finish();
 }
 
-/// RFC 9112, 9.6: an answer that comes before the upload has ended reaches a client that first writes all of it, be it the
-/// app's or ours.
-/// covers: faults 5
+/// RFC 9112, 9.6: a response of the app or the proxy before the end of the upload reaches a client that first writes all of
+/// the upload.
 #[test]
-fn an_early_answer_reaches_a_client_that_writes_on() {
+fn early_response_reaches_a_client_still_writing() {
     let app = Server::start(|stream| {
         let mut wire = Wire::new(stream);
         while let Ok(Some(head)) = wire.head() {
@@ -116,7 +113,7 @@ fn an_early_answer_reaches_a_client_that_writes_on() {
                 _ => ("401 Unauthorized", "Connection: close\r\n"),
             };
             let sent = wire.send(format!("HTTP/1.1 {status}\r\nContent-Length: 5\r\n{fields}\r\nearly"));
-            // It reads on after its answer, or closes at once.
+            // The app keeps reading after its response, or closes immediately.
             if sent.is_err() || head.target() == "/401-closed" || wire.request_body(&head).is_err() {
                 return;
             }
@@ -157,10 +154,10 @@ fn an_early_answer_reaches_a_client_that_writes_on() {
     dead.finish();
 }
 
-/// The size of an upload that is answered early.
+/// The size of an upload with an early response.
 const EARLY: usize = 1 << 20;
 
-/// Writes the upload to its end at the pace of a network, and reads only then.
+/// Writes the complete upload at the pace of a network, and reads only after it.
 fn upload_and_read(mut wire: Wire<TcpStream>, head: &str) -> io::Result<Reply> {
     wire.send(head)?;
     let piece = [b'x'; EARLY / 64];
@@ -175,10 +172,9 @@ fn upload_and_read(mut wire: Wire<TcpStream>, head: &str) -> io::Result<Reply> {
     wire.reply("POST")
 }
 
-/// One clock runs from the request to the end of the response's head, however often the endpoint says something meanwhile.
-/// covers: faults 5
+/// One timer runs from the request to the end of the response head, however often the endpoint sends something before that.
 #[test]
-fn a_head_that_trickles_is_504() {
+fn trickling_response_head_is_504() {
     let app = RawApp::start(|seen, wire| {
         let (first, piece) = match seen.head.target() {
             "/bytes" => ("HTTP/1.1 200 OK\r\nX-Slow: ", "x"),
@@ -189,7 +185,7 @@ fn a_head_that_trickles_is_504() {
         let mut sent = wire.send(first);
         let began = Instant::now();
         while sent.is_ok() && began.elapsed() < 2 * SHORT_ENOUGH {
-            // why: the endpoint is a slow one
+            // why: the endpoint is slow
             std::thread::sleep(SECOND / 4);
             sent = wire.send(piece);
         }
@@ -199,15 +195,15 @@ fn a_head_that_trickles_is_504() {
     let cases = [("/bytes", "GET", ""), ("/fields", "POST", "hello"), ("/102", "POST", "hello"), ("/103", "GET", "")];
     let mut wrong = Vec::new();
     std::thread::scope(|scope| {
-        let asked = cases.map(|(path, method, body)| {
+        let pending = cases.map(|(path, method, body)| {
             let mut wire = proxied.connect();
             let length = body.len();
             let head = format!("{method} {path} HTTP/1.1\r\nHost: app\r\nContent-Length: {length}\r\n\r\n{body}");
             wire.send(head).expect("the proxy reads");
-            (path, scope.spawn(move || last_answer(&mut wire, method)))
+            (path, scope.spawn(move || last_response(&mut wire, method)))
         });
-        for (path, answer) in asked {
-            let (reply, took) = answer.join().expect("no panic");
+        for (path, response) in pending {
+            let (reply, took) = response.join().expect("no panic");
             let status = reply.map(|reply| reply.status);
             if status != Ok(504) || took > SHORT_ENOUGH {
                 wrong.push(format!("{path}: {status:?} after {took:?}"));
@@ -218,10 +214,10 @@ fn a_head_that_trickles_is_504() {
     proxied.finish();
 }
 
-/// An app that tells when the other end of a connection went away: the target, and when. It answers `/begun` in part, and
+/// An app that reports when a peer closes a connection: the target, and the time. It responds to `/begun` partially, and to
 /// `/half` once the gate is open.
 fn watchful_app(gate: Gate) -> (Server, Receiver<String>, Receiver<(String, Instant)>) {
-    let ((asked, asked_rx), (gone, gone_rx)) = (channel(), channel());
+    let ((requested, requested_rx), (closed, closed_rx)) = (channel(), channel());
     let app = Server::start(move |stream| {
         let mut wire = Wire::new(stream);
         let Ok(Some(head)) = wire.head() else { return };
@@ -232,36 +228,35 @@ fn watchful_app(gate: Gate) -> (Server, Receiver<String>, Receiver<(String, Inst
         if target == "/begun" {
             wire.send("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhello").ok();
         }
-        // A test that has ended listens no more.
-        asked.send(target.clone()).ok();
+        // The test may have finished.
+        requested.send(target.clone()).ok();
         if target == "/half" {
             gate.wait();
             answer_ok(&mut wire, b"whole");
         }
         wire.until_closed().ok();
-        gone.send((target, Instant::now())).ok();
+        closed.send((target, Instant::now())).ok();
     });
-    (app, asked_rx, gone_rx)
+    (app, requested_rx, closed_rx)
 }
 
-/// A client's reset ends the exchange at the endpoint at once, whatever it was at.
-/// covers: faults 5
+/// A client's reset immediately ends the exchange with the endpoint, whatever its state.
 #[test]
-fn a_reset_of_the_client_reaches_the_endpoint() {
-    let (app, asked, gone) = watchful_app(Gate::default());
+fn client_reset_reaches_the_endpoint() {
+    let (app, requested, closed) = watchful_app(Gate::default());
     let proxied = Proxied::to(&app.address());
     let mut wrong = Vec::new();
     for (method, path) in [("GET", "/waiting"), ("POST", "/uploaded"), ("GET", "/begun")] {
         let mut wire = proxied.connect();
         wire.send(format!("{method} {path} HTTP/1.1\r\nHost: app\r\nContent-Length: 5\r\n\r\nhello"))
             .expect("the proxy reads");
-        assert_eq!(asked.recv_timeout(PATIENCE).expect("the app is asked"), path);
+        assert_eq!(requested.recv_timeout(PATIENCE).expect("the app gets the request"), path);
         if path == "/begun" {
-            assert_eq!(wire.head().expect("an answer").expect("the stream is open").status(), 200);
+            assert_eq!(wire.head().expect("a response").expect("the stream is open").status(), 200);
         }
         wire.reset();
         let reset = Instant::now();
-        match gone.recv_timeout(SHORT_ENOUGH) {
+        match closed.recv_timeout(SHORT_ENOUGH) {
             Ok((of, at)) => assert!(of == path && at.duration_since(reset) < SHORT_ENOUGH, "{of} for {path}"),
             Err(_) => {
                 wrong.push(format!("{path}: the endpoint's connection is still open {:?} later", reset.elapsed()))
@@ -272,21 +267,20 @@ fn a_reset_of_the_client_reaches_the_endpoint() {
     proxied.finish();
 }
 
-/// The end of the client's stream alone is no reset: it has said all it had to say, and waits for the answer.
-/// covers: faults 5
+/// A half-closed client connection is not a reset: the client has sent its complete request, and waits for the response.
 #[test]
-fn a_client_that_has_finished_writing_is_answered() {
+fn half_closed_client_gets_its_response() {
     let gate = Gate::default();
-    let (app, asked, _gone) = watchful_app(gate.clone());
+    let (app, requested, _closed) = watchful_app(gate.clone());
     let proxied = Proxied::to(&app.address());
     let mut wire = proxied.connect();
     wire.send("GET /half HTTP/1.1\r\nHost: app\r\n\r\n").expect("the proxy reads");
     wire.finish_writing();
-    asked.recv_timeout(PATIENCE).expect("the app is asked");
-    // What comes later on the same data thread has been read and answered by then.
+    requested.recv_timeout(PATIENCE).expect("the app gets the request");
+    // The response to a later request on the same data thread shows that the half-close has been read.
     proxied.exchange("GET / HTTP/1.1\r\nHost: app\r\nHost: app\r\n\r\n", "GET");
     gate.open();
-    let reply = wire.reply("GET").expect("an answer");
+    let reply = wire.reply("GET").expect("a response");
     assert_eq!((reply.status, reply.text().as_str()), (200, "whole"));
     proxied.finish();
 }

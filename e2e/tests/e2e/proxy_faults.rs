@@ -1,5 +1,5 @@
-//! The proxy where something is wrong: requests that try to smuggle, apps that are down, slow, or close in the middle,
-//! connections that went stale. Bytes go in at the front, an app of the test says what it saw. Bounded by one case each.
+//! The proxy under faults: requests that try to smuggle, apps that are down, slow, or close in the middle of a response,
+//! stale connections. In: bytes to the front. Out: what an app of the test saw. Bounded by one case each.
 
 use std::net::TcpListener;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,14 +13,14 @@ use crate::harness::{
 
 const SMUGGLED: &str = "GET /smuggled HTTP/1.1\r\nHost: app\r\n\r\n";
 
-/// Heads that two readers could understand differently. Each is refused before anything of it reaches the app.
+/// Heads that two readers could parse differently. Each is rejected before any of it reaches the app.
 const AMBIGUOUS_HEADS: [(&str, &str); 21] = [
     (
         "both lengths",
         "POST / HTTP/1.1\r\nHost: app\r\nContent-Length: 6\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
     ),
     (
-        "both lengths, turned round",
+        "both lengths, reversed",
         "POST / HTTP/1.1\r\nHost: app\r\nTransfer-Encoding: chunked\r\nContent-Length: 6\r\n\r\n0\r\n\r\n",
     ),
     ("two lengths", "POST / HTTP/1.1\r\nHost: app\r\nContent-Length: 0\r\nContent-Length: 44\r\n\r\n"),
@@ -44,37 +44,37 @@ const AMBIGUOUS_HEADS: [(&str, &str); 21] = [
     ("a space before the colon", "POST / HTTP/1.1\r\nHost: app\r\nTransfer-Encoding : chunked\r\n\r\n0\r\n\r\n"),
     ("a tab before the colon", "POST / HTTP/1.1\r\nHost: app\r\nContent-Length\t: 44\r\n\r\n"),
     ("a bare carriage return in a value", "POST / HTTP/1.1\r\nHost: app\r\nX-A: b\rContent-Length: 44\r\n\r\n"),
-    ("a zero byte in a value", "POST / HTTP/1.1\r\nHost: app\r\nX-A: b\0c\r\n\r\n"),
+    ("a NUL byte in a value", "POST / HTTP/1.1\r\nHost: app\r\nX-A: b\0c\r\n\r\n"),
     ("no host", "GET / HTTP/1.1\r\nX-A: b\r\n\r\n"),
     ("two hosts", "GET / HTTP/1.1\r\nHost: app\r\nHost: other\r\n\r\n"),
     ("no version", "GET /\r\nHost: app\r\n\r\n"),
 ];
 
-/// Bodies that break off what their head promised. The head may have passed; no second request may come of it.
-const BROKEN_CHUNKS: [(&str, &str); 7] = [
+/// Bodies with malformed chunks. The head may have been forwarded; the app must not get a second request.
+const MALFORMED_CHUNKS: [(&str, &str); 7] = [
     ("a bare line feed after the size", "5\nhello\r\n0\r\n\r\n"),
     ("a bare line feed after the data", "5\r\nhello\n0\r\n\r\n"),
-    ("a size that is no number", "hello\r\n0\r\n\r\n"),
+    ("a size that is not a number", "hello\r\n0\r\n\r\n"),
     ("a size too large for any number", "fffffffffffffffff\r\nhello\r\n0\r\n\r\n"),
     ("a size with a sign", "+5\r\nhello\r\n0\r\n\r\n"),
     ("data longer than its size", "3\r\nhello\r\n0\r\n\r\n"),
     ("a size with a space before it", " 5\r\nhello\r\n0\r\n\r\n"),
 ];
 
-/// Sends a request that is not one, with a second one behind it. What is wrong with the way it is treated: anything but
-/// a 400, more than that, a connection that stays open, or an app that saw a request.
-fn refusal(proxied: &Proxied, app: &RawApp, request: &str) -> Result<(), String> {
+/// Sends a malformed request followed by a second request. The error says what is wrong with the result: any status but
+/// 400, bytes after the response, a connection that stays open, or an app that saw a request.
+fn check_rejection(proxied: &Proxied, app: &RawApp, request: &str) -> Result<(), String> {
     let seen_before = app.seen_count();
     let mut wire = proxied.connect();
     wire.send(format!("{request}{SMUGGLED}")).map_err(|error| format!("not read: {error}"))?;
-    let reply = wire.reply("POST").map_err(|error| format!("no answer: {error}"))?;
-    // For a coding that is merely unknown, RFC 9112 names 501 as well.
+    let reply = wire.reply("POST").map_err(|error| format!("no response: {error}"))?;
+    // For a coding that is merely unknown, RFC 9112 allows 501 too.
     if reply.status != 400 && !(reply.status == 501 && request.contains("xchunked")) {
-        return Err(format!("answered with {}", reply.status));
+        return Err(format!("the status is {}", reply.status));
     }
     let rest = wire.until_closed().map_err(|error| format!("still open: {error}"))?;
     if !rest.bytes.is_empty() {
-        return Err(format!("after the refusal came {:?}", String::from_utf8_lossy(&rest.bytes)));
+        return Err(format!("after the response came {:?}", String::from_utf8_lossy(&rest.bytes)));
     }
     match app.seen().get(seen_before) {
         Some(seen) => Err(format!("the app saw {:?}", seen.head)),
@@ -82,34 +82,33 @@ fn refusal(proxied: &Proxied, app: &RawApp, request: &str) -> Result<(), String>
     }
 }
 
-/// Each ambiguous head is refused with 400, the connection is closed, and the app never hears of it.
-/// covers: foundation 5
+/// Each ambiguous head is rejected with 400, the connection is closed, and the app never gets it.
+/// Guarantee: ambiguous-requests-rejected
 #[test]
-fn ambiguous_heads_are_refused_with_400() {
+fn ambiguous_heads_are_rejected_with_400() {
     let app = RawApp::echoing_targets();
     let proxied = Proxied::to(&app.address());
-    assert_eq!(proxied.get("/before").status, 200, "the way to the app is open");
+    assert_eq!(proxied.get("/before").status, 200, "the app is reachable");
     let wrong: Vec<String> = AMBIGUOUS_HEADS
         .iter()
-        .filter_map(|(what, head)| Some(format!("{what}: {}", refusal(&proxied, &app, head).err()?)))
+        .filter_map(|(what, head)| Some(format!("{what}: {}", check_rejection(&proxied, &app, head).err()?)))
         .collect();
     assert!(wrong.is_empty(), "{wrong:#?}");
     assert_eq!(proxied.get("/after").status, 200);
     proxied.finish();
 }
 
-/// Each broken chunk is refused with 400, the connection is closed, and the app sees neither it nor what follows as a
-/// request.
-/// covers: foundation 5
+/// Each malformed chunk is rejected with 400, the connection is closed, and the app sees neither the chunk nor the bytes
+/// after it as a request.
 #[test]
-fn broken_chunks_are_refused_with_400() {
+fn malformed_chunks_are_rejected_with_400() {
     let app = RawApp::echoing_targets();
     let proxied = Proxied::to(&app.address());
-    let head = "POST /broken HTTP/1.1\r\nHost: app\r\nTransfer-Encoding: chunked\r\n\r\n";
-    let wrong: Vec<String> = BROKEN_CHUNKS
+    let head = "POST /malformed HTTP/1.1\r\nHost: app\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let wrong: Vec<String> = MALFORMED_CHUNKS
         .iter()
         .filter_map(|(what, body)| {
-            Some(format!("{what}: {}", refusal(&proxied, &app, &format!("{head}{body}")).err()?))
+            Some(format!("{what}: {}", check_rejection(&proxied, &app, &format!("{head}{body}")).err()?))
         })
         .collect();
     assert!(wrong.is_empty(), "{wrong:#?}");
@@ -118,10 +117,9 @@ fn broken_chunks_are_refused_with_400() {
     proxied.finish();
 }
 
-/// A head that never ends is refused, not stored.
-/// covers: foundation 5
+/// An endless head is rejected, not buffered.
 #[test]
-fn a_head_without_end_is_refused() {
+fn endless_head_is_rejected() {
     let app = RawApp::echoing_targets();
     let proxied = Proxied::to(&app.address());
     let mut wire = proxied.connect();
@@ -132,7 +130,7 @@ fn a_head_without_end_is_refused() {
     }
     match wire.reply("GET") {
         Ok(reply) => assert!(matches!(reply.status, 400 | 413 | 431), "{}", reply.status),
-        // What is still unread when it closes makes the kernel reset the connection: refused as well.
+        // Unread bytes at the close make the kernel reset the connection, which is a rejection too.
         Err(error) => assert!(sent.is_err() || error.kind() != std::io::ErrorKind::WouldBlock, "{error}"),
     }
     assert_eq!(app.seen_count(), 0);
@@ -140,17 +138,16 @@ fn a_head_without_end_is_refused() {
     proxied.finish();
 }
 
-/// Lengths that an app's answer contradicts itself with are never handed on: the client gets 502.
-/// covers: foundation 5
+/// A response of the app with contradictory lengths is never forwarded: the client gets 502.
 #[test]
-fn ambiguous_answers_are_not_handed_on() {
+fn ambiguous_responses_are_not_forwarded() {
     let app = RawApp::start(|seen, wire| {
-        let answer = match seen.head.target() {
+        let response = match seen.head.target() {
             "/two-lengths" => "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 4\r\n\r\nabcd",
             "/nonsense" => "this is not HTTP\r\n\r\n",
             _ => "HTTP/1.1 200 OK\r\nContent-Length: -4\r\n\r\nabcd",
         };
-        wire.send(answer).map_or(Next::Close, |()| Next::Close)
+        wire.send(response).map_or(Next::Close, |()| Next::Close)
     });
     let proxied = Proxied::to(&app.address());
     for target in ["/two-lengths", "/nonsense", "/negative"] {
@@ -159,38 +156,38 @@ fn ambiguous_answers_are_not_handed_on() {
     proxied.finish();
 }
 
-/// An app that closes in the middle of its answer is never made to look as if it had finished.
-/// covers: foundation 5
+/// A response of an app that closes in the middle of it never looks complete to the client.
+/// Guarantee: truncated-responses-visible
 #[test]
-fn an_answer_that_is_cut_is_seen_as_cut() {
+fn truncated_response_never_looks_complete() {
     let app = RawApp::start(|seen, wire| {
-        let answer = match seen.head.target() {
+        let response = match seen.head.target() {
             "/length" => "HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nhalf",
             "/chunks" => "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n",
             _ => "HTTP/1.1 200 OK\r\nContent-Len",
         };
-        wire.send(answer).map_or(Next::Close, |()| Next::Close)
+        wire.send(response).map_or(Next::Close, |()| Next::Close)
     });
     let proxied = Proxied::to(&app.address());
     for target in ["/length", "/chunks"] {
         let reply = proxied.get(target);
         assert_eq!((reply.status, reply.text().as_str(), reply.body.whole), (200, "half", false), "{target}");
     }
-    assert_eq!(proxied.get("/head").status, 502, "an answer that is cut within its head");
+    assert_eq!(proxied.get("/head").status, 502, "a response that is truncated within its head");
     proxied.finish();
 }
 
-/// An app that is down is a 503 (or 502) whose body names the cluster; when it comes up, it is served without our restart.
-/// covers: foundation 5
+/// An app that is down is a 503 (or 502) whose body contains the cluster; once the app is up, requests reach it without a
+/// restart of Outrigger.
 #[test]
-fn an_app_that_is_down_is_an_answer_that_names_the_cluster() {
+fn error_for_a_down_app_contains_the_cluster() {
     let port = free_port();
     let proxied = Proxied::to(&format!("127.0.0.1:{port}"));
     for _ in 0..3 {
         let began = Instant::now();
         let reply = proxied.get("/");
         assert!(matches!(reply.status, 502 | 503), "{}", reply.status);
-        assert!(reply.text().contains("back"), "the body names the cluster: {}", reply.text());
+        assert!(reply.text().contains("back"), "the body contains the cluster: {}", reply.text());
         assert!(began.elapsed() < 5 * SECOND, "{:?}", began.elapsed());
     }
     let app = Server::start_on(port, |stream| {
@@ -199,15 +196,14 @@ fn an_app_that_is_down_is_an_answer_that_names_the_cluster() {
             answer_ok(&mut wire, b"up");
         }
     });
-    until(PATIENCE, "the app is served once it is up", || proxied.get("/").status == 200);
+    until(PATIENCE, "requests reach the app once it is up", || proxied.get("/").status == 200);
     assert!(app.connections() > 0);
     proxied.finish();
 }
 
-/// One endpoint of two that refuses connections costs no request.
-/// covers: foundation 5
+/// If one of two endpoints refuses connections, no request fails.
 #[test]
-fn an_endpoint_that_refuses_is_passed_over() {
+fn endpoint_that_refuses_connections_is_skipped() {
     let app = RawApp::echoing_targets();
     let down = format!("127.0.0.1:{}", free_port());
     let proxied = Proxied::to_all(&[&down, &app.address()]);
@@ -217,11 +213,10 @@ fn an_endpoint_that_refuses_is_passed_over() {
     proxied.finish();
 }
 
-/// An app that closes a kept connection when the next request arrives on it: the request is sent again on a new one, and
-/// the client notices nothing.
-/// covers: foundation 5
+/// If an app closes an idle keep-alive connection when the next request arrives on it, the request is retried on a new
+/// connection, and the client sees no error.
 #[test]
-fn a_get_on_a_stale_connection_is_sent_again() {
+fn get_on_a_stale_connection_is_retried() {
     let stale = std::sync::Arc::new(AtomicUsize::new(0));
     let app = Server::start({
         let stale = stale.clone();
@@ -229,7 +224,7 @@ fn a_get_on_a_stale_connection_is_sent_again() {
             let mut wire = Wire::new(stream);
             let Ok(Some(head)) = wire.head() else { return };
             answer_ok(&mut wire, head.target().as_bytes());
-            // The second request on any connection is read and thrown away, as by an app that had just decided to close.
+            // The second request on any connection is read and discarded, as by an app that is about to close.
             if let Ok(Some(_)) = wire.head() {
                 stale.fetch_add(1, Ordering::SeqCst);
             }
@@ -239,21 +234,20 @@ fn a_get_on_a_stale_connection_is_sent_again() {
     let mut wire = proxied.connect();
     let mut numbers = Vec::new();
     for number in 0..40 {
-        wire.send(format!("GET /n={number:06} HTTP/1.1\r\nHost: app\r\n\r\n")).expect("the connection is kept");
-        let reply = wire.reply("GET").expect("an answer");
+        wire.send(format!("GET /n={number:06} HTTP/1.1\r\nHost: app\r\n\r\n")).expect("the connection is kept alive");
+        let reply = wire.reply("GET").expect("a response");
         assert_eq!(reply.status, 200, "request {number}");
         numbers.extend(number_after(&reply.text(), "n="));
     }
     assert_counts_up(&numbers, 40);
-    assert!(stale.load(Ordering::SeqCst) > 10, "connections did go stale: {}", stale.load(Ordering::SeqCst));
+    assert!(stale.load(Ordering::SeqCst) > 10, "stale connections occurred: {}", stale.load(Ordering::SeqCst));
     proxied.finish();
 }
 
-/// A PUT with its body, and requests that were sent without waiting, survive connections that went stale: each is sent again
-/// whole, from its own beginning, and what follows it is still the next request.
-/// covers: foundation 5
+/// A PUT with its body, and pipelined requests, survive stale connections: each is retried completely, from its own first
+/// byte, and what follows it is still the next request.
 #[test]
-fn bodies_and_pipelined_requests_survive_stale_connections() {
+fn put_and_pipelining_survive_stale_connections() {
     let stale = std::sync::Arc::new(AtomicUsize::new(0));
     let app = Server::start({
         let stale = stale.clone();
@@ -262,8 +256,8 @@ fn bodies_and_pipelined_requests_survive_stale_connections() {
             let Ok(Some(head)) = wire.head() else { return };
             let length = head.header("content-length").and_then(|text| text.parse().ok()).unwrap_or(0);
             let Ok(body) = wire.exactly(length) else { return };
-            let reports = format!("{} {}", head.target(), String::from_utf8_lossy(&body.bytes));
-            answer_ok(&mut wire, reports.as_bytes());
+            let seen = format!("{} {}", head.target(), String::from_utf8_lossy(&body.bytes));
+            answer_ok(&mut wire, seen.as_bytes());
             if let Ok(Some(_)) = wire.head() {
                 stale.fetch_add(1, Ordering::SeqCst);
             }
@@ -274,21 +268,21 @@ fn bodies_and_pipelined_requests_survive_stale_connections() {
     for number in 0..20 {
         let put = format!("PUT /put/{number} HTTP/1.1\r\nHost: app\r\nContent-Length: 5\r\n\r\nhello");
         let get = format!("GET /get/{number} HTTP/1.1\r\nHost: app\r\n\r\n");
-        wire.send(format!("{put}{get}{get}")).expect("the connection is kept");
+        wire.send(format!("{put}{get}{get}")).expect("the connection is kept alive");
         let expected = [format!("/put/{number} hello"), format!("/get/{number} "), format!("/get/{number} ")];
         for (method, expected) in ["PUT", "GET", "GET"].into_iter().zip(expected) {
-            let reply = wire.reply(method).expect("an answer");
+            let reply = wire.reply(method).expect("a response");
             assert_eq!((reply.status, reply.text()), (200, expected));
         }
     }
-    assert!(stale.load(Ordering::SeqCst) > 10, "connections did go stale: {}", stale.load(Ordering::SeqCst));
+    assert!(stale.load(Ordering::SeqCst) > 10, "stale connections occurred: {}", stale.load(Ordering::SeqCst));
     proxied.finish();
 }
 
-/// A POST that the app may have seen is never sent a second time; the client is told.
-/// covers: foundation 5
+/// A POST that the app may have seen is never retried; the client gets an error.
+/// Guarantee: non-idempotent-requests-sent-once
 #[test]
-fn a_post_that_the_app_may_have_seen_is_not_sent_again() {
+fn post_that_may_have_been_seen_is_not_retried() {
     let posts = std::sync::Arc::new(AtomicUsize::new(0));
     let app = RawApp::start({
         let posts = posts.clone();
@@ -310,13 +304,12 @@ fn a_post_that_the_app_may_have_seen_is_not_sent_again() {
     proxied.finish();
 }
 
-/// An app that is slow to answer one client does not keep the others waiting.
-/// covers: foundation 5
+/// A slow response to one client does not delay other clients.
 #[test]
-fn a_slow_answer_holds_nobody_else_up() {
+fn slow_response_does_not_delay_other_clients() {
     let app = RawApp::start(|seen, wire| {
         if seen.head.target() == "/slow" {
-            // why: the app is a slow one
+            // why: the app is slow
             std::thread::sleep(Duration::from_secs(3));
         }
         answer_ok(wire, b"done")
@@ -330,17 +323,16 @@ fn a_slow_answer_holds_nobody_else_up() {
             assert_eq!(proxied.get("/fast").status, 200);
         }
         assert!(began.elapsed() < 2 * SECOND, "{:?}", began.elapsed());
-        for answer in slow {
-            assert_eq!(answer.join().expect("no panic"), 200);
+        for response in slow {
+            assert_eq!(response.join().expect("no panic"), 200);
         }
     });
     proxied.finish();
 }
 
-/// A client that goes away in the middle of an answer costs only that answer: the next request is served cleanly.
-/// covers: foundation 5
+/// A client that disconnects in the middle of a response loses only that response: the next request is served correctly.
 #[test]
-fn a_client_that_goes_away_leaves_no_trace() {
+fn client_disconnect_loses_only_its_response() {
     let app = RawApp::start(|seen, wire| match seen.head.target() {
         "/big" => answer_ok(wire, &vec![b'x'; 5_000_000]),
         other => answer_ok(wire, other.as_bytes()),
@@ -349,16 +341,16 @@ fn a_client_that_goes_away_leaves_no_trace() {
     for number in 0..10 {
         let mut wire = proxied.connect();
         wire.send("GET /big HTTP/1.1\r\nHost: app\r\n\r\n").expect("the proxy reads");
-        wire.exactly(1000).expect("some of the answer");
+        wire.exactly(1000).expect("some of the response");
         drop(wire);
         let target = format!("/after-{number}");
-        assert_eq!(proxied.get(&target).text(), target, "its own answer, not the rest of another one");
+        assert_eq!(proxied.get(&target).text(), target, "its own response, not the rest of another");
     }
     proxied.finish();
 }
 
-/// Every request leaves one access record, those that we answer ourselves included, and the counter says the same.
-/// covers: foundation 5
+/// Every request has one access record, including those with a local response, and the counter agrees.
+/// Guarantee: one-access-record-per-request
 #[test]
 fn every_request_leaves_one_access_record() {
     let app = RawApp::echoing_targets();
@@ -379,14 +371,13 @@ fn every_request_leaves_one_access_record() {
     proxied.finish();
 }
 
-/// A port that the kernel gave to nobody else stays with the listener while we run.
-/// covers: foundation 5
+/// No other process can bind the port of the listener while Outrigger runs.
 #[test]
-fn the_listener_holds_its_address() {
+fn listener_keeps_its_port_bound() {
     let app = RawApp::echoing_targets();
     let proxied = Proxied::to(&app.address());
-    assert!(TcpListener::bind(&proxied.front).is_err(), "{} is held", proxied.front);
+    assert!(TcpListener::bind(&proxied.front).is_err(), "{} is bound", proxied.front);
     let front = proxied.front.clone();
     proxied.finish();
-    until(PATIENCE, "the listener's port is free after the end", || TcpListener::bind(&front).is_ok());
+    until(PATIENCE, "the listener's port is free after the exit", || TcpListener::bind(&front).is_ok());
 }

@@ -1,6 +1,6 @@
-//! Many connections at once: floods of begun heads, thousands that are idle, thousands that wait, and one that is busy. In: raw
-//! connections beside real exchanges. Out: whether those go on, memory for each connection, and system calls for each request.
-//! Bounded by 8,000 connections, one such test at a time.
+//! Many simultaneous connections: floods of partial heads, thousands that are idle, thousands that wait, and one that is busy.
+//! In: raw connections next to real exchanges. Out: whether the exchanges complete, memory per connection, and system calls per
+//! request. Bounded by 8,000 connections, one such test at a time.
 
 use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,30 +17,30 @@ use crate::harness::proxied::Keys;
 use crate::harness::raw_app::{Gate, answer_ok};
 use crate::harness::{Next, PATIENCE, Proxied, RawApp, SECOND, Wire, free_port, request, until, within};
 
-/// One of these tests at a time, with all descriptors that this process may have.
-fn alone() -> MutexGuard<'static, ()> {
+/// Runs one of these tests at a time, with the maximum of file descriptors of this process.
+fn exclusive() -> MutexGuard<'static, ()> {
     static ONE: Mutex<()> = Mutex::new(());
-    // A test that failed leaves nothing behind that another one could trip over.
+    // A failed test leaves no state that affects another test, so a poisoned lock is fine.
     let guard = ONE.lock().unwrap_or_else(PoisonError::into_inner);
     let allowed = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: allowed.maximum, maximum: allowed.maximum })
-        .expect("up to the maximum");
+        .expect("the soft limit may be raised to the hard limit");
     guard
 }
 
-/// Connections on each of which one request has been answered, and nothing more was said.
+/// Connections that each have completed one request and are idle.
 fn open_idle(proxied: &Proxied, count: usize) -> Vec<Wire<TcpStream>> {
     let open = |_| {
         let mut wire = proxied.connect();
         wire.send("GET /idle HTTP/1.1\r\nHost: app\r\n\r\n").expect("the proxy reads");
-        assert_eq!(wire.reply("GET").expect("an answer").status, 200);
+        assert_eq!(wire.reply("GET").expect("a response").status, 200);
         wire
     };
     (0..count).map(open).collect()
 }
 
-/// Answers `/half` in part and `/wait` not at all before the gate is open; `/tunnel` sends back what comes.
-fn patient_app(gate: &Gate) -> RawApp {
+/// Responds to `/half` partially and to `/wait` not at all before the gate is open; `/tunnel` echoes what it receives.
+fn gated_app(gate: &Gate) -> RawApp {
     let gate = gate.clone();
     RawApp::start(move |seen, wire| {
         let target = seen.head.target();
@@ -63,74 +63,73 @@ fn patient_app(gate: &Gate) -> RawApp {
     })
 }
 
-/// With every default, five thousand clients that each send a piece of a head cost no exchange anything that was there before
-/// them: neither a download, nor a request that waits, nor a tunnel.
-/// covers: faults 5
+/// With all defaults, five thousand clients that each send a partial head affect no exchange that started before them:
+/// neither a download, nor a waiting request, nor a tunnel.
+/// Guarantee: flood-breaks-no-exchange
 #[test]
-fn a_flood_of_begun_heads_costs_the_flooders_alone() {
+fn partial_head_flood_spares_existing_exchanges() {
     const EACH: usize = 20;
     const FLOOD: usize = 5000;
-    let _alone = alone();
+    let _exclusive = exclusive();
     let gate = Gate::default();
-    let app = patient_app(&gate);
+    let app = gated_app(&gate);
     let proxied = Proxied::to(&app.address());
     let worker = proxied.outrigger.worker();
     let upgrade = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
                    Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
     let kinds = [("/half", "", EACH), ("/wait", "", EACH), ("/tunnel", upgrade, EACH)];
-    let mut under_way: Vec<(String, Wire<TcpStream>)> = Vec::new();
+    let mut in_flight: Vec<(String, Wire<TcpStream>)> = Vec::new();
     for (kind, fields, count) in kinds {
         for number in 0..count {
             let (path, mut wire) = (format!("{kind}/{number}"), proxied.connect());
             wire.send(format!("GET {path} HTTP/1.1\r\nHost: app\r\n{fields}\r\n")).expect("the proxy reads");
-            under_way.push((path, wire));
+            in_flight.push((path, wire));
         }
     }
-    until(PATIENCE, "all are under way", || app.seen_count() == 3 * EACH);
-    // Half of them are there for the first time, and half have been answered before.
+    until(PATIENCE, "all are in flight", || app.seen_count() == 3 * EACH);
+    // Half of the flood are new connections, and half have completed a request before.
     let fresh = (0..FLOOD / 2).map(|_| proxied.connect());
     let mut flood: Vec<_> = open_idle(&proxied, FLOOD / 2).into_iter().chain(fresh).collect();
     for wire in &mut flood {
-        // Exactly 33 bytes. Who is closed already, for want of memory, has nothing to say.
+        // Exactly 33 bytes. The send fails on a connection that was already closed due to memory pressure.
         wire.send("GET /flood HTTP/1.1\r\nHost: app\r\nX").ok();
     }
-    // `request_headers_timeout` comes after the looks at which a worker that is too large is replaced.
+    // `request_headers_timeout` expires after the self-checks that replace a worker over its memory limit.
     for wire in &mut flood {
         wire.wait_at_most(2 * PATIENCE);
-        assert!(wire.until_closed().is_ok(), "a flooder is open after `request_headers_timeout`");
+        assert!(wire.until_closed().is_ok(), "a flooding connection is open after `request_headers_timeout`");
     }
     gate.open();
-    let mut cut = Vec::new();
-    for (path, wire) in &mut under_way {
+    let mut broken = Vec::new();
+    for (path, wire) in &mut in_flight {
         let text = match path.split('/').nth(1) {
             Some("tunnel") => wire.head().and_then(|_| wire.send("ping")).and_then(|()| wire.exactly(4)),
             _ => wire.reply("GET").map(|reply| reply.body),
         };
         let text = text.map(|body| String::from_utf8_lossy(&body.bytes).into_owned());
         if !matches!(text.as_deref(), Ok("halfhalf" | "late" | "ping")) {
-            cut.push(format!("{path}: {text:?}"));
+            broken.push(format!("{path}: {text:?}"));
         }
     }
-    let cut_count = cut.len();
-    cut.truncate(6);
-    assert!(cut.is_empty(), "{cut_count} of {} were cut: {cut:#?}", under_way.len());
-    assert_eq!(proxied.outrigger.worker(), worker, "the same worker serves");
-    let paths: Vec<String> = under_way.drain(..).map(|(path, _)| path).collect();
+    let count = broken.len();
+    broken.truncate(6);
+    assert!(broken.is_empty(), "{count} of {} were broken: {broken:#?}", in_flight.len());
+    assert_eq!(proxied.outrigger.worker(), worker, "the worker was not replaced");
+    let paths: Vec<String> = in_flight.drain(..).map(|(path, _)| path).collect();
     let recorded = || paths.iter().filter(|path| !proxied.records_of(path).is_empty()).count();
     until(PATIENCE, "a record of each exchange", || recorded() == paths.len());
     proxied.finish();
 }
 
-/// What an idle connection may take: twice the aim, as other threads of the worker are measured too.
+/// The memory limit of an idle connection: twice the goal, because other threads of the worker are measured too.
 const IDLE_BYTES: u64 = 4 << 10;
 
-/// Three thousand idle connections are small, and a hundred clients that come after them are served at once: with the memory
-/// for each connection that 6,100 have of the default limit.
-/// covers: faults 5
+/// Three thousand idle connections are small, and a hundred later clients are served immediately: with the memory per
+/// connection that 6,100 connections have under the default limit.
 #[test]
-fn idle_connections_are_small_and_hold_nobody_up() {
+fn idle_connections_are_small_and_block_nothing() {
     const IDLE: usize = 3000;
-    let _alone = alone();
+    let _exclusive = exclusive();
     let app = RawApp::echoing_targets();
     let proxied = Proxied::with(&[&app.address()], Keys { limits: "memory: 28MiB", ..Keys::default() });
     drop(open_idle(&proxied, 50));
@@ -138,60 +137,64 @@ fn idle_connections_are_small_and_hold_nobody_up() {
     let before = proportional_bytes(worker);
     let idle = open_idle(&proxied, IDLE);
     let each = proportional_bytes(worker).saturating_sub(before) / IDLE as u64;
-    println!("an idle connection takes {each} bytes of the worker (PSS)");
+    println!("an idle connection uses {each} bytes of the worker (PSS)");
     let began = Instant::now();
     let took = std::thread::scope(|scope| {
         let get = || proxied.get("/new").status == 200;
         let clients: Vec<_> = (0..100).map(|_| scope.spawn(get)).collect();
-        assert!(clients.into_iter().all(|client| client.join().unwrap_or(false)), "a new client got no answer");
+        assert!(clients.into_iter().all(|client| client.join().unwrap_or(false)), "a new client got no response");
         began.elapsed()
     });
-    assert!(each <= IDLE_BYTES && took < 4 * SECOND, "{each} bytes for each; a hundred new clients took {took:?}");
-    assert_eq!(proxied.outrigger.worker(), worker, "the same worker serves");
+    assert!(
+        each <= IDLE_BYTES && took < 4 * SECOND,
+        "{each} bytes per connection; a hundred new clients took {took:?}"
+    );
+    assert_eq!(proxied.outrigger.worker(), worker, "the worker was not replaced");
     drop(idle);
     proxied.finish();
 }
 
-/// Where even that is too much, the oldest idle connection gives way to new clients, the newest stays, and the status says so.
-/// covers: faults 5
+/// If even that is too much, the oldest idle connection is closed for new clients, the newest stays, and the status reports it.
+/// Guarantee: flood-within-memory-limit
 #[test]
-fn the_oldest_idle_connections_give_way_where_memory_is_short() {
+fn low_memory_closes_the_oldest_idle_connections() {
     const MOST: usize = 8000;
     const HALF_THE_LIMIT_KIB: u64 = 4 << 10;
-    let _alone = alone();
+    let _exclusive = exclusive();
     let app = RawApp::echoing_targets();
     let proxied = Proxied::with(&[&app.address()], Keys { limits: "memory: 8MiB", ..Keys::default() });
     let worker = proxied.outrigger.worker();
     let (mut idle, mut degraded) = (Vec::new(), String::new());
-    let gave_way = within(PATIENCE, || {
+    let evicted = within(PATIENCE, || {
         idle.append(&mut open_idle(&proxied, 100.min(MOST - idle.len())));
-        let status = request(&proxied.outrigger.admin, "GET", "/status", &[], b"").expect("it answers").json();
+        let status =
+            request(&proxied.outrigger.admin, "GET", "/status", &[], b"").expect("the admin listener responds").json();
         let subsystems = status["subsystems"].as_array().cloned().unwrap_or_default();
         let short = subsystems.iter().find(|one| one["health"] == "degraded");
         degraded = short.map_or(degraded.clone(), |one| one["message"].to_string());
         is_closed(&mut idle[0]) && !degraded.is_empty()
     });
     let oldest = is_closed(&mut idle[0]);
-    assert!(gave_way, "of {} idle ones the oldest is closed: {oldest}; degraded: {degraded:?}", idle.len());
+    assert!(evicted, "of {} idle connections the oldest is closed: {oldest}; degraded: {degraded:?}", idle.len());
     let newest = idle.last_mut().expect("many");
     newest.send("GET /newest HTTP/1.1\r\nHost: app\r\n\r\n").expect("the newest is open");
-    assert_eq!(newest.reply("GET").expect("an answer").text(), "/newest");
+    assert_eq!(newest.reply("GET").expect("a response").text(), "/newest");
     assert_eq!(proxied.get("/new").text(), "/new");
-    assert_eq!(proxied.outrigger.worker(), worker, "the same worker serves");
+    assert_eq!(proxied.outrigger.worker(), worker, "the worker was not replaced");
     drop(idle);
     let mut status = serde_json::Value::Null;
-    let is_well = within(PATIENCE, || {
+    let is_ok = within(PATIENCE, || {
         status = proxied.outrigger.get("/status").json();
         status["health"] == "ok"
     });
-    assert!(is_well, "the status is well again: {status:#}");
-    // At first, the worker uses less than a quarter of the limit.
-    let given_back = || anonymous_kib(worker) < HALF_THE_LIMIT_KIB;
-    until(PATIENCE, "what the connections took is given back", given_back);
+    assert!(is_ok, "the status recovers: {status:#}");
+    // A new worker uses less than a quarter of the limit.
+    let released = || anonymous_kib(worker) < HALF_THE_LIMIT_KIB;
+    until(PATIENCE, "the memory of the connections is released", released);
     proxied.finish();
 }
 
-/// Whether the other end has closed, without waiting for it.
+/// Whether the peer has closed, without waiting for it.
 fn is_closed(wire: &mut Wire<TcpStream>) -> bool {
     wire.wait_at_most(Duration::from_millis(1));
     let closed = wire.until_closed().is_ok();
@@ -199,14 +202,14 @@ fn is_closed(wire: &mut Wire<TcpStream>) -> bool {
     closed
 }
 
-/// The memory of a process, with its part of what it shares (proc_pid_smaps(5), Pss).
+/// The memory of a process, with its share of shared memory (proc_pid_smaps(5), Pss).
 fn proportional_bytes(pid: u32) -> u64 {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).expect("root reads it of any process");
-    let value = text.lines().find_map(|line| line.strip_prefix("Pss:")).expect("it has a line for it");
+    let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).expect("root can read it for any process");
+    let value = text.lines().find_map(|line| line.strip_prefix("Pss:")).expect("it has a Pss line");
     value.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") * 1024
 }
 
-/// An app that answers each connection's one request after a delay, with two threads however many wait.
+/// An app that responds to one request per connection after a delay, with two threads for any number of requests.
 struct Delayed {
     address: String,
     stop: Arc<AtomicBool>,
@@ -217,15 +220,15 @@ impl Delayed {
     fn start(delay: Duration) -> Self {
         let address = format!("127.0.0.1:{}", free_port());
         let listener = TcpListener::bind(&address).expect("the address is free");
-        // All of them at once may wait to be accepted; the library asks for 128.
-        listen(&listener, 4096).expect("it listens already");
+        // All of them may wait for accept simultaneously; the standard library sets a backlog of 128.
+        listen(&listener, 4096).expect("the backlog of a listener can be changed");
         let stop = Arc::new(AtomicBool::default());
         let (waiting, due) = channel::<(Instant, Wire<TcpStream>)>();
         std::thread::spawn(move || {
             for (at, mut wire) in due {
-                // why: the app is a slow one
+                // why: the app is slow
                 std::thread::sleep(at.saturating_duration_since(Instant::now()));
-                // Whose client is gone needs no answer.
+                // A disconnected client needs no response.
                 wire.send("HTTP/1.1 200 OK\r\nContent-Length: 4\r\nConnection: close\r\n\r\nslow").ok();
             }
         });
@@ -247,7 +250,7 @@ impl Delayed {
 impl Drop for Delayed {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::SeqCst);
-        // Wakes the accepting thread, which then sees that it should stop.
+        // Wakes the accepting thread, which then checks `stop`.
         TcpStream::connect(&self.address).ok();
         if let Some(accepting) = self.accepting.take() {
             accepting.join().ok();
@@ -255,14 +258,13 @@ impl Drop for Delayed {
     }
 }
 
-/// Four thousand clients at once with an app that takes three seconds: the last answer comes hardly later than that, as the
-/// memory of those that wait does not hold up who has not been accepted yet.
-/// covers: faults 5
+/// Four thousand simultaneous clients of an app that takes three seconds: the last response arrives hardly later than that,
+/// because the memory of waiting clients does not block those that have not been accepted yet.
 #[test]
-fn thousands_that_wait_hold_nobody_up() {
+fn thousands_of_waiting_clients_block_no_client() {
     const CLIENTS: usize = 4000;
     const DELAY: Duration = Duration::from_secs(3);
-    let _alone = alone();
+    let _exclusive = exclusive();
     let app = Delayed::start(DELAY);
     let proxied = Proxied::to(&app.address);
     let worker = proxied.outrigger.worker();
@@ -277,16 +279,15 @@ fn thousands_that_wait_hold_nobody_up() {
     let statuses = clients.into_iter().map(|mut wire| wire.reply("GET").map_or(0, |reply| reply.status));
     let other: Vec<u16> = statuses.filter(|status| *status != 200).collect();
     let took = began.elapsed();
-    println!("the last of {CLIENTS} answers came after {took:?}");
+    println!("the last of {CLIENTS} responses arrived after {took:?}");
     assert!(other.is_empty(), "{} of {CLIENTS} were not 200, the first {:?}", other.len(), other.first());
     // HAProxy takes 0.6 s more than the app.
-    assert!(took < DELAY + Duration::from_millis(4 * 600), "the last answer came after {took:?}");
-    assert_eq!(proxied.outrigger.worker(), worker, "the same worker serves");
+    assert!(took < DELAY + Duration::from_millis(4 * 600), "the last response arrived after {took:?}");
+    assert_eq!(proxied.outrigger.worker(), worker, "the worker was not replaced");
     proxied.finish();
 }
 
-/// A request on a connection that is kept costs two reads and two writes, none of them in vain: the request's and the answer's.
-/// covers: faults 5
+/// A request on a keep-alive connection costs two reads and two writes, none of them in vain: for the request and the response.
 #[test]
 fn a_request_costs_two_reads_and_two_writes() {
     const REQUESTS: u64 = 2000;
@@ -295,8 +296,8 @@ fn a_request_costs_two_reads_and_two_writes() {
     let proxied = Proxied::to(&app.address());
     let mut wire = proxied.connect();
     let mut get = || {
-        wire.send("GET /load HTTP/1.1\r\nHost: app\r\n\r\n").expect("the connection is kept");
-        assert_eq!(wire.reply("GET").expect("an answer").status, 200);
+        wire.send("GET /load HTTP/1.1\r\nHost: app\r\n\r\n").expect("the connection is kept alive");
+        assert_eq!(wire.reply("GET").expect("a response").status, 200);
     };
     get();
     let (worker, counts) = (proxied.outrigger.worker().to_string(), proxied.scene.text_path("calls"));
@@ -308,24 +309,24 @@ fn a_request_costs_two_reads_and_two_writes() {
     tracer.wait(PATIENCE);
     let table = std::fs::read_to_string(&counts).expect("strace has written its table");
     let [reads, writes] = ["recvfrom", "sendto"].map(|call| calls(&table, call));
-    // Connections that are no client's are few: what else the worker reads and writes by these calls.
+    // The worker makes few of these calls for other purposes than client connections.
     let about = |count: u64| (2 * REQUESTS..2 * REQUESTS + REQUESTS / 20).contains(&count);
     let right = about(reads.0) && about(writes.0) && reads.1 + writes.1 <= REQUESTS / 20;
     assert!(right, "for {REQUESTS} requests (calls, of which in vain): reads {reads:?}, writes {writes:?}\n{table}");
     proxied.finish();
 }
 
-/// Whether strace has all threads of a process.
+/// Whether strace is attached to all threads of a process.
 fn is_traced(pid: &str) -> bool {
     let threads = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
     let mut states = threads.map(|thread| std::fs::read_to_string(thread.path().join("status")).unwrap_or_default());
     states.all(|state| !state.contains("TracerPid:\t0\n"))
 }
 
-/// Of strace's table: `% time, seconds, usecs/call, calls, errors, syscall`, where errors may be blank.
+/// Calls and errors from strace's table: `% time, seconds, usecs/call, calls, errors, syscall`, where errors may be blank.
 fn calls(table: &str, name: &str) -> (u64, u64) {
     let line = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
     let columns = line.into_iter().find(|columns| columns.last() == Some(&name)).unwrap_or_default();
-    let number = |place: usize| columns.get(place).and_then(|text| text.parse().ok()).unwrap_or(0);
+    let number = |index: usize| columns.get(index).and_then(|text| text.parse().ok()).unwrap_or(0);
     (number(3), number(4))
 }

@@ -1,5 +1,5 @@
-//! Where messages end, and what belongs to one hop: trailers, chunks, upgrades and answers that two readers could understand
-//! differently. Bytes go in at either side; out goes what the other side was given. Bounded by a table for each case.
+//! Message framing and hop-by-hop fields: trailers, chunks, upgrades and responses that two readers could parse differently.
+//! In: bytes on either side. Out: what the other side received. Bounded by a table for each case.
 
 use crate::harness::proxied::Keys;
 use crate::harness::raw_app::{Gate, answer_ok};
@@ -8,16 +8,15 @@ use crate::harness::{Next, Proxied, RawApp, free_port};
 
 const CHUNKED: &str = "POST /chunked HTTP/1.1\r\nHost: app\r\nTransfer-Encoding: chunked\r\n\r\n";
 
-/// RFC 9110, 6.5.1, and its forerunner RFC 7230, 4.1.2, by name: fields that a recipient would have needed before the body.
+/// Listed in RFC 9110, 6.5.1, and its predecessor RFC 7230, 4.1.2: fields that a recipient needs before the body.
 const FORBIDDEN: &str = "Content-Length: 5\r\nTransfer-Encoding: chunked\r\nHost: evil\r\nAuthorization: Basic eA==\r\n\
                          Content-Encoding: gzip\r\nContent-Type: text/x\r\nContent-Range: bytes 0-1/2\r\nTrailer: X-A\r\n\
                          If-None-Match: \"a\"\r\nDate: now\r\nLocation: /x\r\nX-Forwarded-Proto: https\r\n";
 
-/// RFC 9112, 7.1.1 and 7.1.2: trailers are field lines, and chunk extensions have no control bytes. A request that hides in
+/// RFC 9112, 7.1.1 and 7.1.2: trailers are field lines, and chunk extensions have no control bytes. A request hidden in
 /// them never reaches the app.
-/// covers: faults 5
 #[test]
-fn trailers_that_are_no_fields_are_refused() {
+fn malformed_trailers_are_rejected() {
     let app = RawApp::answering(&[], Next::Keep);
     let proxied = Proxied::to(&app.address());
     let cases = [
@@ -33,11 +32,11 @@ fn trailers_that_are_no_fields_are_refused() {
     ];
     let mut wrong = Vec::new();
     for body in cases {
-        for at_once in [true, false] {
+        for in_one_write in [true, false] {
             let seen_before = app.seen_count();
             let mut wire = proxied.connect();
             let pieces =
-                if at_once { vec![[CHUNKED, body].concat()] } else { vec![CHUNKED.to_owned(), body.to_owned()] };
+                if in_one_write { vec![[CHUNKED, body].concat()] } else { vec![CHUNKED.to_owned(), body.to_owned()] };
             let sent = pieces.iter().try_for_each(|piece| wire.send(piece));
             let status = sent
                 .and_then(|()| wire.reply("POST"))
@@ -54,10 +53,9 @@ fn trailers_that_are_no_fields_are_refused() {
     proxied.finish();
 }
 
-/// Trailers of an endpoint that are no field lines are not made to look like the end of a whole answer.
-/// covers: faults 5
+/// Trailers of an endpoint that are not field lines never look like the end of a complete response.
 #[test]
-fn an_answer_with_trailers_that_are_no_fields_is_not_whole() {
+fn response_with_bad_trailers_is_not_complete() {
     let app = RawApp::answering(
         &[
             (
@@ -71,14 +69,13 @@ fn an_answer_with_trailers_that_are_no_fields_is_not_whole() {
     );
     let proxied = Proxied::to(&app.address());
     let replies = ["/hidden", "/space", "/control"].map(|target| (target, proxied.get(target)));
-    let whole = replies.iter().filter(|(_, reply)| reply.status != 502 && reply.body.whole);
-    let whole: Vec<_> = whole.map(|(target, reply)| (target, reply.status, &reply.body.trailers)).collect();
-    assert!(whole.is_empty(), "handed on as if they were whole: {whole:#?}");
+    let complete = replies.iter().filter(|(_, reply)| reply.status != 502 && reply.body.whole);
+    let complete: Vec<_> = complete.map(|(target, reply)| (target, reply.status, &reply.body.trailers)).collect();
+    assert!(complete.is_empty(), "forwarded as if they were complete: {complete:#?}");
     proxied.finish();
 }
 
-/// RFC 9110, 6.5.1: a field that would change the message behind the reader's back is dropped, and other trailers pass.
-/// covers: faults 5
+/// RFC 9110, 6.5.1: a field that would change the message after it was read is dropped, and other trailers are forwarded.
 #[test]
 fn forbidden_trailers_are_dropped_both_ways() {
     let app = RawApp::start(|_, wire| {
@@ -88,29 +85,28 @@ fn forbidden_trailers_are_dropped_both_ways() {
     let proxied = Proxied::to(&app.address());
     let (seen, reply) =
         proxied.pass(&app, format!("{CHUNKED}0\r\nX-First: 1\r\n{FORBIDDEN}X-Last: 2\r\n\r\n").as_bytes());
-    let kept = [("X-First".to_owned(), "1".to_owned()), ("X-Last".to_owned(), "2".to_owned())];
-    let (seen, reply) = (seen.expect("the app is asked"), reply.expect("an answer"));
+    let allowed = [("X-First".to_owned(), "1".to_owned()), ("X-Last".to_owned(), "2".to_owned())];
+    let (seen, reply) = (seen.expect("the app got the request"), reply.expect("a response"));
     let trailers = (seen.body.trailers, reply.body.trailers);
-    assert_eq!(trailers, (kept.to_vec(), kept.to_vec()), "what the app and the client were given");
+    assert_eq!(trailers, (allowed.to_vec(), allowed.to_vec()), "what the app and the client received");
     assert!(reply.body.whole && reply.body.bytes == b"ok");
     proxied.finish();
 }
 
-/// As long as nothing of an answer has been sent, one that is malformed is 502, for the client and in the record.
-/// covers: faults 5
+/// A malformed response is 502, for the client and in the record, as long as none of it has been sent.
 #[test]
-fn an_answer_whose_first_chunk_is_malformed_is_502() {
-    const ANSWERS: &[(&str, &str)] = &[
+fn response_with_a_malformed_first_chunk_is_502() {
+    const RESPONSES: &[(&str, &str)] = &[
         ("/no-number", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n"),
         ("/sign", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-1\r\nhello"),
         ("/empty", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n\r\nhello\r\n0\r\n\r\n"),
         ("/overflow", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nffffffffffffffffff\r\nhello"),
         ("/too-long", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nhello\r\n0\r\n\r\n"),
     ];
-    let app = RawApp::answering(ANSWERS, Next::Keep);
+    let app = RawApp::answering(RESPONSES, Next::Keep);
     let proxied = Proxied::to(&app.address());
     let mut wrong = Vec::new();
-    for (target, _) in ANSWERS {
+    for (target, _) in RESPONSES {
         let mut wire = proxied.connect();
         wire.send(format!("GET {target} HTTP/1.1\r\nHost: app\r\n\r\n")).expect("the proxy reads");
         let status = wire.reply("GET").map_or_else(|error| error.to_string(), |reply| reply.status.to_string());
@@ -123,19 +119,18 @@ fn an_answer_whose_first_chunk_is_malformed_is_502() {
     proxied.finish();
 }
 
-/// RFC 9112, 7.1: a chunk size is 1*HEXDIG, however many zeros it begins with, in answers and in requests.
-/// covers: faults 5
+/// RFC 9112, 7.1: a chunk size is 1*HEXDIG with any number of leading zeros, in responses and in requests.
 #[test]
-fn chunk_sizes_may_begin_with_zeros() {
+fn chunk_sizes_may_have_leading_zeros() {
     let app = RawApp::start(|seen, wire| {
         let zeros = "0".repeat(seen.head.target().len());
-        let answer =
+        let response =
             format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{zeros}2;a=b\r\nok\r\n{zeros}0\r\n\r\n");
-        wire.send(answer).map_or(Next::Close, |()| Next::Keep)
+        wire.send(response).map_or(Next::Close, |()| Next::Keep)
     });
     let proxied = Proxied::to(&app.address());
     let mut wrong = Vec::new();
-    // With its digit the size has sixteen, seventeen and two hundred of them.
+    // With its last digit the size has sixteen, seventeen and two hundred digits.
     for zeros in [15, 16, 199] {
         let (target, size) = (format!("/{}", "x".repeat(zeros - 1)), "0".repeat(zeros));
         let head = format!("POST {target} HTTP/1.1\r\nHost: app\r\nTransfer-Encoding: chunked\r\n\r\n");
@@ -147,22 +142,21 @@ fn chunk_sizes_may_begin_with_zeros() {
         let (_, reply) = proxied.pass(&app, format!("GET {target} HTTP/1.1\r\nHost: app\r\n\r\n").as_bytes());
         let reply = reply.map(|reply| (reply.status, reply.text(), reply.body.whole));
         if !matches!(&reply, Ok((200, text, true)) if text == "ok") {
-            wrong.push(format!("{zeros} zeros in an answer: {reply:?}"));
+            wrong.push(format!("{zeros} zeros in a response: {reply:?}"));
         }
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
     proxied.finish();
 }
 
-/// RFC 9113, 3.1 and RFC 9110, 7.8: `h2c` is not forwarded wherever it stands in the list, nor what belongs to it, so that no
-/// tunnel opens behind which requests pass unseen.
-/// covers: faults 5
+/// RFC 9113, 3.1 and RFC 9110, 7.8: `h2c` at any position of the list and its other fields are not forwarded, so that no
+/// tunnel opens in which requests pass unseen.
 #[test]
-fn no_member_of_an_upgrade_opens_a_tunnel_for_h2c() {
+fn h2c_upgrade_never_opens_a_tunnel() {
     let app = RawApp::start(|seen, wire| {
-        let asked =
+        let has_h2c =
             seen.head.headers.iter().any(|(name, value)| name.eq_ignore_ascii_case("upgrade") && value.contains("h2c"));
-        match asked {
+        match has_h2c {
             true => wire
                 .send("HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: h2c\r\n\r\n")
                 .map_or(Next::Close, |()| Next::Close),
@@ -196,10 +190,9 @@ fn no_member_of_an_upgrade_opens_a_tunnel_for_h2c() {
     proxied.finish();
 }
 
-/// RFC 9110, 7.8: a server must not switch to a protocol that was not asked for; such a 101 is 502 for the client.
-/// covers: faults 5
+/// RFC 9110, 7.8: a server must not switch to a protocol that was not requested; such a 101 is 502 for the client.
 #[test]
-fn a_101_names_what_was_asked_for() {
+fn unrequested_101_is_502() {
     let app = RawApp::answering(
         &[
             ("/silent", "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\n\r\n"),
@@ -219,11 +212,10 @@ fn a_101_names_what_was_asked_for() {
     proxied.finish();
 }
 
-/// RFC 9112, 6.1: an answer of HTTP/1.0 with Transfer-Encoding is taken as faulty framing, and its connection is used no more.
-/// covers: faults 5
+/// RFC 9112, 6.1: an HTTP/1.0 response with Transfer-Encoding counts as faulty framing, and its connection is not reused.
 #[test]
-fn an_old_answer_with_transfer_encoding_ends_its_connection() {
-    const ANSWERS: &[(&str, &str)] = &[
+fn http_1_0_chunked_response_is_not_kept_alive() {
+    const RESPONSES: &[(&str, &str)] = &[
         (
             "/chunked",
             "HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
@@ -231,32 +223,31 @@ fn an_old_answer_with_transfer_encoding_ends_its_connection() {
         ("/head", "HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\n\r\n"),
         ("/304", "HTTP/1.0 304 Not Modified\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\n\r\n"),
     ];
-    let mut kept = Vec::new();
-    for (target, _) in ANSWERS {
-        let app = RawApp::answering(ANSWERS, Next::Keep);
+    let mut reused = Vec::new();
+    for (target, _) in RESPONSES {
+        let app = RawApp::answering(RESPONSES, Next::Keep);
         let proxied = Proxied::to(&app.address());
         let method = if *target == "/head" { "HEAD" } else { "GET" };
         for _ in 0..3 {
             proxied.exchange(format!("{method} {target} HTTP/1.1\r\nHost: app\r\n\r\n"), method);
         }
         if app.connections() != 3 {
-            kept.push(format!("{target}: {} connections for 3 answers", app.connections()));
+            reused.push(format!("{target}: {} connections for 3 responses", app.connections()));
         }
         proxied.finish();
     }
-    assert!(kept.is_empty(), "{kept:#?}");
+    assert!(reused.is_empty(), "{reused:#?}");
 }
 
-/// RFC 9112, 6.2: a message never goes on with Content-Length and Transfer-Encoding at once, with a body or without.
-/// covers: faults 5
+/// RFC 9112, 6.2: a message is never forwarded with both Content-Length and Transfer-Encoding, with a body or without.
 #[test]
-fn both_lengths_are_never_handed_on() {
-    const ANSWERS: &[(&str, &str)] = &[
+fn both_lengths_are_never_forwarded() {
+    const RESPONSES: &[(&str, &str)] = &[
         ("/head", "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n"),
         ("/304", "HTTP/1.1 304 Not Modified\r\nTransfer-Encoding: chunked\r\nContent-Length: 2\r\n\r\n"),
         ("/get", "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n"),
     ];
-    let app = RawApp::answering(ANSWERS, Next::Close);
+    let app = RawApp::answering(RESPONSES, Next::Close);
     let proxied = Proxied::to(&app.address());
     let has_both = |head: &Head| head.header("content-length").is_some() && head.header("transfer-encoding").is_some();
     let heads = [("HEAD", "/head"), ("GET", "/304"), ("GET", "/get")].map(|(method, target)| {
@@ -267,10 +258,9 @@ fn both_lengths_are_never_handed_on() {
     proxied.finish();
 }
 
-/// RFC 9110, 9.3.2: our own answer to HEAD ends with its head, whatever went wrong.
-/// covers: faults 5
+/// RFC 9110, 9.3.2: a local response to HEAD has no body, whatever the error.
 #[test]
-fn our_own_answers_to_head_have_no_body() {
+fn local_responses_to_head_have_no_body() {
     let gate = Gate::default();
     let app = RawApp::start({
         let gate = gate.clone();
@@ -300,7 +290,7 @@ fn our_own_answers_to_head_have_no_body() {
     for (proxied, request, status) in cases {
         let mut wire = proxied.connect();
         wire.send(request).expect("the proxy reads");
-        let head = wire.head().expect("an answer").expect("the stream is open");
+        let head = wire.head().expect("a response").expect("the stream is open");
         let Body { bytes, .. } = wire.until_closed().expect("the proxy closes");
         if head.status().to_string() != status || !bytes.is_empty() {
             wrong.push(format!("{request:?}: {} with {:?}", head.start, String::from_utf8_lossy(&bytes)));
@@ -312,8 +302,7 @@ fn our_own_answers_to_head_have_no_body() {
     dead.finish();
 }
 
-/// RFC 9112, 2.2: an empty line behind a body, as old clients send it, is no beginning of a request and gets no answer.
-/// covers: faults 5
+/// RFC 9112, 2.2: an empty line after a body, as old clients send it, does not begin a request and gets no response.
 #[test]
 fn an_empty_line_between_requests_is_ignored() {
     let app = RawApp::answering(&[], Next::Keep);
@@ -328,14 +317,14 @@ fn an_empty_line_between_requests_is_ignored() {
         let mut wire = proxied.connect();
         wire.send(bytes).expect("the proxy reads");
         if bytes != "\r\n" {
-            assert_eq!(wire.reply("POST").expect("an answer").status, 200);
+            assert_eq!(wire.reply("POST").expect("a response").status, 200);
         }
         (bytes, wire)
     });
-    // A head that was begun later is given up later than those lines would be.
+    // A head that begins later times out later than those lines would.
     let mut begun = proxied.connect();
     begun.send("GET /begun").expect("the proxy reads");
-    assert_eq!(begun.reply("GET").expect("an answer").status, 408);
+    assert_eq!(begun.reply("GET").expect("a response").status, 408);
     let mut wrong = Vec::new();
     for (bytes, wire) in &mut idle {
         let sent = wire.send("GET /next HTTP/1.1\r\nHost: app\r\n\r\n");
@@ -348,10 +337,9 @@ fn an_empty_line_between_requests_is_ignored() {
     proxied.finish();
 }
 
-/// RFC 9110, 10.1.4: whoever sends TE names it in Connection, so that it ends at the next hop.
-/// covers: faults 5
+/// RFC 9110, 10.1.4: a sender of TE lists it in Connection, so that it ends at the next hop.
 #[test]
-fn te_is_forwarded_as_a_field_of_one_hop() {
+fn te_is_forwarded_as_a_hop_by_hop_field() {
     let app = RawApp::answering(&[], Next::Keep);
     let proxied = Proxied::to(&app.address());
     let cases = [
@@ -364,7 +352,7 @@ fn te_is_forwarded_as_a_field_of_one_hop() {
     let mut wrong = Vec::new();
     for (fields, expected) in cases {
         let (seen, _) = proxied.pass(&app, format!("GET / HTTP/1.1\r\nHost: app\r\n{fields}\r\n\r\n").as_bytes());
-        let head = seen.expect("the app is asked").head;
+        let head = seen.expect("the app got the request").head;
         let connection = head.headers.iter().filter(|(name, _)| name.eq_ignore_ascii_case("connection"));
         let names_te =
             connection.flat_map(|(_, value)| value.split(',')).any(|option| option.trim().eq_ignore_ascii_case("te"));

@@ -1,5 +1,5 @@
-//! What records and metrics tell of exchanges that are not over with an answer: those that a client ends, tunnels, open
-//! connections. In: clients that go away, and bytes through tunnels. Out: access records, and both pages of metrics. Bounded by
+//! Access records and metrics of exchanges that do not finish with a response: client aborts, tunnels, open connections.
+//! In: clients that disconnect, and bytes through tunnels. Out: access records, and both metrics endpoints. Bounded by
 //! tunnels of 16 MiB.
 
 use std::net::TcpStream;
@@ -13,20 +13,20 @@ use crate::harness::server::Server;
 use crate::harness::status::await_health;
 use crate::harness::{Exposition, Next, Outrigger, PATIENCE, Proxied, RawApp, SECOND, Scene, Wire, until, within};
 
-/// What is told at once, on a machine that others use as well.
+/// The limit for an immediate report, with tolerance for a shared machine.
 const SOON: Duration = Duration::from_secs(4);
 
-/// What a client ends is no fault of the app and none of ours: no 5xx in record and metrics, and the record says who it was.
-/// covers: faults 5
+/// An abort by the client is a fault neither of the app nor of Outrigger: no 5xx in record and metrics, and the record blames
+/// the client.
 #[test]
-fn what_a_client_ends_is_no_5xx() {
+fn client_aborts_are_not_5xx() {
     let gate = Gate::default();
     let app = Server::start({
         let gate = gate.clone();
         move |stream| {
             let mut wire = Wire::new(stream);
             let Ok(Some(head)) = wire.head() else { return };
-            // Takes nothing of the upload, so that the proxy has nothing to wait for but the client.
+            // Reads none of the upload, so that the proxy waits only for the client.
             if head.target() == "/stuck" {
                 gate.wait();
             }
@@ -36,7 +36,7 @@ fn what_a_client_ends_is_no_5xx() {
     let proxied = Proxied::to(&app.address());
     let cases = [
         ("/closed", "Content-Length: 100\r\n\r\nhello", false),
-        ("/closed-at-once", "Content-Length: 100\r\n\r\n", false),
+        ("/closed-immediately", "Content-Length: 100\r\n\r\n", false),
         ("/closed-in-chunks", "Transfer-Encoding: chunked\r\n\r\nff\r\nhello", false),
         ("/reset", "Content-Length: 100\r\n\r\nhello", true),
         ("/reset-waiting", "Content-Length: 5\r\n\r\nhello", true),
@@ -46,7 +46,7 @@ fn what_a_client_ends_is_no_5xx() {
         let mut wire = proxied.connect();
         let connections = app.connections();
         wire.send(format!("POST {path} HTTP/1.1\r\nHost: app\r\n{rest}")).expect("the proxy reads");
-        until(PATIENCE, "the app is asked", || app.connections() > connections);
+        until(PATIENCE, "the app gets the request", || app.connections() > connections);
         if path == "/stuck" {
             fill(&mut wire);
         }
@@ -58,12 +58,12 @@ fn what_a_client_ends_is_no_5xx() {
     for (path, ..) in cases {
         within(SOON, || !proxied.records_of(path).is_empty());
         match proxied.records_of(path).pop() {
-            Some(record) if record["status"] == 499 && names_the_client(&record) => {}
+            Some(record) if record["status"] == 499 && blames_the_client(&record) => {}
             record => wrong.push(format!("{path}: {record:?}")),
         }
     }
     gate.open();
-    let page = Exposition::of(&proxied.page()).expect("the page answers");
+    let page = Exposition::of(&proxied.page()).expect("the endpoint responds");
     let status = |labels: &std::collections::BTreeMap<String, String>| labels.get("http_response_status_code").cloned();
     let mut counted: Vec<String> = page.series.iter().filter_map(|series| status(&series.labels)).collect();
     counted.dedup();
@@ -72,22 +72,21 @@ fn what_a_client_ends_is_no_5xx() {
     proxied.finish();
 }
 
-/// Writes until nobody has taken anything for a moment.
+/// Writes until nothing has been read for half a second.
 fn fill(wire: &mut Wire<TcpStream>) {
     wire.stream.set_write_timeout(Some(SECOND / 2)).expect("the limit is not zero");
     let piece = vec![b'x'; 64 << 10];
     while wire.send(&piece).is_ok() {}
 }
 
-/// A field beside the client's address says that the client ended it.
-fn names_the_client(record: &Value) -> bool {
+/// Whether a field other than the client's address and the path blames the client.
+fn blames_the_client(record: &Value) -> bool {
     let fields =
         record.as_object().into_iter().flatten().filter(|(name, _)| !name.starts_with("client") && *name != "path");
     fields.filter_map(|(_, value)| value.as_str()).any(|value| value.contains("client"))
 }
 
-/// A tunnel is recorded at its end, with all the bytes that went through and all the time they took, however it ends.
-/// covers: faults 5
+/// A tunnel is recorded at its end, with all bytes it carried and its total duration, however it ends.
 #[test]
 fn a_tunnel_is_recorded_at_its_end() {
     const SIZE: usize = 16 << 20;
@@ -106,11 +105,11 @@ fn a_tunnel_is_recorded_at_its_end() {
         let mut wire = proxied.connect();
         let head = format!("GET {path} HTTP/1.1\r\nHost: app\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n");
         wire.send(head).expect("the proxy reads");
-        assert_eq!(wire.head().expect("an answer").expect("the stream is open").status(), 101);
+        assert_eq!(wire.head().expect("a response").expect("the stream is open").status(), 101);
         let began = Instant::now();
         let bytes = if path == "/up" {
             wire.send(vec![b'x'; SIZE]).expect("the tunnel reads");
-            assert_eq!(wire.exactly(4).expect("the app's word").bytes, b"done");
+            assert_eq!(wire.exactly(4).expect("the app's last bytes").bytes, b"done");
             "bytes_received"
         } else {
             assert!(wire.exactly(SIZE).expect("the app's bytes").whole);
@@ -136,7 +135,7 @@ fn a_tunnel_is_recorded_at_its_end() {
     proxied.finish();
 }
 
-/// An app that changes protocols and then reads, and a tunnel to it through the proxy with 10,000 bytes in it.
+/// An app that switches protocols and then reads.
 fn tunnelling_app() -> RawApp {
     RawApp::start(|_, wire| {
         let head = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n";
@@ -145,20 +144,20 @@ fn tunnelling_app() -> RawApp {
     })
 }
 
+/// A tunnel through the proxy that has carried 10,000 bytes.
 #[track_caller]
 fn open_tunnel(front: &str, path: &str) -> Wire<TcpStream> {
-    let mut wire = Wire::connect(front).expect("the proxy takes connections");
+    let mut wire = Wire::connect(front).expect("the proxy accepts connections");
     let head = format!("GET {path} HTTP/1.1\r\nHost: app\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n");
     wire.send(head).expect("the proxy reads");
-    assert_eq!(wire.head().expect("an answer").expect("the stream is open").status(), 101);
+    assert_eq!(wire.head().expect("a response").expect("the stream is open").status(), 101);
     wire.send(vec![b'x'; 10_000]).expect("the tunnel reads");
     wire
 }
 
-/// A tunnel has no end of its own: where a stop ends it, it is recorded with what went through so far.
-/// covers: faults 5
+/// A tunnel has no end by itself: if a stop closes it, it is recorded with the bytes it has carried so far.
 #[test]
-fn a_tunnel_that_a_stop_ends_is_recorded() {
+fn tunnel_closed_by_a_stop_is_recorded() {
     let (app, scene) = (tunnelling_app(), Scene::new());
     scene.set("port", app.address().rsplit(':').next().expect("a port"));
     let front = format!("127.0.0.1:{}", scene.port("front"));
@@ -179,24 +178,22 @@ proxy: { listeners: { front: { listen: "127.0.0.1:@front@", direction: inbound, 
     );
 }
 
-/// The same where another worker takes over.
-/// covers: faults 5
+/// The same if another worker takes over.
 #[test]
-fn a_tunnel_that_a_handover_ends_is_recorded() {
+fn tunnel_closed_by_a_handover_is_recorded() {
     let app = tunnelling_app();
     let proxied = Proxied::to(&app.address());
-    let over_a_reload = open_tunnel(&proxied.front, "/reload");
+    let tunnel = open_tunnel(&proxied.front, "/reload");
     let (code, _) = crate::harness::outrigger::upgrade(&proxied.scene, None);
     assert_eq!(code, 0, "another worker takes over");
     assert!(proxied.record_of("/reload")["bytes_received"].as_u64() >= Some(10_000), "{}", proxied.records_text());
-    drop(over_a_reload);
+    drop(tunnel);
     proxied.finish();
 }
 
-/// As many connections as are allowed, each with a request: whoever comes next waits, and health says why.
-/// covers: faults 7
+/// With the maximum number of connections, each with a request, the next connection waits, and health reports the reason.
 #[test]
-fn a_full_listener_and_a_dead_cluster_are_degraded() {
+fn full_listener_and_down_cluster_are_degraded() {
     let gate = Gate::default();
     let app = RawApp::start({
         let gate = gate.clone();
@@ -211,16 +208,16 @@ fn a_full_listener_and_a_dead_cluster_are_degraded() {
         wire.send("GET / HTTP/1.1\r\nHost: app\r\n\r\n").expect("the proxy or the kernel reads");
         wire
     };
-    // A connection without a request would give way to the third.
+    // A connection without a request would be closed for the third.
     let mut busy: Vec<_> = (0..2).map(get).collect();
-    until(PATIENCE, "both are under way", || app.seen_count() == 2);
+    until(PATIENCE, "both are in flight", || app.seen_count() == 2);
     busy.push(get(2));
     let began = std::time::SystemTime::now();
     let full = await_health(&proxied.outrigger, "proxy.listeners.front", "degraded", "max_connections = 2");
     full.assert_began_since(began - SECOND);
     gate.open();
     for wire in &mut busy {
-        assert_eq!(wire.reply("GET").expect("an answer").status, 200);
+        assert_eq!(wire.reply("GET").expect("a response").status, 200);
     }
     await_health(&proxied.outrigger, "proxy.listeners.front", "ok", "");
     drop(app);
@@ -229,17 +226,16 @@ fn a_full_listener_and_a_dead_cluster_are_degraded() {
     proxied.finish();
 }
 
-/// The metric sink's page and the admin listener both tell how many connections of a listener are open, and none once they
+/// The metric sink's endpoint and the admin listener both report how many connections of a listener are open, and 0 once they
 /// are closed.
-/// covers: faults 5
 #[test]
-fn open_connections_are_on_the_page() {
+fn open_connections_are_exposed() {
     let app = RawApp::answering(&[], Next::Keep);
     let proxied = Proxied::to(&app.address());
     let mut open: Vec<_> = (0..3).map(|_| proxied.connect()).collect();
     for wire in open.iter_mut().skip(1) {
         wire.send("GET / HTTP/1.1\r\nHost: app\r\n\r\n").expect("the proxy reads");
-        assert_eq!(wire.reply("GET").expect("an answer").status, 200);
+        assert_eq!(wire.reply("GET").expect("a response").status, 200);
     }
     let reports = |address: &str| {
         let page = Exposition::of(address)?;
@@ -250,7 +246,7 @@ fn open_connections_are_on_the_page() {
     let (page, admin) = (proxied.page(), proxied.outrigger.admin.clone());
     let both = || [reports(&page), reports(&admin)];
     let counted = within(SOON, || both() == [Some(3.0), Some(3.0)]);
-    assert!(counted, "with three open: {:?} on the sink's page and the admin listener", both());
+    assert!(counted, "with three open: {:?} on the sink's endpoint and the admin listener", both());
     drop(open);
     let closed = within(SOON, || both() == [Some(0.0), Some(0.0)]);
     assert!(closed, "with none open: {:?}", both());

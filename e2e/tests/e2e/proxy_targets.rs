@@ -1,17 +1,17 @@
-//! Whom a request is for: targets, hosts and versions that have to be rewritten, answered or refused before anything reaches
-//! the app. Requests go in byte by byte; out goes what the app was sent, or the proxy's own answer. Bounded by a table for
-//! each case and a target of 200 KiB.
+//! Request targets, hosts and versions that have to be rewritten, answered locally or rejected before anything reaches the
+//! app. In: raw requests. Out: what the app received, or the proxy's local response. Bounded by a table for each case and a
+//! target of 200 KiB.
 
 use crate::harness::process::Running;
 use crate::harness::raw_app::Seen;
 use crate::harness::{Next, PATIENCE, Proxied, RawApp, Scene, fixture, get, until};
 
-/// What came of a request, in words: `GET /path HTTP/1.1, Host: app` as the app was sent it, else the status of our own answer.
+/// The outcome of a request: `GET /path HTTP/1.1, Host: app` as the app received it, else the status of the local response.
 fn outcome(proxied: &Proxied, app: &RawApp, request: &[u8]) -> String {
     match proxied.pass(app, request) {
         (Some(seen), _) => sent(&seen),
         (None, Ok(reply)) => reply.status.to_string(),
-        (None, Err(error)) => format!("no answer: {error}"),
+        (None, Err(error)) => format!("no response: {error}"),
     }
 }
 
@@ -21,7 +21,7 @@ fn sent(seen: &Seen) -> String {
     format!("{}{hosts}", seen.head.start)
 }
 
-/// Each request becomes what stands beside it; `@app@` there is the app's address.
+/// Each request becomes the second text of its pair; `@app@` there is the app's address.
 #[track_caller]
 fn check(cases: &[(&str, &str)]) {
     let app = RawApp::answering(&[], Next::Keep);
@@ -40,10 +40,9 @@ fn check(cases: &[(&str, &str)]) {
     proxied.finish();
 }
 
-/// RFC 9112, 3.2.1 and 3.2.4: a target without a path is asked of the root with its query, and OPTIONS of it is `*`.
-/// covers: faults 5
+/// RFC 9112, 3.2.1 and 3.2.4: a target without a path becomes the root with its query, and `*` for OPTIONS.
 #[test]
-fn an_absolute_target_without_a_path_keeps_its_query() {
+fn absolute_target_without_path_keeps_its_query() {
     check(&[
         (
             "GET http://shop.example?id=7 HTTP/1.1\r\nHost: shop.example\r\n\r\n",
@@ -61,10 +60,9 @@ fn an_absolute_target_without_a_path_keeps_its_query() {
     ]);
 }
 
-/// RFC 9112, 3.2.2: whatever the scheme is, the host of an absolute target is the one Host that the app sees.
-/// covers: faults 5
+/// RFC 9112, 3.2.2: whatever the scheme, the host of an absolute target is the only Host that the app sees.
 #[test]
-fn the_host_of_an_absolute_target_is_the_only_one() {
+fn absolute_target_overrides_the_host_header() {
     check(&[
         ("GET https://y/g HTTP/1.1\r\nHost: x\r\n\r\n", "GET /g HTTP/1.1, Host: y"),
         ("GET HTTPS://Y:8443/g?q=https://z/ HTTP/1.1\r\nHost: x\r\n\r\n", "GET /g?q=https://z/ HTTP/1.1, Host: Y:8443"),
@@ -75,10 +73,9 @@ fn the_host_of_an_absolute_target_is_the_only_one() {
     ]);
 }
 
-/// RFC 9112, 3.2: a target in none of the four forms, or a Host that names no host, could mean one thing here and another there.
-/// covers: faults 5
+/// RFC 9112, 3.2: a target in none of the four forms, or a Host that is not a valid host, could differ in meaning between peers.
 #[test]
-fn targets_and_hosts_that_name_nobody_are_refused() {
+fn invalid_targets_and_hosts_are_rejected() {
     check(&[
         ("GET @evil/ HTTP/1.1\r\nHost: app\r\n\r\n", "400"),
         ("GET evil/ HTTP/1.1\r\nHost: app\r\n\r\n", "400"),
@@ -95,10 +92,9 @@ fn targets_and_hosts_that_name_nobody_are_refused() {
     ]);
 }
 
-/// RFC 9110, 4.2.4: userinfo in a target is treated as an error, and its password is written down nowhere.
-/// covers: faults 5
+/// RFC 9110, 4.2.4: userinfo in a target is treated as an error, and its password is not recorded anywhere.
 #[test]
-fn a_password_in_a_target_is_refused_and_not_recorded() {
+fn userinfo_is_rejected_and_not_recorded() {
     let app = RawApp::answering(&[], Next::Keep);
     let proxied = Proxied::to(&app.address());
     let targets = [
@@ -114,33 +110,31 @@ fn a_password_in_a_target_is_refused_and_not_recorded() {
     proxied.record_of("/after");
     let records = proxied.records_text();
     let leaks: Vec<&str> = records.lines().filter(|line| line.contains("secret")).collect();
-    let taken: Vec<_> = became.iter().filter(|(_, became)| became != "400").collect();
-    assert!(taken.is_empty() && leaks.is_empty(), "taken: {taken:#?}, recorded: {leaks:#?}");
+    let accepted: Vec<_> = became.iter().filter(|(_, became)| became != "400").collect();
+    assert!(accepted.is_empty() && leaks.is_empty(), "accepted: {accepted:#?}, recorded: {leaks:#?}");
     proxied.finish();
 }
 
-/// RFC 9112, 3.2: what we send is HTTP/1.1, which needs a Host; without one of the client's it is the endpoint's authority.
-/// covers: faults 5
+/// RFC 9112, 3.2: the proxy sends HTTP/1.1, which requires a Host; if the client sends none, it is the endpoint's authority.
 #[test]
-fn an_old_request_without_host_gets_the_endpoints_authority() {
+fn http_1_0_request_without_host_gets_authority() {
     check(&[
         ("GET /health HTTP/1.0\r\n\r\n", "GET /health HTTP/1.1, Host: @app@"),
         ("POST /form HTTP/1.0\r\nContent-Length: 2\r\n\r\nok", "POST /form HTTP/1.1, Host: @app@"),
-        ("GET /kept HTTP/1.0\r\nConnection: keep-alive\r\n\r\n", "GET /kept HTTP/1.1, Host: @app@"),
+        ("GET /keep-alive HTTP/1.0\r\nConnection: keep-alive\r\n\r\n", "GET /keep-alive HTTP/1.1, Host: @app@"),
         ("GET /named HTTP/1.0\r\nHost: y\r\n\r\n", "GET /named HTTP/1.1, Host: y"),
         ("GET http://y/absolute HTTP/1.0\r\n\r\n", "GET /absolute HTTP/1.1, Host: y"),
     ]);
 }
 
-/// The health check of an old load balancer is a request that nginx takes, with us before it as without.
-/// covers: faults 5
+/// nginx accepts the health check of an old load balancer, with and without the proxy in front.
 #[test]
-fn nginx_takes_an_old_request_without_host_through_the_proxy() {
+fn nginx_accepts_http_1_0_through_the_proxy() {
     let nginx = need_peer!("nginx");
     let scene = Scene::new();
     let address = format!("127.0.0.1:{}", scene.port("port"));
     scene.set("log", scene.text_path("app.log"));
-    let template = std::fs::read_to_string(fixture("nginx.conf")).expect("the fixture is there");
+    let template = std::fs::read_to_string(fixture("nginx.conf")).expect("the fixture exists");
     let config = scene.write("nginx.conf", scene.fill(&template)).display().to_string();
     let running = Running::start(&[nginx.as_str(), "-e", "stderr", "-c", &config]);
     until(PATIENCE, "nginx serves", || get(&address, "/health").is_ok());
@@ -151,8 +145,7 @@ fn nginx_takes_an_old_request_without_host_through_the_proxy() {
     running.stop();
 }
 
-/// RFC 9110, 15.6.6: another major version is 505, and a request line that is none at all stays 400.
-/// covers: faults 5
+/// RFC 9110, 15.6.6: another major version is 505, and a malformed request line stays 400.
 #[test]
 fn another_major_version_is_505() {
     check(&[
@@ -165,7 +158,6 @@ fn another_major_version_is_505() {
 }
 
 /// RFC 9110, 15.5.15: a head that is too large because of its target is 414; because of its fields it is 431.
-/// covers: faults 5
 #[test]
 fn a_target_over_the_limit_is_414() {
     let long = |length: usize| "x".repeat(length);
@@ -176,10 +168,10 @@ fn a_target_over_the_limit_is_414() {
     check(&[(&path, "414"), (&query, "414"), (&endless, "414"), (&fields, "431")]);
 }
 
-/// RFC 9110, 7.6.2: OPTIONS and TRACE that may go no further are answered by whom they reached; others go on with one hop less.
-/// covers: faults 5
+/// RFC 9110, 7.6.2: OPTIONS and TRACE with Max-Forwards of 0 are answered by their recipient; others are forwarded with one hop
+/// less.
 #[test]
-fn the_last_hop_answers_and_others_count_down() {
+fn last_hop_responds_and_others_decrement() {
     let app = RawApp::answering(&[], Next::Keep);
     let proxied = Proxied::to(&app.address());
     let cases = [
@@ -198,10 +190,10 @@ fn the_last_hop_answers_and_others_count_down() {
         if left != expected.map(|hops| Some(hops.to_owned())) {
             wrong.push(format!("{line} with Max-Forwards: {hops}: the app saw {left:?}, not {expected:?}"));
         }
-        // A server may refuse TRACE, but a request of this kind is nobody's fault on our side.
+        // A server may reject TRACE, but such a request is not a server fault.
         let status = reply.map_or(0, |reply| reply.status);
         if !matches!(status, 200..=499 | 501) {
-            wrong.push(format!("{line} with Max-Forwards: {hops}: answered by {status}"));
+            wrong.push(format!("{line} with Max-Forwards: {hops}: the status is {status}"));
         }
     }
     assert!(wrong.is_empty(), "{wrong:#?}");

@@ -1,5 +1,5 @@
-//! A changed configuration: a mistake in it changes nothing, a right one is served by the next worker, and the app, its
-//! lines and its connections notice nothing. Bounded by the harness's patience.
+//! A changed configuration: an invalid one changes nothing, a valid one is served by the next worker, and the app, its
+//! lines and its connections are not affected. Bounded by the harness's patience.
 
 use crate::harness::outrigger::configuration;
 use crate::harness::process::{Signal, is_alive};
@@ -28,10 +28,9 @@ for number in range(100000):
     time.sleep(0.002)
 "#;
 
-/// covers: foundation 3
-/// covers: foundation 4
+/// Guarantee: invalid-reload-changes-nothing
 #[test]
-fn a_changed_file_is_served_by_the_next_worker_and_the_app_notices_nothing() {
+fn changed_file_is_served_without_app_impact() {
     let python = need!(python(), "python3 is not installed");
     let (scene, receiver) = (Scene::new(), LogReceiver::start());
     scene.set("receiver", receiver.address());
@@ -44,13 +43,13 @@ fn a_changed_file_is_served_by_the_next_worker_and_the_app_notices_nothing() {
     receiver.wait_for(50, PATIENCE);
 
     scene.write("outrigger.yaml", configuration(&scene, &BODY.replace("set:", "sett:")));
-    until(PATIENCE, "the mistake is named", || outrigger.stderr.contains("did you mean `set`?"));
-    until(PATIENCE, "the status tells of it", || outrigger.get("/status").text().contains("invalid configuration"));
-    assert_eq!(outrigger.find_worker(), Some(worker), "the old worker goes on serving");
+    until(PATIENCE, "the error is reported", || outrigger.stderr.contains("did you mean `set`?"));
+    until(PATIENCE, "the status reports it", || outrigger.get("/status").text().contains("invalid configuration"));
+    assert_eq!(outrigger.find_worker(), Some(worker), "the old worker keeps serving");
 
     scene.write("outrigger.yaml", configuration(&scene, &BODY.replace("colour: red", "colour: blue")));
     until(PATIENCE, "the next worker", || {
-        assert_eq!(get(&front, "/").map(|reply| reply.status).ok(), Some(200), "each new connection is answered");
+        assert_eq!(get(&front, "/").map(|reply| reply.status).ok(), Some(200), "each new connection gets a response");
         outrigger.find_worker().is_some_and(|pid| pid != worker)
     });
     until(PATIENCE, "the new field arrives", || {
@@ -60,16 +59,15 @@ fn a_changed_file_is_served_by_the_next_worker_and_the_app_notices_nothing() {
     assert!(is_alive(app));
     let exit = outrigger.finish();
     let written = exit.stdout.lines().filter(|line| line.starts_with("n=")).count();
-    // What was in flight at the change may come twice.
+    // Lines in flight at the change may be delivered twice.
     let mut numbers = receiver.numbers("n=");
     numbers.sort_unstable();
     numbers.dedup();
     assert_counts_up(&numbers, written);
 }
 
-/// covers: foundation 3
 #[test]
-fn a_companion_reloads_on_sighup_and_keeps_its_sockets() {
+fn companion_reloads_on_sighup_and_keeps_sockets() {
     let scene = Scene::new();
     scene.port("page");
     let body = "metrics: { sources: { self: { self: { interval: 15s } } }, sinks: { page: { prometheus: { listen: \"127.0.0.1:@page@\" } } } }";
@@ -79,7 +77,7 @@ fn a_companion_reloads_on_sighup_and_keeps_its_sockets() {
     outrigger.signal(Signal::HUP);
     until(PATIENCE, "the new configuration is served", || {
         let reply = request(&page, "GET", "/metrics", &[], b"");
-        assert!(reply.is_ok_and(|reply| reply.status == 200), "the page answers at every moment");
+        assert!(reply.is_ok_and(|reply| reply.status == 200), "the endpoint responds at any time");
         outrigger.get("/config").text().contains("14s")
     });
     assert_eq!(outrigger.finish().code, 0);

@@ -1,6 +1,6 @@
-//! A changed configuration where the change is hard to see or cannot be served: the same size and time, a file that became a
-//! pipe, an address that is taken, a mistake while our log is read by a machine. Files and commands come in; what serves, exit
-//! codes and log lines go out. The file is looked at every two seconds, so that each wait has four times that.
+//! A changed configuration if the change is hard to detect or cannot be served: the same size and time, a file that became a
+//! pipe, an address in use, an error while Outrigger's log is read by a machine. In: files and commands. Out: what serves,
+//! exit codes and log lines. The file is polled every two seconds, so that each wait has four times that.
 
 use std::fs::{File, FileTimes, Metadata};
 use std::net::TcpListener;
@@ -13,11 +13,11 @@ use crate::harness::process::{Signal, send_signal};
 use crate::harness::status::{await_health, health_of_all, own_log};
 use crate::harness::{Outrigger, PATIENCE, SECOND, Scene, Wait, until, within};
 
-/// How often the file is looked at, and half of that again.
-const LOOK: Duration = Duration::from_secs(3);
+/// The poll interval of the file, and half of that again.
+const POLL: Duration = Duration::from_secs(3);
 
-/// Four looks.
-const NOTICED: Duration = Duration::from_secs(8);
+/// Four polls.
+const DETECTED: Duration = Duration::from_secs(8);
 
 const BODY: &str = "app: { stop: { drain_timeout: 1s, grace_period: 2s, timeout: 6s } }";
 
@@ -29,54 +29,56 @@ fn serves_grace(outrigger: &Outrigger, seconds: u32) -> bool {
     outrigger.get_quietly("/config").contains(&format!("\"grace_period\":\"{seconds}s\""))
 }
 
-/// Gives a file the times that another one had.
+/// Sets the modification time of a file to that of another file.
 fn set_times(path: &Path, of: &Metadata) {
-    let modified = of.modified().expect("this file system keeps times");
-    let file = File::options().write(true).open(path).expect("it is our file");
-    file.set_times(FileTimes::new().set_modified(modified)).expect("it is our file");
+    let modified = of.modified().expect("this file system stores times");
+    let file = File::options().write(true).open(path).expect("the test owns the file");
+    file.set_times(FileTimes::new().set_modified(modified)).expect("the test owns the file");
 }
 
-/// A change by `edit` after which size and time of modification are what they were.
+/// A change by `edit` that leaves size and modification time unchanged.
 fn check_same_stamp(edit: impl Fn(&Scene, &str, &Metadata)) {
     let scene = Scene::new();
     let outrigger = Outrigger::start(&scene, BODY, &["sleep", "300"]);
     let path = scene.path("outrigger.yaml");
-    // The first look at the file has to be over: what it finds is what later ones are compared with.
+    // The first poll of the file must have finished: later polls are compared with its result.
     let worker = outrigger.worker();
-    assert!(!within(LOOK, || outrigger.find_worker() != Some(worker)), "nothing has changed yet");
-    let before = std::fs::metadata(&path).expect("the configuration is there");
+    assert!(!within(POLL, || outrigger.find_worker() != Some(worker)), "nothing has changed yet");
+    let before = std::fs::metadata(&path).expect("the configuration exists");
     edit(&scene, &with_grace(&scene, 3), &before);
-    let after = std::fs::metadata(&path).expect("the configuration is there");
-    assert_eq!((after.len(), after.modified().ok()), (before.len(), before.modified().ok()), "the stamp is the same");
-    until(NOTICED, "the change is noticed", || serves_grace(&outrigger, 3));
+    let after = std::fs::metadata(&path).expect("the configuration exists");
+    assert_eq!(
+        (after.len(), after.modified().ok()),
+        (before.len(), before.modified().ok()),
+        "size and time are the same"
+    );
+    until(DETECTED, "the change is detected", || serves_grace(&outrigger, 3));
     outrigger.finish();
 }
 
-/// As Nix, ostree and `cp -p` leave files behind: all of one time, and here of one size.
-/// covers: faults 2
+/// As with files of Nix, ostree and `cp -p`: all have the same time, and here the same size.
 #[test]
-fn a_file_replaced_by_one_of_the_same_size_and_time_is_noticed() {
+fn replaced_file_of_same_size_and_time_is_seen() {
     check_same_stamp(|scene, text, before| {
-        let beside = scene.write("outrigger.yaml.new", text);
-        set_times(&beside, before);
-        std::fs::rename(beside, scene.path("outrigger.yaml")).expect("one folder");
+        let new = scene.write("outrigger.yaml.new", text);
+        set_times(&new, before);
+        std::fs::rename(new, scene.path("outrigger.yaml")).expect("same directory");
     });
 }
 
-/// As a tool does that writes in place and sets the time back.
-/// covers: faults 2
+/// As with a tool that writes in place and restores the time.
 #[test]
-fn a_file_rewritten_in_place_with_the_same_size_and_time_is_noticed() {
+fn rewritten_file_of_same_size_and_time_is_seen() {
     check_same_stamp(|scene, text, before| {
         let path = scene.write("outrigger.yaml", text);
         set_times(&path, before);
     });
 }
 
-/// As `upgrade` does: the command says what became of it, and its exit code is for scripts.
-/// covers: faults 2
+/// Like `upgrade`, the command reports the result, and its exit code is for scripts.
+/// Guarantee: invalid-reload-changes-nothing
 #[test]
-fn reload_waits_for_the_new_worker_and_fails_with_its_reason() {
+fn reload_waits_for_the_worker_or_its_error() {
     let scene = Scene::new();
     let taken = TcpListener::bind(("127.0.0.1", scene.port("taken"))).expect("the port is free");
     let outrigger = Outrigger::start(&scene, BODY, &["sleep", "300"]);
@@ -86,22 +88,21 @@ fn reload_waits_for_the_new_worker_and_fails_with_its_reason() {
     for more in [page, proxy] {
         scene.write("outrigger.yaml", configuration(&scene, &format!("{BODY}\n{more}\n")));
         let (code, stdout, stderr) = command(&["reload", "--socket", &socket]);
-        assert_eq!(code, 1, "an address that is taken: {stdout}{stderr}");
+        assert_eq!(code, 1, "an address in use: {stdout}{stderr}");
         assert!(stderr.contains(&format!("127.0.0.1:{}", scene.value("taken"))), "the reason: {stderr}");
-        assert_eq!(outrigger.find_worker(), Some(worker), "the old worker serves");
+        assert_eq!(outrigger.find_worker(), Some(worker), "the old worker keeps serving");
     }
     drop(taken);
     scene.write("outrigger.yaml", with_grace(&scene, 3));
     let (code, stdout, stderr) = command(&["reload", "--socket", &socket]);
     assert_eq!(code, 0, "{stdout}{stderr}");
-    until(SECOND, "when it returns, the new configuration serves", || serves_grace(&outrigger, 3));
+    until(SECOND, "the new configuration is active when the command returns", || serves_grace(&outrigger, 3));
     outrigger.finish();
 }
 
-/// Nobody answers in the middle of a hand-over, at most for a second; but what answers is the new worker, from the first answer on.
-/// covers: faults 2
+/// No worker responds in the middle of a handover, for at most a second; but the first response comes from the new worker.
 #[test]
-fn after_a_reload_has_returned_the_old_configuration_answers_nothing() {
+fn old_configuration_is_inactive_after_reload() {
     let scene = Scene::new();
     let outrigger = Outrigger::start(&scene, BODY, &["sleep", "300"]);
     for seconds in [3, 1, 3, 1] {
@@ -109,7 +110,7 @@ fn after_a_reload_has_returned_the_old_configuration_answers_nothing() {
         let (code, stdout, stderr) = command(&["reload", "--socket", &scene.text_path("run/admin.sock")]);
         assert_eq!(code, 0, "{stdout}{stderr}");
         let mut first = String::new();
-        until(PATIENCE, "an answer", || {
+        until(PATIENCE, "a response", || {
             first = outrigger.get_quietly("/config");
             !first.is_empty()
         });
@@ -118,36 +119,34 @@ fn after_a_reload_has_returned_the_old_configuration_answers_nothing() {
     outrigger.finish();
 }
 
-/// Opening a pipe without a writer waits for ever: the worker's main thread must not.
-/// covers: faults 2
+/// Opening a pipe without a writer blocks forever: the worker's main thread must not block.
 #[test]
-fn a_configuration_that_becomes_a_pipe_is_a_mistake_and_blocks_nothing() {
+fn pipe_as_configuration_is_an_error_not_a_hang() {
     let scene = Scene::new();
     let outrigger = Outrigger::start(&scene, BODY, &["sleep", "300"]);
     let worker = outrigger.worker();
     let (pipe, path) = (scene.path("pipe"), scene.path("outrigger.yaml"));
-    let made = Command::new("mkfifo").arg(&pipe).status();
-    assert!(made.is_ok_and(|status| status.success()), "mkfifo makes a pipe");
-    std::fs::rename(&pipe, &path).expect("one folder");
-    until(NOTICED, "the mistake is said", || {
+    let created = Command::new("mkfifo").arg(&pipe).status();
+    assert!(created.is_ok_and(|status| status.success()), "mkfifo creates a pipe");
+    std::fs::rename(&pipe, &path).expect("same directory");
+    until(DETECTED, "the error is reported", || {
         own_log(&outrigger.stderr.text()).iter().any(|line| line["level"] == "ERROR" || line["level"] == "WARN")
     });
     let began = Instant::now();
-    assert_eq!(outrigger.status_of("/live"), 200, "it answers");
+    assert_eq!(outrigger.status_of("/live"), 200, "the worker responds");
     assert!(began.elapsed() < 4 * SECOND, "{:?}", began.elapsed());
     let (code, stdout, stderr) = command(&["reload", "--socket", &scene.text_path("run/admin.sock")]);
     assert_eq!(code, 1, "{stdout}{stderr}");
-    assert_eq!(outrigger.find_worker(), Some(worker), "the old worker serves");
-    std::fs::remove_file(&path).expect("it is our pipe");
+    assert_eq!(outrigger.find_worker(), Some(worker), "the old worker keeps serving");
+    std::fs::remove_file(&path).expect("the test owns the pipe");
     scene.write("outrigger.yaml", with_grace(&scene, 3));
-    until(NOTICED, "a right file is served again", || serves_grace(&outrigger, 3));
+    until(DETECTED, "a valid file is served again", || serves_grace(&outrigger, 3));
     outrigger.finish();
 }
 
-/// A collector parses each line of our log: the report of a mistake is a field of one line, with its lines inside.
-/// covers: faults 2
+/// A collector parses each line of Outrigger's log: an error report with several lines is a field of one log line.
 #[test]
-fn a_mistake_in_a_changed_file_is_one_line_of_json() {
+fn error_in_a_changed_file_is_one_json_line() {
     let scene = Scene::new();
     let taken = TcpListener::bind(("127.0.0.1", scene.port("taken"))).expect("the port is free");
     let outrigger = Outrigger::start_and(&scene, BODY, &["sleep", "300"], Wait::Ready);
@@ -161,14 +160,17 @@ fn a_mistake_in_a_changed_file_is_one_line_of_json() {
     for (body, part) in cases {
         scene.write("outrigger.yaml", configuration(&scene, &body));
         let mut complete = String::new();
-        until(NOTICED, &format!("`{part}` is reported"), || {
+        until(DETECTED, &format!("`{part}` is reported"), || {
             complete = outrigger.stderr.text();
             complete.truncate(complete.rfind('\n').map_or(0, |end| end + 1));
             complete.contains(part)
         });
         for line in complete.lines() {
             let parsed: Result<serde_json::Value, _> = serde_json::from_str(line);
-            assert!(parsed.is_ok_and(|value| value.is_object()), "a line that is no JSON object: {line}\n{complete}");
+            assert!(
+                parsed.is_ok_and(|value| value.is_object()),
+                "a line that is not a JSON object: {line}\n{complete}"
+            );
         }
         assert!(own_log(&complete).iter().any(|line| line.to_string().contains(part)), "{complete}");
     }
@@ -176,33 +178,34 @@ fn a_mistake_in_a_changed_file_is_one_line_of_json() {
     outrigger.finish();
 }
 
-/// So are the warnings of a text that is served, and the mistakes that a worker finds which follows one that fell.
-/// covers: faults 2
+/// The same for the warnings of a served configuration, and for the errors found by a worker that replaces a crashed one.
 #[test]
-fn later_workers_log_json_alone() {
+fn later_workers_log_only_json() {
     let scene = Scene::new();
     let outrigger = Outrigger::start_and(&scene, BODY, &["sleep", "300"], Wait::Ready);
-    let json_alone = |when: &str| {
+    let assert_only_json = |when: &str| {
         let text = outrigger.stderr.text();
-        let whole = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
-        let odd: Vec<&str> = whole.filter(|line| serde_json::from_str::<serde_json::Value>(line).is_err()).collect();
+        let complete = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
+        let odd: Vec<&str> = complete.filter(|line| serde_json::from_str::<serde_json::Value>(line).is_err()).collect();
         assert!(odd.is_empty(), "{when}: {odd:#?}");
     };
     let warned = BODY.replace("app: {", "app: { external: { exit_code_file: /nowhere/done },");
     scene.write("outrigger.yaml", configuration(&scene, &warned));
-    until(NOTICED, "a mistake is reported", || outrigger.stderr.contains("`external` is for an app"));
+    until(DETECTED, "an error is reported", || outrigger.stderr.contains("`external` is for an app"));
     let worker = outrigger.worker();
     send_signal(worker, Signal::KILL);
     outrigger.await_other(worker, PATIENCE);
-    until(NOTICED, "the next worker says it too", || outrigger.stderr.contains("continuing with the last good one"));
-    json_alone("after a worker fell beside a wrong file");
+    until(DETECTED, "the next worker reports it too", || {
+        outrigger.stderr.contains("continuing with the last good one")
+    });
+    assert_only_json("after the crash of a worker with an invalid file");
     outrigger.finish();
 }
 
-/// What was asked for and refused is an answer; a changed file that nobody can serve is a fault until it can be, or is taken back.
-/// covers: faults 7
+/// The rejection of a requested reload is only a response; a changed file that no worker can serve is a fault until it can be
+/// served, or is reverted.
 #[test]
-fn a_refused_reload_changes_no_health_and_a_refused_change_does() {
+fn health_reports_rejected_files_not_reloads() {
     let scene = Scene::new();
     let taken = TcpListener::bind(("127.0.0.1", scene.port("taken"))).expect("the port is free");
     let outrigger = Outrigger::start(&scene, BODY, &["sleep", "300"]);
@@ -210,14 +213,14 @@ fn a_refused_reload_changes_no_health_and_a_refused_change_does() {
     let page = "metrics: { sources: { self: { self: {} } }, sinks: { page: { prometheus: { listen: \"127.0.0.1:@taken@\" } } } }";
     let before = health_of_all(&outrigger);
     for body in [BODY.replace("drain_timeout:", "drian_timeout:"), format!("{BODY}\n{page}\n")] {
-        // Before the next look at the file, which finds the right one again.
+        // Before the next poll of the file, which finds the valid one again.
         scene.write("outrigger.yaml", configuration(&scene, &body));
         let (code, stdout, stderr) = command(&["reload", "--socket", &socket]);
         scene.write("outrigger.yaml", configuration(&scene, BODY));
         assert_eq!(code, 1, "{stdout}{stderr}");
     }
-    assert!(!within(LOOK, || health_of_all(&outrigger) != before), "{:?}", health_of_all(&outrigger));
-    // What was refused to somebody is not tried again, and is not served.
+    assert!(!within(POLL, || health_of_all(&outrigger) != before), "{:?}", health_of_all(&outrigger));
+    // A configuration that was rejected on request is not retried, and is not served.
     scene.write("outrigger.yaml", configuration(&scene, &format!("{BODY}\n{page}\n")));
     await_health(&outrigger, "configuration", "degraded", "no worker could start with the new configuration");
     let began = std::time::SystemTime::now();

@@ -1,6 +1,6 @@
-//! What a worker that was taken over could do: fault injection tries it from inside, each attempt is refused, and all four jobs work.
-//! Without the sandbox the same attempts succeed, so that a refusal is the sandbox's. Skipped where the kernel has no Landlock.
-//! Bounded by one attempt at a time and the harness's patience.
+//! What a compromised worker could do: fault injection tries it from inside, each attempt is denied, and all four jobs work.
+//! Without the sandbox the same attempts succeed, so each denial is the sandbox's. Skipped if the kernel has no Landlock.
+//! Bounded by one attempt at a time and the harness's `PATIENCE`.
 
 use crate::harness::faults::{self, EACCES, EPERM, inject};
 use crate::harness::git::{Repository, published, search_path_with_ssh};
@@ -13,7 +13,7 @@ const NO_PEERS: &str = "python3 or git is not installed";
 const NO_SSHD: &str = "sshd, ssh or ssh-keygen is not installed";
 const NO_LANDLOCK: &str = "this kernel has no Landlock of version 6 or later";
 
-/// The folder of the configuration may be read and that of the socket written: both have one of their own.
+/// The configuration's directory is granted for reading and the socket's for writing, so each has its own directory.
 const BODY: &str = r#"
 app: { port: @port@, stop: { drain_timeout: 1s, grace_period: 3s, timeout: 8s } }
 state: { dir: "@dir@/state", max_bytes: 64MiB }
@@ -46,16 +46,16 @@ struct Inside {
     outrigger: Outrigger,
     app: u32,
     front: String,
-    /// Listens, and is named in no configuration.
-    stranger: Server,
+    /// Listens, and appears in no configuration.
+    unlisted: Server,
 }
 
-/// What lies in the scene before the start, all but the url of the repository; `None` where a program is missing.
+/// The contents of the scene before the start, except the URL of the repository; `None` if a program is missing.
 fn prepared(scene: &Scene) -> Option<(Repository, LogReceiver)> {
     python()?;
     let (repository, receiver) = (Repository::create(scene)?, LogReceiver::start());
-    for folder in ["app", "archive", "out"] {
-        std::fs::create_dir_all(scene.path(folder)).expect("the scene takes folders");
+    for directory in ["app", "archive", "out"] {
+        std::fs::create_dir_all(scene.path(directory)).expect("the scene is writable");
     }
     scene.write("secret", "not for a worker\n");
     scene.set("out", receiver.address());
@@ -67,7 +67,7 @@ fn start(binary: &str, scene: Scene, parts: (Repository, LogReceiver), url: &str
     let (repository, receiver) = parts;
     scene.set("url", url);
     let front = format!("127.0.0.1:{}", scene.port("front"));
-    let python = python().expect("it was there before");
+    let python = python().expect("`prepared` found it");
     let (port, log, script) = (scene.port("port").to_string(), scene.text_path("app/app.log"), fixture("app.py"));
     let settings = scene.text_path("out/settings/a.conf");
     let command = [&python, &script, "--port", &port, "--log", &log, "--every", "0.02", "--settings", &settings];
@@ -77,20 +77,20 @@ fn start(binary: &str, scene: Scene, parts: (Repository, LogReceiver), url: &str
             command.env("PATH", path);
         });
     let app = outrigger.app();
-    Inside { scene, repository, receiver, outrigger, app, front, stranger: Server::start(drop) }
+    Inside { scene, repository, receiver, outrigger, app, front, unlisted: Server::start(drop) }
 }
 
 impl Inside {
-    /// Whether the kernel can do all of it.
-    fn is_whole(&self) -> bool {
+    /// Whether the kernel supports every restriction.
+    fn is_fully_enforced(&self) -> bool {
         self.outrigger.get("/status").json()["sandbox"]["landlock_abi"].as_u64().is_some_and(|version| version >= 6)
     }
 
-    /// Each attempt with what it is refused with.
+    /// Each attempt with the error that denies it.
     fn attempts(&self) -> Vec<(String, &'static str)> {
         let (app, supervisor) = (self.app, self.outrigger.pid());
-        let port = self.stranger.address().rsplit(':').next().map(str::to_owned).expect("an address has a port");
-        let file = |deed: &str, name: &str| (format!("{deed} {}", self.scene.text_path(name)), EACCES);
+        let port = self.unlisted.address().rsplit(':').next().map(str::to_owned).expect("an address has a port");
+        let file = |action: &str, name: &str| (format!("{action} {}", self.scene.text_path(name)), EACCES);
         vec![
             ("read /etc/shadow".into(), EACCES),
             ("list /".into(), EACCES),
@@ -99,7 +99,7 @@ impl Inside {
             file("write", "stolen"),
             file("write", "config/outrigger.yaml"),
             file("write", "app/app.log"),
-            // Opening a process's memory takes what ptrace takes (ptrace(2), proc_pid_mem(5)), and so does its environment.
+            // Opening a process's memory or environment requires ptrace access (ptrace(2), proc_pid_mem(5)).
             (format!("open /proc/{app}/mem"), EACCES),
             (format!("read /proc/{app}/environ"), EACCES),
             (format!("open /proc/{supervisor}/mem"), EACCES),
@@ -114,36 +114,36 @@ impl Inside {
     }
 
     #[track_caller]
-    fn assert_refused(&self, more: &[(&str, &str)]) {
+    fn assert_denied(&self, more: &[(&str, &str)]) {
         let attempts = self.attempts();
-        let attempts = attempts.iter().map(|(line, refused)| (line.as_str(), *refused)).chain(more.iter().copied());
+        let attempts = attempts.iter().map(|(line, error)| (line.as_str(), *error)).chain(more.iter().copied());
         let wrong: Vec<String> = attempts
-            .filter_map(|(line, refused)| {
-                let answer = inject(&self.scene, line);
-                (answer != refused).then(|| format!("`{line}`: {answer} and not {refused}"))
+            .filter_map(|(line, error)| {
+                let result = inject(&self.scene, line);
+                (result != error).then(|| format!("`{line}`: {result}, expected {error}"))
             })
             .collect();
         assert_eq!(wrong, Vec::<String>::new());
         assert!(!self.scene.path("stolen").exists());
     }
 
-    /// All four jobs, each seen to do its work.
+    /// All four jobs do their work.
     #[track_caller]
-    fn assert_at_work(&self) {
+    fn assert_all_jobs_work(&self) {
         let Inside { scene, repository, receiver, outrigger, front, .. } = self;
         let newest = |mark: &str| receiver.numbers(mark).into_iter().max();
         let before = (newest("app n="), newest("file n="));
         until(PATIENCE, "new lines of stdout and of the file arrive", || {
             newest("app n=") > before.0 && newest("file n=") > before.1
         });
-        until(PATIENCE, "the app answers through the proxy", || {
+        until(PATIENCE, "the app responds through the proxy", || {
             get(front, "/health").is_ok_and(|reply| reply.status == 200)
         });
         until(PATIENCE, "requests are recorded", || {
             std::fs::read_to_string(scene.path("archive/access.log")).is_ok_and(|text| text.contains("/health"))
         });
         let page = format!("127.0.0.1:{}", scene.value("page"));
-        until(PATIENCE, "the app is scraped, and its process is looked at", || {
+        until(PATIENCE, "the app and its process are scraped", || {
             let page = Exposition::of(&page);
             page.is_some_and(|page| {
                 let has = |name: &str| page.value(name).is_some_and(|value| value > 0.0);
@@ -153,8 +153,8 @@ impl Inside {
             })
         });
         repository.push(2);
-        until(PATIENCE, "a push is published", || published(&scene.path("out/settings")) == Ok(Some(2)));
-        until(PATIENCE, "and the app gets its signal", || {
+        until(PATIENCE, "the push is published", || published(&scene.path("out/settings")) == Ok(Some(2)));
+        until(PATIENCE, "the app receives its signal", || {
             outrigger.stdout.contains("app reloaded with generation=000002")
         });
     }
@@ -167,32 +167,29 @@ impl Inside {
     }
 }
 
-/// covers: attachment 11
-/// covers: attachment 6
+/// Guarantee: sandbox-denies-the-rest
 #[test]
-fn whatever_a_worker_does_not_need_is_refused_and_all_jobs_work() {
+fn unneeded_access_is_denied_and_all_jobs_work() {
     let binary = need!(faults::binary(), faults::NO_FAULTS);
     let scene = Scene::new();
     let parts = need!(prepared(&scene), NO_PEERS);
     let url = parts.0.file_url();
     let inside = start(&binary, scene, parts, &url, BODY);
-    need!(inside.is_whole().then_some(()), NO_LANDLOCK);
-    inside.assert_refused(&[("read /etc/passwd", EACCES), ("exec /bin/sh", EPERM), ("exec /usr/bin/env", EPERM)]);
-    inside.assert_at_work();
-    assert_holds(&inside);
+    need!(inside.is_fully_enforced().then_some(()), NO_LANDLOCK);
+    inside.assert_denied(&[("read /etc/passwd", EACCES), ("exec /bin/sh", EPERM), ("exec /usr/bin/env", EPERM)]);
+    inside.assert_all_jobs_work();
+    assert_enforced(&inside);
     inside.finish();
 }
 
-/// Where ssh has to be started, programs may run: those that are named, with all that they need, and under the same limits.
-/// covers: attachment 11
-/// covers: attachment 6
+/// If ssh is needed, programs may run: only those that are listed, with all that they need, and under the same limits.
 #[test]
-fn with_a_store_behind_ssh_nothing_else_can_be_started_and_all_jobs_work() {
+fn a_git_store_over_ssh_allows_no_other_program() {
     let binary = need!(faults::binary(), faults::NO_FAULTS);
     let scene = Scene::new();
     let parts = need!(prepared(&scene), NO_PEERS);
     let (sshd, url) = need!(parts.0.sshd(&scene), NO_SSHD);
-    // The test's ssh is a script with keys in the scene; a system's own needs no such word.
+    // The test's ssh is a script with keys in the scene; the system's ssh needs no such entries.
     let dir = scene.text_path("");
     let keys = ["ssh_config", "known_hosts", "user_key", "user_key.pub", "bin"]
         .map(|name| format!("\"{dir}{name}\""))
@@ -200,16 +197,14 @@ fn with_a_store_behind_ssh_nothing_else_can_be_started_and_all_jobs_work() {
     let ssh = scene.value("ssh");
     let body = format!("{BODY}sandbox: {{ allow_read: [{keys}, \"{ssh}\"] }}\n");
     let inside = start(&binary, scene, parts, &url, &body);
-    need!(inside.is_whole().then_some(()), NO_LANDLOCK);
-    inside.assert_refused(&[("exec /usr/bin/env", EACCES)]);
-    inside.assert_at_work();
-    assert_holds(&inside);
+    need!(inside.is_fully_enforced().then_some(()), NO_LANDLOCK);
+    inside.assert_denied(&[("exec /usr/bin/env", EACCES)]);
+    inside.assert_all_jobs_work();
+    assert_enforced(&inside);
     inside.finish();
     sshd.stop();
 }
 
-/// covers: attachment 11
-/// covers: attachment 6
 #[test]
 fn without_the_sandbox_the_same_attempts_succeed() {
     let binary = need!(faults::binary(), faults::NO_FAULTS);
@@ -222,20 +217,20 @@ fn without_the_sandbox_the_same_attempts_succeed() {
     let is_root = rustix::process::geteuid().is_root();
     let mut attempts: Vec<String> = inside.attempts().into_iter().map(|(line, _)| line).collect();
     attempts.push("exec /bin/sh".into());
-    // What only root may do, and what would change the test itself.
+    // Excluded: what only root may do, and what would change the test itself.
     attempts
         .retain(|line| is_root || !(line.starts_with("socket") || line.contains("/proc/") || line.contains("shadow")));
     attempts.retain(|line| !line.starts_with("write") || line.ends_with("stolen"));
-    let refused: Vec<String> = attempts.into_iter().filter(|line| inject(&inside.scene, line) != "done").collect();
-    assert_eq!(refused, Vec::<String>::new());
+    let denied: Vec<String> = attempts.into_iter().filter(|line| inject(&inside.scene, line) != "done").collect();
+    assert_eq!(denied, Vec::<String>::new());
     assert!(inside.scene.path("stolen").exists());
     assert!(inside.outrigger.stderr.contains("the sandbox is off by configuration"));
     inside.finish();
 }
 
-/// The status says what the kernel itself says about the process.
+/// /status and the kernel report the same about the process.
 #[track_caller]
-fn assert_holds(inside: &Inside) {
+fn assert_enforced(inside: &Inside) {
     let sandbox = inside.outrigger.get("/status").json()["sandbox"].clone();
     for part in
         ["filesystem", "tcp", "signals", "seccomp", "no_new_privs", "capabilities_dropped", "core_dumps_disabled"]
@@ -243,73 +238,70 @@ fn assert_holds(inside: &Inside) {
         assert_eq!(sandbox[part], true, "{part}: {sandbox}");
     }
     assert_eq!(sandbox["missing"].as_array().map(Vec::len), Some(0), "{sandbox}");
-    let status = std::fs::read_to_string(format!("/proc/{}/status", inside.outrigger.worker())).expect("it lives");
+    let status =
+        std::fs::read_to_string(format!("/proc/{}/status", inside.outrigger.worker())).expect("the worker runs");
     for line in ["NoNewPrivs:\t1", "Seccomp:\t2", "CapEff:\t0000000000000000", "CapBnd:\t0000000000000000"] {
         assert!(status.contains(line), "{line} is not in {status}");
     }
 }
 
-/// covers: attachment 6
 #[test]
-fn a_folder_that_appears_after_the_start_is_read_by_another_worker() {
+fn a_new_worker_reads_a_directory_created_later() {
     let scene = Scene::new();
     let parts = need!(prepared(&scene), NO_PEERS);
     let url = parts.0.file_url();
     let inside = start(&crate::harness::outrigger::binary(), scene, parts, &url, BODY);
     let worker = inside.outrigger.worker();
     let absent = inside.outrigger.get("/status").json()["sandbox"]["absent_paths"].to_string();
-    assert!(absent.contains("/late"), "the status says what is not there: {absent}");
+    assert!(absent.contains("/late"), "/status lists the missing path: {absent}");
     inside.scene.write("late/a.log", "late n=000001\n");
     until(PATIENCE, "its lines arrive", || inside.receiver.numbers("late n=") == [1]);
-    until(PATIENCE, "another worker reads it, since no sandbox can be widened", || !is_alive(worker));
-    inside.assert_at_work();
+    until(PATIENCE, "another worker reads it, since a sandbox cannot be extended", || !is_alive(worker));
+    inside.assert_all_jobs_work();
     inside.finish();
 }
 
-/// Whoever clears a folder of logs by removing it makes another one in its place, which is not the one that was granted.
-/// covers: attachment 6
+/// Some scripts clear a log directory by removing and re-creating it; the sandbox granted the previous directory only.
 #[test]
-fn a_folder_that_is_made_anew_is_read() {
+fn a_recreated_directory_is_read() {
     let scene = Scene::new();
     let parts = need!(prepared(&scene), NO_PEERS);
     let url = parts.0.file_url();
-    std::fs::create_dir_all(scene.path("late")).expect("the scene takes folders");
+    std::fs::create_dir_all(scene.path("late")).expect("the scene is writable");
     let inside = start(&crate::harness::outrigger::binary(), scene, parts, &url, BODY);
     inside.scene.write("late/a.log", "late n=000001\n");
     until(PATIENCE, "its lines arrive", || inside.receiver.numbers("late n=") == [1]);
-    std::fs::remove_dir_all(inside.scene.path("late")).expect("it is ours");
+    std::fs::remove_dir_all(inside.scene.path("late")).expect("the test created it");
     inside.scene.write("late/b.log", "late n=000002\n");
-    until(PATIENCE, "those of the new folder arrive", || inside.receiver.numbers("late n=") == [1, 2]);
+    until(PATIENCE, "lines of the new directory arrive", || inside.receiver.numbers("late n=") == [1, 2]);
     inside.finish();
 }
 
-/// A file that is mounted or replaced under the name of the configuration is still read: its folder is what is granted.
-/// covers: attachment 6
+/// A file that is mounted or renamed over the configuration is still read: the sandbox grants its directory.
 #[test]
-fn a_configuration_that_is_replaced_by_another_file_is_read() {
+fn a_configuration_replaced_by_rename_is_read() {
     let scene = Scene::new();
     let parts = need!(prepared(&scene), NO_PEERS);
     let url = parts.0.file_url();
     let inside = start(&crate::harness::outrigger::binary(), scene, parts, &url, BODY);
     let text = configuration(&inside.scene, &BODY.replace("drain_timeout: 1s", "drain_timeout: 1500ms"));
     let newer = inside.scene.write("config/newer", text);
-    std::fs::rename(newer, inside.scene.path("config/outrigger.yaml")).expect("one folder");
-    until(PATIENCE, "it is served", || inside.outrigger.get_quietly("/config").contains("1500ms"));
+    std::fs::rename(newer, inside.scene.path("config/outrigger.yaml")).expect("both are in one directory");
+    until(PATIENCE, "the new configuration is served", || inside.outrigger.get_quietly("/config").contains("1500ms"));
     inside.finish();
 }
 
-/// What the supervisor goes by, the plan of the app and the configuration that served last, cannot be changed by any worker that holds
-/// it open: a program or a text from inside a sandbox would be a way out.
-/// covers: attachment 6
+/// What the supervisor relies on, the plan of the app and the last good configuration, cannot be changed by any worker that holds
+/// it open: a program or a text from inside a sandbox would be a sandbox escape.
 #[test]
-fn what_the_supervisor_trusts_cannot_be_written_by_a_worker() {
+fn workers_cannot_write_the_supervisors_inputs() {
     let scene = Scene::new();
     let outrigger = Outrigger::start(&scene, "app: { restart: { policy: on_failure } }\n", &["sleep", "300"]);
     let trusted = ["outrigger-plan", "outrigger-text", "outrigger-good"];
     for round in ["at first", "after an upgrade"] {
         let mut seen = 0;
         for pid in [outrigger.pid(), outrigger.worker()] {
-            for entry in std::fs::read_dir(format!("/proc/{pid}/fd")).expect("it runs").flatten() {
+            for entry in std::fs::read_dir(format!("/proc/{pid}/fd")).expect("the process runs").flatten() {
                 let name = std::fs::read_link(entry.path()).unwrap_or_default().display().to_string();
                 if !trusted.iter().any(|trusted| name.contains(trusted)) {
                     continue;
@@ -320,7 +312,7 @@ fn what_the_supervisor_trusts_cannot_be_written_by_a_worker() {
                 assert!(written.is_err(), "{round}: {name} of process {pid} can be written");
             }
         }
-        assert!(seen > 0, "there is something to try");
+        assert!(seen > 0, "at least one trusted file is open");
         let worker = outrigger.worker();
         assert_eq!(crate::harness::outrigger::upgrade(&scene, None).0, 0);
         outrigger.await_other(worker, PATIENCE);

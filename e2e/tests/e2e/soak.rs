@@ -1,6 +1,6 @@
-//! Everything at work while faults come at random, one after another, for as long as `E2E_SOAK` says: `cargo xtask soak`. In: seconds,
-//! and a seed. Out: a line for each fault, and the promises of `Busy` at the end. Bounded by the time, and by the harness's patience
-//! for each fault.
+//! All jobs under load while faults occur at random, one after another, for `E2E_SOAK` seconds: `cargo xtask soak`.
+//! In: seconds and a seed. Out: a line for each fault, and the guarantees of `Busy` at the end. Bounded by the time, and by the
+//! harness's `PATIENCE` for each fault.
 
 use std::time::{Duration, Instant};
 
@@ -12,13 +12,13 @@ use crate::harness::process::{Signal, anonymous_kib, send_signal};
 use crate::harness::random::Random;
 use crate::harness::{Answer, PATIENCE, SECOND, until};
 
-/// What CI gives it.
+/// The duration in CI.
 const TIME: Duration = Duration::from_secs(30);
 
-/// A worker that served for a second is no part of a row of falls, so that the next one starts at once.
+/// A worker that served for a second resets the crash counter, so the next one starts without backoff.
 const CALM: Duration = Duration::from_millis(1200);
 
-/// The supervisor, from the first worker to the last: pages that the kernel counts late.
+/// Memory growth of the supervisor from the first worker to the last: the kernel counts some pages late.
 const GROWTH_KIB: u64 = 200;
 
 struct Soak {
@@ -26,7 +26,7 @@ struct Soak {
     binaries: [String; 2],
     random: Random,
     deaths: Vec<Death>,
-    /// Workers that gave way, and receivers that lost an answer: lines in flight may come twice after each.
+    /// Replaced workers and lost responses of the receiver: lines in flight may arrive twice after each.
     repeats: usize,
     revision: usize,
     configurations: u64,
@@ -58,15 +58,15 @@ impl Soak {
             1 => {
                 let to = &self.binaries[self.random.below(2) as usize];
                 let worker = self.busy.outrigger.worker();
-                let (code, said) = upgrade(&self.busy.scene, Some(to));
-                assert_eq!(code, 0, "{said}");
+                let (code, output) = upgrade(&self.busy.scene, Some(to));
+                assert_eq!(code, 0, "{output}");
                 self.busy.outrigger.await_other(worker, PATIENCE);
                 self.repeats += 1;
                 "another binary takes over"
             }
             2 => {
                 let worker = self.busy.outrigger.worker();
-                // Even and odd in turn: the file changes, whatever the number is.
+                // Alternately even and odd, so the file always changes.
                 self.configurations += 1;
                 let every = format!("interval: {}ms", 500 + 2 * self.random.below(500) + self.configurations % 2);
                 let body = BODY.replace("process: { interval: 1s }", &format!("process: {{ {every} }}"));
@@ -75,14 +75,14 @@ impl Soak {
                 self.repeats += 1;
                 "the configuration changes"
             }
-            3 => self.answer_for_a_while(Answer::Status(503), "the receiver is unavailable"),
-            4 => self.answer_for_a_while(Answer::Hang, "the receiver stalls"),
+            3 => self.respond_for_a_while(Answer::Status(503), "the receiver is unavailable"),
+            4 => self.respond_for_a_while(Answer::Hang, "the receiver stalls"),
             5 => {
                 let worker = self.busy.outrigger.worker();
                 send_signal(worker, Signal::STOP);
                 self.pause();
                 send_signal(worker, Signal::CONT);
-                "the worker stands still"
+                "the worker is suspended"
             }
             _ => {
                 self.revision += 1;
@@ -94,7 +94,7 @@ impl Soak {
         }
     }
 
-    fn answer_for_a_while(&mut self, answer: Answer, name: &'static str) -> &'static str {
+    fn respond_for_a_while(&mut self, answer: Answer, name: &'static str) -> &'static str {
         self.busy.receiver.answer(answer);
         self.pause();
         self.busy.receiver.answer(Answer::Accept);
@@ -102,17 +102,16 @@ impl Soak {
         name
     }
 
-    /// Up to two seconds: what a fault of a receiver takes.
+    /// Up to two seconds: the duration of a fault of a receiver.
     fn pause(&mut self) {
         // why: the fault is that nothing happens for a while
         std::thread::sleep(Duration::from_millis(100 + self.random.below(1900)));
     }
 }
 
-/// covers: attachment 2
-/// covers: faults 9
+/// Guarantee: worker-failure-spares-the-app
 #[test]
-fn faults_at_random_cost_only_what_is_inside() {
+fn random_faults_cost_only_what_is_in_flight() {
     let seconds = std::env::var("E2E_SOAK").ok().and_then(|text| text.parse().ok());
     let until_then = Instant::now() + seconds.map_or(TIME, Duration::from_secs);
     let mut soak = need!(Soak::start(), NO_GIT);
@@ -124,14 +123,14 @@ fn faults_at_random_cost_only_what_is_inside() {
         soak.busy.await_service(PATIENCE);
         soak.busy.assert_supervisor_is_clean();
         faults += 1;
-        eprintln!("{fault}: {:?}, longest time without an answer {:?}", began.elapsed(), soak.busy.longest_pause());
-        until(PATIENCE + SECOND, "it is calm", || began.elapsed() > CALM);
+        eprintln!("{fault}: {:?}, longest time without a response {:?}", began.elapsed(), soak.busy.longest_pause());
+        until(PATIENCE + SECOND, "the crash counter is reset", || began.elapsed() > CALM);
         if faults == 3 {
             before = (anonymous_kib(supervisor), descriptors(supervisor));
         }
     }
     let after = (anonymous_kib(supervisor), descriptors(supervisor));
-    eprintln!("{faults} faults; supervisor: {before:?} KiB and descriptors before, {after:?} after");
+    eprintln!("{faults} faults; supervisor: {before:?} KiB and file descriptors before, {after:?} after");
     assert!(faults < 4 || after.0 <= before.0 + GROWTH_KIB && after.1 == before.1, "{before:?}, then {after:?}");
     let Soak { busy, deaths, repeats, .. } = soak;
     let (fresh, kept) = busy.finish(repeats);

@@ -1,6 +1,6 @@
-//! State that another version left behind: each file of the state directory carries its version, and one from a newer binary is
-//! not read as if it were ours. In: a state directory that the product itself wrote, with the versions raised. Out: a start
-//! anew, a warning that names the file, and a count. Bounded by a handful of small files.
+//! State written by another version: each file of the state directory carries its version, and a file with an unsupported version
+//! is not read. In: a state directory that the product itself wrote, with the versions raised. Out: a start without that file, a
+//! warning with the file's name, and a count. Bounded by a handful of small files.
 
 use std::path::{Path, PathBuf};
 
@@ -11,15 +11,15 @@ use crate::harness::{
     Answer, Exposition, LogReceiver, Next, Outrigger, PATIENCE, RawApp, SECOND, Scene, Wait, ledger_row, until, within,
 };
 
-/// All files below the state directory, without the lock and the caches of git, which have a format of their own.
+/// All files below the state directory, except the lock and the git caches, which have git's format.
 fn state_files(scene: &Scene) -> Vec<PathBuf> {
-    let mut folders = vec![scene.path("state")];
+    let mut directories = vec![scene.path("state")];
     let mut files = Vec::new();
-    while let Some(folder) = folders.pop() {
-        for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+    while let Some(directory) = directories.pop() {
+        for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
             let (path, name) = (entry.path(), entry.file_name().to_string_lossy().into_owned());
             if path.is_dir() {
-                folders.extend((!name.ends_with("git")).then_some(path));
+                directories.extend((!name.ends_with("git")).then_some(path));
             } else if name != "lock" {
                 files.push(path);
             }
@@ -36,10 +36,10 @@ fn state_file(scene: &Scene, word: &str) -> PathBuf {
     found.unwrap_or_else(|| panic!("a file of {word} in {files:?}"))
 }
 
-/// The same content under a version that no binary knows yet; `None` where it carries none.
-fn of_a_newer_version(bytes: &[u8]) -> Option<Vec<u8>> {
+/// The same content with an unsupported version; `None` if it carries no version.
+fn with_unsupported_version(bytes: &[u8]) -> Option<Vec<u8>> {
     if let Ok(serde_json::Value::Object(mut object)) = serde_json::from_slice(bytes) {
-        // A file that is only written may carry the version of the program.
+        // A file that Outrigger never reads may carry the version of the program.
         let newer = match object.get("version")? {
             serde_json::Value::String(_) => "1000.0.0".into(),
             version => (version.as_u64()? + 1000).into(),
@@ -47,11 +47,11 @@ fn of_a_newer_version(bytes: &[u8]) -> Option<Vec<u8>> {
         object.insert("version".into(), newer);
         return serde_json::to_vec(&object).ok();
     }
-    slots_of_a_newer_version(bytes).or_else(|| header_of_a_newer_version(bytes))
+    slots_with_unsupported_version(bytes).or_else(|| header_with_unsupported_version(bytes))
 }
 
-/// A first line for people that ends with the version, such as `outrigger checkpoints 1`.
-fn header_of_a_newer_version(bytes: &[u8]) -> Option<Vec<u8>> {
+/// A readable first line that ends with the version, such as `outrigger checkpoints 1`.
+fn header_with_unsupported_version(bytes: &[u8]) -> Option<Vec<u8>> {
     let end = bytes.iter().position(|byte| *byte == b'\n').filter(|end| *end <= 200)?;
     let line = std::str::from_utf8(&bytes[..end]).ok().filter(|line| line.to_lowercase().contains("outrigger"))?;
     let start = line.rfind(|c: char| !c.is_ascii_digit())? + 1;
@@ -60,8 +60,8 @@ fn header_of_a_newer_version(bytes: &[u8]) -> Option<Vec<u8>> {
     Some([raised.as_bytes(), &bytes[end..]].concat())
 }
 
-/// Slots of 64 bytes with the mark `ORC1` and a hash of their own (FNV-1a, 64 bits) at their end.
-fn slots_of_a_newer_version(bytes: &[u8]) -> Option<Vec<u8>> {
+/// Slots of 64 bytes, each with the mark `ORC1` and a hash of the slot (FNV-1a, 64 bits) at its end.
+fn slots_with_unsupported_version(bytes: &[u8]) -> Option<Vec<u8>> {
     let mut slots = bytes.to_vec();
     let mut found = false;
     for slot in slots.chunks_exact_mut(64).filter(|slot| slot[52..56] == *b"1CRO") {
@@ -76,20 +76,20 @@ fn slots_of_a_newer_version(bytes: &[u8]) -> Option<Vec<u8>> {
 
 #[track_caller]
 fn raise_version(path: &Path) {
-    let bytes = std::fs::read(path).expect("the file is there");
-    let raised = of_a_newer_version(&bytes);
-    let raised = raised.unwrap_or_else(|| panic!("{} carries a version: {}", path.display(), bytes.escape_ascii()));
-    std::fs::write(path, raised).expect("it is ours");
+    let bytes = std::fs::read(path).expect("the file exists");
+    let raised = with_unsupported_version(&bytes);
+    let raised = raised.unwrap_or_else(|| panic!("{} has no version: {}", path.display(), bytes.escape_ascii()));
+    std::fs::write(path, raised).expect("the file is writable");
 }
 
-/// The warning names the file, and a counter of our own metrics counts it.
+/// A warning contains the file's name, and a counter of Outrigger's metrics counts the file.
 #[track_caller]
-fn starts_anew_without(outrigger: &Outrigger, path: &Path) {
+fn assert_ignored(outrigger: &Outrigger, path: &Path) {
     let name = path.file_name().expect("a file has a name").to_string_lossy().into_owned();
-    until(PATIENCE, "a warning names the file", || warns_of(&outrigger.stderr.text(), &name));
+    until(PATIENCE, "a warning contains the file's name", || warns_of(&outrigger.stderr.text(), &name));
     let page = Exposition::of(&outrigger.admin).expect("the admin listener has metrics");
     let counted = page.sum(|series| series.name.starts_with("outrigger_state_") && series.name.ends_with("_total"));
-    assert_eq!(counted, Some(1.0), "one file was not read");
+    assert_eq!(counted, Some(1.0), "exactly one file is counted");
 }
 
 const BODY: &str = r#"
@@ -99,10 +99,10 @@ logs:
   sinks: { main: { http: { url: "http://@receiver@/lines" }, batch: { max_bytes: 1MiB, max_age: 50ms } } }
 "#;
 
-/// The positions are of another version: the file is read from its beginning, rather than from a place that was guessed.
-/// covers: faults 10
+/// The checkpoints have another version: the log file is read from its beginning instead of from a guessed offset.
+/// Guarantee: newer-state-not-read
 #[test]
-fn checkpoints_of_a_newer_version_are_not_read() {
+fn unsupported_checkpoints_are_not_read() {
     let (scene, receiver) = (Scene::new(), LogReceiver::start());
     scene.set("receiver", receiver.address());
     scene.write("in.log", "n=000000\nn=000001\n");
@@ -115,18 +115,18 @@ fn checkpoints_of_a_newer_version_are_not_read() {
     let outrigger = Outrigger::start(&scene, BODY, &["sleep", "300"]);
     receiver.wait_for(4, PATIENCE);
     assert_eq!(receiver.numbers("n="), [0, 1, 0, 1]);
-    starts_anew_without(&outrigger, &path);
+    assert_ignored(&outrigger, &path);
     outrigger.finish();
     let outrigger = Outrigger::start(&scene, BODY, &["sh", "-c", "echo n=000002; exec sleep 300"]);
     receiver.wait_for(5, PATIENCE);
-    assert_eq!(receiver.numbers("n="), [0, 1, 0, 1, 2], "positions of our own version hold from then on");
+    assert_eq!(receiver.numbers("n="), [0, 1, 0, 1, 2], "checkpoints of this version are used from then on");
     outrigger.finish();
 }
 
-/// Lines that an earlier run left would come before those of this one.
-/// covers: faults 10
+/// The backlog of an earlier run would be sent before the lines of this run.
+/// Guarantee: newer-state-not-read
 #[test]
-fn lines_kept_by_a_newer_version_are_not_delivered_as_if_they_were_ours() {
+fn an_unsupported_backlog_is_not_delivered() {
     let (scene, receiver) = (Scene::new(), LogReceiver::answering(Answer::Status(503)));
     scene.set("receiver", receiver.address());
     let outrigger = Outrigger::start_and(&scene, BODY, &["sh", "-c", "echo n=000000; exec sleep 300"], Wait::Started);
@@ -139,75 +139,78 @@ fn lines_kept_by_a_newer_version_are_not_delivered_as_if_they_were_ours() {
     let outrigger = Outrigger::start_and(&scene, BODY, &["sh", "-c", "echo n=000001; exec sleep 300"], Wait::Started);
     receiver.wait_for(1, PATIENCE);
     assert_eq!(receiver.messages(), ["n=000001"]);
-    starts_anew_without(&outrigger, &path);
+    assert_ignored(&outrigger, &path);
     outrigger.finish();
 }
 
-/// Lines without a mark are of the release before: they come first.
-/// covers: faults 10
+/// Lines without a mark are from the previous release: they are sent first.
 #[test]
-fn lines_kept_by_the_release_before_are_delivered() {
+fn the_previous_releases_backlog_is_delivered() {
     let (scene, receiver) = (Scene::new(), LogReceiver::start());
     scene.set("receiver", receiver.address());
     scene.write("state/logs/backlog/app.stdout", "n=000000\nn=000001\n");
     let outrigger = Outrigger::start_and(&scene, BODY, &["sh", "-c", "echo n=000002; exec sleep 300"], Wait::Started);
     receiver.wait_for(3, PATIENCE);
     assert_eq!(receiver.numbers("n="), [0, 1, 2]);
-    until(PATIENCE, "they are kept no longer", || !scene.path("state/logs/backlog/app.stdout").exists());
+    until(PATIENCE, "the backlog file is removed", || !scene.path("state/logs/backlog/app.stdout").exists());
     outrigger.finish();
 }
 
-/// Who was notified is known after a restart. A file of a newer version is not read: then the app is notified again.
-/// covers: faults 10
+/// Notifications are recorded across restarts. A record with an unsupported version is not read: then the app is notified again.
+/// Guarantee: each-revision-notified-once
 #[test]
-fn notifications_are_known_after_a_restart_but_those_of_a_newer_version_are_sent_again() {
+fn only_unsupported_records_repeat_notifications() {
     let (scene, reports) = (Scene::new(), RawApp::answering(&[], Next::Keep));
     let _repository = need!(Repository::create(&scene), "git is not installed");
-    scene.set("told", reports.address());
+    scene.set("notified", reports.address());
     let body = "sync:\n  settings: { store: { git: { url: \"file://@dir@/git/config.git\", ref: main, path: orders/, interval: 100ms } }, \
-                publish: { symlink: { path: \"@dir@/settings\" } }, notify: [ { http: { url: \"http://@told@/\" } } ] }\n";
+                publish: { symlink: { path: \"@dir@/settings\" } }, notify: [ { http: { url: \"http://@notified@/\" } } ] }\n";
     let start = || Outrigger::start(&scene, body, &[]);
     let outrigger = start();
-    until(PATIENCE, "it is told", || reports.seen_count() == 1);
+    until(PATIENCE, "the app is notified", || reports.seen_count() == 1);
     outrigger.finish();
     let path = state_file(&scene, "state.json");
-    let text = std::fs::read_to_string(&path).expect("it is there");
+    let text = std::fs::read_to_string(&path).expect("the file exists");
     let outrigger = start();
-    until(PATIENCE, "the store was asked", || outrigger.get("/status").json()["health"] == "ok");
-    assert!(!within(SECOND, || reports.seen_count() > 1), "nobody is told what was told");
+    until(PATIENCE, "the store was polled", || outrigger.get("/status").json()["health"] == "ok");
+    assert!(!within(SECOND, || reports.seen_count() > 1), "no notification is repeated");
     outrigger.finish();
-    std::fs::write(&path, text).expect("it is ours");
+    std::fs::write(&path, text).expect("the file is writable");
     raise_version(&path);
     let outrigger = start();
-    until(PATIENCE, "it is told again", || reports.seen_count() == 2);
-    starts_anew_without(&outrigger, &path);
+    until(PATIENCE, "the app is notified again", || reports.seen_count() == 2);
+    assert_ignored(&outrigger, &path);
     outrigger.finish();
 }
 
-/// So that a later binary can tell what it finds.
-/// covers: faults 10
+/// So that a later binary can recognize the format.
 #[test]
-fn each_file_of_the_state_directory_carries_a_version() {
+fn each_state_file_carries_a_version() {
     let (scene, receiver) = (Scene::new(), LogReceiver::start());
     let _repository = need!(Repository::create(&scene), "git is not installed");
     scene.set("receiver", receiver.address());
-    scene.port("nobody");
+    scene.port("closed");
     scene.write("in.log", "n=000000\n");
     let sync = "sync:\n  settings: { store: { git: { url: \"file://@dir@/git/config.git\", ref: main, path: orders/, interval: 1s } }, \
-                publish: { symlink: { path: \"@dir@/settings\" } }, notify: [ { signal: SIGHUP }, { http: { url: \"http://127.0.0.1:@nobody@/\" } } ] }\n";
+                publish: { symlink: { path: \"@dir@/settings\" } }, notify: [ { signal: SIGHUP }, { http: { url: \"http://127.0.0.1:@closed@/\" } } ] }\n";
     let script = "trap '' HUP; echo n=000001; while [ ! -e @go@ ]; do sleep 0.05; done; echo n=000002; exit 3";
     let script = script.replace("@go@", &scene.text_path("go"));
     let outrigger = Outrigger::start(&scene, &format!("{BODY}{sync}"), &["sh", "-c", &script]);
     receiver.wait_for(2, PATIENCE);
     let has = |word: &str| state_files(&scene).iter().any(|path| path.to_string_lossy().contains(word));
-    until(PATIENCE, "the notice that was heard is written down", || has("sync"));
+    until(PATIENCE, "the delivered notification is recorded", || has("sync"));
     receiver.answer(Answer::Status(503));
     scene.write("go", "");
     assert_eq!(outrigger.wait(PATIENCE).code, 3);
     let files = state_files(&scene);
-    assert!(files.len() >= 4, "checkpoints, lines, notices and a black box: {files:?}");
+    assert!(files.len() >= 4, "checkpoints, lines, notifications and a black box: {files:?}");
     for path in files {
-        let bytes = std::fs::read(&path).expect("it is there");
-        assert!(of_a_newer_version(&bytes).is_some(), "{} carries a version: {}", path.display(), bytes.escape_ascii());
+        let bytes = std::fs::read(&path).expect("the file exists");
+        assert!(
+            with_unsupported_version(&bytes).is_some(),
+            "{} has no version: {}",
+            path.display(),
+            bytes.escape_ascii()
+        );
     }
 }

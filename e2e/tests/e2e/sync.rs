@@ -1,6 +1,6 @@
-//! Configuration from git onto a shared directory, over each of the four ways to serve it: a push is published within two
-//! poll intervals, never in halves, and the app hears of it. Commits come in, published generations and the app's own
-//! words go out. Bounded by a handful of commits each.
+//! Configuration from git onto a shared directory, over each of the four transports: a push is published within two poll
+//! intervals, atomically, and the app is notified. In: commits. Out: published generations and the app's output. Bounded by
+//! a handful of commits each.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -38,7 +38,7 @@ fn start(scene: &Scene, body: &str, command: &[String], wait: Wait) -> Outrigger
     })
 }
 
-/// A reader in a tight loop: every time he opens the directory once and reads both files. Counts, and keeps what is wrong.
+/// A reader in a tight loop: each time it opens the directory once and reads both files. Counts the reads and returns the errors.
 fn read_until(stop: &AtomicBool, reads: &AtomicUsize, to: &Path) -> Vec<String> {
     let mut wrong = Vec::new();
     let mut newest = 0;
@@ -46,16 +46,16 @@ fn read_until(stop: &AtomicBool, reads: &AtomicUsize, to: &Path) -> Vec<String> 
         match published(to) {
             Ok(Some(generation)) if generation < newest => wrong.push(format!("{generation} after {newest}")),
             Ok(Some(generation)) => newest = generation,
-            Ok(None) => wrong.push("nothing is published any more".to_owned()),
-            Err(why) => wrong.push(why),
+            Ok(None) => wrong.push("the published directory disappeared".to_owned()),
+            Err(error) => wrong.push(error),
         }
         reads.fetch_add(1, Ordering::Relaxed);
     }
     wrong
 }
 
-/// The whole claim, for one way of serving the repository: first revision before the app starts, pushes published in
-/// time and whole, signal and HTTP notified.
+/// The complete claim for one transport: the first revision is published before the app starts, each push is published in time
+/// and atomically, and the app is notified by signal and by HTTP.
 fn check(scene: &Scene, command: &[String], repository: &Repository, url: &str, pushes: usize) {
     scene.set("url", url);
     let outrigger = start(scene, SETTINGS, command, Wait::Ready);
@@ -77,11 +77,11 @@ fn check(scene: &Scene, command: &[String], repository: &Repository, url: &str, 
         pushed.map(|()| wrong).unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     });
     assert_eq!(wrong, Vec::<String>::new(), "of {} reads", reads.load(Ordering::Relaxed));
-    assert!(reads.load(Ordering::Relaxed) > 1000, "the loop was tight");
-    assert!(!to.join("c.conf").exists() && !to.join(".git").exists(), "only the folder that was asked for");
+    assert!(reads.load(Ordering::Relaxed) > 1000, "the reader was fast enough");
+    assert!(!to.join("c.conf").exists() && !to.join(".git").exists(), "only the configured directory is published");
     let exit = outrigger.finish();
     assert_eq!(exit.code, 5, "{}", exit.stderr);
-    assert_eq!(published(&to), Ok(Some(1 + pushes)), "what is published stays after us");
+    assert_eq!(published(&to), Ok(Some(1 + pushes)), "the published revision outlives Outrigger");
 }
 
 fn push_and_see(repository: &Repository, outrigger: &Outrigger, to: &Path, generation: usize) {
@@ -100,10 +100,9 @@ fn push_and_see(repository: &Repository, outrigger: &Outrigger, to: &Path, gener
 }
 
 /// From a path on this machine.
-/// covers: foundation 5
-/// covers: foundation 13
+/// Guarantee: app-waits-for-first-revision, publication-atomic
 #[test]
-fn a_push_to_a_path_is_published_whole_and_in_time() {
+fn a_push_to_a_path_is_published_atomically() {
     let scene = Scene::new();
     let repository = need!(Repository::create(&scene), "git is not installed");
     let url = repository.file_url();
@@ -112,8 +111,7 @@ fn a_push_to_a_path_is_published_whole_and_in_time() {
 }
 
 /// From `git daemon`.
-/// covers: foundation 5
-/// covers: foundation 13
+/// Guarantee: push-published-within-two-intervals
 #[test]
 fn a_push_is_published_from_git_daemon() {
     let scene = Scene::new();
@@ -124,8 +122,7 @@ fn a_push_is_published_from_git_daemon() {
 }
 
 /// From `git http-backend`.
-/// covers: foundation 5
-/// covers: foundation 13
+/// Guarantee: push-published-within-two-intervals
 #[test]
 fn a_push_is_published_from_git_over_http() {
     let scene = Scene::new();
@@ -135,9 +132,8 @@ fn a_push_is_published_from_git_over_http() {
     check(&scene, &command, &repository, &url, 4);
 }
 
-/// From an sshd on a high port, with a key made for this test.
-/// covers: foundation 5
-/// covers: foundation 13
+/// From an sshd on a high port, with a key created for this test.
+/// Guarantee: push-published-within-two-intervals
 #[test]
 fn a_push_is_published_over_ssh() {
     let scene = Scene::new();
@@ -147,8 +143,7 @@ fn a_push_is_published_over_ssh() {
     check(&scene, &command, &repository, &url, 4);
 }
 
-/// A history that is pushed over with another one is followed too, and files that are gone are gone.
-/// covers: foundation 5
+/// A history that is replaced by a forced push is followed too, and removed files disappear.
 #[test]
 fn a_forced_push_replaces_what_is_published() {
     let scene = Scene::new();
@@ -167,20 +162,20 @@ fn a_forced_push_replaces_what_is_published() {
     outrigger.finish();
 }
 
-/// A first life that publishes generation 1 and ends.
+/// A first run that publishes generation 1 and exits.
 fn publish_once(scene: &Scene, command: &[String]) {
     let outrigger = start(scene, SETTINGS, command, Wait::Nothing);
     until(PATIENCE, "generation 1", || published(&scene.path("settings")) == Ok(Some(1)));
     until(PATIENCE, "started", || outrigger.status_of("/started") == 200);
     outrigger.finish();
-    assert_eq!(published(&scene.path("settings")), Ok(Some(1)), "it stays after us");
+    assert_eq!(published(&scene.path("settings")), Ok(Some(1)), "it outlives Outrigger");
 }
 
-/// With the store down at the next start, the last known good revision serves, the app starts, and the status says what
-/// is wrong; once the store is back, a push is published.
-/// covers: foundation 5
+/// With the store down at the next start, the last known good revision stays published, the app starts, and /status reports the
+/// error; once the store is back, a push is published.
+/// Guarantee: revision-survives-store-outage
 #[test]
-fn the_last_known_good_serves_while_the_store_is_down() {
+fn last_known_good_stays_while_the_store_is_down() {
     let scene = Scene::new();
     let repository = need!(Repository::create(&scene), "git is not installed");
     let command = need!(app(&scene), "python3 is not installed");
@@ -193,17 +188,16 @@ fn the_last_known_good_serves_while_the_store_is_down() {
     let started = "app started with generation=000001";
     until(2 * PATIENCE, "the app starts with the last known good", || outrigger.stdout.contains(started));
     assert_eq!(published(&to), Ok(Some(1)));
-    until(PATIENCE, "the status names the store", || outrigger.get("/status").text().contains("config.git"));
+    until(PATIENCE, "/status contains the store", || outrigger.get("/status").text().contains("config.git"));
     std::fs::rename(&away, &here).expect("the repository can be moved");
     repository.push(2);
     until(PATIENCE, "generation 2 once the store is back", || published(&to) == Ok(Some(2)));
     outrigger.finish();
 }
 
-/// A lost symlink is put back at the next start from what we keep, even with the store down.
-/// covers: foundation 5
+/// A lost symlink is restored at the next start from the cache, even with the store down.
 #[test]
-fn a_lost_link_is_put_back_from_the_last_known_good() {
+fn a_lost_link_is_restored_from_last_known_good() {
     let scene = Scene::new();
     let repository = need!(Repository::create(&scene), "git is not installed");
     let command = need!(app(&scene), "python3 is not installed");
@@ -213,19 +207,19 @@ fn a_lost_link_is_put_back_from_the_last_known_good() {
     std::fs::rename(repository.bare(), scene.path("git/away.git")).expect("the repository can be moved");
     std::fs::remove_file(&to).expect("what is published is a link");
     let outrigger = start(&scene, SETTINGS, &command, Wait::Nothing);
-    until(2 * PATIENCE, "the last known good behind the link", || published(&to) == Ok(Some(1)));
+    until(2 * PATIENCE, "the link points to the last known good", || published(&to) == Ok(Some(1)));
     outrigger.finish();
 }
 
-/// URLs behind which there is no repository: the message names the URL and the reason, the app runs, the end is in time.
+/// URLs without a repository: the message contains the URL and the reason, the app runs, and the exit is in time.
 fn check_absent(scene: &Scene, command: &[String], url: &str) {
     scene.set("url", url);
     let outrigger = start(scene, SETTINGS, command, Wait::Nothing);
     let address = format!("127.0.0.1:{}", scene.value("port"));
     let limit = Duration::from_secs(50);
-    until(limit, "the app runs all the same", || get(&address, "/health").is_ok_and(|reply| reply.status == 200));
-    until(PATIENCE, "our log names the URL", || outrigger.stderr.contains(url));
-    until(PATIENCE, "the status names the URL", || outrigger.get("/status").text().contains(url));
+    until(limit, "the app runs anyway", || get(&address, "/health").is_ok_and(|reply| reply.status == 200));
+    until(PATIENCE, "the Outrigger log contains the URL", || outrigger.stderr.contains(url));
+    until(PATIENCE, "/status contains the URL", || outrigger.get("/status").text().contains(url));
     assert!(!scene.path("settings").exists(), "nothing was published");
     let exit = outrigger.finish();
     assert_eq!(exit.code, 5);
@@ -233,41 +227,37 @@ fn check_absent(scene: &Scene, command: &[String], url: &str) {
 }
 
 /// A path that does not exist.
-/// covers: foundation 5
 #[test]
-fn a_path_without_a_repository_is_named_and_the_app_runs() {
+fn a_path_without_a_repository_is_reported() {
     let scene = Scene::new();
     let command = need!(app(&scene), "python3 is not installed");
     check_absent(&scene, &command, &format!("file://{}", scene.text_path("no-such.git")));
 }
 
-/// A server that answers 404.
-/// covers: foundation 5
+/// A server that responds with 404.
 #[test]
-fn a_url_without_a_repository_is_named_and_the_app_runs() {
+fn a_url_without_a_repository_is_reported() {
     let scene = Scene::new();
     let python = need!(python(), "python3 is not installed");
     let port = scene.port("web").to_string();
-    let folder = scene.text_path(".");
-    let web = Running::start(&[&python, "-m", "http.server", "--bind", "127.0.0.1", "--directory", &folder, &port]);
-    until(PATIENCE, "the server answers", || get(&format!("127.0.0.1:{port}"), "/").is_ok());
+    let directory = scene.text_path(".");
+    let web = Running::start(&[&python, "-m", "http.server", "--bind", "127.0.0.1", "--directory", &directory, &port]);
+    until(PATIENCE, "the server responds", || get(&format!("127.0.0.1:{port}"), "/").is_ok());
     let command = need!(app(&scene), "python3 is not installed");
     check_absent(&scene, &command, &format!("http://127.0.0.1:{port}/no-such.git"));
     web.stop();
 }
 
-/// A port where nobody listens.
-/// covers: foundation 5
+/// A port without a listener.
 #[test]
-fn a_server_that_is_not_there_is_named_and_the_app_runs() {
+fn an_unreachable_server_is_reported() {
     let scene = Scene::new();
-    let port = scene.port("nobody");
+    let port = scene.port("closed");
     let command = need!(app(&scene), "python3 is not installed");
     check_absent(&scene, &command, &format!("git://127.0.0.1:{port}/config.git"));
 }
 
-/// A branch that does not exist is named; a branch that appears later is published.
-/// covers: foundation 5
+/// A branch that does not exist is reported; a branch that appears later is published.
 #[test]
 fn a_ref_that_appears_later_is_published() {
     let scene = Scene::new();
@@ -278,18 +268,17 @@ sync:
   settings: { store: { git: { url: "@url@", ref: release, path: orders/, interval: 2s } }, publish: { symlink: { path: "@dir@/settings" } } }
 "#;
     let outrigger = Outrigger::start_and(&scene, body, &[], Wait::Nothing);
-    until(PATIENCE, "our log names the ref", || outrigger.stderr.contains("release"));
+    until(PATIENCE, "the Outrigger log contains the ref", || outrigger.stderr.contains("release"));
     let work: PathBuf = scene.path("work");
     crate::harness::git::git(&work, &["push", "--quiet", "origin", "main:release"]);
     until(PATIENCE, "the ref is published", || published(&scene.path("settings")) == Ok(Some(1)));
     outrigger.finish();
 }
 
-/// A companion starts before its app does: the app hears of the first revision whenever it begins to listen, and once.
-/// covers: attachment 4
-/// covers: foundation 5
+/// A companion starts before its app: the app is notified of the first revision once it listens, and only once.
+/// Guarantee: each-revision-notified-once
 #[test]
-fn an_app_that_listens_late_is_told_all_the_same() {
+fn an_app_that_listens_late_is_notified() {
     let scene = Scene::new();
     let repository = need!(Repository::create(&scene), "git is not installed");
     scene.set("url", repository.file_url());
@@ -304,17 +293,17 @@ sync:
     let early = RawApp::start(|_, wire| answer_ok(wire, b"thank you"));
     scene.set("early", early.address().rsplit(':').next().expect("a port"));
     let outrigger = Outrigger::start_and(&scene, body, &[], Wait::Nothing);
-    until(PATIENCE, "it is said that the app was not told", || outrigger.stderr.contains("notification failed"));
+    until(PATIENCE, "the failed notification is logged", || outrigger.stderr.contains("notification failed"));
     let worker = outrigger.worker();
     crate::harness::process::send_signal(worker, crate::harness::process::Signal::KILL);
     until(PATIENCE, "another worker serves", || outrigger.find_worker().is_some_and(|pid| pid != worker));
     let app = RawApp::start_on(port, |_, wire| answer_ok(wire, b"thank you"));
-    let notices = || app.seen().iter().filter(|seen| seen.head.target() == "/-/reload").count();
-    until(PATIENCE, "the app is told", || notices() == 1);
-    assert_eq!(early.seen().len(), 1, "who has heard of it is not told again, by another worker either");
+    let notifications = || app.seen().iter().filter(|seen| seen.head.target() == "/-/reload").count();
+    until(PATIENCE, "the app is notified", || notifications() == 1);
+    assert_eq!(early.seen().len(), 1, "no worker repeats a delivered notification");
     repository.push(2);
-    until(PATIENCE, "and of the next revision", || notices() == 2);
+    until(PATIENCE, "the app is notified of the next revision", || notifications() == 2);
     assert_eq!(early.seen().len(), 2);
-    assert!(!outrigger.get("/status").text().contains("-/reload: "), "the fault is over");
+    assert!(!outrigger.get("/status").text().contains("-/reload: "), "the error is cleared");
     outrigger.finish();
 }

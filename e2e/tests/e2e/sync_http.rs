@@ -1,6 +1,6 @@
-//! Git over HTTP as proxies, hosting services and moved repositories give it: headers in another spelling, credentials, a limit of
-//! requests, redirects. A relay of the test stands before `git http-backend` or answers by itself; what is published, asked and
-//! said comes out. Bounded by a handful of requests each.
+//! Git over HTTP as proxies, hosting services and moved repositories serve it: headers in another spelling, credentials, rate
+//! limits, redirects. A relay of the test forwards to `git http-backend` or responds itself. Out: the published revisions, the
+//! requests and the reported errors. Bounded by a handful of requests each.
 
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
@@ -19,14 +19,13 @@ sync:
   settings: { store: { git: { url: "@url@", ref: main, path: orders/, interval: 200ms } }, publish: { symlink: { path: "@dir@/out/settings" } } }
 "#;
 
-/// How a type is written.
+/// Changes the spelling of a media type.
 type Spelling = fn(&str) -> String;
 
-/// Media types are compared without regard to case, and may have parameters (RFC 9110, 8.3.1), in both answers of the protocol. A
-/// page that says that it is something else is refused by its type.
-/// covers: faults 3
+/// Media types are compared without regard to case, and may have parameters (RFC 9110, 8.3.1), in both responses of the protocol.
+/// A response with another media type is rejected with that type in the error.
 #[test]
-fn a_content_type_is_taken_in_every_spelling_of_the_field() {
+fn any_spelling_of_a_content_type_is_accepted() {
     let scene = Scene::new();
     let repository = need!(Repository::create(&scene), NO_GIT);
     let (_http, _) = need!(repository.http(&scene), NO_HTTP);
@@ -55,23 +54,22 @@ fn a_content_type_is_taken_in_every_spelling_of_the_field() {
         let at = || published(&scene.path("out/settings")) == Ok(Some(2 + number));
         wrong.extend((!within(5 * SECOND, at)).then(|| with("application/x-git-upload-pack-result")));
     }
-    assert_eq!(wrong, Vec::<String>::new(), "types that were not taken");
+    assert_eq!(wrong, Vec::<String>::new(), "media types that were rejected");
     spell(|_| "text/html; charset=utf-8".to_owned());
     await_refusal(&outrigger, PATIENCE, &["text/html"]);
     outrigger.finish();
 }
 
-/// User and password of the URL are sent (RFC 7617), decoded (RFC 3986, 2.1), and shown nowhere.
-/// covers: faults 3
+/// User and password of the URL are decoded (RFC 3986, 2.1), sent (RFC 7617), and never shown.
 #[test]
-fn user_and_password_of_a_url_are_sent_and_not_shown() {
+fn url_credentials_are_sent_and_not_shown() {
     let scene = Scene::new();
     let repository = need!(Repository::create(&scene), NO_GIT);
     let (_http, _) = need!(repository.http(&scene), NO_HTTP);
     let own = format!("127.0.0.1:{}", scene.value("git_http"));
-    let app = RawApp::start(move |seen, wire| match wanted(seen.head.target()) {
-        Some(wanted) if seen.head.header("authorization") == Some(wanted) => {
-            relay_http(&own, &without_first_folder(seen), wire, |_| {})
+    let app = RawApp::start(move |seen, wire| match expected(seen.head.target()) {
+        Some(expected) if seen.head.header("authorization") == Some(expected) => {
+            relay_http(&own, &without_first_segment(seen), wire, |_| {})
         }
         _ => answer_head(wire, "401 Unauthorized", "WWW-Authenticate: Basic realm=\"git\"\r\n"),
     });
@@ -82,7 +80,7 @@ fn user_and_password_of_a_url_are_sent_and_not_shown() {
     let at = |name: &&str| published_commit(&scene.path(&format!("out/{name}"))).as_ref() == Some(&commit);
     within(5 * SECOND, || targets.iter().all(at));
     let wrong: Vec<&&str> = targets.iter().filter(|name| !at(name)).collect();
-    assert_eq!(wrong, Vec::<&&str>::new(), "users that were not let in: {}", outrigger.stderr.text());
+    assert_eq!(wrong, Vec::<&&str>::new(), "users that were rejected: {}", outrigger.stderr.text());
     await_refusal(&outrigger, PATIENCE, &["401"]);
     let shown = [outrigger.get("/status").text(), outrigger.get("/config").text(), outrigger.stderr.text()].concat();
     let secrets = ["s3cret", "p%3Aa%2Fss%25", "p:a/ss%", "tok3n", "wr0ng"];
@@ -99,8 +97,8 @@ sync:
   wrong: { store: { git: { url: "http://user:wr0ng@@server@/plain/config.git", interval: 200ms } }, publish: { symlink: { path: "@dir@/out/wrong" } } }
 "#;
 
-/// What the server lets in, by the first folder of the path.
-fn wanted(target: &str) -> Option<&'static str> {
+/// The credentials that the server accepts, by the first segment of the path.
+fn expected(target: &str) -> Option<&'static str> {
     match target.split('/').nth(1)? {
         "plain" => Some("Basic dXNlcjpzM2NyZXQ="),
         "escaped" => Some("Basic dXNAZXI6cDphL3NzJQ=="),
@@ -109,7 +107,7 @@ fn wanted(target: &str) -> Option<&'static str> {
     }
 }
 
-fn without_first_folder(seen: &Seen) -> Seen {
+fn without_first_segment(seen: &Seen) -> Seen {
     let mut seen = seen.clone();
     let target = seen.head.target().to_owned();
     let rest = target.splitn(3, '/').nth(2).unwrap_or_default().to_owned();
@@ -117,27 +115,27 @@ fn without_first_folder(seen: &Seen) -> Seen {
     seen
 }
 
-/// A server that says when it wants to be asked again is not asked before (RFC 9110, 10.2.3): in seconds and as a date, with 429
-/// and with 503, in answer to the listing and to the fetch.
-/// covers: faults 3
+/// A request is not repeated before the time in `Retry-After` (RFC 9110, 10.2.3): in seconds and as a date, with 429 and with
+/// 503, in response to the ref advertisement and to the fetch.
+/// Guarantee: retry-after-honoured
 #[test]
-fn a_server_that_says_when_to_come_again_is_not_asked_before() {
+fn retry_after_is_honoured() {
     let scene = Scene::new();
     let repository = need!(Repository::create(&scene), NO_GIT);
     let (_http, _) = need!(repository.http(&scene), NO_HTTP);
     let own = format!("127.0.0.1:{}", scene.value("git_http"));
     let (_, in_an_hour, _) =
         run_to_end(&["env", "LC_ALL=C", "date", "-u", "-d", "+1 hour", "+%a, %d %b %Y %H:%M:%S GMT"], PATIENCE);
-    let asked: Arc<Mutex<Vec<(String, Instant)>>> = Arc::default();
+    let requests: Arc<Mutex<Vec<(String, Instant)>>> = Arc::default();
     let app = RawApp::start({
-        let asked = asked.clone();
+        let requests = requests.clone();
         move |seen, wire| {
             let entry = seen.head.target().split('/').nth(1).unwrap_or_default().to_owned();
             let is_fetch = String::from_utf8_lossy(&seen.body.bytes).contains("command=fetch");
             if entry == "fetch" && !is_fetch {
-                return relay_http(&own, &without_first_folder(seen), wire, |_| {});
+                return relay_http(&own, &without_first_segment(seen), wire, |_| {});
             }
-            asked.lock().expect("no holder panics").push((entry.clone(), Instant::now()));
+            requests.lock().expect("no holder panics").push((entry.clone(), Instant::now()));
             let (status, after) = match entry.as_str() {
                 "date" => ("503 Service Unavailable", in_an_hour.trim().to_owned()),
                 "hour" | "fetch" => ("429 Too Many Requests", "3600".to_owned()),
@@ -159,10 +157,10 @@ fn a_server_that_says_when_to_come_again_is_not_asked_before() {
     let body = format!("sync:\n{}", entries.map(entry).concat());
     let outrigger = Outrigger::start_and(&scene, &body, &[], Wait::Nothing);
     let times = |name: &str| -> Vec<Instant> {
-        let asked = asked.lock().expect("no holder panics");
-        asked.iter().filter(|(entry, _)| entry == name).map(|(_, at)| *at).collect()
+        let requests = requests.lock().expect("no holder panics");
+        requests.iter().filter(|(entry, _)| entry == name).map(|(_, at)| *at).collect()
     };
-    until(PATIENCE, "those that may be asked again are asked again", || {
+    until(PATIENCE, "`silent` and `soon` are requested again", || {
         times("silent").len() >= 5 && times("soon").len() >= 2
     });
     let too_often: Vec<(&str, usize)> = ["hour", "date", "down", "fetch"]
@@ -170,17 +168,16 @@ fn a_server_that_says_when_to_come_again_is_not_asked_before() {
         .into_iter()
         .filter(|(_, count)| *count != 1)
         .collect();
-    assert_eq!(too_often, Vec::<(&str, usize)>::new(), "asked again within the hour");
+    assert_eq!(too_often, Vec::<(&str, usize)>::new(), "requested again within the hour");
     let soon = times("soon");
     let pause = soon[1] - soon[0];
-    assert!(pause >= 2 * SECOND && pause < 8 * SECOND, "asked again after {pause:?}, and 2 s were wanted");
+    assert!(pause >= 2 * SECOND && pause < 8 * SECOND, "requested again after {pause:?}, expected 2 s");
     outrigger.finish();
 }
 
-/// A repository that has moved: the message says where to, and has nothing of the page that the server sent with it.
-/// covers: faults 3
+/// A repository that has moved: the message contains the new location, and nothing of the body that the server sent with it.
 #[test]
-fn a_redirect_is_reported_with_the_place_it_leads_to() {
+fn a_redirect_is_reported_with_its_location() {
     let scene = Scene::new();
     let other = format!("http://127.0.0.1:{}/moved/config.git", scene.port("other"));
     let moved = other.clone();
@@ -212,27 +209,26 @@ fn a_redirect_is_reported_with_the_place_it_leads_to() {
         let own = format!("\"entry\":\"e{name}\"");
         outrigger.stderr.lines().into_iter().find(|line| line.contains("WARN") && line.contains(&own))
     };
-    until(PATIENCE, "each entry has its fault", || entries.iter().all(|name| fault(name).is_some()));
-    let place = other.split_once("://").map_or("", |(_, place)| place);
+    until(PATIENCE, "each entry has reported an error", || entries.iter().all(|name| fault(name).is_some()));
+    let location = other.split_once("://").map_or("", |(_, location)| location);
     let mut wrong = Vec::new();
     for name in entries {
         let text = fault(name).expect("just seen");
-        let names_place = match name {
+        let has_location = match name {
             "300" => true,
             "303" => text.contains("/moved/config.git"),
-            _ => text.contains(place),
+            _ => text.contains(location),
         };
-        let fine = names_place && text.contains(name) && !text.contains("<h") && !text.contains("s3cret");
+        let fine = has_location && text.contains(name) && !text.contains("<h") && !text.contains("s3cret");
         wrong.extend((!fine).then_some(text));
     }
     assert_eq!(wrong, Vec::<String>::new());
     outrigger.finish();
 }
 
-/// A server of protocol 0 over HTTP that takes a request in its order only (gitprotocol-pack): each request stands alone.
-/// covers: faults 3
+/// A server of protocol 0 over HTTP that accepts a request in the order of gitprotocol-pack only: each request is stateless.
 #[test]
-fn a_strict_server_of_protocol_0_serves_every_fetch_over_http() {
+fn protocol_0_over_http_serves_every_fetch() {
     let scene = Scene::new();
     let repository = need!(Repository::create(&scene), NO_GIT);
     let (_http, _) = need!(repository.http(&scene), NO_HTTP);
@@ -247,11 +243,11 @@ fn a_strict_server_of_protocol_0_serves_every_fetch_over_http() {
                     answer.body = listing_without_deepening(&answer.body);
                 }
             }),
-            Err(why) => answer_head(wire, "400 Bad Request", &format!("X-Reason: {why}\r\n")),
+            Err(error) => answer_head(wire, "400 Bad Request", &format!("X-Reason: {error}\r\n")),
         }
     });
     scene.set("url", format!("http://{}/config.git", app.address()));
-    // A commit with another one before it, where a fetch of one commit has an end to remember.
+    // A commit with a parent: then a fetch of one commit has to record its shallow boundary.
     repository.push(2);
     let outrigger = Outrigger::start(&scene, SETTINGS, &[]);
     for generation in 3..6 {

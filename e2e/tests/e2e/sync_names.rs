@@ -1,5 +1,5 @@
-//! What a configuration and a repository call by one name: folders, refs, targets and URLs that are nearly the same. Each means
-//! one thing, or is a mistake that is said. Bounded by one start of the program for each pair of names.
+//! Names in a configuration and in a repository that are the same or nearly the same: directories, refs, targets and URLs. Each
+//! is unambiguous, or is reported as an error. Bounded by one start of Outrigger for each pair of names.
 
 use std::fs;
 use std::process::Command;
@@ -11,20 +11,19 @@ use crate::harness::{Outrigger, PATIENCE, SECOND, Scene, Wait, until, within};
 
 const NO_GIT: &str = "git is not installed";
 
-const FOLDER_OF: &str = r#"
+const DIRECTORY_OF: &str = r#"
 sync:
   settings: { store: { git: { url: "@url@", ref: main, path: "@path@", interval: 200ms } }, publish: { symlink: { path: "@dir@/out/settings" } } }
 "#;
 
-/// Two folders of one commit whose names differ in what a file name could not hold, and two that are long and differ at their
-/// end: a changed `path` publishes the other folder. Revisions of different folders lie in different directories, and the last
-/// part of the link's target stays the commit.
-/// covers: faults 3
+/// Directories of one commit whose names differ only in characters that a file name cannot hold, and two long names that differ
+/// at their end: a changed `path` publishes the other directory. Revisions of different paths are stored in different
+/// directories, and the last segment of the link's target stays the commit.
 #[test]
-fn a_changed_path_publishes_the_other_folder_of_the_same_commit() {
+fn a_changed_path_publishes_that_directory() {
     let scene = Scene::new();
     let repository = need!(Repository::create(&scene), NO_GIT);
-    let long = |end: &str| format!("{}/{end}", "a-folder-of-twenty-x".repeat(4));
+    let long = |end: &str| format!("{}/{end}", "a-dirname-of-20-char".repeat(4));
     let (first, second) = (long("first"), long("second"));
     let paths = ["eu-west", "eu_west", "eu/west", "eu west", "eu.west", &first, &second];
     let files: Vec<String> = paths.iter().map(|path| format!("{path}/a.conf")).collect();
@@ -33,40 +32,39 @@ fn a_changed_path_publishes_the_other_folder_of_the_same_commit() {
     let commit = repository.commit(&repository.tree_of(&files));
     scene.set("url", repository.file_url());
     scene.set("path", paths[0]);
-    let outrigger = Outrigger::start(&scene, FOLDER_OF, &[]);
-    let (to, mut wrong, mut folders) = (scene.path("out/settings"), Vec::new(), Vec::new());
+    let outrigger = Outrigger::start(&scene, DIRECTORY_OF, &[]);
+    let (to, mut wrong, mut targets) = (scene.path("out/settings"), Vec::new(), Vec::new());
     for path in paths {
         scene.set("path", path);
-        scene.write("outrigger.yaml", configuration(&scene, FOLDER_OF));
+        scene.write("outrigger.yaml", configuration(&scene, DIRECTORY_OF));
         let content = || fs::read_to_string(to.join("a.conf")).unwrap_or_default();
         if !within(5 * SECOND, || content() == path) {
             wrong.push(format!("{path}: {} is published", content()));
         }
         let target = fs::read_link(&to).expect("what is published is a link");
         if target.file_name().is_none_or(|name| *name != *commit) || target.components().count() != 3 {
-            wrong.push(format!("{path}: the link leads to {}", target.display()));
+            wrong.push(format!("{path}: the link points to {}", target.display()));
         }
-        folders.push(target);
+        targets.push(target);
     }
-    folders.sort();
-    folders.dedup();
+    targets.sort();
+    targets.dedup();
     assert_eq!(wrong, Vec::<String>::new());
-    assert_eq!(folders.len(), paths.len(), "each folder has a directory of its own: {folders:?}");
+    assert_eq!(targets.len(), paths.len(), "each path has its own directory: {targets:?}");
     outrigger.finish();
 }
 
-/// A revision's directory is named by its commit in every way to select a part of it: without `path` and with several spellings
-/// of one.
-/// covers: faults 3
+/// A revision's directory is named after its commit for every selection: without `path` and with several spellings of one.
 #[test]
-fn the_last_part_of_the_link_is_the_commit_whatever_the_path() {
+fn the_link_ends_in_the_commit_for_every_path() {
     let scene = Scene::new();
     let repository = need!(Repository::create(&scene), NO_GIT);
     scene.set("url", repository.file_url());
     let mut wrong = Vec::new();
     for path in ["", ".", "orders", "orders/", "./orders"] {
         scene.set("path", path);
-        let body = if path.is_empty() { FOLDER_OF.replace(", path: \"@path@\"", "") } else { FOLDER_OF.to_owned() };
+        let body =
+            if path.is_empty() { DIRECTORY_OF.replace(", path: \"@path@\"", "") } else { DIRECTORY_OF.to_owned() };
         let outrigger = Outrigger::start(&scene, &body, &[]);
         let name = published_commit(&scene.path("out/settings")).unwrap_or_default();
         wrong.extend((name != repository.id_of("main")).then(|| format!("{path:?}: {name}")));
@@ -80,17 +78,17 @@ sync:
   settings: { store: { git: { url: "@url@", ref: "@ref@", interval: 200ms } }, publish: { symlink: { path: "@dir@/out/@to@" } } }
 "#;
 
-/// What a ref of the configuration led to: the commit, or the text of the refusal.
-fn led_to(scene: &Scene, url: &str, reference: &str) -> Result<String, String> {
+/// What a ref of the configuration resolves to: the commit, or the error.
+fn resolved(scene: &Scene, url: &str, reference: &str) -> Result<String, String> {
     scene.set("url", url);
     scene.set("ref", reference);
-    // A target of its own: where a store fails, what was published to a target before is put back.
+    // A new target each time: if a store fails, the last revision of the target is restored.
     let name = format!("target-{}", fs::read_dir(scene.path("out")).map_or(0, |entries| entries.count()));
     scene.set("to", &name);
     let to = scene.path("out").join(name);
     let outrigger = Outrigger::start_and(scene, REF, &[], Wait::Nothing);
     let mut state = (String::new(), String::new());
-    until(PATIENCE, "a revision or a refusal", || {
+    until(PATIENCE, "a revision or an error", || {
         state = sync_state(&outrigger);
         published_commit(&to).is_some() || state.0 == "degraded"
     });
@@ -98,27 +96,26 @@ fn led_to(scene: &Scene, url: &str, reference: &str) -> Result<String, String> {
     published_commit(&to).ok_or(state.1)
 }
 
-/// What git itself takes for a name that a branch and a tag have.
-fn taken_by_git(scene: &Scene, url: &str, name: &str) -> String {
+/// What git itself selects for a name that a branch and a tag share.
+fn selected_by_git(scene: &Scene, url: &str, name: &str) -> String {
     git(&scene.path("work"), &["fetch", "--quiet", url, name]);
-    let text = fs::read_to_string(scene.path("work/.git/FETCH_HEAD")).expect("git writes down what it fetched");
+    let text = fs::read_to_string(scene.path("work/.git/FETCH_HEAD")).expect("git records what it fetched");
     text.split_whitespace().next().expect("an id comes first").to_owned()
 }
 
-/// Git's own choice, or a refusal that names both, and no ref that only we know.
-fn is_told_apart(led: &Result<String, String>, name: &str, taken: &str) -> bool {
-    let names = |text: &str, folder: &str| text.contains(&format!("refs/{folder}/{name}"));
-    match led {
-        Ok(commit) => commit == taken,
-        Err(text) => names(text, "heads") && names(text, "tags") && !text.contains("refs/outrigger"),
+/// Git's own choice, or an error with both refs and without Outrigger's internal ref.
+fn is_unambiguous(commit_or_error: &Result<String, String>, name: &str, selected: &str) -> bool {
+    let has_ref = |text: &str, kind: &str| text.contains(&format!("refs/{kind}/{name}"));
+    match commit_or_error {
+        Ok(commit) => commit == selected,
+        Err(text) => has_ref(text, "heads") && has_ref(text, "tags") && !text.contains("refs/outrigger"),
     }
 }
 
-/// A tag and a branch have one name: what git itself takes is published (the tag, by the order of gitrevisions), or the error
-/// names both. It is the same over every transport, and a whole name means what it says.
-/// covers: faults 3
+/// A tag and a branch have the same name: what git itself selects is published (the tag, by the order of gitrevisions), or the
+/// error contains both. Every transport behaves the same, and a full ref name is unambiguous.
 #[test]
-fn a_tag_with_the_name_of_the_branch_is_told_from_it() {
+fn a_tag_named_like_the_branch_is_unambiguous() {
     let scene = Scene::new();
     let repository = need!(Repository::create(&scene), NO_GIT);
     let (_daemon, git_url) = need!(repository.daemon(&scene), "git-daemon is not installed");
@@ -127,34 +124,33 @@ fn a_tag_with_the_name_of_the_branch_is_told_from_it() {
     repository.set_ref("refs/tags/main", &old);
     repository.push(2);
     let new = repository.id_of("refs/heads/main");
-    // A release as it is made every day: a branch, and an annotated tag on an older commit of it.
+    // A common release layout: a branch, and an annotated tag on an older commit of it.
     repository.set_ref("refs/heads/release", &new);
     repository.write_with(&["tag", "-a", "-m", "x", "release", &old], b"");
     let (mut wrong, mut published) = (Vec::new(), Vec::new());
     for url in [&repository.file_url(), &git_url, &http_url] {
         for name in ["main", "release"] {
-            let led = led_to(&scene, url, name);
-            // An annotated tag leads to its commit.
-            assert!(name == "release" || taken_by_git(&scene, url, name) == old, "git takes the tag");
-            wrong.extend((!is_told_apart(&led, name, &old)).then(|| format!("{url} {name}: {led:?}")));
-            published.push(led.is_ok());
+            let outcome = resolved(&scene, url, name);
+            // An annotated tag is peeled to its commit.
+            assert!(name == "release" || selected_by_git(&scene, url, name) == old, "git selects the tag");
+            wrong.extend((!is_unambiguous(&outcome, name, &old)).then(|| format!("{url} {name}: {outcome:?}")));
+            published.push(outcome.is_ok());
         }
     }
     published.dedup();
-    wrong.extend((published.len() > 1).then(|| "one transport publishes what another refuses".to_owned()));
+    wrong.extend((published.len() > 1).then(|| "one transport publishes what another rejects".to_owned()));
     for url in [&repository.file_url(), &git_url] {
         for (name, commit) in [("refs/heads/main", &new), ("heads/main", &new), ("refs/tags/release", &old)] {
-            let led = led_to(&scene, url, name);
-            wrong.extend((led.as_ref() != Ok(commit)).then(|| format!("{url} {name}: {led:?}")));
+            let outcome = resolved(&scene, url, name);
+            wrong.extend((outcome.as_ref() != Ok(commit)).then(|| format!("{url} {name}: {outcome:?}")));
         }
     }
     assert_eq!(wrong, Vec::<String>::new());
 }
 
-/// The tag appears while the branch is followed, and the branch goes on.
-/// covers: faults 3
+/// The tag appears while the branch is followed, and the branch advances.
 #[test]
-fn a_tag_that_appears_with_the_name_of_the_branch_freezes_nothing() {
+fn a_tag_named_like_the_branch_blocks_no_update() {
     let scene = Scene::new();
     let repository = need!(Repository::create(&scene), NO_GIT);
     let (_daemon, url) = need!(repository.daemon(&scene), "git-daemon is not installed");
@@ -167,13 +163,13 @@ fn a_tag_that_appears_with_the_name_of_the_branch_freezes_nothing() {
     let to = scene.path("out/settings");
     repository.set_ref("refs/tags/main", &first);
     repository.push(3);
-    let mut led = Err(String::new());
+    let mut outcome = Err(String::new());
     let reports = within(PATIENCE, || {
         let (state, text) = sync_state(&outrigger);
-        led = if state == "ok" { Ok(published_commit(&to).unwrap_or_default()) } else { Err(text) };
-        is_told_apart(&led, "main", &first)
+        outcome = if state == "ok" { Ok(published_commit(&to).unwrap_or_default()) } else { Err(text) };
+        is_unambiguous(&outcome, "main", &first)
     });
-    assert!(reports, "the tag's commit is published, or both are named: {led:?}");
+    assert!(reports, "the tag's commit is published, or the error has both refs: {outcome:?}");
     std::fs::remove_file(repository.bare().join("refs/tags/main")).expect("the tag is a file");
     until(PATIENCE, "the branch without the tag", || {
         published_commit(&to).as_deref() == Some(repository.id_of("refs/heads/main").as_str())
@@ -181,10 +177,9 @@ fn a_tag_that_appears_with_the_name_of_the_branch_freezes_nothing() {
     outrigger.finish();
 }
 
-/// Two entries that lead to one directory by two spellings, and targets within each other, are mistakes.
-/// covers: faults 3
+/// Two entries whose paths resolve to one directory, and targets within each other, are errors.
 #[test]
-fn targets_that_are_the_same_or_lie_in_each_other_are_a_mistake() {
+fn equal_or_nested_targets_are_an_error() {
     let scene = Scene::new();
     let accepted = |first: &str, second: &str| {
         let entry = |name: &str, to: &str| {
@@ -213,13 +208,12 @@ fn targets_that_are_the_same_or_lie_in_each_other_are_a_mistake() {
     assert_eq!(wrong, Vec::<&(&str, &str)>::new(), "valid, and should not be");
     let other = [("/x/cur", "/x/current"), ("/x/cur", "/y/cur"), ("/x/cur", "/x/.other.revisions/own")];
     let wrong: Vec<_> = other.iter().filter(|(first, second)| !accepted(first, second)).collect();
-    assert_eq!(wrong, Vec::<&(&str, &str)>::new(), "a mistake, and should not be");
+    assert_eq!(wrong, Vec::<&(&str, &str)>::new(), "rejected, and should be valid");
 }
 
-/// A `path` that climbs is a mistake, and not the path without the climb.
-/// covers: faults 3
+/// A `path` with `..` is an error; it is not normalized.
 #[test]
-fn a_path_that_climbs_is_a_mistake() {
+fn a_path_with_parent_segments_is_an_error() {
     let scene = Scene::new();
     let accepted = |path: &str| {
         let body = format!(
@@ -227,7 +221,7 @@ fn a_path_that_climbs_is_a_mistake() {
         );
         let file = scene.write("path.yaml", configuration(&scene, &body));
         let (code, _, report) = outrigger(&["validate", "-c", &file.display().to_string()]);
-        assert!(code == 0 || report.contains("path"), "the report names the key: {report}");
+        assert!(code == 0 || report.contains("path"), "the report contains the key: {report}");
         code == 0
     };
     let wrong: Vec<&str> =
@@ -235,12 +229,11 @@ fn a_path_that_climbs_is_a_mistake() {
     assert_eq!(wrong, Vec::<&str>::new(), "valid, and should not be");
     let wrong: Vec<&str> =
         ["a", "a/", "./a", "a/..b", "...", "a//b"].into_iter().filter(|path| !accepted(path)).collect();
-    assert_eq!(wrong, Vec::<&str>::new(), "a mistake, and should not be");
+    assert_eq!(wrong, Vec::<&str>::new(), "rejected, and should be valid");
 }
 
-/// The path of a URL is percent-decoded, as git does it for file, git and ssh (RFC 3986, 2.1); the sandbox lets the decoded
-/// path be read.
-/// covers: faults 3
+/// The path of a URL is percent-decoded, as git does for file, git and ssh (RFC 3986, 2.1); the sandbox grants the decoded
+/// path for reading.
 #[test]
 fn a_path_with_escapes_in_a_url_is_decoded() {
     let scene = Scene::new();
@@ -248,13 +241,13 @@ fn a_path_with_escapes_in_a_url_is_decoded() {
     let (_daemon, url) = need!(repository.daemon(&scene), "git-daemon is not installed");
     let commit = repository.id_of("main");
     let mut wrong = Vec::new();
-    for (folder, escaped) in [("with space", "with%20space"), ("ä+&", "%C3%A4+%26"), ("100%25", "100%2525")] {
-        let copied = Command::new("cp").arg("-r").arg(repository.bare()).arg(scene.path("git").join(folder)).status();
+    for (name, escaped) in [("with space", "with%20space"), ("ä+&", "%C3%A4+%26"), ("100%25", "100%2525")] {
+        let copied = Command::new("cp").arg("-r").arg(repository.bare()).arg(scene.path("git").join(name)).status();
         assert!(copied.is_ok_and(|status| status.success()), "the repository can be copied");
         let from_file = format!("file://{}/{escaped}", scene.path("git").display());
         for url in [from_file, url.replace("config.git", escaped)] {
-            let led = led_to(&scene, &url, "main");
-            wrong.extend((led.as_ref() != Ok(&commit)).then(|| format!("{url}: {led:?}")));
+            let outcome = resolved(&scene, &url, "main");
+            wrong.extend((outcome.as_ref() != Ok(&commit)).then(|| format!("{url}: {outcome:?}")));
         }
     }
     assert_eq!(wrong, Vec::<String>::new());

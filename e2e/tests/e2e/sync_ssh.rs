@@ -1,6 +1,6 @@
-//! Git over ssh when something is wrong on the way: a server that hangs in any phase, a host key that is another one, a repository
-//! that is not there, a machine without what ssh is started by. A real sshd with keys of the test stands behind a relay; what is
-//! published and said, and which processes are left, comes out. Bounded by a time-out of one second.
+//! Git over ssh with faults: a server that hangs in any phase, a changed host key, a missing repository, a machine without the
+//! programs that start ssh. In: a real sshd with keys of the test behind a relay. Out: the published revisions, the reported
+//! errors and the remaining processes. Bounded by a timeout of one second.
 
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -29,10 +29,10 @@ sync:
     publish: { symlink: { path: "@dir@/out/settings" } }
 "#;
 
-/// The time-out is one second; a loaded machine gets four.
+/// The timeout is one second; a loaded machine gets four.
 const SILENCE: Duration = Duration::from_secs(4);
 
-/// A repository behind sshd behind a relay, whose host key is known under the relay's port.
+/// A repository behind an sshd and a relay; the host key is known for the relay's port.
 struct Served {
     scene: Scene,
     repository: Repository,
@@ -60,8 +60,8 @@ impl Served {
         Outrigger::start_and(&self.scene, SETTINGS, &[], wait)
     }
 
-    /// From now on git on the other side says nothing and hears nothing, not even that its client has gone. It ends with sshd's
-    /// own process for the connection.
+    /// From now on git on the server neither writes nor reads, and does not detect that its client has disconnected. It exits
+    /// with sshd's process for the connection.
     fn hang(&self) {
         let text =
             "#!/bin/sh\ni=0\nwhile [ $i -lt 60 ] && kill -0 $PPID 2> /dev/null; do sleep 1; i=$((i + 1)); done\n";
@@ -74,17 +74,15 @@ impl Served {
     }
 }
 
-/// The processes called `ssh` below the program.
+/// The descendants of Outrigger with the name `ssh`.
 fn clients(outrigger: &Outrigger) -> Vec<u32> {
     let is_ssh = |pid: &u32| look_up(*pid).is_some_and(|process| process.name == "ssh" && process.state != 'Z');
     descendants(outrigger.pid()).into_iter().filter(is_ssh).collect()
 }
 
-/// A server that hangs before its greeting, in the exchange of keys, and in the pack is given up after the time-out; the next
-/// round succeeds.
-/// covers: faults 3
+/// A server that hangs before its greeting, in the key exchange or in the pack: the fetch times out; the next poll succeeds.
 #[test]
-fn a_silent_sshd_is_given_up_after_the_time_out() {
+fn a_silent_sshd_times_out() {
     let served = need!(Served::create(), NO_SSHD);
     let outrigger = served.start(Wait::Ready);
     for (number, after) in [0, 100, 300_000].into_iter().enumerate() {
@@ -95,37 +93,35 @@ fn a_silent_sshd_is_given_up_after_the_time_out() {
         served.relay.await_silent(held + 1);
         await_refusal(&outrigger, SILENCE, &["127.0.0.1"]);
         served.relay.pace(Pace::Free);
-        served.await_generation(2 + number, &format!("after silence behind {after} bytes"));
+        served.await_generation(2 + number, &format!("after silence that follows {after} bytes"));
     }
     outrigger.finish();
 }
 
-/// The login succeeds, and git on the other side says nothing: it is given up after the time-out, what was started for it ends, and
-/// a server that answers again is asked again.
-/// covers: faults 3
+/// The login succeeds, and git on the server writes nothing: the fetch times out, its processes exit, and once the server
+/// responds again, a fetch succeeds.
 #[test]
-fn a_server_that_hangs_after_the_login_is_given_up() {
+fn a_server_that_hangs_after_login_times_out() {
     let served = need!(Served::create(), NO_SSHD);
     let outrigger = served.start(Wait::Ready);
     served.hang();
     served.repository.push(2);
     await_refusal(&outrigger, 2 * SILENCE, &["127.0.0.1", "within 1s"]);
-    let asked = served.relay.connections();
+    let connections = served.relay.connections();
     let mut most = 0;
-    until(PATIENCE, "two more tries", || {
+    until(PATIENCE, "two more attempts", || {
         most = most.max(clients(&outrigger).len());
-        served.relay.connections() >= asked + 2
+        served.relay.connections() >= connections + 2
     });
-    assert!(most <= 1, "{most} clients at once for one entry");
-    std::fs::remove_file(served.scene.path("server/git-upload-pack")).expect("it is ours");
-    served.await_generation(2, "from a server that answers again");
+    assert!(most <= 1, "{most} simultaneous clients for one entry");
+    std::fs::remove_file(served.scene.path("server/git-upload-pack")).expect("the test created it");
+    served.await_generation(2, "from a server that responds again");
     outrigger.finish();
 }
 
-/// A client that waits for a server which says nothing ends with its worker, whatever ends that, and holds no other one up.
-/// covers: faults 3
+/// A client that waits for a silent server exits with its worker, whatever stops that worker, and blocks no other worker.
 #[test]
-fn a_client_that_waits_for_a_server_ends_with_its_worker() {
+fn a_waiting_client_exits_with_its_worker() {
     let served = need!(Served::create(), NO_SSHD);
     served.hang();
     let mut wrong = Vec::new();
@@ -145,22 +141,21 @@ fn a_client_that_waits_for_a_server_ends_with_its_worker() {
             }
             _ => outrigger.signal(Signal::TERM),
         }
-        // A worker that takes over waits for the round of the one before, which ends with the time-out.
-        let gone = within(3 * SILENCE, || before.iter().all(|pid| !is_alive(*pid)) && !is_alive(worker));
-        wrong.extend((!gone).then(|| format!("after {end} the client lives on: {before:?}")));
+        // A new worker waits for the poll of the previous worker, which ends with the timeout.
+        let exited = within(3 * SILENCE, || before.iter().all(|pid| !is_alive(*pid)) && !is_alive(worker));
+        wrong.extend((!exited).then(|| format!("after {end} the client keeps running: {before:?}")));
         let exit = outrigger.terminate(40 * SECOND);
         let left = before.iter().any(|pid| is_alive(*pid));
-        wrong.extend(left.then(|| format!("after {end} and the end of the program the client lives on")));
+        wrong.extend(left.then(|| format!("after {end} and the exit of Outrigger the client keeps running")));
         before.into_iter().for_each(|pid| send_signal(pid, Signal::KILL));
         wrong.extend((exit.took > 10 * SECOND).then(|| format!("after {end} the stop takes {:?}", exit.took)));
     }
     assert_eq!(wrong, Vec::<String>::new());
 }
 
-/// Bytes that come slowly and without a pause are no silence.
-/// covers: faults 3
+/// A slow stream without gaps does not time out.
 #[test]
-fn a_slow_pack_over_ssh_takes_longer_than_the_time_out() {
+fn a_slow_pack_over_ssh_does_not_time_out() {
     let served = need!(Served::create(), NO_SSHD);
     let outrigger = served.start(Wait::Ready);
     served.relay.pace(Pace::BytesPerSecond(400_000));
@@ -168,15 +163,14 @@ fn a_slow_pack_over_ssh_takes_longer_than_the_time_out() {
     served.repository.push(2);
     let from = Instant::now();
     served.await_generation(2, "at 400 kB/s");
-    assert!(from.elapsed() > 2 * SECOND, "it took longer than the time-out: {:?}", from.elapsed());
+    assert!(from.elapsed() > 2 * SECOND, "it took longer than the timeout: {:?}", from.elapsed());
     assert_eq!(sync_state(&outrigger).0, "ok", "{}", outrigger.stderr.text());
     outrigger.finish();
 }
 
-/// What git on the other side says of a request that our damaged cache made is no reason to ask for the same again.
-/// covers: faults 3
+/// A server's error about a request that a damaged cache caused does not lead to the same request again.
 #[test]
-fn a_damaged_cache_is_begun_anew_over_ssh_too() {
+fn a_damaged_cache_is_recreated_over_ssh_too() {
     let served = need!(Served::create(), NO_SSHD);
     let outrigger = served.start(Wait::Ready);
     served.await_generation(1, "the start");
@@ -192,7 +186,7 @@ fn a_damaged_cache_is_begun_anew_over_ssh_too() {
     outrigger.finish();
 }
 
-/// Nothing is published; the last line that ssh wrote is the reason in our status and log, and nothing but our log comes out.
+/// Nothing is published; the last line of ssh is the reason in /status and in the log, and Outrigger's output is only its log.
 fn check_reason(served: &Served, hosts: &str, url: &str, reason: &str) -> Vec<String> {
     served.scene.set("hosts", hosts);
     served.scene.set("url", url);
@@ -203,22 +197,20 @@ fn check_reason(served: &Served, hosts: &str, url: &str, reason: &str) -> Vec<St
         text = sync_state(&outrigger).1;
         text.contains(reason)
     });
-    wrong.extend((!reports).then(|| format!("{reason:?} is the reason, and the status has: {text}")));
-    wrong.extend(text.contains("failed to fill whole buffer").then(|| format!("a text for nobody: {text}")));
+    wrong.extend((!reports).then(|| format!("expected {reason:?}, /status has: {text}")));
+    wrong.extend(text.contains("failed to fill whole buffer").then(|| format!("an internal error text: {text}")));
     let exit = outrigger.finish();
     let raw = exit.stderr.lines().chain(exit.stdout.lines()).filter(|line| !line.starts_with('{'));
-    wrong.extend(raw.map(|line| format!("between the lines of our log: {line}")));
+    wrong.extend(raw.map(|line| format!("between the lines of the Outrigger log: {line}")));
     wrong
 }
 
-/// A host key that changed, hosts that are not known, a file of hosts that is not there, a key that is not let in, and a repository
-/// that is not there.
-/// covers: faults 3
+/// A changed host key, unknown hosts, a missing known_hosts file, a rejected key, and a missing repository.
 #[test]
-fn the_last_line_of_ssh_is_the_reason_of_a_failure() {
+fn the_last_line_of_ssh_is_the_failure_reason() {
     let served = need!(Served::create(), NO_SSHD);
     let scene = &served.scene;
-    let other = std::fs::read_to_string(scene.path("user_key.pub")).expect("it was made");
+    let other = std::fs::read_to_string(scene.path("user_key.pub")).expect("`sshd` created it");
     scene.write("changed_hosts", format!("* {other}"));
     scene.write("no_hosts", "");
     let mut wrong = Vec::new();
@@ -227,17 +219,16 @@ fn the_last_line_of_ssh_is_the_reason_of_a_failure() {
     }
     let nowhere = served.url.replace("config.git", "nowhere.git");
     wrong.extend(check_reason(&served, "known_hosts", &nowhere, "nowhere.git' does not appear to be a git repository"));
-    let (_, place) = served.url.split_once('@').expect("the URL names a user");
-    let stranger = format!("ssh://no-such-user@{place}");
-    wrong.extend(check_reason(&served, "known_hosts", &stranger, "Permission denied"));
+    let (_, rest) = served.url.split_once('@').expect("the URL has a user");
+    let unknown = format!("ssh://no-such-user@{rest}");
+    wrong.extend(check_reason(&served, "known_hosts", &unknown, "Permission denied"));
     assert_eq!(wrong, Vec::<String>::new());
 }
 
-/// A machine on which /bin/sh is nothing that can be executed: either git over ssh works there, or `validate` names what it lacks.
+/// A machine on which /bin/sh is not executable: either git over ssh works there, or `validate` reports what is missing.
 /// The same for `ssh` itself, which is always needed.
-/// covers: faults 3
 #[test]
-fn validate_names_each_program_that_ssh_needs() {
+fn validate_reports_each_program_that_ssh_needs() {
     let served = need!(Served::create(), NO_SSHD);
     let unshare = need_peer!("unshare");
     let file = served.scene.write("outrigger.yaml", configuration(&served.scene, SETTINGS)).display().to_string();
@@ -246,7 +237,7 @@ fn validate_names_each_program_that_ssh_needs() {
         stdout + &stderr
     };
     let binary = binary();
-    let without_ssh = report(&["env", "PATH=/no/such/folder", &binary, "validate", "-c", &file]);
+    let without_ssh = report(&["env", "PATH=/no/such/directory", &binary, "validate", "-c", &file]);
     assert!(without_ssh.contains("`ssh`"), "{without_ssh}");
     let shell = std::fs::canonicalize("/bin/sh").expect("this machine has one").display().to_string();
     let hide = format!("mount --bind /dev/null {shell} && exec \"$@\"");
@@ -254,33 +245,33 @@ fn validate_names_each_program_that_ssh_needs() {
     let hidden = [unshare.as_str(), "-m", &bash, "-c", &hide, "bash"];
     let can = Command::new(hidden[0]).args(&hidden[1..]).arg("true").stderr(Stdio::null()).status();
     need!(can.is_ok_and(|status| status.success()).then_some(()), "no file can be hidden here");
-    let named = report(&[&hidden[..], &[&binary, "validate", "-c", &file]].concat()).contains("/bin/sh");
+    let reported = report(&[&hidden[..], &[&binary, "validate", "-c", &file]].concat()).contains("/bin/sh");
     let mut command = Command::new(hidden[0]);
     command.args(&hidden[1..]).args([&binary, "run", "-c", &file]);
     let running = Running::spawn(command);
-    let works =
-        within(if named { SECOND } else { PATIENCE }, || published(&served.scene.path("out/settings")) == Ok(Some(1)));
-    assert!(named || works, "neither named nor unneeded: {}", running.stderr.text());
+    let works = within(if reported { SECOND } else { PATIENCE }, || {
+        published(&served.scene.path("out/settings")) == Ok(Some(1))
+    });
+    assert!(reported || works, "neither reported nor unneeded: {}", running.stderr.text());
     running.stop();
 }
 
-/// A user without an entry and without HOME, as in many images: ssh says so, and the worker lives on. The C library's database of
-/// users, which the standard library would ask for a home, ends a static program.
-/// covers: faults 3
+/// A user without a passwd entry and without HOME, as in many images: ssh reports it, and the worker keeps running. The standard
+/// library would look up the home in the C library's user database, which aborts a static program.
 #[test]
-fn a_user_without_an_entry_and_a_home_gets_the_words_of_ssh() {
+fn a_user_without_an_entry_gets_the_error_of_ssh() {
     need_peer!("ssh");
     let setpriv = need_peer!("setpriv");
     if !rustix::process::geteuid().is_root() {
-        return skip("a_user_without_an_entry_and_a_home_gets_the_words_of_ssh", "only root becomes somebody else");
+        return skip("a_user_without_an_entry_gets_the_error_of_ssh", "only root can change its user");
     }
     let scene = Scene::new();
     scene.set("url", "ssh://git@127.0.0.1:1/x.git");
     let body = "app: { stop: { drain_timeout: 1s, grace_period: 1s, timeout: 5s } }\n\
                 sync: { settings: { store: { git: { url: \"@url@\", interval: 200ms } }, publish: { symlink: { path: \"@dir@/out/settings\" } } } }\n";
-    let (folder, own) = (scene.text_path("."), scene.program("bin/outrigger", binary()));
+    let (directory, own) = (scene.text_path("."), scene.program("bin/outrigger", binary()));
     let script = format!(
-        "#!/bin/sh\nunset HOME\nmkdir -p {folder}/run {folder}/out {folder}/state\nchown -R 4242:4242 {folder}\n\
+        "#!/bin/sh\nunset HOME\nmkdir -p {directory}/run {directory}/out {directory}/state\nchown -R 4242:4242 {directory}\n\
          exec {setpriv} --reuid=4242 --regid=4242 --clear-groups {} \"$@\"\n",
         own.display()
     );
@@ -289,6 +280,6 @@ fn a_user_without_an_entry_and_a_home_gets_the_words_of_ssh() {
     let outrigger =
         Outrigger::start_binary(&program, &scene, "outrigger.yaml", body, &["sleep", "300"], Wait::Nothing, |_| {});
     await_refusal(&outrigger, PATIENCE, &["No user exists for uid 4242"]);
-    assert!(!outrigger.stderr.contains("fell"), "{}", outrigger.stderr.text());
+    assert!(!outrigger.stderr.contains("crashed"), "{}", outrigger.stderr.text());
     outrigger.terminate(PATIENCE);
 }

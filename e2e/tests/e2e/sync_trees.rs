@@ -1,6 +1,6 @@
-//! Revisions that no honest work tree gives: links that lead out through other links, entries that are not what their mode says,
-//! names that git keeps for itself, content that is not what its id promises. Hand-made objects come in; each is refused by name,
-//! the worker lives on, and the next good commit is published. Bounded by some twenty commits per test.
+//! Revisions that no regular work tree produces: links that escape through other links, entries of another type than their mode,
+//! names that git reserves, content that does not match its ID. In: hand-made objects. Out: each is rejected with its name, the
+//! worker keeps running, and the next good commit is published. Bounded by some twenty commits per test.
 
 use std::fs;
 
@@ -10,10 +10,10 @@ use crate::harness::{PATIENCE, until};
 
 const NO_GIT: &str = "git is not installed";
 
-/// Each link of these trees stays inside by the count of its own names, and leads out through another one.
-/// covers: faults 3
+/// Each link of these trees stays inside by a count of its own segments, and escapes through another link.
+/// Guarantee: escaping-revision-rejected
 #[test]
-fn a_link_that_leads_out_through_another_link_is_refused_by_name() {
+fn a_link_escaping_through_a_link_is_rejected() {
     let mut followed = need!(Followed::start(""), NO_GIT);
     followed.scene.write("secret", "not for readers of the revision\n");
     let cases: [&[(&str, &str, &str)]; 6] = [
@@ -36,69 +36,65 @@ fn a_link_that_leads_out_through_another_link_is_refused_by_name() {
     followed.finish(&wrong);
 }
 
-/// Links that stay inside are published as ever: through another link, to nothing, and in a circle they are at least looked at
-/// in a moment.
-/// covers: faults 3
+/// Links that stay inside are published, through another link and dangling ones too; a loop is at least checked quickly.
 #[test]
-fn a_link_that_stays_inside_through_another_link_is_published() {
+fn a_link_inside_through_a_link_is_published() {
     let mut followed = need!(Followed::start(""), NO_GIT);
-    let circle = [(LINK, "first", "second/x"), (LINK, "second", "first/y"), (LINK, "self", "self")];
-    followed.repository.commit(&followed.repository.tree_of(&circle));
-    followed.corrects().expect("a circle holds nobody up");
+    let looped = [(LINK, "first", "second/x"), (LINK, "second", "first/y"), (LINK, "self", "self")];
+    followed.repository.commit(&followed.repository.tree_of(&looped));
+    followed.corrects().expect("a loop does not block the next commit");
     let files = [
         (LINK, "a/h/up", "../.."),
         (FILE, "a/file", "inside\n"),
         (LINK, "good", "a/h/up/a/file"),
-        (LINK, "gone", "a/no"),
+        (LINK, "dangling", "a/no"),
     ];
     let commit = followed.repository.commit(&followed.repository.tree_of(&files));
     until(PATIENCE, "the links are published", || followed.is_published(&commit));
     let read = fs::read_to_string(followed.to().join("good"));
     assert_eq!(read.ok().as_deref(), Some("inside\n"), "through two links");
-    assert!(followed.to().join("gone").is_symlink());
+    assert!(followed.to().join("dangling").is_symlink());
     followed.finish(&[]);
 }
 
-/// An entry's mode says one kind, and the object is another one; or there is no object. Nothing of it reaches the worker.
-/// covers: faults 3
+/// An entry's mode specifies one type, and the object has another one, or is missing. The worker is not affected.
 #[test]
-fn an_entry_that_is_not_what_its_mode_says_is_refused_by_name() {
+fn an_entry_contradicting_its_mode_is_rejected() {
     let mut followed = need!(Followed::start(""), NO_GIT);
     let repository = &followed.repository;
     let (blob, tree, commit) = (repository.blob(b"a blob\n"), repository.tree(&[]), repository.id_of("main"));
     let missing = "1".repeat(40);
     let cases = [
-        ("a folder that is a blob", FOLDER, &blob),
+        ("a directory that is a blob", FOLDER, &blob),
         ("a socket that is a blob", "140000", &blob),
-        ("a folder that is a commit", FOLDER, &commit),
+        ("a directory that is a commit", FOLDER, &commit),
         ("a file that is a tree", FILE, &tree),
         ("a file that is a commit", EXECUTABLE, &commit),
         ("a link that is a tree", LINK, &tree),
         ("a file that is missing", FILE, &missing),
-        ("a folder that is missing", FOLDER, &missing),
+        ("a directory that is missing", FOLDER, &missing),
     ];
     let mut wrong = Vec::new();
     for (number, (case, mode, id)) in cases.into_iter().enumerate() {
         let tree = followed.repository.tree(&[(mode, "entry.odd", id)]);
-        let tree = if number % 2 == 0 { tree } else { followed.repository.tree(&[(FOLDER, "folder", &tree)]) };
+        let tree = if number % 2 == 0 { tree } else { followed.repository.tree(&[(FOLDER, "directory", &tree)]) };
         followed.check(&mut wrong, case, &tree, if *id == missing { &[] } else { &["entry.odd"] });
     }
     followed.finish(&wrong);
 }
 
-/// Objects that are cut off or hold something else than their kind has, up to the commit and the ref.
-/// covers: faults 3
+/// Objects that are truncated or do not match the format of their type, including the commit and the ref.
 #[test]
-fn an_object_that_is_malformed_is_refused_and_the_worker_lives_on() {
+fn malformed_objects_are_rejected() {
     let mut followed = need!(Followed::start(""), NO_GIT);
     let repository = &followed.repository;
     let (blob, good) = (repository.blob(b"a blob\n"), repository.id_of("main"));
     let file = |name: &str| [format!("{FILE} {name}\0").into_bytes(), vec![7; 20]].concat();
     let trees: [(&str, Vec<u8>); 5] = [
-        ("a tree that is cut off in an id", file("cut")[..20].to_vec()),
-        ("a tree that is cut off in a name", b"100644 cut".to_vec()),
-        ("a tree of other bytes", vec![0xff; 64]),
-        ("a mode that is no number", [b"folder x\0".as_slice(), &[7; 20]].concat()),
+        ("a tree that is truncated in an ID", file("cut")[..20].to_vec()),
+        ("a tree that is truncated in a name", b"100644 cut".to_vec()),
+        ("a tree of arbitrary bytes", vec![0xff; 64]),
+        ("a mode that is not a number", [b"letter x\0".as_slice(), &[7; 20]].concat()),
         ("a mode of many digits", [b"77777777777777777777777 x\0".as_slice(), &[7; 20]].concat()),
     ];
     let huge = falsify_size(&followed, u64::MAX / 2);
@@ -106,7 +102,7 @@ fn an_object_that_is_malformed_is_refused_and_the_worker_lives_on() {
     for (case, bytes) in &trees {
         commits.push(((*case).to_owned(), followed.repository.object("tree", bytes)));
     }
-    commits.push(("a file that says it is larger than any memory".to_owned(), huge));
+    commits.push(("a file with a size above any memory".to_owned(), huge));
     let mut wrong = Vec::new();
     for (case, tree) in commits {
         followed.check(&mut wrong, &case, &tree, &[]);
@@ -119,27 +115,27 @@ fn an_object_that_is_malformed_is_refused_and_the_worker_lives_on() {
             followed.check_commit(&mut wrong, &format!("{case} with {content:?}"), &odd, &[], REFUSED);
         }
     }
-    for (case, id) in [("a ref to a blob", &blob), ("a ref to what is not there", &"3".repeat(40))] {
+    for (case, id) in [("a ref to a blob", &blob), ("a ref to a missing object", &"3".repeat(40))] {
         followed.repository.set_ref("refs/heads/main", id);
         followed.check_commit(&mut wrong, case, id, &[], REFUSED);
     }
     followed.repository.set_ref("refs/heads/main", &good);
-    until(PATIENCE, "back to a commit of before", || followed.is_published(&good));
+    until(PATIENCE, "the previous commit is published again", || followed.is_published(&good));
     followed.finish(&wrong);
 }
 
-/// A tree of one file whose object says that it has so many bytes.
+/// A tree of one file whose object's header has this size.
 fn falsify_size(followed: &Followed, size: u64) -> String {
     let id = "4".repeat(40);
     falsify(&followed.repository.bare(), &id, &format!("blob {size}\0"), b"short\n");
     followed.repository.tree(&[(FILE, "huge", &id)])
 }
 
-/// The id of an object is the promise of its content: where an object of the repository has other content, nothing is published
-/// under the commit's id.
-/// covers: faults 3
+/// The ID of an object is the hash of its content: if an object of the repository has different content, nothing is published
+/// under the commit's ID.
+/// Guarantee: content-matches-commit
 #[test]
-fn an_object_with_other_content_than_its_id_promises_is_refused() {
+fn content_not_matching_its_id_is_rejected() {
     let mut followed = need!(Followed::start(""), NO_GIT);
     let mut wrong = Vec::new();
     for (case, kind) in [("a file", "blob"), ("a tree", "tree")] {
@@ -155,24 +151,24 @@ fn an_object_with_other_content_than_its_id_promises_is_refused() {
     followed.finish(&wrong);
 }
 
-/// Names that git keeps for itself, which it never checks out (git-fsck: hasDotgit, hasDot, hasDotdot, fullPathname,
+/// Names that git reserves and never checks out (git-fsck: hasDotgit, hasDot, hasDotdot, fullPathname,
 /// emptyName, duplicateEntries).
-/// covers: faults 3
+/// Guarantee: escaping-revision-rejected
 #[test]
-fn a_name_that_git_does_not_check_out_is_refused_by_name() {
+fn a_name_git_does_not_check_out_is_rejected() {
     let mut followed = need!(Followed::start(""), NO_GIT);
     let repository = &followed.repository;
     let (blob, other) = (repository.blob(b"a\n"), repository.blob(b"b\n"));
-    let folder = repository.tree(&[(FILE, "config", &blob)]);
-    let below = repository.tree(&[(FOLDER, ".git", &folder)]);
+    let directory = repository.tree(&[(FILE, "config", &blob)]);
+    let below = repository.tree(&[(FOLDER, ".git", &directory)]);
     let cases: [(&str, Vec<Entry<'_>>, &str); 10] = [
         (".git", vec![(FILE, ".git", &blob)], ".git"),
-        (".git as a folder", vec![(FOLDER, ".git", &folder)], ".git"),
-        (".git in a folder", vec![(FOLDER, "below", &below)], ".git"),
-        (".GIT", vec![(FOLDER, ".GIT", &folder)], ".GIT"),
+        (".git as a directory", vec![(FOLDER, ".git", &directory)], ".git"),
+        (".git in a directory", vec![(FOLDER, "below", &below)], ".git"),
+        (".GIT", vec![(FOLDER, ".GIT", &directory)], ".GIT"),
         (".git as a link", vec![(LINK, ".git", &blob)], ".git"),
-        ("..", vec![(FOLDER, "..", &folder)], ".."),
-        (".", vec![(FOLDER, ".", &folder)], "."),
+        ("..", vec![(FOLDER, "..", &directory)], ".."),
+        (".", vec![(FOLDER, ".", &directory)], "."),
         ("no name", vec![(FILE, "", &blob)], ""),
         ("a slash", vec![(FILE, "a/b", &blob)], "a/b"),
         ("a name twice", vec![(FILE, "twice", &blob), (FILE, "twice", &other)], "twice"),
@@ -185,11 +181,10 @@ fn a_name_that_git_does_not_check_out_is_refused_by_name() {
     followed.finish(&wrong);
 }
 
-/// `git replace` in the repository makes git itself show something else for a commit or a file; the revision's name is the
-/// commit's id, and so its content is the commit's.
-/// covers: faults 3
+/// With `git replace` in the repository, git itself shows other content for a commit or a file; the revision's name is the
+/// commit's ID, so its content must be the commit's.
 #[test]
-fn a_replacement_is_not_published_under_the_id_of_what_it_replaces() {
+fn git_replace_does_not_change_what_is_published() {
     let followed = need!(Followed::start(""), NO_GIT);
     let repository = &followed.repository;
     let commit = |text: &str| repository.commit(&repository.tree_of(&[(FILE, "a.conf", text)]));

@@ -1,5 +1,5 @@
-//! Git servers as they are in the field: slow, silent, strict. Real servers stand behind relays of the test; what is published and
-//! what is said comes out. Bounded by a time-out of one second, where the default is thirty.
+//! Git servers as they are in the field: slow, silent, strict. In: real servers behind relays of the test. Out: the published
+//! revisions and the reported errors. Bounded by a timeout of one second; the default is thirty.
 
 use std::time::{Duration, Instant};
 
@@ -18,10 +18,10 @@ sync:
     publish: { symlink: { path: "@dir@/out/settings" } }
 "#;
 
-/// The time-out is one second; a loaded machine gets four.
+/// The timeout is one second; a loaded machine gets four.
 const SILENCE: Duration = Duration::from_secs(4);
 
-/// A relay in front of a server, which the URL then names.
+/// A relay in front of a server; the URL then points to the relay.
 fn relayed(scene: &Scene, url: &str, port: &str) -> Relay {
     let own = format!("127.0.0.1:{}", scene.value(port));
     let relay = Relay::start(&own, Pace::Free);
@@ -29,7 +29,7 @@ fn relayed(scene: &Scene, url: &str, port: &str) -> Relay {
     relay
 }
 
-/// A server that falls silent in any phase is given up after the time-out, by name, and the next round succeeds.
+/// A fetch from a server that stalls in any phase times out with the server's address in the error, and the next poll succeeds.
 fn check_silence(scene: &Scene, repository: &Repository, relay: &Relay, words: &[&str]) {
     let outrigger = Outrigger::start(scene, SETTINGS, &[]);
     for (number, after) in [0, 20, 300_000].into_iter().enumerate() {
@@ -40,15 +40,14 @@ fn check_silence(scene: &Scene, repository: &Repository, relay: &Relay, words: &
         relay.await_silent(held + 1);
         await_refusal(&outrigger, SILENCE, words);
         relay.pace(Pace::Free);
-        await_generation(scene, 2 + number, &format!("after silence behind {after} bytes"));
+        await_generation(scene, 2 + number, &format!("after silence that follows {after} bytes"));
     }
     outrigger.finish();
 }
 
 /// git:// in each phase: before the first byte, within the first line, in the pack.
-/// covers: faults 3
 #[test]
-fn a_silent_git_daemon_is_given_up_after_the_time_out_and_named() {
+fn a_silent_git_daemon_times_out() {
     let scene = Scene::new();
     let repository = need!(Repository::create(&scene), NO_GIT);
     let (_daemon, url) = need!(repository.daemon(&scene), NO_DAEMON);
@@ -57,9 +56,8 @@ fn a_silent_git_daemon_is_given_up_after_the_time_out_and_named() {
 }
 
 /// The same over HTTP.
-/// covers: faults 3
 #[test]
-fn a_silent_server_of_git_over_http_is_given_up_after_the_time_out_and_named() {
+fn a_silent_git_http_server_times_out() {
     let scene = Scene::new();
     let repository = need!(Repository::create(&scene), NO_GIT);
     let (_http, url) = need!(repository.http(&scene), NO_HTTP);
@@ -67,7 +65,7 @@ fn a_silent_server_of_git_over_http_is_given_up_after_the_time_out_and_named() {
     check_silence(&scene, &repository, &relay, &["127.0.0.1", "within 1s"]);
 }
 
-/// Bytes that come slowly and without a pause are no silence, however long all of them take.
+/// A slow stream without gaps does not time out, however long it takes in total.
 fn check_slowness(scene: &Scene, repository: &Repository, relay: &Relay) {
     let outrigger = Outrigger::start(scene, SETTINGS, &[]);
     relay.pace(Pace::BytesPerSecond(400_000));
@@ -75,15 +73,14 @@ fn check_slowness(scene: &Scene, repository: &Repository, relay: &Relay) {
     repository.push(2);
     let from = Instant::now();
     await_generation(scene, 2, "at 400 kB/s");
-    assert!(from.elapsed() > 2 * SECOND, "it took longer than the time-out: {:?}", from.elapsed());
+    assert!(from.elapsed() > 2 * SECOND, "it took longer than the timeout: {:?}", from.elapsed());
     assert!(sync_state(&outrigger).0 == "ok" && !outrigger.stderr.contains("WARN"), "{}", outrigger.stderr.text());
     outrigger.finish();
 }
 
 /// Over HTTP.
-/// covers: faults 3
 #[test]
-fn a_slow_pack_over_http_takes_longer_than_the_time_out() {
+fn a_slow_pack_over_http_does_not_time_out() {
     let scene = Scene::new();
     let repository = need!(Repository::create(&scene), NO_GIT);
     let (_http, url) = need!(repository.http(&scene), NO_HTTP);
@@ -92,9 +89,8 @@ fn a_slow_pack_over_http_takes_longer_than_the_time_out() {
 }
 
 /// Over git://.
-/// covers: faults 3
 #[test]
-fn a_slow_pack_of_git_daemon_takes_longer_than_the_time_out() {
+fn a_slow_pack_of_git_daemon_does_not_time_out() {
     let scene = Scene::new();
     let repository = need!(Repository::create(&scene), NO_GIT);
     let (_daemon, url) = need!(repository.daemon(&scene), NO_DAEMON);
@@ -102,16 +98,15 @@ fn a_slow_pack_of_git_daemon_takes_longer_than_the_time_out() {
     check_slowness(&scene, &repository, &relay);
 }
 
-/// A server of protocol 0 that takes a request in its order only: the second fetch, which knows of a first one, works too.
-/// covers: faults 3
+/// A server of protocol 0 that accepts a request in the specified order only: a second fetch, after a first one, works too.
 #[test]
-fn a_strict_server_of_protocol_0_serves_every_fetch() {
+fn a_strict_protocol_0_server_serves_every_fetch() {
     let scene = Scene::new();
     let repository = need!(Repository::create(&scene), NO_GIT);
     let (_daemon, _) = need!(repository.daemon(&scene), NO_DAEMON);
     let strict = old_daemon(&format!("127.0.0.1:{}", scene.value("git_daemon")), Strictness::Grammar);
     scene.set("url", format!("git://{}/config.git", strict.address()));
-    // A commit with another one before it, so that a fetch of one commit has an end to remember.
+    // A commit with a parent: then a fetch of one commit has to record its shallow boundary.
     repository.push(2);
     let outrigger = Outrigger::start(&scene, SETTINGS, &[]);
     for generation in 3..6 {
@@ -119,15 +114,18 @@ fn a_strict_server_of_protocol_0_serves_every_fetch() {
         await_generation(&scene, generation, "from a strict server");
     }
     repository.push(1);
-    await_generation(&scene, 1, "whose files the history has, and the first fetch did not bring");
-    assert!(!outrigger.stderr.contains("begun anew"), "each fetch uses the cache: {}", outrigger.stderr.text());
+    await_generation(&scene, 1, "whose files are in the history, but not in the first fetch");
+    assert!(
+        !outrigger.stderr.contains("recreating the git cache"),
+        "each fetch uses the cache: {}",
+        outrigger.stderr.text()
+    );
     outrigger.finish();
 }
 
-/// Of a history of three large commits and a small one, a server of protocol 0 is asked for the last one alone.
-/// covers: faults 3
+/// From a history of three large commits and a small one, only the last one is fetched with protocol 0.
 #[test]
-fn a_server_of_protocol_0_is_asked_for_one_commit() {
+fn protocol_0_fetches_only_one_commit() {
     let scene = Scene::new();
     let repository = need!(Repository::create(&scene), NO_GIT);
     let (_daemon, _) = need!(repository.daemon(&scene), NO_DAEMON);

@@ -1,6 +1,6 @@
 //! Peers that Debian packages, installed through apt when this is root on Debian.
 //! In: the table below. Out: for each peer its program, or why it is missing.
-//! Bound: a program that is already there is never touched, whoever installed it; nothing that apt installs is started.
+//! Bound: an existing program is never changed; no service that apt installs is started.
 
 use super::{Line, tail};
 use crate::shell;
@@ -12,19 +12,19 @@ use std::process::Command;
 struct Peer {
     /// The program that tests start.
     program: &'static str,
-    /// The package that brings it.
+    /// The package that contains it.
     package: &'static str,
-    /// What makes it say its version.
-    question: &'static [&'static str],
+    /// The arguments that print its version.
+    version_arguments: &'static [&'static str],
 }
 
-const fn peer(program: &'static str, package: &'static str, question: &'static [&'static str]) -> Peer {
-    Peer { program, package, question }
+const fn peer(program: &'static str, package: &'static str, version_arguments: &'static [&'static str]) -> Peer {
+    Peer { program, package, version_arguments }
 }
 
 const PEERS: [Peer; 24] = [
     peer("git", "git", &["--version"]),
-    // sshd has no question for its version, but tells it in the complaint about a wrong one.
+    // sshd has no option for its version, but prints it in the error about an unknown option.
     peer("sshd", "openssh-server", &["-V"]),
     peer("ssh", "openssh-client", &["-V"]),
     peer("nginx", "nginx", &["-v"]),
@@ -48,13 +48,13 @@ const PEERS: [Peer; 24] = [
     peer("conmon", "conmon", &["--version"]),
     peer("runc", "runc", &["--version"]),
     peer("catatonit", "catatonit", &["--version"]),
-    // The app of those Pods, since no image can be assumed to be had.
+    // The app of those Pods, since no registry may be available.
     peer("busybox", "busybox-static", &["--help"]),
     peer("systemd-analyze", "systemd", &["--version"]),
 ];
 
-/// The units these packages bring. Where systemd runs, one that came with a package of ours is disabled, so that the
-/// next boot does not start it either.
+/// The units of these packages. If systemd runs, units of packages that this task installed are disabled, so that the next boot
+/// does not start them either.
 const UNITS: [(&str, &str); 9] = [
     ("openssh-server", "ssh.service"),
     ("nginx", "nginx.service"),
@@ -67,9 +67,9 @@ const UNITS: [(&str, &str); 9] = [
     ("podman", "podman-restart.service"),
 ];
 
-/// Debian asks this program before it starts a service; 101 means no.
+/// Debian runs this program before it starts a service; exit code 101 denies the start.
 const POLICY: &str = "/usr/sbin/policy-rc.d";
-const POLICY_ASIDE: &str = "/usr/sbin/policy-rc.d.before-outrigger-peers";
+const POLICY_BACKUP: &str = "/usr/sbin/policy-rc.d.before-outrigger-peers";
 const POLICY_TEXT: &str = "#!/bin/sh\n# outrigger peers: removed when the installation ends\nexit 101\n";
 
 pub fn install(directory: &Path) -> Vec<Line> {
@@ -84,8 +84,8 @@ pub fn install(directory: &Path) -> Vec<Line> {
 
 fn line(peer: &Peer, reason: &str) -> Line {
     let found = match shell::find(peer.program) {
-        Some(path) => Ok((path, peer.question)),
-        None if reason.is_empty() => Err(format!("package {} brought no such program", peer.package)),
+        Some(path) => Ok((path, peer.version_arguments)),
+        None if reason.is_empty() => Err(format!("package {} has no such program", peer.package)),
         None => Err(reason.to_string()),
     };
     Line { name: peer.program, found }
@@ -94,16 +94,16 @@ fn line(peer: &Peer, reason: &str) -> Line {
 fn missing_packages() -> Vec<&'static str> {
     let mut missing: Vec<_> =
         PEERS.iter().filter(|peer| shell::find(peer.program).is_none()).map(|peer| peer.package).collect();
-    if !python_makes_environments() {
+    if !python_creates_environments() {
         missing.push("python3-venv");
     }
     missing
 }
 
-/// Debian ships Python without the module that fills a new virtual environment with pip.
-fn python_makes_environments() -> bool {
-    // An environment that stands already proves it, without the cost of starting Python.
-    super::python::environment_stands()
+/// Debian ships Python without the module that installs pip into a new virtual environment.
+fn python_creates_environments() -> bool {
+    // An existing environment proves it, without the cost of starting Python.
+    super::python::environment_exists()
         || shell::find("python3").is_some_and(|python| {
             Command::new(python)
                 .args(["-c", "import venv, ensurepip"])
@@ -128,10 +128,10 @@ fn install_packages(missing: &[&str], log: &Path) -> Result<(), String> {
     outcome
 }
 
-/// All at once is fast; when that fails twice, one by one, so that one bad package costs only itself.
+/// One apt run is fast; if it fails twice, packages are installed one by one, so that a bad package affects only itself.
 fn install_all_or_each(missing: &[&str], log: &Path) -> Result<(), String> {
     for _attempt in 0..2 {
-        // Lists may be old or absent; a failed update is told by the install that follows it.
+        // Lists may be old or missing; the install that follows reports a failed update.
         let _ = apt(&["update"], log);
         if apt_install(missing, log).is_ok() {
             return Ok(());
@@ -162,7 +162,7 @@ fn apt(words: &[&str], log: &Path) -> Result<(), String> {
         .map_err(|error| format!("apt-get could not be started: {error}"))?;
     let stderr = String::from_utf8_lossy(&output.stderr);
     let entry = format!("{}\n{stderr}", String::from_utf8_lossy(&output.stdout));
-    // The log is a convenience; without it the reason below still stands.
+    // The log is a convenience; the reason below does not depend on it.
     let _ = fs::write(log, entry);
     match output.status.success() {
         true => Ok(()),
@@ -174,23 +174,23 @@ fn is_root() -> bool {
     fs::metadata("/proc/self").is_ok_and(|facts| facts.uid() == 0)
 }
 
-/// sshd refuses to start without this directory, which only its service would make.
+/// sshd does not start without this directory, which only its service would create.
 fn prepare_sshd() {
     if is_root() && shell::find("sshd").is_some() && !Path::new("/run/sshd").exists() {
-        // Where this fails, sshd's own message says what it misses.
+        // If this fails, sshd's own message reports the missing directory.
         let _ = fs::create_dir_all("/run/sshd");
     }
 }
 
-/// While it lives, Debian starts no service; dropped, the machine's own policy stands again.
+/// While this value exists, Debian starts no service; when dropped, it restores the machine's own policy.
 struct NoServiceStarts;
 
 impl NoServiceStarts {
     fn begin() -> Result<Self, String> {
-        // A run that was killed may have left ours behind, and the machine's own one aside.
-        let left_behind = fs::read_to_string(POLICY).is_ok_and(|text| text == POLICY_TEXT);
-        if !left_behind && Path::new(POLICY).exists() {
-            fs::rename(POLICY, POLICY_ASIDE).map_err(|error| format!("cannot put {POLICY} aside: {error}"))?;
+        // A run that was killed may have left this policy in place, with the machine's own one in the backup.
+        let is_stale = fs::read_to_string(POLICY).is_ok_and(|text| text == POLICY_TEXT);
+        if !is_stale && Path::new(POLICY).exists() {
+            fs::rename(POLICY, POLICY_BACKUP).map_err(|error| format!("cannot rename {POLICY}: {error}"))?;
         }
         let guard = Self;
         fs::write(POLICY, POLICY_TEXT)
@@ -202,17 +202,17 @@ impl NoServiceStarts {
 
 impl Drop for NoServiceStarts {
     fn drop(&mut self) {
-        let restored = match Path::new(POLICY_ASIDE).exists() {
-            true => fs::rename(POLICY_ASIDE, POLICY),
+        let restored = match Path::new(POLICY_BACKUP).exists() {
+            true => fs::rename(POLICY_BACKUP, POLICY),
             false => fs::remove_file(POLICY),
         };
         if let Err(error) = restored {
-            eprintln!("peers: {POLICY} could not be put back: {error}. help: remove it by hand");
+            eprintln!("peers: cannot restore {POLICY}: {error}. help: remove it by hand");
         }
     }
 }
 
-/// Only units of packages that this run installed: a service that a person runs stays theirs.
+/// Only units of packages that this run installed: a service of the user is not changed.
 fn disable_units(installed: &[&str]) {
     let systemd = PathBuf::from("/run/systemd/system");
     if !systemd.exists() || shell::find("systemctl").is_none() {
@@ -220,7 +220,7 @@ fn disable_units(installed: &[&str]) {
     }
     let units = UNITS.iter().filter(|(package, _)| installed.contains(package)).map(|(_, unit)| unit);
     for unit in units {
-        // A unit that is not there needs no disabling.
+        // A missing unit need not be disabled.
         let _ = Command::new("systemctl").args(["disable", "--now", unit]).output();
     }
 }
@@ -229,17 +229,15 @@ fn disable_units(installed: &[&str]) {
 mod tests {
     use super::*;
 
-    /// covers: foundation 9
     #[test]
     fn every_unit_belongs_to_a_package_of_the_table() {
         for (package, unit) in UNITS {
-            assert!(PEERS.iter().any(|peer| peer.package == package), "{unit} is of no package: {package}");
+            assert!(PEERS.iter().any(|peer| peer.package == package), "{unit} has an unknown package: {package}");
         }
     }
 
-    /// covers: foundation 9
     #[test]
-    fn a_missing_peer_says_why() {
+    fn a_missing_peer_has_its_reason() {
         let absent = peer("no-such-program-anywhere", "no-such-package", &[]);
         let why = line(&absent, "not root").found.expect_err("it is not on PATH");
         assert_eq!(why, "not root");

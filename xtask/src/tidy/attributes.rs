@@ -80,7 +80,6 @@ fn fixed_waits(source: &Source) -> Vec<Finding> {
 mod tests {
     use super::*;
 
-    /// covers: foundation 1
     #[test]
     fn only_code_is_checked() {
         let check = |path: &str, text: &str, expect: &[&str]| {

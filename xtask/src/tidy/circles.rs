@@ -162,7 +162,6 @@ fn expand(rest: &mut &str, mut path: Vec<String>, add: &mut impl FnMut(Vec<Strin
 mod tests {
     use super::*;
 
-    /// covers: foundation 1
     #[test]
     fn a_circle_of_files_is_a_finding() {
         let check = |files: &[(&str, &str)], expect: &[&str]| {

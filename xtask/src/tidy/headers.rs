@@ -23,7 +23,6 @@ fn opens_with_header(text: &str) -> bool {
 mod tests {
     use super::*;
 
-    /// covers: foundation 1
     #[test]
     fn a_header_is_the_first_thing_in_a_file() {
         let check = |text: &str, expect: bool| assert_eq!(opens_with_header(text), expect, "{text:?}");

@@ -103,7 +103,6 @@ mod tests {
         check(&workspace, &manifest).into_iter().map(|finding| format!("{}: {}", finding.line, finding.what)).collect()
     }
 
-    /// covers: foundation 1
     #[test]
     fn crates_import_only_what_the_table_allows() {
         let check = |name: &str, imports: &[&str], expect: &[&str]| {
@@ -127,7 +126,6 @@ mod tests {
         check("newcomer", &["base"], &["1: no rule says"]);
     }
 
-    /// covers: foundation 1
     #[test]
     fn the_table_allows_only_crates_that_it_lists() {
         for (name, allowed, _) in ALLOWED {

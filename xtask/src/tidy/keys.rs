@@ -115,7 +115,6 @@ fn format_of(root: &Value, value: &Value) -> String {
 mod tests {
     use super::*;
 
-    /// covers: foundation 1
     #[test]
     fn each_naming_rule_finds_its_breach() {
         let check = |properties: &str, expect: &[&str]| {

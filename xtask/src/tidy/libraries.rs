@@ -63,7 +63,6 @@ fn major(version: &str) -> String {
 mod tests {
     use super::*;
 
-    /// covers: foundation 1
     #[test]
     fn the_binary_ships_one_of_each() {
         let check = |libraries: &[(&str, &str)], expect: &[&str]| {
@@ -85,7 +84,6 @@ mod tests {
         check(&[("rustls", "0.23.0"), ("rustls", "0.23.1"), ("syn", "1.0.0"), ("syn", "2.0.0")], &[]);
     }
 
-    /// covers: foundation 1
     #[test]
     fn major_versions_are_the_incompatible_part() {
         let check = |version: &str, expect: &str| assert_eq!(major(version), expect);

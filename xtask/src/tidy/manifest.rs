@@ -41,7 +41,6 @@ fn is_reason(line: &str) -> bool {
 mod tests {
     use super::*;
 
-    /// covers: foundation 1
     #[test]
     fn every_library_has_a_reason_above_it() {
         let check = |entries: &str, expect: &[&str]| {

@@ -68,7 +68,6 @@ fn defines(source: &Source, name: &str) -> bool {
 #[cfg(test)]
 mod tests {
 
-    /// covers: foundation 1
     #[test]
     fn every_name_in_backticks_must_exist() {
         let files: Vec<String> = ["crates/logs/src/run.rs", "xtask/src/main.rs"].map(str::to_string).to_vec();

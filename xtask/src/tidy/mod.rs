@@ -141,7 +141,6 @@ fn write_if_changed(root: &Path, path: &str, text: &str) -> Outcome {
 mod tests {
     use super::*;
 
-    /// covers: foundation 1
     #[test]
     fn a_finding_names_place_breach_and_next_step() {
         let finding = Finding::new("crates/a/src/lib.rs", 3, "no header", "write one");

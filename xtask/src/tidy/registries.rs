@@ -115,7 +115,6 @@ mod tests {
         check(&sources).into_iter().map(|finding| format!("{}: {}", finding.path, finding.what)).collect()
     }
 
-    /// covers: foundation 1
     #[test]
     fn directory_and_registry_have_the_same_kinds() {
         let check = |files: &[(&str, &str)], expect: &[&str]| {

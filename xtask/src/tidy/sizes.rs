@@ -151,7 +151,6 @@ mod tests {
         text
     }
 
-    /// covers: foundation 1
     #[test]
     fn an_excess_needs_a_reason_and_may_only_shrink() {
         let check = |text: &str, ratchet: &str, fix: bool, expect: &str, entries: &str| {
@@ -187,7 +186,6 @@ mod tests {
         check(&file(99, "", 9, ""), "a.rs::long 80\n", true, "", "");
     }
 
-    /// covers: foundation 1
     #[test]
     fn tests_do_not_count_as_lines_of_a_file() {
         let tests = format!("#[cfg(test)]\nmod tests {{\n{}}}\n", "    const X: u8 = 1;\n".repeat(400));

@@ -299,7 +299,6 @@ pub fn type_names(code: &str) -> Vec<(String, usize)> {
 mod tests {
     use super::*;
 
-    /// covers: foundation 1
     #[test]
     fn strings_and_comments_are_blanked_and_code_is_not() {
         let check = |text: &str, expect: &str| assert_eq!(blank(text), expect, "{text}");
@@ -316,7 +315,6 @@ mod tests {
         check("\"line\nline\"", "\"    \n    \"");
     }
 
-    /// covers: foundation 1
     #[test]
     fn functions_are_found_with_their_lines_and_what_stands_above_them() {
         let text = "/// Doc.\n#[expect(\n    unused,\n    reason = \"x\"\n)]\npub fn a(x: [u8; 4]) -> u8 {\n    1\n}\n\ntrait T {\n    fn none(&self);\n}\nconst F: fn(u8) = g;\n#[test]\nfn b() {}\n";
@@ -326,7 +324,6 @@ mod tests {
         assert_eq!(seen, [("a", 6, 8, 5, false), ("b", 15, 15, 1, true)]);
     }
 
-    /// covers: foundation 1
     #[test]
     fn test_parts_do_not_count_as_lines() {
         let check = |text: &str, expect: usize| {

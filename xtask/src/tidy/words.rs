@@ -32,7 +32,7 @@ const TABLE: &[Word] = &[
     word(&["tell", "tells", "told", "telling"], "notify, send, report, expose"),
     but(
         &["nobody", "everybody", "somebody", "anybody"],
-        &["`nobody`", "user nobody"],
+        &["`nobody`", "user nobody", "user: nobody"],
         "no process, no client, every user",
     ),
     word(&["whoever"], "any client that, any process that"),
@@ -206,7 +206,6 @@ fn split_camel_case(name: &str) -> String {
 mod tests {
     use super::*;
 
-    /// covers: foundation 1
     #[test]
     fn every_form_of_the_table_is_found() {
         for word in TABLE {
@@ -221,7 +220,6 @@ mod tests {
         }
     }
 
-    /// covers: foundation 1
     #[test]
     fn strings_comments_names_and_docs_are_checked() {
         let check = |text: &str, expect: &[(usize, &str)]| {

@@ -163,7 +163,6 @@ mod tests {
       ]}
     }"#;
 
-    /// covers: foundation 1
     #[test]
     fn members_have_their_imports_and_tests() {
         let workspace = Workspace::parse(METADATA, "/r").expect("the sample is complete");
@@ -180,7 +179,6 @@ mod tests {
         );
     }
 
-    /// covers: foundation 1
     #[test]
     fn only_linked_normal_dependencies_are_shipped() {
         let shipped = Workspace::parse(METADATA, "/r").expect("the sample is complete").shipped;

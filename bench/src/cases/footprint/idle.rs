@@ -1,15 +1,15 @@
-//! What we weigh and burn when nothing happens: beside Envoy with all four jobs on, beside the inits with none.
+//! Memory and CPU while idle: compared with Envoy with all four jobs enabled, compared with the inits with none.
 //!
 //! Five idle seconds pass after every part has worked, then memory is read, then wake-ups of five seconds and CPU of ten
-//! are counted. A wake-up is a voluntary context switch of any thread. What only the supervisor's descriptors hold (the
-//! capture rings) is the supervisor's; what is left of the whole is the worker's.
+//! are counted. A wake-up is a voluntary context switch of any thread. Memory that only the supervisor's file
+//! descriptors hold (the capture rings) counts for the supervisor; the rest of the total counts for the worker.
 
 use std::time::Duration;
 
 use super::parts::{self, Part};
 use super::scene::{App, AtWork, Scene};
 use super::{INITS, MEGABYTE};
-use crate::contenders::{DUMB_INIT, ENVOY, TINI};
+use crate::peers::{DUMB_INIT, ENVOY, TINI};
 use crate::report::{Limit, OURS, Report, RowId};
 use crate::usage;
 
@@ -65,17 +65,16 @@ impl Rows {
         }
     }
 
-    /// covers: attachment 13, attachment 14
     pub fn measure(&self, scene: &Scene, report: &mut Report, round: usize) {
         for name in [OURS, ENVOY].into_iter().chain(INITS) {
             let Some(program) = scene.program(name) else { continue };
             eprintln!("    {name}, idle");
             let outcome = match name {
-                OURS => {
-                    scene.wrap(program, &parts::ALL, App::says_one_line()).and_then(|it| self.ours(&it, report, round))
-                }
+                OURS => scene
+                    .wrap(program, &parts::ALL, App::prints_one_line())
+                    .and_then(|it| self.ours(&it, report, round)),
                 ENVOY => scene.envoy(program).and_then(|it| self.envoy(&it, report, round)),
-                // The other end of its output stays open as long as it is measured.
+                // The other end of its output stays open during the measurement.
                 init => scene
                     .init_piped(init, program, App::asleep())
                     .and_then(|(it, _stdout)| self.init(&it, init, report, round)),
@@ -87,7 +86,7 @@ impl Rows {
         let Some(program) = scene.program(OURS) else { return };
         for (parts, row) in &self.pss_of {
             eprintln!("    {OURS}, idle, {} jobs", parts.len());
-            match scene.wrap(program, parts, App::says_one_line()).and_then(|it| settled_memory(&it)) {
+            match scene.wrap(program, parts, App::prints_one_line()).and_then(|it| settled_memory(&it)) {
                 Ok(memory) => report.record(*row, OURS, round, memory.pss as f64 / MEGABYTE),
                 Err(reason) => report.remark(format!("{OURS}, idle, alone: {reason}")),
             }
@@ -95,26 +94,26 @@ impl Rows {
     }
 
     fn ours(&self, it: &AtWork, report: &mut Report, round: usize) -> Result<(), String> {
-        let whole = settled_memory(it)?;
+        let total = settled_memory(it)?;
         let (supervisor, worker) = (it.running.pid(), it.worker()?);
         let supervisor_pss = usage::memory(&[supervisor], &[])?.pss;
         let [all, of_supervisor, of_worker] = watch(|| [it.processes(), vec![supervisor], vec![worker]]);
         if it.worker()? != worker {
             return Err("the worker was replaced while idle".to_owned());
         }
-        let figures = [
-            (self.pss, whole.pss as f64 / MEGABYTE),
+        let values = [
+            (self.pss, total.pss as f64 / MEGABYTE),
             (self.pss_supervisor, supervisor_pss as f64 / MEGABYTE),
-            (self.pss_worker, whole.pss.saturating_sub(supervisor_pss) as f64 / MEGABYTE),
-            (self.rss, whole.rss as f64 / MEGABYTE),
+            (self.pss_worker, total.pss.saturating_sub(supervisor_pss) as f64 / MEGABYTE),
+            (self.rss, total.rss as f64 / MEGABYTE),
             (self.wakes_supervisor, of_supervisor.wake_ups as f64),
             (self.wakes_worker, of_worker.wake_ups as f64),
             (self.cpu, all.micros_per_second),
             (self.cpu_supervisor, of_supervisor.micros_per_second),
             (self.cpu_worker, of_worker.micros_per_second),
         ];
-        for (row, figure) in figures {
-            report.record(row, OURS, round, figure);
+        for (row, value) in values {
+            report.record(row, OURS, round, value);
         }
         self.record_ready(it, OURS, report, round);
         Ok(())
@@ -151,10 +150,10 @@ impl Rows {
 
 fn settled_memory(it: &AtWork) -> Result<usage::Memory, String> {
     std::thread::sleep(SETTLING);
-    usage::memory(&it.processes(), &[&it.folder]).map_err(|fault| it.explain(fault))
+    usage::memory(&it.processes(), &[&it.directory]).map_err(|fault| it.explain(fault))
 }
 
-/// What a group of processes does when nothing happens.
+/// The activity of a group of processes while idle.
 struct Quiet {
     /// In five seconds.
     wake_ups: u64,

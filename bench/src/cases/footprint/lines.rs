@@ -1,9 +1,9 @@
-//! What a line of the app costs us: CPU of the supervisor, which passes it on, and of both, when it is a record too.
+//! The cost of a line of the app: CPU of the supervisor, which forwards it, and of both processes, when it is a record too.
 //!
-//! The app writes a million lines of 100 bytes to its stdout, and the benchmark reads them from ours. The clock runs
-//! from the moment at which the app may write to the moment at which the last byte has come out and the ledger says
-//! that every line went to a sink that throws it away. dumb-init and tini pass the descriptor itself on: they are shown
-//! for what that costs them.
+//! The app writes a million lines of 100 bytes to its stdout, and the benchmark reads them from Outrigger's. The clock
+//! runs from the moment at which the app may write until the last byte has been read and the ledger shows that every
+//! line went to a blackhole sink. dumb-init and tini pass the file descriptor itself to the app: their cost is shown for
+//! comparison.
 
 use std::io::Read;
 use std::process::ChildStdout;
@@ -30,9 +30,9 @@ pub struct Rows {
 
 impl Rows {
     pub fn new(report: &mut Report) -> Self {
-        let mut rows = |who: &str, peers: &[&'static str]| -> Vec<RowId> {
+        let mut rows = |process: &str, peers: &[&'static str]| -> Vec<RowId> {
             let row = |(writes, _): (&str, usize)| {
-                let row = report.row(format!("CPU per line, {writes}, {who}"), "ns", 0);
+                let row = report.row(format!("CPU per line, {writes}, {process}"), "ns", 0);
                 report.about(row, peers)
             };
             WRITES.map(row).to_vec()
@@ -40,7 +40,6 @@ impl Rows {
         Self { supervisor: rows("supervisor", &INITS), both: rows("supervisor and worker", &[]) }
     }
 
-    /// covers: attachment 13, attachment 14
     pub fn measure(&self, scene: &Scene, report: &mut Report, round: usize) {
         for (place, (title, bytes)) in WRITES.into_iter().enumerate() {
             for (name, _) in scene.present(&[&[OURS], &INITS[..]].concat()) {
@@ -69,7 +68,7 @@ impl Rows {
 struct Cost {
     /// Of the process that started the app.
     supervisor: Duration,
-    /// With the worker, where there is one.
+    /// With the worker, if there is one.
     both: Option<Duration>,
     dropped: u64,
 }
@@ -88,7 +87,7 @@ fn run(scene: &Scene, name: &str, bytes: usize) -> Result<Cost, String> {
     };
     let drain = Drain::start(stdout);
     let cost = run_through(&it, &gate, &drain).map_err(|fault| it.explain(fault));
-    // Its end closes the pipe, and that ends the thread.
+    // Its exit closes the pipe, and that ends the thread.
     drop(it);
     drain.thread.join().map_err(|_| "the reader has panicked".to_owned())?;
     cost
@@ -104,9 +103,9 @@ fn run_through(it: &AtWork, gate: &Gate, drain: &Drain) -> Result<Cost, String> 
     let before = (usage::threads(&supervisor), usage::threads(&both));
     drop(held);
     drain.all_read.recv_timeout(TIME_LIMIT).map_err(|_| format!("{LINES} lines took more than {TIME_LIMIT:?}"))?;
-    let worker_is_there = both.len() > 1;
+    let has_worker = both.len() > 1;
     let mut dropped = 0;
-    if worker_is_there {
+    if has_worker {
         await_until("the end of the last line in the ledger", || match settled(it.ports.admin) {
             Some((settled, lost)) => {
                 dropped = lost;
@@ -117,10 +116,10 @@ fn run_through(it: &AtWork, gate: &Gate, drain: &Drain) -> Result<Cost, String> 
     }
     let spent = usage::threads(&supervisor).since(&before.0).on_core;
     let spent_by_both = usage::threads(&both).since(&before.1).on_core;
-    Ok(Cost { supervisor: spent, both: worker_is_there.then_some(spent_by_both), dropped })
+    Ok(Cost { supervisor: spent, both: has_worker.then_some(spent_by_both), dropped })
 }
 
-/// Lines that the sink has taken or that are counted as lost on the way to it; and the lost ones.
+/// Lines that the sink has accepted or that are counted as dropped; and the dropped ones.
 fn settled(admin: u16) -> Option<(u64, u64)> {
     let ledger = json(admin, "/ledger")?;
     let rows = ledger.get("rows")?.as_array()?;
@@ -136,9 +135,9 @@ fn settled(admin: u16) -> Option<(u64, u64)> {
     Some((delivered + dropped, dropped))
 }
 
-/// The other end of our stdout.
+/// The reader of Outrigger's stdout.
 struct Drain {
-    /// Says once that the last byte has come.
+    /// Receives one message when the last byte has been read.
     all_read: Receiver<()>,
     thread: JoinHandle<()>,
 }
@@ -152,7 +151,7 @@ impl Drain {
             while let Ok(size @ 1..) = stdout.read(&mut buffer) {
                 missing = missing.saturating_sub(size);
                 if missing == 0 {
-                    // Nobody listens any more once the time limit is over.
+                    // The receiver is dropped once the time limit has expired.
                     done.send(()).ok();
                 }
             }

@@ -1,8 +1,8 @@
-//! How long nobody answers when the worker is killed.
+//! The outage after the worker is killed.
 //!
-//! A request through the proxy begins every millisecond, each on a connection of its own. The time runs from just before
-//! `kill -9` to the end of the first request that began after it and was answered. Between two kills the worker lives
-//! for more than a second: one that dies sooner is replaced later on purpose, and that is not what is asked here.
+//! A request through the proxy begins every millisecond, each on its own connection. The time runs from just before
+//! `kill -9` to the end of the first request that began after it and got a response. Between two kills the worker runs
+//! for more than a second: one that crashes sooner is replaced with a back-off, which is not measured here.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -28,14 +28,17 @@ pub struct Rows {
 impl Rows {
     pub fn new(report: &mut Report) -> Self {
         let mut row = |which: &str| {
-            let row =
-                report.limited_row(format!("worker killed to next answer, {which}"), "ms", 1, vec![Limit::Ours(100.0)]);
+            let row = report.limited_row(
+                format!("worker killed to next response, {which}"),
+                "ms",
+                1,
+                vec![Limit::Ours(100.0)],
+            );
             report.about(row, &[])
         };
         Self { median: row("median"), slowest: row("slowest of all") }
     }
 
-    /// covers: attachment 13, attachment 14
     pub fn measure(&self, scene: &Scene, report: &mut Report, round: usize) {
         let Some(program) = scene.program(OURS) else { return };
         eprintln!("    {OURS}, {KILLS} kills of the worker");
@@ -49,7 +52,7 @@ impl Rows {
     }
 }
 
-/// The milliseconds of each kill.
+/// The outage of each kill, in milliseconds.
 fn outages(scene: &Scene, program: &Path) -> Result<Vec<f64>, String> {
     let it = scene.wrap(program, &[Part::Proxy], App::asleep())?;
     let mut outages = Vec::with_capacity(KILLS);
@@ -63,18 +66,18 @@ fn outages(scene: &Scene, program: &Path) -> Result<Vec<f64>, String> {
 
 fn kill(it: &AtWork) -> Result<Duration, String> {
     let pace = Pace::start(it.ports.listen, BEAT);
-    await_until("the first answer", || pace.ended().iter().any(|request| request.answered))?;
+    await_until("the first response", || pace.ended().iter().any(|request| request.answered))?;
     let worker = it.worker()?;
     let before = Instant::now();
     signal(worker, Signal::KILL);
     let killed = Instant::now();
     let mut answered = None;
-    await_within(OUTAGE_LIMIT, "an answer after the kill", || {
-        // The list is in the order of the ends, so the first that fits is the soonest.
+    await_within(OUTAGE_LIMIT, "a response after the kill", || {
+        // The list is ordered by end, so the first match is the earliest.
         answered = pace.ended().into_iter().find(|request| request.answered && request.begun > killed);
         answered.is_some()
     })?;
     await_until("the next worker", || it.worker().is_ok_and(|next| next != worker))?;
-    let answered = answered.ok_or("no answer came")?;
+    let answered = answered.ok_or("no response arrived")?;
     Ok(answered.ended - before)
 }

@@ -1,17 +1,17 @@
-//! What of our work is on: each part with its piece of configuration, and how to see that it has worked once.
+//! The enabled parts of Outrigger: each with its section of the configuration, and a check that it has worked once.
 //!
-//! In: the places of one start. Out: the whole configuration. Nothing is started here.
+//! In: the paths and ports of one start. Out: the complete configuration. Nothing is started here.
 
 use std::path::Path;
 
 use crate::running::status;
 
-/// A part of the configuration that can stand alone or beside the others.
+/// A part of the configuration that can be used alone or with the others.
 #[derive(Clone, Copy, PartialEq)]
 pub enum Part {
     /// Output of the app and a file, to an HTTP receiver.
     Logs,
-    /// Output of the app alone, to nowhere: what capturing and splitting cost.
+    /// Output of the app only, to a blackhole sink: the cost of capturing and framing.
     Capture,
     Metrics,
     Sync,
@@ -20,11 +20,11 @@ pub enum Part {
 
 pub const ALL: [Part; 4] = [Part::Logs, Part::Metrics, Part::Sync, Part::Proxy];
 
-/// Where one start of ours finds and leaves everything.
+/// Paths and ports of one start of Outrigger.
 pub struct Places<'a> {
-    pub folder: &'a Path,
+    pub directory: &'a Path,
     pub repository: &'a str,
-    /// The port of the receiver, which is the app's too.
+    /// The port of the receiver, which is also the app's.
     pub receiver: u16,
     pub ports: Ports,
 }
@@ -37,7 +37,7 @@ pub struct Ports {
 }
 
 pub fn configuration(parts: &[Part], places: &Places) -> String {
-    let (place, receiver, admin) = (places.folder.display(), places.receiver, places.ports.admin);
+    let (place, receiver, admin) = (places.directory.display(), places.receiver, places.ports.admin);
     let mut text = format!(
         r#"app: {{ port: {receiver}, stop: {{ drain_timeout: 1s, grace_period: 2s, timeout: 5s }} }}
 state: {{ dir: "{place}/state" }}
@@ -61,7 +61,7 @@ impl Part {
         }
     }
 
-    /// Paths of the receiver that get a request when the part has worked.
+    /// Paths of the receiver that receive a request when the part has worked.
     pub fn requests(self) -> &'static [&'static str] {
         match self {
             Self::Logs => &["/lines"],
@@ -70,19 +70,19 @@ impl Part {
         }
     }
 
-    /// Whether what the part does beside its requests has been seen.
-    pub fn has_worked(self, folder: &Path, ports: Ports) -> bool {
+    /// Whether the part's work other than its requests has been observed.
+    pub fn has_worked(self, directory: &Path, ports: Ports) -> bool {
         match self {
             Self::Logs | Self::Capture => true,
             Self::Metrics => status(ports.page, "/metrics") == Some(200),
-            Self::Sync => folder.join("settings/settings.yaml").is_file(),
+            Self::Sync => directory.join("settings/settings.yaml").is_file(),
             Self::Proxy => status(ports.listen, "/") == Some(200),
         }
     }
 
     fn text(self, places: &Places) -> String {
-        let Places { folder, repository, receiver, ports: Ports { listen, page, .. } } = places;
-        let place = folder.display();
+        let Places { directory, repository, receiver, ports: Ports { listen, page, .. } } = places;
+        let place = directory.display();
         match self {
             Self::Logs => format!(
                 r#"logs:
@@ -127,9 +127,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_configuration_has_the_sections_of_its_parts_and_no_other() {
+    fn a_configuration_has_only_its_parts_sections() {
         let ports = Ports { listen: 1, admin: 2, page: 3 };
-        let places = Places { folder: Path::new("/f"), repository: "file:///r", receiver: 4, ports };
+        let places = Places { directory: Path::new("/f"), repository: "file:///r", receiver: 4, ports };
         let sections = |parts: &[Part]| -> Vec<String> {
             let text = configuration(parts, &places);
             let own = |line: &&str| !line.starts_with(' ');

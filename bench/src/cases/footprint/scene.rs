@@ -1,8 +1,8 @@
-//! The surroundings that all measures share: receiver, repository, the contenders, and how each is started.
+//! The environment that all measurements share: receiver, repository, the peers, and how each is started.
 //!
-//! In: what is to run beside which app. Out: a started program whose parts have each worked once (a line at the sink, a
-//! scrape, a remote write, a published revision, a proxied request): one that has not begun to work is light. Whatever
-//! does not come within its limit is a fault, and the program is stopped when its guard is dropped.
+//! In: the program and the app. Out: a started program whose parts have each worked once (a line at the sink, a scrape, a
+//! remote write, a published revision, a proxied request), since a program that has not worked yet uses less. A part that
+//! exceeds its limit is an error, and the program is stopped when its guard is dropped.
 
 use std::path::{Path, PathBuf};
 use std::process::{ChildStdout, Command};
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::INITS;
 use super::parts::{Part, Places, Ports, configuration};
-use crate::contenders::{self, ENVOY};
+use crate::peers::{self, ENVOY};
 use crate::programs;
 use crate::receiver::Receiver;
 use crate::report::{OURS, Report};
@@ -19,21 +19,21 @@ use crate::scratch::{Scratch, free_ports, write};
 use crate::usage;
 
 const WORK_LIMIT: Duration = Duration::from_secs(30);
-/// The name that the worker gives itself, cut by the kernel.
+/// The name that the worker sets for itself, truncated by the kernel.
 const WORKER: &str = "outrigger-worke";
 
 pub struct Scene {
     pub scratch: Scratch,
     receiver: Receiver,
-    /// The repository's URL, or why there is none.
+    /// The repository's URL, or the error.
     repository: Result<String, String>,
-    contenders: Vec<(&'static str, PathBuf)>,
+    peers: Vec<(&'static str, PathBuf)>,
 }
 
 /// An app to wrap.
 pub struct App {
     pub command: Vec<String>,
-    /// The command line that it shows once it runs, by which it is told from those who started it.
+    /// Its command line once it runs, which distinguishes it from its parents.
     pub shows: Vec<String>,
 }
 
@@ -47,18 +47,18 @@ impl App {
         Self::of(["sleep", "600"].map(str::to_owned).to_vec())
     }
 
-    /// An app that says one line, which goes through the capture, and then does nothing.
-    pub fn says_one_line() -> Self {
+    /// An app that prints one line, which goes through the capture, and then does nothing.
+    pub fn prints_one_line() -> Self {
         Self { command: ["sh", "-c", "echo started; exec sleep 600"].map(str::to_owned).to_vec(), ..Self::asleep() }
     }
 }
 
-/// A contender at work.
+/// A started program.
 pub struct AtWork {
     pub running: Running,
-    pub folder: PathBuf,
+    pub directory: PathBuf,
     pub ports: Ports,
-    /// Exec to ready; an init has no such moment.
+    /// Exec to ready; an init has no readiness.
     pub ready: Option<Duration>,
     app: Vec<String>,
 }
@@ -75,7 +75,7 @@ impl AtWork {
         pids
     }
 
-    /// The worker, where there is one and no other takes its place just now.
+    /// The worker, if there is exactly one and no handover is in progress.
     pub fn worker(&self) -> Result<u32, String> {
         match self.workers()[..] {
             [pid] => Ok(pid),
@@ -84,7 +84,7 @@ impl AtWork {
     }
 
     pub fn explain(&self, fault: String) -> String {
-        format!("{fault}: {}", self.running.last_words())
+        format!("{fault}: {}", self.running.last_lines())
     }
 
     fn is_app(&self, pid: u32) -> bool {
@@ -93,106 +93,106 @@ impl AtWork {
 }
 
 impl Scene {
-    pub fn lay(report: &mut Report) -> Result<Self, String> {
+    pub fn create(report: &mut Report) -> Result<Self, String> {
         let scratch = Scratch::new()?;
-        let mut contenders = Vec::new();
+        let mut peers = Vec::new();
         for name in [OURS, ENVOY].into_iter().chain(INITS) {
-            match contenders::find(name) {
-                Ok(program) => contenders.push((name, program)),
+            match peers::find(name) {
+                Ok(program) => peers.push((name, program)),
                 Err(reason) => report.remark(format!("{name} is missing: {reason}")),
             }
         }
-        Ok(Self { receiver: Receiver::start()?, repository: repository(&scratch), contenders, scratch })
+        Ok(Self { receiver: Receiver::start()?, repository: repository(&scratch), peers, scratch })
     }
 
-    /// Nothing where it is missing, which has been remarked.
+    /// `None` if it is missing, which a remark reports.
     pub fn program(&self, name: &str) -> Option<&Path> {
-        self.contenders.iter().find(|(known, _)| *known == name).map(|(_, program)| program.as_path())
+        self.peers.iter().find(|(known, _)| *known == name).map(|(_, program)| program.as_path())
     }
 
-    /// Those of `names` that are here, in that order.
+    /// The programs of `names` that exist, in that order.
     pub fn present<'a>(&'a self, names: &'a [&'static str]) -> impl Iterator<Item = (&'static str, &'a Path)> {
         names.iter().filter_map(|name| Some((*name, self.program(name)?)))
     }
 
-    /// Writes our configuration into `folder`; the command that wraps `app` with it.
+    /// Writes Outrigger's configuration into `directory`; returns the command that wraps `app` with it.
     pub fn ours(
         &self,
         program: &Path,
-        folder: &Path,
+        directory: &Path,
         parts: &[Part],
         app: &App,
     ) -> Result<(Vec<String>, Ports), String> {
         let repository = match &self.repository {
-            Err(fault) if parts.contains(&Part::Sync) => return Err(format!("no repository to follow: {fault}")),
+            Err(fault) if parts.contains(&Part::Sync) => return Err(format!("no repository: {fault}")),
             repository => repository.as_deref().unwrap_or_default(),
         };
         let [listen, admin, page] = free_ports()?;
         let ports = Ports { listen, admin, page };
         if parts.contains(&Part::Logs) {
-            let logs = folder.join("logs");
+            let logs = directory.join("logs");
             std::fs::create_dir(&logs).map_err(|e| format!("cannot create {}: {e}", logs.display()))?;
             write(&logs.join("orders.log"), "{\"level\":\"info\",\"message\":\"an order was paid\"}\n")?;
         }
-        let path = folder.join("outrigger.yaml");
-        write(&path, &configuration(parts, &Places { folder, repository, receiver: self.receiver.port, ports }))?;
+        let path = directory.join("outrigger.yaml");
+        write(&path, &configuration(parts, &Places { directory, repository, receiver: self.receiver.port, ports }))?;
         let words = [&program.to_string_lossy(), "run", "-c", &path.to_string_lossy(), "--"].map(str::to_owned);
         Ok((words.into_iter().chain(app.command.iter().cloned()).collect(), ports))
     }
 
-    /// Ours around `app`, when every part has worked once.
+    /// Outrigger around `app`, once every part has worked.
     pub fn wrap(&self, program: &Path, parts: &[Part], app: App) -> Result<AtWork, String> {
-        let folder = self.scratch.fresh(OURS)?;
-        let (words, ports) = self.ours(program, &folder, parts, &app)?;
-        let mut running = Running::start(command(&words), &folder)?;
+        let directory = self.scratch.fresh(OURS)?;
+        let (words, ports) = self.ours(program, &directory, parts, &app)?;
+        let mut running = Running::start(command(&words), &directory)?;
         let ready = Some(running.ready(ports.admin, "/ready")?);
-        let at_work = AtWork { running, folder, ports, ready, app: app.shows };
+        let at_work = AtWork { running, directory, ports, ready, app: app.shows };
         self.every_part_has_worked(&at_work, parts).map_err(|fault| at_work.explain(fault))?;
         Ok(at_work)
     }
 
-    /// The same with the app's stdout in a pipe, for apps that write: nothing is awaited but readiness.
+    /// The same with the app's stdout in a pipe, for apps that write: only readiness is awaited.
     pub fn wrap_piped(&self, program: &Path, parts: &[Part], app: App) -> Result<(AtWork, ChildStdout), String> {
-        let folder = self.scratch.fresh(OURS)?;
-        let (words, ports) = self.ours(program, &folder, parts, &app)?;
-        let (mut running, stdout) = Running::start_piped(command(&words), &folder)?;
+        let directory = self.scratch.fresh(OURS)?;
+        let (words, ports) = self.ours(program, &directory, parts, &app)?;
+        let (mut running, stdout) = Running::start_piped(command(&words), &directory)?;
         let ready = Some(running.ready(ports.admin, "/ready")?);
-        Ok((AtWork { running, folder, ports, ready, app: app.shows }, stdout))
+        Ok((AtWork { running, directory, ports, ready, app: app.shows }, stdout))
     }
 
     /// An init around `app`, with the app's stdout in a pipe.
     pub fn init_piped(&self, name: &str, program: &Path, app: App) -> Result<(AtWork, ChildStdout), String> {
-        let folder = self.scratch.fresh(name)?;
+        let directory = self.scratch.fresh(name)?;
         let mut command = Command::new(program);
-        command.args(contenders::wrapped(name, &app.command));
-        let (running, stdout) = Running::start_piped(command, &folder)?;
+        command.args(peers::wrapped(name, &app.command));
+        let (running, stdout) = Running::start_piped(command, &directory)?;
         let at_work =
-            AtWork { running, folder, ports: Ports { listen: 0, admin: 0, page: 0 }, ready: None, app: app.shows };
+            AtWork { running, directory, ports: Ports { listen: 0, admin: 0, page: 0 }, ready: None, app: app.shows };
         await_until("the app", || at_work.running.processes(&[]).iter().any(|pid| at_work.is_app(*pid)))?;
         Ok((at_work, stdout))
     }
 
     pub fn envoy(&self, program: &Path) -> Result<AtWork, String> {
-        let folder = self.scratch.fresh(ENVOY)?;
+        let directory = self.scratch.fresh(ENVOY)?;
         let [listen, admin] = free_ports()?;
-        let command = contenders::envoy(program, &folder, listen, self.receiver.port, admin)?;
-        let mut running = Running::start(command, &folder)?;
+        let command = peers::envoy(program, &directory, listen, self.receiver.port, admin)?;
+        let mut running = Running::start(command, &directory)?;
         let ready = Some(running.ready(admin, "/ready")?);
         let ports = Ports { listen, admin, page: 0 };
-        let at_work = AtWork { running, folder, ports, ready, app: Vec::new() };
-        let answers = || Part::Proxy.has_worked(&at_work.folder, ports);
-        await_until("a request through the proxy", answers).map_err(|fault| at_work.explain(fault))?;
+        let at_work = AtWork { running, directory, ports, ready, app: Vec::new() };
+        let responds = || Part::Proxy.has_worked(&at_work.directory, ports);
+        await_until("a request through the proxy", responds).map_err(|fault| at_work.explain(fault))?;
         Ok(at_work)
     }
 
     fn every_part_has_worked(&self, at_work: &AtWork, parts: &[Part]) -> Result<(), String> {
-        // The counts go on from one start to the next, so only what is added counts.
+        // The counts are shared by all starts, so only increments matter.
         let paths = parts.iter().flat_map(|part| part.requests());
         let seen: Vec<_> = paths.map(|path| (path, self.receiver.count(path))).collect();
         if parts.contains(&Part::Logs) {
-            // A second line, after the count was read, is one that this start must deliver.
+            // A second line, written after the count was read, must be delivered by this start.
             let line = "{\"level\":\"info\",\"message\":\"another order was paid\"}\n";
-            let file = std::fs::OpenOptions::new().append(true).open(at_work.folder.join("logs/orders.log"));
+            let file = std::fs::OpenOptions::new().append(true).open(at_work.directory.join("logs/orders.log"));
             file.and_then(|mut file| std::io::Write::write_all(&mut file, line.as_bytes()))
                 .map_err(|e| format!("cannot write the app's log: {e}"))?;
         }
@@ -200,7 +200,7 @@ impl Scene {
             await_until(&format!("a request for {path}"), || self.receiver.count(path) > count)?;
         }
         for part in parts {
-            await_until(part.name(), || part.has_worked(&at_work.folder, at_work.ports))?;
+            await_until(part.name(), || part.has_worked(&at_work.directory, at_work.ports))?;
         }
         Ok(())
     }
@@ -208,7 +208,7 @@ impl Scene {
 
 pub fn command(words: &[String]) -> Command {
     let mut words = words.iter();
-    // An empty list starts the empty name, which fails with its reason.
+    // An empty list runs an empty program name, which fails with its reason.
     let mut command = Command::new(words.next().map(String::as_str).unwrap_or_default());
     command.args(words);
     command
@@ -222,24 +222,24 @@ pub fn await_within(limit: Duration, what: &str, mut condition: impl FnMut() -> 
     let end = Instant::now() + limit;
     while !condition() {
         if Instant::now() > end {
-            return Err(format!("not idle but stuck, {what} did not come within {limit:?}"));
+            return Err(format!("{what} did not happen within {limit:?}"));
         }
         std::thread::sleep(Duration::from_millis(2));
     }
     Ok(())
 }
 
-/// A small git repository with one commit, as a `file://` URL. The person's own git configuration stays out of it.
+/// A small git repository with one commit, as a `file://` URL. The user's git configuration is not used.
 fn repository(scratch: &Scratch) -> Result<String, String> {
-    let folder = scratch.fresh("repository")?;
+    let directory = scratch.fresh("repository")?;
     let git = programs::system("git")?;
-    std::fs::create_dir(folder.join("orders")).map_err(|e| format!("cannot create the repository: {e}"))?;
-    write(&folder.join("orders/settings.yaml"), "currency: EUR\nlimit: 100\n")?;
+    std::fs::create_dir(directory.join("orders")).map_err(|e| format!("cannot create the repository: {e}"))?;
+    write(&directory.join("orders/settings.yaml"), "currency: EUR\nlimit: 100\n")?;
     for arguments in ["init --quiet --initial-branch=main", "add .", "commit --quiet --message=settings"] {
         let mut command = Command::new(&git);
-        command.current_dir(&folder).args(["-c", "user.name=bench", "-c", "user.email=bench@example.invalid"]);
+        command.current_dir(&directory).args(["-c", "user.name=bench", "-c", "user.email=bench@example.invalid"]);
         command.args(arguments.split(' ')).env("GIT_CONFIG_GLOBAL", "/dev/null").env("GIT_CONFIG_SYSTEM", "/dev/null");
         finish(command, Duration::from_secs(20))?;
     }
-    Ok(format!("file://{}", folder.display()))
+    Ok(format!("file://{}", directory.display()))
 }

@@ -1,11 +1,11 @@
-//! Bytes of the binary as it is, and of a copy without symbols; beside Envoy, which is one binary too.
+//! Size of the binary, and of a copy without symbols; compared with Envoy, which is a single binary too.
 
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
 use super::scene::Scene;
-use crate::contenders::ENVOY;
+use crate::peers::ENVOY;
 use crate::programs;
 use crate::report::{Limit, OURS, Report};
 use crate::running::finish;
@@ -19,8 +19,8 @@ pub fn record(scene: &Scene, report: &mut Report) {
     }
     for (name, program) in scene.present(&[OURS, ENVOY]) {
         match sizes(&scene.scratch, program) {
-            Ok((whole, without_symbols)) => {
-                report.record(size, name, 0, whole as f64);
+            Ok((original, without_symbols)) => {
+                report.record(size, name, 0, original as f64);
                 report.record(stripped, name, 0, without_symbols as f64);
             }
             Err(reason) => report.remark(format!("{name}, size: {reason}")),

@@ -1,8 +1,8 @@
-//! How much later the app starts because somebody starts it for us: beside dumb-init and tini.
+//! The delay that a wrapper adds to the start of the app: compared with dumb-init and tini.
 //!
-//! The app prints the clock at its first instruction and ends. Its time counts from just before the exec of whoever
-//! wraps it; the time of the app alone, started in the same turn, is taken off. Nothing holds the start back: sync, which
-//! waits for a first revision, is off. A round is twenty starts of each, and gives the median.
+//! The app prints the clock at its first instruction and exits. Its time counts from just before the exec of its
+//! wrapper; the time of the unwrapped app, started in the same turn, is subtracted. Nothing delays the start: sync, which
+//! waits for a first revision, is disabled. A round is twenty starts of each; the result is the median.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use super::INITS;
 use super::parts::Part;
 use super::scene::{App, Scene, command};
 use crate::app;
-use crate::contenders;
+use crate::peers;
 use crate::report::{Limit, OURS, Report, RowId, median};
 use crate::running::finish;
 
@@ -43,7 +43,6 @@ impl Rows {
         Self { added: added.to_vec() }
     }
 
-    /// covers: attachment 13, attachment 14
     pub fn measure(&self, scene: &Scene, report: &mut Report, round: usize) {
         eprintln!("    {STARTS} starts of the app");
         let outcome = app::stamp().and_then(|alone| {
@@ -72,14 +71,14 @@ impl Rows {
         let mut way = |name, row, words| ways.push(Way { name, row, words, added_ms: Vec::with_capacity(STARTS) });
         for (place, (row, (_, parts))) in self.added.iter().zip(SETS).enumerate() {
             if let Some(program) = scene.program(OURS) {
-                let folder = scene.scratch.fresh(&format!("start-{place}"))?;
-                let (words, _) = scene.ours(program, &folder, parts, &App::of(alone.to_vec()))?;
+                let directory = scene.scratch.fresh(&format!("start-{place}"))?;
+                let (words, _) = scene.ours(program, &directory, parts, &App::of(alone.to_vec()))?;
                 way(OURS, *row, words);
             }
         }
         for (name, program) in scene.present(&INITS) {
             let mut words = vec![program.to_string_lossy().into_owned()];
-            words.extend(contenders::wrapped(name, alone));
+            words.extend(peers::wrapped(name, alone));
             self.added.first().into_iter().for_each(|row| way(name, *row, words.clone()));
         }
         Ok(ways)
@@ -90,6 +89,6 @@ impl Rows {
 fn first_instruction(words: &[String]) -> Result<Duration, String> {
     let began = app::now();
     let printed = finish(command(words), START_LIMIT)?;
-    let at: u64 = printed.trim().parse().map_err(|_| format!("`{}` is no time", printed.trim()))?;
-    Duration::from_nanos(at).checked_sub(began).ok_or_else(|| "the app was there before its start".to_owned())
+    let at: u64 = printed.trim().parse().map_err(|_| format!("`{}` is not a time", printed.trim()))?;
+    Duration::from_nanos(at).checked_sub(began).ok_or_else(|| "the app's time is before its start".to_owned())
 }

@@ -1,8 +1,8 @@
-//! How long a request waits because of an upgrade in place.
+//! The delay that an upgrade in place adds to a request.
 //!
-//! Two hundred requests a second go through the proxy, each on a connection of its own, while `outrigger upgrade` is
-//! called five times. The figure is the slowest request's time over the median of two quiet seconds before. A request
-//! that fails has a row of its own, and its time is not counted.
+//! Two hundred requests a second go through the proxy, each on its own connection, while `outrigger upgrade` is called
+//! five times. The result is the slowest request's time above the median of two quiet seconds before. Failed requests
+//! have a separate row, and their time is not counted.
 
 use std::path::Path;
 use std::process::Command;
@@ -32,12 +32,12 @@ struct Outcome {
 }
 
 impl Rows {
-    /// Nothing where our program has no such command; the report says so.
+    /// `None` if the program has no such command, which a remark reports.
     pub fn new(scene: &Scene, report: &mut Report) -> Option<Self> {
-        let mut question = Command::new(scene.program(OURS)?);
-        question.args(["upgrade", "--help"]);
-        if finish(question, COMMAND_LIMIT).is_err() {
-            report.remark(format!("{OURS} has no command `upgrade` yet: what an upgrade costs was not measured"));
+        let mut help = Command::new(scene.program(OURS)?);
+        help.args(["upgrade", "--help"]);
+        if finish(help, COMMAND_LIMIT).is_err() {
+            report.remark(format!("{OURS} has no command `upgrade`: upgrades were not measured"));
             return None;
         }
         let mut row = |measure: &str, unit, most| {
@@ -51,7 +51,6 @@ impl Rows {
         })
     }
 
-    /// covers: attachment 13, attachment 14
     pub fn measure(&self, scene: &Scene, report: &mut Report, round: usize) {
         let Some(program) = scene.program(OURS) else { return };
         eprintln!("    {OURS}, {UPGRADES} upgrades");
@@ -76,25 +75,25 @@ fn upgrades(scene: &Scene, program: &Path) -> Result<Outcome, String> {
         upgrade(&it, program).map_err(|fault| it.explain(fault))?;
         std::thread::sleep(BETWEEN);
     }
-    judge(&pace.stop(), begun)
+    evaluate(&pace.stop(), begun)
 }
 
-/// Calls the command and awaits the end of the old worker.
+/// Runs the command and awaits the exit of the old worker.
 fn upgrade(it: &AtWork, program: &Path) -> Result<(), String> {
     let old = it.worker()?;
     let mut command = Command::new(program);
-    command.arg("upgrade").arg("--socket").arg(it.folder.join("admin.sock"));
+    command.arg("upgrade").arg("--socket").arg(it.directory.join("admin.sock"));
     finish(command, COMMAND_LIMIT)?;
     await_until("the next worker", || it.worker().is_ok_and(|next| next != old))
 }
 
-fn judge(requests: &[Request], begun: Instant) -> Result<Outcome, String> {
+fn evaluate(requests: &[Request], begun: Instant) -> Result<Outcome, String> {
     let took = |request: &&Request| request.took().as_secs_f64();
     let answered = || requests.iter().filter(|request| request.answered);
     let normal = median(answered().filter(|request| request.ended < begun).map(|request| took(&request)).collect());
-    let normal = Duration::from_secs_f64(normal.ok_or("no request was answered before the first upgrade")?);
+    let normal = Duration::from_secs_f64(normal.ok_or("no request succeeded before the first upgrade")?);
     let slowest = answered().filter(|request| request.ended >= begun).map(Request::took).max();
-    let slowest = slowest.ok_or("no request was answered during the upgrades")?;
+    let slowest = slowest.ok_or("no request succeeded during the upgrades")?;
     let failed = requests.iter().filter(|request| !request.answered).count();
     Ok(Outcome { excess: slowest.saturating_sub(normal), failed })
 }
@@ -104,15 +103,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_slowest_answer_counts_over_the_normal_median_and_failures_count_apart() {
+    fn failures_are_not_in_the_slowest_response_time() {
         let start = Instant::now();
         let at = |begun: u64, took: u64, answered: bool| {
             let begun = start + Duration::from_millis(begun);
             Request { begun, ended: begun + Duration::from_millis(took), answered }
         };
         let requests = [at(0, 1, true), at(5, 2, true), at(10, 3, true), at(110, 40, true), at(120, 900, false)];
-        let outcome = judge(&requests, start + Duration::from_millis(100)).expect("there are answers in both times");
+        let outcome =
+            evaluate(&requests, start + Duration::from_millis(100)).expect("responses before and after the start");
         assert_eq!((outcome.excess, outcome.failed), (Duration::from_millis(38), 1));
-        assert!(judge(&requests[..3], start + Duration::from_millis(100)).is_err());
+        assert!(evaluate(&requests[..3], start + Duration::from_millis(100)).is_err());
     }
 }

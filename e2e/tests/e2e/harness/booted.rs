@@ -1,6 +1,6 @@
-//! A real systemd, as the first process of its own namespaces, with the units of `deploy/systemd` and no others. A scene,
-//! drop-ins and files come in; systemctl, properties and the process id of a unit go out. It shares this machine's network,
-//! so that a test reaches what a unit listens on; what it writes is in memory and gone with it.
+//! A real systemd as PID 1 of its own namespaces, with the units of `deploy/systemd` and no others. In: a scene, drop-ins
+//! and files. Out: systemctl, properties and the process id of a unit. It shares this machine's network, so that a test
+//! reaches the listeners of a unit; it writes only to memory, which is released when it exits.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -9,20 +9,20 @@ use super::outrigger::binary;
 use super::process::{Running, children};
 use super::{PATIENCE, SECOND, Scene, fixture, peer, until, within, workspace};
 
-pub const NO_SYSTEMD: &str = "systemd cannot be started in namespaces of its own: not root, or a program is missing";
+pub const NO_SYSTEMD: &str = "systemd cannot be started in its own namespaces: not root, or a program is missing";
 
-/// What the units of `deploy/` lean on, by name or by default.
+/// The targets on which the units of `deploy/` depend, by name or by default.
 const TARGETS: [&str; 7] = ["e2e", "sysinit", "basic", "shutdown", "multi-user", "network-online", "umount"];
 
 pub struct Booted {
     running: Running,
-    /// The first process of its namespaces, by the id that it has outside of them.
+    /// PID 1 of the namespaces, by its process id outside of them.
     init: u32,
     cgroup: PathBuf,
 }
 
 impl Booted {
-    /// Boots with the units, the program, and whatever lies in the scene's folder `files`; `None` where that is not possible.
+    /// Boots with the units, the program, and the contents of the scene's directory `files`; `None` if that is not possible.
     pub fn start(scene: &Scene) -> Option<Self> {
         let unshare = peer("unshare")?;
         for program in ["nsenter", "pivot_root", "systemctl", "systemd-sysusers"] {
@@ -31,9 +31,9 @@ impl Booted {
         if !rustix::process::geteuid().is_root() || !Path::new("/lib/systemd/systemd").exists() {
             return None;
         }
-        lay_files(scene);
-        let cgroup = make_cgroup(scene)?;
-        // The shell moves itself first, so that the namespace of control groups begins at the new one.
+        install_files(scene);
+        let cgroup = create_cgroup(scene)?;
+        // The shell first moves itself into the new control group, so that the cgroup namespace has it as its root.
         let script = "echo 0 > \"$0/cgroup.procs\"; exec \"$@\"";
         let mut command = Command::new("sh");
         command.args(["-c", script]).arg(&cgroup).arg(unshare);
@@ -56,7 +56,7 @@ impl Booted {
         ["running", "degraded"].contains(&state.trim())
     }
 
-    /// Runs a program inside: exit code, stdout, stderr.
+    /// Runs a program inside the namespaces: exit code, stdout, stderr.
     #[track_caller]
     pub fn enter(&self, command: &[&str]) -> (i32, String, String) {
         let target = format!("--target={}", self.init);
@@ -84,7 +84,7 @@ impl Booted {
         value.parse().unwrap_or_else(|_| panic!("{property} of {unit} is a number: {value}"))
     }
 
-    /// The unit's main process, by the id that it has outside.
+    /// The unit's main process, by its process id outside of the namespaces.
     #[track_caller]
     pub fn main_process(&self, unit: &str) -> u32 {
         let inside = self.number(unit, "MainPID");
@@ -96,18 +96,18 @@ impl Booted {
         outside.unwrap_or_else(|| panic!("{unit} has a main process {inside}"))
     }
 
-    /// How the runs of all units ended so far, as `result code status`.
+    /// How the runs of all units have ended so far, as `result code status`.
     pub fn ends(&self) -> Vec<String> {
         let log = std::fs::read_to_string(self.path("/run/units.log")).unwrap_or_default();
         log.lines().filter_map(|line| line.strip_prefix("ended: ").map(str::to_owned)).collect()
     }
 
-    /// A file inside, as this process reaches it.
+    /// The path of a file inside the namespaces, for this process.
     pub fn path(&self, inside: &str) -> PathBuf {
         PathBuf::from(format!("/proc/{}/root{inside}", self.init))
     }
 
-    /// What the units wrote, and what systemd itself said.
+    /// The output of the units, and that of systemd itself.
     pub fn report(&self) -> String {
         let log = std::fs::read_to_string(self.path("/run/units.log")).unwrap_or_default();
         format!("{log}--- systemd:\n{}", self.running.stderr.text())
@@ -120,16 +120,16 @@ impl Drop for Booted {
             eprintln!("--- units:\n{}", self.report());
         }
         if self.init != 0 {
-            // The kernel ends everything in its namespace with it.
+            // When PID 1 exits, the kernel kills every process of the namespace (pid_namespaces(7)).
             super::process::send_signal(self.init, super::process::Signal::KILL);
         }
         within(5 * SECOND, || self.running.ended().is_some());
-        // Empty once all its processes are gone; a folder left behind holds nothing.
+        // Empty once all its processes have exited; a directory that is not removed holds nothing.
         within(5 * SECOND, || remove_cgroup(&self.cgroup));
     }
 }
 
-/// Output to a file, and how each run of the unit ended behind it: systemd forgets a unit once it has stopped.
+/// Output to a file, followed by how each run of the unit ended: systemd unloads a unit once it has stopped.
 const DROP_IN: &str = "\
 [Service]
 StandardOutput=append:/run/units.log
@@ -137,10 +137,10 @@ StandardError=append:/run/units.log
 ExecStopPost=/bin/sh -c 'echo \"ended: $SERVICE_RESULT $EXIT_CODE $EXIT_STATUS\"'
 ";
 
-/// The units as they are shipped, with one drop-in each that sends their output to a file: there is no journal here.
-fn lay_files(scene: &Scene) {
-    for folder in ["mem", "root"] {
-        std::fs::create_dir_all(scene.path("boot").join(folder)).expect("the scene takes folders");
+/// The units as shipped, each with one drop-in that sends its output to a file: there is no journal here.
+fn install_files(scene: &Scene) {
+    for directory in ["mem", "root"] {
+        std::fs::create_dir_all(scene.path("boot").join(directory)).expect("the scene is writable");
     }
     let copy = |from: &Path, to: &str| {
         let text = std::fs::read(from).unwrap_or_else(|why| panic!("{}: {why}", from.display()));
@@ -158,8 +158,8 @@ fn lay_files(scene: &Scene) {
     scene.program("boot/files/usr/local/bin/outrigger", binary());
 }
 
-/// A control group below our own in the hierarchy that systemd uses (version 2, also where version 1 has the controllers).
-fn make_cgroup(scene: &Scene) -> Option<PathBuf> {
+/// A control group below that of the test in the hierarchy that systemd uses (version 2, even if version 1 has the controllers).
+fn create_cgroup(scene: &Scene) -> Option<PathBuf> {
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").ok()?;
     let mount = mounts.lines().find(|line| line.contains(" - cgroup2 "))?;
     let own = std::fs::read_to_string("/proc/self/cgroup").ok()?;

@@ -1,7 +1,7 @@
-//! Outrigger at work on all four jobs under a steady load, for tests of workers that come and go: an app (`examples/busy_app.rs`)
-//! that writes 10,000 numbered lines a second and answers 1,000 requests a second through us, over fresh and kept connections, and
-//! some more beside us. In: a binary. Out: what a test wants to look at, and at the end the promises: no line lost, the app
-//! untouched, the ledger in balance, nothing left behind. Bounded by the pace of the loads and by the harness's patience.
+//! Outrigger doing all four jobs under a steady load, for tests that replace workers: an app (`examples/busy_app.rs`) that writes
+//! 10,000 numbered lines a second and serves 1,000 requests a second through Outrigger, over new and keep-alive connections, and
+//! some more directly. In: a binary. Out: what a test inspects, and at the end the guarantees: no line lost, the app unaffected,
+//! the ledger balanced, nothing left running. Limits: the rate of the loads and the harness's `PATIENCE`.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -17,10 +17,10 @@ pub const NO_GIT: &str = "git is not installed";
 /// Requests a second of each kind.
 const EACH_PER_SECOND: u32 = 500;
 
-/// Requests a second straight at the app.
+/// Requests a second sent directly to the app.
 const DIRECT_PER_SECOND: u32 = 100;
 
-/// The socket has a folder of its own: the worker may write there, so that no binary from there is trusted.
+/// The socket is in a separate directory: the worker may write there, so that no binary from there is trusted.
 pub const BODY: &str = r#"
 app: { port: @port@, stop: { drain_timeout: 5s, grace_period: 5s, timeout: 20s } }
 admin: { listen: "127.0.0.1:@admin@", socket: "@dir@/run/admin.sock" }
@@ -43,7 +43,7 @@ proxy:
   clusters: { shop: { endpoints: ["127.0.0.1:@port@"] } }
 "#;
 
-/// Four batches of a sink, each of what its size allows.
+/// The lines of four batches of a sink, each of the maximum size.
 const IN_FLIGHT: usize = 4 * 2600;
 
 pub const LINES_PER_SECOND: usize = 10_000;
@@ -54,11 +54,11 @@ pub struct Busy {
     pub outrigger: Outrigger,
     pub app: u32,
     pub front: String,
-    /// The outbound listener, which leads to the same server.
+    /// The outbound listener, which routes to the same server.
     pub way: String,
     pub fresh: Load,
     pub kept: Load,
-    /// Past us: whatever happens to us, the app answers it.
+    /// Bypasses Outrigger: whatever happens to Outrigger, the app responds.
     direct: Load,
     began: Instant,
     pub git: Repository,
@@ -66,17 +66,17 @@ pub struct Busy {
 }
 
 impl Busy {
-    /// Everything at work; `None` where a program is missing.
+    /// Starts everything; `None` if a program is missing.
     pub fn start(binary: &str) -> Option<Self> {
         Self::start_with(binary, 1)
     }
 
-    /// With so many threads of the proxy.
+    /// With this number of proxy threads.
     pub fn start_with(binary: &str, threads: u32) -> Option<Self> {
         let scene = Scene::new();
         let git = Repository::create(&scene)?;
         let receiver = LogReceiver::start();
-        std::fs::create_dir_all(scene.path("access")).expect("the scene takes folders");
+        std::fs::create_dir_all(scene.path("access")).expect("the scene is writable");
         scene.set("threads", threads);
         scene.set("out", receiver.address());
         scene.set("url", git.file_url());
@@ -97,12 +97,12 @@ impl Busy {
         busy.await_service(PATIENCE);
         busy.descriptors = descriptors(busy.outrigger.pid());
         busy.receiver.wait_for(1000, PATIENCE);
-        // What a start leaves in the loads is no part of what is measured.
+        // Resets the measurement, which must not include the start.
         busy.longest_pause();
         Some(busy)
     }
 
-    /// Everything works again: both loads are answered, and lines arrive that are newer than any so far.
+    /// Waits until everything works again: both loads get responses, and lines arrive that are newer than any so far.
     #[track_caller]
     pub fn await_service(&self, limit: Duration) {
         let newest = self.receiver.newest("n=");
@@ -112,16 +112,16 @@ impl Busy {
         until(limit, "new lines arrive", || self.receiver.newest("n=") > newest);
     }
 
-    /// Waits for a worker other than this one that answers, and for the end of this one: when it was seen to be gone.
+    /// Waits for the exit of this worker and for another one that is ready. Returns when the exit was detected.
     #[track_caller]
     pub fn await_next(&self, before: u32, limit: Duration) -> Instant {
-        until(limit, "the worker is gone", || !is_alive(before));
-        let gone = Instant::now();
+        until(limit, "the worker has exited", || !is_alive(before));
+        let exited = Instant::now();
         self.outrigger.await_other(before, limit);
-        gone
+        exited
     }
 
-    /// The longest time without an answer since it was last asked, over both loads.
+    /// The longest time without a response since the previous call, over both loads.
     pub fn longest_pause(&self) -> Duration {
         self.fresh.take_longest_pause().max(self.kept.take_longest_pause())
     }
@@ -134,7 +134,7 @@ impl Busy {
         Death { from, to: self.await_next(worker, PATIENCE) }
     }
 
-    /// As many descriptors as at the start, and no child that nobody waited for.
+    /// As many file descriptors as at the start, and no zombie.
     #[track_caller]
     pub fn assert_supervisor_is_clean(&self) {
         let pid = self.outrigger.pid();
@@ -144,11 +144,11 @@ impl Busy {
         };
         let wanted = (self.descriptors, 0, 2);
         let clean = super::within(PATIENCE, || is_clean() == wanted);
-        assert!(clean, "descriptors, zombies, children: {:?} and not {wanted:?}\n{}", is_clean(), listing(pid));
+        assert!(clean, "file descriptors, zombies, children: {:?}, expected {wanted:?}\n{}", is_clean(), listing(pid));
     }
 
-    /// Ends the loads, then everything, and prints the account. Answers what the loads met. Lines came twice no more often than what
-    /// may have been under way when a worker ended, so many times.
+    /// Stops the loads, then everything, and prints the totals. Returns the results of the loads. At most as many lines are
+    /// repeated as may have been in flight when a worker exited, times the number of workers that exited.
     #[track_caller]
     pub fn finish(self, workers_ended: usize) -> (Met, Met) {
         let Self { scene, receiver, outrigger, app, fresh, kept, direct, began, .. } = self;
@@ -162,8 +162,8 @@ impl Busy {
         let (last, repeated) = assert_lines(&receiver, &exit.stdout, workers_ended);
         drop(scene);
         eprintln!(
-            "{workers_ended} workers ended: {} + {} of {} + {} answered, {} + {} failed, {} retried, slowest {:?} and {:?}; {last} of \
-             {lines_due} lines, {repeated} twice; straight at the app {} of {} answered, slowest {:?}",
+            "{workers_ended} workers exited: {} + {} of {} + {} succeeded, {} + {} failed, {} retried, slowest {:?} and {:?}; \
+             {last} of {lines_due} lines, {repeated} repeated; directly to the app {} of {} succeeded, slowest {:?}",
             fresh.answered,
             kept.answered,
             fresh.due,
@@ -177,13 +177,13 @@ impl Busy {
             direct.due,
             direct.slowest
         );
-        // The promises are worth what the load was. A client waits for its answer before it asks again, so that a machine with other
-        // work to do makes the load lighter; half of it is what a test under less would not have tested.
+        // The guarantees depend on the load. A client waits for its response before it sends the next request, so that a busy
+        // machine lowers the rate; with less than half of the rate the test would not be valid.
         assert!(last * 2 >= lines_due, "{last} of {lines_due} lines");
         for met in [&fresh, &kept, &direct] {
             assert!(
                 met.answered * 2 >= met.due,
-                "{:?}: {} answers of {} that were due",
+                "{:?}: {} responses of {} that were due",
                 met.kind,
                 met.answered,
                 met.due
@@ -193,19 +193,22 @@ impl Busy {
     }
 }
 
-/// Every line that the app wrote arrived and was passed through: how many there were, and how many arrived again.
+/// Every line that the app wrote arrived and was passed through. Returns how many there were, and how many were repeated.
 #[track_caller]
 fn assert_lines(receiver: &LogReceiver, stdout: &str, workers_ended: usize) -> (usize, usize) {
     let last = stdout.lines().rev().find_map(|line| number_after(line, "app stopping after "));
-    let last = last.expect("the app says how many lines it wrote");
+    let last = last.expect("the app reports how many lines it wrote");
     receiver.assert_well_formed();
     let mut times: BTreeMap<usize, usize> = BTreeMap::new();
     receiver.numbers("n=").into_iter().for_each(|number| *times.entry(number).or_default() += 1);
     let lost: Vec<usize> = (0..last).filter(|number| !times.contains_key(number)).collect();
     assert!(lost.is_empty(), "{} of {last} lines lost, the first: {:?}", lost.len(), &lost[..lost.len().min(10)]);
-    assert_eq!(times.len(), last, "nothing was invented");
+    assert_eq!(times.len(), last, "no line arrived that the app did not write");
     let repeated: usize = times.values().map(|times| times - 1).sum();
-    assert!(repeated <= workers_ended * IN_FLIGHT, "{repeated} lines came again after {workers_ended} workers ended");
+    assert!(
+        repeated <= workers_ended * IN_FLIGHT,
+        "{repeated} lines were repeated after {workers_ended} workers exited"
+    );
     let passed = stdout.lines().filter(|line| line.starts_with("n=")).count();
     assert_eq!(passed, last, "every line was passed through");
     (last, repeated)
@@ -216,13 +219,13 @@ pub fn descriptors(pid: u32) -> usize {
 }
 
 fn listing(pid: u32) -> String {
-    let folder = format!("/proc/{pid}/fd");
-    let names = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let directory = format!("/proc/{pid}/fd");
+    let names = std::fs::read_dir(directory).into_iter().flatten().flatten();
     let links = names.filter_map(|entry| std::fs::read_link(entry.path()).ok());
     links.map(|link| format!("{}\n", link.display())).collect()
 }
 
-/// What a process runs.
+/// The executable of a process.
 pub fn executable(pid: u32) -> String {
     let link = std::fs::read_link(Path::new("/proc").join(pid.to_string()).join("exe"));
     link.map_or_else(|error| error.to_string(), |path| path.display().to_string())

@@ -1,7 +1,7 @@
-//! One of each kind that calls out, to a host of its own: two log sinks, a scrape, a remote write, two ways to git
-//! and a notification. (ssh is a program that calls out by itself.) Host names come in; a configuration and the
-//! servers behind the names go out, and whether all of it works, or reports why it does not. Bounded by some hundred
-//! lines and a request each second.
+//! One of each kind of component that makes outgoing connections, each to its own host: two log sinks, a scrape, a remote
+//! write, git over two protocols and a notification. (ssh is a program that connects by itself.) In: host names. Out: a
+//! configuration and the servers of the names, and whether all of it works, or reports why it does not. Limits: some
+//! hundred lines and a request each second.
 
 use std::io::Write as _;
 use std::path::Path;
@@ -21,7 +21,7 @@ use super::{
 
 pub const NO_CALLERS: &str = "git, git-daemon, git-http-backend or python3 is not installed";
 
-/// Each kind by the name of its component; its host is known to texts as `@KIND_host@`.
+/// Each kind by the name of its component; texts refer to its host as `@KIND_host@`.
 pub const KINDS: [&str; 7] = ["lines", "loki", "page", "central", "web", "daemon", "notice"];
 
 /// Lines of each round.
@@ -63,13 +63,13 @@ pub struct Callers {
     repository: Repository,
     servers: Vec<Running>,
     rounds: usize,
-    /// Scrapes and writes before the round began.
+    /// Scrapes and writes before the round started.
     before: (usize, usize),
 }
 
 impl Callers {
-    /// All servers listen on 127.0.0.1. The host of each kind is its name with `domain` behind it. `None` where a
-    /// server is missing.
+    /// All servers listen on 127.0.0.1. The host of each kind is its name followed by `domain`. `None` if a server is
+    /// missing.
     pub fn start(scene: &Scene, domain: &str) -> Option<Self> {
         let repository = Repository::create(scene)?;
         let servers = vec![repository.http(scene)?.0, repository.daemon(scene)?.0];
@@ -81,7 +81,7 @@ impl Callers {
         for kind in KINDS {
             scene.set(&format!("{kind}_host"), format!("{kind}{domain}"));
         }
-        std::fs::create_dir_all(scene.path("logs")).expect("the scene takes folders");
+        std::fs::create_dir_all(scene.path("logs")).expect("the scene is writable");
         Some(Self { lines, loki, central, notice, page, repository, servers, rounds: 0, before: (0, 0) })
     }
 
@@ -89,7 +89,7 @@ impl Callers {
         BODY
     }
 
-    /// The port behind each host.
+    /// The port of each host.
     pub fn ports(scene: &Scene) -> [(&'static str, String); 7] {
         KINDS.map(|kind| {
             let name = match kind {
@@ -101,12 +101,13 @@ impl Callers {
         })
     }
 
-    /// New lines and a new commit.
+    /// Adds new lines and a new commit.
     pub fn feed(&mut self, scene: &Scene) {
         let (first, path) = (self.rounds * LINES, scene.path("logs/in.log"));
-        let mut file = std::fs::OpenOptions::new().create(true).append(true).open(path).expect("it is our file");
+        let mut file =
+            std::fs::OpenOptions::new().create(true).append(true).open(path).expect("the test owns the file");
         let text: String = (first..first + LINES).map(|number| format!("n={number:06}\n")).collect();
-        file.write_all(text.as_bytes()).expect("the log can be written");
+        file.write_all(text.as_bytes()).expect("the log is writable");
         self.rounds += 1;
         self.before = (self.page.seen_count(), self.central.count());
         if self.rounds > 1 {
@@ -114,7 +115,7 @@ impl Callers {
         }
     }
 
-    /// Every kind delivers all that it was fed so far: lines once and in order.
+    /// Every kind delivers all of its input so far: lines once and in order.
     #[track_caller]
     pub fn assert_all_work(&self, scene: &Scene, outrigger: &Outrigger) {
         self.assert_work(scene, outrigger, &KINDS);
@@ -127,7 +128,7 @@ impl Callers {
         self.central.assert_well_formed();
     }
 
-    /// These kinds have delivered all that they were fed so far.
+    /// These kinds have delivered all of their input so far.
     #[track_caller]
     pub fn assert_work(&self, scene: &Scene, outrigger: &Outrigger, kinds: &[&str]) {
         let mut missing = Vec::new();
@@ -137,10 +138,10 @@ impl Callers {
             missing.is_empty()
         });
         let status = outrigger.get_quietly("/status");
-        assert!(all_work, "{missing:?} do not work; the status: {status}");
+        assert!(all_work, "{missing:?} do not work; status: {status}");
     }
 
-    /// The kinds that have not done all of it.
+    /// The kinds that have not delivered all of their input.
     pub fn missing(&self, scene: &Scene) -> Vec<&'static str> {
         let (lines, generation) = (self.rounds * LINES, self.rounds);
         let is_published = |name: &str| published(&scene.path(&format!("out/{name}"))) == Ok(Some(generation));
@@ -163,22 +164,22 @@ impl Callers {
 
 const PAGE: &[u8] = b"# TYPE shop_queue_depth gauge\nshop_queue_depth 3\n";
 
-/// The status and our own log say of this host all of these words, in one sentence.
+/// The status and Outrigger's log report all of these words about this host, in one sentence.
 #[track_caller]
 pub fn assert_said(outrigger: &Outrigger, host: &str, words: &[&str], limit: Duration) {
-    let fits = |text: &str| text.contains(host) && words.iter().all(|word| text.contains(word));
+    let matches = |text: &str| text.contains(host) && words.iter().all(|word| text.contains(word));
     let mut status = Value::Null;
-    let said = within(limit, || {
+    let reported = within(limit, || {
         status = serde_json::from_str(&outrigger.get_quietly("/status")).unwrap_or_default();
-        texts(&status).iter().flat_map(|text| text.split("; ")).any(fits)
+        texts(&status).iter().flat_map(|text| text.split("; ")).any(matches)
     });
-    assert!(said, "the status says {words:?} of {host}: {}", status["subsystems"]);
-    until(PATIENCE, &format!("our log says {words:?} of {host}"), || {
-        outrigger.stderr.lines().iter().any(|line| fits(line))
+    assert!(reported, "the status reports {words:?} about {host}: {}", status["subsystems"]);
+    until(PATIENCE, &format!("the log reports {words:?} about {host}"), || {
+        outrigger.stderr.lines().iter().any(|line| matches(line))
     });
 }
 
-/// All texts of a JSON value, at whatever depth.
+/// All strings of a JSON value, at any depth.
 fn texts(value: &Value) -> Vec<&str> {
     match value {
         Value::String(text) => vec![text],
@@ -232,7 +233,7 @@ sync:
         "notice.names.test",
     ];
 
-    /// They are the same at each address.
+    /// The ports are the same at each address.
     pub fn ports(scene: &Scene) {
         for name in ["lines", "loki", "page", "central", "git_http", "git_daemon", "notice"] {
             scene.port(name);
@@ -253,7 +254,7 @@ sync:
             })
         };
         let bare = repository.bare();
-        let base = bare.parent().expect("it lies in a folder").display();
+        let base = bare.parent().expect("the repository has a parent directory").display();
         let options = [
             "--export-all".to_owned(),
             "--reuseaddr".to_owned(),
@@ -262,7 +263,9 @@ sync:
             format!("--base-path={base}"),
         ];
         let daemon = Running::start(&[&[daemon.to_owned()], options.as_slice()].concat());
-        let web = repository.http_at(address, &scene.value("git_http")).expect("who has git-daemon has this, too");
+        let web = repository
+            .http_at(address, &scene.value("git_http"))
+            .expect("git-http-backend is installed with git-daemon");
         let (lines, loki, central) = (receiver("lines"), receiver("loki"), receiver("central"));
         Self { lines, loki, central, notice: server("notice"), scrapes: server("page"), web, daemon }
     }
@@ -270,12 +273,12 @@ sync:
     #[track_caller]
     pub fn assert_works(&self, scene: &Scene, generation: usize, limit: Duration) {
         for entry in ["out/web", "out/daemon"] {
-            until(limit, &format!("{entry} follows"), || published(&scene.path(entry)) == Ok(Some(generation)));
+            until(limit, &format!("{entry} is updated"), || published(&scene.path(entry)) == Ok(Some(generation)));
         }
-        until(limit, "all others are reached", || !self.reached().contains(&0));
+        until(limit, "all other servers are reached", || !self.reached().contains(&0));
     }
 
-    /// What came to all but git, which keeps no count.
+    /// What arrived at all servers but those of git, which count nothing.
     pub fn reached(&self) -> [usize; 5] {
         [self.lines.len(), self.loki.len(), self.central.count(), self.notice.connections(), self.scrapes.connections()]
     }
@@ -290,9 +293,9 @@ sync:
     }
 }
 
-/// git's own server, where git keeps its programs.
+/// git's own server, from the directory of git's programs.
 pub fn git_daemon() -> Option<String> {
-    let asked = Command::new("git").arg("--exec-path").output().ok()?;
-    let path = Path::new(String::from_utf8_lossy(&asked.stdout).trim()).join("git-daemon");
+    let output = Command::new("git").arg("--exec-path").output().ok()?;
+    let path = Path::new(String::from_utf8_lossy(&output.stdout).trim()).join("git-daemon");
     path.is_file().then(|| path.display().to_string())
 }

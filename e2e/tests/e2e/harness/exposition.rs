@@ -1,5 +1,5 @@
-//! Reads the Prometheus text that a page of ours answers with, strictly enough that a malformed line fails the test. Text
-//! comes in, samples go out. It knows no type but names, labels and values; bounded by the page.
+//! Parses the Prometheus text of Outrigger's /metrics endpoint, strictly enough that a malformed line fails the test. In:
+//! text. Out: samples. It knows names, labels and values, and no metric types. Limits: the size of the exposition.
 
 use std::collections::BTreeMap;
 
@@ -17,7 +17,7 @@ pub struct Exposition {
 }
 
 impl Exposition {
-    /// The page of this address; `None` while it does not answer with 200.
+    /// The exposition at this address; `None` while the response is not 200.
     pub fn of(address: &str) -> Option<Self> {
         let reply = get(address, "/metrics").ok()?;
         (reply.status == 200).then(|| Self::parse(&reply.text()))
@@ -28,7 +28,7 @@ impl Exposition {
         Self { series: lines.map(parse_line).collect() }
     }
 
-    /// The sum over all series whose name and labels the condition takes; `None` when there is none.
+    /// The sum over all series that match the condition; `None` if there are none.
     pub fn sum(&self, condition: impl Fn(&Series) -> bool) -> Option<f64> {
         let mut found = self.series.iter().filter(|series| condition(series)).peekable();
         found.peek()?;
@@ -46,24 +46,24 @@ impl Exposition {
 }
 
 fn parse_line(line: &str) -> Series {
-    let broken = || -> ! { panic!("not a line of the Prometheus text format: {line}") };
-    let name_end = line.find(['{', ' ']).unwrap_or_else(|| broken());
+    let malformed = || -> ! { panic!("not a line of the Prometheus text format: {line}") };
+    let name_end = line.find(['{', ' ']).unwrap_or_else(|| malformed());
     let (name, rest) = line.split_at(name_end);
     let valid =
-        |(place, c): (usize, char)| c.is_ascii_alphabetic() || "_:".contains(c) || place > 0 && c.is_ascii_digit();
+        |(index, c): (usize, char)| c.is_ascii_alphabetic() || "_:".contains(c) || index > 0 && c.is_ascii_digit();
     if name.is_empty() || !name.char_indices().all(valid) {
-        broken();
+        malformed();
     }
     let (labels, rest) = match rest.strip_prefix('{') {
-        Some(inside) => parse_labels(inside).unwrap_or_else(|| broken()),
+        Some(inside) => parse_labels(inside).unwrap_or_else(|| malformed()),
         None => (BTreeMap::new(), rest),
     };
-    let value = rest.split_whitespace().next().unwrap_or_else(|| broken());
-    let value = value.parse().unwrap_or_else(|_| broken());
+    let value = rest.split_whitespace().next().unwrap_or_else(|| malformed());
+    let value = value.parse().unwrap_or_else(|_| malformed());
     Series { name: name.to_owned(), labels, value }
 }
 
-/// The labels and what follows the closing brace.
+/// The labels and the text after the closing brace.
 fn parse_labels(mut rest: &str) -> Option<(BTreeMap<String, String>, &str)> {
     let mut labels = BTreeMap::new();
     loop {
@@ -76,7 +76,7 @@ fn parse_labels(mut rest: &str) -> Option<(BTreeMap<String, String>, &str)> {
         let mut characters = quoted.char_indices();
         let end = loop {
             match characters.next()? {
-                (place, '"') => break place,
+                (index, '"') => break index,
                 (_, '\\') => value.push(match characters.next()?.1 {
                     'n' => '\n',
                     other => other,

@@ -1,5 +1,5 @@
-//! The product built with fault injection, by which a test has a fault happen inside a worker or tries from there what the sandbox
-//! forbids. In: a line such as `hang proxy` or `read /etc/passwd`. Out: the worker's line back. Bound: one answer, ten seconds.
+//! The product built with fault injection: a test injects a fault into a worker, or attempts from there what the sandbox denies.
+//! In: a line such as `hang proxy` or `read /etc/passwd`. Out: the worker's response, a line. Limits: one response, ten seconds.
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
@@ -7,25 +7,25 @@ use std::path::Path;
 
 use super::{PATIENCE, SECOND, Scene, until, within};
 
-pub const NO_FAULTS: &str = "OUTRIGGER_FAULTS_BIN names no program; cargo xtask test builds it (feature `fault-injection`), or see the manifest of outrigger";
+pub const NO_FAULTS: &str = "OUTRIGGER_FAULTS_BIN is not set; cargo xtask test builds it (feature `fault-injection`), or see the manifest of outrigger";
 
-/// What the kernel answers to what is not allowed: by Landlock, and by the filter of system calls.
+/// The errors with which the kernel denies an action: by Landlock, and by the seccomp filter.
 pub const EPERM: &str = "errno 1";
 pub const EACCES: &str = "errno 13";
 
 pub fn binary() -> Option<String> {
-    let named = std::env::var("OUTRIGGER_FAULTS_BIN").ok()?;
-    assert!(Path::new(&named).is_file(), "OUTRIGGER_FAULTS_BIN names a program: {named}");
-    Some(named)
+    let path = std::env::var("OUTRIGGER_FAULTS_BIN").ok()?;
+    assert!(Path::new(&path).is_file(), "OUTRIGGER_FAULTS_BIN is the path of a program: {path}");
+    Some(path)
 }
 
-/// Asks the worker that serves. It waits until one answers, since the worker before it may be gone already.
+/// Sends the line to the active worker. Waits for a response, since the previous worker may have exited already.
 #[track_caller]
 pub fn inject(scene: &Scene, line: &str) -> String {
-    let (mut answer, mut error_text) = (String::new(), String::new());
-    let heard = within(PATIENCE, || match try_get(scene, line) {
-        Ok(heard) => {
-            answer = heard;
+    let (mut response, mut error_text) = (String::new(), String::new());
+    let received = within(PATIENCE, || match try_get(scene, line) {
+        Ok(line) => {
+            response = line;
             true
         }
         Err(error) => {
@@ -33,22 +33,22 @@ pub fn inject(scene: &Scene, line: &str) -> String {
             false
         }
     });
-    assert!(heard, "fault injection answers `{line}`: {error_text}");
-    answer
+    assert!(received, "fault injection responds to `{line}`: {error_text}");
+    response
 }
 
-/// As `ask`, where the fault may take the answer with it, and must not come to the next worker as well.
+/// Like `inject`, for a fault that may prevent the response, and that the next worker must not receive as well.
 #[track_caller]
 pub fn send(scene: &Scene, line: &str) {
     let mut found = None;
-    until(PATIENCE, "fault injection takes a connection", || {
+    until(PATIENCE, "fault injection accepts a connection", || {
         found = UnixStream::connect(scene.path("state/faults.sock")).ok();
         found.is_some()
     });
     let mut stream = found.expect("just found");
-    stream.set_read_timeout(Some(10 * SECOND)).expect("a socket has a time-out");
+    stream.set_read_timeout(Some(10 * SECOND)).expect("the timeout is not zero");
     stream.write_all(format!("{line}\n").as_bytes()).expect("the worker reads");
-    // Whatever comes, an answer or the end: by then the line has been read.
+    // With a response or the end of the stream, the line has been read.
     BufReader::new(stream).read_line(&mut String::new()).ok();
 }
 
@@ -56,10 +56,10 @@ fn try_get(scene: &Scene, line: &str) -> std::io::Result<String> {
     let mut stream = UnixStream::connect(scene.path("state/faults.sock"))?;
     stream.set_read_timeout(Some(10 * SECOND))?;
     stream.write_all(format!("{line}\n").as_bytes())?;
-    let mut answer = String::new();
-    BufReader::new(stream).read_line(&mut answer)?;
-    match answer.trim() {
-        "" => Err(std::io::Error::other("it closed without an answer")),
-        answer => Ok(answer.to_owned()),
+    let mut response = String::new();
+    BufReader::new(stream).read_line(&mut response)?;
+    match response.trim() {
+        "" => Err(std::io::Error::other("the connection was closed without a response")),
+        response => Ok(response.to_owned()),
     }
 }

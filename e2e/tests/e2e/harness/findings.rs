@@ -1,6 +1,6 @@
-//! What a test found wrong, collected, so that one start of the program answers for many inputs. Checks come in, one
-//! failure with all findings comes out at the end. A list that is dropped with findings in it fails the test, unless
-//! it fails already. Beside it: what the program itself finds wrong.
+//! Collects what a test finds wrong, so that one start of the program covers many inputs. In: checks. Out: one failure with
+//! all findings at the end. Dropping a list with findings fails the test, unless it is panicking already. Also: the health
+//! that the program itself reports.
 
 use super::{Outrigger, get};
 
@@ -10,12 +10,12 @@ pub struct Findings {
 }
 
 impl Findings {
-    /// Notes what is wrong unless it is right.
-    pub fn check(&mut self, right: bool, wrong: impl FnOnce() -> String) {
-        if !right {
-            let wrong = wrong();
-            eprintln!("finding: {wrong}");
-            self.found.push(wrong);
+    /// Records a finding unless the check holds.
+    pub fn check(&mut self, holds: bool, finding: impl FnOnce() -> String) {
+        if !holds {
+            let finding = finding();
+            eprintln!("finding: {finding}");
+            self.found.push(finding);
         }
     }
 
@@ -32,7 +32,7 @@ impl Drop for Findings {
     }
 }
 
-/// What the subsystems say of themselves, each part that is not well by its name.
+/// What the subsystems report, with the name of each unhealthy part.
 pub fn outcomes(outrigger: &Outrigger) -> String {
     let reply = get(&outrigger.admin, "/status");
     reply.map_or_else(|error| error.to_string(), |reply| reply.json()["subsystems"].to_string())

@@ -1,6 +1,6 @@
 //! A git repository with an app's configuration, and the four ways to serve it: a path, `git daemon`, `git http-backend`
-//! and sshd. A scene comes in, URLs go out; a commit always changes two files together, so that a reader who sees one of
-//! each knows that a revision was published in halves. Servers end with the test.
+//! and sshd. In: a scene. Out: URLs. A commit always changes two files together, so that a reader that sees one of each
+//! detects a revision that was not published atomically. Servers end with the test.
 
 pub mod hostile;
 pub mod objects;
@@ -22,12 +22,12 @@ pub struct Repository {
 }
 
 impl Repository {
-    /// A bare repository with generation 1 on `main`; `None` where git is missing.
+    /// A bare repository with generation 1 on `main`; `None` if git is missing.
     pub fn create(scene: &Scene) -> Option<Self> {
         peer("git")?;
         let repository = Self { root: scene.path("git"), work: scene.path("work") };
-        std::fs::create_dir_all(&repository.root).expect("the scene takes folders");
-        std::fs::create_dir_all(&repository.work).expect("the scene takes folders");
+        std::fs::create_dir_all(&repository.root).expect("the scene is writable");
+        std::fs::create_dir_all(&repository.work).expect("the scene is writable");
         git(&repository.root, &["init", "--quiet", "--bare", "--initial-branch=main", "config.git"]);
         git(&repository.work, &["init", "--quiet", "--initial-branch=main", "."]);
         let bare = repository.bare().display().to_string();
@@ -40,26 +40,27 @@ impl Repository {
         self.root.join("config.git")
     }
 
-    /// Commits and pushes a generation: two files of the folder `orders`, equal and of some size, and one outside it.
+    /// Commits and pushes a generation: two files of the directory `orders`, equal and of some size, and one outside of it.
     pub fn push(&self, generation: usize) {
         let first = format!("generation={generation:06}\n");
         let text = first.repeat(2000);
         for (name, text) in [("orders/a.conf", &text), ("orders/b.conf", &text), ("other/c.conf", &first)] {
             let path = self.work.join(name);
-            std::fs::create_dir_all(path.parent().expect("it has a folder")).expect("the work tree takes folders");
-            std::fs::write(path, text).expect("the work tree takes files");
+            std::fs::create_dir_all(path.parent().expect("the file has a parent directory"))
+                .expect("the work tree is writable");
+            std::fs::write(path, text).expect("the work tree is writable");
         }
         git(&self.work, &["add", "--all"]);
         git(&self.work, &["commit", "--quiet", "--message", &first]);
         git(&self.work, &["push", "--quiet", "origin", "main"]);
     }
 
-    /// A file in the folder `orders` that no compression makes smaller, as part of the next push.
+    /// Adds an incompressible file to the directory `orders`, as part of the next push.
     pub fn add_noise(&self, bytes: u64) {
         let mut noise = Vec::new();
         let random = std::fs::File::open("/dev/urandom").expect("every system has random bytes");
         random.take(bytes).read_to_end(&mut noise).expect("random bytes do not end");
-        std::fs::write(self.work.join("orders/noise"), noise).expect("the work tree takes files");
+        std::fs::write(self.work.join("orders/noise"), noise).expect("the work tree is writable");
     }
 
     pub fn file_url(&self) -> String {
@@ -83,43 +84,43 @@ impl Repository {
         Some((running, format!("http://127.0.0.1:{port}/config.git")))
     }
 
-    /// The same at an address, an IPv6 one in brackets.
+    /// The same at an address; an IPv6 address is in brackets.
     pub fn http_at(&self, address: &str, port: &str) -> Option<Running> {
         git_program("git-http-backend")?;
         let (root, bare) = (self.root.display().to_string(), address.trim_matches(['[', ']']).to_owned());
         let running = Running::start(&[super::python()?, fixture("git_http.py"), port.to_owned(), root, bare]);
-        until(PATIENCE, "git over HTTP answers", || {
+        until(PATIENCE, "git over HTTP responds", || {
             let refs = get(&format!("{address}:{port}"), "/config.git/info/refs?service=git-upload-pack");
             refs.is_ok_and(|reply| reply.status == 200)
         });
         Some(running)
     }
 
-    /// sshd on a free port with keys made now. The client side is a folder with an `ssh` in it, which goes first into
-    /// the search path of whoever should be let in.
+    /// sshd on a free port with new keys. The client side is a directory with an `ssh` in it: a client that is to be accepted
+    /// has this directory first in its search path.
     pub fn sshd(&self, scene: &Scene) -> Option<(Running, String)> {
         let (sshd, ssh, keygen) = (peer("sshd")?, peer("ssh")?, peer("ssh-keygen")?);
         let port = scene.port("sshd");
         for key in ["host_key", "user_key"] {
-            let made =
+            let created =
                 Command::new(&keygen).args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(scene.path(key)).status();
-            assert!(made.is_ok_and(|status| status.success()), "ssh-keygen makes {key}");
+            assert!(created.is_ok_and(|status| status.success()), "ssh-keygen creates {key}");
         }
-        let host_key = std::fs::read_to_string(scene.path("host_key.pub")).expect("the key was just made");
+        let host_key = std::fs::read_to_string(scene.path("host_key.pub")).expect("ssh-keygen created the key");
         scene.write("known_hosts", format!("[127.0.0.1]:{port} {host_key}"));
         scene.set("ssh", ssh.display());
-        let git_folder = peer("git")?.parent()?.display().to_string();
-        scene.set("git_folder", git_folder);
+        let git_directory = peer("git")?.parent()?.display().to_string();
+        scene.set("git_directory", git_directory);
         scene.write("sshd_config", scene.fill(SSHD_CONFIG));
         scene.write("ssh_config", scene.fill(SSH_CONFIG));
         scene.script("bin/ssh", &scene.fill("#!/bin/sh\nexec @ssh@ -F @dir@/ssh_config \"$@\"\n"));
         if rustix::process::geteuid().is_root() {
-            // Debian's sshd wants this folder when root starts it; its service makes it at boot.
+            // Debian's sshd requires this directory when root starts it; its service creates it at boot.
             std::fs::create_dir_all("/run/sshd").ok();
         }
         let running = Running::start(&[&sshd.display().to_string(), "-D", "-e", "-f", &scene.text_path("sshd_config")]);
         await_port(port);
-        let user = std::process::Command::new("id").arg("-un").output().expect("id is everywhere").stdout;
+        let user = std::process::Command::new("id").arg("-un").output().expect("id is installed").stdout;
         let user = String::from_utf8_lossy(&user).trim().to_owned();
         Some((running, format!("ssh://{user}@127.0.0.1:{port}{}", self.bare().display())))
     }
@@ -130,13 +131,13 @@ pub fn search_path_with_ssh(scene: &Scene) -> String {
     format!("{}:{}", scene.path("bin").display(), std::env::var("PATH").unwrap_or_default())
 }
 
-/// What a reader finds behind the published path, which he opens once: the generation when both files are there and equal,
-/// `None` when nothing is published yet, and what is wrong otherwise.
+/// What a reader finds at the published path, which it opens once: the generation if both files exist and are equal, `None`
+/// if nothing is published yet, and the error otherwise.
 pub fn published(to: &Path) -> Result<Option<usize>, String> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-    let Ok(folder) = openat(CWD, to, flags | OFlags::DIRECTORY, Mode::empty()) else { return Ok(None) };
+    let Ok(directory) = openat(CWD, to, flags | OFlags::DIRECTORY, Mode::empty()) else { return Ok(None) };
     let read = |name: &str| {
-        let file = openat(&folder, name, flags, Mode::empty()).map_err(|error| format!("{name}: {error}"))?;
+        let file = openat(&directory, name, flags, Mode::empty()).map_err(|error| format!("{name}: {error}"))?;
         let mut text = String::new();
         std::fs::File::from(file).read_to_string(&mut text).map_err(|error| format!("{name}: {error}"))?;
         Ok::<String, String>(text)
@@ -157,15 +158,15 @@ pub fn await_generation(scene: &Scene, generation: usize, what: &str) {
     });
 }
 
-/// Runs git for the test itself, untouched by the configuration of whoever runs the tests.
-pub fn git(folder: &Path, arguments: &[&str]) {
-    let output = git_command(folder, arguments).output().expect("git runs");
+/// Runs git for the test itself, without the git configuration of the user that runs the tests.
+pub fn git(directory: &Path, arguments: &[&str]) {
+    let output = git_command(directory, arguments).output().expect("git runs");
     assert!(output.status.success(), "git {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
-fn git_command(folder: &Path, arguments: &[&str]) -> Command {
+fn git_command(directory: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new("git");
-    command.current_dir(folder).args(["-c", "user.name=test", "-c", "user.email=test@localhost", "-c", "gc.auto=0"]);
+    command.current_dir(directory).args(["-c", "user.name=test", "-c", "user.email=test@localhost", "-c", "gc.auto=0"]);
     command.env("GIT_CONFIG_NOSYSTEM", "1").env("GIT_CONFIG_GLOBAL", "/dev/null").args(arguments);
     command
 }
@@ -176,7 +177,7 @@ pub fn published_commit(to: &Path) -> Option<String> {
     Some(target.file_name()?.to_string_lossy().into_owned())
 }
 
-/// What sync says of itself in the status: its state and its text. Empty where nobody answers.
+/// What sync reports in the status: its health and its message. Empty if there is no response.
 pub fn sync_state(outrigger: &Outrigger) -> (String, String) {
     let status: serde_json::Value = serde_json::from_str(&outrigger.get_quietly("/status")).unwrap_or_default();
     let subsystems = status["subsystems"].as_array().cloned().unwrap_or_default();
@@ -185,7 +186,7 @@ pub fn sync_state(outrigger: &Outrigger) -> (String, String) {
     (text("health"), text("message"))
 }
 
-/// Waits until sync is degraded, and its text has all of these.
+/// Waits until sync is degraded and its message contains all of these words.
 #[track_caller]
 pub fn await_refusal(outrigger: &Outrigger, limit: std::time::Duration, words: &[&str]) -> String {
     let mut last = (String::new(), String::new());
@@ -193,20 +194,20 @@ pub fn await_refusal(outrigger: &Outrigger, limit: std::time::Duration, words: &
         last = sync_state(outrigger);
         last.0 == "degraded" && words.iter().all(|word| last.1.contains(word))
     });
-    assert!(seen, "within {limit:?} sync is degraded by {words:?}; it says {last:?}");
+    assert!(seen, "within {limit:?} sync is degraded by {words:?}; it reports {last:?}");
     last.1
 }
 
-/// One of git's own programs, where git keeps them.
+/// One of git's own programs, from the directory of git's programs.
 fn git_program(name: &str) -> Option<String> {
-    let asked = Command::new("git").arg("--exec-path").output().ok()?;
-    let folder = PathBuf::from(String::from_utf8_lossy(&asked.stdout).trim());
-    let path = folder.join(name);
+    let output = Command::new("git").arg("--exec-path").output().ok()?;
+    let directory = PathBuf::from(String::from_utf8_lossy(&output.stdout).trim());
+    let path = directory.join(name);
     path.is_file().then(|| path.display().to_string())
 }
 
 fn await_port(port: u16) {
-    until(PATIENCE, "the server takes connections", || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok());
+    until(PATIENCE, "the server accepts connections", || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok());
 }
 
 const SSHD_CONFIG: &str = "\
@@ -219,7 +220,7 @@ UsePAM no
 PasswordAuthentication no
 PermitRootLogin prohibit-password
 PidFile none
-SetEnv PATH=@dir@/server:@git_folder@:/usr/bin:/bin
+SetEnv PATH=@dir@/server:@git_directory@:/usr/bin:/bin
 ";
 
 const SSH_CONFIG: &str = "\

@@ -1,6 +1,6 @@
-//! What others can lay at a path that the program reads: pipes, devices, folders, links, huge and changing files. A
-//! kind and a path come in; the file, and a watch over the program's time and memory beside it, come out. Bounded:
-//! what is laid is gone when it is dropped, and no process watched here takes more than `DATA_MOST`.
+//! What other processes can create at a path that the program reads: pipes, devices, directories, links, huge and changing
+//! files. In: a kind and a path. Out: the file, and the monitored time and memory of the program. Limits: the file is
+//! removed on drop, and no process monitored here uses more than `DATA_MOST`.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -20,31 +20,31 @@ use super::{Outrigger, SECOND, get};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// A named pipe that nobody writes to: opening it waits for ever.
+    /// A named pipe without a writer: opening it blocks forever.
     Fifo,
-    /// A device that has no end, in a directory that the program may read.
+    /// A device without an end, in a directory that the program may read.
     Zero,
-    /// One that has no end and takes no byte.
+    /// A device without an end that accepts no byte.
     Full,
     Directory,
     /// A symlink to itself.
     Loop,
-    /// A symlink to a good file, outside of what the sandbox grants.
+    /// A symlink to a valid file outside of what the sandbox grants.
     Outside,
     /// A symlink to /dev/zero.
     ToZero,
-    /// 2 GB without a block on the disk.
+    /// 2 GB without an allocated block.
     Sparse,
-    /// A good file that nobody may read.
+    /// A valid file that no user may read.
     Unreadable,
-    /// By turns a new good file and a pipe, thousands of times a second.
+    /// Alternately a new valid file and a pipe, thousands of times a second.
     Swapped,
-    /// The same with 2 GB as a third.
+    /// The same, with a file of 2 GB as a third state.
     Changing,
 }
 
 impl Kind {
-    /// Every kind but `Swapped`, which is a part of `Changing`.
+    /// Every kind except `Swapped`, which is a part of `Changing`.
     pub const ALL: [Self; 10] = [
         Self::Fifo,
         Self::Zero,
@@ -58,7 +58,7 @@ impl Kind {
         Self::Changing,
     ];
 
-    /// One of these stands in a message that says what it is.
+    /// A message that describes the file contains one of these words.
     pub fn words(self) -> &'static [&'static str] {
         match self {
             Self::Fifo => &["pipe", "fifo", "regular file"],
@@ -72,7 +72,7 @@ impl Kind {
     }
 }
 
-/// What lies at a path until it is dropped.
+/// The file at a path; removed on drop.
 pub struct Laid {
     path: PathBuf,
     changing: Option<(Arc<AtomicBool>, JoinHandle<()>)>,
@@ -80,81 +80,81 @@ pub struct Laid {
 
 const SPARSE: u64 = 2 << 30;
 
-/// Lays it in the place of whatever is at the path. `text` is what a good file has there; `aside` is a directory of
-/// the same file system that the program is not granted. `None` where this machine lets nobody make it.
+/// Creates the file in place of what is at the path. `text` is the content of a valid file there; `aside` is a directory
+/// of the same file system to which the program has no access. `None` if this machine does not allow such a file.
 pub fn lay(kind: Kind, path: &Path, aside: &Path, text: &[u8]) -> Option<Laid> {
     clear(path);
-    fs::create_dir_all(path.parent().expect("it lies in a directory")).expect("the scene takes directories");
-    fs::create_dir_all(aside).expect("the scene takes directories");
+    fs::create_dir_all(path.parent().expect("the path has a parent directory")).expect("the scene is writable");
+    fs::create_dir_all(aside).expect("the scene is writable");
     let mut laid = Laid { path: path.to_owned(), changing: None };
     match kind {
-        Kind::Fifo => make_fifo(path),
-        Kind::Zero => make_device(path, 5)?,
-        Kind::Full => make_device(path, 7)?,
+        Kind::Fifo => create_fifo(path),
+        Kind::Zero => create_device(path, 5)?,
+        Kind::Full => create_device(path, 7)?,
         Kind::Directory => fs::create_dir(path).expect("the path is free"),
-        Kind::Loop => symlink(path.file_name().expect("it has a name"), path).expect("the path is free"),
+        Kind::Loop => symlink(path.file_name().expect("the path has a file name"), path).expect("the path is free"),
         Kind::Outside => {
             let good = aside.join("good");
-            fs::write(&good, text).expect("the scene takes files");
+            fs::write(&good, text).expect("the scene is writable");
             symlink(good, path).expect("the path is free");
         }
         Kind::ToZero => symlink("/dev/zero", path).expect("the path is free"),
-        Kind::Sparse => make_sparse(path),
+        Kind::Sparse => create_sparse(path),
         Kind::Unreadable => {
-            fs::write(path, text).expect("the scene takes files");
-            fs::set_permissions(path, fs::Permissions::from_mode(0o000)).expect("it is our file");
+            fs::write(path, text).expect("the scene is writable");
+            fs::set_permissions(path, fs::Permissions::from_mode(0o000)).expect("the test owns the file");
         }
-        Kind::Swapped => laid.changing = Some(change(path, &[pipe(aside)], text)),
-        Kind::Changing => laid.changing = Some(change(path, &[pipe(aside), huge(aside)], text)),
+        Kind::Swapped => laid.changing = Some(change(path, &[create_pipe(aside)], text)),
+        Kind::Changing => laid.changing = Some(change(path, &[create_pipe(aside), create_huge(aside)], text)),
     }
     Some(laid)
 }
 
-fn make_fifo(path: &Path) {
-    let made = mknodat(CWD, path, FileType::Fifo, Mode::from_raw_mode(0o644), 0);
-    made.expect("everybody may make a named pipe");
+fn create_fifo(path: &Path) {
+    let created = mknodat(CWD, path, FileType::Fifo, Mode::from_raw_mode(0o644), 0);
+    created.expect("every user may create a named pipe");
 }
 
 /// Memory devices have the major number 1 (Linux, Documentation/admin-guide/devices.txt).
-fn make_device(path: &Path, minor: u32) -> Option<()> {
+fn create_device(path: &Path, minor: u32) -> Option<()> {
     mknodat(CWD, path, FileType::CharacterDevice, Mode::from_raw_mode(0o666), makedev(1, minor)).ok()
 }
 
-fn make_sparse(path: &Path) {
-    let file = fs::File::create(path).expect("the scene takes files");
-    file.set_len(SPARSE).expect("the file system has sparse files");
+fn create_sparse(path: &Path) {
+    let file = fs::File::create(path).expect("the scene is writable");
+    file.set_len(SPARSE).expect("the file system supports sparse files");
 }
 
-fn pipe(aside: &Path) -> PathBuf {
+fn create_pipe(aside: &Path) -> PathBuf {
     let pipe = aside.join("pipe");
     clear(&pipe);
-    make_fifo(&pipe);
+    create_fifo(&pipe);
     pipe
 }
 
-fn huge(aside: &Path) -> PathBuf {
+fn create_huge(aside: &Path) -> PathBuf {
     let huge = aside.join("huge");
     clear(&huge);
-    make_sparse(&huge);
+    create_sparse(&huge);
     huge
 }
 
-/// A new good file takes the path, is exchanged with one of the others and back, by turns, until it is told to stop.
+/// Replaces the path with a new valid file, exchanges it with one of the others and back, repeatedly, until `stop` is set.
 fn change(path: &Path, others: &[PathBuf], text: &[u8]) -> (Arc<AtomicBool>, JoinHandle<()>) {
     let (path, others, text) = (path.to_owned(), others.to_vec(), text.to_owned());
-    fs::write(&path, &text).expect("the scene takes files");
+    fs::write(&path, &text).expect("the scene is writable");
     let stop = Arc::new(AtomicBool::new(false));
     let changing = std::thread::spawn({
         let stop = stop.clone();
         move || {
             for other in others.iter().cycle().take_while(|_| !stop.load(Ordering::Relaxed)) {
-                let fresh = other.with_extension("fresh");
-                fs::write(&fresh, &text).expect("the scene takes files");
-                fs::rename(&fresh, &path).expect("they are on one file system");
+                let replacement = other.with_extension("fresh");
+                fs::write(&replacement, &text).expect("the scene is writable");
+                fs::rename(&replacement, &path).expect("both are on the same file system");
                 for _ in 0..2 {
-                    // why: each state lasts for a moment, and a processor is left to those who read
+                    // why: each state lasts briefly, and readers get processor time
                     std::thread::sleep(Duration::from_micros(20));
-                    renameat_with(CWD, &path, CWD, other, RenameFlags::EXCHANGE).expect("both are there");
+                    renameat_with(CWD, &path, CWD, other, RenameFlags::EXCHANGE).expect("both files exist");
                 }
             }
         }
@@ -172,7 +172,7 @@ impl Drop for Laid {
     }
 }
 
-/// Removes whatever is at a path. A process that waits for the other end of a pipe is let go.
+/// Removes the file at a path. Unblocks a process that waits for the other end of a pipe.
 fn clear(path: &Path) {
     let Ok(meta) = fs::symlink_metadata(path) else { return };
     if meta.is_dir() {
@@ -186,37 +186,37 @@ fn clear(path: &Path) {
     fs::remove_file(path).ok();
 }
 
-/// What supervisor and worker may each have in memory.
+/// The limit of resident memory of the supervisor and of the worker, each.
 pub const RESIDENT_MOST_MIB: u64 = 200;
 
-/// How soon a probe is answered, and how soon a command ends that has nothing to wait for.
+/// The time limits of a probe's response, and of a command that has nothing to wait for.
 pub const ANSWER_MOST: Duration = Duration::from_secs(2);
 pub const COMMAND_MOST: Duration = Duration::from_secs(8);
 
-/// An allocation beyond this fails, so that a file without an end costs a test and not the machine.
+/// An allocation beyond this fails, so that a file without an end fails a test and does not exhaust the machine's memory.
 const DATA_MOST: u64 = 1 << 30;
 
-/// For a process and all that it starts from now on.
+/// Applies to a process and all processes that it starts from now on.
 pub fn limit_memory(pid: u32) {
     let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
     let limit = Rlimit { current: Some(DATA_MOST), maximum: Some(DATA_MOST) };
-    // A process that has ended already needs no limit.
+    // A process that has exited already needs no limit.
     prlimit(pid, Resource::Data, limit).ok();
 }
 
-/// How a command ended that was watched.
+/// The result of a monitored command.
 #[derive(Debug)]
 pub struct Watched {
-    /// `None` where it did not end in time or took too much memory, and was killed.
+    /// `None` if it did not exit in time or used too much memory, and was killed.
     pub code: Option<i32>,
     pub stderr: String,
-    /// The most that one of its processes had in memory.
+    /// The peak resident memory of one of its processes.
     pub most_mib: u64,
     pub took: Duration,
 }
 
 impl Watched {
-    /// What is wrong with its end: it hung, or took too much.
+    /// The error, if any: it hung, or used too much memory.
     pub fn error_text(&self) -> Option<String> {
         if self.most_mib > RESIDENT_MOST_MIB {
             return Some(format!("{} MiB", self.most_mib));
@@ -225,7 +225,7 @@ impl Watched {
     }
 }
 
-/// Runs a command that should end by itself within `COMMAND_MOST`.
+/// Runs a command that should exit by itself within `COMMAND_MOST`.
 pub fn run_watched(command: &[&OsStr]) -> Watched {
     let mut built = Command::new(command.first().expect("a command has a program"));
     built.args(command.get(1..).unwrap_or_default());
@@ -242,25 +242,25 @@ pub fn run_watched(command: &[&OsStr]) -> Watched {
     Watched { code, stderr: running.stderr.text(), most_mib, took }
 }
 
-/// The most that a process ever had in memory (proc_pid_status(5), VmHWM); 0 when it is gone.
+/// The peak resident memory of a process (proc_pid_status(5), VmHWM); 0 if it has exited.
 fn peak_mib(pid: u32) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
     line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok()).unwrap_or(0) / 1024
 }
 
-/// Watches a program that runs, for a while: probes are answered in time, nobody takes too much memory, and the worker
-/// stays. Answers the first trouble.
+/// Monitors a running program for this time: probes get responses in time, no process uses too much memory, and the worker
+/// is not replaced. Returns the first error.
 pub fn observe(outrigger: &Outrigger, worker: u32, during: Duration) -> Option<String> {
     let began = Instant::now();
     while began.elapsed() < during {
         for path in ["/live", "/ready"] {
-            let asked = Instant::now();
+            let sent = Instant::now();
             let reply = get(&outrigger.admin, path);
-            let took = asked.elapsed();
+            let took = sent.elapsed();
             match reply {
-                Err(error) => return Some(format!("{path} has no answer after {took:.1?}: {error}")),
-                Ok(_) if took > ANSWER_MOST => return Some(format!("{path} is answered after {took:.1?}")),
+                Err(error) => return Some(format!("{path}: no response after {took:.1?}: {error}")),
+                Ok(_) if took > ANSWER_MOST => return Some(format!("{path}: response after {took:.1?}")),
                 Ok(reply) if path == "/live" && reply.status != 200 => return Some(format!("/live: {}", reply.text())),
                 Ok(_) => {}
             }
@@ -270,9 +270,9 @@ pub fn observe(outrigger: &Outrigger, worker: u32, during: Duration) -> Option<S
             return Some(format!("{mib} MiB"));
         }
         if outrigger.find_worker() != Some(worker) {
-            return Some("the worker is gone".to_owned());
+            return Some("the worker has exited".to_owned());
         }
-        // why: the pace of the probes, so that the watch leaves the processors to what it watches
+        // why: the probe interval, so that monitoring leaves the processors to the monitored program
         std::thread::sleep(Duration::from_millis(10));
     }
     None

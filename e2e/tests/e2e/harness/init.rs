@@ -1,6 +1,6 @@
-//! The programs that do PID 1's duties, ours and its peers, behind one start: the same scenario runs against each of them.
-//! An init with its options and an app's command come in; the running pair goes out, killed with everything below it when
-//! the test ends. Bounded by what one scenario starts.
+//! Programs that act as PID 1, Outrigger and its peers, with a common start: the same scenario runs against each of them.
+//! In: an init with its options and an app's command. Out: the running pair, killed with all its descendants when the test
+//! ends. Limits: what one scenario starts.
 
 use std::process::Command;
 use std::sync::Mutex;
@@ -23,16 +23,16 @@ pub struct Init {
     program: String,
 }
 
-/// What a scenario asks of an init, in the numbers of dumb-init's and tini's options.
+/// What a scenario requires of an init, in the numbers of dumb-init's and tini's options.
 #[derive(Clone, Copy, Default)]
 pub struct Options<'a> {
-    /// The app alone gets signals, not its group.
+    /// Only the app gets signals, not its process group.
     pub single: bool,
-    /// What each signal becomes; 0 drops it.
+    /// The replacement of each signal; 0 drops it.
     pub rewrite: &'a [(i32, i32)],
-    /// Exit codes that become 0.
+    /// Exit codes that are mapped to 0.
     pub success: &'a [i32],
-    /// More of our configuration, beside `app`.
+    /// More of Outrigger's configuration, next to `app`.
     pub body: &'a str,
 }
 
@@ -47,7 +47,7 @@ impl Init {
         Some(Self { kind: Kind::DumbInit, program: peer("dumb-init")?.display().to_string() })
     }
 
-    /// As a subreaper, which we are without being asked.
+    /// As a subreaper, which Outrigger is without an option.
     pub fn tini() -> Option<Self> {
         Some(Self { kind: Kind::Tini, program: peer("tini")?.display().to_string() })
     }
@@ -64,7 +64,7 @@ impl Init {
         }
     }
 
-    /// The whole command that runs the app under this init.
+    /// The complete command that runs the app under this init.
     pub fn command(&self, scene: &Scene, options: Options<'_>, app: &[&str]) -> Vec<String> {
         let mut words = vec![self.program.clone()];
         match self.kind {
@@ -93,12 +93,12 @@ impl Init {
         self.start_under(&[], options, app)
     }
 
-    /// With a program in front that prepares the process and then becomes the init, or starts it.
+    /// With a launcher that prepares the process and then execs the init, or starts it.
     pub fn start_under(&self, launcher: &[&str], options: Options<'_>, app: &[&str]) -> Supervised {
         self.start_with(launcher, options, app, |_| {})
     }
 
-    /// As above, with a last look at how the process is started.
+    /// As above, with a hook that can change how the process is started.
     pub fn start_with(
         &self,
         launcher: &[&str],
@@ -113,10 +113,10 @@ impl Init {
         command.args(&words[1..]);
         prepare(&mut command);
         let running = Running::spawn(command);
-        Supervised { running, name: self.name().to_owned(), left: Orphans::default(), _scene: scene }
+        Supervised { running, name: self.name().to_owned(), orphans: Orphans::default(), _scene: scene }
     }
 
-    /// The app that says each signal it gets, once it listens for all of them.
+    /// Starts the app that reports each signal it gets, and waits until it handles all of them.
     #[track_caller]
     pub fn start_with_reports(&self, options: Options<'_>) -> Option<Supervised> {
         let (python, script) = (python()?, fixture("signals.py"));
@@ -126,12 +126,12 @@ impl Init {
     }
 }
 
-/// An init with its app below it.
+/// An init and its app, which is its child.
 pub struct Supervised {
     pub running: Running,
     name: String,
-    /// What was ever seen below it, so that none outlives the test, whatever became of the init.
-    left: Orphans,
+    /// All descendants seen so far, so that none outlives the test, even if the init has crashed.
+    orphans: Orphans,
     _scene: Scene,
 }
 
@@ -140,62 +140,62 @@ impl Supervised {
         self.running.pid()
     }
 
-    /// A signal to the init, by its number.
+    /// Sends a signal to the init, by its number.
     #[track_caller]
     pub fn signal(&self, number: i32) {
-        self.left.note(&descendants(self.pid()));
+        self.orphans.note(&descendants(self.pid()));
         send_signal(self.pid(), Signal::from_named_raw(number).expect("a signal with a name"));
     }
 
     #[track_caller]
     pub fn await_output(&self, text: &str) {
-        until(PATIENCE, &format!("the app of {} says {text:?}", self.name), || self.running.stdout.contains(text));
+        until(PATIENCE, &format!("the app of {} prints {text:?}", self.name), || self.running.stdout.contains(text));
     }
 
-    /// The signals that the app of `start_telling` got, in their order.
+    /// The signals that the app of `start_with_reports` got, in order.
     pub fn reports(&self) -> Vec<i32> {
         let text = self.running.stdout.text();
         let complete = text.rfind('\n').map_or("", |end| &text[..end]);
         complete.lines().filter_map(|line| line.strip_prefix("got ")?.parse().ok()).collect()
     }
 
-    /// Waits until so many signals have arrived, and fails unless they are these.
+    /// Waits until this number of signals has arrived, and fails unless they are these.
     #[track_caller]
     pub fn await_report(&self, expected: &[i32]) {
-        let what = format!("the app of {} tells {expected:?}", self.name);
+        let what = format!("the app of {} reports {expected:?}", self.name);
         until(PATIENCE, &what, || self.reports().len() >= expected.len());
         assert_eq!(self.reports(), expected, "{}", self.name);
     }
 
-    /// What the init started as its app: its child that no longer carries its own name.
+    /// The app of the init: its child that no longer has the init's own name.
     #[track_caller]
     pub fn app(&self) -> u32 {
         let mut found = None;
-        until(PATIENCE, &format!("the app below {}", self.name), || {
+        until(PATIENCE, &format!("the app of {}", self.name), || {
             found = children(self.pid()).into_iter().find(|child| !self.is_own(child));
             found.is_some()
         });
         found.expect("just found").pid
     }
 
-    /// The children that are neither the app nor of the init itself.
+    /// The children that are neither the app nor part of the init itself.
     pub fn adopted(&self, init: u32, app: u32) -> Vec<Process> {
         children(init).into_iter().filter(|child| child.pid != app && !self.is_own(child)).collect()
     }
 
     #[track_caller]
     pub fn wait(&mut self, limit: Duration) -> i32 {
-        self.left.note(&descendants(self.pid()));
+        self.orphans.note(&descendants(self.pid()));
         self.running.wait(limit)
     }
 
-    /// The kernel keeps 15 bytes of a name, so that our worker is called `outrigger-worke`.
+    /// The kernel stores 15 bytes of a name, so that Outrigger's worker is called `outrigger-worke`.
     fn is_own(&self, child: &Process) -> bool {
         child.name.starts_with(&self.name)
     }
 }
 
-/// Processes that nobody else ends: an orphan outlives its init, and would hold whatever it inherited from the test.
+/// Processes that no other process kills: an orphan outlives its init, and would keep open what it inherited from the test.
 #[derive(Default)]
 pub struct Orphans(Mutex<Vec<u32>>);
 
@@ -213,7 +213,7 @@ impl Drop for Orphans {
     }
 }
 
-/// Our configuration for the options. What is default is not written, so that the default itself is what runs.
+/// Outrigger's configuration for the options. Default values are omitted, so that the defaults themselves are tested.
 fn body(options: Options<'_>) -> String {
     let mut app = vec!["stop: { drain_timeout: 1s, grace_period: 10s, timeout: 15s }".to_owned()];
     let mut signals = Vec::new();

@@ -1,5 +1,5 @@
-//! The law of the ledger, asserted at the end of every test that runs the product: what a row received is delivered,
-//! merged, still pending, or dropped for a named reason. The admin address comes in; rows go out. One request each.
+//! The invariant of the ledger, asserted at the end of every test that runs the product: what a row received is delivered,
+//! merged, still pending, or dropped for a named reason. In: the admin address. Out: rows. Limits: one request each.
 
 use serde_json::Value;
 
@@ -9,10 +9,10 @@ use super::get;
 pub fn ledger_balances(admin: &str) {
     for row in rows(admin) {
         let name = row["id"].as_str().unwrap_or("?").to_owned();
-        let received = row["received"].as_u64().unwrap_or_else(|| panic!("{name} says how much it received: {row}"));
-        let delivered = row["delivered"].as_u64().unwrap_or_else(|| panic!("{name} says what it delivered: {row}"));
+        let received = row["received"].as_u64().unwrap_or_else(|| panic!("{name} has `received`: {row}"));
+        let delivered = row["delivered"].as_u64().unwrap_or_else(|| panic!("{name} has `delivered`: {row}"));
         let merged = row["merged"].as_u64().unwrap_or(0);
-        let pending = row["pending"].as_u64().unwrap_or_else(|| panic!("{name} says what is pending: {row}"));
+        let pending = row["pending"].as_u64().unwrap_or_else(|| panic!("{name} has `pending`: {row}"));
         let accounted = delivered + merged + pending + dropped(&row);
         assert_eq!(received, accounted, "{name} balances: {row}");
     }
@@ -33,7 +33,7 @@ pub fn dropped(row: &Value) -> u64 {
 
 #[track_caller]
 fn rows(admin: &str) -> Vec<Value> {
-    let reply = get(admin, "/ledger").expect("the admin listener answers /ledger");
+    let reply = get(admin, "/ledger").expect("the admin listener serves /ledger");
     assert_eq!(reply.status, 200, "/ledger: {}", reply.text());
     let rows = reply.json()["rows"].as_array().cloned();
     rows.unwrap_or_else(|| panic!("/ledger has rows: {}", reply.text()))

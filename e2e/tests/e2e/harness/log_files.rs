@@ -1,6 +1,6 @@
-//! A file source with its receiver, as most tests of log files need it, and what `/status` says of the logs. In:
-//! folders, patterns and further keys. Out: a scene to write log files into, and the program that reads them into a
-//! `LogReceiver` as JSON lines. Bounded by one source and one required sink; sections that a test adds are its own.
+//! A file source with its receiver, as most tests of log files need it, and what `/status` reports about the logs. In:
+//! directories, patterns and further keys. Out: a scene for log files, and the program that sends them to a `LogReceiver`
+//! as JSON lines. Limits: one source and one required sink; a test may add sections of its own.
 
 use std::fs::OpenOptions;
 use std::io::Write;
@@ -29,11 +29,11 @@ logs:
 "#;
 
 impl LogFiles {
-    /// Folders are made; patterns are relative to the scene; `keys` are those of the source beside `include`.
-    pub fn new(folders: &[&str], include: &[&str], keys: &str) -> Self {
+    /// Creates the directories; patterns are relative to the scene; `keys` are the source's keys in addition to `include`.
+    pub fn new(directories: &[&str], include: &[&str], keys: &str) -> Self {
         let (scene, receiver) = (Scene::new(), LogReceiver::start());
-        for folder in folders {
-            std::fs::create_dir_all(scene.path(folder)).expect("the scene takes folders");
+        for directory in directories {
+            std::fs::create_dir_all(scene.path(directory)).expect("the scene is writable");
         }
         let patterns: Vec<String> = include.iter().map(|pattern| format!("{:?}", scene.text_path(pattern))).collect();
         scene.set("include", patterns.join(", "));
@@ -43,9 +43,9 @@ impl LogFiles {
         Self { scene, receiver, body: BODY.to_owned() }
     }
 
-    /// The same with each line read as JSON.
-    pub fn parsed(folders: &[&str], include: &[&str], keys: &str) -> Self {
-        let files = Self::new(folders, include, keys);
+    /// The same with each line parsed as JSON.
+    pub fn parsed(directories: &[&str], include: &[&str], keys: &str) -> Self {
+        let files = Self::new(directories, include, keys);
         files.scene.set("stages", "{ parse: { json: {} } }");
         files
     }
@@ -61,7 +61,7 @@ impl LogFiles {
         Outrigger::start(&self.scene, &self.body, &[])
     }
 
-    /// The same with the configuration in a folder of its own: the sandbox grants that folder, and nothing else of the
+    /// The same with the configuration in a separate directory: the sandbox grants that directory, and nothing else of the
     /// scene.
     #[track_caller]
     pub fn start_apart(&self) -> Outrigger {
@@ -69,7 +69,7 @@ impl LogFiles {
         Outrigger::start_binary(&binary(), &self.scene, file, &self.body, &[], Wait::Ready, |_| {})
     }
 
-    /// The text of the configuration, for a start of the test's own.
+    /// The text of the configuration, for a test that starts the program itself.
     pub fn body(&self) -> &str {
         &self.body
     }
@@ -93,15 +93,15 @@ impl LogFiles {
         self.receiver.messages().iter().any(|have| have == message)
     }
 
-    /// The numbers behind `n=` of all messages, sorted, with duplicates.
+    /// The numbers after `n=` of all messages, sorted, with duplicates.
     pub fn sorted(&self) -> Vec<usize> {
         self.receiver.sorted("n=")
     }
 }
 
 pub fn append(path: &Path, text: impl AsRef<[u8]>) {
-    let mut file = OpenOptions::new().create(true).append(true).open(path).expect("the log can be opened");
-    file.write_all(text.as_ref()).expect("the log can be written");
+    let mut file = OpenOptions::new().create(true).append(true).open(path).expect("the log file opens");
+    file.write_all(text.as_ref()).expect("the log file is writable");
 }
 
 /// `n=000007` and so on, one a line.
@@ -109,20 +109,20 @@ pub fn numbered(numbers: Range<usize>) -> String {
     numbers.map(|number| format!("n={number:06}\n")).collect()
 }
 
-/// How many of `numbers` are missing from what came, and how many came more than once.
-pub fn missing_and_repeated(came: &[usize], numbers: Range<usize>) -> (usize, usize) {
-    let times = |number: usize| came.iter().filter(|have| **have == number).count();
+/// How many of `numbers` are missing from those received, and how many were received more than once.
+pub fn missing_and_repeated(received: &[usize], numbers: Range<usize>) -> (usize, usize) {
+    let times = |number: usize| received.iter().filter(|have| **have == number).count();
     let counts: Vec<usize> = numbers.map(times).collect();
     (counts.iter().filter(|count| **count == 0).count(), counts.iter().filter(|count| **count > 1).count())
 }
 
-/// A sink has delivered everything that it was given, so that positions stand at the end.
+/// Waits until a sink has delivered all records, so that the checkpoints are at the end.
 #[track_caller]
 pub fn settle(outrigger: &Outrigger, sink: &str) {
     until(PATIENCE, "nothing is pending", || ledger_row(&outrigger.admin, sink)["pending"] == 0);
 }
 
-/// kill -9 of the worker; another one is ready.
+/// Kills the worker (SIGKILL) and waits until another one is ready.
 #[track_caller]
 pub fn replace_worker(outrigger: &Outrigger) {
     let before = outrigger.worker();
@@ -130,13 +130,13 @@ pub fn replace_worker(outrigger: &Outrigger) {
     outrigger.await_other(before, PATIENCE);
 }
 
-/// The entry of the logs in `/status`: their state, and all that they say as text.
+/// The entry of the logs in `/status`: its health, and the complete entry as text.
 #[track_caller]
 pub fn outcome(outrigger: &Outrigger) -> (String, String) {
     logs_of(&outrigger.get("/status").json())
 }
 
-/// The same of a status that was asked for already.
+/// The same for a given status.
 #[track_caller]
 pub fn logs_of(status: &Value) -> (String, String) {
     let entries = status["subsystems"].as_array().cloned().unwrap_or_default();
@@ -145,15 +145,16 @@ pub fn logs_of(status: &Value) -> (String, String) {
     (entry["health"].as_str().unwrap_or("").to_owned(), entry.to_string())
 }
 
-/// The logs become `degraded`, and say each of the parts.
+/// Waits until the logs are `degraded` and report each of the parts.
 #[track_caller]
 pub fn await_degraded(outrigger: &Outrigger, parts: &[&str]) {
-    let says = |(state, text): &(String, String)| state == "degraded" && parts.iter().all(|part| text.contains(part));
-    let degraded = within(PATIENCE, || says(&outcome(outrigger)));
-    assert!(degraded, "the logs are degraded and say {parts:?}: {:?}", outcome(outrigger));
+    let matches =
+        |(state, text): &(String, String)| state == "degraded" && parts.iter().all(|part| text.contains(part));
+    let degraded = within(PATIENCE, || matches(&outcome(outrigger)));
+    assert!(degraded, "the logs are degraded and report {parts:?}: {:?}", outcome(outrigger));
 }
 
-/// What the program logged at `WARN` or `ERROR`, a line each, as far as a test looks into it.
+/// What the program logged at `WARN` or `ERROR`, one value per line.
 pub fn warnings(outrigger: &Outrigger) -> Vec<Value> {
     let lines = outrigger.stderr.lines();
     let parsed = lines.iter().filter_map(|line| serde_json::from_str::<Value>(line).ok());

@@ -1,6 +1,6 @@
-//! What every test stands on: a scene (directory, ports, configuration text), conditions with a limit, and the search for
-//! peers. In come a test's wishes, out go running processes that end with the test. Bounded by the limits given to
-//! `until` and by `Drop`, which stops whatever a panicking test left behind.
+//! The base of every test: a scene (directory, ports, configuration text), conditions with a limit, and the search for
+//! peers. In: what a test needs. Out: running processes that end with the test. Limits: those given to `until`, and
+//! `Drop`, which stops every process that a panicking test started.
 
 pub mod faults;
 pub mod booted;
@@ -62,7 +62,7 @@ pub const SECOND: Duration = Duration::from_secs(1);
 /// How long a step may take on a loaded machine of two cores before it counts as hung.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
-/// One test's place: an own directory, and the values its configuration text is filled with.
+/// The environment of one test: its own directory, and the values to substitute in its configuration text.
 pub struct Scene {
     directory: PathBuf,
     values: Mutex<BTreeMap<String, String>>,
@@ -75,7 +75,7 @@ impl Scene {
         // Short, because a Unix socket's path has to fit into 108 bytes.
         let name = format!("outrigger-e2e-{}-{number}", std::process::id());
         let directory = std::env::temp_dir().join(name);
-        std::fs::create_dir_all(&directory).expect("the temporary directory takes a new folder");
+        std::fs::create_dir_all(&directory).expect("the temporary directory is writable");
         let scene = Self { directory, values: Mutex::default() };
         scene.set("dir", scene.directory.display());
         scene.set("admin", free_port());
@@ -90,33 +90,33 @@ impl Scene {
         self.path(name).display().to_string()
     }
 
-    /// Writes a file of the scene, with the folders above it.
+    /// Writes a file of the scene, and creates its parent directories.
     pub fn write(&self, name: &str, content: impl AsRef<[u8]>) -> PathBuf {
         let path = self.path(name);
-        let parent = path.parent().expect("a file of the scene has a folder");
-        std::fs::create_dir_all(parent).expect("the scene takes folders");
-        std::fs::write(&path, content).expect("the scene takes files");
+        let parent = path.parent().expect("a file of the scene has a parent directory");
+        std::fs::create_dir_all(parent).expect("the scene is writable");
+        std::fs::write(&path, content).expect("the scene is writable");
         path
     }
 
-    /// A script of the scene that can be executed.
+    /// Writes an executable script of the scene.
     pub fn script(&self, name: &str, text: &str) -> PathBuf {
         let text = self.write(&format!("{name}.text"), text);
         let script = self.program(name, &text);
-        std::fs::remove_file(text).expect("it is our file");
+        std::fs::remove_file(text).expect("the test owns the file");
         script
     }
 
-    /// A copy of a program. Another program makes it: a file that this process has open for writing is so in every child that
-    /// another test forks in that moment, and until that child executes, the kernel refuses to execute the file (ETXTBSY).
+    /// Copies a program by `install`: a file that this process has open for writing is also open in every child that another
+    /// test forks at that time, and the kernel refuses to execute the file (ETXTBSY) until that child calls exec.
     pub fn program(&self, name: &str, from: impl AsRef<Path>) -> PathBuf {
         let path = self.path(name);
-        let made = Command::new("install").args(["-D", "-m", "755"]).arg(from.as_ref()).arg(&path).status();
-        assert!(made.is_ok_and(|status| status.success()), "install makes {}", path.display());
+        let copied = Command::new("install").args(["-D", "-m", "755"]).arg(from.as_ref()).arg(&path).status();
+        assert!(copied.is_ok_and(|status| status.success()), "install creates {}", path.display());
         path
     }
 
-    /// What was written down of ends that should not have been.
+    /// The black box files: the records of unexpected exits.
     pub fn black_boxes(&self) -> Vec<serde_json::Value> {
         let files = std::fs::read_dir(self.path("state/black_box")).into_iter().flatten().flatten();
         let boxes = files.filter(|entry| entry.file_name().to_string_lossy().ends_with(".json"));
@@ -124,12 +124,12 @@ impl Scene {
         boxes.filter_map(text).map(|text| serde_json::from_str(&text).expect("JSON")).collect()
     }
 
-    /// Gives `@name@` in configuration texts its value.
+    /// Sets the value of `@name@` in configuration texts.
     pub fn set(&self, name: &str, value: impl Display) {
         self.values.lock().expect("no test panics while it sets a value").insert(name.to_owned(), value.to_string());
     }
 
-    /// A free port, also known to configuration texts as `@name@`.
+    /// A free port, also available to configuration texts as `@name@`.
     pub fn port(&self, name: &str) -> u16 {
         let port = free_port();
         self.set(name, port);
@@ -150,17 +150,17 @@ impl Scene {
 impl Drop for Scene {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("the scene is kept in {}", self.directory.display());
+            eprintln!("the scene is retained in {}", self.directory.display());
         } else {
             std::fs::remove_dir_all(&self.directory).ok();
         }
     }
 }
 
-/// Waits for a condition; a test that waits in vain fails with what it waited for.
+/// Waits for a condition; at the limit the test fails and reports what it waited for.
 #[track_caller]
 pub fn until(limit: Duration, what: &str, condition: impl FnMut() -> bool) {
-    assert!(within(limit, condition), "waited {limit:?} in vain: {what}");
+    assert!(within(limit, condition), "timed out after {limit:?}: {what}");
 }
 
 pub fn within(limit: Duration, mut condition: impl FnMut() -> bool) -> bool {
@@ -172,13 +172,13 @@ pub fn within(limit: Duration, mut condition: impl FnMut() -> bool) -> bool {
         if Instant::now() >= end {
             return false;
         }
-        // why: the pace at which every condition is looked at, so that nothing else has to sleep
+        // why: the polling interval of every condition, so that no other code has to sleep
         std::thread::sleep(Duration::from_millis(10));
     }
 }
 
-/// A port that nobody holds, taken from below the range from which the kernel gives ports to outgoing connections: one
-/// of those could otherwise sit on it before the program binds it. No port is handed out twice.
+/// An unused port below the kernel's range of ephemeral ports: an outgoing connection could otherwise use it before the
+/// program binds it. No port is returned twice.
 pub fn free_port() -> u16 {
     static NEXT: OnceLock<AtomicU32> = OnceLock::new();
     let next = NEXT.get_or_init(|| AtomicU32::new(std::process::id().wrapping_mul(61) % 14_000));
@@ -192,28 +192,28 @@ pub fn free_port() -> u16 {
     panic!("no free port between 18000 and 32000");
 }
 
-/// Binds without listening: a child that another test forks in this moment has the socket until it executes, and one that listened
-/// would keep the port for as long, one that is only bound does not.
+/// Binds without listening: a child that another test forks at this time holds the socket until it calls exec. A listening socket
+/// would keep the port in use until then, a socket that is only bound does not.
 fn is_free(port: u16) -> bool {
     let socket = socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None).expect("a socket");
-    set_socket_reuseaddr(&socket, true).expect("every socket knows the option");
+    set_socket_reuseaddr(&socket, true).expect("every socket supports the option");
     bind(&socket, &SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port)).is_ok()
 }
 
 pub fn workspace() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the package lies in the workspace")
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the package is in the workspace")
 }
 
 pub fn fixture(name: &str) -> String {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name).display().to_string()
 }
 
-/// A program of ours under `examples/`: beside this test's own program, else the newest that the `ci` profile built.
+/// A program under `examples/`: next to this test's own binary, else the newest that the `ci` profile built.
 #[track_caller]
 pub fn example(name: &str) -> String {
-    let own = std::env::current_exe().expect("a test knows where it lies");
-    let beside = own.ancestors().nth(2).map(|profile| profile.join("examples").join(name));
-    if let Some(path) = beside.filter(|path| path.is_file()) {
+    let own = std::env::current_exe().expect("the path of the test binary is known");
+    let sibling = own.ancestors().nth(2).map(|profile| profile.join("examples").join(name));
+    if let Some(path) = sibling.filter(|path| path.is_file()) {
         return path.display().to_string();
     }
     let platforms = std::fs::read_dir(workspace().join("target")).into_iter().flatten().flatten();
@@ -224,42 +224,43 @@ pub fn example(name: &str) -> String {
     newest.display().to_string()
 }
 
-/// Where a peer's program is: on the search path, where the system keeps servers, or among the peers that
+/// The path of a peer's program: on the search path, in the system's directories for servers, or among the peers that
 /// `cargo xtask peers` installed.
 pub fn peer(name: &str) -> Option<PathBuf> {
     let peers = workspace().join("target/peers");
-    let mut folders: Vec<PathBuf> = std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()).collect();
-    folders.extend(["/usr/sbin", "/sbin", "/usr/local/sbin", "/usr/lib/git-core"].map(PathBuf::from));
-    folders.push(peers.join("bin"));
+    let mut directories: Vec<PathBuf> = std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()).collect();
+    directories.extend(["/usr/sbin", "/sbin", "/usr/local/sbin", "/usr/lib/git-core"].map(PathBuf::from));
+    directories.push(peers.join("bin"));
     if let Ok(entries) = std::fs::read_dir(&peers) {
-        folders.extend(entries.flatten().map(|entry| entry.path().join("bin")));
+        directories.extend(entries.flatten().map(|entry| entry.path().join("bin")));
     }
-    folders.into_iter().map(|folder| folder.join(name)).find(|path| path.is_file())
+    directories.into_iter().map(|directory| directory.join(name)).find(|path| path.is_file())
 }
 
-/// The interpreter itself: a version switcher's shim in front of it would cost every test a quarter of a second.
+/// The interpreter itself: the shim of a version manager would cost every test a quarter of a second.
 pub fn python() -> Option<String> {
     static FOUND: OnceLock<Option<String>> = OnceLock::new();
     let find = || {
         let shim = peer("python3")?;
-        let asked = std::process::Command::new(shim).args(["-c", "import sys; print(sys.executable)"]).output().ok()?;
-        let path = String::from_utf8(asked.stdout).ok()?.trim().to_owned();
+        let output =
+            std::process::Command::new(shim).args(["-c", "import sys; print(sys.executable)"]).output().ok()?;
+        let path = String::from_utf8(output.stdout).ok()?.trim().to_owned();
         Path::new(&path).is_file().then_some(path)
     };
     FOUND.get_or_init(find).clone()
 }
 
-/// Notes a test that cannot run here, in the file from which the skipped tests are counted by name.
+/// Records a test that cannot run here in the file from which the skipped tests are counted by name.
 pub fn skip(test: &str, reason: &str) {
     eprintln!("skipped: {test}: {reason}");
     let Some(path) = std::env::var_os("OUTRIGGER_SKIPS") else { return };
     let file = std::fs::OpenOptions::new().append(true).create(true).open(path);
-    let mut file = file.expect("OUTRIGGER_SKIPS names a file that can be written");
-    // One write for the line, so that two tests at once do not mix theirs.
-    file.write_all(format!("{test}\t{reason}\n").as_bytes()).expect("the list of skipped tests takes a line");
+    let mut file = file.expect("OUTRIGGER_SKIPS is the path of a writable file");
+    // One write per line, so that the lines of concurrent tests do not interleave.
+    file.write_all(format!("{test}\t{reason}\n").as_bytes()).expect("the list of skipped tests is writable");
 }
 
-/// The value, or this test is skipped by its name with the reason.
+/// Unwraps the value, or skips this test, recorded by its name with the reason.
 macro_rules! need {
     ($value:expr, $reason:expr) => {
         match $value {
@@ -288,10 +289,10 @@ pub fn number_after(text: &str, mark: &str) -> Option<usize> {
     digits[..end].parse().ok()
 }
 
-/// Fails unless the numbers are exactly 0, 1, 2 … `count` - 1, and says where they first differ.
+/// Fails unless the numbers are exactly 0, 1, 2 … `count` - 1, and reports where they first differ.
 #[track_caller]
 pub fn assert_counts_up(numbers: &[usize], count: usize) {
-    let wrong = numbers.iter().enumerate().find(|(place, number)| place != *number);
-    assert_eq!(wrong, None, "the first number out of place, as (place, number)");
-    assert_eq!(numbers.len(), count, "how many numbers came");
+    let wrong = numbers.iter().enumerate().find(|(index, number)| index != *number);
+    assert_eq!(wrong, None, "the first number that differs, as (index, number)");
+    assert_eq!(numbers.len(), count, "how many numbers arrived");
 }

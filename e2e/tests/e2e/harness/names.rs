@@ -1,7 +1,7 @@
-//! Name resolution of a test's own: the program runs in a mount namespace whose hosts file, resolv.conf and
-//! nsswitch.conf are the test's, and asks name servers on loopback: dnsmasq, or one whose answers are made wrong. A
-//! scene and texts come in, addresses and a started program go out. Each test has a block of 256 loopback addresses
-//! to itself, so that port 53 of each is free. Bounded by 16,384 blocks; servers end with the test.
+//! Name resolution for one test: the program runs in a mount namespace with the test's own hosts file, resolv.conf and
+//! nsswitch.conf, and queries name servers on loopback: dnsmasq, or one that injects faults. In: a scene and texts. Out:
+//! addresses and a started program. Each test has its own block of 256 loopback addresses, so that port 53 of each is
+//! free. Limits: 16,384 blocks; servers end with the test.
 
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::fd::OwnedFd;
@@ -20,20 +20,19 @@ use super::{Outrigger, PATIENCE, Scene, Wait, fixture, peer, until, workspace};
 
 pub const NO_NAMES: &str = "not root, or a mount namespace is refused, or dnsmasq or Python's dnslib is not installed";
 
-/// How the program comes by the files of `Names`.
+/// How the files of `Names` are mounted for the program.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Mounted {
     /// Each is mounted over the system's, as container engines do. A change writes into the file.
     Files,
-    /// `/etc` is another folder, with copies of what else is needed there. A change puts another file in the place of
-    /// the old one, as editors and network managers do. resolv.conf is a link to another folder, as with
-    /// systemd-resolved.
+    /// `/etc` is another directory, with copies of what else is needed there. A change replaces the file with another one,
+    /// as editors and network managers do. resolv.conf is a link to another directory, as with systemd-resolved.
     Folder,
 }
 
 pub struct Names {
-    folder: PathBuf,
-    /// The file itself, to which the one in the folder may be a link.
+    directory: PathBuf,
+    /// The file itself, to which the one in the directory may be a link.
     resolv_conf: PathBuf,
     mounted: Mounted,
     /// The second and third byte of all addresses of this test.
@@ -41,40 +40,40 @@ pub struct Names {
 }
 
 impl Names {
-    /// Names are looked up in the hosts file, then asked of the name server at `server(0)`; `None` where this process
-    /// cannot mount anything, or a name server is not installed.
+    /// Names are looked up in the hosts file, then at the name server `server(0)`; `None` if this process cannot mount
+    /// anything, or a name server is not installed.
     pub fn new(scene: &Scene, mounted: Mounted) -> Option<Self> {
         static POSSIBLE: OnceLock<bool> = OnceLock::new();
         if !*POSSIBLE.get_or_init(is_possible) {
             return None;
         }
-        let folder = scene.path("etc");
-        std::fs::create_dir(&folder).expect("the scene takes folders");
+        let directory = scene.path("etc");
+        std::fs::create_dir(&directory).expect("the scene is writable");
         let resolv_conf = match mounted {
-            Mounted::Files => folder.join("resolv.conf"),
+            Mounted::Files => directory.join("resolv.conf"),
             Mounted::Folder => scene.write("resolve/resolv.conf", ""),
         };
-        let names = Self { folder, resolv_conf, mounted, block: free_block() };
+        let names = Self { directory, resolv_conf, mounted, block: free_block() };
         if mounted == Mounted::Folder {
             names.copy_system();
         }
-        std::fs::write(names.folder.join("nsswitch.conf"), NSSWITCH).expect("the scene takes files");
+        std::fs::write(names.directory.join("nsswitch.conf"), NSSWITCH).expect("the scene is writable");
         names.hosts("");
         names.get(&[0], "");
         Some(names)
     }
 
-    /// What the program, and ssh below it, look for in `/etc` beside names.
+    /// Copies what the program, and ssh started by it, read in `/etc` in addition to names.
     fn copy_system(&self) {
         let system = ["passwd", "group", "ld.so.cache", "host.conf", "ssh", "ssl"];
-        let there = system.map(|name| Path::new("/etc").join(name)).into_iter().filter(|path| path.exists());
-        let copied = Command::new("cp").arg("-a").args(there).arg(&self.folder).status();
+        let existing = system.map(|name| Path::new("/etc").join(name)).into_iter().filter(|path| path.exists());
+        let copied = Command::new("cp").arg("-a").args(existing).arg(&self.directory).status();
         assert!(copied.is_ok_and(|status| status.success()), "files of /etc can be copied");
-        let link = self.folder.join("resolv.conf");
-        std::os::unix::fs::symlink(&self.resolv_conf, link).expect("the scene takes links");
+        let link = self.directory.join("resolv.conf");
+        std::os::unix::fs::symlink(&self.resolv_conf, link).expect("the scene is writable");
     }
 
-    /// An address of this test alone; those from `server` are at its end.
+    /// An address that only this test uses; those of `server` are at the end of the block.
     pub fn address(&self, last: u8) -> String {
         format!("127.{}.{}.{last}", self.block.0, self.block.1)
     }
@@ -84,12 +83,12 @@ impl Names {
         self.address(200 + number)
     }
 
-    /// What the hosts file says beside `localhost`.
+    /// Sets the lines of the hosts file in addition to `localhost`.
     pub fn hosts(&self, lines: &str) {
-        self.change(&self.folder.join("hosts"), &format!("{HOSTS}{lines}"));
+        self.change(&self.directory.join("hosts"), &format!("{HOSTS}{lines}"));
     }
 
-    /// resolv.conf with these name servers, and more lines.
+    /// Writes resolv.conf with these name servers, and more lines.
     pub fn get(&self, servers: &[u8], more: &str) {
         let mut text: String = servers.iter().map(|number| format!("nameserver {}\n", self.server(*number))).collect();
         text.push_str(more);
@@ -104,11 +103,11 @@ impl Names {
                 std::fs::write(&aside, text).and_then(|()| std::fs::rename(&aside, path))
             }
         };
-        written.expect("the files are ours");
+        written.expect("the test owns the files");
     }
 
-    /// Starts the program where these files are those of `/etc`. Its configuration has a folder of its own, so that its
-    /// sandbox grants nothing else of the scene with it.
+    /// Starts the program with these files in `/etc`. Its configuration is in a separate directory, so that its sandbox
+    /// grants nothing else of the scene with it.
     #[track_caller]
     pub fn start(&self, scene: &Scene, body: &str, wait: Wait) -> Outrigger {
         self.start_with(scene, body, wait, |_| {})
@@ -126,11 +125,11 @@ impl Names {
         let mut outer = Command::new("unshare");
         let script = match self.mounted {
             Mounted::Files => MOUNT_FILES,
-            Mounted::Folder => MOUNT_FOLDER,
+            Mounted::Folder => MOUNT_DIRECTORY,
         };
-        outer.args(["--mount", "--propagation", "private", "sh", "-c", script]).arg(&self.folder);
+        outer.args(["--mount", "--propagation", "private", "sh", "-c", script]).arg(&self.directory);
         outer.arg(command.get_program()).args(command.get_args());
-        // What would send requests or questions elsewhere (resolv.conf(5), and every HTTP client).
+        // Variables that would send requests or DNS queries elsewhere (resolv.conf(5), and every HTTP client).
         for name in ["http_proxy", "https_proxy", "all_proxy", "no_proxy"] {
             outer.env_remove(name).env_remove(name.to_uppercase());
         }
@@ -142,10 +141,10 @@ impl Names {
 const HOSTS: &str = "127.0.0.1 localhost\n::1 localhost\n";
 const NSSWITCH: &str = "passwd: files\ngroup: files\nhosts: files dns\n";
 
-/// `exec`, so that the program has the process id that was started.
+/// `exec`, so that the program has the process id of the started process.
 const MOUNT_FILES: &str =
     "for file in \"$0\"/*; do mount --bind \"$file\" \"/etc/${file##*/}\" || exit 1; done; exec \"$@\"";
-const MOUNT_FOLDER: &str = "mount --bind \"$0\" /etc && exec \"$@\"";
+const MOUNT_DIRECTORY: &str = "mount --bind \"$0\" /etc && exec \"$@\"";
 
 fn is_possible() -> bool {
     let script =
@@ -159,12 +158,12 @@ fn is_possible() -> bool {
         && peer("dnsmasq").is_some()
 }
 
-/// The interpreter that has dnslib.
+/// The Python interpreter with dnslib.
 fn python() -> String {
     workspace().join("target/peers/venv/bin/python3").display().to_string()
 }
 
-/// Blocks begin at 127.64.0.0, far from where systems have their own resolvers.
+/// Blocks start at 127.64.0.0, far from the addresses of the systems' own resolvers.
 fn free_block() -> (u8, u8) {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     for _ in 0..1000 {
@@ -178,7 +177,7 @@ fn free_block() -> (u8, u8) {
     panic!("no block of loopback addresses whose port 53 is free");
 }
 
-/// dnsmasq, which answers for a second what its hosts file says.
+/// dnsmasq, which answers from its hosts file with a TTL of one second.
 pub struct Dnsmasq {
     running: Running,
     hosts: PathBuf,
@@ -186,7 +185,7 @@ pub struct Dnsmasq {
 
 impl Dnsmasq {
     pub fn start(scene: &Scene, names: &Names, number: u8, hosts: &str, more: &[&str]) -> Self {
-        let program = peer("dnsmasq").expect("without it there are no `Names`").display().to_string();
+        let program = peer("dnsmasq").expect("`Names` requires dnsmasq").display().to_string();
         let file = scene.write(&format!("dnsmasq-{number}"), hosts);
         let (addresses, listen) =
             (format!("--addn-hosts={}", file.display()), format!("--listen-address={}", names.server(number)));
@@ -196,22 +195,22 @@ impl Dnsmasq {
         Self { running, hosts: file }
     }
 
-    /// From now on it answers this.
+    /// Changes its answers from now on.
     pub fn hosts(&self, hosts: &str) {
         let reads = || self.running.stderr.text().matches(&format!("read {}", self.hosts.display())).count();
         let before = reads();
-        std::fs::write(&self.hosts, hosts).expect("it is our file");
+        std::fs::write(&self.hosts, hosts).expect("the test owns the file");
         self.running.signal(Signal::HUP);
-        until(PATIENCE, "dnsmasq has read its names anew", || reads() > before);
+        until(PATIENCE, "dnsmasq has re-read its names", || reads() > before);
     }
 
-    /// Whether it was asked for a name.
+    /// Whether it was queried for a name.
     pub fn was_queried(&self, name: &str) -> bool {
         self.running.stderr.contains(&format!("] {name} from "))
     }
 }
 
-/// The order of its hosts file is that of its answers; what is not in it does not exist.
+/// Answers are in the order of the hosts file; a name that is not in it does not exist.
 const DNSMASQ: &[&str] = &[
     "--conf-file=/dev/null",
     "--keep-in-foreground",
@@ -228,7 +227,7 @@ const DNSMASQ: &[&str] = &[
     "--address=/#/",
 ];
 
-/// The fixture `dns.py`: its header lists the faults.
+/// The fixture `dns.py`; its header lists the faults.
 pub struct FaultyServer {
     running: Running,
     zone: PathBuf,
@@ -236,7 +235,7 @@ pub struct FaultyServer {
 }
 
 impl FaultyServer {
-    /// It has the names of a text as of a hosts file, and answers rightly at first.
+    /// Starts with the names of a text in the format of a hosts file, and with correct answers.
     pub fn start(scene: &Scene, names: &Names, number: u8, hosts: &str) -> Self {
         let zone = scene.path(&format!("zone-{number}"));
         let running = Running::start(&[python(), fixture("dns.py"), names.server(number), zone.display().to_string()]);
@@ -246,37 +245,37 @@ impl FaultyServer {
         server
     }
 
-    /// Right answers, or this fault for every question.
+    /// Correct answers, or this fault for every query.
     pub fn answer(&self, fault: Option<&str>) {
         self.write("all", json!(fault));
     }
 
-    /// Right answers, but over TCP alone.
+    /// Correct answers, but only over TCP.
     pub fn cut(&self) {
         self.write("cut", json!(true));
     }
 
-    /// Right answers after so long.
+    /// Correct answers after this delay.
     pub fn delay(&self, delay: Duration) {
         self.write("delay", json!(delay.as_secs_f64()));
     }
 
-    /// This fault for questions of this name and type.
+    /// This fault for queries of this name and type.
     pub fn fault(&mut self, name: &str, kind: &str, fault: &str) {
         self.names.get_mut(name).expect("a name of this server")[kind] = fault.into();
         self.answer(None);
     }
 
-    /// In one step, since the server may read its file in any moment.
+    /// Writes atomically, since the server may read its file at any time.
     fn write(&self, key: &str, value: serde_json::Value) {
         let mut zone = json!({ "names": self.names, "all": null, "cut": false, "delay": 0, "ttl": 1 });
         zone[key] = value;
         let aside = self.zone.with_extension("aside");
         let written = std::fs::write(&aside, zone.to_string()).and_then(|()| std::fs::rename(&aside, &self.zone));
-        written.expect("the scene takes files");
+        written.expect("the scene is writable");
     }
 
-    /// Whether it was asked for this, as `udp AAAA name`.
+    /// Whether it received this query, such as `udp AAAA name`.
     pub fn was_queried(&self, question: &str) -> bool {
         self.running.stderr.contains(&format!("{question} "))
     }
@@ -300,21 +299,21 @@ fn records(hosts: &str) -> serde_json::Map<String, serde_json::Value> {
             if entry[kind].is_null() {
                 entry[kind] = json!([]);
             }
-            entry[kind].as_array_mut().expect("just made").push(address.into());
+            entry[kind].as_array_mut().expect("just created").push(address.into());
         }
     }
     found
 }
 
-/// The lines of a hosts file that give each name all these addresses.
+/// The lines of a hosts file that map each name to all these addresses.
 pub fn hosts_of(names: &[impl AsRef<str>], addresses: &[impl AsRef<str>]) -> String {
     let line =
         |address: &str| -> String { names.iter().map(|name| format!("{address} {}\n", name.as_ref())).collect() };
     addresses.iter().map(|address| line(address.as_ref())).collect()
 }
 
-/// An address that drops what is sent to it: the queue of its listening socket is full, so that the kernel answers no
-/// further SYN (listen(2); tcp(7), tcp_abort_on_overflow).
+/// An address that drops what is sent to it: the queue of its listening socket is full, so that the kernel does not
+/// respond to further SYNs (listen(2); tcp(7), tcp_abort_on_overflow).
 pub struct Blackhole {
     _listening: OwnedFd,
     _waiting: Vec<TcpStream>,

@@ -1,6 +1,6 @@
-//! The program under test: started from a scene's configuration with an optional command, waited for, its worker and its
-//! app found by process id, and stopped. A configuration text comes in; exit code, output and admin answers go out. It
-//! never outlives its test: dropping it kills the supervisor and everything below.
+//! The program under test: starts it from a scene's configuration with an optional command, waits for it, finds its worker
+//! and its app by process id, and stops it. In: a configuration text. Out: exit code, output and admin responses. It never
+//! outlives its test: dropping it kills the supervisor and all descendants.
 
 use std::path::Path;
 use std::process::Command;
@@ -10,7 +10,7 @@ use super::process::{Captured, Running, Signal, children, descendants, has_ended
 use super::wire::{Reply, get};
 use super::{PATIENCE, SECOND, Scene, ledger_balances, until, within, workspace};
 
-/// What the start of the program waits for.
+/// The condition that the start of the program waits for.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Wait {
     Ready,
@@ -33,22 +33,22 @@ pub struct Exit {
     pub stderr: String,
 }
 
-/// The binary that `OUTRIGGER_BIN` names, else the newest that the `ci` profile built: cargo puts it into `target/ci`, or
-/// into a folder named after the platform where a build names one.
+/// The binary at `OUTRIGGER_BIN`, else the newest that the `ci` profile built: cargo writes it to `target/ci`, or to a
+/// directory named after the platform if the build specifies one.
 pub fn binary() -> String {
-    if let Some(named) = std::env::var_os("OUTRIGGER_BIN") {
-        assert!(Path::new(&named).is_file(), "OUTRIGGER_BIN names a program: {}", named.display());
-        return named.to_string_lossy().into_owned();
+    if let Some(path) = std::env::var_os("OUTRIGGER_BIN") {
+        assert!(Path::new(&path).is_file(), "OUTRIGGER_BIN is the path of a program: {}", path.display());
+        return path.to_string_lossy().into_owned();
     }
     let target = workspace().join("target");
     let platforms = std::fs::read_dir(&target).into_iter().flatten().flatten().map(|entry| entry.path().join("ci"));
-    let built = platforms.chain([target.join("ci")]).map(|folder| folder.join("outrigger"));
+    let built = platforms.chain([target.join("ci")]).map(|directory| directory.join("outrigger"));
     let dated = built.filter_map(|path| Some((path.metadata().ok()?.modified().ok()?, path)));
     let (_, newest) = dated.max().expect("a program in target/ci; build it by: cargo build --profile ci");
     newest.display().to_string()
 }
 
-/// Runs one of the program's commands that end by themselves: exit code, stdout, stderr.
+/// Runs one of the program's commands that exit by themselves: exit code, stdout, stderr.
 #[track_caller]
 pub fn outrigger(arguments: &[&str]) -> (i32, String, String) {
     let binary = binary();
@@ -68,7 +68,7 @@ impl Outrigger {
         Self::start_with(scene, body, command, wait, |_| {})
     }
 
-    /// As above, with a last look at how the process is started: its environment, its directory.
+    /// As above, with a hook that can change how the process is started: its environment, its directory.
     #[track_caller]
     pub fn start_with(
         scene: &Scene,
@@ -80,7 +80,7 @@ impl Outrigger {
         Self::start_binary(&binary(), scene, "outrigger.yaml", body, command, wait, prepare)
     }
 
-    /// As above, from another binary, with its configuration in a file of this name.
+    /// As above, with another binary, and its configuration in a file of this name.
     #[track_caller]
     pub fn start_binary(
         binary: &str,
@@ -103,46 +103,46 @@ impl Outrigger {
         let admin = format!("127.0.0.1:{}", scene.value("admin"));
         let mut started = Self { running, admin, stdout, stderr };
         match wait {
-            Wait::Ready => started.await_answer("/ready"),
-            Wait::Started => started.await_answer("/started"),
+            Wait::Ready => started.await_success("/ready"),
+            Wait::Started => started.await_success("/started"),
             Wait::Nothing => {}
         }
         started
     }
 
     #[track_caller]
-    fn await_answer(&mut self, path: &str) {
+    fn await_success(&mut self, path: &str) {
         let mut ended = None;
-        let answered = within(PATIENCE, || {
+        let succeeded = within(PATIENCE, || {
             ended = self.running.ended();
             ended.is_some() || self.status_of(path) == 200
         });
         if let Some(status) = ended {
-            panic!("it ended ({status}) before {path} was 200");
+            panic!("it exited ({status}) before {path} returned 200");
         }
-        assert!(answered, "{path} becomes 200 within {PATIENCE:?}");
+        assert!(succeeded, "{path} returns 200 within {PATIENCE:?}");
     }
 
     pub fn pid(&self) -> u32 {
         self.running.pid()
     }
 
-    /// The status that a path of the admin listener answers with; 0 when nothing answers.
+    /// The status code of a path of the admin listener; 0 if there is no response.
     pub fn status_of(&self, path: &str) -> u16 {
         get(&self.admin, path).map_or(0, |reply| reply.status)
     }
 
     #[track_caller]
     pub fn get(&self, path: &str) -> Reply {
-        get(&self.admin, path).unwrap_or_else(|error| panic!("the admin listener answers {path}: {error}"))
+        get(&self.admin, path).unwrap_or_else(|error| panic!("the admin listener serves {path}: {error}"))
     }
 
-    /// What a path answers; empty when nothing answers.
+    /// The response body of a path; empty if there is no response.
     pub fn get_quietly(&self, path: &str) -> String {
         get(&self.admin, path).map_or_else(|_| String::new(), |reply| reply.text())
     }
 
-    /// The worker: the supervisor's child that carries the program's name.
+    /// The worker: the supervisor's child that has the program's name.
     pub fn find_worker(&self) -> Option<u32> {
         let workers = children(self.pid()).into_iter();
         workers
@@ -151,7 +151,7 @@ impl Outrigger {
             .next()
     }
 
-    /// Another worker than this one is there, and ready.
+    /// Waits until another worker than this one runs and is ready.
     #[track_caller]
     pub fn await_other(&self, before: u32, limit: Duration) {
         until(limit, "another worker is ready", || {
@@ -162,7 +162,7 @@ impl Outrigger {
     #[track_caller]
     pub fn worker(&self) -> u32 {
         let mut found = None;
-        until(PATIENCE, "a worker below the supervisor", || {
+        until(PATIENCE, "a worker of the supervisor", || {
             found = self.find_worker();
             found.is_some()
         });
@@ -173,7 +173,7 @@ impl Outrigger {
     #[track_caller]
     pub fn app(&self) -> u32 {
         let mut found = None;
-        until(PATIENCE, "the app below the supervisor", || {
+        until(PATIENCE, "the app of the supervisor", || {
             found = children(self.pid()).into_iter().find(|child| !child.name.starts_with("outrigger"));
             found.is_some()
         });
@@ -184,45 +184,43 @@ impl Outrigger {
         self.running.signal(signal);
     }
 
-    /// The end of nearly every test: the ledger balances, SIGTERM ends it in time, and nothing of it is left.
+    /// The end of nearly every test: the ledger balances, SIGTERM terminates the program in time, and no process of it remains.
     #[track_caller]
     pub fn finish(self) -> Exit {
         ledger_balances(&self.admin);
         self.terminate(40 * SECOND)
     }
 
-    /// SIGTERM and the end, without asking the ledger.
+    /// Sends SIGTERM and waits for the exit, without a check of the ledger.
     #[track_caller]
     pub fn terminate(self, limit: Duration) -> Exit {
         self.signal(Signal::TERM);
         self.wait(limit)
     }
 
-    /// Waits for an end that somebody else caused.
+    /// Waits for an exit that has another cause.
     #[track_caller]
     pub fn wait(mut self, limit: Duration) -> Exit {
         let below = descendants(self.pid());
         let began = Instant::now();
         let code = self.running.wait(limit);
         let took = began.elapsed();
-        let gone = within(2 * SECOND, || !below.iter().any(|pid| is_alive(*pid)));
-        assert!(gone, "no process is left behind of {below:?}");
+        let exited = within(2 * SECOND, || !below.iter().any(|pid| is_alive(*pid)));
+        assert!(exited, "all of {below:?} exit");
         Exit { code, took, stdout: self.stdout.text(), stderr: self.stderr.text() }
     }
 
-    /// kill -9 of the whole program, as when a machine loses power: nobody gets to say goodbye.
-    /// Nothing of it is left afterwards: a worker that still dies has ports that the next start needs.
+    /// Kills all processes of the program (SIGKILL), as in a power failure: none of them can shut down gracefully.
+    /// Waits until all have exited: a worker that is still exiting holds ports that the next start needs.
     #[track_caller]
     pub fn kill_all(self) {
         let below = descendants(self.pid());
         drop(self);
-        until(PATIENCE, "all of it is dead", || below.iter().all(|pid| has_ended(*pid)));
+        until(PATIENCE, "all processes have exited", || below.iter().all(|pid| has_ended(*pid)));
     }
 }
 
-/// The body with the scene's values filled in, and the state directory and admin listener added where it names none.
-/// They follow the body, so that line numbers in it stay what they are.
-/// `outrigger upgrade` of what runs in a scene: exit code, stdout and stderr.
+/// `outrigger upgrade` of the program that runs in a scene: exit code, stdout and stderr.
 pub fn upgrade(scene: &Scene, to: Option<&str>) -> (i32, String) {
     upgrade_at(&scene.text_path("run/admin.sock"), to)
 }
@@ -239,6 +237,8 @@ pub fn upgrade_at(socket: &str, to: Option<&str>) -> (i32, String) {
 /// Another worker has 20 s to become ready; four times that on a loaded machine.
 const UPGRADED: Duration = Duration::from_secs(80);
 
+/// The body with the scene's values substituted, and with the state directory and admin listener added if it has none.
+/// They follow the body, so that line numbers in it do not change.
 pub fn configuration(scene: &Scene, body: &str) -> String {
     let mut text = body.to_owned();
     if !body.lines().any(|line| line.starts_with("state:")) {

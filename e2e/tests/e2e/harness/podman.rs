@@ -1,6 +1,6 @@
-//! Containers and Pods of a test, by podman with runc, apart from whatever else podman holds on this machine: images,
-//! containers, networks and locks of its own, all inside the scene. A scene comes in, exit codes, output and addresses go
-//! out; one test at a time has containers, and all of them end with it.
+//! Containers and Pods of a test, by podman with runc, separate from everything else of podman on this machine: it has its
+//! own images, containers, networks and locks, all inside the scene. In: a scene. Out: exit codes, output and addresses.
+//! Limits: one test at a time has containers, and all of them end with it.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -11,37 +11,37 @@ use super::outrigger::binary;
 use super::process::Running;
 use super::{SECOND, Scene, peer, until, workspace};
 
-/// A build copies the program into an image, on a machine that is busy with other tests.
+/// Enough for a build that copies the program into an image, on a machine that is busy with other tests.
 const LIMIT: Duration = Duration::from_secs(120);
 
 pub const NO_PODMAN: &str = "podman, runc, catatonit, busybox or root is missing, or no container can be run here";
 
-/// The image of the product, as `deploy/container/Containerfile` makes it.
+/// The image of the product, as built from `deploy/container/Containerfile`.
 pub const IMAGE: &str = "localhost/outrigger:e2e";
-/// The image of the Pod's app: a static busybox, a script and two pages.
+/// The image of the Pod's app: a static busybox, a script and two files to serve.
 pub const APP_IMAGE: &str = "localhost/outrigger-e2e-app:latest";
 
 pub struct Podman {
     program: PathBuf,
     directory: PathBuf,
     network: String,
-    _alone: MutexGuard<'static, ()>,
+    _exclusive: MutexGuard<'static, ()>,
 }
 
 impl Podman {
-    /// With both images built; `None` where containers cannot be run.
+    /// Builds both images; `None` if containers cannot be run.
     pub fn start(scene: &Scene) -> Option<Self> {
-        // Two at once would choose the same free bridge and subnet for their networks.
-        static ALONE: Mutex<()> = Mutex::new(());
-        let alone = ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        // Without root a Pod has another network, and files of other users cannot be laid for it.
+        // Two concurrent tests would choose the same free bridge and subnet for their networks.
+        static EXCLUSIVE: Mutex<()> = Mutex::new(());
+        let exclusive = EXCLUSIVE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        // Without root a Pod has another network, and files of other users cannot be created for it.
         let program = peer("podman").filter(|_| rustix::process::geteuid().is_root())?;
         let (_runtime, _first, busybox) = (peer("runc")?, peer("catatonit")?, peer("busybox")?);
         let directory = scene.path("podman");
         scene.write("podman/containers.conf", scene.fill(CONTAINERS_CONF));
-        std::fs::create_dir_all(directory.join("cni")).expect("the scene takes folders");
+        std::fs::create_dir_all(directory.join("cni")).expect("the scene is writable");
         let network = format!("e2e-{}", directory.display()).replace(['/', '.'], "-");
-        let podman = Self { program, directory, network, _alone: alone };
+        let podman = Self { program, directory, network, _exclusive: exclusive };
         if let Err(why) = podman.try_app(scene, &busybox) {
             eprintln!("podman cannot run a container here: {why}");
             return None;
@@ -50,7 +50,7 @@ impl Podman {
         Some(podman)
     }
 
-    /// Builds the product's image from a folder that holds the program alone, and gives the image's id.
+    /// Builds the product's image from a directory that contains only the program, and returns the image's id.
     pub fn build_product(&self, scene: &Scene, tag: &str, options: &[&str]) -> String {
         // Once only: a second image of the same file must be the same image.
         if !scene.path("image-context/outrigger").exists() {
@@ -58,13 +58,13 @@ impl Podman {
         }
         let recipe = workspace().join("deploy/container/Containerfile").display().to_string();
         let context = scene.text_path("image-context");
-        // No cache: it does not see that an argument for a label has changed.
+        // No cache: it does not detect that a build argument for a label has changed.
         let fixed = ["build", "--quiet", "--no-cache", "--timestamp=0", "--identity-label=false"];
         let fixed = [fixed.as_slice(), &["--tag", tag, "--file", &recipe]].concat();
         self.run(&[fixed.as_slice(), options, &[context.as_str()]].concat()).trim().to_owned()
     }
 
-    /// Builds the app's image and runs it once, which is what a machine without the rights for containers fails at.
+    /// Builds the app's image and runs it once: this fails on a machine without the privileges for containers.
     fn try_app(&self, scene: &Scene, busybox: &std::path::Path) -> Result<(), String> {
         let fixtures = workspace().join("e2e/fixtures/pod");
         let context = scene.path("app-context");
@@ -78,13 +78,13 @@ impl Podman {
         for (words, expected) in [(build, 0), (run, 9)] {
             let (code, stdout, stderr) = self.try_run(words);
             if code != expected {
-                return Err(format!("podman {words:?} gave {code}: {stdout}{stderr}"));
+                return Err(format!("podman {words:?} exited with {code}: {stdout}{stderr}"));
             }
         }
         Ok(())
     }
 
-    /// The address of this machine as the Pods of this test see it, on a network that they have to themselves.
+    /// The address of this machine for the Pods of this test, on their own network.
     pub fn gateway(&self) -> String {
         self.run(&["network", "create", &self.network]);
         let shown = self.run(&["network", "inspect", &self.network]);
@@ -103,7 +103,7 @@ impl Podman {
         self.run(&["kube", "down", &manifest.display().to_string()]);
     }
 
-    /// What a container wrote so far, both outputs.
+    /// The output of a container so far, stdout and stderr.
     pub fn logs(&self, container: &str) -> String {
         let (_, stdout, stderr) = self.try_run(&["logs", container]);
         stdout + &stderr
@@ -114,15 +114,15 @@ impl Podman {
         state.trim() == "true"
     }
 
-    /// Waits for a container's end and gives its exit code.
+    /// Waits until a container exits and returns its exit code.
     #[track_caller]
     pub fn exit_code(&self, container: &str, limit: Duration) -> i32 {
-        until(limit, &format!("{container} ends"), || !self.is_running(container));
+        until(limit, &format!("{container} exits"), || !self.is_running(container));
         let code = self.run(&["inspect", "--format={{.State.ExitCode}}", container]);
         code.trim().parse().unwrap_or_else(|_| panic!("the exit code of {container} is a number: {code}"))
     }
 
-    /// Runs podman to its end and gives its stdout; any failure fails the test.
+    /// Runs podman until it exits and returns its stdout; any failure fails the test.
     #[track_caller]
     pub fn run(&self, arguments: &[&str]) -> String {
         let (code, stdout, stderr) = self.try_run(arguments);
@@ -141,7 +141,7 @@ impl Podman {
         let mut command = Command::new(&self.program);
         let inside = |name: &str| self.directory.join(name);
         command.arg("--root").arg(inside("root")).arg("--runroot").arg(inside("run"));
-        // vfs leaves no mount behind, whatever ends a test.
+        // vfs leaves no mount, however a test ends.
         command.arg("--tmpdir").arg(inside("tmp")).arg("--storage-driver=vfs").args(arguments);
         command.env("CONTAINERS_CONF", inside("containers.conf"));
         Running::spawn(command)
@@ -158,7 +158,7 @@ impl Drop for Podman {
                 eprintln!("--- {name}:\n{}", lines[lines.len().saturating_sub(60)..].join("\n"));
             }
         }
-        // What is not there any more needs no removal.
+        // Errors are ignored: what does not exist any more needs no removal.
         for words in [
             ["pod", "rm", "--all", "--force", "--time=1"].as_slice(),
             &["rm", "--all", "--force", "--time=1", "--volumes"],
@@ -167,13 +167,13 @@ impl Drop for Podman {
             let mut running = self.spawn(words);
             super::within(60 * SECOND, || running.ended().is_some());
         }
-        // The addresses given out on it, which the network's plugin leaves behind.
+        // The address leases of the network, which its plugin does not remove.
         std::fs::remove_dir_all(PathBuf::from("/var/lib/cni/networks").join(&self.network)).ok();
     }
 }
 
 /// cgroupfs, since systemd runs on few machines that run tests; explicit limits, since the defaults are higher than a
-/// container inside a container may ask for; locks in files, since those in shared memory belong to the whole machine.
+/// container inside a container may request; locks in files, since those in shared memory are shared by the machine.
 const CONTAINERS_CONF: &str = "\
 [containers]
 default_ulimits = [\"nofile=4096:4096\", \"nproc=4096:4096\"]

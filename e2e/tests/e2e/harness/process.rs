@@ -1,5 +1,5 @@
 //! Processes of a test: started with their output captured, signalled by their id, looked up in /proc, and killed with
-//! everything below them when the test ends. Commands come in, exit codes and output go out; every wait has a limit.
+//! all their descendants when the test ends. In: commands. Out: exit codes and output. Limits: every wait has one.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -25,7 +25,7 @@ pub struct Running {
 }
 
 impl Running {
-    /// Starts a command with both outputs captured and nothing on its input.
+    /// Starts a command with stdout and stderr captured and /dev/null as stdin.
     pub fn start(command: &[impl AsRef<str>]) -> Self {
         let (program, arguments) = command.split_first().expect("a command has a program");
         let mut built = Command::new(program.as_ref());
@@ -50,25 +50,25 @@ impl Running {
         send_signal(self.pid(), signal);
     }
 
-    /// The exit status once the process has ended.
+    /// The exit status once the process has exited.
     pub fn ended(&mut self) -> Option<ExitStatus> {
         if self.ended.is_none() {
-            self.ended = self.child.try_wait().expect("our own child can be waited for");
+            self.ended = self.child.try_wait().expect("the process is a child of the test");
         }
         self.ended
     }
 
-    /// Waits for the end, then for the outputs to be read. The code is as a shell gives it: 128 + n for signal n.
+    /// Waits for the exit, then until the outputs are read. The code is that of a shell: 128 + n for signal n.
     #[track_caller]
     pub fn wait(&mut self, limit: Duration) -> i32 {
         let ended = within(limit, || self.ended().is_some());
-        assert!(ended, "{} ends within {limit:?}; its stderr: {}", self.name, self.stderr.text());
-        // A grandchild may keep the pipe open; then what was written so far has to do.
+        assert!(ended, "{} exits within {limit:?}; its stderr: {}", self.name, self.stderr.text());
+        // A grandchild may keep the pipe open; then the output so far is used.
         within(2 * SECOND, || self.stdout.is_closed() && self.stderr.is_closed());
         self.ended.map_or(-1, shell_code)
     }
 
-    /// Ends it as a person would, and kills it with all its children when it does not listen.
+    /// Sends SIGTERM, and kills it with all its descendants if it does not exit.
     pub fn stop(mut self) {
         self.signal(Signal::TERM);
         within(5 * SECOND, || self.ended().is_some());
@@ -82,7 +82,7 @@ impl Drop for Running {
         }
         if self.ended().is_none() {
             let below = descendants(self.pid());
-            // The parent first, so that it starts nothing again.
+            // The parent first, so that it does not restart its children.
             self.child.kill().ok();
             self.child.wait().ok();
             for pid in below {
@@ -92,7 +92,7 @@ impl Drop for Running {
     }
 }
 
-/// What a process wrote so far to one of its outputs.
+/// The output of a process so far, stdout or stderr.
 #[derive(Clone)]
 pub struct Captured {
     bytes: Arc<Mutex<Vec<u8>>>,
@@ -144,7 +144,7 @@ impl Captured {
     }
 }
 
-/// Runs a command to its end and gives its exit code, stdout and stderr.
+/// Runs a command until it exits and returns its exit code, stdout and stderr.
 #[track_caller]
 pub fn run_to_end(command: &[impl AsRef<str>], limit: Duration) -> (i32, String, String) {
     let mut running = Running::start(command);
@@ -156,7 +156,7 @@ pub fn shell_code(status: ExitStatus) -> i32 {
     status.code().or_else(|| status.signal().map(|signal| 128 + signal)).unwrap_or(-1)
 }
 
-/// A process that is gone already is no fault: it may end at any time.
+/// A process that has exited already is not an error: it may exit at any time.
 pub fn send_signal(pid: u32, signal: Signal) {
     if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
         kill_process(pid, signal).ok();
@@ -166,16 +166,16 @@ pub fn send_signal(pid: u32, signal: Signal) {
 #[derive(Clone, Debug)]
 pub struct Process {
     pub pid: u32,
-    /// At most 15 bytes, as the kernel keeps it.
+    /// At most 15 bytes, as stored by the kernel.
     pub name: String,
     pub state: char,
     parent: u32,
 }
 
-/// The process as /proc shows it; `None` when it is gone. One that ended but was not yet waited for has state `Z`.
+/// The process as /proc shows it; `None` if it does not exist. A zombie has state `Z`.
 pub fn look_up(pid: u32) -> Option<Process> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name may hold spaces and brackets itself, so it ends at the last one.
+    // The name may contain spaces and parentheses itself, so it ends at the last parenthesis.
     let (start, end) = (stat.find('(')?, stat.rfind(')')?);
     let mut rest = stat.get(end + 2..)?.split(' ');
     let state = rest.next()?.chars().next()?;
@@ -187,7 +187,7 @@ pub fn is_alive(pid: u32) -> bool {
     look_up(pid).is_some_and(|process| process.state != 'Z')
 }
 
-/// Whether all threads of a process have ended, and with them what it had open. It may still have to be waited for.
+/// Whether all threads of a process have exited, which closes its files. It may still be a zombie.
 pub fn has_ended(pid: u32) -> bool {
     !is_alive(pid) && !status_value(pid, "Threads:").parse().is_ok_and(|threads: u32| threads > 1)
 }
@@ -216,14 +216,14 @@ fn all_processes() -> Vec<Process> {
     pids.filter_map(look_up).collect()
 }
 
-/// Resident memory of a process in KiB; 0 when it is gone.
+/// Resident memory of a process in KiB; 0 if it has exited.
 pub fn resident_kib(pid: u32) -> u64 {
     kib(pid, "VmRSS:")
 }
 
-/// Resident memory of a process without the pages of files, in KiB; 0 when it is gone. How many pages of an
-/// executable a process maps at once depends on how the page cache holds the file, and so differs by half a
-/// megabyte between two copies of one file.
+/// Resident memory of a process without file pages, in KiB; 0 if it has exited. How many pages of an executable are
+/// mapped together depends on how the page cache stores the file, and so differs by half a megabyte between two copies
+/// of one file.
 pub fn anonymous_kib(pid: u32) -> u64 {
     kib(pid, "RssAnon:")
 }
@@ -233,13 +233,13 @@ fn kib(pid: u32, name: &str) -> u64 {
     value.split_whitespace().next().and_then(|text| text.parse().ok()).unwrap_or(0)
 }
 
-/// Whether a signal that was sent to the process still waits to be taken.
+/// Whether a signal that was sent to the process is still pending.
 pub fn is_pending(pid: u32, signal: Signal) -> bool {
     let set = u64::from_str_radix(&status_value(pid, "ShdPnd:"), 16).unwrap_or(0);
     set >> (signal.as_raw() - 1) & 1 == 1
 }
 
-/// A line of the process's status; empty when it is gone.
+/// A line of the process's status; empty if it has exited.
 fn status_value(pid: u32, name: &str) -> String {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default().trim().to_owned()

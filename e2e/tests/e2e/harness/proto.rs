@@ -1,6 +1,6 @@
-//! The two protobuf messages that the sinks send, as far as the tests look into them: Loki's push request and
-//! Prometheus's write request 1.0. Written out by hand so that the test does not share its understanding with the code
-//! under test. Bytes come in, messages go out; bounded by the bodies that the receiver accepts.
+//! The two protobuf messages that the sinks send, with the fields that the tests use: Loki's push request and Prometheus's
+//! write request 1.0. Written by hand, so that the tests do not share definitions with the code under test. In: bytes. Out:
+//! messages. Limits: the bodies that the receiver accepts.
 
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct PushRequest {

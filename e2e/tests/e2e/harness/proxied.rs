@@ -1,5 +1,5 @@
-//! Outrigger as a proxy in front of a raw app, for the cases of HTTP/1.1: an app comes in, a connection through the proxy
-//! and the access records go out. It ends with the assertion that the ledger balances. One listener, one cluster named `back`.
+//! Outrigger as a proxy in front of a raw app, for tests of HTTP/1.1. In: an app. Out: a connection through the proxy, and the
+//! access records. `finish` asserts that the ledger balances. Limits: one listener, one cluster named `back`.
 
 use super::outrigger::Exit;
 use super::raw_app::Seen;
@@ -15,7 +15,7 @@ pub struct Proxied {
     pub front: String,
 }
 
-/// Keys that a test sets beside those it needs anyway, such as `idle_timeout: 1s`; several are separated by commas.
+/// Keys that a test sets in addition to the required ones, such as `idle_timeout: 1s`; several are separated by commas.
 #[derive(Clone, Copy, Default)]
 pub struct Keys<'k> {
     pub listener: &'k str,
@@ -62,15 +62,15 @@ impl Proxied {
 
     #[track_caller]
     pub fn connect(&self) -> Wire<TcpStream> {
-        Wire::connect(&self.front).expect("the proxy takes connections")
+        Wire::connect(&self.front).expect("the proxy accepts connections")
     }
 
-    /// Sends these bytes on a connection of their own and reads the answer to a request of `method`.
+    /// Sends these bytes on a new connection and reads the response to a request of `method`.
     #[track_caller]
     pub fn exchange(&self, bytes: impl AsRef<[u8]>, method: &str) -> Reply {
         let mut wire = self.connect();
         wire.send(bytes).expect("the proxy reads");
-        wire.reply(method).expect("the proxy answers")
+        wire.reply(method).expect("the proxy responds")
     }
 
     #[track_caller]
@@ -78,7 +78,7 @@ impl Proxied {
         self.exchange(format!("GET {target} HTTP/1.1\r\nHost: app\r\n\r\n"), "GET")
     }
 
-    /// Sends these bytes on a connection of their own: the request that the app was sent for them, and what the client got.
+    /// Sends these bytes on a new connection. Returns the request that the app received for them, and the client's response.
     #[track_caller]
     pub fn pass(&self, app: &RawApp, bytes: &[u8]) -> (Option<Seen>, io::Result<Reply>) {
         let seen_before = app.seen_count();
@@ -88,12 +88,12 @@ impl Proxied {
         (app.seen().into_iter().nth(seen_before), reply)
     }
 
-    /// The address of the metric sink's page.
+    /// The address of the Prometheus sink's /metrics endpoint.
     pub fn page(&self) -> String {
         format!("127.0.0.1:{}", self.scene.value("page"))
     }
 
-    /// The access records so far, as they were written.
+    /// The access records so far, as written.
     pub fn records_text(&self) -> String {
         std::fs::read_to_string(self.scene.path("access.log")).unwrap_or_default()
     }
@@ -101,10 +101,10 @@ impl Proxied {
     /// The access records of a path so far, the oldest first.
     #[track_caller]
     pub fn records_of(&self, path: &str) -> Vec<Value> {
-        // What is still being written has no end of line yet.
+        // A record that is still being written has no newline yet.
         let text = self.records_text();
-        let whole = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
-        let records = whole.map(|line| serde_json::from_str::<Value>(line).expect("a record is JSON"));
+        let complete = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
+        let records = complete.map(|line| serde_json::from_str::<Value>(line).expect("a record is JSON"));
         records.filter(|record| record["path"] == path).collect()
     }
 

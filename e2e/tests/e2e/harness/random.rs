@@ -1,4 +1,4 @@
-//! A small generator of our own (xorshift): its only duty is that a run can be repeated. In: `E2E_SEED`, or else the clock. Out:
+//! A small random number generator (xorshift), whose only purpose is reproducible runs. In: `E2E_SEED`, or else the clock. Out:
 //! numbers, and the seed on stderr.
 
 use std::time::SystemTime;

@@ -1,6 +1,5 @@
-//! An app that speaks HTTP/1.1 byte by byte, for the cases of the proxy that no library would produce. Requests come in
-//! and are kept as they were written; a function of the test answers each with the bytes it likes. Bounded by what one
-//! test sends.
+//! An app with byte-level control of HTTP/1.1, for proxy tests with messages that no library would produce. In: requests,
+//! which are recorded as received. Out: for each the bytes that a function of the test sends. Limits: what one test sends.
 
 use std::net::TcpStream;
 use std::sync::{Arc, Condvar, Mutex};
@@ -15,7 +14,7 @@ pub struct Seen {
     pub body: Body,
 }
 
-/// What the app does with the connection after an answer.
+/// What the app does with the connection after a response.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Next {
     Keep,
@@ -28,7 +27,7 @@ pub struct RawApp {
 }
 
 impl RawApp {
-    /// Answers every complete request by `answer`; an expectation is met with 100 before the body is read.
+    /// Responds to every complete request by `answer`; sends 100 on `Expect: 100-continue` before it reads the body.
     pub fn start(answer: impl Fn(&Seen, &mut Wire<TcpStream>) -> Next + Send + Sync + 'static) -> Self {
         Self::start_on(free_port(), answer)
     }
@@ -50,7 +49,7 @@ impl RawApp {
         Self { server, seen }
     }
 
-    /// Answers everything with 200 and the request's target as the body.
+    /// Responds to every request with 200 and the request's target as the body.
     pub fn echoing_targets() -> Self {
         Self::start(|request, wire| {
             let target = request.head.target();
@@ -59,7 +58,7 @@ impl RawApp {
         })
     }
 
-    /// Answers each target of the table with its bytes, and any other with an empty 200; then the connection is kept or closed.
+    /// Sends the bytes of each target in the table, and an empty 200 for any other; `next` keeps or closes the connection.
     pub fn answering(answers: &'static [(&'static str, &'static str)], next: Next) -> Self {
         Self::start(move |request, wire| {
             let found = answers.iter().find(|(target, _)| *target == request.head.target());
@@ -78,7 +77,7 @@ impl RawApp {
         self.server.connections()
     }
 
-    /// All complete requests so far, in the order in which they came.
+    /// All complete requests so far, in the order of arrival.
     pub fn seen(&self) -> Vec<Seen> {
         self.seen.lock().expect("no holder panics").clone()
     }
@@ -88,7 +87,7 @@ impl RawApp {
     }
 }
 
-/// What handlers of an app wait for until the test says so, or its patience is over several times.
+/// Blocks the handlers of an app until the test opens it, or a multiple of `PATIENCE` has elapsed.
 #[derive(Clone, Default)]
 pub struct Gate(Arc<(Mutex<bool>, Condvar)>);
 
@@ -114,7 +113,7 @@ fn read_request(wire: &mut Wire<TcpStream>) -> Option<Seen> {
     body.whole.then_some(Seen { head, body })
 }
 
-/// A plain answer with a body of known length.
+/// A plain 200 response with a body of known length.
 pub fn answer_ok(wire: &mut Wire<TcpStream>, body: &[u8]) -> Next {
     let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
     wire.send([head.as_bytes(), body].concat()).map_or(Next::Close, |()| Next::Keep)

@@ -1,6 +1,6 @@
-//! The receiver at the far end of a sink: takes JSON lines (plain, gzip, zstd), Loki pushes and Prometheus remote
-//! writes, and keeps everything it accepted, in order and with duplicates. It can be told to refuse or to hang. Requests
-//! come in, batches go out to the test; bounded by what one test sends.
+//! The receiver of a sink: accepts JSON lines (plain, gzip, zstd), Loki pushes and Prometheus remote writes, and stores
+//! everything it accepted, in order and with duplicates. It can be set to reject requests or to hang. In: requests. Out:
+//! batches for the test. Limits: what one test sends.
 
 use std::io::Read;
 use std::net::TcpStream;
@@ -18,9 +18,9 @@ use super::{number_after, until};
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Answer {
     Accept,
-    /// Reads the request and answers this status; the batch does not count as received.
+    /// Reads the request and responds with this status; the batch does not count as received.
     Status(u16),
-    /// Reads the request and says nothing until the answer changes, then closes without a word.
+    /// Reads the request and sends nothing until the answer changes, then closes the connection without a response.
     Hang,
 }
 
@@ -31,7 +31,7 @@ pub struct Record {
     pub fields: Map<String, Value>,
     /// Loki's stream labels; empty for JSON lines.
     pub labels: String,
-    /// Nanoseconds since 1970 from Loki; 0 for JSON lines, which carry theirs as a field.
+    /// Unix time in nanoseconds from Loki; 0 for JSON lines, which have the time as a field.
     pub nanos: i128,
 }
 
@@ -54,14 +54,14 @@ pub struct LogReceiver {
 }
 
 struct Shared {
-    inside: Mutex<Inside>,
+    state: Mutex<State>,
     changed: Condvar,
 }
 
-struct Inside {
+struct State {
     answer: Answer,
     accepted: Vec<Batch>,
-    refused: usize,
+    rejected: usize,
     malformed: Vec<String>,
 }
 
@@ -78,10 +78,10 @@ impl LogReceiver {
         Self::start_at(format!("127.0.0.1:{port}"), answer)
     }
 
-    /// On another address of this machine than its loopback: what containers reach.
+    /// On a given address of this machine, such as one that containers can reach.
     pub fn start_at(address: String, answer: Answer) -> Self {
-        let inside = Inside { answer, accepted: Vec::new(), refused: 0, malformed: Vec::new() };
-        let shared = Arc::new(Shared { inside: Mutex::new(inside), changed: Condvar::new() });
+        let state = State { answer, accepted: Vec::new(), rejected: 0, malformed: Vec::new() };
+        let shared = Arc::new(Shared { state: Mutex::new(state), changed: Condvar::new() });
         let server = Server::start_at(address, {
             let shared = shared.clone();
             move |stream| serve(stream, &shared)
@@ -93,80 +93,80 @@ impl LogReceiver {
         self.server.address()
     }
 
-    /// From now on requests are answered so; those that hang are released.
+    /// Sets the answer to requests from now on; releases those that hang.
     pub fn answer(&self, answer: Answer) {
-        self.inside().answer = answer;
+        self.state().answer = answer;
         self.shared.changed.notify_all();
     }
 
     pub fn batches(&self) -> Vec<Batch> {
-        self.inside().accepted.clone()
+        self.state().accepted.clone()
     }
 
     /// Batches accepted so far.
     pub fn count(&self) -> usize {
-        self.inside().accepted.len()
+        self.state().accepted.len()
     }
 
     /// Requests read but not accepted so far, those that hang included.
     pub fn refused(&self) -> usize {
-        self.inside().refused
+        self.state().rejected
     }
 
     pub fn records(&self) -> Vec<Record> {
-        self.inside().accepted.iter().flat_map(|batch| batch.records.iter().cloned()).collect()
+        self.state().accepted.iter().flat_map(|batch| batch.records.iter().cloned()).collect()
     }
 
     pub fn messages(&self) -> Vec<String> {
-        self.inside().accepted.iter().flat_map(|batch| batch.records.iter().map(|r| r.message.clone())).collect()
+        self.state().accepted.iter().flat_map(|batch| batch.records.iter().map(|r| r.message.clone())).collect()
     }
 
     pub fn len(&self) -> usize {
-        self.inside().accepted.iter().map(|batch| batch.records.len()).sum()
+        self.state().accepted.iter().map(|batch| batch.records.len()).sum()
     }
 
-    /// The numbers behind `mark` of all messages that have one, in order, with duplicates.
+    /// The numbers after `mark` of all messages that have one, in order, with duplicates.
     pub fn numbers(&self, mark: &str) -> Vec<usize> {
-        let inside = self.inside();
-        let records = inside.accepted.iter().flat_map(|batch| &batch.records);
+        let state = self.state();
+        let records = state.accepted.iter().flat_map(|batch| &batch.records);
         records.filter_map(|record| number_after(&record.message, mark)).collect()
     }
 
-    /// The same in their order.
+    /// The same, sorted.
     pub fn sorted(&self, mark: &str) -> Vec<usize> {
         let mut numbers = self.numbers(mark);
         numbers.sort_unstable();
         numbers
     }
 
-    /// The highest number behind `mark` in the newest batch that has one.
+    /// The highest number after `mark` in the newest batch that has one.
     pub fn newest(&self, mark: &str) -> Option<usize> {
-        let inside = self.inside();
+        let state = self.state();
         let of = |batch: &Batch| batch.records.iter().filter_map(|record| number_after(&record.message, mark)).max();
-        inside.accepted.iter().rev().find_map(of)
+        state.accepted.iter().rev().find_map(of)
     }
 
     #[track_caller]
     pub fn wait_for(&self, records: usize, limit: Duration) {
         let enough = super::within(limit, || self.len() >= records);
-        assert!(enough, "{} of {records} records came within {limit:?}", self.len());
+        assert!(enough, "{} of {records} records arrived within {limit:?}", self.len());
     }
 
-    /// Fails when a request came that this receiver could not read.
+    /// Fails if this receiver could not decode a request.
     #[track_caller]
     pub fn assert_well_formed(&self) {
-        let malformed = self.inside().malformed.clone();
-        assert!(malformed.is_empty(), "the receiver could not read: {malformed:?}");
+        let malformed = self.state().malformed.clone();
+        assert!(malformed.is_empty(), "the receiver could not decode: {malformed:?}");
     }
 
-    /// Waits until the receiver turned down, or keeps hanging, so many requests.
+    /// Waits until the receiver has rejected, or lets hang, this number of requests.
     #[track_caller]
     pub fn wait_for_refused(&self, requests: usize, limit: Duration) {
         until(limit, "requests that the receiver does not accept", || self.refused() >= requests);
     }
 
-    fn inside(&self) -> MutexGuard<'_, Inside> {
-        self.shared.inside.lock().expect("the receiver does not panic")
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.shared.state.lock().expect("the receiver does not panic")
     }
 }
 
@@ -187,7 +187,7 @@ fn serve(stream: TcpStream, shared: &Shared) {
         if !body.whole {
             return;
         }
-        let Some(status) = take(shared, &head, &body.bytes) else { return };
+        let Some(status) = accept(shared, &head, &body.bytes) else { return };
         let answer = format!("HTTP/1.1 {status} {}\r\n", reason(status));
         let rest = if status == 204 { "\r\n" } else { "Content-Length: 0\r\n\r\n" };
         if wire.send(answer + rest).is_err() {
@@ -196,30 +196,30 @@ fn serve(stream: TcpStream, shared: &Shared) {
     }
 }
 
-/// The status to answer with, or nothing when the connection should close without an answer.
-fn take(shared: &Shared, head: &Head, body: &[u8]) -> Option<u16> {
-    let mut inside = shared.inside.lock().expect("the receiver does not panic");
-    match inside.answer {
+/// The status of the response, or `None` if the connection is to be closed without a response.
+fn accept(shared: &Shared, head: &Head, body: &[u8]) -> Option<u16> {
+    let mut state = shared.state.lock().expect("the receiver does not panic");
+    match state.answer {
         Answer::Accept => {}
         Answer::Status(status) => {
-            inside.refused += 1;
+            state.rejected += 1;
             return Some(status);
         }
         Answer::Hang => {
-            inside.refused += 1;
-            while inside.answer == Answer::Hang {
-                inside = shared.changed.wait(inside).expect("the receiver does not panic");
+            state.rejected += 1;
+            while state.answer == Answer::Hang {
+                state = shared.changed.wait(state).expect("the receiver does not panic");
             }
             return None;
         }
     }
     match decode(head, body) {
         Ok((records, series)) => {
-            inside.accepted.push(Batch { head: head.clone(), records, series });
+            state.accepted.push(Batch { head: head.clone(), records, series });
             Some(204)
         }
         Err(why) => {
-            inside.malformed.push(format!("{} {}: {why}", head.method(), head.target()));
+            state.malformed.push(format!("{} {}: {why}", head.method(), head.target()));
             Some(400)
         }
     }
@@ -248,7 +248,7 @@ fn decode_lines(head: &Head, body: &[u8]) -> Result<Vec<Record>, String> {
         other => return Err(format!("content encoding {other}")),
     }
     if text.last().is_some_and(|last| *last != b'\n') {
-        return Err("the last line does not end".to_owned());
+        return Err("the last line has no newline".to_owned());
     }
     let lines = text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
     lines.map(decode_line).collect()
@@ -256,7 +256,7 @@ fn decode_lines(head: &Head, body: &[u8]) -> Result<Vec<Record>, String> {
 
 fn decode_line(line: &[u8]) -> Result<Record, String> {
     let value: Value = serde_json::from_slice(line).map_err(|error| format!("{error} in a line"))?;
-    let Value::Object(fields) = value else { return Err("a line that is no JSON object".to_owned()) };
+    let Value::Object(fields) = value else { return Err("a line that is not a JSON object".to_owned()) };
     let message = fields.get("message").and_then(Value::as_str).unwrap_or("").to_owned();
     Ok(Record { message, fields, labels: String::new(), nanos: 0 })
 }

@@ -1,5 +1,5 @@
-//! A TCP server on a free loopback port with a thread for each connection. A handler comes in, connections go to it; all
-//! connections are shut and the threads end when the server is dropped. Bounded by the connections a test opens.
+//! A TCP server on a free loopback port with a thread for each connection. In: a handler. Out: connections, passed to the
+//! handler. Dropping the server shuts down all connections and ends the threads. Limits: the connections that a test opens.
 
 use std::collections::BTreeMap;
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -23,7 +23,7 @@ struct Shared {
 }
 
 impl Server {
-    /// The handler gets each connection, which is shut when it returns.
+    /// The handler gets each connection, which is shut down when it returns.
     pub fn start(handler: impl Fn(TcpStream) + Send + Sync + 'static) -> Self {
         Self::start_on(free_port(), handler)
     }
@@ -32,7 +32,7 @@ impl Server {
         Self::start_at(format!("127.0.0.1:{port}"), handler)
     }
 
-    /// On an address of this machine that others than this machine's own processes reach: the bridge of containers.
+    /// On a given address of this machine, such as the bridge of containers, which other network namespaces can reach.
     pub fn start_at(address: String, handler: impl Fn(TcpStream) + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind(&address).expect("the address is free");
         let shared = Arc::new(Shared::default());
@@ -62,14 +62,14 @@ fn accept<H: Fn(TcpStream) + Send + Sync + 'static>(listener: &TcpListener, shar
         let Ok(stream) = stream else { continue };
         stream.set_nodelay(true).ok();
         let number = shared.accepted.fetch_add(1, Ordering::SeqCst);
-        let Ok(kept) = stream.try_clone() else { continue };
-        shared.open.lock().expect("no holder panics").insert(number, kept);
+        let Ok(handle) = stream.try_clone() else { continue };
+        shared.open.lock().expect("no holder panics").insert(number, handle);
         let (shared, handler) = (shared.clone(), handler.clone());
         std::thread::spawn(move || {
             handler(stream);
-            let kept = shared.open.lock().expect("no holder panics").remove(&number);
-            if let Some(kept) = kept {
-                kept.shutdown(Shutdown::Both).ok();
+            let handle = shared.open.lock().expect("no holder panics").remove(&number);
+            if let Some(handle) = handle {
+                handle.shutdown(Shutdown::Both).ok();
             }
         });
     }
@@ -78,8 +78,8 @@ fn accept<H: Fn(TcpStream) + Send + Sync + 'static>(listener: &TcpListener, shar
 impl Drop for Server {
     fn drop(&mut self) {
         self.shared.stopping.store(true, Ordering::SeqCst);
-        // Wakes the accepting thread, which then sees that it should stop. An address that is gone, with the bridge of
-        // containers it was on, wakes nobody: that thread ends with the tests.
+        // Wakes the accepting thread, which then checks `stopping`. If the address was removed together with its bridge of
+        // containers, the connection fails and does not wake it: that thread ends with the tests.
         let woken = TcpStream::connect(&self.address).is_ok();
         if let Some(accepting) = self.accepting.take().filter(|_| woken) {
             accepting.join().ok();

@@ -1,6 +1,6 @@
-//! A terminal with a program on it: the test holds the other side, as a window or an ssh session would. A command comes in;
-//! what the screen shows and the exit code go out. Keys are typed, the window is resized, the line is hung up. The program
-//! leads the terminal's session, and is killed with everything below it when the test ends.
+//! A program on a pseudo-terminal whose other side the test holds, like a terminal window or an ssh session. In: a command.
+//! Out: the output on the screen and the exit code. A test can type keys, resize the window and hang up. The program is the
+//! leader of the terminal's session, and is killed with all its descendants when the test ends.
 
 use std::os::fd::OwnedFd;
 use std::process::{Child, Command, Stdio};
@@ -14,37 +14,37 @@ use rustix::termios::{LocalModes, OptionalActions, OutputModes, Winsize, tcgetat
 use super::process::{Signal, descendants, send_signal, shell_code};
 use super::{peer, until, within};
 
-/// What the keys send.
+/// The characters that the keys send.
 pub const CONTROL_C: &str = "\x03";
 pub const CONTROL_D: &str = "\x04";
 pub const CONTROL_Z: &str = "\x1a";
 
 pub struct Terminal {
-    /// Gone once the line was hung up.
+    /// `None` after `hang_up`.
     line: Option<OwnedFd>,
     child: Child,
     screen: Mutex<Vec<u8>>,
 }
 
 impl Terminal {
-    /// Starts a command that leads a session on a new terminal; `None` where `setsid` is missing.
+    /// Starts a command as session leader on a new terminal; `None` if `setsid` is missing.
     pub fn start(command: &[impl AsRef<str>]) -> Option<Self> {
         let setsid = peer("setsid")?;
         let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
-        let line = openpt(flags).expect("the kernel has pseudo-terminals");
-        grantpt(&line).expect("it is ours");
-        unlockpt(&line).expect("it is ours");
-        let name = ptsname(&line, Vec::new()).expect("it has a name");
+        let line = openpt(flags).expect("the kernel provides pseudo-terminals");
+        grantpt(&line).expect("the test owns the terminal");
+        unlockpt(&line).expect("the test owns the terminal");
+        let name = ptsname(&line, Vec::new()).expect("the terminal has a name");
         let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
         let side = openat(CWD, &name, flags, Mode::empty()).expect("the other side opens");
-        // Neither echo nor changed line ends, so that the screen holds what the program wrote.
-        let mut modes = tcgetattr(&side).expect("it is a terminal");
+        // No echo and no conversion of newlines, so that the screen contains exactly what the program wrote.
+        let mut modes = tcgetattr(&side).expect("the device is a terminal");
         modes.local_modes.remove(LocalModes::ECHO);
         modes.output_modes.remove(OutputModes::OPOST);
-        tcsetattr(&side, OptionalActions::Now, &modes).expect("it is a terminal");
-        rustix::io::ioctl_fionbio(&line, true).expect("it can be read without waiting");
-        let copy = || Stdio::from(side.try_clone().expect("there are descriptors"));
-        // It executes the command in its own place, so that the child's id is the command's.
+        tcsetattr(&side, OptionalActions::Now, &modes).expect("the device is a terminal");
+        rustix::io::ioctl_fionbio(&line, true).expect("the terminal supports non-blocking reads");
+        let copy = || Stdio::from(side.try_clone().expect("a file descriptor is available"));
+        // setsid calls exec, so that the child's id is the command's.
         let mut leader = Command::new(setsid);
         leader.arg("--ctty").args(command.iter().map(AsRef::as_ref));
         leader.env("PS1", "$ ").env_remove("PROMPT_COMMAND").env("TERM", "dumb");
@@ -64,25 +64,25 @@ impl Terminal {
 
     #[track_caller]
     pub fn type_keys(&self, keys: &str) {
-        let line = self.line.as_ref().expect("the line stands");
-        let written = rustix::io::write(line, keys.as_bytes()).expect("the terminal takes keys");
-        assert_eq!(written, keys.len(), "the terminal takes all of {keys:?}");
+        let line = self.line.as_ref().expect("the terminal is not hung up");
+        let written = rustix::io::write(line, keys.as_bytes()).expect("the terminal accepts keys");
+        assert_eq!(written, keys.len(), "the terminal accepts all of {keys:?}");
     }
 
-    /// The kernel sends SIGWINCH to whoever has the foreground.
+    /// The kernel sends SIGWINCH to the foreground process group.
     pub fn resize(&self, rows: u16, columns: u16) {
-        let line = self.line.as_ref().expect("the line stands");
+        let line = self.line.as_ref().expect("the terminal is not hung up");
         let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
-        tcsetwinsize(line, size).expect("a terminal has a size");
+        tcsetwinsize(line, size).expect("the size of a terminal can be set");
     }
 
-    /// Closes our side, as when a window is shut or a connection is lost.
+    /// Closes the test's side, as when a window is closed or a connection is lost.
     pub fn hang_up(&mut self) {
         self.read();
         self.line = None;
     }
 
-    /// All that the screen has shown so far.
+    /// All output on the screen so far.
     pub fn text(&self) -> String {
         self.read();
         String::from_utf8_lossy(&self.screen.lock().expect("no holder panics")).into_owned()
@@ -95,16 +95,16 @@ impl Terminal {
     #[track_caller]
     pub fn await_text(&self, limit: Duration, text: &str) {
         let shown = within(limit, || self.shows(text));
-        assert!(shown, "the screen shows {text:?} within {limit:?}, and not only {:?}", self.text());
+        assert!(shown, "the screen shows {text:?} within {limit:?}; it shows {:?}", self.text());
     }
 
-    /// The exit code as a shell gives it.
+    /// The exit code as a shell reports it.
     #[track_caller]
     pub fn wait(&mut self, limit: Duration) -> i32 {
         let mut ended = None;
-        until(limit, "the program on the terminal ends", || {
+        until(limit, "the program on the terminal exits", || {
             self.read();
-            ended = self.child.try_wait().expect("our own child can be waited for");
+            ended = self.child.try_wait().expect("the process is a child of the test");
             ended.is_some()
         });
         self.read();
@@ -114,7 +114,7 @@ impl Terminal {
     fn read(&self) {
         let Some(line) = &self.line else { return };
         let mut block = [0; 4096];
-        // EIO is the other side's last close (pty(7)); EAGAIN means that nothing more is there yet.
+        // EIO is the last close of the other side (pty(7)); EAGAIN means that no more data is available yet.
         while let Ok(size @ 1..) = rustix::io::read(line, &mut block[..]) {
             self.screen.lock().expect("no holder panics").extend_from_slice(&block[..size]);
         }

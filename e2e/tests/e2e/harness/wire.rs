@@ -1,6 +1,6 @@
-//! HTTP/1.1 on the wire, for both ends of a test and for bytes that no library would send. A stream comes in, heads and
-//! bodies come out as they were written: case, order and trailers are kept, and a body says whether it was whole. Bounded
-//! by the time-out of ten seconds that `Wire::connect` sets and by the tests, which send at most a few megabytes.
+//! HTTP/1.1 on the wire, for client and server of a test and for bytes that no library would send. In: a stream. Out: heads
+//! and bodies as received: case, order and trailers are preserved, and a body states whether it is complete. Limits: the
+//! timeout of ten seconds that `Wire::connect` sets, and the tests, which send at most a few megabytes.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use rustix::net::sockopt::set_socket_linger;
 
-const TIME_OUT: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 #[derive(Clone, Debug, Default)]
 pub struct Head {
@@ -48,7 +48,7 @@ impl Head {
 pub struct Body {
     pub bytes: Vec<u8>,
     pub trailers: Vec<(String, String)>,
-    /// False when the stream ended, or the chunks were malformed, before the body said that it was over.
+    /// False if the stream ended, or a chunk was malformed, before the end of the body.
     pub whole: bool,
 }
 
@@ -61,8 +61,8 @@ pub struct Wire<S> {
 impl Wire<TcpStream> {
     pub fn connect(address: &str) -> io::Result<Self> {
         let stream = TcpStream::connect(address)?;
-        stream.set_read_timeout(Some(TIME_OUT))?;
-        stream.set_write_timeout(Some(TIME_OUT))?;
+        stream.set_read_timeout(Some(TIMEOUT))?;
+        stream.set_write_timeout(Some(TIMEOUT))?;
         stream.set_nodelay(true)?;
         Ok(Self::new(stream))
     }
@@ -71,14 +71,14 @@ impl Wire<TcpStream> {
         self.stream.shutdown(Shutdown::Write).ok();
     }
 
-    /// How long the next reads wait, in place of ten seconds.
+    /// The timeout of further reads, instead of ten seconds.
     pub fn wait_at_most(&self, limit: Duration) {
         self.stream.set_read_timeout(Some(limit)).expect("the limit is not zero");
     }
 
-    /// Ends the connection by a reset, as a client does that crashes or gives up.
+    /// Resets the connection, like a client that crashes or aborts.
     pub fn reset(self) {
-        set_socket_linger(&self.stream, Some(Duration::ZERO)).expect("every TCP socket knows the option");
+        set_socket_linger(&self.stream, Some(Duration::ZERO)).expect("every TCP socket supports the option");
     }
 }
 
@@ -92,7 +92,7 @@ impl<S: Read + Write> Wire<S> {
         self.stream.flush()
     }
 
-    /// The next head, or nothing when the stream ended before its first byte.
+    /// The next head, or `None` if the stream ended before its first byte.
     pub fn head(&mut self) -> io::Result<Option<Head>> {
         let Some(start) = self.line()? else { return Ok(None) };
         Ok(Some(Head { start, headers: self.fields()? }))
@@ -115,10 +115,10 @@ impl<S: Read + Write> Wire<S> {
         }
     }
 
-    /// The next answer to a request of `method`; interim answers (1xx but 101) are passed over.
+    /// The next response to a request of `method`; skips interim responses (1xx except 101).
     pub fn reply(&mut self, method: &str) -> io::Result<Reply> {
         loop {
-            let Some(head) = self.head()? else { return Err(cut("no answer before the end of the stream")) };
+            let Some(head) = self.head()? else { return Err(cut("no response before the end of the stream")) };
             if matches!(head.status(), 100 | 102..=199) {
                 continue;
             }
@@ -127,7 +127,7 @@ impl<S: Read + Write> Wire<S> {
         }
     }
 
-    /// Whatever comes until the other end closes. A reset counts as an end: the tests ask what arrived.
+    /// All bytes until the peer closes the connection. A reset counts as a close: the tests check what arrived.
     pub fn until_closed(&mut self) -> io::Result<Body> {
         loop {
             match self.more() {
@@ -141,7 +141,7 @@ impl<S: Read + Write> Wire<S> {
         Ok(Body { bytes, trailers: Vec::new(), whole: true })
     }
 
-    /// Exactly so many bytes; fewer when the stream ends first, which the body then says.
+    /// Exactly this number of bytes; fewer if the stream ends first, and then the body is marked as incomplete.
     pub fn exactly(&mut self, length: usize) -> io::Result<Body> {
         while self.ahead.len() - self.at < length && self.more()? {}
         let whole = self.ahead.len() - self.at >= length;
@@ -158,7 +158,7 @@ impl<S: Read + Write> Wire<S> {
             let size = line.split(';').next().unwrap_or("").trim();
             let Ok(size) = usize::from_str_radix(size, 16) else { return Ok(body) };
             if size == 0 {
-                // Only the blank line after the trailers ends the body; without it, it was cut.
+                // Only the blank line after the trailers ends the body; without it, the body is truncated.
                 let Ok(trailers) = self.fields() else { return Ok(body) };
                 body.trailers = trailers;
                 body.whole = true;
@@ -202,7 +202,7 @@ impl<S: Read + Write> Wire<S> {
         }
     }
 
-    /// Reads one block; false at the end of the stream. What was already used is given back first.
+    /// Reads one block; false at the end of the stream. Releases consumed bytes first.
     fn more(&mut self) -> io::Result<bool> {
         if self.at > 0 {
             self.ahead.drain(..self.at);
@@ -238,14 +238,14 @@ pub fn get(address: &str, target: &str) -> io::Result<Reply> {
     request(address, "GET", target, &[], b"")
 }
 
-/// One request on a connection of its own.
+/// One request on a new connection.
 pub fn request(address: &str, method: &str, target: &str, headers: &[(&str, &str)], body: &[u8]) -> io::Result<Reply> {
     exchange(&mut Wire::connect(address)?, address, method, target, headers, body)
 }
 
 pub fn get_over_socket(socket: &Path, target: &str) -> io::Result<Reply> {
     let stream = UnixStream::connect(socket)?;
-    stream.set_read_timeout(Some(TIME_OUT))?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
     exchange(&mut Wire::new(stream), "outrigger", "GET", target, &[], b"")
 }
 

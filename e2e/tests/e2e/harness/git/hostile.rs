@@ -1,6 +1,5 @@
-//! The program beside a repository whose revisions are hostile: each is to be refused, the worker is to live on, and the next good
-//! commit is to be published. Commits come in; what went wrong goes out as text, so that one start serves a whole list of
-//! cases. Bounded by the limit of each wait.
+//! The program with a repository of hostile revisions: it must reject each of them, keep its worker running, and publish the next
+//! valid commit. In: commits. Out: failures as text, so that one start serves a list of cases. Limits: that of each wait.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -15,7 +14,7 @@ sync:
   settings: { store: { git: { url: "@url@", ref: main, interval: 100ms } }, publish: { symlink: { path: "@dir@/out/settings" } }@limits@ }
 "#;
 
-/// A repository, the program that follows it, and the worker that serves at present.
+/// A repository, the program that follows it, and the active worker.
 pub struct Followed {
     pub scene: Scene,
     pub repository: Repository,
@@ -25,7 +24,7 @@ pub struct Followed {
     good: usize,
 }
 
-/// How long a look at a hostile revision may take on a busy machine; the store is asked ten times a second.
+/// How long the check of a hostile revision may take on a busy machine; the store is polled ten times a second.
 pub const REFUSED: Duration = Duration::from_secs(6);
 
 impl Followed {
@@ -36,7 +35,7 @@ impl Followed {
         Some(Self::start_from(scene, repository, &url, limits))
     }
 
-    /// From a server that sends whatever pack it is told to send; first that of the present commit.
+    /// With a server that sends any given pack; first that of the current commit.
     pub fn start_with_packs() -> Option<Self> {
         let scene = Scene::new();
         let repository = Repository::create(&scene)?;
@@ -62,7 +61,7 @@ impl Followed {
         published_commit(&self.to()).as_deref() == Some(commit)
     }
 
-    /// Waits until the present revision is refused with all of these words, or gives what is there instead.
+    /// Waits until the current revision is rejected with all of these words, or returns what happened instead.
     pub fn refuses(&self, commit: &str, words: &[&str], limit: Duration) -> Result<(), String> {
         let mut last = (String::new(), String::new());
         let refused = within(limit, || {
@@ -72,30 +71,30 @@ impl Followed {
         match self.outrigger.find_worker() {
             _ if self.is_published(commit) => Err("it is published".to_owned()),
             Some(worker) if worker != self.worker => Err("the worker was replaced".to_owned()),
-            _ if !refused => Err(format!("not refused by {words:?}: {last:?}")),
+            _ if !refused => Err(format!("not rejected with {words:?}: {last:?}")),
             _ => Ok(()),
         }
     }
 
-    /// A good commit is published, and the fault is over.
+    /// A valid commit is published, and sync recovers.
     pub fn corrects(&mut self) -> Result<(), String> {
         self.good += 1;
         let tree = self.repository.tree_of(&[(FILE, "good.conf", &format!("good={:06}\n", self.good))]);
         let commit = self.repository.commit(&tree);
         self.server.iter().for_each(|server| server.offer_commit(&self.repository, &commit));
         let published = within(PATIENCE, || self.is_published(&commit) && sync_state(&self.outrigger).0 == "ok");
-        if published { Ok(()) } else { Err(format!("the corrected push: {:?}", sync_state(&self.outrigger))) }
+        if published { Ok(()) } else { Err(format!("after the corrected push: {:?}", sync_state(&self.outrigger))) }
     }
 
-    /// Commits a hostile tree and then a good one; what went wrong is added to the list under the name of the case.
+    /// Commits a hostile tree and then a valid one; failures are added to the list with the name of the case.
     pub fn check(&mut self, wrong: &mut Vec<String>, case: &str, tree: &str, words: &[&str]) {
         let commit = self.repository.commit(tree);
         self.check_commit(wrong, case, &commit, words, REFUSED);
     }
 
-    /// The server, where it is one that sends packs of ours.
+    /// The server of `start_with_packs`.
     pub fn server(&self) -> &PackServer {
-        self.server.as_ref().expect("it was started with packs")
+        self.server.as_ref().expect("started by `start_with_packs`")
     }
 
     pub fn check_commit(&mut self, wrong: &mut Vec<String>, case: &str, commit: &str, words: &[&str], limit: Duration) {

@@ -1,6 +1,6 @@
-//! A git server of protocol 2 over HTTP (gitprotocol-v2, gitprotocol-http) that has one branch and sends the pack that it was told
-//! to send, whatever is in it. A commit and a pack come in; refs and that pack go out. Bounded by the packs of one test; a request
-//! that the protocol does not have is answered 400.
+//! A git server of protocol 2 over HTTP (gitprotocol-v2, gitprotocol-http) that has one branch and sends a given pack, whatever
+//! its content. In: a commit and a pack. Out: refs and that pack. Limits: the packs of one test; a request that is not part of
+//! the protocol gets 400.
 
 use std::net::TcpStream;
 use std::process::Command;
@@ -45,12 +45,12 @@ impl PackServer {
         *self.offer.lock().expect("no holder panics") = Offer { commit: commit.to_owned(), pack };
     }
 
-    /// The commit with all that it names.
+    /// The commit with all objects that it refers to.
     pub fn offer_commit(&self, repository: &Repository, commit: &str) {
         self.offer(commit, repository.packed(&["--revs"], &[commit]));
     }
 
-    /// How often a pack was asked for.
+    /// How often a pack was requested.
     pub fn fetches(&self) -> usize {
         let fetches = |seen: &Seen| String::from_utf8_lossy(&seen.body.bytes).contains("command=fetch");
         self.app.seen().iter().filter(|seen| fetches(seen)).count()
@@ -58,16 +58,16 @@ impl PackServer {
 }
 
 fn answer(offer: &Offer, seen: &Seen, wire: &mut Wire<TcpStream>) -> Next {
-    let asked = String::from_utf8_lossy(&seen.body.bytes).into_owned();
+    let request = String::from_utf8_lossy(&seen.body.bytes).into_owned();
     let (kind, body) = if seen.head.target().ends_with("/info/refs?service=git-upload-pack") {
         ("advertisement", advertisement())
-    } else if asked.contains("command=ls-refs") {
+    } else if request.contains("command=ls-refs") {
         ("result", [line(format!("{} refs/heads/main\n", offer.commit)), FLUSH.to_vec()].concat())
-    } else if asked.contains("command=fetch") {
-        ("result", fetched(offer, &asked))
+    } else if request.contains("command=fetch") {
+        ("result", fetched(offer, &request))
     } else {
-        let refused = wire.send("HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n");
-        return refused.map_or(Next::Close, |()| Next::Keep);
+        let rejected = wire.send("HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n");
+        return rejected.map_or(Next::Close, |()| Next::Keep);
     };
     let head = format!(
         "HTTP/1.1 200 OK\r\nContent-Type: application/x-git-upload-pack-{kind}\r\nContent-Length: {}\r\n\r\n",
@@ -90,10 +90,10 @@ fn advertisement() -> Vec<u8> {
     [first, lines.iter().flat_map(line).collect(), FLUSH.to_vec()].concat()
 }
 
-/// Whoever has not said `done` yet is told that the pack is ready all the same.
-fn fetched(offer: &Offer, asked: &str) -> Vec<u8> {
+/// A client that has not sent `done` yet gets `ready` anyway, followed by the pack.
+fn fetched(offer: &Offer, request: &str) -> Vec<u8> {
     let mut body = Vec::new();
-    if !asked.contains("0009done\n") && !asked.contains("0008done") {
+    if !request.contains("0009done\n") && !request.contains("0008done") {
         body.extend([line("acknowledgments\n"), line("ready\n"), DELIMITER.to_vec()].concat());
     }
     body.extend([line("shallow-info\n"), line(format!("shallow {}\n", offer.commit)), DELIMITER.to_vec()].concat());
@@ -115,14 +115,14 @@ impl Repository {
     }
 }
 
-/// A pack with one file more, which says that it has so many bytes and has a few.
+/// A pack with one more file, whose header states this size and whose content has a few bytes.
 pub fn with_lying_file(pack: &[u8], size: u64) -> Vec<u8> {
     let mut longer = pack[..pack.len() - 20].to_vec();
     longer[11] += 1;
     let mut rest = size >> 4;
     let mut header = vec![0x30 | low_bits(size, 4)];
     while rest > 0 {
-        *header.last_mut().expect("it has a first byte") |= 0x80;
+        *header.last_mut().expect("the header has a first byte") |= 0x80;
         header.push(low_bits(rest, 7));
         rest >>= 7;
     }

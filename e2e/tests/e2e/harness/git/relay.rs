@@ -1,6 +1,6 @@
-//! What stands between a git client and its server: a relay of TCP that holds back or slows down what the server sends, and a
-//! relay of HTTP that changes answers. Connections come in and go on to the server's address. Bounded by the connections of one
-//! test; a relay that is dropped closes them.
+//! Relays between a git client and its server: one for TCP that stalls or throttles what the server sends, and one for HTTP that
+//! modifies responses. In: connections. Out: connections to the server's address. Limits: the connections of one test; dropping
+//! a relay closes them.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -13,13 +13,13 @@ use crate::harness::server::Server;
 use crate::harness::wire::{Wire, request};
 use crate::harness::{PATIENCE, free_port, until};
 
-/// How what the server sends reaches the client.
+/// The rate at which the client receives what the server sends.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Pace {
     Free,
-    /// So many bytes per second, a twentieth of them at a time.
+    /// This number of bytes per second, a twentieth of them at a time.
     BytesPerSecond(usize),
-    /// Nothing more after so many bytes of a connection, which stays open.
+    /// Nothing more after this number of bytes of a connection, which stays open.
     SilentAfter(usize),
 }
 
@@ -61,7 +61,7 @@ impl Relay {
         self.server.address()
     }
 
-    /// How many connections were ever made.
+    /// How many connections were ever accepted.
     pub fn connections(&self) -> usize {
         self.server.connections()
     }
@@ -71,15 +71,15 @@ impl Relay {
         self.shared.passed.load(Ordering::SeqCst)
     }
 
-    /// Holds for what comes from now on, in connections that are open too.
+    /// Applies to all bytes from now on, also of open connections.
     pub fn pace(&self, pace: Pace) {
         *self.shared.pace.lock().expect("no holder panics") = pace;
     }
 
-    /// Waits until so many connections, of all that there were, have been held back.
+    /// Waits until this number of connections, of all so far, has stalled.
     #[track_caller]
     pub fn await_silent(&self, count: usize) {
-        until(PATIENCE, "the relay holds a connection back", || self.silent() >= count);
+        until(PATIENCE, "the relay stalls a connection", || self.silent() >= count);
     }
 
     pub fn silent(&self) -> usize {
@@ -93,53 +93,53 @@ impl Drop for Relay {
     }
 }
 
-/// How long a thread of the relay waits before it looks again at the pace.
-const LOOK: Duration = Duration::from_millis(50);
+/// The interval at which a thread of the relay checks the pace.
+const POLL: Duration = Duration::from_millis(50);
 
 impl Shared {
     fn relay(&self, client: TcpStream) {
         let Ok(server) = TcpStream::connect(&self.to) else { return };
         server.set_nodelay(true).ok();
-        server.set_read_timeout(Some(LOOK)).expect("a time that is not zero");
+        server.set_read_timeout(Some(POLL)).expect("the timeout is not zero");
         let (Ok(mut from), Ok(mut into)) = (client.try_clone(), server.try_clone()) else { return };
-        let gone = AtomicBool::default();
+        let closed = AtomicBool::default();
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 std::io::copy(&mut from, &mut into).ok();
                 into.shutdown(Shutdown::Write).ok();
-                gone.store(true, Ordering::SeqCst);
+                closed.store(true, Ordering::SeqCst);
             });
-            self.answer(&server, &client, &gone);
+            self.pass(&server, &client, &closed);
             client.shutdown(Shutdown::Both).ok();
             server.shutdown(Shutdown::Both).ok();
         });
     }
 
-    /// The server's bytes on their way to the client, until one of the two closes.
-    fn answer(&self, mut server: &TcpStream, mut client: &TcpStream, gone: &AtomicBool) {
-        let (mut passed, mut held) = (0, false);
+    /// Passes the server's bytes to the client until one of the two closes the connection.
+    fn pass(&self, mut server: &TcpStream, mut client: &TcpStream, closed: &AtomicBool) {
+        let (mut passed, mut stalled) = (0, false);
         let mut block = [0; 64 * 1024];
         while !self.over.load(Ordering::SeqCst) {
             let most = match *self.pace.lock().expect("no holder panics") {
                 Pace::Free => block.len(),
                 Pace::BytesPerSecond(bytes) => {
-                    // why: this is the pace that the test asks for
-                    std::thread::sleep(LOOK);
+                    // why: this is the pace that the test sets
+                    std::thread::sleep(POLL);
                     (bytes / 20).clamp(1, block.len())
                 }
                 Pace::SilentAfter(bytes) => bytes.saturating_sub(passed).min(block.len()),
             };
             if most == 0 {
-                self.silent.fetch_add(usize::from(!held), Ordering::SeqCst);
-                held = true;
-                if gone.load(Ordering::SeqCst) {
+                self.silent.fetch_add(usize::from(!stalled), Ordering::SeqCst);
+                stalled = true;
+                if closed.load(Ordering::SeqCst) {
                     return;
                 }
-                // why: nothing is to be passed on until the pace is another one or the client has gone
-                std::thread::sleep(LOOK);
+                // why: no byte may be passed until the pace changes or the client has closed the connection
+                std::thread::sleep(POLL);
                 continue;
             }
-            held = false;
+            stalled = false;
             match server.read(&mut block[..most]) {
                 Ok(0) => return,
                 Ok(size) if client.write_all(&block[..size]).is_err() => return,
@@ -154,14 +154,14 @@ impl Shared {
     }
 }
 
-/// Asks the real server what the client asks, and gives its answer on after a change. The headers are those that git over HTTP
-/// has (gitprotocol-http).
+/// Sends the client's request to the real server, and returns its response after a change. The headers are those of git over HTTP
+/// (gitprotocol-http).
 pub fn relay_http(to: &str, seen: &Seen, wire: &mut Wire<TcpStream>, change: impl FnOnce(&mut HttpAnswer)) -> Next {
     let wanted = ["accept", "content-type", "content-encoding", "git-protocol"];
     let headers: Vec<(&str, &str)> = wanted.iter().filter_map(|name| Some((*name, seen.head.header(name)?))).collect();
-    // A server that has gone is a connection that ends.
-    let asked = request(to, seen.head.method(), seen.head.target(), &headers, &seen.body.bytes);
-    let Ok(reply) = asked else { return Next::Close };
+    // If the server is down, the connection is closed.
+    let response = request(to, seen.head.method(), seen.head.target(), &headers, &seen.body.bytes);
+    let Ok(reply) = response else { return Next::Close };
     let kind = reply.head.header("content-type").unwrap_or_default().to_owned();
     let mut answer = HttpAnswer { status: reply.status, kind, body: reply.body.bytes };
     change(&mut answer);
@@ -182,23 +182,23 @@ impl HttpAnswer {
     }
 }
 
-/// An answer without a body, with these lines in its head.
+/// A response without a body, with these lines in its head.
 pub fn answer_head(wire: &mut Wire<TcpStream>, status: &str, lines: &str) -> Next {
     let head = format!("HTTP/1.1 {status}\r\n{lines}Content-Length: 0\r\n\r\n");
     wire.send(head).map_or(Next::Close, |()| Next::Keep)
 }
 
-/// What a server of protocol 0 lets its client do.
+/// What a server of protocol 0 accepts from its client.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Strictness {
-    /// All that git itself takes.
+    /// All that git itself accepts.
     Git,
-    /// Nothing that gitprotocol-pack does not have, and of the capabilities for shallow clones the first one alone.
+    /// Only what gitprotocol-pack defines, and of the capabilities for shallow clones only the first.
     Grammar,
 }
 
-/// A server of protocol 0: in front of `git daemon`, whose client it does not let ask for another protocol, and whose request it
-/// checks before it passes it on.
+/// A server of protocol 0 in front of `git daemon`: it removes the client's request for another protocol, and checks the client's
+/// request before it passes it on.
 pub fn old_daemon(to: &str, strictness: Strictness) -> Server {
     let to = to.to_owned();
     Server::start(move |client| {
@@ -224,11 +224,11 @@ pub fn old_daemon(to: &str, strictness: Strictness) -> Server {
 
 fn pass_checked(mut client: &TcpStream, mut server: &TcpStream, strictness: Strictness) -> Result<(), String> {
     let Some(first) = read_line(&mut client) else { return Ok(()) };
-    // git-upload-pack PATH NUL host=HOST NUL, and what asks for another protocol behind one NUL more.
+    // git-upload-pack PATH NUL host=HOST NUL, then after another NUL the request for another protocol.
     let parts: Vec<&[u8]> = first.split(|byte| *byte == 0).take(2).collect();
     let mut line = [parts.join(&0), vec![0]].concat();
     let mut request = UploadRequest::default();
-    // A server that has gone ends the connection, which the client then sees.
+    // If the server is down, the connection ends, which the client detects.
     while server.write_all(&pkt_line(&line)).is_ok() {
         let Some(next) = read_line(&mut client) else { break };
         if strictness == Strictness::Grammar {
@@ -239,12 +239,12 @@ fn pass_checked(mut client: &TcpStream, mut server: &TcpStream, strictness: Stri
     Ok(())
 }
 
-/// The first line of the listing (gitprotocol-pack, "Reference Discovery") without the capabilities that not every server has.
+/// The first line of the listing (gitprotocol-pack, "Reference Discovery") without capabilities that some servers do not have.
 fn without_deepening(line: &[u8]) -> Vec<u8> {
     let text = String::from_utf8_lossy(line).into_owned();
     let Some((name, capabilities)) = text.trim_end().split_once('\0') else { return line.to_vec() };
-    let kept: Vec<&str> = capabilities.split(' ').filter(|capability| !capability.starts_with("deepen")).collect();
-    format!("{name}\0{}\n", kept.join(" ")).into_bytes()
+    let retained: Vec<&str> = capabilities.split(' ').filter(|capability| !capability.starts_with("deepen")).collect();
+    format!("{name}\0{}\n", retained.join(" ")).into_bytes()
 }
 
 /// The same for a listing over HTTP.
@@ -253,7 +253,7 @@ pub fn listing_without_deepening(body: &[u8]) -> Vec<u8> {
 }
 
 /// The order of an upload-request (gitprotocol-pack, "Packfile Negotiation"): wants, then shallow lines, then at most one depth,
-/// then a flush; after it come the commits that the client has.
+/// then a flush; then the commits that the client has.
 #[derive(Default)]
 pub struct UploadRequest {
     at: usize,
@@ -268,7 +268,7 @@ impl UploadRequest {
             "deepen" | "deepen-since" | "deepen-not" => 2,
             "" => 3,
             "have" | "done" => 4,
-            other => return Err(format!("`{other}` is no line of a request")),
+            other => return Err(format!("`{other}` is not a line of a request")),
         };
         if stage < self.at && self.at < 3 || stage < 3 && self.at >= 3 || stage == 2 && self.at == 2 {
             return Err(format!("expected no `{}` here", text.trim_end()));
@@ -278,7 +278,7 @@ impl UploadRequest {
     }
 }
 
-/// A line of the protocol without its length (gitprotocol-common, pkt-line); a flush is empty. Nothing at the end of the stream.
+/// A line of the protocol without its length (gitprotocol-common, pkt-line); a flush is empty. `None` at the end of the stream.
 fn read_line(from: &mut impl Read) -> Option<Vec<u8>> {
     let mut length = [0; 4];
     from.read_exact(&mut length).ok()?;

@@ -1,8 +1,8 @@
-//! The contenders: how each is found, configured and started for the same work.
+//! The peers and Outrigger: how each is found, configured and started for the same work.
 //!
-//! In: a folder, a listening port, the app's port. Out: a command. Each peer is tuned as its manual advises for a proxy
+//! In: a directory, a listening port, the app's port. Out: a command. Each peer is tuned as its manual advises for a proxy
 //! on one core: one worker, connections kept alive and reused on both sides without a cap on requests, no access log.
-//! Ours has its metrics on, and like the peers no access records.
+//! Outrigger has its metrics enabled, and like the peers no access records.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -17,7 +17,7 @@ pub const ENVOY: &str = "envoy";
 pub const DUMB_INIT: &str = "dumb-init";
 pub const TINI: &str = "tini";
 
-/// The body that the app answers: 130 bytes, as a small JSON answer has.
+/// The body of the app's response: 130 bytes, as in a small JSON response.
 const BODY: &str = "{'order':7,'status':'paid','lines':[{'sku':'A-1001','count':2,'price':1250},\
                     {'sku':'B-2002','count':1,'price':900}],'total':3400}\n";
 
@@ -29,50 +29,50 @@ pub fn find(name: &'static str) -> Result<PathBuf, String> {
     }
 }
 
-/// The command that starts the proxy `name` on `listen` in front of the app on `app`; its files go to `folder`.
-pub fn proxy(name: &str, program: &Path, folder: &Path, listen: u16, app: u16) -> Result<Command, String> {
+/// The command that starts the proxy `name` on `listen` in front of the app on `app`; its files go to `directory`.
+pub fn proxy(name: &str, program: &Path, directory: &Path, listen: u16, app: u16) -> Result<Command, String> {
     let mut command = Command::new(program);
     match name {
         HAPROXY => {
-            let path = folder.join("haproxy.cfg");
+            let path = directory.join("haproxy.cfg");
             write(&path, &haproxy(listen, app))?;
             command.arg("-db").arg("-f").arg(path);
         }
-        NGINX => return nginx(program, folder, &nginx_proxy(listen, app)),
+        NGINX => return nginx(program, directory, &nginx_proxy(listen, app)),
         ENVOY => {
             let [admin] = free_ports()?;
-            return envoy(program, folder, listen, app, admin);
+            return envoy(program, directory, listen, app, admin);
         }
         _ => {
             let [page, admin] = free_ports()?;
-            let path = folder.join("outrigger.yaml");
-            write(&path, &outrigger(folder, [listen, app, page, admin]))?;
+            let path = directory.join("outrigger.yaml");
+            write(&path, &outrigger(directory, [listen, app, page, admin]))?;
             command.arg("run").arg("-c").arg(path);
         }
     }
     Ok(command)
 }
 
-/// The app behind every proxy: nginx with one worker that answers the same small body to any request.
-pub fn app(program: &Path, folder: &Path, listen: u16) -> Result<Command, String> {
+/// The app behind every proxy: nginx with one worker that returns the same small body for any request.
+pub fn app(program: &Path, directory: &Path, listen: u16) -> Result<Command, String> {
     let server = format!(
         "  server {{\n    listen 127.0.0.1:{listen} backlog=1024;\n    default_type application/json;\n    \
          location / {{ return 200 \"{}\"; }}\n  }}\n",
         BODY.replace('\n', "\\n")
     );
-    nginx(program, folder, &server)
+    nginx(program, directory, &server)
 }
 
-/// Envoy with one listener, one worker and its admin page.
-pub fn envoy(program: &Path, folder: &Path, listen: u16, app: u16, admin: u16) -> Result<Command, String> {
-    let path = folder.join("envoy.yaml");
+/// Envoy with one listener, one worker and its admin interface.
+pub fn envoy(program: &Path, directory: &Path, listen: u16, app: u16, admin: u16) -> Result<Command, String> {
+    let path = directory.join("envoy.yaml");
     write(&path, &envoy_configuration(listen, app, admin))?;
     let mut command = Command::new(program);
     command.arg("-c").arg(path).args(["--concurrency", "1", "-l", "warn", "--disable-hot-restart"]);
     Ok(command)
 }
 
-/// The words that follow the name of an init to start `app` below it.
+/// The arguments of an init that start `app` as its child.
 pub fn wrapped(name: &str, app: &[String]) -> Vec<String> {
     let flags: &[&str] = if name == TINI { &["--"] } else { &[] };
     flags.iter().map(|flag| (*flag).to_owned()).chain(app.iter().cloned()).collect()
@@ -100,9 +100,9 @@ backend app
     )
 }
 
-/// What both nginxes share; `server` is the part that differs.
-fn nginx(program: &Path, folder: &Path, server: &str) -> Result<Command, String> {
-    let place = folder.display();
+/// The configuration that both nginx instances share; `server` is the part that differs.
+fn nginx(program: &Path, directory: &Path, server: &str) -> Result<Command, String> {
+    let place = directory.display();
     let text = format!(
         "daemon off;
 worker_processes 1;
@@ -121,10 +121,10 @@ http {{
 {server}}}
 "
     );
-    let path = folder.join("nginx.conf");
+    let path = directory.join("nginx.conf");
     write(&path, &text)?;
     let mut command = Command::new(program);
-    command.arg("-p").arg(folder).arg("-e").arg(folder.join("error.log")).arg("-c").arg(path);
+    command.arg("-p").arg(directory).arg("-e").arg(directory.join("error.log")).arg("-c").arg(path);
     Ok(command)
 }
 
@@ -182,8 +182,8 @@ static_resources:
     )
 }
 
-fn outrigger(folder: &Path, [listen, app, page, admin]: [u16; 4]) -> String {
-    let place = folder.display();
+fn outrigger(directory: &Path, [listen, app, page, admin]: [u16; 4]) -> String {
+    let place = directory.display();
     format!(
         r#"state: {{ dir: "{place}/state" }}
 metrics:
