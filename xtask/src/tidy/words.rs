@@ -104,7 +104,7 @@ const TABLE: &[Word] = &[
     word(&["let go", "lets go"], "release"),
     word(&["since 1970"], "Unix time"),
     word(&["wind up", "winds up", "wound up"], "re-arm"),
-    word(&["figure", "figures"], "metric, number, measurement"),
+    but(&["figure", "figures"], &["figures.md"], "metric, number, measurement"),
     word(&["for good"], "permanently"),
     word(&["by chance"], "at random"),
     word(&["under way", "on its way", "on their way"], "in flight, in progress, pending"),
