@@ -255,3 +255,38 @@ fn html_page_shows_health_and_is_self_contained() {
     }
     outrigger.finish();
 }
+
+/// The metrics endpoint passes Prometheus' own linter, which wants a type and a help text, base units, and `_total` on counters alone.
+#[test]
+fn promtool_accepts_the_own_metrics() {
+    let promtool = need_peer!("promtool");
+    let receiver = LogReceiver::start();
+    let (_scene, outrigger) = need!(four_jobs(&receiver), "git is not installed");
+    until(PATIENCE, "every subsystem has metrics", || {
+        let text = outrigger.get("/metrics").text();
+        [
+            "outrigger_sync_polls_total",
+            "outrigger_component_delivered_records_total",
+            "outrigger_proxy_downstream_connections",
+        ]
+        .iter()
+        .all(|name| text.contains(name))
+    });
+    let text = outrigger.get("/metrics").text();
+    let mut linter = std::process::Command::new(promtool);
+    linter.args(["check", "metrics"]).stdin(std::process::Stdio::piped());
+    linter.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+    let mut running = linter.spawn().expect("promtool starts");
+    let mut stdin = running.stdin.take().expect("a pipe");
+    std::io::Write::write_all(&mut stdin, text.as_bytes()).expect("promtool reads");
+    drop(stdin);
+    let output = running.wait_with_output().expect("promtool exits");
+    let printed = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{printed}\n{text}");
+    for line in text.lines().filter_map(|line| line.strip_prefix("# TYPE ")) {
+        let name = line.split(' ').next().unwrap_or_default();
+        assert!(text.contains(&format!("# HELP {name} ")), "{name} has a help text");
+        assert!(!line.ends_with(" untyped"), "{name} has a type");
+    }
+    outrigger.finish();
+}

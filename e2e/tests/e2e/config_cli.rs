@@ -211,6 +211,67 @@ fn the_configuration_of_the_readme_is_valid() {
     assert_eq!(code, 0, "{stderr}");
 }
 
+/// Six common jobs, each as a whole file: ship log files, scrape and remote write, follow a branch over ssh, balance between
+/// endpoints, all four beside a container, and all four around a command.
+#[test]
+fn configurations_of_common_jobs_are_valid() {
+    let files = [
+        r#"
+logs:
+  sources: { app: { file: { include: ["/var/log/orders/*.log"] } } }
+  stages: [ { parse: { json: {} } } ]
+  sinks: { loki: { loki: { url: "http://loki:3100", labels: { app: orders } } } }
+"#,
+        r#"
+metrics:
+  sources:
+    app: { scrape: { url: "http://127.0.0.1:8080/metrics" } }
+    process: { process: {} }
+  sinks:
+    central: { remote_write: { url: "http://prometheus:9090/api/v1/write" }, buffer: { max_bytes: 16MiB } }
+"#,
+        r#"
+sync:
+  config:
+    store: { git: { url: "ssh://git@git.example/config.git", ref: main, ssh: { key_file: /run/secrets/id } } }
+    publish: { symlink: { path: "@dir@/config" } }
+    notify: [ { http: { url: "http://127.0.0.1:8080/-/reload" } } ]
+"#,
+        r#"
+proxy:
+  listeners: { payments: { listen: "127.0.0.1:9001", cluster: payments } }
+  clusters: { payments: { endpoints: ["10.0.0.5:8443", "10.0.0.6:8443"] } }
+"#,
+        r#"
+app: { port: 8080 }
+logs:
+  sources: { files: { file: { include: ["@dir@/*.log"] } }, access: { proxy: {} } }
+  stages: [ { parse: { json: {} } } ]
+  sinks: { loki: { loki: { url: "http://loki:3100", labels: { app: orders } } } }
+metrics:
+  sources: { app: { scrape: { url: "http://127.0.0.1:8080/metrics" } }, requests: { proxy: {} } }
+  sinks: { page: { prometheus: { listen: "0.0.0.0:9464" } } }
+sync:
+  config: { store: { git: { url: "https://git.example/config.git" } }, publish: { symlink: { path: "@dir@/orders" } } }
+proxy: { listeners: { inbound: { listen: "0.0.0.0:8443", cluster: app } } }
+admin: { probes_listen: "0.0.0.0:9901" }
+"#,
+        r#"
+app: { command: [sleep, "300"], port: 8080 }
+logs: { sources: { app: { stdio: {} } }, sinks: { loki: { loki: { url: "http://loki:3100", labels: { app: orders } } } } }
+metrics: { sources: { process: { process: {} } }, sinks: { page: { prometheus: { listen: "0.0.0.0:9464" } } } }
+sync:
+  config: { store: { git: { url: "https://git.example/config.git" } }, publish: { symlink: { path: "@dir@/orders" } }, notify: [ { signal: SIGHUP } ] }
+proxy: { listeners: { inbound: { listen: "0.0.0.0:8443", cluster: app } } }
+admin: { probes_listen: "0.0.0.0:9901" }
+"#,
+    ];
+    for file in files {
+        let (code, stderr) = validate(file);
+        assert_eq!(code, 0, "{file}\n{stderr}");
+    }
+}
+
 /// A reader that closes early, as `head` does, is not an error; a full disk is an error of the command.
 #[test]
 fn closed_output_is_no_error_and_lost_output_is() {

@@ -98,9 +98,9 @@ mod tests {
         check("a.rs", "// todo!()\nlet a = \"unimplemented!()\";", &[]);
         check("a.rs", "unimplemented!()", &["1: `unimplemented!` is left in the code"]);
         check("a.rs", "#[ignore = \"slow\"]", &["1: a test is ignored"]);
-        check("e2e/tests/e2e.rs", "thread::sleep(second);", &["1: a test sleeps"]);
-        check("e2e/tests/e2e.rs", "sleep(second); // why: the poll interval itself is tested", &[]);
-        check("e2e/tests/e2e.rs", "// why: the poll interval itself is tested\nsleep(second);", &[]);
+        check("e2e/tests/e2e/main.rs", "thread::sleep(second);", &["1: a test sleeps"]);
+        check("e2e/tests/e2e/main.rs", "sleep(second); // why: the poll interval itself is tested", &[]);
+        check("e2e/tests/e2e/main.rs", "// why: the poll interval itself is tested\nsleep(second);", &[]);
         check("crates/logs/src/run.rs", "sleep(second);", &[]);
     }
 }

@@ -1,0 +1,85 @@
+//! The level and the format of Outrigger's own log: from the command line, the environment, and changed at runtime. In: flags and
+//! variables. Out: lines on stderr.
+
+use crate::harness::outrigger::outrigger;
+use crate::harness::{Outrigger, Scene, Wait};
+use std::process::Command;
+
+/// A configuration with an info message at the start: the first revision of a directory that has none.
+const BODY: &str = r#"
+logs: { sources: { app: { stdio: {} } }, sinks: { none: { blackhole: {} } } }
+"#;
+
+/// Starts it with further arguments behind `run`, and returns what it has logged when it has stopped.
+fn logged(arguments: &[&str], variables: &[(&str, &str)]) -> String {
+    let scene = Scene::new();
+    let running = Outrigger::start_with(&scene, BODY, &["sleep", "300"], Wait::Ready, |command| {
+        let given: Vec<_> = command.get_args().map(std::ffi::OsStr::to_owned).collect();
+        let mut changed = Command::new(command.get_program());
+        changed.args(given.iter().take(1)).args(arguments).args(given.iter().skip(1));
+        changed.envs(variables.iter().copied());
+        *command = changed;
+    });
+    running.finish().stderr
+}
+
+/// JSON is the default on a pipe; text and JSON can be chosen.
+#[test]
+fn log_format_is_chosen_by_flag() {
+    let is_json = |text: &str| {
+        let lines: Vec<&str> = text.lines().filter(|line| line.contains("stopping")).collect();
+        assert!(!lines.is_empty(), "a message about the stop in: {text}");
+        lines.iter().all(|line| serde_json::from_str::<serde_json::Value>(line).is_ok())
+    };
+    assert!(is_json(&logged(&[], &[])), "a pipe gets JSON");
+    assert!(is_json(&logged(&["--log-format", "json"], &[])));
+    assert!(!is_json(&logged(&["--log-format", "text"], &[])));
+    let (code, _, stderr) = outrigger(&["run", "--log-format", "xml"]);
+    assert_eq!(code, 2, "{stderr}");
+    assert!(["auto", "text", "json"].iter().all(|format| stderr.contains(format)), "{stderr}");
+}
+
+/// The flag wins over the variable.
+#[test]
+fn log_level_comes_from_flag_or_variable() {
+    let variable = [("OUTRIGGER_LOG_LEVEL", "error")];
+    assert!(logged(&[], &[]).contains("stopping"), "info is the default");
+    assert!(!logged(&["--log-level", "error"], &[]).contains("stopping"));
+    assert!(!logged(&[], &variable).contains("stopping"));
+    assert!(logged(&["--log-level", "info"], &variable).contains("stopping"));
+}
+
+/// `outrigger log-level` changes the level of the running process, and rejects an unknown one.
+#[test]
+fn log_level_command_changes_the_level() {
+    let scene = Scene::new();
+    let running = Outrigger::start(&scene, BODY, &["sleep", "300"]);
+    let socket = scene.text_path("run/admin.sock");
+    let (code, _, stderr) = outrigger(&["log-level", "louder", "--socket", &socket]);
+    assert_ne!(code, 0, "{stderr}");
+    let (code, _, stderr) = outrigger(&["log-level", "error", "--socket", &socket]);
+    assert_eq!(code, 0, "{stderr}");
+    assert!(!running.finish().stderr.contains("stopping"), "info is not logged any more");
+}
+
+/// `OUTRIGGER_CONFIG` names the file for `run`, `validate` and the commands to a running process; `-c` wins.
+#[test]
+fn the_file_comes_from_flag_or_variable() {
+    let scene = Scene::new();
+    let valid = scene.write("valid.yaml", "app: { port: 8080 }\n").display().to_string();
+    let invalid = scene.write("invalid.yaml", "app: { prot: 8080 }\n").display().to_string();
+    let validate = |arguments: &[&str], file: &str| {
+        let mut command = Command::new(crate::harness::outrigger::binary());
+        command.arg("validate").args(arguments).env("OUTRIGGER_CONFIG", file);
+        command.output().expect("it runs").status.code()
+    };
+    assert_eq!(validate(&[], &valid), Some(0));
+    assert_eq!(validate(&[], &invalid), Some(1));
+    assert_eq!(validate(&["-c", &valid], &invalid), Some(0), "the flag wins");
+    let running = Outrigger::start(&scene, BODY, &["sleep", "300"]);
+    let mut status = Command::new(crate::harness::outrigger::binary());
+    status.arg("status").env("OUTRIGGER_CONFIG", scene.path("outrigger.yaml"));
+    let output = status.output().expect("it runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    running.finish();
+}

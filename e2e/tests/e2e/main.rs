@@ -1,0 +1,76 @@
+//! The end-to-end tests: every test starts the real binary (`OUTRIGGER_BIN`, else `target/ci/outrigger`) beside real
+//! apps and real peers, waits for conditions, and ends by asserting that the ledger balances. What comes in is the binary
+//! and the peers found on this machine; what goes out is passed, failed, and a line in `OUTRIGGER_SKIPS` for each test
+//! whose peer is missing. Every wait has a limit, every process is stopped by the id that started it.
+
+#[macro_use]
+mod harness;
+mod fixtures;
+mod config_cli;
+mod log_level;
+mod detect;
+mod lifecycle;
+mod init_dumb_init;
+mod init_tini;
+mod init_terminal;
+mod init_process_compose;
+mod init_environment;
+mod memory;
+mod init_shutdown;
+mod init_admin;
+mod init_kubernetes;
+mod apps_table;
+mod apps;
+mod apps_companion;
+mod logs;
+mod file_source;
+mod logs_files;
+mod logs_names;
+mod logs_times;
+mod logs_lines;
+mod logs_faults;
+mod logs_config;
+mod metrics;
+mod metrics_faults;
+mod metrics_apps;
+mod metrics_receivers;
+mod sync;
+mod names;
+mod names_addresses;
+mod names_servers;
+mod names_changes;
+mod sync_cache;
+mod sync_trees;
+mod sync_packs;
+mod sync_names;
+mod sync_wire;
+mod sync_http;
+mod sync_ssh;
+mod proxy;
+mod proxy_faults;
+mod proxy_targets;
+mod proxy_framing;
+mod proxy_ends;
+mod proxy_records;
+mod proxy_flood;
+mod bad_config;
+mod bad_peers;
+mod hostile_files;
+mod admin;
+mod admin_control;
+mod reload;
+mod chaos;
+mod chaos_worker;
+mod upgrade;
+mod soak;
+mod hostile_directories;
+mod sandbox;
+mod image;
+mod pod;
+mod systemd;
+mod life_faults;
+mod config_faults;
+mod reload_faults;
+mod admin_faults;
+mod health_faults;
+mod state_faults;
