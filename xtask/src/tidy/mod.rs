@@ -11,6 +11,7 @@ mod keys;
 mod libraries;
 mod manifest;
 mod map;
+mod metrics;
 mod registries;
 mod sizes;
 mod source;
@@ -46,6 +47,7 @@ pub fn run(arguments: &[String]) -> Outcome {
     findings.extend(attributes::check(&sources));
     findings.extend(keys::check(keys::SCHEMA, &read(&root, keys::SCHEMA)));
     findings.extend(words::check(&sources, &documents(&root, &paths)));
+    findings.extend(metrics::check(&sources));
     findings.extend(manifest::check("Cargo.toml", &read(&root, "Cargo.toml")));
 
     let sizes = sizes::check(&sources, &read(&root, sizes::RATCHET), fix);
