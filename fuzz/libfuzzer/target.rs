@@ -1,5 +1,5 @@
-//! A target under libFuzzer: the one of the program's own name. In: inputs of libFuzzer. Out: a panic where a property does not hold.
-//! Bound: libFuzzer's own, `-max_len` and `-timeout`.
+//! A target under libFuzzer: the one with the program's own name. In: inputs of libFuzzer. Out: a panic if a property does not
+//! hold. Bound: libFuzzer's own, `-max_len` and `-timeout`.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|input: &[u8]| {

@@ -1,10 +1,11 @@
-//! Binary inputs as text, so that a person can write and read them. In: words. Out: bytes. A decimal number is eight bytes,
-//! little-endian; `"text"` is its bytes, `+"text"` its length and its bytes; `%` in a text and two hexadecimal digits is one byte.
-//! Bound: an input that does not begin with `MARK` is taken as it is.
+//! Binary inputs as text, so that they can be written and read by hand. In: words. Out: bytes. A decimal number is eight bytes,
+//! little-endian; `"text"` is its bytes, `+"text"` its length and its bytes; `%` in a text and two hexadecimal digits is one
+//! byte.
+//! Bound: an input that does not begin with `MARK` is returned unchanged.
 
 use std::borrow::Cow;
 
-/// The first line of an input that is to be put together.
+/// The first line of an input in this text form.
 const MARK: &[u8] = b"words\n";
 
 pub fn assemble(input: &[u8]) -> Cow<'_, [u8]> {
@@ -33,7 +34,7 @@ pub fn assemble(input: &[u8]) -> Cow<'_, [u8]> {
     Cow::Owned(out)
 }
 
-/// `%0a` is a newline; what is no such escape stays as it is.
+/// `%0a` is a newline; a `%` without two hexadecimal digits is literal.
 pub fn unescape(text: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(text.len());
     let mut rest = text;

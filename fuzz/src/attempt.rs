@@ -1,5 +1,5 @@
-//! One run of a target over one input. In: the target's function and the bytes. Out: the shapes of what it saw, or the failure:
-//! what a panic said, and where. Bound: an end of the process (abort, no stack left) is not caught here, but in `watch.rs`.
+//! One run of a target over one input. In: the target's function and the bytes. Out: the shapes that it reported, or the failure:
+//! the panic's message and location. Bound: an exit of the process (abort, stack overflow) is not caught here, but in `watch.rs`.
 
 use std::any::Any;
 use std::backtrace::Backtrace;
@@ -8,13 +8,13 @@ use std::hash::{DefaultHasher, Hash, Hasher as _};
 use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind};
 use std::sync::Once;
 
-/// What a broken property or a panic of the product said.
+/// A broken property or a panic of the product.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
     pub message: String,
-    /// `file:line`, by which two failures are held for the same.
+    /// `file:line`; two failures with the same one count as the same.
     pub place: String,
-    /// The functions that were under way, innermost first; empty unless asked for.
+    /// The functions on the stack, innermost first; empty unless requested.
     pub functions: Vec<String>,
 }
 
@@ -26,13 +26,13 @@ thread_local! {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Trace {
-    /// A panic on this thread is none of ours.
+    /// A panic on this thread is not of a target.
     Off,
-    PlaceAlone,
+    PlaceOnly,
     Functions,
 }
 
-/// Said by a target: what came out looks like this. An input with a shape that no other had is kept and mutated further.
+/// Called by a target to report a property of its result. An input with a new shape is retained and mutated further.
 pub fn shape(of: impl Hash) {
     let mut hasher = DefaultHasher::new();
     of.hash(&mut hasher);
@@ -44,7 +44,7 @@ pub fn bucket(size: usize) -> u32 {
     usize::BITS - size.leading_zeros()
 }
 
-/// A text without what differs from input to input: digits, and what stands in quotes.
+/// A text without the parts that differ from input to input: digits and quoted text.
 pub fn outline(text: &str) -> String {
     let mut quoted = false;
     let mut out = String::new();
@@ -73,7 +73,7 @@ pub fn attempt(run: fn(&[u8]), input: &[u8], functions: bool) -> Result<Vec<u64>
         }));
     });
     SHAPES.with_borrow_mut(Vec::clear);
-    ARMED.set(if functions { Trace::Functions } else { Trace::PlaceAlone });
+    ARMED.set(if functions { Trace::Functions } else { Trace::PlaceOnly });
     let ended = catch_unwind(AssertUnwindSafe(|| run(input)));
     ARMED.set(Trace::Off);
     let noted = FAILURE.take();
@@ -95,7 +95,7 @@ fn note(info: &PanicHookInfo<'_>, trace: Trace) {
 
 fn text_of(payload: &(dyn Any + Send)) -> String {
     let text = payload.downcast_ref::<String>().map(String::as_str);
-    text.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("a panic without words").to_string()
+    text.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("a panic without a message").to_string()
 }
 
 const FUNCTIONS_MAX: usize = 12;
@@ -105,11 +105,12 @@ fn functions() -> Vec<String> {
     let trace = Backtrace::force_capture().to_string();
     let numbered = trace.lines().filter_map(|line| line.trim().split_once(": "));
     let names = numbered.filter(|(number, _)| number.bytes().all(|byte| byte.is_ascii_digit())).map(|(_, name)| name);
-    let ours = names
+    let inner = names
         .skip_while(|name| !name.contains("begin_unwind") && !name.contains("panic_fmt"))
         .skip(1)
         .take_while(|name| !name.contains("fuzz::attempt"));
-    ours.filter(|name| !name.contains("core::") && !name.contains("std::"))
+    inner
+        .filter(|name| !name.contains("core::") && !name.contains("std::"))
         .take(FUNCTIONS_MAX)
         .map(str::to_string)
         .collect()

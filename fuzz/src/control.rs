@@ -1,4 +1,4 @@
-//! The binary's `control`, as far as the files of it that are compiled here name it. No target calls any of it.
+//! The parts of the binary's `control` that the files compiled here use. No target calls any of it.
 
 use base::runtime::health::Health;
 use std::cell::Cell;
@@ -7,7 +7,7 @@ use std::sync::Arc;
 use supervisor::message::{Ended, ToSupervisor};
 use tokio::sync::watch;
 
-#[allow(dead_code, reason = "named by `app/ready.rs`, which no target calls")]
+#[allow(dead_code, reason = "used by `app/ready.rs`, which no target calls")]
 pub struct AppFacts {
     pub runs: watch::Sender<bool>,
     pub was_ready: watch::Sender<bool>,
@@ -17,10 +17,10 @@ pub struct AppFacts {
     pub ended: Rc<Cell<Option<Ended>>>,
 }
 
-#[allow(dead_code, reason = "named by `app/ready.rs`, which no target calls")]
+#[allow(dead_code, reason = "used by `app/ready.rs`, which no target calls")]
 pub struct Control;
 
-#[allow(dead_code, reason = "named by `app/ready.rs`, which no target calls")]
+#[allow(dead_code, reason = "used by `app/ready.rs`, which no target calls")]
 impl Control {
     pub fn send(&self, _: ToSupervisor<'_>) {}
 }

@@ -1,5 +1,5 @@
-//! The input under way, written down before it is run: when the process dies or hangs over it, the one that watches reads it here.
-//! In: inputs. Out: a number that grows with each, and the bytes. Bound: one file, written in place.
+//! The current input, recorded before it is run: if the process crashes or hangs, the watching process reads it from here.
+//! In: inputs. Out: a number that increases with each, and the bytes. Bound: one file, written in place.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -21,7 +21,7 @@ impl Desk {
         Ok(Desk { file: Some(file), number: 0, buffer: Vec::new() })
     }
 
-    /// For a loop that nobody watches.
+    /// For a loop without a watching process.
     pub fn none() -> Desk {
         Desk { file: None, number: 0, buffer: Vec::new() }
     }
@@ -33,11 +33,11 @@ impl Desk {
         self.buffer.extend_from_slice(&self.number.to_le_bytes());
         self.buffer.extend_from_slice(&(input.len() as u64).to_le_bytes());
         self.buffer.extend_from_slice(input);
-        file.write_all_at(&self.buffer, 0).expect("the scratch folder takes one input");
+        file.write_all_at(&self.buffer, 0).expect("the scratch directory is writable");
     }
 }
 
-/// The number of the last input that was put down, and the input.
+/// The number of the last recorded input, and the input.
 pub fn read(path: &Path) -> Option<(u64, Vec<u8>)> {
     let bytes = std::fs::read(path).ok()?;
     let (number, rest) = bytes.split_first_chunk::<8>()?;
@@ -46,7 +46,7 @@ pub fn read(path: &Path) -> Option<(u64, Vec<u8>)> {
     Some((u64::from_le_bytes(*number), input.to_vec()))
 }
 
-/// The number alone.
+/// Only the number.
 pub fn number(path: &Path) -> Option<u64> {
     let mut head = [0; HEAD];
     File::open(path).ok()?.read_exact_at(&mut head, 0).ok()?;

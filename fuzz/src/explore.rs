@@ -1,7 +1,7 @@
-//! The loop of one target: its seeds, then what mutation makes of them, until the time is over. In: a target, its corpus, a seed.
-//! Out: counts, and each failure, once per place. An input that shows a shape which no other had is kept and mutated further: the
-//! stable compiler tells no coverage. Bound: `KEPT_MAX` inputs and `SHAPES_MAX` shapes in memory; a failure is made smaller for
-//! `SHRINK_MAX` at the most.
+//! The loop of one target: its seeds, then mutations of them, until the time has elapsed. In: a target, its corpus, a seed.
+//! Out: counts, and each failure, once per place. An input with a new shape is retained and mutated further: the stable compiler
+//! has no coverage feedback. Bound: `KEPT_MAX` inputs and `SHAPES_MAX` shapes in memory; a failure is minimized for at most
+//! `SHRINK_MAX`.
 
 use crate::attempt::{Failure, attempt};
 use crate::desk::Desk;
@@ -14,10 +14,10 @@ const KEPT_MAX: usize = 4096;
 const SHAPES_MAX: usize = 100_000;
 const SHRINK_MAX: Duration = Duration::from_secs(3);
 
-/// A third of the tries go to the seeds, whose shapes are real, and a third to the newest inputs.
+/// A third of the attempts mutate the seeds, which have real shapes, and a third the newest inputs.
 const NEWEST: usize = 24;
 
-/// An input that came from somewhere by name.
+/// An input with the name of its file.
 pub struct Seed {
     pub name: String,
     pub bytes: Vec<u8>,
@@ -31,17 +31,17 @@ pub struct Tally {
     pub failures: usize,
 }
 
-/// What is done with a failure.
+/// The handler of failures.
 pub trait Witness {
-    /// A failure at a place where none was before; `seed` names the file of the corpus that shows it as it is.
+    /// A failure at a new place; `seed` is the file of the corpus that causes it unchanged.
     fn failed(&mut self, input: &[u8], failure: &Failure, seed: Option<&str>);
 }
 
 pub struct Exploration<'a> {
     pub target: &'a Target,
     pub desk: Desk,
-    /// After a failure: go on and look for others.
-    pub go_on: bool,
+    /// After a failure: continue and find others.
+    pub find_all: bool,
     tally: Tally,
     shapes: HashSet<u64>,
     /// The seeds first.
@@ -51,11 +51,11 @@ pub struct Exploration<'a> {
 }
 
 impl<'a> Exploration<'a> {
-    pub fn new(target: &'a Target, desk: Desk, go_on: bool) -> Exploration<'a> {
+    pub fn new(target: &'a Target, desk: Desk, find_all: bool) -> Exploration<'a> {
         Exploration {
             target,
             desk,
-            go_on,
+            find_all,
             tally: Tally::default(),
             shapes: HashSet::new(),
             kept: Vec::new(),
@@ -72,7 +72,7 @@ impl<'a> Exploration<'a> {
                 self.seeds += 1;
             }
             if !self.one(&seed.bytes, Some(&seed.name), witness) {
-                return self.told();
+                return self.finish();
             }
         }
         if self.kept.is_empty() {
@@ -89,10 +89,10 @@ impl<'a> Exploration<'a> {
                 break;
             }
         }
-        self.told()
+        self.finish()
     }
 
-    fn told(mut self) -> Tally {
+    fn finish(mut self) -> Tally {
         (self.tally.shapes, self.tally.kept) = (self.shapes.len(), self.kept.len());
         self.tally
     }
@@ -106,7 +106,7 @@ impl<'a> Exploration<'a> {
         }
     }
 
-    /// Runs one input; false where the loop is to end.
+    /// Runs one input; returns false if the loop must end.
     fn one(&mut self, input: &[u8], seed: Option<&str>, witness: &mut dyn Witness) -> bool {
         self.desk.put(input);
         self.tally.inputs += 1;
@@ -119,7 +119,7 @@ impl<'a> Exploration<'a> {
             Err(failure) => {
                 self.tally.failures += 1;
                 self.places.insert(failure.place.clone());
-                // Told before it is made smaller: on the way there the process may end.
+                // Reported before it is minimized, since the process may exit during that.
                 witness.failed(input, &failure, seed);
                 if seed.is_none() {
                     let small = self.shrink(input, &failure);
@@ -127,7 +127,7 @@ impl<'a> Exploration<'a> {
                         witness.failed(&small, &failure, None);
                     }
                 }
-                self.go_on
+                self.find_all
             }
         }
     }
@@ -143,7 +143,7 @@ impl<'a> Exploration<'a> {
         }
     }
 
-    /// Takes parts away as long as it fails at the same place.
+    /// Removes parts as long as it fails at the same place.
     fn shrink(&mut self, input: &[u8], failure: &Failure) -> Vec<u8> {
         let until = Instant::now() + SHRINK_MAX;
         let mut small = input.to_vec();

@@ -1,6 +1,6 @@
-//! Hostile input for each text and message that comes from outside. `targets` holds one function for each, which asserts what must be
-//! true of any input; `explore` runs it over a corpus and what mutation makes of it, `watch` in a process of its own. In: `corpus/`
-//! and a seed. Out: inputs that break a property, in `findings/`. Bounds: a size per input, CPU per input, memory of the process.
+//! Hostile input for each text and message that comes from outside. `targets` has one function for each, which asserts properties
+//! of any input; `explore` runs it over a corpus and mutations of it, `watch` runs it in a separate process. In: `corpus/` and a
+//! seed. Out: inputs that break a property, in `findings/`. Bounds: a size per input, CPU per input, memory of the process.
 
 pub mod targets;
 pub mod attempt;
@@ -11,7 +11,7 @@ pub mod watch;
 pub mod scratch;
 mod assemble;
 
-// The binary has no library: what turns its file into plans is compiled here a second time, as it stands.
+// The binary has no library: the modules that turn its file into plans are compiled here a second time, unchanged.
 #[allow(dead_code, reason = "the binary uses the rest")]
 #[path = "../../crates/outrigger/src/config.rs"]
 mod config;
@@ -29,5 +29,5 @@ mod plans;
 mod grants;
 mod control;
 
-/// As in the binary; `load` names it.
+/// As in the binary; `load` uses it.
 const EXIT_ERROR: u8 = 1;

@@ -1,5 +1,5 @@
-//! The program behind `cargo xtask fuzz`: one target or all, for a time. In: a target's name, `--for`, `--input`, `--seed`. Out: a
-//! line per target, each finding with its file, and exit code 1 where there was one. Bound: the time is shared among the targets.
+//! The program behind `cargo xtask fuzz`: one target or all, for a time. In: a target's name, `--for`, `--input`, `--seed`. Out:
+//! a line per target, each finding with its file, and exit code 1 if there was one. Bound: the time is shared among the targets.
 
 use config::unit::TimeSpan;
 use fuzz::targets::{self, Target};
@@ -11,10 +11,10 @@ use std::time::Duration;
 const USAGE: &str = "\
 usage: cargo xtask fuzz [TARGET] [--for TIME] [--input FILE] [--seed NUMBER] [--all] [--findings DIR] [--corpus DIR]
 
-  --for TIME       such as 30s or 5m, shared among all targets where none is named; 60s where left out
+  --for TIME       such as 30s or 5m, shared among all targets if no target is given [default: 60s]
   --input FILE     run this one input, such as a finding
-  --seed NUMBER    the seed of the mutations; the same seed makes the same inputs
-  --all            go on after a finding and look for others
+  --seed NUMBER    the seed of the mutations; the same seed produces the same inputs
+  --all            continue after a finding and find others
 ";
 
 struct Arguments {
@@ -22,7 +22,7 @@ struct Arguments {
     time: Duration,
     seed: u64,
     input: Option<PathBuf>,
-    go_on: bool,
+    find_all: bool,
     corpus: PathBuf,
     findings: PathBuf,
 }
@@ -46,7 +46,7 @@ fn parse(words: &[String]) -> Result<Arguments, String> {
         time: Duration::from_secs(60),
         seed: 1,
         input: None,
-        go_on: false,
+        find_all: false,
         corpus: own.join("corpus"),
         findings: own.join("findings"),
     };
@@ -55,25 +55,26 @@ fn parse(words: &[String]) -> Result<Arguments, String> {
         let mut value = || words.next().ok_or(format!("`{word}` needs a value\n\n{USAGE}"));
         match word.as_str() {
             "--for" => arguments.time = TimeSpan::parse(value()?)?.0,
-            "--seed" => arguments.seed = value()?.parse().map_err(|_| "`--seed` takes a whole number")?,
+            "--seed" => arguments.seed = value()?.parse().map_err(|_| "`--seed` takes an integer")?,
             "--input" => arguments.input = Some(PathBuf::from(value()?)),
             "--corpus" => arguments.corpus = PathBuf::from(value()?),
             "--findings" => arguments.findings = PathBuf::from(value()?),
-            "--all" => arguments.go_on = true,
+            "--all" => arguments.find_all = true,
             name => {
                 let known = || targets::TARGETS.iter().map(|target| target.name).collect::<Vec<_>>().join(", ");
-                let target = targets::named(name).ok_or_else(|| format!("there is no target `{name}`: {}", known()))?;
+                let target =
+                    targets::named(name).ok_or_else(|| format!("unknown target `{name}`; targets: {}", known()))?;
                 arguments.target = Some(target);
             }
         }
     }
     match (&arguments.input, arguments.target) {
-        (Some(_), None) => Err("`--input` needs the name of its target".into()),
+        (Some(_), None) => Err("`--input` needs a target".into()),
         _ => Ok(arguments),
     }
 }
 
-/// Answers whether anything was found.
+/// Returns whether anything was found.
 fn run(arguments: &Arguments) -> Result<bool, String> {
     let all: Vec<&Target> = arguments.target.map_or(targets::TARGETS.iter().collect(), |one| vec![one]);
     let share = arguments.time / all.len().max(1) as u32;
@@ -85,7 +86,7 @@ fn run(arguments: &Arguments) -> Result<bool, String> {
             time: share,
             seed: arguments.seed,
             input: arguments.input.clone(),
-            go_on: arguments.go_on,
+            find_all: arguments.find_all,
             corpus: arguments.corpus.clone(),
             findings: arguments.findings.clone(),
         };

@@ -17,7 +17,7 @@ impl Random {
         mixed ^ (mixed >> 31)
     }
 
-    /// From 0 to just below `most`; 0 where there is nothing to choose from.
+    /// From 0 to just below `most`; 0 if `most` is 0.
     pub fn below(&mut self, most: usize) -> usize {
         if most == 0 { 0 } else { (self.number() % most as u64) as usize }
     }
@@ -29,7 +29,7 @@ pub struct Mutator<'a> {
     pub input_max: usize,
 }
 
-/// Where counters, lengths and types end.
+/// The limits of counters, lengths and types.
 const NUMBERS: [&str; 24] = [
     "0",
     "1",
@@ -61,7 +61,7 @@ const BYTES: [u8; 16] = [0, 1, 9, 10, 13, 31, 32, 34, 37, 47, 92, 0x7f, 0x80, 0x
 
 const STEPS_MAX: usize = 6;
 
-/// Copies that one repetition makes.
+/// The most copies of one repetition.
 const COPIES_MAX: usize = 300;
 
 impl Mutator<'_> {
@@ -128,10 +128,10 @@ impl Mutator<'_> {
         bytes.splice(at..at, std::iter::repeat_n(new, count));
     }
 
-    /// Puts a word of the target in, or in the place of something.
+    /// Inserts a word of the target, or replaces something with it.
     fn word(&mut self, bytes: &mut Vec<u8>, at: usize) {
         let Some(word) = self.words.get(self.random.below(self.words.len())) else { return };
-        let at = if self.random.below(2) == 0 { at } else { behind_punctuation(bytes, at) };
+        let at = if self.random.below(2) == 0 { at } else { after_punctuation(bytes, at) };
         let end = match self.random.below(3) {
             0 => (at + word.len()).min(bytes.len()),
             1 => token_end(bytes, at),
@@ -157,12 +157,12 @@ impl Mutator<'_> {
     }
 
     fn splice(&mut self, bytes: &mut Vec<u8>, other: &[u8]) {
-        let (ours, theirs) = (self.range(bytes.len()), self.range(other.len()));
-        let part = other.get(theirs).unwrap_or(&[]).to_vec();
-        bytes.splice(ours, part);
+        let (to, from) = (self.range(bytes.len()), self.range(other.len()));
+        let part = other.get(from).unwrap_or(&[]).to_vec();
+        bytes.splice(to, part);
     }
 
-    /// Replaces a number in digits by one at an edge, or by its neighbour.
+    /// Replaces a decimal number with a boundary value, or with a neighbour.
     fn number(&mut self, bytes: &mut Vec<u8>) {
         let from = self.random.below(bytes.len());
         let rest = bytes.get(from..).unwrap_or(&[]);
@@ -181,7 +181,7 @@ impl Mutator<'_> {
         bytes.splice(start..start + digits, new.into_bytes());
     }
 
-    /// Overwrites 2, 4 or 8 bytes by a little-endian number at an edge.
+    /// Overwrites 2, 4 or 8 bytes with a little-endian boundary value.
     fn binary_number(&mut self, bytes: &mut [u8]) {
         let width = 2 << self.random.below(3);
         let edge = match self.random.below(4) {
@@ -196,7 +196,7 @@ impl Mutator<'_> {
         }
     }
 
-    /// Drops, doubles or swaps whole lines.
+    /// Drops, duplicates or swaps lines.
     fn lines(&mut self, bytes: &mut Vec<u8>) {
         let mut lines: Vec<Vec<u8>> = bytes.split_inclusive(|byte| *byte == b'\n').map(<[u8]>::to_vec).collect();
         if lines.is_empty() {
@@ -212,8 +212,8 @@ impl Mutator<'_> {
     }
 }
 
-/// Where something may begin: behind the next byte that is no part of a word.
-fn behind_punctuation(bytes: &[u8], at: usize) -> usize {
+/// Where a token may begin: after the next byte that is not part of a token.
+fn after_punctuation(bytes: &[u8], at: usize) -> usize {
     let rest = bytes.get(at..).unwrap_or(&[]);
     rest.iter().position(|byte| !is_token(*byte)).map_or(bytes.len(), |found| at + found + 1)
 }

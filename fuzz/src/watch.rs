@@ -1,6 +1,6 @@
-//! The process that runs a target, and the one that watches it. In: a job. Out: the paths of what was found. A panic is caught where
-//! it happens; an abort, a stack without room, memory without bound and a hang end the process, and the input that was under way lies
-//! on the desk. Bounds: `HANG` of CPU per input and `STUCK` without progress; `MEMORY_MAX` for the process, `STACK` for its thread.
+//! The process that runs a target, and the one that watches it. In: a job. Out: the paths of the findings. A panic is caught in
+//! the process; an abort, a stack overflow, unbounded memory and a hang end the process, and the current input is in the desk's
+//! file. Bounds: `HANG` of CPU per input and `STUCK` without progress; `MEMORY_MAX` for the process, `STACK` for its thread.
 
 use crate::attempt::Failure;
 use crate::desk::{self, Desk};
@@ -19,68 +19,68 @@ const HANG: Duration = Duration::from_secs(2);
 /// An input that waits for something takes no CPU.
 const STUCK: Duration = Duration::from_secs(60);
 
-const LOOK_EVERY: Duration = Duration::from_millis(100);
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// An allocation beyond it fails, which ends the process.
+/// An allocation above it fails, which aborts the process.
 const MEMORY_MAX: u64 = 1 << 30;
 
-/// What a thread of the worker has (std::thread, tokio's blocking threads).
+/// The stack size of a thread of the worker (std::thread, tokio's blocking threads).
 const STACK: usize = 2 << 20;
 
-/// Ends of the process in one job, after which it is given up.
+/// Exits of the process in one job, after which the job is abandoned.
 const ENDS_MAX: usize = 10;
 
-/// By this variable a process knows that it is the one that is watched.
+/// This variable is set in the watched process.
 pub const WATCHED: &str = "OUTRIGGER_FUZZ_WATCHED";
 
 pub struct Job<'a> {
     pub target: &'a Target,
     pub time: Duration,
     pub seed: u64,
-    /// One input alone, instead of the corpus and its mutations.
+    /// Only one input, instead of the corpus and its mutations.
     pub input: Option<PathBuf>,
-    pub go_on: bool,
+    pub find_all: bool,
     pub corpus: PathBuf,
     pub findings: PathBuf,
 }
 
-/// Runs the job in a process of its own. Answers whether anything was found.
+/// Runs the job in a separate process. Returns whether anything was found.
 pub fn watch(job: &Job<'_>) -> io::Result<bool> {
-    let folder = scratch::fresh().join(job.target.name);
-    std::fs::create_dir_all(&folder)?;
-    let outcome = watch_in(job, &folder);
-    let _ = std::fs::remove_dir_all(&folder);
-    // Empty where no other job of this process is under way.
+    let directory = scratch::fresh().join(job.target.name);
+    std::fs::create_dir_all(&directory)?;
+    let outcome = watch_in(job, &directory);
+    let _ = std::fs::remove_dir_all(&directory);
+    // Fails unless it is empty: another job of this process may be in progress.
     let _ = std::fs::remove_dir(scratch::fresh());
     outcome
 }
 
-fn watch_in(job: &Job<'_>, folder: &Path) -> io::Result<bool> {
+fn watch_in(job: &Job<'_>, directory: &Path) -> io::Result<bool> {
     let until = Instant::now() + job.time;
     let mut found = false;
     for round in 0..ENDS_MAX as u64 {
         let left = until.saturating_duration_since(Instant::now());
-        let mut child = start(job, folder, job.seed.wrapping_add(round), left)?;
-        let Some(why) = wait(&mut child, &folder.join(DESK))? else { return Ok(found) };
+        let mut child = start(job, directory, job.seed.wrapping_add(round), left)?;
+        let Some(why) = wait(&mut child, &directory.join(DESK))? else { return Ok(found) };
         if let Some(code) = why.code() {
             if code != EXIT_FOUND {
-                return Err(io::Error::other(format!("the process of `{}` could not work", job.target.name)));
+                return Err(io::Error::other(format!("the process of `{}` failed", job.target.name)));
             }
             return Ok(true);
         }
         found = true;
-        let input = desk::read(&folder.join(DESK)).map(|(_, input)| input).unwrap_or_default();
-        let failure = Failure { message: why.words(), place: "the whole process".into(), functions: Vec::new() };
+        let input = desk::read(&directory.join(DESK)).map(|(_, input)| input).unwrap_or_default();
+        let failure = Failure { message: why.message(), place: "the process".into(), functions: Vec::new() };
         let source = job.input.as_ref().map(|path| path.display().to_string());
         Findings { job, last: None }.failed(&input, &failure, source.as_deref());
-        if !job.go_on || job.input.is_some() || Instant::now() >= until {
+        if !job.find_all || job.input.is_some() || Instant::now() >= until {
             return Ok(true);
         }
     }
     Ok(found)
 }
 
-/// How a process ended that did not end well.
+/// How a process failed.
 enum End {
     Code(i32),
     Signal(i32),
@@ -96,11 +96,11 @@ impl End {
         }
     }
 
-    fn words(&self) -> String {
+    fn message(&self) -> String {
         match self {
-            End::Code(code) => format!("it exited with {code}"),
+            End::Code(code) => format!("the process exited with {code}"),
             End::Signal(signal) => format!(
-                "it was killed by signal {signal}: no room on a stack of {STACK} bytes, an allocation beyond {MEMORY_MAX} bytes in all, or an abort"
+                "the process was killed by signal {signal}: overflow of a stack of {STACK} bytes, allocations above {MEMORY_MAX} bytes in total, or an abort"
             ),
             End::Hang => format!("this input took more than {HANG:?} of CPU"),
             End::Stuck => format!("this input made no progress for {STUCK:?}"),
@@ -111,20 +111,20 @@ impl End {
 const EXIT_FOUND: i32 = 1;
 const DESK: &str = "desk";
 
-fn start(job: &Job<'_>, folder: &Path, seed: u64, time: Duration) -> io::Result<Child> {
+fn start(job: &Job<'_>, directory: &Path, seed: u64, time: Duration) -> io::Result<Child> {
     let mut command = Command::new(std::env::current_exe()?);
     command.arg(job.target.name).args(["--seed", &seed.to_string(), "--for", &format!("{}ms", time.as_millis())]);
     command.arg("--corpus").arg(&job.corpus).arg("--findings").arg(&job.findings);
     if let Some(path) = &job.input {
         command.arg("--input").arg(path);
     }
-    if job.go_on {
+    if job.find_all {
         command.arg("--all");
     }
-    command.env(WATCHED, folder.join(DESK)).env(scratch::VARIABLE, folder).spawn()
+    command.env(WATCHED, directory.join(DESK)).env(scratch::VARIABLE, directory).spawn()
 }
 
-/// Waits for the end; None for a good one.
+/// Waits for the exit; `None` if it succeeded.
 fn wait(child: &mut Child, desk: &Path) -> io::Result<Option<End>> {
     let (mut number, mut cpu, mut since) = (None, Duration::ZERO, Instant::now());
     loop {
@@ -139,7 +139,7 @@ fn wait(child: &mut Child, desk: &Path) -> io::Result<Option<End>> {
         if now != number {
             (number, cpu, since) = (now, used, Instant::now());
         }
-        // Before the first input it reads its corpus and makes what its target needs.
+        // Before the first input the process reads its corpus and creates the target's files.
         let over = match used.saturating_sub(cpu) > HANG && number.is_some() {
             true => Some(End::Hang),
             false if since.elapsed() > STUCK => Some(End::Stuck),
@@ -150,7 +150,7 @@ fn wait(child: &mut Child, desk: &Path) -> io::Result<Option<End>> {
             child.wait()?;
             return Ok(Some(end));
         }
-        std::thread::sleep(LOOK_EVERY);
+        std::thread::sleep(POLL_INTERVAL);
     }
 }
 
@@ -163,7 +163,7 @@ fn cpu_of(pid: u32) -> Option<Duration> {
     Some(Duration::from_millis(all * 1000 / rustix::param::clock_ticks_per_second().max(1)))
 }
 
-/// The watched side: runs the job here; answers the exit code.
+/// The watched side: runs the job in this process; returns the exit code.
 pub fn work(job: &Job<'_>, desk: &Path) -> io::Result<i32> {
     let limit = rustix::process::Rlimit { current: Some(MEMORY_MAX), maximum: Some(MEMORY_MAX) };
     rustix::process::setrlimit(rustix::process::Resource::Data, limit)?;
@@ -171,7 +171,7 @@ pub fn work(job: &Job<'_>, desk: &Path) -> io::Result<i32> {
         Some(path) => vec![Seed { name: path.display().to_string(), bytes: std::fs::read(path)? }],
         None => seeds(&job.corpus.join(job.target.name))?,
     };
-    let exploration = Exploration::new(job.target, Desk::open(desk)?, job.go_on);
+    let exploration = Exploration::new(job.target, Desk::open(desk)?, job.find_all);
     let started = Instant::now();
     let until = started + if job.input.is_some() { Duration::ZERO } else { job.time };
     let tally = std::thread::scope(|scope| {
@@ -193,20 +193,20 @@ pub fn work(job: &Job<'_>, desk: &Path) -> io::Result<i32> {
     Ok(if tally.failures > 0 { EXIT_FOUND } else { 0 })
 }
 
-/// The files of a folder, in the order of their names.
-pub fn seeds(folder: &Path) -> io::Result<Vec<Seed>> {
-    let entries = std::fs::read_dir(folder)
-        .map_err(|error| io::Error::new(error.kind(), format!("the corpus {}: {error}", folder.display())))?;
+/// The files of a directory, ordered by name.
+pub fn seeds(directory: &Path) -> io::Result<Vec<Seed>> {
+    let entries = std::fs::read_dir(directory)
+        .map_err(|error| io::Error::new(error.kind(), format!("the corpus {}: {error}", directory.display())))?;
     let mut paths: Vec<PathBuf> = entries.map(|entry| entry.map(|entry| entry.path())).collect::<io::Result<_>>()?;
     paths.sort();
     let read = |path: PathBuf| Ok(Seed { bytes: std::fs::read(&path)?, name: path.display().to_string() });
     paths.into_iter().map(read).collect()
 }
 
-/// Writes failing inputs down and says where.
+/// Writes failing inputs to files and prints their paths.
 struct Findings<'a, 'j> {
     job: &'a Job<'j>,
-    /// The last one that was written, and its place: a smaller one of the same takes its place.
+    /// The last file and the place of its failure: a smaller input with the same place replaces it.
     last: Option<(PathBuf, String)>,
 }
 
@@ -215,7 +215,7 @@ impl Witness for Findings<'_, '_> {
         let path = match seed {
             Some(name) => PathBuf::from(name),
             None => self.write(input, &failure.place).unwrap_or_else(|error| {
-                eprintln!("the finding cannot be written: {error}");
+                eprintln!("cannot write the finding: {error}");
                 PathBuf::from("(not written)")
             }),
         };
@@ -239,7 +239,7 @@ impl Findings<'_, '_> {
     }
 }
 
-/// A message may quote the input: nothing of it shall reach a terminal as it is.
+/// A message may quote the input, which must not reach a terminal unescaped.
 fn printable(message: &str) -> String {
     const MESSAGE_MAX: usize = 2000;
     let escape = |c: char| match c.is_control() && c != '\n' {

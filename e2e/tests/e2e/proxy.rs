@@ -208,13 +208,13 @@ fn ten_megabytes_are_echoed_in_bounded_memory() {
         chunked.extend_from_slice(b"\r\n");
     }
     chunked.extend_from_slice(b"0\r\n\r\n");
-    let before = resident_kib(proxied.outrigger.pid());
+    let before = resident_kib(proxied.outrigger.worker());
     for request in [[length.as_bytes(), &body].concat(), chunked] {
         let reply = proxied.exchange(&request, "POST");
         assert_eq!(reply.status, 200);
         assert!(reply.body.bytes == body, "the same {} bytes, got {}", body.len(), reply.body.bytes.len());
     }
-    let grown = resident_kib(proxied.outrigger.pid()).saturating_sub(before);
+    let grown = resident_kib(proxied.outrigger.worker()).saturating_sub(before);
     assert!(grown < 8 * 1024, "memory grew by {grown} KiB");
     proxied.finish();
 }

@@ -278,7 +278,7 @@ logs: { sources: { app: { stdio: {} } }, sinks: { out: { http: { url: "http://@r
 admin: { listen: "127.0.0.1:@admin@", socket: /run/outrigger/orders/admin.sock }
 "#;
     scene.write("boot/files/etc/outrigger/orders.yaml", scene.fill(config));
-    scene.write("boot/files/etc/systemd/e2e/outrigger@orders.service.d/user.conf", "[Service]\nUser=65534\n");
+    scene.write("boot/files/etc/systemd/e2e/outrigger@orders.service.d/user.conf", "[Service]\nUser=nobody\n");
     let booted = need!(Booted::start(&scene), NO_SYSTEMD);
     let unit = "outrigger@orders.service";
     booted.systemctl(&["start", unit]);

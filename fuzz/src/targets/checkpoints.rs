@@ -1,6 +1,6 @@
-//! The file of positions in the state directory, of both versions. In: its bytes, or words that are put together to it, where `*` closes
-//! a slot with the checksum that belongs to it. Out: it always opens; each whole slot is found again and no other; a position that is written is
-//! there after a restart and changes no other; a file that is forgotten stays so.
+//! The checkpoint file in the state directory, in both versions. In: its bytes, or words that are assembled to it, where `*` ends
+//! a slot with its checksum. Out: the file always opens; exactly the valid slots are found; a checkpoint that is written exists
+//! after a restart and changes no other; a file that is forgotten stays forgotten.
 
 use crate::assemble::assemble;
 use crate::attempt::{bucket, shape};
@@ -29,13 +29,13 @@ pub const WORDS: &[&str] = &[
     "\n",
 ];
 
-/// Of the first version.
+/// The slot size of the first version.
 const OLD_SLOT_BYTES: usize = 64;
 /// "ORC1", in the upper half of the seventh number.
 const MAGIC: u64 = 0x4f52_4331;
 
 const SLOT_BYTES: usize = 128;
-/// The first slot begins with it.
+/// The first slot begins with this line.
 const FIRST_LINE: &[u8] = b"outrigger checkpoints 2\n";
 
 const SOURCES: [&str; 2] = ["source", "files"];
@@ -43,9 +43,9 @@ const SINKS: [&str; 2] = ["main", "other"];
 
 thread_local! {
     static STATE: (StateDir, PathBuf) = {
-        let folder = scratch::folder("checkpoints");
-        let state = StateDir::open(&folder, 1 << 20);
-        let path = state.path("logs/checkpoints").expect("the folder takes files");
+        let directory = scratch::directory("checkpoints");
+        let state = StateDir::open(&directory, 1 << 20);
+        let path = state.path("logs/checkpoints").expect("the directory is writable");
         (state, path)
     };
 }
@@ -55,7 +55,7 @@ type Key = (u64, FileId, u64);
 pub fn run(input: &[u8]) {
     let bytes = file_of(input);
     STATE.with(|(state, path)| {
-        std::fs::write(path, &bytes).expect("the scratch folder takes the file");
+        std::fs::write(path, &bytes).expect("the scratch directory is writable");
         let known = second_reader(&bytes);
         shape((bucket(known.len()), bytes.len().is_multiple_of(SLOT_BYTES), bucket(bytes.len())));
         let checkpoints = open(state);
@@ -76,7 +76,7 @@ pub fn run(input: &[u8]) {
         let again = open(state);
         assert!(
             again.files_of("source").is_empty(),
-            "what was forgotten stays forgotten: {:?}",
+            "a forgotten file stays forgotten: {:?}",
             again.files_of("source")
         );
         compare(&again, &expected);
@@ -86,7 +86,7 @@ pub fn run(input: &[u8]) {
 }
 
 fn open(state: &StateDir) -> Checkpoints {
-    Checkpoints::open(state, None).expect("a file that can be read opens, whatever it holds").0
+    Checkpoints::open(state, None).expect("a readable file opens with any content").0
 }
 
 fn at(offset: u64) -> Position {
@@ -127,7 +127,7 @@ fn file_of(input: &[u8]) -> Vec<u8> {
     out
 }
 
-/// The slots that are whole; of two for the same, the later one.
+/// The valid slots; of two with the same key, the later one.
 fn second_reader(bytes: &[u8]) -> HashMap<Key, Position> {
     let first = bytes.split_inclusive(|byte| *byte == b'\n').next().unwrap_or(&[]);
     let version = std::str::from_utf8(first).ok().and_then(|line| line.strip_prefix("outrigger checkpoints "));
@@ -138,10 +138,10 @@ fn second_reader(bytes: &[u8]) -> HashMap<Key, Position> {
     }
 }
 
-/// The longest line that tells a version.
+/// The longest line with a version.
 const LINE_MAX: usize = 64;
 
-/// The numbers of a slot, where the last of them is the checksum of the others.
+/// The numbers of a slot, if the last one is the checksum of the others.
 fn numbers(slot: &[u8]) -> Option<Vec<u64>> {
     let numbers: Vec<u64> = slot.as_chunks::<8>().0.iter().map(|number| u64::from_le_bytes(*number)).collect();
     (*numbers.last()? == fnv1a(slot.get(..slot.len() - 8)?)).then_some(numbers)

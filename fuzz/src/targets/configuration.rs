@@ -1,6 +1,7 @@
-//! The configuration's text: from the bytes of a file to the plans of everything, or all mistakes. Nothing of the system is changed;
-//! placeholders are filled from a lookup of our own. In: the file. Out: the same report and the same plans each time; findings at
-//! places of the text; no secret and nothing that was filled in is ever shown; the supervisor's plan survives its bytes.
+//! The configuration's text: from the bytes of a file to all plans, or all errors. The system is not changed; placeholders are
+//! interpolated from a lookup of this target. In: the file. Out: the same report and the same plans each time; findings at
+//! locations of the text; no secret and no interpolated value is ever shown; the supervisor's plan survives encoding and
+//! decoding.
 
 use crate::attempt::{bucket, outline, shape};
 use crate::config::Config;
@@ -58,7 +59,7 @@ pub const WORDS: &[&str] = &[
     "user: root:root",
     "environment: { set: { A: b } }",
     "signals: { rewrite: { SIGHUP: none } }",
-    "end: { tombstone: /x }",
+    "external: { exit_code_file: /x }",
     "stop: { deadline: 1s }",
     "restart: { when: always }",
     "exit: { success: [143] }",
@@ -108,32 +109,32 @@ pub const WORDS: &[&str] = &[
     "-1",
 ];
 
-/// What a lookup fills in. It stands in no other text.
+/// The value that the lookup returns. It is in no other text.
 const FILLED: &str = "filled-in-9Xq7";
 
-/// What a person writes into a cell for a secret, where nothing else of the text is alike.
+/// A value for a secret in the file, which is different from all other text.
 const WRITTEN: &str = "shown-never";
 
 thread_local! {
-    static FILE: PathBuf = scratch::folder("configuration").join("outrigger.yaml");
+    static FILE: PathBuf = scratch::directory("configuration").join("outrigger.yaml");
 }
 
 pub fn run(input: &[u8]) {
     FILE.with(|path| {
-        std::fs::write(path, input).expect("the scratch folder takes the file");
+        std::fs::write(path, input).expect("the scratch directory is writable");
         let source = match Source::read(path) {
             Ok(source) => source,
             Err(report) => return check_report(&report, ""),
         };
-        // Beside an app of ours or one that runs elsewhere, as the file's length has it: each costs a schema.
+        // With a wrapped app or without a command, depending on the file's length: each costs a schema.
         let command = if input.len().is_multiple_of(2) { vec![OsString::from("./app")] } else { Vec::new() };
         let first = plans(&source, &command);
         if input.len() % 8 < 2 {
-            assert_eq!(words(&first), words(&plans(&source, &command)), "the same text leads to the same plans");
+            assert_eq!(words(&first), words(&plans(&source, &command)), "the same text has the same plans");
         }
         check(&source.text, &first);
         if input.len() % 4 == 1
-            && let Some(text) = with_one_filled(&source.text, input)
+            && let Some(text) = with_one_interpolated(&source.text, input)
         {
             let other = Source { text, ..source };
             check(&other.text, &plans(&other, &command));
@@ -141,8 +142,8 @@ pub fn run(input: &[u8]) {
     });
 }
 
-/// The same text with one of its values filled in from a variable, which one following from the input.
-fn with_one_filled(text: &str, input: &[u8]) -> Option<String> {
+/// The same text with one of its values interpolated from a variable; the input determines which one.
+fn with_one_interpolated(text: &str, input: &[u8]) -> Option<String> {
     fn values<'t>(node: &'t Node, all: &mut Vec<&'t Node>) {
         match &node.value {
             Value::Scalar { .. } => all.push(node),
@@ -178,7 +179,7 @@ fn plans(source: &Source, command: &[OsString]) -> Planned {
     source.plans_with(command, &Lookup { variable: &variable, file: &file })
 }
 
-/// Everything that people are told.
+/// All text that is shown.
 fn words(planned: &Planned) -> String {
     match planned {
         Ok((plans, report)) => format!("{}{}{:?}", report.render(), plans.shown, plans.app),
@@ -193,17 +194,17 @@ fn check(text: &str, planned: &Planned) {
     };
     check_report(report, text);
     let rendered = report.render();
-    assert!(!rendered.contains(FILLED), "a message shows what was filled in: {rendered}");
-    assert!(!shown.contains(FILLED), "what is shown holds what was filled in: {shown}");
-    if written_in_secrets_alone(text) {
+    assert!(!rendered.contains(FILLED), "a message shows an interpolated value: {rendered}");
+    assert!(!shown.contains(FILLED), "the shown configuration has an interpolated value: {shown}");
+    if written_in_secrets_only(text) {
         assert!(!rendered.contains(WRITTEN), "a message shows a secret: {rendered}");
-        assert!(!shown.contains(WRITTEN), "what is shown holds a secret: {shown}");
+        assert!(!shown.contains(WRITTEN), "the shown configuration has a secret: {shown}");
     }
     let Ok((plans, report)) = planned else {
-        assert!(report.has_errors(), "what is refused has a reason");
+        assert!(report.has_errors(), "an invalid configuration has an error");
         return;
     };
-    assert!(!report.has_errors(), "what is valid has no error");
+    assert!(!report.has_errors(), "a valid configuration has no error");
     let parts = (plans.logs.is_some(), plans.metrics.is_some(), plans.proxy.is_some(), plans.sync.entries.len());
     shape((
         "valid",
@@ -217,12 +218,12 @@ fn check(text: &str, planned: &Planned) {
     assert!(bytes.len() <= PLAN_MAX, "a plan of {} bytes", bytes.len());
     assert!(
         Plan::decode(&bytes).as_ref() == Some(&plans.app),
-        "the supervisor reads another plan than the worker made"
+        "the supervisor decodes another plan than the worker encoded"
     );
 }
 
 fn check_report(report: &Report, text: &str) {
-    // YAML ends a line at a CR as well (YAML 1.2.2, 5.4).
+    // A CR also ends a line (YAML 1.2.2, 5.4).
     let unix = text.replace("\r\n", "\n").replace('\r', "\n");
     let (lines, rendered) = (unix.lines().collect::<Vec<_>>(), report.render());
     for finding in report.findings() {
@@ -238,21 +239,21 @@ fn check_report(report: &Report, text: &str) {
             line.chars().count() >= SHOWN_MAX || rendered.lines().any(|other| is_excerpt(other, place.line, line));
         assert!(shown, "the line of a finding is shown, line {}: {line}\nin {rendered}", place.line);
     }
-    assert!(rendered.is_empty() == report.findings().is_empty(), "what is found is told");
+    assert!(rendered.is_empty() == report.findings().is_empty(), "every finding is rendered");
 }
 
-/// A longer line is cut.
+/// A longer line is truncated.
 const SHOWN_MAX: usize = 200;
 
-/// A line as a report shows it: with its number, and stars for what is hidden.
+/// A line as a report shows it: with its number, and `*` for hidden characters.
 fn is_excerpt(shown: &str, number: u32, line: &str) -> bool {
     let Some(shown) = shown.strip_prefix(&format!("{number} | ")) else { return false };
     let alike = shown.chars().zip(line.chars()).all(|(shown, written)| shown == written || shown == '*');
     alike && shown.chars().count() == line.chars().count()
 }
 
-/// Whether the text holds `WRITTEN`, and holds it in cells of secrets alone.
-fn written_in_secrets_alone(text: &str) -> bool {
+/// Whether the text contains `WRITTEN`, and only in values of secrets.
+fn written_in_secrets_only(text: &str) -> bool {
     let all = text.matches(WRITTEN).count();
     let Some(tree) = tree::parse(text).ok().filter(|_| all > 0) else { return false };
     let secrets = config::schema::check(&tree, &config::load::schema_of::<Config>()).secrets;

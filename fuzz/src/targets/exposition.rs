@@ -1,6 +1,7 @@
-//! The exposition page of an app: read, kept and written again (prometheus.io/docs/instrumenting/exposition_formats). In: the body of
-//! a scrape. Out: what we write is read back as what it was, without a bad line; a page that is read a second time by the same reader
-//! gives the same; blanks between words mean nothing; no series stands twice in a page; `max_series` holds.
+//! The exposition of an app: parsed, stored and written again (prometheus.io/docs/instrumenting/exposition_formats). In: the body
+//! of a scrape. Out: the written exposition is parsed to the same content, without a bad line; a second scrape of the same
+//! exposition by the same parser has the same content; the number of blanks between tokens has no meaning; no series is
+//! duplicated; `max_series` is enforced.
 
 use crate::attempt::{bucket, shape};
 use metrics::series::{Interner, Snapshot, Timing};
@@ -65,7 +66,7 @@ pub const WORDS: &[&str] = &[
 
 const SERIES_MAX: usize = 50;
 
-/// When the page is read.
+/// The time of the scrape.
 const TIME_MS: i64 = 1_700_000_000_000;
 
 pub fn run(input: &[u8]) {
@@ -87,27 +88,27 @@ pub fn run(input: &[u8]) {
     check_blanks(input, &first, &faults);
 }
 
-/// All that a snapshot tells of its series, metric by metric. Values are compared by their bits, but any NaN is as good as another.
-fn told(snapshot: &Snapshot) -> Vec<String> {
-    let (mut told, mut names) = (Vec::new(), HashSet::new());
+/// The content of a snapshot as text, metric by metric. Values are compared by their bits, but all NaN values are equal.
+fn content(snapshot: &Snapshot) -> Vec<String> {
+    let (mut content, mut names) = (Vec::new(), HashSet::new());
     let mut families: Vec<_> = snapshot.families.iter().filter(|family| !family.samples.is_empty()).collect();
     families.sort_by(|one, other| one.meta.name.cmp(&other.meta.name));
     for family in families {
-        told.push(format!("{} {:?} {:?}", family.meta.name, family.meta.kind, family.meta.help));
-        // Of two samples for the same the first one is told.
+        content.push(format!("{} {:?} {:?}", family.meta.name, family.meta.kind, family.meta.help));
+        // Of two samples of the same series and time, the first one counts.
         let once = family.samples.iter().filter(|sample| names.insert((sample.series.clone(), sample.time_ms)));
-        told.extend(once.map(|sample| {
+        content.extend(once.map(|sample| {
             let value = if sample.value.is_nan() { "NaN".into() } else { format!("{:x}", sample.value.to_bits()) };
             format!("{:?} {value} {:?}", sample.series, sample.time_ms)
         }));
     }
-    told
+    content
 }
 
-/// Shows the first difference alone.
+/// Shows only the first difference.
 #[track_caller]
-fn same_told(other: &Snapshot, first: &Snapshot, what: &str) {
-    let (other, first) = (told(other), told(first));
+fn same_content(other: &Snapshot, first: &Snapshot, what: &str) {
+    let (other, first) = (content(other), content(first));
     let at = other.iter().zip(&first).take_while(|(one, two)| one == two).count();
     assert!(other == first, "{what}: {:?} became {:?}", first.get(at), other.get(at));
 }
@@ -117,12 +118,12 @@ fn check_limits(snapshot: &Snapshot, faults: &ParseErrors, input: &[u8]) {
     let mut sent = HashSet::new();
     for sample in snapshot.families.iter().flat_map(|family| &family.samples) {
         seen.insert(sample.series.clone());
-        // Receivers refuse two samples of one series and time; only a newer one is sent.
+        // Receivers reject two samples of one series and time; only a newer one is sent.
         let time_ms = sample.time_ms.unwrap_or(snapshot.time_ms);
         let is_new = sample.timing != Timing::Newer || sent.insert((sample.series.clone(), time_ms));
-        assert!(is_new, "{:?} stands twice at {time_ms}", sample.series);
+        assert!(is_new, "{:?} is duplicated at {time_ms}", sample.series);
         let names: Vec<&str> = sample.series.labels.iter().map(|(name, _)| &**name).collect();
-        assert!(names.is_sorted_by(|one, two| one < two), "labels are sorted, and none stands twice: {names:?}");
+        assert!(names.is_sorted_by(|one, two| one < two), "labels are sorted without duplicates: {names:?}");
     }
     assert!(seen.len() <= SERIES_MAX, "{} series", seen.len());
     let lines = input.split(|byte| *byte == b'\n').filter(|line| !line.trim_ascii().is_empty()).count() as u64;
@@ -130,27 +131,27 @@ fn check_limits(snapshot: &Snapshot, faults: &ParseErrors, input: &[u8]) {
     assert_eq!(faults.bad_lines > 0, faults.first_bad.is_some());
 }
 
-/// The next scrape of the same page: every line is known by then.
+/// The next scrape of the same exposition: every line is then in the cache.
 fn check_again(input: &[u8], first: &Snapshot, faults: &ParseErrors, reader: &mut Interner) {
     let (second, again) = parse(input, TIME_MS + 1, SERIES_MAX, reader);
-    same_told(&second, first, "the same page, read again");
-    // Of two samples with times of their own the older one is not newer the next time.
+    same_content(&second, first, "the same exposition, scraped again");
+    // Of two samples with timestamps, the older one is not newer at the next scrape.
     assert_eq!(
         ParseErrors { not_newer: 0, ..again },
         ParseErrors { not_newer: 0, ..*faults },
-        "the same page, read again"
+        "the same exposition, scraped again"
     );
-    assert!(second.stale.is_empty(), "nothing ended: {:?}", second.stale);
+    assert!(second.stale.is_empty(), "no series is stale: {:?}", second.stale);
 }
 
-/// "Tokens can be separated by any number of blanks and/or tabs": one more changes nothing.
+/// "Tokens can be separated by any number of blanks and/or tabs": an additional one changes nothing.
 fn check_blanks(input: &[u8], first: &Snapshot, faults: &ParseErrors) {
     let Ok(text) = std::str::from_utf8(input) else { return };
     let mut wide = String::with_capacity(text.len() * 2);
     for line in text.split_inclusive('\n') {
         let start = line.trim_start_matches(|c: char| c.is_ascii_whitespace());
         let comment = start.starts_with('#');
-        // Behind `# HELP name ` the text begins, in which blanks mean themselves.
+        // After `# HELP name ` the text begins, in which blanks are literal.
         let mut left = if start.starts_with("# ") { 3 } else { 2 };
         let (mut quoted, mut escaped) = (false, false);
         for c in line.chars() {
@@ -168,8 +169,8 @@ fn check_blanks(input: &[u8], first: &Snapshot, faults: &ParseErrors) {
         }
     }
     let (other, others) = parse(wide.as_bytes(), TIME_MS, SERIES_MAX, &mut Interner::default());
-    same_told(&other, first, "with more blanks between words");
-    assert_eq!(&others, faults, "with more blanks between words: {wide:?}");
+    same_content(&other, first, "with more blanks between tokens");
+    assert_eq!(&others, faults, "with more blanks between tokens: {wide:?}");
 }
 
 fn check_written(first: &Snapshot) {
@@ -181,12 +182,16 @@ fn check_written(first: &Snapshot) {
     };
     let text = page(first);
     let (second, faults) = parse(text.as_bytes(), TIME_MS, usize::MAX, &mut Interner::default());
-    assert_eq!(ParseErrors { not_newer: 0, ..faults }, ParseErrors::default(), "what we write has no bad line: {text}");
-    same_told(&second, first, "what we write is read back as it was");
-    assert_eq!(page(&second), text, "and written alike");
+    assert_eq!(
+        ParseErrors { not_newer: 0, ..faults },
+        ParseErrors::default(),
+        "the written exposition has no bad line: {text}"
+    );
+    same_content(&second, first, "the written exposition has the same content");
+    assert_eq!(page(&second), text, "and is written identically");
 
     // The same source a second time adds nothing.
     let mut twice = String::new();
     write(&[Rc::new(first.clone()), Rc::new(second)], &mut twice);
-    assert_eq!(twice, text, "a series that two sources tell is told once");
+    assert_eq!(twice, text, "a series of two sources is written once");
 }

@@ -1,18 +1,18 @@
-//! A repository of somebody else: refs and objects that no git would write, and the tree of a commit on its way to be published. In:
-//! lines that describe the repository. Out: nothing is written beside the candidate's own folder; what is published lies within its
-//! limits and holds nothing but files, folders and links that stay within it; what is refused leaves nothing.
+//! A hostile repository: refs and objects that git never writes, and the tree of a commit that is to be published. In: lines that
+//! describe the repository. Out: nothing is written outside the candidate's own directory; the published tree is within its
+//! limits and contains only files, directories and links that stay inside it; a rejected tree leaves nothing.
 //!
-//! A line is one of these; `%0a` is a byte in a name or a text, `{out}` the path of a file beside the candidate, `@` an id:
+//! A line is one of these; `%0a` is a byte in a name or a text, `{out}` the path of a file next to the candidate, `@` an ID:
 //!
 //! ```text
-//! 100644 NAME TEXT    an entry of the folder, with any mode; 120000 is a link to TEXT
-//! 40000 NAME          opens a folder, `..` closes it; `same NAME` is another entry with the folder that was closed last
-//! tree TEXT           the bytes of the outermost tree instead; `@` is the id of a file, in 20 bytes
-//! commit TEXT         the commit's text; `@` is the id of the tree
-//! tag TEXT            a tag's text, and from then on `@` in refs is its id; `@` is the id of the commit, or of the tag before
-//! ref NAME TEXT       a ref; `@` is the id of the commit
+//! 100644 NAME TEXT    an entry of the directory, with any mode; 120000 is a link to TEXT
+//! 40000 NAME          opens a directory, `..` closes it; `same NAME` is another entry with the last closed directory
+//! tree TEXT           the bytes of the outermost tree instead; `@` is the ID of a file, in 20 bytes
+//! commit TEXT         the commit's text; `@` is the ID of the tree
+//! tag TEXT            a tag's text, and from then on `@` in refs is its ID; `@` is the ID of the commit, or of the previous tag
+//! ref NAME TEXT       a ref; `@` is the ID of the commit
 //! HEAD TEXT, packed TEXT   the file HEAD, a line of packed-refs
-//! want REF, path PATH      what the configuration asks for
+//! want REF, path PATH      `ref` and `path` of the configuration
 //! ```
 
 use crate::assemble::unescape;
@@ -73,14 +73,14 @@ pub const WORDS: &[&str] = &[
 
 const LIMITS: Limits = Limits { max_files: 40, max_bytes: 4 << 10 };
 
-/// What stands beside the candidate, and what it holds.
+/// A file next to the candidate, and its content.
 const BESIDE: (&str, &[u8]) = ("beside", b"untouched");
 
-/// Inputs after which another repository is begun, since objects pile up.
+/// Inputs after which the repository is re-created, since objects accumulate.
 const RUNS_MAX: usize = 200;
 
 struct Place {
-    folder: PathBuf,
+    directory: PathBuf,
     repository: gix::Repository,
     runs: usize,
 }
@@ -94,8 +94,8 @@ pub fn run(input: &[u8]) {
         if place.as_ref().is_none_or(|place| place.runs >= RUNS_MAX)
             && let Some(old) = place.replace(Place::new())
         {
-            // What is left of it goes with the scratch folder.
-            let _ = fs::remove_dir_all(&old.folder);
+            // Remaining files are removed with the scratch directory.
+            let _ = fs::remove_dir_all(&old.directory);
         }
         if let Some(place) = place {
             place.runs += 1;
@@ -106,21 +106,21 @@ pub fn run(input: &[u8]) {
 
 impl Place {
     fn new() -> Place {
-        let folder = scratch::folder("git_tree");
-        fs::create_dir(folder.join("stage")).expect("a folder");
-        fs::write(folder.join("stage").join(BESIDE.0), BESIDE.1).expect("a file");
-        let repository = gix::init_bare(folder.join("repository")).expect("a repository");
-        Place { folder, repository, runs: 0 }
+        let directory = scratch::directory("git_tree");
+        fs::create_dir(directory.join("stage")).expect("a directory");
+        fs::write(directory.join("stage").join(BESIDE.0), BESIDE.1).expect("a file");
+        let repository = gix::init_bare(directory.join("repository")).expect("a repository");
+        Place { directory, repository, runs: 0 }
     }
 
     fn one(&self, input: &[u8]) {
-        let script = Script::read(input, &self.folder.join("stage").join(BESIDE.0));
+        let script = Script::read(input, &self.directory.join("stage").join(BESIDE.0));
         let Some(commit) = self.write(&script) else { return };
-        let (root, stage_folder) = (self.folder.join("stage/candidate"), self.folder.join("stage"));
-        // What a run that failed has left.
+        let (root, stage_directory) = (self.directory.join("stage/candidate"), self.directory.join("stage"));
+        // The files of a failed run.
         let _ = fs::remove_dir_all(&root);
         let config = serde_json::json!({
-            "url": format!("file://{}", self.folder.join("repository").display()),
+            "url": format!("file://{}", self.directory.join("repository").display()),
             "ref": script.want.replace('@', &commit.to_string()),
             "path": script.path,
         });
@@ -129,21 +129,24 @@ impl Place {
         if store.check().is_err() {
             return;
         }
-        let mut store = store.build(self.folder.join("cache"), LIMITS.max_bytes).expect("a store");
+        let mut store = store.build(self.directory.join("cache"), LIMITS.max_bytes).expect("a store");
         let mut stage = || Candidate::new(root.clone(), LIMITS).map_err(|error| error.to_string());
         match store.fetch(None, &mut stage) {
             Ok((Fetched::New { revision }, Some(candidate))) => {
                 let plain = |c: char| c.is_ascii_alphanumeric() || c == '-';
                 let parts: Vec<&str> = revision.split('/').collect();
                 let is_name = |part: &&str| !part.is_empty() && part.chars().all(plain);
-                assert!(parts.len() == 2 && parts.iter().all(is_name), "`{revision}` becomes a folder in a folder");
+                assert!(
+                    parts.len() == 2 && parts.iter().all(is_name),
+                    "`{revision}` becomes a directory in a directory"
+                );
                 match candidate.finish() {
-                    Ok(made) => {
-                        assert_eq!(made, root);
+                    Ok(path) => {
+                        assert_eq!(path, root);
                         check(&root);
-                        fs::remove_dir_all(&root).expect("what was published can be removed");
+                        fs::remove_dir_all(&root).expect("the published tree can be removed");
                     }
-                    // Where links lead is known at the end alone.
+                    // The targets of links are known only at the end.
                     Err(error) => {
                         let (root, text) = (root.display().to_string(), error.to_string());
                         shape(outline(&text));
@@ -152,7 +155,7 @@ impl Place {
                 }
             }
             Ok((fetched, candidate)) => {
-                panic!("nothing was published, and there is {fetched:?}, {}", candidate.is_some())
+                panic!("expected a new revision, got {fetched:?}, {}", candidate.is_some())
             }
             Err(error) => {
                 shape((outline(&error.text), error.wait.is_some()));
@@ -160,12 +163,17 @@ impl Place {
                 assert!(is_line, "an error is a line: {:?}", error.text);
             }
         }
-        let left: Vec<_> = fs::read_dir(&stage_folder).expect("a folder").flatten().map(|e| e.file_name()).collect();
-        assert_eq!(left, [BESIDE.0], "nothing is left beside");
-        assert_eq!(fs::read(stage_folder.join(BESIDE.0)).ok().as_deref(), Some(BESIDE.1), "nothing is written beside");
+        let left: Vec<_> =
+            fs::read_dir(&stage_directory).expect("a directory").flatten().map(|e| e.file_name()).collect();
+        assert_eq!(left, [BESIDE.0], "nothing remains next to the candidate");
+        assert_eq!(
+            fs::read(stage_directory.join(BESIDE.0)).ok().as_deref(),
+            Some(BESIDE.1),
+            "nothing is written next to the candidate"
+        );
     }
 
-    /// Writes the objects and refs; None where the file system does not take a name.
+    /// Writes the objects and refs; `None` if the file system rejects a name.
     fn write(&self, script: &Script) -> Option<gix::ObjectId> {
         let git = self.repository.git_dir();
         for name in ["refs", "packed-refs"] {
@@ -195,28 +203,28 @@ impl Place {
     }
 }
 
-/// `@` stands for an id.
+/// `@` stands for an ID.
 fn replace(text: &[u8], id: &[u8]) -> Vec<u8> {
     text.split(|byte| *byte == b'@').collect::<Vec<_>>().join(id)
 }
 
-/// What was published: within its limits, and nothing that leads out of it.
+/// The published tree is within its limits, and no link escapes it.
 fn check(root: &Path) {
     let (mut files, mut bytes, mut links) = (0, 0, 0);
-    let mut folders = vec![root.to_path_buf()];
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(&folder).expect("a folder").flatten() {
+    let mut directories = vec![root.to_path_buf()];
+    while let Some(directory) = directories.pop() {
+        for entry in fs::read_dir(&directory).expect("a directory").flatten() {
             let (path, meta) = (entry.path(), entry.metadata().expect("an entry"));
             let mode = meta.permissions().mode() & 0o7777;
             if meta.is_dir() {
                 assert_eq!(mode, 0o755, "{path:?}");
-                folders.push(path);
+                directories.push(path);
             } else if meta.is_symlink() {
                 files += 1;
                 links += 1;
                 check_link(root, &path);
             } else {
-                assert!(meta.is_file(), "{path:?} is neither file, folder nor link");
+                assert!(meta.is_file(), "{path:?} is neither a file, a directory nor a link");
                 assert!(matches!(mode, 0o644 | 0o755), "{path:?}: {mode:o}");
                 files += 1;
                 bytes += meta.len();
@@ -227,14 +235,14 @@ fn check(root: &Path) {
     assert!(files <= LIMITS.max_files && bytes <= LIMITS.max_bytes, "{files} files, {bytes} bytes");
 }
 
-/// Follows a link as the kernel would: at no step it leaves the root, whatever other links it goes through.
+/// Follows a link as the kernel would: no step leaves the root, through any other links.
 fn check_link(root: &Path, link: &Path) {
-    let mut here = link.parent().expect("a link lies in a folder").to_path_buf();
+    let mut here = link.parent().expect("a link is in a directory").to_path_buf();
     let push = |todo: &mut Vec<PathBuf>, target: &Path| {
         todo.extend(target.components().rev().map(|part| PathBuf::from(part.as_os_str())));
     };
     let (mut todo, mut steps) = (Vec::new(), 0);
-    let way = || format!("{} -> {}", link.display(), fs::read_link(link).unwrap_or_default().display());
+    let shown = || format!("{} -> {}", link.display(), fs::read_link(link).unwrap_or_default().display());
     push(&mut todo, &fs::read_link(link).expect("a link has a target"));
     while let Some(part) = todo.pop() {
         steps += 1;
@@ -243,7 +251,7 @@ fn check_link(root: &Path, link: &Path) {
         }
         match part.components().next() {
             Some(Component::ParentDir) => {
-                assert!(here != root, "the link {} leads out of what is published", way());
+                assert!(here != root, "the link {} escapes the published tree", shown());
                 here.pop();
             }
             Some(Component::Normal(name)) => {
@@ -253,30 +261,30 @@ fn check_link(root: &Path, link: &Path) {
                     Err(_) => here = next,
                 }
             }
-            Some(Component::RootDir) => panic!("the link {} leads out of what is published", way()),
+            Some(Component::RootDir) => panic!("the link {} escapes the published tree", shown()),
             _ => {}
         }
     }
 }
 
-/// A folder as the lines describe it: mode, name, and what is there.
+/// A directory as the lines describe it: mode, name, and content.
 #[derive(Default)]
-struct Folder(Vec<(Vec<u8>, Vec<u8>, Content)>);
+struct Directory(Vec<(Vec<u8>, Vec<u8>, Content)>);
 
 enum Content {
     Bytes(Vec<u8>),
-    Folder(Folder),
-    /// The folder that stands before it.
+    Directory(Directory),
+    /// The previous directory.
     Same,
 }
 
-impl Folder {
+impl Directory {
     fn tree(&self, put: &dyn Fn(Kind, &[u8]) -> gix::ObjectId) -> gix::ObjectId {
         let (mut bytes, mut last) = (Vec::new(), None);
         for (mode, name, content) in &self.0 {
             let id = match content {
                 Content::Bytes(content) => put(Kind::Blob, content),
-                Content::Folder(folder) => *last.insert(folder.tree(put)),
+                Content::Directory(directory) => *last.insert(directory.tree(put)),
                 Content::Same => last.unwrap_or_else(|| put(Kind::Tree, b"")),
             };
             for part in [mode, &b" "[..], name, b"\0", id.as_bytes()] {
@@ -288,7 +296,7 @@ impl Folder {
 }
 
 struct Script {
-    entries: Folder,
+    entries: Directory,
     raw_tree: Option<Vec<u8>>,
     commit: Vec<u8>,
     tags: Vec<Vec<u8>>,
@@ -299,16 +307,16 @@ struct Script {
     path: Option<String>,
 }
 
-/// The only `@` is the id of the tree.
+/// The only `@` is the ID of the tree.
 const COMMIT: &[u8] = b"tree @\nauthor a <a> 0 +0000\ncommitter a <a> 0 +0000\n\nm\n";
 
-/// Folders within folders that a script can open: more than are taken.
+/// Nested directories that a script can open: more than are accepted.
 const DEPTH_MAX: usize = 80;
 
 impl Script {
     fn read(input: &[u8], out: &Path) -> Script {
         let mut script = Script {
-            entries: Folder::default(),
+            entries: Directory::default(),
             raw_tree: None,
             commit: COMMIT.to_vec(),
             tags: Vec::new(),
@@ -318,7 +326,7 @@ impl Script {
             want: "HEAD".into(),
             path: None,
         };
-        let mut open = vec![(Vec::new(), Vec::new(), Folder::default())];
+        let mut open = vec![(Vec::new(), Vec::new(), Directory::default())];
         for line in input.split(|byte| *byte == b'\n') {
             let mut words = line.splitn(3, |byte| *byte == b' ').map(|word| text(word, out));
             let (word, first) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
@@ -330,7 +338,7 @@ impl Script {
         while open.len() > 1 {
             close(&mut open);
         }
-        script.entries = open.pop().map(|(.., folder)| folder).unwrap_or_default();
+        script.entries = open.pop().map(|(.., directory)| directory).unwrap_or_default();
         script
     }
 
@@ -352,7 +360,7 @@ impl Script {
             }
             b".." if open.len() > 1 => close(open),
             b"same" => entry(open, b"40000".to_vec(), first, Content::Same),
-            b"40000" if open.len() < DEPTH_MAX => open.push((word.to_vec(), first, Folder::default())),
+            b"40000" if open.len() < DEPTH_MAX => open.push((word.to_vec(), first, Directory::default())),
             mode if !mode.is_empty() && mode.iter().all(u8::is_ascii_digit) => {
                 entry(open, mode.to_vec(), first, Content::Bytes(second));
             }
@@ -361,21 +369,21 @@ impl Script {
     }
 }
 
-type Opened = (Vec<u8>, Vec<u8>, Folder);
+type Opened = (Vec<u8>, Vec<u8>, Directory);
 
 fn entry(open: &mut [Opened], mode: Vec<u8>, name: Vec<u8>, content: Content) {
-    if let Some((.., folder)) = open.last_mut() {
-        folder.0.push((mode, name, content));
+    if let Some((.., directory)) = open.last_mut() {
+        directory.0.push((mode, name, content));
     }
 }
 
 fn close(open: &mut Vec<Opened>) {
-    if let Some((mode, name, folder)) = open.pop() {
-        entry(open, mode, name, Content::Folder(folder));
+    if let Some((mode, name, directory)) = open.pop() {
+        entry(open, mode, name, Content::Directory(directory));
     }
 }
 
-/// A word with its escapes, and the path of what must stay untouched.
+/// A word with its escapes and `{out}` replaced.
 fn text(word: &[u8], out: &Path) -> Vec<u8> {
     const OUT: &[u8] = b"{out}";
     let mut bytes = unescape(word);

@@ -1,5 +1,5 @@
-//! A second reading of an HTTP/1 head, strict and slow: lines end in CRLF, a name is a token directly before its colon (RFC 9112, 2
-//! and 5). In: a head that was written by us, or one that we accepted. Out: its start line and its fields, or what is wrong with it.
+//! A second parser of an HTTP/1 head, strict and slow: lines end in CRLF, a name is a token directly before its colon (RFC 9112,
+//! 2 and 5). In: a head that the proxy wrote, or one that it accepted. Out: its start line and its fields, or the error.
 
 pub struct Head<'a> {
     pub start: &'a [u8],
@@ -9,7 +9,7 @@ pub struct Head<'a> {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Field<'a> {
     pub name: &'a [u8],
-    /// Without the blanks around it.
+    /// Without leading and trailing blanks.
     pub value: &'a [u8],
 }
 
@@ -19,11 +19,11 @@ impl std::fmt::Debug for Field<'_> {
     }
 }
 
-/// Headers that end at the next hop (RFC 9110, 7.6.1), beside those that Connection names.
+/// Hop-by-hop headers (RFC 9110, 7.6.1), in addition to those listed in Connection.
 pub const HOP_BY_HOP: [&str; 4] = ["connection", "keep-alive", "proxy-connection", "upgrade"];
 
 impl<'a> Head<'a> {
-    /// `bytes` is the whole head, with the empty line that ends it and nothing behind.
+    /// `bytes` is the complete head, up to and including the empty line.
     pub fn read(bytes: &'a [u8]) -> Result<Head<'a>, &'static str> {
         let lines = bytes.strip_suffix(b"\r\n\r\n").ok_or("a head ends in an empty line")?;
         let mut lines = split(lines);
@@ -31,7 +31,7 @@ impl<'a> Head<'a> {
         let mut fields = Vec::new();
         for line in std::iter::once(start).chain(lines) {
             if line.iter().any(|byte| matches!(byte, b'\r' | b'\n' | 0)) {
-                return Err("a line holds a CR, LF or NUL");
+                return Err("a line contains a CR, LF or NUL");
             }
             if std::ptr::eq(line, start) {
                 continue;
@@ -57,15 +57,15 @@ impl<'a> Head<'a> {
         options.map(|option| trim(option).to_ascii_lowercase()).filter(|option| !option.is_empty()).collect()
     }
 
-    pub fn asks_to(&self, option: &str) -> bool {
+    pub fn has_option(&self, option: &str) -> bool {
         self.connection().iter().any(|known| known == option.as_bytes())
     }
 
-    /// The fields that must reach the other side as they are: no framing, nothing of one hop, and not `but`.
+    /// The fields that must reach the other side unchanged: no framing, no hop-by-hop fields, and not `but`.
     pub fn end_to_end(&self, but: &[&str]) -> Vec<Field<'a>> {
-        let named = self.connection();
+        let listed = self.connection();
         let ends_here = |field: &Field<'_>| {
-            let by_connection = named.contains(&field.name.to_ascii_lowercase());
+            let by_connection = listed.contains(&field.name.to_ascii_lowercase());
             by_connection || HOP_BY_HOP.iter().chain(but).any(|name| field.is(name))
         };
         self.fields.iter().filter(|field| !ends_here(field)).copied().collect()

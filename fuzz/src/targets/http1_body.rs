@@ -1,6 +1,6 @@
-//! Bodies in chunks with their trailers (RFC 9112, 7.1), and bodies of a known length. In: the bytes behind a head, fed in pieces of
-//! many sizes. Out: the same content, the same end and the same refusal however they are cut, and those of a second reader that sees
-//! all of it at once; what is passed on is a body of the same content, without trailers that would change the message.
+//! Chunked bodies with their trailers (RFC 9112, 7.1), and bodies of a known length. In: the bytes after a head, fed in pieces of
+//! many sizes. Out: the same content, the same end and the same error for every fragmentation, equal to those of a second parser
+//! that gets all bytes in one piece; the forwarded body has the same content, without trailers that would change the message.
 
 use super::head_lines::is_token;
 use super::same;
@@ -38,13 +38,13 @@ pub const WORDS: &[&str] = &[
     "GET / HTTP/1.1\r\n\r\n",
 ];
 
-/// What a reader makes of all bytes that came.
+/// The result of parsing all bytes.
 #[derive(Clone, Debug, PartialEq)]
 enum Read {
     /// This many bytes belong to the body, and it has ended.
     Whole(usize),
     More,
-    /// Wrong already, and to be refused at the end of the line at the latest.
+    /// Already invalid, and rejected at the end of the line at the latest.
     Doomed,
     Malformed,
 }
@@ -55,28 +55,28 @@ pub fn run(input: &[u8]) {
     for pattern in 0..5 {
         let (read, data, sent) = feed(Body::chunked(), input, pattern, true);
         let early = expected == Read::Doomed && matches!(read, Read::More | Read::Malformed);
-        assert!(early || read == expected, "{read:?} in pieces of pattern {pattern}, and {expected:?} at once");
+        assert!(early || read == expected, "{read:?} in pieces of pattern {pattern}, and {expected:?} in one piece");
         if read != Read::Malformed {
             same(&data, &content, &format!("in pieces of pattern {pattern}"));
         }
-        assert!(content.starts_with(&data), "nothing is told that is not content");
+        assert!(content.starts_with(&data), "only content is returned");
         if matches!(read, Read::Whole(_)) {
-            assert_eq!(second_reader(&sent), (Read::Whole(sent.len()), content.clone()), "what is passed on");
+            assert_eq!(second_reader(&sent), (Read::Whole(sent.len()), content.clone()), "the forwarded body");
             check_trailers(&sent);
         }
-        assert_eq!(feed(Body::chunked(), input, pattern, false).0, read, "whether or not the content is wanted");
+        assert_eq!(feed(Body::chunked(), input, pattern, false).0, read, "with and without the content");
     }
-    // A length of 0 is no body: the head says so.
+    // A length of 0 is no body: the head determines it.
     let length = input.len() / 2;
     for pattern in (0..5).filter(|_| length > 0) {
         let (read, data, sent) = feed(Body::Length(length as u64), input, pattern, true);
-        same(&sent, &data, "a length is passed on as it is");
+        same(&sent, &data, "a body with a length is forwarded unchanged");
         assert_eq!(read, Read::Whole(length), "a length in pieces of pattern {pattern}");
         same(&data, input.get(..length).unwrap_or(&[]), "a length is that many bytes");
     }
 }
 
-/// RFC 9110, 6.5.1: fields of framing and routing mean something before the content alone.
+/// RFC 9110, 6.5.1: fields of framing and routing are not allowed in trailers.
 fn check_trailers(sent: &[u8]) {
     let start = sent.windows(2).rposition(|pair| pair == b"0\r").unwrap_or(0);
     let text = String::from_utf8_lossy(sent.get(start..).unwrap_or(&[])).to_ascii_lowercase();
@@ -85,8 +85,8 @@ fn check_trailers(sent: &[u8]) {
     }
 }
 
-/// Feeds the bytes in pieces: all at once, one by one, or in sizes that come from a seed. Answers how it ended, the content, and what
-/// is passed on.
+/// Feeds the bytes in pieces: all in one, one by one, or in sizes from a seed. Returns the result, the content, and the forwarded
+/// bytes.
 fn feed(mut body: Body, input: &[u8], pattern: u64, wanted: bool) -> (Read, Vec<u8>, Vec<u8>) {
     let (mut data, mut sent, mut taken, mut random) = (Vec::new(), Vec::new(), 0, Random::new(pattern));
     let mut rest = input;
@@ -96,23 +96,23 @@ fn feed(mut body: Body, input: &[u8], pattern: u64, wanted: bool) -> (Read, Vec<
             1 => 1,
             _ => (1 + random.below(if pattern == 2 { 4 } else { 40 })).min(rest.len()),
         };
-        let (piece, behind) = rest.split_at(size);
+        let (piece, after) = rest.split_at(size);
         match body.take(piece, wanted.then_some(&mut data)) {
             Ok(Taken { used, passed }) => {
                 taken += used;
-                assert!(passed <= used, "what is passed on belongs to the body");
-                assert!(used == piece.len() || body.is_done(), "what is left behind stands behind the body");
+                assert!(passed <= used, "forwarded bytes belong to the body");
+                assert!(used == piece.len() || body.is_done(), "unused bytes are after the body");
                 sent.extend_from_slice(piece.get(..passed).unwrap_or(&[]));
                 sent.extend(body.trailers().unwrap_or_default());
             }
             Err(_) => return (Read::Malformed, data, sent),
         }
-        rest = behind;
+        rest = after;
     }
     (if body.is_done() { Read::Whole(taken) } else { Read::More }, data, sent)
 }
 
-/// The same by looking at the whole, with the content that stands before the end or the fault.
+/// The same with all bytes in one piece, with the content before the end or the error.
 fn second_reader(input: &[u8]) -> (Read, Vec<u8>) {
     let mut content = Vec::new();
     let mut rest = input;
@@ -155,7 +155,7 @@ enum Line<'a, T> {
 
 const DIGITS_MAX: usize = 15;
 
-/// What ends a line, rightly or not: neither an extension nor a field holds it (RFC 9112, 7.1.1; RFC 9110, 5.5).
+/// Ends a line, valid or not: neither an extension nor a field contains it (RFC 9112, 7.1.1; RFC 9110, 5.5).
 fn is_control(byte: &u8) -> bool {
     byte.is_ascii_control() && *byte != b'\t'
 }
@@ -163,7 +163,7 @@ fn is_control(byte: &u8) -> bool {
 fn size_line(input: &[u8]) -> Line<'_, u64> {
     let digits = input.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
     let (number, mut rest) = input.split_at(digits);
-    // Zeros in front count as nothing (1*HEXDIG), and only as part of the line.
+    // Leading zeros do not count as digits (1*HEXDIG), only as part of the line.
     let zeros = number.iter().take_while(|byte| **byte == b'0').count();
     if digits - zeros > DIGITS_MAX || digits > LINE_MAX as usize {
         return Line::Wrong;
@@ -188,7 +188,7 @@ fn size_line(input: &[u8]) -> Line<'_, u64> {
     }
 }
 
-/// Each is a field: a token, a colon, and what is no control character (RFC 9112, 7.1.2 and 5).
+/// Each is a field: a token, a colon, and no control characters (RFC 9112, 7.1.2 and 5).
 fn trailers(input: &[u8]) -> Line<'_, ()> {
     let (mut rest, mut bytes) = (input, 0);
     loop {

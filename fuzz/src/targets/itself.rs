@@ -1,8 +1,8 @@
-//! A target that fails on purpose, in each way in which one can fail. In: a word. Out: the failure of that name.
+//! A target that fails on purpose, in each possible way. In: a word. Out: the failure of that name.
 
 pub fn run(input: &[u8]) {
     let has = |word: &[u8]| input.windows(word.len()).any(|part| part == word);
-    assert!(!has(b"panic"), "asked to panic");
+    assert!(!has(b"panic"), "panic requested");
     if has(b"stack") {
         deeper(0);
     }

@@ -1,6 +1,6 @@
-//! An app's output on its way to a body: split into lines, read as JSON, encoded. In: the bytes of a stream, read in pieces of many
-//! sizes. Out: the same records however they are cut, and those of a second reader that sees all of it at once; each encoded line is
-//! one JSON object that serde_json reads, with no name twice, and with every field that the app wrote.
+//! An app's output up to a request body: framed into lines, parsed as JSON, encoded. In: the bytes of a stream, read in pieces of
+//! many sizes. Out: the same records for every fragmentation, equal to those of a second parser that gets all bytes in one piece;
+//! each encoded line is one JSON object that serde_json parses, without duplicate names, and with every field that the app wrote.
 
 use super::same;
 use crate::attempt::{bucket, outline, shape};
@@ -61,13 +61,13 @@ pub const WORDS: &[&str] = &[
     "\u{7f}",
 ];
 
-/// The longest line, in three sizes: one that every line passes, one that some do, and one that none does.
+/// The longest line, in three sizes: exceeded by every line, by some, and by none.
 const LINE_MAX: [usize; 3] = [8, 500, 1 << 20];
 
-/// Lines of one input that are looked at one by one.
+/// Lines of one input that are checked one by one.
 const LINES_CHECKED: usize = 16;
 
-/// Records are made now; for a comparison they are all of one moment.
+/// Records get the current time; for comparisons all get this time.
 const TIME_NS: i64 = 1_700_000_000_123_456_789;
 
 /// Where the stream begins: offsets do not begin at 0.
@@ -77,7 +77,7 @@ const BASE: u64 = 1000;
 struct Line {
     bytes: Vec<u8>,
     truncated: bool,
-    /// Where it stands in the stream.
+    /// Its offset in the stream.
     at: u64,
 }
 
@@ -110,7 +110,7 @@ pub fn run(input: &[u8]) {
     }
 }
 
-/// A line ends at LF, CR LF or the end of the stream; of a longer one its beginning is kept, up to a whole character.
+/// A line ends at LF, CR LF or the end of the stream; a longer one is truncated at a character boundary.
 fn second_reader(input: &[u8], max_line_bytes: usize) -> Vec<Line> {
     let mut at = BASE;
     let pieces = input.split_inclusive(|byte| *byte == b'\n');
@@ -137,9 +137,9 @@ fn split(input: &[u8], max_line_bytes: usize, pattern: u64) -> Vec<Batch> {
             1 => 1,
             _ => (1 + random.below(if pattern == 2 { 5 } else { 60 })).min(rest.len()),
         };
-        let (piece, behind) = rest.split_at(size);
+        let (piece, after) = rest.split_at(size);
         batches.extend(framer.take(piece));
-        rest = behind;
+        rest = after;
     }
     batches.extend(framer.finish());
     batches
@@ -177,18 +177,18 @@ fn encode(batches: Vec<Batch>) -> Vec<u8> {
         batch.records.iter_mut().for_each(|record| record.time_ns = TIME_NS);
         let (count, skipped) = (batch.records.len() as u64, stage.apply(&mut batch).skipped);
         let parsed = batch.records.iter().filter(|record| record.parsed).count() as u64;
-        assert_eq!(parsed + skipped, count, "a record fits or does not");
+        assert_eq!(parsed + skipped, count, "a record is parsed or skipped");
         for record in &batch.records {
             let mut raw = Vec::new();
             encoder.raw_line(&batch, record, &mut raw);
-            assert_eq!(raw, [batch.line(record), b"\n"].concat(), "the line as it was");
+            assert_eq!(raw, [batch.line(record), b"\n"].concat(), "the line is unchanged");
             encoder.json_line(&batch, record, &mut encoded);
         }
     }
     encoded
 }
 
-/// Whether lines are read as JSON, what `set` gives, and the stage that gives it.
+/// Whether lines are parsed as JSON, the fields of `set`, and its stage.
 type Setting = (bool, Map<String, Value>, set::Set);
 
 fn settings() -> Vec<Setting> {
@@ -197,8 +197,8 @@ fn settings() -> Vec<Setting> {
         let config = serde_json::from_value(Value::Object(given.clone())).expect("texts by name");
         (parses, given, set::Set::new(&config))
     };
-    let ours = r#"{"message":"\"\n","msg":"","time":"t","truncated":"no"}"#;
-    [(false, "{}"), (true, "{}"), (true, r#"{"service":"orders","level":"x","source":"y"}"#), (true, ours)]
+    let reserved = r#"{"message":"\"\n","msg":"","time":"t","truncated":"no"}"#;
+    [(false, "{}"), (true, "{}"), (true, r#"{"service":"orders","level":"x","source":"y"}"#), (true, reserved)]
         .map(setting)
         .into()
 }
@@ -222,53 +222,53 @@ fn under((parses, common, set): &Setting, stage: &parse::Parse, line: &[u8]) {
         match written {
             Some(written) if record.parsed => check_parsed(&written, &object, common),
             Some(_) => check_plain(batch.line(record), record.truncated, &object, common),
-            // What the app has written twice has no one meaning.
+            // A name that the app wrote twice is ambiguous.
             None => {}
         }
         for (name, value) in common {
-            assert_eq!(object.get(name), Some(value), "what `set` gives stands for all");
+            assert_eq!(object.get(name), Some(value), "a field of `set` wins");
         }
     }
 }
 
-/// The object of an encoded line: one line, one object, and no name twice where the app wrote none twice.
+/// The object of an encoded line: one line, one object, and no duplicate name if the app wrote none.
 fn object_of(json: &[u8], once: bool) -> Map<String, Value> {
     let shown = json.escape_ascii();
     assert_eq!(json.iter().filter(|byte| **byte == b'\n').count(), 1, "one line: {shown}");
     let value: Value = serde_json::from_slice(json).unwrap_or_else(|error| panic!("{error}: {shown}"));
     let Value::Object(object) = value else { panic!("an object: {shown}") };
-    let fields = fields(json).expect("it was read a moment ago");
-    assert!(!once || is_once(&fields), "a name stands twice: {shown}");
+    let fields = fields(json).expect("it was just parsed");
+    assert!(!once || is_once(&fields), "duplicate name: {shown}");
     object
 }
 
 fn check_plain(line: &[u8], truncated: bool, object: &Map<String, Value>, common: &Map<String, Value>) {
-    let ours = |name: &str| object.get(name).filter(|_| !common.contains_key(name));
+    let own = |name: &str| object.get(name).filter(|_| !common.contains_key(name));
     let text = Value::String(String::from_utf8_lossy(line).into_owned());
-    assert!(common.contains_key("message") || ours("message") == Some(&text), "the line is the message");
-    assert_eq!(ours("timestamp").is_some(), !common.contains_key("timestamp"));
-    assert_eq!(ours("truncated").is_some(), truncated && !common.contains_key("truncated"));
+    assert!(common.contains_key("message") || own("message") == Some(&text), "the line is the message");
+    assert_eq!(own("timestamp").is_some(), !common.contains_key("timestamp"));
+    assert_eq!(own("truncated").is_some(), truncated && !common.contains_key("truncated"));
 }
 
 fn check_parsed(written: &[(String, Value)], object: &Map<String, Value>, common: &Map<String, Value>) {
     let has = |wanted: &str| written.iter().any(|(name, _)| name == wanted);
     for (name, value) in written {
-        // `msg` is told as the message, unless there is one of that name.
+        // `msg` is written as `message`, unless the app wrote `message`.
         let shown = if name == "msg" && !has("message") { "message" } else { name };
         if common.contains_key(shown) || common.contains_key(name) {
             continue;
         }
         match object.get(shown) {
-            // A time that was read is the record's own, and told as `timestamp`.
+            // A parsed time is the record's own, and written as `timestamp`.
             None if parse::is_time_key(name) => {}
             Some(_) if name == "timestamp" => {}
-            told => assert_eq!(told, Some(value), "the field `{name}`, told as `{shown}`"),
+            written => assert_eq!(written, Some(value), "the field `{name}`, written as `{shown}`"),
         }
     }
     check_milliseconds(written, object, common);
 }
 
-/// Whole milliseconds are told as they were written, not as the nearest floating-point number.
+/// Integer milliseconds are written exactly, not as the nearest floating-point number.
 fn check_milliseconds(written: &[(String, Value)], object: &Map<String, Value>, common: &Map<String, Value>) {
     let first = written.iter().find(|(name, _)| parse::is_time_key(name));
     let Some((name, Value::Number(number))) = first else { return };
@@ -281,7 +281,7 @@ fn check_milliseconds(written: &[(String, Value)], object: &Map<String, Value>, 
     }
 }
 
-/// From the year 2000 up to 2099: what is read as milliseconds.
+/// From the year 2000 up to 2099: numbers that are parsed as milliseconds.
 const MILLISECONDS: std::ops::Range<u64> = 946_684_800_000..4_070_908_800_000;
 
 fn is_once(fields: &[(String, Value)]) -> bool {
@@ -289,7 +289,7 @@ fn is_once(fields: &[(String, Value)]) -> bool {
     names.len() == fields.len()
 }
 
-/// The fields of an object in their order, also those of the same name.
+/// The fields of an object in their order, including those of the same name.
 fn fields(line: &[u8]) -> Option<Vec<(String, Value)>> {
     struct Fields;
     impl<'de> Visitor<'de> for Fields {

@@ -1,7 +1,7 @@
-//! What a worker and the supervisor say to each other, and what one program leaves to the next: packets, the plan, the datagrams of
-//! the notify socket, the text of a hand-off. In: bytes, or words that are put together to them. Out: what is understood survives
-//! being said again; what is understood lies within what a signal, a process and an exit code can be; a program that cannot be
-//! started is an error, and no descriptor is kept for a garbled notice.
+//! The messages between a worker and the supervisor, and the state that one program passes to the next: packets, the plan, the
+//! datagrams of the notify socket, the text of a re-exec. In: bytes, or words that are assembled to them. Out: a decoded message
+//! survives encoding and decoding; its values are in the range of a signal, a process ID and an exit code; a program that cannot
+//! be started is an error, and no file descriptor is stored for an invalid notification.
 
 use crate::assemble::assemble;
 use crate::attempt::{bucket, shape};
@@ -40,9 +40,9 @@ pub const WORDS: &[&str] = &[
 ];
 
 thread_local! {
-    /// A pair as the supervisor and its worker have it.
+    /// A socket pair as between the supervisor and its worker.
     static PACKETS: (OwnedFd, OwnedFd) = pair(SocketType::SEQPACKET);
-    static NOTICES: (OwnedFd, OwnedFd) = pair(SocketType::DGRAM);
+    static NOTIFICATIONS: (OwnedFd, OwnedFd) = pair(SocketType::DGRAM);
 }
 
 fn pair(kind: SocketType) -> (OwnedFd, OwnedFd) {
@@ -55,16 +55,16 @@ pub fn run(input: &[u8]) {
     to_worker(packet);
     to_supervisor(packet);
     plan(&bytes);
-    hand_off(&bytes);
-    notice(&bytes);
+    reexec_state(&bytes);
+    notification(&bytes);
 }
 
-/// Sends a packet as it is sent, and answers what arrives.
+/// Sends a packet over the socket, and returns the received bytes.
 fn through_socket(packet: &Packet) -> Vec<u8> {
     let mut bytes = vec![0; PACKET_MAX];
-    let count = PACKETS.with(|(ours, theirs)| {
-        send(ours, packet).expect("the socket is empty");
-        rustix::net::recv(theirs, &mut bytes[..], rustix::net::RecvFlags::DONTWAIT).expect("a packet was sent").1
+    let count = PACKETS.with(|(sender, receiver)| {
+        send(sender, packet).expect("the socket is empty");
+        rustix::net::recv(receiver, &mut bytes[..], rustix::net::RecvFlags::DONTWAIT).expect("a packet was sent").1
     });
     bytes.truncate(count);
     bytes
@@ -74,7 +74,7 @@ fn to_worker(bytes: &[u8]) {
     let Some(message) = ToWorker::decode(bytes) else { return };
     shape(("to worker", std::mem::discriminant(&message), bucket(bytes.len())));
     let again = through_socket(&message.encode());
-    assert_eq!(ToWorker::decode(&again), Some(message), "said again");
+    assert_eq!(ToWorker::decode(&again), Some(message), "encoded and decoded");
 }
 
 fn to_supervisor(bytes: &[u8]) {
@@ -87,7 +87,7 @@ fn to_supervisor(bytes: &[u8]) {
         _ => {}
     }
     let again = through_socket(&message.encode());
-    assert_eq!(ToSupervisor::decode(&again), Some(message), "said again");
+    assert_eq!(ToSupervisor::decode(&again), Some(message), "encoded and decoded");
 }
 
 fn plan(bytes: &[u8]) {
@@ -98,35 +98,35 @@ fn plan(bytes: &[u8]) {
         let to = if let Rewrite::To(signal) = to { *signal } else { 1 };
         assert!((1..=64).contains(from) && (1..=64).contains(&to), "{from} {to}");
     }
-    assert_eq!(Plan::decode(&plan.encode()), Some(plan.clone()), "a plan survives its bytes");
+    assert_eq!(Plan::decode(&plan.encode()), Some(plan.clone()), "a plan survives encoding and decoding");
     if let Some(app) = &plan.app {
-        // An argument with a NUL, or none at all, is an error and no more.
+        // An argument with a NUL, or no argument, is only an error.
         shape(("exec", ExecPlan::new(app).is_ok(), app.user.is_some()));
     }
 }
 
-fn hand_off(bytes: &[u8]) {
+fn reexec_state(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
-    let left = ReexecState::parse(text);
-    let said = left.text();
-    shape(("hand-off", bucket(said.len())));
-    assert_eq!(ReexecState::parse(&said), left, "what was left is left again: {said:?}");
+    let state = ReexecState::parse(text);
+    let written = state.text();
+    shape(("reexec", bucket(written.len())));
+    assert_eq!(ReexecState::parse(&written), state, "the state survives encoding and decoding: {written:?}");
 }
 
-/// What a datagram of ours may have (two short lines), and what one of somebody else may.
+/// More than a datagram of Outrigger (two short lines), for datagrams of other processes.
 const DATAGRAM_MAX: usize = 2048;
 
-fn notice(bytes: &[u8]) {
+fn notification(bytes: &[u8]) {
     let bytes = bytes.get(..DATAGRAM_MAX).unwrap_or(bytes);
     let mut store = Store::new(Vec::new());
-    NOTICES.with(|(worker, ours)| {
+    NOTIFICATIONS.with(|(worker, supervisor)| {
         rustix::net::send(worker, bytes, SendFlags::DONTWAIT).expect("the socket is empty");
-        let ready = receive(&mut store, ours);
-        let says = |line: &[u8]| bytes.split(|byte| *byte == b'\n').any(|known| known == line);
-        shape(("notice", ready, says(b"FDSTORE=1"), says(b"FDSTOREREMOVE=1")));
-        assert!(ready != Some(true) || says(b"READY=1"), "ready, and nobody said so");
-        // An empty datagram is taken off the queue as well.
-        assert!(receive(&mut store, ours).is_none(), "one datagram is one notice");
+        let ready = receive(&mut store, supervisor);
+        let has = |line: &[u8]| bytes.split(|byte| *byte == b'\n').any(|known| known == line);
+        shape(("notification", ready, has(b"FDSTORE=1"), has(b"FDSTOREREMOVE=1")));
+        assert!(ready != Some(true) || has(b"READY=1"), "ready without READY=1");
+        // An empty datagram is removed from the queue as well.
+        assert!(receive(&mut store, supervisor).is_none(), "one datagram is one notification");
     });
-    assert!(store.into_named().is_empty(), "no descriptor was sent");
+    assert!(store.into_named().is_empty(), "no file descriptor was sent");
 }

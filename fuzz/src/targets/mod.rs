@@ -1,5 +1,5 @@
 //! The table of targets: one for each text and message that comes from outside. A target is one file here, one line in `TARGETS`
-//! and one folder of seeds in `corpus/`. In: bytes. Out: nothing, or a panic that says which property does not hold.
+//! and one directory of seeds in `corpus/`. In: bytes. Out: nothing, or a panic with the property that does not hold.
 
 pub mod configuration;
 pub mod exposition;
@@ -15,10 +15,10 @@ mod head_lines;
 mod itself;
 
 pub struct Target {
-    /// Its name, its file and its folder of seeds.
+    /// Its name, its file and its directory of seeds.
     pub name: &'static str,
     pub run: fn(&[u8]),
-    /// What the mutator puts in beside bytes and numbers.
+    /// Inserted by the mutator in addition to bytes and numbers.
     pub words: &'static [&'static str],
     pub input_max: usize,
 }
@@ -39,7 +39,7 @@ pub const TARGETS: [Target; 10] = [
 /// Fails on purpose, for the test of the loop and the watch.
 const ITSELF: Target = Target { name: "itself", run: itself::run, words: &[], input_max: 64 };
 
-/// Compares bytes, and shows them escaped where they differ.
+/// Compares bytes, and shows them escaped if they differ.
 #[track_caller]
 fn same(left: &[u8], right: &[u8], what: &str) {
     assert!(left == right, "{what}:\n   left: {}\n  right: {}", left.escape_ascii(), right.escape_ascii());

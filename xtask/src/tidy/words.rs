@@ -32,7 +32,7 @@ const TABLE: &[Word] = &[
     word(&["tell", "tells", "told", "telling"], "notify, send, report, expose"),
     but(
         &["nobody", "everybody", "somebody", "anybody"],
-        &["`nobody`", "user nobody", "user: nobody"],
+        &["`nobody`", "user nobody", "user: nobody", "user=nobody"],
         "no process, no client, every user",
     ),
     word(&["whoever"], "any client that, any process that"),
