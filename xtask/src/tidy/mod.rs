@@ -1,6 +1,6 @@
-//! `cargo xtask tidy`: the rules of the house that a machine can check, all findings at once.
+//! `cargo xtask tidy`: the rules of the project that a program can check, with all findings in one run.
 //! In: what git tracks or would track, and `cargo metadata`. Out: `path:line: what. help: next step`, exit code 1 if any.
-//! Bound: it reads; only `--fix` writes, and then only xtask/size-ratchet.txt.
+//! Limits: it reads; only `--fix` writes, and then only xtask/size-ratchet.txt.
 
 mod attributes;
 mod circles;
@@ -42,7 +42,7 @@ pub fn run(arguments: &[String]) -> Outcome {
     findings.extend(circles::check(&sources));
     findings.extend(headers::check(&sources));
     findings.extend(registries::check(&sources));
-    findings.extend(map::check(&read(&root, "ARCHITECTURE.md"), &paths, &|path| read(&root, path)));
+    findings.extend(map::check(&paths, &|path| read(&root, path)));
     findings.extend(libraries::check(&workspace.shipped));
     findings.extend(attributes::check(&sources));
     findings.extend(keys::check(keys::SCHEMA, &read(&root, keys::SCHEMA)));
@@ -72,7 +72,7 @@ fn report(mut findings: Vec<Finding>) -> Outcome {
     }
 }
 
-/// One breach of a rule, at the place where it is mended.
+/// One violation of a rule, with the location of the fix.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Finding {
     pub path: String,

@@ -59,7 +59,7 @@ impl Source {
         line_at(&self.code, offset)
     }
 
-    /// Offsets in `code` where `word` stands and is not the end of a longer name.
+    /// Offsets of `word` in `code` where it is not the end of a longer name.
     pub fn words<'a>(&'a self, word: &'a str) -> impl Iterator<Item = usize> + 'a {
         words(&self.code, word)
     }
@@ -300,7 +300,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn strings_and_comments_are_blanked_and_code_is_not() {
+    fn strings_and_comments_are_blanked() {
         let check = |text: &str, expect: &str| assert_eq!(blank(text), expect, "{text}");
         check("a // b\nc", "a     \nc");
         check("a /* b /* c */ d */ e", "a                   e");
@@ -316,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn functions_are_found_with_their_lines_and_what_stands_above_them() {
+    fn functions_have_their_lines_and_their_head() {
         let text = "/// Doc.\n#[expect(\n    unused,\n    reason = \"x\"\n)]\npub fn a(x: [u8; 4]) -> u8 {\n    1\n}\n\ntrait T {\n    fn none(&self);\n}\nconst F: fn(u8) = g;\n#[test]\nfn b() {}\n";
         let source = Source::new("a.rs", text);
         let seen: Vec<_> =
