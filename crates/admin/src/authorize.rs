@@ -1,6 +1,6 @@
-//! Who may ask. In: a request's headers. Out: nothing, or the answer that refuses it. A browser carries the requests of every
-//! page that its person has open, also to our loopback address; what it says about their origin is held against the address
-//! that they went to. Programs that are no browsers say nothing of the kind and pass. It opens nothing and remembers nothing.
+//! Authorization of admin requests. In: a request's headers. Out: nothing, or the response that rejects it. Browsers let any open
+//! page send requests to loopback, so Origin and Sec-Fetch-Site are compared with the address that the request was sent to (DNS
+//! rebinding, CSRF). Clients other than browsers send neither header and pass. It opens no connection and has no state.
 
 use config::unit::Secret;
 use http::header::{AUTHORIZATION, HOST, HeaderMap, HeaderName, HeaderValue, ORIGIN};
@@ -8,17 +8,17 @@ use net::serve::{Request, Response};
 use std::net::{IpAddr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 
-/// Refuses what a page of somebody else had a browser send. `by_any_name` leaves the name out of it.
-pub fn check_origin(request: &Request, hosts: &[String], by_any_name: bool) -> Option<Response> {
+/// Rejects requests that a page of another origin made a browser send. `any_host` skips the check of the host name.
+pub fn check_origin(request: &Request, hosts: &[String], any_host: bool) -> Option<Response> {
     let headers = &request.headers;
-    let host = match one(headers, &HOST) {
+    let host = match single(headers, &HOST) {
         Ok(host) => host,
-        Err(()) => return Some(Response::text(400, "a request takes one Host header, in ASCII\n")),
+        Err(()) => return Some(Response::text(400, "invalid Host header: expected exactly one, in ASCII\n")),
     };
-    // Every browser sends one; who sends none, as HTTP/1.0 allows, was not led here by a name.
+    // Every browser sends Host. Without it, as HTTP/1.0 allows, the client did not use a rebound name.
     if let Some(host) = host
-        && !by_any_name
-        && !is_ours(host, hosts)
+        && !any_host
+        && !is_allowed_host(host, hosts)
     {
         return Some(Response::text(
             421,
@@ -26,36 +26,36 @@ pub fn check_origin(request: &Request, hosts: &[String], by_any_name: bool) -> O
              admin.allowed_hosts\n",
         ));
     }
-    let from_elsewhere = match one(headers, &ORIGIN) {
+    let cross_origin = match single(headers, &ORIGIN) {
         Ok(None) => false,
-        // `null` is the origin of a sandboxed frame or a file (HTML, 7.1.1): nobody of ours.
+        // `null` is the origin of a sandboxed frame or a file (HTML, 7.1.1), which Outrigger never serves.
         Ok(Some(origin)) => {
             let authority = origin.split_once("://").map(|(_, authority)| authority);
             authority.is_none() || !authority.zip(host).is_some_and(|(one, other)| one.eq_ignore_ascii_case(other))
         }
         Err(()) => true,
     };
-    if from_elsewhere || is_fetched_by_another_site(request) {
+    if cross_origin || is_cross_site_fetch(request) {
         return Some(Response::text(403, "cross-origin request refused\n"));
     }
     None
 }
 
-/// `Sec-Fetch-Site` says how the page that asks relates to us (Fetch Metadata, 2.3). `none` is a person at the address line.
-/// A person who follows a link, from a runbook say, comes from another site and is let in: the document goes to the person,
-/// in a tab of its own, and that site can neither read nor frame it. Whatever a page fetches or embeds by itself is refused,
-/// also from another port of this host (`same-site`), where the app itself may listen.
-fn is_fetched_by_another_site(request: &Request) -> bool {
+/// `Sec-Fetch-Site` is the relation between the requesting page and this host (Fetch Metadata, 2.3). `none` is a user who typed
+/// the address. A followed link, for instance from a runbook, is `cross-site` and allowed: the document opens as a top-level page,
+/// which the linking site can neither read nor frame. Everything that a page fetches or embeds by itself is rejected, also from
+/// another port of this host (`same-site`), on which the app itself may listen.
+fn is_cross_site_fetch(request: &Request) -> bool {
     let is = |name: &'static str, value: &str| {
-        one(&request.headers, &HeaderName::from_static(name)).is_ok_and(|have| have == Some(value))
+        single(&request.headers, &HeaderName::from_static(name)).is_ok_and(|have| have == Some(value))
     };
     let link =
         request.method == http::Method::GET && is("sec-fetch-mode", "navigate") && is("sec-fetch-dest", "document");
     (is("sec-fetch-site", "cross-site") || is("sec-fetch-site", "same-site")) && !link
 }
 
-/// An address cannot be rebound; `localhost` is never asked of a server (RFC 6761, 6.3); the rest a person has to name.
-fn is_ours(host: &str, hosts: &[String]) -> bool {
+/// An address cannot be rebound; `localhost` is never resolved by a name server (RFC 6761, 6.3); other names must be configured.
+fn is_allowed_host(host: &str, hosts: &[String]) -> bool {
     if let Some(inside) = host.strip_prefix('[') {
         let literal = inside.split_once(']').filter(|(_, rest)| is_port(rest)).map(|(literal, _)| literal);
         return literal.is_some_and(|literal| literal.parse::<Ipv6Addr>().is_ok());
@@ -65,40 +65,40 @@ fn is_ours(host: &str, hosts: &[String]) -> bool {
     is_port(port) && (named || name.parse::<IpAddr>().is_ok())
 }
 
-/// Nothing, or a colon and digits (RFC 3986, 3.2.3).
+/// Empty, or a colon and digits (RFC 3986, 3.2.3).
 fn is_port(text: &str) -> bool {
     text.is_empty() || text.strip_prefix(':').is_some_and(|port| port.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
-/// Whether an entry of `admin.allowed_hosts` can be the name of a host.
+/// Whether an entry of `admin.allowed_hosts` is a host name.
 pub fn is_name(host: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
     !host.is_empty() && host.len() <= 253 && host.bytes().all(plain)
 }
 
-/// What a change must present.
+/// The token that a change requires.
 pub enum Token {
     None,
     Given(Secret),
-    /// Read again for each change, so that a rotated token is used at once.
+    /// Re-read for each change, so that a rotated token takes effect immediately.
     File(PathBuf),
 }
 
-/// A token is short; a larger file is not one.
+/// A token is short; a larger file is rejected.
 const TOKEN_FILE_MAX: u64 = 64 << 10;
 
 /// The token of a file, without the newline that editors and `echo` put at its end.
 pub fn read_token(file: &Path) -> Result<Secret, String> {
     let bytes = base::system::file::read(file, TOKEN_FILE_MAX).map_err(|error| error.to_string())?;
     let token = Secret::new(String::from_utf8_lossy(&bytes).trim_end_matches(['\n', '\r']));
-    if can_be_sent(&token) {
+    if is_valid_token(&token) {
         return Ok(token);
     }
-    Err(format!("{} has no token: it is empty, or has spaces or other than visible ASCII", file.display()))
+    Err(format!("{} has no valid token: it is empty, or has characters other than visible ASCII", file.display()))
 }
 
-/// Refuses a change without the token, where one is set.
-pub async fn without_token(headers: &HeaderMap, token: &Token) -> Option<Response> {
+/// Rejects a change without the token, if one is set.
+pub async fn check_token(headers: &HeaderMap, token: &Token) -> Option<Response> {
     let read;
     let token = match token {
         Token::None => return None,
@@ -118,26 +118,26 @@ pub async fn without_token(headers: &HeaderMap, token: &Token) -> Option<Respons
     let given = headers.get(AUTHORIZATION).map(HeaderValue::as_bytes).unwrap_or_default();
     // The scheme's case does not matter (RFC 9110, 11.1).
     let (scheme, given) = given.split_at_checked("Bearer ".len()).unwrap_or_default();
-    if scheme.eq_ignore_ascii_case(b"Bearer ") && is_same(given, token.reveal().as_bytes()) {
+    if scheme.eq_ignore_ascii_case(b"Bearer ") && is_equal(given, token.reveal().as_bytes()) {
         return None;
     }
     let refusal = "unauthorized: this endpoint requires `Authorization: Bearer <admin.token>` (CLI: --token-file)\n";
     Some(Response { headers: vec![("www-authenticate", "Bearer")], ..Response::text(401, refusal) })
 }
 
-/// Takes the same time wherever the two differ, so that a token cannot be found letter by letter. Its length may show.
-fn is_same(left: &[u8], right: &[u8]) -> bool {
+/// Compares in constant time, so that a token cannot be guessed byte by byte. Its length may leak.
+fn is_equal(left: &[u8], right: &[u8]) -> bool {
     let differ = left.iter().zip(right).fold(0, |differ, (one, other)| std::hint::black_box(differ | (one ^ other)));
     left.len() == right.len() && std::hint::black_box(differ) == 0
 }
 
-/// Whether a token can stand in a header, as the commands have to send it.
-pub fn can_be_sent(token: &Secret) -> bool {
+/// Whether a token is allowed in a header, in which the commands send it.
+pub fn is_valid_token(token: &Secret) -> bool {
     !token.reveal().is_empty() && token.reveal().bytes().all(|byte| byte.is_ascii_graphic())
 }
 
-/// The value of a header that may stand once.
-fn one<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Result<Option<&'h str>, ()> {
+/// The value of a header that may occur only once.
+fn single<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Result<Option<&'h str>, ()> {
     let mut values = headers.get_all(name).iter();
     match (values.next(), values.next()) {
         (None, _) => Ok(None),
@@ -150,18 +150,18 @@ fn one<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Result<Option<&'h str>,
 mod tests {
     use super::*;
 
-    fn status(headers: &[(&'static str, &str)], by_any_name: bool) -> u16 {
+    fn status(headers: &[(&'static str, &str)], any_host: bool) -> u16 {
         let mut map = HeaderMap::new();
         for (name, value) in headers {
             map.append(*name, HeaderValue::from_str(value).expect("a value"));
         }
         let (path, query, body) = ("/status".into(), String::new(), bytes::Bytes::new());
         let request = Request { method: http::Method::GET, path, query, headers: map, body };
-        check_origin(&request, &["sidecar.example".into()], by_any_name).map_or(200, |answer| answer.status)
+        check_origin(&request, &["sidecar.example".into()], any_host).map_or(200, |response| response.status)
     }
 
     #[test]
-    fn only_names_that_no_stranger_can_point_at_us_are_served() {
+    fn only_addresses_and_allowed_hosts_are_accepted() {
         for (host, expect) in [
             ("127.0.0.1:9900", 200),
             ("127.0.0.1", 200),
@@ -185,12 +185,12 @@ mod tests {
             assert_eq!(status(&[("host", host)], false), expect, "{host}");
             assert_eq!(status(&[("host", host)], true), 200, "{host}, for a probe");
         }
-        assert_eq!(status(&[], false), 200, "HTTP/1.0 without a Host is no browser");
+        assert_eq!(status(&[], false), 200, "HTTP/1.0 without Host does not come from a browser");
         assert_eq!(status(&[("host", "127.0.0.1"), ("host", "evil.example")], false), 400);
     }
 
     #[test]
-    fn pages_from_elsewhere_are_refused() {
+    fn cross_origin_requests_are_rejected() {
         let host = ("host", "127.0.0.1:9900");
         for (origin, expect) in [
             ("http://127.0.0.1:9900", 200),
@@ -201,14 +201,14 @@ mod tests {
             ("null", 403),
             ("", 403),
         ] {
-            for by_any_name in [false, true] {
-                assert_eq!(status(&[host, ("origin", origin)], by_any_name), expect, "{origin}");
+            for any_host in [false, true] {
+                assert_eq!(status(&[host, ("origin", origin)], any_host), expect, "{origin}");
             }
         }
         assert_eq!(
             status(&[("origin", "http://127.0.0.1")], false),
             403,
-            "an origin without a host to hold it against"
+            "an origin without a host to compare it with"
         );
         for (site, mode, dest, expect) in [
             ("same-origin", "cors", "empty", 200),
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_change_needs_the_whole_token_where_one_is_set() {
+    async fn a_change_requires_the_exact_token_if_set() {
         let file = std::env::temp_dir().join(format!("outrigger-token-{}", std::process::id()));
         std::fs::write(&file, "open-sesame\n").expect("written");
         let check = async |given: Option<&str>, expect: bool| {
@@ -235,12 +235,12 @@ mod tests {
                 headers.insert(AUTHORIZATION, HeaderValue::from_str(given).expect("a value"));
             }
             for token in [Token::Given(Secret::new("open-sesame")), Token::File(file.clone())] {
-                let refused = without_token(&headers, &token).await;
-                assert_eq!(refused.as_ref().map(|answer| answer.status), (!expect).then_some(401), "{given:?}");
-                let text = refused.map(|answer| answer.body).unwrap_or_default();
-                assert!(!String::from_utf8_lossy(&text).contains("sesame"), "the token is never shown");
+                let refused = check_token(&headers, &token).await;
+                assert_eq!(refused.as_ref().map(|response| response.status), (!expect).then_some(401), "{given:?}");
+                let text = refused.map(|response| response.body).unwrap_or_default();
+                assert!(!String::from_utf8_lossy(&text).contains("sesame"), "the token is never printed");
             }
-            assert!(without_token(&headers, &Token::None).await.is_none(), "none is set");
+            assert!(check_token(&headers, &Token::None).await.is_none(), "no token is set");
         };
         check(Some("Bearer open-sesame"), true).await;
         check(Some("bearer open-sesame"), true).await;
@@ -250,11 +250,11 @@ mod tests {
         check(None, false).await;
         for wrong in ["", "two words"] {
             std::fs::write(&file, wrong).expect("written");
-            let refused = without_token(&HeaderMap::new(), &Token::File(file.clone())).await;
-            assert_eq!(refused.map(|answer| answer.status), Some(503), "{wrong:?} is no token");
+            let refused = check_token(&HeaderMap::new(), &Token::File(file.clone())).await;
+            assert_eq!(refused.map(|response| response.status), Some(503), "{wrong:?} is not a token");
         }
         std::fs::remove_file(&file).expect("removed");
-        let refused = without_token(&HeaderMap::new(), &Token::File(file)).await;
-        assert_eq!(refused.map(|answer| answer.status), Some(503), "a token that cannot be read lets nobody in");
+        let refused = check_token(&HeaderMap::new(), &Token::File(file)).await;
+        assert_eq!(refused.map(|response| response.status), Some(503), "an unreadable token file rejects every change");
     }
 }

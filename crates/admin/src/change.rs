@@ -1,5 +1,5 @@
-//! What changes something, on the socket alone. In: a POST. Out: the control that was asked for, and what became of it. Bound:
-//! the time that the caller gives to an answer that waits.
+//! Requests that change something, on the socket only. In: a POST. Out: the requested control call, and its result. Limits: the time
+//! that the caller allows for a response that waits.
 
 use crate::controls::Controls;
 use base::runtime::scope::Scope;
@@ -11,7 +11,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// What is known here. Some sidecars are stopped by `/quitquitquit`, so that scripts for them work with us.
+/// The endpoints. Some sidecars are stopped by `/quitquitquit`, so that scripts for them work with Outrigger.
 pub const PATHS: [&str; 5] = ["/reload", "/log-level", "/upgrade", "/stop", "/quitquitquit"];
 
 pub async fn change(request: &Request, controls: &Controls, limit: Duration, scope: &Scope) -> Response {
@@ -22,9 +22,9 @@ pub async fn change(request: &Request, controls: &Controls, limit: Duration, sco
             Ok(()) => line(200, "done"),
             Err(error) => line(400, &error),
         },
-        "/reload" => taken_over((controls.reload)(), 400, limit, scope).await,
+        "/reload" => run_detached((controls.reload)(), 400, limit, scope).await,
         "/upgrade" => match binary(&request.body) {
-            Ok(binary) => taken_over((controls.upgrade)(binary), 409, limit, scope).await,
+            Ok(binary) => run_detached((controls.upgrade)(binary), 409, limit, scope).await,
             Err(reason) => line(400, reason),
         },
         "/stop" | "/quitquitquit" => match within(&request.body) {
@@ -32,31 +32,31 @@ pub async fn change(request: &Request, controls: &Controls, limit: Duration, sco
                 (controls.stop)(within);
                 line(200, "stopping")
             }
-            Err(reason) => line(400, &format!("the body {reason}, or nothing")),
+            Err(reason) => line(400, &format!("request body: {reason}, or send an empty body")),
         },
-        _ => line(404, &format!("known here: POST {}", PATHS.join(" "))),
+        _ => line(404, &format!("not found; available endpoints: POST {}", PATHS.join(" "))),
     }
 }
 
-/// RFC 9110, 15.5.6: with what is allowed instead.
+/// RFC 9110, 15.5.6: a 405 lists the allowed methods.
 pub fn not_allowed(text: &'static str, allowed: &'static str) -> Response {
     Response { headers: vec![("allow", allowed)], ..Response::text(405, text) }
 }
 
-/// What was asked for goes on where the client goes away or the time is over: half of it would be nobody's. `refused`: the status
-/// of what was not done.
-async fn taken_over(
+/// The change continues if the client disconnects or the limit expires, since a half-done change would have no owner. `refused`: the
+/// status of a failed change.
+async fn run_detached(
     change: impl Future<Output = Result<String, String>> + 'static,
     refused: u16,
     limit: Duration,
     scope: &Scope,
 ) -> Response {
-    let (done, waits) = tokio::sync::oneshot::channel();
+    let (sender, receiver) = tokio::sync::oneshot::channel();
     scope.spawn("change", async move {
-        // Nobody may be waiting any more.
-        let _ = done.send(change.await);
+        // The client may no longer wait.
+        let _ = sender.send(change.await);
     });
-    match tokio::time::timeout(limit, waits).await {
+    match tokio::time::timeout(limit, receiver).await {
         Ok(Ok(Ok(done))) => line(200, &done),
         Ok(Ok(Err(reason))) => line(refused, &reason),
         Ok(Err(_)) => line(500, "internal error; see the Outrigger log"),
@@ -78,7 +78,7 @@ fn binary(body: &[u8]) -> Result<Option<PathBuf>, &'static str> {
     let path = Path::new(OsStr::from_bytes(text));
     match text {
         b"" => Ok(None),
-        _ if text.contains(&0) => Err("the body is no path: it has a zero byte"),
+        _ if text.contains(&0) => Err("invalid path in the request body: it contains a NUL byte"),
         _ if !path.is_absolute() => Err("relative path in the request body; use an absolute path"),
         _ => Ok(Some(path.to_path_buf())),
     }
@@ -89,7 +89,7 @@ fn within(body: &[u8]) -> Result<Option<Duration>, String> {
     if text.is_empty() { Ok(None) } else { TimeSpan::parse(&text).map(|span| Some(span.0)) }
 }
 
-/// Whoever answers, the text ends with one newline.
+/// Every text ends with exactly one newline.
 fn line(status: u16, text: &str) -> Response {
     Response::text(status, format!("{}\n", text.trim_end()))
 }

@@ -1,4 +1,4 @@
-//! What a person writes under `admin`.
+//! The section `admin` of the configuration.
 
 use crate::{authorize, socket};
 use config::diag::Diagnostic;
@@ -9,7 +9,7 @@ use serde::{Deserialize, Deserializer};
 use std::borrow::Cow;
 use std::path::PathBuf;
 
-/// Where Outrigger shows itself. Nothing listens unless it is named here.
+/// Admin interface: listeners, socket, access. Nothing listens unless it is configured here.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
@@ -17,27 +17,27 @@ pub struct Config {
     /// loopback.
     #[serde(default)]
     pub listen: Option<Address>,
-    /// Host names by which browsers may reach `listen`, beside IP addresses and `localhost`. A request by any other name is
-    /// refused with 421 (DNS rebinding).
+    /// Host names by which browsers may reach `listen`, in addition to IP addresses and `localhost`. A request with any other
+    /// name is rejected with 421 (DNS rebinding).
     #[serde(default)]
     pub allowed_hosts: Vec<String>,
-    /// A unix socket for the same pages, and for changes: `/reload`, `/log-level`, `/upgrade`, `/stop`.
+    /// A Unix socket for the same pages, and for changes: `/reload`, `/log-level`, `/upgrade`, `/stop`.
     #[serde(default)]
     pub socket: Option<PathBuf>,
-    /// The octal mode of the socket's file, such as `0660`. Default: `0600`, its owner alone.
+    /// The octal mode of the socket's file, such as `0660`. Default: `0600`, its owner only.
     #[serde(default)]
     pub socket_mode: Mode,
     /// The group of the socket's file, by name or number. Default: Outrigger's own.
     #[serde(default)]
     pub socket_group: Option<String>,
-    /// Required for each change, as `Authorization: Bearer TOKEN`; visible ASCII without spaces. Commands send the one in
+    /// Required for each change, as `Authorization: Bearer TOKEN`; visible ASCII without spaces. Commands send the token of
     /// `--token-file`.
     #[serde(default)]
     pub token: Option<Secret>,
-    /// A file with the token, read again for each change. Instead of `token`.
+    /// A file with the token, re-read for each change. Alternative to `token`.
     #[serde(default)]
     pub token_file: Option<PathBuf>,
-    /// `/started`, `/ready` and `/live` alone, for probes from outside.
+    /// `/started`, `/ready` and `/live` only, for probes from other hosts.
     #[serde(default)]
     pub probes_listen: Option<Address>,
 }
@@ -53,16 +53,15 @@ impl Default for Mode {
 }
 
 impl Mode {
-    /// Reads `0660`. The error is the reason alone; the caller knows the place.
+    /// Parses `0660`. The error is only the reason; the caller knows the location.
     pub fn parse(text: &str) -> Result<Mode, String> {
         let digits = matches!(text.len(), 3 | 4) && text.bytes().all(|byte| byte.is_ascii_digit());
         let mode = u32::from_str_radix(text, 8).ok().filter(|mode| digits && *mode <= 0o777);
-        mode.map(Mode)
-            .ok_or_else(|| format!("`mode`: `{text}` is not the octal mode of a file: write 0600, 0660 or the like"))
+        mode.map(Mode).ok_or_else(|| format!("`socket_mode`: `{text}` is not an octal file mode: write 0600 or 0660"))
     }
 
-    fn opens_to_everybody(self) -> bool {
-        // A connection to a socket needs the right to write to its file (unix(7)).
+    fn allows_every_user(self) -> bool {
+        // Connecting to a socket requires write permission on its file (unix(7)).
         self.0 & 0o002 != 0
     }
 }
@@ -88,7 +87,7 @@ impl JsonSchema for Mode {
 }
 
 impl Config {
-    /// What the schema cannot see. `node` is the section's own.
+    /// Checks that the schema cannot express. `node` is the node of this section.
     pub fn check(&self, node: &Node) -> Vec<Diagnostic> {
         let mut findings = Vec::new();
         let place = |path: &[&str]| node.at(path).place;
@@ -101,11 +100,11 @@ impl Config {
             );
         }
         if let Some(token) = &self.token
-            && !authorize::can_be_sent(token)
+            && !authorize::is_valid_token(token)
         {
-            let message = "`token` is empty, or has characters that cannot stand in a header";
+            let message = "`token` is empty, or has characters that are not allowed in a header";
             findings.push(
-                Diagnostic::error(place(&["token"]), message).help("fill in visible ASCII characters without spaces"),
+                Diagnostic::error(place(&["token"]), message).help("use visible ASCII characters without spaces"),
             );
         }
         if self.token.is_some() && self.token_file.is_some() {
@@ -113,15 +112,17 @@ impl Config {
             findings.push(Diagnostic::error(place(&["token_file"]), message).help("keep one of them"));
         }
         for (index, host) in self.allowed_hosts.iter().enumerate().filter(|(_, host)| !authorize::is_name(host)) {
-            let message = format!("`allowed_hosts`: `{host}` is not the name of a host");
+            let message = format!("`allowed_hosts`: `{host}` is not a host name");
             findings.push(
                 Diagnostic::error(place(&["allowed_hosts", &index.to_string()]), message)
-                    .help("write the name alone, without scheme, port and path: outrigger.example"),
+                    .help("write only the name, without scheme, port and path: outrigger.example"),
             );
         }
-        if self.socket_mode.opens_to_everybody() && self.token.is_none() && self.token_file.is_none() {
-            let message =
-                format!("`socket_mode` {:04o} lets everybody on this machine stop and upgrade us", self.socket_mode.0);
+        if self.socket_mode.allows_every_user() && self.token.is_none() && self.token_file.is_none() {
+            let message = format!(
+                "`socket_mode` {:04o} allows every local user to stop and upgrade Outrigger",
+                self.socket_mode.0
+            );
             findings.push(
                 Diagnostic::warning(place(&["socket_mode"]), message)
                     .help("use 0660 with admin.socket_group, or set admin.token or admin.token_file"),
@@ -154,14 +155,14 @@ mod tests {
     }
 
     #[test]
-    fn each_mistake_of_the_socket_is_found_with_its_place() {
+    fn each_admin_error_has_its_location() {
         check("{ socket: /a, socket_mode: 0660, socket_group: root }", "");
         check("{ socket: /a, socket_mode: \"0660\", socket_group: 1000 }", "");
         check("{ socket_mode: 0666, token: \"${file:/t}\" }", "");
-        check("{ socket_mode: 0666 }", "warning: `socket_mode` 0666 lets everybody");
+        check("{ socket_mode: 0666 }", "warning: `socket_mode` 0666 allows every local user");
         check("{ socket_mode: 660 }", "");
         for wrong in ["rw-rw----", "0888", "7777", "-600", "", "00660", "60"] {
-            check(&format!("{{ socket_mode: \"{wrong}\" }}"), "is not the octal mode of a file");
+            check(&format!("{{ socket_mode: \"{wrong}\" }}"), "is not an octal file mode");
         }
         check("{ socket_mode: 9 }", "f:1:16");
         check("{ socket_group: no-such-group }", "`no-such-group`");
@@ -169,6 +170,6 @@ mod tests {
         check("{ token: \"two words\" }", "`token` is empty, or");
         check("{ allowed_hosts: [outrigger.example, sidecar] }", "");
         check("{ allowed_hosts: [a, \"http://b/\"] }", "f:1:22");
-        check("{ allowed_hosts: [\"b:9900\"] }", "`b:9900` is not the name of a host");
+        check("{ allowed_hosts: [\"b:9900\"] }", "`b:9900` is not a host name");
     }
 }

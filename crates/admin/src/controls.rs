@@ -1,4 +1,4 @@
-//! What a POST changes in the running process: calls into the binary. In: the closures of the composition. Out: their results.
+//! Changes to the running process that a POST can trigger: calls into the binary. In: closures from `compose.rs`. Out: their results.
 
 use base::telemetry::logging::LevelHandle;
 use std::future::Future;
@@ -7,19 +7,19 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::time::Duration;
 
-/// Brings a configuration in; it waits for what comes of it.
+/// Reloads the configuration and waits for the result.
 pub type Reload = dyn Fn() -> Pin<Box<dyn Future<Output = Result<String, String>>>>;
 
-/// What may be changed while running.
+/// The changes that are possible at run time.
 #[derive(Clone)]
 pub struct Controls {
     pub level: LevelHandle,
-    /// Reads the configuration again; the error is the report of its mistakes.
-    /// Answers when another worker has taken over, or with the reason why none does.
+    /// Re-reads the configuration; the error is the report of its errors. Returns when another worker has taken over, or the reason
+    /// for which none does.
     pub reload: Rc<Reload>,
-    /// Starts a new worker from a binary (None: the one that runs); the answer comes when it is ready or was given up.
+    /// Starts a new worker from a binary (None: the running one); returns when that worker is ready or was abandoned.
     pub upgrade: Rc<Upgrade>,
-    /// Begins the stop order, within a time where given. Returns at once, so that the answer still gets out.
+    /// Begins the shutdown, within the given time if any. Returns immediately, so that the response is still sent.
     pub stop: Rc<dyn Fn(Option<Duration>)>,
 }
 

@@ -1,5 +1,5 @@
-//! What people and probes see: health, own metrics, the ledger, the configuration and one page. In: the telemetry of all
-//! subsystems. Out: answers on a read-only TCP listener, a socket that may also change things, and a listener for probes alone.
+//! The admin interface for operators and probes: health, own metrics, the ledger, the configuration and one page. In: the telemetry
+//! of all subsystems. Out: responses on a read-only TCP listener, a socket that also allows changes, and a listener only for probes.
 //! It knows no subsystem by name and prints no secret.
 
 pub mod config;
@@ -10,5 +10,5 @@ mod authorize;
 mod socket;
 pub mod view;
 
-pub use authorize::{can_be_sent, read_token};
+pub use authorize::{is_valid_token, read_token};
 pub use socket::Prepared;

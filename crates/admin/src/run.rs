@@ -1,12 +1,12 @@
-//! The listeners: read only over TCP, everything over the socket, probes alone. In: a view. Out: answers. Whatever changes
-//! something needs the socket, whose file says who may open it, and the token where one is set. Bounds: those of `net::serve`,
-//! and `UPGRADE_MAX` for the one answer that waits.
+//! The listeners: read-only over TCP, full access over the socket, probes only. In: a view. Out: responses. A change requires the
+//! socket, whose file mode controls access, and the token if one is set. Limits: those of `net::serve`, and `UPGRADE_MAX` for the one
+//! response that waits.
 
 use crate::authorize::{self, Token};
 use crate::change::{change, not_allowed};
 use crate::config::Config;
 use crate::controls::Controls;
-use crate::socket::{self, Rights, Taken};
+use crate::socket::{self, Permissions, Taken};
 use crate::view::{Probe, View, to_json};
 use base::runtime::scope::Scope;
 use base::system::listen::Sockets;
@@ -17,18 +17,18 @@ use tokio::net::{TcpListener, UnixListener};
 
 pub use crate::socket::Prepared;
 
-/// How long the answer to an upgrade may take.
+/// Time limit of the response to an upgrade.
 pub const UPGRADE_MAX: Duration = Duration::from_secs(60);
 
-/// How much a listener may show and do.
+/// The access that a listener gives.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Access {
     Probes,
     Read,
-    Everything,
+    Full,
 }
 
-/// What every listener answers from.
+/// Shared by all listeners.
 struct Context {
     view: Rc<View>,
     controls: Controls,
@@ -38,24 +38,24 @@ struct Context {
     scope: Scope,
 }
 
-/// The pause after an accept that failed for want of descriptors.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Delay after an accept that failed because file descriptors ran out.
+const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
 
-/// How often a worker looks whether the one before it has left the socket, and after which time it says that it waits.
-const SOCKET_LOOK: Duration = Duration::from_millis(20);
-const SOCKET_PATIENCE: Duration = Duration::from_secs(10);
+/// How often a worker checks whether the previous worker has closed the socket, and after which time it logs that it still waits.
+const SOCKET_POLL: Duration = Duration::from_millis(20);
+const SOCKET_WARN_AFTER: Duration = Duration::from_secs(10);
 
-/// Makes the socket, where one is configured. To be called before the sandbox closes: from within, no file can be given to a
-/// group, and no group be looked up.
+/// Creates the socket, if one is configured. Must be called before the sandbox is entered, which allows neither chown nor a lookup of
+/// groups.
 pub fn prepare(config: &Config) -> Result<Option<Prepared>, String> {
     let Some(path) = &config.socket else { return Ok(None) };
     let group = config.socket_group.as_deref().map(socket::group_number).transpose();
     let group = group.map_err(|error| format!("admin.socket_group: {error}; {}", socket::GROUP_HELP))?;
-    let prepared = socket::prepare(path, Rights { mode: config.socket_mode.0, group });
+    let prepared = socket::prepare(path, Permissions { mode: config.socket_mode.0, group });
     prepared.map(Some).map_err(|error| format!("admin.socket: {}: {error}", path.display()))
 }
 
-/// Binds what is configured. The listeners end with `scope`. Errors name each address or path that cannot be had.
+/// Binds the configured listeners, which end with `scope`. There is one error for each address or path that cannot be bound.
 pub fn start(
     config: &Config,
     socket: Option<Prepared>,
@@ -102,39 +102,39 @@ pub fn start(
 fn start_socket(prepared: Prepared, generation: u32, context: Rc<Context>, scope: &Scope) -> Result<(), String> {
     let path = prepared.path().display().to_string();
     match prepared.take().map_err(|error| format!("{path}: {error}"))? {
-        Taken::Ours(socket) => drop(scope.spawn("admin", unix(socket, context))),
-        // The worker before us answers until it gives way; a worker that never gets that far leaves the socket to it.
-        Taken::Held(prepared) if generation > 0 => {
+        Taken::Bound(socket) => drop(scope.spawn("admin", unix(socket, context))),
+        // The previous worker serves until it hands over; if this worker never becomes ready, the socket stays with the previous one.
+        Taken::InUse(prepared) if generation > 0 => {
             scope.spawn("admin", async move {
-                if let Some(socket) = succeed(prepared).await {
+                if let Some(socket) = await_socket(prepared).await {
                     unix(socket, context).await;
                 }
             });
         }
-        Taken::Held(_) => {
+        Taken::InUse(_) => {
             return Err(format!("{path}: address already in use by another process; stop it or choose another path"));
         }
     }
     Ok(())
 }
 
-/// Waits for a path that is still held.
-async fn succeed(mut prepared: Prepared) -> Option<UnixListener> {
+/// Waits for a path that is still in use.
+async fn await_socket(mut prepared: Prepared) -> Option<UnixListener> {
     let path = prepared.path().display().to_string();
-    let (began, mut told) = (Instant::now(), false);
+    let (began, mut warned) = (Instant::now(), false);
     loop {
         prepared = match prepared.take() {
-            Ok(Taken::Ours(socket)) => return Some(socket),
-            Ok(Taken::Held(prepared)) => prepared,
+            Ok(Taken::Bound(socket)) => return Some(socket),
+            Ok(Taken::InUse(prepared)) => prepared,
             Err(error) => {
                 tracing::error!(path, error, "cannot bind the admin socket");
                 return None;
             }
         };
-        if began.elapsed() > SOCKET_PATIENCE && !std::mem::replace(&mut told, true) {
+        if began.elapsed() > SOCKET_WARN_AFTER && !std::mem::replace(&mut warned, true) {
             tracing::warn!(path, "admin socket is still in use by another process; waiting for it to close");
         }
-        tokio::time::sleep(SOCKET_LOOK).await;
+        tokio::time::sleep(SOCKET_POLL).await;
     }
 }
 
@@ -146,10 +146,10 @@ async fn tcp(socket: TcpListener, access: Access, context: Rc<Context>) {
             Ok((stream, _)) => {
                 let connections = context.scope.clone();
                 let context = context.clone();
-                let answer = move |request| answer(access, request, context.clone());
-                connections.spawn_each("admin connection", slot.serve(stream, answer));
+                let handler = move |request| respond(access, request, context.clone());
+                connections.spawn_each("admin connection", slot.serve(stream, handler));
             }
-            Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
+            Err(_) => tokio::time::sleep(ACCEPT_RETRY_DELAY).await,
         }
     }
 }
@@ -162,15 +162,15 @@ async fn unix(socket: UnixListener, context: Rc<Context>) {
             Ok((stream, _)) => {
                 let connections = context.scope.clone();
                 let context = context.clone();
-                let answer = move |request| answer(Access::Everything, request, context.clone());
-                connections.spawn_each("admin connection", slot.serve(stream, answer));
+                let handler = move |request| respond(Access::Full, request, context.clone());
+                connections.spawn_each("admin connection", slot.serve(stream, handler));
             }
-            Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
+            Err(_) => tokio::time::sleep(ACCEPT_RETRY_DELAY).await,
         }
     }
 }
 
-async fn answer(access: Access, request: Request, context: Rc<Context>) -> Response {
+async fn respond(access: Access, request: Request, context: Rc<Context>) -> Response {
     let view = &context.view;
     let reads = request.method == http::Method::GET || request.method == http::Method::HEAD;
     let probe = match request.path.as_str() {
@@ -179,8 +179,8 @@ async fn answer(access: Access, request: Request, context: Rc<Context>) -> Respo
         "/live" => Some(Probe::Live),
         _ => None,
     };
-    // No page of a browser reaches a unix socket. Probers come by whatever name a service has.
-    if access != Access::Everything
+    // Browsers cannot reach a Unix socket. Probes may use any name of the service.
+    if access != Access::Full
         && let Some(refusal) = authorize::check_origin(&request, &context.hosts, probe.is_some())
     {
         return refusal;
@@ -194,16 +194,16 @@ async fn answer(access: Access, request: Request, context: Rc<Context>) -> Respo
         Access::Probes if is_read && !reads => not_allowed("method not allowed: use GET\n", READS),
         Access::Probes => Response::text(404, "not found; available endpoints: /started /ready /live\n"),
         Access::Read if !reads => not_allowed("read-only listener; use the admin socket for changes\n", READS),
-        Access::Everything if !reads && is_read => not_allowed("method not allowed: use GET\n", READS),
-        Access::Everything if !reads => match authorize::without_token(&request.headers, &context.token).await {
+        Access::Full if !reads && is_read => not_allowed("method not allowed: use GET\n", READS),
+        Access::Full if !reads => match authorize::check_token(&request.headers, &context.token).await {
             Some(refusal) => refusal,
             None => change(&request, &context.controls, context.upgrade_max, &context.scope).await,
         },
-        Access::Read | Access::Everything if is_read => show(&request.path, view),
-        Access::Everything if crate::change::PATHS.contains(&request.path.as_str()) => {
-            not_allowed("this is a change, which takes POST\n", "POST")
+        Access::Read | Access::Full if is_read => show(&request.path, view),
+        Access::Full if crate::change::PATHS.contains(&request.path.as_str()) => {
+            not_allowed("method not allowed: use POST\n", "POST")
         }
-        Access::Read | Access::Everything => {
+        Access::Read | Access::Full => {
             Response::text(404, format!("not found; available endpoints: {} /started /ready /live\n", SHOWN.join(" ")))
         }
     }
@@ -229,14 +229,14 @@ fn json(text: String) -> Response {
     Response { headers: HEADERS.to_vec(), ..Response::new(200, "application/json", text) }
 }
 
-/// What is shown is for whoever asked, now, and no part of another page.
+/// A response is only for its client, must not be cached, and must not be embedded in another page.
 const HEADERS: [(&str, &str); 3] = [
     ("cache-control", "no-store"),
     ("x-content-type-options", "nosniff"),
     ("cross-origin-resource-policy", "same-origin"),
 ];
 
-/// One file without anything from elsewhere; scripts and styles are its own, and the first status is in it.
+/// One file without external resources: scripts and styles are inline, and so is the first status.
 fn page(view: &View) -> Response {
     let policy = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; img-src data:; \
                   base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
@@ -260,18 +260,18 @@ mod tests {
     use std::cell::RefCell;
     use tracing::level_filters::LevelFilter;
 
-    /// What the controls were told.
-    type Heard = Rc<RefCell<Vec<String>>>;
+    /// The calls that the controls received.
+    type Calls = Rc<RefCell<Vec<String>>>;
 
-    fn context(token: Option<&str>) -> (Rc<Context>, Heard) {
+    fn context(token: Option<&str>) -> (Rc<Context>, Calls) {
         let view = View::sample();
         let health = view.telemetry.health("logs");
         health.set_ready(true);
-        let heard = Heard::default();
-        let (upgrades, stops) = (heard.clone(), heard.clone());
+        let calls = Calls::default();
+        let (upgrades, stops) = (calls.clone(), calls.clone());
         let controls = Controls {
             level: base::telemetry::logging::start(LevelFilter::OFF, base::telemetry::logging::Format::Auto),
-            reload: Rc::new(|| Box::pin(async { Err("a mistake".into()) })),
+            reload: Rc::new(|| Box::pin(async { Err("an invalid configuration".into()) })),
             upgrade: Rc::new(move |to| {
                 upgrades.borrow_mut().push(format!("upgrade {to:?}"));
                 let never = to.as_ref().is_some_and(|path| path.ends_with("never"));
@@ -280,7 +280,7 @@ mod tests {
                         std::future::pending::<()>().await;
                     }
                     match to {
-                        Some(path) => Err(format!("{} is no program", path.display())),
+                        Some(path) => Err(format!("{} is not a program", path.display())),
                         None => Ok("the worker was replaced".into()),
                     }
                 })
@@ -298,7 +298,7 @@ mod tests {
                 upgrade_max: Duration::from_millis(20),
                 scope,
             }),
-            heard,
+            calls,
         )
     }
 
@@ -307,24 +307,24 @@ mod tests {
         Request { method, path, query, headers, body: Bytes::from_static(body.as_bytes()) }
     }
 
-    fn now<T>(future: impl Future<Output = T>) -> T {
+    fn block_on<T>(future: impl Future<Output = T>) -> T {
         let options = tokio::runtime::LocalOptions::default();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build_local(options);
         runtime.expect("a runtime").block_on(future)
     }
 
-    fn ask(access: Access, method: Method, path: &str) -> u16 {
-        now(answer(access, request(method, path, ""), context(None).0)).status
+    fn status(access: Access, method: Method, path: &str) -> u16 {
+        block_on(respond(access, request(method, path, ""), context(None).0)).status
     }
 
     #[test]
-    fn each_listener_shows_and_does_what_it_should_and_no_more() {
+    fn each_listener_serves_exactly_its_endpoints() {
         let shown = ["/", "/metrics", "/ledger", "/status", "/config"];
         let probes = ["/started", "/ready", "/live"];
         let changes = ["/reload", "/log-level", "/upgrade", "/stop", "/quitquitquit"];
         let check = |access, name: &str, method: Method, paths: &[&str], expect: u16| {
             for path in paths {
-                assert_eq!(ask(access, method.clone(), path), expect, "{method} {path} on {name}");
+                assert_eq!(status(access, method.clone(), path), expect, "{method} {path} on {name}");
             }
         };
         for method in [Method::GET, Method::HEAD] {
@@ -333,45 +333,48 @@ mod tests {
             check(Access::Probes, "probes", method.clone(), &changes, 404);
             check(Access::Read, "listen", method.clone(), &[&probes[..], &shown].concat(), 200);
             check(Access::Read, "listen", method.clone(), &changes, 404);
-            check(Access::Everything, "socket", method.clone(), &[&probes[..], &shown].concat(), 200);
-            check(Access::Everything, "socket", method, &changes, 405);
+            check(Access::Full, "socket", method.clone(), &[&probes[..], &shown].concat(), 200);
+            check(Access::Full, "socket", method, &changes, 405);
         }
         for method in [Method::POST, Method::PUT, Method::DELETE, Method::PATCH, Method::OPTIONS] {
             check(Access::Probes, "probes", method.clone(), &[&probes[..], &shown].concat(), 405);
             check(Access::Probes, "probes", method.clone(), &changes, 404);
             let all = [&probes[..], &shown, &changes, &["/nothing"]].concat();
             check(Access::Read, "listen", method.clone(), &all, 405);
-            check(Access::Everything, "socket", method.clone(), &[&probes[..], &shown].concat(), 405);
-            check(Access::Everything, "socket", method.clone(), &["/nothing"], 404);
+            check(Access::Full, "socket", method.clone(), &[&probes[..], &shown].concat(), 405);
+            check(Access::Full, "socket", method.clone(), &["/nothing"], 404);
             if method != Method::POST {
-                check(Access::Everything, "socket", method, &changes, 405);
+                check(Access::Full, "socket", method, &changes, 405);
             }
         }
-        check(Access::Everything, "socket", Method::POST, &["/upgrade", "/stop", "/quitquitquit"], 200);
-        check(Access::Everything, "socket", Method::POST, &["/reload", "/log-level"], 400);
+        check(Access::Full, "socket", Method::POST, &["/upgrade", "/stop", "/quitquitquit"], 200);
+        check(Access::Full, "socket", Method::POST, &["/reload", "/log-level"], 400);
     }
 
     fn post(path: &str, body: &'static str) -> (u16, String, Vec<String>) {
-        let (context, heard) = context(None);
-        let answer = now(answer(Access::Everything, request(Method::POST, path, body), context));
-        let heard = heard.borrow().clone();
-        (answer.status, String::from_utf8_lossy(&answer.body).into_owned(), heard)
+        let (context, calls) = context(None);
+        let response = block_on(respond(Access::Full, request(Method::POST, path, body), context));
+        let calls = calls.borrow().clone();
+        (response.status, String::from_utf8_lossy(&response.body).into_owned(), calls)
     }
 
     #[test]
-    fn a_change_reaches_its_control_or_is_refused_with_a_reason() {
-        let check = |path: &str, body: &'static str, status: u16, said: &str, told: &[&str]| {
-            let (got, text, heard) = post(path, body);
-            assert_eq!((got, heard.as_slice()), (status, &told.iter().map(|t| t.to_string()).collect::<Vec<_>>()[..]));
-            assert!(text.contains(said) && text.ends_with('\n'), "{path} {body}: {text:?}");
+    fn a_change_calls_its_control_or_is_rejected() {
+        let check = |path: &str, body: &'static str, status: u16, part: &str, expect: &[&str]| {
+            let (got, text, calls) = post(path, body);
+            assert_eq!(
+                (got, calls.as_slice()),
+                (status, &expect.iter().map(|t| t.to_string()).collect::<Vec<_>>()[..])
+            );
+            assert!(text.contains(part) && text.ends_with('\n'), "{path} {body}: {text:?}");
         };
-        check("/reload", "", 400, "a mistake", &[]);
+        check("/reload", "", 400, "an invalid configuration", &[]);
         check("/log-level", "loud", 400, "loud", &[]);
         check("/upgrade", "", 200, "the worker was replaced", &["upgrade None"]);
         check("/upgrade", "\n", 200, "the worker was replaced", &["upgrade None"]);
-        check("/upgrade", "/bin/new\n", 409, "/bin/new is no program", &["upgrade Some(\"/bin/new\")"]);
+        check("/upgrade", "/bin/new\n", 409, "/bin/new is not a program", &["upgrade Some(\"/bin/new\")"]);
         check("/upgrade", "bin/new", 400, "absolute path", &[]);
-        check("/upgrade", "/bin\0/new", 400, "zero byte", &[]);
+        check("/upgrade", "/bin\0/new", 400, "NUL byte", &[]);
         check("/upgrade", "/never", 504, "timed out after 20ms", &["upgrade Some(\"/never\")"]);
         check("/stop", "", 200, "stopping", &["stop None"]);
         check("/stop", "10s\n", 200, "stopping", &["stop Some(10s)"]);
@@ -380,29 +383,33 @@ mod tests {
     }
 
     #[test]
-    fn with_a_token_everything_is_read_without_it_and_nothing_changes_without_it() {
-        let (context, heard) = context(Some("open-sesame"));
+    fn changes_require_the_token_and_reads_do_not() {
+        let (context, calls) = context(Some("open-sesame"));
         for path in ["/status", "/config", "/ready", "/"] {
-            let got = now(answer(Access::Everything, request(Method::GET, path, ""), context.clone()));
+            let got = block_on(respond(Access::Full, request(Method::GET, path, ""), context.clone()));
             assert_eq!(got.status, 200, "{path}");
         }
         for path in crate::change::PATHS {
-            let got = now(answer(Access::Everything, request(Method::POST, path, ""), context.clone()));
+            let got = block_on(respond(Access::Full, request(Method::POST, path, ""), context.clone()));
             assert_eq!(got.status, 401, "{path}");
         }
-        assert!(heard.borrow().is_empty(), "{heard:?}");
+        assert!(calls.borrow().is_empty(), "{calls:?}");
         let mut with = request(Method::POST, "/stop", "");
         with.headers.insert("authorization", HeaderValue::from_static("Bearer open-sesame"));
-        assert_eq!(now(answer(Access::Everything, with, context)).status, 200);
-        assert_eq!(*heard.borrow(), ["stop None"]);
+        assert_eq!(block_on(respond(Access::Full, with, context)).status, 200);
+        assert_eq!(*calls.borrow(), ["stop None"]);
     }
 
     #[test]
-    fn strangers_are_refused_over_tcp_and_a_name_does_not_stop_a_prober() {
+    fn tcp_rejects_other_origins_and_probes_any_host() {
         let check = |access, path: &str, name: &'static str, value: &'static str, expect: u16| {
             let mut request = request(Method::GET, path, "");
             request.headers.insert(name, HeaderValue::from_static(value));
-            assert_eq!(now(answer(access, request, context(None).0)).status, expect, "{path} with {name}: {value}");
+            assert_eq!(
+                block_on(respond(access, request, context(None).0)).status,
+                expect,
+                "{path} with {name}: {value}"
+            );
         };
         check(Access::Read, "/status", "host", "evil.example:9900", 421);
         check(Access::Read, "/status", "host", "127.0.0.1:9900", 200);
@@ -411,24 +418,24 @@ mod tests {
         check(Access::Read, "/status", "origin", "http://evil.example", 403);
         check(Access::Read, "/ready", "origin", "http://evil.example", 403);
         check(Access::Read, "/status", "sec-fetch-site", "cross-site", 403);
-        check(Access::Everything, "/status", "host", "outrigger", 200);
+        check(Access::Full, "/status", "host", "outrigger", 200);
     }
 
     #[test]
-    fn a_worker_waits_for_the_socket_that_the_one_before_it_still_holds() {
-        let path = std::env::temp_dir().join(format!("outrigger-succeed-{}.sock", std::process::id()));
-        let rights = Rights { mode: 0o600, group: None };
+    fn a_worker_waits_until_its_predecessor_unbinds() {
+        let path = std::env::temp_dir().join(format!("outrigger-await-socket-{}.sock", std::process::id()));
+        let permissions = Permissions { mode: 0o600, group: None };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         runtime.block_on(async {
-            let made = || socket::prepare(&path, rights).expect("made");
-            let before = made().take().expect("taken");
-            let waits = succeed(made());
+            let prepared = || socket::prepare(&path, permissions).expect("the socket is created");
+            let previous = prepared().take().expect("the path is bound");
+            let waits = await_socket(prepared());
             tokio::pin!(waits);
-            let early = tokio::time::timeout(SOCKET_LOOK * 3, &mut waits).await;
-            assert!(early.is_err(), "the one before it still answers");
-            drop(before);
-            let after = tokio::time::timeout(Duration::from_secs(10), waits).await.expect("the socket is free");
-            assert!(after.is_some() && std::os::unix::net::UnixStream::connect(&path).is_ok());
+            let early = tokio::time::timeout(SOCKET_POLL * 3, &mut waits).await;
+            assert!(early.is_err(), "the previous worker still listens");
+            drop(previous);
+            let bound = tokio::time::timeout(Duration::from_secs(10), waits).await.expect("the socket is free");
+            assert!(bound.is_some() && std::os::unix::net::UnixStream::connect(&path).is_ok());
         });
         std::fs::remove_file(&path).expect("the socket's file");
     }

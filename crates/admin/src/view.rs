@@ -1,4 +1,4 @@
-//! What is shown, put together from telemetry: the answers of probes, the status as JSON, and the same for a terminal.
+//! Views of the telemetry: responses of probes, the status as JSON, and the status as text for a terminal.
 
 use base::feeds::revisions::{Revision, Revisions};
 use base::runtime::health::{ComponentHealth, State, SubsystemHealth};
@@ -10,7 +10,7 @@ use std::fmt::Write as _;
 use std::rc::Rc;
 use std::time::Instant;
 
-/// Everything that is shown.
+/// The data behind all endpoints.
 pub struct View {
     pub telemetry: Telemetry,
     pub revisions: Revisions,
@@ -23,13 +23,13 @@ pub struct View {
     /// The app: `pid`, null while it does not run; `running`; `restarts`; and `last_exit`, null or `code`, `signal` (null if it
     /// exited), `core_dumped` and `oom_killed`.
     pub app: Rc<dyn Fn() -> serde_json::Value>,
-    /// What the sandbox enforces, and what is `missing` in it; null if it is off.
+    /// What the sandbox enforces, and what is `missing`; null if it is off.
     pub sandbox: serde_json::Value,
-    /// The worker's memory at the moment of the request.
+    /// The worker's memory at the time of the request.
     pub memory: Rc<dyn Fn() -> Memory>,
 }
 
-/// One of the three questions of a probe.
+/// The three probes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Probe {
     Started,
@@ -40,7 +40,7 @@ pub enum Probe {
 #[derive(Serialize)]
 pub struct Status {
     pub version: &'static str,
-    /// The worst of all subsystems.
+    /// The worst health of all subsystems.
     pub health: State,
     pub uptime_seconds: u64,
     pub worker_generation: u32,
@@ -64,7 +64,7 @@ pub struct Memory {
 /// The state directory.
 #[derive(Serialize)]
 pub struct StateStatus {
-    /// Null if progress is not kept over a restart.
+    /// Null if progress does not survive a restart.
     pub dir: Option<String>,
     pub writable: bool,
     /// Why it is not writable; empty if it is.
@@ -73,7 +73,7 @@ pub struct StateStatus {
 }
 
 impl View {
-    /// The status of the answer and a line per subsystem that says no.
+    /// The HTTP status, and a line for each subsystem that fails the probe.
     pub fn probe(&self, probe: Probe) -> (u16, String) {
         let healths = self.telemetry.healths();
         let failing: Vec<SubsystemHealth> = healths
@@ -88,14 +88,14 @@ impl View {
         if failing.is_empty() && !healths.is_empty() {
             return (200, "ok\n".into());
         }
-        let word = match probe {
+        let prefix = match probe {
             Probe::Started => "not started",
             Probe::Ready => "not ready",
             Probe::Live => "not live",
         };
         let lines: String =
-            failing.iter().map(|subsystem| format!("{word}: {}: {}\n", subsystem.name, subsystem.message)).collect();
-        (503, if lines.is_empty() { format!("{word}: no subsystem has started\n") } else { lines })
+            failing.iter().map(|subsystem| format!("{prefix}: {}: {}\n", subsystem.name, subsystem.message)).collect();
+        (503, if lines.is_empty() { format!("{prefix}: no subsystem has started\n") } else { lines })
     }
 
     pub fn status(&self) -> Status {
@@ -135,12 +135,12 @@ impl View {
     }
 }
 
-/// These are trees of ours, so that JSON cannot refuse them.
+/// Serialization of these types cannot fail.
 pub fn to_json(value: &impl Serialize) -> String {
     serde_json::to_string(value).unwrap_or_else(|_| "{}".into())
 }
 
-/// The status as `outrigger status` prints it, from the JSON of the socket.
+/// The status as `outrigger status` prints it, from the JSON response of the socket.
 pub fn terminal(status: &serde_json::Value) -> String {
     let text = |value: &serde_json::Value| value.as_str().unwrap_or("").to_string();
     let number = |value: &serde_json::Value| value.as_u64().unwrap_or(0);
@@ -211,7 +211,7 @@ fn app_line(app: &serde_json::Value) -> String {
     line
 }
 
-/// The page has the same words.
+/// The page uses the same words.
 fn last_exit(exit: &serde_json::Value) -> String {
     let mut text = match exit["signal"].as_i64() {
         Some(signal) => format!("killed by signal {signal}"),
@@ -242,7 +242,7 @@ fn sandbox_line(sandbox: &serde_json::Value) -> String {
     line
 }
 
-/// The parts of a sandbox, by their keys in the status, as people call them. The page has the same list.
+/// The parts of a sandbox: their keys in the status, and their names for operators. The page has the same list.
 const SANDBOXED: [(&str, &str); 4] =
     [("filesystem", "files"), ("tcp", "tcp"), ("signals", "signals"), ("seccomp", "system calls")];
 
@@ -252,7 +252,7 @@ fn times(count: u64) -> String {
 
 #[cfg(test)]
 impl View {
-    /// A view of nothing yet.
+    /// A view without subsystems.
     pub fn sample() -> View {
         View {
             telemetry: Telemetry::default(),
@@ -276,9 +276,9 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn probes_answer_each_question_and_name_who_says_no() {
+    fn a_failing_probe_lists_the_failing_subsystems() {
         let view = View::sample();
-        assert_eq!(view.probe(Probe::Started).0, 503, "nothing is started");
+        assert_eq!(view.probe(Probe::Started).0, 503, "no subsystem is started");
         let (logs, proxy) = (view.telemetry.health("logs"), view.telemetry.health("proxy"));
         logs.set_ready(true);
         proxy.set_started();
@@ -291,23 +291,23 @@ mod tests {
     }
 
     #[test]
-    fn the_status_is_the_worst_verdict_and_prints_for_people() {
+    fn status_has_the_worst_health_of_all_subsystems() {
         let view = View::sample();
         view.telemetry.health("logs").set_ready(true);
         assert_eq!(view.status().health, State::Ok);
-        view.telemetry.health("sync").fault("settings", "refused");
+        view.telemetry.health("sync").fault("settings", "rejected");
         let main = Component::sink("logs.sinks.main".into(), "loki");
         view.telemetry.ledger.row(&main).drop_unseen(Reason::Rejected, 3);
         let status = view.status();
         assert_eq!(status.health, State::Degraded);
         let shown = terminal(&serde_json::to_value(status).expect("JSON"));
-        for part in ["degraded", "settings: refused", "3 rejected", "state: no disk"] {
+        for part in ["degraded", "settings: rejected", "3 rejected", "state: no disk"] {
             assert!(shown.contains(part), "{part} in\n{shown}");
         }
     }
 
     #[test]
-    fn the_sandbox_says_what_it_holds_and_what_is_missing() {
+    fn sandbox_line_lists_enforced_and_missing_parts() {
         let check = |sandbox: serde_json::Value, expect: &str| {
             let shown = terminal(&json!({ "sandbox": sandbox }));
             assert!(shown.contains(&format!("\nsandbox: {expect}\n")), "{shown}");
@@ -326,12 +326,12 @@ mod tests {
         check(nothing, "not enforced; missing: no Landlock");
         let page = include_str!("page.html");
         for (key, name) in SANDBOXED {
-            assert!(page.contains(key) && page.contains(name), "{key} on the page");
+            assert!(page.contains(key) && page.contains(name), "{key} is on the page");
         }
     }
 
     #[test]
-    fn the_app_s_life_is_told_in_a_line() {
+    fn app_line_has_state_restarts_and_last_exit() {
         let check = |app: serde_json::Value, expect: &str| {
             let shown = terminal(&json!({ "app": app, "worker_generation": 2, "uptime_seconds": 1 }));
             assert!(shown.contains(&format!("\napp: {expect}\n")), "{shown}");
@@ -339,17 +339,17 @@ mod tests {
         };
         check(json!({ "pid": 42, "running": true, "restarts": 0, "last_exit": null }), "running, pid 42");
         check(json!({ "pid": null, "running": true, "restarts": 0, "last_exit": null }), "running");
-        let ended = |code: i32, signal: Option<i32>, dumped: bool, oom: bool| json!({ "code": code, "signal": signal, "core_dumped": dumped, "oom_killed": oom });
+        let exit = |code: i32, signal: Option<i32>, dumped: bool, oom: bool| json!({ "code": code, "signal": signal, "core_dumped": dumped, "oom_killed": oom });
         check(
-            json!({ "pid": 43, "running": true, "restarts": 1, "last_exit": ended(139, Some(11), true, false) }),
+            json!({ "pid": 43, "running": true, "restarts": 1, "last_exit": exit(139, Some(11), true, false) }),
             "running, pid 43, restarted once, last exit: killed by signal 11, core dumped",
         );
         check(
-            json!({ "pid": 43, "running": true, "restarts": 0, "last_exit": ended(137, Some(9), false, true) }),
+            json!({ "pid": 43, "running": true, "restarts": 0, "last_exit": exit(137, Some(9), false, true) }),
             "running, pid 43, last exit: killed by signal 9, OOM-killed",
         );
         check(
-            json!({ "pid": null, "running": false, "restarts": 3, "last_exit": ended(3, None, false, false) }),
+            json!({ "pid": null, "running": false, "restarts": 3, "last_exit": exit(3, None, false, false) }),
             "not running, restarted 3 times, last exit: code 3",
         );
         check(json!(null), "not running");

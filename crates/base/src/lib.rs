@@ -1,5 +1,5 @@
-//! What all subsystems share: tasks, health and the lifecycle, the state directory, listening sockets, feeds between subsystems,
-//! own metrics, the ledger and the log. It knows no subsystem, and reads no configuration of one.
+//! Shared by all subsystems: tasks, health and the lifecycle, the state directory, listening sockets, feeds between subsystems,
+//! Outrigger's own metrics, the ledger and the log. This crate knows no subsystem and reads no configuration of one.
 
 pub mod feeds;
 pub mod protobuf;

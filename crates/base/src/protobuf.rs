@@ -1,20 +1,20 @@
-//! The three pieces of protobuf's wire format (protobuf.dev, "Encoding") from which hand-written messages are made: varints
-//! and the heads of length-delimited fields. For Loki and remote write, whose messages are a few fields deep and whose lines
-//! and labels must not be copied into a tree first. Field numbers are below 16.
+//! The parts of the protobuf wire format (protobuf.dev, "Encoding") from which hand-written messages are encoded: varints and
+//! the headers of length-delimited fields. For Loki and remote write, whose messages are a few fields deep and whose lines and
+//! labels must not be copied into a tree first. Limits: field numbers are below 16.
 
-/// The head of a length-delimited field.
+/// The header of a length-delimited field.
 pub fn delimited(field: u8, length: usize, out: &mut Vec<u8>) {
     out.push(field << 3 | 2);
     varint(length as u64, out);
 }
 
-/// A string field, head and all.
+/// A string field, including its header.
 pub fn text(field: u8, value: &str, out: &mut Vec<u8>) {
     delimited(field, value.len(), out);
     out.extend_from_slice(value.as_bytes());
 }
 
-/// The bytes of a length-delimited field, its head included.
+/// The size of a length-delimited field in bytes, including its header.
 pub fn field_length(length: usize) -> usize {
     1 + varint_length(length as u64) + length
 }
@@ -36,7 +36,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lengths_are_those_of_what_is_written() {
+    fn computed_lengths_match_the_encoding() {
         for number in [0, 1, 127, 128, 16_383, 16_384, u64::from(u32::MAX), u64::MAX] {
             let mut out = Vec::new();
             varint(number, &mut out);

@@ -1,15 +1,15 @@
-//! What is wrong with a text that a person wrote: the message, its place, and the next step. In: findings of the
-//! parser, the schema walker and each subsystem's checks. Out: all of them at once, each with its source line and a
-//! caret. Bound: `FINDINGS_MAX` are kept, the rest are counted. A secret's characters are never shown, nor what was filled in.
+//! Errors and warnings in the text of a user: message, location and next step. In: findings of the parser, the schema
+//! walker and the checks of each subsystem. Out: all findings in one report, each with its source line and a caret.
+//! Limits: at most `FINDINGS_MAX` are stored, the rest are counted. Secrets and interpolated values are never shown.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-/// How many findings one text may collect; what is over it is counted in the last line.
+/// Maximum number of findings for one text; the last line counts the rest.
 pub const FINDINGS_MAX: usize = 100;
 
-/// Where a cell stands: line and column from 1, and how many characters it covers on that line.
+/// Location of a node: line and column from 1, and its width in characters on that line.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Location {
     pub line: u32,
@@ -18,11 +18,11 @@ pub struct Location {
 }
 
 impl Location {
-    /// A width that ends with the line.
+    /// The width up to the end of the line.
     pub const TO_THE_END: u32 = 1 << 24;
 }
 
-/// One finding: lower case, names the thing and its value; `help` is the next step.
+/// One finding: in lower case, with the item and its value; `help` is the next step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Diagnostic {
     pub severity: Severity,
@@ -46,7 +46,7 @@ impl Diagnostic {
         Diagnostic { severity: Severity::Warning, ..Diagnostic::error(place, message) }
     }
 
-    /// A finding about the text as a whole, such as that it cannot be read.
+    /// A finding about the entire text, such as a read error.
     pub fn whole(message: impl Into<String>) -> Diagnostic {
         Diagnostic { severity: Severity::Error, place: None, message: message.into(), help: None }
     }
@@ -58,14 +58,14 @@ impl Diagnostic {
     }
 }
 
-/// The findings about one text, with what is needed to show them.
+/// The findings about one text, with the data needed to render them.
 #[derive(Clone, Debug, Default)]
 pub struct Report {
     file: Box<str>,
     text: Box<str>,
     findings: Vec<Diagnostic>,
     masked: Vec<Location>,
-    /// Texts that no message shows, and what is shown in their place; longer ones first.
+    /// Texts that no message may show, and their replacements; longer ones first.
     hidden: BTreeMap<(Reverse<usize>, String), String>,
     omitted: usize,
 }
@@ -92,12 +92,12 @@ impl Report {
         findings.into_iter().for_each(|finding| self.push(finding));
     }
 
-    /// Hides the characters of a cell whenever its line is shown.
+    /// Masks the characters of a node whenever its line is shown.
     pub fn mask(&mut self, place: Location) {
         self.masked.push(place);
     }
 
-    /// Shows `instead` for a text in each message that comes after this.
+    /// Replaces a text by `instead` in all messages pushed after this call.
     pub fn hide(&mut self, text: &str, instead: &str) {
         if !text.is_empty() && text != instead {
             self.hidden.insert((Reverse(text.len()), text.to_string()), instead.to_string());
@@ -125,7 +125,7 @@ impl Report {
         self.findings.iter().any(|finding| finding.severity == Severity::Error)
     }
 
-    /// All findings in the order of their places, as a person reads them.
+    /// All findings as text, in the order of their locations.
     pub fn render(&self) -> String {
         let mut sorted: Vec<&Diagnostic> = self.findings.iter().collect();
         sorted.sort_by_key(|finding| finding.place.map(|place| (place.line, place.column)));
@@ -181,30 +181,30 @@ impl Report {
     }
 }
 
-/// A line by its number from 1, as YAML counts them: CR, LF and CRLF each end one (YAML 1.2.2, 5.4).
+/// A line by its number from 1, as in YAML: CR, LF and CRLF are line breaks (YAML 1.2.2, 5.4).
 pub fn line_of(text: &str, number: u32) -> &str {
     let mut rest = text;
     for _ in 1..number {
         let Some(end) = rest.find(['\r', '\n']) else { return "" };
-        let behind = rest.get(end..).unwrap_or("");
-        rest = behind.strip_prefix("\r\n").or_else(|| behind.get(1..)).unwrap_or("");
+        let tail = rest.get(end..).unwrap_or("");
+        rest = tail.strip_prefix("\r\n").or_else(|| tail.get(1..)).unwrap_or("");
     }
     rest.split(['\r', '\n']).next().unwrap_or("")
 }
 
-/// A shorter text is hidden only where it stands in quotes as a whole: it may be a part of many words.
+/// A shorter text is hidden only if it is the entire text in backticks, since it may be part of many words.
 const HIDDEN_MIN: usize = 4;
 
-/// A longer line is cut: a finding is read in a terminal.
+/// Longer lines are truncated, since findings are shown in a terminal.
 const LINE_SHOWN_MAX: usize = 200;
 
-/// A text of somebody else in one line: control characters are shown as escapes.
+/// An external text in one line: control characters are escaped.
 pub fn one_line(text: &str) -> String {
     let shown = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
     text.chars().map(shown).collect()
 }
 
-/// Replaces `user:password@` of every URL in a text by stars of the same width, so that carets still fit.
+/// Replaces `user:password@` of every URL in a text by asterisks of the same width, so that carets stay aligned.
 pub fn hide_userinfo(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
@@ -226,7 +226,7 @@ pub fn hide_userinfo(text: &str) -> String {
     out
 }
 
-/// The known name nearest to a mistyped one, if it is near enough to suggest.
+/// The known name nearest to a mistyped name, if it is near enough to suggest.
 pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let limit = (name.chars().count() / 3).max(1);
     known
@@ -237,15 +237,15 @@ pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Opti
         .map(|(_, candidate)| candidate)
 }
 
-/// Optimal string alignment: insertions, deletions, replacements and swaps of neighbours each cost one.
+/// Optimal string alignment distance: insertions, deletions, substitutions and transpositions each cost one.
 fn edit_distance(left: &str, right: &str) -> usize {
     let (a, b): (Vec<char>, Vec<char>) = (left.chars().collect(), right.chars().collect());
     let mut rows = vec![vec![0usize; b.len() + 1]; a.len() + 1];
     for (i, row) in rows.iter_mut().enumerate() {
         row[0] = i;
     }
-    for (j, cell) in rows[0].iter_mut().enumerate() {
-        *cell = j;
+    for (j, distance) in rows[0].iter_mut().enumerate() {
+        *distance = j;
     }
     for i in 1..=a.len() {
         for j in 1..=b.len() {
@@ -265,7 +265,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_finding_shows_its_line_a_caret_and_the_next_step() {
+    fn finding_shows_its_line_caret_and_help() {
         let mut report = Report::new("outrigger.yaml", "app:\n  prot: 8080\n");
         report.push(
             Diagnostic::error(Location { line: 2, column: 3, width: 4 }, "unknown key `prot`")
@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn secrets_and_credentials_in_urls_are_never_shown() {
+    fn secrets_and_url_credentials_are_never_shown() {
         let mut report = Report::new("f", "pass: hunter2 # https://me:pw@host/x");
         report.mask(Location { line: 1, column: 7, width: 7 });
         report.push(Diagnostic::error(Location { line: 1, column: 1, width: 4 }, "bad https://me:pw@host/x"));
@@ -288,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_are_counted_as_the_parser_counts_them() {
+    fn line_numbers_match_the_parser() {
         let text = "a\rb\r\nc\n\nd";
         let lines: Vec<&str> = (1..=7).map(|number| line_of(text, number)).collect();
         assert_eq!(lines, ["a", "b", "c", "", "d", "", ""]);
@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_hidden_is_shown_in_no_message() {
+    fn hidden_texts_appear_in_no_message() {
         let mut report = Report::new("f", "");
         report.hide("hunter2", "${PASS}");
         report.hide("hunter2-and-more", "${LONG}");

@@ -1,7 +1,7 @@
-//! Fills `${NAME}`, `${NAME:-default}` and `${file:/path}` into string values of the tree; `$$` is a dollar sign.
-//! In: the tree and a way to look names up. Out: the tree with what was filled, and a finding for each name that is
-//! not there. Keys, comments and other text are left alone, and what is filled in is never read as YAML again.
-//! Bound: a file that is filled in has at most `FILE_MAX` bytes, and all that is filled in `FILLED_MAX`.
+//! Expands `${NAME}`, `${NAME:-default}` and `${file:/path}` in string values of the tree; `$$` is a dollar sign.
+//! In: the tree and a lookup for names. Out: the tree with interpolated values, and a finding for each name that is
+//! not found. Keys, comments and other text are unchanged, and an interpolated value is never parsed as YAML.
+//! Limits: an interpolated file has at most `FILE_MAX` bytes, and all interpolated values together `VALUES_MAX`.
 
 use crate::diag::{Diagnostic, Location};
 use crate::tree::{Node, Value};
@@ -9,10 +9,10 @@ use std::path::Path;
 
 pub const FILE_MAX: u64 = 64 << 10;
 
-/// All cells that were filled, together.
-pub const FILLED_MAX: usize = 4 << 20;
+/// Total size of all interpolated values.
+pub const VALUES_MAX: usize = 4 << 20;
 
-/// Where values come from; tests give their own.
+/// The source of values; tests use their own.
 pub struct Lookup<'a> {
     pub variable: &'a dyn Fn(&str) -> Option<String>,
     pub file: &'a dyn Fn(&Path) -> std::io::Result<String>,
@@ -28,25 +28,25 @@ fn read_small(path: &Path) -> std::io::Result<String> {
     String::from_utf8(bytes).map_err(|_| std::io::Error::other(format!("{} is not UTF-8", path.display())))
 }
 
-/// What was filled, and what could not be.
+/// Result of the interpolation.
 #[derive(Debug, Default)]
-pub struct Filled {
+pub struct Interpolated {
     pub findings: Vec<Diagnostic>,
-    /// The places where names stood, and the names: `NAME`, or `file:/path`.
+    /// The names, `NAME` or `file:/path`, and their locations.
     pub names: Vec<(Location, String)>,
-    /// What was filled in, and what stands in the file in its place.
+    /// The interpolated values, and the text in the file that each replaces.
     pub values: Vec<(String, String)>,
     bytes: usize,
 }
 
-/// Fills the whole tree in place.
-pub fn fill(node: &mut Node, lookup: &Lookup<'_>) -> Filled {
-    let mut filled = Filled::default();
-    walk(node, lookup, &mut filled);
-    filled
+/// Interpolates all values of the tree in place.
+pub fn apply(node: &mut Node, lookup: &Lookup<'_>) -> Interpolated {
+    let mut interpolated = Interpolated::default();
+    walk(node, lookup, &mut interpolated);
+    interpolated
 }
 
-fn walk(node: &mut Node, lookup: &Lookup<'_>, all: &mut Filled) {
+fn walk(node: &mut Node, lookup: &Lookup<'_>, all: &mut Interpolated) {
     let place = node.place;
     match &mut node.value {
         Value::List(items) => items.iter_mut().for_each(|item| walk(item, lookup, all)),
@@ -59,19 +59,19 @@ fn walk(node: &mut Node, lookup: &Lookup<'_>, all: &mut Filled) {
             all.names.extend(names.map(|name| (place, name.to_string())));
             let known = all.values.len();
             match expand(text, lookup, 0, &mut all.values) {
-                Ok(filled) if all.bytes + filled.len() > FILLED_MAX => {
+                Ok(value) if all.bytes + value.len() > VALUES_MAX => {
                     all.values.truncate(known);
-                    let text = format!("the values of placeholders exceed {FILLED_MAX} bytes");
+                    let text = format!("the values of placeholders exceed {VALUES_MAX} bytes");
                     all.findings.push(Diagnostic::error(place, text).help("pass large values to the app in a file"));
                 }
-                Ok(filled) => {
-                    all.bytes += filled.len();
-                    // A whole cell that was filled in may be a number or a boolean, quotes or not: `port: "${PORT}"`.
+                Ok(value) => {
+                    all.bytes += value.len();
+                    // A scalar that is entirely a placeholder may be a number or a boolean, even in quotes: `port: "${PORT}"`.
                     *plain |= text.starts_with("${") && text.ends_with('}');
-                    node.filled = *text != filled;
-                    let written = std::mem::replace(text, filled.clone());
-                    if node.filled {
-                        all.values.push((filled, written));
+                    node.interpolated = *text != value;
+                    let written = std::mem::replace(text, value.clone());
+                    if node.interpolated {
+                        all.values.push((value, written));
                     }
                 }
                 Err(finding) => all.findings.push(Diagnostic { place: Some(place), ..finding }),
@@ -80,10 +80,10 @@ fn walk(node: &mut Node, lookup: &Lookup<'_>, all: &mut Filled) {
     }
 }
 
-/// Placeholders within defaults of placeholders.
+/// Maximum nesting of placeholders in defaults of placeholders.
 const DEPTH_MAX: usize = 8;
 
-/// Where a placeholder ends; one may stand in the default of another.
+/// The end of a placeholder; its default may contain another placeholder.
 fn closing(inside: &str) -> Option<usize> {
     let (mut open, mut after_dollar) = (0usize, false);
     for (at, c) in inside.char_indices() {
@@ -132,10 +132,10 @@ fn expand(text: &str, lookup: &Lookup<'_>, depth: usize, values: &mut Values) ->
 
 fn resolve(name: &str, lookup: &Lookup<'_>, depth: usize, values: &mut Values) -> Result<String, Diagnostic> {
     if let Some(path) = name.strip_prefix("file:") {
-        // Editors and `echo` end a file with a newline that is not part of the secret.
+        // Editors and `echo` append a newline that is not part of the secret.
         return (lookup.file)(Path::new(path)).map(|text| text.trim_end_matches(['\n', '\r']).to_string()).map_err(
             |error| {
-                Diagnostic::whole(format!("`${{file:{path}}}` cannot be read: {error}"))
+                Diagnostic::whole(format!("cannot read `${{file:{path}}}`: {error}"))
                     .help("mount the file, or correct the path")
             },
         );
@@ -146,14 +146,14 @@ fn resolve(name: &str, lookup: &Lookup<'_>, depth: usize, values: &mut Values) -
     };
     let valid = !variable.is_empty() && variable.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
     if !valid {
-        // It is not shown: whoever forgot the name has put the secret itself here.
+        // The text is not shown: it may be the secret itself, written in place of a name.
         return Err(Diagnostic::whole("invalid variable name in a placeholder")
             .help("write ${NAME}, ${NAME:-default} or ${file:/path}; write `$$` for a literal `$`"));
     }
     match ((lookup.variable)(variable).filter(|value| !value.is_empty()), default) {
         (Some(value), _) => Ok(value),
         (None, Some(default)) => expand(default, lookup, depth + 1, values),
-        (None, None) => Err(Diagnostic::whole(format!("the variable `{variable}` is not set or is empty"))
+        (None, None) => Err(Diagnostic::whole(format!("variable `{variable}` is unset or empty"))
             .help(format!("set {variable} in the environment, or give a default: ${{{variable}:-value}}"))),
     }
 }
@@ -176,7 +176,7 @@ mod tests {
 
     fn check(text: &str, expect: Result<(&str, bool), &str>) {
         let mut tree = parse(&format!("k: {text}\n")).expect("valid YAML");
-        let findings = fill(&mut tree, &LOOKUP).findings;
+        let findings = apply(&mut tree, &LOOKUP).findings;
         match expect {
             Ok((want, want_plain)) => {
                 assert!(findings.is_empty(), "{text}: {findings:?}");
@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn placeholders_are_filled_and_what_is_missing_is_named() {
+    fn placeholders_expand_and_missing_are_reported() {
         check("\"${PORT}\"", Ok(("8080", true)));
         check("${PORT}", Ok(("8080", true)));
         check("\"127.0.0.1:${PORT}\"", Ok(("127.0.0.1:8080", false)));
@@ -195,39 +195,40 @@ mod tests {
         check("\"${NOPE:-}\"", Ok(("", true)));
         check("\"${file:/token}\"", Ok(("s3cret", true)));
         check("\"$$PORT costs 5$\"", Ok(("$PORT costs 5$", false)));
-        check("\"${NOPE}\"", Err("`NOPE` is not set"));
+        check("\"${NOPE}\"", Err("`NOPE` is unset"));
         check("\"${file:/none}\"", Err("${file:/none}"));
         check("\"${open\"", Err("unclosed"));
         check("\"${a-b}\"", Err("invalid variable name"));
     }
 
     #[test]
-    fn the_names_that_a_configuration_uses_are_known_by_place() {
+    fn placeholder_names_have_locations() {
         let mut tree = parse("a: ${PORT}-${NOPE:-x}\nb: ${file:/token}\n").expect("valid YAML");
-        let filled = fill(&mut tree, &LOOKUP);
-        let names: Vec<(u32, &str)> = filled.names.iter().map(|(place, name)| (place.line, name.as_str())).collect();
+        let interpolated = apply(&mut tree, &LOOKUP);
+        let names: Vec<(u32, &str)> =
+            interpolated.names.iter().map(|(place, name)| (place.line, name.as_str())).collect();
         assert_eq!(names, [(1, "PORT"), (1, "NOPE"), (2, "file:/token")]);
     }
 
     #[test]
-    fn what_is_filled_in_is_bounded_and_known() {
+    fn interpolated_values_are_limited_and_listed() {
         let large = "x".repeat(FILE_MAX as usize);
         let lookup = Lookup { variable: &|name| Some(format!("{name}={large}")), file: LOOKUP.file };
         let mut tree = parse(&format!("k: [{}]\n", "\"${A}\", ".repeat(200))).expect("valid YAML");
-        let findings = fill(&mut tree, &lookup).findings;
+        let findings = apply(&mut tree, &lookup).findings;
         assert!(findings.iter().all(|finding| finding.message.contains("exceed")), "{findings:?}");
         assert!((1..200).contains(&findings.len()), "some fit: {}", findings.len());
         let mut tree = parse("k: \"http://${PORT}/\"\n").expect("valid YAML");
-        let values = fill(&mut tree, &LOOKUP).values;
+        let values = apply(&mut tree, &LOOKUP).values;
         let pair = |value: &str, written: &str| (value.to_string(), written.to_string());
         assert_eq!(values, [pair("8080", "${PORT}"), pair("http://8080/", "http://${PORT}/")]);
     }
 
     #[test]
-    fn what_is_filled_in_is_data_and_never_yaml() {
+    fn interpolated_values_are_never_parsed_as_yaml() {
         let lookup = Lookup { variable: &|_| Some("x\nadmin: { listen: evil }".into()), file: LOOKUP.file };
         let mut tree = parse("# ${IGNORED}\na: ${V}\n").expect("valid YAML");
-        assert!(fill(&mut tree, &lookup).findings.is_empty());
+        assert!(apply(&mut tree, &lookup).findings.is_empty());
         let Value::Map(entries) = &tree.value else { panic!("a mapping") };
         assert_eq!(entries.len(), 1);
     }

@@ -1,8 +1,8 @@
-//! Configuration: from the text of a file to typed values, with every error at once and its location. It knows no subsystem: sections
-//! are the types of the crates that use it.
+//! Configuration: from the text of a file to typed values; all errors are reported in one run, with their locations. This crate
+//! knows no subsystem: sections are the types of the crates that use it.
 //!
 //! ```text
-//! tree::parse → interpolate::fill → schema::check → load::load → a Config, or diag::Report
+//! tree::parse → interpolate::apply → schema::check → load::load → a Config, or diag::Report
 //! ```
 
 pub mod load;

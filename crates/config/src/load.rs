@@ -1,8 +1,8 @@
-//! From the text of a file to a typed Config, with every mistake at once. In: text, a Config type, a lookup for
-//! placeholders. Out: the Config and its tree (so that later checks can name places), or a `Report`.
+//! From the text of a file to a typed Config; all errors are reported in one run. In: text, a Config type, a lookup for
+//! placeholders. Out: the Config and its tree (so that later checks can report locations), or a `Report`.
 
 use crate::diag::{Diagnostic, FINDINGS_MAX, Location, Report, line_of};
-use crate::interpolate::{Filled, Lookup, fill};
+use crate::interpolate::{self, Interpolated, Lookup};
 use crate::schema;
 use crate::tree::{self, Node, Value};
 use schemars::JsonSchema;
@@ -10,44 +10,44 @@ use serde::de::DeserializeOwned;
 use std::collections::HashSet;
 use std::path::PathBuf;
 
-/// A Config that the schema allows, with the tree it came from.
+/// A Config that is valid under the schema, with the tree it was read from.
 pub struct Loaded<C> {
     pub config: C,
     pub tree: Node,
     pub report: Report,
-    /// The variables that stand in secret cells.
+    /// The variables used in secret values.
     pub secret_variables: Vec<String>,
-    /// The files that were filled in.
+    /// The interpolated files.
     pub files: Vec<PathBuf>,
 }
 
-/// The JSON Schema of a Config type, as the walker and editors read it.
+/// The JSON Schema of a Config type, for the walker and for editors.
 pub fn schema_of<C: JsonSchema>() -> serde_json::Value {
     schemars::generate::SchemaSettings::draft2020_12().into_generator().into_root_schema_for::<C>().to_value()
 }
 
-/// A checked tree as JSON that people may see.
+/// A checked tree as JSON for display, without secrets.
 pub fn shown<C: JsonSchema>(tree: &Node) -> serde_json::Value {
     schema::shown(tree, &schema_of::<C>())
 }
 
-/// A file with mistakes of form: what is right in it can be checked all the same.
+/// A file with schema errors: its valid sections can be checked nevertheless.
 pub struct Refused {
     pub report: Report,
     pub tree: Option<Node>,
-    /// What the schema made of it; cells with a mistake are null or left out.
+    /// The JSON that the schema check produced; values with an error are null or missing.
     pub json: serde_json::Value,
 }
 
 impl Refused {
-    /// A section that is right by itself, and its tree.
+    /// A section that is valid by itself, and its tree.
     pub fn section<S: DeserializeOwned>(&self, name: &str) -> Option<(S, &Node)> {
         let value = self.json.get(name)?.clone();
         Some((serde_json::from_value(value).ok()?, self.tree.as_ref()?.at(&[name])))
     }
 }
 
-/// Parses, fills, checks and reads. `Err` holds all findings; the text of secrets is masked in it.
+/// Parses, interpolates, checks and deserializes. `Err` contains all findings, with secrets masked.
 pub fn load<C: DeserializeOwned + JsonSchema>(
     file: &str,
     text: &str,
@@ -56,7 +56,7 @@ pub fn load<C: DeserializeOwned + JsonSchema>(
     load_or_sections(file, text, lookup).map_err(|refused| refused.report)
 }
 
-/// The same, and of a file with mistakes the sections that have none.
+/// Like `load`; for a file with errors, `Err` also has the sections without errors.
 pub fn load_or_sections<C: DeserializeOwned + JsonSchema>(
     file: &str,
     text: &str,
@@ -73,18 +73,19 @@ pub fn load_or_sections<C: DeserializeOwned + JsonSchema>(
             return Err(Box::new(Refused { report, tree: None, json: serde_json::Value::Null }));
         }
     };
-    let Filled { findings: unfilled, names, values, .. } = fill(&mut tree, lookup);
+    let Interpolated { findings: unresolved, names, values, .. } = interpolate::apply(&mut tree, lookup);
     values.iter().for_each(|(value, written)| report.hide(value, written));
-    let unfilled_places: Vec<_> = unfilled.iter().filter_map(|finding| finding.place).collect();
+    let unresolved_places: Vec<_> = unresolved.iter().filter_map(|finding| finding.place).collect();
     let checked = schema::check(&tree, &schema_of::<C>());
     mask_secrets(&tree, &checked.secrets.iter().copied().collect(), false, &mut report);
     let files = names.iter().filter_map(|(_, name)| name.strip_prefix("file:")).map(PathBuf::from).collect();
     let secret = names.iter().filter(|(place, name)| checked.secrets.contains(place) && !name.starts_with("file:"));
     let secret_variables = secret.map(|(_, name)| name.clone()).collect();
-    report.extend(unfilled);
-    // A cell that could not be filled would be reported a second time for its type.
-    report
-        .extend(checked.findings.into_iter().filter(|f| f.place.is_none_or(|place| !unfilled_places.contains(&place))));
+    report.extend(unresolved);
+    // A value that could not be interpolated would be reported a second time for its type.
+    report.extend(
+        checked.findings.into_iter().filter(|f| f.place.is_none_or(|place| !unresolved_places.contains(&place))),
+    );
     if report.has_errors() {
         return Err(Box::new(Refused { report, tree: Some(tree), json: checked.json }));
     }
@@ -99,7 +100,7 @@ pub fn load_or_sections<C: DeserializeOwned + JsonSchema>(
     }
 }
 
-/// Hides the cells of secrets, with all that lies in them where it should not, on each of their lines.
+/// Masks the nodes of secrets on each of their lines, including misplaced children.
 fn mask_secrets(node: &Node, secrets: &HashSet<Location>, within: bool, report: &mut Report) {
     let within = within || secrets.contains(&node.place);
     match &node.value {
@@ -114,10 +115,10 @@ fn mask_secrets(node: &Node, secrets: &HashSet<Location>, within: bool, report: 
     }
 }
 
-/// Words in the names of keys that hold secrets.
+/// Words in the names of keys of secrets.
 const SECRET_WORDS: [&str; 6] = ["password", "token", "secret", "key", "credential", "authorization"];
 
-/// Hides what stands behind a name that sounds like a secret's. For a line of a text that is no YAML: nobody knows its cells.
+/// Masks the text after a key whose name suggests a secret. For a line of invalid YAML, whose nodes are unknown.
 fn mask_by_name(text: &str, line: u32, report: &mut Report) {
     let written = line_of(text, line);
     let lower = written.to_ascii_lowercase();
@@ -135,21 +136,21 @@ mod tests {
 
     #[derive(Debug, serde::Deserialize, JsonSchema)]
     #[serde(deny_unknown_fields)]
-    #[expect(dead_code, reason = "what is read is no part of these tests")]
+    #[expect(dead_code, reason = "these tests do not read the values")]
     struct Sample {
         token: Option<crate::unit::Secret>,
         port: Option<u16>,
     }
 
-    fn refused(text: &str) -> String {
+    fn rejected(text: &str) -> String {
         match load::<Sample>("f", text, &Lookup::HERE) {
-            Ok(_) => panic!("no mistake was found in {text}"),
+            Ok(_) => panic!("no error was found in {text}"),
             Err(report) => report.render(),
         }
     }
 
     #[test]
-    fn a_secret_is_hidden_on_all_its_lines_and_in_a_text_that_is_no_yaml() {
+    fn secret_is_masked_on_all_lines_and_in_bad_yaml() {
         for text in [
             "{ token: \"hunter2\n  hunter2\", port: x }",
             "{ token: [hunter2, { a: hunter2 }], port: x }",
@@ -157,7 +158,7 @@ mod tests {
             "token: *hunter2\n",
             "{ token: @hunter2, port: 1 }",
         ] {
-            let shown = refused(text);
+            let shown = rejected(text);
             assert!(!shown.contains("hunter2") && shown.contains("-->"), "{shown}");
         }
     }

@@ -1,14 +1,14 @@
-//! What a part of the configuration needs from the system beside memory: files, TCP ports, programs. In: plans. Out: one list for
-//! the sandbox of the worker, and for `validate`, which says what an image lacks.
+//! What a part of the configuration needs from the system besides memory: files, TCP ports, programs. In: plans. Out: one list
+//! for the sandbox of the worker, and for `validate`, which reports what an image is missing.
 
 use base::system::listen::Listen;
 use std::path::{Component, Path, PathBuf};
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Needs {
-    /// Files and folders that are read.
+    /// Files and directories that are read.
     pub read: Vec<PathBuf>,
-    /// Folders in which files are made, replaced and removed.
+    /// Directories in which files are created, replaced and removed.
     pub write: Vec<PathBuf>,
     /// TCP ports that are connected to.
     pub connect: Vec<u16>,
@@ -27,12 +27,12 @@ impl Needs {
         self.listen.extend(other.listen);
     }
 
-    /// A file that may be replaced by another of the same name, as editors and mounted secrets do it: its folder is read.
+    /// A file that may be replaced by another of the same name, as editors and mounted secrets do: reads its directory.
     pub fn read_replaced(&mut self, file: &Path) {
         self.read.push(parent(file));
     }
 
-    /// A file that is written: its folder.
+    /// A file that is written: needs its directory.
     pub fn write_file(&mut self, file: &Path) {
         self.write.push(parent(file));
     }
@@ -45,7 +45,7 @@ fn parent(file: &Path) -> PathBuf {
     }
 }
 
-/// A path without `.` and `..`, by its text alone: links on the way are not looked at.
+/// A path without `.` and `..`, normalized lexically: symlinks are not resolved.
 pub fn normal(path: &Path) -> PathBuf {
     let mut normal = PathBuf::new();
     for part in path.components() {
@@ -58,7 +58,7 @@ pub fn normal(path: &Path) -> PathBuf {
     normal
 }
 
-/// The folder of a pattern: everything before the first part with a wildcard.
+/// The directory of a pattern: everything before the first component with a wildcard.
 pub fn pattern_directory(pattern: &str) -> PathBuf {
     let is_plain = |part: &&str| !part.contains(['*', '?', '[']);
     let parts: Vec<&str> = pattern.split('/').collect();
@@ -77,7 +77,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_pattern_needs_the_folder_before_its_first_wildcard() {
+    fn pattern_needs_the_directory_before_wildcards() {
         for (pattern, directory) in [
             ("/var/log/app/*.log", "/var/log/app"),
             ("/var/log/app/out.log", "/var/log/app"),

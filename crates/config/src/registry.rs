@@ -1,16 +1,16 @@
-//! The one macro that makes a registry: an entry of the configuration whose key names its kind, beside the keys that
-//! all kinds share. From one line per kind follow the schema, the checks, `outrigger explain` and the dispatch.
+//! The macro that declares a registry: a configuration entry whose key is its kind, alongside the keys that all kinds
+//! share. One line per kind generates the schema, the checks, `outrigger explain` and the dispatch.
 
-/// What `outrigger explain` tells of one kind; its text is the doc comment of the kind's `Config`.
+/// The input of `outrigger explain` for one kind; its text is the doc comment of the kind's `Config`.
 pub struct KindInfo {
     pub name: &'static str,
     pub example: &'static str,
     pub schema: fn() -> serde_json::Value,
 }
 
-/// Implemented by each kind's `Config`, beside its code.
+/// Implemented by each kind's `Config`, next to its code.
 pub trait Kind {
-    /// A minimal entry that works, as it stands in the file.
+    /// A minimal valid entry, as written in the file.
     const EXAMPLE: &'static str;
 }
 
@@ -23,7 +23,7 @@ pub trait Kind {
 ///         stdio => Stdio(stdio::Config),
 ///         file => File(file::Config),
 ///     } shared {
-///         /// Stages for this source alone.
+///         /// Stages of this source only.
 ///         pub stages: Vec<StageEntry>,
 ///     }
 /// }
@@ -47,14 +47,14 @@ macro_rules! registry {
             $($(#[$shared_about])* pub $shared: $shared_type,)*
         }
 
-        /// The one kind that an entry names.
+        /// The kind of an entry.
         #[derive(Clone, Debug)]
         pub enum $kind {
             $($variant($config)),+
         }
 
         impl $kind {
-            /// The word that names it in the file.
+            /// Its key in the file.
             pub fn name(&self) -> &'static str {
                 match self {
                     $($kind::$variant(_) => $crate::kind_word!($name $(, $word)?),)+
@@ -63,7 +63,7 @@ macro_rules! registry {
         }
 
         impl $entry {
-            /// The kind and its Config; none only where the schema check was left out.
+            /// The kind and its Config; none only if the schema check was skipped.
             pub fn kind(&self) -> Option<$kind> {
                 $(if let Some(config) = &self.$name {
                     return Some($kind::$variant(config.clone()));
@@ -81,7 +81,7 @@ macro_rules! registry {
     };
 }
 
-/// The word that names a kind in the file: its module's name, or another where that is a word of the language.
+/// The key of a kind in the file: the name of its module, or another word if that name is a Rust keyword.
 #[macro_export]
 macro_rules! kind_word {
     ($name:ident) => {
@@ -92,7 +92,7 @@ macro_rules! kind_word {
     };
 }
 
-/// The laws that every registry keeps; each subsystem's tests call this with its own.
+/// The rules for every registry; the tests of each subsystem call this with their own registries.
 pub fn assert_laws<E: serde::de::DeserializeOwned + schemars::JsonSchema>(kinds: &[KindInfo]) {
     assert!(!kinds.is_empty());
     for kind in kinds {
@@ -100,8 +100,8 @@ pub fn assert_laws<E: serde::de::DeserializeOwned + schemars::JsonSchema>(kinds:
         let about = schema["description"].as_str().unwrap_or("");
         assert!(about.len() > 40, "the Config of `{}` is documented in a sentence or more", kind.name);
         for (key, property) in schema["properties"].as_object().into_iter().flatten() {
-            let told = property["description"].as_str().is_some_and(|text| text.len() > 10);
-            assert!(told, "`{}.{key}` has a doc comment", kind.name);
+            let documented = property["description"].as_str().is_some_and(|text| text.len() > 10);
+            assert!(documented, "`{}.{key}` has a doc comment", kind.name);
         }
         if let Err(report) = crate::load::load::<E>("example", kind.example, &crate::interpolate::Lookup::HERE) {
             panic!("the example of `{}` is valid:\n{}", kind.name, report.render());

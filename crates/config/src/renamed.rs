@@ -1,9 +1,9 @@
-//! Hints for keys that go by another name here: those of earlier versions, and those of the field's other tools. They are hints
-//! alone: no name in this table is accepted. A hint is given where its key is known, so that one name may have several.
+//! Hints for keys that have another name in Outrigger: keys of earlier versions and of other tools. They are only hints: no name
+//! in this table is accepted. A hint is given if its key exists at that location, so one name may have several hints.
 
 use crate::diag::nearest;
 
-/// A name that people write, and the keys that it may mean, as paths from the place where it was written.
+/// A name that users may write, and the keys that it may mean, as paths relative to the location of the name.
 pub const RENAMED: &[(&str, &[&str])] = &[
     // Keys of earlier versions.
     ("body_max", &["max_body_bytes"]),
@@ -97,20 +97,20 @@ const INTERVAL: &[&str] = &["interval", "store.git.interval"];
 const PUBLISH: &[&str] = &["publish.symlink.path"];
 const URL: &[&str] = &["url"];
 
-/// What to write instead of an unknown key.
+/// The replacement for an unknown key.
 pub struct Hint {
     /// The text after `help:`.
     pub help: String,
-    /// The key that was meant, as a path, where one is clear.
+    /// The intended key as a path, if it is unambiguous.
     pub key: Option<String>,
 }
 
-/// `knows` says whether a path leads to a key from the place where `name` was written.
+/// `knows` returns whether a path, relative to the location of `name`, is a known key.
 pub fn hint(name: &str, known: &[&str], knows: impl Fn(&str) -> bool) -> Option<Hint> {
     let rows = RENAMED.iter().filter(|(old, _)| *old == name);
     let renamed = rows.flat_map(|(_, keys)| keys.iter()).find(|key| knows(key));
     if name == "client" && renamed.is_some() {
-        let help = "its keys stand beside `url`: timeout, connect_timeout, headers, auth, tls".to_string();
+        let help = "its keys are next to `url`: timeout, connect_timeout, headers, auth, tls".to_string();
         return Some(Hint { help, key: None });
     }
     if let Some(key) = renamed {

@@ -1,7 +1,7 @@
-//! Holds the tree against a JSON Schema and reports every mistake with its place, reason and next step. In: the tree,
-//! and the schema that `schemars` made from a Config type. Out: JSON for serde, typed as the schema says, and the
-//! findings. It knows the part of JSON Schema that Config types use, and two extensions: `x-kinds` (exactly one of these keys
-//! names the kind) and the formats `duration`, `size`, `secret`, `address` and `url`.
+//! Validates the tree against a JSON Schema and reports every error with its location, reason and next step. In: the tree,
+//! and the schema that `schemars` generates from a Config type. Out: JSON for serde, typed by the schema, and the findings. It
+//! supports the part of JSON Schema that Config types use, and two extensions: `x-kinds` (exactly one of these keys is the
+//! kind) and the formats `duration`, `size`, `secret`, `address` and `url`.
 
 use crate::diag::{Diagnostic, Location, nearest};
 use crate::renamed;
@@ -9,7 +9,7 @@ use crate::tree::{Entry, Node, Value};
 use crate::unit::{Address, ByteSize, TimeSpan, Url};
 use serde_json::{Map, Number, Value as Json};
 
-/// What the walk found: the value for serde, the mistakes, and the cells that no message may show.
+/// Result of the walk: the value for serde, the errors, and the nodes that no message may show.
 #[derive(Debug, Default)]
 pub struct Checked {
     pub json: Json,
@@ -21,7 +21,7 @@ pub fn check(tree: &Node, schema: &Json) -> Checked {
     walk(tree, schema, false)
 }
 
-/// The same tree as JSON that people may see: secrets, credentials in URLs and what was filled in are hidden.
+/// The tree as JSON for display: secrets, credentials in URLs and interpolated values are hidden.
 pub fn shown(tree: &Node, schema: &Json) -> Json {
     walk(tree, schema, true).json
 }
@@ -34,7 +34,7 @@ fn walk(tree: &Node, schema: &Json, hide: bool) -> Checked {
 
 struct Walker<'s> {
     root: &'s Json,
-    /// The mappings that lead to the present one, from the file inwards.
+    /// The mappings around the current one, outermost first.
     above: Vec<&'s Json>,
     findings: Vec<Diagnostic>,
     secrets: Vec<Location>,
@@ -45,7 +45,7 @@ impl<'s> Walker<'s> {
     fn value(&mut self, node: &Node, schema: &'s Json, name: &str) -> Json {
         let schema = self.resolve(schema);
         if let Some(variants) = schema["anyOf"].as_array() {
-            // `Option<T>` is "T or null"; a null leaves the key out.
+            // `Option<T>` is "T or null"; a null omits the key.
             if node.is_null() && variants.iter().any(|variant| variant["type"] == "null") {
                 return Json::Null;
             }
@@ -62,11 +62,11 @@ impl<'s> Walker<'s> {
         if let Some(only) = schema["const"].as_str() {
             return self.word(node, &[only], name);
         }
-        let (wanted, nullable) = type_of(schema);
+        let (expected, nullable) = type_of(schema);
         if nullable && node.is_null() {
             return Json::Null;
         }
-        match wanted {
+        match expected {
             Some("object") => self.object(node, schema, name),
             Some("array") => self.array(node, schema, name),
             Some("string") => self.string(node, schema, name),
@@ -97,7 +97,7 @@ impl<'s> Walker<'s> {
                 let json = self.mistyped(node, "a mapping", name);
                 if let (Value::Scalar { text, .. }, Some(finding)) = (&node.value, self.findings.last_mut())
                     && schema["properties"].get("max_bytes").is_some()
-                    && !node.filled
+                    && !node.interpolated
                 {
                     finding.help = Some(format!("write `{name}: {{ max_bytes: {text} }}`"));
                 }
@@ -139,7 +139,7 @@ impl<'s> Walker<'s> {
         Json::Object(json)
     }
 
-    /// Names become file names, labels and ledger rows, so they are kept to a plain alphabet.
+    /// Names become file names, labels and ledger rows, so their alphabet is restricted.
     fn entry_name(&mut self, entry: &Entry, schema: &Json, parent: &str) {
         if schema["x-names"] == true && !is_name(&entry.key) {
             self.findings.push(
@@ -149,7 +149,7 @@ impl<'s> Walker<'s> {
         }
     }
 
-    /// Everything below a key that nobody knows, where it may be a secret under a wrong name.
+    /// Masks everything below an unknown key: it may be a secret under a wrong name.
     fn mask(&mut self, node: &Node) {
         match &node.value {
             Value::Scalar { .. } => self.secrets.push(node.place),
@@ -158,7 +158,7 @@ impl<'s> Walker<'s> {
         }
     }
 
-    /// Whether a schema has a secret anywhere below it.
+    /// Whether a schema contains a secret at any level up to `SECRET_DEPTH`.
     fn holds_secrets(&self, schema: &'s Json, depth: usize) -> bool {
         let schema = self.resolve(schema);
         let below = |value: &'s Json| depth < SECRET_DEPTH && self.holds_secrets(value, depth + 1);
@@ -169,37 +169,37 @@ impl<'s> Walker<'s> {
             || schema["additionalProperties"].is_object() && below(&schema["additionalProperties"])
     }
 
-    fn unknown_key(&mut self, entry: &Entry, beside: &[Entry], schema: &'s Json, kinds: &[&str], name: &str) {
+    fn unknown_key(&mut self, entry: &Entry, siblings: &[Entry], schema: &'s Json, kinds: &[&str], name: &str) {
         let known: Vec<&str> = schema["properties"].as_object().into_iter().flatten().map(|(key, _)| &**key).collect();
         let key = entry.key.as_str();
         let (help, meant) = if let Some(hint) = renamed::hint(key, &known, |path| self.key_at(schema, path).is_some()) {
             (hint.help, hint.key.and_then(|path| self.key_at(schema, &path)))
-        } else if let Some((help, meant)) = self.elsewhere(key, beside, schema, kinds, name) {
+        } else if let Some((help, meant)) = self.misplaced(key, siblings, schema, kinds, name) {
             (help, Some(meant))
         } else if key == "type" && !kinds.is_empty() {
             let (first, all) = (kinds.first().unwrap_or(&""), kinds.join(", "));
-            (format!("the kind is the key itself: {{ {first}: {{ … }} }}; kinds here: {all}"), None)
+            (format!("the kind is the key itself: {{ {first}: {{ … }} }}; known kinds: {all}"), None)
         } else {
-            (format!("known here: {}", known.join(", ")), None)
+            (format!("known keys: {}", known.join(", ")), None)
         };
         let message = format!("unknown key `{key}` in `{name}`");
         self.findings.push(Diagnostic::error(entry.key_place, message).help(help));
-        // The line is shown: what is a secret under the right name is hidden under a wrong one too, and so is every unknown value.
+        // The line is shown, so a secret is also masked under a wrong name, and so is every unknown value.
         if meant.is_none_or(|meant| self.holds_secrets(meant, 0)) {
             self.mask(&entry.node);
         }
     }
 
-    /// A key that is right in the kind beside it, or beside the kind that it stands in.
-    fn elsewhere(
+    /// A key that is valid inside a sibling kind, or next to the kind that contains it.
+    fn misplaced(
         &self,
         key: &str,
-        beside: &[Entry],
+        siblings: &[Entry],
         schema: &'s Json,
         kinds: &[&str],
         name: &str,
     ) -> Option<(String, &'s Json)> {
-        let inside = beside.iter().map(|entry| entry.key.as_str()).filter(|other| kinds.contains(other));
+        let inside = siblings.iter().map(|entry| entry.key.as_str()).filter(|other| kinds.contains(other));
         for kind in inside {
             let known = |path: &str| self.key_at(schema, &format!("{kind}.{path}"));
             if let Some(meant) = known(key) {
@@ -214,7 +214,7 @@ impl<'s> Walker<'s> {
         let above = self.above.iter().rev().nth(1)?;
         let is_kind = above["x-kinds"].as_array().is_some_and(|kinds| kinds.iter().any(|kind| kind == name));
         let meant = self.key_at(above, key).filter(|_| is_kind)?;
-        Some((format!("it stands beside `{name}`, not in it"), meant))
+        Some((format!("it belongs next to `{name}`, not in it"), meant))
     }
 
     /// The schema of a key, by its path from a mapping.
@@ -222,7 +222,7 @@ impl<'s> Walker<'s> {
         path.split('.').try_fold(schema, |schema, key| self.content(schema)["properties"].get(key))
     }
 
-    /// The schema behind references and "or null".
+    /// The schema after resolving references and "or null".
     fn content(&self, schema: &'s Json) -> &'s Json {
         let schema = self.resolve(schema);
         let variants = schema["anyOf"].as_array().into_iter().flatten();
@@ -249,7 +249,7 @@ impl<'s> Walker<'s> {
         let given: Vec<&Entry> = entries.iter().filter(|entry| kinds.contains(&entry.key.as_str())).collect();
         if let [_, second, ..] = given.as_slice() {
             let message = format!("`{name}` has two kinds: `{}` and `{}`", given[0].key, second.key);
-            self.findings.push(Diagnostic::error(second.key_place, message).help("give each an entry of its own"));
+            self.findings.push(Diagnostic::error(second.key_place, message).help("use a separate entry for each"));
         } else if given.is_empty() && !entries.iter().any(|entry| nearest(&entry.key, kinds.iter().copied()).is_some())
         {
             let finding = Diagnostic::error(node.place, format!("`{name}` has no kind"));
@@ -262,18 +262,18 @@ impl<'s> Walker<'s> {
             Value::List(items) => items,
             _ => return self.mistyped(node, "a list", name),
         };
-        let least = schema["minItems"].as_u64().unwrap_or(0);
-        let most = schema["maxItems"].as_u64().unwrap_or(u64::MAX);
+        let min = schema["minItems"].as_u64().unwrap_or(0);
+        let max = schema["maxItems"].as_u64().unwrap_or(u64::MAX);
         let length = items.len() as u64;
-        if length < least || length > most {
-            let bound = if length < least { format!("at least {least}") } else { format!("at most {most}") };
+        if length < min || length > max {
+            let limit = if length < min { format!("at least {min}") } else { format!("at most {max}") };
             self.findings
-                .push(Diagnostic::error(node.place, format!("`{name}` has {length} entries, expected {bound}")));
+                .push(Diagnostic::error(node.place, format!("`{name}` has {length} entries, expected {limit}")));
         }
         Json::Array(items.iter().map(|item| self.value(item, &schema["items"], name)).collect())
     }
 
-    /// An externally tagged enum: a word, or a mapping with one key.
+    /// An externally tagged enum: a word, or a mapping with exactly one key.
     fn one_of(&mut self, node: &Node, variants: &'s [Json], name: &str) -> Json {
         let words: Vec<&str> = variants
             .iter()
@@ -295,7 +295,7 @@ impl<'s> Walker<'s> {
             .flat_map(|properties| properties.keys().map(String::as_str))
             .collect();
         let Value::Map(entries) = &node.value else {
-            return self.mistyped(node, "a mapping with one key", name);
+            return self.mistyped(node, "a mapping with exactly one key", name);
         };
         match entries.as_slice() {
             [entry] if keyed(&entry.key).is_some() => {
@@ -308,12 +308,12 @@ impl<'s> Walker<'s> {
             [entry] => {
                 let finding = Diagnostic::error(entry.key_place, format!("unknown kind `{}` in `{name}`", entry.key));
                 let near = nearest(&entry.key, known.iter().copied()).map(|near| format!("did you mean `{near}`?"));
-                self.findings.push(finding.help(near.unwrap_or_else(|| format!("known here: {}", known.join(", ")))));
+                self.findings.push(finding.help(near.unwrap_or_else(|| format!("known kinds: {}", known.join(", ")))));
                 Json::Null
             }
             _ => {
-                let finding = Diagnostic::error(node.place, format!("`{name}` takes exactly one key, its kind"));
-                self.findings.push(finding.help(format!("known here: {}", known.join(", "))));
+                let finding = Diagnostic::error(node.place, format!("`{name}` must have exactly one key, its kind"));
+                self.findings.push(finding.help(format!("known kinds: {}", known.join(", "))));
                 Json::Null
             }
         }
@@ -356,10 +356,10 @@ impl<'s> Walker<'s> {
         };
         if let Some(reason) = reason {
             let reason =
-                if node.filled { reason.replace(&format!("`{text}`"), "the interpolated value") } else { reason };
+                if node.interpolated { reason.replace(&format!("`{text}`"), "the interpolated value") } else { reason };
             self.findings.push(Diagnostic::error(node.place, format!("`{name}`: {reason}")));
         }
-        Json::String(match (self.hide, format, node.filled) {
+        Json::String(match (self.hide, format, node.interpolated) {
             (true, "secret", _) => "(secret)".into(),
             (true, _, true) => "(interpolated)".into(),
             (true, _, false) => crate::diag::hide_userinfo(text),
@@ -368,28 +368,27 @@ impl<'s> Walker<'s> {
     }
 
     fn number(&mut self, node: &Node, schema: &Json, name: &str) -> Json {
-        let whole = schema["type"] == "integer"
+        let is_integer = schema["type"] == "integer"
             || schema["type"].as_array().is_some_and(|types| types.iter().any(|t| t == "integer"));
-        let wanted = if whole { "an integer" } else { "a number" };
+        let expected = if is_integer { "an integer" } else { "a number" };
         let Value::Scalar { text, plain: true } = &node.value else {
-            return self.mistyped(node, wanted, name);
+            return self.mistyped(node, expected, name);
         };
-        let number = if whole {
+        let number = if is_integer {
             text.parse::<i64>().ok().map(Number::from)
         } else {
             text.parse().ok().and_then(Number::from_f64)
         };
         let Some(number) = number else {
-            return self.mistyped(node, wanted, name);
+            return self.mistyped(node, expected, name);
         };
         let value = number.as_f64().unwrap_or(0.0);
-        let least = schema["minimum"].as_f64().unwrap_or(f64::NEG_INFINITY);
-        let most = schema["maximum"].as_f64().unwrap_or(f64::INFINITY);
-        if value < least || value > most {
-            let bound =
-                if most.is_infinite() { format!("at least {least}") } else { format!("from {least} to {most}") };
+        let min = schema["minimum"].as_f64().unwrap_or(f64::NEG_INFINITY);
+        let max = schema["maximum"].as_f64().unwrap_or(f64::INFINITY);
+        if value < min || value > max {
+            let limit = if max.is_infinite() { format!("at least {min}") } else { format!("from {min} to {max}") };
             self.findings
-                .push(Diagnostic::error(node.place, format!("`{name}` is {}, expected {bound}", quoted(node))));
+                .push(Diagnostic::error(node.place, format!("`{name}` is {}, expected {limit}", quoted(node))));
         }
         Json::Number(number)
     }
@@ -416,16 +415,17 @@ impl<'s> Walker<'s> {
         }
     }
 
-    fn mistyped(&mut self, node: &Node, wanted: &str, name: &str) -> Json {
+    fn mistyped(&mut self, node: &Node, expected: &str, name: &str) -> Json {
         let quoted =
-            matches!(&node.value, Value::Scalar { plain: false, .. }) && matches!(wanted, "a number" | "an integer");
-        let finding = Diagnostic::error(node.place, format!("`{name}`: expected {wanted}, found {}", node.kind_name()));
+            matches!(&node.value, Value::Scalar { plain: false, .. }) && matches!(expected, "a number" | "an integer");
+        let finding =
+            Diagnostic::error(node.place, format!("`{name}`: expected {expected}, found {}", node.kind_name()));
         self.findings.push(if quoted { finding.help("write it without quotes") } else { finding });
         Json::Null
     }
 }
 
-/// How far below a key a secret is looked for.
+/// Depth below a key down to which secrets are searched.
 const SECRET_DEPTH: usize = 4;
 
 fn type_of(schema: &Json) -> (Option<&str>, bool) {
@@ -441,13 +441,13 @@ fn type_of(schema: &Json) -> (Option<&str>, bool) {
 
 fn quoted(node: &Node) -> String {
     match &node.value {
-        Value::Scalar { .. } if node.filled => "the interpolated value".into(),
+        Value::Scalar { .. } if node.interpolated => "the interpolated value".into(),
         Value::Scalar { text, .. } => format!("`{text}`"),
         _ => node.kind_name().into(),
     }
 }
 
-/// A cell that the schema leaves open reads as YAML's own types.
+/// A node without a type in the schema is read with the types of YAML.
 fn untyped(node: &Node) -> Json {
     match &node.value {
         _ if node.is_null() => Json::Null,
@@ -480,7 +480,7 @@ mod tests {
 
     #[derive(Debug, Deserialize, JsonSchema)]
     #[serde(deny_unknown_fields)]
-    #[expect(dead_code, reason = "read by serde and the schema alone")]
+    #[expect(dead_code, reason = "read only by serde and the schema")]
     struct Sample {
         /// The port of the app.
         port: u16,
@@ -515,7 +515,7 @@ mod tests {
         let schema = serde_json::to_value(schemars::schema_for!(Sample)).expect("a schema is JSON");
         let checked = check(&parse(text).expect("valid YAML"), &schema);
         if checked.findings.is_empty() {
-            serde_json::from_value::<Sample>(checked.json).expect("what the walker lets pass, serde reads");
+            serde_json::from_value::<Sample>(checked.json).expect("serde reads what the walker accepts");
         }
         checked
             .findings
@@ -538,7 +538,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_right_passes() {
+    fn valid_configurations_pass() {
         for text in [
             "port: 1\n",
             "{port: 80, grace: 5s, mode: drop_oldest, labels: {v: 1.10, on: true}}",
@@ -550,7 +550,7 @@ mod tests {
     }
 
     #[test]
-    fn each_mistake_is_named_with_place_and_next_step() {
+    fn each_error_has_a_location_and_help() {
         check_finding("prot: 1\nport: 2\n", "1:1 unknown key `prot` in `the file` / did you mean `port`?");
         check_finding(
             "grace: 5s\n",
@@ -561,13 +561,13 @@ mod tests {
         check_finding("{port: 1, grace: 5}", "`grace`: `5` is not a duration");
         check_finding("{port: 1, mode: drop-oldest}", "did you mean `drop_oldest`?");
         check_finding("{port: 1, balance: {lest_request: {}}}", "did you mean `least_request`?");
-        check_finding("{port: 1, balance: {}}", "takes exactly one key");
+        check_finding("{port: 1, balance: {}}", "must have exactly one key");
         check_finding("{port: 1, labels: [a]}", "`labels`: expected a mapping, found a list");
         check_finding("{port: [1]}", "found a list");
     }
 
     #[test]
-    fn all_mistakes_come_at_once_and_secrets_are_marked() {
+    fn all_errors_are_reported_and_secrets_marked() {
         assert_eq!(findings("{prot: 1, grace: x, mode: y, labels: 3, balance: z}").len(), 6);
         let schema = serde_json::to_value(schemars::schema_for!(Sample)).expect("a schema is JSON");
         let checked = check(&parse("port: 1\ntoken: hunter2\n").expect("valid YAML"), &schema);

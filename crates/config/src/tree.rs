@@ -1,7 +1,7 @@
-//! The spanned tree: YAML as it was written, every cell with its place. In: the text of one file. Out: a `Node`, or
-//! what is wrong with the text. A scalar stays text until the schema says what it should be, so that `version: 1.10`
-//! is `1.10` where a string is wanted. Bounds: `TEXT_MAX`, `NODES_MAX` and `UNFOLDED_MAX`
-//! (aliases count what they stand for), `DEPTH_MAX`.
+//! The spanned tree: YAML as written, every node with its location. In: the text of one file. Out: a `Node`, or the
+//! errors of the text. A scalar stays text until the schema determines its type, so that `version: 1.10` is `1.10`
+//! if a string is expected. Limits: `TEXT_MAX`, `NODES_MAX` and `EXPANDED_MAX` (aliases count as the nodes that they
+//! stand for), `DEPTH_MAX`.
 
 use crate::diag::{Diagnostic, Location, line_of};
 use granit_parser::{Event, Parser, ScalarStyle, Span};
@@ -11,22 +11,22 @@ pub const TEXT_MAX: usize = 1 << 20;
 pub const NODES_MAX: usize = 50_000;
 pub const DEPTH_MAX: usize = 64;
 
-/// Bytes of all keys and scalars, with those that aliases stand for.
-pub const UNFOLDED_MAX: usize = 4 << 20;
+/// Bytes of all keys and scalars, including those that aliases stand for.
+pub const EXPANDED_MAX: usize = 4 << 20;
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Node {
     pub place: Location,
     pub value: Value,
-    /// Where it ends; a text may go over several lines.
+    /// Its last line; a text may span several lines.
     pub last_line: u32,
-    /// The text came from a variable or a file, so that a message must not show it.
-    pub filled: bool,
+    /// The text came from a variable or a file, so a message must not show it.
+    pub interpolated: bool,
 }
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum Value {
-    /// `plain` is false where the person wrote quotes or a block: then it is a string and nothing else.
+    /// `plain` is false for quoted and block scalars, which are always strings.
     Scalar {
         text: String,
         plain: bool,
@@ -44,15 +44,15 @@ pub struct Entry {
 
 impl Node {
     fn new(span: &Span, value: Value) -> Node {
-        Node { place: place_of(span), value, last_line: to_u32(span.end.line()), filled: false }
+        Node { place: place_of(span), value, last_line: to_u32(span.end.line()), interpolated: false }
     }
 
-    /// An empty cell, `~` or `null`.
+    /// Whether the value is empty, `~` or `null`.
     pub fn is_null(&self) -> bool {
         matches!(&self.value, Value::Scalar { text, plain: true } if matches!(text.as_str(), "" | "~" | "null" | "Null" | "NULL"))
     }
 
-    /// What kind of thing stands here, for a message.
+    /// The type of this node, for a message.
     pub fn kind_name(&self) -> &'static str {
         match &self.value {
             _ if self.is_null() => "nothing",
@@ -64,7 +64,7 @@ impl Node {
         }
     }
 
-    /// The node at a path of keys and indexes, or the deepest one on the way that exists.
+    /// The node at a path of keys and indexes, or its deepest existing ancestor.
     pub fn at(&self, path: &[&str]) -> &Node {
         let Some((first, rest)) = path.split_first() else {
             return self;
@@ -78,12 +78,12 @@ impl Node {
     }
 }
 
-/// Reads one YAML document.
+/// Parses one YAML document.
 pub fn parse(text: &str) -> Result<Node, Vec<Diagnostic>> {
     if text.len() > TEXT_MAX {
         return Err(vec![
             Diagnostic::whole(format!("the file has {} bytes, more than the {TEXT_MAX} allowed", text.len()))
-                .help("split what is not configuration into files of its own"),
+                .help("move content that is not configuration into separate files"),
         ]);
     }
     let mut builder = Builder::default();
@@ -94,39 +94,39 @@ pub fn parse(text: &str) -> Result<Node, Vec<Diagnostic>> {
                 let marker = error.marker();
                 let place = Location { line: to_u32(marker.line()), column: to_u32(marker.col() + 1), width: 1 };
                 let line = line_of(text, place.line);
-                let here: String = line.chars().skip(marker.col()).collect();
+                let rest: String = line.chars().skip(marker.col()).collect();
                 builder.findings.push(
-                    Diagnostic::error(place, format!("this is not YAML: {}", error.info())).help(help_for(line, &here)),
+                    Diagnostic::error(place, format!("not valid YAML: {}", error.info())).help(help_for(line, &rest)),
                 );
                 return Err(builder.findings);
             }
         }
         let size = builder.size;
-        if size.nodes > NODES_MAX || size.bytes > UNFOLDED_MAX || builder.open.len() > DEPTH_MAX {
+        if size.nodes > NODES_MAX || size.bytes > EXPANDED_MAX || builder.open.len() > DEPTH_MAX {
             return Err(vec![Diagnostic::whole(format!(
-                "the file is nested deeper than {DEPTH_MAX} levels or unfolds to more than {NODES_MAX} cells or {UNFOLDED_MAX} bytes"
+                "the file is nested deeper than {DEPTH_MAX} levels or expands to more than {NODES_MAX} nodes or {EXPANDED_MAX} bytes"
             ))]);
         }
     }
     let place = Location { line: 1, column: 1, width: 1 };
-    let nothing = Node { place, value: Value::Map(Vec::new()), last_line: 1, filled: false };
+    let nothing = Node { place, value: Value::Map(Vec::new()), last_line: 1, interpolated: false };
     if builder.findings.is_empty() { Ok(builder.root.unwrap_or(nothing)) } else { Err(builder.findings) }
 }
 
-/// What most people mean who write a line that YAML refuses.
-fn help_for(line: &str, here: &str) -> String {
-    let word = here.split([',', ']', '}', ' ']).next().unwrap_or(here);
+/// The likely cause of a line that is not valid YAML.
+fn help_for(line: &str, rest: &str) -> String {
+    let word = rest.split([',', ']', '}', ' ']).next().unwrap_or(rest);
     match word.chars().next() {
-        // An alias, a tag, a directive, or what no plain word may begin with.
+        // An alias, a tag, a directive, or a character that must not start a plain scalar.
         Some('*' | '&' | '!' | '%' | '@' | '`') => {
-            format!("a word that begins with `{}` means something else in YAML: quote it, \"{word}\"", &word[..1])
+            format!("a word that begins with `{}` has a special meaning in YAML: quote it, \"{word}\"", &word[..1])
         }
-        _ if line.contains('\t') => "indent with spaces: YAML takes no tabs".into(),
-        _ => "look at the indentation, quotes and colons of this line and the one before".into(),
+        _ if line.contains('\t') => "indent with spaces: YAML does not allow tabs".into(),
+        _ => "check the indentation, quotes and colons of this line and the previous line".into(),
     }
 }
 
-/// A collection whose end has not come yet.
+/// A collection that is not complete yet.
 struct Open {
     node: Node,
     anchor: usize,
@@ -141,7 +141,7 @@ impl Open {
     }
 }
 
-/// What a part of the tree takes.
+/// Size of a part of the tree.
 #[derive(Clone, Copy, Default)]
 struct Size {
     nodes: usize,
@@ -190,8 +190,8 @@ impl Builder {
                 self.documents += 1;
                 if self.documents == 2 {
                     self.findings.push(
-                        Diagnostic::error(place, "a second document begins here, and only one is read")
-                            .help("remove the line `---`, or give the second document a file of its own"),
+                        Diagnostic::error(place, "unexpected second document, expected only one")
+                            .help("remove the line `---`, or move the second document to a separate file"),
                     );
                 }
             }
@@ -212,7 +212,7 @@ impl Builder {
                 }
             }
             Event::Alias(anchor) => match self.anchors.get(&anchor) {
-                Some((_, size)) if self.size.bytes + size.bytes > UNFOLDED_MAX => self.size.add(0, size.bytes),
+                Some((_, size)) if self.size.bytes + size.bytes > EXPANDED_MAX => self.size.add(0, size.bytes),
                 Some((node, size)) => {
                     let node = Node { place, ..node.clone() };
                     self.size.add(size.nodes, size.bytes);
@@ -252,7 +252,7 @@ impl Builder {
                     if let Some(first) = parent.keys.get(&key) {
                         self.findings.push(
                             Diagnostic::error(key_place, format!("duplicate key `{key}`"))
-                                .help(format!("the first one is on line {first}; keep one")),
+                                .help(format!("first defined on line {first}; remove one of them")),
                         );
                     } else {
                         parent.keys.insert(key.clone(), key_place.line);
@@ -279,7 +279,7 @@ fn to_u32(number: usize) -> u32 {
 mod tests {
     use super::*;
 
-    fn check_refused(text: &str, line: u32, part: &str) {
+    fn check_rejected(text: &str, line: u32, part: &str) {
         let findings = parse(text).expect_err(text);
         assert!(
             findings.iter().any(|f| f.message.contains(part) && f.place.is_none_or(|p| p.line == line)),
@@ -288,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn every_cell_knows_its_place_and_keeps_its_text() {
+    fn every_node_has_its_location_and_text() {
         let tree = parse("app:\n  port: 8080\n  tags: [a, 1.10]\n").expect("valid");
         let port = tree.at(&["app", "port"]);
         assert_eq!(port.place, Location { line: 2, column: 9, width: 4 });
@@ -297,30 +297,30 @@ mod tests {
     }
 
     #[test]
-    fn texts_that_mislead_are_refused_with_their_line() {
-        check_refused("a: 1\na: 2\n", 2, "duplicate key");
-        check_refused("a: 1\n---\nb: 2\n", 2, "second document");
-        check_refused("a: [1, 2\nb: 3\n", 2, "not YAML");
-        check_refused("a: &x [*x]\n", 1, "");
-        check_refused("? [a, b]\n: c\n", 1, "plain word");
+    fn misleading_texts_are_rejected_with_their_line() {
+        check_rejected("a: 1\na: 2\n", 2, "duplicate key");
+        check_rejected("a: 1\n---\nb: 2\n", 2, "second document");
+        check_rejected("a: [1, 2\nb: 3\n", 2, "not valid YAML");
+        check_rejected("a: &x [*x]\n", 1, "");
+        check_rejected("? [a, b]\n: c\n", 1, "plain word");
     }
 
     /// Guarantee: hostile-configuration-rejected
     #[test]
-    fn an_alias_bomb_is_refused() {
+    fn alias_bomb_is_rejected() {
         let mut text = String::from("a0: &a0 [x,x,x,x,x,x,x,x,x,x]\n");
         for level in 1..8 {
-            let before = level - 1;
-            text.push_str(&format!("a{level}: &a{level} [{}]\n", vec![format!("*a{before}"); 10].join(",")));
+            let previous = level - 1;
+            text.push_str(&format!("a{level}: &a{level} [{}]\n", vec![format!("*a{previous}"); 10].join(",")));
         }
-        check_refused(&text, 0, "unfolds");
-        check_refused(&format!("a: {}{}", "[".repeat(100), "]".repeat(100)), 0, "deeper");
+        check_rejected(&text, 0, "expands");
+        check_rejected(&format!("a: {}{}", "[".repeat(100), "]".repeat(100)), 0, "deeper");
         let long = "x".repeat(TEXT_MAX / 2);
-        check_refused(&format!("a: &a {long}\nb: [{}]\n", "*a,".repeat(1000)), 0, "unfolds");
+        check_rejected(&format!("a: &a {long}\nb: [{}]\n", "*a,".repeat(1000)), 0, "expands");
     }
 
     #[test]
-    fn many_keys_are_read_in_the_time_of_their_number() {
+    fn many_keys_parse_in_linear_time() {
         let text: String = (0..24_000).map(|number| format!("k{number}: \n")).collect();
         let started = std::time::Instant::now();
         let Value::Map(entries) = parse(&text).expect("valid").value else { panic!("a mapping") };
@@ -329,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn an_alias_stands_for_its_anchor_at_its_own_place() {
+    fn alias_has_its_own_location_and_the_value() {
         let tree = parse("a: &x {k: 1}\nb: *x\n").expect("valid");
         assert_eq!(tree.at(&["b"]).place.line, 2);
         assert_eq!(tree.at(&["b", "k"]).value, Value::Scalar { text: "1".into(), plain: true });

@@ -1,5 +1,5 @@
-//! Typed values of the configuration: durations, sizes and secrets. In: the text of one cell. Out: a value that
-//! cannot be wrong, and prints the way people write it. A secret never prints.
+//! Typed values of the configuration: durations, sizes and secrets. In: the text of one scalar. Out: a value that
+//! is always valid and prints in the syntax of the configuration. A secret is never printed.
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -7,23 +7,23 @@ use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
 
-/// A duration as people write it: `250ms`, `25s`, `5m`, `2h`, `1d`, also joined as in `1m30s`. `0s` is allowed.
+/// A duration in the syntax of the configuration: `250ms`, `25s`, `5m`, `2h`, `1d`, also combined, as `1m30s`. `0s` is allowed.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct TimeSpan(pub Duration);
 
-/// A number of bytes as people write it: `512`, `64KiB`, `8MiB`, `1GiB`; decimal `kB`, `MB`, `GB` too.
+/// A number of bytes in the syntax of the configuration: `512`, `64KiB`, `8MiB`, `1GiB`; also decimal `kB`, `MB`, `GB`.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ByteSize(pub u64);
 
-/// A value that is never printed: not in errors, logs, `/config` or the page.
+/// A value that is never printed: not in errors, logs, `/config` or the admin page.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
 
-/// An IP address with a port, such as `127.0.0.1:8080` or `[::1]:8080`. Port 0 is refused: nobody could find it.
+/// An IP address with a port, such as `127.0.0.1:8080` or `[::1]:8080`. Port 0 is rejected: the chosen port would not be known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Address(pub std::net::SocketAddr);
 
-/// An http or https URL. Credentials in it are never shown.
+/// An http or https URL. Its credentials are never shown.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Url(String);
 
@@ -40,7 +40,7 @@ const SIZE_UNITS: [(&str, u64); 8] = [
 ];
 
 impl TimeSpan {
-    /// The longest duration: sums of a few never pass what a clock counts.
+    /// The longest duration: sums of a few never overflow a clock.
     pub const MAX: TimeSpan = TimeSpan::from_secs(36_500 * 24 * 3600);
 
     pub const fn from_secs(seconds: u64) -> TimeSpan {
@@ -51,7 +51,7 @@ impl TimeSpan {
         TimeSpan(Duration::from_millis(milliseconds))
     }
 
-    /// Reads `1m30s`. The error is the reason alone; the caller knows the place.
+    /// Reads `1m30s`. The error is only the reason; the caller knows the location.
     pub fn parse(text: &str) -> Result<TimeSpan, String> {
         let mut rest = text.trim();
         if rest.is_empty() {
@@ -81,10 +81,10 @@ fn duration_reason(text: &str) -> String {
 }
 
 impl ByteSize {
-    /// The largest size: sums of many never pass 64 bits.
+    /// The largest size: sums of many never overflow 64 bits.
     pub const MAX: ByteSize = ByteSize(1 << 50);
 
-    /// Reads `64MiB`. The error is the reason alone; the caller knows the place.
+    /// Reads `64MiB`. The error is only the reason; the caller knows the location.
     pub fn parse(text: &str) -> Result<ByteSize, String> {
         let text = text.trim();
         let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
@@ -110,7 +110,7 @@ impl ByteSize {
 }
 
 impl Address {
-    /// Reads `127.0.0.1:8080`. The error is the reason alone; the caller knows the place.
+    /// Reads `127.0.0.1:8080`. The error is only the reason; the caller knows the location.
     pub fn parse(text: &str) -> Result<Address, String> {
         match text.parse::<std::net::SocketAddr>() {
             Ok(address) if address.port() == 0 => {
@@ -125,7 +125,7 @@ impl Address {
 }
 
 impl Url {
-    /// Checks scheme and host; the rest is the receiver's to judge.
+    /// Checks scheme and host; the server validates the rest.
     pub fn parse(text: &str) -> Result<Url, String> {
         let (scheme, rest) = text.split_once("://").unwrap_or(("", text));
         let authority = rest.split(['/', '?']).next().unwrap_or("");
@@ -153,7 +153,7 @@ impl Secret {
         Secret(text.into())
     }
 
-    /// The value itself, for the one place that sends it.
+    /// The value itself, only for the code that sends it.
     pub fn reveal(&self) -> &str {
         &self.0
     }
@@ -249,12 +249,12 @@ mod tests {
         match (TimeSpan::parse(text), expect) {
             (Ok(span), Ok(ms)) => assert_eq!(span.0.as_millis() as u64, ms, "{text}"),
             (Err(reason), Err(part)) => assert!(reason.contains(part), "{text}: {reason}"),
-            (got, want) => panic!("{text}: got {got:?}, wanted {want:?}"),
+            (got, want) => panic!("{text}: got {got:?}, expected {want:?}"),
         }
     }
 
     #[test]
-    fn durations_read_as_people_write_them() {
+    fn durations_parse() {
         check_span("25s", Ok(25_000));
         check_span("250ms", Ok(250));
         check_span("1m30s", Ok(90_000));
@@ -271,12 +271,12 @@ mod tests {
         match (ByteSize::parse(text), expect) {
             (Ok(size), Ok(bytes)) => assert_eq!(size.0, bytes, "{text}"),
             (Err(reason), Err(part)) => assert!(reason.contains(part), "{text}: {reason}"),
-            (got, want) => panic!("{text}: got {got:?}, wanted {want:?}"),
+            (got, want) => panic!("{text}: got {got:?}, expected {want:?}"),
         }
     }
 
     #[test]
-    fn sizes_read_as_people_write_them_and_print_the_same() {
+    fn sizes_parse_and_print_back() {
         check_size("64MiB", Ok(64 << 20));
         check_size("64 MiB", Ok(64 << 20));
         check_size("512", Ok(512));
@@ -290,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_prints_as_secret_everywhere() {
+    fn secret_prints_only_a_placeholder() {
         let secret = Secret::new("hunter2");
         assert_eq!(format!("{secret:?}"), "(secret)");
         assert_eq!(serde_json::to_string(&secret).ok().as_deref(), Some("\"(secret)\""));

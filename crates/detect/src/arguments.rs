@@ -1,6 +1,6 @@
-//! Arguments of a command that look like secrets become placeholders, since a configuration is shown and committed. In: the
-//! arguments. Out: cells of YAML, ready to stand in the file. What is hidden is named, so that the person can provide it.
-//! Bound: it knows names and shapes that are common; a password that is given as a bare word is not seen.
+//! Replaces arguments of a command that look like secrets with placeholders, since a configuration is shown and committed. In:
+//! the arguments. Out: YAML scalars for the file, and the variables of the placeholders, so that the user can set them.
+//! Limits: it knows common names and formats; a password that is given as a bare word is not recognised.
 
 use crate::page::quoted;
 use std::path::Path;
@@ -20,53 +20,53 @@ const NAMES: [&str; 11] = [
     "credential",
 ];
 
-/// How well-known tokens begin.
+/// Prefixes of well-known tokens.
 const TOKENS: [&str; 9] = ["ghp_", "gho_", "ghs_", "github_pat_", "glpat-", "xoxb-", "xoxp-", "AKIA", "eyJ"];
 
-/// The cells, and the variables that now stand for what was hidden.
-pub fn cells(arguments: &[String]) -> (Vec<String>, Vec<String>) {
-    let (mut cells, mut variables) = (Vec::new(), Vec::new());
+/// The scalars, and the variables that replace secrets.
+pub fn scalars(arguments: &[String]) -> (Vec<String>, Vec<String>) {
+    let (mut scalars, mut variables) = (Vec::new(), Vec::new());
     let mut secret_follows: Option<String> = None;
-    for (place, argument) in arguments.iter().enumerate() {
+    for (index, argument) in arguments.iter().enumerate() {
         let flag = secret_follows.take();
         let (name, value) = match argument.split_once('=') {
             Some((name, value)) if is_secret_name(name) && !value.contains(char::is_whitespace) => (Some(name), value),
             _ => (None, argument.as_str()),
         };
-        let hidden = match (flag, name) {
-            // The path of a file that holds a secret is none; a secret may begin with a slash too.
+        let replacement = match (flag, name) {
+            // The path of a file with a secret is not a secret; but a secret may start with a slash too, so the file must exist.
             _ if value.is_empty() || Path::new(value).is_absolute() && Path::new(value).exists() => None,
             (Some(flag), _) if !argument.starts_with('-') => Some((String::new(), variable(&flag))),
             (_, Some(name)) => Some((format!("{name}="), variable(name))),
             _ if argument.split_whitespace().any(holds_secret) => {
-                Some((String::new(), format!("ARGUMENT_{}", place + 1)))
+                Some((String::new(), format!("ARGUMENT_{}", index + 1)))
             }
             _ => None,
         };
-        match hidden {
-            Some((before, variable)) => {
-                // The placeholder comes into the quotes, unescaped.
-                let quoted = quoted(&before);
+        match replacement {
+            Some((prefix, variable)) => {
+                // The placeholder is appended inside the quotes, unescaped.
+                let quoted = quoted(&prefix);
                 let open = quoted.strip_suffix('"').unwrap_or(&quoted);
-                cells.push(format!("{open}${{{variable}:-unset}}\""));
+                scalars.push(format!("{open}${{{variable}:-unset}}\""));
                 variables.push(variable);
             }
-            None => cells.push(quoted(argument)),
+            None => scalars.push(quoted(argument)),
         }
         if argument.starts_with('-') && !argument.contains('=') && is_secret_name(argument) {
             secret_follows = Some(argument.clone());
         }
     }
-    (cells, variables)
+    (scalars, variables)
 }
 
 fn is_secret_name(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
-    // `--token-file` takes a path.
+    // The value of `--token-file` is a path.
     !name.ends_with("file") && !name.ends_with("path") && NAMES.iter().any(|part| name.contains(part))
 }
 
-/// One word: credentials in a URL, a header that authorises, a token, or a pair whose name says it.
+/// Whether one word has credentials: in a URL, an authorization header, a token, or a pair with the name of a secret.
 fn holds_secret(word: &str) -> bool {
     let word = word.trim_matches(|c| c == '"' || c == '\'');
     let has_userinfo = word.split_once("://").is_some_and(|(_, rest)| rest.contains('@'));
@@ -90,11 +90,11 @@ mod tests {
 
     fn check(arguments: &[&str], expect: &str) {
         let arguments: Vec<String> = arguments.iter().map(ToString::to_string).collect();
-        assert_eq!(cells(&arguments).0.join(" "), expect);
+        assert_eq!(scalars(&arguments).0.join(" "), expect);
     }
 
     #[test]
-    fn what_looks_like_a_secret_becomes_a_placeholder() {
+    fn secret_looking_arguments_become_placeholders() {
         check(&["./orders", "--port", "80"], r#""./orders" "--port" "80""#);
         check(&["a", "--db-password", "hunter2"], r#""a" "--db-password" "${DB_PASSWORD:-unset}""#);
         check(&["a", "--token=hunter2"], r#""a" "--token=${TOKEN:-unset}""#);
@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn an_argument_means_itself_and_no_placeholder() {
+    fn dollar_signs_and_quotes_are_escaped() {
         check(&["sh", "-c", "echo ${HOME} $$ \"x\"\n"], r#""sh" "-c" "echo $${HOME} $$$$ \"x\"\n""#);
     }
 }

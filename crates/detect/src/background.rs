@@ -1,10 +1,10 @@
-//! Apps that go into the background: the command ends, and a process of it runs on, which nobody supervises. In: a command. Out: how
-//! the program is kept in the foreground, by its own manual.
+//! Apps that move to the background: the command exits, and a process of it keeps running unsupervised. In: a command. Out: the
+//! option that runs the program in the foreground, according to its manual.
 
 use std::ffi::OsString;
 use std::path::Path;
 
-/// Programs that go into the background by themselves, or by an option, and what keeps them in the foreground.
+/// Programs that move to the background by default or by an option, and what runs them in the foreground.
 const FLAGS: [(&str, &str); 22] = [
     ("apache2", "-D FOREGROUND"),
     ("cron", "-f"),
@@ -30,14 +30,17 @@ const FLAGS: [(&str, &str); 22] = [
     ("varnishd", "-F"),
 ];
 
-/// What to do about a command that went into the background.
+/// Advice for a command that moved to the background.
 pub fn advice(command: &[OsString]) -> String {
     let program = command.first().and_then(|program| Path::new(program).file_name()?.to_str()).unwrap_or("");
     // `php-fpm8.2` is php-fpm.
     let plain = program.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.');
     match FLAGS.iter().find(|(name, _)| *name == plain) {
-        Some((name, flag)) => format!("keep it in the foreground: {name} takes {flag}"),
-        None => "keep it in the foreground: most programs have an option for it, such as -f, -n, --foreground or --no-daemon".into(),
+        Some((name, flag)) => format!("run it in the foreground ({name}: {flag})"),
+        None => {
+            "run it in the foreground: most programs have an option for it, such as -f, -n, --foreground or --no-daemon"
+                .into()
+        }
     }
 }
 
@@ -51,11 +54,11 @@ mod tests {
     }
 
     #[test]
-    fn a_program_is_known_by_its_name_and_others_get_the_common_options() {
+    fn advice_is_specific_for_known_programs() {
         check("/usr/sbin/nginx", "daemon off;");
         check("redis-server", "--daemonize no");
-        check("php-fpm8.2", "php-fpm takes --nodaemonize");
+        check("php-fpm8.2", "php-fpm: --nodaemonize");
         check("./own-server", "--foreground");
-        assert!(FLAGS.is_sorted_by_key(|(name, _)| *name), "in the order of their names");
+        assert!(FLAGS.is_sorted_by_key(|(name, _)| *name), "sorted by name");
     }
 }

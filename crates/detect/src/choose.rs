@@ -1,14 +1,14 @@
-//! Which of the ports is the app's, and how files become patterns. In: what was found. Out: choices with their reasons.
-//! It decides nothing that cannot be seen: a choice without a reason stays with the person.
+//! Chooses the app's port, and turns files into patterns. In: what was found. Out: choices with their reasons. It decides
+//! nothing without evidence: a choice without a reason is left to the user.
 
 use crate::look::Found;
 use crate::ports::Port;
 use crate::{Target, hints};
 use std::path::Path;
 
-/// The port on which the app serves, and why it is that one.
+/// The port on which the app serves, and the reason for the choice.
 pub fn app_port(found: &Found) -> Option<(&Port, String)> {
-    let reachable = |port: &&Port| port.is_here && !port.on_loopback().is_empty();
+    let reachable = |port: &&Port| port.is_local && !port.on_loopback().is_empty();
     let ports: Vec<&Port> = found.ports.iter().filter(reachable).collect();
     for (name, number) in hints::ports(&found.hints) {
         if let Some(port) = ports.iter().find(|port| port.number == number) {
@@ -17,22 +17,22 @@ pub fn app_port(found: &Found) -> Option<(&Port, String)> {
     }
     let serving: Vec<&&Port> = ports.iter().filter(|port| port.server().is_some()).collect();
     match (serving.as_slice(), ports.as_slice()) {
-        ([only], _) => Some((only, "it is the only one that speaks HTTP".into())),
-        ([], [only]) => Some((only, "it is the only one".into())),
+        ([only], _) => Some((only, "the only port that speaks HTTP".into())),
+        ([], [only]) => Some((only, "the only port".into())),
         ([], _) => None,
-        // A port of its own for metrics or for debugging is seldom the public one.
+        // A separate port for metrics or debugging is rarely the public one.
         (several, _) => {
-            let first = several.iter().min_by_key(|port| (!port.is_public(), port.page().is_some(), port.number))?;
+            let first = several.iter().min_by_key(|port| (!port.is_public(), port.metrics().is_some(), port.number))?;
             let others = several.len() - 1;
             Some((
                 first,
-                format!("of {} that speak HTTP it is the likeliest; look at the other {others} below", several.len()),
+                format!("the likeliest of {} ports that speak HTTP; check the other {others} above", several.len()),
             ))
         }
     }
 }
 
-/// What the service may be called: after its script, else after its program.
+/// A name for the service: that of its script, else that of its program.
 pub fn service_name(found: &Found) -> String {
     let script = found.processes.iter().find_map(|(_, runtime)| runtime.as_ref()?.script.clone());
     let of_command = match &found.target {
@@ -46,8 +46,8 @@ pub fn service_name(found: &Found) -> String {
     if name.is_empty() { "app".into() } else { name }
 }
 
-/// A path as a pattern: its own signs taken literally, and a date in the file's name as a star, since tomorrow's file has
-/// another. None where the path is not UTF-8.
+/// A path as a pattern: its wildcard characters are escaped, and a date in the file's name becomes `*`, since tomorrow's file
+/// has another date. None if the path is not UTF-8.
 pub fn pattern(path: &Path) -> Option<String> {
     let (directory, name) = path.to_str()?.rsplit_once('/')?;
     Some(format!("{}/{}", literal(directory), dateless(&literal(name))))
@@ -74,14 +74,14 @@ fn dateless(name: &str) -> String {
             .all(u8::is_ascii_digit)
             .then(|| range.iter().fold(0, |sum, digit| sum * 10 + u32::from(digit - b'0')))
     };
-    let is_between = |at: usize| bytes.get(at).is_some_and(|byte| matches!(byte, b'-' | b'_' | b'.'));
+    let is_separator = |at: usize| bytes.get(at).is_some_and(|byte| matches!(byte, b'-' | b'_' | b'.'));
     let end_of_date = |start: usize| {
         let year = digits(start, 4)?;
-        let gap = usize::from(is_between(start + 4));
+        let gap = usize::from(is_separator(start + 4));
         let month = digits(start + 4 + gap, 2)?;
         let day = digits(start + 6 + 2 * gap, 2)?;
         let fits = (1990..2100).contains(&year) && (1..=12).contains(&month) && (1..=31).contains(&day);
-        let fits = fits && (gap == 0 || is_between(start + 7));
+        let fits = fits && (gap == 0 || is_separator(start + 7));
         (fits && digits(start + 8 + 2 * gap, 1).is_none()).then_some(start + 8 + 2 * gap)
     };
     let starts = (0..bytes.len()).filter(|start| *start == 0 || digits(start - 1, 1).is_none());
@@ -96,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_pattern_means_the_file_and_tomorrows() {
+    fn pattern_is_literal_except_for_the_date() {
         let check = |path: &str, expect: &str| assert_eq!(pattern(Path::new(path)).as_deref(), Some(expect));
         check("/srv/app.log", "/srv/app.log");
         check("/srv/a[1]*/app?.log", "/srv/a[[]1[]][*]/app[?].log");

@@ -1,22 +1,22 @@
-//! The format of log lines. In: the last bytes of a file or an output. Out: a guess with its evidence in numbers; never a word
-//! of the lines themselves. Bound: `LINES_MAX` lines, the newest.
+//! Detects the format of log lines. In: the last bytes of a file or an output. Out: a guess with its evidence in numbers; never
+//! text of the lines. Limits: the newest `LINES_MAX` lines.
 
 const LINES_MAX: usize = 2000;
 
-/// Of a hundred lines, so many make a format.
-const MOST: usize = 80;
+/// The percentage of lines that must match a format.
+const MATCH_PERCENT: usize = 80;
 
-/// A guess at what lines are.
+/// A guess at the format of lines.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Guess {
     pub format: Format,
-    /// Lines that were looked at, without empty ones.
+    /// Lines that were inspected, without empty lines.
     pub lines: usize,
-    /// Those that are of the format.
+    /// Lines that match the format.
     pub fit: usize,
-    /// Lines that belong to the one before, as those of a stack trace do.
+    /// Lines that continue the previous line, such as those of a stack trace.
     pub continued: usize,
-    /// Whose stack traces these are.
+    /// The runtime that writes such stack traces.
     pub trace: Option<&'static str>,
 }
 
@@ -24,15 +24,15 @@ pub struct Guess {
 pub enum Format {
     /// Nothing was written yet.
     Empty,
-    /// No text.
+    /// Not text.
     Binary,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
     /// `key=value key="a value"`.
     Logfmt,
     /// NCSA common log format.
     Common,
-    /// The same with referer and agent.
+    /// NCSA common log format with referer and user agent.
     Combined,
     Plain,
 }
@@ -41,7 +41,7 @@ impl Format {
     pub fn name(self) -> &'static str {
         match self {
             Format::Empty => "empty",
-            Format::Binary => "no text",
+            Format::Binary => "binary data",
             Format::Json => "JSON",
             Format::Logfmt => "logfmt",
             Format::Common => "the common log format",
@@ -51,7 +51,7 @@ impl Format {
     }
 }
 
-/// Sniffs the tail of a file. `is_cut`: the first line may have lost its beginning.
+/// Guesses the format of the tail of a file. `is_cut`: the first line may be truncated at its start.
 pub fn sniff(tail: &[u8], is_cut: bool) -> Guess {
     let mut guess = Guess { format: Format::Empty, lines: 0, fit: 0, continued: 0, trace: None };
     if tail.contains(&0) {
@@ -73,7 +73,7 @@ pub fn sniff(tail: &[u8], is_cut: bool) -> Guess {
             continue;
         }
         let format = format_of(line);
-        if let Some(count) = ORDER.iter().position(|known| *known == format).and_then(|place| counts.get_mut(place)) {
+        if let Some(count) = ORDER.iter().position(|known| *known == format).and_then(|index| counts.get_mut(index)) {
             *count += 1;
         }
     }
@@ -82,7 +82,7 @@ pub fn sniff(tail: &[u8], is_cut: bool) -> Guess {
     }
     let first_lines = guess.lines - guess.continued;
     let (format, fit) = ORDER.into_iter().zip(counts).max_by_key(|(_, fit)| *fit).unwrap_or((Format::Plain, 0));
-    let fits = fit > 0 && fit * 100 >= first_lines * MOST;
+    let fits = fit > 0 && fit * 100 >= first_lines * MATCH_PERCENT;
     guess.format = if fits { format } else { Format::Plain };
     guess.fit = if fits { fit } else { first_lines };
     guess
@@ -101,11 +101,11 @@ fn format_of(line: &str) -> Format {
     }
 }
 
-/// A line that goes on with the one before; inside, whose stack trace it is part of, where that can be told.
+/// Whether a line continues the previous line; the inner value is the runtime of its stack trace, if it is known.
 fn continuation(line: &str) -> Option<Option<&'static str>> {
     let trimmed = line.trim_start();
     let indented = trimmed.len() < line.len();
-    // As Throwable.printStackTrace writes them.
+    // The format of Throwable.printStackTrace.
     let java = indented && trimmed.starts_with("at ") && trimmed.ends_with(')')
         || trimmed.starts_with("Caused by: ")
         || indented && (trimmed.starts_with("Suppressed: ") || trimmed.starts_with("... "));
@@ -118,13 +118,14 @@ fn continuation(line: &str) -> Option<Option<&'static str>> {
     indented.then_some(None)
 }
 
-/// Brackets and strings in balance from the first to the last byte: enough to tell an object from text, not to read it.
+/// Brackets and strings are balanced from the first to the last byte: this distinguishes an object from text, but does not
+/// parse it.
 fn is_json_object(line: &str) -> bool {
     if !(line.starts_with("{\"") || line == "{}") || !line.ends_with('}') {
         return false;
     }
     let (mut depth, mut in_string, mut escaped) = (0i32, false, false);
-    for (place, byte) in line.bytes().enumerate() {
+    for (index, byte) in line.bytes().enumerate() {
         match byte {
             _ if escaped => escaped = false,
             b'\\' if in_string => escaped = true,
@@ -133,7 +134,7 @@ fn is_json_object(line: &str) -> bool {
             b'{' | b'[' => depth += 1,
             b'}' | b']' => {
                 depth -= 1;
-                if depth == 0 && place + 1 < line.len() {
+                if depth == 0 && index + 1 < line.len() {
                     return false;
                 }
             }
@@ -143,7 +144,7 @@ fn is_json_object(line: &str) -> bool {
     depth == 0 && !in_string
 }
 
-/// `host ident user [time] "request" status size`, and whether referer and agent follow.
+/// Some for `host ident user [time] "request" status size`; true if referer and user agent follow.
 fn access_line(line: &str) -> Option<bool> {
     let (names, rest) = line.split_once(" [")?;
     let (time, rest) = rest.split_once("] \"")?;
@@ -201,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn formats_are_told_apart_by_their_lines() {
+    fn formats_are_detected_by_their_lines() {
         check("{\"a\":1}\n{\"b\":\"}{\\\"\"}\n", (Format::Json, 2, 2), None);
         check("{}\n", (Format::Json, 1, 1), None);
         check("level=info msg=\"a \\\" b\" n=1\nts=1 level=warn\n", (Format::Logfmt, 2, 2), None);
@@ -215,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn what_only_looks_like_a_format_is_plain() {
+    fn near_misses_of_a_format_are_plain_text() {
         for line in [
             "{not json}",
             "{\"a\":1} tail {\"b\":2}",
@@ -232,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn stack_traces_are_counted_apart_from_the_lines_that_they_follow() {
+    fn stack_trace_lines_are_counted_separately() {
         let java = "ERROR it broke\njava.lang.Exception: x\n\tat a.B.c(B.java:7)\n\t... 3 more\nCaused by: y\nnext\n";
         check(java, (Format::Plain, 3, 6), Some("Java"));
         let python = "boom\nTraceback (most recent call last):\n  File \"a.py\", line 1, in f\n    x()\nKeyError: 1\n";
@@ -244,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn most_lines_decide_and_a_cut_one_does_not_count() {
+    fn most_lines_decide_and_cut_lines_are_ignored() {
         let mut lines = vec!["{\"a\":1}"; 8];
         lines.extend(["plain", "plain"]);
         check(&lines.join("\n"), (Format::Json, 8, 10), None);

@@ -1,7 +1,7 @@
-//! Hints in an app's environment. In: its variables. Out: numbers of ports, hosts of OTLP endpoints, and beside these names
-//! alone. Every other value is thrown away here, so that nothing later can show it. Bound: `HINTS_MAX`.
+//! Hints in an app's environment. In: its variables. Out: port numbers, hosts of OTLP endpoints, and otherwise only names. All
+//! other values are discarded here, so that no later step can show them. Limits: `HINTS_MAX` hints.
 
-/// What may be known of a variable.
+/// What may be shown of a variable.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hint {
     pub name: String,
@@ -11,21 +11,21 @@ pub struct Hint {
 
 const HINTS_MAX: usize = 24;
 
-/// Names that say something about telemetry, by how they begin.
-const TELLING: [&str; 9] =
+/// Prefixes of names that refer to telemetry.
+const TELEMETRY: [&str; 9] =
     ["OTEL_", "DD_", "STATSD_", "PROMETHEUS_", "PROM_", "METRICS_", "LOG_", "LOGGING_", "JAEGER_"];
 
 pub fn of_variables(variables: &[(String, String)]) -> Vec<Hint> {
     let mut hints: Vec<Hint> = variables.iter().filter_map(|(name, value)| hint(name, value)).collect();
     hints.sort_by(|a, b| a.name.cmp(&b.name));
     hints.dedup();
-    // Values first, since they decide something.
+    // Hints with values first, since choices depend on them.
     hints.sort_by_key(|hint| hint.value.is_none());
     hints.truncate(HINTS_MAX);
     hints
 }
 
-/// The port that a variable names, the likeliest variable first.
+/// The ports that variables contain, the likeliest variable first.
 pub fn ports(hints: &[Hint]) -> Vec<(&str, u16)> {
     let numbers = hints.iter().filter_map(|hint| Some((hint.name.as_str(), hint.value.as_ref()?.parse().ok()?)));
     let mut ports: Vec<(&str, u16)> = numbers.collect();
@@ -39,7 +39,7 @@ fn hint(name: &str, value: &str) -> Option<Hint> {
         return None;
     }
     let shown = |value: Option<String>| Some(Hint { name: name.into(), value });
-    // Kubernetes gives every service of the namespace such variables; they are not the app's.
+    // Kubernetes sets `_SERVICE_PORT` for every service of the namespace; these variables are not the app's.
     let is_port = name == "PORT" || name.ends_with("_PORT") && !name.ends_with("_SERVICE_PORT");
     if is_port {
         let number = value.trim().parse::<u16>().ok().filter(|number| *number > 0)?;
@@ -48,14 +48,14 @@ fn hint(name: &str, value: &str) -> Option<Hint> {
     if name.starts_with("OTEL_") && name.ends_with("_ENDPOINT") {
         return shown(endpoint(value));
     }
-    TELLING.iter().any(|start| name.starts_with(start)).then(|| shown(None)).flatten()
+    TELEMETRY.iter().any(|start| name.starts_with(start)).then(|| shown(None)).flatten()
 }
 
-/// Scheme, host and port. A path may hold a token as well as a query can, so neither is kept.
+/// Scheme, host and port. A path or a query may contain a token, so both are dropped.
 fn endpoint(value: &str) -> Option<String> {
     let (scheme, rest) = value.trim().split_once("://")?;
     let (authority, after) = rest.split_at(rest.find(['/', '?', '#', '\\']).unwrap_or(rest.len()));
-    // Where an `@` comes later, it is not sure what is host and what is password.
+    // With an `@` after the authority, it is uncertain which part is the host and which the password.
     if after.contains('@') || !matches!(scheme, "http" | "https" | "grpc") {
         return None;
     }
@@ -74,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn only_ports_and_hosts_of_endpoints_have_a_value() {
+    fn only_ports_and_endpoint_hosts_have_values() {
         check("PORT", "8080", Some(Some("8080")));
         check("HTTP_PORT", " 80 ", Some(Some("80")));
         check("PORT", "hunter2", None);
@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn the_port_called_port_comes_first() {
+    fn variable_port_is_listed_first() {
         let variables = [("ADMIN_PORT", "9000"), ("LOG_LEVEL", "debug"), ("PORT", "8080")];
         let variables = variables.map(|(name, value)| (name.to_string(), value.to_string()));
         assert_eq!(ports(&of_variables(&variables)), [("PORT", 8080), ("ADMIN_PORT", 9000)]);

@@ -1,5 +1,5 @@
-//! One look, or several, at a family of processes: what they listen on, write to, and are. In: processes. Out: `Found`. What
-//! was seen once stays found, since an app may open its log for each line. Bound: those of the parts.
+//! Inspects a process tree once or repeatedly: what the processes listen on, write to, and are. In: processes. Out: `Found`. A
+//! finding of one pass is not removed by a later pass, since an app may open its log for each line. Limits: those of the parts.
 
 use crate::files::{FILES_MAX, LogFile};
 use crate::format::{Format, Guess};
@@ -12,31 +12,31 @@ use crate::{Failure, Target, files, hints, ports, probe, process, runtime};
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 
-/// What was found, and by what it was told.
+/// What was found, with the evidence for it.
 #[derive(Clone, Debug)]
 pub struct Found {
     pub target: Target,
     pub processes: Vec<(Process, Option<Runtime>)>,
     pub ports: Vec<Port>,
     pub files: Vec<LogFile>,
-    /// The command ended, and something of it runs on: what to do about that.
+    /// The command exited but a process of it keeps running: advice for that.
     pub background: Option<String>,
-    /// The output of a command that we started.
+    /// The output of a command that `detect` started.
     pub output: Option<Guess>,
     pub hints: Vec<Hint>,
-    /// What could not be seen, and how the command ended.
+    /// What could not be read, and how the command exited.
     pub notes: Vec<String>,
 }
 
 impl Found {
     pub fn summary(&self) -> String {
         let count = |number: usize, one: &str, many: &str| format!("{number} {}", if number == 1 { one } else { many });
-        let pages = self.ports.iter().filter(|port| port.page().is_some()).count();
+        let endpoints = self.ports.iter().filter(|port| port.metrics().is_some()).count();
         format!(
             "found {}, {}, {} and {}",
             count(self.processes.len(), "process", "processes"),
             count(self.ports.len(), "listening port", "listening ports"),
-            count(pages, "page of metrics", "pages of metrics"),
+            count(endpoints, "metrics endpoint", "metrics endpoints"),
             count(self.files.len(), "log file", "log files"),
         )
     }
@@ -50,53 +50,54 @@ impl Port {
         }
     }
 
-    pub fn page(&self) -> Option<&crate::service::Page> {
-        self.server()?.page.as_ref()
+    pub fn metrics(&self) -> Option<&crate::service::MetricsEndpoint> {
+        self.server()?.metrics.as_ref()
     }
 }
 
-/// Everything that listens in this network namespace, but for ourselves.
+/// Everything that listens in this network namespace, except Outrigger.
 pub fn network() -> Found {
-    in_network().finish(Target::Network)
+    inspect_network().finish(Target::Network)
 }
 
-/// The same without a question to any port.
-fn in_network() -> Sight {
+/// The same without probing any port.
+fn inspect_network() -> Inspection {
     let all = process::all();
-    let mut here = ports::listening(None);
+    let mut local = ports::listening(None);
     let open_of = |process: &Process| process::descriptors(process.pid).unwrap_or_default();
     let sockets_of = |process: &Process| open_of(process).iter().filter_map(Descriptor::socket).collect::<Vec<_>>();
-    let ours: HashSet<u64> = all.iter().filter(|process| process.is_outrigger()).flat_map(sockets_of).collect();
-    here.retain(|socket| !ours.contains(&socket.inode));
-    let inodes: HashSet<u64> = here.iter().map(|socket| socket.inode).collect();
+    let own: HashSet<u64> = all.iter().filter(|process| process.is_outrigger()).flat_map(sockets_of).collect();
+    local.retain(|socket| !own.contains(&socket.inode));
+    let inodes: HashSet<u64> = local.iter().map(|socket| socket.inode).collect();
     let listens = |process: &&Process| sockets_of(process).iter().any(|inode| inodes.contains(inode));
-    let family: Vec<Process> = all.iter().filter(|process| !process.is_outrigger()).filter(listens).cloned().collect();
-    let mut sight = Sight::default();
-    sight.add(&family);
-    for socket in here {
-        ports::merge(&mut sight.ports, socket, None, true);
+    let listeners: Vec<Process> =
+        all.iter().filter(|process| !process.is_outrigger()).filter(listens).cloned().collect();
+    let mut inspection = Inspection::default();
+    inspection.add(&listeners);
+    for socket in local {
+        ports::merge(&mut inspection.ports, socket, None, true);
     }
-    sight
+    inspection
 }
 
 /// Errors: there is no such process.
 pub fn of_process(pid: u32) -> Result<Found, Failure> {
-    let family = process::family(&process::all(), |process| process.pid == pid);
-    if family.is_empty() {
+    let tree = process::tree(&process::all(), |process| process.pid == pid);
+    if tree.is_empty() {
         return Err(Failure {
-            message: format!("there is no process {pid} to look at"),
-            help: "give the id of the app's process as this namespace sees it, or nothing to look at the network alone",
+            message: format!("no process {pid} to inspect"),
+            help: "pass the pid that the app has in this namespace, or omit --pid to inspect only the network",
             code: 1,
         });
     }
-    let mut sight = Sight::default();
-    sight.add(&family);
-    Ok(sight.finish(Target::Process(pid)))
+    let mut inspection = Inspection::default();
+    inspection.add(&tree);
+    Ok(inspection.finish(Target::Process(pid)))
 }
 
-/// What was seen so far.
+/// The findings so far.
 #[derive(Default)]
-pub struct Sight {
+pub struct Inspection {
     processes: Vec<(Process, Option<Runtime>)>,
     ports: Vec<Port>,
     files: Vec<LogFile>,
@@ -104,28 +105,28 @@ pub struct Sight {
     notes: Vec<String>,
 }
 
-impl Sight {
-    /// Looks at all of them; answers whether a port or a file is new.
-    pub fn add(&mut self, family: &[Process]) -> bool {
-        let here: HashMap<u64, Listening> =
+impl Inspection {
+    /// Inspects all of `processes`; returns whether a port or a file is new.
+    pub fn add(&mut self, processes: &[Process]) -> bool {
+        let local: HashMap<u64, Listening> =
             ports::listening(None).into_iter().map(|socket| (socket.inode, socket)).collect();
         let before = (self.ports.len(), self.files.len());
-        for process in family {
-            self.meet(process);
+        for process in processes {
+            self.add_process(process);
             let open = match process::descriptors(process.pid) {
                 Ok(open) => open,
-                // It has just ended.
+                // It has just exited.
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
                 Err(error) => {
                     let note = format!(
-                        "the open files of pid {} ({}) cannot be seen: {error}; run as its user or as root",
+                        "cannot read the open files of pid {} ({}): {error}; run as its user or as root",
                         process.pid, process.name
                     );
                     self.note(note);
                     continue;
                 }
             };
-            self.add_ports(process, &open, &here);
+            self.add_ports(process, &open, &local);
             for file in files::of_process(process, &open) {
                 self.add_file(file);
             }
@@ -143,8 +144,8 @@ impl Sight {
         }
     }
 
-    /// A process that was not met yet, or became another program since.
-    fn meet(&mut self, process: &Process) {
+    /// A process that is not known yet, or that has executed another program since.
+    fn add_process(&mut self, process: &Process) {
         let known = self.processes.iter().position(|(known, _)| known.pid == process.pid);
         if known.is_some_and(|known| self.processes.get(known).is_some_and(|(known, _)| known.name == process.name)) {
             return;
@@ -160,19 +161,19 @@ impl Sight {
         self.processes.push((process.clone(), runtime::of_process(process)));
     }
 
-    fn add_ports(&mut self, process: &Process, open: &[Descriptor], here: &HashMap<u64, Listening>) {
+    fn add_ports(&mut self, process: &Process, open: &[Descriptor], local: &HashMap<u64, Listening>) {
         let inodes: Vec<u64> = open.iter().filter_map(Descriptor::socket).collect();
         let owner = (process.pid, process.name.clone());
         for inode in &inodes {
-            if let Some(socket) = here.get(inode) {
+            if let Some(socket) = local.get(inode) {
                 ports::merge(&mut self.ports, *socket, Some(owner.clone()), true);
             }
         }
         if namespace(Some(process.pid)) == namespace(None) {
             return;
         }
-        let there = ports::listening(Some(process.pid)).into_iter();
-        for socket in there.filter(|socket| inodes.contains(&socket.inode) && !here.contains_key(&socket.inode)) {
+        let remote = ports::listening(Some(process.pid)).into_iter();
+        for socket in remote.filter(|socket| inodes.contains(&socket.inode) && !local.contains_key(&socket.inode)) {
             ports::merge(&mut self.ports, socket, Some(owner.clone()), false);
         }
     }
@@ -182,17 +183,17 @@ impl Sight {
             return;
         }
         if self.files.len() == FILES_MAX {
-            self.note(format!("more than {FILES_MAX} log files are open; the rest was left out"));
+            self.note(format!("more than {FILES_MAX} log files are open; the rest was skipped"));
             return;
         }
         self.files.push(file);
     }
 
-    /// Asks the ports and reads the ends of the files.
+    /// Probes the ports and reads the tails of the files.
     pub fn finish(mut self, target: Target) -> Found {
         probe::probe_all(&mut self.ports);
         self.files.iter_mut().for_each(LogFile::read);
-        // A launcher may have become the app under the same name.
+        // A launcher may have executed the app under the same name.
         for (process, runtime) in &mut self.processes {
             if Process::read(process.pid).is_some_and(|now| now.started == process.started) {
                 *runtime = runtime::of_process(process);
@@ -213,12 +214,12 @@ impl Sight {
     }
 }
 
-/// A file of JSON that holds no lines of it is data and no log.
+/// A .json file without JSON lines is data, not a log.
 fn is_data(file: &LogFile) -> bool {
     file.path.extension().is_some_and(|ending| ending == "json") && file.guess.format != Format::Json
 }
 
-/// What the network namespace of a process is called; None where it cannot be seen.
+/// The id of a process's network namespace; None if it cannot be read.
 fn namespace(pid: Option<u32>) -> Option<PathBuf> {
     let of = pid.map_or("self".to_string(), |pid| pid.to_string());
     std::fs::read_link(format!("/proc/{of}/ns/net")).ok()
@@ -229,15 +230,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_process_that_is_not_there_is_a_mistake() {
+    fn missing_process_is_an_error() {
         let failure = of_process(u32::MAX).map(|found| found.summary()).expect_err("no such process");
         assert!(failure.message.contains(&u32::MAX.to_string()) && failure.code == 1);
     }
 
     #[test]
-    fn our_own_sockets_are_not_found() {
-        let held = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let number = held.local_addr().expect("bound").port();
-        assert!(in_network().ports.iter().all(|port| port.number != number));
+    fn own_sockets_are_not_reported() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let number = listener.local_addr().expect("bound").port();
+        assert!(inspect_network().ports.iter().all(|port| port.number != number));
     }
 }

@@ -1,17 +1,17 @@
-//! A page of YAML on its way. In: lines, and text from elsewhere. Out: text in which what the app provided stays where it was
-//! put. Bound: what comes from the app is cut and freed from control signs before it may stand in a comment, and quoted where
-//! it is a value.
+//! Builds a page of YAML. In: lines, and text that the app provided. Out: text in which the app's text cannot leave its comment
+//! or its value. Limits: text from the app is truncated and its control characters are replaced before it is written into a
+//! comment; as a value it is quoted.
 
 use std::fmt::Write as _;
 
-/// Lines for people stop here.
+/// The maximum length of a comment, in characters.
 const NOTE_MAX: usize = 400;
 
 /// Lines of YAML and of comments.
 #[derive(Default)]
 pub struct Page {
     pub text: String,
-    /// A line is in force.
+    /// The page has an active line.
     pub is_active: bool,
 }
 
@@ -35,7 +35,7 @@ impl Page {
         self.note(indent, &format!("evidence: {text}"));
     }
 
-    /// Lines that are valid once their sign is gone; a comment among them stays one.
+    /// Lines that are valid once uncommented; a comment among them stays a comment.
     pub fn example(&mut self, indent: &str, lines: &[&str]) {
         for line in lines {
             if line.trim_start().starts_with("# ") {
@@ -47,7 +47,7 @@ impl Page {
     }
 }
 
-/// Text from elsewhere as it may stand in a comment: one line, no control or direction signs, cut.
+/// Text from the app, safe for a comment: one line, without control or bidirectional formatting characters, truncated.
 pub fn plain(text: &str, max: usize) -> String {
     let mut shown: String = text.chars().map(|c| if is_unsafe(c) { '?' } else { c }).take(max).collect();
     if text.chars().nth(max).is_some() {
@@ -56,12 +56,12 @@ pub fn plain(text: &str, max: usize) -> String {
     shown
 }
 
-/// Line ends of any YAML version, and signs that would make a line read otherwise than it is.
+/// Line breaks of any YAML version, and characters that change how a line is displayed.
 fn is_unsafe(c: char) -> bool {
     c.is_control() || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}' | '\u{fffd}')
 }
 
-/// A string of YAML in double quotes, in which `$` means itself.
+/// A double-quoted YAML string in which each `$` is escaped.
 pub fn quoted(text: &str) -> String {
     let mut out = String::from("\"");
     for c in text.chars() {
@@ -86,7 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn text_from_elsewhere_stays_in_its_line() {
+    fn untrusted_text_stays_in_its_line() {
         let evil = "x\nadmin: \"y\"\u{2028}\u{85}\\ ${A}";
         assert_eq!(quoted(evil), r#""x\nadmin: \"y\"\u2028\u0085\\ $${A}""#);
         assert_eq!(plain(evil, 100), "x?admin: \"y\"??\\ ${A}");
@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn an_example_is_in_place_once_its_sign_is_gone() {
+    fn uncommented_example_is_indented_correctly() {
         let mut page = Page::default();
         page.example("  ", &["a: 1", "# why"]);
         assert_eq!((page.text.as_str(), page.is_active), ("#  a: 1\n  # why\n", false));

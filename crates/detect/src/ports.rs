@@ -1,5 +1,5 @@
-//! Listening TCP sockets. In: /proc/net/tcp and tcp6, of a process or of ours. Out: ports with their addresses and owners.
-//! Bound: `LINES_MAX` lines of each table.
+//! Listening TCP sockets. In: /proc/net/tcp and tcp6, of another process or of this one. Out: ports with their addresses and
+//! owners. Limits: `LINES_MAX` lines of each table.
 
 use crate::service::Service;
 use std::fs::File;
@@ -11,15 +11,15 @@ const LINES_MAX: usize = 100_000;
 /// The state of a listening socket (net/tcp_states.h).
 const LISTEN: &str = "0A";
 
-/// A port that somebody listens on.
+/// A port with a listening socket.
 #[derive(Clone, Debug)]
 pub struct Port {
     pub number: u16,
     pub addresses: Vec<IpAddr>,
-    /// Process id and name of those who hold it; empty where that cannot be seen.
+    /// Process id and name of the processes that have the socket open; empty if they are not visible.
     pub owners: Vec<(u32, String)>,
-    /// In our own network namespace, so that loopback leads to it.
-    pub is_here: bool,
+    /// In this process's network namespace, so that it can be reached through loopback.
+    pub is_local: bool,
     pub service: Service,
 }
 
@@ -30,7 +30,7 @@ pub struct Listening {
     pub inode: u64,
 }
 
-/// The listening sockets of a process's network namespace, or of ours.
+/// The listening sockets of the network namespace of `pid`, or of this process's namespace.
 pub fn listening(pid: Option<u32>) -> Vec<Listening> {
     let of = pid.map_or("self".to_string(), |pid| pid.to_string());
     ["tcp", "tcp6"].iter().flat_map(|table| lines(&format!("/proc/{of}/net/{table}"))).collect()
@@ -42,7 +42,7 @@ fn lines(path: &str) -> Vec<Listening> {
     lines.filter_map(|line| parse(&line)).collect()
 }
 
-/// Columns of proc_net(5): local address is the 2nd, state the 4th, inode the 10th. Addresses are words of the machine's order.
+/// Columns of proc_net(5): local address is the 2nd, state the 4th, inode the 10th. Addresses are words in host byte order.
 fn parse(line: &str) -> Option<Listening> {
     let columns: Vec<&str> = line.split_whitespace().collect();
     if *columns.get(3)? != LISTEN {
@@ -63,44 +63,44 @@ fn parse(line: &str) -> Option<Listening> {
 }
 
 impl Port {
-    /// Where loopback reaches it, the likeliest first. Empty where it listens on other addresses alone.
+    /// Its addresses on loopback, the likeliest first. Empty if it listens only on other addresses.
     pub fn on_loopback(&self) -> Vec<SocketAddr> {
-        let mut ways: Vec<IpAddr> = Vec::new();
+        let mut addresses: Vec<IpAddr> = Vec::new();
         for address in &self.addresses {
             match address {
-                IpAddr::V4(ip) if ip.is_unspecified() => ways.push(Ipv4Addr::LOCALHOST.into()),
-                // Most sockets on all addresses of IPv6 take IPv4 too.
+                IpAddr::V4(ip) if ip.is_unspecified() => addresses.push(Ipv4Addr::LOCALHOST.into()),
+                // Most sockets on the unspecified IPv6 address accept IPv4 too.
                 IpAddr::V6(ip) if ip.is_unspecified() => {
-                    ways.extend([IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()])
+                    addresses.extend([IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()])
                 }
-                ip if ip.is_loopback() => ways.push(*ip),
+                ip if ip.is_loopback() => addresses.push(*ip),
                 _ => {}
             }
         }
-        ways.sort();
-        ways.dedup();
-        ways.into_iter().map(|ip| (ip, self.number).into()).collect()
+        addresses.sort();
+        addresses.dedup();
+        addresses.into_iter().map(|ip| (ip, self.number).into()).collect()
     }
 
-    /// Whether others than this machine can reach it.
+    /// Whether other machines can reach it.
     pub fn is_public(&self) -> bool {
         self.addresses.iter().any(|ip| !ip.is_loopback())
     }
 }
 
-/// One line for each port, its addresses and owners together, in the order of the numbers.
-pub fn merge(into: &mut Vec<Port>, socket: Listening, owner: Option<(u32, String)>, is_here: bool) {
+/// Adds a socket to the list: one entry per port with all its addresses and owners, in the order of port numbers.
+pub fn merge(into: &mut Vec<Port>, socket: Listening, owner: Option<(u32, String)>, is_local: bool) {
     let (ip, number) = (socket.address.ip(), socket.address.port());
-    let place = match into.binary_search_by_key(&number, |port| port.number) {
-        Ok(place) => place,
-        Err(place) => {
-            let service = Service::NotProbed("it was not tried".into());
-            into.insert(place, Port { number, addresses: Vec::new(), owners: Vec::new(), is_here, service });
-            place
+    let index = match into.binary_search_by_key(&number, |port| port.number) {
+        Ok(index) => index,
+        Err(index) => {
+            let service = Service::NotProbed("not attempted".into());
+            into.insert(index, Port { number, addresses: Vec::new(), owners: Vec::new(), is_local, service });
+            index
         }
     };
-    let Some(port) = into.get_mut(place) else { return };
-    port.is_here |= is_here;
+    let Some(port) = into.get_mut(index) else { return };
+    port.is_local |= is_local;
     if !port.addresses.contains(&ip) {
         port.addresses.push(ip);
     }
@@ -118,7 +118,7 @@ mod tests {
 
     #[test]
     #[cfg(target_endian = "little")]
-    fn tables_are_read_as_the_kernel_writes_them() {
+    fn proc_net_tables_are_parsed() {
         let check = |line: &str, expect: Option<(&str, u64)>| {
             let expect = expect.map(|(text, inode)| (text.parse().expect("an address"), inode));
             assert_eq!(parse(line).map(|seen| (seen.address, seen.inode)), expect, "{line}");
@@ -135,24 +135,24 @@ mod tests {
     }
 
     #[test]
-    fn a_socket_of_ours_is_listed_here() {
-        let held = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let address = held.local_addr().expect("bound");
+    fn own_listening_socket_is_found() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = listener.local_addr().expect("bound");
         assert!(listening(None).iter().any(|socket| socket.address == address));
         assert!(listening(Some(std::process::id())).iter().any(|socket| socket.address == address));
         assert!(listening(Some(u32::MAX)).is_empty());
     }
 
     #[test]
-    fn loopback_is_the_only_way_to_a_port() {
+    fn only_loopback_addresses_are_used() {
         let check = |addresses: &[&str], expect: &[&str]| {
             let mut ports = Vec::new();
             for address in addresses {
                 let address = (address.parse::<IpAddr>().expect("an address"), 80).into();
                 merge(&mut ports, Listening { address, inode: 1 }, None, true);
             }
-            let ways: Vec<String> = ports[0].on_loopback().iter().map(ToString::to_string).collect();
-            assert_eq!(ways, expect);
+            let reachable: Vec<String> = ports[0].on_loopback().iter().map(ToString::to_string).collect();
+            assert_eq!(reachable, expect);
         };
         check(&["0.0.0.0", "::"], &["127.0.0.1:80", "[::1]:80"]);
         check(&["::1"], &["[::1]:80"]);

@@ -1,5 +1,5 @@
-//! Processes as /proc shows them. In: process ids. Out: who is whose child, what is open, arguments and variables. A process
-//! that ends while it is read is simply not there. Bounds: `PROCESSES_MAX` processes, `DESCRIPTORS_MAX` descriptors of each,
+//! Reads processes from /proc. In: process ids. Out: the process tree, open file descriptors, arguments and variables. A process
+//! that exits while it is read is omitted. Limits: `PROCESSES_MAX` processes, `DESCRIPTORS_MAX` file descriptors of each,
 //! `TEXT_MAX` bytes of arguments and of variables.
 
 use std::collections::BTreeSet;
@@ -11,7 +11,7 @@ pub const PROCESSES_MAX: usize = 8192;
 pub const DESCRIPTORS_MAX: usize = 4096;
 const TEXT_MAX: u64 = 256 << 10;
 
-/// O_ACCMODE and O_RDONLY of open(2), as the octal `flags` of fdinfo has them.
+/// O_ACCMODE and O_RDONLY of open(2), as in the octal `flags` of fdinfo.
 const ACCESS_MODE: u32 = 3;
 const READ_ONLY: u32 = 0;
 
@@ -20,13 +20,13 @@ pub struct Process {
     pub pid: u32,
     pub parent: u32,
     pub group: u32,
-    /// At most 15 bytes, as the kernel keeps it.
+    /// At most 15 bytes, since the kernel truncates it.
     pub name: String,
-    /// Clock ticks since the machine's start.
+    /// Clock ticks since boot.
     pub started: u64,
 }
 
-/// One open descriptor: its number and what it leads to.
+/// One open file descriptor: its number and the target of its link.
 #[derive(Clone, Debug)]
 pub struct Descriptor {
     pub number: u32,
@@ -40,8 +40,8 @@ impl Process {
         Some(process)
     }
 
-    /// Columns of proc_pid_stat(5). The name may hold spaces and brackets itself, so it ends at the last one. None for a
-    /// process that has ended and was not waited for yet.
+    /// Fields of proc_pid_stat(5). The name may contain spaces and parentheses, so it ends at the last parenthesis. None for a
+    /// zombie.
     fn parse(pid: u32, stat: &str) -> Option<Process> {
         let (start, end) = (stat.find('(')?, stat.rfind(')')?);
         let columns: Vec<&str> = stat.get(end + 1..)?.split_whitespace().collect();
@@ -57,7 +57,7 @@ impl Process {
         })
     }
 
-    /// Outrigger itself, this process or one that runs beside the app already.
+    /// Outrigger itself: this process, or one that runs next to the app already.
     pub fn is_outrigger(&self) -> bool {
         self.pid == std::process::id() || matches!(self.name.as_str(), "outrigger" | "outrigger-worke")
     }
@@ -69,25 +69,26 @@ pub fn all() -> Vec<Process> {
     pids.take(PROCESSES_MAX).filter_map(Process::read).collect()
 }
 
-/// Those that `is_root` picks, and everything below them, in the order of their start. Outrigger's own are looked below, but
-/// not taken.
-pub fn family(all: &[Process], is_root: impl Fn(&Process) -> bool) -> Vec<Process> {
-    let mut taken: BTreeSet<u32> = all.iter().filter(|process| is_root(process)).map(|process| process.pid).collect();
+/// Processes that `is_root` selects, and all their descendants, in the order of their start. Outrigger's processes are omitted,
+/// but their descendants are not.
+pub fn tree(all: &[Process], is_root: impl Fn(&Process) -> bool) -> Vec<Process> {
+    let mut selected: BTreeSet<u32> =
+        all.iter().filter(|process| is_root(process)).map(|process| process.pid).collect();
     loop {
-        let below = |process: &&Process| taken.contains(&process.parent) && !taken.contains(&process.pid);
-        let next: Vec<u32> = all.iter().filter(below).map(|process| process.pid).collect();
+        let is_child = |process: &&Process| selected.contains(&process.parent) && !selected.contains(&process.pid);
+        let next: Vec<u32> = all.iter().filter(is_child).map(|process| process.pid).collect();
         if next.is_empty() {
             break;
         }
-        taken.extend(next);
+        selected.extend(next);
     }
-    let is_taken = |process: &&Process| taken.contains(&process.pid) && !process.is_outrigger();
-    let mut family: Vec<Process> = all.iter().filter(is_taken).cloned().collect();
-    family.sort_by_key(|process| (process.started, process.pid));
-    family
+    let is_selected = |process: &&Process| selected.contains(&process.pid) && !process.is_outrigger();
+    let mut tree: Vec<Process> = all.iter().filter(is_selected).cloned().collect();
+    tree.sort_by_key(|process| (process.started, process.pid));
+    tree
 }
 
-/// Errors: the process belongs to somebody else, or is gone.
+/// Errors: the process belongs to another user, or has exited.
 pub fn descriptors(pid: u32) -> io::Result<Vec<Descriptor>> {
     let entries = std::fs::read_dir(format!("/proc/{pid}/fd"))?.flatten().take(DESCRIPTORS_MAX);
     let open = entries.filter_map(|entry| {
@@ -112,19 +113,19 @@ impl Descriptor {
     }
 }
 
-/// The command line; empty where it cannot be read.
+/// The command line; empty if it cannot be read.
 pub fn arguments(pid: u32) -> Vec<String> {
     strings(&format!("/proc/{pid}/cmdline"))
 }
 
-/// The environment at the process's start; empty where it cannot be read.
+/// The environment at the process's start; empty if it cannot be read.
 pub fn variables(pid: u32) -> Vec<(String, String)> {
     let pairs = strings(&format!("/proc/{pid}/environ"));
     let split = |pair: String| pair.split_once('=').map(|(name, value)| (name.to_string(), value.to_string()));
     pairs.into_iter().filter_map(split).collect()
 }
 
-/// Strings that each end with a NUL.
+/// NUL-terminated strings.
 fn strings(path: &str) -> Vec<String> {
     let bytes = read_start(Path::new(path), TEXT_MAX).unwrap_or_default();
     let bytes = bytes.strip_suffix(b"\0").unwrap_or(&bytes);
@@ -151,10 +152,10 @@ mod tests {
     }
 
     #[test]
-    fn a_stat_line_is_read_whatever_the_name_holds() {
+    fn stat_line_is_parsed_with_any_process_name() {
         let rest = "5 7 7 0 -1 4194304 1 0 0 0 0 0 0 0 20 0 1 0 9912 1 1";
         check_stat(&format!("7 (a) b) ( c) S {rest}"), Some(("a) b) ( c", 5, 7, 9912)));
-        check_stat(&format!("7 (gone) Z {rest}"), None);
+        check_stat(&format!("7 (zombie) Z {rest}"), None);
         check_stat("7 (cut) S 5 7", None);
         check_stat("", None);
     }
@@ -164,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn a_family_is_all_that_is_below_and_nothing_of_ours() {
+    fn tree_has_all_descendants_but_outrigger() {
         let all = [
             process(1, 0, "init"),
             process(20, 10, "outrigger-worke"),
@@ -174,8 +175,8 @@ mod tests {
             process(40, 1, "other"),
         ];
         let check = |root: u32, expect: &[u32]| {
-            let family = family(&all, |process| process.pid == root);
-            assert_eq!(family.iter().map(|process| process.pid).collect::<Vec<_>>(), expect);
+            let tree = tree(&all, |process| process.pid == root);
+            assert_eq!(tree.iter().map(|process| process.pid).collect::<Vec<_>>(), expect);
         };
         check(10, &[21, 30]);
         check(21, &[21, 30]);
@@ -184,15 +185,15 @@ mod tests {
     }
 
     #[test]
-    fn this_process_shows_its_arguments_variables_and_descriptors() {
+    fn own_arguments_variables_and_fds_are_read() {
         let pid = std::process::id();
         assert!(Process::read(pid).is_some_and(|process| process.pid == pid && process.is_outrigger()));
         assert_eq!(arguments(pid).len(), std::env::args().count());
         assert!(variables(pid).iter().any(|(name, _)| name == "PATH"));
-        let file = File::options().append(true).open("/dev/null").expect("it is everywhere");
-        let open = descriptors(pid).expect("our own");
-        let is_it = |descriptor: &&Descriptor| descriptor.number == std::os::fd::AsRawFd::as_raw_fd(&file) as u32;
-        assert!(open.iter().find(is_it).expect("it is open").is_open_for_writing(pid));
+        let file = File::options().append(true).open("/dev/null").expect("/dev/null exists");
+        let open = descriptors(pid).expect("own descriptors");
+        let is_file = |descriptor: &&Descriptor| descriptor.number == std::os::fd::AsRawFd::as_raw_fd(&file) as u32;
+        assert!(open.iter().find(is_file).expect("the file is open").is_open_for_writing(pid));
         assert!(descriptors(u32::MAX).is_err() && Process::read(u32::MAX).is_none());
     }
 }

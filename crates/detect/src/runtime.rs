@@ -1,6 +1,6 @@
-//! What runs a process: Java, Python, nginx and so on. In: its name, its program and its arguments. Out: a runtime, and what it
-//! was told by. Of the arguments nothing is shown but the name of a script or module. Bounds: a program's section headers are
-//! read up to `SECTIONS_MAX` and `NAMES_MAX` bytes.
+//! Detects the runtime of a process: Java, Python, nginx and so on. In: its name, its program and its arguments. Out: a runtime,
+//! and the evidence for it. Of the arguments it shows only the name of a script or module. Limits: a program's section headers
+//! are read up to `SECTIONS_MAX` and `NAMES_MAX` bytes.
 
 use crate::process::{Process, arguments};
 use std::fs::File;
@@ -13,15 +13,15 @@ const NAMES_MAX: usize = 64 << 10;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Runtime {
     pub name: &'static str,
-    /// How it was told: a sentence's end.
+    /// The evidence, as the end of a sentence.
     pub evidence: String,
     /// The name of the script, archive or module that it runs.
     pub script: Option<String>,
-    /// The signal by which it stops in good order, where that is not SIGTERM.
+    /// The signal for a graceful stop, if it is not SIGTERM.
     pub stop: Option<&'static str>,
 }
 
-/// Names of programs, the runtime, whether it speaks anything but HTTP, and its signal for a stop in good order.
+/// Program name, runtime, whether it speaks a protocol other than HTTP, and its signal for a graceful stop.
 const PROGRAMS: [(&str, &str, bool, Option<&str>); 31] = [
     ("java", "Java", false, None),
     ("node", "Node", false, None),
@@ -58,12 +58,12 @@ const PROGRAMS: [(&str, &str, bool, Option<&str>); 31] = [
 
 const SHELLS: [&str; 6] = ["sh", "bash", "dash", "ash", "zsh", "busybox"];
 
-/// Endings of scripts and archives whose name may be shown.
+/// Extensions of scripts and archives whose name may be shown.
 const SCRIPTS: [&str; 12] = ["java", "py", "js", "mjs", "cjs", "ts", "rb", "jar", "sh", "php", "pl", "dll"];
 
-/// Whether a process of this name listens for something that a GET would only disturb.
+/// Whether a process of this name speaks a protocol other than HTTP, so that a GET would only disturb it.
 pub fn speaks_no_http(process: &str) -> bool {
-    program_of(process).is_some_and(|(_, _, else_, _)| *else_)
+    program_of(process).is_some_and(|(_, _, speaks_other, _)| *speaks_other)
 }
 
 pub fn of_process(process: &Process) -> Option<Runtime> {
@@ -98,15 +98,15 @@ fn identify(name: &str, program: Option<&str>, arguments: &[String]) -> Option<R
     })
 }
 
-/// `python3.11`, `php-fpm8.2` and `node22` are known without their version.
+/// Matches `python3.11`, `php-fpm8.2` and `node22` without their version.
 fn program_of(name: &str) -> Option<&'static (&'static str, &'static str, bool, Option<&'static str>)> {
-    // As servers write their titles: `nginx: master process`, `postgres: checkpointer`.
+    // Servers set process titles such as `nginx: master process` and `postgres: checkpointer`.
     let name = name.split(':').next().unwrap_or(name).trim();
     let bare = name.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.' || c == '-');
     PROGRAMS.iter().find(|(known, ..)| *known == name || *known == bare)
 }
 
-/// The script, archive or module among the arguments, by its name alone. Arguments may hold secrets; these do not.
+/// The file name of the script, archive or module in the arguments. Other arguments may contain secrets; these do not.
 fn script_of(arguments: &[String]) -> Option<String> {
     let is_word = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
     let mut rest = arguments.iter().skip(1);
@@ -117,8 +117,8 @@ fn script_of(arguments: &[String]) -> Option<String> {
             break;
         }
         let path = Path::new(argument);
-        let ending = path.extension().and_then(|ending| ending.to_str()).unwrap_or("");
-        if SCRIPTS.contains(&ending) && !argument.contains('=') {
+        let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or("");
+        if SCRIPTS.contains(&extension) && !argument.contains('=') {
             shown = path.file_name().map(|name| name.to_string_lossy().into_owned());
             break;
         }
@@ -126,7 +126,7 @@ fn script_of(arguments: &[String]) -> Option<String> {
     shown.filter(|shown| shown.len() <= 80 && shown.chars().all(is_word))
 }
 
-/// Whether a 64-bit ELF program of this machine's order has a section of that name (elf(5)).
+/// Whether a 64-bit ELF program in host byte order has a section of that name (elf(5)).
 fn has_section(file: &File, name: &[u8]) -> bool {
     let find = || -> Option<bool> {
         let mut header = [0; 64];
@@ -136,7 +136,7 @@ fn has_section(file: &File, name: &[u8]) -> bool {
             return None;
         }
         let at = u64::from_ne_bytes(header.get(0x28..0x30)?.try_into().ok()?);
-        let half = |place: usize| Some(usize::from(u16::from_ne_bytes(header.get(place..place + 2)?.try_into().ok()?)));
+        let half = |index: usize| Some(usize::from(u16::from_ne_bytes(header.get(index..index + 2)?.try_into().ok()?)));
         let (size, count, names) = (half(0x3a)?, half(0x3c)?, half(0x3e)?);
         if size < 64 || size * count > SECTIONS_MAX {
             return None;
@@ -144,7 +144,7 @@ fn has_section(file: &File, name: &[u8]) -> bool {
         let mut table = vec![0; size * count];
         file.read_exact_at(&mut table, at).ok()?;
         let section = table.get(names * size..(names + 1) * size)?;
-        let long = |place: usize| Some(u64::from_ne_bytes(section.get(place..place + 8)?.try_into().ok()?));
+        let long = |index: usize| Some(u64::from_ne_bytes(section.get(index..index + 8)?.try_into().ok()?));
         let mut strings = vec![0; usize::try_from(long(0x20)?).ok()?.min(NAMES_MAX)];
         file.read_exact_at(&mut strings, long(0x18)?).ok()?;
         let mut starts = table
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn runtimes_are_known_by_program_and_arguments() {
+    fn runtime_is_detected_by_program_and_arguments() {
         check(
             "orders",
             "python3.11",
@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn of_arguments_nothing_is_shown_but_the_script() {
+    fn only_the_script_of_the_arguments_is_shown() {
         for arguments in [
             &["python3", "-c", "secret = 'hunter2'"][..],
             &["node", "--token=hunter2.js"],
@@ -209,23 +209,23 @@ mod tests {
     }
 
     #[test]
-    fn sections_are_found_by_name_and_broken_programs_are_none() {
-        let own = File::open("/proc/self/exe").expect("ourselves");
+    fn elf_parser_finds_sections_and_rejects_garbage() {
+        let own = File::open("/proc/self/exe").expect("own executable");
         assert!(has_section(&own, b".text") && !has_section(&own, b".go.buildinfo"));
         let path = std::env::temp_dir().join(format!("detect-elf-{}", std::process::id()));
         let mut header = vec![0; 64];
         own.read_exact_at(&mut header, 0).expect("a header");
-        for (place, bytes) in [(0x28, vec![0xff; 8]), (0x3a, vec![0xff; 6]), (0, b"#!/bin/sh".to_vec())] {
+        for (offset, bytes) in [(0x28, vec![0xff; 8]), (0x3a, vec![0xff; 6]), (0, b"#!/bin/sh".to_vec())] {
             let mut broken = header.clone();
-            broken[place..place + bytes.len()].copy_from_slice(&bytes);
-            std::fs::write(&path, &broken).expect("room");
+            broken[offset..offset + bytes.len()].copy_from_slice(&bytes);
+            std::fs::write(&path, &broken).expect("enough space");
             assert!(!has_section(&File::open(&path).expect("just written"), b".text"));
         }
-        std::fs::remove_file(&path).expect("it was ours");
+        std::fs::remove_file(&path).expect("own file");
     }
 
     #[test]
-    fn databases_are_not_asked() {
+    fn databases_are_not_probed() {
         assert!(speaks_no_http("redis-server") && speaks_no_http("postgres") && speaks_no_http("php-fpm8.2"));
         assert!(!speaks_no_http("nginx") && !speaks_no_http("python3") && !speaks_no_http("orders"));
     }

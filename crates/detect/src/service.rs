@@ -1,17 +1,17 @@
-//! What listens on a port, as a probe found it. In and out: plain values.
+//! What listens on a port: the result of a probe. In and out: plain values.
 
 use std::net::SocketAddr;
 
-/// What a port turned out to be.
+/// The result of probing a port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Service {
-    /// And why.
+    /// With the reason.
     NotProbed(String),
-    /// It takes no connection (any more).
+    /// It accepts no connection (any more).
     Refused,
-    /// It answers nothing, or no whole head, within the limit.
+    /// It sends nothing, or no complete head, within the limit.
     Silent,
-    /// It answers something that is not HTTP/1: what it looks like.
+    /// It sends something that is not HTTP/1: what it looks like.
     Other(&'static str),
     Http(Server),
 }
@@ -20,18 +20,18 @@ pub enum Service {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Server {
     pub at: SocketAddr,
-    /// The answer to the first of `PATHS`.
+    /// The status of the response to the first of `PATHS`.
     pub status: u16,
     /// Its `Server` header.
     pub name: Option<String>,
-    pub page: Option<Page>,
-    /// A path that asks for credentials, where a page may be.
-    pub locked: Option<&'static str>,
+    pub metrics: Option<MetricsEndpoint>,
+    /// A path that requires credentials and may be a metrics endpoint.
+    pub protected: Option<&'static str>,
 }
 
-/// A page of metrics.
+/// A metrics endpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Page {
+pub struct MetricsEndpoint {
     pub path: &'static str,
     pub content_type: String,
     pub is_openmetrics: bool,

@@ -1,11 +1,11 @@
-//! Starts a command to look at it, and stops it again. In: a command and a time. Out: `Found`. The app runs in a group of its
-//! own, reads nothing, and its output goes to our stderr as it comes. It is looked at until it listens and nothing new was
-//! found for `QUIET`, has ended, or the time is over; then its group, and whatever it left behind, gets SIGTERM and after
-//! `GRACE` SIGKILL. An interrupt of ours stops it first. Bound: `TAIL` bytes of its output are kept.
+//! Starts a command, inspects it, and stops it again. In: a command and a timeout. Out: `Found`. The app runs in a separate
+//! process group, its stdin is empty, and its output is forwarded to stderr immediately. It is inspected until it listens and
+//! nothing new was found for `QUIET`, it exits, or the timeout expires; then its group and its orphans get SIGTERM, and SIGKILL
+//! after `GRACE`. An interrupt of Outrigger stops the app first. Limits: `TAIL` bytes of its output are retained.
 
 use crate::files::TAIL;
 use crate::format::{Guess, sniff};
-use crate::look::{Found, Sight};
+use crate::look::{Found, Inspection};
 use crate::process::{self, Process};
 use crate::{Failure, Target, background};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -20,50 +20,50 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use sys::signal::SavedSignals;
 
-/// Without news for so long, an app that listens has shown itself.
+/// After this time without a new finding, the inspection of an app that listens is complete.
 const QUIET: Duration = Duration::from_secs(2);
 /// Between SIGTERM and SIGKILL.
 pub const GRACE: Duration = Duration::from_secs(5);
-/// How often it is looked at.
-const PACE: Duration = Duration::from_millis(100);
+/// The interval of inspections.
+const INTERVAL: Duration = Duration::from_millis(100);
 
-/// Signals that ask us to end: SIGHUP, SIGINT, SIGQUIT, SIGTERM.
-const ENDING: [i32; 4] = [1, 2, 3, 15];
+/// Signals that terminate Outrigger: SIGHUP, SIGINT, SIGQUIT, SIGTERM.
+const TERMINATING: [i32; 4] = [1, 2, 3, 15];
 
-/// Errors: the command cannot be started, or a signal came.
-pub fn of_command(command: &[OsString], length: Duration) -> Result<Found, Failure> {
+/// Errors: the command cannot be started, or a signal arrived.
+pub fn of_command(command: &[OsString], timeout: Duration) -> Result<Found, Failure> {
     let began = Instant::now();
     let trial = Trial::start(command)?;
-    let mut sight = Sight::default();
-    let mut news = began;
-    let ended = loop {
-        let family = trial.family();
-        if sight.add(&family) {
-            news = Instant::now();
+    let mut inspection = Inspection::default();
+    let mut last_finding = began;
+    let exit = loop {
+        let processes = trial.processes();
+        if inspection.add(&processes) {
+            last_finding = Instant::now();
         }
-        let ended = trial.ended();
-        if ended.is_some() && family.is_empty() {
-            break ended;
+        let exit = trial.exit_status();
+        if exit.is_some() && processes.is_empty() {
+            break exit;
         }
-        if began.elapsed() >= length || sight.has_ports() && news.elapsed() >= QUIET {
-            break ended;
+        if began.elapsed() >= timeout || inspection.has_ports() && last_finding.elapsed() >= QUIET {
+            break exit;
         }
         if let Some(signal) = trial.wait() {
             drop(trial);
             return Err(Failure {
                 message: format!("interrupted by signal {signal}; the command was stopped"),
-                help: "start it again, or look at a process that runs already with --pid",
+                help: "run it again, or inspect a running process with --pid",
                 code: 128 + signal,
             });
         }
     };
-    let is_left = ended.is_some() && !trial.family().is_empty();
-    if let Some(how) = ended.filter(|_| !is_left) {
+    let has_orphans = exit.is_some() && !trial.processes().is_empty();
+    if let Some(exit) = exit.filter(|_| !has_orphans) {
         let after = began.elapsed().as_millis();
-        sight.note(format!("the command ended {how} after {after} ms; what it would have done later was not seen"));
+        inspection.note(format!("the command {exit} after {after} ms; later activity could not be inspected"));
     }
-    let mut found = sight.finish(Target::Command(command.to_vec()));
-    found.background = is_left.then(|| background::advice(command));
+    let mut found = inspection.finish(Target::Command(command.to_vec()));
+    found.background = has_orphans.then(|| background::advice(command));
     found.output = Some(trial.stop_and_sniff());
     Ok(found)
 }
@@ -80,21 +80,21 @@ struct Trial {
 impl Trial {
     fn start(command: &[OsString]) -> Result<Trial, Failure> {
         let Some((program, arguments)) = command.split_first() else { return Err(not_started("", 127)) };
-        // What a daemon leaves behind becomes our child, and can be found and stopped.
+        // Orphans of a daemon are re-parented to this process, so that they can be found and stopped.
         let own = rustix::process::getpid();
         if let Err(error) = rustix::process::set_child_subreaper(Some(own)) {
-            eprintln!("outrigger: processes that leave the app's family will not be seen: {error}");
+            eprintln!("outrigger: cannot track processes that leave the app's process tree: {error}");
         }
         let mut built = Command::new(program);
         built.args(arguments).process_group(0).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = built.spawn().map_err(|error| {
-            let (what, code) = match error.kind() {
+            let (reason, code) = match error.kind() {
                 io::ErrorKind::NotFound => ("command not found".to_string(), 127),
                 _ => (error.to_string(), 126),
             };
-            not_started(&format!("{}: {what}", program.to_string_lossy()), code)
+            not_started(&format!("{}: {reason}", program.to_string_lossy()), code)
         })?;
-        // After the start, since a child inherits the mask.
+        // After the start, since a child inherits the signal mask.
         let signals = sys::signal::block_all().ok();
         let tail = Arc::default();
         let pipes: [Option<Box<dyn Read + Send>>; 2] = [
@@ -103,46 +103,46 @@ impl Trial {
         ];
         let outputs = pipes.into_iter().flatten().map(|pipe| {
             let tail = Arc::clone(&tail);
-            std::thread::spawn(move || pass_on(pipe, &tail))
+            std::thread::spawn(move || forward(pipe, &tail))
         });
         let outputs = outputs.collect();
         let process = Process::read(child.id());
         Ok(Trial { child, process, signals, outputs, tail, is_stopped: false })
     }
 
-    /// The command, what is below it or in its group, and what was left to us since it began.
-    fn family(&self) -> Vec<Process> {
+    /// The command, its descendants and its group, and orphans re-parented to this process since the command started.
+    fn processes(&self) -> Vec<Process> {
         let (own, child) = (std::process::id(), self.child.id());
         let began = self.process.as_ref().map_or(u64::MAX, |process| process.started);
-        process::family(&process::all(), |process| {
+        process::tree(&process::all(), |process| {
             process.pid == child || process.group == child || process.parent == own && process.started >= began
         })
     }
 
-    /// How the command itself ended; it is not waited for yet, so that its id and its group stay its own.
-    fn ended(&self) -> Option<String> {
+    /// How the command itself exited. It is not reaped yet, so that its pid and group are not reused.
+    fn exit_status(&self) -> Option<String> {
         let pid = Pid::from_child(&self.child);
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
         let status: Option<WaitIdStatus> = rustix::process::waitid(WaitId::Pid(pid), options).ok()?;
         let status = status?;
         Some(match (status.exit_status(), status.terminating_signal()) {
-            (Some(code), _) => format!("with code {code}"),
-            (_, Some(signal)) => format!("by signal {signal}"),
-            _ => "somehow".into(),
+            (Some(code), _) => format!("exited with code {code}"),
+            (_, Some(signal)) => format!("was terminated by signal {signal}"),
+            _ => "exited with an unknown status".into(),
         })
     }
 
-    /// Until the next look; a signal that asks us to end comes back at once.
+    /// Waits until the next inspection; returns immediately with a terminating signal.
     fn wait(&self) -> Option<i32> {
-        let pace = Timespec { tv_sec: 0, tv_nsec: PACE.subsec_nanos().into() };
+        let interval = Timespec { tv_sec: 0, tv_nsec: INTERVAL.subsec_nanos().into() };
         let Some((signals, _)) = &self.signals else {
-            std::thread::sleep(PACE);
+            std::thread::sleep(INTERVAL);
             return None;
         };
-        // An interrupted wait is only a shorter one.
-        let _ = poll(&mut [PollFd::new(signals, PollFlags::IN)], Some(&pace));
+        // EINTR only shortens the wait.
+        let _ = poll(&mut [PollFd::new(signals, PollFlags::IN)], Some(&interval));
         let mut arrived = std::iter::from_fn(|| sys::signal::next(signals)).map(|arrived| arrived.number);
-        arrived.find(|signal| ENDING.contains(signal))
+        arrived.find(|signal| TERMINATING.contains(signal))
     }
 
     fn stop_and_sniff(mut self) -> Guess {
@@ -162,31 +162,31 @@ impl Trial {
         let mut signal = Signal::TERM;
         let mut end = Instant::now() + GRACE;
         self.signal(signal);
-        // A process that cannot be killed must not hold us for ever.
+        // A process that cannot be killed must not block this loop forever.
         let last = end + Duration::from_secs(1);
-        while !self.family().is_empty() && Instant::now() < last {
+        while !self.processes().is_empty() && Instant::now() < last {
             if signal == Signal::KILL || Instant::now() >= end {
                 signal = Signal::KILL;
                 self.signal(signal);
             }
-            // A second request to end shortens the first.
+            // A second terminating signal ends the grace period.
             if self.wait().is_some() {
                 end = Instant::now();
             }
         }
-        // Its status was seen before, or is of no interest.
+        // The status was read before or is not needed.
         let _ = self.child.try_wait();
-        if let Some((_, before)) = self.signals.take() {
-            before.restore();
+        if let Some((_, saved)) = self.signals.take() {
+            saved.restore();
         }
         let _ = rustix::process::set_child_subreaper(None);
     }
 
     fn signal(&self, signal: Signal) {
         let child = Pid::from_child(&self.child);
-        // Whoever has gone already needs none.
+        // Processes that have exited need no signal.
         let _ = rustix::process::kill_process_group(child, signal);
-        for process in self.family().iter().filter(|process| process.group != self.child.id()) {
+        for process in self.processes().iter().filter(|process| process.group != self.child.id()) {
             if let Some(pid) = i32::try_from(process.pid).ok().and_then(Pid::from_raw) {
                 let _ = rustix::process::kill_process(pid, signal);
             }
@@ -201,12 +201,12 @@ impl Drop for Trial {
 }
 
 fn not_started(message: &str, code: i32) -> Failure {
-    Failure { message: message.to_string(), help: "give the command as you would start it in this folder", code }
+    Failure { message: message.to_string(), help: "give the command as you would run it in this directory", code }
 }
 
-/// Copies a pipe to our stderr as it is, and keeps its end.
-fn pass_on(mut pipe: Box<dyn Read + Send>, tail: &Mutex<Vec<u8>>) {
-    let keep = TAIL as usize;
+/// Copies a pipe to stderr unchanged, and retains its tail.
+fn forward(mut pipe: Box<dyn Read + Send>, tail: &Mutex<Vec<u8>>) {
+    let max = TAIL as usize;
     let mut block = [0; 16 << 10];
     loop {
         let size = match pipe.read(&mut block) {
@@ -216,11 +216,11 @@ fn pass_on(mut pipe: Box<dyn Read + Send>, tail: &Mutex<Vec<u8>>) {
             Err(_) => return,
         };
         let bytes = block.get(..size).unwrap_or(&[]);
-        // A stderr that nobody reads any more is no reason to stop the app's output.
+        // A closed stderr must not stop the app's output.
         let _ = io::stderr().lock().write_all(bytes);
         let mut tail = tail.lock().unwrap_or_else(PoisonError::into_inner);
         tail.extend_from_slice(bytes);
-        let over = tail.len().saturating_sub(keep);
-        tail.drain(..over);
+        let excess = tail.len().saturating_sub(max);
+        tail.drain(..excess);
     }
 }

@@ -1,5 +1,5 @@
-//! Writes the proposal to a new file: whole or not at all. In: a path and a text. Out: the file, with what the user's umask
-//! allows. It replaces nothing unless told to, and then by one rename.
+//! Writes the proposal to a new file, atomically. In: a path and a text. Out: the file, with the permissions that the user's
+//! umask allows. It replaces a file only with `force`, and then by one rename.
 
 use crate::Failure;
 use rustix::fs::{CWD, RenameFlags};
@@ -7,19 +7,19 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
-/// Errors: the file is there already, or cannot be written.
+/// Errors: the file exists already, or cannot be written.
 pub fn new_file(path: &Path, text: &str, force: bool) -> Result<(), Failure> {
-    let beside = beside(path);
-    let written = write(&beside, text).and_then(|()| publish(&beside, path, force));
+    let temporary = temporary_path(path);
+    let written = write(&temporary, text).and_then(|()| publish(&temporary, path, force));
     if written.is_err() {
-        // It may never have come into being.
-        let _ = std::fs::remove_file(&beside);
+        // The file may not have been created.
+        let _ = std::fs::remove_file(&temporary);
     }
     written.map_err(|error| match error.kind() {
         io::ErrorKind::AlreadyExists => exists(path),
         _ => Failure {
-            message: format!("{} cannot be written: {error}", path.display()),
-            help: "choose a folder that you may write to, with -o",
+            message: format!("cannot write {}: {error}", path.display()),
+            help: "choose a writable directory with -o",
             code: 1,
         },
     })
@@ -27,14 +27,14 @@ pub fn new_file(path: &Path, text: &str, force: bool) -> Result<(), Failure> {
 
 pub fn exists(path: &Path) -> Failure {
     Failure {
-        message: format!("{} is there already, and was not touched", path.display()),
+        message: format!("{} already exists and was not changed", path.display()),
         help: "choose another name with -o, or replace it with --force",
         code: 1,
     }
 }
 
-/// In the same folder, so that a rename is one step.
-fn beside(path: &Path) -> PathBuf {
+/// In the same directory, so that one rename is enough.
+fn temporary_path(path: &Path) -> PathBuf {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     path.with_file_name(format!(".{name}.{}.new", std::process::id()))
 }
@@ -50,7 +50,7 @@ fn publish(from: &Path, to: &Path, force: bool) -> io::Result<()> {
         std::fs::rename(from, to)?;
     } else {
         match rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
-            // A file system without that flag; a hard link does not replace anything either.
+            // The file system does not support the flag; a hard link does not replace anything either.
             Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => {
                 std::fs::hard_link(from, to)?;
                 std::fs::remove_file(from)?;
@@ -67,21 +67,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_that_is_there_is_replaced_only_by_force_and_nothing_is_left_beside() {
+    fn file_needs_force_and_no_temp_file_remains() {
         let directory = std::env::temp_dir().join(format!("detect-write-{}", std::process::id()));
-        std::fs::create_dir_all(&directory).expect("a folder");
+        std::fs::create_dir_all(&directory).expect("a directory");
         let path = directory.join("outrigger.yaml");
-        let read = || std::fs::read_to_string(&path).expect("it is there");
+        let read = || std::fs::read_to_string(&path).expect("the file exists");
         new_file(&path, "one", false).expect("written");
         assert_eq!(read(), "one");
-        let refused = new_file(&path, "two", false).expect_err("it is there");
-        assert!(refused.message.contains("there already") && refused.help.contains("--force"));
+        let refused = new_file(&path, "two", false).expect_err("the file exists");
+        assert!(refused.message.contains("already exists") && refused.help.contains("--force"));
         assert_eq!(read(), "one");
         new_file(&path, "three", true).expect("replaced");
         assert_eq!(read(), "three");
-        let nowhere = new_file(&directory.join("none/outrigger.yaml"), "x", false).expect_err("no folder");
-        assert!(nowhere.message.contains("cannot be written"));
-        assert_eq!(std::fs::read_dir(&directory).expect("ours").count(), 1);
-        std::fs::remove_dir_all(&directory).expect("it was ours");
+        let nowhere = new_file(&directory.join("none/outrigger.yaml"), "x", false).expect_err("no directory");
+        assert!(nowhere.message.contains("cannot write"));
+        assert_eq!(std::fs::read_dir(&directory).expect("own directory").count(), 1);
+        std::fs::remove_dir_all(&directory).expect("own directory");
     }
 }

@@ -1,11 +1,11 @@
-//! How far each sink has come in each stream: the lowest contiguous offset that it has acknowledged. In: batches handed to
-//! sinks, and their acknowledgements in any order. Out: offsets that may be written down, since nothing before them is open.
+//! Acknowledgements: up to which contiguous offset each sink has acknowledged each stream. In: batches passed to sinks, and their
+//! acknowledgements in any order. Out: offsets that may be persisted, since nothing before them is unacknowledged.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::rc::Rc;
 
-/// Hears of progress: the sink's index, and the offset before which it has everything.
+/// Receives progress: the sink's index, and the offset before which it has acknowledged everything.
 pub type OnProgress = Box<dyn Fn(usize, u64)>;
 
 /// One stream of one source, as seen by all its sinks.
@@ -15,16 +15,16 @@ pub struct AckTracker {
 }
 
 struct Progress {
-    /// The ends of batches that were handed out, in order, and whether each is done.
+    /// The ends of batches that were passed to the sink, in order, and whether each is done.
     open: VecDeque<(u64, bool)>,
     first: u64,
     acknowledged: u64,
 }
 
-/// A batch's claim on its track; the sink that is done with the batch says so through it.
+/// A batch's handle on its tracker; a sink that is done with the batch reports it here.
 #[derive(Clone)]
 pub struct AckHandle {
-    track: Rc<AckTracker>,
+    tracker: Rc<AckTracker>,
     end: u64,
     numbers: Rc<RefCell<Vec<Option<u64>>>>,
 }
@@ -36,39 +36,39 @@ impl std::fmt::Debug for AckHandle {
 }
 
 impl AckTracker {
-    /// `starts`: where each sink stands now.
+    /// `starts`: the present offset of each sink.
     pub fn new(starts: &[u64], on_progress: OnProgress) -> Rc<AckTracker> {
         let progress = |start: &u64| Progress { open: VecDeque::new(), first: 0, acknowledged: *start };
         Rc::new(AckTracker { sinks: RefCell::new(starts.iter().map(progress).collect()), on_progress })
     }
 
-    pub fn ticket(self: &Rc<AckTracker>, end: u64) -> AckHandle {
+    pub fn handle(self: &Rc<AckTracker>, end: u64) -> AckHandle {
         let count = self.sinks.borrow().len();
-        AckHandle { track: self.clone(), end, numbers: Rc::new(RefCell::new(vec![None; count])) }
+        AckHandle { tracker: self.clone(), end, numbers: Rc::new(RefCell::new(vec![None; count])) }
     }
 
-    /// How far a sink has acknowledged.
+    /// The offset up to which a sink has acknowledged.
     pub fn acknowledged(&self, sink: usize) -> u64 {
         self.sinks.borrow().get(sink).map_or(0, |progress| progress.acknowledged)
     }
 }
 
 impl AckHandle {
-    /// The batch is about to be handed to a sink. Handed out in the order of their ends.
+    /// The batch is about to be passed to a sink. Batches are passed in the order of their ends.
     pub fn open(&self, sink: usize) {
-        if let Some(progress) = self.track.sinks.borrow_mut().get_mut(sink) {
+        if let Some(progress) = self.tracker.sinks.borrow_mut().get_mut(sink) {
             let number = progress.first + progress.open.len() as u64;
             progress.open.push_back((self.end, false));
-            if let Some(place) = self.numbers.borrow_mut().get_mut(sink) {
-                *place = Some(number);
+            if let Some(slot) = self.numbers.borrow_mut().get_mut(sink) {
+                *slot = Some(number);
             }
         }
     }
 
-    /// The sink has delivered the batch, or given it up for a counted reason.
+    /// The sink has delivered the batch, or dropped it for a counted reason.
     pub fn done(&self, sink: usize) {
         let Some(number) = self.numbers.borrow().get(sink).copied().flatten() else { return };
-        let mut sinks = self.track.sinks.borrow_mut();
+        let mut sinks = self.tracker.sinks.borrow_mut();
         let Some(progress) = sinks.get_mut(sink) else { return };
         let index = usize::try_from(number.saturating_sub(progress.first)).unwrap_or(usize::MAX);
         if let Some(entry) = progress.open.get_mut(index) {
@@ -83,7 +83,7 @@ impl AckHandle {
         let now = progress.acknowledged;
         drop(sinks);
         if now > before {
-            (self.track.on_progress)(sink, now);
+            (self.tracker.on_progress)(sink, now);
         }
     }
 }
@@ -93,21 +93,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_offset_is_told_only_when_nothing_before_it_is_open() {
-        let told = Rc::new(RefCell::new(Vec::new()));
-        let hear = told.clone();
-        let track = AckTracker::new(&[0, 0], Box::new(move |sink, offset| hear.borrow_mut().push((sink, offset))));
-        let tickets: Vec<AckHandle> = [10, 20, 30].into_iter().map(|end| track.ticket(end)).collect();
-        tickets.iter().for_each(|ticket| ticket.open(0));
-        tickets[2].open(1);
-        tickets[1].done(0);
-        tickets[2].done(0);
-        assert!(told.borrow().is_empty(), "the first is still open");
-        tickets[0].done(0);
-        tickets[2].done(1);
-        assert_eq!(*told.borrow(), [(0, 30), (1, 30)]);
-        tickets[0].done(0);
-        assert_eq!(told.borrow().len(), 2, "done twice is done once");
-        assert_eq!(track.acknowledged(0), 30);
+    fn offset_waits_for_every_batch_before_it() {
+        let reported = Rc::new(RefCell::new(Vec::new()));
+        let report = reported.clone();
+        let tracker = AckTracker::new(&[0, 0], Box::new(move |sink, offset| report.borrow_mut().push((sink, offset))));
+        let handles: Vec<AckHandle> = [10, 20, 30].into_iter().map(|end| tracker.handle(end)).collect();
+        handles.iter().for_each(|handle| handle.open(0));
+        handles[2].open(1);
+        handles[1].done(0);
+        handles[2].done(0);
+        assert!(reported.borrow().is_empty(), "the first batch is still open");
+        handles[0].done(0);
+        handles[2].done(1);
+        assert_eq!(*reported.borrow(), [(0, 30), (1, 30)]);
+        handles[0].done(0);
+        assert_eq!(reported.borrow().len(), 2, "a second `done` changes nothing");
+        assert_eq!(tracker.acknowledged(0), 30);
     }
 }

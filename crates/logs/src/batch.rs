@@ -1,5 +1,5 @@
 //! A batch: one shared byte buffer and a compact table of records, with a sparse overlay for the fields that stages set.
-//! In: chunks of lines. Out: the same to every sink, without a copy. The raw path makes no allocation per record.
+//! In: chunks of lines. Out: the same batch to every sink, without a copy. The raw path allocates nothing per record.
 
 use crate::ack::AckHandle;
 use bytes::Bytes;
@@ -13,33 +13,33 @@ pub enum Stream {
     Stderr,
 }
 
-/// One record: its line in the batch's bytes, and where its fields stand.
+/// One record: its line in the batch's bytes, and the range of its fields.
 #[derive(Clone, Copy, Debug)]
 pub struct Record {
     pub start: u32,
     pub end: u32,
     /// Nanoseconds since the epoch.
     pub time_ns: i64,
-    /// The app gave the time.
+    /// The app set the time.
     pub own_time: bool,
-    /// Its fields are `batch.fields[fields_start..fields_end]`; none where both are equal.
+    /// Its fields are `batch.fields[fields_start..fields_end]`; none if both are equal.
     pub fields_start: u32,
     pub fields_end: u32,
-    /// The line was read as JSON: its fields stand for it, and there is a message only if one of them is it.
+    /// The line was parsed as JSON: its fields represent it, and it has a message only if one of them is the message.
     pub parsed: bool,
-    /// The line was longer than allowed and lost its tail.
+    /// The line exceeded the limit and lost its tail.
     pub truncated: bool,
 }
 
 #[derive(Clone, Debug)]
 pub enum Key {
-    /// A JSON string's inside, in the batch's bytes.
+    /// The content of a JSON string, in the batch's bytes.
     Range(u32, u32),
     Name(Rc<str>),
 }
 
 impl Key {
-    /// `bytes`: the batch's.
+    /// `bytes`: those of the batch.
     pub fn text<'t>(&'t self, bytes: &'t [u8]) -> &'t [u8] {
         match self {
             Key::Range(start, end) => bytes.get(*start as usize..*end as usize).unwrap_or(&[]),
@@ -68,17 +68,17 @@ pub struct Batch {
     pub base: u64,
     pub records: Vec<Record>,
     pub fields: Vec<Field>,
-    /// Fields that `set` gives to all records. They replace fields of the same name.
+    /// Fields that `set` adds to all records. They replace fields of the same name.
     pub common: Vec<(Rc<str>, Rc<str>)>,
     pub source: Rc<str>,
     pub file: Option<Rc<str>>,
     pub stream: Stream,
-    /// Who must hear that a sink is done with it.
-    pub ticket: Option<AckHandle>,
+    /// Receives the acknowledgements of the sinks.
+    pub ack: Option<AckHandle>,
 }
 
 impl Batch {
-    /// The memory that it holds, tables included: many short lines are more table than text.
+    /// The memory of the batch, including its tables: those of many short lines exceed the text.
     pub fn cost(&self) -> usize {
         self.bytes.len() + self.records.capacity() * size_of::<Record>() + self.fields.capacity() * size_of::<Field>()
     }

@@ -1,8 +1,7 @@
-//! How far each sink has acknowledged each file, on disk: one file of fixed slots, each written in place as soon as an
-//! acknowledgement moves it, so that a killed worker repeats at most its batches in flight. In: offsets. Out: the same after
-//! a restart; a damaged slot is passed over, never fatal. A position that could not be written is written again until it is. Bound:
-//! `SLOTS_MAX` slots; the positions of closed files make room for others, the oldest first, and then those of files at rest, which
-//! health says.
+//! Checkpoints on disk: how far each sink has acknowledged each file. One file of fixed slots, each written in place at each
+//! acknowledgement, so that a killed worker repeats at most its batches in flight. In: offsets. Out: the same after a restart; a
+//! damaged slot is skipped, never fatal. A failed write is retried until it succeeds. Limits: `SLOTS_MAX` slots; the checkpoints
+//! of closed files are evicted first, the oldest first, and then those of idle files, which health reports.
 
 use base::runtime::health::Health;
 use base::runtime::state::{Mark, Marked, StateDir};
@@ -23,17 +22,17 @@ const FILE: &str = "logs/checkpoints";
 /// The line that the first slot begins with.
 const MARK: Mark = Mark { what: "checkpoints", version: 2 };
 
-/// A machine that loses power loses at most this much progress, and reads that much again.
+/// After a power loss, at most this much progress is lost and re-read.
 const SYNC_EVERY: Duration = Duration::from_secs(5);
-/// How often a position that could not be written is tried again.
-const WRITE_AGAIN: Duration = Duration::from_secs(1);
-/// What health calls this part, and what it calls a table without room.
+/// How often a failed write of a checkpoint is retried.
+const RETRY_WRITE: Duration = Duration::from_secs(1);
+/// The ids in health: of the checkpoint file, and of a file without room.
 pub const PART: &str = "state logs/checkpoints";
 const ROOM: &str = "state logs/checkpoints room";
-/// The table has room again where this part of it is free.
+/// The file has room again when one in this many slots is free.
 const ROOM_SHARE: usize = 10;
 
-/// A file as the system knows it, with a print of its beginning, since inode numbers are used again.
+/// A file by device and inode. Inode numbers are reused, so fingerprints of the content are compared too.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct FileId {
     pub device: u64,
@@ -46,32 +45,32 @@ impl FileId {
     }
 }
 
-/// A hash of some bytes of a file: how many, and their hash.
+/// A hash of bytes of a file: how many, and their hash.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Fingerprint {
     pub length: u32,
     pub hash: u64,
 }
 
-/// How much of a file's beginning is compared.
+/// How many bytes at the beginning of a file are compared.
 pub const FINGERPRINT_MAX: usize = 256;
-/// How much before an offset is compared.
+/// How many bytes before an offset are compared.
 pub const BEFORE_MAX: usize = 64;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Position {
     pub offset: u64,
     /// Of the file's beginning, as far as the offset covers it.
-    pub print: Fingerprint,
+    pub fingerprint: Fingerprint,
     /// Of the bytes before the offset.
     pub before: Fingerprint,
-    /// How far the file was read. What lies between is lost where the file is gone.
+    /// How far the file was read. The bytes after `offset` are lost if the file is removed.
     pub read_to: u64,
 }
 
 pub type SlotKey = (u64, FileId, u64);
 
-/// All positions; without durability they live in memory alone.
+/// All checkpoints; without durability they are in memory only.
 #[derive(Clone, Default)]
 pub struct Checkpoints {
     inner: Rc<RefCell<Inner>>,
@@ -82,14 +81,14 @@ struct Inner {
     file: Option<Rc<File>>,
     health: Option<Arc<Health>>,
     slots: BTreeMap<SlotKey, (usize, Position)>,
-    /// Slots that hold nothing, to be used before new ones.
+    /// Empty slots, used before new ones.
     free: Vec<usize>,
     next: usize,
-    /// Files that are read to their end and matched by no pattern any more.
+    /// Files that are read to their end and no longer matched by a pattern.
     closed: FileQueue,
-    /// Files that are read to their end, closed, and still there.
+    /// Files that are read to their end, closed, and still exist.
     at_rest: FileQueue,
-    /// Keys whose position in memory is newer than on disk.
+    /// Keys whose checkpoint in memory is newer than on disk.
     unwritten: BTreeSet<SlotKey>,
     dirty: bool,
     /// Another worker writes the file now.
@@ -97,8 +96,8 @@ struct Inner {
 }
 
 impl Checkpoints {
-    /// Opens the file of the state directory. A damaged slot costs that slot alone, and a file of another version, or of none, is begun
-    /// anew; both are answered with a sentence.
+    /// Opens the file in the state directory. Of a damaged file only the damaged slots are lost; a file of another version, or of
+    /// none, is recreated. Both return a warning.
     pub fn open(state: &StateDir, health: Option<Arc<Health>>) -> io::Result<(Checkpoints, Option<String>)> {
         let Some(path) = state.path(FILE) else { return Ok((Checkpoints::default(), None)) };
         let mut options = OpenOptions::new();
@@ -108,16 +107,16 @@ impl Checkpoints {
         io::Read::by_ref(&mut file).take(((SLOTS_MAX + 1) * SLOT_BYTES) as u64).read_to_end(&mut bytes)?;
         let mut inner = Inner { health, ..Inner::default() };
         let mark = MARK.of(&bytes);
-        let trouble = match mark {
+        let warning = match mark {
             Marked::Ours(_) => {
                 let mut damaged = u64::from(bytes.len() % SLOT_BYTES != 0);
                 inner.next = bytes.len().saturating_sub(SLOT_BYTES).div_ceil(SLOT_BYTES);
                 for (index, slot) in bytes.chunks_exact(SLOT_BYTES).skip(1).enumerate() {
                     match decode(slot) {
                         Some((key, position)) => {
-                            // Of two for the same the later one counts; the other one would come back once it is forgotten.
+                            // Of two slots with one key the later one counts; the other would reappear once the key is forgotten.
                             if let Some((index, _)) = inner.slots.insert(key, (index, position)) {
-                                file.write_all_at(&[0; SLOT_BYTES], place_of(index))?;
+                                file.write_all_at(&[0; SLOT_BYTES], slot_offset(index))?;
                                 inner.free.push(index);
                             }
                         }
@@ -153,15 +152,15 @@ impl Checkpoints {
             file.write_all_at(&header(), 0)?;
         }
         inner.file = Some(Rc::new(file));
-        inner.write_again();
-        Ok((Checkpoints { inner: Rc::new(RefCell::new(inner)) }, trouble))
+        inner.write_pending();
+        Ok((Checkpoints { inner: Rc::new(RefCell::new(inner)) }, warning))
     }
 
     pub fn get(&self, source: &str, file: FileId, sink: &str) -> Option<Position> {
         self.inner.borrow().slots.get(&(name_hash(source), file, name_hash(sink))).map(|(_, position)| *position)
     }
 
-    /// Files of a source that have a position, so that one that was renamed meanwhile can be found by its inode.
+    /// Files of a source that have a checkpoint, so that a file renamed in the meantime is found by its inode.
     pub fn files_of(&self, source: &str) -> Vec<FileId> {
         let source = name_hash(source);
         let mut files: Vec<FileId> =
@@ -171,7 +170,7 @@ impl Checkpoints {
         files
     }
 
-    /// The bytes of a file that were read and that not all sinks have.
+    /// The bytes of a file that were read and that not all sinks have acknowledged.
     pub fn unacknowledged(&self, source: &str, file: FileId) -> u64 {
         let source = name_hash(source);
         let inner = self.inner.borrow();
@@ -179,8 +178,8 @@ impl Checkpoints {
         of_file.map(|(_, (_, position))| position.read_to.saturating_sub(position.offset)).max().unwrap_or(0)
     }
 
-    /// Notes a position. Not synced here: it survives our death at once, and the machine's by the next `sync`. One that cannot
-    /// be written is `degraded`, and written later.
+    /// Records a checkpoint. Not synced here: it survives a crash of Outrigger immediately, and one of the machine after the next
+    /// sync. After a failed write health is `degraded`, and the write is retried.
     pub fn set(&self, source: &str, file: FileId, sink: &str, position: Position) {
         let key = (name_hash(source), file, name_hash(sink));
         let mut inner = self.inner.borrow_mut();
@@ -195,20 +194,20 @@ impl Checkpoints {
         inner.slots.insert(key, (index, position));
         inner.dirty = true;
         inner.unwritten.insert(key);
-        // While the disk is full one try after each pause is enough.
+        // While the disk is full, one attempt per interval is enough.
         if inner.unwritten.len() == 1 {
-            inner.write_again();
+            inner.write_pending();
         }
     }
 
-    /// Leaves the file to another worker: what comes late is written nowhere, and read again there.
+    /// Leaves the file to another worker: later checkpoints are not written, and that worker re-reads the lines.
     pub fn release(&self) {
         let mut inner = self.inner.borrow_mut();
-        inner.write_again();
+        inner.write_pending();
         (inner.file, inner.released) = (None, true);
     }
 
-    /// A file that is read to its end, closed, and matched by no pattern: its position goes first where room is needed.
+    /// A file that is read to its end, closed, and matched by no pattern: its checkpoint is evicted first.
     pub fn closed(&self, source: &str, file: FileId) {
         let mut inner = self.inner.borrow_mut();
         let key = (name_hash(source), file);
@@ -216,12 +215,12 @@ impl Checkpoints {
         inner.closed.push(key);
     }
 
-    /// A file that is read to its end and closed, and is still there: its position goes where there is no other room.
+    /// A file that is read to its end and closed, and still exists: its checkpoint is evicted if there is no other room.
     pub fn at_rest(&self, source: &str, file: FileId) {
         self.inner.borrow_mut().at_rest.push((name_hash(source), file));
     }
 
-    /// A file is read again.
+    /// A file was opened again.
     pub fn opened(&self, source: &str, file: FileId) {
         let mut inner = self.inner.borrow_mut();
         let key = (name_hash(source), file);
@@ -229,7 +228,7 @@ impl Checkpoints {
         inner.at_rest.remove(&key);
     }
 
-    /// Positions of other sources than these go first where room is needed.
+    /// Checkpoints of sources other than these are evicted first.
     pub fn prefer<'s>(&self, sources: impl Iterator<Item = &'s str>) {
         let sources: Vec<u64> = sources.map(name_hash).collect();
         let mut inner = self.inner.borrow_mut();
@@ -238,18 +237,18 @@ impl Checkpoints {
         others.into_iter().for_each(|file| inner.closed.push(file));
     }
 
-    /// Forgets a file that is gone.
+    /// Forgets a file that was removed.
     pub fn forget(&self, source: &str, file: FileId) {
         self.inner.borrow_mut().forget(name_hash(source), file);
     }
 
-    /// Syncs what was written, on a thread that may block, and writes what could not be written; sleeps while nothing changes.
+    /// Syncs what was written, on a thread that may block, and retries failed writes; sleeps while nothing changes.
     pub async fn sync_periodically(self) {
         let mut since_sync = Duration::ZERO;
         loop {
-            tokio::time::sleep(WRITE_AGAIN).await;
-            since_sync += WRITE_AGAIN;
-            self.inner.borrow_mut().write_again();
+            tokio::time::sleep(RETRY_WRITE).await;
+            since_sync += RETRY_WRITE;
+            self.inner.borrow_mut().write_pending();
             if since_sync < SYNC_EVERY {
                 continue;
             }
@@ -260,7 +259,7 @@ impl Checkpoints {
                 inner.file.as_ref().filter(|_| dirty).and_then(|file| file.try_clone().ok())
             };
             if let Some(file) = file {
-                // A disk that refuses a sync refuses the next write too, which reports it.
+                // A disk that fails a sync fails the next write too, which reports it.
                 let _ = tokio::task::spawn_blocking(move || file.sync_data()).await;
             }
         }
@@ -268,7 +267,7 @@ impl Checkpoints {
 }
 
 impl Inner {
-    /// The slot of a key: its own, a free one, a new one, or that of a file that makes room.
+    /// The slot of a key: its own, a free one, a new one, or that of an evicted file.
     fn slot(&mut self, key: &SlotKey) -> Option<usize> {
         if let Some((index, _)) = self.slots.get(key) {
             return Some(*index);
@@ -277,7 +276,7 @@ impl Inner {
             let (source, file) = self.closed.pop().or_else(|| {
                 let file = self.at_rest.pop()?;
                 let text = format!("checkpoint file is full ({SLOTS_MAX} entries); checkpoints of idle files were evicted and are re-read after a restart");
-                self.say(ROOM, text);
+                self.report(ROOM, text);
                 Some(file)
             })?;
             self.forget(source, file);
@@ -291,23 +290,23 @@ impl Inner {
     fn forget(&mut self, source: u64, file: FileId) {
         self.closed.remove(&(source, file));
         self.at_rest.remove(&(source, file));
-        let gone: Vec<SlotKey> = self.slots.range(slots_of(source, file)).map(|(key, _)| *key).collect();
-        for key in gone {
+        let keys: Vec<SlotKey> = self.slots.range(slots_of(source, file)).map(|(key, _)| *key).collect();
+        for key in keys {
             let Some((index, _)) = self.slots.remove(&key) else { continue };
             self.unwritten.remove(&key);
             self.free.push(index);
             if let Some(file) = &self.file {
-                // A slot that could not be cleared is a file that will not be found again.
-                let _ = file.write_all_at(&[0; SLOT_BYTES], place_of(index));
+                // A slot that could not be cleared is that of a file that will not be found again.
+                let _ = file.write_all_at(&[0; SLOT_BYTES], slot_offset(index));
             }
         }
     }
 
-    fn write_again(&mut self) {
+    fn write_pending(&mut self) {
         let Some(file) = self.file.clone() else { return self.unwritten.clear() };
         while let Some(key) = self.unwritten.first().copied() {
             if let Some((index, position)) = self.slots.get(&key)
-                && let Err(error) = file.write_all_at(&encode(&key, position), place_of(*index))
+                && let Err(error) = file.write_all_at(&encode(&key, position), slot_offset(*index))
             {
                 return self.fault(format!("cannot write a checkpoint; keeping it in memory: {error}"));
             }
@@ -323,10 +322,10 @@ impl Inner {
     }
 
     fn fault(&self, text: String) {
-        self.say(PART, text);
+        self.report(PART, text);
     }
 
-    fn say(&self, part: &str, text: String) {
+    fn report(&self, part: &str, text: String) {
         if self.health.as_ref().is_some_and(|health| health.fault(part, text.clone())) {
             tracing::warn!(
                 error = text,
@@ -336,11 +335,11 @@ impl Inner {
     }
 }
 
-/// Files in the order in which they came, each once.
+/// Files in insertion order, each once.
 #[derive(Default)]
 struct FileQueue {
     files: BTreeMap<u64, (u64, FileId)>,
-    places: HashMap<(u64, FileId), u64>,
+    numbers: HashMap<(u64, FileId), u64>,
     next: u64,
 }
 
@@ -348,19 +347,19 @@ impl FileQueue {
     fn push(&mut self, file: (u64, FileId)) {
         self.remove(&file);
         self.files.insert(self.next, file);
-        self.places.insert(file, self.next);
+        self.numbers.insert(file, self.next);
         self.next += 1;
     }
 
     fn remove(&mut self, file: &(u64, FileId)) {
-        if let Some(place) = self.places.remove(file) {
-            self.files.remove(&place);
+        if let Some(number) = self.numbers.remove(file) {
+            self.files.remove(&number);
         }
     }
 
     fn pop(&mut self) -> Option<(u64, FileId)> {
         let (_, file) = self.files.pop_first()?;
-        self.places.remove(&file);
+        self.numbers.remove(&file);
         Some(file)
     }
 }
@@ -370,13 +369,13 @@ fn slots_of(source: u64, file: FileId) -> RangeInclusive<SlotKey> {
     (source, file, 0)..=(source, file, u64::MAX)
 }
 
-fn place_of(index: usize) -> u64 {
+fn slot_offset(index: usize) -> u64 {
     ((index + 1) * SLOT_BYTES) as u64
 }
 
 fn header() -> [u8; SLOT_BYTES] {
     let mut header = [0u8; SLOT_BYTES];
-    header.iter_mut().zip(MARK.line().bytes()).for_each(|(place, byte)| *place = byte);
+    header.iter_mut().zip(MARK.line().bytes()).for_each(|(target, byte)| *target = byte);
     header
 }
 
@@ -385,7 +384,7 @@ pub fn fingerprint(file: &File, length: usize) -> io::Result<Fingerprint> {
     fingerprint_at(file, 0, length.min(FINGERPRINT_MAX))
 }
 
-/// Hashes what stands before an offset.
+/// Hashes the bytes before an offset.
 pub fn fingerprint_before(file: &File, offset: u64) -> io::Result<Fingerprint> {
     let length = offset.min(BEFORE_MAX as u64);
     fingerprint_at(file, offset - length, length as usize)
@@ -409,7 +408,7 @@ fn name_hash(name: &str) -> u64 {
 
 fn encode(key: &SlotKey, position: &Position) -> [u8; SLOT_BYTES] {
     let mut slot = [0u8; SLOT_BYTES];
-    let lengths = u64::from(position.print.length) | u64::from(position.before.length) << 32;
+    let lengths = u64::from(position.fingerprint.length) | u64::from(position.before.length) << 32;
     let numbers = [
         key.0,
         key.1.device,
@@ -417,12 +416,12 @@ fn encode(key: &SlotKey, position: &Position) -> [u8; SLOT_BYTES] {
         key.2,
         position.offset,
         lengths,
-        position.print.hash,
+        position.fingerprint.hash,
         position.before.hash,
         position.read_to,
     ];
-    for (place, number) in slot.chunks_exact_mut(8).zip(numbers) {
-        place.copy_from_slice(&number.to_le_bytes());
+    for (target, number) in slot.chunks_exact_mut(8).zip(numbers) {
+        target.copy_from_slice(&number.to_le_bytes());
     }
     let check = fnv1a(&slot[..SLOT_BYTES - 8]);
     slot[SLOT_BYTES - 8..].copy_from_slice(&check.to_le_bytes());
@@ -440,12 +439,12 @@ fn decode(slot: &[u8]) -> Option<(SlotKey, Position)> {
     }
     let file = FileId { device: number(1)?, inode: number(2)? };
     let lengths = number(5)?;
-    let print = Fingerprint { length: u32::try_from(lengths & 0xffff_ffff).ok()?, hash: number(6)? };
+    let fingerprint = Fingerprint { length: u32::try_from(lengths & 0xffff_ffff).ok()?, hash: number(6)? };
     let before = Fingerprint { length: u32::try_from(lengths >> 32).ok()?, hash: number(7)? };
-    Some(((number(0)?, file, number(3)?), Position { offset: number(4)?, print, before, read_to: number(8)? }))
+    Some(((number(0)?, file, number(3)?), Position { offset: number(4)?, fingerprint, before, read_to: number(8)? }))
 }
 
-/// The file of the first version: 64 bytes a slot, from the first byte on.
+/// The file of version 1: 64 bytes a slot, from the first byte on.
 mod first_version {
     use super::{FileId, Fingerprint, Position, SLOTS_MAX, SlotKey, number};
     use sys::ring::fnv1a;
@@ -463,11 +462,11 @@ mod first_version {
             return None;
         }
         let file = FileId { device: number(1)?, inode: number(2)? };
-        let print = Fingerprint { length: u32::try_from(tail & 0xffff_ffff).ok()?, hash: number(5)? };
+        let fingerprint = Fingerprint { length: u32::try_from(tail & 0xffff_ffff).ok()?, hash: number(5)? };
         let offset = number(4)?;
-        // Nothing is known of what stands before the offset: an empty print is that of any bytes.
+        // The bytes before the offset are not known: an empty fingerprint matches any bytes.
         let before = Fingerprint { length: 0, hash: fnv1a(&[]) };
-        Some(((number(0)?, file, number(3)?), Position { offset, print, before, read_to: offset }))
+        Some(((number(0)?, file, number(3)?), Position { offset, fingerprint, before, read_to: offset }))
     }
 }
 
@@ -476,14 +475,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn positions_survive_and_a_damaged_slot_costs_only_itself() {
+    fn checkpoints_persist_and_bad_slots_are_skipped() {
         let dir = std::env::temp_dir().join(format!("outrigger-checkpoints-{}", std::process::id()));
         let _ = std::fs::remove_dir_all(&dir);
         let state = StateDir::open(&dir, 1 << 20);
         let file = |inode| FileId { device: 1, inode };
         let at = |offset| Position {
             offset,
-            print: Fingerprint { length: 3, hash: 9 },
+            fingerprint: Fingerprint { length: 3, hash: 9 },
             read_to: offset + 7,
             ..Position::default()
         };
@@ -499,7 +498,7 @@ mod tests {
         assert_eq!(again.files_of("files"), [file(1), file(2)]);
 
         let path = dir.join("logs/checkpoints");
-        let mut bytes = std::fs::read(&path).expect("there");
+        let mut bytes = std::fs::read(&path).expect("readable");
         bytes[SLOT_BYTES + 40] ^= 1;
         bytes.extend_from_slice(b"a torn tail");
         std::fs::write(&path, bytes).expect("written");
@@ -514,36 +513,36 @@ mod tests {
     }
 
     #[test]
-    fn a_file_of_the_first_version_is_read_and_one_of_a_later_is_begun_anew() {
+    fn version_1_is_read_and_newer_is_recreated() {
         let dir = std::env::temp_dir().join(format!("outrigger-checkpoints-versions-{}", std::process::id()));
         let _ = std::fs::remove_dir_all(&dir);
         let state = StateDir::open(&dir, 1 << 20);
         let mut slot = [0u8; 64];
         let numbers = [name_hash("files"), 1, 2, name_hash("main"), 99, 7, 3 | 0x4f52_4331 << 32];
-        for (place, number) in slot.chunks_exact_mut(8).zip(numbers) {
-            place.copy_from_slice(&u64::to_le_bytes(number));
+        for (target, number) in slot.chunks_exact_mut(8).zip(numbers) {
+            target.copy_from_slice(&u64::to_le_bytes(number));
         }
         let check = fnv1a(&slot[..56]);
         slot[56..].copy_from_slice(&check.to_le_bytes());
-        std::fs::create_dir_all(dir.join("logs")).expect("made");
+        std::fs::create_dir_all(dir.join("logs")).expect("created");
         std::fs::write(dir.join(FILE), slot).expect("written");
         let file = FileId { device: 1, inode: 2 };
         for _ in 0..2 {
-            let (old, trouble) = Checkpoints::open(&state, None).expect("opens");
-            assert_eq!(trouble, None);
+            let (old, warning) = Checkpoints::open(&state, None).expect("opens");
+            assert_eq!(warning, None);
             assert_eq!(old.get("files", file, "main").map(|position| position.offset), Some(99));
         }
-        let mut bytes = std::fs::read(dir.join(FILE)).expect("there");
+        let mut bytes = std::fs::read(dir.join(FILE)).expect("readable");
         bytes[MARK.line().len() - 2] = b'7';
         std::fs::write(dir.join(FILE), bytes).expect("written");
-        let (fresh, trouble) = Checkpoints::open(&state, None).expect("opens");
-        assert!(trouble.is_some_and(|text| text.contains("version 7")));
+        let (fresh, warning) = Checkpoints::open(&state, None).expect("opens");
+        assert!(warning.is_some_and(|text| text.contains("version 7")));
         assert!(fresh.files_of("files").is_empty());
         let _ = std::fs::remove_dir_all(&dir);
     }
 
     #[test]
-    fn closed_files_make_room_and_a_full_table_is_said() {
+    fn closed_files_are_evicted_and_full_is_reported() {
         let health = Health::new("logs");
         let checkpoints = Checkpoints::default();
         checkpoints.inner.borrow_mut().health = Some(health.clone());
@@ -554,39 +553,39 @@ mod tests {
         assert!(!health.current().message.contains("is full"));
         checkpoints.set("files", file(100_000), "main", Position::default());
         assert!(health.current().message.contains("checkpoint file is full (8192 entries)"), "{:?}", health.current());
-        let makes_room = |gone: u64, other: u64| {
+        let evicts = |evicted: u64, other: u64| {
             checkpoints.set("files", file(other), "main", Position::default());
-            assert_eq!(checkpoints.get("files", file(gone), "main"), None);
+            assert_eq!(checkpoints.get("files", file(evicted), "main"), None);
             assert!(checkpoints.get("files", file(other), "main").is_some());
         };
         checkpoints.at_rest("files", file(6));
         checkpoints.at_rest("files", file(8));
         checkpoints.closed("files", file(7));
         checkpoints.opened("files", file(8));
-        makes_room(7, 100_001);
-        assert!(!health.current().message.contains("idle files"), "a closed file costs nothing");
-        makes_room(6, 100_002);
+        evicts(7, 100_001);
+        assert!(!health.current().message.contains("idle files"), "the eviction of a closed file is not a fault");
+        evicts(6, 100_002);
         assert!(health.current().message.contains("idle files were evicted"), "{:?}", health.current());
         checkpoints.set("files", file(100_003), "main", Position::default());
-        assert!(checkpoints.get("files", file(8), "main").is_some(), "a file that is read keeps its position");
+        assert!(checkpoints.get("files", file(8), "main").is_some(), "an open file is not evicted");
     }
 
     #[test]
-    fn a_damaged_file_is_said() {
+    fn damaged_file_is_reported() {
         let dir = std::env::temp_dir().join(format!("outrigger-checkpoints-damaged-{}", std::process::id()));
         let _ = std::fs::remove_dir_all(&dir);
         let state = StateDir::open(&dir, 1 << 20);
-        let path = state.path(FILE).expect("it is kept");
-        let trouble = |bytes: &[u8]| {
-            std::fs::write(&path, bytes).expect("the folder takes the file");
-            Checkpoints::open(&state, None).expect("it opens, whatever it holds").1
+        let path = state.path(FILE).expect("durable");
+        let warning = |bytes: &[u8]| {
+            std::fs::write(&path, bytes).expect("written");
+            Checkpoints::open(&state, None).expect("opens with any content").1
         };
-        assert_eq!(trouble(b""), None, "a new file");
-        assert!(trouble(&[7; 500]).is_some_and(|text| text.contains("is corrupt")));
-        let whole = [&header()[..], &[0; SLOT_BYTES]].concat();
-        assert_eq!(trouble(&whole), None, "a free slot is no damage");
-        for damaged in [[&whole[..], &[7; SLOT_BYTES]].concat(), [&whole[..], &[0; 9]].concat()] {
-            assert!(trouble(&damaged).is_some_and(|text| text.contains("1 corrupt checkpoints")));
+        assert_eq!(warning(b""), None, "a new file");
+        assert!(warning(&[7; 500]).is_some_and(|text| text.contains("is corrupt")));
+        let intact = [&header()[..], &[0; SLOT_BYTES]].concat();
+        assert_eq!(warning(&intact), None, "a free slot is not damage");
+        for damaged in [[&intact[..], &[7; SLOT_BYTES]].concat(), [&intact[..], &[0; 9]].concat()] {
+            assert!(warning(&damaged).is_some_and(|text| text.contains("1 corrupt checkpoints")));
         }
         let _ = std::fs::remove_dir_all(&dir);
     }

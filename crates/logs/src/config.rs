@@ -1,4 +1,4 @@
-//! What a person writes under `logs`.
+//! The `logs` section of the configuration.
 
 use crate::sink::SinkEntry;
 use crate::source::SourceEntry;
@@ -7,17 +7,17 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 
-/// Collects, shapes and ships log lines.
+/// Collects, processes and ships log lines.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// Where lines come from, by name.
+    /// Sources of log lines, by name.
     #[schemars(extend("x-names" = true))]
     pub sources: BTreeMap<String, SourceEntry>,
-    /// What is done to every record, in order. A source and a sink may have stages of their own.
+    /// Stages that process every record, in order. A source or a sink can have its own stages.
     #[serde(default)]
     pub stages: Vec<StageEntry>,
-    /// Where records go, by name.
+    /// Sinks that receive the records, by name.
     #[serde(default)]
     #[schemars(extend("x-names" = true))]
     pub sinks: BTreeMap<String, SinkEntry>,

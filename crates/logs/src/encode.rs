@@ -1,12 +1,12 @@
 //! Records as text: one JSON object a line, or the line itself. In: a batch and a record. Out: bytes appended to a body.
-//! Fields come in this order: the record's own, `message`, `timestamp` (RFC 3339, UTC), `stream`, `source`, `file`, and what
-//! `set` gave. A field that the app wrote under one of the last names wins over ours; `set` wins over both. Bytes that
-//! are not UTF-8 become U+FFFD, since JSON has no others (RFC 8259, 8.1).
+//! Fields are written in this order: the record's own, `message`, `timestamp` (RFC 3339, UTC), `stream`, `source`, `file`, and
+//! those of `set`. A field that the app wrote under one of the last names overrides the built-in one; `set` overrides both. Bytes
+//! that are not UTF-8 become U+FFFD, since JSON is UTF-8 (RFC 8259, 8.1).
 
 use crate::batch::{Batch, Field, FieldValue, Record};
 use std::io::Write as _;
 
-/// Writes timestamps, keeping the text of the last second.
+/// Writes timestamps, and caches the text of the last second.
 #[derive(Default)]
 pub struct Encoder {
     second: i64,
@@ -47,13 +47,13 @@ impl Encoder {
             self.timestamp(record.time_ns, out);
             out.push(b'"');
         }
-        let ours = [
+        let built_in = [
             ("stream", batch.stream.as_str(), own.stream),
             ("source", Some(&*batch.source), own.source),
             ("file", batch.file.as_deref(), own.file),
         ];
-        for (key, text, taken) in ours {
-            if let Some(text) = text.filter(|_| !taken && !is_set(key.as_bytes())) {
+        for (key, text, overridden) in built_in {
+            if let Some(text) = text.filter(|_| !overridden && !is_set(key.as_bytes())) {
                 separate(out, start);
                 name(key.as_bytes(), true, out);
                 string(text.as_bytes(), out);
@@ -77,7 +77,7 @@ impl Encoder {
         out.push(b'\n');
     }
 
-    /// RFC 3339 with nanoseconds cut to microseconds, which is what clocks here give.
+    /// RFC 3339 with nanoseconds cut to microseconds, which is the precision of the clocks.
     fn timestamp(&mut self, time_ns: i64, out: &mut Vec<u8>) {
         let (second, rest) = (time_ns.div_euclid(1_000_000_000), time_ns.rem_euclid(1_000_000_000));
         if second != self.second || self.second_text.is_empty() {
@@ -98,7 +98,7 @@ fn message_of<'b>(batch: &'b Batch, record: &Record) -> Option<&'b Field> {
     named(b"message").or_else(|| named(b"msg"))
 }
 
-/// Which of our own names the record uses itself.
+/// Which built-in fields the record overrides.
 #[derive(Default)]
 struct Own {
     timestamp: bool,
@@ -125,7 +125,7 @@ fn separate(out: &mut Vec<u8>, start: usize) {
     }
 }
 
-/// A key that came from JSON without escapes needs none.
+/// A key from JSON without escapes needs no escaping.
 fn name(key: &[u8], plain: bool, out: &mut Vec<u8>) {
     if plain {
         out.push(b'"');
@@ -144,7 +144,7 @@ fn value(batch: &Batch, value: &FieldValue, out: &mut Vec<u8>) {
     }
 }
 
-/// A JSON string. Runs of plain characters are copied whole.
+/// A JSON string. Runs of plain characters are copied in one piece.
 pub fn string(bytes: &[u8], out: &mut Vec<u8>) {
     let text = String::from_utf8_lossy(bytes);
     out.push(b'"');
@@ -193,7 +193,7 @@ mod tests {
     const TIME: &str = r#""timestamp":"2023-11-14T22:13:20.123456Z""#;
 
     #[test]
-    fn records_are_valid_json_whatever_the_line_holds() {
+    fn every_line_is_encoded_as_valid_json() {
         check(b"hello", false, &[], &format!(r#"{{"message":"hello",{TIME},"stream":"stdout","source":"app"}}"#));
         check(
             b"a\"b\\c\td\x01\xff",

@@ -1,5 +1,5 @@
-//! From bytes to records: lines, however the reads cut them. In: chunks of one stream with their offsets. Out: batches of
-//! whole lines. Bound: a line has at most `max_line_bytes` bytes; a longer one keeps its beginning, is marked and counted.
+//! Framing: splits bytes into lines, independent of the sizes of the reads. In: chunks of one stream with their offsets. Out:
+//! batches of complete lines. Limits: a line has at most `max_line_bytes` bytes; a longer line is truncated, marked and counted.
 
 use crate::batch::{Batch, Record, Stream};
 use bytes::Bytes;
@@ -11,13 +11,13 @@ pub struct Framer {
     pub file: Option<Rc<str>>,
     stream: Stream,
     max_line_bytes: usize,
-    /// The beginning of a line whose end has not come yet.
+    /// The beginning of a line whose end has not been read yet.
     carry: Vec<u8>,
     /// The offset of the carry's first byte; with an empty carry, of the next byte.
     base: u64,
-    /// The tail of a line that was too long is being passed over.
+    /// The tail of a line that was too long is being skipped.
     skipping: bool,
-    /// The time of the last record: those of one stream rise, since some receivers keep one of those that are equal.
+    /// The time of the last record. Times of one stream rise, since some receivers retain only one record of each time.
     last_ns: i64,
 }
 
@@ -35,14 +35,14 @@ impl Framer {
         }
     }
 
-    /// Bytes before `base` were lost: what was carried belongs to a line without an end.
+    /// Bytes before `base` were lost: the carried bytes belong to a line without an end.
     pub fn jump(&mut self, base: u64) {
         self.carry.clear();
         self.base = base;
         self.skipping = true;
     }
 
-    /// Takes the next bytes; answers the lines that are now whole, if any.
+    /// Takes the next bytes; returns the lines that are now complete, if any.
     pub fn take(&mut self, chunk: &[u8]) -> Option<Batch> {
         let chunk = self.skip(chunk)?;
         let Some(last) = memchr::memrchr(b'\n', chunk) else {
@@ -77,7 +77,7 @@ impl Framer {
         Some(self.batch(bytes, base, vec![record]))
     }
 
-    /// While the tail of an overlong line is passed over: what follows its newline.
+    /// While the tail of an overlong line is skipped: the bytes after its newline.
     fn skip<'c>(&mut self, chunk: &'c [u8]) -> Option<&'c [u8]> {
         if !self.skipping {
             return (!chunk.is_empty()).then_some(chunk);
@@ -96,59 +96,59 @@ impl Framer {
         (!rest.is_empty()).then_some(rest)
     }
 
-    /// A line that passes the bound before its end came is delivered now, cut.
+    /// A line that exceeds the limit before its end was read is delivered now, truncated.
     fn overlong(&mut self) -> Option<Batch> {
-        // A CR at the end may belong to what ends the line.
+        // A CR at the end may be part of the line terminator.
         let ends_in_cr = usize::from(self.carry.last() == Some(&b'\r'));
         if self.carry.len() <= self.max_line_bytes + ends_in_cr {
             return None;
         }
-        let whole = std::mem::take(&mut self.carry);
+        let line = std::mem::take(&mut self.carry);
         let base = self.base;
-        self.base += whole.len() as u64;
+        self.base += line.len() as u64;
         self.skipping = true;
         self.last_ns = self.next_ns();
-        let mut record = self.record(&whole, 0, whole.len(), self.last_ns);
+        let mut record = self.record(&line, 0, line.len(), self.last_ns);
         record.truncated = true;
-        Some(self.batch(Bytes::from(whole), base, vec![record]))
+        Some(self.batch(Bytes::from(line), base, vec![record]))
     }
 
     fn next_ns(&self) -> i64 {
         rising(now_ns(), self.last_ns)
     }
 
-    /// A line without what ends it: LF, or CR LF. One that is too long is cut between characters.
+    /// A line without its terminator: LF, or CR LF. A line that is too long is cut between characters.
     fn record(&self, bytes: &[u8], start: usize, end: usize, time_ns: i64) -> Record {
-        let whole = match bytes.get(start..end) {
+        let line_end = match bytes.get(start..end) {
             Some([.., b'\r']) => end - 1,
             _ => end,
         };
-        let mut kept = (whole - start).min(self.max_line_bytes);
-        if kept < whole - start {
+        let mut length = (line_end - start).min(self.max_line_bytes);
+        if length < line_end - start {
             // RFC 3629, 3: bytes inside a character begin with the bits 10, and there are at most three.
             let inside = |at: usize| bytes.get(start + at).is_some_and(|byte| byte & 0xc0 == 0x80);
-            let least = kept.saturating_sub(3);
-            kept = (least..=kept).rev().find(|at| !inside(*at)).filter(|at| *at > 0).unwrap_or(kept);
+            let least = length.saturating_sub(3);
+            length = (least..=length).rev().find(|at| !inside(*at)).filter(|at| *at > 0).unwrap_or(length);
         }
         Record {
             start: start as u32,
-            end: (start + kept) as u32,
+            end: (start + length) as u32,
             time_ns,
             own_time: false,
             fields_start: 0,
             fields_end: 0,
             parsed: false,
-            truncated: kept < whole - start,
+            truncated: length < line_end - start,
         }
     }
 
-    /// Bytes at a line's beginning are no part of it.
-    pub fn pass_over(&mut self, bytes: u64) {
+    /// Skips bytes at the beginning of a line that are not part of it.
+    pub fn skip_bytes(&mut self, bytes: u64) {
         self.base += bytes;
     }
 
-    /// A line has begun that has no end yet.
-    pub fn is_within_a_line(&self) -> bool {
+    /// Whether a line has begun and has no end yet.
+    pub fn has_partial_line(&self) -> bool {
         !self.carry.is_empty()
     }
 
@@ -162,12 +162,12 @@ impl Framer {
             source: self.source.clone(),
             file: self.file.clone(),
             stream: self.stream,
-            ticket: None,
+            ack: None,
         }
     }
 }
 
-/// A time after the last one, unless the clock was set back.
+/// A time later than the last one, unless the clock was set back.
 pub fn rising(time_ns: i64, last_ns: i64) -> i64 {
     const SET_BACK: i64 = 1_000_000_000;
     if last_ns - time_ns > SET_BACK { time_ns } else { time_ns.max(last_ns + 1) }
@@ -182,7 +182,7 @@ pub fn now_ns() -> i64 {
 mod tests {
     use super::*;
 
-    /// Cuts the text into pieces of every size, and answers the lines that all ways agree on.
+    /// Splits the text into chunks of every size; all sizes must return the expected lines.
     fn check(text: &str, max_line_bytes: usize, expect: &[&str]) {
         for size in 1..=text.len().max(1) {
             let mut framer = Framer::new("s".into(), None, Stream::None, max_line_bytes, 1000);
@@ -195,19 +195,19 @@ mod tests {
                         assert_eq!(
                             &text.as_bytes()[at..at + batch.line(record).len()],
                             batch.line(record),
-                            "offsets hold"
+                            "offsets match"
                         );
                     }
                 }
             };
             text.as_bytes().chunks(size).for_each(|chunk| collect(framer.take(chunk)));
             collect(framer.finish());
-            assert_eq!(lines, expect, "{text:?} in pieces of {size}");
+            assert_eq!(lines, expect, "{text:?} in chunks of {size}");
         }
     }
 
     #[test]
-    fn lines_are_the_same_however_the_reads_cut_them() {
+    fn lines_do_not_depend_on_read_sizes() {
         check("one\ntwo\n", 100, &["one", "two"]);
         check("one\n\nlast without end", 100, &["one", "", "last without end"]);
         check("", 100, &[]);
@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_over_the_bound_is_cut_and_its_neighbours_are_whole() {
+    fn long_line_is_truncated_neighbours_intact() {
         for size in [1, 3, 1000] {
             let text = format!("before\n{}\nafter\n", "x".repeat(50));
             let mut framer = Framer::new("s".into(), None, Stream::None, 10, 0);
@@ -229,7 +229,7 @@ mod tests {
             assert_eq!(
                 lines,
                 [("before".into(), false), ("x".repeat(10), true), ("after".into(), false)],
-                "pieces of {size}"
+                "chunks of {size}"
             );
         }
     }

@@ -1,4 +1,4 @@
-//! What the fuzz targets reach beside the public parts. In and out: those parts themselves; nothing else uses this.
+//! Private items that the fuzz targets use. In and out: those items; nothing else uses this module.
 
 pub use crate::checkpoint::{Checkpoints, FileId, Fingerprint, Position, SLOTS_MAX};
 pub use crate::encode::Encoder;

@@ -1,6 +1,6 @@
-//! The app's logs: read → shape → keep → ship. In: the capture ring, files, access records. Out: batches at receivers, each
-//! record delivered, pending, or dropped for a counted reason. It opens no listening socket, and no sink holds another
-//! back before its own buffer is full.
+//! The app's logs: read → process → buffer → ship. In: the capture ring, files, access records. Out: batches at receivers, each
+//! record delivered, pending, or dropped for a counted reason. It opens no listening socket, and no sink blocks another
+//! before its own buffer is full.
 
 pub mod config;
 pub mod plan;

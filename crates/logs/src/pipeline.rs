@@ -1,5 +1,5 @@
-//! The way of a source's batch to the sinks: the source's stages, then each sink's branch with its own stages and queue. In: batches.
-//! Out: batches in queues, the source's row. Bound: a batch waits until each blocking queue has room.
+//! The path of a source's batch to the sinks: the source's stages, then each sink's branch with its own stages and queue. In:
+//! batches. Out: batches in queues, the source's row. Limits: a batch waits until each blocking queue has room.
 
 use crate::ack::AckTracker;
 use crate::batch::Batch;
@@ -24,7 +24,7 @@ struct Branch {
     stages: Vec<MeteredStage>,
 }
 
-/// The way from one source to its sinks.
+/// The path from one source to its sinks.
 pub struct Pipeline {
     name: String,
     component: Component,
@@ -82,7 +82,7 @@ impl Pipeline {
         &self.name
     }
 
-    /// What health calls it.
+    /// The component's id.
     pub fn id(&self) -> &str {
         &self.component.id
     }
@@ -92,17 +92,17 @@ impl Pipeline {
         self.telemetry.gauge(desc, &self.component.labels())
     }
 
-    /// The index in tracks and the name of each sink.
+    /// The index in trackers and the name of each sink.
     pub fn sinks(&self) -> impl Iterator<Item = (usize, &str)> {
         self.branches.iter().map(|branch| (branch.queue.sink, branch.name.as_str()))
     }
 
-    /// Names of the sinks that records must reach.
+    /// Names of the required sinks.
     pub fn required_sinks(&self) -> Vec<String> {
         self.branches.iter().filter(|branch| branch.required).map(|branch| branch.name.clone()).collect()
     }
 
-    /// How long a track's list of sinks is.
+    /// The number of sinks in a tracker.
     pub fn sink_count(&self) -> usize {
         self.sink_count
     }
@@ -111,23 +111,23 @@ impl Pipeline {
         &self.health
     }
 
-    /// Hands a batch to all sinks; waits while one that blocks is full. Records before `read_before` were read by a worker
-    /// before this one. A sink that has acknowledged records already does not get them again.
-    pub async fn push(&self, mut batch: Batch, track: &Rc<AckTracker>, read_before: u64) {
-        // What is not read stays where it is, in the file or the ring, until there is memory for it.
-        if self.branches.iter().any(|branch| branch.queue.holds_much()) {
+    /// Passes a batch to all sinks; waits while a blocking sink is full. Records before `read_before` were read by a previous
+    /// worker. A sink does not receive records again that it has acknowledged.
+    pub async fn push(&self, mut batch: Batch, tracker: &Rc<AckTracker>, read_before: u64) {
+        // Unread lines stay in the file or the ring until there is memory for them.
+        if self.branches.iter().any(|branch| branch.queue.exceeds_reserve()) {
             self.pressure.wait_for_relief().await;
         }
         let end = batch.base + batch.bytes.len() as u64;
         let replayed = batch.records.iter().filter(|record| batch.base + u64::from(record.end) < read_before).count();
-        batch.ticket = Some(track.ticket(end));
+        batch.ack = Some(tracker.handle(end));
         self.row.receive(batch.records.len() as u64);
         self.row.replay(replayed as u64);
-        let skip = |sink: usize| track.acknowledged(sink);
+        let skip = |sink: usize| tracker.acknowledged(sink);
         self.fan_out(batch, &skip, replayed > 0).await;
     }
 
-    /// The same for records that cannot be read again.
+    /// The same for records that cannot be re-read.
     pub async fn push_untracked(&self, batch: Batch) {
         self.row.receive(batch.records.len() as u64);
         self.fan_out(batch, &|_| 0, false).await;
@@ -143,23 +143,23 @@ impl Pipeline {
         let batch = Rc::new(batch);
         for branch in &self.branches {
             let sink = branch.queue.sink;
-            let seen = acknowledged(sink);
-            let mut theirs = batch.clone();
-            if seen > batch.base {
-                // Whole records before the sink's own position are left out.
+            let offset = acknowledged(sink);
+            let mut own = batch.clone();
+            if offset > batch.base {
+                // Complete records before the sink's own offset are skipped.
                 let records: Vec<_> =
-                    batch.records.iter().filter(|r| batch.base + u64::from(r.end) >= seen).copied().collect();
+                    batch.records.iter().filter(|r| batch.base + u64::from(r.end) >= offset).copied().collect();
                 if records.is_empty() {
                     continue;
                 }
-                theirs = Rc::new(Batch { records, ..(*batch).clone() });
+                own = Rc::new(Batch { records, ..(*batch).clone() });
             }
             if !branch.stages.is_empty() {
-                apply(&branch.stages, Rc::make_mut(&mut theirs));
+                apply(&branch.stages, Rc::make_mut(&mut own));
             }
             branch.queue.room(cost).await;
-            theirs.ticket.iter().for_each(|ticket| ticket.open(sink));
-            branch.queue.push(theirs, replayed);
+            own.ack.iter().for_each(|ack| ack.open(sink));
+            branch.queue.push(own, replayed);
         }
         self.row.deliver(count);
     }
@@ -169,7 +169,7 @@ impl Pipeline {
         if records > 0 {
             self.row.drop_unseen(reason, records);
             tracing::error!(
-                source = self.name,
+                component = self.component.id,
                 records,
                 reason = reason.as_str(),
                 "log records dropped before they could be read"
@@ -177,20 +177,20 @@ impl Pipeline {
         }
     }
 
-    /// A file of the state directory is of a newer version than ours.
-    pub fn restarted(&self, file: &str) {
+    /// Counts a file of the state directory that is reset, since its version is not supported.
+    pub fn count_reset(&self, file: &str) {
         self.telemetry.counter(&base::runtime::state::FILES_RESET, &[file]).add(1);
     }
 
-    /// A file that went away before all sinks had it; zero bytes are an unknown number.
+    /// A file that was removed before all sinks had received it; 0 stands for an unknown number of bytes.
     pub fn missed_file(&self, path: &std::path::Path, bytes: u64) {
         self.removed_files.add(1);
         self.removed_bytes.add(bytes);
-        let (source, file) = (&self.name, path.display());
-        tracing::error!(source, %file, bytes, "log file removed before it was fully delivered");
+        let (component, path) = (&self.component.id, path.display());
+        tracing::error!(component, %path, bytes, "log file removed before it was fully delivered");
     }
 
-    pub fn failed(&self, why: &str) {
-        self.health.panicked(&format!("log source {}: {why}", self.name));
+    pub fn failed(&self, error: &str) {
+        self.health.panicked(&format!("log source {}: {error}", self.name));
     }
 }

@@ -1,4 +1,4 @@
-//! From the Config to a Plan that cannot be wrong: names found, policies decided.
+//! From the Config to a Plan that is always valid: names resolved, policies decided.
 
 use crate::config::Config;
 use crate::sink::{SinkEntry, SinkKind};
@@ -23,7 +23,7 @@ pub struct SourcePlan {
     pub name: String,
     pub kind: SourceKind,
     pub stages: Vec<StageKind>,
-    /// Indexes of the sinks that get its records.
+    /// Indexes of the sinks that receive its records.
     pub sinks: Vec<usize>,
 }
 
@@ -49,7 +49,7 @@ impl SinkPlan {
     }
 }
 
-/// When a body is complete.
+/// The limits at which a body is complete.
 #[derive(Clone, Copy)]
 pub struct BatchLimits {
     pub bytes: usize,
@@ -124,12 +124,12 @@ impl Plan {
         Ok(Plan { sources: sources.collect(), stages: kinds(&config.stages), sinks: sinks.collect() })
     }
 
-    /// Whether a source reads access records, so that the proxy makes them.
+    /// Whether a source reads access records, so that the proxy creates them.
     pub fn reads_access(&self) -> bool {
         self.sources.iter().any(|source| matches!(source.kind, SourceKind::Proxy(_)))
     }
 
-    /// What the supervisor must know: the size of the capture rings, where a source reads them.
+    /// The size of the capture rings for the supervisor, if a source reads them.
     pub fn capture_bytes(&self, container: Option<u64>) -> Option<u64> {
         self.sources.iter().find_map(|source| match &source.kind {
             SourceKind::Stdio(config) => Some(config.capture_bytes(container)),
@@ -138,12 +138,12 @@ impl Plan {
     }
 }
 
-/// What a source needs from the rest of the configuration, and what its own keys may not say.
+/// Checks what a source needs from the rest of the configuration, and the values of its own keys.
 fn check_sources(config: &Config, wrapped: bool, proxied: bool, root: &Node) -> Vec<Diagnostic> {
     let mut findings = Vec::new();
     if let Some((name, _)) = config.sources.iter().filter(|(_, entry)| entry.stdio.is_some()).nth(1) {
         let place = root.at(&["sources", name, "stdio"]).place;
-        let finding = Diagnostic::error(place, "the app's output is read by another source already");
+        let finding = Diagnostic::error(place, "the app's output is already read by another source");
         findings.push(finding.help("keep one `stdio` source; all sinks can share it"));
     }
     for (name, entry) in &config.sources {
@@ -151,10 +151,10 @@ fn check_sources(config: &Config, wrapped: bool, proxied: bool, root: &Node) -> 
         match entry.kind() {
             Some(SourceKind::Stdio(_)) if !wrapped => findings.push(
                 Diagnostic::error(place("stdio"), "`stdio` requires a wrapped app, but no command is configured")
-                    .help("set app.command or run `outrigger run -- command`; beside a container of its own, read its files instead"),
+                    .help("set app.command or run `outrigger run -- command`; for an app in another container, read its files instead"),
             ),
             Some(SourceKind::Proxy(_)) if !proxied => findings.push(
-                Diagnostic::error(place("proxy"), format!("the source `{name}` records requests, and there is no proxy"))
+                Diagnostic::error(place("proxy"), format!("the source `{name}` records requests, but no proxy is configured"))
                     .help("add a `proxy` section, or remove this source"),
             ),
             Some(SourceKind::File(config)) => {
@@ -169,30 +169,31 @@ fn check_sources(config: &Config, wrapped: bool, proxied: bool, root: &Node) -> 
     findings
 }
 
-/// A source that reads what a sink writes with its records, directly or by way of other sources and sinks, would feed itself for ever.
+/// A source that reads what a sink writes with its records, directly or through other sources and sinks, is an endless loop.
 fn check_loops(config: &Config, root: &Node) -> Vec<Diagnostic> {
     let mut findings = Vec::new();
     for (sink, entry) in &config.sinks {
-        let Some((source, written)) = reads(config, entry).find(|(source, _)| leads_to(config, source, sink)) else {
+        let Some((source, written)) = reads(config, entry).find(|(source, _)| is_routed_to(config, source, sink))
+        else {
             continue;
         };
         let place = root.at(&["sinks", sink, "file", "path"]).place;
         let text = format!(
-            "the source `{source}` reads {}, which this sink writes with its records: an endless loop",
+            "endless loop: the source `{source}` reads {}, which this sink writes with its records",
             written.display()
         );
-        let help = format!("write elsewhere, or add it to `exclude` of the source `{source}`");
+        let help = format!("write to another path, or add it to `exclude` of the source `{source}`");
         findings.push(Diagnostic::error(place, text).help(help));
     }
     findings
 }
 
-/// The sources that read what a sink writes, with the file.
+/// The sources that read a file that a sink writes, with its path.
 fn reads<'c>(config: &'c Config, sink: &'c SinkEntry) -> impl Iterator<Item = (&'c str, PathBuf)> {
     let written: Vec<PathBuf> = match sink.kind() {
         Some(SinkKind::File(file)) => {
             let directory = file.path.parent().and_then(|directory| directory.canonicalize().ok());
-            // By its folder without links, and as it was written.
+            // With the symlinks of the directory resolved, and as configured.
             let real =
                 directory.map(|directory| file.names().filter_map(move |name| Some(directory.join(name.file_name()?))));
             real.into_iter().flatten().chain(file.names()).collect()
@@ -205,8 +206,8 @@ fn reads<'c>(config: &'c Config, sink: &'c SinkEntry) -> impl Iterator<Item = (&
     })
 }
 
-/// Whether the records of a source come to a sink, also by files between.
-fn leads_to(config: &Config, source: &str, sink: &str) -> bool {
+/// Whether the records of a source reach a sink, directly or through files.
+fn is_routed_to(config: &Config, source: &str, sink: &str) -> bool {
     let (mut due, mut seen) = (vec![source.to_string()], BTreeSet::new());
     while let Some(source) = due.pop() {
         let fed = config
@@ -248,17 +249,17 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_work_is_reported_at_its_place() {
+    fn config_errors_are_reported_with_location() {
         let stdio = "sources: { app: { stdio: {} } }\nsinks: { a: { blackhole: {}, inputs: [app] } }\n";
         check(stdio, true, Ok(()));
         check(stdio, false, Err("set app.command"));
         check(&stdio.replace("[app]", "[ap]"), true, Err("did you mean `app`"));
-        check("sources: { p: { proxy: {} } }\nsinks: {}\n", true, Err("there is no proxy"));
+        check("sources: { p: { proxy: {} } }\nsinks: {}\n", true, Err("no proxy is configured"));
         check("sources: { f: { file: { include: [\"/a/[\"] } } }\nsinks: {}\n", true, Err("line: 1"));
     }
 
     #[test]
-    fn a_sink_that_its_source_would_read_and_a_path_that_is_no_file_are_refused() {
+    fn loops_bad_paths_and_bad_labels_are_rejected() {
         let loops =
             "sources: { f: { file: { include: [\"/in/*.log*\"] } } }\nsinks: { a: { file: { path: /in/copy.log } } }\n";
         check(loops, true, Err("endless loop"));
@@ -272,6 +273,6 @@ mod tests {
         check(&loops.replace("*\"]", "*\"], exclude: [\"/in/copy.*\"]"), true, Ok(()));
         check(&loops.replace("/in/copy.log", "/dev/stdout"), true, Err("use the sink `stdout`"));
         let loki = "sources: {}\nsinks: { l: { loki: { url: \"http://l\", labels: { my-label: x } } } }\n";
-        check(loki, true, Err("`my-label` is no name of a label"));
+        check(loki, true, Err("invalid label name `my-label`"));
     }
 }

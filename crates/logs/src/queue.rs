@@ -1,6 +1,6 @@
-//! What waits for one sink: batches in order, bounded by bytes. In: batches of all sources. Out: the same, one after the
-//! other. Full: sources wait (`block`), or the oldest batch goes, counted (`drop_oldest`). A batch that alone is larger than
-//! the bound still passes when the queue is empty.
+//! The queue of one sink: batches in order, bounded by bytes. In: batches of all sources. Out: the same, one after the
+//! other. Limits: when `max` bytes are reached, sources wait (`block`), or the oldest batch is dropped and counted
+//! (`drop_oldest`). A single batch larger than the limit still passes when the queue is empty.
 
 use crate::batch::Batch;
 use crate::sink_options::WhenFull;
@@ -12,11 +12,11 @@ use std::rc::Rc;
 use std::sync::Arc;
 use tokio::sync::Notify;
 
-/// Bytes that may wait for a sink whatever other parts do with the memory.
-const LITTLE: usize = 512 << 10;
+/// Bytes that may be queued for a sink even under memory pressure.
+const RESERVED: usize = 512 << 10;
 
 pub struct Queue {
-    /// The sink's place in all tracks.
+    /// The sink's index in all trackers.
     pub sink: usize,
     batches: RefCell<VecDeque<Rc<Batch>>>,
     bytes: Cell<usize>,
@@ -25,9 +25,9 @@ pub struct Queue {
     closed: Cell<bool>,
     filled: Notify,
     emptied: Notify,
-    /// Batches of streams that can be read again, here or in a body under way.
+    /// Batches of streams that can be re-read, queued or in a body in flight.
     tracked: Cell<usize>,
-    /// Records that nobody can read again, here or in a body under way.
+    /// Records that cannot be re-read, queued or in a body in flight.
     untracked: Cell<u64>,
     settled: Notify,
     row: Arc<Row>,
@@ -51,19 +51,19 @@ impl Queue {
         })
     }
 
-    /// Whether what waits here takes memory that others may miss. While it does not, it is not the logs that have to wait.
-    pub fn holds_much(&self) -> bool {
-        self.bytes.get() > LITTLE
+    /// Whether the queue uses memory that other components may need. If not, the logs do not have to wait.
+    pub fn exceeds_reserve(&self) -> bool {
+        self.bytes.get() > RESERVED
     }
 
-    /// Waits until there is room, where this queue blocks.
+    /// Waits until there is room, if this queue blocks.
     pub async fn room(&self, bytes: usize) {
         while self.when_full == WhenFull::Block && self.bytes.get() > 0 && self.bytes.get() + bytes > self.max {
             self.emptied.notified().await;
         }
     }
 
-    /// Appends a batch; its records are the sink's from now on. `replayed`: some of them were read before a restart.
+    /// Appends a batch; its records count as the sink's from now on. `replayed`: some of them were read before a restart.
     pub fn push(&self, batch: Rc<Batch>, replayed: bool) {
         while self.when_full == WhenFull::DropOldest
             && self.bytes.get() > 0
@@ -78,7 +78,7 @@ impl Queue {
         self.row.receive(records);
         self.row.replay(if replayed { records } else { 0 });
         self.bytes.set(self.bytes.get() + batch.cost());
-        match batch.ticket {
+        match batch.ack {
             Some(_) => self.tracked.set(self.tracked.get() + 1),
             None => self.untracked.set(self.untracked.get() + records),
         }
@@ -107,42 +107,41 @@ impl Queue {
         }
     }
 
-    /// The sink has delivered a batch, or given it up for a counted reason.
+    /// The sink has delivered a batch, or dropped it for a counted reason.
     pub fn done(&self, batch: &Batch) {
-        let Some(ticket) = &batch.ticket else {
+        let Some(ack) = &batch.ack else {
             return self.untracked.set(self.untracked.get().saturating_sub(batch.records.len() as u64));
         };
-        ticket.done(self.sink);
+        ack.done(self.sink);
         self.tracked.set(self.tracked.get().saturating_sub(1));
         self.settled.notify_one();
     }
 
-    /// Waits until nothing is under way that another worker would read again.
+    /// Waits until no batch is pending that another worker would re-read.
     pub async fn settled(&self) {
         while self.tracked.get() > 0 {
             self.settled.notified().await;
         }
     }
 
-    /// Leaves what another worker will read again to it.
-    pub fn leave_tracked(&self) {
-        let (tracked, rest): (VecDeque<_>, _) =
-            self.batches.take().into_iter().partition(|batch| batch.ticket.is_some());
-        let left: usize = tracked.iter().map(|batch| batch.cost()).sum();
+    /// Removes the batches that another worker will re-read.
+    pub fn discard_tracked(&self) {
+        let (tracked, rest): (VecDeque<_>, _) = self.batches.take().into_iter().partition(|batch| batch.ack.is_some());
+        let discarded: usize = tracked.iter().map(|batch| batch.cost()).sum();
         self.batches.replace(rest);
-        self.bytes.set(self.bytes.get().saturating_sub(left));
+        self.bytes.set(self.bytes.get().saturating_sub(discarded));
         self.emptied.notify_waiters();
     }
 
-    /// Gives up what nobody can read again, as access records; answers how many records that are.
-    pub fn give_up_untracked(&self) -> u64 {
-        self.batches.borrow_mut().retain(|batch| batch.ticket.is_some());
-        let given_up = self.untracked.take();
-        self.row.drop_records(Reason::Shutdown, given_up);
-        given_up
+    /// Drops records that cannot be re-read, such as access records; returns how many.
+    pub fn drop_untracked(&self) -> u64 {
+        self.batches.borrow_mut().retain(|batch| batch.ack.is_some());
+        let dropped = self.untracked.take();
+        self.row.drop_records(Reason::Shutdown, dropped);
+        dropped
     }
 
-    /// Nothing more will come.
+    /// No more batches follow.
     pub fn close(&self) {
         self.closed.set(true);
         self.filled.notify_one();
@@ -163,11 +162,11 @@ mod tests {
     use std::time::Duration;
 
     fn batch(text: &str) -> Rc<Batch> {
-        Rc::new(Framer::new("s".into(), None, Stream::None, 100, 0).take(text.as_bytes()).expect("whole lines"))
+        Rc::new(Framer::new("s".into(), None, Stream::None, 100, 0).take(text.as_bytes()).expect("complete lines"))
     }
 
     #[tokio::test(flavor = "current_thread")]
-    async fn a_full_queue_drops_the_oldest_and_counts_or_makes_its_source_wait() {
+    async fn full_queue_drops_and_counts_oldest_or_blocks() {
         let row = Ledger::default().row(&Component::sink("logs.sinks.x".into(), "http"));
         let dropping = Queue::new(0, 2 * batch("a\nb\n").cost() + 1, WhenFull::DropOldest, row.clone());
         for text in ["a\nb\n", "c\nd\n", "e\nf\n"] {
@@ -179,14 +178,14 @@ mod tests {
 
         let blocking = Queue::new(0, 10, WhenFull::Block, row);
         blocking.room(100).await;
-        blocking.push(batch("a line longer than the bound\n"), false);
+        blocking.push(batch("a line longer than the limit\n"), false);
         let waits = tokio::time::timeout(Duration::from_millis(20), blocking.room(1)).await;
         assert!(waits.is_err());
-        let (_, taken) = tokio::join!(blocking.room(1), async { blocking.pop() });
-        assert!(taken.is_some());
+        let (_, popped) = tokio::join!(blocking.room(1), async { blocking.pop() });
+        assert!(popped.is_some());
 
-        blocking.push(batch("nobody\nreads it again\n"), false);
-        assert_eq!(blocking.give_up_untracked(), 3, "with the one that was taken and is not done");
+        blocking.push(batch("not\nre-readable\n"), false);
+        assert_eq!(blocking.drop_untracked(), 3, "including the popped record that is not done");
         assert!(blocking.pop().is_none());
         blocking.close();
         assert!(blocking.next().await.is_none());

@@ -1,11 +1,12 @@
-//! The way of a log line, readable here: source → stages → queues → sinks, and back as acknowledgements.
+//! The path of a log line: source → stages → queues → sinks, and back as acknowledgements.
 //!
 //! ```text
-//! source::{stdio,file,proxy}::run → split::Framer::take → Pipeline::push → stage::Stage::shape → queue::Queue::push
-//!     → ship → sink::Sink::encode → sink::Sink::deliver → track::AckHandle::done → checkpoint::Checkpoints::set / Ring::acknowledge
+//! source::{stdio,file,proxy}::run → framer::Framer::take → Pipeline::push → stage::Stage::apply → queue::Queue::push
+//!     → Shipper::run → sink::Sink::encode → sink::Sink::deliver → ack::AckHandle::done
+//!     → checkpoint::Checkpoints::set / Ring::acknowledge
 //! ```
 //!
-//! One thread. In: a Plan, the rings, the feed. Out: health, ledger rows. Bounds: a queue per sink; a source reads only when
+//! One thread. In: a Plan, the rings, the feed. Out: health, ledger rows. Limits: a queue per sink; a source reads only when
 //! every blocking sink that it feeds has room.
 
 use crate::batch::Stream;
@@ -32,8 +33,8 @@ use sys::ring::Ring;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-/// How long the first look for files may take before we are ready without it, as where a volume hangs.
-const FIRST_LOOK: Duration = Duration::from_secs(10);
+/// How long the logs wait for the first scan for files before they are ready without it, for example if a volume hangs.
+const FIRST_SCAN: Duration = Duration::from_secs(10);
 
 /// What the logs need from the rest of the worker.
 pub struct Inputs {
@@ -43,7 +44,7 @@ pub struct Inputs {
     pub state: StateDir,
 }
 
-/// What stands in the way of a start, such as a certificate that is missing: each sink is built once, and again on the thread.
+/// Errors that prevent a start, such as a missing certificate. Each sink is built once here, and again on the thread.
 pub fn check(plan: &Plan) -> Vec<String> {
     let build = |sink: &SinkPlan| sink.kind.build().err().map(|error| format!("log sink `{}`: {error}", sink.name));
     plan.sinks.iter().filter_map(build).collect()
@@ -55,7 +56,7 @@ pub fn start(plan: Plan, inputs: Inputs, telemetry: &Telemetry, lifecycle: &mut 
     let thread_health = health.clone();
     scope::thread("logs", health, move || logs_thread(plan, inputs, telemetry, participant, thread_health))
         .map(drop)
-        .map_err(|error| vec![format!("the logs thread cannot start: {error}")])
+        .map_err(|error| vec![format!("cannot start the logs thread: {error}")])
 }
 
 async fn logs_thread(
@@ -70,17 +71,17 @@ async fn logs_thread(
     checkpoints.prefer(plan.sources.iter().map(|source| source.name.as_str()));
     let parts = Builder { plan, telemetry, health: health.clone(), phase: participant.watch(), scope: scope.clone() };
     let (queues, shippers) = parts.start_sinks();
-    let (looking, mut looked) = mpsc::channel(1);
-    let RunningSources { readers, wake, feeds, leftovers } =
-        parts.start_sources(inputs, &queues, &checkpoints, looking);
+    let (scanning, mut scanned) = mpsc::channel(1);
+    let RunningSources { readers, wake, feeds, backlogs } =
+        parts.start_sources(inputs, &queues, &checkpoints, scanning);
     scope.spawn("sync", checkpoints.clone().sync_periodically());
     parts.list_components();
     let sources = plural(parts.plan.sources.len(), "source", "sources");
     health.set_summary(format!("{sources} to {}", plural(parts.plan.sinks.len(), "sink", "sinks")));
     let is_ready = health.clone();
     scope.spawn("ready", async move {
-        // Once we are ready, what is written to a file is read, also where files are begun at their end.
-        let _ = tokio::time::timeout(FIRST_LOOK, looked.recv()).await;
+        // Once the logs are ready, new lines of a file are read, also if reading starts at the end of files.
+        let _ = tokio::time::timeout(FIRST_SCAN, scanned.recv()).await;
         is_ready.set_ready(true);
     });
 
@@ -106,17 +107,17 @@ async fn logs_thread(
             let _ = shipper.await;
         }
     };
-    // What is not delivered a moment before the deadline is written down instead.
+    // Lines that are not delivered `PERSIST_RESERVE` before the deadline are persisted instead.
     let mut clock = participant.watch();
     let in_time = tokio::select! {
         () = finish => true,
-        () = clock.is_over(stop::KEEP_RESERVE) => false,
+        () = clock.is_over(stop::PERSIST_RESERVE) => false,
     };
-    // A worker that makes room for the next one leaves the ring to it, and everything before its end.
+    // A worker that hands over leaves the ring and all undelivered lines to the next worker.
     if !participant.yields() {
-        let unkept = stop::keep(leftovers);
+        let unpersisted = stop::persist(backlogs);
         if !in_time {
-            stop::leave_behind(&parts.plan.sinks, &parts.telemetry, &queues, &unkept);
+            stop::report_undelivered(&parts.plan.sinks, &parts.telemetry, &queues, &unpersisted);
         }
     }
     participant.done(Phase::Finish);
@@ -124,21 +125,20 @@ async fn logs_thread(
     participant.done(Phase::Close);
 }
 
-/// Without a usable file, log files are read again after a restart.
+/// Without a usable file, log files are re-read after a restart.
 fn open_checkpoints(state: &StateDir, health: &Arc<Health>, telemetry: &Telemetry) -> Checkpoints {
     let (checkpoints, error) = Checkpoints::open(state, Some(health.clone())).unwrap_or_else(|error| {
-        health
-            .fault(checkpoint::PART, format!("checkpoints cannot be persisted; a restart will re-read files: {error}"));
+        health.fault(checkpoint::PART, format!("cannot persist checkpoints; a restart will re-read files: {error}"));
         (Checkpoints::default(), None)
     });
     if let Some(error) = error {
         telemetry.counter(&base::runtime::state::FILES_RESET, &["logs/checkpoints"]).add(1);
-        tracing::warn!("{error}; log files without a checkpoint are re-read from the beginning");
+        tracing::warn!(error, "log files without a checkpoint are re-read from the beginning");
     }
     checkpoints
 }
 
-/// What all tasks of the thread are made from.
+/// Builds all tasks of the thread.
 pub struct Builder {
     pub plan: Plan,
     pub telemetry: Telemetry,
@@ -147,20 +147,20 @@ pub struct Builder {
     scope: Scope,
 }
 
-/// The sources at work, and what may be left of the app's output at the end.
+/// The running sources, and the backlogs of the app's output.
 #[derive(Default)]
 struct RunningSources {
-    /// Of streams that another worker can read on.
+    /// Tasks of streams that another worker can continue to read.
     readers: Vec<JoinHandle<()>>,
-    /// Empties the pipe that the worker which takes over will empty.
+    /// Drains the wake pipe; after a handover the next worker drains it.
     wake: Option<JoinHandle<()>>,
-    /// Of what comes from this worker itself.
+    /// Tasks of sources within this worker.
     feeds: Vec<JoinHandle<()>>,
-    leftovers: Vec<BacklogOf>,
+    backlogs: Vec<BacklogOf>,
 }
 
 impl Builder {
-    /// Gives each source and each sink its row among the components.
+    /// Registers each source and each sink as a component in health.
     fn list_components(&self) {
         for source in &self.plan.sources {
             self.health.component(source.component().id, source.kind.name());
@@ -185,19 +185,19 @@ impl Builder {
         (queues, shippers)
     }
 
-    /// `looking` is dropped by each source that has looked for its files.
+    /// `scanning` is dropped by each source after its first scan for files.
     fn start_sources(
         &self,
         mut inputs: Inputs,
         queues: &[Rc<Queue>],
         checkpoints: &Checkpoints,
-        looking: mpsc::Sender<()>,
+        scanning: mpsc::Sender<()>,
     ) -> RunningSources {
-        let failed = |error| self.health.panicked(&format!("the wake pipe: {error}"));
+        let failed = |error| self.health.panicked(&format!("cannot open the wake pipe: {error}"));
         let wake = inputs.wake.take().and_then(|fd| Wake::new(fd).map_err(failed).ok());
-        let mut reading = RunningSources::default();
+        let mut running = RunningSources::default();
         if let Some(wake) = wake.clone() {
-            reading.wake = Some(self.scope.spawn("wake", wake.ring()));
+            running.wake = Some(self.scope.spawn("wake", wake.run()));
         }
         for source in &self.plan.sources {
             let pipeline = Rc::new(Pipeline::new(source, &self.plan, queues, &self.telemetry, self.health.clone()));
@@ -205,17 +205,17 @@ impl Builder {
             match (&source.kind, &inputs.rings, &wake) {
                 (SourceKind::Stdio(config), Some((stdout, stderr)), Some(wake)) => {
                     for (ring, stream) in [(stdout, Stream::Stdout), (stderr, Stream::Stderr)] {
-                        let left = stdio::Backlog::new(&inputs.state, &source.name, stream);
+                        let backlog = stdio::Backlog::new(&inputs.state, &source.name, stream);
                         let shared = stdio::Shared {
                             ring: ring.clone(),
                             stream,
                             wake: wake.clone(),
                             config: config.clone(),
                             checkpoints: checkpoints.clone(),
-                            left: left.clone(),
+                            backlog: backlog.clone(),
                         };
-                        reading.leftovers.push((left, ring.clone(), pipeline.clone()));
-                        reading.readers.push(
+                        running.backlogs.push((backlog, ring.clone(), pipeline.clone()));
+                        running.readers.push(
                             self.scope.spawn(
                                 "stdio",
                                 stdio::run(shared, pipeline.clone(), self.scope.clone(), phase.clone()),
@@ -225,15 +225,15 @@ impl Builder {
                 }
                 (SourceKind::File(config), ..) => {
                     let (config, checkpoints) = (config.clone(), checkpoints.clone());
-                    let run = file::run(config, pipeline, checkpoints, self.scope.clone(), phase, looking.clone());
-                    reading.readers.push(self.scope.spawn("file", run));
+                    let run = file::run(config, pipeline, checkpoints, self.scope.clone(), phase, scanning.clone());
+                    running.readers.push(self.scope.spawn("file", run));
                 }
                 (SourceKind::Proxy(_), ..) => {
                     if let Some(feed) = inputs.access.take() {
-                        reading.feeds.push(self.scope.spawn("proxy", proxy::run(feed, pipeline, phase)));
+                        running.feeds.push(self.scope.spawn("proxy", proxy::run(feed, pipeline, phase)));
                     }
                 }
-                // The plan refuses `stdio` without a wrapped app; here the app runs since before the source was configured.
+                // The plan rejects `stdio` without a wrapped app; here the app was started before the source was configured.
                 (SourceKind::Stdio(_), ..) => {
                     let text =
                         "stdout/stderr capture was not enabled when the app started; restart Outrigger to enable it";
@@ -241,6 +241,6 @@ impl Builder {
                 }
             }
         }
-        reading
+        running
     }
 }

@@ -1,5 +1,5 @@
-//! One sink's task: takes batches from its queue, encodes them into a body, delivers it with retries, and acknowledges its batches. In: a
-//! queue. Out: requests of the sink, the sink's row. Bounds: the batch options of the sink; one body in flight.
+//! One sink's task: takes batches from its queue, encodes them into a body, delivers it with retries, and acknowledges its
+//! batches. In: a queue. Out: requests of the sink, the sink's row. Limits: the batch options of the sink; one body in flight.
 
 use crate::batch::Batch;
 use crate::plan::{BatchLimits, SinkPlan};
@@ -15,18 +15,17 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// The pauses between tries of one body.
+/// The first and the longest delay between attempts to deliver one body.
 const RETRY_FIRST: Duration = Duration::from_millis(250);
 
 const RETRY_MOST: Duration = Duration::from_secs(30);
 
-/// While stopping there is no time for long ones.
+/// A shutdown leaves no time for longer delays.
 const RETRY_MOST_STOPPING: Duration = Duration::from_millis(500);
 
 /// One sink's task.
 pub struct Shipper {
-    name: String,
-    /// What health calls it.
+    /// The component's id.
     id: String,
     sink: Box<dyn Sink>,
     queue: Rc<Queue>,
@@ -39,7 +38,7 @@ pub struct Shipper {
     current: Option<(Rc<Batch>, usize)>,
 }
 
-/// What is in a body: how many records of which batch, and whether they are its last.
+/// A part of a body: how many records of which batch, and whether they are its last.
 struct Part {
     batch: Rc<Batch>,
     records: u64,
@@ -56,7 +55,6 @@ impl Shipper {
     ) -> Result<Shipper, String> {
         let component = plan.component();
         Ok(Shipper {
-            name: plan.name.clone(),
             id: component.id.clone(),
             sink: plan.kind.build()?,
             row: telemetry.ledger.row(&component),
@@ -82,12 +80,12 @@ impl Shipper {
                 Err(failure) => {
                     self.row.drop_records(Reason::Rejected, records);
                     self.health
-                        .fault(&self.id, format!("records rejected by the receiver and dropped: {}", failure.text));
+                        .fault(&self.id, format!("records rejected by the receiver and dropped: {}", failure.error));
                     tracing::error!(
-                        sink = self.name,
+                        component = self.id,
                         records,
                         reason = Reason::Rejected.as_str(),
-                        error = failure.text,
+                        error = failure.error,
                         "log records rejected by the receiver and dropped"
                     );
                 }
@@ -99,7 +97,7 @@ impl Shipper {
         }
     }
 
-    /// Puts a body together: full, or as old as its limit. Empty when nothing more will come.
+    /// Builds a body until it is full or reaches its maximum age. Empty if no more batches follow.
     async fn fill(&mut self) -> Vec<Part> {
         let mut parts: Vec<Part> = Vec::new();
         let mut until: Option<Instant> = None;
@@ -131,7 +129,7 @@ impl Shipper {
         if let Some(batch) = self.queue.pop() {
             return Some(batch);
         }
-        // Neither a stop nor a worker that takes over waits for company.
+        // Neither a shutdown nor a handover waits for more records.
         if self.phase.yields() || (self.phase.phase() >= Phase::Finish && self.queue.is_closed()) {
             return None;
         }
@@ -142,7 +140,7 @@ impl Shipper {
         }
     }
 
-    /// Tries until the body is taken, or refused for good.
+    /// Retries until the body is accepted or permanently rejected.
     async fn deliver(&mut self) -> Result<(), Failure> {
         let mut backoff = Backoff::new(RETRY_FIRST, RETRY_MOST);
         loop {
@@ -150,7 +148,7 @@ impl Shipper {
                 Ok(()) => {
                     self.requests.succeed(self.sink.sent());
                     if self.health.recovered(&self.id) {
-                        tracing::info!(sink = self.name, "log sink recovered");
+                        tracing::info!(component = self.id, "log sink recovered");
                     }
                     return Ok(());
                 }
@@ -161,16 +159,16 @@ impl Shipper {
                 Err(failure) => failure,
             };
             self.requests.retry();
-            if self.health.fault(&self.id, failure.text.clone()) {
-                tracing::warn!(sink = self.name, error = failure.text, "delivery failed; retrying");
+            if self.health.fault(&self.id, failure.error.clone()) {
+                tracing::warn!(component = self.id, error = failure.error, "delivery failed; retrying");
             }
-            let pause = backoff.pause_at_least(failure.wait);
+            let delay = backoff.pause_at_least(failure.retry_after);
             let stopping = self.phase.phase() >= Phase::Finish;
             if stopping {
-                tokio::time::sleep(pause.min(RETRY_MOST_STOPPING)).await;
+                tokio::time::sleep(delay.min(RETRY_MOST_STOPPING)).await;
             } else {
                 tokio::select! {
-                    () = tokio::time::sleep(pause) => {}
+                    () = tokio::time::sleep(delay) => {}
                     _ = self.phase.reached(Phase::Finish) => {}
                 }
             }

@@ -1,17 +1,17 @@
-//! Options that sinks share: the buffer and the batch.
+//! Options common to all sinks: the buffer and the batch.
 
 use config::unit::{ByteSize, TimeSpan};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-/// What waits for a sink.
+/// The buffer of a sink.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct BufferConfig {
-    /// Bytes of records that wait in memory. The buffers of all sinks together must fit into `limits.memory`.
+    /// Maximum bytes of records buffered in memory. The buffers of all sinks together must fit into `limits.memory`.
     #[serde(default = "buffer_max_bytes")]
     pub max_bytes: ByteSize,
-    /// What follows when it is full: `block`, sources wait; `drop_oldest`, the oldest records are dropped, counted under
+    /// Policy when the buffer is full: `block`, sources wait; `drop_oldest`, the oldest records are dropped, counted under
     /// `buffer_full`. Default: `block` if `required`, else `drop_oldest`.
     #[serde(default)]
     pub when_full: Option<WhenFull>,
@@ -22,22 +22,22 @@ pub struct BufferConfig {
 pub enum WhenFull {
     /// Sources wait. A file is its own buffer, and the app's output has the capture ring.
     Block,
-    /// The oldest records go, counted under `buffer_full`.
+    /// The oldest records are dropped, counted under `buffer_full`.
     DropOldest,
 }
 
-/// What is sent at a time.
+/// The limits of a body.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct BatchConfig {
     /// A body is sent once it has this many bytes before compression; its last record may exceed it.
     #[serde(default = "batch_max_bytes")]
     pub max_bytes: ByteSize,
-    /// Records of one body.
+    /// Maximum number of records in a body.
     #[serde(default = "batch_max_records")]
     #[schemars(range(min = 1))]
     pub max_records: u32,
-    /// How long the first record of a body waits for others.
+    /// How long the first record of a body waits for more records.
     #[serde(default = "batch_max_age")]
     pub max_age: TimeSpan,
 }

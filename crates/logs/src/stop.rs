@@ -1,5 +1,6 @@
-//! The end of the logs thread. In: readers and queues, with what they still hold. Out: a worker that reads on, or the files of what
-//! no sink took and the row that tells so. Bounds: `READER_LEAVES` for the readers, `KEEP_RESERVE` for the files.
+//! Shutdown and handover of the logs thread. In: readers and queues, with what they still hold. Out: streams that another worker
+//! continues, or backlog files of undelivered lines and a report. Limits: `READER_STOP` for the readers, `PERSIST_RESERVE` for
+//! the files.
 
 use crate::pipeline::Pipeline;
 use crate::plan::SinkPlan;
@@ -12,17 +13,17 @@ use std::time::{Duration, Instant};
 use sys::ring::Ring;
 use tokio::task::JoinHandle;
 
-/// How long a reader may take to see that another worker takes over.
-const READER_LEAVES: Duration = Duration::from_millis(100);
+/// How long a reader may take to stop in a handover.
+const READER_STOP: Duration = Duration::from_millis(100);
 
-/// The end of the time for delivering, left for writing down what was not delivered.
-pub const KEEP_RESERVE: Duration = Duration::from_millis(200);
+/// The end of the time for delivery, reserved for persisting undelivered lines.
+pub const PERSIST_RESERVE: Duration = Duration::from_millis(200);
 
-/// Lets another worker read on: nothing more is read here, and what is under way may end.
+/// Hands over to another worker: nothing more is read here, and batches in flight may finish.
 pub async fn hand_over(readers: Vec<JoinHandle<()>>, queues: &[Rc<Queue>], until: Instant) {
-    let reading_until = Instant::now() + READER_LEAVES;
+    let reading_until = Instant::now() + READER_STOP;
     for mut reader in readers {
-        // A reader that waits for room in a queue is ended; the batch in its hand is read again.
+        // A reader that waits for room in a queue is aborted; its batch is re-read.
         if tokio::time::timeout_at(reading_until.into(), &mut reader).await.is_err() {
             reader.abort();
         }
@@ -33,52 +34,58 @@ pub async fn hand_over(readers: Vec<JoinHandle<()>>, queues: &[Rc<Queue>], until
         }
     };
     let _ = tokio::time::timeout_at(until.into(), settled).await;
-    queues.iter().for_each(|queue| queue.leave_tracked());
+    queues.iter().for_each(|queue| queue.discard_tracked());
 }
 
-/// What could not be kept of a source: all of it, or a number of lines.
-pub struct Unkept {
+/// Lines of a source that could not be persisted: all of them, or a number.
+pub struct Unpersisted {
     pipeline: Rc<Pipeline>,
     lines: Option<u64>,
 }
 
-/// Writes what the app wrote and no sink took into the state directory. Returns what is lost all the same.
-pub fn keep(leftovers: Vec<BacklogOf>) -> Vec<Unkept> {
-    let mut unkept = Vec::new();
-    for (left, ring, pipeline) in leftovers {
-        match left.keep(&ring, pipeline.name(), &pipeline.required_sinks()) {
+/// Persists app output that no sink has acknowledged in the state directory. Returns what is lost nevertheless.
+pub fn persist(backlogs: Vec<BacklogOf>) -> Vec<Unpersisted> {
+    let mut unpersisted = Vec::new();
+    for (backlog, ring, pipeline) in backlogs {
+        match backlog.persist(&ring, pipeline.name(), &pipeline.required_sinks()) {
             Ok(0) => {}
             Ok(lines) => {
                 tracing::error!(
-                    source = pipeline.name(),
+                    component = pipeline.id(),
                     records = lines,
                     reason = Reason::BufferFull.as_str(),
                     "log records dropped at shutdown: capture buffer overflow"
                 );
-                unkept.push(Unkept { pipeline, lines: Some(lines) });
+                unpersisted.push(Unpersisted { pipeline, lines: Some(lines) });
             }
             Err(error) => {
-                tracing::info!(source = pipeline.name(), %error, "cannot persist undelivered app output at shutdown");
-                unkept.push(Unkept { pipeline, lines: None });
+                tracing::info!(component = pipeline.id(), %error, "cannot persist undelivered app output at shutdown");
+                unpersisted.push(Unpersisted { pipeline, lines: None });
             }
         }
     }
-    unkept
+    unpersisted
 }
 
-/// Tells what each sink has not taken: records of files and of the app are read again after a start, unless they could not be kept.
-pub fn leave_behind(sinks: &[SinkPlan], telemetry: &Telemetry, queues: &[Rc<Queue>], unkept: &[Unkept]) {
+/// Reports what each sink has not delivered: records of files and of the app are re-read after a start, unless they could not be
+/// persisted.
+pub fn report_undelivered(
+    sinks: &[SinkPlan],
+    telemetry: &Telemetry,
+    queues: &[Rc<Queue>],
+    unpersisted: &[Unpersisted],
+) {
     for (sink, queue) in sinks.iter().zip(queues) {
-        let lost = queue.give_up_untracked();
+        let dropped = queue.drop_untracked();
         let row = telemetry.ledger.row(&sink.component());
         let pending = row.counts().pending;
-        let of_sink = unkept.iter().filter(|unkept| unkept.pipeline.sinks().any(|(index, _)| index == queue.sink));
-        let gone: u64 = of_sink.map(|unkept| unkept.lines.unwrap_or(pending)).sum();
-        let gone = gone.min(pending);
-        let (kept, lost) = (pending - gone, lost + gone);
-        telemetry.leave_behind(sink.component().id, kept, lost);
+        let of_sink = unpersisted.iter().filter(|source| source.pipeline.sinks().any(|(index, _)| index == queue.sink));
+        let lost: u64 = of_sink.map(|source| source.lines.unwrap_or(pending)).sum();
+        let lost = lost.min(pending);
+        let (persisted, lost) = (pending - lost, dropped + lost);
+        telemetry.leave_behind(sink.component().id, persisted, lost);
     }
 }
 
-/// What may be left in a ring, and the source that reads it.
+/// The backlog of a ring, the ring, and the source that reads it.
 pub type BacklogOf = (stdio::Backlog, Ring, Rc<Pipeline>);

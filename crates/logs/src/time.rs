@@ -1,5 +1,5 @@
-//! Times as apps write them. In: a JSON value. Out: nanoseconds since the epoch, or nothing, where it cannot be a time of this
-//! century: then it stays what it is. Whole numbers stay whole; their size tells their unit.
+//! Parses timestamps as apps write them. In: a JSON value. Out: nanoseconds since the epoch, or nothing if it cannot be a time of
+//! this century: the value then stays unchanged. Integers stay exact; their size determines their unit.
 
 /// 2000-01-01 and 2100-01-01 in seconds.
 const CENTURY: std::ops::Range<i64> = 946_684_800..4_102_444_800;
@@ -14,28 +14,28 @@ pub fn read(json: &str) -> Option<i64> {
     CENTURY.contains(&time_ns.div_euclid(SECOND)).then_some(time_ns)
 }
 
-/// Digits with an optional fraction, without a detour over floating point.
+/// Digits with an optional fraction, parsed without floating point.
 fn number(json: &str) -> Option<i64> {
     let (whole, fraction) = json.split_once('.').unwrap_or((json, ""));
     let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
     if whole.is_empty() || !digits(whole) || !digits(fraction) {
-        // An exponent: rare, and no more exact than it was written.
+        // An exponent is rare, and such a number is no more exact than written.
         let seconds: f64 = json.parse().ok().filter(|_| json.contains(['e', 'E']))?;
         return (seconds.abs() < 9e9).then_some((seconds * SECOND as f64) as i64);
     }
     let whole: i64 = whole.parse().ok()?;
     let unit = [SECOND, 1_000_000, 1_000, 1].into_iter().find(|unit| CENTURY.contains(&(whole / (SECOND / unit))))?;
-    // Of the fraction only what is at least a nanosecond counts.
-    let part = fraction.bytes().fold((0, unit), |(sum, place), digit| {
-        let place = place / 10;
-        (sum + i64::from(digit - b'0') * place, place)
+    // Digits of the fraction below a nanosecond are ignored.
+    let part = fraction.bytes().fold((0, unit), |(sum, weight), digit| {
+        let weight = weight / 10;
+        (sum + i64::from(digit - b'0') * weight, weight)
     });
     Some(whole * unit + part.0)
 }
 
 /// RFC 3339, 5.6, with any number of fraction digits.
 fn rfc3339(text: &str) -> Option<i64> {
-    // Date and time of day have a fixed length; behind them stand a fraction and a zone.
+    // Date and time of day have a fixed length; a fraction and a zone follow.
     let (time, rest) = text.split_at_checked(19)?;
     let digits = rest.strip_prefix('.').map_or(0, |rest| rest.bytes().take_while(u8::is_ascii_digit).count());
     let (fraction, zone) = rest.split_at_checked(if digits > 0 { digits + 1 } else { 0 })?;
@@ -54,7 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_time_is_exact_or_no_time() {
+    fn times_are_exact_or_rejected() {
         let second = 1_715_940_303;
         for (json, expect) in [
             ("1715940303", Some(second * SECOND)),

@@ -1,4 +1,4 @@
-//! What a person writes under `metrics`.
+//! The section `metrics` of the configuration.
 
 use crate::sink::SinkEntry;
 use crate::source::SourceEntry;
@@ -10,10 +10,10 @@ use std::collections::BTreeMap;
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// Where samples come from, by name.
+    /// Sources of samples, by name.
     #[schemars(extend("x-names" = true))]
     pub sources: BTreeMap<String, SourceEntry>,
-    /// Where samples go, by name. Every sink gets all sources.
+    /// Sinks of samples, by name. Every sink gets the samples of all sources.
     #[serde(default)]
     #[schemars(extend("x-names" = true))]
     pub sinks: BTreeMap<String, SinkEntry>,

@@ -1,5 +1,6 @@
-//! The app's metrics: collect → shape → keep → export. In: the app's exposition page, /proc, the proxy's counters, our own.
-//! Out: one merged page, and remote write. Inputs are merged typed, never as text; a series is interned once per target.
+//! The app's metrics: collect → merge → retain → export. In: the app's exposition, /proc, the counters of the proxy and of
+//! Outrigger. Out: one merged exposition, and remote write. Inputs are merged as typed series, never as text; a series is
+//! interned once per target.
 
 pub mod config;
 pub mod plan;

@@ -1,4 +1,4 @@
-//! From the Config to a Plan that cannot be wrong.
+//! Validates the Config and builds the Plan, which is always valid.
 
 use crate::config::Config;
 use crate::sink::{SinkEntry, SinkKind};
@@ -34,7 +34,7 @@ impl SourcePlan {
     }
 }
 
-/// A source that is asked more often than this would cost more than it tells.
+/// A shorter interval would cost more than its samples are worth.
 const INTERVAL_MIN: Duration = Duration::from_millis(100);
 
 impl Plan {
@@ -74,14 +74,14 @@ impl Plan {
                 SourceKind::Process(_) if !wrapped => findings.push(
                     Diagnostic::error(
                         place("process"),
-                        format!("the source `{name}` reads the process of a wrapped app, and there is none"),
+                        format!("source `{name}` requires a wrapped app, but no command is configured"),
                     )
                     .help("set app.command, or run `outrigger run -- command`"),
                 ),
                 SourceKind::Proxy(_) if !proxied => findings.push(
                     Diagnostic::error(
                         place("proxy"),
-                        format!("the source `{name}` counts requests, and there is no proxy"),
+                        format!("source `{name}` counts requests of the proxy, but no proxy is configured"),
                     )
                     .help("add a `proxy` section, or remove this source"),
                 ),
@@ -100,14 +100,14 @@ impl Plan {
                 Some(SinkKind::Prometheus(_)) if entry.buffer.is_some() => {
                     let place = root.at(&["sinks", name, "buffer"]).place;
                     let finding = Diagnostic::error(place, "`buffer` has no effect on `prometheus`");
-                    findings.push(finding.help("remove it: the page is built for each scrape"));
+                    findings.push(finding.help("remove it: the exposition is built for each scrape"));
                     continue;
                 }
                 _ => continue,
             };
             for (label, text) in sink.check() {
                 let place = root.at(&["sinks", name, "remote_write", "external_labels", label]).place;
-                findings.push(Diagnostic::error(place, text).help("receivers would refuse every request"));
+                findings.push(Diagnostic::error(place, text).help("receivers would reject every request"));
             }
         }
         if !findings.is_empty() {

@@ -1,12 +1,12 @@
-//! The way of a sample, readable here: source → snapshot → sinks.
+//! The path of a sample: source → snapshot → sinks.
 //!
 //! ```text
-//! collector → source::Source::collect → text::parse / series::snapshot_of → Sources::set → sink::prometheus::page
+//! collector → source::Source::collect → text::parse / series::snapshot_of → Sources::set → sink::prometheus::respond
 //!                                                                         ↘ RemoteWrite::push → RemoteWrite::send
 //! ```
 //!
-//! Runs on the worker's main thread. In: a Plan. Out: health, ledger rows (in samples). Bounds: a source is asked once at a
-//! time; each sink has its own.
+//! Runs on the worker's main thread. In: a Plan. Out: health, ledger rows (in samples). Limits: one collection per
+//! source at a time; each sink has its own.
 
 use crate::plan::{Plan, SinkPlan, SourcePlan};
 use crate::series::Snapshot;
@@ -34,18 +34,18 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-/// The last scrape at a stop must not eat the time of the app.
+/// The last scrape at a shutdown must not use up the time that the app has to stop.
 const LAST_SCRAPE: Duration = Duration::from_secs(1);
-/// What is left for a receiver at a stop. Samples are worth less than an end in time.
+/// Time for the last requests to a receiver at a shutdown. An exit in time matters more than samples.
 const LAST_SENDING: Duration = Duration::from_secs(5);
-/// Left of the phase's time for counting what was not sent.
+/// Part of the phase's time that is reserved for counting unsent samples.
 const CLOSE_RESERVE: Duration = Duration::from_millis(100);
-/// The first pause of a target that has not answered yet.
-const SOON: Duration = Duration::from_millis(100);
-/// A target that was never there is a fault after this.
-const STARTING: Duration = Duration::from_secs(10);
+/// The first backoff for a target that has not responded yet.
+const BACKOFF_FIRST: Duration = Duration::from_millis(100);
+/// A target that never responded is reported as a fault after this time.
+const STARTING_MAX: Duration = Duration::from_secs(10);
 
-/// What stands in the way of a start, such as a certificate that is missing.
+/// Errors that prevent a start, such as a missing certificate.
 pub fn check(plan: &Plan) -> Vec<String> {
     let sources = plan.sources.iter().filter_map(|source| match &source.kind {
         SourceKind::Scrape(config) => Some((&source.name, "source", config.client())),
@@ -55,13 +55,13 @@ pub fn check(plan: &Plan) -> Vec<String> {
         SinkKind::RemoteWrite(config) => Some((name, "sink", config.client())),
         SinkKind::Prometheus(_) => None,
     });
-    let build = |(name, what, client): (&String, &str, net::ClientConfig)| {
-        net::Client::new(client).err().map(|error| format!("metric {what} `{name}`: {error}"))
+    let build = |(name, role, client): (&String, &str, net::ClientConfig)| {
+        net::Client::new(client).err().map(|error| format!("metric {role} `{name}`: {error}"))
     };
     sources.chain(sinks).filter_map(build).collect()
 }
 
-/// Binds the pages and starts all tasks on this thread. Errors name each part that cannot start.
+/// Binds the listeners and starts all tasks on this thread. Each source and sink that cannot start has an error.
 pub fn start(
     plan: Plan,
     inputs: &Inputs,
@@ -71,11 +71,11 @@ pub fn start(
 ) -> Result<(Scope, Rc<Sources>), Vec<String>> {
     let health = telemetry.health("metrics");
     let scope = Scope::new("metrics", health.clone());
-    let (mut errors, mut entries, mut pages) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut errors, mut entries, mut servers) = (Vec::new(), Vec::new(), Vec::new());
     for source in &plan.sources {
         let built = source.kind.build(&source.name, inputs);
         match built.and_then(|built| Ok((built, source.kind.build(&source.name, inputs)?))) {
-            Ok((built, for_page)) => {
+            Ok((built, for_scrapes)) => {
                 let component = source.component();
                 let id = component.id;
                 health.component(id.clone(), component.type_name);
@@ -83,7 +83,7 @@ pub fn start(
                     name: source.name.clone(),
                     id,
                     source: built,
-                    for_page,
+                    for_scrapes,
                     last: RefCell::default(),
                 });
             }
@@ -98,11 +98,11 @@ pub fn start(
         let started = match kind {
             SinkKind::Prometheus(config) => listen(name, config, sockets).map(|socket| {
                 let row = telemetry.ledger.row(&component);
-                let page = prometheus::run(component.id, socket, sources.clone(), row, health.clone(), scope.clone());
-                pages.push(scope.spawn("prometheus", page));
+                let server = prometheus::run(component.id, socket, sources.clone(), row, health.clone(), scope.clone());
+                servers.push(scope.spawn("prometheus", server));
             }),
             SinkKind::RemoteWrite(config) => {
-                let writer = RemoteWrite::new(name, &component, config, buffer, telemetry, health.clone());
+                let writer = RemoteWrite::new(&component, config, buffer, telemetry, health.clone());
                 writer.map(|writer| writers.push(writer))
             }
         };
@@ -113,10 +113,10 @@ pub fn start(
     if !errors.is_empty() {
         return Err(errors);
     }
-    let told = plural(plan.sources.len(), "source", "sources");
-    health.set_summary(format!("{told} to {}", plural(plan.sinks.len(), "sink", "sinks")));
+    let source_count = plural(plan.sources.len(), "source", "sources");
+    health.set_summary(format!("{source_count} to {}", plural(plan.sinks.len(), "sink", "sinks")));
     let participant = lifecycle.participant("metrics");
-    let parts = Builder { sources: sources.clone(), writers, pages, app_was_ready: inputs.app_was_ready.clone() };
+    let parts = Builder { sources: sources.clone(), writers, servers, app_was_ready: inputs.app_was_ready.clone() };
     scope.spawn("conduct", conduct(plan, parts, telemetry.clone(), health, participant, scope.clone()));
     Ok((scope, sources))
 }
@@ -127,17 +127,17 @@ fn listen(name: &str, config: &prometheus::Config, sockets: &Sockets) -> Result<
     TcpListener::from_std(socket).map_err(|error| error.to_string())
 }
 
-/// What runs on this thread beside the collectors.
+/// What runs on this thread in addition to the collectors.
 struct Builder {
     sources: Rc<Sources>,
     writers: Vec<Rc<RemoteWrite>>,
-    pages: Vec<JoinHandle<()>>,
+    servers: Vec<JoinHandle<()>>,
     app_was_ready: watch::Receiver<bool>,
 }
 
 async fn conduct(
     plan: Plan,
-    Builder { sources, writers, pages, app_was_ready }: Builder,
+    Builder { sources, writers, servers, app_was_ready }: Builder,
     telemetry: Telemetry,
     health: Arc<Health>,
     mut participant: Participant,
@@ -166,11 +166,11 @@ async fn conduct(
 
     participant.reached(Phase::Handover).await;
     if participant.yields() {
-        pages.iter().for_each(JoinHandle::abort);
+        servers.iter().for_each(JoinHandle::abort);
         participant.done(Phase::Handover);
     }
     participant.reached(Phase::Drain).await;
-    // Collectors make their last round now, while the app still answers.
+    // Collectors run their last round now, while the app still responds.
     for collector in collectors {
         let _ = collector.await;
     }
@@ -196,7 +196,7 @@ async fn conduct(
     participant.done(Phase::Close);
 }
 
-/// Asks one source again and again.
+/// Collects the samples of one source at its interval.
 struct Collector {
     index: usize,
     plan: SourcePlan,
@@ -214,13 +214,13 @@ struct Collector {
 impl Collector {
     async fn run(self, mut phase: PhaseWatch) {
         let mut next = Instant::now();
-        // An app that starts to listen is not kept waiting for a whole interval.
-        let mut soon = Backoff::new(SOON, self.plan.interval);
+        // An app that starts to listen is scraped soon, not only after a full interval.
+        let mut backoff = Backoff::new(BACKOFF_FIRST, self.plan.interval);
         let mut ready = self.app_was_ready.clone();
-        let (mut answered, mut up) = (false, false);
+        let (mut responded, mut up) = (false, false);
         loop {
             let due = async {
-                let known = answered || *ready.borrow_and_update();
+                let known = responded || *ready.borrow_and_update();
                 let time = tokio::time::sleep_until(next.into());
                 tokio::select! {
                     () = time => {}
@@ -231,16 +231,16 @@ impl Collector {
                 () = due => {}
                 _ = phase.reached(Phase::Handover) => break,
             }
-            // A stop waits for no target that is slow to answer.
+            // A slow target does not delay a shutdown.
             up = tokio::select! {
-                up = self.round(answered) => up,
+                up = self.round(responded) => up,
                 _ = phase.reached(Phase::Handover) => break,
             };
-            answered |= up;
-            // A slow target shifts nothing: the next round keeps the rhythm, unless it is past already.
-            next = match answered {
+            responded |= up;
+            // A slow target does not shift the schedule: the next round is at its regular time, or now if that has passed.
+            next = match responded {
                 true => (next + self.plan.interval).max(Instant::now()),
-                false => Instant::now() + soon.pause(),
+                false => Instant::now() + backoff.pause(),
             };
         }
         if !phase.yields() && up {
@@ -248,22 +248,22 @@ impl Collector {
         }
     }
 
-    /// Answers whether the target did. `answered`: it has done so before.
-    async fn round(&self, answered: bool) -> bool {
+    /// Returns whether the target responded. `responded`: it has responded before.
+    async fn round(&self, responded: bool) -> bool {
         let Some(entry) = self.sources.entries.get(self.index) else { return false };
         if self.pressure.has_pressure() && !entry.source.is_local() {
-            // A round that is left out is a gap that everybody sees; it is counted as one unit, since nobody knows its samples.
+            // A skipped round is a visible gap; it counts as one unit, since the number of its samples is unknown.
             self.row.drop_unseen(Reason::MemoryPressure, 1);
-            self.judge(entry, Some("scrape skipped under memory pressure".into()));
+            self.update_health(entry, Some("scrape skipped under memory pressure".into()));
             self.report(Rc::new(entry.source.end()));
             return false;
         }
         let Collected { snapshot, dropped, error, up } = entry.source.collect().await;
         self.up.set(u64::from(up));
-        let starting = !answered && !up && (!*self.app_was_ready.borrow() || self.began.elapsed() < STARTING);
+        let starting = !responded && !up && (!*self.app_was_ready.borrow() || self.began.elapsed() < STARTING_MAX);
         match error {
-            Some(text) if starting => tracing::debug!(source = entry.name, text, "scrape target not up yet"),
-            error => self.judge(entry, error),
+            Some(error) if starting => tracing::debug!(component = entry.id, error, "scrape target not up yet"),
+            error => self.update_health(entry, error),
         }
         for (reason, samples) in dropped {
             if samples > 0 {
@@ -276,16 +276,16 @@ impl Collector {
         up
     }
 
-    fn judge(&self, entry: &Entry, error: Option<String>) {
+    fn update_health(&self, entry: &Entry, error: Option<String>) {
         match error {
             Some(text) => {
                 if self.health.fault(&entry.id, text.clone()) {
-                    tracing::warn!(source = entry.name, error = text, "metric source failing (scrape failed)");
+                    tracing::warn!(component = entry.id, error = text, "metric source failing (scrape failed)");
                 }
             }
             None => {
                 if self.health.recovered(&entry.id) {
-                    tracing::info!(source = entry.name, "metric source recovered");
+                    tracing::info!(component = entry.id, "metric source recovered");
                 }
             }
         }

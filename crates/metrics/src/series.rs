@@ -1,6 +1,6 @@
-//! Series, interned once, and snapshots of a target: (series, time, value) in the order in which it told them. In: parsed
-//! lines, or families of our own. Out: snapshots that sinks share. Bound: a target's interner keeps what its last snapshot
-//! used; `max_series` of its source limits how many there are.
+//! Series, interned once, and snapshots of a target: (series, time, value) in the order of its exposition. In: parsed lines, or
+//! Outrigger's own families. Out: snapshots that sinks share. Limits: a target's interner retains what its last snapshot used;
+//! `max_series` of its source limits the number of series.
 
 use base::telemetry::family::{Family, FamilyKind, PointValue};
 use std::cell::Cell;
@@ -14,7 +14,7 @@ pub struct Series {
     pub labels: Box<[(Box<str>, Box<str>)]>,
 }
 
-/// What is known of a metric.
+/// Name, help and type of a metric.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Metadata {
     pub name: Rc<str>,
@@ -26,7 +26,7 @@ pub struct Metadata {
 pub struct Sample {
     pub series: Rc<Series>,
     pub value: f64,
-    /// The app's own timestamp in milliseconds, where it gave one.
+    /// The app's own timestamp in milliseconds, if it exposes one.
     pub time_ms: Option<i64>,
     pub timing: Timing,
 }
@@ -38,14 +38,14 @@ pub struct MetricFamily {
     pub samples: Vec<Sample>,
 }
 
-/// Everything that one source told at one moment.
+/// All samples of one source at one moment.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
     pub time_ms: i64,
     pub families: Vec<MetricFamily>,
-    /// Labels that tell the target, for receivers that hold many.
+    /// Labels that identify the target, for receivers with many targets.
     pub target: Vec<(Rc<str>, Rc<str>)>,
-    /// Series that the target no longer tells: they end here (staleness).
+    /// Series that the target no longer exposes: they end here (staleness).
     pub stale: Vec<Rc<Series>>,
 }
 
@@ -54,14 +54,14 @@ impl Snapshot {
         self.families.iter().map(|family| family.samples.len()).sum()
     }
 
-    /// Its memory, without the names and labels of series, which every snapshot shares.
+    /// Its size in memory, without the names and labels of series, which all snapshots share.
     pub fn bytes(&self) -> usize {
         let families =
             self.families.iter().map(|family| size_of::<MetricFamily>() + family.samples.len() * size_of::<Sample>());
         families.sum::<usize>() + self.stale.len() * size_of::<Rc<Series>>()
     }
 
-    /// How many samples have which timing.
+    /// The number of samples by timing.
     pub fn timings(&self) -> Timings {
         let mut timings = Timings::default();
         for sample in self.families.iter().flat_map(|family| &family.samples) {
@@ -78,17 +78,17 @@ impl Snapshot {
 /// The value that ends a series (prometheus.io/docs/specs/prw/remote_write_spec, "Stale Markers").
 pub const STALE: u64 = 0x7ff0_0000_0000_0002;
 
-/// The series of one target, by their text in its exposition: a line that was seen before costs one look. Texts that differ in
-/// the order of their labels are one series.
+/// The series of one target, by their text in its exposition: a line that was seen before costs one lookup. Texts that differ
+/// only in the order of their labels are one series.
 #[derive(Default)]
 pub struct Interner {
     texts: HashMap<Box<[u8]>, Text>,
     series: HashMap<Rc<Series>, Rc<Known>>,
     round: u64,
-    /// Series told in this round; those of the round before are known as well.
-    told: usize,
-    /// Series of the last round that told any.
-    last_told: usize,
+    /// Series reported in this round; those of the previous round are known as well.
+    reported: usize,
+    /// Series of the last round that reported any.
+    last_reported: usize,
 }
 
 struct Text {
@@ -96,17 +96,17 @@ struct Text {
     seen: u64,
 }
 
-/// What is known of a series beside its labels.
+/// The state of a series, in addition to its labels.
 struct Known {
     series: Rc<Series>,
     seen: Cell<u64>,
     /// Time and value of its last sample.
     last: Cell<Option<(i64, f64)>>,
-    /// The last sample had a time of its own.
+    /// The last sample had its own timestamp.
     own_time: Cell<bool>,
 }
 
-/// A series of a text, before it is clear whether the line has a sample.
+/// The series of a text, before it is known whether the line has a sample.
 #[derive(Clone)]
 pub struct Found(Rc<Known>);
 
@@ -120,16 +120,16 @@ impl Interner {
     /// Begins a new snapshot.
     pub fn begin(&mut self) {
         self.round += 1;
-        self.told = 0;
+        self.reported = 0;
     }
 
-    /// Series told in this round.
+    /// Series reported in this round.
     pub fn len(&self) -> usize {
-        self.told
+        self.reported
     }
 
     pub fn is_empty(&self) -> bool {
-        self.told == 0
+        self.reported == 0
     }
 
     /// The series of a text, if it was seen before.
@@ -159,16 +159,16 @@ impl Interner {
         Found(known)
     }
 
-    /// Whether the series has had a sample in this snapshot or the one before.
+    /// Whether the series has had a sample in this snapshot or the previous one.
     pub fn is_reported(&self, found: &Found) -> bool {
         found.0.seen.get() + 1 >= self.round && found.0.seen.get() > 0
     }
 
-    /// Notes a sample; answers what a receiver would make of its time.
+    /// Records a sample; returns how a receiver would treat its time.
     pub fn report(&mut self, found: &Found, time_ms: i64, own_time: bool, value: f64) -> Timing {
         let known = &found.0;
         known.own_time.set(own_time);
-        self.told += usize::from(known.seen.replace(self.round) != self.round);
+        self.reported += usize::from(known.seen.replace(self.round) != self.round);
         match known.last.get() {
             Some((last, old)) if time_ms == last && value.to_bits() == old.to_bits() => Timing::Repeated,
             Some((last, _)) if time_ms <= last => Timing::NotNewer,
@@ -179,40 +179,41 @@ impl Interner {
         }
     }
 
-    /// Ends a snapshot: forgets the series that were not in it, and answers those that end at this time. A series with times of
-    /// its own ends by itself, as with Prometheus, and its last time is kept: it may come back with an older one.
+    /// Ends a snapshot: removes the series that were not in it, and returns those that end at this time. A series with its own
+    /// timestamps ends by itself, as in Prometheus, and its last timestamp is retained: it may return with an older one.
     pub fn end(&mut self, time_ms: i64) -> Vec<Rc<Series>> {
         let round = self.round;
         let ended = |known: &Known| known.seen.get() != round;
         let before = |known: &Known| known.last.get().is_some_and(|(last, _)| last < time_ms);
-        let (mut stale, mut away) = (Vec::new(), 0);
+        let (mut stale, mut absent) = (Vec::new(), 0);
         for known in self.series.values().filter(|known| ended(known)) {
             if known.own_time.get() {
-                away += 1;
+                absent += 1;
             } else if before(known) {
                 stale.push(known.series.clone());
             }
         }
-        if self.told > 0 {
-            self.last_told = self.told;
+        if self.reported > 0 {
+            self.last_reported = self.reported;
         }
-        let stays = away <= self.last_told.max(AWAY_MIN);
-        self.series.retain(|_, known| !ended(known) || stays && known.own_time.get());
+        let retained = absent <= self.last_reported.max(ABSENT_MIN);
+        self.series.retain(|_, known| !ended(known) || retained && known.own_time.get());
         self.texts.retain(|_, text| text.seen == round && !ended(&text.known));
         stale
     }
 }
 
-/// Series whose times are kept while they are not told: so many, or as many as were told at last. More are all forgotten.
-const AWAY_MIN: usize = 256;
+/// Absent series whose last timestamps are retained: this many, or as many as were last reported. If there are more, all are
+/// removed.
+const ABSENT_MIN: usize = 256;
 
-/// How the time of a sample stands to the one before it in its series.
+/// The time of a sample, compared with the previous sample of its series.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Timing {
     Newer,
-    /// The same sample again, as of a page that is written less often than it is read.
+    /// The same sample again, such as of an exposition that is updated less often than it is scraped.
     Repeated,
-    /// A receiver would refuse it, and everything that is sent along.
+    /// A receiver would reject it, and everything in the same request.
     NotNewer,
 }
 
@@ -223,7 +224,7 @@ pub struct Timings {
     pub not_newer: usize,
 }
 
-/// Our own families as a snapshot: histograms become the series that the text format has for them.
+/// Outrigger's own families as a snapshot: histograms become the series that the text format defines for them.
 pub fn snapshot_of(own: &[Family], time_ms: i64, interner: &mut Interner) -> Snapshot {
     interner.begin();
     let mut families = Vec::with_capacity(own.len());
@@ -277,7 +278,7 @@ mod tests {
     use base::telemetry::family::Point;
 
     #[test]
-    fn a_series_is_interned_once_and_its_end_is_told() {
+    fn a_series_is_interned_once_and_ends_as_stale() {
         let family = |value: &str| Family::new("n", "", FamilyKind::Gauge).with(&[("a", value)], 1.0);
         let mut interner = Interner::default();
         let first = snapshot_of(&[family("x")], 1, &mut interner);
@@ -290,55 +291,55 @@ mod tests {
     }
 
     #[test]
-    fn a_sample_that_is_not_newer_is_told_apart_from_one_that_is_repeated() {
+    fn repeated_samples_differ_from_not_newer_ones() {
         let mut interner = Interner::default();
         interner.begin();
         let found = interner.insert(b"a", Series { name: "a".into(), labels: Box::new([]) });
-        let told = [(5, 1.0), (5, 1.0), (5, 2.0), (4, 1.0), (6, 1.0)]
+        let timings = [(5, 1.0), (5, 1.0), (5, 2.0), (4, 1.0), (6, 1.0)]
             .map(|(time, value)| interner.report(&found, time, false, value));
         use Timing::{Newer, NotNewer, Repeated};
-        assert_eq!(told, [Newer, Repeated, NotNewer, NotNewer, Newer]);
+        assert_eq!(timings, [Newer, Repeated, NotNewer, NotNewer, Newer]);
         assert_eq!(interner.len(), 1);
     }
 
     #[test]
-    fn a_series_with_times_of_its_own_is_known_over_rounds_without_it() {
+    fn a_timestamped_series_stays_known_while_absent() {
         let mut interner = Interner::default();
-        let mut told = |samples: &[(&str, i64)], own_time: bool| {
+        let mut round = |samples: &[(&str, i64)], own_time: bool| {
             interner.begin();
-            let told = samples.iter().map(|(name, time)| {
+            let timings = samples.iter().map(|(name, time)| {
                 let series = Series { name: (*name).into(), labels: Box::new([]) };
                 let found = interner.find(name.as_bytes()).unwrap_or_else(|| interner.insert(name.as_bytes(), series));
                 interner.report(&found, *time, own_time, 1.0)
             });
-            let told: Vec<Timing> = told.collect();
-            (told, interner.end(100).len(), interner.series.len())
+            let timings: Vec<Timing> = timings.collect();
+            (timings, interner.end(100).len(), interner.series.len())
         };
-        assert_eq!(told(&[("a", 5)], true), (vec![Timing::Newer], 0, 1));
-        assert_eq!(told(&[], true), (vec![], 0, 1), "a round that failed");
-        assert_eq!(told(&[("a", 4)], true), (vec![Timing::NotNewer], 0, 1));
-        assert_eq!(told(&[("b", 1)], false), (vec![Timing::Newer], 0, 2));
-        assert_eq!(told(&[], false), (vec![], 1, 1), "one with our times ends");
-        let many: Vec<String> = (0..AWAY_MIN + 1).map(|number| format!("n{number}")).collect();
+        assert_eq!(round(&[("a", 5)], true), (vec![Timing::Newer], 0, 1));
+        assert_eq!(round(&[], true), (vec![], 0, 1), "a failed round");
+        assert_eq!(round(&[("a", 4)], true), (vec![Timing::NotNewer], 0, 1));
+        assert_eq!(round(&[("b", 1)], false), (vec![Timing::Newer], 0, 2));
+        assert_eq!(round(&[], false), (vec![], 1, 1), "a series without its own timestamps ends");
+        let many: Vec<String> = (0..ABSENT_MIN + 1).map(|number| format!("n{number}")).collect();
         let many: Vec<(&str, i64)> = many.iter().map(|name| (name.as_str(), 1)).collect();
-        told(&many, true);
-        assert_eq!(told(&[("c", 1)], true).2, 1, "what is kept is bounded");
+        round(&many, true);
+        assert_eq!(round(&[("c", 1)], true).2, 1, "the number of retained series is limited");
     }
 
     #[test]
-    fn a_histogram_becomes_the_series_of_the_text_format() {
+    fn a_histogram_becomes_text_format_series() {
         let mut family = Family::new("d", "", FamilyKind::Histogram);
         let value = PointValue::Histogram { bounds: vec![(0.5, 1), (f64::INFINITY, 3)], sum: 2.0 };
         family.points.push(Point { labels: Vec::new(), value });
         let snapshot = snapshot_of(&[family], 1, &mut Interner::default());
-        let told: Vec<(String, f64)> = snapshot.families[0]
+        let samples: Vec<(String, f64)> = snapshot.families[0]
             .samples
             .iter()
             .map(|s| (format!("{}{:?}", s.series.name, s.series.labels), s.value))
             .collect();
-        let told: Vec<(&str, f64)> = told.iter().map(|(name, value)| (name.as_str(), *value)).collect();
+        let samples: Vec<(&str, f64)> = samples.iter().map(|(name, value)| (name.as_str(), *value)).collect();
         assert_eq!(
-            told,
+            samples,
             [
                 ("d_bucket[(\"le\", \"0.5\")]", 1.0),
                 ("d_bucket[(\"le\", \"+Inf\")]", 3.0),

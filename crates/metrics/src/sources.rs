@@ -1,4 +1,4 @@
-//! The sources, each with its last snapshot. In: snapshots of the collectors. Out: the latest ones, for the sinks that are read.
+//! The sources, each with its last snapshot. In: snapshots of the collectors. Out: the latest ones, for sinks that are scraped.
 
 use crate::series::Snapshot;
 use crate::source::Source;
@@ -12,21 +12,21 @@ pub struct Sources {
 
 pub struct Entry {
     pub name: String,
-    /// Its path in the configuration, which health calls it by.
+    /// Its path in the configuration, its id in health and log.
     pub id: String,
     pub source: Rc<dyn Source>,
-    /// A second one for the page, so that a reading takes nothing from what is pushed.
-    pub for_page: Rc<dyn Source>,
+    /// A second instance for scrapes of the exposition, so that they do not change what is pushed.
+    pub for_scrapes: Rc<dyn Source>,
     pub last: RefCell<Option<Rc<Snapshot>>>,
 }
 
 impl Sources {
-    /// The last snapshot of each source; local ones are asked now.
+    /// The last snapshot of each source; local sources are collected now.
     pub async fn latest(&self) -> Vec<Rc<Snapshot>> {
         let mut snapshots = Vec::new();
         for entry in &self.entries {
-            if entry.for_page.is_local() {
-                snapshots.extend(entry.for_page.collect().await.snapshot.map(Rc::new));
+            if entry.for_scrapes.is_local() {
+                snapshots.extend(entry.for_scrapes.collect().await.snapshot.map(Rc::new));
             } else {
                 snapshots.extend(entry.last.borrow().clone());
             }
@@ -34,13 +34,13 @@ impl Sources {
         snapshots
     }
 
-    /// The last samples of what is scraped, as a page; targets may not answer any more.
-    pub fn last_page(&self) -> String {
-        let scraped = self.entries.iter().filter(|entry| !entry.for_page.is_local());
+    /// The last samples of the scraped targets, in the text format; the targets may not respond any more.
+    pub fn last_exposition(&self) -> String {
+        let scraped = self.entries.iter().filter(|entry| !entry.for_scrapes.is_local());
         let snapshots: Vec<_> = scraped.filter_map(|entry| entry.last.borrow().clone()).collect();
-        let mut page = String::new();
-        crate::text::write(&snapshots, &mut page);
-        page
+        let mut exposition = String::new();
+        crate::text::write(&snapshots, &mut exposition);
+        exposition
     }
 
     pub fn set(&self, index: usize, snapshot: Rc<Snapshot>) {

@@ -1,9 +1,9 @@
-//! Own metrics of the metrics pipeline that not every component has. In: nothing. Out: their names, labels and help texts.
+//! Outrigger's metrics about the metrics pipeline, beyond those of every component. In: nothing. Out: names, labels, help texts.
 
 use base::telemetry::MetricDesc;
 use base::telemetry::component::LABELS;
 
-pub static SERIES: MetricDesc = MetricDesc::gauge("outrigger_metrics_series", &LABELS, "Series known.");
+pub static SERIES: MetricDesc = MetricDesc::gauge("outrigger_metrics_series", &LABELS, "Known series.");
 
 /// For the docs.
 pub static METRICS: [&MetricDesc; 1] = [&SERIES];

@@ -1,49 +1,49 @@
-//! The Prometheus text format 0.0.4 (prometheus.io/docs/instrumenting/exposition_formats), read into a snapshot and written
-//! from several. In: bytes of a scrape. Out: blocks of samples with their type. A line that is wrong is skipped, counted and
-//! the first one named, so that one bad line of the app does not cost all the others. Bound: `max_series` series; new ones
-//! beyond it are left out and counted, known ones stay.
+//! The Prometheus text format 0.0.4 (prometheus.io/docs/instrumenting/exposition_formats), parsed into a snapshot and written
+//! from several. In: the body of a scrape. Out: families of samples with their type. An invalid line is skipped and counted, and
+//! the first one is reported, so that one bad line of the app does not fail the scrape. Limits: `max_series` series; new ones
+//! above it are skipped and counted, known ones stay.
 
 use crate::series::{Found, Interner, Metadata, MetricFamily, Sample, Series, Snapshot, Timing};
 use base::telemetry::family::{FamilyKind, escape, is_label_name, write_number};
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
-/// What a scrape held beside its samples.
+/// The errors of a scrape.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct ParseErrors {
     pub bad_lines: u64,
-    /// The number, from 1, and the trouble of the first bad line.
+    /// The number, from 1, and the error of the first bad line.
     pub first_bad: Option<(usize, &'static str)>,
-    /// Samples of series beyond the limit.
+    /// Samples of series above the limit.
     pub over_limit: u64,
-    /// Samples whose own time a receiver would refuse.
+    /// Samples whose own timestamp a receiver would reject.
     pub not_newer: u64,
 }
 
-/// Reads one exposition. Series that were told before come first where the limit is reached.
+/// Parses one exposition. If the limit is reached, known series take precedence over new ones.
 pub fn parse(body: &[u8], time_ms: i64, max_series: usize, interner: &mut Interner) -> (Snapshot, ParseErrors) {
     interner.begin();
     let mut reader = Reader { families: Vec::new(), by_name: HashMap::new(), last: None, time_ms };
-    let mut faults = ParseErrors::default();
+    let mut errors = ParseErrors::default();
     let mut new = Vec::new();
     let lines = || memchr_lines(body).map(<[u8]>::trim_ascii).enumerate();
-    // A TYPE that stands behind its samples counts for them as well.
+    // A TYPE after its samples applies to them as well.
     for (index, line) in lines().filter(|(_, line)| line.first() == Some(&b'#')) {
-        faults.note(index, reader.comment(line));
+        errors.note(index, reader.comment(line));
     }
     for (index, line) in lines().filter(|(_, line)| line.first().is_some_and(|byte| *byte != b'#')) {
         match reader.known(line, interner) {
-            Some(outcome) => faults.note(index, outcome),
+            Some(outcome) => errors.note(index, outcome),
             None => new.push((index, line)),
         }
     }
     for (index, line) in new {
-        faults.note(index, reader.new_series(line, max_series, interner));
+        errors.note(index, reader.new_series(line, max_series, interner));
     }
     let stale = interner.end(time_ms);
     let snapshot = Snapshot { time_ms, families: reader.families, target: Vec::new(), stale };
-    faults.not_newer = snapshot.timings().not_newer as u64;
-    (snapshot, faults)
+    errors.not_newer = snapshot.timings().not_newer as u64;
+    (snapshot, errors)
 }
 
 impl ParseErrors {
@@ -62,10 +62,10 @@ impl ParseErrors {
     }
 }
 
-const OVER_LIMIT: &str = "over the limit of series";
+const OVER_LIMIT: &str = "series limit exceeded";
 
-/// A sample whose own time is further away than this from the scrape would be refused with everything beside it: what Prometheus
-/// allows for behind its newest sample, and for ahead of its clock.
+/// A sample whose own timestamp is further from the scrape than this would be rejected with its complete request: what Prometheus
+/// allows behind its newest sample, and ahead of its clock.
 const BEHIND_MAX_MS: i64 = 60 * 60 * 1000;
 const AHEAD_MAX_MS: i64 = 10 * 60 * 1000;
 
@@ -85,7 +85,7 @@ fn memchr_lines(body: &[u8]) -> impl Iterator<Item = &[u8]> {
 struct Reader {
     families: Vec<MetricFamily>,
     by_name: HashMap<Rc<str>, usize>,
-    /// The block of the last sample: the next one is most likely of the same metric.
+    /// The family of the last sample: the next one is most likely of the same metric.
     last: Option<usize>,
     /// The time of the scrape.
     time_ms: i64,
@@ -95,7 +95,7 @@ type Line = Result<(), &'static str>;
 
 impl Reader {
     fn comment(&mut self, line: &[u8]) -> Line {
-        // What is no HELP and no TYPE is for people, whatever it holds.
+        // Comments other than HELP and TYPE are ignored, whatever they contain.
         let Some(text) = line.strip_prefix(b"#").and_then(|line| std::str::from_utf8(line).ok()) else { return Ok(()) };
         let Some(text) = text.strip_prefix([' ', '\t']) else { return Ok(()) };
         let (word, text) = first_word(text);
@@ -127,7 +127,7 @@ impl Reader {
         Ok(())
     }
 
-    /// A line of a series that had a sample before; None where it is new.
+    /// Parses a line of a series that had a sample before; None if the series is new.
     fn known(&mut self, line: &[u8], interner: &mut Interner) -> Option<Line> {
         let end = match series_end(line) {
             Ok(end) => end,
@@ -156,20 +156,20 @@ impl Reader {
         let bounds = self.time_ms.saturating_sub(BEHIND_MAX_MS)..=self.time_ms.saturating_add(AHEAD_MAX_MS);
         let timing = match time_ms {
             Some(own) if !bounds.contains(&own) => {
-                // It is a sample all the same: its series goes on.
+                // It counts as a sample anyway: its series does not end.
                 interner.report(found, i64::MIN, true, value);
                 Timing::NotNewer
             }
             own => interner.report(found, own.unwrap_or(self.time_ms), own.is_some(), value),
         };
-        let index = self.block_of(&found.series().name);
+        let index = self.family_of(&found.series().name);
         if let Some(family) = self.families.get_mut(index) {
             family.samples.push(Sample { series: found.series().clone(), value, time_ms, timing });
         }
     }
 
-    /// The block of a sample's name: `x_bucket`, `x_sum` and `x_count` belong to a histogram or summary `x`.
-    fn block_of(&mut self, name: &str) -> usize {
+    /// The family of a sample's name: `x_bucket`, `x_sum` and `x_count` belong to a histogram or summary `x`.
+    fn family_of(&mut self, name: &str) -> usize {
         if let Some(index) =
             self.last.filter(|index| self.families.get(*index).is_some_and(|family| belongs(&family.meta, name)))
         {
@@ -199,14 +199,14 @@ impl Reader {
     }
 }
 
-/// What stands behind a series: its value, and the time where there is one.
+/// Parses what follows a series: the value, and the timestamp if there is one.
 fn value_and_time(rest: &[u8]) -> Result<(f64, Option<i64>), &'static str> {
     let rest = std::str::from_utf8(rest).map_err(|_| "a value is not UTF-8")?;
     let mut words = rest.split_ascii_whitespace();
-    let value = parse_value(words.next().ok_or("a sample without a value")?).ok_or("a value that is no number")?;
+    let value = parse_value(words.next().ok_or("a sample without a value")?).ok_or("a value that is not a number")?;
     let time_ms: Option<i64> = match words.next() {
         None => None,
-        Some(word) => Some(word.parse().map_err(|_| "a timestamp that is no whole number of milliseconds")?),
+        Some(word) => Some(word.parse().map_err(|_| "a timestamp that is not an integer number of milliseconds")?),
     };
     match words.next() {
         None => Ok((value, time_ms)),
@@ -214,7 +214,7 @@ fn value_and_time(rest: &[u8]) -> Result<(f64, Option<i64>), &'static str> {
     }
 }
 
-/// A word and what stands behind the blanks after it: "Tokens can be separated by any number of blanks and/or tabs."
+/// The first word, and the text after the blanks that follow it: "Tokens can be separated by any number of blanks and/or tabs."
 fn first_word(text: &str) -> (&str, &str) {
     let text = text.trim_start_matches([' ', '\t']);
     let (word, rest) = text.split_at(text.find([' ', '\t']).unwrap_or(text.len()));
@@ -230,7 +230,7 @@ fn belongs(meta: &Metadata, name: &str) -> bool {
     }
 }
 
-/// Where the series of a line ends: behind `}` or at the first blank.
+/// The end of the series in a line: after `}` or at the first blank.
 fn series_end(line: &[u8]) -> Result<usize, &'static str> {
     let mut quoted = false;
     let mut escaped = false;
@@ -243,25 +243,25 @@ fn series_end(line: &[u8]) -> Result<usize, &'static str> {
             _ if quoted => {}
             b'{' => braced = true,
             b'}' => return Ok(index + 1),
-            // A blank may stand before the brace.
+            // A blank may precede the brace.
             b' ' | b'\t' if !braced && line.get(index..).unwrap_or(&[]).trim_ascii_start().first() != Some(&b'{') => {
                 return Ok(index);
             }
             _ => {}
         }
     }
-    Err(if braced { "labels without an end" } else { "a sample without a value" })
+    Err(if braced { "labels without a closing brace" } else { "a sample without a value" })
 }
 
 fn parse_series(text: &[u8]) -> Result<Series, &'static str> {
     let text = std::str::from_utf8(text).map_err(|_| "a series is not UTF-8")?;
     let (name, rest) = match text.split_once('{') {
-        Some((name, rest)) => (name, rest.strip_suffix('}').ok_or("labels without an end")?),
+        Some((name, rest)) => (name, rest.strip_suffix('}').ok_or("labels without a closing brace")?),
         None => (text, ""),
     };
     let name = name.trim_end();
     if !is_metric_name(name) {
-        return Err("a metric name with a character that is not allowed");
+        return Err("invalid character in the metric name");
     }
     let mut labels = Vec::new();
     let mut rest = rest.trim();
@@ -269,14 +269,14 @@ fn parse_series(text: &[u8]) -> Result<Series, &'static str> {
         let (label, tail) = rest.split_once('=').ok_or("a label without a value")?;
         let label = label.trim();
         if !is_label_name(label) {
-            return Err("a label name with a character that is not allowed");
+            return Err("invalid character in a label name");
         }
         if label == "__name__" {
-            return Err("a label that stands for the name of the metric");
+            return Err("a label `__name__`, which is reserved for the name of the metric");
         }
         let inside = tail.trim_start().strip_prefix('"').ok_or("a label value without quotes")?;
-        let end = closing_quote(inside).ok_or("a label value without an end")?;
-        // RFC-less but certain: an empty value is the same as no label (prometheus.io/docs/concepts/data_model).
+        let end = closing_quote(inside).ok_or("a label value without a closing quote")?;
+        // A label with an empty value is the same as no label (prometheus.io/docs/concepts/data_model).
         if end > 0 {
             labels.push((label.into(), unescape(&inside[..end]).into()));
         }
@@ -284,7 +284,7 @@ fn parse_series(text: &[u8]) -> Result<Series, &'static str> {
         rest = match rest.strip_prefix(',') {
             Some(next) => next.trim_start(),
             None if rest.is_empty() => rest,
-            None => return Err("labels without a comma between"),
+            None => return Err("missing comma between labels"),
         };
     }
     labels.sort();
@@ -326,7 +326,7 @@ fn unescape(text: &str) -> String {
     out
 }
 
-/// As Go's ParseFloat, by which the format is defined, without hexadecimal digits and underscores.
+/// Like Go's ParseFloat, which defines the format, but without hexadecimal digits and underscores.
 fn parse_value(word: &str) -> Option<f64> {
     let (sign, rest) = match word.as_bytes() {
         [b'-', ..] => (-1.0, word.get(1..)?),
@@ -340,7 +340,7 @@ fn parse_value(word: &str) -> Option<f64> {
         return Some(f64::NAN);
     }
     let digits = word.bytes().all(|byte| byte.is_ascii_digit() || b"+-.eE".contains(&byte));
-    // A number that is too large is an error there, and no infinity.
+    // In Go, a number that is too large is an error, not infinity.
     word.parse().ok().filter(|value: &f64| digits && value.is_finite())
 }
 
@@ -349,8 +349,8 @@ fn is_metric_name(name: &str) -> bool {
     name.bytes().all(valid) && name.bytes().next().is_some_and(|first| !first.is_ascii_digit())
 }
 
-/// Merges snapshots into one page. A metric that two sources tell with different types is told as the first one has it; the
-/// names of those left out are answered. A series that two sources tell is told once.
+/// Merges snapshots into one exposition. If two sources expose a metric with different types, the first one is written; returns
+/// the names of the skipped ones. A series that two sources expose is written once.
 pub fn write(snapshots: &[Rc<Snapshot>], out: &mut String) -> Vec<Rc<str>> {
     let mut order: Vec<Rc<str>> = Vec::new();
     let mut merged: HashMap<Rc<str>, Vec<&MetricFamily>> = HashMap::new();
@@ -380,11 +380,11 @@ fn write_family(families: &[&MetricFamily], out: &mut String) {
         out.push('\n');
     }
     out.extend(["# TYPE ", &first.meta.name, " ", first.meta.kind.as_str(), "\n"]);
-    // "Each line must have a unique combination of a metric name and labels": the first one counts.
-    let mut told: HashSet<(&Series, Option<i64>)> = HashSet::new();
+    // "Each line must have a unique combination of a metric name and labels": the first one is written.
+    let mut written: HashSet<(&Series, Option<i64>)> = HashSet::new();
     let may_repeat = families.len() > 1 || first.samples.iter().any(|sample| sample.timing != Timing::Newer);
     for sample in families.iter().flat_map(|family| &family.samples) {
-        if may_repeat && !told.insert((&sample.series, sample.time_ms)) {
+        if may_repeat && !written.insert((&sample.series, sample.time_ms)) {
             continue;
         }
         out.push_str(&sample.series.name);
@@ -407,58 +407,58 @@ mod tests {
     use super::*;
 
     fn round_trip(text: &str) -> (String, ParseErrors) {
-        let (snapshot, faults) = parse(text.as_bytes(), 1_700_000_000_000, 1000, &mut Interner::default());
+        let (snapshot, errors) = parse(text.as_bytes(), 1_700_000_000_000, 1000, &mut Interner::default());
         let mut out = String::new();
         assert!(write(&[Rc::new(snapshot)], &mut out).is_empty());
-        (out, faults)
+        (out, errors)
     }
 
     #[test]
-    fn what_the_format_allows_is_told_again_as_it_was() {
+    fn valid_expositions_survive_a_round_trip() {
         let text = "# HELP a_total Things\\nof all kinds.\n# TYPE a_total counter\na_total{x=\"1\",y=\"q\\\"\\\\\\n}\"} 3\n\
                     # TYPE h histogram\nh_bucket{le=\"0.5\"} 1\nh_bucket{le=\"+Inf\"} 2\nh_sum 1.5\nh_count 2\n\
                     # TYPE s summary\ns{quantile=\"0.9\"} NaN\ns_sum 1\ns_count 1\n\
                     # TYPE g gauge\ng -Inf 1700000000000\n";
         assert_eq!(round_trip(text), (text.to_string(), ParseErrors::default()));
-        let (loose, faults) = round_trip("# a comment\n\n  b { z = \"1\" , a=\"2\", } 1e3\nc 0x1\n");
+        let (loose, errors) = round_trip("# a comment\n\n  b { z = \"1\" , a=\"2\", } 1e3\nc 0x1\n");
         assert_eq!(loose, "# TYPE b untyped\nb{a=\"2\",z=\"1\"} 1000\n");
-        assert_eq!(faults.first_bad, Some((4, "a value that is no number")));
+        assert_eq!(errors.first_bad, Some((4, "a value that is not a number")));
     }
 
     #[test]
-    fn a_series_that_stands_twice_is_told_once_and_blanks_mean_nothing() {
-        let (text, faults) = round_trip("a 1\na 2\nb{x=\"1\",y=\"2\"} 1\nb{y=\"2\",x=\"1\"} 2\n");
+    fn duplicate_series_and_extra_blanks_are_dropped() {
+        let (text, errors) = round_trip("a 1\na 2\nb{x=\"1\",y=\"2\"} 1\nb{y=\"2\",x=\"1\"} 2\n");
         assert_eq!(text, "# TYPE a untyped\na 1\n# TYPE b untyped\nb{x=\"1\",y=\"2\"} 1\n");
-        assert_eq!(faults.not_newer, 2);
+        assert_eq!(errors.not_newer, 2);
         let text = "#  HELP  c \t two  words\n#\tTYPE \t c  \tcounter\nc 1\n";
         assert_eq!(round_trip(text).0, "# HELP c two  words\n# TYPE c counter\nc 1\n");
     }
 
     fn check_bad(line: &str, error: &str) {
-        let (out, faults) = round_trip(&format!("good 1\n{line}\nlast 2\n"));
+        let (out, errors) = round_trip(&format!("good 1\n{line}\nlast 2\n"));
         assert_eq!(
-            faults.first_bad.map(|(number, text)| (number, text.contains(error))),
+            errors.first_bad.map(|(number, text)| (number, text.contains(error))),
             Some((2, true)),
-            "{line}: {faults:?}"
+            "{line}: {errors:?}"
         );
-        assert!(out.contains("good 1\n") && out.contains("last 2\n"), "a bad line costs only itself");
+        assert!(out.contains("good 1\n") && out.contains("last 2\n"), "a bad line drops only itself");
     }
 
     #[test]
-    fn a_bad_line_costs_itself_and_is_named() {
+    fn a_bad_line_drops_only_itself_and_is_reported() {
         check_bad("9a 1", "metric name");
-        check_bad("a{b=\"1\" 1", "labels without an end");
+        check_bad("a{b=\"1\" 1", "labels without a closing brace");
         check_bad("a{b=1} 1", "without quotes");
         check_bad("a{b=\"1\"c=\"2\"} 1", "comma");
         check_bad("a{b=\"1\",b=\"2\"} 1", "duplicate label");
         check_bad("a{é=\"1\"} 1", "label name");
         check_bad("a", "without a value");
         check_bad("a{b=\"1\"}", "without a value");
-        check_bad("a one", "no number");
-        check_bad("a infinite", "no number");
-        check_bad("a 1e999", "no number");
-        check_bad("a 1_000", "no number");
-        check_bad("a +nan", "no number");
+        check_bad("a one", "not a number");
+        check_bad("a infinite", "not a number");
+        check_bad("a 1e999", "not a number");
+        check_bad("a 1_000", "not a number");
+        check_bad("a +nan", "not a number");
         check_bad("a{__name__=\"evil\"} 1", "name of the metric");
         check_bad("a 1 soon", "timestamp");
         check_bad("a 1 2 3", "unexpected text after");
@@ -466,18 +466,18 @@ mod tests {
     }
 
     #[test]
-    fn series_beyond_the_limit_are_left_out_and_known_ones_stay() {
+    fn new_series_above_the_limit_are_skipped() {
         let mut interner = Interner::default();
         let (first, _) = parse(b"a 1\nb 1\n", 0, 2, &mut interner);
         assert_eq!(first.samples(), 2);
-        let (second, faults) = parse(b"a 2\nb 2\nc 1\n", 1, 2, &mut interner);
-        assert_eq!((second.samples(), faults.over_limit, faults.bad_lines), (2, 1, 0));
-        let (third, faults) = parse(b"x 1\ny 1\n", 2, 2, &mut interner);
-        assert_eq!((third.samples(), faults.over_limit), (2, 0), "series that ended make room at once");
+        let (second, errors) = parse(b"a 2\nb 2\nc 1\n", 1, 2, &mut interner);
+        assert_eq!((second.samples(), errors.over_limit, errors.bad_lines), (2, 1, 0));
+        let (third, errors) = parse(b"x 1\ny 1\n", 2, 2, &mut interner);
+        assert_eq!((third.samples(), errors.over_limit), (2, 0), "ended series free their slots immediately");
     }
 
     #[test]
-    fn values_are_read_as_by_go_and_comments_are_for_people() {
+    fn values_parse_like_go_and_comments_are_ignored() {
         for (text, expect) in [
             ("Nan", "NaN"),
             ("nan", "NaN"),
@@ -488,37 +488,37 @@ mod tests {
             ("5.", "5"),
             (".5e1", "5"),
         ] {
-            let (out, faults) = round_trip(&format!("a {text}\n"));
+            let (out, errors) = round_trip(&format!("a {text}\n"));
             assert_eq!(
-                (out.as_str(), faults.bad_lines),
+                (out.as_str(), errors.bad_lines),
                 (format!("# TYPE a untyped\na {expect}\n").as_str(), 0),
                 "{text}"
             );
         }
-        let (out, faults) = round_trip("## TYPE a counter\n#TYPE a counter\n#HELP a b\na 1\n#\n");
-        assert_eq!((out.as_str(), faults.bad_lines), ("# TYPE a untyped\na 1\n", 0));
-        let (snapshot, faults) = parse(b"# \xff\xfe\na 1\n# HELP a \xff\n", 0, 10, &mut Interner::default());
-        assert_eq!((snapshot.samples(), faults.bad_lines), (1, 0));
+        let (out, errors) = round_trip("## TYPE a counter\n#TYPE a counter\n#HELP a b\na 1\n#\n");
+        assert_eq!((out.as_str(), errors.bad_lines), ("# TYPE a untyped\na 1\n", 0));
+        let (snapshot, errors) = parse(b"# \xff\xfe\na 1\n# HELP a \xff\n", 0, 10, &mut Interner::default());
+        assert_eq!((snapshot.samples(), errors.bad_lines), (1, 0));
     }
 
     #[test]
-    fn a_limit_keeps_known_series_and_a_round_without_a_sample_ends_one() {
+    fn known_series_keep_their_slots_until_they_end() {
         let mut interner = Interner::default();
         let old: String = (0..5).map(|n| format!("old{n} 1\n")).collect();
         parse(old.as_bytes(), 0, 5, &mut interner);
         for round in 1..20 {
             let new: String = (0..5).map(|n| format!("new{round}_{n} 1\n")).collect();
-            let (snapshot, faults) = parse(format!("{new}{old}").as_bytes(), round, 5, &mut interner);
+            let (snapshot, errors) = parse(format!("{new}{old}").as_bytes(), round, 5, &mut interner);
             let names: Vec<&str> = snapshot.families.iter().flat_map(|b| &b.samples).map(|s| &*s.series.name).collect();
             assert_eq!(names, ["old0", "old1", "old2", "old3", "old4"]);
-            assert_eq!((faults.over_limit, snapshot.stale.len()), (5, 0));
+            assert_eq!((errors.over_limit, snapshot.stale.len()), (5, 0));
         }
-        let (snapshot, faults) = parse(b"old0 bad\n", 30, 5, &mut interner);
-        assert_eq!((faults.bad_lines, snapshot.stale.len()), (1, 5));
+        let (snapshot, errors) = parse(b"old0 bad\n", 30, 5, &mut interner);
+        assert_eq!((errors.bad_lines, snapshot.stale.len()), (1, 5));
     }
 
     #[test]
-    fn the_order_of_labels_tells_no_series_apart() {
+    fn label_order_does_not_distinguish_series() {
         let mut interner = Interner::default();
         let orders = ["a{x=\"1\",y=\"2\"} 1\n", "a{y=\"2\",x=\"1\"} 2\n", "a{ y=\"2\" ,x=\"1\", } 3\n"];
         for (round, text) in orders.iter().cycle().take(9).enumerate() {
@@ -528,17 +528,17 @@ mod tests {
     }
 
     #[test]
-    fn a_time_that_receivers_refuse_costs_its_sample_alone() {
+    fn a_rejected_timestamp_drops_only_its_sample() {
         let mut interner = Interner::default();
         let now = 1_700_000_000_000;
-        let (snapshot, faults) = parse(format!("a 1\nb 2 1700000000\nc 3 {now}\n").as_bytes(), now, 10, &mut interner);
+        let (snapshot, errors) = parse(format!("a 1\nb 2 1700000000\nc 3 {now}\n").as_bytes(), now, 10, &mut interner);
         let timing: Vec<Timing> = snapshot.families.iter().flat_map(|b| &b.samples).map(|s| s.timing).collect();
         assert_eq!(timing, [Timing::Newer, Timing::NotNewer, Timing::Newer]);
-        assert_eq!((faults.not_newer, faults.bad_lines), (1, 0));
-        let (_, faults) = parse(format!("c 4 {now}\n").as_bytes(), now + 1, 10, &mut interner);
-        assert_eq!(faults.not_newer, 1, "another value at the same time");
-        let (_, faults) = parse(format!("c 3 {now}\n").as_bytes(), now + 2, 10, &mut interner);
-        assert_eq!(faults.not_newer, 0, "the same sample again");
+        assert_eq!((errors.not_newer, errors.bad_lines), (1, 0));
+        let (_, errors) = parse(format!("c 4 {now}\n").as_bytes(), now + 1, 10, &mut interner);
+        assert_eq!(errors.not_newer, 1, "another value with the same timestamp");
+        let (_, errors) = parse(format!("c 3 {now}\n").as_bytes(), now + 2, 10, &mut interner);
+        assert_eq!(errors.not_newer, 0, "the same sample again");
     }
 
     #[test]

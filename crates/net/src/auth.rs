@@ -1,5 +1,5 @@
-//! Credentials for one attempt. In: the configuration, whose files are read anew each time, so that a rotated secret is
-//! used at once. Out: headers, marked as sensitive.
+//! Credentials for one attempt. In: the configuration, whose files are re-read each time, so that a rotated secret takes
+//! effect immediately. Out: headers, marked as sensitive.
 
 use crate::config::{Auth, Basic, Bearer};
 use crate::error::Error;
@@ -22,7 +22,7 @@ pub fn apply(
 ) -> Result<(), Error> {
     let value = match auth {
         None => match uri.authority().and_then(|authority| authority.as_str().rsplit_once('@')) {
-            // A user alone, such as a token, has an empty password (RFC 7617, 2).
+            // A user without a password, such as a token, has an empty one (RFC 7617, 2).
             Some((user, _)) if !user.contains(':') => basic(&percent_decoded(format!("{user}:").as_bytes())),
             Some((credentials, _)) => basic(&percent_decoded(credentials.as_bytes())),
             None => return Ok(()),
@@ -35,7 +35,7 @@ pub fn apply(
         }
     };
     let mut value = HeaderValue::from_str(&value)
-        .map_err(|_| Error::us("the credentials have a character that cannot stand in a header"))?;
+        .map_err(|_| Error::us("the credentials contain a character that is not allowed in a header"))?;
     value.set_sensitive(true);
     headers.insert(http::header::AUTHORIZATION, value);
     Ok(())
@@ -49,11 +49,11 @@ fn token(bearer: &Bearer) -> Result<String, Error> {
     either(bearer.token.as_ref(), bearer.token_file.as_deref(), "token")
 }
 
-fn either(given: Option<&Secret>, file: Option<&Path>, what: &str) -> Result<String, Error> {
+fn either(given: Option<&Secret>, file: Option<&Path>, key: &str) -> Result<String, Error> {
     match (given, file) {
         (Some(secret), None) => Ok(secret.reveal().to_string()),
         (None, Some(file)) => read_credential(file),
-        _ => Err(Error::us(format!("set exactly one of {what} and {what}_file")).finally()),
+        _ => Err(Error::us(format!("set exactly one of {key} and {key}_file")).finally()),
     }
 }
 
@@ -68,7 +68,7 @@ fn basic(credentials: &[u8]) -> String {
     format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(credentials))
 }
 
-/// A part of a URL without its percent-encoding (RFC 3986, 2.1); a `%` without two digits means itself.
+/// A part of a URL without its percent-encoding (RFC 3986, 2.1); a `%` without two digits is literal.
 pub fn percent_decoded(text: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(text.len());
     let mut rest = text;
@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn credentials_come_from_text_url_or_a_file_that_is_read_each_time() {
+    fn credentials_from_key_url_or_reread_file() {
         let basic = Auth::Basic(Basic { username: "u".into(), password: Some(Secret::new("p")), password_file: None });
         assert_eq!(header(Some(&basic), "http://h/").as_deref(), Ok("Basic dTpw"));
         assert_eq!(header(None, "http://u:p@h/").as_deref(), Ok("Basic dTpw"));
@@ -112,7 +112,7 @@ mod tests {
             std::fs::write(&file, format!("{token}\n")).expect("a temporary file");
             assert_eq!(header(Some(&bearer), "http://h/"), Ok(format!("Bearer {token}")));
         }
-        std::fs::remove_file(&file).expect("was there");
+        std::fs::remove_file(&file).expect("the file exists");
         assert!(header(Some(&bearer), "http://h/").is_err_and(|text| text.contains("No such file")));
         let neither = Auth::Bearer(Bearer { token: None, token_file: None });
         assert!(header(Some(&neither), "http://h/").is_err_and(|text| text.contains("exactly one")));

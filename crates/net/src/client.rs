@@ -1,6 +1,6 @@
-//! The client: one per sink, store or exporter, on its thread. In: a request. Out: a response. Connections are kept and
-//! used again, one request at a time each. Bounds: `IDLE_MAX` connections kept, the configured time-out per attempt, and a
-//! cap on the body of each answer that the caller names.
+//! The client: one per sink, store or exporter, on its thread. In: a request. Out: a response. Connections are pooled and
+//! reused, one request at a time each. Limits: `IDLE_MAX` idle connections, the configured timeout per attempt, and a limit
+//! on the body of each response, set by the caller.
 
 use crate::auth;
 use crate::config::ClientConfig;
@@ -31,14 +31,14 @@ struct Idle {
     since: Instant,
 }
 
-/// A request with its whole body. `headers` are the protocol's own, which the configuration cannot replace.
+/// A request with its complete body. `headers` are the protocol's own, which the configuration cannot replace.
 #[derive(Clone, Debug)]
 pub struct Request {
     pub method: Method,
     pub url: String,
     pub headers: Vec<(&'static str, String)>,
     pub body: Bytes,
-    /// The most that is read of the answer's body. A GET whose answer is longer fails; any other is cut.
+    /// The maximum size of the response's body. A GET with a longer response fails; any other is truncated.
     pub answer_max: usize,
 }
 
@@ -50,18 +50,18 @@ pub struct Response {
 }
 
 impl Client {
-    /// Errors name a certificate file that cannot be used.
+    /// Errors contain the path of an unusable certificate file.
     pub fn new(config: ClientConfig) -> Result<Client, Error> {
         let connector = Connector::new(&config)?;
         Ok(Client { config, connector, idle: Mutex::default(), by_silence: false })
     }
 
-    /// `timeout` is how long nothing may come, and not how long an answer may take: for answers whose size nobody knows.
+    /// `timeout` becomes an idle timeout, not the limit of a complete response: for responses of unknown size.
     pub fn by_silence(self) -> Client {
         Client { by_silence: true, ..self }
     }
 
-    /// One attempt. An answer of any status is `Ok`.
+    /// One attempt. A response of any status is `Ok`.
     pub async fn send(&self, request: &Request) -> Result<Response, Error> {
         if self.by_silence {
             return self.attempt(request).await;
@@ -82,7 +82,7 @@ impl Client {
             request.url.parse().map_err(|_| Error::us(format!("`{}` is not a URL", request.url)).finally())?;
         let target = self.connector.target(&uri)?;
         let head = self.head(request, &uri, &target)?;
-        // A kept connection may have been closed a moment ago: then, and only then, a new one is tried at once.
+        // An idle connection may just have been closed: then, and only then, a new one is tried immediately.
         if let Some(sender) = self.take_idle(&target) {
             match self.exchange(sender, &target, head.clone(), request).await {
                 Err((error, true)) => tracing::debug!(%error, "idle keep-alive connection closed; reconnecting"),
@@ -90,14 +90,14 @@ impl Client {
                 Ok(response) => return Ok(response),
             }
         }
-        // A little less than the whole time, so that it is said what took it.
+        // A little less than the full timeout, so that the error reports the step that took it.
         let sender = self.connector.connect(&target, self.config.timeout.0.mul_f64(0.9)).await?;
         self.exchange(sender, &target, head, request).await.map_err(|(error, _)| error)
     }
 
     fn head(&self, request: &Request, uri: &Uri, target: &Target) -> Result<http::request::Parts, Error> {
         let mut builder = http::Request::builder().method(request.method.clone()).uri(target.request_target(uri));
-        let headers = builder.headers_mut().ok_or_else(|| Error::us("the request cannot be built").finally())?;
+        let headers = builder.headers_mut().ok_or_else(|| Error::us("cannot build the request").finally())?;
         for (name, value) in &self.config.headers {
             insert(headers, name, value.reveal())?;
         }
@@ -112,7 +112,7 @@ impl Client {
         Ok(parts)
     }
 
-    /// The flag of an error says that the connection was closed before anything was answered.
+    /// The flag of an error: the connection was closed before any response.
     async fn exchange(
         &self,
         mut sender: Sender,
@@ -122,17 +122,20 @@ impl Client {
     ) -> Result<Response, (Error, bool)> {
         let outgoing = http::Request::from_parts(head, Full::new(request.body.clone()));
         let host = host_of(&request.url);
-        let sent = self.unless_silent(request, sender.send_request(outgoing)).await.map_err(|error| (error, false))?;
+        let sent =
+            self.within_idle_timeout(request, sender.send_request(outgoing)).await.map_err(|error| (error, false))?;
         let response = sent.map_err(|error| {
             let unsent = error.is_canceled() || error.is_closed() || error.is_incomplete_message();
             (Error::network(format!("{host} closed the connection: {error}")), unsent)
         })?;
         let (parts, mut incoming) = response.into_parts();
         let mut body = BytesMut::new();
-        while let Some(frame) = self.unless_silent(request, incoming.frame()).await.map_err(|error| (error, false))? {
+        while let Some(frame) =
+            self.within_idle_timeout(request, incoming.frame()).await.map_err(|error| (error, false))?
+        {
             let frame = match frame {
                 Ok(frame) => frame,
-                // The status line is the answer; of what belongs to it only a GET needs the rest.
+                // The status is the result; only a GET needs the complete body.
                 Err(_) if request.method != Method::GET => {
                     return Ok(Response { status: parts.status.as_u16(), headers: parts.headers, body: body.freeze() });
                 }
@@ -141,7 +144,7 @@ impl Client {
             if let Some(data) = frame.data_ref() {
                 let room = request.answer_max.saturating_sub(body.len());
                 if data.len() > room && request.method != Method::GET {
-                    // What was sent has been answered; only the beginning of the answer is wanted.
+                    // The request has its response; only the beginning of the body is wanted.
                     body.extend_from_slice(data.get(..room).unwrap_or(&[]));
                     return Ok(Response { status: parts.status.as_u16(), headers: parts.headers, body: body.freeze() });
                 }
@@ -156,13 +159,12 @@ impl Client {
         Ok(Response { status: parts.status.as_u16(), headers: parts.headers, body: body.freeze() })
     }
 
-    async fn unless_silent<T>(&self, request: &Request, future: impl Future<Output = T>) -> Result<T, Error> {
+    async fn within_idle_timeout<T>(&self, request: &Request, future: impl Future<Output = T>) -> Result<T, Error> {
         if !self.by_silence {
             return Ok(future.await);
         }
-        let silent =
-            || Error::network(format!("no bytes from {} within {}", host_of(&request.url), self.config.timeout));
-        tokio::time::timeout(self.config.timeout.0, future).await.map_err(|_| silent())
+        let late = || Error::network(format!("no bytes from {} within {}", host_of(&request.url), self.config.timeout));
+        tokio::time::timeout(self.config.timeout.0, future).await.map_err(|_| late())
     }
 
     fn take_idle(&self, target: &Target) -> Option<Sender> {
@@ -185,7 +187,7 @@ impl Response {
         (200..300).contains(&self.status)
     }
 
-    /// The type of the body without parameters (RFC 9110, 8.3.1); its case means nothing.
+    /// The type of the body without parameters (RFC 9110, 8.3.1); it is case-insensitive.
     pub fn media_type(&self) -> &str {
         self.header("content-type").and_then(|kind| kind.split(';').next()).unwrap_or("").trim()
     }
@@ -194,7 +196,7 @@ impl Response {
         self.headers.get(name)?.to_str().ok()
     }
 
-    /// Retry-After: seconds, or a date (RFC 9110, 10.2.3), counted from the receiver's own clock where it says what time it is.
+    /// Retry-After: seconds, or a date (RFC 9110, 10.2.3), relative to the receiver's own clock if it sends `Date`.
     pub fn retry_after(&self) -> Option<Duration> {
         let text = self.header("retry-after")?.trim();
         if let Ok(seconds) = text.parse() {
@@ -205,10 +207,10 @@ impl Response {
         Some(date(text)?.duration_since(now).unwrap_or_default())
     }
 
-    /// The beginning of the body, or the place that a redirect leads to, for a message.
+    /// The beginning of the body, or the target of a redirect, for a message.
     pub fn excerpt(&self) -> String {
-        if let Some(place) = self.header("location").filter(|_| (300..400).contains(&self.status)) {
-            return format!("redirect to {} not followed", config::diag::hide_userinfo(place));
+        if let Some(location) = self.header("location").filter(|_| (300..400).contains(&self.status)) {
+            return format!("redirect to {} not followed", config::diag::hide_userinfo(location));
         }
         let text =
             String::from_utf8_lossy(self.body.get(..EXCERPT_MAX.min(self.body.len())).unwrap_or(&[])).into_owned();
@@ -219,7 +221,8 @@ impl Response {
 const EXCERPT_MAX: usize = 300;
 
 fn insert(headers: &mut HeaderMap, name: &str, value: &str) -> Result<(), Error> {
-    let bad = || Error::us(format!("the header `{name}` has a character that cannot be sent")).finally();
+    let bad =
+        || Error::us(format!("the header `{name}` contains a character that is not allowed")).finally();
     let name_ok = HeaderName::from_bytes(name.as_bytes()).map_err(|_| bad())?;
     headers.insert(name_ok, HeaderValue::from_str(value).map_err(|_| bad())?);
     Ok(())

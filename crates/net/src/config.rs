@@ -1,5 +1,5 @@
-//! The keys of every kind that speaks HTTP or TLS as a client: declared once, written into each kind's `Config` by
-//! `http_client!`, so that the schema, the documentation and the place of a mistake are those of plain keys.
+//! The keys of every kind that uses HTTP or TLS as a client: declared once, written into each kind's `Config` by
+//! `http_client!`, so that the schema, the documentation and the location of an error are those of plain keys.
 
 use config::unit::{Secret, TimeSpan};
 use schemars::JsonSchema;
@@ -17,7 +17,7 @@ pub struct ClientConfig {
     pub tls: Tls,
 }
 
-/// Declares a `Config` with the keys of a client beside its own, and `fn client(&self) -> ClientConfig`.
+/// Declares a `Config` with the keys of a client in addition to its own, and `fn client(&self) -> ClientConfig`.
 #[macro_export]
 macro_rules! http_client {
     (
@@ -37,7 +37,7 @@ macro_rules! http_client {
             /// How long name resolution, TCP and TLS together may take.
             #[serde(default = "net::connect_timeout")]
             pub connect_timeout: config::unit::TimeSpan,
-            /// Headers added to each request; their values are secrets. Those that the protocol needs cannot be replaced.
+            /// Headers added to each request; their values are secrets. Headers that the protocol needs cannot be replaced.
             #[serde(default)]
             pub headers: std::collections::BTreeMap<String, config::unit::Secret>,
             /// Authentication, exactly one kind. Default: the user and password in the URL, if any (basic).
@@ -71,7 +71,7 @@ pub enum Auth {
     Basic(Basic),
     /// A token (RFC 6750).
     Bearer(Bearer),
-    /// A signature of AWS, version 4.
+    /// AWS Signature Version 4.
     Sigv4(Sigv4),
 }
 
@@ -83,7 +83,7 @@ pub struct Basic {
     /// The password itself, best as `${file:…}`.
     #[serde(default)]
     pub password: Option<Secret>,
-    /// A file with the password, read again for each attempt, at most 64KiB. Instead of `password`.
+    /// A file with the password, re-read for each attempt, at most 64KiB. Instead of `password`.
     #[serde(default)]
     pub password_file: Option<PathBuf>,
 }
@@ -94,7 +94,7 @@ pub struct Bearer {
     /// The token itself (RFC 6750), best as `${file:…}`.
     #[serde(default)]
     pub token: Option<Secret>,
-    /// A file with the token, read again for each attempt, at most 64KiB. Instead of `token`.
+    /// A file with the token, re-read for each attempt, at most 64KiB. Instead of `token`.
     #[serde(default)]
     pub token_file: Option<PathBuf>,
 }
@@ -121,10 +121,10 @@ pub struct Tls {
     /// in.
     #[serde(default)]
     pub ca_file: Option<PathBuf>,
-    /// A PEM file with our certificate chain, read again for each connection. Requires `key_file`.
+    /// A PEM file with the client certificate chain, re-read for each connection. Requires `key_file`.
     #[serde(default)]
     pub cert_file: Option<PathBuf>,
-    /// A PEM file with the key of our certificate. Requires `cert_file`.
+    /// A PEM file with the private key of the client certificate. Requires `cert_file`.
     #[serde(default)]
     pub key_file: Option<PathBuf>,
 }

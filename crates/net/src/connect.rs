@@ -1,5 +1,5 @@
 //! From a URL to a connection that hyper can use: proxy or not, name to address, TCP, TLS. In: a target. Out: a sender whose
-//! connection runs as a task of its own. Bound: `connect_timeout` for all of it.
+//! connection runs as a separate task. Limits: `connect_timeout` in total.
 
 use crate::config::ClientConfig;
 use crate::error::Error;
@@ -37,7 +37,7 @@ pub struct Connector {
 }
 
 impl Target {
-    /// What stands in the request line: the path, or for a proxy in clear text the whole URL (RFC 9112, 3.2.2).
+    /// The target in the request line: the path, or for a proxy in clear text the complete URL (RFC 9112, 3.2.2).
     pub fn request_target(&self, uri: &Uri) -> String {
         // A URL may have a query and no path (RFC 9112, 3.2.1: then the path is `/`).
         let path = match uri.path_and_query().map_or("", |path| path.as_str()) {
@@ -57,12 +57,12 @@ impl Target {
         if self.port == standard { host } else { format!("{host}:{}", self.port) }
     }
 
-    /// A proxy in clear text sees our credentials for it on each request; through a tunnel it saw them once.
+    /// A proxy in clear text gets its credentials on each request; for a tunnel it got them once.
     pub fn proxy_auth(&self, headers: &mut HeaderMap) -> Result<(), Error> {
         let credentials = self.proxy.as_ref().filter(|_| !self.tls).and_then(|proxy| proxy.authorization());
         if let Some(value) = credentials {
-            let value =
-                HeaderValue::from_str(&value).map_err(|_| Error::us("the proxy's credentials cannot be sent"))?;
+            let value = HeaderValue::from_str(&value)
+                .map_err(|_| Error::us("the proxy credentials contain a character that is not allowed in a header"))?;
             headers.insert("proxy-authorization", value);
         }
         Ok(())
@@ -81,20 +81,20 @@ impl Connector {
 
     pub fn target(&self, uri: &Uri) -> Result<Target, Error> {
         let tls = uri.scheme_str() == Some("https");
-        let host = uri.host().ok_or_else(|| Error::us(format!("`{uri}` names no host")).finally())?;
+        let host = uri.host().ok_or_else(|| Error::us(format!("`{uri}` has no host")).finally())?;
         let host = host.trim_start_matches('[').trim_end_matches(']').to_string();
         let port = uri.port_u16().unwrap_or(if tls { 443 } else { 80 });
         let proxy = self.proxies.choose(tls, &host, port).map_err(|text| Error::us(text).finally())?;
         Ok(Target { tls, host, port, proxy })
     }
 
-    /// `within`: the time that the caller has, where that is less than `connect_timeout`.
+    /// `within`: the time that the caller has, if less than `connect_timeout`.
     pub async fn connect(&self, target: &Target, within: Duration) -> Result<Sender, Error> {
         let stream = self.open(target, self.connect_timeout.min(within)).await?;
         let (sender, connection) = hyper::client::conn::http1::handshake(Io(stream))
             .await
             .map_err(|error| Error::network(format!("{}: {error}", target.host_header())))?;
-        // The task ends with the connection, which ends when its sender is dropped.
+        // The task ends with the connection, which closes when its sender is dropped.
         tokio::spawn(async move {
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "outgoing connection closed with an error");
@@ -109,7 +109,7 @@ impl Connector {
             None => (target.host.as_str(), target.port),
         };
         let began = Instant::now();
-        // It says itself whether a name server or the host did not answer.
+        // Its error reports whether a name server or the host did not respond.
         let mut tcp = self.resolver.dial(host, port, within).await?;
         if !target.tls {
             return Ok(Box::new(tcp));
@@ -126,7 +126,7 @@ impl Connector {
     }
 }
 
-/// CONNECT (RFC 9110, 9.3.6). Bound: an answer head of `TUNNEL_HEAD_MAX` bytes.
+/// CONNECT (RFC 9110, 9.3.6). Limits: a response head of `TUNNEL_HEAD_MAX` bytes.
 async fn tunnel(tcp: &mut TcpStream, target: &Target, proxy: &Proxy) -> Result<(), Error> {
     let authority = format!(
         "{}:{}",
@@ -137,22 +137,22 @@ async fn tunnel(tcp: &mut TcpStream, target: &Target, proxy: &Proxy) -> Result<(
     let head = format!("CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n{auth}\r\n");
     let failed = |error: io::Error| Error::network(format!("proxy {}:{}: {error}", proxy.host, proxy.port));
     tcp.write_all(head.as_bytes()).await.map_err(failed)?;
-    let mut answer = Vec::new();
-    while !answer.ends_with(b"\r\n\r\n") {
-        if answer.len() > TUNNEL_HEAD_MAX {
+    let mut response = Vec::new();
+    while !response.ends_with(b"\r\n\r\n") {
+        if response.len() > TUNNEL_HEAD_MAX {
             return Err(Error::receiver(format!(
                 "proxy {}:{}: CONNECT response headers too large",
                 proxy.host, proxy.port
             )));
         }
-        // Byte by byte, so that nothing of what follows the head is taken.
-        answer.push(tcp.read_u8().await.map_err(failed)?);
+        // Byte by byte, so that nothing after the head is consumed.
+        response.push(tcp.read_u8().await.map_err(failed)?);
     }
-    let status = String::from_utf8_lossy(&answer).split(' ').nth(1).and_then(|status| status.parse::<u16>().ok());
+    let status = String::from_utf8_lossy(&response).split(' ').nth(1).and_then(|status| status.parse::<u16>().ok());
     match status {
         Some(200..=299) => Ok(()),
         other => Err(Error::receiver(format!(
-            "proxy {}:{} refuses a tunnel to {authority} with status {}",
+            "proxy {}:{} rejected CONNECT {authority} with status {}",
             proxy.host,
             proxy.port,
             other.map_or("none".to_string(), |status| status.to_string())
@@ -165,7 +165,7 @@ const TUNNEL_HEAD_MAX: usize = 16 << 10;
 pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
 
-/// tokio's traits as hyper's.
+/// Adapts tokio's traits to hyper's.
 pub struct Io(pub Box<dyn Stream>);
 
 impl Read for Io {

@@ -1,18 +1,18 @@
-//! Why a call failed: what, whose fault, and whether trying again can help.
+//! Why a call failed: the text, the blame, and whether a retry can help.
 
 use std::fmt;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Blame {
-    /// The configuration or a file of ours.
+    /// The configuration or a local file.
     Us,
-    /// The way there: names, connections, time-outs, TLS.
+    /// The network path: names, connections, timeouts, TLS.
     Network,
-    /// The receiver answered, and not as it should.
+    /// The receiver sent an unexpected response.
     Receiver,
 }
 
-/// One failed attempt. The text never holds credentials.
+/// One failed attempt. The text never contains credentials.
 #[derive(Clone, Debug)]
 pub struct Error {
     pub blame: Blame,
@@ -33,7 +33,7 @@ impl Error {
         Error { blame: Blame::Receiver, retry: true, text: text.into() }
     }
 
-    /// Trying again would give the same.
+    /// A retry would give the same result.
     #[must_use]
     pub fn finally(mut self) -> Error {
         self.retry = false;

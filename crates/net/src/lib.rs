@@ -1,7 +1,7 @@
-//! HTTP of our own. Outgoing, for sinks, stores and exporters: one client with time-outs, caps, proxies, custom CA, client
-//! certificates, authentication and extra headers. In: a request with a whole body. Out: a response with a whole body, or
-//! an error that says whose fault it is and whether to retry. Credentials are read anew for every attempt. Incoming: a small
-//! server for our own pages.
+//! Outrigger's own HTTP. Outgoing, for sinks, stores and exporters: one client with timeouts, limits, proxies, custom CA,
+//! client certificates, authentication and extra headers. In: a request with a complete body. Out: a response with a complete
+//! body, or an error with its blame and whether to retry. Credentials are re-read for every attempt. Incoming: a small server
+//! for metrics, probes and the admin interface.
 
 pub mod config;
 pub mod error;

@@ -1,4 +1,4 @@
-//! What a client needs from the system before it can call: ports, certificates, credentials. In: a URL and a client's
+//! What a client needs from the system before it can connect: ports, certificates, credentials. In: a URL and a client's
 //! configuration. Out: a list for the worker's sandbox.
 
 use crate::config::{Auth, ClientConfig};
@@ -7,7 +7,7 @@ use crate::tls::bundles;
 use config::needs::Needs;
 use std::path::PathBuf;
 
-/// Names are looked up over UDP, and over TCP where an answer is too long for that (RFC 7766).
+/// Names are looked up over UDP, and over TCP if an answer is too long for UDP (RFC 7766).
 const DNS: u16 = 53;
 
 pub fn needs(url: &str, config: &ClientConfig) -> Needs {
@@ -42,7 +42,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_url_needs_its_port_and_a_file_of_credentials_its_folder() {
+    fn url_needs_port_and_token_file_its_directory() {
         let config = ClientConfig {
             auth: Some(Auth::Bearer(crate::config::Bearer { token: None, token_file: Some("/run/t/token".into()) })),
             timeout: crate::timeout(),

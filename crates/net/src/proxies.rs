@@ -1,6 +1,6 @@
 //! HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY, in upper or lower case (as curl reads them; HTTP_PROXY in upper case is
-//! left out inside a CGI program, where a request could set it). In: the environment. Out: a proxy for a host, or none, or why the one
-//! that is named cannot be used: nothing goes past a proxy that somebody asked for.
+//! ignored in a CGI program, where a request could set it). In: the environment. Out: a proxy for a host, or none, or why the
+//! configured one cannot be used: a configured proxy is never bypassed.
 
 use base64::Engine as _;
 
@@ -30,27 +30,27 @@ impl Proxy {
         Some(format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(credentials)))
     }
 
-    /// Reads `http://user:password@host:port`; the scheme may be left out. The error holds no credentials.
+    /// Parses `http://user:password@host:port`; the scheme is optional. The error contains no credentials.
     fn parse(name: &str, text: &str) -> Result<Proxy, String> {
         let (scheme, rest) = text.split_once("://").unwrap_or(("http", text));
         if !scheme.eq_ignore_ascii_case("http") {
-            return Err(format!("{name} names a proxy of the kind `{scheme}`, and only http:// ones are spoken to"));
+            return Err(format!("{name}: unsupported proxy scheme `{scheme}`, expected http://"));
         }
         let rest = rest.trim_end_matches('/');
         let (credentials, address) = match rest.rsplit_once('@') {
             Some((credentials, address)) => (Some(credentials.to_string()), address),
             None => (None, rest),
         };
-        let wrong = || format!("{name} names no proxy: `{address}` is no host with a port");
+        let invalid = || format!("{name}: invalid proxy `{address}`, expected host[:port]");
         let (host, port) = match address.rsplit_once(':') {
             Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => {
-                (host, port.parse().map_err(|_| wrong())?)
+                (host, port.parse().map_err(|_| invalid())?)
             }
             _ => (address, 80),
         };
         let host = host.trim_start_matches('[').trim_end_matches(']');
         match host.is_empty() || host.contains('/') {
-            true => Err(wrong()),
+            true => Err(invalid()),
             false => Ok(Proxy { host: host.into(), port, credentials }),
         }
     }
@@ -74,14 +74,14 @@ impl Proxies {
     pub fn choose(&self, tls: bool, host: &str, port: u16) -> Result<Option<Proxy>, String> {
         let proxy = if tls { &self.tls } else { &self.clear };
         let host = host.to_lowercase();
-        // Our own neighbours share our loopback; no proxy can reach it for us.
+        // Processes next to Outrigger share its loopback, which no proxy can reach.
         let local = host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback());
         let excepted = self.except.iter().any(|rule| matches(rule, &host, port));
         proxy.clone().filter(|_| !local && !excepted).transpose()
     }
 }
 
-/// `*`, `example.com` (and all below), `.example.com`, each with an optional port.
+/// `*`, `example.com` (and all subdomains), `.example.com`, each with an optional port.
 fn matches(rule: &str, host: &str, port: u16) -> bool {
     let (rule, rule_port) = match rule.rsplit_once(':') {
         Some((name, number)) if !name.contains(':') => (name, number.parse::<u16>().ok()),
@@ -97,12 +97,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_proxy_that_cannot_be_used_is_an_error_and_not_passed_by() {
+    fn unusable_proxy_is_an_error_not_bypassed() {
         for (text, part) in [
-            ("socks5://me:secret@p:1080", "kind `socks5`"),
-            ("https://p:1", "kind `https`"),
-            ("http://me:secret@p:99999", "`p:99999` is no host"),
-            ("http://", "no host"),
+            ("socks5://me:secret@p:1080", "scheme `socks5`"),
+            ("https://p:1", "scheme `https`"),
+            ("http://me:secret@p:99999", "`p:99999`, expected host"),
+            ("http://", "expected host"),
         ] {
             let lookup = |name: &str| (name == "ALL_PROXY").then(|| text.to_string());
             let proxies = Proxies::from_environment(&lookup);
@@ -111,7 +111,7 @@ mod tests {
                 error.contains(part) && error.contains("ALL_PROXY") && !error.contains("secret"),
                 "{text}: {error}"
             );
-            assert_eq!(proxies.choose(true, "localhost", 443), Ok(None), "nobody needs it here");
+            assert_eq!(proxies.choose(true, "localhost", 443), Ok(None), "loopback needs no proxy");
         }
     }
 
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn the_environment_chooses_the_proxy_as_curl_would() {
+    fn environment_selects_the_proxy_like_curl() {
         check(&[("HTTPS_PROXY", "http://u:p@proxy:3128")], true, "a.example", Some("proxy:3128"));
         check(&[("HTTPS_PROXY", "proxy")], true, "a.example", Some("proxy:80"));
         check(&[("HTTPS_PROXY", "proxy:1")], false, "a.example", None);
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn credentials_of_a_proxy_are_sent_but_never_printed() {
+    fn proxy_credentials_are_sent_but_never_printed() {
         let proxy = Proxy::parse("HTTP_PROXY", "http://u:p@proxy:3128/").expect("a proxy");
         assert_eq!(proxy.authorization().as_deref(), Some("Basic dTpw"));
         assert!(!format!("{proxy:?}").contains("u:p"));

@@ -1,5 +1,5 @@
-//! A small HTTP server for our own pages: metrics, probes, admin. In: a listening socket and a function. Out: answers with whole
-//! bodies. Bounds: `CONNECTIONS_MAX` at a time, of which those that ask nothing give way to new ones, the oldest first;
+//! A small HTTP server for metrics, probes and the admin interface. In: a listening socket and a function. Out: responses with
+//! complete bodies. Limits: `CONNECTIONS_MAX` at a time, of which idle ones are closed for new ones, the oldest first;
 //! `HEAD_TIMEOUT` for a head, `BODY_TIMEOUT` and `BODY_MAX` for a body.
 
 use bytes::Bytes;
@@ -21,10 +21,10 @@ pub const CONNECTIONS_MAX: usize = 64;
 pub const BODY_MAX: usize = 64 << 10;
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 const BODY_TIMEOUT: Duration = Duration::from_secs(5);
-/// A connection that asks nothing, or reads nothing, is closed after this.
+/// A connection that sends no request, or reads nothing, is closed after this.
 const CONNECTION_MAX: Duration = Duration::from_secs(300);
 
-/// A request as our pages need it.
+/// The parts of a request that handlers need.
 pub struct Request {
     pub method: http::Method,
     pub path: String,
@@ -33,7 +33,7 @@ pub struct Request {
     pub body: Bytes,
 }
 
-/// An answer.
+/// A response.
 pub struct Response {
     pub status: u16,
     pub content_type: &'static str,
@@ -51,7 +51,7 @@ impl Response {
     }
 }
 
-/// The connections that one server has open.
+/// The open connections of one server.
 #[derive(Clone)]
 pub struct Server {
     slots: Arc<Semaphore>,
@@ -63,14 +63,14 @@ pub struct Server {
 /// One connection.
 #[derive(Default)]
 struct Open {
-    /// A request of it that is there in full is being answered.
+    /// A complete request is being handled.
     is_busy: Cell<bool>,
-    /// It was told to give way, and will.
-    is_leaving: Cell<bool>,
+    /// It was signalled to close, and will.
+    is_closing: Cell<bool>,
     must_close: Notify,
 }
 
-/// A place for one connection, from before it is accepted: what is accepted without one would be dropped.
+/// A slot for one connection, acquired before it is accepted: one accepted without a slot would be dropped.
 pub struct ConnectionSlot {
     open: Rc<Open>,
     server: Server,
@@ -90,7 +90,7 @@ impl Default for Server {
 }
 
 impl Server {
-    /// Waits for a place. Whoever holds one and asks nothing gives way, so that probes are answered whoever else is there.
+    /// Waits for a slot. Idle connections are closed for it, so that probes get a response regardless of other clients.
     pub async fn slot(&self) -> ConnectionSlot {
         let permit = loop {
             if let Ok(permit) = self.slots.clone().try_acquire_owned() {
@@ -110,11 +110,11 @@ impl Server {
 
     fn close_oldest_idle(&self) {
         let open = self.open.borrow();
-        if open.iter().any(|open| open.is_leaving.get()) {
+        if open.iter().any(|open| open.is_closing.get()) {
             return;
         }
         if let Some(oldest) = open.iter().find(|open| !open.is_busy.get()) {
-            oldest.is_leaving.set(true);
+            oldest.is_closing.set(true);
             oldest.must_close.notify_one();
         }
     }
@@ -122,19 +122,19 @@ impl Server {
 
 impl ConnectionSlot {
     /// Serves one connection to its end.
-    pub async fn serve<S, F, R>(self, stream: S, answer: F)
+    pub async fn serve<S, F, R>(self, stream: S, handler: F)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
         F: Fn(Request) -> R + 'static,
         R: Future<Output = Response> + 'static,
     {
-        let answer = Rc::new(answer);
-        let (asking, one_is_idle) = (self.open.clone(), self.server.one_is_idle.clone());
+        let handler = Rc::new(handler);
+        let (open, one_is_idle) = (self.open.clone(), self.server.one_is_idle.clone());
         let service = service_fn(move |request: http::Request<Incoming>| {
-            let (answer, asking, one_is_idle) = (answer.clone(), asking.clone(), one_is_idle.clone());
+            let (handler, open, one_is_idle) = (handler.clone(), open.clone(), one_is_idle.clone());
             async move {
-                let response = respond(request, answer, &asking.is_busy).await;
-                asking.is_busy.set(false);
+                let response = respond(request, handler, &open.is_busy).await;
+                open.is_busy.set(false);
                 one_is_idle.notify_one();
                 Ok::<_, Infallible>(response)
             }
@@ -157,7 +157,7 @@ impl ConnectionSlot {
 
 async fn respond<F, R>(
     request: http::Request<Incoming>,
-    answer: Rc<F>,
+    handler: Rc<F>,
     is_busy: &Cell<bool>,
 ) -> http::Response<Full<Bytes>>
 where
@@ -165,27 +165,27 @@ where
     R: Future<Output = Response>,
 {
     let (head, body) = request.into_parts();
-    let answer = match tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, BODY_MAX).collect()).await {
+    let response = match tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, BODY_MAX).collect()).await {
         Ok(Ok(body)) => {
             is_busy.set(true);
             let (path, query) = (head.uri.path().to_string(), head.uri.query().unwrap_or("").to_string());
-            answer(Request { method: head.method, path, query, headers: head.headers, body: body.to_bytes() }).await
+            handler(Request { method: head.method, path, query, headers: head.headers, body: body.to_bytes() }).await
         }
         Ok(Err(error)) if error.is::<LengthLimitError>() => {
-            Response::text(413, format!("the request's body is larger than {BODY_MAX} bytes\n"))
+            Response::text(413, format!("the request body is larger than {BODY_MAX} bytes\n"))
         }
-        Ok(Err(error)) => Response::text(400, format!("the request's body cannot be read: {error}\n")),
-        Err(_) => Response::text(408, format!("the request's body took longer than {BODY_TIMEOUT:?}\n")),
+        Ok(Err(error)) => Response::text(400, format!("cannot read the request body: {error}\n")),
+        Err(_) => Response::text(408, format!("the request body took longer than {BODY_TIMEOUT:?}\n")),
     };
-    let mut builder = http::Response::builder().status(answer.status).header(CONTENT_TYPE, answer.content_type);
-    for (name, value) in answer.headers {
+    let mut builder = http::Response::builder().status(response.status).header(CONTENT_TYPE, response.content_type);
+    for (name, value) in response.headers {
         builder = builder.header(name, value);
     }
-    // Names and values are constants of ours, so the builder cannot refuse them.
-    builder.body(Full::new(answer.body)).unwrap_or_default()
+    // Names and values are valid constants, so the builder cannot fail.
+    builder.body(Full::new(response.body)).unwrap_or_default()
 }
 
-/// hyper's timer by tokio: without one its time-outs do nothing.
+/// hyper's timer on tokio: without one its timeouts have no effect.
 #[derive(Clone)]
 struct Timer;
 

@@ -18,7 +18,7 @@ pub fn sign(
     headers: &mut HeaderMap,
 ) -> Result<(), Error> {
     let missing = |name: &str| {
-        Error::us(format!("sigv4 needs keys: set them in the configuration, or {name} in the environment"))
+        Error::us(format!("sigv4 requires keys: set them in the configuration, or {name} in the environment"))
     };
     let key_id = config
         .access_key_id
@@ -58,8 +58,8 @@ pub fn sign(
 }
 
 fn put(headers: &mut HeaderMap, name: &'static str, value: &str) -> Result<(), Error> {
-    let mut value =
-        HeaderValue::from_str(value).map_err(|_| Error::us(format!("`{name}` has a character that cannot be sent")))?;
+    let mut value = HeaderValue::from_str(value)
+        .map_err(|_| Error::us(format!("`{name}` contains a character that is not allowed in a header")))?;
     value.set_sensitive(true);
     headers.insert(name, value);
     Ok(())
@@ -90,7 +90,7 @@ fn canonical_query(query: &str) -> String {
     pairs.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join("&")
 }
 
-/// A path that is percent-encoded already is encoded once more, as every service but S3 wants.
+/// A path that is percent-encoded already is encoded once more, as every service except S3 requires.
 fn encode_path(path: &str) -> String {
     path.bytes().fold(String::new(), |mut out, byte| {
         match byte {
@@ -120,7 +120,7 @@ mod tests {
 
     /// The published example "get-vanilla" of AWS's Signature Version 4 test suite.
     #[test]
-    fn the_published_example_gives_the_published_signature() {
+    fn aws_example_gives_its_published_signature() {
         let config = Sigv4 {
             region: "us-east-1".into(),
             service: "service".into(),
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn missing_keys_are_named_and_never_shown() {
+    fn missing_keys_are_reported_by_variable() {
         let config = Sigv4 { region: "r".into(), service: "s".into(), access_key_id: None, secret_access_key: None };
         let uri: Uri = "https://h/".parse().expect("a URL");
         let error =

@@ -1,6 +1,6 @@
-//! TLS for outgoing connections. In: certificate files. Out: a handshake with the system's roots, ours where the system
-//! brings none, or the CA that the configuration names. Our own certificate is read anew for every connection, on a thread that may
-//! block. Bound: `PEM_MAX` bytes a file.
+//! TLS for outgoing connections. In: certificate files. Out: a handshake with the system's roots, the built-in ones
+//! if the system has none, or the configured CA. The client certificate is re-read for every connection, on a thread that may
+//! block. Limits: `PEM_MAX` bytes per file.
 
 use crate::config::Tls;
 
@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-/// Where systems keep their bundle of roots.
+/// Where systems store their bundle of roots.
 const SYSTEM_BUNDLES: [&str; 4] = [
     "/etc/ssl/certs/ca-certificates.crt",
     "/etc/pki/tls/certs/ca-bundle.crt",
@@ -32,7 +32,7 @@ pub struct Factory {
 }
 
 impl Factory {
-    /// Checks the files once, so that a wrong path is a mistake at start.
+    /// Checks the files once, so that an invalid path is an error at startup.
     pub fn new(config: &Tls) -> Result<Factory, Error> {
         if let Some(file) = &config.ca_file {
             read_certificates(file)?;
@@ -52,16 +52,16 @@ impl Factory {
             None => {
                 let config = self.config.clone();
                 let built = tokio::task::spawn_blocking(move || build(&config)).await;
-                let built = built.map_err(|_| Error::us("the certificates could not be read"))??;
+                let built = built.map_err(|_| Error::us("cannot read the certificates"))??;
                 match self.config.cert_file {
                     Some(_) => built,
                     None => self.shared.get_or_init(|| built).clone(),
                 }
             }
         };
-        // RFC 6066, 3: without the dot that ends an absolute name.
+        // RFC 6066, 3: without the trailing dot of an absolute name.
         let name = ServerName::try_from(host.trim_end_matches('.').to_string())
-            .map_err(|_| Error::us(format!("`{host}` is no name for TLS")).finally())?;
+            .map_err(|_| Error::us(format!("`{host}` is not a valid TLS server name")).finally())?;
         let connected = TlsConnector::from(config).connect(name, tcp).await;
         connected.map_err(|error| Error::network(format!("TLS with {host}: {error}")))
     }
@@ -76,10 +76,10 @@ fn build(config: &Tls) -> Result<Arc<ClientConfig>, Error> {
     let config = match (&config.cert_file, &config.key_file) {
         (Some(cert), Some(key)) => {
             let chain = read_certificates(cert)?;
-            let key = PrivateKeyDer::from_pem_slice(&read(key)?).map_err(|error| no_pem(key, &error))?;
-            let refused =
+            let key = PrivateKeyDer::from_pem_slice(&read(key)?).map_err(|error| unreadable(key, &error))?;
+            let mismatch =
                 |error| Error::us(format!("certificate {} and private key do not match: {error}", cert.display()));
-            builder.with_client_auth_cert(chain, key).map_err(refused)?
+            builder.with_client_auth_cert(chain, key).map_err(mismatch)?
         }
         _ => builder.with_no_client_auth(),
     };
@@ -103,7 +103,7 @@ pub(crate) fn bundles() -> impl Iterator<Item = PathBuf> {
     named.into_iter().chain(SYSTEM_BUNDLES.iter().map(PathBuf::from))
 }
 
-/// A bundle may hold certificates of a kind that is not understood; those are passed over.
+/// A bundle may contain certificates of an unsupported kind; those are skipped.
 fn store(certificates: Vec<CertificateDer<'static>>) -> RootCertStore {
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(certificates);
@@ -113,17 +113,17 @@ fn store(certificates: Vec<CertificateDer<'static>>) -> RootCertStore {
 fn read_certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, Error> {
     let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&read(file)?).collect();
     match certificates {
-        Ok(found) if found.is_empty() => Err(Error::us(format!("{} holds no certificate in PEM", file.display()))),
+        Ok(found) if found.is_empty() => Err(Error::us(format!("{} contains no PEM certificate", file.display()))),
         Ok(found) => Ok(found),
-        Err(error) => Err(no_pem(file, &error)),
+        Err(error) => Err(unreadable(file, &error)),
     }
 }
 
-/// Never waits: a pipe or a device is no file here.
+/// Never blocks: a pipe or a device is rejected.
 fn read(file: &Path) -> Result<Vec<u8>, Error> {
     base::system::file::read(file, PEM_MAX).map_err(|error| Error::us(format!("{error}")))
 }
 
-fn no_pem(file: &Path, error: &dyn std::fmt::Display) -> Error {
-    Error::us(format!("{} cannot be read: {error}", file.display()))
+fn unreadable(file: &Path, error: &dyn std::fmt::Display) -> Error {
+    Error::us(format!("cannot read {}: {error}", file.display()))
 }

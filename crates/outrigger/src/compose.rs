@@ -194,7 +194,7 @@ impl Worker {
         if let Some(end) = plans.config.app.external.clone() {
             let control = self.control.clone();
             let gone = crate::app::end::watch(end, self.since, self.facts.health.clone(), move |code| {
-                control.send(ToSupervisor::AppGone { code });
+                control.send(ToSupervisor::AppExited { code });
             });
             self.scope.spawn("end", gone);
         }
@@ -252,7 +252,7 @@ impl Worker {
         };
         let (scope, sources) = metrics::run::start(plan, &inputs, &self.sockets, &self.telemetry, &mut self.lifecycle)?;
         gate.scopes.push(scope);
-        Ok(Rc::new(move || sources.last_page()))
+        Ok(Rc::new(move || sources.last_exposition()))
     }
 
     fn start_sync(

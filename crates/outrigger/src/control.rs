@@ -175,7 +175,7 @@ impl Control {
     pub async fn descriptors(&self, pid: i32) -> Option<u64> {
         let (answer, answered) = oneshot::channel();
         self.descriptors.borrow_mut().push((pid, answer));
-        self.send(ToSupervisor::AskDescriptors { pid });
+        self.send(ToSupervisor::CountDescriptors { pid });
         let count = tokio::time::timeout(ANSWER_WAIT, answered).await.ok()?.ok();
         self.descriptors.borrow_mut().retain(|(_, waiting)| !waiting.is_closed());
         count

@@ -80,7 +80,7 @@ const CASES: &[(&str, &[(&str, &str)])] = &[
         "logs: { sinks: { a: { loki: { @: 1 } } } }",
         &[
             ("address", "url"),
-            ("client", "beside `url`"),
+            ("client", "next to `url`"),
             ("endpoint", "url"),
             ("host", "url"),
             ("tenant", "tenant_id"),
@@ -100,7 +100,7 @@ const CASES: &[(&str, &[(&str, &str)])] = &[
         "metrics: { sources: { a: { scrape: { url: \"http://h/\", @: 1 } } } }",
         &[
             ("body_max", "max_body_bytes"),
-            ("client", "beside `url`"),
+            ("client", "next to `url`"),
             ("every", "interval"),
             ("frequency", "interval"),
             ("period", "interval"),
@@ -191,7 +191,7 @@ fn old_and_foreign_keys_get_the_right_hint() {
 #[test]
 fn a_key_in_the_wrong_place_gets_its_place() {
     let beside = report("logs: { sinks: { a: { loki: { url: \"http://h/\", buffer: {} } } } }");
-    assert!(beside.contains("it stands beside `loki`, not in it"), "{beside}");
+    assert!(beside.contains("it belongs next to `loki`, not in it"), "{beside}");
     let inside = report("logs: { sinks: { a: { loki: { url: \"http://h/\" }, tenant_id: x } } }");
     assert!(inside.contains("it is a key of `loki`: write `loki: { tenant_id: … }`"), "{inside}");
     let scalar = report("logs: { sources: { a: { stdio: { buffer: 16MiB } } } }");

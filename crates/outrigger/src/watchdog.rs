@@ -68,7 +68,7 @@ impl SelfCheck {
                 (over >= OVER_MAX).then_some((RestartReason::MemoryLimit, text))
             };
             // A main thread that comes here moves; the others are looked at above.
-            if let Err(error) = supervisor::worker::wind_up(&self.watchdog, WATCHDOG) {
+            if let Err(error) = supervisor::worker::arm_watchdog(&self.watchdog, WATCHDOG) {
                 tracing::error!(%error, "cannot re-arm the watchdog");
             }
             if let Some((reason, error)) = broken.or_else(too_large).filter(|_| !control.is_leaving()) {

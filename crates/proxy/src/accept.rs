@@ -1,6 +1,6 @@
-//! Taking connections of one listener on one data thread. In: a listening socket. Out: a task per connection. Bound:
-//! `max_connections`; over it, and where memory is short, connections that wait for their client give way, the oldest first. A drain
-//! closes connections that ask nothing for a moment.
+//! Accepts connections of one listener on one data thread. In: a listening socket. Out: a task per connection. Limits:
+//! `max_connections`; beyond it, and under memory pressure, connections that wait for their client are closed, the oldest
+//! first. A drain closes connections that send no request for `DRAIN_PATIENCE`.
 
 use crate::access::Access;
 use crate::connect::Cluster;
@@ -21,49 +21,51 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 
-/// The pause after an accept that failed for want of descriptors or memory, before one where memory is short, and between two looks
-/// for a connection that gives way.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// The delay after an accept that failed for lack of file descriptors or memory, before one under memory pressure, and
+/// between two searches for a connection to close.
+const ACCEPT_DELAY: Duration = Duration::from_millis(100);
 
-/// How long a connection without a request is kept in a drain: a request may be on its way, and closing in front of it is a reset
-/// for the client. Who asks more often than this is always answered, with the word that the connection closes.
+/// How long a connection without a request stays open in a drain: a request may be in flight, and closing before it arrives
+/// is a reset for the client. A client that sends its next request within this time still gets a response, with
+/// `Connection: close`.
 pub const DRAIN_PATIENCE: Duration = Duration::from_millis(500);
 
-/// So many more connections than at the last look are a reason to look at the memory now: a flood is quicker than the regular looks.
-const LOOK_AFTER: u64 = 32;
+/// So many more connections than at the last memory check trigger one now: a flood is faster than the periodic checks.
+const CHECK_AFTER: u64 = 32;
 
-/// Connections that are accepted after a pause where memory is short and none gives way.
+/// Connections that are accepted after a delay under memory pressure if none can be closed.
 const BURST: usize = 256;
 
-/// Connections that give way at a time where memory is short, and the pause before the next ones: what they held is given back.
-const GIVE_WAY: usize = 64;
-const GIVE_WAY_PAUSE: Duration = Duration::from_millis(50);
+/// Connections that are closed at a time under memory pressure, and the delay before the next ones, for their memory to be
+/// released.
+const EVICT_BATCH: usize = 64;
+const EVICT_DELAY: Duration = Duration::from_millis(50);
 
-/// Connections that are accepted however short memory is: it may be somebody else who uses it.
+/// Connections that are accepted under any memory pressure: something else may use the memory.
 const CONNECTIONS_MIN: u64 = 128;
 
-/// How long the records of tunnels may take that were cut.
+/// How long tunnels may take to write their records once closed.
 const CUT_WAIT: Duration = Duration::from_millis(100);
 
 /// One listener on one data thread.
 pub struct ListenerState {
     pub plan: Arc<ListenerPlan>,
-    /// Its place in the plan, which is its place in the counters.
+    /// Its index in the plan and in the counters.
     pub index: usize,
     pub cluster: Rc<Cluster>,
     pub recorder: Rc<Recorder>,
     pub access: Option<Rc<Access>>,
     /// Connections that wait for their client.
     pub parked: Rc<Parked>,
-    /// Our name in `Via`: of this listener of this worker alone, so that no other hop is taken for it.
+    /// Its name in `Via`: unique to this listener of this worker, so that no other hop is confused with it.
     pub via: String,
     pressure: Pressure,
-    /// Connections that were open when a look at the memory was asked for.
-    looked_at: Cell<u64>,
+    /// Connections that were open when a memory check was requested.
+    checked_at: Cell<u64>,
     draining: Cell<bool>,
     drain: Notify,
-    ended: Notify,
-    /// The time for what is under way is over.
+    closed: Notify,
+    /// The deadline of the drain has passed.
     cut: Notify,
 }
 
@@ -77,7 +79,7 @@ impl ListenerState {
         pressure: Pressure,
         via: String,
     ) -> Rc<ListenerState> {
-        let (draining, drain, ended, cut) = (Cell::new(false), Notify::new(), Notify::new(), Notify::new());
+        let (draining, drain, closed, cut) = (Cell::new(false), Notify::new(), Notify::new(), Notify::new());
         Rc::new(ListenerState {
             plan,
             index,
@@ -87,15 +89,15 @@ impl ListenerState {
             parked: Rc::default(),
             via,
             pressure,
-            looked_at: Cell::new(0),
+            checked_at: Cell::new(0),
             draining,
             drain,
-            ended,
+            closed,
             cut,
         })
     }
 
-    /// Whether memory is so short that what is not begun yet is better refused.
+    /// Whether there is memory pressure: what has not begun yet is then better rejected.
     pub fn has_pressure(&self) -> bool {
         self.pressure.has_pressure()
     }
@@ -104,7 +106,7 @@ impl ListenerState {
         self.draining.get()
     }
 
-    /// Begins to drain: no connection is accepted, busy ones end after their response, idle ones after a moment.
+    /// Begins to drain: no connection is accepted, busy ones close after their response, idle ones after `DRAIN_PATIENCE`.
     pub fn start_drain(&self) {
         self.draining.set(true);
         self.drain.notify_waiters();
@@ -114,22 +116,22 @@ impl ListenerState {
     /// Waits until no connection is open.
     pub async fn drained(&self) {
         while self.recorder.open(self.index) > 0 {
-            self.ended.notified().await;
+            self.closed.notified().await;
         }
     }
 
-    /// Ends tunnels, which have no end of their own; they are recorded then.
+    /// Closes tunnels, which do not end by themselves; they are recorded then.
     pub async fn cut_tunnels(&self) {
         self.cut.notify_waiters();
         let _ = tokio::time::timeout(CUT_WAIT, self.drained()).await;
     }
 
-    /// Waits until tunnels have to end.
+    /// Waits until tunnels must close.
     pub async fn cut(&self) {
         self.cut.notified().await;
     }
 
-    /// Tells so many of those that wait longest to close; answers how many there were.
+    /// Signals up to `count` connections that wait longest to close; returns how many there were.
     fn close_idle(&self, count: usize) -> usize {
         let closed = (0..count).take_while(|_| self.parked.close_oldest()).count();
         self.recorder.evicted(self.index, closed as u64);
@@ -149,14 +151,14 @@ impl ListenerState {
     }
 }
 
-/// Counts a connection as open until it is dropped, whatever ends its task.
+/// Counts a connection as open until it is dropped, however its task ends.
 struct Open(Rc<ListenerState>);
 
 impl Drop for Open {
     fn drop(&mut self) {
         self.0.recorder.closed(self.0.index);
-        self.0.ended.notify_waiters();
-        self.0.ended.notify_one();
+        self.0.closed.notify_waiters();
+        self.0.closed.notify_one();
     }
 }
 
@@ -164,11 +166,11 @@ impl Drop for Open {
 pub async fn accept(socket: Rc<TcpListener>, state: Rc<ListenerState>, scope: Scope, health: Arc<Health>) {
     let mut burst = 0;
     loop {
-        // Where connections are what takes the memory, those that wait give way to new ones. Where none waits, new ones wait: in
-        // the kernel's queue, and then at the client.
+        // If connections use the memory, waiting ones are closed for new ones. If none waits, new ones wait: in the kernel's
+        // queue, and then at the client.
         if state.recorder.open(state.index) >= CONNECTIONS_MIN && state.has_pressure() && state.close_idle(2) == 0 {
             if burst == 0 {
-                state.pressure.wait_for_relief_within(ACCEPT_PAUSE).await;
+                state.pressure.wait_for_relief_within(ACCEPT_DELAY).await;
                 burst = BURST;
             }
             burst -= 1;
@@ -176,20 +178,20 @@ pub async fn accept(socket: Rc<TcpListener>, state: Rc<ListenerState>, scope: Sc
         let (stream, peer) = match state.unless_draining(socket.accept()).await {
             None => return,
             Some(Ok(accepted)) => accepted,
-            // Out of descriptors or memory: connections that end make room. Anything else concerns one connection.
+            // Out of file descriptors or memory: connections that close free some. Any other error concerns one connection.
             Some(Err(error)) => {
-                tracing::debug!(listener = state.plan.name, %error, "accept failed");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
+                tracing::debug!(component = state.plan.id, %error, "accept failed");
+                tokio::time::sleep(ACCEPT_DELAY).await;
                 continue;
             }
         };
-        room(&state, &health).await;
+        make_room(&state, &health).await;
         begin(stream, peer, &state, &scope);
     }
 }
 
-/// Waits until there is room for one more, which those that wait for their client make. A drain lets it in all the same.
-async fn room(state: &ListenerState, health: &Health) {
+/// Closes connections that wait for their client until there is room for one more. A drain lets it in anyway.
+async fn make_room(state: &ListenerState, health: &Health) {
     let most = state.plan.max_connections;
     let is_full = || state.recorder.open(state.index) >= most as u64 && !state.draining();
     if !is_full() {
@@ -203,13 +205,13 @@ async fn room(state: &ListenerState, health: &Health) {
                 format!("max_connections = {most} reached, no idle connections to close; new connections are queued"),
             );
         }
-        // One that has its answer meanwhile can give way.
-        let _ = tokio::time::timeout(ACCEPT_PAUSE, state.unless_draining(state.ended.notified())).await;
+        // A connection that has got its response by then can be closed.
+        let _ = tokio::time::timeout(ACCEPT_DELAY, state.unless_draining(state.closed.notified())).await;
     }
     health.recovered(&part);
 }
 
-/// Takes what waits in the kernel's queue, each a client that is connected already: to end the listening would reset it.
+/// Accepts what waits in the kernel's queue, each a client that is already connected: the end of the listening would reset it.
 pub fn accept_waiting(socket: &TcpListener, state: &Rc<ListenerState>, scope: &Scope) {
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     while state.recorder.open(state.index) < state.plan.max_connections as u64 {
@@ -222,13 +224,13 @@ pub fn accept_waiting(socket: &TcpListener, state: &Rc<ListenerState>, scope: &S
 }
 
 fn begin(stream: TcpStream, peer: SocketAddr, state: &Rc<ListenerState>, scope: &Scope) {
-    // Small answers must not wait for acknowledgements of the answers before them.
+    // Small responses must not wait for acknowledgements of previous responses.
     let _ = stream.set_nodelay(true);
     state.recorder.opened(state.index);
     let count = state.recorder.open(state.index);
-    state.looked_at.set(state.looked_at.get().min(count));
-    if count >= state.looked_at.get() + LOOK_AFTER {
-        state.looked_at.set(count);
+    state.checked_at.set(state.checked_at.get().min(count));
+    if count >= state.checked_at.get() + CHECK_AFTER {
+        state.checked_at.set(count);
         state.pressure.request_check();
     }
     let (open, state) = (Open(state.clone()), state.clone());
@@ -238,7 +240,7 @@ fn begin(stream: TcpStream, peer: SocketAddr, state: &Rc<ListenerState>, scope: 
     });
 }
 
-/// Lets connections give way as long as memory is short and connections may be what takes it; health says so.
+/// Closes waiting connections as long as there is memory pressure and connections may be its cause; health reports it.
 pub async fn close_idle_under_pressure(states: Vec<Rc<ListenerState>>, health: Arc<Health>, pressure: Pressure) {
     loop {
         pressure.begins().await;
@@ -248,7 +250,7 @@ pub async fn close_idle_under_pressure(states: Vec<Rc<ListenerState>>, health: A
         while pressure.has_pressure() {
             if open() >= CONNECTIONS_MIN {
                 for (state, closed) in states.iter().zip(&mut closed) {
-                    *closed += state.close_idle(GIVE_WAY);
+                    *closed += state.close_idle(EVICT_BATCH);
                     if *closed > 0 {
                         let text = format!("memory pressure: closed {closed} idle connections");
                         health.fault(&part(state), text);
@@ -256,7 +258,7 @@ pub async fn close_idle_under_pressure(states: Vec<Rc<ListenerState>>, health: A
                 }
                 pressure.request_check();
             }
-            tokio::time::sleep(GIVE_WAY_PAUSE).await;
+            tokio::time::sleep(EVICT_DELAY).await;
         }
         for state in &states {
             health.recovered(&part(state));

@@ -1,6 +1,6 @@
 //! Access records: one JSON object per request, collected per thread and offered to a feed in batches. In: what the
-//! forwarder knows at a request's end. Out: lines. Bounds: `BATCH_BYTES` or `BATCH_WAIT`, whatever comes first; paths are
-//! cut at `PATH_MAX`, and their query is left out, since tokens travel there.
+//! forwarder knows when a request ends. Out: lines. Limits: `BATCH_BYTES` or `BATCH_WAIT`, whichever is reached first; paths
+//! are truncated at `PATH_MAX`, and their query is omitted, since it may contain tokens.
 
 use base::feeds::{AccessBatch, FeedSender};
 use std::cell::RefCell;
@@ -21,20 +21,20 @@ pub struct Access {
     begun: Notify,
 }
 
-/// What is known of a request at its end.
+/// What is known about a request when it ends.
 pub struct Record<'a> {
     pub listener: &'a str,
     pub cluster: &'a str,
     pub client: SocketAddr,
     pub endpoint: Option<SocketAddr>,
-    /// As it was sent; empty if the request head was not understood.
+    /// As it was sent; empty if the request head could not be parsed.
     pub method: &'a str,
     pub path: &'a [u8],
     pub status: u16,
     pub took: Duration,
     pub bytes_received: u64,
     pub bytes_sent: u64,
-    /// Who ended the exchange early: `client` or `endpoint`.
+    /// The side that ended the exchange early: `client` or `endpoint`.
     pub ended_by: Option<&'static str>,
 }
 
@@ -61,12 +61,12 @@ impl Access {
         let batch = self.batch.take();
         let (bytes, records) = (batch.lines.len(), batch.ends.len() as u64);
         if records > 0 {
-            // A feed that is full has counted what it refused.
+            // A full feed counts what it rejects.
             self.feed.offer(batch, bytes, records);
         }
     }
 
-    /// Flushes what has waited for a while; sleeps while nothing does.
+    /// Flushes a batch `BATCH_WAIT` after its first record; sleeps while there is none.
     pub async fn flush_periodically(self: Rc<Access>) {
         loop {
             self.begun.notified().await;
@@ -116,13 +116,13 @@ fn write_record(record: &Record<'_>, clock: &mut Clock, out: &mut Vec<u8>) {
     if let Some(endpoint) = record.endpoint {
         let _ = write!(out, ",\"endpoint\":\"{endpoint}\"");
     }
-    if let Some(who) = record.ended_by {
-        let _ = write!(out, ",\"ended_by\":\"{who}\"");
+    if let Some(side) = record.ended_by {
+        let _ = write!(out, ",\"ended_by\":\"{side}\"");
     }
     out.extend_from_slice(b"}\n");
 }
 
-/// A path is made of visible ASCII or, against the RFC, other bytes: those are written as U+FFFD is, by escape.
+/// A path consists of visible ASCII or, against the RFC, other bytes: those are written as the escape of U+FFFD.
 fn escape(path: &[u8], out: &mut Vec<u8>) {
     for &byte in path {
         match byte {
@@ -138,7 +138,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_record_is_one_line_of_json_whatever_the_path_holds() {
+    fn record_is_one_json_line_for_any_path() {
         let record = Record {
             listener: "in",
             cluster: "app",

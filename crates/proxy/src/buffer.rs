@@ -1,5 +1,5 @@
-//! Read buffers that are lent only while there is something in them. In: sockets. Out: bytes. Bound: a buffer grows to
-//! the listener's `max_header_bytes`, a pool keeps `KEPT_MAX` of them per thread.
+//! Pooled read buffers, in use only while they contain bytes. In: sockets. Out: bytes. Limits: a buffer grows to the
+//! listener's `max_header_bytes`, a pool retains `POOL_MAX` of them per thread.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -11,28 +11,28 @@ use tokio::io::{AsyncRead as _, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::net::tcp::ReadHalf;
 
-/// Holds most heads, and a page of body.
+/// Fits most heads, and a page of body.
 pub const FIRST_BYTES: usize = 16 << 10;
 
-/// What a buffer grows to once a read has filled it: bodies then take fewer turns.
+/// The size of a buffer once a read has filled it: bodies then take fewer reads.
 const BULK_BYTES: usize = 128 << 10;
 
-/// What is copied into memory of its own size while the rest is waited for.
+/// Up to this many bytes are copied into an allocation of their exact size during a wait for more.
 const FEW_BYTES: usize = 4 << 10;
 
-const KEPT_MAX: usize = 64;
+const POOL_MAX: usize = 64;
 
 thread_local! {
     static POOL: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Bytes that were read and not yet used: `bytes[start..end]`. Without memory of its own until something is read.
+/// Bytes that were read and not yet consumed: `bytes[start..end]`. It allocates nothing until something is read.
 #[derive(Default)]
 pub struct Buffer {
     bytes: Vec<u8>,
     start: usize,
     end: usize,
-    /// A read has filled a whole buffer: a large body is on its way.
+    /// A read has filled the entire buffer: a large body is arriving.
     bulk: bool,
 }
 
@@ -45,7 +45,7 @@ impl Buffer {
         self.start == self.end
     }
 
-    /// Takes bytes out at the front; an empty buffer goes back to the pool.
+    /// Removes bytes at the front; an empty buffer returns to the pool.
     pub fn consume(&mut self, count: usize) {
         self.start = self.start.saturating_add(count).min(self.end);
         if self.is_empty() {
@@ -61,14 +61,14 @@ impl Buffer {
         let bytes = std::mem::take(&mut self.bytes);
         if bytes.len() == FIRST_BYTES {
             POOL.with_borrow_mut(|pool| {
-                if pool.len() < KEPT_MAX {
+                if pool.len() < POOL_MAX {
                     pool.push(bytes);
                 }
             });
         }
     }
 
-    /// Room to read into, up to `most` bytes in all. Empty where the buffer is full at that size.
+    /// Room to read into, up to `most` bytes in total. Empty if the buffer is full at that size.
     fn room(&mut self, most: usize) -> &mut [u8] {
         if self.bytes.is_empty() && self.bulk && most >= BULK_BYTES {
             self.bytes = vec![0; BULK_BYTES];
@@ -80,12 +80,12 @@ impl Buffer {
             (self.start, self.end) = (0, self.end - self.start);
         }
         if self.end == self.bytes.len() && self.end < FIRST_BYTES {
-            // What waited in memory of its own size gets a whole buffer again.
-            let mut whole = POOL.with_borrow_mut(Vec::pop).unwrap_or_else(|| vec![0; FIRST_BYTES]);
-            if let Some(place) = whole.get_mut(..self.end) {
-                place.copy_from_slice(self.bytes.get(..self.end).unwrap_or(&[]));
+            // Bytes in an allocation of their exact size move back to a full-size buffer.
+            let mut full = POOL.with_borrow_mut(Vec::pop).unwrap_or_else(|| vec![0; FIRST_BYTES]);
+            if let Some(front) = full.get_mut(..self.end) {
+                front.copy_from_slice(self.bytes.get(..self.end).unwrap_or(&[]));
             }
-            self.bytes = whole;
+            self.bytes = full;
         } else if self.end == self.bytes.len() && self.end < most {
             let grown = (self.bytes.len() * 2).min(most.max(FIRST_BYTES));
             self.bytes.resize(grown, 0);
@@ -93,12 +93,12 @@ impl Buffer {
         self.bytes.get_mut(self.end..).unwrap_or(&mut [])
     }
 
-    /// Reads once, waiting where nothing is there. 0 is the end of the stream, or a buffer that is full at `most`.
+    /// Reads once, and waits while nothing is available. 0 is the end of the stream, or a buffer that is full at `most`.
     pub async fn read(&mut self, stream: &mut ReadHalf<'_>, most: usize) -> io::Result<usize> {
         poll_fn(|context| {
-            // The runtime knows that a socket is empty once a read was shorter than its room, and asks the kernel no more.
+            // After a read that was shorter than its room, tokio knows that the socket is empty and makes no system call.
             if stream.as_ref().poll_read_ready(context).is_pending() {
-                self.rest();
+                self.shrink();
                 return Poll::Pending;
             }
             let room = self.room(most);
@@ -115,7 +115,7 @@ impl Buffer {
                 }
                 Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
                 Poll::Pending => {
-                    self.rest();
+                    self.shrink();
                     Poll::Pending
                 }
             }
@@ -123,8 +123,8 @@ impl Buffer {
         .await
     }
 
-    /// While nothing comes, a connection holds no more than what it has.
-    fn rest(&mut self) {
+    /// While nothing arrives, a connection holds no more memory than its bytes need.
+    fn shrink(&mut self) {
         if self.is_empty() {
             self.bulk = false;
             self.release();
@@ -150,7 +150,7 @@ thread_local! {
     static HEADS: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// A vector in which a head is put together, lent for one request.
+/// A pooled vector in which a head is assembled, for one request.
 pub struct Scratch(pub Vec<u8>);
 
 impl Scratch {
@@ -165,7 +165,7 @@ impl Drop for Scratch {
         if bytes.capacity() <= 2 * FIRST_BYTES {
             bytes.clear();
             HEADS.with_borrow_mut(|pool| {
-                if pool.len() < KEPT_MAX {
+                if pool.len() < POOL_MAX {
                     pool.push(bytes);
                 }
             });
@@ -173,7 +173,7 @@ impl Drop for Scratch {
     }
 }
 
-/// Writes all bytes. A short write waits until the socket takes more, `idle` at the most each time.
+/// Writes all bytes. A short write waits until the socket accepts more, `idle` at most each time.
 pub async fn write_all(stream: &TcpStream, mut bytes: &[u8], idle: Duration) -> io::Result<()> {
     while !bytes.is_empty() {
         match stream.try_write(bytes) {

@@ -1,4 +1,4 @@
-//! What a person writes under `proxy`.
+//! The keys under `proxy`.
 
 use crate::balance::BalanceEntry;
 use config::unit::{Address, ByteSize, TimeSpan};
@@ -6,10 +6,10 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 
-/// The cluster that is the app itself.
+/// The cluster of the app itself.
 pub const APP: &str = "app";
 
-/// Forwards the service's traffic: inbound to the app, outbound from the app to others.
+/// Forwards the service's traffic: inbound to the app, outbound from the app to other services.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
@@ -17,34 +17,34 @@ pub struct Config {
     #[serde(default = "one")]
     #[schemars(range(min = 1, max = 64))]
     pub threads: u16,
-    /// Where connections come in, by name.
+    /// Addresses that accept connections, by name.
     #[schemars(extend("x-names" = true))]
     pub listeners: BTreeMap<String, Listener>,
-    /// Where requests go, by name. The cluster `app` is the app itself on `app.port`.
+    /// Upstream endpoints of requests, by cluster name. The cluster `app` is the app itself on `app.port`.
     #[serde(default)]
     #[schemars(extend("x-names" = true))]
     pub clusters: BTreeMap<String, Cluster>,
 }
 
-/// An address that takes connections, and where their requests go.
+/// An address that accepts connections, and the cluster of their requests.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Listener {
     /// The IP address and port to listen on, such as 0.0.0.0:8443.
     pub listen: Address,
-    /// When it drains at a stop: `inbound` first, `outbound` after the app has ended. Default: `inbound` if `cluster` is `app`,
-    /// else `outbound`.
+    /// When it drains at shutdown: `inbound` first, `outbound` after the app has exited. Default: `inbound` if `cluster` is
+    /// `app`, else `outbound`.
     #[serde(default)]
     pub direction: Option<Direction>,
-    /// Where requests go: `app`, or a name under `clusters`.
+    /// The cluster that gets the requests: `app`, or a name under `clusters`.
     pub cluster: String,
-    /// Open connections per data thread. Beyond it, those that wait for a request are closed, the longest wait first; if none
-    /// waits, new ones stay in the kernel's queue of 4096, and the listener is `degraded`.
+    /// Maximum open connections per data thread. Beyond it, connections that wait for a request are closed, the longest wait
+    /// first; if none waits, new ones stay in the kernel's queue of 4096, and the listener is `degraded`.
     #[serde(default = "connections")]
     #[schemars(range(min = 1))]
     pub max_connections: u32,
-    /// The size of a request or response head, kept between 1KiB and 1MiB. A larger request is answered with 431 or, if its
-    /// target is that long, 414; a larger response becomes 502.
+    /// Maximum size of a request or response head, clamped to 1KiB to 1MiB. A larger request gets 431 or, if its target is that
+    /// long, 414; a larger response becomes 502.
     #[serde(default = "max_header_bytes")]
     pub max_header_bytes: ByteSize,
     /// How long a request head may take from its first byte to its last; then 408 (RFC 9110, 15.5.9).
@@ -56,7 +56,7 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// What is configured; otherwise requests to the app are inbound.
+    /// The configured direction; otherwise requests to the app are inbound.
     pub fn direction(&self) -> Direction {
         let default = if self.cluster == APP { Direction::Inbound } else { Direction::Outbound };
         self.direction.unwrap_or(default)
@@ -70,37 +70,37 @@ pub enum Direction {
     Outbound,
 }
 
-/// Endpoints that serve the same thing.
+/// Equivalent endpoints.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Cluster {
     /// IP addresses with ports, such as 10.0.0.5:8080; names are not resolved.
     #[schemars(length(min = 1, max = 1024))]
     pub endpoints: Vec<Address>,
-    /// How an endpoint is picked: `least_request` draws two and takes the one with fewer active requests, `round_robin` takes
-    /// each in turn. Default: `least_request`.
+    /// How an endpoint is picked: `least_request` takes the one of two random endpoints with fewer active requests,
+    /// `round_robin` takes each in turn. Default: `least_request`.
     #[serde(default)]
     pub balance: Option<BalanceEntry>,
-    /// How long a connection attempt may take; then the endpoint is skipped for 1s and another is tried, three for one request.
+    /// How long a connection attempt may take; then the endpoint is ejected for 1s and another is tried, three for one request.
     #[serde(default = "connect_timeout")]
     pub connect_timeout: TimeSpan,
-    /// How long an endpoint may take from the whole request to the whole head of its response, and how long it may accept
+    /// How long an endpoint may take from the complete request to the complete head of its response, and how long it may read
     /// nothing of a request's body; then 504.
     #[serde(default = "response_headers_timeout")]
     pub response_headers_timeout: TimeSpan,
-    /// The idle connections to its endpoints.
+    /// Pool of idle connections to the endpoints.
     #[serde(default)]
     pub pool: Pool,
 }
 
-/// Connections that are kept for later requests.
+/// Idle connections for later requests.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Pool {
-    /// How long an idle connection is kept. Keep it below the endpoint's own keep-alive timeout.
+    /// How long an idle connection stays open. Set it below the endpoint's own keep-alive timeout.
     #[serde(default = "pool_idle_timeout")]
     pub idle_timeout: TimeSpan,
-    /// Idle connections that are kept per endpoint and data thread.
+    /// Maximum idle connections per endpoint and data thread.
     #[serde(default = "pool_max_idle")]
     pub max_idle: u32,
 }

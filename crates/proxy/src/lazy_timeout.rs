@@ -1,5 +1,5 @@
-//! Time limits that cost nothing while they hold: one timer per connection, armed for the earliest moment that matters
-//! and looked at again only when it fires. In: a future and a limit. Out: its value, or that the time is over.
+//! Timeouts that cost nothing unless they expire: one timer per connection, armed for the earliest relevant deadline
+//! and checked again only when it fires. In: a future and a limit. Out: its value, or that the limit has elapsed.
 
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
@@ -11,7 +11,7 @@ pub struct LazyTimeout {
     timer: Pin<Box<Sleep>>,
 }
 
-/// The time is over.
+/// The limit has elapsed.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Elapsed;
 
@@ -28,7 +28,7 @@ impl LazyTimeout {
             if let Poll::Ready(value) = future.as_mut().poll(context) {
                 return Poll::Ready(Ok(value));
             }
-            // The clock is read only where there is something to wait for.
+            // The clock is read only if there is something to wait for.
             let until = *until.get_or_insert_with(|| Instant::now() + limit);
             if self.timer.deadline().into_std() > until {
                 self.timer.as_mut().reset(until.into());
@@ -50,7 +50,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(flavor = "current_thread")]
-    async fn a_limit_holds_whether_the_timer_was_armed_for_sooner_or_later() {
+    async fn limit_holds_with_timer_armed_early_or_late() {
         let mut timeout = LazyTimeout::new(Duration::from_millis(1));
         for limit in [20, 5, 60] {
             let limit = Duration::from_millis(limit);

@@ -1,6 +1,6 @@
-//! The service's traffic: accept → pick → connect → forward, HTTP/1.1 on both sides. In: listeners and clusters of the
-//! configuration. Out: forwarded requests, a duration histogram per listener, method and status, and an access record
-//! for whoever reads the feed. It resolves no names, terminates no TLS and speaks no HTTP/2 yet.
+//! Proxies the service's traffic: accept → pick → connect → forward, HTTP/1.1 on both sides. In: listeners and clusters of
+//! the configuration. Out: forwarded requests, a duration histogram per listener, method and status, and access records
+//! for the readers of the feed. It resolves no names, terminates no TLS and does not support HTTP/2 yet.
 
 pub mod config;
 pub mod plan;

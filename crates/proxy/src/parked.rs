@@ -1,7 +1,7 @@
-//! Connections that wait for their client, the oldest first, so that they can give way when memory or places are short. In:
-//! connections of one data thread that begin and end to wait. Out: the oldest of them told to close. A connection without a
-//! request costs its client one more connection; one whose head has begun and does not end costs nobody but whoever began it, and
-//! goes first. Bound: one place a connection.
+//! Connections that wait for their client, the oldest first, to be evicted when memory or slots run out. In: connections of
+//! one data thread that begin and end to wait. Out: a signal to the oldest to close. Closing a connection without a request
+//! costs its client one more connection; closing one with an incomplete head costs only the client that began it, so it is
+//! closed first. Limits: one slot per connection.
 
 use std::cell::RefCell;
 use std::future::{Future, poll_fn};
@@ -17,10 +17,10 @@ pub enum Waiting {
     Idle,
 }
 
-/// Why the waiting ended before what was waited for.
+/// Why a wait ended early.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Told {
-    GiveWay,
+pub enum Interrupt {
+    Evicted,
     Drain,
 }
 
@@ -33,7 +33,7 @@ pub struct Parked {
 struct Inner {
     slots: Vec<Entry>,
     free: Vec<usize>,
-    /// First and last of those that wait for a head, and of those that wait for a request.
+    /// First and last of those that wait for the rest of a head, and of those that wait for a request.
     lists: [Option<(usize, usize)>; 2],
     draining: bool,
 }
@@ -41,15 +41,15 @@ struct Inner {
 #[derive(Default)]
 struct Entry {
     list: Option<usize>,
-    before: Option<usize>,
-    after: Option<usize>,
+    previous: Option<usize>,
+    next: Option<usize>,
     waker: Option<Waker>,
     must_close: bool,
-    /// It knows that a drain has begun.
-    drains: bool,
+    /// The drain has interrupted it.
+    drain_seen: bool,
 }
 
-/// A connection's place.
+/// A connection's slot.
 pub struct ParkedSlot {
     parked: Rc<Parked>,
     index: usize,
@@ -65,7 +65,7 @@ impl Parked {
         ParkedSlot { parked: self.clone(), index }
     }
 
-    /// Tells the one that has waited longest to close; false where none waits.
+    /// Signals the connection that has waited longest to close; false if none waits.
     pub fn close_oldest(&self) -> bool {
         let mut inner = self.inner.borrow_mut();
         let Some(index) = inner.lists.iter().flatten().map(|(first, _)| *first).next() else { return false };
@@ -77,7 +77,7 @@ impl Parked {
         true
     }
 
-    /// Tells all that wait, and all that will, that a drain has begun.
+    /// Interrupts all that wait, and all that will, since a drain has begun.
     pub fn drain(&self) {
         let mut inner = self.inner.borrow_mut();
         inner.draining = true;
@@ -86,8 +86,8 @@ impl Parked {
 }
 
 impl ParkedSlot {
-    /// The future's value, unless the connection is told something first. A drain is told once.
-    pub async fn wait<T>(&self, what: Waiting, future: impl Future<Output = T>) -> Result<T, Told> {
+    /// Returns the future's value, unless an interrupt comes first. A drain interrupts once.
+    pub async fn wait<T>(&self, waiting: Waiting, future: impl Future<Output = T>) -> Result<T, Interrupt> {
         let mut future = std::pin::pin!(future);
         let parking = Parking(self);
         poll_fn(|context| {
@@ -98,16 +98,16 @@ impl ParkedSlot {
             let draining = inner.draining;
             let Some(entry) = inner.slots.get_mut(self.index) else { return Poll::Pending };
             if std::mem::take(&mut entry.must_close) {
-                return Poll::Ready(Err(Told::GiveWay));
+                return Poll::Ready(Err(Interrupt::Evicted));
             }
-            if draining && !std::mem::replace(&mut entry.drains, true) {
-                return Poll::Ready(Err(Told::Drain));
+            if draining && !std::mem::replace(&mut entry.drain_seen, true) {
+                return Poll::Ready(Err(Interrupt::Drain));
             }
             if !entry.waker.as_ref().is_some_and(|waker| waker.will_wake(context.waker())) {
                 entry.waker = Some(context.waker().clone());
             }
             if entry.list.is_none() {
-                inner.link(self.index, what as usize);
+                inner.link(self.index, waiting as usize);
             }
             Poll::Pending
         })
@@ -116,7 +116,7 @@ impl ParkedSlot {
     }
 }
 
-/// Takes a connection out of the list when it no longer waits, also where its task is dropped.
+/// Removes a connection from the list when it no longer waits, also if its task is dropped.
 struct Parking<'a>(&'a ParkedSlot);
 
 impl Drop for Parking<'_> {
@@ -137,33 +137,35 @@ impl Drop for ParkedSlot {
 }
 
 impl Inner {
-    /// At the end of its list: it begins to wait now.
+    /// Appends to the end of its list: the wait begins now.
     fn link(&mut self, index: usize, list: usize) {
         let Some(ends) = self.lists.get_mut(list) else { return };
         let last = ends.map(|(_, last)| last);
         *ends = Some((ends.map_or(index, |(first, _)| first), index));
         if let Some(entry) = self.slots.get_mut(index) {
-            (entry.list, entry.before, entry.after) = (Some(list), last, None);
+            (entry.list, entry.previous, entry.next) = (Some(list), last, None);
         }
         if let Some(last) = last.and_then(|last| self.slots.get_mut(last)) {
-            last.after = Some(index);
+            last.next = Some(index);
         }
     }
 
     fn unlink(&mut self, index: usize) {
         let Some(entry) = self.slots.get_mut(index) else { return };
-        let (Some(list), before, after) = (entry.list.take(), entry.before.take(), entry.after.take()) else { return };
-        if let Some(before) = before.and_then(|before| self.slots.get_mut(before)) {
-            before.after = after;
+        let (Some(list), previous, next) = (entry.list.take(), entry.previous.take(), entry.next.take()) else {
+            return;
+        };
+        if let Some(entry) = previous.and_then(|previous| self.slots.get_mut(previous)) {
+            entry.next = next;
         }
-        if let Some(after) = after.and_then(|after| self.slots.get_mut(after)) {
-            after.before = before;
+        if let Some(entry) = next.and_then(|next| self.slots.get_mut(next)) {
+            entry.previous = previous;
         }
         if let Some(Some((first, last))) = self.lists.get_mut(list) {
-            match (before, after) {
+            match (previous, next) {
                 (None, None) => self.lists[list] = None,
-                (None, Some(after)) => *first = after,
-                (Some(before), None) => *last = before,
+                (None, Some(next)) => *first = next,
+                (Some(previous), None) => *last = previous,
                 (Some(_), Some(_)) => {}
             }
         }
@@ -182,25 +184,25 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_gives_way_and_a_begun_head_goes_before_an_idle_connection() {
+    fn oldest_partial_head_is_evicted_before_idle() {
         let parked = Rc::new(Parked::default());
         let slots: Vec<ParkedSlot> = (0..4).map(|_| parked.slot()).collect();
         let mut idle = pin!(slots[0].wait(Waiting::Idle, pending::<()>()));
         let mut older = pin!(slots[1].wait(Waiting::Head, pending::<()>()));
         let mut newer = pin!(slots[2].wait(Waiting::Head, pending::<()>()));
-        assert!(!parked.close_oldest(), "nobody waits before it is polled");
+        assert!(!parked.close_oldest(), "a wait begins when it is polled");
         assert!(poll(&mut idle).is_pending() && poll(&mut older).is_pending() && poll(&mut newer).is_pending());
         assert!(parked.close_oldest() && poll(&mut newer).is_pending() && poll(&mut idle).is_pending());
-        assert_eq!(poll(&mut older), Poll::Ready(Err(Told::GiveWay)));
+        assert_eq!(poll(&mut older), Poll::Ready(Err(Interrupt::Evicted)));
         assert!(parked.close_oldest() && poll(&mut idle).is_pending());
-        assert_eq!(poll(&mut newer), Poll::Ready(Err(Told::GiveWay)));
+        assert_eq!(poll(&mut newer), Poll::Ready(Err(Interrupt::Evicted)));
         assert!(parked.close_oldest());
-        assert_eq!(poll(&mut idle), Poll::Ready(Err(Told::GiveWay)));
+        assert_eq!(poll(&mut idle), Poll::Ready(Err(Interrupt::Evicted)));
         assert!(!parked.close_oldest());
     }
 
     #[test]
-    fn who_waits_no_more_is_not_told_and_a_drain_is_told_once() {
+    fn ended_wait_is_skipped_and_drain_fires_once() {
         let parked = Rc::new(Parked::default());
         let slot = parked.slot();
         {
@@ -210,7 +212,7 @@ mod tests {
         assert!(!parked.close_oldest());
         parked.drain();
         let mut waiting = pin!(slot.wait(Waiting::Idle, pending::<()>()));
-        assert_eq!(poll(&mut waiting), Poll::Ready(Err(Told::Drain)));
+        assert_eq!(poll(&mut waiting), Poll::Ready(Err(Interrupt::Drain)));
         let mut again = pin!(slot.wait(Waiting::Idle, pending::<()>()));
         assert!(poll(&mut again).is_pending());
         let mut value = pin!(slot.wait(Waiting::Idle, async { 7 }));

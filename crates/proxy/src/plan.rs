@@ -1,4 +1,4 @@
-//! From the Config to a Plan that cannot be wrong: addresses parsed, clusters found, the app's own cluster made.
+//! From the Config to a valid Plan: addresses parsed, clusters resolved, the app's own cluster created.
 
 use crate::balance::BalanceKind;
 use crate::config::{APP, Cluster, Config, Direction};
@@ -21,7 +21,7 @@ pub struct Plan {
 #[derive(Debug)]
 pub struct ListenerPlan {
     pub name: String,
-    /// Its path in the configuration, which health calls it by.
+    /// Its path in the configuration, which is its id in health.
     pub id: String,
     pub address: SocketAddr,
     pub direction: Direction,
@@ -36,10 +36,10 @@ pub struct ListenerPlan {
 #[derive(Debug)]
 pub struct ClusterPlan {
     pub name: String,
-    /// Its path in the configuration, which health calls it by.
+    /// Its path in the configuration, which is its id in health.
     pub id: String,
     pub endpoints: Vec<SocketAddr>,
-    /// What a request without a host is told to ask for: the first endpoint.
+    /// The `Host` for a request without one: the first endpoint.
     pub authority: String,
     pub balance: BalanceKind,
     pub connect_timeout: Duration,
@@ -69,7 +69,7 @@ impl Plan {
         if let Some(taken) = clusters.iter().find(|(name, _)| name == APP) {
             let place = root.at(&["clusters", &taken.0]).place;
             findings.push(
-                Diagnostic::error(place, "the cluster `app` is the app itself")
+                Diagnostic::error(place, "the cluster name `app` is reserved for the app")
                     .help("choose another name, or set app.port"),
             );
         }
@@ -89,7 +89,8 @@ impl Plan {
                     match (listener.cluster.as_str(), config::diag::nearest(&listener.cluster, known.iter().copied())) {
                         (APP, _) => finding.help("set app.port to the port that the app listens on"),
                         (_, Some(near)) => finding.help(format!("did you mean `{near}`?")),
-                        _ => finding.help(format!("add it under proxy.clusters; there are: {}", known.join(", "))),
+                        _ => finding
+                            .help(format!("add it under proxy.clusters; existing clusters: {}", known.join(", "))),
                     },
                 );
                 continue;
@@ -110,7 +111,7 @@ impl Plan {
             if let Some(other) = listeners[..index].iter().find(|other| other.address == listener.address) {
                 let place = root.at(&["listeners", &listener.name, "listen"]).place;
                 let message = format!("`{}`: address already used by listener `{}`", listener.address, other.name);
-                findings.push(Diagnostic::error(place, message).help("give each listener an address of its own"));
+                findings.push(Diagnostic::error(place, message).help("give each listener its own address"));
             }
         }
         if !findings.is_empty() {
@@ -157,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn names_that_do_not_exist_are_reported_at_their_place() {
+    fn unknown_names_are_reported_with_location() {
         let app = "listeners: { in: { listen: \"127.0.0.1:1\", direction: inbound, cluster: app } }\n";
         check(app, Some(80), Ok(1));
         check(app, None, Err("set app.port"));

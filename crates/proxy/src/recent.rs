@@ -1,5 +1,5 @@
-//! The last requests of one data thread, for the black box. In: what the forwarder knows at a request's end. Out: JSON, when somebody
-//! asks. Bounds: `KEPT` requests, `PATH_KEPT` bytes of each path; the query is left out, since tokens travel there.
+//! The last requests of one data thread, for the black box. In: what the forwarder knows when a request ends. Out: JSON, on
+//! request. Limits: `KEPT` requests, `PATH_KEPT` bytes of each path; the query is omitted, since it may contain tokens.
 
 use crate::access::Record;
 use base::sync::lock;
@@ -17,7 +17,7 @@ pub struct Recent {
 
 struct Entry {
     ended: SystemTime,
-    /// Its place in the plan.
+    /// Its index in the plan.
     listener: usize,
     method: [u8; 8],
     path: [u8; PATH_KEPT],
@@ -32,7 +32,7 @@ impl Recent {
         let method_length = record.method.len().min(method.len());
         let query = memchr::memchr(b'?', record.path).unwrap_or(record.path.len());
         let path_length = query.min(PATH_KEPT);
-        // Both ranges were cut to fit.
+        // Both lengths are clamped to fit.
         if let (Some(to), Some(from)) = (method.get_mut(..method_length), record.method.as_bytes().get(..method_length))
         {
             to.copy_from_slice(from);
@@ -52,13 +52,13 @@ impl Recent {
         let mut entries = lock(&self.entries);
         let (list, next) = &mut *entries;
         match list.get_mut(*next) {
-            Some(place) => *place = entry,
+            Some(slot) => *slot = entry,
             None => list.push(entry),
         }
         *next = (*next + 1) % KEPT;
     }
 
-    /// Each request as an object, in no particular order. `name`: of a listener by its place.
+    /// Each request as an object, in no particular order. `name`: the name of a listener by its index.
     pub fn list(&self, name: &dyn Fn(usize) -> String) -> Vec<serde_json::Value> {
         lock(&self.entries).0.iter().map(|entry| entry.json(name(entry.listener))).collect()
     }
@@ -83,7 +83,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_newest_requests_stay_and_a_long_path_is_cut() {
+    fn keeps_newest_requests_and_truncates_paths() {
         let recent = Recent::default();
         let path = [&[b'a'; 500][..], b"?token=x"].concat();
         for status in 0..KEPT as u16 + 10 {
@@ -102,7 +102,7 @@ mod tests {
             };
             recent.note(0, &record);
         }
-        let list = recent.list(&|place| format!("listener {place}"));
+        let list = recent.list(&|index| format!("listener {index}"));
         let statuses: Vec<u64> = list.iter().filter_map(|entry| entry["status"].as_u64()).collect();
         assert_eq!((list.len(), statuses.iter().min(), statuses.iter().max()), (KEPT, Some(&10), Some(&73)));
         assert_eq!(list[0]["path"].as_str().map(str::len), Some(PATH_KEPT));

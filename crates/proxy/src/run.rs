@@ -1,4 +1,4 @@
-//! The proxy's way, readable here: bind → a data thread each → accept → forward, then drain. In: a Plan, sockets, the feed
+//! The proxy from start to stop: bind → data threads → accept → forward, then drain. In: a Plan, sockets, the feed
 //! for access records. Out: running threads and their counters.
 //!
 //! ```text
@@ -25,10 +25,10 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
 
-/// How often unused connections to endpoints are looked at.
+/// How often idle connections to endpoints are checked for expiry.
 const EXPIRE_EVERY: Duration = Duration::from_secs(1);
 
-/// Binds all listeners, then starts the data threads. Errors: every address that cannot be had, with who holds it.
+/// Binds all listeners, then starts the data threads. Errors: every address that cannot be bound, with its holder.
 pub fn start(
     plan: Plan,
     sockets: &Sockets,
@@ -41,7 +41,7 @@ pub fn start(
     let (mut per_thread, mut errors) = ((0..plan.threads).map(|_| Vec::new()).collect::<Vec<_>>(), Vec::new());
     for (index, listener) in plan.listeners.iter().enumerate() {
         match sockets.tcp(&format!("proxy/{}", listener.name), listener.address, plan.threads) {
-            // A group that was larger before is adopted whole: an orphan would swallow connections.
+            // A group that was larger before is adopted completely: an orphaned socket would swallow connections.
             Ok(group) => group.into_iter().enumerate().for_each(|(member, socket)| {
                 if let Some(list) = per_thread.get_mut(member % plan.threads) {
                     list.push((index, socket));
@@ -69,7 +69,7 @@ pub fn start(
         let spawned = scope::thread(&format!("proxy-{thread}"), health.clone(), move || {
             data_thread(thread, sockets, shared, participant)
         });
-        spawned.map_err(|error| vec![format!("proxy thread {thread} cannot start: {error}")])?;
+        spawned.map_err(|error| vec![format!("cannot start proxy thread {thread}: {error}")])?;
     }
     for listener in &shared.plan.listeners {
         health.component(listener.id.clone(), "listener");
@@ -82,23 +82,23 @@ pub fn start(
     Ok(counters)
 }
 
-/// Differs between workers, of this instance and of others: the process and the moment.
+/// Distinguishes workers, of this instance and of others, by process id and time.
 fn token() -> u32 {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     now.subsec_nanos() ^ std::process::id().rotate_left(16) ^ (now.as_secs() as u32)
 }
 
-/// What all data threads have in common.
+/// Shared by all data threads.
 #[derive(Clone)]
 struct Shared {
     plan: Arc<Plan>,
     counters: Arc<Counters>,
     access: Option<FeedSender<AccessBatch>>,
     health: Arc<Health>,
-    /// Somebody keeps the sockets when we are gone.
+    /// The sockets stay open after Outrigger exits.
     outlive_us: bool,
     pressure: Pressure,
-    /// Tells this worker from all other hops.
+    /// Distinguishes this worker from all other hops.
     token: u32,
 }
 
@@ -121,7 +121,7 @@ async fn data_thread(
     let accepting = Scope::new(format!("proxy-{thread}"), health.clone());
     for (index, socket) in sockets {
         let (Some(listener), Ok(socket)) = (plan.listeners.get(index), TcpListener::from_std(socket)) else {
-            health.panicked("a listening socket could not be used");
+            health.panicked("cannot use a listening socket");
             continue;
         };
         let Some(cluster) = clusters.get(listener.cluster) else { continue };
@@ -140,22 +140,22 @@ async fn data_thread(
         states.push(state);
     }
     scope.spawn("expire", expire(clusters));
-    scope.spawn("give_way", close_idle_under_pressure(states.clone(), health.clone(), pressure));
+    scope.spawn("evict", close_idle_under_pressure(states.clone(), health.clone(), pressure));
 
     participant.reached(Phase::Handover).await;
     if participant.yields() {
-        // The worker that takes over accepts from here on: what waits in the sockets is its.
+        // From here on the next worker accepts, including the connections that wait in the sockets.
         states.iter().for_each(|state| state.start_drain());
         participant.done(Phase::Handover);
     }
     let until = participant.reached(Phase::Drain).await;
-    // Where somebody keeps the sockets over a restart, clients wait in them for the process that comes next.
+    // If the sockets stay open across a restart, clients wait in them for the next process.
     if !participant.yields() && !outlive_us {
         stop_listening(&listening, &scope);
     }
     drain(&states, Direction::Inbound, until).await;
     if participant.yields() {
-        // The app goes on, and so do its own requests: there is no later time for them.
+        // The app keeps running and sending requests: no later phase drains them.
         drain(&states, Direction::Outbound, until).await;
     }
     if let Some(access) = &access {
@@ -172,7 +172,7 @@ async fn data_thread(
     participant.done(Phase::Close);
 }
 
-/// The supervisor holds the sockets too: only a shutdown ends the listening, so that clients go elsewhere.
+/// The supervisor holds the sockets too: only shutdown(2) stops the listening, so that clients connect elsewhere.
 fn stop_listening(listening: &[(Rc<TcpListener>, Rc<ListenerState>)], scope: &Scope) {
     for (socket, state) in listening.iter().filter(|(_, state)| state.plan.direction == Direction::Inbound) {
         state.start_drain();
@@ -181,11 +181,11 @@ fn stop_listening(listening: &[(Rc<TcpListener>, Rc<ListenerState>)], scope: &Sc
     }
 }
 
-/// Ends the listeners of one direction: no new connections, busy ones finish until the deadline, when tunnels are cut.
+/// Drains the listeners of one direction: no new connections, busy ones finish until the deadline, when tunnels are closed.
 async fn drain(states: &[Rc<ListenerState>], direction: Direction, until: std::time::Instant) {
-    let ours = || states.iter().filter(|state| state.plan.direction == direction);
-    ours().for_each(|state| state.start_drain());
-    for state in ours() {
+    let selected = || states.iter().filter(|state| state.plan.direction == direction);
+    selected().for_each(|state| state.start_drain());
+    for state in selected() {
         if tokio::time::timeout_at(until.into(), state.drained()).await.is_err() {
             state.cut_tunnels().await;
         }

@@ -1,6 +1,6 @@
-//! What the proxy counts: requests by listener, method and status in a duration histogram with OpenTelemetry's bounds, and
+//! Metrics of the proxy: requests by listener, method and status in a duration histogram with OpenTelemetry's buckets, and
 //! open connections. In: one call per request, on its data thread, without a lock that another thread takes on the request
-//! path. Out: families on demand, summed over threads. Bound: methods are a fixed set, statuses are 100 to 599.
+//! path. Out: families on demand, summed over threads. Limits: methods are a fixed set, statuses are 100 to 599.
 
 use crate::access::Record;
 use crate::config::Direction;
@@ -19,7 +19,7 @@ use std::time::Duration;
 /// Upper bounds in seconds, from OpenTelemetry's `http.server.request.duration`.
 pub const BOUNDS: [f64; 14] = [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0];
 
-/// The same in nanoseconds, so that the request path compares whole numbers.
+/// The same in nanoseconds, so that the request path compares integers.
 const BOUNDS_NS: [u64; 14] = {
     let mut bounds = [0; 14];
     let mut index = 0;
@@ -47,7 +47,7 @@ pub struct Counters {
     shards: Vec<Arc<Shard>>,
 }
 
-/// The counters of one thread. Only that thread writes; the lock is taken by it when a new series begins.
+/// The counters of one thread. Only that thread writes; it takes the lock when a new series begins.
 #[derive(Default)]
 pub struct Shard {
     pub recent: Recent,
@@ -70,7 +70,7 @@ struct Series {
     sum_ns: AtomicU64,
 }
 
-/// A thread's way to its shard, with the series it has seen.
+/// A thread's handle of its shard, with the series it has seen.
 pub struct Recorder {
     shard: Arc<Shard>,
     seen: RefCell<Vec<(Key, Arc<Series>)>>,
@@ -94,11 +94,11 @@ impl Counters {
 
     /// The last requests of all threads.
     pub fn recent(&self) -> Vec<serde_json::Value> {
-        let name = |place: usize| self.listeners.get(place).map_or(String::new(), |(name, ..)| name.clone());
+        let name = |index: usize| self.listeners.get(index).map_or(String::new(), |(name, ..)| name.clone());
         self.shards.iter().flat_map(|shard| shard.recent.list(&name)).collect()
     }
 
-    /// All requests so far, for the page's sentence.
+    /// All requests so far, for the summary of the HTML page.
     pub fn requests(&self) -> u64 {
         let sum = |shard: &Arc<Shard>| -> u64 { lock(&shard.series).values().map(|series| series.count()).sum() };
         self.shards.iter().map(sum).sum()
@@ -106,7 +106,7 @@ impl Counters {
 }
 
 impl Recorder {
-    /// Keeps a request for the black box.
+    /// Stores a request for the black box.
     pub fn keep(&self, listener: usize, record: &Record<'_>) {
         self.shard.recent.note(listener, record);
     }
@@ -150,7 +150,7 @@ impl Recorder {
 }
 
 impl Series {
-    /// One writer, so a plain store does; readers on other threads see whole numbers.
+    /// One writer, so a plain store suffices; readers on other threads never see a torn value.
     fn record(&self, took: Duration) {
         let ns = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
         let index = BOUNDS_NS.iter().position(|bound| ns <= *bound).unwrap_or(BOUNDS.len());

@@ -1,14 +1,14 @@
-//! The system calls of our own code, by purpose: the C library's, the runtime's and ours. In: nothing. Out: lists of numbers, and of
-//! arguments for calls that do many things. Bounds: what is on no list is refused (`seccomp.rs`); a call that makes something of a
-//! new kind, or reaches another process, needs a condition there and has no place here.
+//! The system calls of Outrigger, by purpose: those of the C library, the runtime and its own code. In: nothing. Out: lists of
+//! call numbers, and of arguments for multiplexed calls. Limits: a call on no list is denied (`seccomp.rs`). A call that creates
+//! an object of a new kind, or reaches another process, needs a condition there and is not listed here.
 
 use libc::c_long;
 
-/// Memory, but for mapping it (see `seccomp.rs`).
+/// Memory, except mapping (see `seccomp.rs`).
 pub(crate) const MEMORY: &[c_long] =
     &[libc::SYS_brk, libc::SYS_munmap, libc::SYS_mremap, libc::SYS_madvise, libc::SYS_msync];
 
-/// Threads, their locks and their ends; the scheduler is only asked.
+/// Threads, their locks and their exit; of the scheduler only queries.
 pub(crate) const THREADS: &[c_long] = &[
     libc::SYS_exit,
     libc::SYS_exit_group,
@@ -25,7 +25,7 @@ pub(crate) const THREADS: &[c_long] = &[
     libc::SYS_sched_get_priority_min,
 ];
 
-/// Getting signals; sending them is another matter.
+/// Receiving signals. Sending them is restricted separately.
 pub(crate) const SIGNALS: &[c_long] = &[
     libc::SYS_rt_sigaction,
     libc::SYS_rt_sigprocmask,
@@ -50,7 +50,7 @@ pub(crate) const TIME: &[c_long] = &[
     libc::SYS_timerfd_gettime,
 ];
 
-/// Who and where we are, how much we use, and randomness.
+/// Identity, resource usage and randomness.
 pub(crate) const IDENTITY: &[c_long] = &[
     libc::SYS_getpid,
     libc::SYS_gettid,
@@ -72,14 +72,14 @@ pub(crate) const IDENTITY: &[c_long] = &[
     libc::SYS_getrandom,
 ];
 
-/// Waiting for descriptors, of which all are ours already.
+/// Waiting for file descriptors that this process already owns.
 pub(crate) const WAITING: &[c_long] = &[
     libc::SYS_epoll_create1,
     libc::SYS_epoll_ctl,
     libc::SYS_epoll_pwait,
     libc::SYS_epoll_pwait2,
     libc::SYS_ppoll,
-    // A handle to see the end of an app beside us by; it gives no right over it.
+    // A handle to detect the exit of an external app; it gives no control over the app.
     libc::SYS_pidfd_open,
     libc::SYS_pselect6,
     libc::SYS_eventfd2,
@@ -88,7 +88,7 @@ pub(crate) const WAITING: &[c_long] = &[
     libc::SYS_inotify_rm_watch,
 ];
 
-/// Bytes through descriptors of any kind.
+/// Data through file descriptors of any kind.
 pub(crate) const STREAMS: &[c_long] = &[
     libc::SYS_read,
     libc::SYS_write,
@@ -112,7 +112,7 @@ pub(crate) const STREAMS: &[c_long] = &[
     libc::SYS_copy_file_range,
 ];
 
-/// Files that are open, or are opened where Landlock lets them; memory files among them.
+/// Open files, opening files if Landlock allows it, and memfds.
 pub(crate) const FILES: &[c_long] = &[
     libc::SYS_openat,
     libc::SYS_openat2,
@@ -135,8 +135,8 @@ pub(crate) const FILES: &[c_long] = &[
     libc::SYS_syncfs,
 ];
 
-/// Names in folders, and the modes, owners and times of what they name. Without capabilities an owner gives nothing away.
-pub(crate) const FOLDERS: &[c_long] = &[
+/// Directory entries, and modes, owners and times of files. Without capabilities an owner cannot give a file away.
+pub(crate) const DIRECTORIES: &[c_long] = &[
     libc::SYS_getdents64,
     libc::SYS_getcwd,
     libc::SYS_chdir,
@@ -156,7 +156,7 @@ pub(crate) const FOLDERS: &[c_long] = &[
     libc::SYS_utimensat,
 ];
 
-/// Sockets that exist; which may be made, and how they may send, is in `seccomp.rs`.
+/// Existing sockets. `seccomp.rs` restricts which may be created and how they may send.
 pub(crate) const NETWORK: &[c_long] = &[
     libc::SYS_bind,
     libc::SYS_listen,
@@ -173,7 +173,7 @@ pub(crate) const NETWORK: &[c_long] = &[
     libc::SYS_recvmmsg,
 ];
 
-/// What starting a program takes, and what a dynamically linked one such as ssh or a shell does besides.
+/// Starting a program, and the additional calls of a dynamically linked one such as ssh or a shell.
 pub(crate) const PROGRAMS: &[c_long] = &[
     libc::SYS_execve,
     libc::SYS_execveat,
@@ -194,10 +194,10 @@ pub(crate) const PROGRAMS: &[c_long] = &[
     libc::SYS_flistxattr,
 ];
 
-/// Ending a program that hangs. Only where Landlock lets no signal out of the sandbox.
+/// Killing a hung program. Only if Landlock confines signals to the sandbox.
 pub(crate) const SIGNALS_TO_PROGRAMS: &[c_long] = &[libc::SYS_kill, libc::SYS_pidfd_send_signal];
 
-/// The same as above under the names that only x86_64 still has, and that its C library still uses.
+/// Older variants of the calls above that only x86_64 has and its C library still uses.
 #[cfg(target_arch = "x86_64")]
 pub(crate) const OLD_CALLS: &[c_long] = &[
     libc::SYS_open,
@@ -235,25 +235,25 @@ pub(crate) const OLD_CALLS_OF_PROGRAMS: &[c_long] =
 #[cfg(not(target_arch = "x86_64"))]
 pub(crate) const OLD_CALLS_OF_PROGRAMS: &[c_long] = &[];
 
-/// libc does not name these two on every architecture.
+/// libc does not define these two on every architecture.
 #[cfg(target_arch = "x86_64")]
 const SYS_RENAMEAT: c_long = libc::SYS_renameat;
 #[cfg(not(target_arch = "x86_64"))]
 const SYS_RENAMEAT: c_long = 38;
 const SYS_FCHMODAT2: c_long = 452;
-/// Numbers are the same everywhere from 424 on. The range ends where no kernel is in sight.
-pub(crate) const AFTER_OUR_LIST: std::ops::Range<i64> = 453..520;
+/// From 424 on, call numbers are the same on all architectures. The range extends past the newest kernels.
+pub(crate) const NEWER_CALLS: std::ops::Range<i64> = 453..520;
 
-// ---- Arguments of calls that do many things ----
+// ---- Arguments of multiplexed calls ----
 
-/// Whether a socket blocks, how much waits in it, whether a descriptor is a terminal and how wide, and copying a file by sharing its
-/// blocks. Not TIOCSTI, which types on somebody's terminal.
+/// Blocking mode, bytes available, terminal attributes and size, and reflink copies of a file. Not TIOCSTI, which injects
+/// input into a terminal.
 pub(crate) const IOCTLS: &[u64] =
     &[libc::FIONBIO, libc::FIONREAD, libc::FIOCLEX, libc::TCGETS, TCGETS2, libc::TIOCGWINSZ, libc::FICLONE];
-/// Asked by newer C libraries and by rustix instead of TCGETS; the same number on both architectures.
+/// Used by newer C libraries and by rustix instead of TCGETS; the same number on both architectures.
 const TCGETS2: u64 = 0x802c_542a;
 
-/// Flags, locks, copies and pipe sizes. Not F_SETOWN and F_SETSIG, which make the kernel send signals for us.
+/// Flags, locks, duplicates and pipe sizes. Not F_SETOWN and F_SETSIG, which make the kernel send signals for the caller.
 pub(crate) const FCNTLS: &[u64] = &[
     libc::F_DUPFD as u64,
     libc::F_DUPFD_CLOEXEC as u64,
@@ -273,7 +273,7 @@ pub(crate) const FCNTLS: &[u64] = &[
     libc::F_GET_SEALS as u64,
 ];
 
-/// Names of threads and of memory, and questions about our own rights.
+/// Names of threads and memory, and queries of the caller's own privileges.
 pub(crate) const PRCTLS: &[u64] = &[
     libc::PR_SET_NAME as u64,
     libc::PR_GET_NAME as u64,
@@ -284,8 +284,8 @@ pub(crate) const PRCTLS: &[u64] = &[
     libc::PR_CAPBSET_READ as u64,
     PR_GET_AUXV,
 ];
-/// The facts that the kernel gave the program at its start; rustix asks for them when it needs the first one.
+/// The auxiliary vector that the kernel passed at exec; rustix reads it on first use.
 const PR_GET_AUXV: u64 = 0x4155_5856;
-/// What a program uses to protect itself further.
+/// Calls that a program uses to restrict itself further.
 pub(crate) const PRCTLS_OF_PROGRAMS: &[u64] =
     &[libc::PR_SET_DUMPABLE as u64, libc::PR_SET_NO_NEW_PRIVS as u64, libc::PR_SET_PDEATHSIG as u64];

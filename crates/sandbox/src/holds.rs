@@ -1,34 +1,34 @@
-//! What holds. In: the outcome of each step. Out: a value for the status, and sentences for people.
-//! Bounds: a sentence for each thing that is missing, and each granted path at most once.
+//! What the sandbox enforces. In: the outcome of each step. Out: a value for the status, and sentences for operators.
+//! Limits: one sentence per missing feature, and each granted path at most once.
 
 use serde::Serialize;
 use std::path::PathBuf;
 
-/// What the kernel enforces from now on.
+/// The restrictions that the kernel enforces from now on.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Holds {
-    /// The version of Landlock's interface in force; nothing where there is no Landlock.
+    /// The Landlock ABI version in effect; none without Landlock.
     pub landlock_abi: Option<u8>,
-    /// Only granted paths can be opened, made, renamed, removed or executed. (Their attributes can still be read.)
+    /// Only granted paths can be opened, created, renamed, removed or executed. (Attributes of all paths can still be read.)
     pub filesystem: bool,
-    /// Only granted TCP ports can be listened on and, but for `connect_any`, connected to.
+    /// Only granted TCP ports can be listened on and, without `connect_any`, connected to.
     pub tcp: bool,
-    /// No signal and no abstract unix socket reaches a process outside.
+    /// Signals and abstract Unix sockets cannot reach a process outside.
     pub signals: bool,
-    /// Only the system calls that our own code needs are answered.
+    /// Only the system calls that Outrigger needs are allowed.
     pub seccomp: bool,
     pub no_new_privs: bool,
-    /// None is left in any set, also for user 0.
+    /// All capability sets are empty, also for user 0.
     pub capabilities_dropped: bool,
     pub core_dumps_disabled: bool,
-    /// What the kernel lacks or refused, a sentence each.
+    /// Features that the kernel does not support or denied, one sentence each.
     pub missing: Vec<String>,
-    /// Granted paths that do not exist, and therefore are not granted: a sandbox cannot be widened later.
+    /// Granted paths that do not exist and therefore are not granted: a sandbox cannot be extended later.
     pub absent_paths: Vec<PathBuf>,
 }
 
 impl Holds {
-    pub(crate) fn lack(&mut self, sentence: String) {
+    pub(crate) fn report_missing(&mut self, sentence: String) {
         self.missing.push(sentence);
     }
 }

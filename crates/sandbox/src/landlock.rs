@@ -1,6 +1,6 @@
-//! Landlock: which paths, TCP ports and processes can be reached. In: the grants. Out: a ruleset, and then its enforcement.
-//! Bounds: the interface's versions 1 to 7, and of a version that the kernel lacks only its own part is missing. Landlock guards
-//! neither UDP nor sockets of unix that have a path, nor the attributes of files (stat).
+//! Landlock: restricts paths, TCP ports and processes. In: the grants. Out: a ruleset, and then its enforcement.
+//! Limits: ABI versions 1 to 7; if the kernel does not support a version, only the features of that version are missing. Landlock
+//! restricts neither UDP nor Unix sockets with a path, nor file attributes (stat).
 
 use crate::{Grants, Holds};
 use ::landlock::{
@@ -12,57 +12,57 @@ use rustix::io::Errno;
 use std::path::Path;
 use std::sync::OnceLock;
 
-/// The newest version that was tried. What a later one can refuse is left alone until somebody has looked.
+/// The newest tested version. What later versions can restrict stays unrestricted until it is reviewed.
 const NEWEST: ABI = ABI::V7;
-/// Rights that a file can have; a ruleset refuses the others for it.
+/// Accesses that apply to files; a ruleset rejects other accesses for a file.
 const OF_FILES: BitFlags<AccessFs> = make_bitflags!(AccessFs::{Execute | WriteFile | ReadFile | Truncate | IoctlDev});
 const READ: BitFlags<AccessFs> = make_bitflags!(AccessFs::{ReadFile | ReadDir});
-/// No devices, no pipes with a name: nothing of ours makes them.
+/// No devices and no named pipes: Outrigger does not create any.
 const WRITE: BitFlags<AccessFs> = make_bitflags!(AccessFs::{
     ReadFile | ReadDir | WriteFile | Truncate | RemoveFile | RemoveDir | MakeReg | MakeDir | MakeSym | MakeSock | Refer
 });
 const EXECUTE: BitFlags<AccessFs> = make_bitflags!(AccessFs::{ReadFile | ReadDir | Execute});
 const DEVICE: BitFlags<AccessFs> = make_bitflags!(AccessFs::{ReadFile | WriteFile | Truncate});
 
-/// Keeps /proc/self in the kernel's cache: procfs forgets an unused folder when memory is short, and makes another inode for it
-/// later, which the rule would no longer match.
-static OURSELVES: OnceLock<PathFd> = OnceLock::new();
+/// Pins /proc/self in the kernel's cache: under memory pressure procfs evicts an unused directory and later creates another inode
+/// for it, which the rule would not match.
+static PROC_SELF: OnceLock<PathFd> = OnceLock::new();
 
 pub(crate) fn ruleset(grants: &Grants, holds: &mut Holds) -> Option<RulesetCreated> {
     let mut ruleset = match handled(grants) {
         Ok(ruleset) => ruleset,
         Err(error) => {
-            holds.lack(format!("Landlock cannot be set up: {error}"));
+            holds.report_missing(format!("cannot create the Landlock ruleset: {error}"));
             return None;
         }
     };
     let granted = [(&grants.read, READ), (&grants.write, WRITE), (&grants.execute, EXECUTE)];
-    for (paths, rights) in granted {
+    for (paths, access) in granted {
         for path in paths {
-            grant(&mut ruleset, path, rights, holds);
+            grant(&mut ruleset, path, access, holds);
         }
     }
-    for (path, rights) in [("/dev/null", DEVICE), ("/proc/self", READ)] {
-        // An image without them is no fault of the configuration.
+    for (path, access) in [("/dev/null", DEVICE), ("/proc/self", READ)] {
+        // An image without them is not a configuration error.
         if Path::new(path).exists() {
-            grant(&mut ruleset, Path::new(path), rights, holds);
+            grant(&mut ruleset, Path::new(path), access, holds);
         }
     }
-    if let Ok(folder) = PathFd::new("/proc/self") {
-        OURSELVES.get_or_init(|| folder);
+    if let Ok(directory) = PathFd::new("/proc/self") {
+        PROC_SELF.get_or_init(|| directory);
     }
     let binding = grants.bind.iter().map(|port| (port, AccessNet::BindTcp));
-    // Without a handled right to connect a rule for it would be a mistake.
+    // A rule for connecting is an error if the ruleset does not handle connecting.
     let connecting = grants.connect.iter().filter(|_| !grants.connect_any).map(|port| (port, AccessNet::ConnectTcp));
-    for (port, right) in binding.chain(connecting) {
-        if let Err(error) = (&mut ruleset).add_rule(NetPort::new(*port, right)) {
-            holds.lack(format!("TCP port {port} cannot be granted: {error}"));
+    for (port, access) in binding.chain(connecting) {
+        if let Err(error) = (&mut ruleset).add_rule(NetPort::new(*port, access)) {
+            holds.report_missing(format!("cannot grant TCP port {port}: {error}"));
         }
     }
     Some(ruleset)
 }
 
-/// What is refused unless a rule grants it.
+/// The accesses that are denied unless a rule grants them.
 fn handled(grants: &Grants) -> Result<RulesetCreated, RulesetError> {
     let net = match grants.connect_any {
         true => AccessNet::BindTcp.into(),
@@ -75,21 +75,21 @@ fn handled(grants: &Grants) -> Result<RulesetCreated, RulesetError> {
         .create()
 }
 
-/// Symlinks are followed now, and the rule is on what they lead to.
-fn grant(ruleset: &mut RulesetCreated, path: &Path, rights: BitFlags<AccessFs>, holds: &mut Holds) {
+/// Symlinks are resolved now, and the rule applies to their target.
+fn grant(ruleset: &mut RulesetCreated, path: &Path, access: BitFlags<AccessFs>, holds: &mut Holds) {
     let opened = match PathFd::new(path) {
         Ok(opened) => opened,
         Err(error) => return cannot_open(path, error, holds),
     };
-    let kind = rustix::fs::fstat(&opened).map(|facts| FileType::from_raw_mode(facts.st_mode));
-    let rights = match kind {
-        Ok(FileType::Directory) => rights,
-        _ => rights & OF_FILES,
+    let kind = rustix::fs::fstat(&opened).map(|stat| FileType::from_raw_mode(stat.st_mode));
+    let access = match kind {
+        Ok(FileType::Directory) => access,
+        _ => access & OF_FILES,
     };
-    if let Err(error) = ruleset.add_rule(PathBeneath::new(opened, rights)) {
-        // A pipe or socket behind /dev/stdout lies on no file system of a path, and Landlock neither guards nor grants it.
+    if let Err(error) = ruleset.add_rule(PathBeneath::new(opened, access)) {
+        // A pipe or socket behind /dev/stdout is on a file system without paths; Landlock neither restricts nor grants it.
         if !matches!(kind, Ok(FileType::Fifo | FileType::Socket)) {
-            holds.lack(format!("{} cannot be granted: {error}", path.display()));
+            holds.report_missing(format!("cannot grant {}: {error}", path.display()));
         }
     }
 }
@@ -97,34 +97,34 @@ fn grant(ruleset: &mut RulesetCreated, path: &Path, rights: BitFlags<AccessFs>, 
 fn cannot_open(path: &Path, error: PathFdError, holds: &mut Holds) {
     let source = match error {
         PathFdError::OpenCall { source, .. } => source,
-        other => return holds.lack(format!("{} is not granted: {other}", path.display())),
+        other => return holds.report_missing(format!("cannot grant {}: {other}", path.display())),
     };
     match Errno::from_io_error(&source) {
         Some(Errno::NOENT | Errno::NOTDIR) if holds.absent_paths.iter().any(|known| known == path) => {}
         Some(Errno::NOENT | Errno::NOTDIR) => holds.absent_paths.push(path.to_path_buf()),
-        _ => holds.lack(format!("{} cannot be opened, and is not granted: {source}", path.display())),
+        _ => holds.report_missing(format!("cannot open {}, so it is not granted: {source}", path.display())),
     }
 }
 
 pub(crate) fn restrict(ruleset: RulesetCreated, holds: &mut Holds) {
     match ruleset.restrict_self() {
-        Ok(status) if status.ruleset == RulesetStatus::NotEnforced => none(&status.landlock, holds),
+        Ok(status) if status.ruleset == RulesetStatus::NotEnforced => not_enforced(&status.landlock, holds),
         Ok(status) => enforced(&status.landlock, holds),
-        Err(error) => holds.lack(format!("Landlock refused to be put in force: {error}")),
+        Err(error) => holds.report_missing(format!("cannot enforce the Landlock ruleset: {error}")),
     }
 }
 
-fn none(status: &LandlockStatus, holds: &mut Holds) {
-    let why = match status {
-        LandlockStatus::NotEnabled => "Landlock is built into this kernel and not enabled (`lsm=` of its command line)",
-        _ => "this kernel (before Linux 5.13), or a filter of the container around us, has no Landlock",
+fn not_enforced(status: &LandlockStatus, holds: &mut Holds) {
+    let reason = match status {
+        LandlockStatus::NotEnabled => "Landlock is built into this kernel but not enabled (`lsm=` on its command line)",
+        _ => "Landlock is not supported by this kernel (before Linux 5.13) or is blocked by a filter of the container",
     };
-    holds.lack(format!("{why}: paths, TCP ports and signals are not limited"));
+    holds.report_missing(format!("{reason}: paths, TCP ports and signals are not restricted"));
 }
 
 fn enforced(status: &LandlockStatus, holds: &mut Holds) {
     let LandlockStatus::Available { effective_abi, .. } = status else {
-        return none(status, holds);
+        return not_enforced(status, holds);
     };
     let abi = (*effective_abi).min(NEWEST);
     holds.landlock_abi = u8::try_from(abi as i32).ok();
@@ -132,16 +132,16 @@ fn enforced(status: &LandlockStatus, holds: &mut Holds) {
     holds.tcp = abi >= ABI::V4;
     holds.signals = abi >= ABI::V6;
     let needs = [
-        (ABI::V2, "5.19", "a file cannot be renamed or linked from one folder to another"),
+        (ABI::V2, "5.19", "a file cannot be renamed or linked from one directory to another"),
         (ABI::V3, "6.2", "files outside can be truncated"),
-        (ABI::V4, "6.7", "TCP ports are not limited"),
-        (ABI::V5, "6.10", "devices inside granted folders can be controlled (ioctl)"),
-        (ABI::V6, "6.12", "abstract unix sockets outside can be reached"),
+        (ABI::V4, "6.7", "TCP ports are not restricted"),
+        (ABI::V5, "6.10", "devices in granted directories can be controlled (ioctl)"),
+        (ABI::V6, "6.12", "abstract Unix sockets outside can be reached"),
     ];
     for (version, linux, sentence) in needs {
         if abi < version {
-            holds.lack(format!(
-                "{sentence}: Landlock has version {abi} here, and Linux {linux} brings version {version}"
+            holds.report_missing(format!(
+                "{sentence}: this kernel has Landlock version {abi}; version {version} requires Linux {linux}"
             ));
         }
     }

@@ -1,7 +1,8 @@
-//! The sandbox of the worker. In: what it may reach, taken from its configuration. Out: the calling process with no more rights than
-//! that, for good, and a list of what holds. Bounds: one call, before the process starts a second thread, since each of the three
-//! parts (Landlock, capabilities, seccomp) is a property of a thread that later threads and programs inherit. What the kernel
-//! cannot do is reported and never stops the start. There is deliberately no way out and no way to widen it.
+//! The sandbox of the worker. In: the grants, derived from its configuration. Out: the calling process, permanently
+//! restricted to the grants, and a list of what is enforced. Limits: one call, before the process starts a second thread, since
+//! each of the three parts (Landlock, capabilities, seccomp) is a property of a thread that later threads and programs inherit.
+//! Features that the kernel does not support are reported and never prevent the start. By design a process cannot leave or
+//! extend its sandbox.
 
 mod calls;
 mod capabilities;
@@ -14,33 +15,33 @@ pub use holds::Holds;
 use rustix::process::{Resource, Rlimit};
 use std::path::PathBuf;
 
-/// What the worker may reach. Whatever is not named here, or by [`enter`], is refused.
+/// What the worker may access. Everything that is not listed here, or granted by [`enter`], is denied.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Grants {
-    /// Files and folders (with all below) to read.
+    /// Files, and directories with their contents, to read.
     pub read: Vec<PathBuf>,
-    /// Files to read and write; folders below which files, folders, sockets and symlinks may be made, renamed and removed.
+    /// Files to read and write; directories in which files, directories, sockets and symlinks may be created, renamed, removed.
     pub write: Vec<PathBuf>,
-    /// Programs, and folders of libraries: to read and execute. Nothing is executed unless `programs` is set, too.
+    /// Programs, and library directories, to read and execute. Execution also requires `programs`.
     pub execute: Vec<PathBuf>,
-    /// TCP ports to connect to, at any address: Landlock knows no addresses, and nothing of UDP.
+    /// TCP ports to connect to, at any address: Landlock does not restrict addresses or UDP.
     pub connect: Vec<u16>,
     /// TCP ports to listen on.
     pub bind: Vec<u16>,
-    /// No limit on the ports to connect to.
+    /// Connecting to any port is allowed.
     pub connect_any: bool,
-    /// May start other programs. They inherit the sandbox.
+    /// Starting programs is allowed. They inherit the sandbox.
     pub programs: bool,
 }
 
-/// Puts the calling process into the sandbox; it must have one thread. /dev/null and /proc/self are granted always. Descriptors that
-/// are open already stay as they are: what needs a right that no grant gives (a privileged port, a file's group) is done before.
+/// Puts the calling process, which must have one thread, into the sandbox. /dev/null and /proc/self are always granted. Open file
+/// descriptors stay usable: an operation that no grant allows (a privileged port, a file's group) must happen before.
 ///
-/// The order matters: paths are opened while they can be, capabilities go while nothing refuses to drop them, Landlock needs
-/// `no_new_privs`, and the filter of system calls comes last because it refuses what sets up all the rest.
+/// The order matters: paths are opened while that is allowed, capabilities are dropped while that is allowed, Landlock requires
+/// `no_new_privs`, and the system call filter is last because it denies the setup of all other parts.
 pub fn enter(grants: &Grants) -> Holds {
     let mut holds = Holds::default();
-    end_core_dumps(&mut holds);
+    disable_core_dumps(&mut holds);
     let ruleset = landlock::ruleset(grants, &mut holds);
     capabilities::drop_all(&mut holds);
     forbid_new_privileges(&mut holds);
@@ -51,19 +52,19 @@ pub fn enter(grants: &Grants) -> Holds {
     holds
 }
 
-/// A core dump would hold every secret that the worker has.
-fn end_core_dumps(holds: &mut Holds) {
+/// A core dump would contain every secret of the worker.
+fn disable_core_dumps(holds: &mut Holds) {
     let none = Rlimit { current: Some(0), maximum: Some(0) };
     match rustix::process::setrlimit(Resource::Core, none) {
         Ok(()) => holds.core_dumps_disabled = true,
-        Err(error) => holds.lack(format!("core dumps cannot be turned off: {error}")),
+        Err(error) => holds.report_missing(format!("cannot disable core dumps: {error}")),
     }
 }
 
-/// No setuid program and no file capability gives anything back.
+/// Setuid programs and file capabilities restore no privileges.
 fn forbid_new_privileges(holds: &mut Holds) {
     match rustix::thread::set_no_new_privs(true) {
         Ok(()) => holds.no_new_privs = true,
-        Err(error) => holds.lack(format!("no_new_privs cannot be set: {error}")),
+        Err(error) => holds.report_missing(format!("cannot set no_new_privs: {error}")),
     }
 }

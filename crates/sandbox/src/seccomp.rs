@@ -1,6 +1,6 @@
-//! The filter of system calls. In: whether programs may run, and whether Landlock holds signals back. Out: two filters in force, for
-//! this thread and all that come from it. Bounds: what is not on the list below answers EPERM and never ends the process, since
-//! a new C library must not take the sidecar down; x86_64 and aarch64. The list itself is in `calls.rs`.
+//! The system call filter. In: whether programs may run, and whether Landlock confines signals. Out: two active filters, for this
+//! thread and all its descendants. Limits: a call that is not on the list returns EPERM and never kills the process, since a new
+//! C library must not crash the sidecar; x86_64 and aarch64. The list itself is in `calls.rs`.
 
 use crate::calls::*;
 use crate::{Grants, Holds};
@@ -10,37 +10,38 @@ use seccompiler::{
 };
 use std::collections::BTreeMap;
 
-/// A number with no rule is allowed with any arguments, one with rules when one of them matches. The kernel remembers the first kind
-/// and does not run the filter for it again, so that reading, writing and waiting cost next to nothing.
+/// A call with no rule is allowed with any arguments, a call with rules if one of them matches. The kernel caches the first kind
+/// and does not run the filter for it again, so reading, writing and waiting have almost no overhead.
 type Calls = BTreeMap<i64, Vec<SeccompRule>>;
 type Outcome<T> = Result<T, BackendError>;
 
 pub(crate) fn restrict(grants: &Grants, holds: &mut Holds) {
-    let applied = filters(Rights::new(grants, holds))
+    let applied = filters(Permissions::new(grants, holds))
         .map_err(seccompiler::Error::from)
         .and_then(|filters| filters.iter().try_for_each(|filter| seccompiler::apply_filter(filter)));
     match applied {
         Ok(()) => holds.seccomp = true,
-        Err(error) => holds.lack(format!("system calls are not filtered: {error}")),
+        Err(error) => holds.report_missing(format!("system calls are not filtered: {error}")),
     }
     if grants.programs && !holds.signals {
-        holds.lack(
-            "a program that we start and that hangs cannot be ended by us: signals cannot be limited to it".to_string(),
+        holds.report_missing(
+            "Outrigger cannot kill a hung program that it started: signals cannot be confined to the sandbox"
+                .to_string(),
         );
     }
 }
 
-/// What the list depends on.
+/// The inputs of the list.
 #[derive(Debug, Clone, Copy)]
-struct Rights {
+struct Permissions {
     programs: bool,
-    /// May send signals: safe where Landlock keeps them among us and what we start.
+    /// May send signals: safe if Landlock confines them to the worker and its programs.
     signals: bool,
-    /// Our own pid.
+    /// The pid of the worker.
     pid: u32,
 }
 
-impl Rights {
+impl Permissions {
     fn new(grants: &Grants, holds: &Holds) -> Self {
         let programs = grants.programs;
         Self { programs, signals: programs && holds.signals, pid: std::process::id() }
@@ -48,10 +49,10 @@ impl Rights {
 }
 
 /// In the order in which they are applied.
-fn filters(rights: Rights) -> Outcome<[BpfProgram; 2]> {
+fn filters(permissions: Permissions) -> Outcome<[BpfProgram; 2]> {
     Ok([
-        filter(absent(rights.programs), SeccompAction::Allow, SeccompAction::Errno(libc::ENOSYS.unsigned_abs()))?,
-        filter(allowed(rights)?, SeccompAction::Errno(libc::EPERM.unsigned_abs()), SeccompAction::Allow)?,
+        filter(absent(permissions.programs), SeccompAction::Allow, SeccompAction::Errno(libc::ENOSYS.unsigned_abs()))?,
+        filter(allowed(permissions)?, SeccompAction::Errno(libc::EPERM.unsigned_abs()), SeccompAction::Allow)?,
     ])
 }
 
@@ -59,51 +60,51 @@ fn filter(calls: Calls, otherwise: SeccompAction, matching: SeccompAction) -> Ou
     SeccompFilter::new(calls, otherwise, matching, std::env::consts::ARCH.try_into()?)?.try_into()
 }
 
-/// Calls that look as if the kernel did not know them. The C library then uses `clone` for `clone3`, whose flags lie in memory where
-/// no filter sees them; and a newer library than ours does without what came after our list.
+/// Calls that return ENOSYS, as if the kernel did not implement them. The C library then uses `clone` instead of `clone3`, whose
+/// flags are in memory that no filter can read. A newer C library avoids calls that are newer than the list.
 fn absent(programs: bool) -> Calls {
-    let later = if programs { AFTER_OUR_LIST } else { 0..0 };
+    let later = if programs { NEWER_CALLS } else { 0..0 };
     later.chain([libc::SYS_clone3]).map(|call| (call, Vec::new())).collect()
 }
 
-fn allowed(rights: Rights) -> Outcome<Calls> {
+fn allowed(permissions: Permissions) -> Outcome<Calls> {
     let mut groups =
-        vec![MEMORY, THREADS, SIGNALS, TIME, IDENTITY, WAITING, STREAMS, FILES, FOLDERS, NETWORK, OLD_CALLS];
-    if rights.programs {
+        vec![MEMORY, THREADS, SIGNALS, TIME, IDENTITY, WAITING, STREAMS, FILES, DIRECTORIES, NETWORK, OLD_CALLS];
+    if permissions.programs {
         groups.extend([PROGRAMS, OLD_CALLS_OF_PROGRAMS]);
     }
-    if rights.signals {
+    if permissions.signals {
         groups.push(SIGNALS_TO_PROGRAMS);
     }
     let mut calls: Calls = groups.concat().into_iter().map(|call| (call, Vec::new())).collect();
-    calls.extend(with_conditions(rights)?);
-    // The first filter answers these, and its error counts only where this one would let them pass.
-    calls.extend(absent(rights.programs));
+    calls.extend(with_conditions(permissions)?);
+    // The first filter returns ENOSYS for these, which has effect only if this filter allows them.
+    calls.extend(absent(permissions.programs));
     Ok(calls)
 }
 
 /// The calls that depend on their arguments.
-fn with_conditions(rights: Rights) -> Outcome<Calls> {
-    let prctls = [PRCTLS, if rights.programs { PRCTLS_OF_PROGRAMS } else { &[] }].concat();
+fn with_conditions(permissions: Permissions) -> Outcome<Calls> {
+    let prctls = [PRCTLS, if permissions.programs { PRCTLS_OF_PROGRAMS } else { &[] }].concat();
     let mut calls = Calls::from([
         (libc::SYS_socket, sockets()?),
         (libc::SYS_socketpair, one_of(0, &[libc::AF_UNIX as u64])?),
-        (libc::SYS_clone, vec![rule([new_threads(rights.programs)?])?]),
-        // Ourselves, by name or as "the caller".
-        (libc::SYS_tgkill, one_of(0, &[u64::from(rights.pid)])?),
-        (libc::SYS_prlimit64, one_of(0, &[0, u64::from(rights.pid)])?),
+        (libc::SYS_clone, vec![rule([new_threads(permissions.programs)?])?]),
+        // This process, by pid or as 0 ("the caller").
+        (libc::SYS_tgkill, one_of(0, &[u64::from(permissions.pid)])?),
+        (libc::SYS_prlimit64, one_of(0, &[0, u64::from(permissions.pid)])?),
         (libc::SYS_ioctl, one_of(1, IOCTLS)?),
         (libc::SYS_fcntl, one_of(1, FCNTLS)?),
         (libc::SYS_prctl, one_of(0, &prctls)?),
     ]);
     for (call, flags) in [(libc::SYS_sendto, 3), (libc::SYS_sendmsg, 2), (libc::SYS_sendmmsg, 3)] {
-        // TCP Fast Open connects without the question that Landlock answers.
+        // TCP Fast Open connects without the check that Landlock hooks into.
         calls.insert(call, vec![rule([without(flags, libc::MSG_FASTOPEN as u64)?])?]);
     }
     for call in [libc::SYS_mmap, libc::SYS_mprotect] {
-        let rules = match rights.programs {
+        let rules = match permissions.programs {
             true => Vec::new(),
-            // Nothing that a fault wrote into our memory becomes code: the binary is static and compiles nothing.
+            // Injected data must not become executable: the binary is static and generates no code.
             false => vec![rule([without(2, libc::PROT_EXEC as u64)?])?],
         };
         calls.insert(call, rules);
@@ -111,10 +112,10 @@ fn with_conditions(rights: Rights) -> Outcome<Calls> {
     Ok(calls)
 }
 
-/// Unix sockets, TCP and UDP by their usual protocol. Raw and packet sockets, netlink, vsock and the rest are refused, and so are other
-/// protocols with the type of TCP (MPTCP, SCTP), whose connections Landlock does not see.
+/// Unix sockets, and TCP and UDP with their default protocol. Raw and packet sockets, netlink, vsock and all others are denied,
+/// and so are other protocols with the socket type of TCP (MPTCP, SCTP), whose connections Landlock does not restrict.
 fn sockets() -> Outcome<Vec<SeccompRule>> {
-    /// The bits of a type that are no flags (SOCK_CLOEXEC, SOCK_NONBLOCK).
+    /// The bits of a type without its flags (SOCK_CLOEXEC, SOCK_NONBLOCK).
     const TYPE: u64 = 0xf;
     let with_type = |family: i32, kind: i32| -> Outcome<[SeccompCondition; 2]> {
         Ok([is(0, family as u64)?, condition(1, SeccompCmpOp::MaskedEq(TYPE), kind as u64)?])
@@ -134,7 +135,7 @@ fn sockets() -> Outcome<Vec<SeccompRule>> {
     Ok(rules)
 }
 
-/// Threads, and with `programs` processes; never a namespace.
+/// Threads, and with `programs` also processes; never a namespace.
 fn new_threads(programs: bool) -> Outcome<SeccompCondition> {
     let namespaces = libc::CLONE_NEWNS
         | libc::CLONE_NEWCGROUP
@@ -164,7 +165,7 @@ fn without(argument: u8, bits: u64) -> Outcome<SeccompCondition> {
     condition(argument, SeccompCmpOp::MaskedEq(bits), 0)
 }
 
-/// The kernel takes 32 bits of each argument that is looked at here, and so does the filter.
+/// The kernel uses 32 bits of each argument that is checked here, and so does the filter.
 fn condition(argument: u8, is: SeccompCmpOp, value: u64) -> Outcome<SeccompCondition> {
     SeccompCondition::new(argument, SeccompCmpArgLen::Dword, is, value & u64::from(u32::MAX))
 }
@@ -179,20 +180,20 @@ mod tests {
     use std::collections::BTreeSet;
 
     const PID: u32 = 4711;
-    const ALONE: Rights = Rights { programs: false, signals: false, pid: PID };
-    const WITH_PROGRAMS: Rights = Rights { programs: true, signals: true, pid: PID };
+    const WITHOUT_PROGRAMS: Permissions = Permissions { programs: false, signals: false, pid: PID };
+    const WITH_PROGRAMS: Permissions = Permissions { programs: true, signals: true, pid: PID };
     const ALLOW: u32 = 0x7fff_0000;
     const ERRNO: u32 = 0x0005_0000;
 
-    /// What the kernel would do with a call: the error, or nothing where it passes.
-    fn judge(rights: Rights, call: i64, arguments: [u64; 6]) -> Option<u32> {
-        let filters = filters(rights).expect("the list compiles");
+    /// The error that the kernel would return for a call, or none if it is allowed.
+    fn evaluate(permissions: Permissions, call: i64, arguments: [u64; 6]) -> Option<u32> {
+        let filters = filters(permissions).expect("the list compiles");
         // The strictest action wins, and among equals the one of the filter that came last.
-        let seen = filters.iter().rev().map(|filter| run(filter, call, arguments)).min_by_key(|action| action >> 16);
-        match seen {
+        let action = filters.iter().rev().map(|filter| run(filter, call, arguments)).min_by_key(|action| action >> 16);
+        match action {
             Some(ALLOW) => None,
             Some(action) if action & 0xffff_0000 == ERRNO => Some(action & 0xffff),
-            other => panic!("call {call} is answered by {other:x?}, which is neither leave nor an error"),
+            other => panic!("call {call} returns {other:x?}, which is neither ALLOW nor an error"),
         }
     }
 
@@ -220,7 +221,7 @@ mod tests {
                 0x25 => at += jump(accumulator > step.k),
                 0x35 => at += jump(accumulator >= step.k),
                 0x06 => return step.k,
-                code => panic!("the filter holds an instruction {code:#x} that this model does not know"),
+                code => panic!("the filter contains an instruction {code:#x} that this model does not support"),
             }
         }
     }
@@ -229,8 +230,8 @@ mod tests {
     const ENOSYS: Option<u32> = Some(38);
 
     #[test]
-    fn calls_that_reach_other_processes_or_the_kernel_are_refused_with_and_without_programs() {
-        let refused = [
+    fn dangerous_calls_are_denied_in_every_mode() {
+        let denied = [
             libc::SYS_ptrace,
             libc::SYS_process_vm_readv,
             libc::SYS_process_vm_writev,
@@ -279,19 +280,20 @@ mod tests {
             libc::SYS_memfd_secret,
             libc::SYS_seccomp,
         ];
-        for call in refused {
-            for rights in [ALONE, WITH_PROGRAMS] {
-                assert_eq!(judge(rights, call, [0; 6]), EPERM, "call {call} with {rights:?}");
+        for call in denied {
+            for permissions in [WITHOUT_PROGRAMS, WITH_PROGRAMS] {
+                assert_eq!(evaluate(permissions, call, [0; 6]), EPERM, "call {call} with {permissions:?}");
             }
         }
     }
 
     #[test]
-    fn programs_and_signals_are_allowed_only_where_granted() {
-        let scoped_only = Rights { signals: false, ..WITH_PROGRAMS };
-        let check = |call, alone, programs, unscoped| {
-            let seen = [ALONE, WITH_PROGRAMS, scoped_only].map(|rights| judge(rights, call, [0; 6]));
-            assert_eq!(seen, [alone, programs, unscoped], "call {call}");
+    fn programs_and_signals_require_a_grant() {
+        let without_signals = Permissions { signals: false, ..WITH_PROGRAMS };
+        let check = |call, without_programs, with_programs, unscoped| {
+            let seen = [WITHOUT_PROGRAMS, WITH_PROGRAMS, without_signals]
+                .map(|permissions| evaluate(permissions, call, [0; 6]));
+            assert_eq!(seen, [without_programs, with_programs, unscoped], "call {call}");
         };
         check(libc::SYS_execve, EPERM, None, None);
         check(libc::SYS_execveat, EPERM, None, None);
@@ -300,20 +302,20 @@ mod tests {
         check(libc::SYS_kill, EPERM, None, EPERM);
         check(libc::SYS_pidfd_send_signal, EPERM, None, EPERM);
         check(libc::SYS_clone3, ENOSYS, ENOSYS, ENOSYS);
-        // Later than our list: a program's newer C library has to fall back.
+        // Newer than the list: the newer C library of a program must fall back.
         check(libc::SYS_mseal, EPERM, ENOSYS, ENOSYS);
     }
 
     #[test]
-    fn calls_that_do_many_things_are_judged_by_their_arguments() {
-        let judge = |rights, call, given: &[i64]| {
+    fn multiplexed_calls_are_filtered_by_argument() {
+        let evaluate = |permissions, call, given: &[i64]| {
             let mut arguments = [0; 6];
             arguments.iter_mut().zip(given).for_each(|(argument, value)| *argument = *value as u64);
-            judge(rights, call, arguments)
+            evaluate(permissions, call, arguments)
         };
-        let check = |call, given: &[i64], alone, programs| {
-            let seen = [judge(ALONE, call, given), judge(WITH_PROGRAMS, call, given)];
-            assert_eq!(seen, [alone, programs], "call {call} with {given:x?}");
+        let check = |call, given: &[i64], without_programs, with_programs| {
+            let seen = [evaluate(WITHOUT_PROGRAMS, call, given), evaluate(WITH_PROGRAMS, call, given)];
+            assert_eq!(seen, [without_programs, with_programs], "call {call} with {given:x?}");
         };
         let number = |value: i32| i64::from(value);
         let thread = libc::CLONE_VM | libc::CLONE_FS | libc::CLONE_FILES | libc::CLONE_SIGHAND | libc::CLONE_THREAD;
@@ -376,19 +378,20 @@ mod tests {
     }
 
     #[test]
-    fn no_call_stands_on_the_list_both_freely_and_with_a_condition() {
-        let groups = [MEMORY, THREADS, SIGNALS, TIME, IDENTITY, WAITING, STREAMS, FILES, FOLDERS, NETWORK, OLD_CALLS];
+    fn conditional_calls_are_not_also_unconditional() {
+        let groups =
+            [MEMORY, THREADS, SIGNALS, TIME, IDENTITY, WAITING, STREAMS, FILES, DIRECTORIES, NETWORK, OLD_CALLS];
         let more = [PROGRAMS, OLD_CALLS_OF_PROGRAMS, SIGNALS_TO_PROGRAMS];
-        let free: Vec<i64> = [groups.concat(), more.concat()].concat();
-        let distinct: BTreeSet<i64> = free.iter().copied().collect();
-        assert_eq!(free.len(), distinct.len(), "a call stands on two lists");
-        let with_conditions = with_conditions(ALONE).expect("the list compiles");
+        let unconditional: Vec<i64> = [groups.concat(), more.concat()].concat();
+        let distinct: BTreeSet<i64> = unconditional.iter().copied().collect();
+        assert_eq!(unconditional.len(), distinct.len(), "a call is on two lists");
+        let with_conditions = with_conditions(WITHOUT_PROGRAMS).expect("the list compiles");
         for (call, rules) in with_conditions {
             assert!(!distinct.contains(&call), "call {call} is also allowed with any arguments");
-            assert!(!rules.is_empty(), "call {call} has no condition where no program may run");
+            assert!(!rules.is_empty(), "call {call} has no condition without programs");
         }
-        for call in free {
-            assert_eq!(judge(WITH_PROGRAMS, call, [u64::MAX; 6]), None, "call {call}");
+        for call in unconditional {
+            assert_eq!(evaluate(WITH_PROGRAMS, call, [u64::MAX; 6]), None, "call {call}");
         }
     }
 }

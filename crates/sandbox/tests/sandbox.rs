@@ -1,6 +1,6 @@
-//! The sandbox against the kernel that runs. In: `examples/inside`, started anew for each scenario, since a sandbox is for good.
-//! Out: each attempt is answered as it should be. Bounds: loopback, a folder per test, time limits; what this kernel lacks is read
-//! from what the sandbox itself reports, and only then expected to be missing.
+//! The sandbox on the running kernel. In: `examples/inside`, one process per scenario, since a sandbox is permanent.
+//! Out: each attempt has the expected result. Limits: loopback, a directory per test, timeouts. A feature may be missing only if
+//! the sandbox itself reports it as missing.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -20,15 +20,15 @@ const LIMIT: Duration = Duration::from_secs(60);
 
 /// Guarantee: sandbox-denies-the-rest
 #[test]
-fn what_was_not_granted_is_refused() {
-    let folder = Folder::new("refusals");
-    fs::write(folder.0.join("in/file"), "inside").expect("the folder is ours");
-    symlink(folder.0.join("out/file"), folder.0.join("in/to-the-outside")).expect("the folder is ours");
+fn everything_not_granted_is_denied() {
+    let directory = TestDirectory::new("refusals");
+    fs::write(directory.0.join("in/file"), "inside").expect("the directory is writable");
+    symlink(directory.0.join("out/file"), directory.0.join("in/to-the-outside")).expect("the directory is writable");
     let name = format!("outrigger-sandbox-{}", std::process::id());
     let address = SocketAddr::from_abstract_name(&name).expect("a name");
     let _listening = UnixListener::bind_addr(&address).expect("the name is free");
 
-    let seen = inside("refusals", &folder, &[&name]);
+    let seen = inside("refusals", &directory, &[&name]);
     let (filesystem, signals) = (seen.holds("filesystem"), seen.holds("signals"));
     for attempt in [
         "read /etc/passwd",
@@ -36,54 +36,58 @@ fn what_was_not_granted_is_refused() {
         "read outside",
         "write outside",
         "create outside",
-        "make a folder outside",
+        "create a directory outside",
         "remove outside",
         "symlink outside",
         "read through a symlink",
-        "read the environment of another",
-        "write to our own memory's file",
+        "read the environment of another process",
+        "write to /proc/self/mem",
     ] {
-        seen.expect_where(filesystem, attempt, EACCES);
+        seen.expect_if(filesystem, attempt, EACCES);
     }
-    // The kernel says EXDEV, as between two file systems, where only the folder of the other end is missing.
+    // If only the grant for the other directory is missing, the kernel returns EXDEV, as between two file systems.
     for attempt in ["rename to the outside", "rename from the outside", "link from the outside"] {
         assert!(!filesystem || [EACCES, "18"].contains(&seen.get(attempt)), "{attempt}: {}", seen.get(attempt));
     }
-    seen.expect_where(signals, "abstract socket outside", EPERM);
+    seen.expect_if(signals, "abstract socket outside", EPERM);
     for attempt in [
         "raw socket",
         "ping socket",
         "packet socket",
         "netlink socket",
-        "multipath socket",
+        "mptcp socket",
         "run a shell",
-        "signal another",
-        "look for another",
-        "signal another by handle",
+        "signal another process",
+        "test a signal to another process",
+        "signal another process by pidfd",
         "mount",
-        "new root",
-        "another user",
-        "capabilities again",
-        "core dumps again",
+        "chroot",
+        "change the user",
+        "regain capabilities",
+        "enable core dumps",
     ] {
         seen.expect(attempt, EPERM);
     }
-    assert_eq!(fs::read_to_string(folder.0.join("out/file")).expect("it is there"), "outside");
-    assert_eq!(fs::read_dir(folder.0.join("out")).expect("it is there").count(), 1, "something was made outside");
+    assert_eq!(fs::read_to_string(directory.0.join("out/file")).expect("the file exists"), "outside");
+    assert_eq!(
+        fs::read_dir(directory.0.join("out")).expect("the directory exists").count(),
+        1,
+        "something was created outside"
+    );
 }
 
 /// Guarantee: sandbox-denies-the-rest
 #[test]
-fn tcp_reaches_granted_ports_alone() {
+fn tcp_reaches_only_granted_ports() {
     let check = |any: &str, other: &str| {
-        let folder = Folder::new(&format!("ports-{any}"));
-        let (granted, refused) = (echo(), echo());
-        let ports = [granted, refused, free_port(), free_port()].map(|port| port.to_string());
-        let seen = inside("ports", &folder, &[any, &ports[0], &ports[1], &ports[2], &ports[3]]);
+        let directory = TestDirectory::new(&format!("ports-{any}"));
+        let (granted, denied) = (echo(), echo());
+        let ports = [granted, denied, free_port(), free_port()].map(|port| port.to_string());
+        let seen = inside("ports", &directory, &[any, &ports[0], &ports[1], &ports[2], &ports[3]]);
         seen.expect("connect to a granted port", OK);
         seen.expect("listen on a granted port", OK);
-        seen.expect_where(seen.holds("tcp"), "connect to another port", other);
-        seen.expect_where(seen.holds("tcp"), "listen on another port", EACCES);
+        seen.expect_if(seen.holds("tcp"), "connect to another port", other);
+        seen.expect_if(seen.holds("tcp"), "listen on another port", EACCES);
         seen.expect("udp is not limited", OK);
     };
     check("some", EACCES);
@@ -91,37 +95,40 @@ fn tcp_reaches_granted_ports_alone() {
 }
 
 #[test]
-fn a_file_is_granted_alone_and_a_link_grants_what_it_leads_to() {
-    let folder = Folder::new("paths");
-    let out = folder.0.join("out");
-    fs::write(out.join("neighbour"), "text").expect("the folder is ours");
-    fs::create_dir(out.join("below")).expect("the folder is ours");
-    fs::write(out.join("below/target"), "text").expect("the folder is ours");
-    symlink("below/target", out.join("link")).expect("the folder is ours");
-    symlink("nowhere", out.join("dangling")).expect("the folder is ours");
+fn file_and_link_grants_cover_only_the_target() {
+    let directory = TestDirectory::new("paths");
+    let out = directory.0.join("out");
+    fs::write(out.join("neighbour"), "text").expect("the directory is writable");
+    fs::create_dir(out.join("below")).expect("the directory is writable");
+    fs::write(out.join("below/target"), "text").expect("the directory is writable");
+    symlink("below/target", out.join("link")).expect("the directory is writable");
+    symlink("nowhere", out.join("dangling")).expect("the directory is writable");
 
-    let seen = inside("paths", &folder, &[]);
+    let seen = inside("paths", &directory, &[]);
     let filesystem = seen.holds("filesystem");
     seen.expect("read a granted file", OK);
-    seen.expect("read what a granted link leads to", OK);
+    seen.expect("read the target of a granted link", OK);
     seen.expect("read through a granted link", OK);
-    seen.expect("ask for the attributes of anything", OK);
-    for attempt in
-        ["write a file granted for reading", "read its neighbour", "list the folder of both", "make what was not there"]
-    {
-        seen.expect_where(filesystem, attempt, EACCES);
+    seen.expect("stat an ungranted file", OK);
+    for attempt in [
+        "write a file granted for reading",
+        "read its neighbour",
+        "list the directory of both",
+        "create a granted path that was absent",
+    ] {
+        seen.expect_if(filesystem, attempt, EACCES);
     }
     let absent: Vec<&str> =
         seen.holds["absent_paths"].as_array().into_iter().flatten().filter_map(|path| path.as_str()).collect();
-    let expect = ["gone", "dangling"].map(|name| out.join(name).display().to_string());
-    assert_eq!(absent, expect, "what is not there is said once");
+    let expect = ["absent", "dangling"].map(|name| out.join(name).display().to_string());
+    assert_eq!(absent, expect, "each absent path is reported once");
 }
 
 #[test]
-fn the_work_of_a_worker_goes_on_inside() {
-    let folder = Folder::new("works");
+fn worker_operations_succeed_in_the_sandbox() {
+    let directory = TestDirectory::new("works");
     let udp = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port is free");
-    let udp_port = udp.local_addr().expect("it is bound").port();
+    let udp_port = udp.local_addr().expect("the socket is bound").port();
     std::thread::spawn(move || {
         let mut bytes = [0; 64];
         while let Ok((length, from)) = udp.recv_from(&mut bytes) {
@@ -129,27 +136,27 @@ fn the_work_of_a_worker_goes_on_inside() {
         }
     });
     let ports = [echo(), udp_port, free_port()].map(|port| port.to_string());
-    let seen = inside("works", &folder, &[&ports[0], &ports[1], &ports[2]]);
+    let seen = inside("works", &directory, &[&ports[0], &ports[1], &ports[2]]);
     for attempt in [
         "threads",
         "files",
-        "names",
+        "rename and link",
         "memory",
         "pipes",
         "unix sockets",
         "attributes outside",
-        "nothing to read and write",
-        "our own figures",
+        "/dev/null",
+        "files of /proc/self",
         "a caught panic",
         "tcp to a granted port",
         "tcp on a granted port",
         "udp",
-        "signals to ourselves",
+        "signals to itself",
         "a thread that blocks",
         "timers",
     ] {
-        // A kernel without the right to refer renames within one folder only; the sandbox has said so.
-        if attempt == "names" && !(2..).contains(&seen.holds["landlock_abi"].as_u64().unwrap_or(2)) {
+        // A kernel without LANDLOCK_ACCESS_FS_REFER renames only within one directory; the sandbox reports that.
+        if attempt == "rename and link" && !(2..).contains(&seen.holds["landlock_abi"].as_u64().unwrap_or(2)) {
             continue;
         }
         seen.expect(attempt, OK);
@@ -157,23 +164,23 @@ fn the_work_of_a_worker_goes_on_inside() {
 }
 
 #[test]
-fn granted_programs_run_inside_and_get_no_further() {
-    let folder = Folder::new("programs");
-    let attempts = compile_attempts(&folder);
+fn granted_programs_stay_in_the_sandbox() {
+    let directory = TestDirectory::new("programs");
+    let attempts = compile_attempts(&directory);
     let port = echo().to_string();
     let pid = std::process::id().to_string();
-    let seen = inside("programs", &folder, &[&attempts.display().to_string(), &pid, &port]);
+    let seen = inside("programs", &directory, &[&attempts.display().to_string(), &pid, &port]);
     let (filesystem, tcp) = (seen.holds("filesystem"), seen.holds("tcp"));
     seen.expect("a shell", OK);
-    seen.expect("a pipe of a shell", OK);
+    seen.expect("a shell pipeline", OK);
     if Path::new("/usr/bin/ssh").exists() {
         seen.expect("ssh", OK);
     }
-    seen.expect_where(filesystem, "a program that is not granted", EACCES);
-    seen.expect_where(filesystem, "a program of our own making", EACCES);
-    seen.expect("end what hangs", OK);
-    let refused = seen.get("a file outside, by a program");
-    assert!(!filesystem || refused.contains("Permission denied"), "a shell could read outside: {refused}");
+    seen.expect_if(filesystem, "a program that is not granted", EACCES);
+    seen.expect_if(filesystem, "a program copied to a writable directory", EACCES);
+    seen.expect("kill a hung program", OK);
+    let result = seen.get("a file outside, by a program");
+    assert!(!filesystem || result.contains("Permission denied"), "a shell could read outside: {result}");
 
     seen.expect("raw calls", OK);
     for call in [
@@ -194,28 +201,28 @@ fn granted_programs_run_inside_and_get_no_further() {
         "personality",
         "raw socket",
         "packet socket",
-        "typing on a terminal",
-        "signals by descriptor",
-        "connect by a first send",
-        "connect by several ways",
+        "type on a terminal",
+        "signals by file descriptor",
+        "connect by TCP Fast Open",
+        "connect by MPTCP",
         "unshare",
     ] {
         seen.expect(call, EPERM);
     }
     seen.expect("clone3", "38");
-    seen.expect_where(tcp, "connect", EACCES);
+    seen.expect_if(tcp, "connect", EACCES);
 }
 
 #[test]
-fn what_holds_is_what_the_kernel_shows() {
-    let folder = Folder::new("holds");
-    let seen = inside("paths", &folder, &[]);
+fn report_matches_the_kernel_state() {
+    let directory = TestDirectory::new("holds");
+    let seen = inside("paths", &directory, &[]);
     for part in ["seccomp", "no_new_privs", "capabilities_dropped", "core_dumps_disabled"] {
-        assert!(seen.holds(part), "{part} does not hold: {}", seen.holds);
+        assert!(seen.holds(part), "{part} is not enforced: {}", seen.holds);
     }
     let missing: Vec<&serde_json::Value> = seen.holds["missing"].as_array().into_iter().flatten().collect();
-    let whole = ["filesystem", "tcp", "signals"].iter().all(|part| seen.holds(part));
-    assert_eq!(whole, missing.is_empty(), "what is missing is said, and nothing else: {missing:?}");
+    let complete = ["filesystem", "tcp", "signals"].iter().all(|part| seen.holds(part));
+    assert_eq!(complete, missing.is_empty(), "exactly the missing features are reported: {missing:?}");
 
     let status: BTreeMap<&str, &str> = seen.status.lines().filter_map(|line| line.split_once(":\t")).collect();
     for set in ["CapInh", "CapPrm", "CapEff", "CapAmb"] {
@@ -227,42 +234,42 @@ fn what_holds_is_what_the_kernel_shows() {
 }
 
 #[test]
-fn what_cannot_be_had_is_reported_and_stops_nothing() {
-    // The first sandbox stands for a kernel that refuses everything that the second one asks for.
-    let seen = inside("twice", &Folder::new("twice"), &[]);
+fn missing_features_are_reported_not_fatal() {
+    // The first sandbox simulates a kernel that denies everything that the second one sets up.
+    let seen = inside("twice", &TestDirectory::new("twice"), &[]);
     for part in ["filesystem", "tcp", "signals", "seccomp", "no_new_privs"] {
-        assert!(!seen.holds(part), "{part} is said to hold, and the kernel refused: {}", seen.holds);
+        assert!(!seen.holds(part), "{part} is reported as enforced, but the kernel denied it: {}", seen.holds);
     }
     assert_eq!(seen.holds["landlock_abi"], serde_json::Value::Null);
     let missing: Vec<&str> =
         seen.holds["missing"].as_array().into_iter().flatten().filter_map(|line| line.as_str()).collect();
     for word in ["no_new_privs", "Landlock", "system calls"] {
-        assert!(missing.iter().any(|sentence| sentence.contains(word)), "nothing is said of {word}: {missing:?}");
+        assert!(missing.iter().any(|sentence| sentence.contains(word)), "{word} is not reported: {missing:?}");
     }
-    seen.expect("goes on", OK);
+    seen.expect("write afterwards", OK);
 }
 
-/// What an `inside` said.
+/// The output of an `inside` process.
 struct Seen {
     holds: serde_json::Value,
     attempts: BTreeMap<String, String>,
-    /// Its /proc/…/status after it had entered.
+    /// Its /proc/…/status in the sandbox.
     status: String,
 }
 
 impl Seen {
     fn get(&self, attempt: &str) -> &str {
-        self.attempts.get(attempt).unwrap_or_else(|| panic!("nobody tried: {attempt}"))
+        self.attempts.get(attempt).unwrap_or_else(|| panic!("no attempt: {attempt}"))
     }
 
-    fn expect(&self, attempt: &str, answer: &str) {
-        assert_eq!(self.get(attempt), answer, "{attempt}; holds: {}", self.holds);
+    fn expect(&self, attempt: &str, result: &str) {
+        assert_eq!(self.get(attempt), result, "{attempt}; holds: {}", self.holds);
     }
 
-    /// Where the kernel cannot refuse it, it must have been tried at least.
-    fn expect_where(&self, enforced: bool, attempt: &str, answer: &str) {
+    /// If the kernel cannot deny the attempt, it must at least have been made.
+    fn expect_if(&self, enforced: bool, attempt: &str, result: &str) {
         let seen = self.get(attempt);
-        assert!(!enforced || seen == answer, "{attempt}: {seen}, and not {answer}; holds: {}", self.holds);
+        assert!(!enforced || seen == result, "{attempt}: {seen}, expected {result}; holds: {}", self.holds);
     }
 
     fn holds(&self, part: &str) -> bool {
@@ -270,66 +277,66 @@ impl Seen {
     }
 }
 
-/// Runs a scenario to its end.
-fn inside(scenario: &str, folder: &Folder, rest: &[&str]) -> Seen {
+/// Runs a scenario to completion.
+fn inside(scenario: &str, directory: &TestDirectory, rest: &[&str]) -> Seen {
     let mut command = Command::new(example());
     command
         .arg(scenario)
-        .arg(&folder.0)
+        .arg(&directory.0)
         .args(rest)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .env_remove("RUST_BACKTRACE");
     let mut child = command.spawn().expect("the example starts");
     let pid = child.id();
-    let output = child.stdout.take().expect("it is piped");
-    // A child that hangs is ended, and then lacks attempts.
-    let (over, is_over) = std::sync::mpsc::channel::<()>();
+    let output = child.stdout.take().expect("stdout is piped");
+    // A hung child is killed; its remaining attempts are then missing.
+    let (finished, is_finished) = std::sync::mpsc::channel::<()>();
     let watch = std::thread::spawn(move || {
-        if is_over.recv_timeout(LIMIT).is_err() {
+        if is_finished.recv_timeout(LIMIT).is_err() {
             let _ = child.kill();
         }
-        child.wait().expect("it is our child")
+        child.wait().expect("wait for the child")
     });
     let mut seen = Seen { holds: serde_json::Value::Null, attempts: BTreeMap::new(), status: String::new() };
     for line in BufReader::new(output).lines() {
-        let line = line.expect("it prints text");
-        let (name, answer) = line.split_once('\t').unwrap_or_else(|| panic!("what is this line: {line}"));
+        let line = line.expect("the output is text");
+        let (name, result) = line.split_once('\t').unwrap_or_else(|| panic!("unexpected line: {line}"));
         match name {
             "holds" => {
-                seen.holds = serde_json::from_str(answer).expect("it is JSON");
-                // A child that has ended and is not reaped yet still has its file.
+                seen.holds = serde_json::from_str(result).expect("valid JSON");
+                // A child that has exited and is not reaped yet still has its status file.
                 seen.status = fs::read_to_string(format!("/proc/{pid}/status")).expect("the child is not reaped");
             }
             "waiting for SIGUSR1" => {
                 let pid = rustix::process::Pid::from_raw(pid.try_into().expect("a pid")).expect("a pid");
-                rustix::process::kill_process(pid, rustix::process::Signal::USR1).expect("it waits");
+                rustix::process::kill_process(pid, rustix::process::Signal::USR1).expect("the child is running");
             }
             _ => {
-                seen.attempts.insert(name.to_string(), answer.to_string());
+                seen.attempts.insert(name.to_string(), result.to_string());
             }
         }
     }
-    let _ = over.send(());
+    let _ = finished.send(());
     let status = watch.join().expect("the watch does not panic");
-    assert!(status.success(), "{scenario} ended with {status}; it said {:?}", seen.attempts);
+    assert!(status.success(), "{scenario} exited with {status}; attempts: {:?}", seen.attempts);
     seen
 }
 
 fn example() -> PathBuf {
-    let test = std::env::current_exe().expect("we run from a file");
+    let test = std::env::current_exe().expect("the test binary is a file");
     let profile = test.ancestors().nth(2).expect("target/…/deps/test");
     let example = profile.join("examples/inside");
     assert!(example.exists(), "{} is not built: cargo test -p sandbox builds it", example.display());
     example
 }
 
-/// A static one, which needs no library to be granted.
-fn compile_attempts(folder: &Folder) -> PathBuf {
-    let program = folder.0.join("attempt");
+/// Linked statically, so that no library needs a grant.
+fn compile_attempts(directory: &TestDirectory) -> PathBuf {
+    let program = directory.0.join("attempt");
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/attempt.c");
     let compiled = Command::new("cc").args(["-static", "-O1", "-o"]).arg(&program).arg(source).output();
-    let compiled = compiled.expect("cc is there, as cargo needs it to link");
+    let compiled = compiled.expect("cc is installed, as cargo needs it to link");
     assert!(compiled.status.success(), "{}", String::from_utf8_lossy(&compiled.stderr));
     program
 }
@@ -337,7 +344,7 @@ fn compile_attempts(folder: &Folder) -> PathBuf {
 /// A port whose connections are echoed until the test ends.
 fn echo() -> u16 {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port is free");
-    let port = listener.local_addr().expect("it is bound").port();
+    let port = listener.local_addr().expect("the socket is bound").port();
     std::thread::spawn(move || {
         for stream in listener.incoming().flatten() {
             std::thread::spawn(move || echo_one(stream));
@@ -357,25 +364,25 @@ fn echo_one(mut stream: TcpStream) {
 
 fn free_port() -> u16 {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port is free");
-    listener.local_addr().expect("it is bound").port()
+    listener.local_addr().expect("the socket is bound").port()
 }
 
-/// A folder with `in` and `out`, gone with the test.
-struct Folder(PathBuf);
+/// A directory with `in` and `out`, removed after the test.
+struct TestDirectory(PathBuf);
 
-impl Folder {
+impl TestDirectory {
     fn new(name: &str) -> Self {
-        let folder = std::env::temp_dir().join(format!("outrigger-sandbox-{name}-{}", std::process::id()));
-        let _ = fs::remove_dir_all(&folder);
+        let directory = std::env::temp_dir().join(format!("outrigger-sandbox-{name}-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&directory);
         for below in ["in", "out"] {
-            fs::create_dir_all(folder.join(below)).expect("the temporary folder is writable");
+            fs::create_dir_all(directory.join(below)).expect("the temporary directory is writable");
         }
-        fs::write(folder.join("out/file"), "outside").expect("the temporary folder is writable");
-        Self(folder)
+        fs::write(directory.join("out/file"), "outside").expect("the temporary directory is writable");
+        Self(directory)
     }
 }
 
-impl Drop for Folder {
+impl Drop for TestDirectory {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.0);
     }

@@ -1,6 +1,6 @@
-//! The descriptor store: listening sockets that outlive a worker, by systemd's protocol (sd_notify(3), FDSTORE). In:
-//! datagrams from the worker. Out: the descriptors for the next worker, and for whoever started us. Bound: `STORED_MAX` descriptors, names of
-//! `NAME_MAX` bytes; one more is closed and refused.
+//! The file descriptor store: listening sockets that outlive a worker, by systemd's protocol (sd_notify(3), FDSTORE). In:
+//! datagrams from the worker. Out: the descriptors for the next worker, and for the service manager. Limits: `STORED_MAX`
+//! descriptors, names of `NAME_MAX` bytes; any further descriptor is closed and rejected.
 
 use crate::plan::STORED_MAX;
 use crate::systemd::Systemd;
@@ -11,7 +11,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 
 pub const NAME_MAX: usize = 128;
 
-/// A datagram of ours is one or two short lines.
+/// A datagram of a worker is one or two short lines.
 const DATAGRAM_MAX: usize = 512;
 /// Descriptors in one datagram.
 const FDS_MAX: usize = 4;
@@ -26,24 +26,24 @@ pub struct Store {
     entries: Vec<Stored>,
 }
 
-/// What a datagram told beside descriptors.
+/// What a datagram reported in addition to descriptors.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Notice {
+pub struct Notification {
     pub ready: bool,
 }
 
 impl Store {
-    /// With what was kept for us before we started.
-    pub fn new(kept: Vec<(String, OwnedFd)>) -> Store {
+    /// With the descriptors that were stored before this process started.
+    pub fn new(stored: Vec<(String, OwnedFd)>) -> Store {
         let mut store = Store { entries: Vec::with_capacity(STORED_MAX) };
-        for (name, fd) in kept {
+        for (name, fd) in stored {
             store.add(name.as_bytes(), fd);
         }
         store
     }
 
-    /// Takes one datagram from the socket; None where none waits.
-    pub(crate) fn receive(&mut self, socket: &OwnedFd, manager: &Systemd) -> Option<Notice> {
+    /// Receives one datagram from the socket; None if none is waiting.
+    pub(crate) fn receive(&mut self, socket: &OwnedFd, systemd: &Systemd) -> Option<Notification> {
         let mut text = [0u8; DATAGRAM_MAX];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
@@ -52,33 +52,33 @@ impl Store {
         if received.bytes == 0 {
             return None;
         }
-        // A datagram that is cut is none of ours, and where it was cut may look like a line of ours.
-        let whole = !received.flags.contains(ReturnFlags::TRUNC);
-        let text = text.get(..received.bytes).filter(|_| whole).unwrap_or(&[]);
+        // A truncated datagram is not from a worker, and its truncated line may look like one from a worker.
+        let complete = !received.flags.contains(ReturnFlags::TRUNC);
+        let text = text.get(..received.bytes).filter(|_| complete).unwrap_or(&[]);
         let value = |key: &[u8]| text.split(|byte| *byte == b'\n').find_map(|line| line.strip_prefix(key));
         let name = value(b"FDNAME=").unwrap_or(b"stored");
         let stores = value(b"FDSTORE=") == Some(b"1");
         if value(b"FDSTOREREMOVE=") == Some(b"1") {
             self.entries.retain(|stored| stored.name() != name);
-            manager.forget(name);
+            systemd.forget(name);
         }
         for message in control.drain() {
             if let RecvAncillaryMessage::ScmRights(fds) = message {
                 for fd in fds.filter(|_| stores) {
-                    manager.store(name, fd.as_fd());
+                    systemd.store(name, fd.as_fd());
                     self.add(name, fd);
                 }
             }
         }
-        Some(Notice { ready: value(b"READY=") == Some(b"1") })
+        Some(Notification { ready: value(b"READY=") == Some(b"1") })
     }
 
     /// Several descriptors may share a name: the members of a reuse-port group.
     fn add(&mut self, name: &[u8], fd: OwnedFd) {
         if self.entries.len() < STORED_MAX && name.len() <= NAME_MAX {
             let mut stored = Stored { name: [0; NAME_MAX], length: name.len(), fd };
-            if let Some(place) = stored.name.get_mut(..name.len()) {
-                place.copy_from_slice(name);
+            if let Some(target) = stored.name.get_mut(..name.len()) {
+                target.copy_from_slice(name);
             }
             self.entries.push(stored);
         }
@@ -88,7 +88,7 @@ impl Store {
         self.entries.iter().map(|stored| (String::from_utf8_lossy(stored.name()), &stored.fd))
     }
 
-    /// The descriptors for a new worker. Called in its process, where the copies are its own.
+    /// The descriptors for a new worker. Called in the worker's process, which has its own copies.
     pub fn into_named(self) -> Vec<(String, OwnedFd)> {
         self.entries
             .into_iter()
@@ -121,19 +121,19 @@ mod tests {
     }
 
     #[test]
-    fn descriptors_are_kept_by_name_and_removed_by_name() {
-        let (worker, ours) =
+    fn descriptors_are_stored_and_removed_by_name() {
+        let (worker, supervisor) =
             rustix::net::socketpair(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None)
                 .expect("a pair");
-        let (kept, _other) = rustix::pipe::pipe().expect("a pipe");
-        let (mut store, manager) = (Store::new(Vec::new()), Systemd::without_descriptors());
+        let (fd, _other) = rustix::pipe::pipe().expect("a pipe");
+        let (mut store, systemd) = (Store::new(Vec::new()), Systemd::without_descriptors());
         send(&worker, "READY=1\n", None);
-        assert_eq!(store.receive(&ours, &manager), Some(Notice { ready: true }));
-        send(&worker, "FDSTORE=1\nFDNAME=proxy/in", Some(&kept));
-        send(&worker, "FDSTORE=1\nFDNAME=admin", Some(&kept));
-        send(&worker, "WATCHDOG=1", Some(&kept));
+        assert_eq!(store.receive(&supervisor, &systemd), Some(Notification { ready: true }));
+        send(&worker, "FDSTORE=1\nFDNAME=proxy/in", Some(&fd));
+        send(&worker, "FDSTORE=1\nFDNAME=admin", Some(&fd));
+        send(&worker, "WATCHDOG=1", Some(&fd));
         send(&worker, "FDSTOREREMOVE=1\nFDNAME=admin", None);
-        while store.receive(&ours, &manager).is_some() {}
+        while store.receive(&supervisor, &systemd).is_some() {}
         let named: Vec<String> = store.into_named().into_iter().map(|(name, _)| name).collect();
         assert_eq!(named, ["proxy/in"], "a descriptor sent without FDSTORE is closed");
     }

@@ -1,6 +1,6 @@
-//! PID 1's duties beside the app: start it, pass its output through, forward signals, reap, keep descriptors, start, replace
-//! and restart workers, and end with the app's own exit code. In: a flat `Plan`, which the first worker hands over. Out: an exit
-//! code. One thread, no runtime; it imports nothing of ours but the system calls, and never reads the configuration.
+//! PID 1's duties for the app: start it, pass its output through, forward signals, reap, store file descriptors, start, replace
+//! and restart workers, and exit with the app's own exit code. In: a flat `Plan`, which the first worker sends. Out: an exit
+//! code. One thread, no runtime; of the other crates it imports only `sys`, and it never reads the configuration.
 
 pub mod plan;
 pub mod message;

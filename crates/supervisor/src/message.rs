@@ -1,6 +1,6 @@
 //! The short list of messages between supervisor and worker, over one inherited SOCK_SEQPACKET pair. In and out: packets of a
-//! tag and three numbers, and for some a payload. What systemd's notify protocol covers goes over the notify socket. Bound:
-//! `PAYLOAD_MAX` bytes behind the numbers.
+//! tag and three numbers, some with a payload. What systemd's notify protocol covers goes over the notify socket. Limits:
+//! `PAYLOAD_MAX` bytes after the numbers.
 
 use crate::restarts::RestartReason;
 use rustix::io::Errno;
@@ -17,7 +17,7 @@ pub const PAYLOAD_MAX: usize = 4096;
 /// The largest packet.
 pub const PACKET_MAX: usize = HEAD + PAYLOAD_MAX;
 
-/// How the app ended.
+/// How the app exited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ended {
     /// Its exit code as a shell gives it: 128 + n for signal n.
@@ -25,19 +25,19 @@ pub struct Ended {
     /// The signal that killed it, or 0.
     pub signal: i32,
     pub core_dumped: bool,
-    /// The kernel killed a process of its control group for want of memory, and the app died of SIGKILL.
+    /// The kernel OOM-killed a process of its control group, and the app was killed by SIGKILL.
     pub out_of_memory: bool,
-    /// It is started again.
+    /// The app is started again.
     pub restarts: bool,
 }
 
 impl Ended {
-    /// By an exit code alone, as of an app that never ran or ran elsewhere.
+    /// From an exit code only, for an app that never ran or is external.
     pub fn with_code(code: i32) -> Ended {
         Ended { code, signal: 0, core_dumped: false, out_of_memory: false, restarts: false }
     }
 
-    /// As it is sent and handed over.
+    /// The form in which it is sent and passed to the next program.
     pub fn numbers(self) -> [i64; 3] {
         let how = i64::from(self.core_dumped) | i64::from(self.out_of_memory) << 1 | i64::from(self.restarts) << 2;
         [i64::from(self.code), i64::from(self.signal), how]
@@ -60,27 +60,27 @@ pub enum ToWorker<'a> {
     AppStarted {
         pid: i32,
     },
-    /// How the app ended the last time, and how often it has ended and was started again: for a worker that was not there.
+    /// How the app exited last, and how often it has exited and was started again: for a worker that did not run then.
     LastExit {
         ended: Ended,
         restarts: u32,
     },
     AppEnded(Ended),
-    /// Stop, and be done in this many milliseconds.
+    /// Stop, and finish within this many milliseconds.
     Stop {
         left_ms: u64,
-        /// It is the app's own end that leads to the stop, and nobody asked for it.
+        /// The app's own exit causes the stop, which was not requested.
         app_ended: bool,
     },
-    /// Nobody else reads the rings or writes the state any more: they are yours.
+    /// No other worker reads the rings or writes the state any more: this worker acquires them.
     Acquire,
-    /// Another worker is ready: hand over, drain and end.
+    /// Another worker is ready: hand over, drain and exit.
     HandOver,
-    /// The worker that should have replaced you was given up, for this reason.
+    /// The handover was abandoned, for this reason.
     KeepServing {
         reason: &'a [u8],
     },
-    /// How many descriptors a process of the app has open.
+    /// How many file descriptors a process of the app has open.
     Descriptors {
         pid: i32,
         count: u64,
@@ -90,45 +90,45 @@ pub enum ToWorker<'a> {
 /// From the worker to the supervisor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ToSupervisor<'a> {
-    /// The plan lies in its memory, this many bytes long.
+    /// The plan is in its memfd, this many bytes long.
     Plan {
         bytes: u64,
     },
-    /// The gates have passed: the app may start.
+    /// The start gates have opened: the app may start.
     StartApp,
-    /// Inbound has drained: the app may get its stop signal.
+    /// Inbound traffic has drained: the app may get its stop signal.
     Drained,
     SignalApp {
         signal: i32,
     },
-    /// Start another worker in my place.
+    /// Start another worker, which replaces this one.
     Replace {
         reason: RestartReason,
     },
-    /// The same from another binary; empty for the one that we were started from.
+    /// The same from another binary; empty for the one that Outrigger was started from.
     Upgrade {
         binary: &'a [u8],
     },
-    /// The rings and the state are no longer mine.
+    /// This worker has released the rings and the state.
     Released,
-    /// Everything is started: my configuration is a good one.
+    /// Everything is started: the configuration of this worker is good.
     Serving,
-    /// I cannot start, for this reason, and end.
+    /// This worker cannot start, for this reason, and exits.
     CannotStart {
         reason: &'a [u8],
     },
-    /// I have taken note of the app's end.
+    /// This worker has recorded the app's exit.
     ExitAcknowledged,
-    /// Begin the stop order, and be done in this many milliseconds; 0 for the configured deadline.
+    /// Begin the stop, and finish within this many milliseconds; 0 for the configured deadline.
     Stop {
         within_ms: u64,
     },
-    /// Which a sandboxed worker may not see itself (landlock(7), ptrace restrictions).
-    AskDescriptors {
+    /// Count the file descriptors, which a sandboxed worker may not see itself (landlock(7), ptrace restrictions).
+    CountDescriptors {
         pid: i32,
     },
-    /// The app beside us has ended with this code: stop, and end with it.
-    AppGone {
+    /// The external app has exited with this code: stop, and exit with it.
+    AppExited {
         code: i32,
     },
 }
@@ -178,21 +178,21 @@ impl ToWorker<'_> {
 
 impl ToSupervisor<'_> {
     pub fn encode(self) -> Packet {
-        let whole = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+        let saturated = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
         match self {
-            ToSupervisor::Plan { bytes } => packet(1, [whole(bytes), 0, 0], &[]),
+            ToSupervisor::Plan { bytes } => packet(1, [saturated(bytes), 0, 0], &[]),
             ToSupervisor::StartApp => packet(2, [0; 3], &[]),
             ToSupervisor::Drained => packet(3, [0; 3], &[]),
             ToSupervisor::SignalApp { signal } => packet(4, [i64::from(signal), 0, 0], &[]),
             ToSupervisor::Replace { reason } => packet(5, [reason.number(), 0, 0], &[]),
             ToSupervisor::Upgrade { binary } => packet(6, [0; 3], binary),
             ToSupervisor::Released => packet(7, [0; 3], &[]),
-            ToSupervisor::Stop { within_ms } => packet(8, [whole(within_ms), 0, 0], &[]),
-            ToSupervisor::AskDescriptors { pid } => packet(9, [i64::from(pid), 0, 0], &[]),
+            ToSupervisor::Stop { within_ms } => packet(8, [saturated(within_ms), 0, 0], &[]),
+            ToSupervisor::CountDescriptors { pid } => packet(9, [i64::from(pid), 0, 0], &[]),
             ToSupervisor::Serving => packet(11, [0; 3], &[]),
             ToSupervisor::ExitAcknowledged => packet(12, [0; 3], &[]),
             ToSupervisor::CannotStart { reason } => packet(13, [0; 3], reason),
-            ToSupervisor::AppGone { code } => packet(10, [i64::from(code), 0, 0], &[]),
+            ToSupervisor::AppExited { code } => packet(10, [i64::from(code), 0, 0], &[]),
         }
     }
 
@@ -208,8 +208,8 @@ impl ToSupervisor<'_> {
             6 => ToSupervisor::Upgrade { binary: payload },
             7 => ToSupervisor::Released,
             8 => ToSupervisor::Stop { within_ms: u64::try_from(first).ok()? },
-            9 => ToSupervisor::AskDescriptors { pid: i32::try_from(first).ok().filter(|pid| *pid > 1)? },
-            10 => ToSupervisor::AppGone { code: i32::try_from(first).ok().filter(|code| (0..256).contains(code))? },
+            9 => ToSupervisor::CountDescriptors { pid: i32::try_from(first).ok().filter(|pid| *pid > 1)? },
+            10 => ToSupervisor::AppExited { code: i32::try_from(first).ok().filter(|code| (0..256).contains(code))? },
             11 => ToSupervisor::Serving,
             12 => ToSupervisor::ExitAcknowledged,
             13 => ToSupervisor::CannotStart { reason: payload },
@@ -218,7 +218,7 @@ impl ToSupervisor<'_> {
     }
 }
 
-/// Sends one packet without blocking. A full socket drops it: its reader is hung, and learns the state when it is replaced.
+/// Sends one packet without blocking. A full socket drops it: its reader hangs, and its replacement gets the current state.
 pub fn send(socket: impl AsFd, packet: &Packet) -> io::Result<()> {
     let bytes = packet.bytes.get(..packet.length).unwrap_or(&[]);
     loop {
@@ -233,12 +233,12 @@ pub fn send(socket: impl AsFd, packet: &Packet) -> io::Result<()> {
 fn packet(tag: i64, numbers: [i64; 3], payload: &[u8]) -> Packet {
     let mut bytes = [0; PACKET_MAX];
     let [first, second, third] = numbers;
-    for (place, part) in bytes.chunks_exact_mut(8).zip([tag, first, second, third].map(i64::to_le_bytes)) {
-        place.copy_from_slice(&part);
+    for (slot, part) in bytes.chunks_exact_mut(8).zip([tag, first, second, third].map(i64::to_le_bytes)) {
+        slot.copy_from_slice(&part);
     }
     let payload = payload.get(..payload.len().min(PAYLOAD_MAX)).unwrap_or(&[]);
-    if let Some(place) = bytes.get_mut(HEAD..HEAD + payload.len()) {
-        place.copy_from_slice(payload);
+    if let Some(target) = bytes.get_mut(HEAD..HEAD + payload.len()) {
+        target.copy_from_slice(payload);
     }
     Packet { bytes, length: HEAD + payload.len() }
 }
@@ -249,17 +249,17 @@ fn unpack(bytes: &[u8]) -> Option<(i64, [i64; 3], &[u8])> {
     Some((part(0)?, [part(1)?, part(2)?, part(3)?], payload))
 }
 
-/// The worker's exit code for a mistake in the configuration or an address that is taken.
+/// The worker's exit code for an error in the configuration or an address that is in use.
 pub const EXIT_ERROR: i32 = 1;
 
-/// A worker that could not become the binary that it was to be ends with this and the number of the error: above the codes of
-/// signals, so that whoever asked can be told the reason.
+/// A worker that could not exec its binary exits with this plus the number of the error: above the codes of signals, so that the
+/// reason can be reported to the client that requested the upgrade.
 pub const EXIT_NOT_EXECUTED: i32 = 192;
 
-/// The worker's exit code when another has taken over from it.
+/// The worker's exit code after a handover.
 pub const EXIT_HANDED_OVER: i32 = 75;
 
-/// A duration as messages carry it.
+/// A duration in the unit of the messages.
 pub(crate) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
@@ -273,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn messages_survive_the_socket_and_garbage_is_refused() {
+    fn messages_round_trip_and_garbage_is_rejected() {
         let ended = Ended { code: 137, signal: 9, core_dumped: false, out_of_memory: true, restarts: true };
         for message in [
             ToWorker::AppStarted { pid: 7 },
@@ -283,7 +283,7 @@ mod tests {
             ToWorker::Stop { left_ms: 9, app_ended: true },
             ToWorker::Acquire,
             ToWorker::HandOver,
-            ToWorker::KeepServing { reason: b"it did not become ready" },
+            ToWorker::KeepServing { reason: b"not ready in time" },
             ToWorker::Descriptors { pid: 9, count: 31 },
         ] {
             assert_eq!(ToWorker::decode(bytes(&message.encode())), Some(message));
@@ -294,12 +294,12 @@ mod tests {
             ToSupervisor::Drained,
             ToSupervisor::SignalApp { signal: 15 },
             ToSupervisor::Replace { reason: RestartReason::MemoryLimit },
-            ToSupervisor::CannotStart { reason: b"a port is taken" },
+            ToSupervisor::CannotStart { reason: b"a port is in use" },
             ToSupervisor::Upgrade { binary: b"/usr/bin/outrigger" },
             ToSupervisor::Released,
             ToSupervisor::Stop { within_ms: 5 },
-            ToSupervisor::AskDescriptors { pid: 9 },
-            ToSupervisor::AppGone { code: 3 },
+            ToSupervisor::CountDescriptors { pid: 9 },
+            ToSupervisor::AppExited { code: 3 },
             ToSupervisor::Serving,
             ToSupervisor::ExitAcknowledged,
         ] {
@@ -311,6 +311,10 @@ mod tests {
         assert_eq!(ToWorker::decode(&[9; HEAD]), None);
         assert_eq!(ToWorker::decode(b"short"), None);
         let long = vec![b'x'; PAYLOAD_MAX + 1];
-        assert_eq!(ToWorker::KeepServing { reason: &long }.encode().length, PACKET_MAX, "a longer payload is cut");
+        assert_eq!(
+            ToWorker::KeepServing { reason: &long }.encode().length,
+            PACKET_MAX,
+            "a longer payload is truncated"
+        );
     }
 }

@@ -1,5 +1,5 @@
-//! What the supervisor needs to know of the configuration: flat values. A worker reads the configuration and hands the plan
-//! over as bytes, so that the supervisor holds no parser and none of a parser's memory. Bound: `PLAN_MAX` bytes.
+//! What the supervisor needs from the configuration: flat values. A worker reads the configuration and sends the plan
+//! as bytes, so that the supervisor has no parser and none of a parser's memory. Limits: `PLAN_MAX` bytes.
 
 use std::time::Duration;
 use sys::process::{Command, User};
@@ -8,38 +8,38 @@ use sys::signal::SIGNAL_MAX;
 /// The plan of one app, or of none.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
-    /// None beside an app that runs elsewhere.
+    /// None for an external app.
     pub app: Option<Command>,
-    /// The capacity of the two capture rings. None: the app inherits our stdout and stderr as they are.
+    /// The capacity of the two capture rings. None: the app inherits Outrigger's stdout and stderr as they are.
     pub capture_bytes: Option<u64>,
-    /// The end of an app that runs elsewhere will be seen, so that a stop can wait for it.
+    /// The exit of an external app is detected, so that a stop can wait for it.
     pub awaits_end: bool,
-    /// A terminal of its own for the app.
+    /// A dedicated pseudo-terminal for the app.
     pub pty: bool,
-    /// Signals reach the app's whole process group, which it then has; else the app alone.
+    /// The app gets its own process group, and signals go to that group; otherwise only to the app.
     pub group: bool,
     pub rewrites: Rewrites,
-    /// The signal that asks the app to stop.
+    /// The signal that requests the app to stop.
     pub stop_signal: i32,
-    /// How long inbound may drain before the app gets its signal.
+    /// How long inbound traffic may drain before the app gets its signal.
     pub drain: Duration,
     /// How long the app may take after its signal, before its group is killed.
     pub grace: Duration,
-    /// From the first stop request to our exit.
+    /// From the first stop request to Outrigger's exit.
     pub deadline: Duration,
-    /// How long to wait for the worker's gates, and whether the app then stays unstarted.
+    /// How long to wait for the worker's start gates, and whether the app is not started after that.
     pub gate: Duration,
     pub gate_fails: bool,
     pub restart: Restart,
     /// Exit codes that count as success, and become 0.
     pub success: Vec<u8>,
-    /// Folders in which a worker may write: no program is taken from there.
+    /// Directories in which a worker may write: no program is executed from there.
     pub written: Vec<Vec<u8>>,
-    /// The file of the app's control group that counts kills for want of memory.
+    /// The file of the app's control group that counts OOM kills.
     pub oom_file: Option<Vec<u8>>,
 }
 
-/// When an app that has ended is started again.
+/// When an app that has exited is started again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum When {
     Never,
@@ -50,16 +50,16 @@ pub enum When {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Restart {
     pub when: When,
-    /// The pause before the first restart, doubled each time up to the longest.
+    /// The backoff before the first restart, doubled each time up to `wait_max`.
     pub wait: Duration,
     pub wait_max: Duration,
-    /// Restarts in a row; 0 for any number.
+    /// Maximum restarts in a row; 0 for no maximum.
     pub max: u32,
-    /// An app that ran this long begins a new row.
+    /// A run of this length resets the restarts in a row.
     pub reset: Duration,
 }
 
-/// What becomes of a signal that we get.
+/// What to do with a signal that Outrigger gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rewrite {
     Drop,
@@ -68,7 +68,7 @@ pub enum Rewrite {
     Upgrade,
 }
 
-/// By signal number; what is not named stays what it is.
+/// By signal number; a signal that is not listed is not rewritten.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rewrites(pub Vec<(i32, Rewrite)>);
 
@@ -83,31 +83,31 @@ impl Rewrites {
     }
 }
 
-/// A worker that shows no sign of life for this long is killed and replaced: sooner than a platform whose probes get no answer
-/// gives up, and takes the app along.
+/// A worker that makes no progress for this long is killed and replaced: sooner than a platform whose probes get no response
+/// stops waiting, and kills the app as well.
 pub const WATCHDOG: Duration = Duration::from_secs(10);
 
-/// What a worker gets to show one after its time is over: a machine that slept, or a frozen group, has a late timer.
+/// How long a worker may take to show progress after that time: the timer is late after a suspend or in a frozen control group.
 pub const WATCHDOG_DOUBT: Duration = Duration::from_secs(2);
 
-/// The wait before a failed worker is started again: doubled from the first to the most, reset after `RESTART_CALM`.
+/// The backoff before a failed worker is started again: doubled from the first up to `RESTART_MOST`, reset after `RESTART_CALM`.
 pub const RESTART_FIRST: Duration = Duration::from_millis(10);
 pub const RESTART_MOST: Duration = Duration::from_secs(5);
 pub const RESTART_CALM: Duration = Duration::from_secs(1);
 
-/// How long a worker that is to replace another may take until it is ready.
+/// How long a worker that replaces another may take until it is ready.
 pub const READY_MOST: Duration = Duration::from_secs(20);
 
-/// What a replaced worker may take beyond its drain, for handing over and for its last deliveries.
+/// How long a replaced worker may take in addition to its drain, for the handover and its last deliveries.
 pub const LEAVE_MOST: Duration = Duration::from_secs(6);
 
-/// How long the app's pipes are read after its end: a grandchild may hold them open for ever.
+/// How long the app's pipes are read after its exit: a grandchild may hold them open forever.
 pub const PIPE_LINGER: Duration = Duration::from_secs(1);
 
 /// The largest plan. Arguments and environment of one program are at most 2 MiB on Linux (execve(2)).
 pub const PLAN_MAX: usize = 4 << 20;
 
-/// The first number of an encoded plan: a worker of another version may speak another form.
+/// The first number of an encoded plan: a worker of another version may use another format.
 const VERSION: u64 = 2;
 
 impl Plan {
@@ -163,7 +163,7 @@ impl Plan {
         out.0
     }
 
-    /// None for what no `encode` of this version has written.
+    /// None for bytes that no `encode` of this version has written.
     pub fn decode(bytes: &[u8]) -> Option<Plan> {
         let mut input = Decoder(bytes);
         if input.number()? != VERSION {
@@ -226,7 +226,7 @@ impl Plan {
     }
 }
 
-/// Beyond every signal's number.
+/// Greater than every signal number.
 const UPGRADE: u64 = 255;
 
 fn signal_number(number: u64) -> Option<i32> {
@@ -237,7 +237,7 @@ fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// Numbers of eight bytes, and lists with their length before them.
+/// Numbers of eight bytes, and lists that begin with their length.
 struct Encoder(Vec<u8>);
 
 impl Encoder {
@@ -341,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn a_plan_survives_its_bytes_and_a_torn_one_is_refused() {
+    fn plan_round_trips_and_truncation_is_rejected() {
         let full = plan();
         let companion = Plan { app: None, capture_bytes: None, oom_file: None, ..plan() };
         for plan in [full, companion] {
@@ -354,14 +354,14 @@ mod tests {
         let mut other = plan().encode();
         other[0] = 99;
         assert_eq!(Plan::decode(&other), None, "another version");
-        // A length that would be too much to reserve is found out before anything is.
+        // A length that is too large to allocate is detected before anything is allocated.
         other[..8].copy_from_slice(&VERSION.to_le_bytes());
         other[16..24].copy_from_slice(&u64::MAX.to_le_bytes());
         assert_eq!(Plan::decode(&other), None);
     }
 
     #[test]
-    fn a_signal_that_is_not_rewritten_stays_what_it_is() {
+    fn unlisted_signal_is_not_rewritten() {
         let rewrites = plan().rewrites;
         assert_eq!((rewrites.of(15), rewrites.of(1)), (Rewrite::To(3), Rewrite::Drop));
         assert_eq!((rewrites.of(12), rewrites.of(10)), (Rewrite::Upgrade, Rewrite::To(10)));

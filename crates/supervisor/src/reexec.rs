@@ -1,7 +1,7 @@
-//! The supervisor replaces itself by another binary and keeps its children: they have the same parent, since the process stays the
-//! same. In: a binary whose worker has become ready. Out: the same state in the new program. It happens only at rest: one worker
-//! serves, the app runs or is elsewhere, and no byte of its output is on the way. A terminal of the app's own stays with the old
-//! program, which then goes on.
+//! The supervisor execs another binary and keeps its children: they have the same parent, since the process stays the same. In: a
+//! binary whose worker has become ready. Out: the same state in the new program. It happens only at rest: one worker serves, the
+//! app runs or is external, and no byte of its output is pending. A dedicated pseudo-terminal of the app stays with the
+//! old program, which then keeps running.
 
 use crate::app::{App, State};
 use crate::capture::{Step, Stream};
@@ -23,20 +23,20 @@ use sys::process::ExecPlan;
 use sys::ring::Ring;
 use sys::signal::SavedSignals;
 
-/// The environment variable by which a supervisor learns that it goes on.
+/// The environment variable that carries the state to the new program, which then resumes.
 pub const RESUME: &str = "OUTRIGGER_RESUME";
 
-/// How the app ended before its present run.
+/// How the app exited before its current run.
 const ENDED: [&str; 3] = ["ended code", "ended signal", "ended how"];
 
-/// Whether nothing stands in the way at this moment.
+/// Whether nothing prevents the exec now.
 pub(crate) fn is_possible(supervisor: &Supervisor) -> bool {
-    let on_the_way = supervisor.streams.iter().flatten().any(|stream| stream.blocked_output().is_some());
-    let at_rest = matches!(supervisor.app.state, State::Running { .. } | State::Elsewhere);
-    at_rest && !on_the_way && supervisor.stop.is_none() && supervisor.terminal.pty_ref().is_none()
+    let pending = supervisor.streams.iter().flatten().any(|stream| stream.blocked_output().is_some());
+    let at_rest = matches!(supervisor.app.state, State::Running { .. } | State::External);
+    at_rest && !pending && supervisor.stop.is_none() && supervisor.terminal.pty_ref().is_none()
 }
 
-/// Returns where this process goes on as it is.
+/// Returns only if this process keeps running the old program.
 pub(crate) fn become_binary(supervisor: &mut Supervisor, binary: &[u8]) {
     let Some(worker) = supervisor.workers.at(WorkerSlot::Active) else { return };
     let mut reexec_state = ReexecState::default();
@@ -49,7 +49,7 @@ pub(crate) fn become_binary(supervisor: &mut Supervisor, binary: &[u8]) {
     reexec_state.number("generation", worker.generation.into());
     reexec_state.number("worker", worker.pid.into());
     reexec_state.number("since", supervisor.since);
-    supervisor.workers.restarts.hand_over(&mut reexec_state);
+    supervisor.workers.restarts.save_to(&mut reexec_state);
     let Some(control) = &worker.control else { return };
     let Some(Ok(plan)) = supervisor.plan.as_ref().map(|plan| sealed("outrigger-plan", &plan.encode())) else { return };
     if let Some(text) = &worker.text {
@@ -62,8 +62,8 @@ pub(crate) fn become_binary(supervisor: &mut Supervisor, binary: &[u8]) {
         ("wake", &supervisor.wake),
         ("wake read", &supervisor.wake_read),
         ("plan", &plan),
-        ("good", &supervisor.kept.last_good),
-        ("refused", &supervisor.kept.rejected),
+        ("good", &supervisor.saved_config.last_good),
+        ("refused", &supervisor.saved_config.rejected),
     ] {
         reexec_state.descriptor(key, fd);
     }
@@ -86,24 +86,24 @@ pub(crate) fn become_binary(supervisor: &mut Supervisor, binary: &[u8]) {
     let _ = rustix::process::chdir(c"/");
 }
 
-/// The supervisor that another program has left to this one, where it has.
+/// The supervisor that the previous program passed to this one, if it did.
 pub(crate) fn resumed(signals: &OwnedFd, now_saved: SavedSignals) -> io::Result<Option<Supervisor>> {
     let Some(mut reexec_state) = ReexecState::from_environment(RESUME) else { return Ok(None) };
-    // The exec named this process after its file, which may be called anything.
+    // The exec named this process after its file, which may have any name.
     let _ = rustix::thread::set_name(c"outrigger");
-    match take_up(&mut reexec_state, signals, now_saved) {
+    match resume(&mut reexec_state, signals, now_saved) {
         Some(supervisor) => Ok(Some(supervisor)),
-        // Nobody is left to go back to, and the app must not pay for it.
+        // The previous program no longer exists, and the app must not be affected.
         None => {
             let text = b"outrigger: cannot decode the state of the previous binary (incompatible version); app keeps running unsupervised\n";
             let _ = rustix::io::write(rustix::stdio::stderr(), text);
-            std::process::exit(stay_with_app(&mut reexec_state, signals));
+            std::process::exit(supervise_only_the_app(&mut reexec_state, signals));
         }
     }
 }
 
-/// The least that an app needs: its output is passed on, signals reach it, and its code is ours. Answers that code.
-fn stay_with_app(reexec_state: &mut ReexecState, signals: &OwnedFd) -> i32 {
+/// The minimum for an app: its output is passed through, it gets signals, and Outrigger exits with its code. Returns that code.
+fn supervise_only_the_app(reexec_state: &mut ReexecState, signals: &OwnedFd) -> i32 {
     let app = reexec_state.value("app").and_then(|pid| i32::try_from(pid).ok()).filter(|pid| *pid > 0);
     let outputs = [rustix::stdio::stdout(), rustix::stdio::stderr()];
     let mut streams: Vec<Stream> = Vec::new();
@@ -143,23 +143,23 @@ fn stay_with_app(reexec_state: &mut ReexecState, signals: &OwnedFd) -> i32 {
     }
 }
 
-fn ended(reexec_state: &ReexecState) -> Option<Ended> {
+fn last_exit(reexec_state: &ReexecState) -> Option<Ended> {
     let [code, signal, how] = ENDED.map(|key| reexec_state.value(key));
     Ended::from_numbers([code?, signal?, how?])
 }
 
-fn take_up(reexec_state: &mut ReexecState, signals: &OwnedFd, now_saved: SavedSignals) -> Option<Supervisor> {
+fn resume(reexec_state: &mut ReexecState, signals: &OwnedFd, now_saved: SavedSignals) -> Option<Supervisor> {
     let saved = SavedSignals {
         blocked: reexec_state.value("blocked").map_or(now_saved.blocked, i64::cast_unsigned),
         pipe_ignored: reexec_state.value("pipe ignored") == Some(1),
-        // Dispositions outlive an exec.
+        // Ignored signals stay ignored across an exec (execve(2)).
         ignored: sys::signal::ignored(),
     };
     let now = Instant::now();
     let number = |reexec_state: &ReexecState, key| reexec_state.value(key).and_then(|value| i32::try_from(value).ok());
     let ring = |reexec_state: &mut ReexecState, key| reexec_state.claim(key).and_then(|fd| Ring::over(fd).ok());
     let rings = (ring(reexec_state, "stdout ring")?, ring(reexec_state, "stderr ring")?);
-    let kept = SavedConfig { last_good: reexec_state.claim("good")?, rejected: reexec_state.claim("refused")? };
+    let saved_config = SavedConfig { last_good: reexec_state.claim("good")?, rejected: reexec_state.claim("refused")? };
     let mut text = vec![0u8; PLAN_MAX];
     let read = rustix::io::pread(reexec_state.claim("plan")?, &mut text[..], 0).ok()?;
     let plan = Plan::decode(text.get(..read)?)?;
@@ -174,7 +174,7 @@ fn take_up(reexec_state: &mut ReexecState, signals: &OwnedFd, now_saved: SavedSi
         now,
     );
     let mut app = App::resumed(|key| reexec_state.value(key), now)?;
-    app.ended = ended(reexec_state);
+    app.ended = last_exit(reexec_state);
     let directory = std::env::current_dir().ok();
     let _ = rustix::process::chdir(c"/");
     let mut supervisor = Supervisor {
@@ -186,13 +186,13 @@ fn take_up(reexec_state: &mut ReexecState, signals: &OwnedFd, now_saved: SavedSi
         wake: reexec_state.claim("wake")?,
         wake_read: reexec_state.claim("wake read")?,
         rings,
-        kept,
+        saved_config,
         streams: None,
         terminal: Terminal::None,
         app,
         workers: Workers::resumed(worker, Restarts::inherited(reexec_state)),
         store: Store::new(reexec_state.claim_named("stored ")),
-        manager: Systemd::without_descriptors(),
+        systemd: Systemd::without_descriptors(),
         gate_until: None,
         stop: None,
         exit: None,
@@ -201,7 +201,7 @@ fn take_up(reexec_state: &mut ReexecState, signals: &OwnedFd, now_saved: SavedSi
         settled: false,
         binary: std::os::unix::ffi::OsStringExt::into_vec(std::env::current_exe().ok()?.into_os_string()),
     };
-    // Whatever the new plan says, the app writes to what it was given.
+    // The app still writes to the outputs that it was started with, even if the new plan has others.
     let piped = reexec_state.value("stdout pipe").is_some() || reexec_state.value("stderr pipe").is_some();
     supervisor.begin_output(&plan, false, piped);
     for (key, stream) in ["stdout pipe", "stderr pipe"].into_iter().zip(supervisor.streams.iter_mut().flatten()) {

@@ -1,6 +1,6 @@
-//! What one of our processes leaves to the program that replaces it by exec: descriptors and numbers by name, in one environment
-//! variable of lines `name=value`. In: descriptors that lose their close-on-exec. Out: the same in the new program. Bound: the
-//! 128 KiB that one variable may have (execve(2)).
+//! What a process of Outrigger passes to the program that it execs: descriptors and numbers by name, in one environment
+//! variable of lines `name=value`. In: descriptors that lose their close-on-exec flag. Out: the same in the new program. Limits:
+//! the 128 KiB that one variable may have (execve(2)).
 
 use std::ffi::OsString;
 use std::io;
@@ -19,7 +19,7 @@ impl ReexecState {
         self.entries.push((name.to_string(), value));
     }
 
-    /// Notes a descriptor, and keeps it open over the exec.
+    /// Records a descriptor, and keeps it open across the exec.
     pub fn descriptor(&mut self, name: &str, fd: &impl AsFd) {
         let fd = fd.as_fd();
         if rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::empty()).is_ok() {
@@ -39,19 +39,19 @@ impl ReexecState {
         sys::process::claim(i32::try_from(number).ok()?)
     }
 
-    /// Takes all descriptors whose name begins so; answers the rest of each name.
+    /// Takes all descriptors whose name begins with `prefix`; returns the rest of each name.
     pub fn claim_named(&mut self, prefix: &str) -> Vec<(String, OwnedFd)> {
-        let (ours, others) =
+        let (matching, others) =
             std::mem::take(&mut self.entries).into_iter().partition(|(name, _)| name.starts_with(prefix));
         self.entries = others;
         let claimed = |(name, number): (String, i64)| {
             let fd = sys::process::claim(i32::try_from(number).ok()?)?;
             Some((name.get(prefix.len()..)?.to_string(), fd))
         };
-        ours.into_iter().filter_map(claimed).collect()
+        matching.into_iter().filter_map(claimed).collect()
     }
 
-    /// Replaces this process by a program that gets our own arguments. Returns only where it could not.
+    /// Replaces this process by a program that gets the same arguments. Returns only if that failed.
     pub fn exec(&self, binary: &[u8], variable: &str) -> io::Error {
         let named = [variable.as_bytes(), b"="].concat();
         let others = std::env::vars_os().map(|(name, value)| [name.as_bytes(), b"=", value.as_bytes()].concat());
@@ -69,14 +69,14 @@ impl ReexecState {
         }
     }
 
-    /// After an exec that failed: the descriptors are this program's alone again.
+    /// After a failed exec: makes the descriptors close-on-exec again.
     pub fn withdraw(&self) {
         for number in &self.descriptors {
             sys::process::close_on_exec(*number);
         }
     }
 
-    /// What the program before left to this one.
+    /// What the previous program passed to this one.
     pub fn from_environment(variable: &str) -> Option<ReexecState> {
         std::env::var(variable).ok().map(|text| ReexecState::parse(&text))
     }
@@ -99,18 +99,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_left_is_found_by_name_and_a_descriptor_is_taken_once() {
+    fn entries_are_found_by_name_and_claimed_once() {
         let (read, _write) = rustix::pipe::pipe().expect("a pipe");
-        let mut left = ReexecState::default();
-        left.number("generation", 7);
-        left.descriptor("stored proxy/a=b", &read);
-        let mut found = ReexecState::parse(&left.text());
-        assert_eq!(found.entries, left.entries);
+        let mut saved = ReexecState::default();
+        saved.number("generation", 7);
+        saved.descriptor("stored proxy/a=b", &read);
+        let mut found = ReexecState::parse(&saved.text());
+        assert_eq!(found.entries, saved.entries);
         assert_eq!((found.value("generation"), found.value("other")), (Some(7), None));
         std::mem::forget(read);
         let stored = found.claim_named("stored ");
         assert_eq!(stored.first().map(|(name, _)| name.as_str()), Some("proxy/a=b"));
         assert!(found.claim_named("stored ").is_empty());
-        assert_eq!(ReexecState::parse("no value\n=\nx=y\n"), ReexecState::default(), "what is no entry is left out");
+        assert_eq!(ReexecState::parse("no value\n=\nx=y\n"), ReexecState::default(), "invalid lines are skipped");
     }
 }

@@ -1,5 +1,5 @@
-//! Why workers were replaced, and how often for each reason. In: one count for each worker that serves after another one. Out: numbers
-//! that outlive workers and an upgrade of the supervisor. Bound: one number for each reason.
+//! Why workers were replaced, and how often for each reason. In: one count for each worker that serves after another one. Out:
+//! numbers that outlive workers and an upgrade of the supervisor. Limits: one number for each reason.
 
 use crate::reexec_state::ReexecState;
 
@@ -10,15 +10,15 @@ pub enum RestartReason {
     Reload,
     /// A task panicked.
     Panic,
-    /// A thread did not move.
+    /// A thread stalled.
     Hung,
     /// It used more than `limits.memory`.
     MemoryLimit,
-    /// It had no descriptors left.
+    /// It had no file descriptors left.
     DescriptorLimit,
-    /// It ended by itself or by a signal.
+    /// It exited by itself or was killed by a signal.
     Crash,
-    /// The kernel killed it for lack of memory.
+    /// The kernel OOM-killed it.
     OomKilled,
     /// Another binary.
     Upgrade,
@@ -59,7 +59,7 @@ impl RestartReason {
         RestartReason::ALL.into_iter().find(|reason| reason.number() == number)
     }
 
-    /// Whether the worker itself is at fault, so that the pause before the next one grows.
+    /// Whether the worker itself is at fault, so that the backoff before the next one grows.
     pub fn is_fault(self) -> bool {
         !matches!(self, RestartReason::Reload | RestartReason::Upgrade)
     }
@@ -82,13 +82,13 @@ impl Restarts {
         RestartReason::ALL.into_iter().zip(self.0)
     }
 
-    pub(crate) fn hand_over(&self, saved: &mut ReexecState) {
+    pub(crate) fn save_to(&self, saved: &mut ReexecState) {
         for (reason, count) in self.counts() {
             saved.number(&key(reason), i64::try_from(count).unwrap_or(i64::MAX));
         }
     }
 
-    /// A program from before these counts leaves none.
+    /// An older version without these counts passes none.
     pub(crate) fn inherited(saved: &ReexecState) -> Restarts {
         let count = |reason| saved.value(&key(reason)).and_then(|count| u64::try_from(count).ok()).unwrap_or(0);
         Restarts(RestartReason::ALL.map(count))
@@ -104,7 +104,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_reason_survives_its_number() {
+    fn restart_reason_round_trips() {
         for reason in RestartReason::ALL {
             assert_eq!(RestartReason::from_number(reason.number()), Some(reason));
         }

@@ -1,6 +1,6 @@
-//! The supervisor's loop: wait for events, apply them, check what is due. In: nothing but what this process inherited; the first
-//! worker reads the configuration and hands a plan over. Out: in the supervisor an exit code, in each forked worker its
-//! `WorkerSide`. The state is in `state.rs`; what an event changes in it, in `transitions`.
+//! The supervisor's loop: wait for events, apply them, check what is due. In: only what this process inherited; the first
+//! worker reads the configuration and sends a plan. Out: in the supervisor an exit code, in each forked worker its
+//! `WorkerSide`. The state is in `state.rs`; what an event changes in it is in `transitions`.
 
 use crate::capture::Step;
 use crate::message::EXIT_NOT_EXECUTED;
@@ -20,12 +20,12 @@ pub enum Outcome {
     Worker(Box<WorkerSide>),
 }
 
-/// Runs until the app and the worker have ended. Call with one thread. Errors: the system lacks something that we need.
+/// Runs until the app and the worker have exited. Call with one thread. Errors: the system is missing something required.
 pub fn run() -> io::Result<Outcome> {
     let (signals, saved) = sys::signal::block_all()?;
     let mut supervisor = match reexec::resumed(&signals, saved)? {
         Some(supervisor) => {
-            // It has a copy.
+            // The supervisor has a copy.
             drop(signals);
             supervisor
         }
@@ -36,7 +36,7 @@ pub fn run() -> io::Result<Outcome> {
             return supervisor.into_worker(ends);
         }
         if let Some(code) = supervisor.exit {
-            supervisor.terminal.take_back(supervisor.app.pid());
+            supervisor.terminal.take_foreground(supervisor.app.pid());
             supervisor.app.log_unacknowledged_exit();
             return Ok(Outcome::Exit(code));
         }
@@ -45,7 +45,7 @@ pub fn run() -> io::Result<Outcome> {
 }
 
 impl Supervisor {
-    /// Applies everything that has happened, then what the clock says. In a new worker: its ends.
+    /// Applies all events, then all expired deadlines. Returns, in a new worker, its ends.
     fn turn(&mut self) -> Option<WorkerEnds> {
         while let Some(arrived) = sys::signal::next(&self.signals) {
             self.apply_signal(arrived);
@@ -56,7 +56,7 @@ impl Supervisor {
         let now = Instant::now();
         self.tick_app(now);
         self.workers.tick(now);
-        self.manager.tick(now);
+        self.systemd.tick(now);
         if self.exit.is_some() {
             return None;
         }
@@ -71,7 +71,7 @@ impl Supervisor {
                     self.terminal.stop_with_app(pid);
                 }
             } else if self.app.pid() == Some(pid) {
-                self.app_ended(status, Instant::now());
+                self.app_reaped(status, Instant::now());
             } else {
                 self.worker_ended(pid, status);
             }
@@ -99,7 +99,7 @@ impl Supervisor {
         }
     }
 
-    /// Waits for a descriptor or the next moment that the clock names.
+    /// Waits for a descriptor or the next deadline.
     fn sleep(&mut self) {
         const NOTHING: Option<(BorrowedFd<'_>, PollFlags)> = None;
         let mut wanted = [NOTHING; POLLED_MAX];
@@ -115,18 +115,18 @@ impl Supervisor {
             let input = pty.input().map(|input| (input, PollFlags::IN));
             first[3] = input.or_else(|| pty.blocked().map(|blocked| (blocked, PollFlags::OUT)));
         }
-        let workers = WORKER_SLOTS.into_iter().filter_map(|place| self.workers.at(place));
-        for (places, worker) in rest.chunks_exact_mut(3).zip(workers) {
+        let workers = WORKER_SLOTS.into_iter().filter_map(|slot| self.workers.at(slot));
+        for (slots, worker) in rest.chunks_exact_mut(3).zip(workers) {
             let fds =
                 [worker.control.as_ref().map(AsFd::as_fd), Some(worker.notify.as_fd()), Some(worker.watchdog.as_fd())];
-            places.iter_mut().zip(fds).for_each(|(place, fd)| *place = fd.map(|fd| (fd, PollFlags::IN)));
+            slots.iter_mut().zip(fds).for_each(|(slot, fd)| *slot = fd.map(|fd| (fd, PollFlags::IN)));
         }
         let unused = PollFd::from_borrowed_fd(self.signals.as_fd(), PollFlags::IN);
         let mut polled = [const { None }; POLLED_MAX].map(|_: Option<()>| unused.clone());
         let mut terminal_at = None;
-        for (at, place) in polled.iter_mut().enumerate() {
+        for (at, slot) in polled.iter_mut().enumerate() {
             if let Some(Some((fd, flags))) = wanted.get(at).copied() {
-                *place = PollFd::from_borrowed_fd(fd, flags);
+                *slot = PollFd::from_borrowed_fd(fd, flags);
                 terminal_at = (at == 3).then_some(at).or(terminal_at);
             }
         }
@@ -134,7 +134,7 @@ impl Supervisor {
             let left = deadline.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
             Timespec { tv_sec: left.as_secs().try_into().unwrap_or(i64::MAX), tv_nsec: left.subsec_nanos().into() }
         });
-        // An interrupted or failed poll is a turn that finds nothing.
+        // After an interrupted or failed poll, the next turn finds no event.
         let _ = poll(&mut polled, wait.as_ref());
         let typed = terminal_at.and_then(|at| polled.get(at)).is_some_and(|fd| !fd.revents().is_empty());
         if let Some(pty) = self.terminal.pty().filter(|_| typed) {
@@ -143,20 +143,31 @@ impl Supervisor {
     }
 
     fn next_deadline(&self) -> Option<Instant> {
-        let moments = [self.app_deadline(), self.workers.deadline(), self.manager.deadline()];
-        moments.into_iter().flatten().min()
+        let deadlines = [self.app_deadline(), self.workers.deadline(), self.systemd.deadline()];
+        deadlines.into_iter().flatten().min()
     }
 
-    /// In the child of a fork: keeps what is a worker's and closes the rest; one of another binary is executed.
+    /// In the child of a fork: keeps what a worker needs and closes the rest; a worker of another binary is executed.
     fn into_worker(self, ends: WorkerEnds) -> io::Result<Outcome> {
         let binary = self.workers.starting_binary();
-        let Supervisor { saved, wake_read, rings, kept, store, workers, directory, since, manager, terminal, .. } =
-            self;
+        let Supervisor {
+            saved,
+            wake_read,
+            rings,
+            saved_config,
+            store,
+            workers,
+            directory,
+            since,
+            systemd,
+            terminal,
+            ..
+        } = self;
         saved.restore();
-        // Its own group, so that Ctrl-C at a terminal reaches the supervisor alone, which knows the order of a stop.
+        // Its own group, so that Ctrl-C at a terminal does not reach the worker: the supervisor runs the stop.
         let _ = rustix::process::setpgid(None, None);
         let _ = rustix::thread::set_name(NAME);
-        // The parent's terminal is not ours to put back as it was.
+        // Only the parent restores the settings of its terminal.
         terminal.abandon();
         let side = WorkerSide {
             control: ends.control,
@@ -165,14 +176,14 @@ impl Supervisor {
             wake: wake_read,
             rings,
             proposal: ends.proposal,
-            kept,
+            kept: saved_config,
             stored: store.into_named(),
             generation: workers.generation(),
             owns: workers.is_alone(),
             replaces: workers.replaces(),
             crash: workers.crash(),
             restarts: workers.restarts(),
-            managed: manager.is_there(),
+            managed: systemd.is_present(),
             since,
             directory,
         };
@@ -180,14 +191,14 @@ impl Supervisor {
             None => Ok(Outcome::Worker(Box::new(side))),
             Some(binary) => {
                 let error = side.exec(&binary);
-                eprintln!("error: {} cannot be executed: {error}", String::from_utf8_lossy(&binary));
+                eprintln!("error: cannot execute {}: {error}", String::from_utf8_lossy(&binary));
                 sys::process::exit_now(EXIT_NOT_EXECUTED + error.raw_os_error().unwrap_or(0).min(63))
             }
         }
     }
 }
 
-/// Chunks of one stream between two looks at everything else.
+/// Chunks of one stream in one turn.
 const CHUNKS_PER_TURN: usize = 8;
 
 /// Signals, two streams and a terminal; then three descriptors for each worker.

@@ -1,5 +1,5 @@
-//! The state of the supervisor: the app, the workers, a stop, and what outlives a worker. The loop in `run.rs` collects events; the
-//! files of `transitions` change this state.
+//! The state of the supervisor: the app, the workers, a stop, and what outlives a worker. The loop in `run.rs` collects events;
+//! the files of `transitions` change this state.
 
 use crate::app::App;
 use crate::capture::Stream;
@@ -27,55 +27,55 @@ pub(crate) struct Supervisor {
     pub next_plan: Option<(Plan, Option<ExecPlan>)>,
     pub signals: OwnedFd,
     pub saved: SavedSignals,
-    /// Both ends of the pipe that tells the worker of new bytes: the reading end is for the next worker too.
+    /// Both ends of the pipe that notifies the worker of new bytes: the read end is for the next worker too.
     pub wake: OwnedFd,
     pub wake_read: OwnedFd,
     pub rings: (Ring, Ring),
-    pub kept: SavedConfig,
+    pub saved_config: SavedConfig,
     pub streams: Option<[Stream; 2]>,
     pub terminal: Terminal,
     pub app: App,
     pub workers: Workers,
     pub store: Store,
-    pub manager: Systemd,
+    pub systemd: Systemd,
     pub gate_until: Option<Instant>,
     pub stop: Option<Stop>,
     pub exit: Option<i32>,
-    /// Where we were started, which is where the app starts too; we ourselves stand at `/`.
+    /// The directory that Outrigger was started in, in which the app starts too; the supervisor itself changes to `/`.
     pub directory: Option<PathBuf>,
-    /// When this process started, in seconds since 1970.
+    /// When this process started (Unix time).
     pub since: i64,
-    /// The start is over, and what it needed is given back.
+    /// The start is complete, and its memory is released.
     pub settled: bool,
     /// The file that this process was started from.
     pub binary: Vec<u8>,
 }
 
-/// A stop under way.
+/// A stop in progress.
 pub(crate) struct Stop {
     pub until: Instant,
     pub drain_until: Instant,
-    /// How long an app that runs elsewhere is waited for.
-    pub elsewhere_until: Instant,
+    /// How long to wait for an external app.
+    pub external_until: Instant,
     /// The signal that the app gets.
     pub signal: i32,
     pub kill_at: Option<Instant>,
     pub linger_until: Option<Instant>,
-    pub told_end: bool,
+    pub exit_sent: bool,
 }
 
 impl Supervisor {
     pub(crate) fn new(signals: OwnedFd, saved: SavedSignals) -> io::Result<Supervisor> {
         if rustix::process::getpid() != Pid::INIT {
-            // Orphans of the app come to us and are reaped, as PID 1 would.
+            // Orphans of the app become children of the supervisor and are reaped, as PID 1 would do.
             rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
         }
-        // Without /proc it is not known; then an upgrade has to name its binary.
+        // Without /proc the path is not known; then an upgrade has to specify its binary.
         let binary = std::env::current_exe().unwrap_or_default();
-        let manager = Systemd::from_environment();
+        let systemd = Systemd::from_environment();
         let (wake_read, wake) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
         let directory = std::env::current_dir().ok();
-        // A working directory keeps a volume from being unmounted for as long as we run.
+        // A working directory prevents a volume from being unmounted while the supervisor runs.
         let _ = rustix::process::chdir(c"/");
         Ok(Supervisor {
             plan: None,
@@ -86,13 +86,13 @@ impl Supervisor {
             wake,
             wake_read,
             rings: (Ring::in_memory("outrigger-stdout")?, Ring::in_memory("outrigger-stderr")?),
-            kept: SavedConfig::new()?,
+            saved_config: SavedConfig::new()?,
             streams: None,
             terminal: Terminal::None,
             app: App::new(false),
             workers: Workers::new(Instant::now()),
-            store: Store::new(manager.stored()),
-            manager,
+            store: Store::new(systemd.stored()),
+            systemd,
             gate_until: None,
             stop: None,
             exit: None,
@@ -108,7 +108,7 @@ impl Supervisor {
     }
 
     pub(crate) fn wake_worker(&self) {
-        // A full pipe has told enough.
+        // With a full pipe the worker is already notified.
         let _ = rustix::io::write(&self.wake, b"!");
     }
 }

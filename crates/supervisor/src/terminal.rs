@@ -1,5 +1,5 @@
-//! The terminal, where there is one: who has its foreground, what Ctrl-Z means, and a terminal of the app's own. In: our stdin.
-//! Out: a session for the app. Bound: one chunk of input waits for the app.
+//! The terminal, if there is one: its foreground process group, what Ctrl-Z does, and a dedicated pseudo-terminal for the app.
+//! In: Outrigger's stdin. Out: a session for the app. Limits: one chunk of input waits for the app.
 
 use rustix::fs::OFlags;
 use rustix::io::Errno;
@@ -13,23 +13,23 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use sys::process::{Session, User};
 
 pub enum Terminal {
-    /// Our stdin is none: the app gets a session of its own, where it may.
+    /// Outrigger's stdin is not a terminal: the app gets its own session, if allowed.
     None,
-    /// The app shares ours, in a process group of its own.
+    /// The app shares Outrigger's terminal, in its own process group.
     Shared,
     Own(Box<Pty>),
 }
 
-/// A pseudo-terminal: we hold one side, and the app's stdin, stdout and stderr are the other.
+/// A pseudo-terminal: the supervisor holds one side, and the app's stdin, stdout and stderr are the other.
 pub struct Pty {
-    ours: OwnedFd,
-    /// The path of the other side, which is opened for each start: as long as anybody has it open, there is no end to read.
+    supervisor_side: OwnedFd,
+    /// The path of the app's side, which is opened for each start: as long as a process has it open, reads find no end.
     name: CString,
-    /// How our own terminal was set before its keys were passed through as they are.
+    /// The settings of Outrigger's terminal before it was set to raw mode.
     before: Option<Termios>,
     waiting: [u8; CHUNK],
     range: std::ops::Range<usize>,
-    input_over: bool,
+    input_closed: bool,
 }
 
 const CHUNK: usize = 1024;
@@ -42,10 +42,10 @@ impl Terminal {
         Ok(if termios::isatty(stdin()) { Terminal::Shared } else { Terminal::None })
     }
 
-    /// Where the app stands; `group`: whether it may have a group of its own.
-    pub fn session<'a>(&self, group: bool, theirs: Option<&'a OwnedFd>) -> Session<'a> {
-        match (self, theirs) {
-            (Terminal::Own(_), Some(theirs)) => return Session::Terminal(theirs.as_fd()),
+    /// The session of the app; `group`: whether it may have its own process group.
+    pub fn session<'a>(&self, group: bool, app_side: Option<&'a OwnedFd>) -> Session<'a> {
+        match (self, app_side) {
+            (Terminal::Own(_), Some(app_side)) => return Session::Terminal(app_side.as_fd()),
             (Terminal::Own(_), None) => return Session::New,
             _ => {}
         }
@@ -57,8 +57,8 @@ impl Terminal {
         }
     }
 
-    /// Whether a signal from the kernel has reached the app without us: a key at the terminal reaches the whole foreground.
-    pub fn has_reported(&self) -> bool {
+    /// Whether the kernel has also sent its signal to the app: a key at the terminal signals the entire foreground group.
+    pub fn is_shared(&self) -> bool {
         matches!(self, Terminal::Shared)
     }
 
@@ -76,31 +76,31 @@ impl Terminal {
         }
     }
 
-    /// The app was stopped, as by Ctrl-Z: whoever waits for us, as a shell does, must see us stopped too.
+    /// The app was stopped, as by Ctrl-Z: a process that waits for Outrigger, such as a shell, must see it stopped too.
     pub fn stop_with_app(&self, app: i32) {
         if let Terminal::Shared = self {
-            self.take_back(Some(app));
+            self.take_foreground(Some(app));
             stop_ourselves();
         }
     }
 
-    /// We go on: so does the app, in the foreground where we have been given that.
-    pub fn hand_over(&self, app: i32) {
+    /// Outrigger is continued, and so is the app: in the foreground, if Outrigger has been given that.
+    pub fn give_foreground(&self, app: i32) {
         if let (Terminal::Shared, Some(app), true) = (self, Pid::from_raw(app), has_foreground()) {
             let _ = termios::tcsetpgrp(stdin(), app);
         }
     }
 
-    /// The foreground that the app had is ours again: SIGTTOU is blocked here, so that this is allowed. A foreground that is
-    /// somebody else's stays his.
-    pub fn take_back(&self, app: Option<i32>) {
+    /// The foreground that the app had is Outrigger's again: SIGTTOU is blocked here, so that this is allowed. The foreground of
+    /// any other process group is left unchanged.
+    pub fn take_foreground(&self, app: Option<i32>) {
         let has = termios::tcgetpgrp(stdin()).ok().map(|group| group.as_raw_nonzero().get());
         if let (Terminal::Shared, true) = (self, has.is_some() && has == app) {
             let _ = termios::tcsetpgrp(stdin(), getpgrp());
         }
     }
 
-    /// In a fork: closes what is the parent's, and leaves our own terminal as the parent has set it.
+    /// In a forked child: closes what is the parent's, and leaves Outrigger's terminal as the parent has set it.
     pub fn abandon(self) {
         if let Terminal::Own(mut pty) = self {
             pty.before = None;
@@ -108,89 +108,89 @@ impl Terminal {
     }
 }
 
-/// PID 1 cannot be stopped, and nobody waits for it either; the attempt alone would throw away a SIGCONT that has come already
+/// PID 1 cannot be stopped, and no process waits for it; the attempt alone would discard a SIGCONT that has already arrived
 /// (signal(7): a stop signal discards it).
 pub(crate) fn stop_ourselves() {
-    let us = rustix::process::getpid();
-    if us != Pid::INIT {
-        let _ = kill_process(us, Signal::STOP);
+    let own_pid = rustix::process::getpid();
+    if own_pid != Pid::INIT {
+        let _ = kill_process(own_pid, Signal::STOP);
     }
 }
 
-/// Whether our own group has the terminal's foreground.
+/// Whether the supervisor's own group has the terminal's foreground.
 fn has_foreground() -> bool {
     termios::tcgetpgrp(stdin()).is_ok_and(|group| group == getpgrp())
 }
 
 impl Pty {
     fn open() -> io::Result<Pty> {
-        let ours = rustix::pty::openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
-        rustix::pty::grantpt(&ours)?;
-        rustix::pty::unlockpt(&ours)?;
-        let name = rustix::pty::ptsname(&ours, Vec::new())?;
+        let supervisor_side = rustix::pty::openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
+        rustix::pty::grantpt(&supervisor_side)?;
+        rustix::pty::unlockpt(&supervisor_side)?;
+        let name = rustix::pty::ptsname(&supervisor_side, Vec::new())?;
         let before = termios::tcgetattr(stdin()).ok();
         if let Some(before) = &before {
             let mut raw = before.clone();
             raw.make_raw();
             let _ = termios::tcsetattr(stdin(), OptionalActions::Now, &raw);
         }
-        let pty = Pty { ours, name, before, waiting: [0; CHUNK], range: 0..0, input_over: false };
+        let pty = Pty { supervisor_side, name, before, waiting: [0; CHUNK], range: 0..0, input_closed: false };
         pty.copy_size();
         Ok(pty)
     }
 
-    /// A copy of our side, to read the app's output from.
+    /// A copy of the supervisor's side, to read the app's output from.
     pub fn output(&self) -> io::Result<OwnedFd> {
-        Ok(rustix::io::fcntl_dupfd_cloexec(&self.ours, 3)?)
+        Ok(rustix::io::fcntl_dupfd_cloexec(&self.supervisor_side, 3)?)
     }
 
-    /// The app's side, which the user that it becomes may open anew.
-    pub fn theirs(&self, user: Option<&User>) -> io::Result<OwnedFd> {
+    /// Opens the app's side, which the app's user may reopen.
+    pub fn open_app_side(&self, user: Option<&User>) -> io::Result<OwnedFd> {
         let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
-        let theirs = rustix::fs::open(self.name.as_c_str(), flags, rustix::fs::Mode::empty())?;
+        let app_side = rustix::fs::open(self.name.as_c_str(), flags, rustix::fs::Mode::empty())?;
         if let Some(user) = user {
-            let _ = rustix::fs::fchown(&theirs, Some(rustix::fs::Uid::from_raw(user.uid)), None);
+            let _ = rustix::fs::fchown(&app_side, Some(rustix::fs::Uid::from_raw(user.uid)), None);
         }
-        Ok(theirs)
+        Ok(app_side)
     }
 
-    /// The app's terminal is as large as ours.
+    /// Copies the size of Outrigger's terminal to the app's.
     pub fn copy_size(&self) {
         if let Ok(size) = termios::tcgetwinsize(stdin()) {
-            let _ = termios::tcsetwinsize(&self.ours, size);
+            let _ = termios::tcsetwinsize(&self.supervisor_side, size);
         }
     }
 
-    /// Our stdin, while the app takes what comes from it.
+    /// Outrigger's stdin, while the app accepts input.
     pub fn input(&self) -> Option<BorrowedFd<'static>> {
-        (!self.input_over && self.range.is_empty()).then_some(stdin())
+        (!self.input_closed && self.range.is_empty()).then_some(stdin())
     }
 
-    /// Our side, while input waits for it.
+    /// The supervisor's side, while input waits to be written to it.
     pub fn blocked(&self) -> Option<BorrowedFd<'_>> {
-        (!self.range.is_empty()).then_some(self.ours.as_fd())
+        (!self.range.is_empty()).then_some(self.supervisor_side.as_fd())
     }
 
-    /// Moves one chunk from our stdin to the app. Called when poll has said that there is one.
+    /// Moves one chunk from Outrigger's stdin to the app. Called when poll has reported one.
     pub fn move_input(&mut self, readable: bool) {
         if self.range.is_empty() {
-            if !readable || self.input_over {
+            if !readable || self.input_closed {
                 return;
             }
             match rustix::io::read(stdin(), &mut self.waiting) {
                 Ok(0) => {
-                    self.input_over = true;
-                    // As the key at a terminal would say it: Ctrl-D at the beginning of a line ends the input (termios(3), VEOF).
+                    self.input_closed = true;
+                    // As with the key at a terminal: Ctrl-D at the beginning of a line ends the input (termios(3), VEOF).
                     self.waiting[0] = 4;
                     self.range = 0..1;
                 }
                 Ok(count) => self.range = 0..count,
                 Err(Errno::INTR | Errno::AGAIN) => return,
-                Err(_) => self.input_over = true,
+                Err(_) => self.input_closed = true,
             }
         }
-        // Our side does not block: the reader of the app's output has made its description so.
-        match rustix::io::write(&self.ours, self.waiting.get(self.range.clone()).unwrap_or(&[])) {
+        // The supervisor's side does not block: the reader of the app's output has set that on its description.
+        match rustix::io::write(&self.supervisor_side, self.waiting.get(self.range.clone()).unwrap_or(&[])) {
             Ok(count) => self.range.start += count,
             Err(Errno::INTR | Errno::AGAIN) => {}
             Err(_) => self.range = 0..0,

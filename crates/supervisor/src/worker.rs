@@ -1,6 +1,6 @@
 //! A worker as a child: forked from the supervisor, so that it shares the pages of the binary and starts without an exec, or
 //! executed from another binary. In: what it inherits. Out: in the child, a `WorkerSide`; in the parent, its channels. Its
-//! watchdog is a timer that both hold: the worker winds it up, and the supervisor wakes only where it did not.
+//! watchdog is a timer that both hold: the worker re-arms it, and the supervisor wakes only if it did not.
 
 use crate::message::{self, PACKET_MAX, ToWorker};
 use crate::plan::{LEAVE_MOST, PLAN_MAX, READY_MOST, WATCHDOG_DOUBT};
@@ -19,46 +19,46 @@ use sys::ring::Ring;
 pub struct WorkerSide {
     /// Messages to and from the supervisor.
     pub control: OwnedFd,
-    /// systemd's notify protocol, towards the supervisor.
+    /// systemd's notify protocol, to the supervisor.
     pub notify: OwnedFd,
-    /// To be wound up for `plan::WATCHDOG`, again and again.
+    /// To be re-armed with `plan::WATCHDOG` periodically.
     pub watchdog: OwnedFd,
-    /// A pipe that becomes readable when the rings have new bytes or an end.
+    /// A pipe that becomes readable when the rings have new bytes or are closed.
     pub wake: OwnedFd,
     /// stdout and stderr of the app.
     pub rings: (Ring, Ring),
     pub proposal: Proposal,
     pub kept: SavedConfig,
-    /// Descriptors that workers before this one stored, by name.
+    /// Descriptors that previous workers stored, by name.
     pub stored: Vec<(String, OwnedFd)>,
     /// 0 for the first worker of this supervisor.
     pub generation: u32,
-    /// Whether the rings and the state are this worker's from the start.
+    /// Whether this worker owns the rings and the state from the start.
     pub owns: bool,
-    /// Whether another serves, and goes on if this one cannot start.
+    /// Whether another worker serves, and keeps serving if this one cannot start.
     pub replaces: bool,
-    /// How the worker before ended, where nobody asked it to.
+    /// How the previous worker exited, if that was not requested.
     pub crash: Option<Crash>,
     /// How often workers were replaced, this one included.
     pub restarts: Restarts,
-    /// Whether somebody keeps the listening sockets when all of us are gone: they must go on listening.
+    /// Whether a service manager keeps the listening sockets after Outrigger has exited: they must keep listening.
     pub managed: bool,
-    /// When the supervisor started, in seconds since 1970.
+    /// When the supervisor started (Unix time).
     pub since: i64,
-    /// The directory that we were started in.
+    /// The directory that Outrigger was started in.
     pub directory: Option<std::path::PathBuf>,
 }
 
-/// What a worker proposes before it is in its sandbox, in memory of its own: it holds nothing that a worker in its sandbox has
-/// written, since a program or a configuration from there would be a way out.
+/// What a worker proposes before it enters its sandbox, in separate memory: it contains nothing that a sandboxed worker has
+/// written, since a program or a configuration from there would be a sandbox escape.
 pub struct Proposal {
     /// The plan of the app.
     pub plan: OwnedFd,
-    /// The configuration that it is made from.
+    /// The configuration that the plan is built from.
     pub text: OwnedFd,
 }
 
-/// What outlives every worker.
+/// The configurations that outlive every worker.
 pub struct SavedConfig {
     /// The configuration that a worker last served: the sealed text of its proposal.
     pub last_good: OwnedFd,
@@ -66,14 +66,14 @@ pub struct SavedConfig {
     pub rejected: OwnedFd,
 }
 
-/// How a worker ended that nobody had asked to.
+/// How a worker exited without a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Crash {
     /// Its exit code, or 128 + the signal that killed it.
     pub code: i32,
-    /// It had not moved for `plan::WATCHDOG`.
+    /// It had made no progress for `plan::WATCHDOG`.
     pub hung: bool,
-    /// The kernel killed it for want of memory.
+    /// The kernel OOM-killed it.
     pub out_of_memory: bool,
 }
 
@@ -96,21 +96,21 @@ pub struct Worker {
     pub generation: u32,
     pub started: Instant,
     pub ready: bool,
-    /// Why it was started in the place of another one.
+    /// Why it was started to replace another one.
     pub replaces: Option<RestartReason>,
-    /// The binary that it was executed from, where it was not forked.
+    /// The binary that it was executed from, if it was not only forked.
     pub binary: Option<Vec<u8>>,
-    /// When it is killed: one that is not ready in time, or does not leave in time.
+    /// When it is killed, if it is not ready or has not exited in time.
     pub until: Option<Instant>,
-    /// It was told to hand over, and has not yet.
+    /// `HandOver` was sent to it, and it has not released the rings and the state yet.
     pub owns_state: bool,
     pub hung: bool,
-    pub doubted_at: Option<Instant>,
+    pub expired_at: Option<Instant>,
     /// Until the plan in it has been read.
     pub proposal: Option<Proposal>,
     /// Its configuration, sealed, until it serves.
     pub text: Option<OwnedFd>,
-    /// Why it could not start, as it said itself.
+    /// Why it could not start, as it reported.
     pub reason: Option<Vec<u8>>,
 }
 
@@ -122,7 +122,7 @@ pub struct WorkerEnds {
     pub watchdog: OwnedFd,
 }
 
-/// What came of a start, in the parent or in the child.
+/// The result of a start, in the parent or in the child.
 pub enum Started {
     Parent(Worker),
     Child(WorkerEnds),
@@ -133,7 +133,7 @@ impl SavedConfig {
         Ok(SavedConfig { last_good: sealed("outrigger-good", b"")?, rejected: memory("outrigger-refused")? })
     }
 
-    /// A text that was kept; None where none was yet.
+    /// A saved text; None if none was saved yet.
     pub fn text(memory: &OwnedFd) -> Option<String> {
         let size = usize::try_from(rustix::fs::fstat(memory).ok()?.st_size).ok().filter(|size| *size > 0)?;
         let mut bytes = vec![0; size.min(PLAN_MAX)];
@@ -142,9 +142,9 @@ impl SavedConfig {
         String::from_utf8(bytes).ok()
     }
 
-    /// Replaces what was kept.
+    /// Replaces the saved text.
     pub fn keep(memory: &OwnedFd, bytes: &[u8]) -> io::Result<()> {
-        // Cut to its length last: a writer that dies on the way leaves what can still be read, and not nothing.
+        // Truncated to its length last: a writer that crashes before that leaves a text that can still be read, not an empty one.
         let mut at = 0;
         while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
             at += rustix::io::pwrite(memory, rest, at as u64)?;
@@ -162,13 +162,13 @@ impl Proposal {
         Ok(Proposal { plan: memory("outrigger-plan")?, text: memory("outrigger-text")? })
     }
 
-    /// From here on nobody changes it, whoever has it open (fcntl(2), file seals).
+    /// After this no process can change it, even one that has it open (fcntl(2), file seals).
     pub fn seal(&self) -> io::Result<()> {
         [&self.plan, &self.text].into_iter().try_for_each(seal)
     }
 }
 
-/// Memory with this in it, which nobody can change.
+/// Memory with these bytes, which no process can change.
 pub(crate) fn sealed(name: &str, bytes: &[u8]) -> io::Result<OwnedFd> {
     let memory = memory(name)?;
     SavedConfig::keep(&memory, bytes)?;
@@ -184,15 +184,18 @@ fn seal(memory: &OwnedFd) -> io::Result<()> {
 impl Worker {
     /// Forks.
     pub fn fork(generation: u32, replaces: bool, now: Instant) -> io::Result<Started> {
-        let (control, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
-        let (notify, their_notify) = socketpair(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
+        let (control, worker_control) =
+            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+        let (notify, worker_notify) = socketpair(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
         let watchdog =
             rustix::time::timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK)?;
-        // Its first beat comes when everything is started.
-        wind_up(&watchdog, READY_MOST)?;
+        // The worker re-arms it for the first time when everything is started.
+        arm_watchdog(&watchdog, READY_MOST)?;
         let proposal = Proposal::new()?;
         match sys::process::fork()? {
-            Fork::Child => Ok(Started::Child(WorkerEnds { proposal, control: theirs, notify: their_notify, watchdog })),
+            Fork::Child => {
+                Ok(Started::Child(WorkerEnds { proposal, control: worker_control, notify: worker_notify, watchdog }))
+            }
             Fork::Parent { child } => Ok(Started::Parent(Worker {
                 pid: child,
                 control: Some(control),
@@ -206,7 +209,7 @@ impl Worker {
                 until: replaces.then(|| now + READY_MOST),
                 owns_state: false,
                 hung: false,
-                doubted_at: None,
+                expired_at: None,
                 proposal: Some(proposal),
                 text: None,
                 reason: None,
@@ -214,7 +217,7 @@ impl Worker {
         }
     }
 
-    /// A worker that has become ready under the program before this one.
+    /// A worker that has become ready under the previous program.
     pub fn resumed(
         pid: i32,
         control: OwnedFd,
@@ -237,7 +240,7 @@ impl Worker {
             until: None,
             owns_state: false,
             hung: false,
-            doubted_at: None,
+            expired_at: None,
             proposal: None,
             text,
             reason: None,
@@ -246,42 +249,42 @@ impl Worker {
 
     pub fn send(&self, message: ToWorker<'_>) {
         if let Some(control) = &self.control {
-            // A worker that reads nothing is hung; the watchdog replaces it, and the next one is told anew.
+            // A worker that reads nothing hangs; the watchdog has it replaced, and the next one gets the state again.
             let _ = message::send(control, &message.encode());
         }
     }
 
-    /// The next message that waits, as bytes.
+    /// The next waiting message, as bytes.
     pub fn recv<'a>(&mut self, packet: &'a mut [u8; PACKET_MAX]) -> Option<&'a [u8]> {
         let (count, _) = rustix::net::recv(self.control.as_ref()?, &mut packet[..], RecvFlags::DONTWAIT).ok()?;
         if count == 0 {
-            // Its end is closed: the exit follows, and until then there is nothing to poll for.
+            // The worker's end is closed: its exit follows, and until then there is nothing to poll.
             self.control = None;
             return None;
         }
         packet.get(..count)
     }
 
-    /// Asks it to make room for another.
-    pub fn hand_over_to(&mut self, drain: Duration, now: Instant) {
+    /// Begins the handover to another worker.
+    pub fn begin_handover(&mut self, drain: Duration, now: Instant) {
         self.owns_state = true;
         self.until = Some(now + drain + LEAVE_MOST);
         self.send(ToWorker::HandOver);
     }
 
-    /// Looks at the timer: one that has run out is wound up once more, shortly, since a machine that slept has a late timer. A
-    /// worker that moves again winds it up itself, so that the next doubt is a new one.
+    /// Checks the timer: an expired one is re-armed once more for a short time, since the timer is late after a suspend. A worker
+    /// that makes progress again re-arms it itself, so that the next expiry counts as a first one.
     pub fn check_watchdog(&mut self, now: Instant) {
         let mut count = [0u8; 8];
         if rustix::io::read(&self.watchdog, &mut count).is_err() {
             return;
         }
-        if self.doubted_at.is_some_and(|at| now.saturating_duration_since(at) < WATCHDOG_DOUBT * 2) {
+        if self.expired_at.is_some_and(|at| now.saturating_duration_since(at) < WATCHDOG_DOUBT * 2) {
             self.hung = true;
             self.kill();
         }
-        self.doubted_at = Some(now);
-        let _ = wind_up(&self.watchdog, WATCHDOG_DOUBT);
+        self.expired_at = Some(now);
+        let _ = arm_watchdog(&self.watchdog, WATCHDOG_DOUBT);
     }
 
     pub fn kill(&self) {
@@ -291,22 +294,22 @@ impl Worker {
     }
 }
 
-/// Sets the timer anew.
-pub fn wind_up(watchdog: &OwnedFd, time: Duration) -> io::Result<()> {
+/// Arms or re-arms the timer.
+pub fn arm_watchdog(watchdog: &OwnedFd, time: Duration) -> io::Result<()> {
     let value = Timespec { tv_sec: time.as_secs().try_into().unwrap_or(i64::MAX), tv_nsec: time.subsec_nanos().into() };
     let once = Itimerspec { it_interval: Timespec { tv_sec: 0, tv_nsec: 0 }, it_value: value };
     Ok(rustix::time::timerfd_settime(watchdog, TimerfdTimerFlags::empty(), &once).map(drop)?)
 }
 
-/// As which workers are seen in lists of processes; the kernel keeps 15 bytes.
+/// The name of workers in process lists; the kernel stores 15 bytes.
 pub(crate) const NAME: &std::ffi::CStr = c"outrigger-worke";
 
-/// The environment variable by which an executed worker learns what it inherits.
+/// The environment variable that carries what an executed worker inherits.
 pub const INHERIT: &str = "OUTRIGGER_INHERIT";
 
 impl WorkerSide {
-    /// Replaces this child by another binary with the same arguments, which finds everything under `INHERIT`. Returns only
-    /// where it could not.
+    /// Execs another binary in this child with the same arguments, which finds everything in `INHERIT`. Returns only if
+    /// that failed.
     pub fn exec(self, binary: &[u8]) -> io::Error {
         let WorkerSide {
             control,
@@ -346,9 +349,9 @@ impl WorkerSide {
         saved.number("replaces", replaces.into());
         saved.number("since", since);
         saved.number("managed", managed.into());
-        restarts.hand_over(&mut saved);
+        restarts.save_to(&mut saved);
         if let Some(crash) = crash {
-            saved.number("fell", i64::from(crash.code));
+            saved.number("crash", i64::from(crash.code));
             saved.number("hung", crash.hung.into());
             saved.number("out of memory", crash.out_of_memory.into());
         }
@@ -358,7 +361,7 @@ impl WorkerSide {
         saved.exec(binary, INHERIT)
     }
 
-    /// What an executed worker inherits, where this process is one.
+    /// What an executed worker inherits, if this process is one.
     pub fn inherited() -> Option<WorkerSide> {
         let mut saved = ReexecState::from_environment(INHERIT)?;
         // An exec named this process after its file.
@@ -378,7 +381,7 @@ impl WorkerSide {
             replaces: saved.value("replaces") == Some(1),
             since: saved.value("since").unwrap_or(0),
             managed: saved.value("managed") == Some(1),
-            crash: saved.value("fell").and_then(|code| i32::try_from(code).ok()).map(|code| Crash {
+            crash: saved.value("crash").and_then(|code| i32::try_from(code).ok()).map(|code| Crash {
                 code,
                 hung: saved.value("hung") == Some(1),
                 out_of_memory: saved.value("out of memory") == Some(1),

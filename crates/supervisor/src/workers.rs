@@ -1,6 +1,6 @@
-//! The workers: one that serves, perhaps one that is to replace it, perhaps one that was replaced and drains. In: wishes for another
-//! worker, notices that one is ready, ends. Out: forks, and messages about who owns the rings and the state. Bound: one worker in
-//! each place; a failed one is started again after a pause that doubles up to `RESTART_MOST`.
+//! The workers: one that serves, perhaps one that starts to replace it, perhaps one that was replaced and drains. In: requests
+//! for another worker, notifications that one is ready, exits. Out: forks, and messages about which one owns the rings and the
+//! state. Limits: one worker in each slot; a failed one is started again after a backoff that doubles up to `RESTART_MOST`.
 
 use crate::message::ToWorker;
 use crate::plan::{RESTART_FIRST, RESTART_MOST};
@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 pub(crate) enum WorkerSlot {
     /// Serves.
     Active,
-    /// Is to replace it, and is not ready yet.
+    /// Is not ready yet; will replace the active one.
     Starting,
     /// Was replaced, and drains.
     Draining,
@@ -20,7 +20,7 @@ pub(crate) enum WorkerSlot {
 
 pub(crate) const WORKER_SLOTS: [WorkerSlot; 3] = [WorkerSlot::Active, WorkerSlot::Starting, WorkerSlot::Draining];
 
-/// Why another worker is wanted in the place of one that serves.
+/// Why another worker is started to replace the active one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Replacement {
     Replace(RestartReason),
@@ -38,13 +38,13 @@ pub(crate) struct Workers {
     pub crash: Option<Crash>,
     /// Replacements so far.
     pub restarts: Restarts,
-    /// What the worker that is being forked at this moment is: its place, and its binary where that is another.
+    /// The worker that is being forked: its slot, its binary if that is another, and why it replaces the previous one.
     pub starting: Option<(WorkerSlot, Option<Vec<u8>>, Option<RestartReason>)>,
-    /// The binary that this process is to become, once the worker from the one before has left.
+    /// The binary that this process execs once the worker of the previous binary has exited.
     pub successor: Option<Vec<u8>>,
-    /// The worker has done everything that a stop wants.
+    /// The worker has finished everything that a stop requires.
     pub done: bool,
-    /// No other worker is wanted any more.
+    /// No handover begins any more.
     pub stopping: bool,
 }
 
@@ -66,28 +66,28 @@ impl Workers {
         }
     }
 
-    /// With the worker that served under the program before this one.
+    /// With the worker that served under the previous program.
     pub fn resumed(current: Worker, restarts: Restarts) -> Workers {
         let generation = current.generation + 1;
         let slots = [Some(current), None, None];
         Workers { slots, generation, restarts, restart_at: None, ..Workers::new(Instant::now()) }
     }
 
-    pub fn at(&self, place: WorkerSlot) -> Option<&Worker> {
-        self.slots.get(place as usize).and_then(Option::as_ref)
+    pub fn at(&self, slot: WorkerSlot) -> Option<&Worker> {
+        self.slots.get(slot as usize).and_then(Option::as_ref)
     }
 
-    pub fn at_mut(&mut self, place: WorkerSlot) -> Option<&mut Worker> {
-        self.slots.get_mut(place as usize).and_then(Option::as_mut)
+    pub fn at_mut(&mut self, slot: WorkerSlot) -> Option<&mut Worker> {
+        self.slots.get_mut(slot as usize).and_then(Option::as_mut)
     }
 
-    pub fn take(&mut self, place: WorkerSlot) -> Option<Worker> {
-        self.slots.get_mut(place as usize).and_then(Option::take)
+    pub fn take(&mut self, slot: WorkerSlot) -> Option<Worker> {
+        self.slots.get_mut(slot as usize).and_then(Option::take)
     }
 
-    pub fn put(&mut self, place: WorkerSlot, worker: Worker) {
-        if let Some(slot) = self.slots.get_mut(place as usize) {
-            *slot = Some(worker);
+    pub fn put(&mut self, slot: WorkerSlot, worker: Worker) {
+        if let Some(entry) = self.slots.get_mut(slot as usize) {
+            *entry = Some(worker);
         }
     }
 
@@ -101,7 +101,7 @@ impl Workers {
         self.slots.iter().flatten().for_each(Worker::kill);
     }
 
-    /// The stop order is for the worker that serves; one that is not ready yet will not be needed.
+    /// The stop message is for the active worker; one that is not ready yet will not be needed.
     pub fn stop(&mut self, message: ToWorker<'_>) {
         (self.replacement, self.stopping) = (None, true);
         if let Some(next) = self.at(WorkerSlot::Starting) {
@@ -110,20 +110,20 @@ impl Workers {
         self.send_to_active(message);
     }
 
-    pub fn want_reload(&mut self, now: Instant) {
-        self.want(RestartReason::Reload, now);
+    pub fn request_reload(&mut self, now: Instant) {
+        self.request(RestartReason::Reload, now);
     }
 
-    fn want(&mut self, reason: RestartReason, at: Instant) {
+    fn request(&mut self, reason: RestartReason, at: Instant) {
         if self.replacement.is_none() && !self.stopping {
             self.replacement = Some((Replacement::Replace(reason), at));
         }
     }
 
-    /// One that says that something of its own is broken is replaced as often as one that crash, and no more.
-    pub fn want_replaced(&mut self, reason: RestartReason, now: Instant) {
+    /// A worker that reports itself broken is replaced with the same backoff as one that crashed.
+    pub fn request_replacement(&mut self, reason: RestartReason, now: Instant) {
         if !reason.is_fault() {
-            return self.want(reason, now);
+            return self.request(reason, now);
         }
         if self.broken_at.is_some_and(|at| now.saturating_duration_since(at) > BROKEN_CALM) {
             self.wait = RESTART_FIRST;
@@ -131,11 +131,11 @@ impl Workers {
         self.broken_at = Some(now);
         let at = now + self.wait;
         self.wait = (self.wait * 2).min(RESTART_MOST);
-        self.want(reason, at);
+        self.request(reason, at);
     }
 
-    /// Answers whether there will be one: a signal that comes while another worker is taking over asks for nothing more.
-    pub fn want_upgrade(&mut self, binary: Vec<u8>, now: Instant) -> bool {
+    /// Returns whether an upgrade begins: a signal during a handover requests nothing more.
+    pub fn request_upgrade(&mut self, binary: Vec<u8>, now: Instant) -> bool {
         let busy = self.at(WorkerSlot::Starting).is_some()
             || self.at(WorkerSlot::Draining).is_some()
             || matches!(self.replacement, Some((Replacement::Upgrade(_), _)))
@@ -146,15 +146,15 @@ impl Workers {
         !busy
     }
 
-    /// The worker that was replaced has let go of the rings and the state.
-    pub fn released(&mut self, place: WorkerSlot) {
-        if let Some(worker) = self.at_mut(place).filter(|worker| worker.owns_state) {
+    /// The worker that was replaced has released the rings and the state.
+    pub fn released(&mut self, slot: WorkerSlot) {
+        if let Some(worker) = self.at_mut(slot).filter(|worker| worker.owns_state) {
             worker.owns_state = false;
             self.send_to_active(ToWorker::Acquire);
         }
     }
 
-    /// Ends whoever is late or hangs.
+    /// Kills workers that are late or hang.
     pub fn tick(&mut self, now: Instant) {
         for worker in self.slots.iter_mut().flatten() {
             worker.check_watchdog(now);
@@ -185,13 +185,13 @@ impl Workers {
         self.starting.as_ref().and_then(|(_, binary, _)| binary.clone())
     }
 
-    /// Whether nobody before the worker that is being forked can still hold the rings and the state.
+    /// Whether no worker before the one that is being forked can still own the rings and the state.
     pub fn is_alone(&self) -> bool {
-        // One that has let go of them and drains will not tell so again.
+        // A draining worker that has released them does not report that again.
         self.at(WorkerSlot::Active).is_none() && self.at(WorkerSlot::Draining).is_none_or(|old| !old.owns_state)
     }
 
-    /// Whether the worker that is being forked is to replace one that serves.
+    /// Whether the worker that is being forked replaces an active one.
     pub fn replaces(&self) -> bool {
         matches!(self.starting, Some((WorkerSlot::Starting, ..)))
     }
@@ -200,28 +200,28 @@ impl Workers {
         self.crash
     }
 
-    /// Replacements with that by the worker that is being forked.
+    /// Replacements, including the one by the worker that is being forked.
     pub fn restarts(&self) -> Restarts {
         let reason = self.starting.as_ref().and_then(|(.., reason)| *reason);
         reason.map_or(self.restarts, |reason| self.restarts.with(reason))
     }
 }
 
-/// A worker that ran this long before it broke is not of the row of those before.
+/// A worker that ran this long before it broke resets the backoff.
 const BROKEN_CALM: Duration = Duration::from_secs(60);
 
 impl Workers {
-    pub fn again_later(&mut self, now: Instant) {
+    pub fn schedule_restart(&mut self, now: Instant) {
         self.restart_at = Some(now + self.wait);
         self.wait = (self.wait * 2).min(RESTART_MOST);
     }
 
-    /// The worker has done what a stop wants, and nobody is left.
+    /// The worker has finished what a stop requires, and no worker is left.
     pub fn is_done(&self) -> bool {
         self.done && self.slots.iter().all(Option::is_none)
     }
 
-    /// One worker serves, and nobody comes or goes.
+    /// One worker serves, and no handover is in progress or requested.
     pub fn at_rest(&self) -> bool {
         self.may_replace() && self.replacement.is_none()
     }

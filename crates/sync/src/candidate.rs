@@ -1,7 +1,7 @@
-//! A candidate on its way to be published: files written beside the published revision, on the same volume. In: files of a
-//! store. Out: a directory whose every byte is on disk, or the reason why it is refused. Bounds: `Limits`, for which folders count as
-//! files; paths stay inside, links lead inside also where they lead through other links, and nothing but plain files, folders and
-//! such links is written.
+//! A candidate for publication: files written next to the published revision, on the same volume. In: files of a store. Out: a
+//! directory whose every byte is on disk, or the reason why it is rejected. Limits: `Limits`, for which directories count as
+//! files; paths stay inside, links resolve inside, also through other links, and nothing but plain files, directories and such
+//! links is written.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ffi::OsString;
@@ -48,37 +48,37 @@ impl Candidate {
         write().map_err(|error| format!("{}: {error}", target.display()))
     }
 
-    /// A file of this size is about to come: refused before anybody holds it in memory.
+    /// Checks the size of the next file: it is rejected before its content is in memory.
     pub fn expect(&self, path: &Path, size: u64) -> Result<(), String> {
         if self.bytes.saturating_add(size) > self.limits.max_bytes {
-            let (size, most) = (config::unit::ByteSize(size), config::unit::ByteSize(self.limits.max_bytes));
-            return Err(format!("{} has {size}, and the revision may have max_bytes = {most}", path.display()));
+            let (size, max) = (config::unit::ByteSize(size), config::unit::ByteSize(self.limits.max_bytes));
+            return Err(format!("{} has {size}: the revision exceeds max_bytes = {max}", path.display()));
         }
         Ok(())
     }
 
-    /// A folder, empty or not: it costs as much work as a file.
+    /// Counts a directory, empty or not: it costs as much work as a file.
     pub fn directory(&mut self) -> Result<(), String> {
         self.count(0)
     }
 
-    /// A link that points to something within the revision.
+    /// Creates a link that points to something within the revision.
     pub fn link(&mut self, path: &Path, target: &Path) -> Result<(), String> {
         self.count(0)?;
         let directory = path.parent().unwrap_or(Path::new(""));
         if !stays_inside(directory, target) {
             return Err(format!("the link {} points out of the revision, to {}", path.display(), target.display()));
         }
-        let place = self.inside(path)?;
-        std::os::unix::fs::symlink(target, &place).map_err(|error| format!("{}: {error}", place.display()))?;
+        let link = self.inside(path)?;
+        std::os::unix::fs::symlink(target, &link).map_err(|error| format!("{}: {error}", link.display()))?;
         self.links.insert(path.to_path_buf(), target.to_path_buf());
         Ok(())
     }
 
-    /// Syncs all folders from the innermost out, so that a crash leaves the whole candidate or none.
+    /// Syncs all directories, innermost first, so that a crash leaves the complete candidate or none.
     pub fn finish(mut self) -> io::Result<PathBuf> {
         for link in self.links.keys() {
-            if !leads_inside(link, &self.links) {
+            if !resolves_inside(link, &self.links) {
                 let text = format!("the link {} leads out of the revision, through other links", link.display());
                 return Err(io::Error::other(text));
             }
@@ -103,7 +103,7 @@ impl Candidate {
         Ok(())
     }
 
-    /// The path below the root, its folders made. Refuses what would leave it.
+    /// The path below the root, with its directories created. Rejects a path that would leave the root.
     fn inside(&self, path: &Path) -> Result<PathBuf, String> {
         let plain = path.components().all(|part| matches!(part, Component::Normal(_))) && path.file_name().is_some();
         if !plain {
@@ -118,9 +118,12 @@ impl Candidate {
                     fs::set_permissions(&directory, fs::Permissions::from_mode(0o755)).map_err(|e| e.to_string())?
                 }
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                    // A link written before must not lead this file elsewhere.
+                    // An earlier link must not redirect this file.
                     if !fs::symlink_metadata(&directory).is_ok_and(|meta| meta.is_dir()) {
-                        return Err(format!("the path {} leads through something that is no folder", path.display()));
+                        return Err(format!(
+                            "the path {} goes through something that is not a directory",
+                            path.display()
+                        ));
                     }
                 }
                 Err(error) => return Err(format!("{}: {error}", directory.display())),
@@ -138,9 +141,9 @@ impl Drop for Candidate {
     }
 }
 
-/// Follows a link as the kernel would (path_resolution(7)): every part that is a link itself is followed from where it stands. A
-/// circle leads nowhere, and so not out.
-fn leads_inside(link: &Path, links: &BTreeMap<PathBuf, PathBuf>) -> bool {
+/// Resolves a link as the kernel would (path_resolution(7)): every component that is a link itself is resolved from its own
+/// directory. A loop does not resolve, and so not to the outside.
+fn resolves_inside(link: &Path, links: &BTreeMap<PathBuf, PathBuf>) -> bool {
     const FOLLOWED_MAX: usize = 40;
     let mut here = PathBuf::new();
     let mut parts: VecDeque<OsString> = link.iter().map(OsString::from).collect();
@@ -194,12 +197,12 @@ mod tests {
     fn candidate(name: &str, limits: Limits) -> (PathBuf, Candidate) {
         let root = std::env::temp_dir().join(format!("outrigger-candidate-{name}-{}", std::process::id()));
         let _ = fs::remove_dir_all(&root);
-        (root.clone(), Candidate::new(root, limits).expect("a folder"))
+        (root.clone(), Candidate::new(root, limits).expect("a directory"))
     }
 
     /// Guarantee: escaping-revision-rejected
     #[test]
-    fn what_would_leave_the_revision_is_refused() {
+    fn escaping_paths_and_links_are_rejected() {
         let (root, mut candidate) = candidate("leave", Limits { max_files: 100, max_bytes: 100 });
         assert!(candidate.file(Path::new("a/b"), b"x", true).is_ok());
         assert!(candidate.link(Path::new("a/up"), Path::new("../a/b")).is_ok());
@@ -218,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_that_leads_out_through_another_one_is_refused() {
+    fn links_escaping_through_links_are_rejected() {
         let links = |pairs: &[(&str, &str)]| -> BTreeMap<PathBuf, PathBuf> {
             pairs.iter().map(|(from, to)| (from.into(), to.into())).collect()
         };
@@ -232,7 +235,7 @@ mod tests {
             (&[("d/x", "../y"), ("y", ".")], "d/x", true),
             (&[("y", "."), ("z", "y/y/y/..")], "z", false),
         ] {
-            assert_eq!(leads_inside(Path::new(link), &links(pairs)), inside, "{pairs:?}");
+            assert_eq!(resolves_inside(Path::new(link), &links(pairs)), inside, "{pairs:?}");
         }
         let (_, mut candidate) = candidate("through", Limits { max_files: 100, max_bytes: 100 });
         assert!(candidate.link(Path::new("a/up"), Path::new("..")).is_ok());
@@ -241,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn a_revision_over_its_limits_is_refused_by_name() {
+    fn a_rejection_reports_the_exceeded_limit() {
         let (_, mut candidate) = candidate("limits", Limits { max_files: 2, max_bytes: 10 });
         assert!(candidate.file(Path::new("a"), b"12345", false).is_ok());
         assert!(candidate.file(Path::new("b"), b"123456", false).is_err_and(|text| text.contains("max_bytes = 10")));

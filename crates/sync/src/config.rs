@@ -1,4 +1,4 @@
-//! What a person writes under `sync`.
+//! The section `sync` of the configuration.
 
 use crate::notify::NotifyEntry;
 use crate::publish::PublishEntry;
@@ -7,21 +7,21 @@ use config::unit::ByteSize;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-/// One directory that follows a store.
+/// One directory that is synchronized from a store.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// The store that is followed, by its kind.
+    /// The store to synchronize from, by its kind.
     pub store: StoreEntry,
     /// Where and how a revision is published, by its kind.
     pub publish: PublishEntry,
-    /// What is notified after each publication, one after the other.
+    /// Notifications to send after each publication, one after the other.
     #[serde(default)]
     pub notify: Vec<NotifyEntry>,
-    /// Files, links and directories of one revision; a candidate with more is refused.
+    /// Maximum number of files, links and directories of one revision; a candidate with more is rejected.
     #[serde(default = "max_files")]
     pub max_files: u32,
-    /// Bytes of one revision; a candidate with more is refused.
+    /// Maximum bytes of one revision; a candidate with more is rejected.
     #[serde(default = "max_bytes")]
     pub max_bytes: ByteSize,
 }

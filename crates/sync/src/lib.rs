@@ -1,6 +1,6 @@
-//! Configuration and secrets onto the shared volume: fetch → verify → publish → notify. In: stores. Out: a directory that is
-//! always one whole revision, behind one symlink. It never deletes the published revision to recover from anything, and
-//! never writes into it.
+//! Syncs configuration and secrets to the shared volume: fetch → verify → publish → notify. In: stores. Out: a directory that is
+//! always one complete revision, through one symlink. The published revision is never deleted to recover from an error, and
+//! never written to.
 
 pub mod config;
 pub mod plan;

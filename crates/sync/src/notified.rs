@@ -1,13 +1,13 @@
-//! Who has been notified of the present revision, kept in `sync/NAME/state.json`, so that a crash between publication and
-//! notification costs no notification, and none is sent twice because another one failed. In: the revision and the places in `notify`
-//! that have been notified. Out: the same after a restart. Bound: one place for each configured notification.
+//! The sent notifications of the current revision, persisted in `sync/NAME/state.json`, so that a crash between publication and
+//! notification loses no notification, and none is sent twice because another one failed. In: the revision and the indexes in
+//! `notify` that were sent. Out: the same after a restart. Limits: one index for each configured notification.
 
 use base::runtime::state::StateDir;
 use base::telemetry::{Counter, Telemetry};
 use serde::{Deserialize, Serialize};
 use std::io;
 
-/// The version of the file. Another one is started anew: the app is notified again.
+/// The version of the file. A file with another version is reset: the app is notified again.
 const VERSION: u32 = 1;
 
 /// The file as JSON.
@@ -15,7 +15,7 @@ const VERSION: u32 = 1;
 struct Content {
     version: u32,
     revision: String,
-    /// Places in `notify` that have been notified while others have not; none once all have.
+    /// Indexes in `notify` that were sent while others were not; none once all were sent.
     #[serde(default)]
     notified: Option<Vec<usize>>,
 }
@@ -27,12 +27,12 @@ pub struct Notified {
     reset: Counter,
 }
 
-/// What the file says of a revision.
+/// What the file records of a revision.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Status {
     /// Every notification was sent.
     Complete,
-    /// These places have been notified.
+    /// The notifications with these indexes were sent.
     Partial(Vec<usize>),
 }
 
@@ -42,7 +42,7 @@ impl Notified {
         Notified { state, file: format!("sync/{entry}/state.json"), reset }
     }
 
-    /// Who has been notified of `revision`. What cannot be read counts as nobody: a notification too many is harmless.
+    /// The sent notifications of `revision`. A file that cannot be read counts as none sent: a repeated notification is harmless.
     pub fn of(&self, revision: &str) -> (Status, io::Result<()>) {
         let none = Status::Partial(Vec::new());
         let bytes = match self.state.read(&self.file) {
@@ -53,7 +53,7 @@ impl Notified {
         match serde_json::from_slice::<Content>(&bytes) {
             Ok(content) if content.version != VERSION => {
                 tracing::warn!(
-                    file = self.file,
+                    path = self.file,
                     version = content.version,
                     "state file has an unsupported version; the app is notified again"
                 );
@@ -69,7 +69,7 @@ impl Notified {
     pub fn write(&self, revision: &str, status: Status) -> io::Result<()> {
         let notified = match status {
             Status::Complete => None,
-            Status::Partial(places) => Some(places),
+            Status::Partial(indexes) => Some(indexes),
         };
         let content = Content { version: VERSION, revision: revision.to_string(), notified };
         self.state.write(&self.file, &serde_json::to_vec(&content)?)
@@ -81,7 +81,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_was_notified_is_known_after_a_restart() {
+    fn sent_notifications_are_known_after_a_restart() {
         let dir = std::env::temp_dir().join(format!("outrigger-notified-{}", std::process::id()));
         let _ = std::fs::remove_dir_all(&dir);
         let notified = Notified::new(StateDir::open(&dir, 1 << 20), "settings", &Telemetry::default());
@@ -96,7 +96,7 @@ mod tests {
         std::fs::write(&file, "{\"version\":9,\"revision\":\"all/a\"}").expect("written");
         assert!(matches!(notified.of("all/a"), (found, Ok(())) if found == none), "another version");
         std::fs::write(&file, "garbage").expect("written");
-        assert!(matches!(notified.of("all/a"), (found, Err(_)) if found == none), "what cannot be read is said");
+        assert!(matches!(notified.of("all/a"), (found, Err(_)) if found == none), "an unreadable file is reported");
         let _ = std::fs::remove_dir_all(&dir);
     }
 }

@@ -1,4 +1,4 @@
-//! From the Config to a Plan that cannot be wrong.
+//! Validates the Config and builds the Plan, which is always valid.
 
 use crate::candidate::Limits;
 use crate::config::Config;
@@ -25,10 +25,10 @@ pub struct EntryPlan {
     pub limits: Limits,
 }
 
-/// A store that is asked more often would be a load test.
+/// A shorter interval would put too much load on the store.
 const INTERVAL_MIN: Duration = Duration::from_millis(100);
 
-/// Whether one target is the other, lies below it, or among its revisions.
+/// Whether one target equals the other, is below it, or is among its revisions.
 fn collide(one: &Path, other: &Path) -> bool {
     let revisions = |to: &Path| {
         let name = to.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -44,12 +44,12 @@ impl Plan {
         let mut needs = Needs::default();
         for entry in &self.entries {
             needs.add(entry.store.needs());
-            // The link is replaced by a rename in its folder, beside which revisions lie.
+            // The link is replaced by a rename in its directory, and the revisions are next to it.
             needs.write_file(&entry.to);
             for kind in &entry.notify {
                 match kind {
                     NotifyKind::Http(config) => needs.add(net::needs(config.url.as_str(), &config.client())),
-                    // Whether the app handles the signal stands in its /proc/PID/status.
+                    // /proc/PID/status shows whether the app handles the signal.
                     NotifyKind::Signal(_) => needs.read.push("/proc".into()),
                 }
             }
@@ -76,17 +76,17 @@ impl Plan {
                         place(link),
                         format!("`path` must be an absolute path with a name, found `{}`", publish.path.display()),
                     )
-                    .help("name the link itself, such as /etc/orders"),
+                    .help("give the path of the link itself, such as /etc/orders"),
                 );
             }
             let to = config::needs::normal(&publish.path);
             if let Some(other) = entries.iter().find(|other| collide(&to, &other.to)) {
                 let same = to == other.to;
                 let text = match same {
-                    true => format!("`{}` is published by `{}` already", to.display(), other.name),
-                    false => format!("`{}` and the path of `{}` are within each other", to.display(), other.name),
+                    true => format!("`{}` is already published by `{}`", to.display(), other.name),
+                    false => format!("`{}` and the path of `{}` are nested", to.display(), other.name),
                 };
-                findings.push(Diagnostic::error(place(link), text).help("give each entry a path of its own"));
+                findings.push(Diagnostic::error(place(link), text).help("give each entry its own path"));
             }
             if store.interval() < INTERVAL_MIN {
                 let place = place(&["store", store.name(), "interval"]);
@@ -95,8 +95,11 @@ impl Plan {
             let notify: Vec<NotifyKind> = entry.notify.iter().filter_map(|entry| entry.kind()).collect();
             if !wrapped && notify.iter().any(|kind| matches!(kind, NotifyKind::Signal(_))) {
                 findings.push(
-                    Diagnostic::error(place(&["notify"]), "a signal needs a wrapped app, and there is none")
-                        .help("set app.command, or notify by http"),
+                    Diagnostic::error(
+                        place(&["notify"]),
+                        "`signal` requires a wrapped app, but no command is configured",
+                    )
+                    .help("set app.command, or notify by http"),
                 );
             }
             let limits = Limits { max_files: entry.max_files as usize, max_bytes: entry.max_bytes.0 };

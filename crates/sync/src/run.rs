@@ -1,11 +1,11 @@
-//! The way of a revision, readable here: poll → fetch → verify → publish → notify.
+//! The path of a revision: poll → fetch → verify → publish → notify.
 //!
 //! ```text
-//! Poller::poll → round → store::Store::fetch → candidate::Candidate::file → publish::symlink::Place::publish → Poller::notify
+//! Poller::poll → round → store::Store::fetch → candidate::Candidate::file → publish::symlink::Target::publish → Poller::notify
 //! ```
 //!
-//! Runs on the worker's main thread; what blocks runs beside it, one at a time per entry. In: a Plan. Out: published
-//! revisions, and a gate that opens when each entry has one. When a store is down, the last revision stays published.
+//! Runs on the worker's main thread; blocking work runs on other threads, one round at a time per entry. In: a Plan. Out:
+//! published revisions, and a gate that opens when each entry has one. When a store is down, the last revision stays published.
 
 use crate::notified::{Notified, Status};
 use crate::notify::{NotifyKind, http};
@@ -32,26 +32,26 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-/// The longest pause after a failed poll, unless the interval is longer.
-const FAILED_MOST: Duration = Duration::from_secs(60);
+/// The maximum backoff after failed polls, unless the interval is longer.
+const BACKOFF_MAX: Duration = Duration::from_secs(60);
 
 /// How long an app may take to install a handler for the signal, and how often that is checked.
 const HANDLER_WAIT: Duration = Duration::from_secs(30);
 const HANDLER_POLL: Duration = Duration::from_millis(100);
 
-/// Tries of one HTTP notification in a row, and the pauses between.
-const TRIES: u32 = 6;
+/// Attempts of one HTTP notification in a row, and the backoff between them.
+const ATTEMPTS_MAX: u32 = 6;
 const RETRY_FIRST: Duration = Duration::from_millis(250);
-const RETRY_MOST: Duration = Duration::from_secs(5);
+const RETRY_MAX: Duration = Duration::from_secs(5);
 
 /// What sync needs from the rest of the worker.
 #[derive(Clone)]
 pub struct Inputs {
     pub state: StateDir,
     pub revisions: Revisions,
-    /// Whether the app runs; always true beside an app of its own container.
+    /// Whether the app runs; always true for an app in its own container.
     pub app_runs: watch::Receiver<bool>,
-    /// Sends a signal to the app, unless that would end it: false where the app does not handle it (yet).
+    /// Sends a signal to the app, unless that would terminate it: false if the app does not handle it (yet).
     pub signal_app: Rc<dyn Fn(i32) -> bool>,
 }
 
@@ -63,13 +63,13 @@ pub struct Gate {
 impl Gate {
     pub async fn open(&mut self) {
         for published in &mut self.published {
-            // An entry whose task has ended holds nobody up.
+            // An entry whose task has finished does not block the gate.
             let _ = published.wait_for(|published| *published).await;
         }
     }
 }
 
-/// What stands in the way of a start, such as a certificate that is missing.
+/// Errors that prevent a start, such as a missing certificate.
 pub fn check(plan: &Plan) -> Vec<String> {
     let build = |entry: &EntryPlan| {
         let built = entry.store.build(PathBuf::new(), entry.limits.max_bytes);
@@ -78,7 +78,7 @@ pub fn check(plan: &Plan) -> Vec<String> {
     plan.entries.iter().filter_map(build).collect()
 }
 
-/// Starts a task per entry. Errors name the entry and what stands in its way.
+/// Starts a task per entry. Each error has the entry and the reason.
 pub fn start(
     plan: Plan,
     inputs: &Inputs,
@@ -121,31 +121,32 @@ pub fn start(
     if !errors.is_empty() {
         return Err(errors);
     }
-    health.set_summary(plural(count, "directory follows its store", "directories follow their stores"));
+    health.set_summary(plural(
+        count,
+        "directory synchronized from its store",
+        "directories synchronized from their stores",
+    ));
     telemetry.register(Arc::new(PublishedRevisions(inputs.revisions.clone())));
     scope.spawn("conduct", conduct(participant, pollers));
     Ok((scope, Gate { published }))
 }
 
-/// Entries that publish to one place by different ways, which the file system alone knows: each would undo what the other does.
+/// Entries whose paths resolve to one target, which only the file system shows: each would undo the publications of the other.
 fn same_targets(entries: &[EntryPlan]) -> Vec<String> {
-    let mut places: HashMap<PathBuf, &str> = HashMap::new();
-    let place = |entry: &EntryPlan| Some(entry.to.parent()?.canonicalize().ok()?.join(entry.to.file_name()?));
-    let found = entries.iter().filter_map(|entry| Some((place(entry)?, entry)));
+    let mut targets: HashMap<PathBuf, &str> = HashMap::new();
+    let target = |entry: &EntryPlan| Some(entry.to.parent()?.canonicalize().ok()?.join(entry.to.file_name()?));
+    let found = entries.iter().filter_map(|entry| Some((target(entry)?, entry)));
     found
-        .filter_map(|(place, entry)| {
-            let other = places.insert(place, &entry.name)?;
+        .filter_map(|(target, entry)| {
+            let other = targets.insert(target, &entry.name)?;
             let to = entry.to.display();
-            Some(format!(
-                "sync `{}`: {to} is where `{other}` publishes, by another way; give each a place of its own",
-                entry.name
-            ))
+            Some(format!("sync `{}`: {to} resolves to the path of `{other}`; give each entry its own path", entry.name))
         })
         .collect()
 }
 
-/// Nothing of sync holds up a stop: a publication is atomic at any moment. A worker that takes over must not meet a round that is
-/// still under way here.
+/// Sync does not delay a shutdown: a publication is atomic at any moment. A handover waits for the round in progress, which must
+/// not overlap with the next worker.
 async fn conduct(mut participant: Participant, pollers: Vec<JoinHandle<()>>) {
     participant.reached(Phase::Handover).await;
     if participant.yields() {
@@ -163,7 +164,7 @@ async fn conduct(mut participant: Participant, pollers: Vec<JoinHandle<()>>) {
 /// One entry's task.
 struct Poller {
     entry: Arc<EntryPlan>,
-    /// Its path in the configuration, as health and log name it.
+    /// Its path in the configuration, its id in health and log.
     id: String,
     /// The store's own directory.
     cache: PathBuf,
@@ -176,7 +177,7 @@ struct Poller {
     unpublished: Rc<Cell<usize>>,
 }
 
-/// What is counted of an entry.
+/// The counters of an entry.
 struct Counts {
     row: Arc<Row>,
     unchanged: Counter,
@@ -211,18 +212,18 @@ impl Counts {
     }
 }
 
-/// Notifications of a revision that are still to be sent: places in the entry's list.
+/// Unsent notifications of a revision: indexes in the entry's list.
 #[derive(Default)]
 struct Pending {
     revision: String,
     notifications: Vec<usize>,
 }
 
-/// What one round led to.
+/// The result of one round.
 struct Round {
     store: Box<dyn Store>,
     result: Result<Option<String>, Failed>,
-    present: Option<Published>,
+    current: Option<Published>,
 }
 
 /// Which part of a round failed.
@@ -231,7 +232,7 @@ enum Failed {
     Publication(String),
 }
 
-/// What the link leads to.
+/// What the link points to.
 struct Published {
     revision: String,
     at: Option<SystemTime>,
@@ -239,20 +240,20 @@ struct Published {
 
 impl Poller {
     async fn poll(self, mut store: Box<dyn Store>, mut phase: PhaseWatch) {
-        let mut backoff = Backoff::new(self.entry.interval, self.entry.interval.max(FAILED_MOST));
+        let mut backoff = Backoff::new(self.entry.interval, self.entry.interval.max(BACKOFF_MAX));
         let mut pending = Pending::default();
-        let mut present: Option<Published> = None;
+        let mut current: Option<Published> = None;
         loop {
             let entry = self.entry.clone();
             let round = tokio::task::spawn_blocking(move || round(&entry, store)).await;
             let Ok(round) = round else {
-                // A bug that this content triggers: the other entries and the published revision stay.
-                let bug = Failure::from("the store panicked, which is a bug of outrigger".to_string());
-                self.failed(&Failed::Poll(bug), present.as_ref());
+                // A bug that this content triggers: the other entries keep running, and the published revision stays.
+                let bug = Failure::from("the store panicked; this is a bug in Outrigger".to_string());
+                self.failed(&Failed::Poll(bug), current.as_ref());
                 self.discard_cache().await;
                 store = match self.entry.store.build(self.cache.clone(), self.entry.limits.max_bytes) {
                     Ok(store) => store,
-                    Err(error) => return self.failed(&Failed::Poll(error.into()), present.as_ref()),
+                    Err(error) => return self.failed(&Failed::Poll(error.into()), current.as_ref()),
                 };
                 tokio::select! {
                     () = tokio::time::sleep(backoff.pause().max(self.entry.interval)) => continue,
@@ -260,7 +261,7 @@ impl Poller {
                 }
             };
             store = round.store;
-            present = round.present;
+            current = round.current;
             let pause = match round.result {
                 Ok(changed) => {
                     self.succeeded(changed);
@@ -268,12 +269,12 @@ impl Poller {
                     self.entry.interval
                 }
                 Err(failed) => {
-                    self.failed(&failed, present.as_ref());
+                    self.failed(&failed, current.as_ref());
                     let wait = if let Failed::Poll(failure) = &failed { failure.wait } else { None };
                     backoff.pause_at_least(wait).max(self.entry.interval)
                 }
             };
-            if present.is_some() {
+            if current.is_some() {
                 if !self.published.send_replace(true) {
                     self.unpublished.set(self.unpublished.get().saturating_sub(1));
                 }
@@ -281,14 +282,14 @@ impl Poller {
                     self.health.set_ready(true);
                 }
             }
-            self.show(present.as_ref());
+            self.show(current.as_ref());
             let notified = async {
-                if let Some(published) = &present {
+                if let Some(published) = &current {
                     self.notify(&published.revision, &mut pending).await;
                 }
                 tokio::time::sleep(pause).await;
             };
-            // The next worker sends what was not sent.
+            // The next worker sends the unsent notifications.
             tokio::select! {
                 () = notified => {}
                 _ = phase.reached(Phase::Handover) => return,
@@ -296,12 +297,12 @@ impl Poller {
         }
     }
 
-    /// The cache of a store may be what made it panic, and has nothing that is not at its source.
+    /// The cache of a store may have caused the panic, and contains nothing that the store does not have.
     async fn discard_cache(&self) {
         let cache = self.cache.clone();
         let removed = tokio::task::spawn_blocking(move || crate::publish::symlink::remove(&cache)).await;
         if let Ok(Err(error)) = removed {
-            tracing::warn!(entry = self.entry.name, %error, "cannot remove the cache of the store");
+            tracing::warn!(component = self.id, %error, "cannot remove the cache of the store");
         }
     }
 
@@ -309,7 +310,7 @@ impl Poller {
         self.counts.up.set(1);
         self.counts.last_success.set_now();
         if self.health.recovered(&self.id) {
-            tracing::info!(entry = self.entry.name, "store is reachable again");
+            tracing::info!(component = self.id, "store recovered");
         }
         match changed {
             Some(revision) => {
@@ -318,13 +319,13 @@ impl Poller {
                 self.counts.row.receive(1);
                 self.counts.row.deliver(1);
                 let revision = shown(&revision);
-                tracing::info!(entry = self.entry.name, revision, path = %self.entry.to.display(), "published a new revision");
+                tracing::info!(component = self.id, revision, path = %self.entry.to.display(), "published a new revision");
             }
             None => self.counts.unchanged.add(1),
         }
     }
 
-    fn failed(&self, failed: &Failed, present: Option<&Published>) {
+    fn failed(&self, failed: &Failed, current: Option<&Published>) {
         let error = match failed {
             Failed::Poll(failure) => {
                 self.counts.up.set(0);
@@ -338,22 +339,22 @@ impl Poller {
                 error
             }
         };
-        let serves = present.map_or("no revision is published yet".into(), |published| {
+        let published = current.map_or("no revision is published yet".into(), |published| {
             format!("revision {} stays published", shown(&published.revision))
         });
-        let text = format!("{}: {error}; {serves}", self.entry.store.describe());
+        let text = format!("{}: {error}; {published}", self.entry.store.describe());
         if self.health.fault(&self.id, text.clone()) {
-            tracing::warn!(entry = self.entry.name, error = text, "cannot fetch or publish a revision");
+            tracing::warn!(component = self.id, error = text, "cannot fetch or publish a revision");
         }
     }
 
-    fn show(&self, present: Option<&Published>) {
+    fn show(&self, current: Option<&Published>) {
         let revision = Revision {
             entry: self.entry.name.clone(),
             store: self.entry.store.describe(),
             path: self.entry.to.display().to_string(),
-            revision: present.map(|published| shown(&published.revision).to_string()),
-            published_at: present.and_then(|published| published.at),
+            revision: current.map(|published| shown(&published.revision).to_string()),
+            published_at: current.and_then(|published| published.at),
         };
         self.inputs.revisions.set(revision);
     }
@@ -370,14 +371,14 @@ impl Poller {
             let Status::Partial(already_notified) = status else { return };
             // An app that starts later reads the new revision anyway.
             let count = if *self.inputs.app_runs.borrow() { self.entry.notify.len() } else { 0 };
-            pending.notifications.extend((0..count).filter(|place| !already_notified.contains(place)));
+            pending.notifications.extend((0..count).filter(|index| !already_notified.contains(index)));
         }
         let due = pending.notifications.clone();
-        for place in &due {
-            let Some(kind) = self.entry.notify.get(*place) else { continue };
-            if self.send(*place, kind, revision, again).await {
-                pending.notifications.retain(|other| other != place);
-                // Recorded at once: the retries of the next one may take seconds, and a crash must repeat none.
+        for index in &due {
+            let Some(kind) = self.entry.notify.get(*index) else { continue };
+            if self.send(*index, kind, revision, again).await {
+                pending.notifications.retain(|other| other != index);
+                // Recorded immediately: retries of the next notification may take seconds, and a crash must not repeat this one.
                 self.record(revision, pending);
             }
         }
@@ -390,51 +391,51 @@ impl Poller {
         let status = match pending.notifications.is_empty() {
             true => Status::Complete,
             false => {
-                let places = 0..self.entry.notify.len();
-                Status::Partial(places.filter(|place| !pending.notifications.contains(place)).collect())
+                let indexes = 0..self.entry.notify.len();
+                Status::Partial(indexes.filter(|index| !pending.notifications.contains(index)).collect())
             }
         };
         self.note_state(self.notified.write(revision, status));
     }
 
-    /// Says whether the state file can be read and written.
+    /// Reports whether the state file can be read and written.
     fn note_state(&self, outcome: std::io::Result<()>) {
         let part = format!("{} state", self.id);
         match outcome {
             Ok(()) => drop(self.health.recovered(&part)),
             Err(error) => {
                 if self.health.fault(&part, format!("{error}; a restart notifies the app again")) {
-                    tracing::warn!(%error, "cannot record the notification; a restart notifies the app again");
+                    tracing::warn!(component = self.id, %error, "cannot record the notification; a restart notifies the app again");
                 }
             }
         }
     }
 
-    /// False where it is to be tried again after the next poll: an app beside us may start to listen at any time.
-    async fn send(&self, place: usize, kind: &NotifyKind, revision: &str, again: bool) -> bool {
-        let part = format!("{} notify {place}", self.id);
+    /// False if it is to be retried after the next poll: an app in another container may start to listen at any time.
+    async fn send(&self, index: usize, kind: &NotifyKind, revision: &str, again: bool) -> bool {
+        let part = format!("{} notify {index}", self.id);
         let failed = |error: String| {
             self.counts.notification(&self.entry, kind, "failure");
             if self.health.fault(&part, format!("{}: {error}", kind.describe())) {
-                tracing::error!(entry = self.entry.name, error, "notification failed");
+                tracing::error!(component = self.id, error, "notification failed");
             }
         };
         match kind {
             NotifyKind::Signal(signal) => {
                 let until = Instant::now() + HANDLER_WAIT;
-                // An app that is starting has no handler yet, and the signal would end it.
+                // An app that is starting has no handler yet, and the signal would terminate it.
                 while !(self.inputs.signal_app)(signal.number()) {
                     if Instant::now() > until {
-                        failed(format!("the app has no handler for {}, which would end it", signal.name()));
+                        failed(format!("the app has no handler for {}, which would terminate it", signal.name()));
                         return true;
                     }
                     tokio::time::sleep(HANDLER_POLL).await;
                 }
             }
             NotifyKind::Http(config) => {
-                let mut backoff = Backoff::new(RETRY_FIRST, RETRY_MOST);
+                let mut backoff = Backoff::new(RETRY_FIRST, RETRY_MAX);
                 while let Err(error) = http::send(config, shown(revision)).await {
-                    if again || backoff.tries() + 1 >= TRIES {
+                    if again || backoff.attempts() + 1 >= ATTEMPTS_MAX {
                         failed(error);
                         return false;
                     }
@@ -444,40 +445,40 @@ impl Poller {
         }
         self.counts.notification(&self.entry, kind, "success");
         self.health.recovered(&part);
-        let (entry, notification) = (&self.entry.name, kind.describe());
-        tracing::info!(entry, notification, revision = shown(revision), "notified the app of a revision");
+        let notification = kind.describe();
+        tracing::info!(component = self.id, notification, revision = shown(revision), "notified the app of a revision");
         true
     }
 }
 
-/// The store's own name for a revision, without what is selected of it.
+/// The store's own name for a revision, without the selection.
 fn shown(revision: &str) -> &str {
     revision.rsplit('/').next().unwrap_or(revision)
 }
 
 /// One round, on a thread that may block.
 fn round(entry: &EntryPlan, mut store: Box<dyn Store>) -> Round {
-    let place = match Target::open(&entry.to) {
-        Ok(place) => place,
-        Err(error) => return Round { store, result: Err(Failed::Publication(error.to_string())), present: None },
+    let target = match Target::open(&entry.to) {
+        Ok(target) => target,
+        Err(error) => return Round { store, result: Err(Failed::Publication(error.to_string())), current: None },
     };
-    let published = place.published();
-    let mut stage = || place.candidate(entry.limits).map_err(|error| error.to_string());
+    let published = target.published();
+    let mut stage = || target.candidate(entry.limits).map_err(|error| error.to_string());
     let result = match store.fetch(published.as_deref(), &mut stage) {
         Ok((Fetched::New { revision }, Some(candidate))) => {
-            let published = place.publish(candidate, &revision);
+            let published = target.publish(candidate, &revision);
             published.map(|()| Some(revision)).map_err(|error| Failed::Publication(error.to_string()))
         }
         Ok(_) => Ok(None),
-        // The last revision stays published, even where its link was lost.
-        Err(failure) => Err(Failed::Poll(match place.restore() {
+        // The last revision stays published, even if its link was lost.
+        Err(failure) => Err(Failed::Poll(match target.restore() {
             Ok(_) => failure,
-            Err(worse) => Failure {
-                text: format!("{}; and cannot restore the link to the last revision: {worse}", failure.text),
+            Err(error) => Failure {
+                text: format!("{}; and cannot restore the link to the last revision: {error}", failure.text),
                 ..failure
             },
         })),
     };
-    let present = place.published().map(|revision| Published { revision, at: place.published_at() });
-    Round { store, result, present }
+    let current = target.published().map(|revision| Published { revision, at: target.published_at() });
+    Round { store, result, current }
 }

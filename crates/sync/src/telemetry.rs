@@ -1,5 +1,5 @@
-//! Own metrics of sync. In: which revisions are published. Out: names, labels and help texts, and the families of revisions, whose
-//! labels change. Bound: one point for each configured entry.
+//! Outrigger's metrics about sync. In: the published revisions. Out: names, labels and help texts, and the families of revisions,
+//! whose labels change. Limits: one point for each configured entry.
 
 use base::feeds::revisions::Revisions;
 use base::telemetry::MetricDesc;
@@ -14,14 +14,14 @@ pub static POLLS: MetricDesc = MetricDesc::counter(
 pub static LAST_SUCCESS: MetricDesc = MetricDesc::gauge(
     "outrigger_sync_last_success_timestamp_seconds",
     &["entry", "store"],
-    "When the store was last reached.",
+    "Time of the last successful poll.",
 );
 pub static REVISION: MetricDesc =
     MetricDesc::gauge("outrigger_sync_revision_info", &["entry", "revision"], "Published revision; always 1.");
 pub static PUBLISHED: MetricDesc = MetricDesc::gauge(
     "outrigger_sync_published_timestamp_seconds",
     &["entry"],
-    "When the current revision was published.",
+    "Publication time of the current revision.",
 );
 pub static PUBLICATIONS: MetricDesc =
     MetricDesc::counter("outrigger_sync_publications_total", &["entry", "result"], "Publications: success, failure.");
@@ -31,7 +31,7 @@ pub static NOTIFICATIONS: MetricDesc = MetricDesc::counter(
     "Notifications: success, failure.",
 );
 
-/// Which revisions are published, as metrics.
+/// The published revisions, as metrics.
 pub struct PublishedRevisions(pub Revisions);
 
 /// For the docs.

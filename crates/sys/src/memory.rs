@@ -1,16 +1,16 @@
-//! Memory that the start of a process needed and its life does not. In: nothing. Out: pages given back. A long start (the parser
-//! of the configuration, certificates) leaves mapped pages of the binary behind that no other moment uses; they stay in the
-//! page cache, and come back one by one where they are needed after all.
+//! Memory that only the start of a process needs. In: nothing. Out: released pages. Startup (the configuration parser,
+//! certificates) leaves pages of the binary mapped that are not used afterwards. They stay in the page cache and are mapped
+//! again one by one if they are needed after all.
 
 use std::ffi::{c_int, c_void};
 
-/// Gives back what the allocator holds and nobody uses, of a flood that is over.
+/// Releases free memory that the allocator still holds, such as after a burst of load.
 pub fn trim() {
     // SAFETY: malloc_trim takes a number.
     unsafe { libc::malloc_trim(0) };
 }
 
-/// Resident memory of this process that is not shared: what proc_pid_statm(5) calls resident, without the pages of files.
+/// Resident memory of this process that is not shared: `resident` of proc_pid_statm(5), without file pages.
 pub fn private_bytes() -> u64 {
     let text = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
     let mut pages = text.split_whitespace().map(|number| number.parse::<u64>().unwrap_or(0));
@@ -18,9 +18,9 @@ pub fn private_bytes() -> u64 {
     resident.saturating_sub(shared) * rustix::param::page_size() as u64
 }
 
-/// Gives back what can be read again from the binary, and what the allocator holds and nobody uses.
+/// Releases pages that can be re-read from the binary, and free memory that the allocator still holds.
 pub fn release_startup_pages() {
-    // SAFETY: the callback gets valid records for the time of its call.
+    // SAFETY: the records are valid during each call of the callback.
     unsafe { libc::dl_iterate_phdr(Some(release_object), std::ptr::null_mut()) };
     trim();
 }
@@ -37,15 +37,15 @@ unsafe extern "C" fn release_object(object: *mut libc::dl_phdr_info, _size: usiz
     };
     let page = rustix::param::page_size() as u64;
     for header in headers {
-        // What can be written has been relocated, and is not what the file holds.
+        // Writable segments have been relocated and differ from the file.
         if header.p_type != libc::PT_LOAD || header.p_flags & libc::PF_W != 0 {
             continue;
         }
-        // Whole pages within the segment: its edges may share theirs with a segment that can be written.
+        // Complete pages within the segment: its edges may share a page with a writable segment.
         let start = (base + header.p_vaddr).next_multiple_of(page);
         let end = (base + header.p_vaddr + header.p_memsz) / page * page;
         if end > start {
-            // SAFETY: a private mapping of a file that was never written to; the kernel reads it again at the next access
+            // SAFETY: a private mapping of a file that was never written to; the kernel reloads it at the next access
             // (madvise(2), MADV_DONTNEED).
             unsafe { libc::madvise(start as *mut c_void, (end - start) as usize, libc::MADV_DONTNEED) };
         }
@@ -60,11 +60,11 @@ mod tests {
     static WORDS: [&str; 3] = ["read", "only", "data"];
 
     #[test]
-    fn code_and_constants_are_there_again_when_they_are_used() {
+    fn code_and_constants_are_reloaded_on_use() {
         let before: Vec<String> = WORDS.iter().map(|word| word.to_uppercase()).collect();
-        let kept = vec![7u8; 1 << 20];
+        let used = vec![7u8; 1 << 20];
         release_startup_pages();
         assert_eq!(WORDS.iter().map(|word| word.to_uppercase()).collect::<Vec<_>>(), before);
-        assert!(kept.iter().all(|byte| *byte == 7), "what is in use stays");
+        assert!(used.iter().all(|byte| *byte == 7), "memory in use is not released");
     }
 }

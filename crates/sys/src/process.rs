@@ -1,5 +1,5 @@
-//! fork and exec from a plan. In: an `ExecPlan`, made while allocation is still allowed. Out: a child, or where its start
-//! failed. Fork refuses where the process has a second thread, since it would copy locks that nobody opens.
+//! fork and exec from a plan. In: an `ExecPlan`, built while allocation is still allowed. Out: a child, or the step of its start
+//! that failed. Fork fails if the process has a second thread, since the child would copy locks that no thread releases.
 
 use crate::signal::SavedSignals;
 use std::ffi::OsStr;
@@ -8,7 +8,7 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 
-/// A program as a person names it.
+/// A program as the user specifies it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Command {
     pub argv: Vec<Vec<u8>>,
@@ -16,11 +16,11 @@ pub struct Command {
     pub environment: Vec<Vec<u8>>,
     pub directory: Option<Vec<u8>>,
     pub user: Option<User>,
-    /// The signal that it gets when its parent dies; 0 for none.
+    /// The signal that it receives when its parent exits; 0 for none.
     pub parent_death: i32,
 }
 
-/// Whom a child becomes before its exec.
+/// The user that a child switches to before its exec.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct User {
     pub uid: u32,
@@ -29,7 +29,7 @@ pub struct User {
     pub groups: Vec<u32>,
 }
 
-/// Everything exec needs, as the kernel reads it. The pointers point into the strings beside them.
+/// Everything exec needs, in the form the kernel reads. The pointers point into the strings of the same struct.
 pub struct ExecPlan {
     candidates: Vec<CString>,
     _argv: Vec<CString>,
@@ -41,18 +41,18 @@ pub struct ExecPlan {
     parent_death: i32,
 }
 
-/// Where a child stands between sessions, process groups and terminals.
+/// Session, process group and terminal of a child.
 #[derive(Clone, Copy, Debug)]
 pub enum Session<'a> {
-    /// A session of its own, so that signals can reach the whole group and no terminal reaches it.
+    /// A new session, so that signals can reach the entire group and no terminal sends it any.
     New,
-    /// Our session and process group, as if we were not there.
+    /// The session and process group of Outrigger, as without a wrapper.
     Ours,
-    /// Our session, and a process group of its own, behind whatever the terminal shows.
+    /// The session of Outrigger, and a new process group in the background of the terminal.
     Background,
-    /// Our session, and a process group of its own that the terminal has in its foreground.
+    /// The session of Outrigger, and a new process group in the foreground of the terminal.
     Foreground(BorrowedFd<'a>),
-    /// A session of its own whose terminal is this one.
+    /// A new session with this controlling terminal.
     Terminal(BorrowedFd<'a>),
 }
 
@@ -65,13 +65,13 @@ pub struct ChildSetup<'a> {
     pub signals: &'a SavedSignals,
 }
 
-/// Why a child could not become its program.
+/// Why the exec of a child failed, by step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StartError {
     Exec(i32),
     Directory(i32),
     User(i32),
-    /// A descriptor, a session or a terminal, or the fork itself.
+    /// A file descriptor, a session, a terminal or the fork itself.
     Setup(i32),
 }
 
@@ -82,11 +82,10 @@ pub enum Fork {
 }
 
 impl ExecPlan {
-    /// Resolves the command against the PATH of its own environment, as execvp would. Errors: a NUL in an argument.
+    /// Resolves the command against PATH of its own environment, as execvp does. Errors: a NUL byte in an argument.
     pub fn new(command: &Command) -> io::Result<ExecPlan> {
-        let owned = |bytes: &[u8]| {
-            CString::new(bytes).map_err(|_| io::Error::other("a NUL byte stands in the command or environment"))
-        };
+        let owned =
+            |bytes: &[u8]| CString::new(bytes).map_err(|_| io::Error::other("NUL byte in the command or environment"));
         let argv = command.argv.iter().map(|part| owned(part)).collect::<io::Result<Vec<_>>>()?;
         let envp = command.environment.iter().map(|entry| owned(entry)).collect::<io::Result<Vec<_>>>()?;
         let program = argv.first().ok_or_else(|| io::Error::other("the command is empty"))?.to_bytes().to_vec();
@@ -95,9 +94,10 @@ impl ExecPlan {
         } else {
             let path = command.environment.iter().find_map(|entry| entry.strip_prefix(b"PATH="));
             let path = path.unwrap_or(b"/usr/local/bin:/usr/bin:/bin");
-            let in_folder =
-                |folder: &[u8]| owned(&[if folder.is_empty() { b"." } else { folder }, b"/", &program].concat());
-            path.split(|byte| *byte == b':').map(in_folder).collect::<io::Result<Vec<_>>>()?
+            let in_directory = |directory: &[u8]| {
+                owned(&[if directory.is_empty() { b"." } else { directory }, b"/", &program].concat())
+            };
+            path.split(|byte| *byte == b':').map(in_directory).collect::<io::Result<Vec<_>>>()?
         };
         let pointers =
             |strings: &[CString]| strings.iter().map(|text| text.as_ptr()).chain([std::ptr::null()]).collect();
@@ -113,7 +113,7 @@ impl ExecPlan {
         })
     }
 
-    /// Replaces this process. Returns only where it could not: the error that says most (EACCES before ENOENT).
+    /// Replaces this process. Returns only on failure, with the most specific error (EACCES before ENOENT).
     pub fn exec(&self) -> i32 {
         let mut error = libc::ENOENT;
         for path in &self.candidates {
@@ -127,7 +127,7 @@ impl ExecPlan {
         error
     }
 
-    /// The program's file, where there is one: then a program that was not found is the one that starts this file.
+    /// The program's file, if it exists. If it does, ENOENT of exec refers to its interpreter.
     pub fn file(&self) -> Option<PathBuf> {
         use std::os::unix::ffi::OsStrExt as _;
         let directory =
@@ -136,8 +136,8 @@ impl ExecPlan {
         files.find(|path| path.is_file())
     }
 
-    /// The same, and a text without `#!` is read by a shell, as execvp does it (POSIX.1-2024, exec; a program of another machine
-    /// is none). For a child alone, which may allocate.
+    /// Like `exec`, but runs a text file without `#!` with a shell, as execvp does (POSIX.1-2024, exec; a binary of another
+    /// architecture is not a text file). Only for a child, which may allocate.
     fn exec_as_shell_would(&self) -> i32 {
         let error = self.exec();
         let text = self.candidates.iter().find(|path| error == libc::ENOEXEC && is_text(path));
@@ -153,7 +153,7 @@ impl ExecPlan {
 
 const SHELL: &CStr = c"/bin/sh";
 
-/// Whether a file may be executed and begins as a text does: what a shell looks at before it reads one as a script.
+/// Whether a file is executable and starts like text: the check of a shell before it runs a file as a script.
 fn is_text(path: &CStr) -> bool {
     if rustix::fs::access(path, rustix::fs::Access::EXEC_OK).is_err() {
         return false;
@@ -169,27 +169,28 @@ fn last_error() -> i32 {
     io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO)
 }
 
-/// How many threads this process has, from the links of its task folder.
+/// Whether this process has a single thread, by the link count of its task directory.
 pub(crate) fn is_single_threaded() -> bool {
     let path: &CStr = c"/proc/self/task";
-    // Each thread is a folder, and a folder has two links of its own. Without /proc nothing can be told.
+    // Each thread is a subdirectory, and a directory has two links itself. Without /proc the count is unknown.
     rustix::fs::stat(path).map_or(true, |stat| stat.st_nlink <= 3)
 }
 
-/// Whether others of this user may look at our memory and environment in /proc, and have it dumped (PR_SET_DUMPABLE(2const)): no, since
-/// both hold secrets. An exec says yes again. It makes our files in /proc root's, so that who has to write one says yes for a moment.
+/// Sets whether other processes of this user may read this process's memory and environment in /proc, and whether it may dump
+/// core (PR_SET_DUMPABLE(2const)): normally false, since both contain secrets. An exec resets it to true. While it is false, this
+/// process's files in /proc belong to root, so code that has to write one sets true briefly.
 pub fn set_readable_by_others(readable: bool) {
     use rustix::process::DumpableBehavior::{Dumpable, NotDumpable};
-    // Without it we are as other programs are.
+    // If it fails, this process is as readable as any other program.
     let _ = rustix::process::set_dumpable_behavior(if readable { Dumpable } else { NotDumpable });
 }
 
-/// Forks a process that has one thread; the child goes on with a copy of everything.
+/// Forks a process that has one thread; the child continues with a copy of everything.
 pub fn fork() -> io::Result<Fork> {
     if !is_single_threaded() {
-        return Err(io::Error::other("a process with several threads cannot be forked safely"));
+        return Err(io::Error::other("cannot safely fork a process with several threads"));
     }
-    // SAFETY: there is no other thread whose locks the copy could find taken.
+    // SAFETY: there is no other thread whose locks the child could find held.
     match unsafe { libc::fork() } {
         -1 => Err(io::Error::last_os_error()),
         0 => Ok(Fork::Child),
@@ -197,8 +198,8 @@ pub fn fork() -> io::Result<Fork> {
     }
 }
 
-/// Starts a child from a plan, and waits until its exec has happened or failed. One that failed is reaped here, so that
-/// nobody takes its end for the program's.
+/// Starts a child from a plan, and waits until its exec has succeeded or failed. A child that failed is reaped here, so that
+/// its exit is not mistaken for the exit of the program.
 pub fn start(plan: &ExecPlan, setup: &ChildSetup<'_>) -> Result<i32, StartError> {
     let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
         .map_err(|error| StartError::Setup(error.raw_os_error()))?;
@@ -226,7 +227,7 @@ pub fn start(plan: &ExecPlan, setup: &ChildSetup<'_>) -> Result<i32, StartError>
                 StartError::Setup(number) => (3, number),
             };
             let bytes = [step, number].map(i32::to_ne_bytes).concat();
-            // SAFETY: writes eight bytes that live here, then ends the child without the parent's exit handlers.
+            // SAFETY: writes eight bytes that live here, then exits the child without the parent's exit handlers.
             unsafe {
                 libc::write(write.as_raw_fd(), bytes.as_ptr().cast(), bytes.len());
                 libc::_exit(127)
@@ -235,7 +236,7 @@ pub fn start(plan: &ExecPlan, setup: &ChildSetup<'_>) -> Result<i32, StartError>
     }
 }
 
-/// Blocks until exec has happened, which closes the pipe, or the child has written why not.
+/// Blocks until exec succeeds, which closes the pipe, or the child writes its error.
 fn start_error(status: &OwnedFd) -> Option<StartError> {
     let mut bytes = [0u8; 8];
     let count = loop {
@@ -268,7 +269,7 @@ fn prepare(plan: &ExecPlan, setup: &ChildSetup<'_>) -> Result<(), StartError> {
             Session::Background => check(libc::setpgid(0, 0), StartError::Setup)?,
             Session::Foreground(terminal) => {
                 check(libc::setpgid(0, 0), StartError::Setup)?;
-                // SIGTTOU is still blocked here, so that a background group may do this.
+                // SIGTTOU is still blocked here, so a background group may do this.
                 check(libc::tcsetpgrp(terminal.as_raw_fd(), libc::getpid()), StartError::Setup)?;
             }
             Session::Terminal(terminal) => {
@@ -281,7 +282,7 @@ fn prepare(plan: &ExecPlan, setup: &ChildSetup<'_>) -> Result<(), StartError> {
                 check(libc::dup2(fd.as_raw_fd(), target), StartError::Setup)?;
             }
         }
-        // Before the user changes: a folder that only we may enter is still the folder that we were started in.
+        // Before the user changes: Outrigger may have been started in a directory that only its own user may enter.
         if let Some(directory) = &plan.directory {
             check(libc::chdir(directory.as_ptr()), StartError::Directory)?;
         }
@@ -290,7 +291,7 @@ fn prepare(plan: &ExecPlan, setup: &ChildSetup<'_>) -> Result<(), StartError> {
             check(libc::setgid(user.gid), StartError::User)?;
             check(libc::setuid(user.uid), StartError::User)?;
         }
-        // After the user changes, which takes it back (prctl(2)).
+        // After the user changes, which clears it (PR_SET_PDEATHSIG, prctl(2)).
         if plan.parent_death != 0 {
             check(libc::prctl(libc::PR_SET_PDEATHSIG, plan.parent_death), StartError::Setup)?;
         }
@@ -299,7 +300,7 @@ fn prepare(plan: &ExecPlan, setup: &ChildSetup<'_>) -> Result<(), StartError> {
     Ok(())
 }
 
-/// Has a program killed when the thread that starts it ends, by whatever (PR_SET_PDEATHSIG, prctl(2)).
+/// Has a program killed when the thread that starts it ends, for any reason (PR_SET_PDEATHSIG, prctl(2)).
 pub fn end_with_thread(command: &mut std::process::Command) {
     use std::os::unix::process::CommandExt as _;
     let end = || {
@@ -309,17 +310,17 @@ pub fn end_with_thread(command: &mut std::process::Command) {
             _ => Err(io::Error::last_os_error()),
         }
     };
-    // SAFETY: the closure makes one system call and touches no memory that a fork copies half.
+    // SAFETY: the closure makes one system call and touches no memory that fork may copy in an inconsistent state.
     unsafe { command.pre_exec(end) };
 }
 
-/// The interpreter that a script names.
+/// The interpreter in the `#!` line of a script.
 pub fn interpreter(path: &Path) -> Option<Vec<u8>> {
     use std::io::Read as _;
     let mut begin = [0u8; 256];
     let count = std::fs::File::open(path).ok()?.read(&mut begin).ok()?;
     let line = begin.get(..count)?.strip_prefix(b"#!")?.split(|byte| *byte == b'\n').next()?;
-    // A line end of Windows becomes part of the name, and is what is wrong with it.
+    // A carriage return becomes part of the name (Windows line ending); it is shown as `\r`, since it is the error.
     let line: Vec<u8> = line
         .trim_ascii_start()
         .iter()
@@ -331,7 +332,7 @@ pub fn interpreter(path: &Path) -> Option<Vec<u8>> {
     line.split(|byte| *byte == b' ').next().map(<[u8]>::to_vec).filter(|name| !name.is_empty())
 }
 
-/// Our children that live, with their names. Those of the app come to us when their parent ends (PR_SET_CHILD_SUBREAPER).
+/// The running children of this process, with their names. Orphans of the app are re-parented to it (PR_SET_CHILD_SUBREAPER).
 pub fn children() -> Vec<(i32, String)> {
     let text = std::fs::read_to_string("/proc/thread-self/children").unwrap_or_default();
     let alive = |pid: i32| {
@@ -342,30 +343,30 @@ pub fn children() -> Vec<(i32, String)> {
     text.split_whitespace().filter_map(|pid| alive(pid.parse().ok()?)).collect()
 }
 
-/// Closes a descriptor at the next exec. For a number that is not open nothing happens.
+/// Closes a file descriptor at the next exec. Does nothing for a number that is not open.
 pub fn close_on_exec(number: RawFd) {
-    // SAFETY: sets the flags of a number, which is no memory.
+    // SAFETY: sets the flags of a file descriptor; no memory is involved.
     unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) };
 }
 
-/// Takes a descriptor that this process inherited under a number. None where nothing is open there, and for the standard
-/// three. Call once for each number, before anything else is opened.
+/// Takes ownership of an inherited file descriptor. None if the number is not open, and for the standard three. Call once for
+/// each number, before anything else is opened.
 pub fn claim(number: RawFd) -> Option<OwnedFd> {
     if number <= libc::STDERR_FILENO {
         return None;
     }
-    // SAFETY: asks for the flags of a number, which is no memory.
+    // SAFETY: sets the flags of a file descriptor; no memory is involved.
     if unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) } < 0 {
         return None;
     }
-    // SAFETY: it is open, and the caller's promise makes it nobody else's.
+    // SAFETY: it is open, and the caller guarantees that nothing else owns it.
     Some(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
-/// Sends any signal, realtime ones too, to a process or to its group.
+/// Sends any signal, including realtime signals, to a process or to its group.
 pub fn kill(pid: i32, signal: i32, group: bool) -> io::Result<()> {
     if pid <= 1 {
-        return Err(io::Error::other("no process of ours"));
+        return Err(io::Error::other("invalid pid"));
     }
     // SAFETY: a call without memory; the target is a process or group above 1.
     match unsafe { libc::kill(if group { -pid } else { pid }, signal) } {
@@ -374,7 +375,7 @@ pub fn kill(pid: i32, signal: i32, group: bool) -> io::Result<()> {
     }
 }
 
-/// Ends a forked child at once with a code: no destructors of the parent's copies run.
+/// Exits a forked child immediately with a code: no destructors of copied values run.
 pub fn exit_now(code: i32) -> ! {
     // SAFETY: never returns.
     unsafe { libc::_exit(code) }
@@ -390,7 +391,7 @@ mod tests {
     }
 
     #[test]
-    fn a_command_is_looked_up_along_the_path_of_its_own_environment() {
+    fn command_is_looked_up_in_path_of_its_env() {
         let environment = ["PATH=/a:/b:"];
         let plan = ExecPlan::new(&command(&["tool", "-x"], &environment)).expect("no NUL");
         let names: Vec<&str> = plan.candidates.iter().filter_map(|path| path.to_str().ok()).collect();
@@ -401,7 +402,7 @@ mod tests {
     }
 
     #[test]
-    fn a_process_with_threads_refuses_to_fork() {
+    fn fork_fails_in_a_multithreaded_process() {
         let (hold, release) = std::sync::mpsc::channel::<()>();
         let thread = std::thread::spawn(move || release.recv());
         assert!(fork().is_err());

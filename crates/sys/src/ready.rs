@@ -1,10 +1,10 @@
-//! Whether a descriptor is ready, asked without waiting. In: a descriptor. Out: yes or no. For those who must never wait on
-//! somebody else, such as the reader of our output.
+//! Readiness of a file descriptor, without waiting. In: a file descriptor. Out: true or false. For code that must never wait for
+//! another process, such as the reader of Outrigger's output.
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::os::fd::BorrowedFd;
 
-/// The size up to which a pipe takes a write whole, once it is writable (pipe(7)).
+/// The size up to which a write to a writable pipe is complete (pipe(7)).
 pub const PIPE_BUF: usize = 4096;
 
 pub fn is_writable(fd: BorrowedFd<'_>) -> bool {

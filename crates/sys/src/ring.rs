@@ -1,6 +1,6 @@
-//! The capture ring: the app's bytes on their way from the supervisor to the worker, in memory that outlives the worker.
-//! In: bytes as they came from a pipe. Out: the same bytes in order, and how many were overwritten before they were read.
-//! Bound: the capacity chosen at start; when it is full the oldest bytes go, and the reader learns how many lines that were.
+//! The capture ring: carries the app's output from the supervisor to the worker, in memory that outlives the worker.
+//! In: bytes as read from a pipe. Out: the same bytes in order, and how many were overwritten before they were read.
+//! Limits: the capacity set at start. A full ring overwrites the oldest bytes, and the reader learns how many lines were lost.
 
 use crate::shared::{HEADER_BYTES, SLOTS_MAX, SharedHeader, Slot};
 use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags};
@@ -10,13 +10,13 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-/// Pages below an acknowledged position are given back to the system in steps of this size.
+/// Pages below an acknowledged position are released to the system in steps of this size.
 const RELEASE_STEP: u64 = 256 << 10;
 
-/// What was delivered and still can be read: the last words of an app that crashed.
+/// Delivered bytes that stay readable: the last output of an app that crashed.
 pub const TAIL_KEPT: u64 = 32 << 10;
 
-/// A ring; the supervisor writes, the worker reads, both through copies of one descriptor.
+/// A ring; the supervisor writes and the worker reads, both through duplicates of one file descriptor.
 #[derive(Clone)]
 pub struct Ring {
     file: Arc<std::fs::File>,
@@ -24,7 +24,7 @@ pub struct Ring {
     capacity: u64,
 }
 
-/// What a read found.
+/// Result of a read.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Read {
     pub bytes: usize,
@@ -33,24 +33,24 @@ pub struct Read {
 }
 
 impl Ring {
-    /// A ring in memory without room for any byte yet: `sized` gives it that, once the configuration is known.
+    /// A ring in memory with no capacity yet: `sized` sets it once the configuration is known.
     pub fn in_memory(name: &str) -> io::Result<Ring> {
         let file = rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
         rustix::fs::ftruncate(&file, HEADER_BYTES as u64)?;
-        // Whoever maps a page that another process cuts off dies of SIGBUS (mmap(2)): the ring may grow and never shrink.
+        // Access to a mapped page that another process truncates raises SIGBUS (mmap(2)): the ring may grow and never shrink.
         rustix::fs::fcntl_add_seals(&file, SealFlags::SHRINK)?;
         Ring::over(file)
     }
 
-    /// The ring that another process of ours made.
+    /// Opens a ring that another Outrigger process created.
     pub fn over(file: OwnedFd) -> io::Result<Ring> {
         let header = SharedHeader::map(&file)?;
         let capacity = header.get().capacity.load(Ordering::Acquire);
         Ok(Ring { file: Arc::new(file.into()), header: Arc::new(header), capacity })
     }
 
-    /// The same ring with a capacity; the one it was first given stays. Both sides call this with the same number, in any
-    /// order. Nothing but the header is resident until bytes are written.
+    /// The same ring with a capacity; the first capacity that was set stays. Both sides call this with the same number, in any
+    /// order. Only the header is resident until bytes are written.
     pub fn sized(&self, capacity: u64) -> io::Result<Ring> {
         let known = &self.header.get().capacity;
         let capacity =
@@ -59,20 +59,20 @@ impl Ring {
         Ok(Ring { capacity, ..self.clone() })
     }
 
-    /// Whether it has been given a capacity, and so has had a writer.
+    /// Whether the capacity is set, which implies that the ring has had a writer.
     pub fn is_sized(&self) -> bool {
         self.header.get().capacity.load(Ordering::Acquire) > 0
     }
 
-    /// Appends bytes; never blocks. More than the capacity keeps the last part.
+    /// Appends bytes; never blocks. Of more bytes than the capacity, the last ones are written.
     pub fn push(&self, bytes: &[u8], newlines: u64) -> io::Result<()> {
         let header = self.header.get();
         let head = header.head.load(Ordering::Relaxed);
         let skip = bytes.len().saturating_sub(self.capacity as usize);
-        let kept = bytes.get(skip..).unwrap_or(&[]);
+        let fitting = bytes.get(skip..).unwrap_or(&[]);
         let start = head + skip as u64;
-        let room = (self.capacity - start % self.capacity).min(kept.len() as u64) as usize;
-        let (first, second) = kept.split_at(room);
+        let room = (self.capacity - start % self.capacity).min(fitting.len() as u64) as usize;
+        let (first, second) = fitting.split_at(room);
         header.writing.store(head + bytes.len() as u64, Ordering::SeqCst);
         std::sync::atomic::fence(Ordering::SeqCst);
         self.file.write_all_at(first, self.offset(start))?;
@@ -82,7 +82,7 @@ impl Ring {
         Ok(())
     }
 
-    /// Says that nothing more will come.
+    /// Marks the end of the input.
     pub fn close(&self) {
         self.header.get().closed.store(1, Ordering::Release);
     }
@@ -95,7 +95,7 @@ impl Ring {
         self.header.get().head.load(Ordering::Acquire)
     }
 
-    /// Copies what follows `position` into the buffer and moves the position behind it.
+    /// Copies what follows `position` into the buffer and advances the position past it.
     pub fn read(&self, position: &mut u64, buffer: &mut [u8]) -> io::Result<Read> {
         let mut lost = 0;
         for _ in 0..READ_TRIES {
@@ -110,7 +110,7 @@ impl Ring {
             let wanted = (head - *position).min(self.capacity - start).min(buffer.len() as u64) as usize;
             let target = buffer.get_mut(..wanted).unwrap_or(&mut []);
             self.file.read_exact_at(target, self.offset(*position))?;
-            // The writer may have come round while we copied: then what we have is torn, and is read again from later on.
+            // If the writer wrapped around during the copy, the copy is torn and is repeated from a later position.
             std::sync::atomic::fence(Ordering::SeqCst);
             if self.header.get().writing.load(Ordering::SeqCst).saturating_sub(self.capacity) <= *position {
                 *position += wanted as u64;
@@ -120,19 +120,19 @@ impl Ring {
         Ok(Read { bytes: 0, lost })
     }
 
-    /// How far any worker has read: what lies before it is read again after a restart.
+    /// The highest position that any worker has read; a restart re-reads bytes before it.
     pub fn read_to(&self) -> u64 {
         self.header.get().read.load(Ordering::Relaxed)
     }
 
-    /// Notes that the range up to `position` was read for the first time, and the newlines in it.
+    /// Records that the range up to `position` was read for the first time, and the newlines in it.
     pub fn note_read(&self, position: u64, newlines: u64) {
         let header = self.header.get();
         header.read.fetch_max(position, Ordering::Relaxed);
         header.lines_read.fetch_add(newlines, Ordering::Relaxed);
     }
 
-    /// Once everything is read: how many lines were overwritten before they could be. None while bytes are still to come.
+    /// Once everything is read: how many lines were overwritten before they were read. None while bytes are still unread.
     pub fn take_lines_lost(&self) -> Option<u64> {
         let header = self.header.get();
         let (before, lines) = (self.head(), header.lines.load(Ordering::Acquire));
@@ -145,19 +145,19 @@ impl Ring {
         Some(lost)
     }
 
-    /// Newlines among what was read before a position. What lies between it and the end of what was read must still be there.
+    /// Newlines read before a position. The bytes between it and the end of the read range must still be in the ring.
     pub fn lines_read_before(&self, position: u64) -> io::Result<u64> {
         let (read_to, lines) = (self.read_to(), self.header.get().lines_read.load(Ordering::Relaxed));
         Ok(lines.saturating_sub(self.newlines(position, read_to)?))
     }
 
-    /// Lines that are gone between what a sink has acknowledged and the oldest byte that is still here, read or not.
+    /// Lines overwritten between the acknowledged position of a sink and the oldest byte still in the ring, read or not.
     pub fn lines_overwritten(&self, sink: &str, oldest: u64) -> io::Result<u64> {
         let header = self.header.get();
         let (head, lines) = (self.head(), header.lines.load(Ordering::Acquire));
-        let here = self.newlines(oldest, head)?;
+        let retained = self.newlines(oldest, head)?;
         let known = self.lines_acknowledged(sink) + header.lines_lost.load(Ordering::Relaxed);
-        Ok(lines.saturating_sub(here + known))
+        Ok(lines.saturating_sub(retained + known))
     }
 
     fn newlines(&self, from: u64, to: u64) -> io::Result<u64> {
@@ -175,23 +175,23 @@ impl Ring {
         Ok(count)
     }
 
-    /// How far a sink has acknowledged, if it has a position here.
+    /// The acknowledged position of a sink, if it has a slot.
     pub fn acknowledged(&self, sink: &str) -> Option<u64> {
         let slot = self.taken_slot(sink)?;
         Some(slot.acknowledged.load(Ordering::Relaxed).min(self.head()))
     }
 
-    /// The newlines that were read before what a sink has acknowledged.
+    /// The newlines read before the acknowledged position of a sink.
     pub fn lines_acknowledged(&self, sink: &str) -> u64 {
         self.taken_slot(sink).map_or(0, |slot| slot.lines.load(Ordering::Relaxed))
     }
 
-    /// Notes how far a sink has acknowledged, and the newlines that were read before that. False where all `SLOTS_MAX` places are
-    /// taken by other sinks.
+    /// Records the acknowledged position of a sink, and the newlines read before it. False if all `SLOTS_MAX` slots are taken by
+    /// other sinks.
     pub fn acknowledge(&self, sink: &str, position: u64, lines: u64) -> bool {
         match self.slot(sink) {
             Some(slot) => {
-                // A worker that has given the ring over may still hear of a late delivery.
+                // A worker that has handed over the ring may still receive a late acknowledgement.
                 slot.acknowledged.fetch_max(position, Ordering::Release);
                 slot.lines.fetch_max(lines, Ordering::Release);
                 true
@@ -215,18 +215,18 @@ impl Ring {
         })
     }
 
-    /// Gives the memory between two acknowledged positions back, but for the newest `TAIL_KEPT` bytes. Answers how far it came.
+    /// Releases the memory between two acknowledged positions, except the newest `TAIL_KEPT` bytes. Returns the end position.
     pub fn release(&self, from: u64, to: u64) -> u64 {
         let to = to.min(self.head().saturating_sub(TAIL_KEPT));
         let to = to - to % RELEASE_STEP;
-        // Not near the writer, which may come round while the hole is made.
+        // Not near the writer, which may wrap around while the hole is punched.
         if to <= from || self.head().saturating_sub(from) >= self.capacity - self.capacity / 4 {
             return from.max(to);
         }
         let start = from % self.capacity;
         let length = (to - from).min(self.capacity - start);
         let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        // Where holes are not supported the memory stays in use up to the capacity, which is the stated bound.
+        // Without support for holes the memory stays in use up to the capacity, which is the documented limit.
         let _ = rustix::fs::fallocate(self.file.as_fd(), flags, self.offset(from), length);
         from + length
     }
@@ -246,7 +246,7 @@ impl Ring {
         Ok(tail)
     }
 
-    /// The descriptor, for a worker that is executed anew.
+    /// The file, passed to a new worker at exec.
     pub fn file(&self) -> &std::fs::File {
         &self.file
     }
@@ -260,10 +260,10 @@ impl Ring {
     }
 }
 
-/// How much is read at a time to count lines.
+/// Bytes read at a time to count lines.
 const COUNT_CHUNK: usize = 64 << 10;
 
-/// A reader that is overtaken this often in one call gives up until the next.
+/// A reader that the writer overtakes this often in one call stops until the next call.
 const READ_TRIES: usize = 4;
 
 /// Never zero: zero marks a free slot.
@@ -271,7 +271,7 @@ fn owner_of(sink: &str) -> u64 {
     fnv1a(sink.as_bytes()).max(1)
 }
 
-/// FNV-1a (draft-eastlake-fnv, section 2): a name or the beginning of a file as a number, for positions that are kept.
+/// FNV-1a (draft-eastlake-fnv, section 2): hash of a name or of the start of a file, for persisted positions.
 pub fn fnv1a(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3))
 }
@@ -297,28 +297,28 @@ mod tests {
     }
 
     #[test]
-    fn bytes_come_out_in_order_over_many_rounds() {
+    fn bytes_are_read_in_order_over_many_rounds() {
         let ring = ring(32);
-        let (mut position, mut sent, mut got) = (0, Vec::new(), Vec::new());
+        let (mut position, mut sent, mut received) = (0, Vec::new(), Vec::new());
         for round in 0..100u8 {
             let chunk = vec![round; (round % 13) as usize];
             ring.push(&chunk, 0).expect("memory");
             sent.extend_from_slice(&chunk);
-            got.extend(read_all(&ring, &mut position).0);
+            received.extend(read_all(&ring, &mut position).0);
         }
-        assert_eq!(sent, got);
+        assert_eq!(sent, received);
     }
 
     /// Guarantee: overwritten-lines-counted
     #[test]
-    fn a_full_ring_keeps_the_newest_and_counts_what_went() {
+    fn full_ring_retains_the_newest_and_counts_lost() {
         let ring = ring(16);
         let mut position = 0;
         ring.push(b"one\ntwo\n", 2).expect("memory");
         ring.push(b"three\nfour\nfive\n", 3).expect("memory");
         let (bytes, lost) = read_all(&ring, &mut position);
         assert_eq!((bytes.as_slice(), lost), (&b"three\nfour\nfive\n"[..], 8));
-        assert_eq!(ring.take_lines_lost(), None, "not all was noted as read");
+        assert_eq!(ring.take_lines_lost(), None, "not everything is recorded as read");
         ring.note_read(position, 3);
         assert_eq!((ring.take_lines_lost(), ring.take_lines_lost()), (Some(2), Some(0)));
         ring.push(&[b'x'; 40], 0).expect("longer than the ring");
@@ -327,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_that_were_read_and_overwritten_before_they_were_acknowledged_are_known() {
+    fn lines_overwritten_before_an_ack_are_counted() {
         let ring = ring(16);
         let mut position = 0;
         ring.push(b"a\nb\nc\nd\ne\nf\ng\nh\n", 8).expect("memory");
@@ -337,15 +337,15 @@ mod tests {
         ring.push(b"i\nj\nk\nl\n", 4).expect("memory");
         let mut again = 4;
         let read = ring.read(&mut again, &mut [0u8; 2]).expect("readable");
-        assert_eq!((read.lost, again), (4, 10), "c and d are gone");
+        assert_eq!((read.lost, again), (4, 10), "c and d are overwritten");
         assert_eq!(ring.lines_read_before(8).expect("readable"), 4);
         assert_eq!(ring.lines_overwritten("main", 8).expect("readable"), 2);
         ring.note_read(24, 4);
-        assert_eq!(ring.take_lines_lost(), Some(0), "they were read once");
+        assert_eq!(ring.take_lines_lost(), Some(0), "the lines were read once");
     }
 
     #[test]
-    fn positions_of_sinks_outlive_the_reader() {
+    fn sink_positions_outlive_the_reader() {
         let ring = ring(1024);
         ring.push(&[b'x'; 100], 0).expect("memory");
         assert_eq!(ring.acknowledged("main"), None);
@@ -359,7 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn a_released_range_reads_on_behind_it() {
+    fn reading_continues_after_a_released_range() {
         let ring = ring(1 << 20);
         ring.push(&vec![b'a'; 512 << 10], 0).expect("memory");
         assert_eq!(ring.release(0, 300 << 10), 256 << 10);

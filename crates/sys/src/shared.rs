@@ -1,5 +1,5 @@
 //! The header page of a capture ring, shared between supervisor and worker as atomics. In: a memfd or file. Out: counters
-//! that both see. A hostile or broken peer can write any value into it: readers check what they use.
+//! that both see. A malicious or broken peer can write any value into it: readers validate what they use.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -9,29 +9,29 @@ use std::sync::atomic::AtomicU64;
 /// One page: header of a ring.
 pub const HEADER_BYTES: usize = 4096;
 
-/// How many sinks may keep their own position in one ring.
+/// How many sinks may store their own position in one ring.
 pub const SLOTS_MAX: usize = 32;
 
-/// What stands in the header. Positions count bytes since the app's start and never wrap.
+/// The header. Positions count bytes since the app's start and never wrap.
 #[repr(C)]
 #[derive(Default)]
 pub struct Header {
     /// Bytes written by the supervisor.
     pub head: AtomicU64,
-    /// How far the supervisor is writing at this moment, published before it does: what this overwrites is not to be trusted.
+    /// End of the supervisor's current write, published before it writes: bytes that this write overwrites are invalid.
     pub writing: AtomicU64,
-    /// Newlines among them, published after `head`.
+    /// Newlines among the bytes written, published after `head`.
     pub lines: AtomicU64,
-    /// How far any worker has read, and the newlines among what was read; with `lines` they tell how many were overwritten.
+    /// The highest position that any worker has read, and the newlines before it; with `lines` they give the overwritten lines.
     pub read: AtomicU64,
     pub lines_read: AtomicU64,
-    /// Newlines that were overwritten before anybody read them, as far as that is counted.
+    /// Newlines that were overwritten before they were read, as far as counted.
     pub lines_lost: AtomicU64,
-    /// 1 when the app's end of the pipe is closed: nothing more will come.
+    /// 1 once the app's end of the pipe is closed: no more bytes follow.
     pub closed: AtomicU64,
-    /// How many bytes the ring behind the header holds; 0 until that is known.
+    /// Capacity in bytes of the ring after the header; 0 until it is set.
     pub capacity: AtomicU64,
-    /// Per sink: a hash of its name, how far it has acknowledged, and the newlines that were read before that.
+    /// Per sink: a hash of its name, its acknowledged position, and the newlines read before that position.
     pub slots: [Slot; SLOTS_MAX],
 }
 
@@ -48,7 +48,7 @@ pub struct SharedHeader {
     page: NonNull<Header>,
 }
 
-// SAFETY: the page is made of atomics, and the pointer stays valid until drop.
+// SAFETY: the page consists of atomics, and the pointer stays valid until drop.
 unsafe impl Send for SharedHeader {}
 // SAFETY: as above.
 unsafe impl Sync for SharedHeader {}
@@ -58,7 +58,7 @@ impl SharedHeader {
     pub fn map(file: impl AsFd) -> io::Result<SharedHeader> {
         const { assert!(size_of::<Header>() <= HEADER_BYTES) };
         if rustix::fs::fstat(&file)?.st_size < HEADER_BYTES as i64 {
-            return Err(io::Error::other("the file is shorter than its header"));
+            return Err(io::Error::other("the file is shorter than the header"));
         }
         // SAFETY: a new mapping, chosen by the kernel; the file is as long as the mapping.
         let page = unsafe {
@@ -83,7 +83,7 @@ impl SharedHeader {
 
 impl Drop for SharedHeader {
     fn drop(&mut self) {
-        // SAFETY: exactly what `map` mapped; an error would leave a page mapped, which harms nobody.
+        // SAFETY: exactly what `map` mapped; an error would leave a page mapped, which is harmless.
         let _ = unsafe { rustix::mm::munmap(self.page.as_ptr().cast(), HEADER_BYTES) };
     }
 }

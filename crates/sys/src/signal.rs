@@ -1,34 +1,34 @@
-//! The signal mask and signalfd. In: nothing. Out: signals as data on a descriptor, in a process that blocks them all, and
-//! what the process inherited, for its children.
+//! The signal mask and signalfd. In: nothing. Out: signals as data on a file descriptor, in a process that blocks them all, and
+//! the inherited signal state, for its children.
 
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// The mask and the one disposition that this process found at its start, which its children must find again.
+/// The mask and the dispositions that this process inherited, which its children must inherit unchanged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SavedSignals {
     /// Bit n-1 for signal n (proc_pid_status(5), SigBlk).
     pub blocked: u64,
-    /// Rust's start-up ignores SIGPIPE before main; this is how it was.
+    /// Whether SIGPIPE was ignored before Rust's runtime ignored it ahead of main.
     pub pipe_ignored: bool,
-    /// Signals that whoever started us had us ignore, as `nohup` does; bit n-1 for signal n.
+    /// Signals that this process was started with as ignored, such as by `nohup`; bit n-1 for signal n.
     pub ignored: u64,
 }
 
 impl SavedSignals {
-    /// Whether a signal is ignored since our start, and so by our children.
+    /// Whether a signal is ignored since the start of this process, and therefore by its children.
     pub fn ignores(&self, signal: i32) -> bool {
         (1..=SIGNAL_MAX).contains(&signal) && self.ignored >> (signal - 1) & 1 == 1
     }
 }
 
-/// What this process ignores now.
+/// The signals that this process ignores now.
 pub fn ignored() -> u64 {
     let is_ignored = |signal: &i32| {
         let mut action = MaybeUninit::<libc::sigaction>::uninit();
-        // SAFETY: asks for the disposition of a number, and the kernel fills the whole record where it answers 0.
+        // SAFETY: reads the disposition of a number; the kernel fills the complete record if it returns 0.
         let found = unsafe { libc::sigaction(*signal, std::ptr::null(), action.as_mut_ptr()) } == 0;
         // SAFETY: it was filled.
         found && unsafe { action.assume_init() }.sa_sigaction == libc::SIG_IGN
@@ -40,7 +40,7 @@ pub fn ignored() -> u64 {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Arrived {
     pub number: i32,
-    /// From the kernel, as by a key at a terminal, and not from a process.
+    /// Sent by the kernel, such as for a key at a terminal, and not by a process.
     pub from_kernel: bool,
     /// The process that sent it.
     pub sender: u32,
@@ -49,8 +49,8 @@ pub struct Arrived {
 /// The highest signal of Linux (signal(7)).
 pub const SIGNAL_MAX: i32 = 64;
 
-/// Blocks every signal that can be blocked and returns a descriptor that reads them. A fault of our own ends us all the same: the
-/// kernel does not let a process block one that it causes itself (sigprocmask(2)); one that was sent is data like any other.
+/// Blocks every signal that can be blocked and returns a file descriptor that reads them. A fault of this process still kills
+/// it: the kernel does not let a process block a signal that it causes itself (sigprocmask(2)). Sent by a process, it is data.
 pub fn block_all() -> io::Result<(OwnedFd, SavedSignals)> {
     let mut before = empty_set();
     let mut all = empty_set();
@@ -61,7 +61,7 @@ pub fn block_all() -> io::Result<(OwnedFd, SavedSignals)> {
             return Err(io::Error::last_os_error());
         }
     }
-    // SAFETY: the set is initialised; a descriptor that is returned is ours alone.
+    // SAFETY: the set is initialised; a file descriptor that is returned has no other owner.
     let fd = unsafe { libc::signalfd(-1, &all, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) };
     if fd < 0 {
         return Err(io::Error::last_os_error());
@@ -70,11 +70,11 @@ pub fn block_all() -> io::Result<(OwnedFd, SavedSignals)> {
     let is_blocked = |signal: &i32| unsafe { libc::sigismember(&before, *signal) } == 1;
     let blocked = (1..=SIGNAL_MAX).filter(is_blocked).fold(0, |mask, signal| mask | 1 << (signal - 1));
     let saved = SavedSignals { blocked, pipe_ignored: PIPE_IGNORED.load(Ordering::Relaxed), ignored: ignored() };
-    // SAFETY: just opened, owned by nobody else.
+    // SAFETY: just opened, no other owner.
     Ok((unsafe { OwnedFd::from_raw_fd(fd) }, saved))
 }
 
-/// The next signal that waits, without blocking.
+/// The next pending signal, without blocking.
 pub fn next(signals: &OwnedFd) -> Option<Arrived> {
     let mut info = MaybeUninit::<libc::signalfd_siginfo>::uninit();
     let size = size_of::<libc::signalfd_siginfo>();
@@ -93,7 +93,7 @@ pub fn next(signals: &OwnedFd) -> Option<Arrived> {
 }
 
 impl SavedSignals {
-    /// Restores the mask in a forked child that goes on with our code.
+    /// Restores the mask in a forked child that continues with Outrigger's code.
     pub fn restore(&self) {
         let mut set = empty_set();
         // SAFETY: fills and reads a set that lives on this stack.
@@ -106,9 +106,9 @@ impl SavedSignals {
     }
 
     pub(crate) fn restore_for_exec(&self) {
-        // An ignored signal survives exec, so that the app would find ours.
+        // An ignored signal survives exec, so the app would inherit Outrigger's disposition.
         let pipe = if self.pipe_ignored { libc::SIG_IGN } else { libc::SIG_DFL };
-        // SAFETY: sets a disposition that is no function of ours.
+        // SAFETY: sets a disposition that is not a function.
         unsafe { libc::signal(libc::SIGPIPE, pipe) };
         self.restore();
     }
@@ -116,10 +116,10 @@ impl SavedSignals {
 
 static PIPE_IGNORED: AtomicBool = AtomicBool::new(false);
 
-/// Runs before main, and so before Rust's own start-up ignores SIGPIPE.
+/// Runs before main, and so before Rust's runtime ignores SIGPIPE.
 extern "C" fn note_pipe() {
     let mut action = MaybeUninit::<libc::sigaction>::uninit();
-    // SAFETY: asks for one disposition; the record is read only where the kernel has filled it.
+    // SAFETY: reads one disposition; the record is used only if the kernel has filled it.
     let ignored = unsafe {
         libc::sigaction(libc::SIGPIPE, std::ptr::null(), action.as_mut_ptr()) == 0
             && action.assume_init().sa_sigaction == libc::SIG_IGN

@@ -212,7 +212,7 @@ fn nginx_access_log_is_found_and_gets_no_stage() {
     proposal.assert_has(&format!("port: {port}"));
     proposal.assert_reports(&["Server: nginx"]);
     proposal.assert_reports(&["evidence", &log, "the combined log format in"]);
-    proposal.assert_reports(&["no stage reads access logs yet"]);
+    proposal.assert_reports(&["no stage parses access logs yet"]);
     assert!(proposal.active_lines().all(|line| !line.contains("parse")), "{}", proposal.text);
     app.stop();
 }
@@ -290,11 +290,11 @@ fn hostile_and_silent_servers_do_not_block_it() {
     assert!(began.elapsed() < 8 * SECOND, "it took {:?}", began.elapsed());
     let [mute, head, body, drip, noise] = &ports;
     for port in [mute, head, drip] {
-        proposal.assert_reports(&[&format!("listens on port {port} "), "it gave no whole answer to GET"]);
+        proposal.assert_reports(&[&format!("listens on port {port} "), "no complete response to GET"]);
     }
     proposal.assert_reports(&[&format!("listens on port {noise} "), "something that is not HTTP"]);
     // What arrived within the limit is a /metrics response.
-    proposal.assert_reports(&[&format!("http://127.0.0.1:{body}/metrics"), "answered 200"]);
+    proposal.assert_reports(&[&format!("http://127.0.0.1:{body}/metrics"), "returned 200"]);
     app.stop();
 }
 
@@ -353,7 +353,7 @@ fn init_overwrites_a_file_only_with_force() {
     scene.write("outrigger.yaml", "mine");
     let (code, _, stderr) = init("--timeout 1s -- touch started");
     assert_eq!(code, 1);
-    assert!(stderr.contains("outrigger.yaml is there already") && stderr.contains("--force"), "{stderr}");
+    assert!(stderr.contains("outrigger.yaml already exists") && stderr.contains("--force"), "{stderr}");
     assert!(!scene.path("started").exists(), "no command was started for it");
     assert_eq!(std::fs::read_to_string(scene.path("outrigger.yaml")).expect("the file exists"), "mine");
     let (code, _, stderr) = init("--force --timeout 1s -- true");
@@ -382,7 +382,7 @@ fn failing_commands_and_secret_arguments() {
     proposal.assert_has(
         "command: [\"true\", \"--api-token\", \"${API_TOKEN:-unset}\", \"${ARGUMENT_4:-unset}\", \"$${HOME}\"]",
     );
-    proposal.assert_reports(&["the command ended with code 0"]);
+    proposal.assert_reports(&["the command exited with code 0"]);
 }
 
 /// An app that ignores SIGTERM is killed, and so are processes that left its session and group.

@@ -71,7 +71,9 @@ fn a_lost_file_with_unread_lines_is_reported() {
     until(PATIENCE, "a line of a new file", || files.sorted().contains(&9000));
     let warned = || {
         let new = warnings(&outrigger).split_off(before);
-        new.iter().any(|line| line["source"] == "files" || line.to_string().contains(&files.scene.text_path("in")))
+        new.iter().any(|line| {
+            line["component"] == "logs.sources.files" || line.to_string().contains(&files.scene.text_path("in"))
+        })
     };
     assert!(within(5 * SECOND, warned), "a warning contains the source: {:?}", warnings(&outrigger).split_off(before));
     let row = ledger_row(&outrigger.admin, "logs.sources.files");

@@ -57,8 +57,12 @@ metrics:
         let arrived = within(SOON, || written(&receiver, name).iter().any(|sample| sample.value == 7.0));
         findings.check(arrived, || format!("no sample of {name} within {SOON:?}"));
     }
-    let warned: Vec<String> =
-        outrigger.stderr.lines().into_iter().filter(|line| line.contains("WARN") && line.contains("\"app\"")).collect();
+    let warned: Vec<String> = outrigger
+        .stderr
+        .lines()
+        .into_iter()
+        .filter(|line| line.contains("WARN") && line.contains("\"metrics.sources.app\""))
+        .collect();
     findings.check(warned.is_empty(), || format!("an app that starts is reported as a fault: {warned:?}"));
     drop(target);
     outrigger.finish();

@@ -206,7 +206,7 @@ fn a_redirect_is_reported_with_its_location() {
     let outrigger =
         Outrigger::start_and(&scene, &format!("sync:\n{}", entries.map(entry).concat()), &[], Wait::Nothing);
     let fault = |name: &str| {
-        let own = format!("\"entry\":\"e{name}\"");
+        let own = format!("\"component\":\"sync.e{name}\"");
         outrigger.stderr.lines().into_iter().find(|line| line.contains("WARN") && line.contains(&own))
     };
     until(PATIENCE, "each entry has reported an error", || entries.iter().all(|name| fault(name).is_some()));

@@ -91,7 +91,7 @@ fn open(state: &StateDir) -> Checkpoints {
 
 fn at(offset: u64) -> Position {
     let before = Fingerprint { length: 2, hash: 8 };
-    Position { offset, print: Fingerprint { length: 3, hash: 9 }, before, read_to: offset + 1 }
+    Position { offset, fingerprint: Fingerprint { length: 3, hash: 9 }, before, read_to: offset + 1 }
 }
 
 fn hash(name: &str) -> u64 {
@@ -150,16 +150,16 @@ fn numbers(slot: &[u8]) -> Option<Vec<u64>> {
 fn slot(slot: &[u8]) -> Option<(Key, Position)> {
     let numbers = numbers(slot)?;
     let &[source, device, inode, sink, offset, lengths, print, before, read_to, ..] = &numbers[..] else { return None };
-    let print = Fingerprint { length: lengths as u32, hash: print };
+    let fingerprint = Fingerprint { length: lengths as u32, hash: print };
     let before = Fingerprint { length: (lengths >> 32) as u32, hash: before };
-    Some(((source, FileId { device, inode }, sink), Position { offset, print, before, read_to }))
+    Some(((source, FileId { device, inode }, sink), Position { offset, fingerprint, before, read_to }))
 }
 
 fn old_slot(slot: &[u8]) -> Option<(Key, Position)> {
     let numbers = numbers(slot)?;
     let &[source, device, inode, sink, offset, hash, tail, _] = &numbers[..] else { return None };
     let before = Fingerprint { length: 0, hash: fnv1a(&[]) };
-    let position = Position { offset, print: Fingerprint { length: tail as u32, hash }, before, read_to: offset };
+    let position = Position { offset, fingerprint: Fingerprint { length: tail as u32, hash }, before, read_to: offset };
     (tail >> 32 == MAGIC).then_some(((source, FileId { device, inode }, sink), position))
 }
 

@@ -82,8 +82,8 @@ fn to_supervisor(bytes: &[u8]) {
     shape(("to supervisor", std::mem::discriminant(&message), bucket(bytes.len())));
     match message {
         ToSupervisor::SignalApp { signal } => assert!((1..=64).contains(&signal), "{signal}"),
-        ToSupervisor::AskDescriptors { pid } => assert!(pid > 1, "{pid}"),
-        ToSupervisor::AppGone { code } => assert!((0..256).contains(&code), "{code}"),
+        ToSupervisor::CountDescriptors { pid } => assert!(pid > 1, "{pid}"),
+        ToSupervisor::AppExited { code } => assert!((0..256).contains(&code), "{code}"),
         _ => {}
     }
     let again = through_socket(&message.encode());

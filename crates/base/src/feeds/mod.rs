@@ -1,6 +1,6 @@
-//! Bounded typed channels between subsystems, which never name each other; `wire.rs` of the binary creates them. In and
-//! out: the payloads below. A feed that is full refuses, the sender counts, and nobody waits: the request path does not
-//! stop for its own access record.
+//! Bounded typed channels between subsystems, which never refer to each other; `compose.rs` of the binary creates them. In and
+//! out: the payloads below. A full feed rejects items, the sender counts them, and no sender waits: the request path does not
+//! block on its own access record.
 
 pub mod revisions;
 
@@ -8,15 +8,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use tokio::sync::mpsc;
 
-/// Access records on their way from the proxy's threads to the logs: JSON objects, one a line.
+/// Access records from the proxy threads to the logs: JSON objects, one per line.
 #[derive(Debug, Default)]
 pub struct AccessBatch {
     pub lines: Vec<u8>,
-    /// The end of each record in `lines`, newline included.
+    /// The end of each record in `lines`, including the newline.
     pub ends: Vec<u32>,
 }
 
-/// The sending end of a feed that is bounded by bytes.
+/// The sending end of a feed, which is limited by bytes.
 pub struct FeedSender<T> {
     queue: mpsc::UnboundedSender<(T, usize)>,
     shared: Arc<Shared>,
@@ -30,13 +30,13 @@ pub struct FeedReceiver<T> {
 struct Shared {
     bytes: AtomicUsize,
     max_bytes: usize,
-    refused: AtomicU64,
+    rejected: AtomicU64,
 }
 
-/// A feed that holds at most `max_bytes` bytes of payload.
+/// A feed that buffers at most `max_bytes` bytes of payload.
 pub fn feed<T>(max_bytes: usize) -> (FeedSender<T>, FeedReceiver<T>) {
-    let shared = Arc::new(Shared { bytes: AtomicUsize::new(0), max_bytes, refused: AtomicU64::new(0) });
-    // Unbounded in items, bounded in bytes by `Shared`: an item never holds less than a record.
+    let shared = Arc::new(Shared { bytes: AtomicUsize::new(0), max_bytes, rejected: AtomicU64::new(0) });
+    // Unbounded in items, bounded in bytes by `Shared`: an item has at least one record.
     let (sender, receiver) = mpsc::unbounded_channel();
     (FeedSender { queue: sender, shared: shared.clone() }, FeedReceiver { queue: receiver, shared })
 }
@@ -48,14 +48,14 @@ impl<T> Clone for FeedSender<T> {
 }
 
 impl<T> FeedSender<T> {
-    /// Hands an item over, or counts its records as refused where the feed is full or nobody reads it.
+    /// Sends an item, or counts its records as rejected if the feed is full or its receiver is dropped.
     pub fn offer(&self, item: T, bytes: usize, records: u64) -> bool {
         let before = self.shared.bytes.fetch_add(bytes, Ordering::Relaxed);
         if before + bytes <= self.shared.max_bytes && self.queue.send((item, bytes)).is_ok() {
             return true;
         }
         self.shared.bytes.fetch_sub(bytes, Ordering::Relaxed);
-        self.shared.refused.fetch_add(records, Ordering::Relaxed);
+        self.shared.rejected.fetch_add(records, Ordering::Relaxed);
         false
     }
 }
@@ -73,9 +73,9 @@ impl<T> FeedReceiver<T> {
         Some(item)
     }
 
-    /// Records refused since the last call, for the reader's ledger.
+    /// Records rejected since the last call, for the ledger of the receiver.
     pub fn take_refused(&self) -> u64 {
-        self.shared.refused.swap(0, Ordering::Relaxed)
+        self.shared.rejected.swap(0, Ordering::Relaxed)
     }
 }
 
@@ -84,7 +84,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_full_feed_refuses_and_counts_and_takes_again_when_read() {
+    fn full_feed_rejects_and_counts_until_it_is_read() {
         let (sender, mut receiver) = feed::<&str>(10);
         assert!(sender.offer("a", 6, 1));
         assert!(!sender.offer("b", 6, 3));
@@ -93,6 +93,6 @@ mod tests {
         assert_eq!(receiver.take_refused(), 3);
         assert_eq!(receiver.take_refused(), 0);
         drop(receiver);
-        assert!(!sender.offer("d", 1, 1), "a feed that nobody reads refuses");
+        assert!(!sender.offer("d", 1, 1), "a feed without a receiver rejects");
     }
 }

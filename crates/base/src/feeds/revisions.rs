@@ -1,21 +1,21 @@
-//! Which revision of each directory is published, for the page, the status and metrics. In: what sync publishes. Out: a list. Bound:
-//! one entry per configured directory.
+//! The published revision of each directory, for the page, the status and metrics. In: revisions from sync. Out: a list.
+//! Limits: one entry per configured directory.
 
 use crate::sync::lock;
 use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
-/// What is published of one entry.
+/// The published revision of one entry.
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct Revision {
     pub entry: String,
-    /// Where it comes from, without credentials.
+    /// Its store, without credentials.
     pub store: String,
-    /// Where it is published.
+    /// The path at which it is published.
     pub path: String,
-    /// None while nothing is published yet.
+    /// None before the first publication.
     pub revision: Option<String>,
-    /// When the path began to lead to it (RFC 3339).
+    /// When the path was switched to it (RFC 3339).
     #[serde(serialize_with = "rfc3339")]
     pub published_at: Option<SystemTime>,
 }

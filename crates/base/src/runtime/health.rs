@@ -1,5 +1,5 @@
-//! The health of a subsystem: started, ready, live, and a message. In: what subsystems report, by component. Out: the responses of
-//! the three probes, and one state with its message for `status`. A fault is reported once, until it has recovered.
+//! The health of a subsystem: started, ready, live, and a message. In: reports of subsystems, by component. Out: the results of
+//! the three probes, and one state with a message for `status`. A fault is reported once, until it has recovered.
 
 use crate::sync::lock;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,13 +12,13 @@ use tokio::sync::Notify;
 pub enum State {
     Starting,
     Ok,
-    /// Works with something missing, such as a receiver that does not answer.
+    /// Works partially, such as with a sink whose endpoint does not respond.
     Degraded,
     Failed,
 }
 
 impl State {
-    /// From the best to the worst.
+    /// From best to worst.
     pub const ALL: [State; 4] = [State::Ok, State::Degraded, State::Starting, State::Failed];
 
     pub fn as_str(self) -> &'static str {
@@ -30,25 +30,25 @@ impl State {
         }
     }
 
-    /// The worst of several; `ok` where there are none.
+    /// The worst of several; `ok` if there are none.
     pub fn worst(states: impl Iterator<Item = State>) -> State {
         let rank = |state: &State| State::ALL.iter().position(|known| known == state);
         states.max_by_key(rank).unwrap_or(State::Ok)
     }
 }
 
-/// The health of one subsystem at one moment.
+/// A snapshot of the health of one subsystem.
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct SubsystemHealth {
     pub name: &'static str,
     pub health: State,
-    /// What is wrong, or what it does.
+    /// Its faults, or its activity.
     pub message: String,
-    /// When the present health began (RFC 3339).
+    /// When the current health began (RFC 3339).
     pub since: String,
 }
 
-/// One component's state: what a section of the configuration names.
+/// The state of one component, which a section of the configuration defines.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct ComponentHealth {
     /// Its path in the configuration, such as `logs.sinks.main`.
@@ -56,18 +56,18 @@ pub struct ComponentHealth {
     #[serde(rename = "type")]
     pub kind: String,
     pub health: State,
-    /// What is not well; empty where all is.
+    /// Its faults; empty if there are none.
     pub message: String,
-    /// When the present health began (RFC 3339).
+    /// When the current health began (RFC 3339).
     pub since: String,
 }
 
-/// The health of one subsystem: written by it, read by probes, page and status.
+/// The health of one subsystem: written by it, read by probes, the page and status.
 #[derive(Debug)]
 pub struct Health {
     subsystem: &'static str,
     inner: Mutex<Inner>,
-    /// Rings when something broke that a new worker would mend.
+    /// Notified of a failure that a new worker would fix.
     alarm: Arc<Notify>,
     beats: Mutex<Vec<(String, Arc<AtomicU64>)>>,
 }
@@ -77,8 +77,8 @@ struct Inner {
     started: bool,
     ready: bool,
     panicked: Option<String>,
-    /// One sentence per part that is not well, by the part's name; bounded by the parts configured. A part is a component's id,
-    /// with a word behind it where several things of one component can be wrong.
+    /// One sentence per part with a fault, by the name of the part; limited by the configured parts. A part is a component's id,
+    /// followed by a word if one component can have several faults.
     faults: Vec<(String, String)>,
     components: Vec<Component>,
     summary: String,
@@ -90,12 +90,12 @@ struct Inner {
 struct Component {
     id: String,
     kind: &'static str,
-    is_well: bool,
+    is_healthy: bool,
     since: SystemTime,
 }
 
 impl Component {
-    /// `part`: of a fault.
+    /// `part`: the part of a fault.
     fn has(&self, part: &str) -> bool {
         part.strip_prefix(self.id.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with(' '))
     }
@@ -111,15 +111,15 @@ impl Inner {
         }
     }
 
-    /// Notes when the health of the subsystem and of each component changed.
+    /// Records when the health of the subsystem and of each component changed.
     fn refresh(&mut self) {
         let health = self.current();
         if std::mem::replace(&mut self.health, health) != health {
             self.since = SystemTime::now();
         }
         for component in &mut self.components {
-            let is_well = !self.faults.iter().any(|(part, _)| component.has(part));
-            if std::mem::replace(&mut component.is_well, is_well) != is_well {
+            let is_healthy = !self.faults.iter().any(|(part, _)| component.has(part));
+            if std::mem::replace(&mut component.is_healthy, is_healthy) != is_healthy {
                 component.since = SystemTime::now();
             }
         }
@@ -147,13 +147,13 @@ impl Health {
 
     /// Registers a component by its path in the configuration and its kind.
     pub fn component(&self, id: impl Into<String>, kind: &'static str) {
-        let component = Component { id: id.into(), kind, is_well: true, since: SystemTime::now() };
+        let component = Component { id: id.into(), kind, is_healthy: true, since: SystemTime::now() };
         let mut inner = lock(&self.inner);
         inner.components.push(component);
         inner.refresh();
     }
 
-    /// How each component is.
+    /// The health of each component.
     pub fn components(&self) -> Vec<ComponentHealth> {
         let inner = lock(&self.inner);
         let of = |component: &Component| {
@@ -161,7 +161,7 @@ impl Health {
             let message = faults.map(|(_, text)| text.as_str()).collect::<Vec<_>>().join("; ");
             let health = match () {
                 () if inner.panicked.is_some() => State::Failed,
-                () if !component.is_well => State::Degraded,
+                () if !component.is_healthy => State::Degraded,
                 () => State::Ok,
             };
             let since = crate::telemetry::logging::rfc3339(component.since);
@@ -170,7 +170,7 @@ impl Health {
         inner.components.iter().map(of).collect()
     }
 
-    /// Configuration is there and outbound is open; never waits for the app.
+    /// Configuration is loaded and outbound is open; never waits for the app.
     pub fn set_started(&self) {
         lock(&self.inner).started = true;
     }
@@ -182,12 +182,12 @@ impl Health {
         inner.refresh();
     }
 
-    /// What the subsystem does when all is well, in a few words.
+    /// A short description of what the healthy subsystem does.
     pub fn set_summary(&self, text: impl Into<String>) {
         lock(&self.inner).summary = text.into();
     }
 
-    /// Notes that a part is not well; answers whether that is news (so that it is logged once, not per try).
+    /// Records a fault of a part; returns whether it is new (so that it is logged once, not per attempt).
     pub fn fault(&self, part: &str, text: impl Into<String>) -> bool {
         let (mut inner, text) = (lock(&self.inner), text.into());
         match inner.faults.iter_mut().find(|(name, _)| name == part) {
@@ -200,7 +200,7 @@ impl Health {
         }
     }
 
-    /// Notes that a part is well again; answers whether it was not.
+    /// Records that a part has recovered; returns whether it had a fault.
     pub fn recovered(&self, part: &str) -> bool {
         let mut inner = lock(&self.inner);
         let before = inner.faults.len();
@@ -217,14 +217,14 @@ impl Health {
         self.alarm.notify_one();
     }
 
-    /// A thread of the subsystem counts here as long as it moves.
+    /// A heartbeat counter for a thread of the subsystem: it increments while the thread makes progress.
     pub fn beat(&self, thread: &str) -> Arc<AtomicU64> {
         let beat = Arc::<AtomicU64>::default();
         lock(&self.beats).push((thread.to_string(), beat.clone()));
         beat
     }
 
-    /// How far each thread has counted.
+    /// The heartbeat count of each thread.
     pub fn beats(&self) -> Vec<(String, u64)> {
         lock(&self.beats).iter().map(|(thread, beat)| (thread.clone(), beat.load(Ordering::Relaxed))).collect()
     }
@@ -237,7 +237,7 @@ impl Health {
         lock(&self.inner).ready
     }
 
-    /// False only where a restart would help.
+    /// False only if a restart would help.
     pub fn live(&self) -> bool {
         lock(&self.inner).panicked.is_none()
     }
@@ -263,15 +263,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn health_answers_started_ready_and_live_and_tells_faults_once() {
+    fn health_has_probes_and_reports_faults_once() {
         let health = Health::new("logs");
         assert_eq!(health.current().health, State::Starting);
         health.set_ready(true);
         assert!(health.started() && health.ready() && health.live());
-        assert!(health.fault("main", "refused"));
-        assert!(!health.fault("main", "refused"), "the same fault is no news");
+        assert!(health.fault("main", "rejected"));
+        assert!(!health.fault("main", "rejected"), "the same fault is not new");
         assert_eq!(health.current().health, State::Degraded);
-        assert!(health.ready(), "a sick receiver does not make the app unready");
+        assert!(health.ready(), "a failing endpoint does not make the app unready");
         assert!(health.recovered("main"));
         assert_eq!(health.current().health, State::Ok);
         health.panicked("boom");

@@ -1,35 +1,35 @@
-//! The phases of a stop and of a handover, which all subsystems pass together. In: the phase that the worker begins, with its time
-//! limit. Out: the participants that did not finish it in time.
+//! The phases of a stop and of a handover, which all subsystems pass together. In: the phase that the worker begins, with its
+//! timeout. Out: the participants that did not finish it in time.
 
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
-/// The stop order, one step after the other. `Run` is everything before it.
+/// The phases of a stop, in order. `Run` is the phase before a stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Phase {
     Run,
-    /// Not part of a stop: another worker takes over. Nothing more is taken in, what is under way may end, and then nothing that
-    /// both would need is touched any more. The phases of a stop follow, for what is under way.
+    /// Not part of a stop: another worker takes over. No new work is accepted, work in flight may finish, and then resources that
+    /// both workers need are no longer used. The phases of a stop follow, for work in flight.
     Handover,
-    /// Inbound takes no new connections and drains; the last scrape of the app is made now, while it still answers.
+    /// Inbound accepts no new connections and drains; the last scrape of the app happens now, while it still responds.
     Drain,
-    /// The app has ended: read its output and files to their end, deliver or persist.
+    /// The app has exited: read its output and files to their end, deliver or persist.
     Finish,
-    /// Outbound closes; everything ends.
+    /// Outbound closes; all tasks finish.
     Close,
 }
 
-/// Where the stop order stands.
+/// The current phase.
 #[derive(Clone, Copy, Debug)]
 struct Now {
     phase: Phase,
-    /// The moment by which the phase must have passed.
+    /// The deadline of the phase.
     until: Instant,
     /// Another worker takes over.
     yields: bool,
 }
 
-/// What a subsystem holds of the stop order: it watches the phase, and says when it has done its part.
+/// A subsystem's handle of the lifecycle: it watches the phase, and reports when its part is done.
 pub struct Participant {
     watch: PhaseWatch,
     done: watch::Sender<Phase>,
@@ -41,7 +41,7 @@ impl Participant {
         self.watch.yields()
     }
 
-    /// Waits until the phase is at least the given one; answers its deadline.
+    /// Waits until the phase is at least the given one; returns its deadline.
     pub async fn reached(&mut self, phase: Phase) -> Instant {
         self.watch.reached(phase).await
     }
@@ -54,20 +54,20 @@ impl Participant {
         });
     }
 
-    /// A second view of the phases for a task beside the one that answers `done`.
+    /// A second view of the phases for another task than the one that calls `done`.
     pub fn watch(&self) -> PhaseWatch {
         self.watch.clone()
     }
 }
 
-/// A view of the stop order without the duty to answer.
+/// A view of the phases that does not have to report `done`.
 #[derive(Clone)]
 pub struct PhaseWatch {
     now: watch::Receiver<Now>,
 }
 
 impl PhaseWatch {
-    /// Waits until the phase's time is over but for `reserve`, also where it was shortened meanwhile.
+    /// Waits until `reserve` before the deadline of the phase, also if the deadline is shortened while waiting.
     pub async fn is_over(&mut self, reserve: Duration) {
         loop {
             let until = self.now.borrow_and_update().until;
@@ -94,7 +94,7 @@ impl PhaseWatch {
     pub async fn reached(&mut self, phase: Phase) -> Instant {
         match self.now.wait_for(|now| now.phase >= phase).await {
             Ok(now) => now.until,
-            // The lifecycle is gone, and its thread with it: this process ends, and nobody has ordered to close anything.
+            // The lifecycle was dropped with its thread: this process exits, and no phase was requested.
             Err(_) => std::future::pending().await,
         }
     }
@@ -114,40 +114,40 @@ impl PhaseWatch {
     }
 }
 
-/// Leads all subsystems through the stop order.
+/// Runs all subsystems through the phases.
 pub struct Lifecycle {
     now: watch::Sender<Now>,
-    stations: Vec<(&'static str, watch::Receiver<Phase>)>,
+    participants: Vec<(&'static str, watch::Receiver<Phase>)>,
 }
 
 impl Default for Lifecycle {
     fn default() -> Lifecycle {
         let now = Now { phase: Phase::Run, until: Instant::now(), yields: false };
-        Lifecycle { now: watch::channel(now).0, stations: Vec::new() }
+        Lifecycle { now: watch::channel(now).0, participants: Vec::new() }
     }
 }
 
 impl Lifecycle {
     pub fn participant(&mut self, subsystem: &'static str) -> Participant {
         let (done, seen) = watch::channel(Phase::Run);
-        self.stations.push((subsystem, seen));
+        self.participants.push((subsystem, seen));
         Participant { watch: PhaseWatch { now: self.now.subscribe() }, done }
     }
 
-    /// A way to shorten the phase that is under way, while somebody waits for it.
+    /// A handle that shortens the current phase while `advance` waits for it.
     pub fn hurry(&self) -> Hurry {
         Hurry { now: self.now.clone() }
     }
 
-    /// Begins a phase and waits until all stations have done it or the time is over; answers who did not.
+    /// Begins a phase and waits until all participants have done it or the timeout expires; returns the late ones.
     pub async fn advance(&mut self, phase: Phase, within: Duration) -> Vec<&'static str> {
         let until = Instant::now() + within;
         let yields = phase == Phase::Handover || self.now.borrow().yields;
         let _ = self.now.send_replace(Now { phase, until, yields });
         let mut late = Vec::new();
         let mut clock = PhaseWatch { now: self.now.subscribe() };
-        for (name, seen) in &mut self.stations {
-            // A participant whose thread has ended has nothing left to do.
+        for (name, seen) in &mut self.participants {
+            // A participant whose thread has finished is not late: its channel is closed.
             tokio::select! {
                 biased;
                 _ = seen.wait_for(|done| *done >= phase) => {}
@@ -158,13 +158,13 @@ impl Lifecycle {
     }
 }
 
-/// Shortens a phase.
+/// Shortens the current phase.
 pub struct Hurry {
     now: watch::Sender<Now>,
 }
 
 impl Hurry {
-    /// The phase under way has no more time than until then.
+    /// Limits the deadline of the current phase.
     pub fn by(&self, until: Instant) {
         self.now.send_if_modified(|now| {
             let sooner = until < now.until;
@@ -179,7 +179,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(flavor = "current_thread", start_paused = true)]
-    async fn a_phase_can_be_shortened_while_it_runs() {
+    async fn running_phase_can_be_shortened() {
         let mut lifecycle = Lifecycle::default();
         let slow = lifecycle.participant("slow");
         let (hurry, mut watch, began) = (lifecycle.hurry(), slow.watch(), tokio::time::Instant::now());
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[tokio::test(flavor = "current_thread")]
-    async fn a_phase_ends_when_all_have_done_it_or_the_time_is_over() {
+    async fn phase_ends_when_all_are_done_or_on_timeout() {
         let mut lifecycle = Lifecycle::default();
         let mut quick = lifecycle.participant("quick");
         let slow = lifecycle.participant("slow");
@@ -215,12 +215,12 @@ mod tests {
         drop((quick, slow));
         assert!(
             lifecycle.advance(Phase::Close, Duration::from_secs(5)).await.is_empty(),
-            "who has ended holds nobody up"
+            "a finished participant blocks no phase"
         );
     }
 
     #[tokio::test(flavor = "current_thread", start_paused = true)]
-    async fn a_conductor_that_is_gone_has_ordered_nothing() {
+    async fn dropped_lifecycle_starts_no_phase() {
         let mut lifecycle = Lifecycle::default();
         let mut participant = lifecycle.participant("proxy");
         let mut watch = participant.watch();

@@ -1,4 +1,4 @@
-//! What runs, and how it stops: tasks and threads, health, phases, memory pressure, the state directory, back-off.
+//! Execution and shutdown: tasks and threads, health, phases, memory pressure, the state directory, backoff.
 
 pub mod backoff;
 #[cfg(feature = "fault-injection")]

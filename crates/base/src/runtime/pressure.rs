@@ -1,16 +1,16 @@
-//! How much of its memory the worker uses, told by one who looks to all who can do with less. In: resident bytes and the limit. Out:
-//! whether to take in more. Sources that can wait wait, so that what they would read stays where it is (a file, the capture ring);
-//! what cannot wait is left out, counted.
+//! Memory pressure of the worker: published by the self-check, read by every component that can slow down. In: resident bytes
+//! and the limit. Out: whether to read more. Sources that can wait do so, and their data stays in the file or the capture ring;
+//! work that cannot wait is skipped and counted.
 
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Notify, watch};
 
-/// The part of the limit above which nothing more is taken in, in percent.
+/// The percentage of the limit above which no more data is read.
 const TIGHT_PERCENT: u64 = 75;
 
-/// The longest pause of a source that can wait: one that read nothing for ever would be a loss too.
-const PAUSE_MOST: Duration = Duration::from_secs(5);
+/// The longest pause of a source that can wait: a source that never resumes would lose data, too.
+const PAUSE_MAX: Duration = Duration::from_secs(5);
 
 /// Shared by all subsystems of a worker.
 #[derive(Clone, Debug)]
@@ -26,14 +26,14 @@ impl Default for Pressure {
 }
 
 impl Pressure {
-    /// Notes what is used; answers whether it is more than the limit.
+    /// Records the memory in use; returns whether it exceeds the limit.
     pub fn note(&self, used: u64, limit: u64) -> bool {
         let tight = used >= limit / 100 * TIGHT_PERCENT;
-        self.tight.send_if_modified(|before| std::mem::replace(before, tight) != tight);
+        self.tight.send_if_modified(|current| std::mem::replace(current, tight) != tight);
         used > limit
     }
 
-    /// Asks for a look now: much was taken in since the last one.
+    /// Requests a self-check now, after much data was read since the last one.
     pub fn request_check(&self) {
         self.requested.notify_one();
     }
@@ -48,22 +48,22 @@ impl Pressure {
 
     /// Waits until memory is tight.
     pub async fn begins(&self) {
-        // Its sender is ours.
+        // The sender is in `self`, so the channel is open.
         let _ = self.tight.subscribe().wait_for(|tight| *tight).await;
     }
 
-    /// Waits while memory is tight; answers whether it was.
+    /// Waits while memory is tight; returns whether it was.
     pub async fn wait_for_relief(&self) -> bool {
-        self.wait_for_relief_within(PAUSE_MOST).await
+        self.wait_for_relief_within(PAUSE_MAX).await
     }
 
-    /// The same, with a longest pause of one's own.
-    pub async fn wait_for_relief_within(&self, most: Duration) -> bool {
+    /// Like `wait_for_relief`, with another longest pause.
+    pub async fn wait_for_relief_within(&self, max: Duration) -> bool {
         if !self.has_pressure() {
             return false;
         }
         let mut tight = self.tight.subscribe();
-        let _ = tokio::time::timeout(most, tight.wait_for(|tight| !tight)).await;
+        let _ = tokio::time::timeout(max, tight.wait_for(|tight| !tight)).await;
         true
     }
 }
@@ -73,17 +73,17 @@ mod tests {
     use super::*;
 
     #[tokio::test(flavor = "current_thread", start_paused = true)]
-    async fn who_can_wait_waits_until_memory_is_free_again_but_not_for_ever() {
+    async fn waiting_ends_with_pressure_or_after_a_limit() {
         let pressure = Pressure::default();
-        assert!(!pressure.wait_for_relief().await, "there is room");
-        assert!(!pressure.note(80, 100) && pressure.has_pressure(), "tight, and not over");
-        let (eased, ()) = tokio::join!(pressure.wait_for_relief(), async {
+        assert!(!pressure.wait_for_relief().await, "no pressure");
+        assert!(!pressure.note(80, 100) && pressure.has_pressure(), "above the threshold, below the limit");
+        let (waited, ()) = tokio::join!(pressure.wait_for_relief(), async {
             tokio::task::yield_now().await;
             pressure.note(50, 100);
         });
-        assert!(eased && !pressure.has_pressure());
+        assert!(waited && !pressure.has_pressure());
         assert!(pressure.note(101, 100), "over the limit");
         let began = tokio::time::Instant::now();
-        assert!(pressure.wait_for_relief().await && began.elapsed() >= PAUSE_MOST, "goes on in the end");
+        assert!(pressure.wait_for_relief().await && began.elapsed() >= PAUSE_MAX, "resumes after the longest pause");
     }
 }

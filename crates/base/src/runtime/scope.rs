@@ -1,6 +1,6 @@
-//! Structured concurrency on current-thread runtimes: the only place that spawns a task or a thread. In: a name and a
-//! future. Out: its end, with a panic caught, counted and reported instead of lost. Bound: a scope ends its tasks when
-//! it is dropped; a thread's runtime allows `BLOCKING_MAX` helpers for calls that block.
+//! Structured concurrency on current-thread runtimes: the only module that spawns a task or a thread. In: a name and a
+//! future. Out: its completion; a panic is caught, counted and reported. Limits: a scope aborts its tasks when it is
+//! dropped; a thread's runtime has at most `BLOCKING_MAX` threads for blocking calls.
 
 use crate::runtime::health::Health;
 use slab::Slab;
@@ -15,10 +15,10 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::task::{AbortHandle, JoinHandle};
 
-/// Threads per runtime for calls that block, such as fsync and git.
+/// Threads per runtime for blocking calls, such as fsync and git.
 pub const BLOCKING_MAX: usize = 4;
 
-/// Tasks of one owner on this thread. Dropping the last clone aborts what still runs.
+/// Tasks of one owner on this thread. Dropping the last clone aborts running tasks.
 #[derive(Clone)]
 pub struct Scope {
     inner: Rc<Inner>,
@@ -35,13 +35,13 @@ impl Scope {
         Scope { inner: Rc::new(Inner { name: name.into(), health, tasks: Rc::default() }) }
     }
 
-    /// Starts one of many tasks of a kind, such as a connection: a panic in it costs that one alone.
+    /// Starts one of many similar tasks, such as a connection: a panic terminates only that task.
     pub fn spawn_each(&self, task: &'static str, future: impl Future<Output = ()> + 'static) {
         let owner = self.inner.name.clone();
         let caught = CatchPanic { future: Box::pin(future) };
         self.start(async move {
-            if let Err(what) = caught.await {
-                tracing::error!(owner, task, what, "task panicked and was terminated; other tasks keep running");
+            if let Err(error) = caught.await {
+                tracing::error!(owner, task, error, "task panicked and was terminated; other tasks keep running");
             }
         });
     }
@@ -52,9 +52,9 @@ impl Scope {
         let health = self.inner.health.clone();
         let caught = CatchPanic { future: Box::pin(future) };
         self.start(async move {
-            if let Err(what) = caught.await {
-                tracing::error!(owner, task, what, "task panicked; subsystem marked failed, other tasks keep running");
-                health.panicked(&format!("task {task} of {owner} panicked: {what}"));
+            if let Err(error) = caught.await {
+                tracing::error!(owner, task, error, "task panicked; subsystem marked failed, other tasks keep running");
+                health.panicked(&format!("task {task} of {owner} panicked: {error}"));
             }
         })
     }
@@ -62,7 +62,7 @@ impl Scope {
     fn start(&self, future: impl Future<Output = ()> + 'static) -> JoinHandle<()> {
         let key = self.inner.tasks.borrow().vacant_key();
         let entry = TaskEntry { tasks: self.inner.tasks.clone(), key };
-        // No task runs before this one returns to the runtime: the key is still vacant below.
+        // No task runs before the current task returns to the runtime: the key is still vacant below.
         let handle = tokio::task::spawn_local(async move {
             let _entry = entry;
             future.await;
@@ -74,13 +74,13 @@ impl Scope {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        // Not while they are borrowed: a runtime that ends drops a task as it is aborted, and its entry with it.
+        // Not while `tasks` is borrowed: a runtime that shuts down drops a task when it is aborted, and its entry with it.
         let tasks = std::mem::take(&mut *self.tasks.borrow_mut());
         tasks.iter().for_each(|(_, task)| task.abort());
     }
 }
 
-/// A task's entry among those of its scope, which ends with the task: a handle keeps the memory of a task that has ended.
+/// The entry of a task in its scope, removed when the task finishes: a handle retains the memory of a finished task.
 struct TaskEntry {
     tasks: Rc<RefCell<Slab<AbortHandle>>>,
     key: usize,
@@ -113,7 +113,7 @@ fn panic_text(payload: &(dyn std::any::Any + Send)) -> String {
     text.or_else(|| payload.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".into())
 }
 
-/// Starts a named thread with a current-thread runtime of its own and runs one future on it.
+/// Starts a named thread with its own current-thread runtime and runs one future on it.
 pub fn thread<F>(
     name: &str,
     health: Arc<Health>,
@@ -140,20 +140,20 @@ where
         #[cfg(feature = "fault-injection")]
         let make = {
             let thread = owner.clone();
-            || crate::runtime::fault_mailbox::beside(thread, make())
+            || crate::runtime::fault_mailbox::with_mailbox(thread, make())
         };
         let main = async move {
             tokio::task::spawn_local(count_beats(beat));
             make().await;
         };
-        if let Err(what) = runtime.block_on(CatchPanic { future: Box::pin(main) }) {
-            tracing::error!(owner, what, "a thread's main task panicked");
-            health.panicked(&format!("{owner} panicked: {what}"));
+        if let Err(error) = runtime.block_on(CatchPanic { future: Box::pin(main) }) {
+            tracing::error!(owner, error, "main task of a thread panicked; subsystem marked failed");
+            health.panicked(&format!("{owner} panicked: {error}"));
         }
     })
 }
 
-/// Counts as long as this thread moves.
+/// Increments the heartbeat while this thread makes progress.
 async fn count_beats(beat: Arc<AtomicU64>) {
     loop {
         beat.fetch_add(1, Ordering::Relaxed);
@@ -161,13 +161,13 @@ async fn count_beats(beat: Arc<AtomicU64>) {
     }
 }
 
-/// How often a thread shows that it moves.
+/// Interval of the heartbeat of a thread.
 pub const BEAT_EVERY: Duration = Duration::from_secs(2);
 
-/// Enough for the deepest call (git's tree walk), and only touched pages count.
+/// Enough for the deepest call (git's tree walk); only touched pages use memory.
 const THREAD_STACK: usize = 2 << 20;
 
-/// How many tasks run between two looks at the sockets: the runtime's default, named because the proxy depends on it.
+/// Task polls between two polls of the sockets: Tokio's default, set explicitly because the proxy depends on it.
 const EVENT_INTERVAL: u32 = 61;
 
 #[cfg(test)]
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_in_a_task_is_reported_and_the_others_go_on() {
+    fn panic_is_reported_and_other_tasks_continue() {
         on_runtime(async {
             let health = Health::new("test");
             let scope = Scope::new("test", health.clone());
@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn a_scope_keeps_nothing_of_tasks_that_have_ended() {
+    fn scope_retains_no_finished_tasks() {
         on_runtime(async {
             let scope = Scope::new("test", Health::new("test"));
             let endless = scope.spawn("endless", std::future::pending());
@@ -202,18 +202,18 @@ mod tests {
             }
             let last = scope.spawn("last", async {});
             assert!(last.await.is_ok());
-            assert_eq!(scope.inner.tasks.borrow().len(), 1, "the endless one alone");
+            assert_eq!(scope.inner.tasks.borrow().len(), 1, "only the endless task");
             let aborted = scope.spawn("aborted", std::future::pending());
             aborted.abort();
             assert!(aborted.await.is_err());
-            assert_eq!(scope.inner.tasks.borrow().len(), 1, "one that was aborted is over too");
+            assert_eq!(scope.inner.tasks.borrow().len(), 1, "an aborted task is removed");
             drop(scope);
             assert!(endless.await.is_err_and(|error| error.is_cancelled()));
         });
     }
 
     #[test]
-    fn dropping_a_scope_ends_its_tasks() {
+    fn dropping_a_scope_aborts_its_tasks() {
         on_runtime(async {
             let scope = Scope::new("test", Health::new("test"));
             let endless = scope.spawn("endless", std::future::pending());

@@ -1,6 +1,7 @@
-//! The state directory: one place, one lock, one budget. In: small named files of the subsystems. Out: the same after a
-//! crash, whole: written beside, synced, renamed. Where it cannot be written, everything runs without durability and
-//! says so. Bound: `max` bytes over all files; a file that would pass it is refused and reported.
+//! The state directory: one directory, one lock, one budget. In: small named files of the subsystems. Out: the same files,
+//! complete after a crash: written to a temporary file, synced, renamed. If the directory is not writable, everything runs
+//! without durability and reports it. Limits: `max` bytes over all files; a file that would exceed it is rejected and
+//! reported.
 
 use crate::system::file;
 use crate::telemetry::MetricDesc;
@@ -11,30 +12,30 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-/// Counts files of another version than ours.
+/// Counts files of an unsupported version.
 pub static FILES_RESET: MetricDesc = MetricDesc::counter(
     "outrigger_state_files_reset_total",
     &["file"],
-    "Files of the state directory that were written by a newer version and were started anew.",
+    "State files that a newer version wrote and that were reset.",
 );
 
-/// The first line of a file of ours: what it is, and its version. The first version of each had none.
+/// The first line of a state file: its kind and version. The first version of each kind has no such line.
 pub struct Mark {
     pub what: &'static str,
     pub version: u32,
 }
 
-/// What the first line of a file says.
+/// The parsed first line of a file.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Marked<'t> {
-    /// Our version, and what stands behind the line.
+    /// The supported version, and the content after the line.
     Ours(&'t [u8]),
     Other(u32),
     None,
 }
 
 impl Mark {
-    /// The longest line.
+    /// Maximum length of the line.
     pub const LINE_MAX: usize = 64;
 
     pub fn line(&self) -> String {
@@ -55,7 +56,7 @@ impl Mark {
     }
 }
 
-/// The directory, shared by all subsystems. `None` inside means: without durability.
+/// The directory, shared by all subsystems. `dir` is `None` without durability.
 #[derive(Clone)]
 pub struct StateDir {
     inner: Arc<Inner>,
@@ -63,14 +64,14 @@ pub struct StateDir {
 
 struct Inner {
     dir: Option<PathBuf>,
-    trouble: Option<String>,
+    error: Option<String>,
     max: u64,
     serial: AtomicU64,
     lock: Mutex<Option<File>>,
 }
 
 impl StateDir {
-    /// Opens and locks the directory; any trouble makes it one without durability, with the reason kept.
+    /// Opens and locks the directory; after any error it has no durability, and `error` returns the reason.
     pub fn open(dir: &Path, max: u64) -> StateDir {
         match Self::lock(dir) {
             Ok(lock) => Self::with(Some(dir.to_path_buf()), None, max, Some(lock)),
@@ -81,12 +82,12 @@ impl StateDir {
         }
     }
 
-    pub fn without(trouble: String) -> StateDir {
-        Self::with(None, Some(trouble), 0, None)
+    pub fn without(error: String) -> StateDir {
+        Self::with(None, Some(error), 0, None)
     }
 
-    fn with(dir: Option<PathBuf>, trouble: Option<String>, max: u64, lock: Option<File>) -> StateDir {
-        StateDir { inner: Arc::new(Inner { dir, trouble, max, serial: AtomicU64::new(0), lock: Mutex::new(lock) }) }
+    fn with(dir: Option<PathBuf>, error: Option<String>, max: u64, lock: Option<File>) -> StateDir {
+        StateDir { inner: Arc::new(Inner { dir, error, max, serial: AtomicU64::new(0), lock: Mutex::new(lock) }) }
     }
 
     fn lock(dir: &Path) -> io::Result<File> {
@@ -100,9 +101,9 @@ impl StateDir {
                 other => other.into(),
             },
         )?;
-        // A probe, since a directory can be lockable on a full or read-only volume.
+        // A test write, since a directory can be lockable on a full or read-only volume.
         let probe = dir.join("probe");
-        // One that a crash left, or whatever stands there.
+        // Remove the file of a crashed process, or any other entry of that name.
         match fs::remove_file(&probe) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 return Err(io::Error::new(error.kind(), format!("{}: {error}", probe.display())));
@@ -114,22 +115,22 @@ impl StateDir {
         Ok(lock)
     }
 
-    /// Lets another process have the directory; nothing must be written here afterwards.
+    /// Unlocks the directory for another process; nothing may be written here afterwards.
     pub fn release(&self) {
         *crate::sync::lock(&self.inner.lock) = None;
     }
 
-    /// Why nothing is kept, where that is so.
+    /// The reason if nothing is persisted.
     pub fn error(&self) -> Option<&str> {
-        self.inner.trouble.as_deref()
+        self.inner.error.as_deref()
     }
 
-    /// The most bytes of any one file.
+    /// Maximum size of a file in bytes.
     pub fn max(&self) -> u64 {
         self.inner.max
     }
 
-    /// The path of a file or directory of a subsystem, where there is durability; the directories above it are made.
+    /// The path of a file or directory of a subsystem, if there is durability; creates its parent directories.
     pub fn path(&self, name: &str) -> Option<PathBuf> {
         let dir = self.inner.dir.as_ref()?;
         for (end, _) in name.match_indices('/') {
@@ -155,7 +156,7 @@ impl StateDir {
         }
     }
 
-    /// Replaces a file whole: a crash leaves the old one or the new one.
+    /// Replaces a file atomically: a crash leaves the old file or the new file.
     pub fn write(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
         let Some(path) = self.path(name) else {
             return Ok(());
@@ -164,22 +165,22 @@ impl StateDir {
             return Err(io::Error::other(format!("{name}: {} bytes exceeds state.max_bytes", bytes.len())));
         }
         let serial = self.inner.serial.fetch_add(1, Ordering::Relaxed);
-        let beside = path.with_extension(format!("tmp{}-{serial}", std::process::id()));
+        let temporary = path.with_extension(format!("tmp{}-{serial}", std::process::id()));
         let write = || {
-            // It may hold what only we should read, such as a configuration with a secret in it.
-            let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside)?;
+            // It may contain data that only Outrigger should read, such as a configuration with a secret.
+            let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
             file.write_all(bytes)?;
             file.sync_data()?;
-            fs::rename(&beside, &path)
+            fs::rename(&temporary, &path)
         };
         write().map_err(|error| {
-            let _ = fs::remove_file(&beside);
+            let _ = fs::remove_file(&temporary);
             io::Error::new(error.kind(), format!("{}: {error}", path.display()))
         })
     }
 }
 
-/// Makes a directory of ours; what is in its place goes, and no link is followed.
+/// Creates a directory of Outrigger; removes a file in its place, and follows no symlink.
 fn own_directory(path: &Path) -> io::Result<()> {
     match fs::symlink_metadata(path) {
         Ok(meta) if meta.is_dir() => return Ok(()),
@@ -200,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_written_is_read_and_a_second_holder_is_refused() {
+    fn files_are_persisted_and_a_second_lock_fails() {
         let dir = temp("hold");
         let state = StateDir::open(&dir, 100);
         assert_eq!(state.error(), None);
@@ -216,15 +217,15 @@ mod tests {
     }
 
     #[test]
-    fn the_first_line_of_a_file_tells_its_version() {
+    fn version_is_parsed_from_the_first_line() {
         const MARK: Mark = Mark { what: "left", version: 2 };
-        let whole = format!("{}a\nb", MARK.line());
-        assert_eq!(MARK.of(whole.as_bytes()), Marked::Ours(b"a\nb"));
+        let text = format!("{}a\nb", MARK.line());
+        assert_eq!(MARK.of(text.as_bytes()), Marked::Ours(b"a\nb"));
         for (text, expect) in [
             ("outrigger left 3\n", Marked::Other(3)),
             ("outrigger left 10\nx", Marked::Other(10)),
             ("outrigger left over\n", Marked::None),
-            ("outrigger told 2\n", Marked::None),
+            ("outrigger other 2\n", Marked::None),
             ("outrigger left 2", Marked::None),
             ("", Marked::None),
         ] {
@@ -233,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unusable_directory_means_running_without_durability() {
+    fn unusable_directory_disables_durability() {
         let file = temp("file");
         fs::write(&file, b"").expect("a file where the directory should be");
         let state = StateDir::open(&file, 100);

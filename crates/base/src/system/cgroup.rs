@@ -1,25 +1,25 @@
-//! The control group of this process, version 1 or 2: its memory limit, and the file that counts kills for want of memory. In:
-//! /proc/self/cgroup and what is mounted under /sys/fs/cgroup (cgroups(7)). Out: paths and numbers, or none where nothing is told.
+//! The control group of this process, version 1 or 2: its memory limit, and the file that counts OOM kills. In:
+//! /proc/self/cgroup and the mounts under /sys/fs/cgroup (cgroups(7)). Out: paths and numbers, or none if they are unavailable.
 
 use std::path::{Path, PathBuf};
 
-/// The memory that this group may use, where it is limited.
+/// The memory limit of this group, if it has one.
 pub fn memory_limit() -> Option<u64> {
     let (directory, version) = directory()?;
     let file = if version == 2 { "memory.max" } else { "memory.limit_in_bytes" };
     let limit: u64 = std::fs::read_to_string(directory.join(file)).ok()?.trim().parse().ok()?;
-    // Version 1 says "unlimited" by a number close to the largest.
+    // In version 1 "unlimited" is a number close to the maximum.
     (limit < 1 << 60).then_some(limit)
 }
 
-/// The file with a line `oom_kill N`.
+/// The file with the line `oom_kill N`.
 pub fn oom_file() -> Option<PathBuf> {
     let (directory, version) = directory()?;
     let file = directory.join(if version == 2 { "memory.events" } else { "memory.oom_control" });
     file.exists().then_some(file)
 }
 
-/// What must be readable for the above.
+/// The directories that must be readable for this.
 pub fn directories() -> Vec<PathBuf> {
     directory().into_iter().map(|(directory, _)| directory).collect()
 }
@@ -28,14 +28,14 @@ fn directory() -> Option<(PathBuf, u8)> {
     let (path, version) = memory_path(&std::fs::read_to_string("/proc/self/cgroup").ok()?)?;
     let root = Path::new(if version == 2 { "/sys/fs/cgroup" } else { "/sys/fs/cgroup/memory" });
     let own = root.join(path.trim_start_matches('/'));
-    // In a container the group's own folder is often what is mounted as the root.
+    // In a container the directory of the group is often mounted as the root.
     [own, root.to_path_buf()]
         .into_iter()
         .find(|directory| directory.join("memory.events").exists() || directory.join("memory.oom_control").exists())
         .map(|directory| (directory, version))
 }
 
-/// The group that accounts for memory, and its version: `0::/path`, or `N:…memory…:/path`.
+/// The group of the memory controller, and its version: `0::/path`, or `N:…memory…:/path`.
 fn memory_path(text: &str) -> Option<(String, u8)> {
     let lines = || {
         text.lines().filter_map(|line| {
@@ -57,7 +57,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_group_that_accounts_for_memory_is_found_in_both_versions() {
+    fn memory_group_is_found_in_both_versions() {
         let both = "9:name=systemd:/\n4:memory:/pods/a\n3:cpu,cpuacct:/\n0::/\n";
         assert_eq!(memory_path(both), Some(("/pods/a".into(), 1)));
         assert_eq!(memory_path("0::/system.slice/orders.service\n"), Some(("/system.slice/orders.service".into(), 2)));

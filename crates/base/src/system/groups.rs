@@ -1,11 +1,11 @@
-//! Names of groups as numbers. Read here, since a static binary cannot load what a C library would ask (nsswitch.conf(5)). In: the
-//! text of /etc/group. Out: a number.
+//! Group names to group IDs. Parsed here, since a static binary cannot load the NSS modules of the C library (nsswitch.conf(5)).
+//! In: the text of /etc/group. Out: a number.
 
 /// One line is `name:password:number:members` (group(5)).
 pub fn group(table: &str, name: &str) -> Option<u32> {
     table.lines().find_map(|line| {
-        let mut cells = line.split(':');
-        (cells.next()? == name).then(|| cells.nth(1)?.parse().ok())?
+        let mut fields = line.split(':');
+        (fields.next()? == name).then(|| fields.nth(1)?.parse().ok())?
     })
 }
 

@@ -1,6 +1,6 @@
-//! Listening sockets that outlive a worker. In: an address and a name. Out: the socket that the worker before this one
-//! stored under that name, or a new one, which is then stored (sd_listen_fds(3), sd_notify(3) FDSTORE). An address that is
-//! taken is an error that names the holder where /proc shows it.
+//! Listening sockets that outlive a worker. In: an address and a name. Out: the socket that the previous worker stored under
+//! that name, or a new one, which is then stored (sd_listen_fds(3), sd_notify(3) FDSTORE). An address in use is an error with
+//! the name of the holder if /proc shows it.
 
 use crate::sync::lock;
 use rustix::net::{
@@ -13,42 +13,42 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-/// Connections that the kernel holds until they are accepted.
+/// Connections that the kernel queues until they are accepted.
 const BACKLOG: i32 = 4096;
 
-/// A listening socket, under the name by which workers hand it on.
+/// A listening socket, with the name under which workers hand it over.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listen {
     pub name: String,
-    /// Who needs it, for the message where it cannot be had.
+    /// The component that needs it, for the error message if it cannot be bound.
     pub owner: String,
     pub address: SocketAddr,
     pub count: usize,
 }
 
-/// The sockets that were inherited, and the way to store new ones.
+/// The inherited sockets, and the notify socket that stores new ones.
 #[derive(Clone, Default)]
 pub struct Sockets {
     inherited: Arc<Mutex<Named>>,
-    /// Bound before the sandbox closed, and not yet used.
+    /// Bound before the process entered the sandbox, and not used yet.
     bound: Arc<Mutex<Named>>,
     notify: Option<Arc<OwnedFd>>,
-    /// What is to be stored or forgotten once this worker is ready: one that never is must leave no trace.
+    /// Sockets to store or remove once this worker is ready. A worker that never becomes ready must not change the store.
     changes: Arc<Mutex<Vec<Change>>>,
-    /// Whether the sockets go on when all of our processes have ended.
+    /// Whether the sockets stay open after all Outrigger processes have exited.
     pub outlive_us: bool,
 }
 
 type Named = Vec<(String, OwnedFd)>;
 
-/// A change of the store.
+/// A change of the fd store.
 enum Change {
     Store(String, OwnedFd),
     Forget(String),
 }
 
 impl Sockets {
-    /// `notify` speaks to whoever stores descriptors: our supervisor or systemd.
+    /// `notify` is the socket of the fd store: the supervisor or systemd.
     pub fn new(inherited: Named, notify: Option<Arc<OwnedFd>>, outlive_us: bool) -> Sockets {
         Sockets {
             inherited: Arc::new(Mutex::new(inherited)),
@@ -59,7 +59,7 @@ impl Sockets {
         }
     }
 
-    /// `count` listening sockets on one address, as a reuse-port group where there are several. Adopts what was stored.
+    /// `count` listening sockets on one address, as a reuse-port group if `count` is above 1. Adopts stored sockets.
     pub fn tcp(&self, name: &str, address: SocketAddr, count: usize) -> Result<Vec<TcpListener>, String> {
         let mut group = self.take_bound(name);
         if !group.is_empty() {
@@ -67,11 +67,11 @@ impl Sockets {
         }
         group = self.adopt(name, address);
         if group.is_empty() {
-            // Sockets that may be shared would join a stranger's silently: one bind without the option finds him.
+            // SO_REUSEPORT would silently join another process's group: bind once without it to detect a conflict.
             bind(address, false).map_err(|error| taken(address, &error))?;
         }
         while group.len() < count {
-            // Always shareable, so that the next worker may have more threads.
+            // Always with SO_REUSEPORT, so that the next worker may have more threads.
             let socket = bind(address, true).map_err(|error| taken(address, &error))?;
             self.store(name, &socket);
             group.push(socket);
@@ -79,10 +79,10 @@ impl Sockets {
         Ok(group)
     }
 
-    /// Binds before the sandbox closes; `tcp` finds what was bound here. Errors name who needs each address.
-    pub fn bind_early(&self, wanted: &[Listen]) -> Vec<String> {
+    /// Binds before the process enters the sandbox; `tcp` returns these sockets. Errors start with the owner of the address.
+    pub fn bind_early(&self, listens: &[Listen]) -> Vec<String> {
         let mut errors = Vec::new();
-        for listen in wanted {
+        for listen in listens {
             match self.tcp(&listen.name, listen.address, listen.count) {
                 Ok(group) => {
                     let bound = group.into_iter().map(|socket| (listen.name.clone(), OwnedFd::from(socket)));
@@ -96,15 +96,15 @@ impl Sockets {
 
     fn adopt(&self, name: &str, address: SocketAddr) -> Vec<TcpListener> {
         let mut inherited = lock(&self.inherited);
-        // By address too: a listener may have another name since the last worker.
-        let here = |fd: &OwnedFd| {
+        // Also by address: a listener may have been renamed since the last worker.
+        let has_address = |fd: &OwnedFd| {
             rustix::net::getsockname(fd).ok().and_then(|local| SocketAddr::try_from(local).ok()) == Some(address)
         };
-        let (ours, others) =
-            std::mem::take(&mut *inherited).into_iter().partition(|(stored, fd)| stored == name || here(fd));
+        let (matching, others) =
+            std::mem::take(&mut *inherited).into_iter().partition(|(stored, fd)| stored == name || has_address(fd));
         *inherited = others;
-        let listeners = ours.into_iter().map(|(_, fd)| TcpListener::from(fd));
-        // An address that was changed in the configuration: the old socket is closed here, and a new one is bound.
+        let listeners = matching.into_iter().map(|(_, fd)| TcpListener::from(fd));
+        // If the address changed in the configuration, the old socket is closed here and a new one is bound.
         let (same, changed): (Vec<_>, Vec<_>) =
             listeners.partition(|listener| listener.local_addr().is_ok_and(|local| local == address));
         if !changed.is_empty() {
@@ -112,13 +112,13 @@ impl Sockets {
             same.iter().for_each(|listener| self.store(name, listener));
         }
         for listener in &same {
-            // One that was shut down at the end of a process before us listens again.
+            // A socket that a previous process shut down when it exited listens again.
             let _ = rustix::net::listen(listener, BACKLOG);
         }
         same
     }
 
-    /// Closes what was stored under names that nobody has asked for.
+    /// Closes the stored sockets that no component has requested.
     pub fn forget_rest(&self) {
         for (name, _) in lock(&self.inherited).drain(..) {
             self.notify(&format!("FDSTOREREMOVE=1\nFDNAME={name}"), None);
@@ -127,9 +127,9 @@ impl Sockets {
 
     fn take_bound(&self, name: &str) -> Vec<TcpListener> {
         let mut bound = lock(&self.bound);
-        let (ours, others) = std::mem::take(&mut *bound).into_iter().partition(|(known, _)| known == name);
+        let (matching, others) = std::mem::take(&mut *bound).into_iter().partition(|(known, _)| known == name);
         *bound = others;
-        ours.into_iter().map(|(_, fd)| TcpListener::from(fd)).collect()
+        matching.into_iter().map(|(_, fd)| TcpListener::from(fd)).collect()
     }
 
     fn store(&self, name: &str, socket: &TcpListener) {
@@ -139,7 +139,7 @@ impl Sockets {
         }
     }
 
-    /// Says that this worker is ready, and what the store is to hold from now on.
+    /// Reports this worker as ready, and updates the fd store.
     pub fn ready(&self) {
         for change in lock(&self.changes).drain(..) {
             match change {
@@ -152,7 +152,7 @@ impl Sockets {
         self.notify("READY=1", None);
     }
 
-    /// Sends one notice in systemd's protocol, if anybody listens.
+    /// Sends one notification in systemd's protocol, if there is a notify socket.
     pub fn notify(&self, text: &str, socket: Option<&TcpListener>) {
         let Some(notify) = &self.notify else { return };
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
@@ -161,7 +161,7 @@ impl Sockets {
         if let Some(fds) = &fds {
             control.push(SendAncillaryMessage::ScmRights(fds));
         }
-        // It waits where the queue is full (net.unix.max_dgram_qlen is 10): the supervisor empties it at once, and a socket that is
+        // Blocks if the queue is full (net.unix.max_dgram_qlen is 10): the supervisor drains it immediately, and a socket that is
         // not stored would be lost with this worker.
         let text = [IoSlice::new(text.as_bytes())];
         if let Err(error) = rustix::net::sendmsg(notify, &text, &mut control, SendFlags::NOSIGNAL) {
@@ -181,7 +181,7 @@ fn bind(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
     Ok(socket.into())
 }
 
-/// The message for an address that cannot be had.
+/// The error message for an address that cannot be bound.
 pub fn taken(address: SocketAddr, error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::AddrInUse => match holder(address.port()) {
@@ -198,7 +198,7 @@ pub fn taken(address: SocketAddr, error: &io::Error) -> String {
     }
 }
 
-/// Who listens on a TCP port: the name and id of the process whose descriptor has the socket's inode.
+/// The process that listens on a TCP port: name and pid of the process with a file descriptor of the socket's inode.
 fn holder(port: u16) -> Option<String> {
     let tables = ["/proc/net/tcp", "/proc/net/tcp6"].map(|path| std::fs::read_to_string(path).unwrap_or_default());
     let inode = tables.iter().flat_map(|table| table.lines().skip(1)).find_map(|line| listening_inode(line, port))?;
@@ -227,7 +227,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_in_use_names_its_holder() {
+    fn error_for_an_address_in_use_has_its_holder() {
         let held = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = held.local_addr().expect("bound");
         for count in [1, 2] {
@@ -237,14 +237,14 @@ mod tests {
     }
 
     #[test]
-    fn a_stored_socket_is_adopted_with_the_connections_that_wait_in_it() {
+    fn stored_socket_is_adopted_with_its_backlog() {
         let first = Sockets::default().tcp("proxy/in", "127.0.0.1:0".parse().expect("an address"), 1).expect("bound");
         let address = first[0].local_addr().expect("bound");
-        let _waiting = std::net::TcpStream::connect(address).expect("queued by the kernel");
+        let _queued = std::net::TcpStream::connect(address).expect("queued by the kernel");
         let stored = first.into_iter().map(|socket| ("proxy/in".to_string(), OwnedFd::from(socket))).collect();
         let next = Sockets::new(stored, None, false);
         let adopted = next.tcp("proxy/in", address, 1).expect("adopted");
-        adopted[0].set_nonblocking(false).expect("a flag");
+        adopted[0].set_nonblocking(false).expect("blocking mode");
         assert!(adopted[0].accept().is_ok());
     }
 }

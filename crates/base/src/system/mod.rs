@@ -1,4 +1,4 @@
-//! What the machine offers: files, listening sockets, the control group, users, the output of commands.
+//! Access to the system: files, listening sockets, the control group, users, the output of commands.
 
 pub mod cgroup;
 pub mod file;

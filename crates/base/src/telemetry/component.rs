@@ -1,6 +1,6 @@
-//! What a component is called in health, ledger, metrics and log: its path in the configuration, what it is, and its kind.
+//! The identity of a component in health, ledger, metrics and log: its path in the configuration, its kind and its type.
 
-/// The labels that every metric of a component has.
+/// The labels of every component metric.
 pub const LABELS: [&str; 3] = ["component_id", "component_kind", "component_type"];
 
 /// One source, stage, sink or store.
@@ -8,9 +8,9 @@ pub const LABELS: [&str; 3] = ["component_id", "component_kind", "component_type
 pub struct Component {
     /// Its path in the configuration, such as `logs.sinks.main`.
     pub id: String,
-    /// What it is: `source`, `stage`, `sink` or `store`.
+    /// Its kind: `source`, `stage`, `sink` or `store`.
     pub kind: &'static str,
-    /// The kind that its entry names, such as `loki`.
+    /// Its type, the key in its entry, such as `loki`.
     #[serde(rename = "type")]
     pub type_name: &'static str,
 }

@@ -1,6 +1,6 @@
-//! The payload of metrics between subsystems: families of points with their type, as every exporter needs them. A part
-//! that has metrics implements `Gather`; whoever exports asks it, at that moment. Bound: what a part gathers is what it
-//! was configured for; values from outside never become label names.
+//! The payload of metrics between subsystems: families of points with their type, in the form that every exporter needs. A
+//! component with metrics implements `Gather`; exporters call it at each export. Limits: a component gathers only what it
+//! is configured for; external values never become label names.
 
 use std::sync::Arc;
 
@@ -10,12 +10,12 @@ pub enum FamilyKind {
     Gauge,
     Histogram,
     Summary,
-    /// A type that the app did not say.
+    /// The app did not report a type.
     Unknown,
 }
 
 impl FamilyKind {
-    /// The word in the text exposition format, version 0.0.4.
+    /// Its name in the text exposition format, version 0.0.4.
     pub fn as_str(self) -> &'static str {
         match self {
             FamilyKind::Counter => "counter",
@@ -32,7 +32,7 @@ pub type Labels = Vec<(Arc<str>, Arc<str>)>;
 /// One metric with all its points.
 #[derive(Clone, Debug)]
 pub struct Family {
-    /// The full name, `_total` of counters included, as it stands in the exposition.
+    /// The full name as in the exposition, including `_total` for counters.
     pub name: Arc<str>,
     pub help: Arc<str>,
     pub kind: FamilyKind,
@@ -55,7 +55,7 @@ pub enum PointValue {
     },
 }
 
-/// Something whose metrics can be asked for.
+/// A source of metrics.
 pub trait Gather: Send + Sync {
     fn gather(&self, families: &mut Vec<Family>);
 }
@@ -158,7 +158,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn text_is_written_as_the_format_says() {
+    fn text_follows_the_exposition_format() {
         let mut latency = Family::new("d_seconds", "how\nlong", FamilyKind::Histogram);
         latency.points.push(Point {
             labels: labels_of(&[("to", "a\"b\\c\n")]),

@@ -1,6 +1,6 @@
 //! The account of every record: for each source, stage and sink, `received = delivered + merged + pending + dropped`.
-//! In: counts per batch. Out: rows that balance, each taken under its own lock. Bound: rows are configured parts, and
-//! reasons are words in the code, so neither grows with the data.
+//! In: counts per batch. Out: rows that balance, each taken under its own lock. Limits: rows are configured components,
+//! and reasons are constants, so neither grows with the data.
 
 use crate::sync::lock;
 use crate::telemetry::component::Component;
@@ -8,7 +8,7 @@ use crate::telemetry::reason::Reason;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
-/// The kinds of rows, in the order in which a record meets them.
+/// The kinds of rows, in the order in which a record passes them.
 const KINDS: [&str; 4] = ["source", "store", "stage", "sink"];
 
 /// All rows, in the order in which they were opened.
@@ -23,7 +23,7 @@ pub struct Row {
     counts: Mutex<Counts>,
 }
 
-/// One row as it stood at one moment; the law holds for every such moment.
+/// A snapshot of one row; every snapshot balances.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Counts {
     pub received: u64,
@@ -31,7 +31,7 @@ pub struct Counts {
     /// Records that became part of another one, such as the lines of a stack trace.
     pub merged: u64,
     pub pending: u64,
-    /// Of `received`, how many were read again after a restart.
+    /// The part of `received` that was re-read after a restart.
     pub replayed: u64,
     pub dropped: BTreeMap<Reason, u64>,
 }
@@ -45,7 +45,7 @@ pub struct Snapshot {
 }
 
 impl Ledger {
-    /// The row of a component; the same row if it was opened before, as by each source for a stage that all share.
+    /// The row of a component; the same row if it was opened before, such as by each source for a shared stage.
     pub fn row(&self, component: &Component) -> Arc<Row> {
         let mut rows = lock(&self.rows);
         if let Some(row) = rows.iter().find(|row| row.component == *component) {
@@ -71,14 +71,14 @@ impl Ledger {
 }
 
 impl Row {
-    /// Records came in and wait.
+    /// Records were received and are pending.
     pub fn receive(&self, records: u64) {
         let mut counts = lock(&self.counts);
         counts.received += records;
         counts.pending += records;
     }
 
-    /// Says that of the records received, these had been read before.
+    /// Records how many of the received records had been read before.
     pub fn replay(&self, records: u64) {
         lock(&self.counts).replayed += records;
     }
@@ -104,7 +104,7 @@ impl Row {
         *counts.dropped.entry(reason).or_default() += records;
     }
 
-    /// Records that were lost before they could be received, as bytes overwritten in a full ring.
+    /// Records that were lost before they could be received, such as bytes overwritten in a full ring.
     pub fn drop_unseen(&self, reason: Reason, records: u64) {
         self.receive(records);
         self.drop_records(reason, records);
@@ -116,7 +116,7 @@ impl Row {
 }
 
 impl Counts {
-    /// Takes records out of `pending`. More than are pending is a mistake of ours, which must not become a wrong account.
+    /// Takes records out of `pending`. More than `pending` is a bug, which must not unbalance the row.
     fn settle(&mut self, records: u64) -> u64 {
         debug_assert!(records <= self.pending, "{records} settled, {} pending", self.pending);
         let settled = records.min(self.pending);
@@ -139,7 +139,7 @@ mod tests {
 
     /// Guarantee: ledger-balances
     #[test]
-    fn a_row_balances_after_every_step() {
+    fn row_balances_after_every_step() {
         let ledger = Ledger::default();
         let row = ledger.row(&Component::sink("logs.sinks.main".into(), "loki"));
         let steps: [&dyn Fn(); 6] = [
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn the_json_is_the_published_one() {
+    fn json_is_the_documented_one() {
         let ledger = Ledger::default();
         ledger.row(&Component::sink("logs.sinks.main".into(), "loki")).drop_unseen(Reason::Rejected, 2);
         assert_eq!(

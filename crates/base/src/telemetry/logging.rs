@@ -1,10 +1,14 @@
-//! Outrigger's own log through `tracing`: for people on a terminal, JSON otherwise, always on stderr, so that the app's
-//! stdout stays the app's. The level can be changed while running.
+//! Outrigger's own log through `tracing`: text on a terminal, JSON otherwise, always on stderr, so that stdout has only the
+//! output of the app. The level can be changed at runtime.
 
+use super::MetricDesc;
+use super::family::Family;
 use std::io::IsTerminal as _;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tracing::level_filters::LevelFilter;
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::layer::Context;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{Layer, Registry, fmt, reload};
@@ -26,7 +30,7 @@ impl LevelHandle {
     }
 }
 
-/// How lines are written.
+/// The format of lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Format {
     /// Text on a terminal, else JSON.
@@ -39,7 +43,7 @@ pub enum Format {
 /// Whether lines are text, set once by `start`.
 static IS_TEXT: OnceLock<bool> = OnceLock::new();
 
-/// Starts the log; a second call in one process keeps the first.
+/// Starts the log; a second call in one process has no effect.
 pub fn start(level: LevelFilter, format: Format) -> LevelHandle {
     let (filter, handle) = reload::Layer::new(level);
     let terminal = std::io::stderr().is_terminal();
@@ -48,29 +52,63 @@ pub fn start(level: LevelFilter, format: Format) -> LevelHandle {
         Format::Text => true,
         Format::Json => false,
     });
-    let people = is_text.then(|| fmt::layer().with_writer(|| Stderr).with_target(false).compact());
-    let machines =
+    let text_layer = is_text.then(|| fmt::layer().with_writer(|| Stderr).with_target(false).compact());
+    let json_layer =
         (!is_text).then(|| fmt::layer().json().flatten_event(true).with_writer(|| Stderr).with_target(false));
-    // An already started log stays: the caller's handle then changes nothing, as in tests.
+    // If the log is already started, it stays and the returned handle has no effect, such as in tests.
     let _ = tracing_subscriber::registry()
         .with(filter)
-        .with(people.map(Layer::boxed))
-        .with(machines.map(Layer::boxed))
+        .with(CountMessages)
+        .with(text_layer.map(Layer::boxed))
+        .with(json_layer.map(Layer::boxed))
         .try_init();
     LevelHandle(handle)
 }
 
-/// A report of several lines: as it is on a terminal, one line of JSON with it as a field where programs read the log.
+pub static MESSAGES: MetricDesc = MetricDesc::counter("outrigger_log_messages_total", &["level"], "Own log messages.");
+
+/// Messages since the start of this worker, in the order of `LEVELS`.
+static COUNTS: [AtomicU64; LEVELS.len()] = [const { AtomicU64::new(0) }; LEVELS.len()];
+
+const LEVELS: [(Level, &str); 5] = [
+    (Level::ERROR, "error"),
+    (Level::WARN, "warn"),
+    (Level::INFO, "info"),
+    (Level::DEBUG, "debug"),
+    (Level::TRACE, "trace"),
+];
+
+/// Counts the messages that the level lets pass.
+struct CountMessages;
+
+impl<S: Subscriber> Layer<S> for CountMessages {
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        let level = event.metadata().level();
+        if let Some(index) = LEVELS.iter().position(|(known, _)| known == level) {
+            COUNTS[index].fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// The messages so far, by level.
+pub fn messages() -> Family {
+    let count = |(index, (_, name)): (usize, &(Level, &str))| {
+        MESSAGES.point(&[*name], COUNTS[index].load(Ordering::Relaxed) as f64)
+    };
+    Family { points: LEVELS.iter().enumerate().map(count).collect(), ..MESSAGES.family() }
+}
+
+/// A report of several lines: printed unchanged in text format, else one line of JSON with the report as a field.
 pub fn report(report: &str, message: &str) {
-    if print_to_people(report) { tracing::error!("{message}") } else { tracing::error!(report, "{message}") }
+    if print_if_text(report) { tracing::error!("{message}") } else { tracing::error!(report, "{message}") }
 }
 
-/// The same for a report that stops nothing.
+/// The same for a report of warnings only.
 pub fn report_warnings(report: &str, message: &str) {
-    if print_to_people(report) { tracing::warn!("{message}") } else { tracing::warn!(report, "{message}") }
+    if print_if_text(report) { tracing::warn!("{message}") } else { tracing::warn!(report, "{message}") }
 }
 
-fn print_to_people(report: &str) -> bool {
+fn print_if_text(report: &str) -> bool {
     let is_text = IS_TEXT.get().copied().unwrap_or_else(|| std::io::stderr().is_terminal());
     if is_text {
         crate::system::output::note(report);
@@ -78,28 +116,28 @@ fn print_to_people(report: &str) -> bool {
     is_text
 }
 
-/// A moment as in a line of the log.
+/// A timestamp as in the log.
 pub fn rfc3339(time: std::time::SystemTime) -> String {
     let time = jiff::Timestamp::try_from(time).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
     time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
-/// Our stderr, on which we never wait: whoever reads it may have stopped, and a worker that waits serves nobody. A line that finds
-/// no room is lost; the next one that does says how many were.
+/// Outrigger's stderr. Writing never blocks: its reader may have stopped, and a blocked worker would serve no requests. A line
+/// that does not fit is dropped; the next line that fits reports how many were dropped.
 struct Stderr;
 
 static LOST: AtomicU64 = AtomicU64::new(0);
 
 impl std::io::Write for Stderr {
-    /// Called with a whole line.
+    /// Called with a complete line.
     fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
         let lost = LOST.swap(0, Ordering::Relaxed);
-        let told =
-            lost > 0 && write_at_once(format!("outrigger: {lost} log lines dropped (stderr blocked)\n").as_bytes());
-        if lost > 0 && !told {
+        let reported =
+            lost > 0 && try_write(format!("outrigger: {lost} log lines dropped (stderr blocked)\n").as_bytes());
+        if lost > 0 && !reported {
             LOST.fetch_add(lost, Ordering::Relaxed);
         }
-        if !write_at_once(line) {
+        if !try_write(line) {
             LOST.fetch_add(1, Ordering::Relaxed);
         }
         Ok(line.len())
@@ -110,8 +148,8 @@ impl std::io::Write for Stderr {
     }
 }
 
-/// False where there is no room at this moment.
-fn write_at_once(line: &[u8]) -> bool {
+/// Writes without blocking; false if there is no room.
+fn try_write(line: &[u8]) -> bool {
     for part in line.chunks(sys::ready::PIPE_BUF) {
         let stderr = rustix::stdio::stderr();
         if !sys::ready::is_writable(stderr) || rustix::io::write(stderr, part).is_err() {

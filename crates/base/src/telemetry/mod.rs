@@ -1,6 +1,6 @@
-//! Own metrics, `outrigger_*`: typed names, opened once, counted with relaxed atomics. In: counts of the parts. Out: the
-//! families of `/metrics`, together with the ledger, the health and the process itself. Bound: one entry per name and
-//! configured part; no value from outside becomes a label.
+//! Outrigger's own metrics, `outrigger_*`: typed descriptions, opened once, counted with relaxed atomics. In: counts of the
+//! components. Out: the families of `/metrics`, together with the ledger, the health and the process itself. Limits: one entry
+//! per name and configured component; no external value becomes a label.
 
 pub mod component;
 pub mod family;
@@ -17,7 +17,7 @@ use ledger::Ledger;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-/// A metric of Outrigger's own: its name, its labels and its help text, in one place. The docs list all of them.
+/// One of Outrigger's own metrics: name, labels and help text. The docs list all of them.
 #[derive(Debug)]
 pub struct MetricDesc {
     pub name: &'static str,
@@ -35,7 +35,7 @@ impl MetricDesc {
         MetricDesc { name, kind: FamilyKind::Gauge, labels, help }
     }
 
-    /// An empty family of it.
+    /// An empty family of this metric.
     pub fn family(&self) -> Family {
         Family::new(self.name, self.help, self.kind)
     }
@@ -51,7 +51,7 @@ impl MetricDesc {
     }
 }
 
-/// A number that only grows.
+/// A value that only increases.
 #[derive(Clone, Default)]
 pub struct Counter(Arc<AtomicU64>);
 
@@ -60,13 +60,13 @@ impl Counter {
         self.0.fetch_add(amount, Ordering::Relaxed);
     }
 
-    /// The present value of a count that is kept elsewhere, as by the supervisor.
+    /// Stores the current value of a count that another process counts, such as the supervisor.
     pub fn store(&self, value: u64) {
         self.0.store(value, Ordering::Relaxed);
     }
 }
 
-/// A number that is set.
+/// A value that is set.
 #[derive(Clone, Default)]
 pub struct Gauge(Arc<AtomicU64>);
 
@@ -75,20 +75,20 @@ impl Gauge {
         self.0.store(value, Ordering::Relaxed);
     }
 
-    /// The present time, for a `_timestamp_seconds`.
+    /// Sets the current time, for a `_timestamp_seconds` metric.
     pub fn set_now(&self) {
         let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
         self.set(since_epoch.map_or(0, |time| time.as_secs()));
     }
 }
 
-/// Where own metrics are opened and gathered.
+/// Opens and gathers Outrigger's own metrics.
 #[derive(Clone, Default)]
 pub struct Telemetry {
     inner: Arc<Mutex<Inner>>,
     pub ledger: Ledger,
     pub pressure: Pressure,
-    /// Rings when a subsystem broke.
+    /// Notified when a subsystem fails.
     pub alarm: Arc<tokio::sync::Notify>,
 }
 
@@ -100,14 +100,14 @@ struct Inner {
     left: Vec<Left>,
 }
 
-/// What a stop leaves behind of one sink.
+/// Undelivered records of one sink after a stop.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Left {
     /// The sink's path in the configuration.
     pub sink: String,
     /// Records or samples that are read or sent after the next start.
     pub kept: u64,
-    /// Those that nobody has any more.
+    /// Records or samples that are lost.
     pub lost: u64,
 }
 
@@ -115,15 +115,15 @@ impl std::fmt::Display for Left {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Left { sink, kept, lost } = self;
         match (kept, lost) {
-            (_, 0) => write!(f, "{sink}: {kept} kept"),
+            (_, 0) => write!(f, "{sink}: {kept} persisted"),
             (0, _) => write!(f, "{sink}: {lost} lost"),
-            _ => write!(f, "{sink}: {kept} kept, {lost} lost"),
+            _ => write!(f, "{sink}: {kept} persisted, {lost} lost"),
         }
     }
 }
 
 impl Telemetry {
-    /// Notes what a stop leaves behind; one line at its end tells all of it.
+    /// Records the undelivered records of a sink at a stop; one log line at the end of the stop reports all sinks.
     pub fn leave_behind(&self, sink: String, kept: u64, lost: u64) {
         if kept + lost > 0 {
             lock(&self.inner).left.push(Left { sink, kept, lost });
@@ -144,7 +144,7 @@ impl Telemetry {
         Gauge(self.number(desc, values))
     }
 
-    /// The same number if it was opened before.
+    /// Returns the same number if it was opened before.
     fn number(&self, desc: &'static MetricDesc, values: &[&str]) -> Arc<AtomicU64> {
         let labels = desc.labels_of(values);
         let mut inner = lock(&self.inner);
@@ -167,7 +167,7 @@ impl Telemetry {
         lock(&self.inner).healths.clone()
     }
 
-    /// Adds a part that counts in its own way, such as the proxy's threads.
+    /// Adds a component with its own counters, such as the threads of the proxy.
     pub fn register(&self, part: Arc<dyn Gather>) {
         lock(&self.inner).parts.push(part);
     }
@@ -185,7 +185,7 @@ pub static RECEIVED: MetricDesc =
 pub static DELIVERED: MetricDesc = MetricDesc::counter(
     "outrigger_component_delivered_records_total",
     &LABELS,
-    "Records handed on; for sinks: acknowledged by the receiver.",
+    "Records passed on; for sinks: acknowledged by the receiver.",
 );
 pub static MERGED: MetricDesc = MetricDesc::counter(
     "outrigger_component_merged_records_total",
@@ -217,14 +217,14 @@ pub static ERRORS: MetricDesc = MetricDesc::counter(
     "Errors that did not lose a record.",
 );
 pub static UP: MetricDesc =
-    MetricDesc::gauge("outrigger_component_up", &LABELS, "1 if the last attempt to reach the other side succeeded.");
+    MetricDesc::gauge("outrigger_component_up", &LABELS, "1 if the last attempt to reach the peer succeeded.");
 pub static REQUESTS: MetricDesc = MetricDesc::counter(
     "outrigger_component_requests_total",
     &["component_id", "component_kind", "component_type", "result"],
     "Requests to the receiver: success, retried, rejected.",
 );
 
-/// What a sink counts of its requests to the receiver.
+/// Counters of the requests of a sink to its receiver.
 pub struct Requests {
     succeeded: Counter,
     retried: Counter,
@@ -246,27 +246,27 @@ impl Requests {
         }
     }
 
-    /// The receiver took a body of this size.
+    /// The receiver accepted a body of this size.
     pub fn succeed(&self, bytes: usize) {
         self.succeeded.add(1);
         self.sent_bytes.add(bytes as u64);
         self.up.set(1);
     }
 
-    /// The body is sent again.
+    /// The body will be retried.
     pub fn retry(&self) {
         self.retried.add(1);
         self.up.set(0);
     }
 
-    /// The receiver refused the body for good.
+    /// The receiver rejected the body permanently.
     pub fn reject(&self) {
         self.rejected.add(1);
     }
 }
 
-/// What every component has, for the docs.
-pub static METRICS: [&MetricDesc; 13] = [
+/// The metrics of every component, for the docs.
+pub static METRICS: [&MetricDesc; 14] = [
     &BUILD_INFO,
     &SUBSYSTEM_HEALTH,
     &RECEIVED,
@@ -280,6 +280,7 @@ pub static METRICS: [&MetricDesc; 13] = [
     &ERRORS,
     &UP,
     &REQUESTS,
+    &logging::MESSAGES,
 ];
 
 impl Gather for Telemetry {
@@ -299,6 +300,7 @@ impl Gather for Telemetry {
             (inner.healths.clone(), inner.parts.clone())
         };
         families.push(health_family(&healths));
+        families.push(logging::messages());
         families.extend(ledger_families(&self.ledger));
         parts.iter().for_each(|part| part.gather(families));
     }
@@ -342,7 +344,7 @@ mod tests {
     use crate::telemetry::reason::Reason;
 
     #[test]
-    fn counts_ledger_and_health_are_gathered_under_outrigger_names() {
+    fn gathered_names_start_with_outrigger() {
         let telemetry = Telemetry::default();
         static THINGS: MetricDesc = MetricDesc::counter("outrigger_things_total", &["part"], "Things.");
         telemetry.counter(&THINGS, &["a"]).add(2);

@@ -1,6 +1,6 @@
-//! Why records are dropped, and which errors components count. In: nothing. Out: the words of the ledger, of
+//! The reasons of dropped records and of counted errors. In: nothing. Out: the values of the ledger, of
 //! `outrigger_component_dropped_records_total` and of `outrigger_component_errors_total`, each with a sentence for the docs.
-//! Bound: the list is closed; no reason comes from outside.
+//! Limits: the list is closed; no reason is taken from external data.
 
 /// A reason of the ledger and of component metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
@@ -16,7 +16,7 @@ pub enum Reason {
 }
 
 impl Reason {
-    /// All of them, for the docs.
+    /// All reasons, for the docs.
     pub const ALL: [Reason; 7] = [
         Reason::BufferFull,
         Reason::Shutdown,
@@ -27,7 +27,7 @@ impl Reason {
         Reason::OutOfOrder,
     ];
 
-    /// The word in JSON and labels.
+    /// Its value in JSON and labels.
     pub fn as_str(self) -> &'static str {
         match self {
             Reason::BufferFull => "buffer_full",
@@ -40,28 +40,28 @@ impl Reason {
         }
     }
 
-    /// What it means, where it occurs and what to do.
+    /// Its meaning, its components and the next step.
     pub fn about(self) -> &'static str {
         match self {
             Reason::BufferFull => {
                 "A bounded buffer was full: the capture ring of `stdio`, the access records of `proxy`, or `buffer.max_bytes` of a sink. \
-                 The component says which."
+                 The component identifies the buffer."
             }
             Reason::Shutdown => "Not delivered when the stop timed out.",
-            Reason::Rejected => "The receiver refused the record for good; the log has its answer.",
+            Reason::Rejected => "The receiver rejected the record permanently; the Outrigger log has the response.",
             Reason::ParseError => {
-                "A line of a scraped page is invalid. A `parse` stage counts records that it leaves as they are as errors with this reason."
+                "A line of a scraped exposition is invalid. A `parse` stage counts records that it passes on unchanged as errors with this reason."
             }
             Reason::SeriesLimit => "A new series of a target beyond `max_series`.",
             Reason::MemoryPressure => "A scrape was skipped under memory pressure.",
             Reason::OutOfOrder => {
-                "A sample whose own timestamp is not newer than the one before it, more than an hour old or ten minutes ahead, or a second \
-                 sample of one series on a page."
+                "A sample whose own timestamp is not newer than the previous one, more than an hour old or ten minutes ahead, or a second \
+                 sample of one series in one scrape."
             }
         }
     }
 
-    /// Whether the configuration asks for the drop. Alert on those that are not.
+    /// Whether the configuration requests the drop. Alert on unintentional drops.
     pub fn is_intentional(self) -> bool {
         match self {
             Reason::BufferFull
@@ -80,11 +80,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_reason_has_one_word_everywhere() {
+    fn reason_has_the_same_value_in_json_and_labels() {
         for reason in Reason::ALL {
-            let json = serde_json::to_string(&reason).expect("a word");
+            let json = serde_json::to_string(&reason).expect("valid JSON");
             assert_eq!(json, format!("\"{}\"", reason.as_str()));
-            assert!(reason.about().ends_with('.'), "{} is explained", reason.as_str());
+            assert!(reason.about().ends_with('.'), "{} has a sentence", reason.as_str());
         }
     }
 }

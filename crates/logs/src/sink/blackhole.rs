@@ -1,4 +1,4 @@
-//! Nowhere. In: records. Out: nothing but their count.
+//! Discards records. In: records. Out: only their count.
 
 use super::{Delivery, Sink};
 use crate::batch::Batch;
@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use std::ops::Range;
 
-/// Takes every record and does nothing with it but count: to try sources and stages, and to measure them.
+/// Discards and counts every record, to test and measure sources and stages.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Config {}

@@ -1,5 +1,5 @@
-//! A file that records are appended to, rotated by size. In: records. Out: lines. Writes happen on a thread that may block,
-//! since a full or slow disk must not stop the other sinks. Bounds: `rotate.max_bytes` a file and `rotate.max_files` old ones.
+//! Appends records to a file, rotated by size. In: records. Out: lines. Writes happen on a thread that may block, since a full or
+//! slow disk must not block the other sinks. Limits: `rotate.max_bytes` per file and `rotate.max_files` rotated files.
 
 use super::{Delivery, Failure, Sink};
 use crate::batch::Batch;
@@ -18,8 +18,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 /// Appends records to a file. At `rotate.max_bytes` the file is renamed to `path.1`, `path.1` to `path.2` and so on, and
-/// `rotate.max_files` of them stay. A disk that is full or a path that cannot be written is tried again; nothing is dropped meanwhile unless the
-/// sink is not required.
+/// `rotate.max_files` of them are retained. If the disk is full or the path cannot be written, the write is retried; nothing is
+/// dropped in the meantime unless the sink is not required.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
@@ -39,7 +39,7 @@ pub struct Rotate {
     /// Before the file would exceed this size it is renamed to `PATH.1`, `PATH.1` to `PATH.2` and so on.
     #[serde(default = "max_bytes")]
     pub max_bytes: ByteSize,
-    /// Rotated files that are kept.
+    /// Number of rotated files that are retained.
     #[serde(default = "max_files")]
     #[schemars(range(min = 1, max = 1000))]
     pub max_files: u16,
@@ -85,14 +85,14 @@ struct Target {
     max: u64,
     keep: u16,
     open: Option<Open>,
-    /// How much of the present body is in the file already, where a write stopped half way.
+    /// Bytes of the present body that are already in the file after a partial write.
     written: usize,
 }
 
 struct Open {
     file: File,
     size: u64,
-    /// What the path leads to as long as nobody moves or removes the file.
+    /// The file at the path, unless it was renamed or removed.
     id: FileId,
 }
 
@@ -141,20 +141,20 @@ impl Sink for FileSink {
 
 impl Target {
     fn append(&mut self, body: &[u8]) -> io::Result<()> {
-        let named =
+        let with_path =
             |path: &Path, error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
         if self.open.as_ref().is_some_and(|open| !open.is_at(&self.path)) {
-            // The rest of a line that a write left half is in the other file; it is written whole here.
+            // A partially written line is in the other file; it is written completely here.
             (self.open, self.written) = (None, 0);
         }
         let is_full = |open: &Open| open.size > 0 && open.size + body.len() as u64 > self.max;
         if self.written == 0 && self.open.as_ref().is_some_and(is_full) {
             self.open = None;
-            self.rotate().map_err(|error| named(&self.path, error))?;
+            self.rotate().map_err(|error| with_path(&self.path, error))?;
         }
         let open = match &mut self.open {
             Some(open) => open,
-            None => self.open.insert(Open::at(&self.path).map_err(|error| named(&self.path, error))?),
+            None => self.open.insert(Open::at(&self.path).map_err(|error| with_path(&self.path, error))?),
         };
         while self.written < body.len() {
             match open.file.write(body.get(self.written..).unwrap_or(&[])) {
@@ -163,7 +163,7 @@ impl Target {
                     open.size += count as u64;
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(named(&self.path, error)),
+                Err(error) => return Err(with_path(&self.path, error)),
             }
         }
         self.written = 0;
@@ -193,7 +193,7 @@ impl Open {
         let meta = file.metadata()?;
         let mut size = meta.len();
         let mut last = [0u8];
-        // A crash or a full disk may have left half a line: the next one begins after it.
+        // A crash or a full disk may have left an incomplete line: the next line starts after it.
         if size > 0 && file.read_at(&mut last, size - 1)? == 1 && last != *b"\n" {
             file.write_all(b"\n")?;
             size += 1;
@@ -207,26 +207,28 @@ impl Open {
 }
 
 impl Config {
-    /// A path that cannot be appended to: why, and what to do.
+    /// A path that cannot be appended to: the error, and the help.
     pub fn check(&self) -> Option<(String, &'static str)> {
         let path = self.path.display();
         if self.path.file_name().is_none() {
-            let text = format!("`path` must name a file, and is `{path}`");
-            return Some((text, "name the file whole, such as /archive/orders.log"));
+            let text = format!("`path` must be the path of a file, found `{path}`");
+            return Some((text, "use the complete path, such as /archive/orders.log"));
         }
         let help = match self.path.to_str() {
             Some("/dev/stdout" | "/proc/self/fd/1" | "/dev/fd/1") => "use the sink `stdout`",
-            Some("/dev/stderr" | "/proc/self/fd/2" | "/dev/fd/2") => "use the sink `stdout`; stderr is our own log",
+            Some("/dev/stderr" | "/proc/self/fd/2" | "/dev/fd/2") => {
+                "use the sink `stdout`; stderr is the Outrigger log"
+            }
             Some("/dev/null") => "use the sink `blackhole`",
             _ if self.path.starts_with("/dev") || self.path.starts_with("/proc") || self.path.starts_with("/sys") => {
-                "name a file on a volume"
+                "use a file on a volume"
             }
             _ => return None,
         };
-        Some((format!("`{path}` is no file that can be appended to and rotated"), help))
+        Some((format!("`{path}` is not a file that can be appended to and rotated"), help))
     }
 
-    /// The names that it writes: the file, and what rotation makes of it.
+    /// The paths that the sink writes: the file, and its rotated files.
     pub fn names(&self) -> impl Iterator<Item = PathBuf> {
         let rotated = (1..=self.rotate.max_files).map(|number| numbered(&self.path, number));
         std::iter::once(self.path.clone()).chain(rotated)
@@ -265,9 +267,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_is_rotated_at_its_bound_and_old_ones_go() {
+    fn file_is_rotated_at_max_bytes_old_ones_removed() {
         let dir = std::env::temp_dir().join(format!("outrigger-filesink-{}", std::process::id()));
-        std::fs::create_dir_all(&dir).expect("a folder");
+        std::fs::create_dir_all(&dir).expect("created");
         let path = dir.join("out.log");
         let mut target = Target { path: path.clone(), max: 16, keep: 2, open: None, written: 0 };
         for body in ["one is long\n", "two is long\n", "three is long\n", "four is long\n", "five is long\n"] {
@@ -278,15 +280,15 @@ mod tests {
         assert_eq!(read("out.log.1").as_deref(), Some("four is long\n"));
         assert_eq!(read("out.log.2").as_deref(), Some("three is long\n"));
         assert_eq!(read("out.log.3"), None);
-        std::fs::remove_file(&path).expect("it is there");
+        std::fs::remove_file(&path).expect("removed");
         target.append(b"six\n").expect("written to a new file");
-        assert_eq!(read("out.log").as_deref(), Some("six\n"), "a file that was removed is made again");
+        assert_eq!(read("out.log").as_deref(), Some("six\n"), "a removed file is recreated");
         std::fs::write(&path, "half a li").expect("written");
         target.open = None;
         target.append(b"seven\n").expect("written");
         assert_eq!(read("out.log").as_deref(), Some("half a li\nseven\n"));
         let mut nowhere = Target { path: dir.join("out.log/below"), max: 10, keep: 1, open: None, written: 0 };
         assert!(nowhere.append(b"x").is_err_and(|error| error.to_string().contains("out.log")));
-        std::fs::remove_dir_all(&dir).expect("was there");
+        std::fs::remove_dir_all(&dir).expect("removed");
     }
 }

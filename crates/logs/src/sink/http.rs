@@ -1,7 +1,7 @@
-//! JSON lines by HTTP POST. In: records. Out: one object a line (`application/x-ndjson`), compressed as asked. Any 2xx is an
+//! JSON lines by HTTP POST. In: records. Out: one object a line (`application/x-ndjson`), compressed as configured. Any 2xx is an
 //! acknowledgement.
 
-use super::{ANSWER_MAX, Delivery, Failure, Sink, judge};
+use super::{Delivery, Failure, RESPONSE_MAX, Sink, result_of};
 use crate::batch::Batch;
 use crate::encode::Encoder;
 use bytes::Bytes;
@@ -15,8 +15,8 @@ use std::ops::Range;
 
 net::http_client! {
     /// Posts records as JSON lines: one object per record with `message`, `timestamp`, `stream`, `source`, `file` and every field
-    /// that a stage set. A 2xx answer acknowledges; 408, 425, 429 and 5xx are tried again with a growing pause; any other answer
-    /// drops the batch under `rejected`, with the answer in the log.
+    /// that a stage set. A 2xx response acknowledges; 408, 425, 429 and 5xx are retried with back-off; any other response drops
+    /// the batch with reason `rejected`, and the response is logged.
     pub struct Config {
         /// The URL to post to.
         pub url: Url,
@@ -34,7 +34,7 @@ pub enum Compression {
     Gzip,
     /// RFC 8878, level 1.
     Zstd,
-    /// As it is.
+    /// Uncompressed.
     None,
 }
 
@@ -48,7 +48,7 @@ pub struct Http {
     compression: Compression,
     encoder: Encoder,
     body: Vec<u8>,
-    /// The body as it is sent, made once for all tries.
+    /// The body as it is sent, encoded once for all attempts.
     ready: Option<Bytes>,
 }
 
@@ -100,10 +100,15 @@ impl Sink for Http {
                 Compression::Zstd => headers.push(("content-encoding", "zstd".into())),
                 Compression::None => {}
             }
-            let request =
-                Request { method: ::http::Method::POST, url: self.url.clone(), headers, body, answer_max: ANSWER_MAX };
+            let request = Request {
+                method: ::http::Method::POST,
+                url: self.url.clone(),
+                headers,
+                body,
+                answer_max: RESPONSE_MAX,
+            };
             let response = self.client.send(&request).await.map_err(|error| Failure::of(&error))?;
-            judge(&response)
+            result_of(&response)
         })
     }
 

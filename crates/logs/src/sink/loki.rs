@@ -1,8 +1,8 @@
 //! Grafana Loki's push API: snappy-compressed protobuf (`logproto.PushRequest`, grafana.com/docs/loki, "HTTP API"). In:
-//! records. Out: one stream per stdout, stderr or file, with the configured labels; lines as the app wrote them; what
-//! `set` gave travels as structured metadata. The messages are written by hand: three fields deep, and no copy of a line.
+//! records. Out: one stream per stdout, stderr or file, with the configured labels; lines as the app wrote them; fields of
+//! `set` are sent as structured metadata. The messages are encoded by hand: three fields deep, and no copy of a line.
 
-use super::{ANSWER_MAX, Delivery, Failure, Sink, judge};
+use super::{Delivery, Failure, RESPONSE_MAX, Sink, result_of};
 use crate::batch::Batch;
 use base::protobuf::{delimited, field_length, text, varint, varint_length};
 use base::telemetry::family::is_label_name;
@@ -14,14 +14,14 @@ use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 
 net::http_client! {
-    /// Pushes lines to Grafana Loki. Each source and stream becomes a Loki stream with your `labels` beside `source` and `stream`;
-    /// the line is what the app wrote, and fields of `set` go along as structured metadata. 204 acknowledges; 429 and 5xx are
-    /// tried again; a 400, as for entries that are too old, drops the batch under `rejected`.
+    /// Pushes lines to Grafana Loki. Each source and stream becomes a Loki stream with your `labels` in addition to `source` and
+    /// `stream`; the line is what the app wrote, and fields of `set` are sent as structured metadata. 204 acknowledges; 429 and
+    /// 5xx are retried; 400, for example for entries that are too old, drops the batch with reason `rejected`.
     pub struct Config {
         /// Loki's base URL; `/loki/api/v1/push` is added.
         pub url: Url,
-        /// Labels of every stream; `source`, `stream` and `file` are added unless they are set here. Keep them few: each
-        /// combination is a stream of its own in Loki.
+        /// Labels of every stream; `source`, `stream` and `file` are added unless they are set here. Use few: each
+        /// combination is a separate stream in Loki.
         #[serde(default)]
         pub labels: BTreeMap<String, String>,
         /// The tenant, sent as `X-Scope-OrgID`.
@@ -35,35 +35,35 @@ impl Kind for Config {
 }
 
 impl Config {
-    /// A label that Loki, whose rules are Prometheus', would refuse with every push: its name, and why.
+    /// Labels with which Loki, whose rules are those of Prometheus, would reject every push: the name, and the error.
     pub fn check(&self) -> Vec<(&str, String)> {
-        let wrong = self.labels.keys().filter(|name| !is_label_name(name));
-        wrong
+        let invalid = self.labels.keys().filter(|name| !is_label_name(name));
+        invalid
             .map(|name| {
-                let text = format!("`{name}` is no name of a label: letters, digits and `_`, and no digit first");
+                let text = format!("invalid label name `{name}`: expected letters, digits and `_`, and no digit first");
                 (name.as_str(), text)
             })
             .collect()
     }
 }
 
-/// Streams of one body: two per source and one per file, so that more means a body is due.
+/// Streams of one body: two per source and one per file. At this number the body is sent.
 const STREAMS_MAX: usize = 64;
 
-/// Streams whose last times are known; the one that was used longest ago makes room.
+/// Streams whose last times are known; the least recently used stream is evicted.
 const TIMES_MAX: usize = 256;
-/// Times of a stream that are known, of records that have one of their own: twice as many at the most.
-const TIMES_KEPT: usize = 4096;
+/// Known times of a stream, of records whose time the app set: at most twice as many.
+const GIVEN_TIMES_MAX: usize = 4096;
 
-/// Loki keeps one entry of a time and a text in a stream. Records that would have the same time are set apart by a nanosecond each.
+/// Loki stores one entry of a time and a text in a stream. Records with the same time are moved apart by a nanosecond each.
 #[derive(Default)]
 struct Times {
-    /// The last time that we gave ourselves: those rise.
+    /// The last time that Outrigger set: those rise.
     last: i64,
-    /// Times that apps gave, which may be coarse, with how many records had them; and those of before.
+    /// Times that apps set, which may be coarse, with the number of their records; and the previous generation.
     given: HashMap<i64, i64>,
     before: HashMap<i64, i64>,
-    /// Which batch had it last, counted by the sink.
+    /// The number of the last batch of the stream, counted by the sink.
     used: u64,
 }
 
@@ -73,7 +73,7 @@ impl Times {
             self.last = crate::framer::rising(time_ns, self.last);
             return self.last;
         }
-        if self.given.len() >= TIMES_KEPT {
+        if self.given.len() >= GIVEN_TIMES_MAX {
             self.before = std::mem::take(&mut self.given);
         }
         let known = self.before.remove(&time_ns);
@@ -90,7 +90,7 @@ pub struct Loki {
     labels: BTreeMap<String, String>,
     /// Labels and encoded entries of each stream in this body.
     streams: Vec<(String, Vec<u8>)>,
-    /// The last times of each stream, over bodies.
+    /// The last times of each stream, across bodies.
     times: HashMap<String, Times>,
     batches: u64,
     size: usize,
@@ -201,10 +201,15 @@ impl Sink for Loki {
             };
             let mut headers = vec![("content-type", "application/x-protobuf".to_string())];
             headers.extend(self.tenant.iter().map(|tenant| ("x-scope-orgid", tenant.clone())));
-            let request =
-                Request { method: ::http::Method::POST, url: self.url.clone(), headers, body, answer_max: ANSWER_MAX };
+            let request = Request {
+                method: ::http::Method::POST,
+                url: self.url.clone(),
+                headers,
+                body,
+                answer_max: RESPONSE_MAX,
+            };
             let response = self.client.send(&request).await.map_err(|error| Failure::of(&error))?;
-            judge(&response)
+            result_of(&response)
         })
     }
 
@@ -215,7 +220,7 @@ impl Sink for Loki {
     }
 }
 
-/// As in a Go string: what else it escapes may stand as it is.
+/// As in a Go string; other characters may remain unescaped.
 fn escape(value: &str) -> String {
     value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }
@@ -224,7 +229,7 @@ fn escape(value: &str) -> String {
 fn entry(time_ns: i64, line: &[u8], metadata: &[u8], out: &mut Vec<u8>) {
     let (seconds, nanos) = (time_ns.div_euclid(1_000_000_000) as u64, time_ns.rem_euclid(1_000_000_000) as u64);
     let time_length = 1 + varint_length(seconds) + 1 + varint_length(nanos);
-    // protobuf strings are UTF-8, and Loki refuses a whole push for one that is not.
+    // protobuf strings are UTF-8, and Loki rejects a complete push for one invalid string.
     let line = String::from_utf8_lossy(line);
     delimited(2, field_length(time_length) + field_length(line.len()) + metadata.len(), out);
     delimited(1, time_length, out);
@@ -254,7 +259,7 @@ mod tests {
     use crate::framer::Framer;
     use prost::Message as _;
 
-    /// The published messages, as derives, to read what was written by hand.
+    /// The published messages, as derives, to decode what was encoded by hand.
     #[derive(prost::Message)]
     struct PushRequest {
         #[prost(message, repeated, tag = "1")]
@@ -292,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_by_hand_reads_as_the_published_messages() {
+    fn hand_encoded_push_decodes_as_published() {
         let config = serde_json::json!({ "url": "http://loki:3100/", "labels": { "service": "a\"b" } });
         let config: Config = serde_json::from_value(config).expect("a Config");
         let mut loki = Loki::new(&config).expect("a client");
@@ -316,15 +321,15 @@ mod tests {
     }
 
     #[test]
-    fn records_with_one_time_are_set_apart_and_labels_are_checked() {
+    fn equal_times_are_separated_labels_validated() {
         let mut times = Times::default();
         let given = [5, 5, 1_000_005, 5, 9].map(|time| times.distinct(time, true));
         assert_eq!(given, [5, 6, 1_000_005, 7, 9]);
         assert_eq!([20, 20, 19, 30].map(|time| times.distinct(time, false)), [20, 21, 22, 30]);
-        for time in 0..10 * TIMES_KEPT as i64 {
+        for time in 0..10 * GIVEN_TIMES_MAX as i64 {
             times.distinct(time, true);
         }
-        assert!(times.given.len() + times.before.len() <= 2 * TIMES_KEPT);
+        assert!(times.given.len() + times.before.len() <= 2 * GIVEN_TIMES_MAX);
         for (name, fits) in
             [("a", true), ("_a1", true), ("my-label", false), ("a.b", false), ("", false), ("1a", false)]
         {
@@ -333,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_ends_at_its_bound_and_the_next_goes_on_there() {
+    fn next_body_starts_where_the_full_one_ended() {
         let config: Config = serde_json::from_str(r#"{"url":"http://loki:3100"}"#).expect("a Config");
         let mut loki = Loki::new(&config).expect("a client");
         let text: String = (0..100).map(|n| format!("line {n}\n")).collect();

@@ -1,5 +1,5 @@
-//! Where records go. Each sink is one task: it takes batches from its queue, puts a body together, delivers it with retries,
-//! and acknowledges. A kind is one file here and one line in the registry.
+//! Sinks of log records. Each sink is one task: it takes batches from its queue, builds a body, delivers it with retries, and
+//! acknowledges. A kind is one file here and one line in the registry.
 
 pub mod http;
 pub mod loki;
@@ -17,32 +17,32 @@ use std::pin::Pin;
 use std::time::Duration;
 
 config::registry! {
-    /// A sink: its kind, and what it shares with every other.
+    /// A sink: its kind, and the options common to all kinds.
     pub entry SinkEntry, kind SinkKind {
-        /// JSON lines by HTTP.
+        /// JSON lines over HTTP.
         http => Http(http::Config),
         /// Grafana Loki.
         loki => Loki(loki::Config),
-        /// A file, rotated.
+        /// A file with rotation.
         file => File(file::Config),
-        /// Our own stdout.
+        /// Outrigger's stdout.
         stdout => Stdout(stdout::Config),
-        /// Nowhere, counted.
+        /// Discards and counts records.
         blackhole => Blackhole(blackhole::Config),
     } shared {
-        /// The names of the sources whose records it gets. Default: all.
+        /// Names of the sources whose records the sink receives. Default: all.
         #[serde(default)]
         pub inputs: Option<Vec<String>>,
-        /// Whether sources wait for this sink. If `false`, it delays nothing, and a full buffer drops its oldest records.
+        /// Whether sources wait for this sink. If `false`, the sink delays no source, and a full buffer drops its oldest records.
         #[serde(default = "yes")]
         pub required: bool,
-        /// The records that wait for it.
+        /// The buffer of records for this sink.
         #[serde(default)]
         pub buffer: BufferConfig,
-        /// What is sent at a time.
+        /// The limits of a body.
         #[serde(default)]
         pub batch: BatchConfig,
-        /// Stages for this sink alone, after those of the source and of `logs.stages`.
+        /// Stages for this sink only, after those of the source and of `logs.stages`.
         #[serde(default)]
         pub stages: Vec<StageEntry>,
     }
@@ -67,13 +67,13 @@ impl SinkKind {
         }
     }
 
-    /// What the schema cannot check: the keys below the kind's own, a sentence, and what to do.
+    /// Checks what the schema cannot: returns the keys below the kind's own, the error, and the help.
     pub fn check(&self) -> Vec<(Vec<&str>, String, &'static str)> {
         match self {
             SinkKind::Loki(config) => {
-                let wrong = config.check().into_iter();
-                wrong
-                    .map(|(label, text)| (vec!["loki", "labels", label], text, "Loki would refuse every push"))
+                let invalid = config.check().into_iter();
+                invalid
+                    .map(|(label, text)| (vec!["loki", "labels", label], text, "Loki would reject every push"))
                     .collect()
             }
             SinkKind::File(config) => {
@@ -84,34 +84,34 @@ impl SinkKind {
     }
 }
 
-/// Why a delivery failed, and what to do about it.
+/// Why a delivery failed, and whether it is retried.
 #[derive(Debug)]
 pub struct Failure {
-    /// Whether trying again can help. If not, the records are dropped as `rejected`.
+    /// Whether a retry can succeed. If not, the records are dropped as `rejected`.
     pub retry: bool,
-    pub text: String,
-    /// What the receiver asked us to wait.
-    pub wait: Option<Duration>,
+    pub error: String,
+    /// The delay that the receiver requested.
+    pub retry_after: Option<Duration>,
 }
 
 impl Failure {
-    pub fn retry(text: impl Into<String>) -> Failure {
-        Failure { retry: true, text: text.into(), wait: None }
+    pub fn retry(error: impl Into<String>) -> Failure {
+        Failure { retry: true, error: error.into(), retry_after: None }
     }
 
-    /// A call that failed: most can be tried again.
+    /// A failed call: most can be retried.
     pub fn of(error: &net::Error) -> Failure {
         if error.retry { Failure::retry(error.to_string()) } else { Failure::reject(error.to_string()) }
     }
 
-    pub fn reject(text: impl Into<String>) -> Failure {
-        Failure { retry: false, text: text.into(), wait: None }
+    pub fn reject(error: impl Into<String>) -> Failure {
+        Failure { retry: false, error: error.into(), retry_after: None }
     }
 }
 
 pub type Delivery<'a> = Pin<Box<dyn Future<Output = Result<(), Failure>> + 'a>>;
 
-/// One receiver. It is given whole runs of records and keeps the body until told that it is no longer needed.
+/// One receiver. It takes ranges of records and retains the body until `reset`.
 pub trait Sink {
     /// Adds these records of the batch, until the body has `max` bytes; returns the index of the next record.
     fn encode(&mut self, batch: &Batch, records: Range<usize>, max: usize) -> usize;
@@ -128,7 +128,7 @@ pub trait Sink {
 }
 
 impl SinkKind {
-    /// Errors name a file or certificate that cannot be used.
+    /// Errors give the file or certificate that cannot be used.
     pub fn build(&self) -> Result<Box<dyn Sink>, String> {
         Ok(match self {
             SinkKind::Http(config) => Box::new(http::Http::new(config)?),
@@ -140,19 +140,19 @@ impl SinkKind {
     }
 }
 
-/// What an answer of an HTTP receiver means for the body: 2xx took it, 408, 425, 429 and 5xx may take it later, anything
-/// else never will (as Loki's and the OTLP/HTTP documents say).
-fn judge(response: &net::Response) -> Result<(), Failure> {
+/// The result for the body by the status of the HTTP response: 2xx is accepted, 408, 425, 429 and 5xx are retried, any other
+/// status is rejected (according to the documentation of Loki and OTLP/HTTP).
+fn result_of(response: &net::Response) -> Result<(), Failure> {
     let text = || format!("status {}: {}", response.status, response.excerpt());
     match response.status {
         200..=299 => Ok(()),
-        408 | 425 | 429 | 500..=599 => Err(Failure { wait: response.retry_after(), ..Failure::retry(text()) }),
+        408 | 425 | 429 | 500..=599 => Err(Failure { retry_after: response.retry_after(), ..Failure::retry(text()) }),
         _ => Err(Failure::reject(text())),
     }
 }
 
-/// The most that is read of a receiver's answer.
-const ANSWER_MAX: usize = 64 << 10;
+/// The maximum size of a receiver's response that is read.
+const RESPONSE_MAX: usize = 64 << 10;
 
 #[cfg(test)]
 mod tests {

@@ -1,4 +1,4 @@
-//! Our own stdout. In: records. Out: lines. A reader that stops reading makes this sink wait, and nothing else.
+//! Outrigger's stdout. In: records. Out: lines. A reader that stops reading blocks only this sink.
 
 use super::file::{Format, encode_lines};
 use super::{Delivery, Failure, Sink};
@@ -11,8 +11,8 @@ use std::io::Write as _;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// Writes records to our own stdout, as for a companion container whose log is collected by the platform. In wrap mode the
-/// app's output is there anyway: this sink would repeat it.
+/// Writes records to Outrigger's stdout, for example for a companion container whose log is collected by the platform. In wrap
+/// mode stdout has the app's output already: this sink would repeat it.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
@@ -55,7 +55,7 @@ impl Sink for Stdout {
             };
             match tokio::task::spawn_blocking(write).await {
                 Ok(Ok(())) => Ok(()),
-                // Nobody reads it any more, and nobody will.
+                // The reader has closed the pipe permanently.
                 Ok(Err(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => {
                     Err(Failure::reject(error.to_string()))
                 }

@@ -1,4 +1,4 @@
-//! Where log records come from. Each source is one task that reads when the sinks have room, and hands batches to the
+//! Sources of log records. Each source is one task that reads when the sinks have room, and passes batches to the
 //! pipeline. A kind is one file here and one line in the registry.
 
 pub mod stdio;
@@ -9,16 +9,16 @@ use crate::stage::StageEntry;
 use config::needs::Needs;
 
 config::registry! {
-    /// A source: its kind, and what it shares with every other.
+    /// A source: its kind, and the options common to all kinds.
     pub entry SourceEntry, kind SourceKind {
         /// The app's stdout and stderr.
         stdio => Stdio(stdio::Config),
         /// Files that the app writes.
         file => File(file::Config),
-        /// A record per request that went through the proxy.
+        /// A record for each request through the proxy.
         proxy => Proxy(proxy::Config),
     } shared {
-        /// Stages for this source alone, before those of `logs.stages`.
+        /// Stages for this source only, before those of `logs.stages`.
         #[serde(default)]
         pub stages: Vec<StageEntry>,
     }
@@ -34,12 +34,12 @@ impl SourceKind {
     }
 }
 
-/// The longest line, where nothing else is said.
+/// The default maximum length of a line.
 pub(crate) fn max_line_bytes() -> config::unit::ByteSize {
     config::unit::ByteSize(256 << 10)
 }
 
-/// How much is read at a time.
+/// The size of a read.
 pub(crate) const CHUNK: usize = 256 << 10;
 
 #[cfg(test)]

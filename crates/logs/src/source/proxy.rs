@@ -1,5 +1,5 @@
 //! Access records of the proxy. In: batches from the feed, one JSON object a line. Out: the same as parsed records. They
-//! live in memory until delivered: a request is never held up for its own record.
+//! are in memory only until delivered: a request never waits for its own record.
 
 use crate::batch::{Batch, Stream};
 use crate::framer::Framer;
@@ -14,9 +14,8 @@ use serde::Deserialize;
 use std::rc::Rc;
 use std::time::Duration;
 
-/// A record for each request that went through the proxy: listener, cluster, method, path without its query, status,
-/// duration, bytes and endpoint. When the logs cannot keep up, records are refused and counted under `feed_full`; a request
-/// never waits.
+/// A record for each request through the proxy: listener, cluster, method, path without its query, status, duration, bytes and
+/// endpoint. If the logs cannot keep up, records are dropped and counted under `buffer_full`; a request never waits.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Config {}
@@ -25,13 +24,13 @@ impl Kind for Config {
     const EXAMPLE: &'static str = "proxy: {}\n";
 }
 
-/// What may wait between the proxy and the logs.
+/// Bytes that may be queued between the proxy and the logs.
 pub const FEED_MAX: usize = 16 << 20;
 
-/// How long the last records may take to come: longer than the proxy collects them.
+/// How long to wait for the last records: longer than the proxy batches them.
 const FINAL_FLUSH: Duration = Duration::from_millis(200);
 
-/// A record of the proxy is shorter than its path's bound and a few words.
+/// The maximum length of a record. A record is shorter than the limit of a path plus a few words.
 const LINE_MAX: usize = 16 << 10;
 
 pub async fn run(mut feed: FeedReceiver<AccessBatch>, pipeline: Rc<Pipeline>, mut phase: PhaseWatch) {
@@ -46,7 +45,7 @@ pub async fn run(mut feed: FeedReceiver<AccessBatch>, pipeline: Rc<Pipeline>, mu
             None => return,
         }
     }
-    // The proxy's threads hear of the end at the same moment, and hand over what they have.
+    // The proxy's threads are notified of the shutdown at the same time, and flush their records.
     while let Ok(Some(item)) = tokio::time::timeout(FINAL_FLUSH, feed.next()).await {
         push(item, &pipeline).await;
     }

@@ -1,5 +1,5 @@
-//! What is done to records on their way. In: a batch. Out: the same batch, with fields set. Stages work on whole batches and
-//! allocate per batch, not per record. A kind is one file here and one line in the registry.
+//! Stages process records between source and sink. In: a batch. Out: the same batch, with fields set. Stages process complete
+//! batches and allocate per batch, not per record. A kind is one file here and one line in the registry.
 
 pub mod parse;
 pub mod set;
@@ -14,21 +14,21 @@ use std::sync::Arc;
 config::registry! {
     /// A stage: its kind is its only key.
     pub entry StageEntry, kind StageKind {
-        /// Reads the line as a format and makes its fields the record's.
+        /// Parses the line as a format and makes its fields the record's.
         parse => Parse(parse::Config),
         /// Sets fields to fixed values.
         set => Set(set::Config),
     } shared {}
 }
 
-/// What a stage did with a batch's records.
+/// The result of a stage for a batch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct StageOutput {
-    /// Records that were left as they were, since the stage did not fit them.
+    /// Records left unchanged, since the stage could not process them.
     pub skipped: u64,
 }
 
-/// Shapes whole batches.
+/// Processes complete batches.
 pub trait Stage {
     fn apply(&self, batch: &mut Batch) -> StageOutput;
 }
@@ -46,11 +46,11 @@ impl StageKind {
 pub struct MeteredStage {
     stage: Box<dyn Stage>,
     row: Arc<Row>,
-    /// Records that it left as they were.
+    /// Records that it left unchanged.
     skipped: Counter,
 }
 
-/// Stages in their order. `path`: whose they are, as the ledger names it.
+/// Stages in their order. `path`: the id of their owner in the ledger.
 pub fn metered(kinds: &[StageKind], path: &str, telemetry: &Telemetry) -> Vec<MeteredStage> {
     let one = |(index, kind): (usize, &StageKind)| {
         let component = Component::stage(format!("{path}.stages.{index}"), kind.name());
@@ -65,7 +65,7 @@ pub fn metered(kinds: &[StageKind], path: &str, telemetry: &Telemetry) -> Vec<Me
     kinds.iter().enumerate().map(one).collect()
 }
 
-/// One stage after the other.
+/// Applies the stages in order.
 pub fn apply(stages: &[MeteredStage], batch: &mut Batch) {
     for metered in stages {
         let count = batch.records.len() as u64;

@@ -1,6 +1,6 @@
-//! Reads lines as JSON. In: lines. Out: fields as ranges over the same bytes; the timestamp lifted into the record. A line
-//! that is no JSON object stays a plain message and is counted, never dropped; so does one that receivers could not read, since they
-//! refuse all lines of its body. Bounds: `FIELDS_MAX` fields of a record, `DEPTH_MAX` values within each other.
+//! Parses lines as JSON. In: lines. Out: fields as ranges over the same bytes; the timestamp moved into the record. A line that
+//! is not a JSON object stays a plain message and is counted, never dropped; so does a line that receivers could not parse, since
+//! they reject all lines of its body. Limits: `FIELDS_MAX` fields of a record, `DEPTH_MAX` levels of nesting.
 
 use super::{Stage, StageOutput};
 use crate::batch::{Batch, Field, FieldValue, Key};
@@ -14,14 +14,14 @@ use std::borrow::Cow;
 use std::collections::HashSet;
 use std::fmt;
 
-/// Reads each line as a format, and makes its fields the record's own. With `json: {}` a line that is one JSON object gives
+/// Parses each line as a format, and makes its fields the record's own. With `json: {}` a line that is one JSON object becomes
 /// its top-level fields; nested values stay as they are, and of fields with one name the last one counts. `timestamp`, `time`,
 /// `ts` and `@timestamp` set the record's time (RFC 3339, or seconds, milliseconds, microseconds or nanoseconds since the epoch);
-/// what cannot be a time of this century stays a field. A line that does not fit stays a plain message.
+/// a value that cannot be a time of this century stays a field. A line that does not match stays a plain message.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// One JSON object a line (RFC 8259).
+    /// One JSON object per line (RFC 8259).
     pub json: Json,
 }
 
@@ -33,7 +33,7 @@ impl Kind for Config {
     const EXAMPLE: &'static str = "parse: { json: {} }\n";
 }
 
-/// More top-level fields than that make a line a plain message.
+/// A line with more top-level fields stays a plain message.
 pub const FIELDS_MAX: usize = 512;
 
 pub struct Parse {}
@@ -47,17 +47,17 @@ impl Parse {
 
 impl Stage for Parse {
     fn apply(&self, batch: &mut Batch) -> StageOutput {
-        let mut shaped = StageOutput::default();
+        let mut output = StageOutput::default();
         for index in 0..batch.records.len() {
             if !parse_json(batch, index) {
-                shaped.skipped += 1;
+                output.skipped += 1;
             }
         }
-        shaped
+        output
     }
 }
 
-/// Parses one record; false leaves it as it was.
+/// Parses one record; false if it is unchanged.
 pub fn parse_json(batch: &mut Batch, index: usize) -> bool {
     let Some(mut record) = batch.records.get(index).copied() else { return false };
     if record.parsed || record.truncated {
@@ -72,9 +72,9 @@ pub fn parse_json(batch: &mut Batch, index: usize) -> bool {
     }
     let mut scan = Scan { bytes: &bytes, base: bytes.as_ptr() as usize, fields: &mut batch.fields, time_ns: None };
     let mut reader = serde_json::Deserializer::from_slice(line);
-    let fits = reader.deserialize_map(&mut scan).is_ok() && reader.end().is_ok();
+    let is_valid = reader.deserialize_map(&mut scan).is_ok() && reader.end().is_ok();
     let time_ns = scan.time_ns;
-    if !fits {
+    if !is_valid {
         batch.fields.truncate(first);
         return false;
     }
@@ -83,8 +83,8 @@ pub fn parse_json(batch: &mut Batch, index: usize) -> bool {
     record.fields_end = batch.fields.len() as u32;
     record.time_ns = time_ns.unwrap_or(record.time_ns);
     record.own_time = time_ns.is_some();
-    if let Some(place) = batch.records.get_mut(index) {
-        *place = record;
+    if let Some(target) = batch.records.get_mut(index) {
+        *target = record;
     }
     true
 }
@@ -110,7 +110,7 @@ impl<'de> Visitor<'de> for &mut Scan<'_> {
         while let Some(key) = map.next_key::<Text<'de>>()? {
             let value: &'de RawValue = map.next_value()?;
             if !is_readable(value.get()) {
-                return Err(serde::de::Error::custom("a value that readers refuse"));
+                return Err(serde::de::Error::custom("a value that readers reject"));
             }
             if self.fields.len() - first >= FIELDS_MAX {
                 return Err(serde::de::Error::custom("too many fields"));
@@ -134,24 +134,24 @@ impl<'de> Visitor<'de> for &mut Scan<'_> {
 }
 
 impl Scan<'_> {
-    /// RFC 8259, 4: what receivers do with two fields of one name differs; the last one counts with most.
+    /// RFC 8259, 4: receivers differ in how they treat two fields of one name; for most the last one counts.
     fn keep_last(&mut self, first: usize) {
         let fields = self.fields.get(first..).unwrap_or(&[]);
         let name = |field: &Field| field.key.text(self.bytes).to_vec();
-        let doubled = match fields.len() {
-            // Lengths differ mostly, so that comparing all pairs costs less than a table.
+        let has_duplicate = match fields.len() {
+            // Most lengths differ, so comparing all pairs is cheaper than a table.
             ..=PAIRS_MAX => fields.iter().enumerate().any(|(index, field)| {
                 let text = field.key.text(self.bytes);
                 fields.iter().skip(index + 1).any(|other| other.key.text(self.bytes) == text)
             }),
             _ => fields.iter().map(name).collect::<HashSet<_>>().len() < fields.len(),
         };
-        if doubled {
+        if has_duplicate {
             let mut names: HashSet<Vec<u8>> = HashSet::new();
-            let mut kept: Vec<Field> = fields.iter().rev().filter(|field| names.insert(name(field))).cloned().collect();
-            kept.reverse();
+            let mut last: Vec<Field> = fields.iter().rev().filter(|field| names.insert(name(field))).cloned().collect();
+            last.reverse();
             self.fields.truncate(first);
-            self.fields.append(&mut kept);
+            self.fields.append(&mut last);
         }
     }
 
@@ -161,13 +161,13 @@ impl Scan<'_> {
     }
 }
 
-/// Lists and objects within each other. Readers stop at 128 or earlier (RFC 8259, 9), and a body may be one more.
+/// Levels of nested arrays and objects. Readers stop at 128 or earlier (RFC 8259, 9), and a body may add one.
 pub const DEPTH_MAX: usize = 100;
 
-/// Whether readers take a value that the grammar allows: RFC 8259 leaves to them what a lone surrogate (8.2), a number beyond
-/// those of IEEE 754 (6) and deep nesting (9) are, and many refuse the whole body.
+/// Whether readers accept a value that the grammar allows: RFC 8259 leaves a lone surrogate (8.2), a number beyond IEEE 754 (6)
+/// and deep nesting (9) to them, and many reject the complete body.
 fn is_readable(value: &str) -> bool {
-    let may_be_odd = match value.as_bytes().first() {
+    let may_be_rejected = match value.as_bytes().first() {
         Some(b'"') => has_surrogate(value),
         Some(b'{' | b'[') => {
             let deep = value.bytes().filter(|byte| matches!(byte, b'{' | b'[')).count() > DEPTH_MAX;
@@ -178,10 +178,10 @@ fn is_readable(value: &str) -> bool {
         }
         _ => may_hold_large_number(value.as_bytes()),
     };
-    !may_be_odd || serde_json::from_str::<serde_json::Value>(value).is_ok()
+    !may_be_rejected || serde_json::from_str::<serde_json::Value>(value).is_ok()
 }
 
-/// Whether it holds a `\ud8xx` or the like; in a pair both stand.
+/// Whether the value has an escape such as `\ud8xx`; also true for a complete pair.
 fn has_surrogate(value: &str) -> bool {
     memchr::memchr(b'\\', value.as_bytes()).is_some_and(|first| {
         let rest = value.as_bytes().get(first..).unwrap_or(&[]);
@@ -192,7 +192,7 @@ fn has_surrogate(value: &str) -> bool {
 /// The largest number of IEEE 754 has 309 digits.
 const DIGITS_MAX: usize = 300;
 
-/// Whether there is a number with an exponent, or with that many digits. A text that looks like one is enough.
+/// Whether there may be a number with an exponent, or with that many digits. Text that looks like one is enough.
 fn may_hold_large_number(value: &[u8]) -> bool {
     let exponent = memchr::memchr2_iter(b'e', b'E', value)
         .any(|at| at > 0 && value.get(at - 1).is_some_and(|byte| byte.is_ascii_digit() || *byte == b'.'));
@@ -203,7 +203,7 @@ fn longest_digits(value: &[u8]) -> usize {
     value.split(|byte| !byte.is_ascii_digit()).map(<[u8]>::len).max().unwrap_or(0)
 }
 
-/// How deep lists and objects of a right value stand within each other.
+/// The depth of nested arrays and objects of a valid value.
 fn depth(value: &str) -> usize {
     let (mut open, mut most, mut quoted, mut escaped) = (0usize, 0, false, false);
     for byte in value.bytes() {
@@ -226,7 +226,7 @@ fn depth(value: &str) -> usize {
 /// Up to this many fields are compared in pairs.
 const PAIRS_MAX: usize = 32;
 
-/// A key, borrowed where it has no escapes.
+/// A key, borrowed if it has no escapes.
 struct Text<'de>(Cow<'de, str>);
 
 impl<'de> Deserialize<'de> for Text<'de> {
@@ -262,13 +262,13 @@ mod tests {
         let mut batch = Framer::new("s".into(), None, Stream::None, 10_000, 0)
             .take(format!("{line}\n").as_bytes())
             .expect("a line");
-        let fits = parse_json(&mut batch, 0);
-        (batch, fits)
+        let is_parsed = parse_json(&mut batch, 0);
+        (batch, is_parsed)
     }
 
     fn check(line: &str, expect: &[(&str, &str)], time_ns: Option<i64>) {
-        let (batch, fits) = parsed(line);
-        assert!(fits, "{line}");
+        let (batch, is_parsed) = parsed(line);
+        assert!(is_parsed, "{line}");
         let record = batch.records[0];
         let fields: Vec<(String, String)> = batch
             .fields_of(&record)
@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_are_ranges_of_the_line_and_the_time_is_lifted() {
+    fn fields_are_ranges_and_set_the_time() {
         check(
             r#"{"level":"info","n":1.50,"o":{"a":[1]}}"#,
             &[("level", "\"info\""), ("n", "1.50"), ("o", r#"{"a":[1]}"#)],
@@ -301,28 +301,28 @@ mod tests {
         check(r#"{"a":1,"b":2,"a":3}"#, &[("b", "2"), ("a", "3")], None);
         check("{\"a\":1,\"\\u0061\":2}", &[("a", "2")], None);
         let many = (0..40).map(|n| format!("\"k{}\":{n}", n % 39)).collect::<Vec<_>>().join(",");
-        let (batch, fits) = parsed(&format!("{{{many}}}"));
-        assert!(fits && batch.fields.len() == 39, "{}", batch.fields.len());
+        let (batch, is_parsed) = parsed(&format!("{{{many}}}"));
+        assert!(is_parsed && batch.fields.len() == 39, "{}", batch.fields.len());
         check("\u{feff}{\"a\":1}", &[("a", "1")], None);
         check(r#"{"a\nb":1}"#, &[("a\nb", "1")], None);
         check("{}", &[], None);
     }
 
     #[test]
-    fn what_is_no_object_stays_a_plain_message() {
+    fn lines_that_are_not_objects_stay_messages() {
         for line in ["plain", "[1]", "{\"a\":1", "{\"a\":1} tail", "{\"a\":}", "", "\"text\""] {
-            let (batch, fits) = parsed(line);
-            assert!(!fits && batch.fields.is_empty() && !batch.records[0].parsed, "{line}");
+            let (batch, is_parsed) = parsed(line);
+            assert!(!is_parsed && batch.fields.is_empty() && !batch.records[0].parsed, "{line}");
         }
         let nested = |levels: usize| format!("{{\"a\":{}{}}}", "[".repeat(levels), "]".repeat(levels));
-        for odd in
+        for rejected in
             [r#"{"a":"\ud800"}"#, r#"{"a":{"b":["\uDC00"]}}"#, r#"{"a":1e309}"#, r#"{"a":[-1E+999]}"#, &nested(101)]
         {
-            assert!(!parsed(odd).1, "{odd}");
+            assert!(!parsed(rejected).1, "{rejected}");
         }
         assert!(!parsed(&format!("{{\"a\":{}}}", "9".repeat(400))).1);
-        for right in [r#"{"a":"\ud83d\ude00 1e309"}"#, r#"{"a":1e308,"b":[1e-400]}"#, &nested(100)] {
-            assert!(parsed(right).1, "{right}");
+        for valid in [r#"{"a":"\ud83d\ude00 1e309"}"#, r#"{"a":1e308,"b":[1e-400]}"#, &nested(100)] {
+            assert!(parsed(valid).1, "{valid}");
         }
         let many = (0..=FIELDS_MAX).map(|n| format!("\"k{n}\":1")).collect::<Vec<_>>().join(",");
         assert!(!parsed(&format!("{{{many}}}")).1);

@@ -1,4 +1,4 @@
-//! Sets fields of every record to fixed values. In: batches. Out: the same, with the values noted once per batch.
+//! Sets fields of every record to fixed values. In: batches. Out: the same, with the values stored once per batch.
 
 use super::{Stage, StageOutput};
 use crate::batch::Batch;
@@ -8,8 +8,8 @@ use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-/// Gives every record the same fields, such as the name of the service. A field of that name which the record has already
-/// is replaced. To take a value from the environment write `${NAME}`.
+/// Sets the same fields on every record, such as the name of the service. An existing field of that name is replaced. To use a
+/// value from the environment write `${NAME}`.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(transparent)]
 pub struct Config(BTreeMap<String, String>);

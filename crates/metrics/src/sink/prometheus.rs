@@ -1,5 +1,5 @@
-//! The page that Prometheus reads: all sources merged, typed. In: the last snapshot of each source. Out: the text format
-//! 0.0.4 on /metrics. Local sources are asked anew for each reading, so that their values are as old as the reading.
+//! The endpoint that Prometheus scrapes: all sources merged, typed. In: the last snapshot of each source. Out: the text format
+//! 0.0.4 on /metrics. Local sources are collected again at each scrape, so that their values are as old as the scrape.
 
 use crate::sources::Sources;
 use crate::text;
@@ -15,8 +15,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use tokio::net::TcpListener;
 
-/// A page at /metrics for Prometheus to read: the app's metrics with their types, and those of every other source. Series of
-/// an app that does not answer leave the page. A metric that two sources tell with different types is told as the first has it.
+/// Exposes /metrics for scraping: the app's metrics with their types, and those of every other source. Series of an app that
+/// does not respond are removed. If two sources expose a metric with different types, the type of the first source is used.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
@@ -28,7 +28,7 @@ impl Kind for Config {
     const EXAMPLE: &'static str = "prometheus: { listen: \"127.0.0.1:9464\" }\n";
 }
 
-/// Serves the page until the scope ends.
+/// Serves the exposition until the scope ends.
 pub async fn run(
     name: String,
     socket: TcpListener,
@@ -49,20 +49,21 @@ pub async fn run(
             }
         };
         let (sources, row, health, name) = (sources.clone(), row.clone(), health.clone(), name.clone());
-        let answer = move |asked: Request| page(asked, sources.clone(), row.clone(), health.clone(), name.clone());
-        scope.spawn_each("page", slot.serve(stream, answer));
+        let respond =
+            move |request: Request| respond(request, sources.clone(), row.clone(), health.clone(), name.clone());
+        scope.spawn_each("exposition", slot.serve(stream, respond));
     }
 }
 
-/// The pause after an accept that failed for want of descriptors.
+/// The delay after an accept that failed for lack of file descriptors.
 const ACCEPT_PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
 
-async fn page(asked: Request, sources: Rc<Sources>, row: Arc<Row>, health: Arc<Health>, name: String) -> Response {
-    if asked.path != "/metrics" {
+async fn respond(request: Request, sources: Rc<Sources>, row: Arc<Row>, health: Arc<Health>, name: String) -> Response {
+    if request.path != "/metrics" {
         return Response::text(404, "the metrics are at /metrics\n");
     }
-    if asked.method != http::Method::GET && asked.method != http::Method::HEAD {
-        return Response::text(405, "this page is read with GET\n");
+    if request.method != http::Method::GET && request.method != http::Method::HEAD {
+        return Response::text(405, "method not allowed; use GET\n");
     }
     let snapshots = sources.latest().await;
     let samples: usize = snapshots.iter().map(|snapshot| snapshot.samples()).sum();

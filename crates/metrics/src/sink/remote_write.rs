@@ -1,7 +1,7 @@
 //! Prometheus remote write 1.0 (prometheus.io/docs/specs/prw/remote_write_spec): snappy-compressed protobuf. In: snapshots. Out:
-//! requests in order, one at a time, so that samples of a series never overtake each other. 5xx, 429 and broken connections are
-//! tried again; any other answer drops the request under `rejected`. Bounds: `buffer.max_bytes` of samples wait, the oldest
-//! snapshot goes first; `SEND_MAX` samples in one request.
+//! requests in order, one at a time, so that samples of a series are never reordered. 5xx, 429 and failed connections are
+//! retried; any other response drops the request under `rejected`. Limits: `buffer.max_bytes` of waiting samples, the oldest
+//! snapshot is dropped first; `SEND_MAX` samples in one request.
 
 use crate::series::{STALE, Sample, Series, Snapshot, Timing, Timings};
 use crate::sink_options::BufferConfig;
@@ -26,9 +26,9 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 net::http_client! {
-    /// Pushes all samples to a receiver of Prometheus remote write 1.0. Series carry `job` (the source's name) and `instance` where
-    /// they come from a scrape, and your `external_labels`. A series that ends is marked as stale. While the receiver is down samples wait
-    /// in memory; when `buffer.max_bytes` is reached the oldest go, counted under `buffer_full`.
+    /// Pushes all samples to a receiver of Prometheus remote write 1.0. Series have the labels `job` (the source's name) and
+    /// `instance` if they are scraped, and the `external_labels`. A series that ends is marked as stale. While the receiver is
+    /// down, samples wait in memory; when `buffer.max_bytes` is reached, the oldest are dropped, counted under `buffer_full`.
     pub struct Config {
         /// The receiver's URL, such as http://prometheus:9090/api/v1/write.
         pub url: Url,
@@ -39,14 +39,16 @@ net::http_client! {
 }
 
 impl Config {
-    /// A label that receivers would refuse with every request: its name, and why.
+    /// Labels for which receivers would reject every request, with the reason.
     pub fn check(&self) -> Vec<(&str, String)> {
-        let fits = |name: &str| is_label_name(name) && !name.starts_with("__");
-        let wrong = self.external_labels.keys().filter(|name| !fits(name));
+        let is_valid = |name: &str| is_label_name(name) && !name.starts_with("__");
+        let invalid = self.external_labels.keys().filter(|name| !is_valid(name));
         let text = |name: &String| {
-            format!("`{name}` is no name of a label: letters, digits and `_`, no digit first, and not `__` in front")
+            format!(
+                "invalid label name `{name}`: expected letters, digits and `_`, no digit first, and no leading `__`"
+            )
         };
-        wrong.map(|name| (name.as_str(), text(name))).collect()
+        invalid.map(|name| (name.as_str(), text(name))).collect()
     }
 }
 
@@ -54,24 +56,23 @@ impl Kind for Config {
     const EXAMPLE: &'static str = "remote_write: { url: \"http://prometheus:9090/api/v1/write\" }\n";
 }
 
-/// Prometheus' own default for one request is 2,000; receivers take far more.
+/// Prometheus' own default for one request is 2,000; receivers accept far more.
 const SEND_MAX: usize = 5_000;
 
-/// Snapshots that may wait, however small.
+/// Maximum number of waiting snapshots, however small.
 const SNAPSHOTS_MAX: usize = 10_000;
 
 const RETRY_FIRST: Duration = Duration::from_millis(250);
-const RETRY_MOST: Duration = Duration::from_secs(30);
-const RETRY_MOST_STOPPING: Duration = Duration::from_millis(500);
+const RETRY_MAX: Duration = Duration::from_secs(30);
+const RETRY_MAX_STOPPING: Duration = Duration::from_millis(500);
 
 pub struct RemoteWrite {
-    name: String,
-    /// Its path in the configuration, which health calls it by.
+    /// Its path in the configuration, its id in health and log.
     pub id: String,
     client: Client,
     url: String,
     labels: BTreeMap<String, String>,
-    /// The most bytes of snapshots that wait.
+    /// Maximum bytes of waiting snapshots.
     max_bytes: usize,
     queue: RefCell<VecDeque<Waiting>>,
     waiting_bytes: Cell<usize>,
@@ -85,23 +86,22 @@ pub struct RemoteWrite {
     pressure: Pressure,
 }
 
-/// A snapshot that waits, with how many of its samples are sent.
+/// A waiting snapshot, with the number of samples to send.
 struct Waiting {
     snapshot: Rc<Snapshot>,
     samples: u64,
     bytes: usize,
 }
 
-/// One request and how many samples of ours it holds.
+/// One request and the number of samples in it.
 struct Body {
-    /// Compressed, since many may wait; or why that failed.
+    /// Compressed, since many may wait; or the error of the compression.
     bytes: Result<bytes::Bytes, snap::Error>,
     samples: u64,
 }
 
 impl RemoteWrite {
     pub fn new(
-        name: &str,
         component: &Component,
         config: &Config,
         buffer: &BufferConfig,
@@ -109,12 +109,11 @@ impl RemoteWrite {
         health: Arc<Health>,
     ) -> Result<Rc<RemoteWrite>, String> {
         Ok(Rc::new(RemoteWrite {
-            name: name.to_string(),
             id: component.id.clone(),
             requests: Requests::new(telemetry, component),
             client: Client::new(config.client()).map_err(|error| error.to_string())?,
             url: config.url.as_str().to_string(),
-            // An empty value is no label (prometheus.io/docs/concepts/data_model).
+            // A label with an empty value is the same as no label (prometheus.io/docs/concepts/data_model).
             labels: config.external_labels.clone().into_iter().filter(|(_, value)| !value.is_empty()).collect(),
             max_bytes: buffer.max_bytes.as_usize(),
             queue: RefCell::default(),
@@ -128,8 +127,8 @@ impl RemoteWrite {
         }))
     }
 
-    /// Takes a snapshot; where too many samples wait, or memory is short, the oldest go: a receiver that is away must not cost the
-    /// other receivers, and the logs, their room.
+    /// Queues a snapshot. If too many samples wait, or under memory pressure, the oldest are dropped: a receiver that is down
+    /// must not use the memory of the other receivers and of the logs.
     pub fn push(&self, snapshot: Rc<Snapshot>) {
         let Timings { newer, repeated, not_newer } = snapshot.timings();
         let samples = newer + repeated + not_newer;
@@ -158,22 +157,22 @@ impl RemoteWrite {
         Some(oldest)
     }
 
-    /// Nothing more will come.
+    /// No more snapshots follow.
     pub fn close(&self) {
         self.closed.set(true);
         self.filled.notify_one();
     }
 
-    /// Counts, and answers, what was not sent in time.
+    /// Counts and returns the samples that were not sent in time.
     pub fn give_up(&self) -> u64 {
         let waiting: u64 = self.queue.take().iter().map(|waiting| waiting.samples).sum();
         self.waiting_bytes.set(0);
-        let left = waiting + self.sending.take();
-        self.row.drop_records(Reason::Shutdown, left);
-        left
+        let unsent = waiting + self.sending.take();
+        self.row.drop_records(Reason::Shutdown, unsent);
+        unsent
     }
 
-    /// Sends until it is closed and empty.
+    /// Sends until the queue is closed and empty.
     pub async fn run(self: Rc<RemoteWrite>, mut phase: PhaseWatch) {
         loop {
             let next = self.pop(&mut self.queue.borrow_mut());
@@ -195,7 +194,7 @@ impl RemoteWrite {
         }
     }
 
-    /// Sends a body until the receiver has taken or refused it.
+    /// Sends a body until the receiver has accepted or rejected it.
     async fn send(&self, Body { bytes, samples }: Body, phase: &mut PhaseWatch) {
         let bytes = match bytes {
             Ok(bytes) => bytes,
@@ -208,14 +207,14 @@ impl RemoteWrite {
         ];
         let url = self.url.clone();
         let request = Request { method: http::Method::POST, url, headers, body: bytes, answer_max: 64 << 10 };
-        let mut backoff = Backoff::new(RETRY_FIRST, RETRY_MOST);
+        let mut backoff = Backoff::new(RETRY_FIRST, RETRY_MAX);
         loop {
             let (text, wait) = match self.client.send(&request).await {
                 Ok(response) if response.is_success() => {
                     self.row.deliver(samples);
                     self.requests.succeed(request.body.len());
                     if self.health.recovered(&self.id) {
-                        tracing::info!(sink = self.name, "remote_write recovered");
+                        tracing::info!(component = self.id, "remote_write recovered");
                     }
                     return;
                 }
@@ -232,11 +231,11 @@ impl RemoteWrite {
             };
             self.requests.retry();
             if self.health.fault(&self.id, text.clone()) {
-                tracing::warn!(sink = self.name, error = text, "remote_write failed; retrying");
+                tracing::warn!(component = self.id, error = text, "remote_write failed; retrying");
             }
             let pause = backoff.pause_at_least(wait);
             if phase.phase() >= Phase::Finish {
-                tokio::time::sleep(pause.min(RETRY_MOST_STOPPING)).await;
+                tokio::time::sleep(pause.min(RETRY_MAX_STOPPING)).await;
             } else {
                 tokio::select! {
                     () = tokio::time::sleep(pause) => {}
@@ -250,7 +249,7 @@ impl RemoteWrite {
         self.row.drop_records(Reason::Rejected, samples);
         self.health.fault(&self.id, text.to_string());
         tracing::error!(
-            sink = self.name,
+            component = self.id,
             samples,
             error = text,
             "remote_write rejected by the receiver; samples dropped"
@@ -258,7 +257,7 @@ impl RemoteWrite {
     }
 }
 
-/// The requests of one snapshot. Markers of ended series travel along; they are no samples of ours and count as none.
+/// The requests of one snapshot. Stale markers are sent with the samples, but do not count as samples.
 fn bodies(snapshot: &Snapshot, external: &BTreeMap<String, String>) -> Vec<Body> {
     let (mut bodies, mut plain, mut samples) = (Vec::new(), Vec::new(), 0);
     let mut finish = |plain: &mut Vec<u8>, samples: &mut u64| {
@@ -286,7 +285,7 @@ fn bodies(snapshot: &Snapshot, external: &BTreeMap<String, String>) -> Vec<Body>
     bodies
 }
 
-/// Snappy in its block format (prometheus.io/docs/specs/prw/remote_write_spec), in no more memory than it needs.
+/// Snappy in its block format (prometheus.io/docs/specs/prw/remote_write_spec), in a buffer of exactly its size.
 fn compressed(plain: &[u8]) -> Result<bytes::Bytes, snap::Error> {
     snap::raw::Encoder::new().compress_vec(plain).map(|compressed| bytes::Bytes::copy_from_slice(&compressed))
 }
@@ -310,7 +309,7 @@ fn time_series(
     };
     snapshot.target.iter().for_each(|(name, value)| add(name, value));
     external.iter().for_each(|(name, value)| add(name, value));
-    // The specification wants them sorted by name.
+    // The specification requires labels sorted by name.
     labels.sort_unstable();
     for (name, value) in labels {
         delimited(1, field_length(name.len()) + field_length(value.len()), &mut message);
@@ -403,8 +402,8 @@ mod tests {
         let buffer = BufferConfig { max_bytes: config::unit::ByteSize(2 * first.bytes() as u64) };
         let component = Component::sink("metrics.sinks.central".into(), "remote_write");
         let row = telemetry.ledger.row(&component);
-        let writer = RemoteWrite::new("central", &component, &config, &buffer, &telemetry, telemetry.health("metrics"))
-            .expect("a writer");
+        let writer =
+            RemoteWrite::new(&component, &config, &buffer, &telemetry, telemetry.health("metrics")).expect("a writer");
         writer.push(first);
         writer.push(snapshot(2));
         let dropped = || row.counts().dropped.get(&Reason::BufferFull).copied();
@@ -416,7 +415,7 @@ mod tests {
 
     /// Guarantee: stale-series-removed
     #[test]
-    fn requests_read_as_the_published_messages_with_sorted_labels_and_stale_markers() {
+    fn requests_have_sorted_labels_and_stale_markers() {
         let mut interner = Interner::default();
         let text = "# HELP z_total Zs.\n# TYPE z_total counter\nz_total{b=\"2\",a=\"1\"} 5\nold 1\n";
         crate::text::parse(text.as_bytes(), 1, 10, &mut interner);

@@ -1,5 +1,5 @@
-//! Where samples come from. A source is asked for a snapshot when its time has come, and a local one also when the page is
-//! read. A kind is one file here and one line in the registry.
+//! Sources of samples. A source is collected at its interval, and a local one also at each scrape of the exposition. A kind is
+//! one file here and one line in the registry.
 
 pub mod scrape;
 pub mod process;
@@ -20,13 +20,13 @@ use std::time::Duration;
 config::registry! {
     /// A source of metrics: its kind.
     pub entry SourceEntry, kind SourceKind {
-        /// The app's own exposition page.
+        /// The app's own /metrics endpoint.
         scrape => Scrape(scrape::Config),
-        /// What /proc tells of the app.
+        /// The app's processes, from /proc.
         process => Process(process::Config),
         /// Requests through the proxy.
         proxy => Proxy(proxy::Config),
-        /// Outrigger about itself.
+        /// Outrigger's own metrics.
         own as "self" => Own(own::Config),
     } shared {}
 }
@@ -36,25 +36,25 @@ config::registry! {
 pub struct Inputs {
     /// The app's process id, 0 while there is none.
     pub app_pid: Arc<AtomicI32>,
-    /// How many descriptors a process of the app has open, which a sandboxed worker may not see itself.
+    /// Counts the open file descriptors of a process of the app, which a sandboxed worker may not see itself.
     pub descriptors: CountDescriptors,
     pub proxy: Option<Arc<dyn Gather>>,
     pub own: Arc<dyn Gather>,
-    /// Whether the app was ready once: before that a page that does not answer is no fault.
+    /// Whether the app was ready once: before that, a target that does not respond is not a fault.
     pub app_was_ready: tokio::sync::watch::Receiver<bool>,
 }
 
 pub type CountDescriptors = Rc<dyn Fn(i32) -> Pin<Box<dyn Future<Output = Option<u64>>>>>;
 
-/// What one asking led to.
+/// The result of one collection.
 pub struct Collected {
-    /// None where the target did not answer: its series end.
+    /// None if the target did not respond: its series end.
     pub snapshot: Option<Snapshot>,
-    /// Samples that were left out, and why.
+    /// Dropped samples, by reason.
     pub dropped: Vec<(Reason, u64)>,
-    /// What is not well, for health.
+    /// The error for health.
     pub error: Option<String>,
-    /// Whether the target answered.
+    /// Whether the target responded.
     pub up: bool,
 }
 
@@ -62,14 +62,14 @@ pub type Collecting<'a> = Pin<Box<dyn Future<Output = Collected> + 'a>>;
 
 pub trait Source {
     fn collect(&self) -> Collecting<'_>;
-    /// What is told where a round is left out: all series end.
+    /// The snapshot of a skipped round: all series end.
     fn end(&self) -> Snapshot;
-    /// A source that costs nothing but a look at memory or /proc is asked anew for each reading of the page.
+    /// Whether a collection reads nothing but memory or /proc; such a source is collected again at each scrape of the exposition.
     fn is_local(&self) -> bool;
 }
 
 impl SourceKind {
-    /// Errors name what cannot be used.
+    /// An error contains what cannot be used.
     pub fn build(&self, name: &str, inputs: &Inputs) -> Result<Rc<dyn Source>, String> {
         Ok(match self {
             SourceKind::Scrape(config) => Rc::new(scrape::Scrape::new(config, name)?),
@@ -78,7 +78,7 @@ impl SourceKind {
             }
             SourceKind::Proxy(_) => match &inputs.proxy {
                 Some(counters) => Rc::new(Gathered::new(counters.clone())),
-                None => return Err("there is no proxy whose requests could be counted".into()),
+                None => return Err("no proxy is configured whose requests could be counted".into()),
             },
             SourceKind::Own(_) => Rc::new(Gathered::new(inputs.own.clone())),
         })
@@ -94,7 +94,7 @@ impl SourceKind {
     }
 }
 
-/// How often, where nothing else is said: Prometheus' own advice for services.
+/// The default interval: Prometheus' own recommendation for services.
 pub(crate) fn interval() -> config::unit::TimeSpan {
     config::unit::TimeSpan::from_secs(15)
 }
@@ -104,7 +104,7 @@ pub fn now_ms() -> i64 {
     i64::try_from(now.as_millis()).unwrap_or(i64::MAX)
 }
 
-/// Counters of ours that are asked for.
+/// Counters of Outrigger, gathered on request.
 pub struct Gathered {
     counters: Arc<dyn Gather>,
     interner: Cell<crate::series::Interner>,
@@ -151,7 +151,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_registry_keeps_its_laws() {
+    fn every_kind_is_documented_with_a_valid_example() {
         config::registry::assert_laws::<SourceEntry>(SourceEntry::KINDS);
     }
 }

@@ -1,11 +1,11 @@
-//! Outrigger about itself: the kind `self`.
+//! Outrigger's own metrics: the kind `self`.
 
 use config::registry::Kind;
 use config::unit::TimeSpan;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-/// Outrigger's own metrics, `outrigger_*`, beside the app's. They are on the admin listener's /metrics in any case; with
+/// Outrigger's own metrics, `outrigger_*`, in addition to the app's. The admin listener's /metrics always exposes them; with
 /// this source they go to the sinks too.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]

@@ -1,5 +1,5 @@
-//! What /proc tells of the app: all processes of its session, summed, since servers fork. In: a process id. Out: CPU time,
-//! memory, descriptors, threads under OpenTelemetry's names, which do not clash with `process_*` of client libraries.
+//! Metrics of the app from /proc: all processes of its session, summed, since servers fork. In: a process id. Out: CPU time,
+//! memory, file descriptors, threads under OpenTelemetry's names, which do not clash with `process_*` of client libraries.
 
 use super::{Collected, Collecting, CountDescriptors, Source, now_ms};
 use crate::series::{Interner, Snapshot, snapshot_of};
@@ -12,10 +12,10 @@ use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
 
-/// CPU time, memory, open descriptors, threads and start time of the wrapped app, read from /proc and summed over the
+/// CPU time, memory, open file descriptors, threads and start time of the wrapped app, read from /proc and summed over the
 /// processes of its session: `process_cpu_time_seconds_total`, `process_memory_usage_bytes`, `process_memory_virtual_bytes`,
-/// `process_unix_file_descriptor_count`, `process_thread_count`, `process_count`, `process_start_time_unix_seconds`. It needs
-/// wrap mode.
+/// `process_unix_file_descriptor_count`, `process_thread_count`, `process_count`, `process_start_time_unix_seconds`. Wrap
+/// mode only.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
@@ -28,7 +28,7 @@ impl Kind for Config {
     const EXAMPLE: &'static str = "process: {}\n";
 }
 
-/// Processes of one app whose descriptors are counted; a server forks no more than a few.
+/// Processes of one app whose file descriptors are counted; a server forks no more than a few.
 const COUNTED_MAX: usize = 64;
 
 pub struct Process {
@@ -57,7 +57,7 @@ impl Source for Process {
                 }
             }
             let families = totals.map(|totals| families(&totals)).unwrap_or_default();
-            let error = (pid != 0 && families.is_empty()).then(|| format!("/proc/{pid} cannot be read"));
+            let error = (pid != 0 && families.is_empty()).then(|| format!("cannot read /proc/{pid}"));
             let mut interner = self.interner.take();
             let snapshot = snapshot_of(&families, now_ms(), &mut interner);
             self.interner.set(interner);
@@ -87,7 +87,7 @@ struct Totals {
     start_ticks: u64,
 }
 
-/// Sums over the app and everything in its session. None where the app is not there.
+/// Sums over the app and all processes of its session. None if the app does not run.
 fn session(pid: i32) -> Option<Totals> {
     if pid <= 0 {
         return None;
@@ -96,7 +96,7 @@ fn session(pid: i32) -> Option<Totals> {
     let leader = Stat::read(pid)?;
     totals.start_ticks = leader.start_ticks;
     totals.add(pid, &leader);
-    // Where the app shares our session, its children cannot be told from others.
+    // If the app shares Outrigger's session, its children cannot be distinguished from other processes.
     if leader.session == pid {
         for entry in std::fs::read_dir("/proc").ok()?.flatten() {
             let Some(other) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
@@ -113,7 +113,7 @@ fn session(pid: i32) -> Option<Totals> {
 impl Totals {
     fn add(&mut self, pid: i32, stat: &Stat) {
         self.processes += 1;
-        // With the times of children that were waited for, so that the sum does not fall when one ends.
+        // Including the times of reaped children, so that the sum does not decrease when one exits.
         self.user_ticks += stat.user_ticks;
         self.system_ticks += stat.system_ticks;
         self.resident_pages += stat.resident_pages;
@@ -123,8 +123,8 @@ impl Totals {
     }
 }
 
-/// The kernel tells their number as the size of the folder since Linux 6.2 (proc(5)); before that somebody has to count who may look
-/// into it.
+/// Since Linux 6.2 the size of the directory is their number (proc(5)); on older kernels a process with access to it has to
+/// count them.
 fn count_descriptors(pid: i32) -> Option<u64> {
     std::fs::metadata(format!("/proc/{pid}/fd")).ok().map(|meta| meta.len()).filter(|count| *count > 0)
 }
@@ -140,7 +140,7 @@ struct Stat {
 }
 
 impl Stat {
-    /// Fields by their numbers in proc_pid_stat(5); the name in brackets may hold anything, so counting starts behind it.
+    /// Fields by their numbers in proc_pid_stat(5); the name in parentheses may contain anything, so counting starts after it.
     fn read(pid: i32) -> Option<Stat> {
         let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
         let fields: Vec<&str> = text.get(text.rfind(')')? + 2..)?.split_ascii_whitespace().collect();
@@ -169,14 +169,14 @@ fn families(totals: &Totals) -> Vec<Family> {
         cpu,
         gauge("process_memory_usage_bytes", "Resident memory of the app.", memory),
         gauge("process_memory_virtual_bytes", "Virtual memory of the app.", totals.virtual_bytes as f64),
-        gauge("process_unix_file_descriptor_count", "Open descriptors of the app.", totals.descriptors as f64),
+        gauge("process_unix_file_descriptor_count", "Open file descriptors of the app.", totals.descriptors as f64),
         gauge("process_thread_count", "Threads of the app.", totals.threads as f64),
         gauge("process_count", "Processes of the app.", totals.processes as f64),
-        gauge("process_start_time_unix_seconds", "When the app started.", start_time(totals.start_ticks, ticks)),
+        gauge("process_start_time_unix_seconds", "Start time of the app.", start_time(totals.start_ticks, ticks)),
     ]
 }
 
-/// Ticks since boot become a time by the boot time that /proc/stat tells.
+/// Converts ticks since boot to Unix time, with the boot time from /proc/stat.
 fn start_time(start_ticks: u64, ticks: f64) -> f64 {
     base::system::start_time::system().unwrap_or(0) as f64 + start_ticks as f64 / ticks
 }
@@ -186,10 +186,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_living_process_has_numbers_and_a_dead_one_has_none() {
-        let me = i32::try_from(std::process::id()).expect("a process id");
-        let totals = session(me).expect("we are alive");
-        assert!(totals.resident_pages > 0 && totals.threads > 0 && totals.pids == [me]);
+    fn only_a_running_process_has_totals() {
+        let pid = i32::try_from(std::process::id()).expect("a process id");
+        let totals = session(pid).expect("this process runs");
+        assert!(totals.resident_pages > 0 && totals.threads > 0 && totals.pids == [pid]);
         let now = now_ms() as f64 / 1e3;
         let started = start_time(totals.start_ticks, rustix::param::clock_ticks_per_second() as f64);
         assert!((0.0..600.0).contains(&(now - started)), "{started}");

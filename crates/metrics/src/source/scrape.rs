@@ -1,5 +1,5 @@
-//! The app's exposition page. In: a URL. Out: a snapshot, or that the target is down. Bounds: `timeout`, `max_body_bytes`,
-//! `max_series`.
+//! Scrapes the app's exposition. In: a URL. Out: a snapshot, or that the target is down. Limits: `timeout`,
+//! `max_body_bytes`, `max_series`.
 
 use super::{Collected, Collecting, Source, now_ms};
 use crate::series::{Interner, Snapshot};
@@ -13,19 +13,20 @@ use std::io::Read as _;
 use std::rc::Rc;
 
 net::http_client! {
-    /// Reads the app's metrics page in the Prometheus text format. Timestamps, types and help are kept. When the page does not
-    /// answer its series end at once; bad lines are skipped and the first one is named in the status. A sample whose own time is not
-    /// newer than the one before it, or more than an hour behind or ten minutes ahead, is not pushed, counted under `not_newer`.
+    /// Scrapes a Prometheus /metrics endpoint (text format). Timestamps, types and help are preserved. When a scrape fails, the
+    /// series of the target end immediately; invalid lines are skipped, and the status shows the first one. A sample whose own
+    /// timestamp is not newer than the previous one, or more than an hour behind or ten minutes ahead, is not pushed, counted
+    /// under `out_of_order`.
     pub struct Config {
-        /// The page, such as `http://127.0.0.1:8080/metrics`.
+        /// The URL of the endpoint, such as `http://127.0.0.1:8080/metrics`.
         pub url: Url,
-        /// How often it is read, at least 100ms. A longer `timeout` is cut to it.
+        /// How often it is scraped, at least 100ms. A longer `timeout` is capped at it.
         #[serde(default = "super::interval")]
         pub interval: TimeSpan,
-        /// The largest page, after decompression; the scrape of a larger one fails.
+        /// Maximum size of the exposition, after decompression; the scrape of a larger one fails.
         #[serde(default = "max_body_bytes")]
         pub max_body_bytes: ByteSize,
-        /// Series of this target. Samples of new series beyond it are dropped under `series_limit`; known ones stay.
+        /// Maximum number of series. Samples of new series above it are dropped under `series_limit`; known ones stay.
         #[serde(default = "max_series")]
         pub max_series: u32,
     }
@@ -67,7 +68,7 @@ impl Scrape {
         })
     }
 
-    async fn page(&self) -> Result<Vec<u8>, String> {
+    async fn fetch(&self) -> Result<Vec<u8>, String> {
         let request = Request {
             method: http::Method::GET,
             url: self.url.clone(),
@@ -80,7 +81,7 @@ impl Scrape {
             return Err(format!("status {}: {}", response.status, response.excerpt()));
         }
         let kind = response.media_type();
-        if UNREAD.iter().any(|unread| kind.eq_ignore_ascii_case(unread)) {
+        if UNSUPPORTED.iter().any(|unsupported| kind.eq_ignore_ascii_case(unsupported)) {
             return Err(format!("unsupported Content-Type {kind}, expected text/plain"));
         }
         match response.header("content-encoding").map(str::trim) {
@@ -91,29 +92,29 @@ impl Scrape {
     }
 
     fn read(&self, body: &[u8], time_ms: i64, interner: &mut Interner) -> Collected {
-        let (snapshot, faults) = text::parse(body, time_ms, self.max_series, interner);
-        let mut troubles = Vec::new();
-        if let Some((line, error)) = faults.first_bad {
-            troubles.push(format!("{} parse errors; first at line {line}: {error}", faults.bad_lines));
+        let (snapshot, found) = text::parse(body, time_ms, self.max_series, interner);
+        let mut errors = Vec::new();
+        if let Some((line, error)) = found.first_bad {
+            errors.push(format!("{} parse errors; first at line {line}: {error}", found.bad_lines));
         }
-        if faults.over_limit > 0 {
-            troubles.push(format!("{} samples dropped: max_series = {} exceeded", faults.over_limit, self.max_series));
+        if found.over_limit > 0 {
+            errors.push(format!("{} samples dropped: max_series = {} exceeded", found.over_limit, self.max_series));
         }
-        if faults.not_newer > 0 {
-            troubles.push(format!("{} samples dropped: duplicate series or out-of-order timestamp", faults.not_newer));
+        if found.not_newer > 0 {
+            errors.push(format!("{} samples dropped: duplicate series or out-of-order timestamp", found.not_newer));
         }
         Collected {
             snapshot: Some(Snapshot { target: self.target.clone(), ..snapshot }),
-            dropped: vec![(Reason::ParseError, faults.bad_lines), (Reason::SeriesLimit, faults.over_limit)],
-            error: (!troubles.is_empty()).then(|| troubles.join("; ")),
+            dropped: vec![(Reason::ParseError, found.bad_lines), (Reason::SeriesLimit, found.over_limit)],
+            error: (!errors.is_empty()).then(|| errors.join("; ")),
             up: true,
         }
     }
 }
 
 const ACCEPT: &str = "text/plain;version=0.0.4, */*;q=0.1";
-/// Formats whose text or bytes mean something else than ours, as of a page for people: reading them as ours would tell wrong numbers.
-const UNREAD: [&str; 6] = [
+/// Formats other than the text format, such as HTML: parsed as the text format they would give wrong values.
+const UNSUPPORTED: [&str; 6] = [
     "application/openmetrics-text",
     "application/vnd.google.protobuf",
     "application/json",
@@ -122,29 +123,29 @@ const UNREAD: [&str; 6] = [
     "text/xml",
 ];
 
-/// Bound: the same as for a page that is not compressed.
+/// Limit: the same as for an uncompressed body.
 fn inflate(body: &[u8], max: usize) -> Result<Vec<u8>, String> {
-    let mut page = Vec::new();
-    let read = flate2::read::MultiGzDecoder::new(body).take(max as u64 + 1).read_to_end(&mut page);
+    let mut inflated = Vec::new();
+    let read = flate2::read::MultiGzDecoder::new(body).take(max as u64 + 1).read_to_end(&mut inflated);
     read.map_err(|error| format!("invalid gzip body: {error}"))?;
-    if page.len() > max {
+    if inflated.len() > max {
         return Err(format!("response body exceeds max_body_bytes = {}", ByteSize(max as u64)));
     }
-    Ok(page)
+    Ok(inflated)
 }
 
 impl Source for Scrape {
     fn collect(&self) -> Collecting<'_> {
         Box::pin(async {
             let time_ms = now_ms();
-            match self.page().await {
-                Ok(page) => {
+            match self.fetch().await {
+                Ok(body) => {
                     let mut interner = self.interner.take();
-                    let collected = self.read(&page, time_ms, &mut interner);
+                    let collected = self.read(&body, time_ms, &mut interner);
                     self.interner.set(interner);
                     collected
                 }
-                // All series end: an empty round tells them.
+                // All series end: an empty round.
                 Err(error) => {
                     Collected { snapshot: Some(self.end()), dropped: Vec::new(), error: Some(error), up: false }
                 }

@@ -333,7 +333,7 @@ impl Admin {
     /// One that cannot be read here counts as none: reads need none, and a change gets an error that names it.
     fn token(&self) -> Option<Secret> {
         let text = |key| self.cell(key).ok().flatten();
-        let given = text("token").map(Secret::new).filter(admin::can_be_sent);
+        let given = text("token").map(Secret::new).filter(admin::is_valid_token);
         given.or_else(|| text("token_file").and_then(|file| admin::read_token(Path::new(&file)).ok()))
     }
 }

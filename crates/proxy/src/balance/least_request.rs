@@ -1,11 +1,11 @@
-//! Power of two choices (Mitzenmacher, IEEE TPDS 12 (2001)): near the best spread for the cost of two looks.
+//! Power of two choices (Mitzenmacher, IEEE TPDS 12 (2001)): near the best distribution for the cost of two samples.
 
 use super::{EndpointState, Policy};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-/// Draws two endpoints by chance and takes the one with fewer requests under way: an endpoint that slows down gets less,
-/// without anybody measuring it.
+/// Power of two choices: takes the one of two random endpoints with fewer requests in flight. An endpoint that slows down
+/// gets fewer requests, without any latency measurement.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Config {}
@@ -36,16 +36,16 @@ impl LeastRequest {
 }
 
 impl Policy for LeastRequest {
-    fn pick(&mut self, loads: &[EndpointState], usable: &dyn Fn(usize) -> bool) -> usize {
-        if loads.len() == 1 {
+    fn pick(&mut self, endpoints: &[EndpointState], usable: &dyn Fn(usize) -> bool) -> usize {
+        if endpoints.len() == 1 {
             return 0;
         }
-        let count = (0..loads.len()).filter(|index| usable(*index)).count();
+        let count = (0..endpoints.len()).filter(|index| usable(*index)).count();
         let (first, second) = (self.draw(count), self.draw(count.saturating_sub(1)));
-        // The second is drawn among the others, so that two different ones are compared.
+        // The second is drawn from the remaining endpoints, so that two different ones are compared.
         let second = if second >= first { second + 1 } else { second };
-        let nth = |n: usize| (0..loads.len()).filter(|index| usable(*index)).nth(n);
-        let active = |index: usize| loads.get(index).map_or(u32::MAX, |load| load.active.get());
+        let nth = |n: usize| (0..endpoints.len()).filter(|index| usable(*index)).nth(n);
+        let active = |index: usize| endpoints.get(index).map_or(u32::MAX, |state| state.active.get());
         match (nth(first), nth(second)) {
             (Some(a), Some(b)) => {
                 if active(b) < active(a) {
@@ -65,10 +65,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_busier_one_of_two_is_never_taken() {
-        let loads = [EndpointState::default(), EndpointState::default()];
-        loads[0].active.set(5);
+    fn busier_of_two_endpoints_is_never_picked() {
+        let endpoints = [EndpointState::default(), EndpointState::default()];
+        endpoints[0].active.set(5);
         let mut policy = LeastRequest::default();
-        assert!((0..100).all(|_| policy.pick(&loads, &|_| true) == 1));
+        assert!((0..100).all(|_| policy.pick(&endpoints, &|_| true) == 1));
     }
 }

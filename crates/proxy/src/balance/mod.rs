@@ -1,5 +1,5 @@
-//! Which endpoint of a cluster gets the next request. In: what is known of each endpoint. Out: one of them. A policy sees
-//! only endpoints that are not set aside; where all are, it sees them all, since trying beats refusing.
+//! Picks the endpoint of a cluster for the next request. In: the state of each endpoint. Out: one of them. A policy sees
+//! only endpoints that are not ejected; if all are, it sees them all, since an attempt is better than a rejection.
 
 pub mod least_request;
 pub mod round_robin;
@@ -8,9 +8,9 @@ use std::cell::Cell;
 use std::time::Instant;
 
 config::registry! {
-    /// How an endpoint is picked; `least_request` where nothing is said.
+    /// How an endpoint is picked; `least_request` by default.
     pub entry BalanceEntry, kind BalanceKind {
-        /// Of two endpoints drawn by chance, the one with fewer requests under way.
+        /// The one of two random endpoints with fewer requests in flight.
         least_request => LeastRequest(least_request::Config),
         /// Each in turn.
         round_robin => RoundRobin(round_robin::Config),
@@ -32,26 +32,26 @@ impl BalanceKind {
     }
 }
 
-/// What one data thread knows of an endpoint.
+/// The state of an endpoint as seen by one data thread.
 #[derive(Debug, Default)]
 pub struct EndpointState {
-    /// Requests under way.
+    /// Requests in flight.
     pub active: Cell<u32>,
-    /// Set aside until then, after it refused a connection.
+    /// Ejected until then, after it refused a connection.
     pub ejected_until: Cell<Option<Instant>>,
 }
 
-/// Picks an index of `loads`, which is never empty.
+/// Picks an index of `endpoints`, which is never empty.
 pub trait Policy {
-    fn pick(&mut self, loads: &[EndpointState], usable: &dyn Fn(usize) -> bool) -> usize;
+    fn pick(&mut self, endpoints: &[EndpointState], usable: &dyn Fn(usize) -> bool) -> usize;
 }
 
-/// Picks among the endpoints that are not set aside, or among all where none is left.
-pub fn pick(policy: &mut dyn Policy, loads: &[EndpointState], now: Instant) -> usize {
-    let free =
-        |index: usize| loads.get(index).is_some_and(|load| load.ejected_until.get().is_none_or(|until| until <= now));
-    let any_free = (0..loads.len()).any(free);
-    policy.pick(loads, &|index| !any_free || free(index))
+/// Picks among the endpoints that are not ejected, or among all if none is left.
+pub fn pick(policy: &mut dyn Policy, endpoints: &[EndpointState], now: Instant) -> usize {
+    let available = |state: &EndpointState| state.ejected_until.get().is_none_or(|until| until <= now);
+    let usable = |index: usize| endpoints.get(index).is_some_and(available);
+    let any_usable = (0..endpoints.len()).any(usable);
+    policy.pick(endpoints, &|index| !any_usable || usable(index))
 }
 
 #[cfg(test)]
@@ -60,21 +60,21 @@ mod tests {
     use std::time::Duration;
 
     #[test]
-    fn the_registry_keeps_its_laws() {
+    fn every_kind_is_documented_with_a_valid_example() {
         config::registry::assert_laws::<BalanceEntry>(BalanceEntry::KINDS);
     }
 
     #[test]
-    fn every_policy_avoids_what_is_set_aside_and_never_gives_up() {
+    fn policies_skip_ejected_unless_all_are_ejected() {
         let now = Instant::now();
         for kind in [BalanceKind::default(), BalanceKind::RoundRobin(round_robin::Config {})] {
             let mut policy = kind.build();
-            let loads: Vec<EndpointState> = (0..4).map(|_| EndpointState::default()).collect();
-            loads[2].ejected_until.set(Some(now + Duration::from_secs(1)));
-            let picks: Vec<usize> = (0..100).map(|_| pick(policy.as_mut(), &loads, now)).collect();
+            let endpoints: Vec<EndpointState> = (0..4).map(|_| EndpointState::default()).collect();
+            endpoints[2].ejected_until.set(Some(now + Duration::from_secs(1)));
+            let picks: Vec<usize> = (0..100).map(|_| pick(policy.as_mut(), &endpoints, now)).collect();
             assert!(!picks.contains(&2) && [0, 1, 3].iter().all(|index| picks.contains(index)), "{kind:?}: {picks:?}");
-            loads.iter().for_each(|load| load.ejected_until.set(Some(now + Duration::from_secs(1))));
-            assert!(pick(policy.as_mut(), &loads, now) < 4);
+            endpoints.iter().for_each(|state| state.ejected_until.set(Some(now + Duration::from_secs(1))));
+            assert!(pick(policy.as_mut(), &endpoints, now) < 4);
         }
     }
 }

@@ -4,7 +4,7 @@ use super::{EndpointState, Policy};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-/// Takes the endpoints one after the other. Right where all requests cost the same; else `least_request` spreads better.
+/// Picks the endpoints in rotation. Suits requests of equal cost; otherwise `least_request` distributes better.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Config {}
@@ -19,8 +19,8 @@ pub struct RoundRobin {
 }
 
 impl Policy for RoundRobin {
-    fn pick(&mut self, loads: &[EndpointState], usable: &dyn Fn(usize) -> bool) -> usize {
-        let count = loads.len().max(1);
+    fn pick(&mut self, endpoints: &[EndpointState], usable: &dyn Fn(usize) -> bool) -> usize {
+        let count = endpoints.len().max(1);
         let next = (1..=count).map(|step| (self.last + step) % count).find(|index| usable(*index));
         self.last = next.unwrap_or(0);
         self.last

@@ -1,7 +1,7 @@
 //! Where a message body ends (RFC 9112, 6 and 7). In: bytes as they arrive. Out: how many of them belong to the body, how many of
-//! those are passed on as they are, and whether it is complete. Chunk framing is checked strictly and passed on as it was written;
-//! it is decoded only for HTTP/1.0 clients. Trailers are read as field lines; those that mean something to framing, routing or
-//! authentication are left out (RFC 9110, 6.5.1). Bounds: `LINE_MAX` bytes for a chunk-size line, `TRAILERS_MAX` for all trailers.
+//! those are forwarded unchanged, and whether it is complete. Chunk framing is checked strictly and forwarded as it was written;
+//! it is decoded only for HTTP/1.0 clients. Trailers are parsed as field lines; those with a meaning for framing, routing or
+//! authentication are dropped (RFC 9110, 6.5.1). Limits: `LINE_MAX` bytes for a chunk-size line, `TRAILERS_MAX` for all trailers.
 
 /// A chunk-size line with its extensions.
 pub const LINE_MAX: u32 = 4 << 10;
@@ -9,10 +9,10 @@ pub const LINE_MAX: u32 = 4 << 10;
 /// All trailer lines together.
 pub const TRAILERS_MAX: u32 = 64 << 10;
 
-/// Digits of a chunk size that count: more than any file, and no overflow.
+/// Significant digits of a chunk size: more than any file, and no overflow.
 const DIGITS_MAX: u32 = 15;
 
-/// Fields that must not be trailers: a recipient that merges them would read the message as another one.
+/// Fields that must not be trailers: a recipient that merges them would interpret the message differently.
 const NO_TRAILERS: [&str; 43] = [
     "transfer-encoding",
     "content-length",
@@ -63,23 +63,23 @@ const NO_TRAILERS: [&str; 43] = [
 pub enum Body {
     /// No body, or none left.
     None,
-    /// This many bytes are still to come.
+    /// This many bytes are still expected.
     Length(u64),
     Chunked(Chunks),
     /// Until the endpoint closes.
     UntilClose,
 }
 
-/// Of the bytes that were given.
+/// Counts of the bytes that were given.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Taken {
-    /// They belong to the body.
+    /// Those that belong to the body.
     pub used: usize,
-    /// As many of them, from the front, are passed on as they are.
+    /// Those of them, from the front, that are forwarded unchanged.
     pub passed: usize,
 }
 
-/// Where in the chunk framing we are.
+/// The position in the chunk framing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Chunks {
     state: State,
@@ -87,14 +87,14 @@ pub struct Chunks {
     left: u64,
     /// Bytes of the line so far.
     line: u32,
-    /// Trailers in place of those that were written.
+    /// The trailers that replace the original ones.
     trailers: Option<Box<Trailers>>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Trailers {
-    /// Lines that are passed on.
-    kept: Vec<u8>,
+    /// Lines that are forwarded.
+    forwarded: Vec<u8>,
     /// The line so far.
     line: Vec<u8>,
     /// Bytes of all lines.
@@ -117,7 +117,7 @@ enum State {
     Done,
 }
 
-/// The framing is not what the RFC allows.
+/// The framing violates the RFC.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Malformed;
 
@@ -132,12 +132,12 @@ impl Body {
 
     /// Takes what belongs to the body from the front of `bytes`. With `data`, the content without framing is appended to it.
     pub fn take(&mut self, bytes: &[u8], data: Option<&mut Vec<u8>>) -> Result<Taken, Malformed> {
-        let whole = |count| Taken { used: count, passed: count };
+        let all = |count| Taken { used: count, passed: count };
         match self {
             Body::None => Ok(Taken::default()),
             Body::UntilClose => {
                 data.into_iter().for_each(|data| data.extend_from_slice(bytes));
-                Ok(whole(bytes.len()))
+                Ok(all(bytes.len()))
             }
             Body::Length(left) => {
                 let count = (*left).min(bytes.len() as u64) as usize;
@@ -146,13 +146,13 @@ impl Body {
                 if *left == 0 {
                     *self = Body::None;
                 }
-                Ok(whole(count))
+                Ok(all(count))
             }
             Body::Chunked(chunks) => chunks.take(bytes, data),
         }
     }
 
-    /// Takes what belongs to the body, and appends it to `out` as it is passed on. Answers how many bytes were taken.
+    /// Takes what belongs to the body, and appends it to `out` as it is forwarded. Returns how many bytes were taken.
     pub fn pass(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Result<usize, Malformed> {
         let taken = self.take(bytes, None)?;
         out.extend_from_slice(bytes.get(..taken.passed).unwrap_or(&[]));
@@ -160,11 +160,11 @@ impl Body {
         Ok(taken.used)
     }
 
-    /// What takes the place of the trailers, once the body is complete: lines and the empty line. None where they were passed on.
+    /// The replacement of the trailers, once the body is complete: lines and the empty line. None if nothing was replaced.
     pub fn trailers(&mut self) -> Option<Vec<u8>> {
         match self {
             Body::Chunked(chunks) if chunks.state == State::Done => {
-                chunks.trailers.take().map(|trailers| [trailers.kept.as_slice(), b"\r\n"].concat())
+                chunks.trailers.take().map(|trailers| [trailers.forwarded.as_slice(), b"\r\n"].concat())
             }
             _ => None,
         }
@@ -190,7 +190,7 @@ impl Chunks {
             }
             self.state = self.next(byte)?;
             if self.trailers.is_some() {
-                // From the first trailer on nothing is passed on as it was written.
+                // From the first trailer on, nothing is forwarded unchanged.
                 passed.get_or_insert(at);
             }
             at += 1;
@@ -202,7 +202,7 @@ impl Chunks {
         Ok(match (self.state, byte) {
             (State::SizeFirst | State::Size, b'0'..=b'9' | b'a'..=b'f' | b'A'..=b'F') => {
                 let digit = (byte as char).to_digit(16).unwrap_or(0);
-                // Zeros in front count as nothing (1*HEXDIG), and only as part of the line.
+                // Leading zeros count only as part of the line (1*HEXDIG).
                 if self.left >> (4 * (DIGITS_MAX - 1)) != 0 {
                     return Err(Malformed);
                 }
@@ -257,8 +257,8 @@ impl Trailers {
             return Err(Malformed);
         }
         if !NO_TRAILERS.iter().any(|forbidden| name.eq_ignore_ascii_case(forbidden.as_bytes())) {
-            self.kept.extend_from_slice(&self.line);
-            self.kept.extend_from_slice(b"\r\n");
+            self.forwarded.extend_from_slice(&self.line);
+            self.forwarded.extend_from_slice(b"\r\n");
         }
         self.line.clear();
         Ok(())
@@ -269,8 +269,8 @@ impl Trailers {
 mod tests {
     use super::*;
 
-    /// Feeds the text in every way to cut it in two, and answers what one way and all others agree on: how many bytes belong to
-    /// the body, its content, and what is sent in place of the text.
+    /// Splits the text at every position; each split must give the same result: how many bytes belong to the body, its
+    /// content, and what is sent in place of the text.
     fn check(text: &str, expect: Result<(usize, &str, &str), ()>) {
         for cut in 0..=text.len() {
             let (mut body, mut data, mut sent, mut used) = (Body::chunked(), Vec::new(), Vec::new(), 0);
@@ -302,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn chunks_end_where_the_framing_says() {
+    fn chunked_body_end_follows_the_framing() {
         check("5\r\nhello\r\n0\r\n\r\n", Ok((15, "hello", "5\r\nhello\r\n0\r\n\r\n")));
         let text = "5;x=\"y\"\r\nhello\r\n000\r\nT: v\r\n\r\nGET";
         check(text, Ok((29, "hello", &text[..29])));
@@ -313,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn trailers_that_change_the_message_are_left_out() {
+    fn trailers_that_change_the_message_are_dropped() {
         let text = "0\r\nX-A: 1\r\nContent-Length: 5\r\nx-b:2\r\nTRANSFER-encoding: chunked\r\n\r\n";
         check(text, Ok((text.len(), "", "0\r\nX-A: 1\r\nx-b:2\r\n\r\n")));
         check("0\r\nHost: x\r\n\r\n", Ok((14, "", "0\r\n\r\n")));
@@ -324,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn framing_that_two_parsers_could_read_differently_is_refused() {
+    fn ambiguous_chunk_framing_is_rejected() {
         for text in [
             "5\nhello\r\n0\r\n\r\n",
             "5\r\nhelloX\r\n",
@@ -345,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn a_length_leaves_what_follows() {
+    fn length_body_leaves_the_following_bytes() {
         let mut body = Body::Length(3);
         assert_eq!(body.take(b"ab", None), Ok(Taken { used: 2, passed: 2 }));
         assert_eq!(body.take(b"cdef", None), Ok(Taken { used: 1, passed: 1 }));

@@ -1,8 +1,8 @@
 //! One request and its response: checkout → send → read head → relay body. In: a parsed request and its rewritten head. Out:
-//! the response at the client, and what becomes of the connection. The request's body and the response travel at the same
-//! time, so that an early answer arrives (RFC 9112, 9.5). A request is sent a second time only where a connection that had
-//! been idle died before a byte of its response, and sending twice is harmless. While nothing comes, an exchange holds no
-//! buffer. Bounds: `response_headers_timeout` of the cluster for the endpoint's progress until its head is there, `idle_timeout` of the
+//! the response at the client, and whether the connection can be reused. The request's body and the response are relayed
+//! concurrently, so that an early response arrives (RFC 9112, 9.5). A request is retried only if a pooled connection closed
+//! before a byte of its response, and the request is idempotent. While nothing arrives, an exchange holds no buffer. Limits:
+//! `response_headers_timeout` of the cluster for the endpoint's progress until its head is complete, `idle_timeout` of the
 //! listener for the client's, `BODY_IDLE` for a response's body.
 
 use super::body::Body;
@@ -23,60 +23,60 @@ use tokio::net::tcp::{ReadHalf, WriteHalf};
 /// How long a response's body may make no progress.
 const BODY_IDLE: Duration = Duration::from_secs(60);
 
-/// One read or copy of a body at the most.
+/// The largest read or copy of a body.
 const BODY_CHUNK: usize = 128 << 10;
 
-/// What nginx made the field's word for a request that its client ended.
+/// The status of nginx for a request that its client ended.
 pub const CLIENT_CLOSED: u16 = 499;
 
-/// What the client's connection is good for afterwards.
+/// What follows on the client's connection.
 pub enum After {
     Next,
-    /// Close after what was written has been read.
+    /// Close once the client has read what was written.
     Close,
-    /// Both sides now speak a protocol of their own.
+    /// Both sides have switched protocols.
     Tunnel(Box<Checkout>, Buffer),
-    /// Nothing more can be said to the client.
-    Gone,
+    /// Nothing more can be sent to the client.
+    Abort,
 }
 
-/// Who ended an exchange before its time.
+/// The side that ended an exchange early.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum By {
+pub enum Side {
     Client,
     Endpoint,
 }
 
-impl By {
+impl Side {
     pub fn as_str(self) -> &'static str {
         match self {
-            By::Client => "client",
-            By::Endpoint => "endpoint",
+            Side::Client => "client",
+            Side::Endpoint => "endpoint",
         }
     }
 }
 
-/// What is told of an exchange.
+/// The outcome of an exchange.
 pub struct Report {
     pub status: u16,
     pub endpoint: Option<SocketAddr>,
     pub bytes_received: u64,
     pub bytes_sent: u64,
     pub after: After,
-    pub ended_by: Option<By>,
-    /// The answer that is ours to give, where the endpoint gave none.
-    pub own_answer: Option<(u16, String)>,
+    pub ended_by: Option<Side>,
+    /// Status and reason of Outrigger's own response, if the endpoint sent none.
+    pub own_response: Option<(u16, String)>,
 }
 
 impl Report {
     pub fn new(status: u16) -> Report {
-        let (endpoint, ended_by, own_answer) = (None, None, None);
-        Report { status, endpoint, bytes_received: 0, bytes_sent: 0, after: After::Close, ended_by, own_answer }
+        let (endpoint, ended_by, own_response) = (None, None, None);
+        Report { status, endpoint, bytes_received: 0, bytes_sent: 0, after: After::Close, ended_by, own_response }
     }
 
-    fn answer(mut self, status: u16, why: String) -> Report {
+    fn respond(mut self, status: u16, reason: String) -> Report {
         self.status = status;
-        self.own_answer = Some((status, why));
+        self.own_response = Some((status, reason));
         self
     }
 }
@@ -91,14 +91,14 @@ pub struct Client<'a, 's> {
     pub keep_alive: bool,
 }
 
-/// Why no response came.
+/// Why there is no complete response.
 enum Failure {
-    /// The connection died before a byte of the response.
-    Died(String),
-    /// No usable response, and the client has not been told anything yet.
+    /// The connection closed before a byte of the response.
+    Closed(String),
+    /// No usable response, and nothing was sent to the client yet.
     Bad(u16, String),
-    /// The response was under way, or the client is gone: it learns by the connection's end.
-    Broken(By),
+    /// The response was in progress, or the client disconnected: only closing its connection can signal the error.
+    Broken(Side),
 }
 
 /// How a response ended.
@@ -115,58 +115,58 @@ pub async fn run(client: &mut Client<'_, '_>, cluster: &Rc<Cluster>, request: &R
     let mut report = Report::new(503);
     let mut body = request.body.clone();
     let rest = client.buffer.filled().get(request.length..).unwrap_or(&[]);
-    let Ok(used) = body.pass(rest, &mut out.0) else { return report.answer(400, MALFORMED.into()) };
+    let Ok(used) = body.pass(rest, &mut out.0) else { return report.respond(400, MALFORMED.into()) };
     client.buffer.consume(request.length + used);
     report.bytes_received = (request.length + used) as u64;
 
     let repeatable = body.is_done() && request.method.is_idempotent();
-    let (mut first, mut again) = (Some(out), None);
+    let (mut first, mut retry) = (Some(out), None);
     loop {
-        let checkout = match cluster.checkout(again.is_some()).await {
+        let checkout = match cluster.checkout(retry.is_some()).await {
             Ok(checkout) => checkout,
-            Err(why) => {
-                let why = format!("no healthy endpoint in cluster {}: {why}", cluster.plan.name);
-                return report.answer(503, why);
+            Err(error) => {
+                let reason = format!("no healthy endpoint in cluster {}: {error}", cluster.plan.name);
+                return report.respond(503, reason);
             }
         };
         report.endpoint = Some(checkout.usage.endpoint);
-        // What may have to be sent again is kept in memory of its own size; the rest goes back before the answer comes.
-        let retry = checkout.reused && again.is_none() && repeatable;
-        let bytes: &[u8] = match (&first, &again) {
+        // A request that may be retried is copied at its exact size; the buffer is released before the response arrives.
+        let may_retry = checkout.reused && retry.is_none() && repeatable;
+        let bytes: &[u8] = match (&first, &retry) {
             (Some(out), _) => &out.0,
-            (None, again) => again.as_deref().unwrap_or(&[]),
+            (None, retry) => retry.as_deref().unwrap_or(&[]),
         };
         let sent = write_all(&checkout.stream, bytes, cluster.plan.response_headers_timeout).await;
-        let kept = first.take().filter(|_| retry).map(|out| out.0.clone());
+        let copy = first.take().filter(|_| may_retry).map(|out| out.0.clone());
         let ended = match sent {
             Ok(()) => attempt(client, checkout, request, &mut body, &mut report).await,
             Err(error) if error.kind() == io::ErrorKind::TimedOut => Err(Failure::Bad(504, STALLED.into())),
-            Err(error) => Err(Failure::Died(error.to_string())),
+            Err(error) => Err(Failure::Closed(error.to_string())),
         };
-        let (status, why) = match ended {
+        let (status, reason) = match ended {
             Ok(()) => return report,
-            Err(Failure::Died(_)) if kept.is_some() => {
-                again = kept;
+            Err(Failure::Closed(_)) if copy.is_some() => {
+                retry = copy;
                 continue;
             }
-            Err(Failure::Died(why)) => (502, format!("endpoint closed the connection before a response: {why}")),
-            Err(Failure::Bad(status, why)) => (status, why),
-            Err(Failure::Broken(by)) => {
-                (report.after, report.ended_by) = (After::Gone, Some(by));
-                if by == By::Client && report.bytes_sent == 0 {
+            Err(Failure::Closed(error)) => (502, format!("endpoint closed the connection before a response: {error}")),
+            Err(Failure::Bad(status, reason)) => (status, reason),
+            Err(Failure::Broken(side)) => {
+                (report.after, report.ended_by) = (After::Abort, Some(side));
+                if side == Side::Client && report.bytes_sent == 0 {
                     report.status = CLIENT_CLOSED;
                 }
                 return report;
             }
         };
         if status == 408 {
-            report.ended_by = Some(By::Client);
+            report.ended_by = Some(Side::Client);
         }
-        return report.answer(status, format!("cluster {}: {why}", cluster.plan.name));
+        return report.respond(status, format!("cluster {}: {reason}", cluster.plan.name));
     }
 }
 
-/// Sends the rest of the request over a connection that has its beginning, and relays the response.
+/// Sends the rest of the request over the connection that got its beginning, and relays the response.
 async fn attempt(
     client: &mut Client<'_, '_>,
     mut checkout: Checkout,
@@ -187,13 +187,13 @@ async fn attempt(
         timeout: client.timeout,
         max_header_bytes: client.plan.max_header_bytes,
         response_headers_timeout: cluster.plan.response_headers_timeout,
-        asked: ResponseContext {
+        context: ResponseContext {
             method: request.method,
             http_10: request.http_10,
             keep_alive: client.keep_alive,
             upgrade: request.upgrade.as_deref(),
         },
-        heard: false,
+        received: false,
         shared: &shared,
     };
     let upload = Upload {
@@ -206,21 +206,21 @@ async fn attempt(
         bytes_received: &mut report.bytes_received,
     };
     let ended = both(download.run(), upload.run(), reset(client.write.as_ref()), &shared).await;
-    let leftover = download.buffer;
+    let unread = download.buffer;
     report.bytes_sent = shared.bytes_sent.get();
     if shared.status.get() != 0 {
         report.status = shared.status.get();
     }
     if matches!(ended, Err(Failure::Broken(_))) && shared.ends_by_close.get() {
-        // A plain end would make a cut response look whole; a reset does not.
+        // A normal close would make a truncated response look complete; a reset does not.
         let _ = rustix::net::sockopt::set_socket_linger(client.write.as_ref(), Some(Duration::ZERO));
     }
     report.after = match ended? {
-        End::Tunnel => After::Tunnel(Box::new(checkout), leftover),
+        End::Tunnel => After::Tunnel(Box::new(checkout), unread),
         End::Message { reusable, close } => {
             let uploaded = shared.uploaded.get();
-            if reusable && uploaded && leftover.is_empty() {
-                checkout.keep();
+            if reusable && uploaded && unread.is_empty() {
+                checkout.release();
             }
             if close || !uploaded { After::Close } else { After::Next }
         }
@@ -231,21 +231,21 @@ async fn attempt(
 const STALLED: &str = "timeout sending the request: the endpoint stopped reading (response_headers_timeout)";
 const MALFORMED: &str = "the framing of the request's body is malformed";
 
-/// What both directions of an exchange know.
+/// The state that both directions of an exchange share.
 #[derive(Default)]
 struct Shared {
-    /// Since when the endpoint has all that it will get: the clock of its response.
+    /// When the endpoint had all that it will get: the start of its response timeout.
     clock: Cell<Option<Instant>>,
-    /// The whole request was sent.
+    /// The complete request was sent.
     uploaded: Cell<bool>,
-    /// The status that the client was sent; 0 before.
+    /// The status that was sent to the client; 0 before.
     status: Cell<u16>,
     bytes_sent: Cell<u64>,
-    /// The client takes the connection's end for the end of the response.
+    /// The end of the connection is the end of the response for the client.
     ends_by_close: Cell<bool>,
 }
 
-/// Waits until the client has reset its connection. An end of stream may be of one direction alone (half-close).
+/// Waits until the client has reset its connection. An end of stream may concern one direction only (half-close).
 async fn reset(client: &TcpStream) {
     loop {
         match client.ready(Interest::ERROR).await {
@@ -257,10 +257,10 @@ async fn reset(client: &TcpStream) {
 
 /// Why an upload ended early.
 enum Stopped {
-    ClientGone,
+    ClientClosed,
     ClientStalled,
     Malformed,
-    /// The endpoint takes no more; its answer may still come.
+    /// The endpoint reads no more; its response may still arrive.
     EndpointClosed,
     EndpointStalled,
 }
@@ -274,7 +274,7 @@ async fn both(
 ) -> Result<End, Failure> {
     let (mut download, mut upload) = (std::pin::pin!(download), std::pin::pin!(upload));
     let mut reset = std::pin::pin!(reset);
-    let silent = || shared.status.get() == 0;
+    let before_response = || shared.status.get() == 0;
     loop {
         tokio::select! {
             biased;
@@ -285,22 +285,22 @@ async fn both(
                     shared.clock.set(Some(Instant::now()));
                 }
                 Err(Stopped::EndpointClosed) => shared.clock.set(Some(Instant::now())),
-                Err(Stopped::Malformed) if silent() => return Err(Failure::Bad(400, MALFORMED.into())),
-                Err(Stopped::ClientStalled) if silent() => {
+                Err(Stopped::Malformed) if before_response() => return Err(Failure::Bad(400, MALFORMED.into())),
+                Err(Stopped::ClientStalled) if before_response() => {
                     return Err(Failure::Bad(408, "timeout reading the request body (idle_timeout)".into()));
                 }
-                Err(Stopped::EndpointStalled) if silent() => {
+                Err(Stopped::EndpointStalled) if before_response() => {
                     return Err(Failure::Bad(504, STALLED.into()));
                 }
-                Err(Stopped::EndpointStalled) => return Err(Failure::Broken(By::Endpoint)),
-                Err(_) => return Err(Failure::Broken(By::Client)),
+                Err(Stopped::EndpointStalled) => return Err(Failure::Broken(Side::Endpoint)),
+                Err(_) => return Err(Failure::Broken(Side::Client)),
             },
-            () = &mut reset => return Err(Failure::Broken(By::Client)),
+            () = &mut reset => return Err(Failure::Broken(Side::Client)),
         }
     }
 }
 
-/// The way of a request's body from the client to the endpoint.
+/// Relays a request's body from the client to the endpoint.
 struct Upload<'a, 's> {
     client: &'a mut ReadHalf<'s>,
     client_idle: Duration,
@@ -317,7 +317,7 @@ impl Upload<'_, '_> {
             if self.buffer.is_empty() {
                 match tokio::time::timeout(self.client_idle, self.buffer.read(self.client, BODY_CHUNK)).await {
                     Ok(Ok(count)) if count > 0 => {}
-                    Ok(_) => return Err(Stopped::ClientGone),
+                    Ok(_) => return Err(Stopped::ClientClosed),
                     Err(_) => return Err(Stopped::ClientStalled),
                 }
             }
@@ -337,7 +337,7 @@ impl Upload<'_, '_> {
     }
 }
 
-/// The way of a response from the endpoint to the client.
+/// Relays a response from the endpoint to the client.
 struct Download<'a, 's> {
     client: &'a TcpStream,
     client_idle: Duration,
@@ -346,9 +346,9 @@ struct Download<'a, 's> {
     timeout: &'a mut LazyTimeout,
     max_header_bytes: usize,
     response_headers_timeout: Duration,
-    asked: ResponseContext<'a>,
-    /// The endpoint has sent something: the request must not be repeated.
-    heard: bool,
+    context: ResponseContext<'a>,
+    /// The endpoint has sent something: the request must not be retried.
+    received: bool,
     shared: &'a Shared,
 }
 
@@ -368,7 +368,7 @@ impl Download<'_, '_> {
             }
             let ends_by_close = matches!(response.body, Body::UntilClose) || self.must_decode(&response.body);
             self.shared.ends_by_close.set(ends_by_close);
-            let close = !self.asked.keep_alive || ends_by_close;
+            let close = !self.context.keep_alive || ends_by_close;
             let mut body = response.body;
             self.begin(response.status, &mut body, &mut out).await?;
             drop(out);
@@ -377,25 +377,27 @@ impl Download<'_, '_> {
         }
     }
 
-    /// Reads a head; the scratch then holds it as the client gets it.
+    /// Reads a head; the scratch then contains the head for the client.
     async fn head(&mut self) -> Result<(head::Response, Scratch), Failure> {
         loop {
             if !self.buffer.is_empty() {
                 let mut out = Scratch::lend();
-                match head::response(self.buffer.filled(), self.asked, &mut out.0) {
+                match head::response(self.buffer.filled(), self.context, &mut out.0) {
                     Ok(Some(response)) => {
                         self.buffer.consume(response.length);
                         return Ok((response, out));
                     }
                     Ok(None) if self.buffer.filled().len() >= self.max_header_bytes => {
-                        let why = format!("the response head is larger than {} bytes", self.max_header_bytes);
-                        return Err(Failure::Bad(502, why));
+                        let reason = format!("the response head is larger than {} bytes", self.max_header_bytes);
+                        return Err(Failure::Bad(502, reason));
                     }
                     Ok(None) => {}
-                    Err(why) => return Err(Failure::Bad(502, format!("the endpoint answered, but {why}"))),
+                    Err(reason) => {
+                        return Err(Failure::Bad(502, format!("invalid response from the endpoint: {reason}")));
+                    }
                 }
             }
-            // One clock, from the complete request to the complete head, whatever comes in between.
+            // One timeout, from the complete request to the complete head, whatever arrives in between.
             let elapsed = self.shared.clock.get().map_or(Duration::ZERO, |since| since.elapsed());
             let left = self.response_headers_timeout.saturating_sub(elapsed);
             let late = || format!("upstream response timeout after {:?}", self.response_headers_timeout);
@@ -403,13 +405,16 @@ impl Download<'_, '_> {
                 return Err(Failure::Bad(504, late()));
             }
             match self.timeout.within(left, self.buffer.read(self.endpoint, self.max_header_bytes)).await {
-                Ok(Ok(count)) if count > 0 => self.heard = true,
-                Ok(_) if self.heard => {
-                    return Err(Failure::Bad(502, "the endpoint closed within its response head".into()));
+                Ok(Ok(count)) if count > 0 => self.received = true,
+                Ok(_) if self.received => {
+                    return Err(Failure::Bad(
+                        502,
+                        "the endpoint closed the connection within its response head".into(),
+                    ));
                 }
-                Ok(Ok(_)) => return Err(Failure::Died("end of stream".into())),
-                Ok(Err(error)) => return Err(Failure::Died(error.to_string())),
-                // Before that the progress of the upload is what counts.
+                Ok(Ok(_)) => return Err(Failure::Closed("end of stream".into())),
+                Ok(Err(error)) => return Err(Failure::Closed(error.to_string())),
+                // Before that, only the progress of the upload counts.
                 Err(_) if self.shared.clock.get().is_none() => {}
                 Err(_) => return Err(Failure::Bad(504, late())),
             }
@@ -418,12 +423,13 @@ impl Download<'_, '_> {
 
     /// An HTTP/1.0 client cannot read chunks.
     fn must_decode(&self, body: &Body) -> bool {
-        self.asked.http_10 && matches!(body, Body::Chunked(_))
+        self.context.http_10 && matches!(body, Body::Chunked(_))
     }
 
-    /// Sends the head in `out` with what is there of the body. Up to here an answer that is malformed can become one of ours.
+    /// Sends the head in `out` with the available part of the body. Until then a malformed response can be replaced with
+    /// Outrigger's own.
     async fn begin(&mut self, status: u16, body: &mut Body, out: &mut Scratch) -> Result<(), Failure> {
-        let malformed = |_| Failure::Bad(502, "the framing of the endpoint's answer is malformed".into());
+        let malformed = |_| Failure::Bad(502, "the framing of the endpoint's response is malformed".into());
         let used = if self.must_decode(body) {
             body.take(self.buffer.filled(), Some(&mut out.0)).map_err(malformed)?.used
         } else {
@@ -441,10 +447,10 @@ impl Download<'_, '_> {
                 match self.timeout.within(BODY_IDLE, self.buffer.read(self.endpoint, BODY_CHUNK)).await {
                     Ok(Ok(0)) if body == Body::UntilClose => return Ok(()),
                     Ok(Ok(count)) if count > 0 => {}
-                    _ => return Err(Failure::Broken(By::Endpoint)),
+                    _ => return Err(Failure::Broken(Side::Endpoint)),
                 }
             }
-            let malformed = |_| Failure::Broken(By::Endpoint);
+            let malformed = |_| Failure::Broken(Side::Endpoint);
             let used = if decode {
                 let mut out = Scratch::lend();
                 let taken = body.take(self.buffer.filled(), Some(&mut out.0)).map_err(malformed)?;
@@ -463,6 +469,6 @@ impl Download<'_, '_> {
 
     async fn send(&self, bytes: &[u8]) -> Result<(), Failure> {
         self.shared.bytes_sent.set(self.shared.bytes_sent.get() + bytes.len() as u64);
-        write_all(self.client, bytes, self.client_idle).await.map_err(|_: io::Error| Failure::Broken(By::Client))
+        write_all(self.client, bytes, self.client_idle).await.map_err(|_: io::Error| Failure::Broken(Side::Client))
     }
 }

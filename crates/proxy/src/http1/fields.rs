@@ -1,11 +1,11 @@
-//! What header fields mean to whoever forwards them (RFC 9110, 7.6; RFC 9112, 6). In: the fields of one head. Out: how its body
-//! ends, what becomes of the connection, and which fields belong to this hop; what is ambiguous is refused.
+//! The meaning of header fields for a forwarder (RFC 9110, 7.6; RFC 9112, 6). In: the fields of one head. Out: how its body
+//! ends, whether the connection persists, and which fields belong to this hop; ambiguous fields are rejected.
 
 use super::body::Body;
 use super::syntax::{Method, Refusal, refuse};
 use httparse::Header;
 
-/// The headers that mean something to a forwarder.
+/// The headers with a meaning for a forwarder.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Known {
     Connection,
@@ -21,7 +21,7 @@ pub enum Known {
     Via,
 }
 
-/// Most headers are told apart by their length alone.
+/// Most headers are distinguished by their length only.
 pub fn known(name: &str) -> Option<Known> {
     let (expected, found) = match name.len() {
         2 => ("te", Known::Te),
@@ -42,7 +42,7 @@ pub fn known(name: &str) -> Option<Known> {
     name.eq_ignore_ascii_case(expected).then_some(found)
 }
 
-/// What the headers say together.
+/// The combined meaning of the headers.
 #[derive(Default)]
 pub struct Facts<'h> {
     pub content_length: Option<u64>,
@@ -51,18 +51,18 @@ pub struct Facts<'h> {
     pub close: bool,
     pub keep_alive: bool,
     pub connection_upgrade: bool,
-    /// Protocols that Upgrade names.
+    /// Protocols listed in Upgrade.
     pub upgrade: Vec<&'h [u8]>,
     pub h2c: bool,
     pub host: Option<&'h str>,
     pub max_forwards: Option<u64>,
     pub via: Vec<&'h [u8]>,
-    /// Values of Connection that name other headers.
+    /// Options of Connection that refer to other headers.
     pub connection: Vec<&'h [u8]>,
 }
 
 impl<'h> Facts<'h> {
-    /// Whether another message may follow on the connection (RFC 9112, 9.3): `close` counts before `keep-alive`.
+    /// Whether another message may follow on the connection (RFC 9112, 9.3): `close` takes precedence over `keep-alive`.
     pub fn persists(&self, http_10: bool) -> bool {
         !self.close && (!http_10 || self.keep_alive)
     }
@@ -73,22 +73,22 @@ impl<'h> Facts<'h> {
             match known(header.name) {
                 Some(Known::ContentLength) => {
                     if facts.content_length.is_some() {
-                        return Err(refuse(400, "several Content-Length headers"));
+                        return Err(refuse(400, "multiple Content-Length headers"));
                     }
                     facts.content_length = Some(parse_length(header.value)?);
                 }
                 Some(Known::TransferEncoding) => {
                     if facts.chunked {
-                        return Err(refuse(400, "several Transfer-Encoding headers"));
+                        return Err(refuse(400, "multiple Transfer-Encoding headers"));
                     }
-                    // Only the one coding that tells where a message ends; others would be the endpoint's guess.
+                    // Only the coding that defines where a message ends; of any other, the endpoint would have to guess it.
                     if !header.value.trim_ascii().eq_ignore_ascii_case(b"chunked") {
                         // RFC 9112, 6.1 and 6.3: an unknown coding is 501; chunked that is not the last one is 400.
-                        let mentions = header
+                        let has_chunked = header
                             .value
                             .split(|byte| *byte == b',')
                             .any(|part| part.trim_ascii().eq_ignore_ascii_case(b"chunked"));
-                        let status = if mentions { 400 } else { 501 };
+                        let status = if has_chunked { 400 } else { 501 };
                         return Err(refuse(status, "a Transfer-Encoding other than chunked"));
                     }
                     facts.chunked = true;
@@ -96,10 +96,10 @@ impl<'h> Facts<'h> {
                 Some(Known::Host) => {
                     facts.hosts += 1;
                     if facts.hosts > 1 {
-                        return Err(refuse(400, "several Host headers"));
+                        return Err(refuse(400, "multiple Host headers"));
                     }
                     let host = std::str::from_utf8(header.value);
-                    facts.host = Some(host.map_err(|_| refuse(400, "the host is not text"))?);
+                    facts.host = Some(host.map_err(|_| refuse(400, "the host is not UTF-8"))?);
                 }
                 Some(Known::MaxForwards) => facts.max_forwards = parse_length(header.value).ok(),
                 Some(Known::Via) => facts.via.push(header.value),
@@ -131,14 +131,14 @@ impl<'h> Facts<'h> {
         }
     }
 
-    /// Named by Connection, so meant for us and not for the other side. What tells the length is never dropped that way.
-    pub fn is_named(&self, name: &str) -> bool {
+    /// Listed in Connection, so meant for this hop only. Headers that define the length are never dropped that way.
+    pub fn is_connection_option(&self, name: &str) -> bool {
         !self.connection.is_empty()
             && !matches!(known(name), Some(Known::ContentLength | Known::TransferEncoding | Known::Host))
             && self.connection.iter().any(|option| option.eq_ignore_ascii_case(name.as_bytes()))
     }
 
-    /// RFC 9112, 6.3, with every ambiguity refused: both lengths in one request is how requests are smuggled.
+    /// RFC 9112, 6.3, with every ambiguity rejected: both lengths in one request enable request smuggling.
     pub fn request_body(&self, http_10: bool) -> Result<Body, Refusal> {
         match (self.chunked, self.content_length) {
             (true, Some(_)) => Err(refuse(400, "both Transfer-Encoding and Content-Length")),
@@ -162,7 +162,7 @@ impl<'h> Facts<'h> {
     }
 }
 
-/// Digits alone: no sign, no list, no blanks within (RFC 9110, 8.6).
+/// Digits only: no sign, no list, no spaces within (RFC 9110, 8.6).
 fn parse_length(value: &[u8]) -> Result<u64, Refusal> {
     let digits = value.trim_ascii();
     let valid = !digits.is_empty() && digits.len() <= 18 && digits.iter().all(u8::is_ascii_digit);

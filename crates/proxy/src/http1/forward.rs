@@ -1,7 +1,7 @@
-//! The life of one client connection: wait for a head → exchange → record, again and again. In: an accepted socket. Out:
-//! answers, access records, counts. What waits is small: buffers and the exchange exist only while there is a request. Bounds:
-//! `max_header_bytes`, `request_headers_timeout`, `idle_timeout` of the listener; a closing connection is read for `LINGER_MOST`, and `LINGER`
-//! between two reads, so that the last answer arrives before a reset.
+//! Serves one client connection: wait for a head → exchange → record, in a loop. In: an accepted socket. Out: responses,
+//! access records, counts. An idle connection is small: buffers and the exchange exist only while there is a request. Limits:
+//! `max_header_bytes`, `request_headers_timeout`, `idle_timeout` of the listener; a closing connection is read for
+//! `LINGER_MAX`, and `LINGER` between two reads, so that the last response arrives before a reset.
 
 use super::exchange::{After, Client, Report, run};
 use super::head::{self, Hop, Request};
@@ -10,7 +10,7 @@ use crate::accept::{DRAIN_PATIENCE, ListenerState};
 use crate::access::{PATH_MAX, Record};
 use crate::buffer::{Buffer, Scratch, write_all};
 use crate::lazy_timeout::LazyTimeout;
-use crate::parked::{ParkedSlot, Told, Waiting};
+use crate::parked::{Interrupt, ParkedSlot, Waiting};
 use std::borrow::Cow;
 use std::cell::Cell;
 use std::net::SocketAddr;
@@ -19,21 +19,21 @@ use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{ReadHalf, WriteHalf};
 
-/// How long a closing connection is read on (RFC 9112, 9.6), in all and without a byte: a client that writes its body to the end
-/// reads the answer after that.
-const LINGER_MOST: Duration = Duration::from_secs(30);
+/// How long a closing connection is still read (RFC 9112, 9.6), in total and without a byte: a client that writes its complete
+/// body first reads the response after that.
+const LINGER_MAX: Duration = Duration::from_secs(30);
 const LINGER: Duration = Duration::from_secs(2);
 const LINGER_CHUNK: usize = 128 << 10;
 
-/// How long one direction of a tunnel (WebSocket) may be silent, and how much is moved at a time.
+/// How long one direction of a tunnel (WebSocket) may be idle, and how much is copied at a time.
 const TUNNEL_IDLE: Duration = Duration::from_secs(3600);
 const TUNNEL_CHUNK: usize = 128 << 10;
 
-/// How long a peer may take nothing of an answer of ours, or of a tunnel.
+/// How long a peer may read nothing of Outrigger's own response, or of a tunnel.
 const WRITE_IDLE: Duration = Duration::from_secs(60);
 
-/// The part of a request head that is waited for where memory is short.
-const HEAD_WHEN_TIGHT: usize = 8 << 10;
+/// The largest incomplete request head under memory pressure.
+const HEAD_UNDER_PRESSURE: usize = 8 << 10;
 
 /// A client's connection.
 struct Connection {
@@ -45,11 +45,11 @@ struct Connection {
     slot: ParkedSlot,
 }
 
-/// What a wait for a request led to.
+/// The result of a wait for a request.
 enum Head {
     Complete,
     Refused(Refusal),
-    /// The connection ends without a request.
+    /// The connection closes without a request.
     End,
 }
 
@@ -58,7 +58,7 @@ pub async fn serve(stream: TcpStream, peer: SocketAddr, listener: Rc<ListenerSta
     let mut connection = Connection { stream, peer, listener, buffer: Buffer::default(), timeout, slot };
     loop {
         // A request's own state is large, and most connections have none most of the time.
-        let goes_on = match connection.next_head().await {
+        let keep_alive = match connection.next_head().await {
             Head::Complete => Box::pin(connection.request()).await,
             Head::Refused(refusal) => {
                 Box::pin(connection.refuse(refusal)).await;
@@ -66,14 +66,14 @@ pub async fn serve(stream: TcpStream, peer: SocketAddr, listener: Rc<ListenerSta
             }
             Head::End => false,
         };
-        if !goes_on {
+        if !keep_alive {
             return;
         }
     }
 }
 
 impl Connection {
-    /// Waits until a whole request head is there, or there is something wrong with it.
+    /// Waits until a request head is complete, or is rejected.
     async fn next_head(&mut self) -> Head {
         let Connection { stream, listener, buffer, timeout, slot, .. } = self;
         let (mut read, _) = stream.split();
@@ -91,26 +91,26 @@ impl Connection {
             if filled.len() >= plan.max_header_bytes {
                 return Head::Refused(too_large(filled));
             }
-            if filled.len() > HEAD_WHEN_TIGHT && listener.has_pressure() {
+            if filled.len() > HEAD_UNDER_PRESSURE && listener.has_pressure() {
                 let reason = "memory pressure: large request headers are temporarily rejected";
                 return Head::Refused(Refusal { status: 503, reason });
             }
-            let (what, left) = match filled {
+            let (waiting, left) = match filled {
                 [] => (Waiting::Idle, idle),
-                // The clock runs from the first byte, so that a byte now and then buys no time.
+                // The timeout runs from the first byte, so that an occasional byte does not extend it.
                 _ => {
                     let begun = begun.get_or_insert_with(Instant::now);
                     (Waiting::Head, plan.request_headers_timeout.saturating_sub(begun.elapsed()))
                 }
             };
-            match timeout.within(left, slot.wait(what, buffer.read(&mut read, plan.max_header_bytes))).await {
+            match timeout.within(left, slot.wait(waiting, buffer.read(&mut read, plan.max_header_bytes))).await {
                 Ok(Ok(Ok(count))) if count > 0 => {}
-                Ok(Err(Told::Drain)) => idle = DRAIN_PATIENCE,
-                Ok(Err(Told::GiveWay)) if what == Waiting::Head => {
+                Ok(Err(Interrupt::Drain)) => idle = DRAIN_PATIENCE,
+                Ok(Err(Interrupt::Evicted)) if waiting == Waiting::Head => {
                     let reason = "memory pressure: request with slow headers aborted";
                     return Head::Refused(Refusal { status: 503, reason });
                 }
-                Err(_) if what == Waiting::Head => {
+                Err(_) if waiting == Waiting::Head => {
                     let reason = "the request head took longer than request_headers_timeout";
                     return Head::Refused(Refusal { status: 408, reason });
                 }
@@ -119,7 +119,7 @@ impl Connection {
         }
     }
 
-    /// One request, from its head to its record; true where another may follow.
+    /// Handles one request, from its head to its record; true if another may follow.
     async fn request(&mut self) -> bool {
         let started = Instant::now();
         let mut out = Scratch::lend();
@@ -155,17 +155,17 @@ impl Connection {
             keep_alive: request.keep_alive && !self.listener.draining(),
         };
         let mut report = run(&mut client, &self.listener.cluster, &request, out).await;
-        if let Some((status, why)) = &report.own_answer {
-            answer(write.as_ref(), *status, why, request.method).await;
+        if let Some((status, reason)) = &report.own_response {
+            respond(write.as_ref(), *status, reason, request.method).await;
         }
         let mut done =
             Exchanged { method: request.method, sent: &sent, path: &path, took: started.elapsed(), peer: self.peer };
-        let after = std::mem::replace(&mut report.after, After::Gone);
-        if let After::Tunnel(mut checkout, mut leftover) = after {
+        let after = std::mem::replace(&mut report.after, After::Abort);
+        if let After::Tunnel(mut checkout, mut unread) = after {
             let (up, down) = (Cell::new(report.bytes_received), Cell::new(report.bytes_sent));
             let client = (read, write, &mut self.buffer);
             tokio::select! {
-                () = tunnel(client, (&mut checkout.stream, &mut leftover), &up, &down) => {}
+                () = tunnel(client, (&mut checkout.stream, &mut unread), &up, &down) => {}
                 () = self.listener.cut() => {}
             }
             (report.bytes_received, report.bytes_sent) = (up.get(), down.get());
@@ -180,7 +180,7 @@ impl Connection {
         matches!(after, After::Next)
     }
 
-    /// Answers a request that must not be forwarded (RFC 9110, 7.6.2): as the server that it asks for.
+    /// Responds to a request that must not be forwarded, as its final recipient (RFC 9110, 7.6.2).
     async fn last_hop(&mut self, request: &Request, sent: &str, path: &[u8], started: Instant) -> bool {
         let head = self.buffer.filled().get(..request.length).unwrap_or(&[]);
         let (kind, body) = match request.method {
@@ -188,7 +188,7 @@ impl Connection {
             _ => ("", Vec::new()),
         };
         let head = format!("HTTP/1.1 200 OK\r\n{kind}Content-Length: {}\r\nConnection: close\r\n\r\n", body.len());
-        // A client that is gone needs no answer.
+        // A disconnected client needs no response.
         let _ = write_all(&self.stream, &[head.as_bytes(), &body].concat(), WRITE_IDLE).await;
         let mut report = Report::new(200);
         (report.bytes_received, report.bytes_sent) = (request.length as u64, (head.len() + body.len()) as u64);
@@ -200,19 +200,19 @@ impl Connection {
 
     async fn refuse(&mut self, refusal: Refusal) {
         let began = Instant::now();
-        answer(&self.stream, refusal.status, refusal.reason, method_of(self.buffer.filled())).await;
+        respond(&self.stream, refusal.status, refusal.reason, method_of(self.buffer.filled())).await;
         let refused = Exchanged { method: Method::Other, sent: "", path: &[], took: began.elapsed(), peer: self.peer };
         record(&self.listener, &refused, &Report::new(refusal.status));
         self.linger().await;
     }
 
-    /// Ends our side and reads on for a while: bytes that nobody read would turn our close into a reset, and the client might
-    /// lose the answer.
+    /// Closes the write side and keeps reading for a while: unread bytes would turn the close into a reset, and the client
+    /// might lose the response.
     async fn linger(&mut self) {
         if rustix::net::shutdown(&self.stream, rustix::net::Shutdown::Write).is_err() {
             return;
         }
-        let until = Instant::now() + LINGER_MOST;
+        let until = Instant::now() + LINGER_MAX;
         let (mut read, _) = self.stream.split();
         loop {
             self.buffer.consume(usize::MAX);
@@ -225,7 +225,7 @@ impl Connection {
     }
 }
 
-/// A head without an end: its first line tells what is too long (RFC 9110, 15.5.15).
+/// An incomplete head: its first line shows what is too long (RFC 9110, 15.5.15).
 fn too_large(head: &[u8]) -> Refusal {
     match memchr::memchr(b'\n', head) {
         Some(_) => Refusal { status: 431, reason: "the request head is larger than this listener's max_header_bytes" },
@@ -233,12 +233,12 @@ fn too_large(head: &[u8]) -> Refusal {
     }
 }
 
-/// The method of a head that is refused: an answer to HEAD has no body whatever is wrong.
+/// The method of a rejected head: a response to HEAD has no body, whatever the error.
 fn method_of(head: &[u8]) -> Method {
     if head.starts_with(b"HEAD ") { Method::Head } else { Method::Other }
 }
 
-/// A request as it came, without what nobody else should read (RFC 9110, 9.3.8).
+/// A request as received, without sensitive fields (RFC 9110, 9.3.8).
 fn without_secrets(head: &[u8]) -> Vec<u8> {
     let secret = |line: &&[u8]| {
         let name = line.split(|byte| *byte == b':').next().unwrap_or(line);
@@ -249,8 +249,8 @@ fn without_secrets(head: &[u8]) -> Vec<u8> {
     head.split_inclusive(|byte| *byte == b'\n').filter(|line| !secret(line)).flatten().copied().collect()
 }
 
-/// An answer of our own, which says in words what is wrong; the connection closes behind it.
-async fn answer(stream: &TcpStream, status: u16, why: &str, method: Method) {
+/// Sends Outrigger's own response with the reason as text; the connection closes after it.
+async fn respond(stream: &TcpStream, status: u16, reason: &str, method: Method) {
     let title = match status {
         400 => "Bad Request",
         408 => "Request Timeout",
@@ -264,32 +264,32 @@ async fn answer(stream: &TcpStream, status: u16, why: &str, method: Method) {
         508 => "Loop Detected",
         _ => "Error",
     };
-    let body = format!("outrigger: {why}\n");
+    let body = format!("outrigger: {reason}\n");
     let head = format!(
         "HTTP/1.1 {status} {title}\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
         body.len()
     );
     // RFC 9110, 9.3.2.
     let body = if method == Method::Head { "" } else { &body };
-    // A client that is gone needs no answer.
+    // A disconnected client needs no response.
     let _ = write_all(stream, format!("{head}{body}").as_bytes(), WRITE_IDLE).await;
 }
 
-/// The longest method that a record shows whole.
+/// The longest method that a record shows in full.
 const METHOD_MAX: usize = 32;
 
-/// The method as the client sent it; metrics have one label for all that are not known.
+/// The method as the client sent it; metrics have one label for all unknown ones.
 fn sent_method(request: &Request, head: &[u8]) -> Cow<'static, str> {
     if request.method != Method::Other {
         return Cow::Borrowed(request.method.text());
     }
-    // Empty lines may come before the request line (RFC 9112, 2.2). A method is made of ASCII (RFC 9110, 5.6.2).
+    // Empty lines may precede the request line (RFC 9112, 2.2). A method consists of ASCII (RFC 9110, 5.6.2).
     let line = head.trim_ascii_start();
     let method = line.split(|byte| *byte == b' ').next().unwrap_or_default();
     Cow::Owned(String::from_utf8_lossy(method.get(..METHOD_MAX).unwrap_or(method)).into_owned())
 }
 
-/// What the record tells beside the report.
+/// What the record contains in addition to the report.
 struct Exchanged<'a> {
     method: Method,
     /// The method as it was sent.
@@ -312,7 +312,7 @@ fn record(listener: &ListenerState, done: &Exchanged<'_>, report: &Report) {
         took: done.took,
         bytes_received: report.bytes_received,
         bytes_sent: report.bytes_sent,
-        ended_by: report.ended_by.map(super::exchange::By::as_str),
+        ended_by: report.ended_by.map(super::exchange::Side::as_str),
     };
     listener.recorder.keep(listener.index, &record);
     if let Some(access) = &listener.access {
@@ -320,7 +320,7 @@ fn record(listener: &ListenerState, done: &Exchanged<'_>, report: &Report) {
     }
 }
 
-/// Moves bytes both ways after a 101, each direction until its own end; counts how many went up and down.
+/// Copies bytes in both directions after a 101, each until its own end; counts the bytes of each direction.
 async fn tunnel(
     (mut client, to_client, from_client): (ReadHalf<'_>, WriteHalf<'_>, &mut Buffer),
     (endpoint, from_endpoint): (&mut TcpStream, &mut Buffer),
@@ -333,17 +333,17 @@ async fn tunnel(
     tokio::join!(up, down);
 }
 
-async fn one_way(from: &mut ReadHalf<'_>, buffer: &mut Buffer, to: &TcpStream, moved: &Cell<u64>) {
+async fn one_way(from: &mut ReadHalf<'_>, buffer: &mut Buffer, to: &TcpStream, copied: &Cell<u64>) {
     let mut timeout = LazyTimeout::new(TUNNEL_IDLE);
     loop {
         if write_all(to, buffer.filled(), WRITE_IDLE).await.is_err() {
             return;
         }
-        moved.set(moved.get() + buffer.filled().len() as u64);
+        copied.set(copied.get() + buffer.filled().len() as u64);
         buffer.consume(usize::MAX);
         match timeout.within(TUNNEL_IDLE, buffer.read(from, TUNNEL_CHUNK)).await {
             Ok(Ok(count)) if count > 0 => {}
-            // The end of one direction is passed on; the other goes on (half-close).
+            // The end of one direction is forwarded; the opposite direction continues (half-close).
             _ => {
                 let _ = rustix::net::shutdown(to, rustix::net::Shutdown::Write);
                 return;

@@ -1,6 +1,6 @@
-//! Heads: parse, refuse what is ambiguous, rewrite. In: bytes of a connection. Out: what the forwarder must know, and the
-//! head for the other side, appended to a buffer: same headers in the same case and order, without the hop-by-hop ones
-//! (RFC 9110, 7.6.1). Bound: `HEADERS_MAX` headers; the caller bounds the bytes.
+//! Heads: parse, reject ambiguity, rewrite. In: bytes of a connection. Out: what the forwarder must know, and the head for
+//! the other side, appended to a buffer: same headers in the same case and order, without the hop-by-hop ones
+//! (RFC 9110, 7.6.1). Limits: `HEADERS_MAX` headers; the caller limits the bytes.
 
 use super::body::Body;
 use super::fields::{Facts, Known, known};
@@ -11,32 +11,32 @@ use std::mem::MaybeUninit;
 
 pub const HEADERS_MAX: usize = 128;
 
-/// A request as far as forwarding needs it.
+/// The parts of a request that forwarding needs.
 #[derive(Debug)]
 pub struct Request {
     /// Bytes of the head in the read buffer.
     pub length: usize,
     pub method: Method,
-    /// Where the path stands in the read buffer, for the access record.
+    /// The range of the path in the read buffer, for the access record.
     pub path: std::ops::Range<usize>,
     pub body: Body,
     pub keep_alive: bool,
     pub http_10: bool,
-    /// The protocols that the client would change to; None where it asks for none that is passed on.
+    /// The protocols that the client offers to switch to; None if it offers none that is forwarded.
     pub upgrade: Option<Box<[u8]>>,
-    /// The client asked that nobody further away answers (RFC 9110, 7.6.2).
+    /// The request must not be forwarded, since its Max-Forwards is 0 (RFC 9110, 7.6.2).
     pub last_hop: bool,
 }
 
-/// What a listener puts into the heads that it forwards.
+/// What a listener inserts into the heads that it forwards.
 pub struct Hop<'a> {
-    /// The endpoint's authority, for a client that names no host.
+    /// The endpoint's authority, for a request without a host.
     pub authority: &'a str,
-    /// Our own name in `Via`, by which a request is known that was here before.
+    /// The listener's name in `Via`, which detects a request that already passed through it.
     pub via: &'a str,
 }
 
-/// A response as far as forwarding needs it.
+/// The parts of a response that forwarding needs.
 #[derive(Debug)]
 pub struct Response {
     pub length: usize,
@@ -46,7 +46,7 @@ pub struct Response {
     pub keep_alive: bool,
 }
 
-/// Whether the head is complete, or cannot become a right one: a look without a parse.
+/// Whether the head is complete, or cannot become valid: a check without a parse.
 pub fn is_complete(bytes: &[u8]) -> bool {
     bytes.ends_with(b"\r\n\r\n")
         || memchr::memchr_iter(b'\n', bytes).any(|at| {
@@ -63,13 +63,13 @@ pub fn request(bytes: &[u8], hop: &Hop<'_>, out: &mut Vec<u8>) -> Result<Option<
         Ok(Status::Complete(length)) => length,
         Ok(Status::Partial) => return Ok(None),
         Err(httparse::Error::TooManyHeaders) => return Err(refuse(431, "too many headers")),
-        // RFC 9110, 15.6.6: a major version that is not ours, as in HTTP/2's preface.
+        // RFC 9110, 15.6.6: an unsupported major version, as in HTTP/2's preface.
         Err(httparse::Error::Version) if is_other_version(bytes) => {
-            return Err(refuse(505, "only HTTP/1.0 and HTTP/1.1 are spoken here"));
+            return Err(refuse(505, "only HTTP/1.0 and HTTP/1.1 are supported"));
         }
         Err(_) => return Err(refuse(400, "the request head is malformed")),
     };
-    // RFC 9112, 2.2 lets a recipient take a bare LF; the endpoint might see the head end elsewhere then.
+    // RFC 9112, 2.2 lets a recipient accept a bare LF; the endpoint might then see the head end elsewhere.
     if has_bare_lf(bytes.get(..length).unwrap_or(&[])) {
         return Err(refuse(400, "a line of the head ends in a bare LF"));
     }
@@ -78,23 +78,23 @@ pub fn request(bytes: &[u8], hop: &Hop<'_>, out: &mut Vec<u8>) -> Result<Option<
     };
     let method = Method::of(method_text);
     if method == Method::Connect {
-        return Err(refuse(501, "CONNECT is not forwarded here"));
+        return Err(refuse(501, "CONNECT is not supported"));
     }
     let facts = Facts::of(parsed.headers)?;
     let http_10 = minor == 0;
     let body = facts.request_body(http_10)?;
     let (host, target) = split_target(method, target)?;
     if !http_10 && facts.hosts == 0 {
-        return Err(refuse(400, "HTTP/1.1 needs a Host header"));
+        return Err(refuse(400, "HTTP/1.1 requires a Host header"));
     }
     if !host.or(facts.host).is_none_or(is_host) {
-        return Err(refuse(400, "the host is no name or address with a port"));
+        return Err(refuse(400, "invalid host: expected a name or address, with an optional port"));
     }
     if !facts.via.is_empty() && facts.via.iter().any(|via| memchr::memmem::find(via, hop.via.as_bytes()).is_some()) {
         return Err(refuse(508, "loop detected: the request already passed through this listener"));
     }
     let upgrade = (facts.connection_upgrade && !facts.h2c && !http_10).then(|| facts.upgrade.join(&b","[..]));
-    let upgrade = upgrade.filter(|asked| !asked.is_empty()).map(Vec::into_boxed_slice);
+    let upgrade = upgrade.filter(|protocols| !protocols.is_empty()).map(Vec::into_boxed_slice);
     let traced = matches!(method, Method::Options | Method::Trace);
     let path = match target {
         Target::Written(text) => {
@@ -148,7 +148,7 @@ fn request_headers(
     }
     let mut te = false;
     for header in headers {
-        let kept = match known(header.name) {
+        let forwarded = match known(header.name) {
             Some(Known::Connection | Known::KeepAlive | Known::ProxyConnection | Known::Http2Settings) => false,
             Some(Known::Upgrade) => upgrade,
             Some(Known::Te) => {
@@ -162,9 +162,9 @@ fn request_headers(
                 out.extend_from_slice(format!("Max-Forwards: {left}\r\n").as_bytes());
                 false
             }
-            _ => !facts.is_named(header.name),
+            _ => !facts.is_connection_option(header.name),
         };
-        if kept {
+        if forwarded {
             copy_header(bytes, header, out);
         }
     }
@@ -177,7 +177,7 @@ fn request_headers(
     for part in [&b"Via: 1.1 "[..], hop.via.as_bytes(), b"\r\n"] {
         out.extend_from_slice(part);
     }
-    // RFC 9110, 10.1.4: TE is of one hop, and Connection says so.
+    // RFC 9110, 10.1.4: TE is hop-by-hop, and Connection must list it.
     out.extend_from_slice(match (upgrade, te) {
         (true, true) => b"Connection: upgrade, TE\r\n",
         (true, false) => b"Connection: upgrade\r\n",
@@ -187,38 +187,42 @@ fn request_headers(
     out.extend_from_slice(b"\r\n");
 }
 
-/// What the response is an answer to.
+/// The request of a response.
 #[derive(Clone, Copy, Debug)]
 pub struct ResponseContext<'a> {
     pub method: Method,
     pub http_10: bool,
-    /// Whether the client's connection stays open after this response, as far as the request says.
+    /// Whether the client's connection stays open after this response, as far as the request determines it.
     pub keep_alive: bool,
     pub upgrade: Option<&'a [u8]>,
 }
 
 /// Parses a response head and writes the one for the client. `Ok(None)`: more bytes are needed.
-pub fn response(bytes: &[u8], asked: ResponseContext<'_>, out: &mut Vec<u8>) -> Result<Option<Response>, &'static str> {
+pub fn response(
+    bytes: &[u8],
+    context: ResponseContext<'_>,
+    out: &mut Vec<u8>,
+) -> Result<Option<Response>, &'static str> {
     let mut space = [const { MaybeUninit::<Header<'_>>::uninit() }; HEADERS_MAX];
     let mut parsed = httparse::Response::new(&mut []);
     let config = httparse::ParserConfig::default();
     let length = match config.parse_response_with_uninit_headers(&mut parsed, bytes, &mut space) {
         Ok(Status::Complete(length)) => length,
         Ok(Status::Partial) => return Ok(None),
-        Err(httparse::Error::TooManyHeaders) => return Err("its response head has more headers than are taken"),
-        Err(_) => return Err("its response head is malformed"),
+        Err(httparse::Error::TooManyHeaders) => return Err("too many response headers"),
+        Err(_) => return Err("malformed response head"),
     };
-    let (Some(status), Some(minor)) = (parsed.code, parsed.version) else { return Err("its status line is malformed") };
+    let (Some(status), Some(minor)) = (parsed.code, parsed.version) else { return Err("malformed status line") };
     let facts = Facts::of(parsed.headers).map_err(|refusal| refusal.reason)?;
     let switching = status == 101;
-    if switching && !is_offered(asked.upgrade, &facts.upgrade) {
-        // RFC 9110, 7.8: a server must not switch to a protocol that the client has not named.
+    if switching && !is_offered(context.upgrade, &facts.upgrade) {
+        // RFC 9110, 7.8: a server must not switch to a protocol that the client did not offer.
         return Err("unexpected 101 Switching Protocols");
     }
-    let body = facts.response_body(status, asked.method)?;
+    let body = facts.response_body(status, context.method)?;
     let interim = (100..200).contains(&status);
-    if interim && asked.http_10 && !switching {
-        // RFC 9110, 15.2: an HTTP/1.0 client knows no interim responses.
+    if interim && context.http_10 && !switching {
+        // RFC 9110, 15.2: an HTTP/1.0 client does not know interim responses.
         return Ok(Some(Response { length, status, body: Body::None, keep_alive: true }));
     }
     let head_start = out.len();
@@ -227,19 +231,19 @@ pub fn response(bytes: &[u8], asked: ResponseContext<'_>, out: &mut Vec<u8>) -> 
     out.extend_from_slice(&number);
     out.extend_from_slice(parsed.reason.unwrap_or("").as_bytes());
     out.extend_from_slice(b"\r\n");
-    let unchunk = asked.http_10 && matches!(body, Body::Chunked(_));
+    let unchunk = context.http_10 && matches!(body, Body::Chunked(_));
     for header in parsed.headers.iter() {
-        let kept = match known(header.name) {
+        let forwarded = match known(header.name) {
             Some(Known::Connection | Known::KeepAlive | Known::ProxyConnection) => false,
             Some(Known::Upgrade) => switching || status == 426,
-            // RFC 9110, 8.6 and RFC 9112, 6.1: neither belongs to a 1xx or a 204.
+            // RFC 9110, 8.6 and RFC 9112, 6.1: neither is allowed in a 1xx or a 204.
             Some(Known::TransferEncoding | Known::ContentLength) if interim || status == 204 => false,
             Some(Known::TransferEncoding) => !unchunk,
-            // RFC 9112, 6.3: with both, Transfer-Encoding tells the length, and Content-Length must not be passed on.
+            // RFC 9112, 6.3: with both, Transfer-Encoding defines the length, and Content-Length must not be forwarded.
             Some(Known::ContentLength) => !facts.chunked,
-            _ => !facts.is_named(header.name),
+            _ => !facts.is_connection_option(header.name),
         };
-        if kept {
+        if forwarded {
             copy_header(bytes, header, out);
         }
     }
@@ -247,25 +251,25 @@ pub fn response(bytes: &[u8], asked: ResponseContext<'_>, out: &mut Vec<u8>) -> 
     if switching {
         out.extend_from_slice(b"Connection: upgrade\r\n");
     } else if interim {
-        // An interim response says nothing of the connection.
-    } else if !asked.keep_alive || !length_known {
+        // An interim response does not affect the connection.
+    } else if !context.keep_alive || !length_known {
         out.extend_from_slice(b"Connection: close\r\n");
-    } else if asked.http_10 {
+    } else if context.http_10 {
         out.extend_from_slice(b"Connection: keep-alive\r\n");
     }
     out.extend_from_slice(b"\r\n");
     debug_assert!(out.len() > head_start);
     let keep_alive = facts.persists(minor == 0) && !matches!(body, Body::UntilClose);
-    // What both sides counted differently must not be reused; nor what HTTP/1.0 has no word for (RFC 9112, 6.1).
+    // A connection with ambiguous framing must not be reused, nor one with chunks in HTTP/1.0 (RFC 9112, 6.1).
     let keep_alive = keep_alive && !(facts.chunked && (facts.content_length.is_some() || minor == 0));
     Ok(Some(Response { length, status, body, keep_alive }))
 }
 
-/// Whether all protocols of an answer are among those of its request.
-fn is_offered(asked: Option<&[u8]>, answered: &[&[u8]]) -> bool {
-    let Some(asked) = asked else { return false };
-    let is_asked = |answer: &&[u8]| asked.split(|byte| *byte == b',').any(|one| one.eq_ignore_ascii_case(answer));
-    !answered.is_empty() && answered.iter().all(is_asked)
+/// Whether all protocols of a response are among those of its request.
+fn is_offered(offered: Option<&[u8]>, selected: &[&[u8]]) -> bool {
+    let Some(offered) = offered else { return false };
+    let is_known = |protocol: &&[u8]| offered.split(|byte| *byte == b',').any(|one| one.eq_ignore_ascii_case(protocol));
+    !selected.is_empty() && selected.iter().all(is_known)
 }
 
 /// Copies a header line as it was written: the range from its name to the end of its value.
@@ -298,7 +302,7 @@ mod tests {
     fn check_request(head: &str, expect: Result<&str, u16>) {
         let mut out = Vec::new();
         let parsed = request(head.as_bytes(), &HOP, &mut out);
-        // Behind all that is kept stands our own line.
+        // The added line follows all forwarded ones.
         let text = String::from_utf8_lossy(&out).replace("Via: 1.1 o-1\r\n", "");
         match (parsed, expect) {
             (Ok(Some(parsed)), Ok(want)) => {
@@ -312,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn heads_keep_case_and_order_and_lose_what_is_hop_by_hop() {
+    fn head_keeps_case_and_order_drops_hop_by_hop() {
         check_request(
             "GET /a?b HTTP/1.1\r\nhOsT: x\r\nX-Two:  2 \r\nConnection: close, X-Drop\r\nX-Drop: 1\r\nKeep-Alive: 5\r\nTE: gzip\r\nA:\r\n\r\n",
             Ok("GET /a?b HTTP/1.1\r\nhOsT: x\r\nX-Two:  2\r\nA: \r\n\r\n"),
@@ -334,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn ambiguous_requests_are_refused() {
+    fn ambiguous_requests_are_rejected() {
         for (lines, status) in [
             ("Content-Length: 5\r\nTransfer-Encoding: chunked\r\n", 400),
             ("Content-Length: 5\r\nContent-Length: 5\r\n", 400),
@@ -363,7 +367,7 @@ mod tests {
     }
 
     #[test]
-    fn a_target_and_its_host_are_one_or_refused() {
+    fn absolute_target_sets_host_or_is_rejected() {
         let host = |target: &str, method: &str| format!("{method} {target} HTTP/1.1\r\nHost: x\r\n\r\n");
         for (target, method, want) in [
             ("http://y?id=7", "GET", "GET /?id=7 HTTP/1.1\r\nHost: y\r\n\r\n"),
@@ -388,7 +392,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_of_one_hop_are_rewritten() {
+    fn hop_by_hop_fields_are_rewritten() {
         check_request(
             "GET / HTTP/1.1\r\nHost: x\r\nTE: trailers\r\n\r\n",
             Ok("GET / HTTP/1.1\r\nHost: x\r\nTE: trailers\r\nConnection: TE\r\n\r\n"),
@@ -401,11 +405,11 @@ mod tests {
             "TRACE / HTTP/1.1\r\nHost: x\r\nMax-Forwards: 5\r\n\r\n",
             Ok("TRACE / HTTP/1.1\r\nHost: x\r\nMax-Forwards: 4\r\n\r\n"),
         );
-        let asked = ResponseContext { upgrade: Some(b"websocket,chat"), ..GET };
+        let context = ResponseContext { upgrade: Some(b"websocket,chat"), ..GET };
         let switch = "HTTP/1.1 101 S\r\nUpgrade: Chat\r\nConnection: upgrade\r\n\r\n";
-        check_response(switch, asked, Ok((switch, true)));
-        check_response("HTTP/1.1 101 S\r\nUpgrade: h2c\r\n\r\n", asked, Err("unexpected 101"));
-        check_response("HTTP/1.1 101 S\r\n\r\n", asked, Err("unexpected 101"));
+        check_response(switch, context, Ok((switch, true)));
+        check_response("HTTP/1.1 101 S\r\nUpgrade: h2c\r\n\r\n", context, Err("unexpected 101"));
+        check_response("HTTP/1.1 101 S\r\n\r\n", context, Err("unexpected 101"));
         let old = "HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\n\r\n";
         check_response(old, GET, Ok(("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", false)));
         let both = "HTTP/1.1 200 OK\r\nContent-Length: 9\r\nTransfer-Encoding: chunked\r\n\r\n";
@@ -413,9 +417,9 @@ mod tests {
         check_response(both, head, Ok(("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", false)));
     }
 
-    fn check_response(head: &str, asked: ResponseContext<'_>, expect: Result<(&str, bool), &str>) {
+    fn check_response(head: &str, context: ResponseContext<'_>, expect: Result<(&str, bool), &str>) {
         let mut out = Vec::new();
-        match (response(head.as_bytes(), asked, &mut out), expect) {
+        match (response(head.as_bytes(), context, &mut out), expect) {
             (Ok(Some(parsed)), Ok((want, keep_alive))) => {
                 assert_eq!(String::from_utf8_lossy(&out), want, "{head}");
                 assert_eq!(parsed.keep_alive, keep_alive, "{head}");
@@ -429,7 +433,7 @@ mod tests {
         ResponseContext { method: Method::Get, http_10: false, keep_alive: true, upgrade: None };
 
     #[test]
-    fn responses_say_truly_whether_the_connection_stays() {
+    fn responses_state_whether_connection_persists() {
         let ok = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n";
         check_response(ok, GET, Ok((ok, true)));
         check_response(
@@ -460,11 +464,11 @@ mod tests {
     }
 
     #[test]
-    fn a_response_with_too_many_headers_is_told_from_a_malformed_one() {
-        let asked = ResponseContext { method: Method::Get, http_10: false, keep_alive: true, upgrade: None };
-        let refused = |head: &str| response(head.as_bytes(), asked, &mut Vec::new()).err();
+    fn too_many_response_headers_is_a_separate_error() {
+        let context = ResponseContext { method: Method::Get, http_10: false, keep_alive: true, upgrade: None };
+        let rejected = |head: &str| response(head.as_bytes(), context, &mut Vec::new()).err();
         let many = format!("HTTP/1.1 200 OK\r\n{}\r\n", "Set-Cookie: a=b\r\n".repeat(HEADERS_MAX + 1));
-        assert_eq!(refused(&many), Some("its response head has more headers than are taken"));
-        assert_eq!(refused("HTTP/1.1 two hundred\r\n\r\n"), Some("its response head is malformed"));
+        assert_eq!(rejected(&many), Some("too many response headers"));
+        assert_eq!(rejected("HTTP/1.1 two hundred\r\n\r\n"), Some("malformed response head"));
     }
 }

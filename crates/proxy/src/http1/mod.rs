@@ -1,5 +1,5 @@
 //! The HTTP/1.1 forwarder: own code on `httparse`, heads as byte ranges over the read buffer, case and order of headers
-//! kept (RFC 9110, RFC 9112). `head` reads and rewrites heads, `body` finds their ends, `forward` moves a request.
+//! preserved (RFC 9110, RFC 9112). `head` parses and rewrites heads, `body` finds their ends, `forward` serves a connection.
 
 pub mod syntax;
 pub mod head;

@@ -1,6 +1,6 @@
-//! What requests, responses and their parsers share: methods, tokens, and why a message is refused.
+//! What requests, responses and their parsers share: methods, tokens, and why a message is rejected.
 
-/// Why a request is refused, with the status that says so.
+/// Why a request is rejected, with the status of the response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Refusal {
     pub status: u16,
@@ -13,7 +13,7 @@ pub const fn refuse(status: u16, reason: &'static str) -> Refusal {
 
 macro_rules! methods {
     ($($name:ident $text:literal),+) => {
-        /// The methods with a meaning of their own here; every other one counts under one label.
+        /// The known methods; every other one counts under one label.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub enum Method { $($name),+, Other }
 
@@ -32,7 +32,7 @@ macro_rules! methods {
 methods!(Get "GET", Head "HEAD", Post "POST", Put "PUT", Delete "DELETE", Options "OPTIONS", Trace "TRACE", Patch "PATCH", Connect "CONNECT");
 
 impl Method {
-    /// RFC 9110, 9.2.2: sending it twice is as good as once.
+    /// RFC 9110, 9.2.2: sending it twice has the same effect as once.
     pub fn is_idempotent(self) -> bool {
         !matches!(self, Method::Post | Method::Patch | Method::Connect | Method::Other)
     }

@@ -1,20 +1,20 @@
-//! What a request asks for (RFC 9112, 3.2). In: a target and its method. Out: the host that an absolute one names, and what is left
-//! for the endpoint; any other form is refused.
+//! The target of a request (RFC 9112, 3.2). In: a target and its method. Out: the host of an absolute target, and the target
+//! for the endpoint; any other form is rejected.
 
 use super::syntax::{Method, Refusal, refuse};
 
-/// What the endpoint is asked for.
+/// The target that the endpoint gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Target<'t> {
     /// As it was written.
     Written(&'t str),
     /// The root with this query: an absolute target had no path (RFC 9112, 3.2.1).
     Root(&'t str),
-    /// The server as a whole (RFC 9112, 3.2.4).
+    /// The entire server (RFC 9112, 3.2.4).
     Asterisk,
 }
 
-/// The host of an absolute target, and what is left for the endpoint (RFC 9112, 3.2).
+/// The host of an absolute target, and the target for the endpoint (RFC 9112, 3.2).
 pub fn split_target(method: Method, target: &str) -> Result<(Option<&str>, Target<'_>), Refusal> {
     if target.contains('#') {
         return Err(refuse(400, "the target has a fragment"));
@@ -33,10 +33,10 @@ pub fn split_target(method: Method, target: &str) -> Result<(Option<&str>, Targe
     let rest = rest.ok_or(refuse(400, "the target is neither a path nor an http URL"))?;
     let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
     if authority.contains('@') {
-        return Err(refuse(400, "the target holds a user name or password"));
+        return Err(refuse(400, "the target contains a user name or password"));
     }
     if authority.is_empty() {
-        return Err(refuse(400, "the target names no host"));
+        return Err(refuse(400, "the target has no host"));
     }
     let target = match path {
         _ if path.starts_with('/') => Target::Written(path),
@@ -46,7 +46,7 @@ pub fn split_target(method: Method, target: &str) -> Result<(Option<&str>, Targe
     Ok((Some(authority), target))
 }
 
-/// RFC 3986, 3.2: `host [ ":" port ]`. An empty one is right where the target has no authority.
+/// RFC 3986, 3.2: `host [ ":" port ]`. An empty host is valid if the target has no authority.
 pub fn is_host(text: &str) -> bool {
     let (host, port) = match text.rsplit_once(':') {
         Some((host, port)) if !port.contains(']') => (host, port),
@@ -54,9 +54,9 @@ pub fn is_host(text: &str) -> bool {
     };
     let in_name = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=".contains(&byte);
     let address = |inside: &str| inside.bytes().all(|byte| byte.is_ascii_alphanumeric() || b":.%-_~".contains(&byte));
-    let host_fits = match host.strip_prefix('[') {
+    let host_is_valid = match host.strip_prefix('[') {
         Some(inside) => inside.strip_suffix(']').is_some_and(|inside| !inside.is_empty() && address(inside)),
         None => host.bytes().all(in_name),
     };
-    host_fits && (port.is_empty() || port.parse::<u16>().is_ok()) && port.bytes().all(|byte| byte.is_ascii_digit())
+    host_is_valid && (port.is_empty() || port.parse::<u16>().is_ok()) && port.bytes().all(|byte| byte.is_ascii_digit())
 }

@@ -1,6 +1,6 @@
-//! The other half of `tests/sandbox.rs`: a process with one thread that enters the sandbox and tries things. In: a scenario, a folder
-//! of its own with `in` (granted) and `out` (not granted), and what the scenario needs besides. Out: a line for each attempt, its
-//! name and `ok` or the number of the error, and the JSON of what holds. Bound: it ends; the test that started it sets a limit.
+//! Counterpart of `tests/sandbox.rs`: a process with one thread that enters the sandbox and makes attempts. In: a scenario, its
+//! own directory with `in` (granted) and `out` (not granted), and further arguments of the scenario. Out: a line per attempt,
+//! with its name and `ok` or the errno, and the JSON of what is enforced. Limits: it exits; the test sets a timeout.
 
 mod programs;
 mod refusals;
@@ -12,37 +12,37 @@ use std::path::{Path, PathBuf};
 
 fn main() {
     let given: Vec<String> = std::env::args().skip(1).collect();
-    let [scenario, folder, rest @ ..] = given.as_slice() else {
-        eprintln!("usage: inside SCENARIO FOLDER [MORE…]; `cargo test -p sandbox` starts it");
+    let [scenario, directory, rest @ ..] = given.as_slice() else {
+        eprintln!("usage: inside SCENARIO DIRECTORY [ARGUMENTS…]; started by `cargo test -p sandbox`");
         std::process::exit(2);
     };
-    let folder = Path::new(folder);
+    let directory = Path::new(directory);
     match scenario.as_str() {
-        "refusals" => refusals::run(folder, rest),
-        "ports" => refusals::ports(folder, rest),
-        "paths" => refusals::paths(folder),
-        "twice" => twice(folder),
-        "works" => works::run(folder, rest),
-        "programs" => programs::run(folder, rest),
-        other => panic!("no scenario {other}"),
+        "refusals" => refusals::run(directory, rest),
+        "ports" => refusals::ports(directory, rest),
+        "paths" => refusals::paths(directory),
+        "twice" => twice(directory),
+        "works" => works::run(directory, rest),
+        "programs" => programs::run(directory, rest),
+        other => panic!("unknown scenario {other}"),
     }
 }
 
-/// What every scenario begins with: the folder `in`, granted for writing.
-fn grants(folder: &Path) -> Grants {
-    Grants { write: vec![folder.join("in")], ..Grants::default() }
+/// The base of every scenario: the directory `in`, granted for writing.
+fn grants(directory: &Path) -> Grants {
+    Grants { write: vec![directory.join("in")], ..Grants::default() }
 }
 
 fn enter(grants: &Grants) -> Holds {
     let holds = sandbox::enter(grants);
-    println!("holds\t{}", serde_json::to_string(&holds).expect("it is plain data"));
+    println!("holds\t{}", serde_json::to_string(&holds).expect("plain data serializes"));
     holds
 }
 
-fn twice(folder: &Path) {
-    sandbox::enter(&grants(folder));
-    enter(&grants(folder));
-    attempt("goes on", std::fs::write(folder.join("in/file"), "text"));
+fn twice(directory: &Path) {
+    sandbox::enter(&grants(directory));
+    enter(&grants(directory));
+    attempt("write afterwards", std::fs::write(directory.join("in/file"), "text"));
 }
 
 fn attempt<T, E: Into<io::Error>>(name: &str, outcome: Result<T, E>) {

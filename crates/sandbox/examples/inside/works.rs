@@ -1,5 +1,5 @@
-//! What has to work inside, as the worker does it. In: the folder, a TCP port with an echo behind it, a UDP port with the same, and a
-//! free one to listen on. Out: a line for each attempt. Bound: no wait is longer than `LIMIT`.
+//! Operations of the worker that must work in the sandbox. In: the directory, the TCP port of an echo server, the UDP port of
+//! another, and a free port to listen on. Out: a line for each attempt. Limits: no wait is longer than `LIMIT`.
 
 use crate::{attempt, enter, grants, paths, port};
 use rustix::fs::{FallocateFlags, FlockOperation, MemfdFlags};
@@ -16,28 +16,28 @@ use tokio::net::{TcpListener, TcpStream, UdpSocket};
 
 const LIMIT: Duration = Duration::from_secs(10);
 
-pub fn run(folder: &Path, rest: &[String]) {
-    let [tcp, udp, free] = rest else { panic!("works needs three ports") };
+pub fn run(directory: &Path, rest: &[String]) {
+    let [tcp, udp, free] = rest else { panic!("scenario works needs three ports") };
     let (tcp, udp, free) = (port(tcp), port(udp), port(free));
-    enter(&Grants { read: paths(&["/etc/hostname"]), connect: vec![tcp, free], bind: vec![free], ..grants(folder) });
-    let inside = folder.join("in");
+    enter(&Grants { read: paths(&["/etc/hostname"]), connect: vec![tcp, free], bind: vec![free], ..grants(directory) });
+    let inside = directory.join("in");
 
     attempt("threads", threads());
     attempt("files", files(&inside));
-    attempt("names", names(&inside));
+    attempt("rename and link", rename_and_link(&inside));
     attempt("memory", memory());
     attempt("pipes", pipes());
     attempt("unix sockets", unix_sockets(&inside));
     attempt("attributes outside", fs::metadata("/etc/passwd"));
-    attempt("nothing to read and write", nothing());
-    attempt("our own figures", ourselves());
+    attempt("/dev/null", dev_null());
+    attempt("files of /proc/self", proc_self());
     attempt("a caught panic", caught_panic());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
         attempt("tcp to a granted port", within(echo(tcp)).await);
         attempt("tcp on a granted port", within(serve(free)).await);
         attempt("udp", within(datagram(udp)).await);
-        attempt("signals to ourselves", within(signals()).await);
+        attempt("signals to itself", within(signals()).await);
         attempt("a thread that blocks", within(blocking(inside.join("blocking"))).await);
         attempt("timers", within(timers()).await);
     });
@@ -47,21 +47,21 @@ async fn within<T>(work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
     tokio::time::timeout(LIMIT, work).await.map_err(Error::other)?
 }
 
-fn require(holds: bool, what: &str) -> io::Result<()> {
-    if holds { Ok(()) } else { Err(Error::other(what.to_string())) }
+fn require(condition: bool, error: &str) -> io::Result<()> {
+    if condition { Ok(()) } else { Err(Error::other(error.to_string())) }
 }
 
 fn threads() -> io::Result<()> {
     let named = std::thread::Builder::new().name("proxy-0".to_string()).spawn(|| {
-        // The sandbox comes along.
+        // The thread inherits the sandbox.
         (std::thread::available_parallelism().is_ok(), fs::read("/etc/passwd").is_err())
     })?;
-    let (counted, refused) = named.join().map_err(|_| Error::other("the thread panicked"))?;
-    require(counted && refused, "a thread has other rights than the one that made it")
+    let (counted, denied) = named.join().map_err(|_| Error::other("the thread panicked"))?;
+    require(counted && denied, "a thread has other permissions than its parent thread")
 }
 
 fn files(inside: &Path) -> io::Result<()> {
-    let path = inside.join("whole");
+    let path = inside.join("original");
     let mut file = File::options().read(true).write(true).create(true).truncate(true).open(&path)?;
     rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)?;
     file.write_all(b"one line\n")?;
@@ -76,25 +76,25 @@ fn files(inside: &Path) -> io::Result<()> {
     require(fs::read(inside.join("copy"))?.len() == 4096, "the copy is short")
 }
 
-fn names(inside: &Path) -> io::Result<()> {
+fn rename_and_link(inside: &Path) -> io::Result<()> {
     let (one, two) = (inside.join("one"), inside.join("two"));
     fs::create_dir_all(one.join("deep"))?;
     fs::create_dir_all(&two)?;
     fs::write(one.join("file"), "text")?;
-    // From one folder to another: Landlock's right to refer.
+    // From one directory to another: LANDLOCK_ACCESS_FS_REFER.
     fs::rename(one.join("file"), two.join("file"))?;
     fs::rename(one.join("deep"), two.join("deep"))?;
-    symlink("two", inside.join("beside"))?;
-    fs::rename(inside.join("beside"), inside.join("current"))?;
+    symlink("two", inside.join("next"))?;
+    fs::rename(inside.join("next"), inside.join("current"))?;
     fs::hard_link(two.join("file"), one.join("hard"))?;
-    require(fs::read_to_string(inside.join("current/file"))? == "text", "the link leads elsewhere")?;
-    require(fs::read_dir(&two)?.count() == 2, "the folder holds something else")?;
+    require(fs::read_to_string(inside.join("current/file"))? == "text", "the symlink has another target")?;
+    require(fs::read_dir(&two)?.count() == 2, "the directory has other contents")?;
     fs::remove_file(inside.join("current"))?;
     fs::remove_dir_all(two)?;
     fs::remove_dir_all(one)
 }
 
-/// As the capture ring gives its memory back.
+/// The way the capture ring releases its memory.
 fn memory() -> io::Result<()> {
     let memory = rustix::fs::memfd_create("ring", MemfdFlags::CLOEXEC)?;
     rustix::fs::ftruncate(&memory, 1 << 20)?;
@@ -104,11 +104,11 @@ fn memory() -> io::Result<()> {
     file.seek(SeekFrom::Start(0))?;
     let mut first = [1];
     file.read_exact(&mut first)?;
-    require(first == [0], "the hole is not empty")?;
-    // Large enough to be mapped, grown and given back.
+    require(first == [0], "the hole is not zero")?;
+    // Large enough for mmap, mremap and munmap.
     let mut large = vec![0u8; 8 << 20];
     large.resize(64 << 20, 1);
-    require(large.last() == Some(&1), "memory forgets")
+    require(large.last() == Some(&1), "memory lost its contents")
 }
 
 fn pipes() -> io::Result<()> {
@@ -132,12 +132,12 @@ fn unix_sockets(inside: &Path) -> io::Result<()> {
     require(&seen == b"REA", "the datagram changed its bytes")
 }
 
-fn nothing() -> io::Result<()> {
+fn dev_null() -> io::Result<()> {
     File::open("/dev/null")?.read_to_end(&mut Vec::new())?;
-    File::options().write(true).open("/dev/null")?.write_all(b"gone")
+    File::options().write(true).open("/dev/null")?.write_all(b"discarded")
 }
 
-fn ourselves() -> io::Result<()> {
+fn proc_self() -> io::Result<()> {
     for file in ["stat", "status", "smaps_rollup", "io", "limits", "cmdline", "task/self"] {
         let path = match file {
             "task/self" => format!("/proc/self/task/{}/stat", std::process::id()),
@@ -146,12 +146,12 @@ fn ourselves() -> io::Result<()> {
         fs::read(&path).map_err(|error| Error::other(format!("{path}: {error}")))?;
     }
     let open = fs::read_dir("/proc/self/fd")?.count();
-    require(open > 2, "no descriptors are shown")
+    require(open > 2, "/proc/self/fd shows no file descriptors")
 }
 
 fn caught_panic() -> io::Result<()> {
     std::panic::set_hook(Box::new(|_| {}));
-    let caught = std::thread::spawn(|| std::panic::catch_unwind(|| panic!("a fault of ours")).is_err()).join();
+    let caught = std::thread::spawn(|| std::panic::catch_unwind(|| panic!("provoked")).is_err()).join();
     let _ = std::panic::take_hook();
     require(matches!(caught, Ok(true)), "the panic was not caught")
 }
@@ -162,12 +162,12 @@ async fn echo(port: u16) -> io::Result<()> {
     stream.write_all(b"ping").await?;
     let mut seen = [0; 4];
     stream.read_exact(&mut seen).await?;
-    require(&seen == b"ping", "the echo is another")
+    require(&seen == b"ping", "the echo differs")
 }
 
 async fn serve(port: u16) -> io::Result<()> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await?;
-    let (served, asked) = tokio::join!(
+    let (served, echoed) = tokio::join!(
         async {
             let (mut stream, _) = listener.accept().await?;
             let mut seen = [0; 4];
@@ -176,23 +176,23 @@ async fn serve(port: u16) -> io::Result<()> {
         },
         echo(port)
     );
-    served.and(asked)
+    served.and(echoed)
 }
 
-/// As a DNS question: an unconnected port of ours, to a port that no grant names.
+/// Like a DNS query: from an unconnected socket to a port without a grant.
 async fn datagram(port: u16) -> io::Result<()> {
     let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await?;
     socket.send_to(b"question", (Ipv4Addr::LOCALHOST, port)).await?;
     let mut seen = [0; 16];
     let (length, _) = socket.recv_from(&mut seen).await?;
-    require(&seen[..length] == b"question", "the echo is another")
+    require(&seen[..length] == b"question", "the echo differs")
 }
 
 async fn signals() -> io::Result<()> {
     let mut handler = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::user_defined1())?;
-    // Sent by the test, which sees the line on our output.
+    // The test sends the signal once it reads this line.
     println!("waiting for SIGUSR1\tok");
-    handler.recv().await.ok_or(Error::other("the handler ended"))
+    handler.recv().await.ok_or(Error::other("the handler closed"))
 }
 
 async fn blocking(path: std::path::PathBuf) -> io::Result<()> {

@@ -14,7 +14,7 @@ use std::time::Instant;
 use sys::process::ChildSetup;
 
 impl Supervisor {
-    /// Prepares what the app writes to, once it is known whether that is captured.
+    /// Prepares the app's outputs, once it is known whether they are captured.
     pub(crate) fn begin_output(&mut self, plan: &Plan, pty: bool, streams: bool) {
         if plan.app.is_none() {
             return;
@@ -31,33 +31,33 @@ impl Supervisor {
 
     pub(crate) fn start_app(&mut self, now: Instant) {
         let (Some(plan), Some(exec)) = (&self.plan, &self.exec) else { return };
-        if !matches!(self.app.state, State::Waiting | State::Paused { .. }) || self.stop.is_some() {
+        if !matches!(self.app.state, State::Waiting | State::Backoff { .. }) || self.stop.is_some() {
             return;
         }
         let user = plan.app.as_ref().and_then(|app| app.user.as_ref());
         let mut ends = AppEnds::default();
-        let theirs = self.terminal.pty_ref().and_then(|pty| pty.theirs(user).ok());
+        let app_side = self.terminal.pty_ref().and_then(|pty| pty.open_app_side(user).ok());
         if let (Some(pty), Some([output, _])) = (self.terminal.pty_ref(), &mut self.streams) {
-            let copy = || theirs.as_ref().and_then(|fd| fd.try_clone().ok());
+            let copy = || app_side.as_ref().and_then(|fd| fd.try_clone().ok());
             ends = AppEnds { stdin: copy(), stdout: copy(), stderr: copy() };
             if let Ok(source) = pty.output() {
                 let _ = output.read_from(source);
             }
         } else if let Some([stdout, stderr]) = &mut self.streams {
-            // Without a pipe to be had the app writes to our own output, and lives.
+            // If no pipe can be created, the app writes to Outrigger's own output and keeps running.
             ends = AppEnds { stdin: None, stdout: stdout.attach(user).ok(), stderr: stderr.attach(user).ok() };
         }
         let setup = ChildSetup {
             stdin: ends.stdin.as_ref().map(|fd| fd.as_fd()),
             stdout: ends.stdout.as_ref().map(|fd| fd.as_fd()),
             stderr: ends.stderr.as_ref().map(|fd| fd.as_fd()),
-            session: self.terminal.session(plan.group, theirs.as_ref()),
+            session: self.terminal.session(plan.group, app_side.as_ref()),
             signals: &self.saved,
         };
         self.app.start(plan, exec, &setup, now);
         match self.app.pid() {
             Some(pid) => self.workers.send_to_active(ToWorker::AppStarted { pid }),
-            None if matches!(self.app.state, State::Paused { .. }) => {
+            None if matches!(self.app.state, State::Backoff { .. }) => {
                 self.app.ended.into_iter().for_each(|ended| self.workers.send_to_active(ToWorker::AppEnded(ended)));
             }
             None => self.begin_stop(SIGTERM, None, now),
@@ -65,11 +65,11 @@ impl Supervisor {
         self.notify_systemd_ready();
     }
 
-    pub(crate) fn app_ended(&mut self, status: WaitStatus, now: Instant) {
+    pub(crate) fn app_reaped(&mut self, status: WaitStatus, now: Instant) {
         let Some(plan) = &self.plan else { return };
         if plan.group {
-            // What the app leaves behind in its group learns that it is over, as it would under an init. The app itself is reaped,
-            // so that its number alone may be somebody else's already.
+            // Orphans in the app's group get SIGTERM, as they would under an init. The app itself is reaped, so that its pid,
+            // without the group, may already belong to another process.
             if let Some(pid) = self.app.pid() {
                 let _ = sys::process::kill(pid, SIGTERM, true);
             }
@@ -79,7 +79,7 @@ impl Supervisor {
             self.log_orphans(pid);
         }
         let ended = self.app.reaped(status, plan, self.stop.is_some(), now);
-        self.terminal.take_back(pid);
+        self.terminal.take_foreground(pid);
         if ended.restarts {
             self.workers.send_to_active(ToWorker::AppEnded(ended));
         } else if self.stop.is_none() {
@@ -87,13 +87,13 @@ impl Supervisor {
         }
     }
 
-    /// Processes of the app that have left its group, as of one that goes to the background: they live on without us.
+    /// Processes of the app that have left its group, as a daemon does: they keep running without Outrigger.
     pub(crate) fn log_orphans(&self, app: Option<i32>) {
         let workers: Vec<i32> =
-            WORKER_SLOTS.iter().filter_map(|place| self.workers.at(*place)).map(|worker| worker.pid).collect();
-        let left = sys::process::children();
-        let left = left.iter().filter(|(pid, _)| Some(*pid) != app && !workers.contains(pid));
-        let names: Vec<String> = left.map(|(pid, name)| format!("{name} ({pid})")).collect();
+            WORKER_SLOTS.iter().filter_map(|slot| self.workers.at(*slot)).map(|worker| worker.pid).collect();
+        let children = sys::process::children();
+        let orphans = children.iter().filter(|(pid, _)| Some(*pid) != app && !workers.contains(pid));
+        let names: Vec<String> = orphans.map(|(pid, name)| format!("{name} ({pid})")).collect();
         if !names.is_empty() {
             eprintln!(
                 "outrigger: app exited but left processes running: {}; daemonizing apps are not supported: start it in the foreground",
@@ -102,9 +102,9 @@ impl Supervisor {
         }
     }
 
-    /// The app in the other container has ended.
-    pub(crate) fn app_exited(&mut self, code: i32, now: Instant) {
-        if self.app.state == State::Elsewhere {
+    /// The app in the other container has exited.
+    pub(crate) fn external_app_exited(&mut self, code: i32, now: Instant) {
+        if self.app.state == State::External {
             self.app.ended.get_or_insert(Ended::with_code(code));
             self.stop_requested(0, now);
         }

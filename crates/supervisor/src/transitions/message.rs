@@ -1,4 +1,4 @@
-//! A worker sent a message: a plan, a request for another worker or a stop, or news of the app.
+//! A worker sent a message: a plan, a request for another worker or a stop, or a report about the app.
 
 use crate::app::App;
 use crate::message::{PACKET_MAX, ToSupervisor, ToWorker};
@@ -13,98 +13,98 @@ use std::path::PathBuf;
 use std::time::Instant;
 use sys::process::ExecPlan;
 
-/// Messages of one worker between two looks at everything else.
+/// Messages of one worker in one turn.
 const MESSAGES_PER_TURN: usize = 64;
 
 impl Supervisor {
     pub(crate) fn receive_from_workers(&mut self) {
         let mut packet = [0u8; PACKET_MAX];
-        for place in WORKER_SLOTS {
-            let mut heard = 0;
-            while heard < MESSAGES_PER_TURN
-                && let Some(bytes) = self.workers.at_mut(place).and_then(|worker| worker.recv(&mut packet))
+        for slot in WORKER_SLOTS {
+            let mut received = 0;
+            while received < MESSAGES_PER_TURN
+                && let Some(bytes) = self.workers.at_mut(slot).and_then(|worker| worker.recv(&mut packet))
             {
-                heard += 1;
+                received += 1;
                 if let Some(message) = ToSupervisor::decode(bytes) {
-                    self.apply_message(place, message);
+                    self.apply_message(slot, message);
                 }
             }
-            while let Some(notice) =
-                self.workers.at_mut(place).and_then(|worker| self.store.receive(&worker.notify, &self.manager))
+            while let Some(notification) =
+                self.workers.at_mut(slot).and_then(|worker| self.store.receive(&worker.notify, &self.systemd))
             {
-                if notice.ready {
-                    self.worker_ready(place, Instant::now());
+                if notification.ready {
+                    self.worker_ready(slot, Instant::now());
                 }
             }
         }
     }
 
-    pub(crate) fn apply_message(&mut self, place: WorkerSlot, message: ToSupervisor<'_>) {
+    pub(crate) fn apply_message(&mut self, slot: WorkerSlot, message: ToSupervisor<'_>) {
         let now = Instant::now();
-        // One that has been replaced, or does not serve yet, has no say in what becomes of the app.
-        let of_any = matches!(
+        // A worker that has been replaced, or does not serve yet, does not control the app.
+        let accepted_from_any = matches!(
             message,
             ToSupervisor::Plan { .. }
                 | ToSupervisor::Released
-                | ToSupervisor::AskDescriptors { .. }
+                | ToSupervisor::CountDescriptors { .. }
                 | ToSupervisor::ExitAcknowledged
                 | ToSupervisor::CannotStart { .. }
         );
-        if place != WorkerSlot::Active && !of_any {
+        if slot != WorkerSlot::Active && !accepted_from_any {
             return;
         }
         match message {
-            ToSupervisor::Plan { bytes } => self.take_plan(place, bytes, now),
+            ToSupervisor::Plan { bytes } => self.take_plan(slot, bytes, now),
             ToSupervisor::StartApp => self.start_app(now),
             ToSupervisor::Drained => {
                 if let Some(stop) = &mut self.stop {
                     stop.drain_until = now;
-                    // Nobody tells of the end of an app elsewhere, unless that is configured.
+                    // The exit of an external app is not reported, unless that is configured.
                     if !self.plan.as_ref().is_some_and(|plan| plan.awaits_end) {
-                        stop.elsewhere_until = now;
+                        stop.external_until = now;
                     }
                 }
             }
             ToSupervisor::SignalApp { signal } => self.app.signal(signal, false),
-            ToSupervisor::Replace { reason } => self.workers.want_replaced(reason, now),
+            ToSupervisor::Replace { reason } => self.workers.request_replacement(reason, now),
             ToSupervisor::Upgrade { binary } => {
                 let binary = if binary.is_empty() { self.binary.clone() } else { binary.to_vec() };
                 if self.is_written_by_workers(&binary) {
                     let reason = b"binary rejected: it is in a directory writable by the worker; move it elsewhere";
                     return self.workers.send_to_active(ToWorker::KeepServing { reason });
                 }
-                if !self.workers.want_upgrade(binary, now) {
-                    let reason = b"another worker is already taking over; try again";
+                if !self.workers.request_upgrade(binary, now) {
+                    let reason = b"another handover is already in progress; try again";
                     self.workers.send_to_active(ToWorker::KeepServing { reason });
                 }
             }
-            ToSupervisor::Released => self.workers.released(place),
-            ToSupervisor::ExitAcknowledged => self.app.heard = true,
+            ToSupervisor::Released => self.workers.released(slot),
+            ToSupervisor::ExitAcknowledged => self.app.exit_acknowledged = true,
             ToSupervisor::CannotStart { reason } => {
-                if let Some(worker) = self.workers.at_mut(place) {
+                if let Some(worker) = self.workers.at_mut(slot) {
                     worker.reason = Some(reason.to_vec());
                 }
             }
             ToSupervisor::Serving => {
-                if let Some(text) = self.workers.at_mut(place).and_then(|worker| worker.text.take()) {
-                    self.kept.last_good = text;
+                if let Some(text) = self.workers.at_mut(slot).and_then(|worker| worker.text.take()) {
+                    self.saved_config.last_good = text;
                 }
             }
             ToSupervisor::Stop { within_ms } => self.stop_requested(within_ms, now),
-            ToSupervisor::AskDescriptors { pid } => {
+            ToSupervisor::CountDescriptors { pid } => {
                 let count = self.descriptors_of(pid);
-                if let Some(worker) = self.workers.at_mut(place) {
+                if let Some(worker) = self.workers.at_mut(slot) {
                     worker.send(ToWorker::Descriptors { pid, count });
                 }
             }
-            ToSupervisor::AppGone { code } => self.app_exited(code, now),
+            ToSupervisor::AppExited { code } => self.external_app_exited(code, now),
         }
     }
 
-    /// The plan of a first worker starts everything; that of a later one holds once it is ready. This and an upgrade are the only
-    /// moments after the start at which the supervisor allocates. A worker that serves already has said what it had to say.
-    pub(crate) fn take_plan(&mut self, place: WorkerSlot, bytes: u64, now: Instant) {
-        let Some(worker) = self.workers.at_mut(place).filter(|worker| !worker.ready) else { return };
+    /// The plan of a first worker starts everything; that of a later one takes effect once it is ready. After the start, the
+    /// supervisor allocates only here and at an upgrade. A further plan of a worker that already serves is ignored.
+    pub(crate) fn take_plan(&mut self, slot: WorkerSlot, bytes: u64, now: Instant) {
+        let Some(worker) = self.workers.at_mut(slot).filter(|worker| !worker.ready) else { return };
         let mut text = vec![0u8; usize::try_from(bytes).unwrap_or(PLAN_MAX).min(PLAN_MAX)];
         let sealed = worker.proposal.take().filter(|proposal| proposal.seal().is_ok());
         let read = sealed.and_then(|Proposal { plan, text: configuration }| {
@@ -118,42 +118,42 @@ impl Supervisor {
             let _ = rustix::io::write(rustix::stdio::stderr(), text);
             return;
         };
-        let begins = self.plan.is_none();
+        let is_first = self.plan.is_none();
         self.next_plan = Some((plan, exec));
-        if place == WorkerSlot::Active {
+        if slot == WorkerSlot::Active {
             self.commit_plan();
         }
-        if let Some(plan) = self.plan.clone().filter(|_| begins) {
+        if let Some(plan) = self.plan.clone().filter(|_| is_first) {
             self.gate_until = Some(now + plan.gate);
             self.app = App::new(plan.app.is_none());
-            self.app.kills.tick(plan.oom_file.as_deref(), now);
+            self.app.kills.mark_seen(plan.oom_file.as_deref(), now);
             self.begin_output(&plan, plan.pty, plan.capture_bytes.is_some());
         }
     }
 
-    /// The worker whose plan waited serves now. An app that is there cannot become one that is elsewhere, nor the other way round.
+    /// The worker whose plan was pending serves now. A wrapped app cannot become an external one, or vice versa.
     pub(crate) fn commit_plan(&mut self) {
         let Some((plan, exec)) = self.next_plan.take() else { return };
         match &mut self.plan {
-            Some(before) if before.app.is_some() != plan.app.is_some() => {
-                *before = Plan { app: before.app.take(), ..plan };
+            Some(previous) if previous.app.is_some() != plan.app.is_some() => {
+                *previous = Plan { app: previous.app.take(), ..plan };
             }
             _ => (self.plan, self.exec) = (Some(plan), exec),
         }
     }
 
-    /// Whether a path leads to where a worker may write: a program from there would be a way out of its sandbox.
+    /// Whether a path resolves to a location where a worker may write: a program from there would be a sandbox escape.
     pub(crate) fn is_written_by_workers(&self, binary: &[u8]) -> bool {
         let path = PathBuf::from(std::ffi::OsStr::from_bytes(binary));
         let path = path.canonicalize().unwrap_or(path);
         let written = self.plan.iter().flat_map(|plan| &plan.written);
-        written.map(|folder| std::ffi::OsStr::from_bytes(folder)).any(|folder| path.starts_with(folder))
+        written.map(|directory| std::ffi::OsStr::from_bytes(directory)).any(|directory| path.starts_with(directory))
     }
 
-    /// How many descriptors a process of the app's session has open; 0 for any other.
+    /// How many file descriptors a process of the app's session has open; 0 for any other.
     pub(crate) fn descriptors_of(&self, pid: i32) -> u64 {
-        let (Some(app), Some(asked)) = (self.app.pid(), Pid::from_raw(pid)) else { return 0 };
-        let session = rustix::process::getsid(Some(asked)).map(|session| session.as_raw_nonzero().get());
+        let (Some(app), Some(process)) = (self.app.pid(), Pid::from_raw(pid)) else { return 0 };
+        let session = rustix::process::getsid(Some(process)).map(|session| session.as_raw_nonzero().get());
         if pid != app && session != Ok(app) {
             return 0;
         }
@@ -163,14 +163,14 @@ impl Supervisor {
         }
         let Ok(path) = std::ffi::CStr::from_bytes_until_nul(&path) else { return 0 };
         let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC;
-        let Ok(folder) = rustix::fs::open(path, flags, rustix::fs::Mode::empty()) else { return 0 };
-        // The kernel tells their number as the folder's size since version 6.2.
-        let told = rustix::fs::fstat(&folder).map_or(0, |stat| stat.st_size);
-        if told > 0 {
-            return told.unsigned_abs();
+        let Ok(directory) = rustix::fs::open(path, flags, rustix::fs::Mode::empty()) else { return 0 };
+        // Since version 6.2 the kernel reports their number as the size of the directory.
+        let size = rustix::fs::fstat(&directory).map_or(0, |stat| stat.st_size);
+        if size > 0 {
+            return size.unsigned_abs();
         }
         let mut space = [const { std::mem::MaybeUninit::uninit() }; 2048];
-        let mut entries = rustix::fs::RawDir::new(folder, &mut space);
+        let mut entries = rustix::fs::RawDir::new(directory, &mut space);
         let mut count: u64 = 0;
         while let Some(Ok(_)) = entries.next() {
             count += 1;

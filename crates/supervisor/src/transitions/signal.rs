@@ -12,19 +12,18 @@ use sys::signal::Arrived;
 impl Supervisor {
     pub(crate) fn apply_signal(&mut self, arrived: Arrived) {
         let Arrived { number, from_kernel, sender } = arrived;
-        let ourselves = sender == rustix::process::getpid().as_raw_nonzero().get().unsigned_abs() && !from_kernel;
-        // A key at a terminal reaches the app in its foreground without us. That the line is lost reaches us alone.
+        let from_self = sender == rustix::process::getpid().as_raw_nonzero().get().unsigned_abs() && !from_kernel;
+        // A key at a terminal signals the app in its foreground directly. A hangup signals only Outrigger.
         let key = matches!(number, SIGINT | SIGQUIT | SIGTSTP | SIGTTIN | SIGTTOU | SIGWINCH);
-        // Where it reaches us, our own group has the foreground: an app with a group of its own has not heard of it.
-        let told = self.terminal.has_reported()
-            && self.app.pid().is_some()
-            && self.plan.as_ref().is_some_and(|plan| !plan.group);
-        if number == SIGCHLD || ourselves || (key && from_kernel && told) {
+        // If it signals Outrigger, Outrigger's own group has the foreground: an app with its own group has not received it.
+        let also_sent_to_app =
+            self.terminal.is_shared() && self.app.pid().is_some() && self.plan.as_ref().is_some_and(|plan| !plan.group);
+        if number == SIGCHLD || from_self || (key && from_kernel && also_sent_to_app) {
             return;
         }
         let now = Instant::now();
-        let companion = self.app.state == State::Elsewhere;
-        // Whoever had us ignore it, as `nohup` or a shell's `&`, did so for the app; what is configured for it holds all the same.
+        let companion = self.app.state == State::External;
+        // A parent that had it ignored, as `nohup` or a shell's `&` does, did so for the app; a configured rewrite still applies.
         let configured = self.plan.as_ref().is_some_and(|plan| plan.rewrites.has(number));
         if number != SIGTERM && self.saved.ignores(number) && !configured {
             return;
@@ -32,13 +31,13 @@ impl Supervisor {
         let rewrite = self.plan.as_ref().map_or(Rewrite::To(number), |plan| plan.rewrites.of(number));
         match (number, rewrite) {
             (_, Rewrite::Drop) => {}
-            (_, Rewrite::Upgrade) => drop(self.workers.want_upgrade(self.binary.clone(), now)),
-            (SIGUSR2, _) if companion => drop(self.workers.want_upgrade(self.binary.clone(), now)),
-            (SIGHUP, _) if companion => self.workers.want_reload(now),
+            (_, Rewrite::Upgrade) => drop(self.workers.request_upgrade(self.binary.clone(), now)),
+            (SIGUSR2, _) if companion => drop(self.workers.request_upgrade(self.binary.clone(), now)),
+            (SIGHUP, _) if companion => self.workers.request_reload(now),
             (SIGTERM | SIGINT, Rewrite::To(signal)) => self.stop_signalled(signal, now),
             (SIGTSTP | SIGTTIN | SIGTTOU, Rewrite::To(signal)) => {
-                // A group without a terminal ignores these three (POSIX.1-2024, 2.4.3), so that we do what they ask for. Whoever
-                // waits for us, as a shell does, sees us stopped in any case.
+                // A group without a terminal ignores these three (POSIX.1-2024, 2.4.3), so the app gets SIGSTOP instead. A
+                // process that waits for Outrigger, such as a shell, sees it stopped in any case.
                 self.signal_app(if signal == number { SIGSTOP } else { signal });
                 crate::terminal::stop_ourselves();
             }
@@ -47,7 +46,7 @@ impl Supervisor {
                     return pty.copy_size();
                 }
                 if let (SIGCONT, Some(app)) = (number, self.app.pid()) {
-                    self.terminal.hand_over(app);
+                    self.terminal.give_foreground(app);
                 }
                 self.signal_app(signal);
             }

@@ -12,21 +12,21 @@ use crate::workers::{Replacement, WORKER_SLOTS, WorkerSlot};
 use rustix::process::WaitStatus;
 use std::time::{Duration, Instant};
 
-/// Codes above this are of workers that a signal ended.
+/// Codes above this are those of workers that a signal killed.
 const SIGNALLED: i32 = 128;
 
 /// Workers that may be killed before one of them has read the configuration.
 const FIRST_TRIES: u32 = 3;
 
 impl Supervisor {
-    /// Starts the worker that is due, if any. In the child: its ends.
+    /// Starts the worker that is due, if any. Returns, in the child, its ends.
     pub(crate) fn start_worker(&mut self, now: Instant) -> Option<WorkerEnds> {
-        let becomes = self.workers.successor.is_some() && self.workers.at_rest() && reexec::is_possible(self);
-        if let Some(binary) = if becomes { self.workers.successor.take() } else { None } {
-            // Returns only where it could not; then the old program goes on.
+        let may_exec = self.workers.successor.is_some() && self.workers.at_rest() && reexec::is_possible(self);
+        if let Some(binary) = if may_exec { self.workers.successor.take() } else { None } {
+            // Returns only if that failed; then the old program keeps running.
             reexec::become_binary(self, &binary);
         }
-        let (place, binary, reason) = if self.workers.restart_at.is_some_and(|at| at <= now) {
+        let (slot, binary, reason) = if self.workers.restart_at.is_some_and(|at| at <= now) {
             (WorkerSlot::Active, None, self.workers.crash.map(|crash| crash.reason()))
         } else if self.stop.is_none() && self.workers.may_replace() {
             let (replacement, _) = self.workers.replacement.take_if(|(_, at)| *at <= now)?;
@@ -37,23 +37,23 @@ impl Supervisor {
         } else {
             return None;
         };
-        self.workers.starting = Some((place, binary.clone(), reason));
-        match Worker::fork(self.workers.generation, place == WorkerSlot::Starting, now) {
+        self.workers.starting = Some((slot, binary.clone(), reason));
+        match Worker::fork(self.workers.generation, slot == WorkerSlot::Starting, now) {
             Ok(Started::Child(ends)) => return Some(ends),
             Ok(Started::Parent(worker)) => {
                 self.workers.generation += 1;
-                self.workers.put(place, Worker { binary, replaces: reason, ..worker });
-                if place == WorkerSlot::Starting {
-                    self.manager.reloading();
+                self.workers.put(slot, Worker { binary, replaces: reason, ..worker });
+                if slot == WorkerSlot::Starting {
+                    self.systemd.reloading();
                 }
-                if place == WorkerSlot::Active {
+                if slot == WorkerSlot::Active {
                     self.workers.restarts = self.workers.restarts();
                     (self.workers.restart_at, self.workers.crash) = (None, None);
                     self.catch_up(now);
                 }
             }
-            // Out of processes or descriptors: the app keeps running, and we try again.
-            Err(_) if place == WorkerSlot::Active => self.workers.again_later(now),
+            // Out of processes or descriptors: the app keeps running, and the fork is retried.
+            Err(_) if slot == WorkerSlot::Active => self.workers.schedule_restart(now),
             Err(_) => {
                 self.workers.send_to_active(ToWorker::KeepServing { reason: b"out of processes or file descriptors" })
             }
@@ -61,11 +61,11 @@ impl Supervisor {
         None
     }
 
-    /// Tells the worker that serves what has happened before it.
+    /// Sends the active worker what happened before its start.
     pub(crate) fn catch_up(&mut self, now: Instant) {
-        // An end that nothing followed yet is told when it is time, as to the worker that has seen it.
+        // A final exit is sent after the output, as to the worker that has seen it.
         if let Some(ended) = self.app.ended.filter(|ended| ended.restarts) {
-            if !self.app.heard {
+            if !self.app.exit_acknowledged {
                 self.workers.send_to_active(ToWorker::AppEnded(ended));
             }
             self.workers.send_to_active(ToWorker::LastExit { ended, restarts: self.app.restarts });
@@ -78,30 +78,30 @@ impl Supervisor {
                 left_ms: millis(stop.until.saturating_duration_since(now)),
                 app_ended: self.app.has_ended(),
             });
-            stop.told_end = false;
+            stop.exit_sent = false;
         }
     }
 
-    pub(crate) fn worker_ready(&mut self, place: WorkerSlot, now: Instant) {
-        if place == WorkerSlot::Starting && self.stop.is_some() {
-            // It was told to end, and its word is from before that.
+    pub(crate) fn worker_ready(&mut self, slot: WorkerSlot, now: Instant) {
+        if slot == WorkerSlot::Starting && self.stop.is_some() {
+            // It was already killed, and this notification is from before that.
             return;
         }
         let drain = self.plan.as_ref().map_or(Duration::ZERO, |plan| plan.drain);
-        let Some(worker) = self.workers.at_mut(place) else { return };
+        let Some(worker) = self.workers.at_mut(slot) else { return };
         worker.ready = true;
-        if place == WorkerSlot::Starting {
+        if slot == WorkerSlot::Starting {
             let Some(mut next) = self.workers.take(WorkerSlot::Starting) else { return };
             self.commit_plan();
             next.until = None;
             self.workers.restarts =
                 next.replaces.map_or(self.workers.restarts, |reason| self.workers.restarts.with(reason));
             self.workers.successor = next.binary.take();
-            let before = self.workers.take(WorkerSlot::Active);
+            let previous = self.workers.take(WorkerSlot::Active);
             self.workers.put(WorkerSlot::Active, next);
-            match before {
+            match previous {
                 Some(mut old) => {
-                    old.hand_over_to(drain, now);
+                    old.begin_handover(drain, now);
                     self.workers.put(WorkerSlot::Draining, old);
                 }
                 None => self.workers.send_to_active(ToWorker::Acquire),
@@ -112,31 +112,31 @@ impl Supervisor {
         self.notify_systemd_ready();
     }
 
-    /// A process has ended that is not the app: a worker, or an orphan that was ours to reap.
+    /// A process other than the app has exited: a worker, or an orphan that the supervisor reaps.
     pub(crate) fn worker_ended(&mut self, pid: i32, status: WaitStatus) {
-        let is_here = |place: &WorkerSlot| self.workers.at(*place).is_some_and(|worker| worker.pid == pid);
+        let is_here = |slot: &WorkerSlot| self.workers.at(*slot).is_some_and(|worker| worker.pid == pid);
         let found = WORKER_SLOTS.into_iter().find(is_here);
         let now = Instant::now();
         let oom_file = self.plan.as_ref().and_then(|plan| plan.oom_file.as_deref());
         // An orphan may have been the victim of a kill as well.
-        let out_of_memory = status.terminating_signal() == Some(SIGKILL) && self.app.kills.of_one(oom_file, now);
-        let Some(place) = found else { return };
-        let Some(mut worker) = self.workers.take(place) else { return };
+        let out_of_memory = status.terminating_signal() == Some(SIGKILL) && self.app.kills.is_victim(oom_file, now);
+        let Some(slot) = found else { return };
+        let Some(mut worker) = self.workers.take(slot) else { return };
         let mut packet = [0u8; PACKET_MAX];
-        let mut said = worker.reason.take();
-        // Its last words come behind the news that it did not read ours, where it is so (ECONNRESET).
+        let mut reported = worker.reason.take();
+        // If it did not read all messages, its own last messages follow an error (ECONNRESET).
         for _ in 0..2 {
             while let Some(bytes) = worker.recv(&mut packet) {
                 match ToSupervisor::decode(bytes) {
-                    Some(ToSupervisor::ExitAcknowledged) => self.app.heard = true,
-                    Some(ToSupervisor::CannotStart { reason }) => said = Some(reason.to_vec()),
+                    Some(ToSupervisor::ExitAcknowledged) => self.app.exit_acknowledged = true,
+                    Some(ToSupervisor::CannotStart { reason }) => reported = Some(reason.to_vec()),
                     _ => {}
                 }
             }
         }
         let out_of_memory = out_of_memory && !worker.hung;
         let code = status.exit_status().or_else(|| status.terminating_signal().map(|signal| 128 + signal)).unwrap_or(1);
-        match place {
+        match slot {
             WorkerSlot::Draining => {
                 if worker.owns_state {
                     self.workers.send_to_active(ToWorker::Acquire);
@@ -148,10 +148,10 @@ impl Supervisor {
                     let error = std::io::Error::from_raw_os_error(code - EXIT_NOT_EXECUTED);
                     format!("cannot execute the binary: {error}; keeping the old worker")
                 });
-                let said =
-                    said.map(|said| [&b"new worker failed to start; keeping the old worker: "[..], &said].concat());
+                let reported = reported
+                    .map(|reported| [&b"new worker failed to start; keeping the old worker: "[..], &reported].concat());
                 let reason: &[u8] = match code {
-                    EXIT_ERROR if let Some(said) = &said => said,
+                    EXIT_ERROR if let Some(reported) = &reported => reported,
                     _ if let Some(reason) = &not_executed => reason.as_bytes(),
                     EXIT_ERROR => b"new worker exited with a configuration error (see the log); keeping the old worker",
                     _ if now.saturating_duration_since(worker.started) >= READY_MOST => {
@@ -172,21 +172,21 @@ impl Supervisor {
 
     pub(crate) fn current_ended(&mut self, worker: &Worker, crash: Crash, now: Instant) {
         let code = crash.code;
-        // Before there is a plan a worker ends because of the command line or the configuration, and has said so.
-        // One that was killed, as for want of memory, has said nothing, and another may have better luck.
-        let first = matches!(self.app.state, State::Waiting | State::Elsewhere) && worker.generation == 0;
-        let said = code <= SIGNALLED || worker.generation >= FIRST_TRIES;
-        if (self.plan.is_none() && said) || (first && code == EXIT_ERROR) {
+        // Before there is a plan a worker exits because of the command line or the configuration, and has reported that.
+        // One that was killed, as by the OOM killer, has reported nothing, and another may succeed.
+        let first = matches!(self.app.state, State::Waiting | State::External) && worker.generation == 0;
+        let reported = code <= SIGNALLED || worker.generation >= FIRST_TRIES;
+        if (self.plan.is_none() && reported) || (first && code == EXIT_ERROR) {
             self.exit = Some(code);
             return;
         }
-        // A worker that ends well during a stop has delivered or kept everything.
+        // A worker that exits with 0 during a stop has delivered or persisted everything.
         if self.stop.is_some() && code == 0 {
             self.workers.done = true;
             return;
         }
         if code != EXIT_HANDED_OVER {
-            // A binary whose worker falls at once is no binary to become.
+            // The supervisor does not exec a binary whose worker crashes immediately.
             self.workers.successor = None;
             self.workers.crash = Some(crash);
         }
@@ -194,20 +194,20 @@ impl Supervisor {
             self.workers.wait = RESTART_FIRST;
         }
         match self.workers.at(WorkerSlot::Starting) {
-            // One that is not ready yet may never be, and nobody serves meanwhile: its end is followed by a start at once.
+            // One that is not ready yet may never be, and no worker serves until then: after its exit another starts immediately.
             Some(next) => next.kill(),
-            None => self.workers.again_later(now),
+            None => self.workers.schedule_restart(now),
         }
     }
 
-    /// We serve where a worker is ready and the app, if there is one to start, has been started.
+    /// Outrigger serves if a worker is ready and the app, if there is one to start, has been started.
     pub(crate) fn notify_systemd_ready(&mut self) {
         if self.stop.is_some() {
             return;
         }
         let served = self.workers.at(WorkerSlot::Active).is_some_and(|worker| worker.ready);
         if served && self.app.state != State::Waiting {
-            self.manager.ready();
+            self.systemd.ready();
             if !std::mem::replace(&mut self.settled, true) {
                 sys::memory::release_startup_pages();
             }

@@ -1,4 +1,4 @@
-//! A request that tells the app to read its configuration again.
+//! An HTTP request on which the app reloads its configuration.
 
 use bytes::Bytes;
 use config::registry::Kind;
@@ -8,9 +8,9 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 net::http_client! {
-    /// Sends a request after each publication, such as a POST to the app's reload path; the header `X-Outrigger-Revision` names
-    /// the revision. Any 2xx is success; anything else is tried again a few times with a growing pause, then shown in the status, and
-    /// tried once after each look at the store.
+    /// Sends a request after each publication, such as a POST to the app's reload path; the header `X-Outrigger-Revision` has the
+    /// revision. Any 2xx is success; anything else is retried a few times with a growing backoff, then shown in the status, and
+    /// retried once after each poll of the store.
     pub struct Config {
         /// The URL to call.
         pub url: Url,
@@ -35,7 +35,7 @@ impl Kind for Config {
     const EXAMPLE: &'static str = "http: { url: \"http://127.0.0.1:8080/-/reload\" }\n";
 }
 
-/// One try.
+/// One attempt.
 pub async fn send(config: &Config, revision: &str) -> Result<(), String> {
     let client = Client::new(config.client()).map_err(|error| error.to_string())?;
     let request = Request {

@@ -1,20 +1,20 @@
-//! Who is told that a new revision is published. A kind is one file here and one line in the registry.
+//! Notifications that a new revision is published. A kind is one file here and one line in the registry.
 
 pub mod signal;
 pub mod http;
 
 config::registry! {
-    /// One notice: its kind.
+    /// One notification: its kind.
     pub entry NotifyEntry, kind NotifyKind {
         /// A signal to the app.
         signal => Signal(signal::Config),
-        /// A request.
+        /// An HTTP request.
         http => Http(http::Config),
     } shared {}
 }
 
 impl NotifyKind {
-    /// A few words for status and log.
+    /// A short description for status and log.
     pub fn describe(&self) -> String {
         match self {
             NotifyKind::Signal(config) => format!("signal {}", config.name()),
@@ -28,7 +28,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_registry_keeps_its_laws() {
+    fn every_kind_is_documented_with_a_valid_example() {
         config::registry::assert_laws::<NotifyEntry>(NotifyEntry::KINDS);
     }
 }

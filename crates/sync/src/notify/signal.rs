@@ -4,13 +4,13 @@ use config::registry::Kind;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-/// Sends a signal to the wrapped app's main process, as SIGHUP, on which many servers read their configuration again.
+/// Sends a signal to the wrapped app's main process, such as SIGHUP, on which many servers reload their configuration.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(transparent)]
 pub struct Config(SignalName);
 
 #[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
-#[expect(clippy::upper_case_acronyms, reason = "signal(7) names them so")]
+#[expect(clippy::upper_case_acronyms, reason = "the names of signal(7)")]
 enum SignalName {
     SIGHUP,
     SIGUSR1,

@@ -5,7 +5,7 @@ pub mod symlink;
 config::registry! {
     /// A way to publish: its kind.
     pub entry PublishEntry, kind PublishKind {
-        /// A symlink that is replaced.
+        /// A symlink that is replaced atomically.
         symlink => Symlink(symlink::Config),
     } shared {}
 }
@@ -15,7 +15,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_registry_keeps_its_laws() {
+    fn every_kind_is_documented_with_a_valid_example() {
         config::registry::assert_laws::<PublishEntry>(PublishEntry::KINDS);
     }
 }

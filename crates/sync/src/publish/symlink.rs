@@ -1,9 +1,10 @@
 //! Publication by one atomic rename. In: a finished candidate. Out: the link `path` points to it. Readers that opened the
-//! directory before keep a whole old revision; the present one and the one before are kept, older ones go after `GRACE`.
+//! directory before keep a complete old revision; the current and the previous one are retained, older ones are removed after
+//! `GRACE`.
 //! The published revision is never deleted and never written to.
 //!
-//! Layout beside the link: `.NAME.revisions/SELECTION/REVISION/…`, where revisions of one selection (all of a repository, or a
-//! folder of it) lie together, and `candidate-*` while a candidate is made. The last part of the link's target is the revision's name.
+//! Layout next to the link: `.NAME.revisions/SELECTION/REVISION/…`, with all revisions of one selection (all of a repository, or
+//! a directory of it), and `candidate-*` while a candidate is written. The last part of the link's target is the revision's name.
 
 use crate::candidate::{Candidate, Limits};
 use config::registry::Kind;
@@ -16,18 +17,18 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-/// How long a revision that is no longer published stays for readers that hold it.
+/// How long a revision that is no longer published is retained for its readers.
 const GRACE: Duration = Duration::from_secs(60);
 
-/// Revisions kept beside the published one, whatever their age.
+/// Revisions retained in addition to the published one, whatever their age.
 const KEEP: usize = 1;
 
-/// Publishes each revision as a directory of its own, and replaces a symlink to it in one step: a reader sees one whole revision
-/// or the next. The revisions are beside the link, in `.NAME.revisions`.
+/// Publishes each revision as a separate directory, and atomically replaces a symlink to it: a reader sees one complete revision
+/// or the next. The revisions are next to the link, in `.NAME.revisions`.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// The symlink, an absolute path such as /etc/orders. A file or directory of that name is refused.
+    /// The symlink, an absolute path such as /etc/orders. An existing file or directory with this name is an error.
     pub path: PathBuf,
 }
 
@@ -35,7 +36,7 @@ impl Kind for Config {
     const EXAMPLE: &'static str = "symlink: { path: /etc/orders }\n";
 }
 
-/// The place where one entry publishes.
+/// The target to which one entry publishes.
 #[derive(Clone, Debug)]
 pub struct Target {
     to: PathBuf,
@@ -43,7 +44,7 @@ pub struct Target {
 }
 
 impl Target {
-    /// Makes the folder for revisions. Errors say what stands in the way.
+    /// Creates the directory for revisions. Errors contain what prevents it.
     pub fn open(to: &Path) -> io::Result<Target> {
         let revisions = revisions_of(to).ok_or_else(|| io::Error::other("the path has no name"))?;
         match fs::symlink_metadata(to) {
@@ -63,24 +64,24 @@ impl Target {
         if !fs::symlink_metadata(&revisions)?.is_dir() {
             return Err(io::Error::other(format!("{} is not a directory; remove it", revisions.display())));
         }
-        let place = Target { to: to.to_path_buf(), revisions };
-        place.sweep();
-        Ok(place)
+        let target = Target { to: to.to_path_buf(), revisions };
+        target.sweep();
+        Ok(target)
     }
 
-    /// What the link names, as `SELECTION/REVISION`, if its directory is there.
+    /// What the link points to, as `SELECTION/REVISION`, if its directory exists.
     pub fn published(&self) -> Option<String> {
         let target = fs::read_link(&self.to).ok()?;
         let name = target.strip_prefix(self.revisions.file_name()?).ok()?.to_str()?.to_string();
         self.revisions.join(&name).is_dir().then_some(name)
     }
 
-    /// When the link was made.
+    /// When the link was created.
     pub fn published_at(&self) -> Option<SystemTime> {
         fs::symlink_metadata(&self.to).ok()?.modified().ok()
     }
 
-    /// Puts a lost link back, to the revision that was made last. For when the store cannot be asked.
+    /// Restores a lost link, to the newest revision. For when the store cannot be polled.
     pub fn restore(&self) -> io::Result<Option<String>> {
         if fs::symlink_metadata(&self.to).is_ok() {
             return Ok(self.published());
@@ -92,7 +93,7 @@ impl Target {
         }
     }
 
-    /// Every revision that is there, with the time when it was made or was published last.
+    /// Every existing revision, with the time when it was created or last published.
     fn all(&self) -> Vec<(SystemTime, PathBuf)> {
         let directories = |directory: &Path| -> Vec<PathBuf> {
             let entries = fs::read_dir(directory).into_iter().flatten().flatten();
@@ -100,7 +101,7 @@ impl Target {
             let is_other = |name: &str| name.starts_with("candidate-") || name.starts_with('.');
             directories.filter(|entry| !is_other(&entry.file_name().to_string_lossy())).map(|e| e.path()).collect()
         };
-        // Before there were selections, revisions lay here themselves: their names begin with a commit's.
+        // Before there were selections, revisions were stored directly here: their names begin with a commit id.
         let is_revision = |path: &PathBuf| {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
             name.len() >= COMMIT && name.bytes().take(COMMIT).all(|byte| byte.is_ascii_hexdigit())
@@ -111,31 +112,31 @@ impl Target {
         revisions.filter_map(|path| Some((path.metadata().ok()?.modified().ok()?, path))).collect()
     }
 
-    /// A directory in which a candidate is made; its name is used by nobody else, ever.
+    /// A directory for a candidate; its name is unique and never reused.
     pub fn candidate(&self, limits: Limits) -> io::Result<Candidate> {
         Candidate::new(self.revisions.join(unique("candidate")), limits)
     }
 
     /// Publishes a finished candidate under its revision's name.
     pub fn publish(&self, candidate: Candidate, revision: &str) -> io::Result<()> {
-        let made = candidate.finish()?;
-        let place = self.revisions.join(revision);
-        let selection = place.parent().unwrap_or(&self.revisions);
-        let named = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", place.display()));
-        fs::create_dir_all(selection).map_err(named)?;
-        // The one that is published is never written to. Any other of this name may be half of one that was being removed.
+        let finished = candidate.finish()?;
+        let directory = self.revisions.join(revision);
+        let selection = directory.parent().unwrap_or(&self.revisions);
+        let with_path = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", directory.display()));
+        fs::create_dir_all(selection).map_err(with_path)?;
+        // The published revision is never written to. Any other with this name may be partially removed.
         if self.published().as_deref() == Some(revision) {
-            fs::remove_dir_all(&made)?;
+            fs::remove_dir_all(&finished)?;
         } else {
-            remove(&place).map_err(named)?;
-            fs::rename(&made, &place).map_err(named)?;
+            remove(&directory).map_err(with_path)?;
+            fs::rename(&finished, &directory).map_err(with_path)?;
         }
         sync(selection)?;
         sync(&self.revisions)?;
-        // Its grace counts from now on, not from when it was made. A failure shortens the grace, and nothing else.
-        if let Some(before) = self.published() {
-            let _ =
-                File::open(self.revisions.join(before)).and_then(|directory| directory.set_modified(SystemTime::now()));
+        // Its grace period starts now, not when it was created. A failure shortens the grace period, and nothing else.
+        if let Some(previous) = self.published() {
+            let _ = File::open(self.revisions.join(previous))
+                .and_then(|directory| directory.set_modified(SystemTime::now()));
         }
         self.point(revision)?;
         self.collect(revision);
@@ -144,17 +145,17 @@ impl Target {
 
     /// Replaces the link by renaming a new one over it.
     fn point(&self, revision: &str) -> io::Result<()> {
-        let Some(parent) = self.to.parent() else { return Err(io::Error::other("the path has no folder")) };
+        let Some(parent) = self.to.parent() else { return Err(io::Error::other("the path has no parent directory")) };
         let target = Path::new(self.revisions.file_name().unwrap_or_default()).join(revision);
-        let beside = parent.join(format!(".{}", unique("link")));
-        symlink(&target, &beside)?;
-        fs::rename(&beside, &self.to).inspect_err(|_| {
-            let _ = fs::remove_file(&beside);
+        let temporary = parent.join(format!(".{}", unique("link")));
+        symlink(&target, &temporary)?;
+        fs::rename(&temporary, &self.to).inspect_err(|_| {
+            let _ = fs::remove_file(&temporary);
         })?;
         sync(parent)
     }
 
-    /// Removes revisions that nobody needs any more. A failure costs disk, which the next publication frees.
+    /// Removes revisions that are no longer needed. A failure costs disk space, which the next publication frees.
     fn collect(&self, published: &str) {
         let published = self.revisions.join(published);
         let mut old = self.all();
@@ -168,7 +169,7 @@ impl Target {
         }
     }
 
-    /// Candidates and links that a crash left behind.
+    /// Removes candidates that a crash left behind.
     fn sweep(&self) {
         for entry in fs::read_dir(&self.revisions).into_iter().flatten().flatten() {
             if entry.file_name().to_string_lossy().starts_with("candidate-") {
@@ -178,21 +179,21 @@ impl Target {
     }
 }
 
-/// The folder beside a link that holds its revisions.
+/// The directory next to a link that contains its revisions.
 fn revisions_of(to: &Path) -> Option<PathBuf> {
     Some(to.parent()?.join(format!(".{}.revisions", to.file_name()?.to_string_lossy())))
 }
 
-/// Where a store keeps its cache without a state directory: with what it publishes, where it may write in any case. A folder for
-/// temporary files is everybody's.
+/// The cache of a store without a state directory: next to its revisions, where it may write in any case. A directory for
+/// temporary files is shared by all users.
 pub fn cache_of(to: &Path) -> PathBuf {
     revisions_of(to).unwrap_or_else(|| to.to_path_buf()).join(".cache")
 }
 
-/// Digits of a commit's name.
+/// Digits of a commit id.
 const COMMIT: usize = 40;
 
-/// Whatever is there; nothing is as good.
+/// Removes what exists at the path; a missing path is not an error.
 pub fn remove(path: &Path) -> io::Result<()> {
     let removed = match fs::symlink_metadata(path) {
         Ok(meta) if meta.is_dir() => fs::remove_dir_all(path).or_else(|error| match error.kind() {
@@ -208,7 +209,7 @@ pub fn remove(path: &Path) -> io::Result<()> {
     removed.or_else(|error| if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) })
 }
 
-/// Makes folders of ours ones that we may change again, as far as that can be.
+/// Makes Outrigger's own directories writable again, as far as possible.
 fn permit(directory: &Path, depth: usize) {
     let _ = fs::set_permissions(directory, fs::Permissions::from_mode(0o700));
     for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
@@ -218,7 +219,7 @@ fn permit(directory: &Path, depth: usize) {
     }
 }
 
-/// No folder of ours is deeper.
+/// None of Outrigger's own directories is deeper.
 const PERMIT_DEPTH: usize = 128;
 
 fn unique(word: &str) -> String {
@@ -241,34 +242,34 @@ mod tests {
     fn temp(name: &str) -> PathBuf {
         let dir = std::env::temp_dir().join(format!("outrigger-publish-{name}-{}", std::process::id()));
         let _ = fs::remove_dir_all(&dir);
-        fs::create_dir_all(&dir).expect("a folder");
+        fs::create_dir_all(&dir).expect("a directory");
         dir
     }
 
-    fn publish(place: &Target, revision: &str) {
-        let mut candidate = place.candidate(LIMITS).expect("a candidate");
+    fn publish(target: &Target, revision: &str) {
+        let mut candidate = target.candidate(LIMITS).expect("a candidate");
         for name in ["a", "b"] {
             candidate.file(Path::new(name), revision.as_bytes(), false).expect("written");
         }
-        place.publish(candidate, revision).expect("published");
+        target.publish(candidate, revision).expect("published");
     }
 
     /// Guarantee: publication-atomic
     #[test]
-    fn a_reader_that_holds_the_directory_never_sees_two_revisions() {
+    fn a_held_directory_is_always_one_revision() {
         let dir = temp("readers");
         let to = dir.join("current");
-        let place = Target::open(&to).expect("a place");
-        assert_eq!(place.published(), None);
-        publish(&place, "all/r0");
+        let target = Target::open(&to).expect("a target");
+        assert_eq!(target.published(), None);
+        publish(&target, "all/r0");
         let stop = Arc::new(AtomicBool::new(false));
         let reader = {
             let (to, stop) = (to.clone(), stop.clone());
             std::thread::spawn(move || {
                 let mut seen = 0u32;
                 while !stop.load(Ordering::Relaxed) {
-                    let held = fs::canonicalize(&to).expect("always there");
-                    let read = |name: &str| fs::read_to_string(held.join(name)).expect("whole");
+                    let held = fs::canonicalize(&to).expect("always exists");
+                    let read = |name: &str| fs::read_to_string(held.join(name)).expect("complete");
                     assert_eq!(read("a"), read("b"));
                     seen += 1;
                 }
@@ -276,25 +277,25 @@ mod tests {
             })
         };
         for revision in 1..100 {
-            publish(&place, &format!("all/r{revision}"));
+            publish(&target, &format!("all/r{revision}"));
         }
         stop.store(true, Ordering::Relaxed);
         assert!(reader.join().expect("no torn read") > 0);
-        assert_eq!(place.published().as_deref(), Some("all/r99"));
-        publish(&place, "all/r98");
-        let again = Target::open(&to).expect("again");
-        assert_eq!(again.published().as_deref(), Some("all/r98"));
-        fs::remove_file(&to).expect("the link is there");
-        assert!(again.restore().is_ok_and(|restored| restored.is_some()), "a lost link is put back");
-        assert!(again.published().is_some());
+        assert_eq!(target.published().as_deref(), Some("all/r99"));
+        publish(&target, "all/r98");
+        let reopened = Target::open(&to).expect("reopened");
+        assert_eq!(reopened.published().as_deref(), Some("all/r98"));
+        fs::remove_file(&to).expect("the link exists");
+        assert!(reopened.restore().is_ok_and(|restored| restored.is_some()), "a lost link is restored");
+        assert!(reopened.published().is_some());
         let _ = fs::remove_dir_all(&dir);
     }
 
     #[test]
-    fn what_stands_in_the_way_is_never_replaced() {
+    fn an_existing_directory_is_never_replaced() {
         let dir = temp("inway");
         let to = dir.join("current");
-        fs::create_dir(&to).expect("a folder");
+        fs::create_dir(&to).expect("a directory");
         assert!(Target::open(&to).is_err_and(|error| error.to_string().contains("not a symlink")));
         let _ = fs::remove_dir_all(&dir);
     }

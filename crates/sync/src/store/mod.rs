@@ -1,4 +1,4 @@
-//! Where revisions come from. A store is asked on a thread that may block. A kind is one file here and one line in the
+//! Stores of revisions. A store is polled on a thread that may block. A kind is one file here and one line in the
 //! registry.
 
 pub mod git;
@@ -16,7 +16,7 @@ config::registry! {
     } shared {}
 }
 
-/// What asking a store led to.
+/// The result of a poll.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Fetched {
     /// The published revision is the newest.
@@ -25,11 +25,11 @@ pub enum Fetched {
     New { revision: String },
 }
 
-/// Why a store gave nothing.
+/// Why a poll failed.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Failure {
     pub text: String,
-    /// How long it asked not to be asked again.
+    /// How long the store requested not to be polled.
     pub wait: Option<Duration>,
 }
 
@@ -41,8 +41,8 @@ impl From<String> for Failure {
 
 /// One store. Called on one thread at a time.
 pub trait Store: Send {
-    /// Asks for the newest revision; unless it is `published`, writes its files by way of `stage`. A revision is named
-    /// `SELECTION/NAME`: what is chosen of the store, and the store's own name for its state.
+    /// Polls for the newest revision; unless it is `published`, writes its files through `stage`. The name of a revision is
+    /// `SELECTION/NAME`: what is selected from the store, and the store's own name for its state.
     fn fetch(
         &mut self,
         published: Option<&str>,
@@ -72,15 +72,15 @@ impl StoreKind {
         }
     }
 
-    /// `cache`: a folder of the store's own, kept over restarts where there is a state directory. `max_bytes`: what a revision may
-    /// have; nothing larger is held in memory.
+    /// `cache`: the store's own directory, retained over restarts if there is a state directory. `max_bytes`: the maximum of a
+    /// revision; nothing larger is read into memory.
     pub fn build(&self, cache: PathBuf, max_bytes: u64) -> Result<Box<dyn Store>, String> {
         match self {
             StoreKind::Git(config) => Ok(Box::new(git::Git::new(config.clone(), cache, max_bytes)?)),
         }
     }
 
-    /// Where it is, without credentials, for status and log.
+    /// Its location, without credentials, for status and log.
     pub fn describe(&self) -> String {
         match self {
             StoreKind::Git(config) => config.describe(),
@@ -93,7 +93,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_registry_keeps_its_laws() {
+    fn every_kind_is_documented_with_a_valid_example() {
         config::registry::assert_laws::<StoreEntry>(StoreEntry::KINDS);
     }
 }

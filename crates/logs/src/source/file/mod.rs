@@ -1,6 +1,6 @@
-//! Files that the app writes. In: path patterns. Out: batches of lines. A file is known by device, inode and prints of its
-//! content, never by its name: a rotated file is read to its end, and after a restart each goes on where the sinks had
-//! acknowledged. Finding files is a task of its own, so that a sink that blocks does not make us miss one. Bounds:
+//! Files that the app writes. In: path patterns. Out: batches of lines. A file is identified by device, inode and fingerprints of
+//! its content, never by its name: a rotated file is read to its end, and after a restart each file continues at the offset that
+//! the sinks had acknowledged. Finding files is a separate task, so that no file is missed while a sink blocks. Limits:
 //! `max_files` open files.
 
 mod find;
@@ -26,32 +26,32 @@ use std::rc::Rc;
 use tokio::sync::mpsc;
 
 /// Reads files line by line as they grow, through rotation by rename and truncation. A file needs no copy in a buffer: when a
-/// sink is down, reading stops and goes on later. Progress is written down after the sinks have acknowledged.
+/// sink is down, reading pauses and resumes later. Checkpoints are written after the sinks have acknowledged.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// Absolute path patterns, such as `/var/log/orders/*.log`; `*`, `?`, `[a-z]` and `**` work.
+    /// Absolute path patterns, such as `/var/log/orders/*.log`; `*`, `?`, `[a-z]` and `**` are supported.
     #[schemars(length(min = 1, max = 64))]
     pub include: Vec<String>,
     /// Absolute path patterns of files to skip.
     #[serde(default)]
     pub exclude: Vec<String>,
-    /// Where to begin in files that exist at the very first start. Later ones are read from their beginning. Default:
+    /// Where to start in files that exist at the very first start. Later files are read from the beginning. Default:
     /// `beginning`.
     #[serde(default)]
     pub read_from: ReadFrom,
-    /// How often open files are checked for new lines.
+    /// Polling interval of open files.
     #[serde(default = "poll_interval")]
     pub poll_interval: TimeSpan,
-    /// How often the patterns are searched for new files.
+    /// Interval of scans for new files.
     #[serde(default = "scan_interval")]
     pub scan_interval: TimeSpan,
-    /// Files open at a time, within the limit of descriptors. Files read to their end make room for others; if all have new
-    /// lines, the rest wait, and the source is `degraded`.
+    /// Maximum number of open files, within the limit of file descriptors. Files read to their end are closed to make room; if
+    /// all have new lines, the remaining files wait, and the source is `degraded`.
     #[serde(default = "max_files")]
     #[schemars(range(min = 1, max = 10_000))]
     pub max_files: u32,
-    /// A longer line is cut to its beginning and marked `truncated`.
+    /// Longer lines are truncated and marked `truncated`.
     #[serde(default = "max_line_bytes")]
     pub max_line_bytes: ByteSize,
 }
@@ -65,7 +65,7 @@ pub enum ReadFrom {
 }
 
 impl Config {
-    /// The folders that its patterns look into.
+    /// The directories that its patterns search.
     pub fn directories(&self) -> Vec<PathBuf> {
         self.include.iter().map(|pattern| config::needs::pattern_directory(pattern)).collect()
     }
@@ -90,58 +90,58 @@ fn max_files() -> u32 {
 impl Config {
     /// Whether a file of this path would be read.
     pub fn reads(&self, path: &Path) -> bool {
-        walk::Patterns::new(&self.include, &self.exclude).mean(&config::needs::normal(path))
+        walk::Patterns::new(&self.include, &self.exclude).match_path(&config::needs::normal(path))
     }
 
-    /// Patterns that cannot be read: the key, the index and why.
+    /// Invalid patterns: the key, the index and the error.
     pub fn check(&self) -> Vec<(&'static str, usize, String)> {
         let lists = [("include", &self.include), ("exclude", &self.exclude)];
         let patterns =
             lists.into_iter().flat_map(|(key, list)| list.iter().enumerate().map(move |(i, text)| (key, i, text)));
-        let wrong = patterns.filter_map(|(key, index, text)| {
+        let invalid = patterns.filter_map(|(key, index, text)| {
             let reason = match glob::Pattern::new(text) {
                 Err(error) => error.to_string(),
                 Ok(_) if !text.starts_with('/') => {
-                    "it must be an absolute path, since we do not run in the app's folder".into()
+                    "expected an absolute path, since Outrigger does not run in the app's directory".into()
                 }
                 Ok(_) => return None,
             };
-            Some((key, index, format!("`{text}` is not a path pattern: {reason}")))
+            Some((key, index, format!("invalid path pattern `{text}`: {reason}")))
         });
-        wrong.collect()
+        invalid.collect()
     }
 }
 
-/// Reads what the finder finds, each file in turn. `looking` is dropped once its files are found.
+/// Reads the files of the finder in turn. `scanning` is dropped after the first scan.
 pub async fn run(
     config: Config,
     pipeline: Rc<Pipeline>,
     checkpoints: Checkpoints,
     scope: Scope,
     mut phase: PhaseWatch,
-    looking: mpsc::Sender<()>,
+    scanning: mpsc::Sender<()>,
 ) {
     let poll = config.poll_interval.0;
     let finder = Rc::new(Finder::new(config, pipeline.clone(), checkpoints));
     finder.scan(true).await;
-    drop(looking);
+    drop(scanning);
     let finding = scope.spawn("find", finder.clone().run());
     let mut chunk = buffer();
     loop {
         let finishing = phase.phase() >= Phase::Finish;
         if phase.yields() {
-            // The next worker goes on here: a line without an end is its to finish.
+            // The next worker continues here, and completes a line without an end.
             finding.abort();
             finder.tails().iter().for_each(|tail| tail.note_read());
             return;
         }
-        let mut moved = false;
+        let mut has_read = false;
         for tail in finder.tails() {
-            moved |= tail.read(&pipeline, &mut chunk).await;
+            has_read |= tail.read(&pipeline, &mut chunk).await;
         }
         finder.close_ended().await;
-        if moved {
-            // What is passed over gives nobody else a turn by itself.
+        if has_read {
+            // Skipping bytes does not yield to other tasks by itself.
             tokio::task::yield_now().await;
             continue;
         }
@@ -152,7 +152,7 @@ pub async fn run(
             () = tokio::time::sleep(poll) => {}
             () = finder.found() => {}
             () = phase.yields_or_reached(Phase::Finish) => {
-                // Files that the app made in its last moment.
+                // Files that the app created just before its exit.
                 if !phase.yields() {
                     finder.scan(false).await;
                 }
@@ -165,7 +165,7 @@ pub async fn run(
     }
 }
 
-/// Room for a chunk, and for what stands before it in the file.
+/// Room for a chunk, and for the bytes before it in the file.
 pub fn buffer() -> Vec<u8> {
     vec![0u8; CHUNK + BEFORE_MAX]
 }

@@ -1,5 +1,5 @@
-//! Files that are not open: read to their end, or passed over. In: files with their size and time. Out: whether one has changed, and
-//! which has a path. Bound: `RESTING_MAX` files.
+//! Files that are not open: read to their end, or skipped. In: files with their size and time. Out: whether a file has changed,
+//! and which file has a path. Limits: `RESTING_MAX` files.
 
 use crate::checkpoint::FileId;
 use std::collections::HashMap;
@@ -14,11 +14,11 @@ const RESTING_MAX: usize = 100_000;
 pub struct Resting {
     pub size: u64,
     pub modified: i64,
-    /// Empty where it has none that is known.
+    /// Empty if no path is known.
     pub path: PathBuf,
-    /// Where it is begun, where no sink has a position in it.
+    /// The offset at which reading starts if no sink has a checkpoint of the file.
     pub begin: Option<u64>,
-    /// The last look did not find it.
+    /// The last scan did not find it.
     pub is_missing: bool,
 }
 
@@ -54,7 +54,7 @@ impl RestingFiles {
         self.files.get(&id).filter(|file| file.path == path).map(|_| id)
     }
 
-    /// A file has another path, or none; false where it is not known.
+    /// A file has another path, or none; false if the file is unknown.
     pub fn rename(&mut self, id: FileId, to: PathBuf) -> bool {
         let Some(file) = self.files.get_mut(&id) else { return false };
         let path = std::mem::replace(&mut file.path, to);
@@ -64,18 +64,18 @@ impl RestingFiles {
         true
     }
 
-    /// Forgets what two looks did not find, and answers which files those were. After one look the changes of their folders are still
-    /// to come, which say where they have gone.
-    pub fn retain(&mut self, is_there: impl Fn(FileId) -> bool) -> Vec<FileId> {
-        let mut gone = Vec::new();
+    /// Forgets files that two scans did not find, and returns them. After one scan the changes of their directories may still be
+    /// pending, which report the new names.
+    pub fn retain(&mut self, exists: impl Fn(FileId) -> bool) -> Vec<FileId> {
+        let mut missing = Vec::new();
         for (id, file) in &mut self.files {
-            let was_missing = std::mem::replace(&mut file.is_missing, !is_there(*id));
-            gone.extend((was_missing && file.is_missing).then_some(*id));
+            let was_missing = std::mem::replace(&mut file.is_missing, !exists(*id));
+            missing.extend((was_missing && file.is_missing).then_some(*id));
         }
-        for id in &gone {
+        for id in &missing {
             self.remove(*id);
         }
-        gone
+        missing
     }
 
     /// Another file may have the path by now.
@@ -99,14 +99,14 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_found_under_the_path_that_it_has() {
+    fn files_are_found_by_their_current_path() {
         let id = |inode| FileId { device: 1, inode };
         let mut files = RestingFiles::default();
         files.insert(id(1), file("/a"));
         files.insert(id(2), file("/b"));
         assert!(files.rename(id(1), "/c".into()) && !files.rename(id(9), "/c".into()));
         assert_eq!((files.at(Path::new("/a")), files.at(Path::new("/c"))), (None, Some(id(1))));
-        // As logrotate does it: the name goes to another file before its old owner has another one.
+        // As with logrotate: another file takes the name before the old file has a new name.
         files.insert(id(3), file("/b"));
         files.rename(id(2), "/b.1".into());
         assert_eq!((files.at(Path::new("/b")), files.at(Path::new("/b.1"))), (Some(id(3)), Some(id(2))));

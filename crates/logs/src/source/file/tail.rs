@@ -1,6 +1,6 @@
-//! One open file, read as it grows. In: its bytes. Out: batches of lines, and positions as sinks acknowledge. Each read looks at
-//! the bytes before it as well: where they are others than before, the file was replaced in place, and begins anew. Bounds:
-//! `CHUNKS_PER_TURN` chunks before another file has its turn.
+//! One open file, read as it grows. In: its bytes. Out: batches of lines, and checkpoints as sinks acknowledge. Each read
+//! compares the bytes before it as well: if they have changed, the file was replaced in place, and is re-read from the beginning.
+//! Limits: `CHUNKS_PER_TURN` chunks before another file has its turn.
 
 use super::walk::modified_ns;
 use crate::ack::AckTracker;
@@ -18,18 +18,18 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-/// How long a file that no pattern matches any more is watched for late writes, from its last byte on.
+/// How long a file that no pattern matches any more is read for late writes, after its last byte.
 const GRACE: Duration = Duration::from_secs(10);
 /// How long a last line without an end may be completed in such a file.
 const LINE_GRACE: Duration = Duration::from_secs(300);
-/// How often it is written down how far a file was read that sinks have not acknowledged.
+/// How often the offset up to which a file was read is persisted while sinks have not acknowledged it.
 const NOTE_EVERY: Duration = Duration::from_secs(1);
 /// Chunks of one file before the next has its turn.
 const CHUNKS_PER_TURN: usize = 16;
-/// What some editors and loggers write at the beginning of UTF-8 text.
+/// The byte order mark that some editors and loggers write at the beginning of UTF-8 text.
 const BOM: &[u8] = b"\xef\xbb\xbf";
 
-/// A file that was opened, so that it cannot get lost.
+/// An open file, which cannot be lost by a rename.
 pub struct Opened {
     pub path: PathBuf,
     pub id: FileId,
@@ -44,32 +44,32 @@ pub struct Tail {
     /// When a pattern matched it last.
     pub seen_at: Cell<Instant>,
     /// When it had its last new byte.
-    moved_at: Cell<Instant>,
+    last_read: Cell<Instant>,
     at_end: Cell<bool>,
-    /// Its last line was delivered, though nobody had ended it.
+    /// Its last line was delivered without a newline.
     finished: Cell<bool>,
     noted_at: Cell<Instant>,
-    /// The path still leads to it, as far as is known.
+    /// Whether the path still refers to the file, as far as known.
     is_named: Cell<bool>,
-    /// It begins as a compressed file does, and is not read as lines.
-    packed: Cell<Option<&'static str>>,
+    /// The format of a compressed file, which is not read as lines.
+    compressed: Cell<Option<&'static str>>,
     context: Context,
 }
 
-/// Where reading stands.
+/// The state of reading.
 struct Reading {
     offset: u64,
     /// The bytes before the offset, as they were read.
     before: Vec<u8>,
-    /// Nothing but what is passed over at a beginning has come yet.
+    /// Only bytes that are skipped at a beginning have been read so far.
     at_beginning: bool,
     framer: Framer,
-    track: Rc<AckTracker>,
-    /// The end of the last batch that was handed on.
+    tracker: Rc<AckTracker>,
+    /// The end of the last batch that was passed on.
     pushed_to: u64,
 }
 
-/// What a tail needs to begin anew.
+/// What a tail needs to restart from the beginning.
 struct Context {
     source: String,
     max_line_bytes: usize,
@@ -77,13 +77,13 @@ struct Context {
     checkpoints: Checkpoints,
     sinks: Vec<(usize, String)>,
     sink_count: usize,
-    /// Counts how often the file has begun anew.
+    /// Counts restarts from the beginning.
     epoch: Rc<Cell<u64>>,
     read_to: Rc<Cell<u64>>,
 }
 
 impl Tail {
-    /// A tail over any file, as for what was left of the app's output. `begin`: where to, while no sink has a position.
+    /// A tail of any file, also of a backlog of the app's output. `begin`: the start offset if no sink has a checkpoint.
     pub fn over(
         opened: Opened,
         pipeline: &Pipeline,
@@ -110,7 +110,7 @@ impl Tail {
             (position.offset <= size && is_of(&position, &file)).then_some(position.offset)
         };
         let positions: Vec<Option<u64>> = context.sinks.iter().map(|(_, sink)| known(sink)).collect();
-        // A sink that is new begins where the others are; a file that is new where `start` says.
+        // A new sink starts at the most advanced offset of the other sinks; a new file at `begin`.
         let fresh = positions.iter().flatten().copied().max().unwrap_or(begin.unwrap_or(0).min(size));
         let mut starts = vec![0; context.sink_count];
         for ((index, _), position) in context.sinks.iter().zip(&positions) {
@@ -127,21 +127,21 @@ impl Tail {
             file,
             reading,
             seen_at: Cell::new(now),
-            moved_at: Cell::new(now),
+            last_read: Cell::new(now),
             at_end: Cell::new(false),
             finished: Cell::new(false),
             noted_at: Cell::new(now),
             is_named: Cell::new(true),
-            packed: Cell::new(None),
+            compressed: Cell::new(None),
             context,
         };
         tail.context.note_all(id, &tail.file, &starts);
         Ok(tail)
     }
 
-    /// Reads what is there, up to a few chunks; true where there was something. `chunk` has `BEFORE_MAX` bytes more than a chunk.
+    /// Reads new bytes, up to `CHUNKS_PER_TURN` chunks; true if there were any. `chunk` has `BEFORE_MAX` bytes more than a chunk.
     pub async fn read(&self, pipeline: &Pipeline, chunk: &mut [u8]) -> bool {
-        let mut moved = false;
+        let mut has_read = false;
         for _ in 0..CHUNKS_PER_TURN {
             let (before, start) = {
                 let reading = self.reading.borrow();
@@ -160,29 +160,29 @@ impl Tail {
                 self.restart(pipeline);
                 return true;
             };
-            if start == 0 && before == 0 && self.packed.get().is_none() {
-                self.packed.set(compressed(new));
+            if start == 0 && before == 0 && self.compressed.get().is_none() {
+                self.compressed.set(compression(new));
             }
-            if count == before || self.packed.get().is_some() {
+            if count == before || self.compressed.get().is_some() {
                 self.at_end.set(true);
-                return moved;
+                return has_read;
             }
-            moved = true;
+            has_read = true;
             self.at_end.set(false);
             self.finished.set(false);
-            self.moved_at.set(Instant::now());
-            let new = self.pass_over(new);
-            let (batch, track) = self.reading.borrow_mut().take(new, read);
+            self.last_read.set(Instant::now());
+            let new = self.skip_padding(new);
+            let (batch, tracker) = self.reading.borrow_mut().take(new, read);
             if let Some(batch) = batch {
-                pipeline.push(batch, &track, 0).await;
+                pipeline.push(batch, &tracker, 0).await;
             }
         }
-        moved
+        has_read
     }
 
-    /// What a writer that did not notice a truncation leaves in front of its next line is a hole, which reads as NULs; and a
-    /// byte order mark is no part of the text. Answers the rest.
-    fn pass_over<'c>(&self, new: &'c [u8]) -> &'c [u8] {
+    /// Skips a hole, which reads as NULs: a writer that is unaware of a truncation leaves it before its next line. Skips a byte
+    /// order mark too, which is not part of the text. Returns the remaining bytes.
+    fn skip_padding<'c>(&self, new: &'c [u8]) -> &'c [u8] {
         let mut reading = self.reading.borrow_mut();
         if !reading.at_beginning {
             return new;
@@ -190,37 +190,37 @@ impl Tail {
         let mark = if reading.offset == 0 && new.starts_with(BOM) { BOM.len() } else { 0 };
         let nulls = new.iter().skip(mark).take_while(|byte| **byte == 0).count();
         reading.at_beginning = mark + nulls == new.len();
-        let mut passed = (mark + nulls) as u64;
+        let mut skipped = (mark + nulls) as u64;
         if reading.at_beginning {
-            // Where the file system knows the hole, it is not read.
-            let after = reading.offset + passed;
+            // A hole that the file system reports is not read.
+            let after = reading.offset + skipped;
             let data = match rustix::fs::seek(&*self.file, SeekFrom::Data(after)) {
                 Ok(data) => data,
-                // Nothing but a hole up to the end (lseek(2)).
+                // Only a hole up to the end (lseek(2), ENXIO).
                 Err(rustix::io::Errno::NXIO) => self.file.metadata().map_or(after, |meta| meta.len()),
                 Err(_) => after,
             };
-            passed += data.saturating_sub(after);
-            reading.before = vec![0; reading.before.len().max(BEFORE_MAX.min(passed as usize))];
+            skipped += data.saturating_sub(after);
+            reading.before = vec![0; reading.before.len().max(BEFORE_MAX.min(skipped as usize))];
         }
-        reading.offset += passed;
-        reading.framer.pass_over(passed);
+        reading.offset += skipped;
+        reading.framer.skip_bytes(skipped);
         new.get(mark + nulls..).unwrap_or(&[])
     }
 
-    /// The last line, though nobody has ended it.
+    /// Delivers a last line without a newline.
     pub async fn finish(&self, pipeline: &Pipeline) {
-        let (batch, track) = self.reading.borrow_mut().finish();
+        let (batch, tracker) = self.reading.borrow_mut().finish();
         if let Some(batch) = batch {
-            pipeline.push(batch, &track, 0).await;
+            pipeline.push(batch, &tracker, 0).await;
         }
     }
 
-    /// A file that became shorter than we have read, or has other bytes there, begins anew (copytruncate, `>`). What sinks
-    /// still acknowledge of its old content moves nothing any more.
+    /// A file that is now shorter than what was read, or has other bytes there, is re-read from the beginning (copytruncate,
+    /// `>`). Later acknowledgements of its old content are ignored.
     fn restart(&self, pipeline: &Pipeline) {
         let path = self.path.borrow();
-        tracing::info!(file = %path.display(), "log file truncated or replaced; reading from the beginning");
+        tracing::info!(path = %path.display(), "log file truncated or replaced; reading from the beginning");
         let starts = vec![0; self.context.sink_count];
         self.context.epoch.set(self.context.epoch.get() + 1);
         match self.context.reading(self.id, &self.file, &path, &starts, 0) {
@@ -234,7 +234,7 @@ impl Tail {
         self.is_named.get() && *self.path.borrow() == path
     }
 
-    /// Its name went away, and it may have another one.
+    /// Its name was removed or changed.
     pub fn lost_name(&self, to: Option<PathBuf>) {
         self.is_named.set(to.is_some());
         if let Some(to) = to {
@@ -252,15 +252,15 @@ impl Tail {
         self.path.replace(path);
     }
 
-    /// Nobody matches it and nobody writes to it any more.
+    /// No pattern matches it, and no process has written to it for the grace period.
     pub fn has_ended(&self) -> bool {
-        let quiet = self.moved_at.get().elapsed();
-        let line = self.reading.borrow().framer.is_within_a_line() && !self.is_deleted();
+        let quiet = self.last_read.get().elapsed();
+        let line = self.reading.borrow().framer.has_partial_line() && !self.is_deleted();
         let grace = if line && !self.finished.get() { LINE_GRACE } else { GRACE };
         self.at_end.get() && self.seen_at.get().elapsed() > GRACE && quiet > grace
     }
 
-    /// Delivers the last line of a file that has ended, once; true when all sinks have the file whole.
+    /// Delivers the last line of a file that has ended, once; true when all sinks have acknowledged the complete file.
     pub async fn end(&self, pipeline: &Pipeline) -> bool {
         if !self.finished.replace(true) {
             self.finish(pipeline).await;
@@ -269,22 +269,22 @@ impl Tail {
     }
 
     /// Read to its end, delivered, and quiet for a while: may be closed until it grows.
-    pub fn may_rest(&self, quiet: Duration) -> bool {
-        self.at_end.get() && self.moved_at.get().elapsed() > quiet && self.is_done()
+    pub fn is_idle(&self, quiet: Duration) -> bool {
+        self.at_end.get() && self.last_read.get().elapsed() > quiet && self.is_done()
     }
 
-    /// All sinks have acknowledged everything, and no line is begun.
+    /// All sinks have acknowledged everything, and no partial line is left.
     fn is_done(&self) -> bool {
-        let (within, pushed_to) = {
+        let (has_partial_line, pushed_to) = {
             let reading = self.reading.borrow();
-            (reading.framer.is_within_a_line(), reading.pushed_to)
+            (reading.framer.has_partial_line(), reading.pushed_to)
         };
-        !within && self.acknowledged(pushed_to)
+        !has_partial_line && self.acknowledged(pushed_to)
     }
 
     /// The format of a compressed file.
-    pub fn packed(&self) -> Option<&'static str> {
-        self.packed.get()
+    pub fn compressed(&self) -> Option<&'static str> {
+        self.compressed.get()
     }
 
     pub fn is_deleted(&self) -> bool {
@@ -299,19 +299,19 @@ impl Tail {
 
     /// Whether all sinks have acknowledged everything up to an offset.
     pub fn acknowledged(&self, offset: u64) -> bool {
-        let track = self.reading.borrow().track.clone();
-        self.context.sinks.iter().all(|(index, _)| track.acknowledged(*index) >= offset)
+        let tracker = self.reading.borrow().tracker.clone();
+        self.context.sinks.iter().all(|(index, _)| tracker.acknowledged(*index) >= offset)
     }
 
-    /// Writes down how far the file was read, so that what is lost with it is known.
+    /// Persists how far the file was read, so that the loss is known if the file is removed.
     pub fn note_read(&self) {
         let offset = self.reading.borrow().offset;
         if self.context.read_to.replace(offset) == offset || self.acknowledged(offset) {
             return;
         }
         self.noted_at.set(Instant::now());
-        let track = self.reading.borrow().track.clone();
-        let starts: Vec<u64> = (0..self.context.sink_count).map(|index| track.acknowledged(index)).collect();
+        let tracker = self.reading.borrow().tracker.clone();
+        let starts: Vec<u64> = (0..self.context.sink_count).map(|index| tracker.acknowledged(index)).collect();
         self.context.note_all(self.id, &self.file, &starts);
     }
 
@@ -323,24 +323,24 @@ impl Tail {
 }
 
 impl Reading {
-    /// Takes new bytes; `read` ends with them, and is what the next read compares with.
+    /// Takes new bytes; `read` ends with them, and the next read compares its end.
     fn take(&mut self, new: &[u8], read: &[u8]) -> (Option<Batch>, Rc<AckTracker>) {
         if !new.is_empty() {
             self.offset += new.len() as u64;
             self.before = read.get(read.len().saturating_sub(BEFORE_MAX)..).unwrap_or(&[]).to_vec();
         }
         let batch = self.framer.take(new);
-        self.handed_on(batch)
+        self.passed_on(batch)
     }
 
     fn finish(&mut self) -> (Option<Batch>, Rc<AckTracker>) {
         let batch = self.framer.finish();
-        self.handed_on(batch)
+        self.passed_on(batch)
     }
 
-    fn handed_on(&mut self, batch: Option<Batch>) -> (Option<Batch>, Rc<AckTracker>) {
+    fn passed_on(&mut self, batch: Option<Batch>) -> (Option<Batch>, Rc<AckTracker>) {
         self.pushed_to = batch.as_ref().map_or(self.pushed_to, |batch| batch.base + batch.bytes.len() as u64);
-        (batch, self.track.clone())
+        (batch, self.tracker.clone())
     }
 }
 
@@ -352,11 +352,11 @@ impl Context {
         let mut before = vec![0; length as usize];
         file.read_exact_at(&mut before, offset - length)?;
         let noting = self.noting(id, file);
-        let track = AckTracker::new(starts, Box::new(noting));
-        Ok(Reading { offset, before, at_beginning: offset == 0, framer, track, pushed_to: offset })
+        let tracker = AckTracker::new(starts, Box::new(noting));
+        Ok(Reading { offset, before, at_beginning: offset == 0, framer, tracker, pushed_to: offset })
     }
 
-    /// Writes down what a sink acknowledges, until the file begins anew.
+    /// Persists what a sink acknowledges, until the file is restarted from the beginning.
     fn noting(&self, id: FileId, file: &Rc<File>) -> impl Fn(usize, u64) + use<> {
         let (source, sinks, checkpoints) = (self.source.clone(), self.sinks.clone(), self.checkpoints.clone());
         let (file, epoch, mine) = (file.clone(), self.epoch.clone(), self.epoch.get());
@@ -380,23 +380,24 @@ impl Context {
 }
 
 /// The format of a compressed file, by its first bytes.
-fn compressed(begin: &[u8]) -> Option<&'static str> {
+fn compression(begin: &[u8]) -> Option<&'static str> {
     const FORMATS: [(&[u8], &str); 4] =
         [(b"\x1f\x8b", "gzip"), (b"\x28\xb5\x2f\xfd", "zstd"), (b"\xfd7zXZ", "xz"), (b"BZh", "bzip2")];
     FORMATS.iter().find(|(magic, _)| begin.starts_with(magic)).map(|(_, name)| *name)
 }
 
-/// A position with prints of what it covers. A file that cannot be read any more has prints that match nothing.
+/// A position with fingerprints of what it covers. A file that can no longer be read gets fingerprints that match nothing.
 fn position(file: &File, offset: u64, read_to: u64) -> Position {
-    let print = fingerprint(file, offset.min(FINGERPRINT_MAX as u64) as usize).unwrap_or_default();
+    let fingerprint = fingerprint(file, offset.min(FINGERPRINT_MAX as u64) as usize).unwrap_or_default();
     let before = fingerprint_before(file, offset).unwrap_or_default();
-    Position { offset, print, before, read_to: read_to.max(offset) }
+    Position { offset, fingerprint, before, read_to: read_to.max(offset) }
 }
 
-/// Whether the file is the one that the position was of.
+/// Whether the position is of this file.
 fn is_of(position: &Position, file: &File) -> bool {
-    let begins = fingerprint(file, position.print.length as usize).is_ok_and(|print| print == position.print);
-    // A position of the first version knows nothing of what stands before it.
+    let begins =
+        fingerprint(file, position.fingerprint.length as usize).is_ok_and(|found| found == position.fingerprint);
+    // A position of version 1 has no fingerprint of the bytes before its offset.
     let continues = position.before.length == 0
         || fingerprint_before(file, position.offset).is_ok_and(|before| before == position.before);
     begins && continues

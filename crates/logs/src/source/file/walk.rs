@@ -1,6 +1,6 @@
 //! All files that match path patterns. In: patterns. Out: paths with device, inode, size and time, and what could not be listed.
-//! Names are matched by their bytes as far as they are text; what is not counts as U+FFFD. Bounds: `DEPTH_MAX` folders below each
-//! other, `ENTRIES_MAX` names in all.
+//! Names are matched as text; bytes that are not UTF-8 count as U+FFFD. Limits: `DEPTH_MAX` levels of directories, `ENTRIES_MAX`
+//! names in total.
 
 use crate::checkpoint::FileId;
 use glob::{MatchOptions, Pattern};
@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 const DEPTH_MAX: usize = 32;
 const ENTRIES_MAX: usize = 1_000_000;
-/// Pipes and the like that are told of one look.
+/// Pipes and the like that one scan reports.
 const SPECIAL_MAX: usize = 16;
 
 /// `*` and `?` stay within one name.
@@ -33,20 +33,20 @@ pub fn modified_ns(meta: &Metadata) -> i64 {
     meta.mtime() * 1_000_000_000 + meta.mtime_nsec()
 }
 
-/// One look at the patterns.
+/// One scan of the patterns.
 #[derive(Default)]
 pub struct Walk {
     pub matches: Vec<Match>,
-    /// The folders in which files matched or could match.
+    /// The directories in which files matched or could match.
     pub directories: Vec<PathBuf>,
     /// Pipes, devices and sockets that match, and what they are: they are never read.
     pub special: Vec<(PathBuf, FileId, String)>,
-    /// The first thing that could not be looked at.
+    /// The first error of a path that could not be read.
     pub unreadable: Option<String>,
     excluded: Vec<Pattern>,
-    /// Files that have another name than when they were read: found by their inode.
+    /// Files that may have another name than when they were read: found by their inode.
     sought: HashSet<FileId>,
-    /// Of `sought`: what a folder's entry tells without a look at the file.
+    /// The inodes of `sought`, which a directory entry has without a stat of the file.
     inodes: HashSet<u64>,
     known: HashSet<FileId>,
     entries: usize,
@@ -55,7 +55,7 @@ pub struct Walk {
 impl Walk {
     pub fn new(exclude: &[String], sought: &[FileId]) -> Walk {
         let (sought, inodes) = (sought.iter().copied().collect(), sought.iter().map(|file| file.inode).collect());
-        Walk { excluded: read(exclude), sought, inodes, ..Walk::default() }
+        Walk { excluded: parse(exclude), sought, inodes, ..Walk::default() }
     }
 
     pub fn pattern(&mut self, pattern: &str) {
@@ -63,12 +63,12 @@ impl Walk {
         self.below(PathBuf::from("/"), &parts, 0);
     }
 
-    /// A path that is looked at whatever its name is.
+    /// Adds a path regardless of its name.
     pub fn path(&mut self, path: PathBuf) {
         self.file(path, false);
     }
 
-    /// `by_name`: a pattern without wildcards, so that whoever wrote it wants this file.
+    /// `by_name`: the pattern has no wildcards, so the operator wants exactly this file.
     fn file(&mut self, path: PathBuf, by_name: bool) {
         match std::fs::metadata(&path) {
             Ok(meta) if meta.is_file() => {
@@ -83,7 +83,7 @@ impl Walk {
             }
             Ok(meta) if meta.is_dir() || self.special.len() >= SPECIAL_MAX => {}
             Ok(meta) => self.special.push((path, FileId::of(&meta), base::system::file::not_regular(meta.file_type()))),
-            // One that went away meanwhile is found under its new name.
+            // A file renamed in the meantime is found under its new name.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => self.cannot(&path, &error),
         }
@@ -98,7 +98,7 @@ impl Walk {
             self.directories.push(directory.clone());
             self.below(directory.clone(), rest, depth);
             return self.each(&directory, |walk, entry| {
-                // Links to folders are not followed: they may lead back.
+                // Symlinks to directories are not followed: they may form a loop.
                 if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
                     walk.below(entry.path(), parts, depth + 1);
                 }
@@ -109,15 +109,15 @@ impl Walk {
             return self.below(directory.join(part), rest, depth);
         }
         let Ok(pattern) = Pattern::new(part) else { return };
-        // Where a folder may come, or a file.
+        // A directory or a file may be created here.
         self.directories.push(directory.clone());
         if rest.is_empty() && plain && self.sought.is_empty() {
-            return self.considered(directory.join(part), true);
+            return self.candidate(directory.join(part), true);
         }
         self.each(&directory, |walk, entry| {
             if matches(&pattern, &entry.file_name()) {
                 match rest.is_empty() {
-                    true => walk.considered(entry.path(), plain),
+                    true => walk.candidate(entry.path(), plain),
                     false if entry.path().is_dir() => walk.below(entry.path(), rest, depth + 1),
                     false => {}
                 }
@@ -127,7 +127,7 @@ impl Walk {
         });
     }
 
-    fn considered(&mut self, path: PathBuf, by_name: bool) {
+    fn candidate(&mut self, path: PathBuf, by_name: bool) {
         if !self.excluded.iter().any(|rule| rule.matches(&path.to_string_lossy())) {
             self.file(path, by_name);
         }
@@ -144,7 +144,7 @@ impl Walk {
     fn each(&mut self, directory: &Path, mut visit: impl FnMut(&mut Walk, &DirEntry)) {
         let entries = match std::fs::read_dir(directory) {
             Ok(entries) => entries,
-            // It may come, or is a file beside folders that match.
+            // The directory may be created later, or this is a file next to directories that match.
             Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => return,
             Err(error) => return self.cannot(directory, &error),
         };
@@ -168,7 +168,7 @@ impl Walk {
     }
 }
 
-/// A file that cannot be read, with what to do where a link leads out of what the sandbox grants.
+/// The error of a file that cannot be read, with the fix if a symlink points to a path that the sandbox does not allow.
 pub fn cannot_read(path: &Path, error: &io::Error) -> String {
     let shown = path.display();
     let real = path.canonicalize().ok().filter(|real| error.kind() == io::ErrorKind::PermissionDenied && real != path);
@@ -177,11 +177,11 @@ pub fn cannot_read(path: &Path, error: &io::Error) -> String {
             "cannot read {shown}: {error}; symlink target {} is outside the sandbox: add it to sandbox.allow_read",
             directory.display()
         ),
-        None => format!("{shown} cannot be read: {error}"),
+        None => format!("cannot read {shown}: {error}"),
     }
 }
 
-/// Patterns of a source, read once; those that cannot be read were refused before.
+/// Patterns of a source, parsed once; invalid patterns were rejected before.
 pub struct Patterns {
     include: Vec<Pattern>,
     exclude: Vec<Pattern>,
@@ -189,18 +189,18 @@ pub struct Patterns {
 
 impl Patterns {
     pub fn new(include: &[String], exclude: &[String]) -> Patterns {
-        Patterns { include: read(include), exclude: read(exclude) }
+        Patterns { include: parse(include), exclude: parse(exclude) }
     }
 
     /// Whether a file of this path would be read.
-    pub fn mean(&self, path: &Path) -> bool {
+    pub fn match_path(&self, path: &Path) -> bool {
         let text = path.to_string_lossy();
         self.include.iter().any(|pattern| pattern.matches_with(&text, OPTIONS))
             && !self.exclude.iter().any(|pattern| pattern.matches(&text))
     }
 }
 
-fn read(patterns: &[String]) -> Vec<Pattern> {
+fn parse(patterns: &[String]) -> Vec<Pattern> {
     patterns.iter().filter_map(|text| Pattern::new(text).ok()).collect()
 }
 
@@ -214,14 +214,14 @@ mod tests {
     use std::os::unix::ffi::OsStrExt as _;
 
     #[test]
-    fn patterns_match_names_that_are_not_text_and_files_below_folders() {
+    fn patterns_match_non_utf8_and_nested_names() {
         let dir = std::env::temp_dir().join(format!("outrigger-walk-{}", std::process::id()));
         let _ = std::fs::remove_dir_all(&dir);
-        std::fs::create_dir_all(dir.join("a/b/c")).expect("folders");
-        std::fs::create_dir_all(dir.join("d")).expect("folders");
+        std::fs::create_dir_all(dir.join("a/b/c")).expect("created");
+        std::fs::create_dir_all(dir.join("d")).expect("created");
         let odd = OsStr::from_bytes(b"odd-\xff.log");
         for name in [Path::new("a/x.log"), Path::new("a/b/c/y.log"), Path::new("d/z.txt"), &Path::new("d").join(odd)] {
-            std::fs::write(dir.join(name), "text").expect("a file");
+            std::fs::write(dir.join(name), "text").expect("written");
         }
         let check = |pattern: &str, exclude: &[String], expect: &[&Path]| {
             let mut walk = Walk::new(exclude, &[]);
@@ -239,11 +239,11 @@ mod tests {
         check("a/x.log", &[], &[Path::new("a/x.log")]);
         check("none/*.log", &[], &[]);
 
-        let moved = std::fs::metadata(dir.join("d/z.txt")).expect("there");
+        let moved = std::fs::metadata(dir.join("d/z.txt")).expect("exists");
         let id = FileId::of(&moved);
         let mut walk = Walk::new(&[], &[id]);
         walk.pattern(&format!("{}/*/z.log", dir.display()));
-        assert_eq!(walk.matches.len(), 1, "found by its inode in a folder that the pattern leads to");
+        assert_eq!(walk.matches.len(), 1, "found by its inode in a directory of the pattern");
         let _ = std::fs::remove_dir_all(&dir);
     }
 }

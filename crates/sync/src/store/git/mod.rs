@@ -1,7 +1,7 @@
 //! A git repository over file://, git://, http(s):// or ssh. In: a URL, a ref and a path. Out: the tree of the commit that the
-//! ref names. Asking costs one listing of refs; only a new commit is fetched, alone (depth 1), into a bare repository of our own,
-//! and its tree is walked by our own writer: no index, no checkout, no second program but ssh. Bounds: `ANSWER_MAX` for an
-//! answer over HTTP, `PACKS_MAX` packs before the cache is begun anew.
+//! ref points to. A poll costs one listing of refs; only a new commit is fetched, without its history (depth 1), into a bare
+//! repository that is the cache, and `tree.rs` writes its tree: no index, no checkout, no other program than ssh. Limits:
+//! `RESPONSE_MAX` for a response over HTTP, `PACKS_MAX` packs before the cache is re-created.
 
 mod reports;
 mod request;
@@ -26,9 +26,9 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 net::http_client! {
-    /// Follows a branch, tag or commit of a git repository, or one folder of it. The transports are `file://` (read directly),
-    /// `git://`, `http://`, `https://` and `ssh://` (the program `ssh` must be there). A tag or a commit id pins; a branch is
-    /// followed forward and backward. Submodules and large-file pointers are not resolved.
+    /// Follows a branch, tag or commit of a git repository, or one directory of it. Transports: `file://` (read directly),
+    /// `git://`, `http://`, `https://` and `ssh://` (requires the program `ssh`). A tag or a commit id pins the revision; a
+    /// branch is followed forward and backward. Submodules and large-file pointers are not resolved.
     pub struct Config {
         /// The repository, such as `https://host/path`, `ssh://user@host/path`, `git://host/path` or `file:///srv/config.git`.
         pub url: String,
@@ -53,7 +53,7 @@ pub struct Ssh {
     /// The private key. Default: ssh's own.
     #[serde(default)]
     pub key_file: Option<PathBuf>,
-    /// The hosts that are trusted; an unknown one is always refused. Default: ssh's own.
+    /// The trusted hosts; an unknown one is always rejected. Default: ssh's own.
     #[serde(default)]
     pub known_hosts_file: Option<PathBuf>,
 }
@@ -75,31 +75,31 @@ fn head() -> String {
     "HEAD".into()
 }
 
-/// Each fetch leaves a pack; a cache with more is begun anew, which costs one small fetch.
+/// Each fetch leaves a pack; a cache with more is re-created, which costs one small fetch.
 const PACKS_MAX: usize = 16;
 
 impl Config {
     pub fn check(&self) -> Result<(), String> {
         let url = gix::url::parse(self.url.as_bytes().as_bstr())
-            .map_err(|error| format!("`url` is no git URL: {}", chain(&error)))?;
+            .map_err(|error| format!("`url` is not a git URL: {}", chain(&error)))?;
         use gix::url::Scheme;
         if !matches!(url.scheme, Scheme::File | Scheme::Git | Scheme::Http | Scheme::Https | Scheme::Ssh) {
             return Err(format!(
-                "`url` has the scheme {}, and must be file, git, http, https or ssh",
+                "unsupported scheme {} in `url`, expected file, git, http, https or ssh",
                 url.scheme.as_str()
             ));
         }
         let climbs = |path: &PathBuf| path.components().any(|part| matches!(part, Component::ParentDir));
         if self.path.as_ref().is_some_and(climbs) {
-            return Err("`path` must be a folder of the repository, and has `..`".into());
+            return Err("`path` must be a directory of the repository, without `..`".into());
         }
         if self.reference.is_empty() || self.reference.starts_with('-') {
-            return Err("`ref` must name a branch, a tag or a commit".into());
+            return Err("`ref` must be a branch, a tag or a commit".into());
         }
         Ok(())
     }
 
-    /// What it needs from the system: a folder, a port, or the program ssh with its keys.
+    /// What it needs from the system: a directory, a port, or the program ssh with its keys.
     pub fn needs(&self) -> Needs {
         use gix::url::Scheme;
         let mut needs = Needs::default();
@@ -138,18 +138,18 @@ pub struct Git {
     url: gix::Url,
     cache: PathBuf,
     max_bytes: u64,
-    /// What the ref named when it was last looked at, and the revision that it led to.
+    /// The object that the ref pointed to at the last poll, and its revision.
     last: Option<(gix::ObjectId, String)>,
 }
 
-/// Why a fetch led to nothing.
+/// Why a fetch failed.
 #[derive(Debug)]
 enum Fault {
-    /// The server, or the way to it; and how long it asked to be left alone.
+    /// The server, or the connection to it; with the delay that the server requested.
     Server(String, Option<Duration>),
-    /// What the commit holds.
+    /// The content of the commit.
     Content(String),
-    /// Our own repository, which holds nothing that is not at the server.
+    /// The cache, which contains nothing that the server does not have.
     Cache(String),
 }
 
@@ -159,12 +159,12 @@ impl From<Fault> for Failure {
             Fault::Server(text, wait) => (text, wait),
             Fault::Content(text) | Fault::Cache(text) => (text, None),
         };
-        // Names of files and words of servers may hold anything.
+        // Names of files and texts of servers may contain anything.
         Failure { text: config::diag::one_line(&text), wait }
     }
 }
 
-type Got = (Fetched, Option<Candidate>);
+type FetchResult = (Fetched, Option<Candidate>);
 
 impl Git {
     pub fn new(config: Config, cache: PathBuf, max_bytes: u64) -> Result<Git, String> {
@@ -172,16 +172,16 @@ impl Git {
         Ok(Git { config, url, cache, max_bytes, last: None })
     }
 
-    /// One try, in a repository that has the objects or gets them.
+    /// One attempt, in a repository that has the objects or fetches them.
     fn attempt(
         &mut self,
         repository: &gix::Repository,
         published: Option<&str>,
         stage: &mut dyn FnMut() -> Result<Candidate, String>,
-    ) -> Result<Got, Fault> {
+    ) -> Result<FetchResult, Fault> {
         let Some(id) = self.locate(repository, published)? else { return Ok((Fetched::Same, None)) };
         let commit = tree::commit(repository, id)
-            .map_err(|fault| fault.about(&format!("`{}` names no commit", self.config.reference)))?;
+            .map_err(|fault| fault.about(&format!("`{}` does not point to a commit", self.config.reference)))?;
         let revision = self.revision_name(&commit);
         if published == Some(revision.as_str()) {
             self.last = Some((id, revision));
@@ -193,7 +193,7 @@ impl Git {
         Ok((Fetched::New { revision }, Some(candidate)))
     }
 
-    /// The object that the ref names now, which is then in the repository. None: nothing new since `published`.
+    /// The object that the ref points to now, which is then in the repository. None: nothing new since `published`.
     fn locate(&self, repository: &gix::Repository, published: Option<&str>) -> Result<Option<gix::ObjectId>, Fault> {
         if self.is_local() {
             let id = resolve(repository, &self.config.reference).map_err(|text| Fault::Server(text, None))?;
@@ -201,16 +201,16 @@ impl Git {
         }
         let (transport, reports) = transport::open(&self.url, &self.config)?;
         let listed = Cell::new(false);
-        // What the server or the way there has said is the reason; without it our own repository may be, and where the server ended a
-        // request that is made from it.
+        // The error of the server or of the connection is the reason. Without one the cache may be damaged, and also if the
+        // server closed the connection in a request that is built from the cache.
         self.receive(repository, transport, published, &listed).map_err(|text| match reports.take() {
             Some(report) if listed.get() && report.kind == std::io::ErrorKind::UnexpectedEof => {
                 Fault::Cache(report.text)
             }
             Some(report) => Fault::Server(report.text, report.wait),
             None if text.contains(TOO_LARGE) => {
-                let most = config::unit::ByteSize(self.max_bytes);
-                Fault::Content(format!("an object of the commit is larger than max_bytes = {most}"))
+                let max = config::unit::ByteSize(self.max_bytes);
+                Fault::Content(format!("an object of the commit is larger than max_bytes = {max}"))
             }
             None => Fault::Cache(text),
         })
@@ -234,8 +234,8 @@ impl Git {
             connection.prepare_fetch(gix::progress::Discard, Default::default()).map_err(|error| chain(&error))?;
         let missing = || format!("the repository has no ref `{}`", self.config.reference);
         let mappings = &prepared.ref_map().mappings;
-        // gitrevisions(7): a name below refs/ goes before a tag, and a tag before a branch.
-        let place = |mapping: &&gix::remote::fetch::refmap::Mapping| {
+        // gitrevisions(7): a name below refs/ takes precedence over a tag, and a tag over a branch.
+        let precedence = |mapping: &&gix::remote::fetch::refmap::Mapping| {
             let name = mapping.remote.as_name().and_then(|name| name.strip_prefix(b"refs/"));
             match name {
                 Some(name) if name == self.config.reference.as_bytes() => 0,
@@ -243,7 +243,7 @@ impl Git {
                 _ => 2,
             }
         };
-        let chosen = mappings.iter().min_by_key(place).ok_or_else(missing)?;
+        let chosen = mappings.iter().min_by_key(precedence).ok_or_else(missing)?;
         let id = chosen.remote.as_id().ok_or_else(missing)?.to_owned();
         if self.is_last(&id, published) {
             return Ok(None);
@@ -263,8 +263,9 @@ impl Git {
 
     fn remote<'r>(&self, repository: &'r gix::Repository) -> Result<gix::Remote<'r>, String> {
         let name = &self.config.reference;
-        let whole = name == "HEAD" || name.starts_with("refs/") || gix::ObjectId::from_hex(name.as_bytes()).is_ok();
-        let refspecs: Vec<BString> = match whole {
+        let is_full_name =
+            name == "HEAD" || name.starts_with("refs/") || gix::ObjectId::from_hex(name.as_bytes()).is_ok();
+        let refspecs: Vec<BString> = match is_full_name {
             true => vec![format!("+{name}:refs/outrigger/target").into()],
             false => vec![
                 format!("+refs/{name}:refs/outrigger/whole").into(),
@@ -279,8 +280,8 @@ impl Git {
             .map_err(|error| chain(&error))
     }
 
-    /// The repository to read from, and whether it may be at fault and is ours to begin anew: our own bare one, unless it was just
-    /// made. One that cannot be opened, or has grown, is.
+    /// The repository to read from, and whether it may be damaged and can be re-created: the cache, unless it was just created. A
+    /// cache that cannot be opened, or has too many packs, is re-created here.
     fn repository(&self) -> Result<(gix::Repository, bool), String> {
         if self.is_local() {
             return Ok((self.open(&local_path(&self.url))?, false));
@@ -288,28 +289,28 @@ impl Git {
         let packs = std::fs::read_dir(self.cache.join("objects/pack")).map_or(0, |entries| entries.count() / 2);
         match self.open(&self.cache) {
             Ok(repository) if packs <= PACKS_MAX => Ok((repository, true)),
-            _ => Ok((self.restart()?, false)),
+            _ => Ok((self.recreate()?, false)),
         }
     }
 
-    /// By the repository's own configuration alone: what stands in the environment or in a home is not ours.
+    /// Only the repository's own configuration applies, not that of the environment or of a home directory.
     fn options(&self) -> gix::open::Options {
-        let most = self.max_bytes.max(OBJECT_LEAST);
-        gix::open::Options::isolated().config_overrides([format!("gitoxide.objects.allocLimit={most}")])
+        let limit = self.max_bytes.max(OBJECT_MIN);
+        gix::open::Options::isolated().config_overrides([format!("gitoxide.objects.allocLimit={limit}")])
     }
 
     fn open(&self, path: &Path) -> Result<gix::Repository, String> {
         let options = self.options().with(gix::sec::Trust::Full);
         let mut repository = gix::open_opts(path, options)
-            .map_err(|error| format!("{} cannot be opened as a git repository: {}", path.display(), chain(&error)))?;
-        // The name of a revision is a promise of its content: `git replace` does not count.
+            .map_err(|error| format!("cannot open {} as a git repository: {}", path.display(), chain(&error)))?;
+        // The name of a revision identifies its content: `git replace` is ignored.
         repository.objects.ignore_replacements = true;
         Ok(repository)
     }
 
-    fn restart(&self) -> Result<gix::Repository, String> {
+    fn recreate(&self) -> Result<gix::Repository, String> {
         let failed =
-            |error: &dyn std::fmt::Display| format!("the cache {} cannot be made: {error}", self.cache.display());
+            |error: &dyn std::fmt::Display| format!("cannot create the cache {}: {error}", self.cache.display());
         crate::publish::symlink::remove(&self.cache).map_err(|error| failed(&error))?;
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.cache).map_err(|error| failed(&error))?;
         gix::ThreadSafeRepository::init_opts(&self.cache, gix::create::Kind::Bare, Default::default(), self.options())
@@ -323,13 +324,13 @@ impl Store for Git {
         &mut self,
         published: Option<&str>,
         stage: &mut dyn FnMut() -> Result<Candidate, String>,
-    ) -> Result<Got, Failure> {
+    ) -> Result<FetchResult, Failure> {
         let (repository, may_be_damaged) = self.repository()?;
         match self.attempt(&repository, published, stage) {
-            // Whatever fails in it without the server's fault: once per fetch it is begun anew.
+            // A failure that is not the server's: the cache is re-created, once per fetch.
             Err(Fault::Cache(text)) if may_be_damaged => {
-                tracing::info!(cache = %self.cache.display(), reason = text, "recreating the git cache");
-                Ok(self.attempt(&self.restart()?, published, stage)?)
+                tracing::info!(path = %self.cache.display(), reason = text, "recreating the git cache");
+                Ok(self.attempt(&self.recreate()?, published, stage)?)
             }
             result => Ok(result?),
         }
@@ -337,24 +338,24 @@ impl Store for Git {
 }
 
 impl Fault {
-    fn about(self, what: &str) -> Fault {
+    fn about(self, context: &str) -> Fault {
         match self {
-            Fault::Server(text, wait) => Fault::Server(format!("{what}: {text}"), wait),
-            Fault::Content(text) => Fault::Content(format!("{what}: {text}")),
-            Fault::Cache(text) => Fault::Cache(format!("{what}: {text}")),
+            Fault::Server(text, wait) => Fault::Server(format!("{context}: {text}"), wait),
+            Fault::Content(text) => Fault::Content(format!("{context}: {text}")),
+            Fault::Cache(text) => Fault::Cache(format!("{context}: {text}")),
         }
     }
 }
 
 impl Git {
-    /// What is selected, and the commit's id: the same commit is another content for each `path`.
+    /// The selection and the commit's id: the same commit has another content for each `path`.
     fn revision_name(&self, commit: &gix::ObjectId) -> String {
         let path: Option<PathBuf> = self.config.path.as_deref().map(tree::normal);
         match path.filter(|path| !path.as_os_str().is_empty()) {
             None => format!("all/{commit}"),
             Some(path) => {
                 let text = path.to_string_lossy();
-                // For people; the hash tells apart what it cannot.
+                // The readable part; the hash distinguishes paths that it does not.
                 let shown: String =
                     text.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).take(SHOWN_MAX).collect();
                 let hash = gix::objs::compute_hash(commit.kind(), gix::object::Kind::Blob, path.as_os_str().as_bytes());
@@ -366,20 +367,20 @@ impl Git {
 }
 
 /// Commits and trees are objects as well, and may be larger than a small revision.
-const OBJECT_LEAST: u64 = 16 << 20;
+const OBJECT_MIN: u64 = 16 << 20;
 
-/// What the library says of an object beyond its limit.
+/// The library's error for an object above its limit.
 const TOO_LARGE: &str = "too large to fit in memory";
 
 /// Characters of a path in the name of its selection.
 const SHOWN_MAX: usize = 40;
 
-/// The folder of a file:// URL, whose path is percent-encoded like any other (RFC 8089, 2).
+/// The directory of a file:// URL, whose path is percent-encoded like any other (RFC 8089, 2).
 fn local_path(url: &gix::Url) -> PathBuf {
     PathBuf::from(std::ffi::OsString::from_vec(net::percent_decoded(&url.path)))
 }
 
-/// What a ref names in a repository that can be read directly.
+/// The object that a ref points to in a repository that is read directly.
 fn resolve(repository: &gix::Repository, reference: &str) -> Result<gix::ObjectId, String> {
     if let Ok(id) = gix::ObjectId::from_hex(reference.as_bytes()) {
         return Ok(id);

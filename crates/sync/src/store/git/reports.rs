@@ -1,18 +1,18 @@
-//! Errors of a connection to a git server, in the words of the side that reported them: gix passes on only that a read failed.
+//! Errors of a connection to a git server, as reported by the side that detected them: gix passes on only that a read failed.
 
 use std::io;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-/// What the way to the server has met, in the words of whoever met it: gix passes on only that a read failed.
+/// The error of a connection, as reported by the side that detected it: gix passes on only that a read failed.
 #[derive(Clone, Default)]
 pub struct Reports(Arc<Mutex<Option<Report>>>);
 
 pub struct Report {
-    /// `UnexpectedEof`: the words with which the other side ended.
+    /// `UnexpectedEof`: the last output of the other side before the end of the stream.
     pub kind: io::ErrorKind,
     pub text: String,
-    /// How long the server asked to be left alone.
+    /// The delay that the server requested.
     pub wait: Option<Duration>,
 }
 

@@ -1,6 +1,6 @@
-//! The way to a git server by the program `ssh`, started without a shell. In: a URL, keys and known hosts. Out: the bytes of
-//! `git-upload-pack` on the other side, or the last line of ssh. Bounds: `timeout` for each wait for bytes, `ERRORS_MAX` bytes
-//! of what ssh says; it ends with whoever waits for it.
+//! The connection to a git server through the program `ssh`, started without a shell. In: a URL, keys and known hosts. Out: the
+//! bytes of `git-upload-pack` on the server, or the last line of ssh. Limits: `timeout` for each wait for bytes, `ERRORS_MAX`
+//! bytes of ssh's stderr; ssh exits with the thread that waits for it.
 
 use super::Config;
 use super::reports::Reports;
@@ -15,60 +15,60 @@ use std::path::Path;
 use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// The end of what ssh says, which has the reason.
+/// The end of ssh's stderr, which has the reason.
 const ERRORS_MAX: usize = 4096;
 
-/// How long the last words of an ssh whose output has ended may take.
+/// How long the rest of ssh's stderr may take after the end of its output.
 const FINAL_READ: Duration = Duration::from_secs(1);
 
-/// Starts ssh; what it cannot do is told when its output is read.
+/// Starts ssh; its errors are reported when its output is read.
 pub fn connect(
     url: &gix::Url,
     config: &Config,
     reports: &Reports,
 ) -> Result<Connection<Reading, Corrected<Writing>>, String> {
-    let place = place(url)?;
-    let mut command = command(url, config, &place)?;
+    let destination = destination(url)?;
+    let mut command = command(url, config, &destination)?;
     sys::process::end_with_thread(&mut command);
     let mut child = command
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
-        .map_err(|error| format!("the program `ssh` cannot be started: {error}"))?;
+        .map_err(|error| format!("cannot start the program `ssh`: {error}"))?;
     let (Some(stdin), Some(stdout), Some(stderr)) = (child.stdin.take(), child.stdout.take(), child.stderr.take())
     else {
         return Err("ssh has no pipes".into());
     };
-    let silence = config.timeout;
-    let silent = format!("no bytes from {place} within {silence}");
+    let timeout = config.timeout;
+    let timeout_text = format!("no bytes from {destination} within {timeout}");
     let read = Reading {
         child,
         stdout,
         stderr: Some(stderr),
         errors: Vec::new(),
-        silence,
-        silent: silent.clone(),
+        timeout,
+        timeout_text: timeout_text.clone(),
         reports: reports.clone(),
     };
-    let write = Corrected::new(Writing { stdin, silence, silent, reports: reports.clone() });
+    let write = Corrected::new(Writing { stdin, timeout, timeout_text, reports: reports.clone() });
     let virtual_host = None::<(String, Option<u16>)>;
     Ok(Connection::new(read, write, Protocol::V2, url.path.clone(), virtual_host, ConnectMode::Process, false))
 }
 
 /// `user@host`, which must not look like an option.
-fn place(url: &gix::Url) -> Result<String, String> {
+fn destination(url: &gix::Url) -> Result<String, String> {
     let host = url.host().ok_or("an ssh:// URL needs a host")?;
     let host = host.trim_start_matches('[').trim_end_matches(']');
-    let place = url.user().map_or(host.to_string(), |user| format!("{user}@{host}"));
-    match place.starts_with('-') || host.starts_with('-') {
-        true => Err(format!("`{place}` could be taken for an option of ssh")),
-        false => Ok(place),
+    let destination = url.user().map_or(host.to_string(), |user| format!("{user}@{host}"));
+    match destination.starts_with('-') || host.starts_with('-') {
+        true => Err(format!("`{destination}` looks like an option of ssh")),
+        false => Ok(destination),
     }
 }
 
-/// ssh never asks, never trusts an unknown host, and notices a server that is gone (ssh_config(5)).
-fn command(url: &gix::Url, config: &Config, place: &str) -> Result<Command, String> {
+/// ssh never prompts, never trusts an unknown host, and detects a server that is down (ssh_config(5)).
+fn command(url: &gix::Url, config: &Config, destination: &str) -> Result<Command, String> {
     let mut command = Command::new("ssh");
     let connect_timeout = config.connect_timeout.0.as_secs().max(1);
     let options = ["BatchMode=yes", "StrictHostKeyChecking=yes", "ServerAliveInterval=10", "ServerAliveCountMax=3"];
@@ -86,10 +86,10 @@ fn command(url: &gix::Url, config: &Config, place: &str) -> Result<Command, Stri
     if let Some(port) = url.port {
         command.args(["-p", &port.to_string()]);
     }
-    // The shell on the other side reads it: one word, in which only the quote has a meaning. `/~user` is a home (git-clone(1)).
+    // The server's shell parses it: one word, in which only the quote has a meaning. `/~user` is a home directory (git-clone(1)).
     let path = url.path.strip_prefix(b"/").filter(|rest| rest.starts_with(b"~")).unwrap_or(&url.path);
     let path = path.to_str().map_err(|_| "the path of an ssh:// URL must be UTF-8")?.replace('\'', "'\\''");
-    command.args([place, &format!("git-upload-pack '{path}'")]);
+    command.args([destination, &format!("git-upload-pack '{path}'")]);
     Ok(command)
 }
 
@@ -98,23 +98,23 @@ fn quoted(path: &Path) -> Result<String, String> {
     let text = path
         .to_str()
         .filter(|text| !text.contains('"'))
-        .ok_or_else(|| format!("{} has a character that ssh's command line cannot hold", path.display()))?;
+        .ok_or_else(|| format!("{} has a character that ssh's command line does not support", path.display()))?;
     Ok(format!("\"{}\"", text.replace('%', "%%")))
 }
 
-/// What ssh gives out, and the program itself, which ends with it.
+/// The output of ssh, and the process itself, which is killed on drop.
 pub struct Reading {
     child: Child,
     stdout: ChildStdout,
     stderr: Option<ChildStderr>,
     errors: Vec<u8>,
-    silence: TimeSpan,
-    silent: String,
+    timeout: TimeSpan,
+    timeout_text: String,
     reports: Reports,
 }
 
 impl Reading {
-    /// Waits until there is output, and takes what ssh says meanwhile. False: the time is over.
+    /// Waits until there is output, and reads stderr in the meantime. False: timed out.
     fn wait(&mut self, with_output: bool, until: Instant) -> io::Result<bool> {
         loop {
             let mut waits = Vec::with_capacity(2);
@@ -127,14 +127,15 @@ impl Reading {
             if waits.is_empty() {
                 return Ok(true);
             }
-            let words = waits.len() - 1;
+            let stderr_index = waits.len() - 1;
             if !ready(&mut waits, until)? {
                 return Ok(false);
             }
             let output = with_output && waits.first().is_some_and(|wait| !wait.revents().is_empty());
-            let says = self.stderr.is_some() && waits.get(words).is_some_and(|wait| !wait.revents().is_empty());
-            if says {
-                self.listen()?;
+            let has_errors =
+                self.stderr.is_some() && waits.get(stderr_index).is_some_and(|wait| !wait.revents().is_empty());
+            if has_errors {
+                self.read_stderr()?;
             }
             if output || (!with_output && self.stderr.is_none()) {
                 return Ok(true);
@@ -142,7 +143,7 @@ impl Reading {
         }
     }
 
-    fn listen(&mut self) -> io::Result<()> {
+    fn read_stderr(&mut self) -> io::Result<()> {
         let Some(stderr) = &mut self.stderr else { return Ok(()) };
         let mut chunk = [0; 1024];
         let count = stderr.read(&mut chunk)?;
@@ -160,8 +161,8 @@ impl Reading {
     }
 }
 
-/// The last line that says something, since git and ssh put hints below the reason; and what ssh said of a key before it, without
-/// which "Permission denied" sends people to the wrong side.
+/// The last `fatal:` line, or else the last line, since git and ssh print hints after the reason; and the lines of ssh about a
+/// key before it, without which "Permission denied" points to the wrong side.
 fn reason(text: &str) -> Option<String> {
     let lines = || text.lines().map(str::trim).filter(|line| !line.is_empty());
     let fatal = lines().rev().find(|line| line.starts_with("fatal:"));
@@ -182,12 +183,12 @@ fn reason(text: &str) -> Option<String> {
 
 impl Read for Reading {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if !self.wait(true, Instant::now() + self.silence.0)? {
-            return Err(self.reports.put(io::ErrorKind::TimedOut, self.silent.clone(), None));
+        if !self.wait(true, Instant::now() + self.timeout.0)? {
+            return Err(self.reports.put(io::ErrorKind::TimedOut, self.timeout_text.clone(), None));
         }
         let count = self.stdout.read(buffer)?;
         if count == 0 && !buffer.is_empty() {
-            // The end of all, or a failure: whoever reads knows which, and takes the reason then.
+            // The end of the stream, or a failure: the caller knows which, and then takes the reason.
             let _ = self.wait(false, Instant::now() + FINAL_READ);
             if let Some(reason) = self.reason() {
                 self.reports.put(io::ErrorKind::UnexpectedEof, reason, None);
@@ -204,21 +205,21 @@ impl Drop for Reading {
     }
 }
 
-/// What ssh takes in.
+/// The input of ssh.
 pub struct Writing {
     stdin: ChildStdin,
-    silence: TimeSpan,
-    silent: String,
+    timeout: TimeSpan,
+    timeout_text: String,
     reports: Reports,
 }
 
 impl Write for Writing {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let mut waits = [PollFd::new(&self.stdin, PollFlags::OUT)];
-        if !ready(&mut waits, Instant::now() + self.silence.0)? {
-            return Err(self.reports.put(io::ErrorKind::TimedOut, self.silent.clone(), None));
+        if !ready(&mut waits, Instant::now() + self.timeout.0)? {
+            return Err(self.reports.put(io::ErrorKind::TimedOut, self.timeout_text.clone(), None));
         }
-        // A pipe with room takes this many bytes at once (pipe(7), PIPE_BUF).
+        // A writable pipe accepts this many bytes without blocking (pipe(7), PIPE_BUF).
         self.stdin.write(bytes.get(..bytes.len().min(PIPE_BUF)).unwrap_or(&[]))
     }
 
@@ -229,7 +230,7 @@ impl Write for Writing {
 
 const PIPE_BUF: usize = 4096;
 
-/// False: the time is over.
+/// False: timed out.
 fn ready(waits: &mut [PollFd<'_>], until: Instant) -> io::Result<bool> {
     loop {
         let left = until.saturating_duration_since(Instant::now());
@@ -247,15 +248,15 @@ mod tests {
     use super::reason;
 
     #[test]
-    fn what_ssh_says_of_a_key_stands_beside_the_refusal() {
+    fn ssh_errors_about_a_key_are_in_the_reason() {
         let denied = "git@host: Permission denied (publickey).";
         assert_eq!(reason(denied).as_deref(), Some(&*format!("ssh: {denied}")));
         let open = format!(
             "@@@@@@@\r\n@  WARNING: UNPROTECTED PRIVATE KEY FILE!  @\r\n@@@@@@@\r\nPermissions 0644 for '/k' are too open.\r\n\
              This private key will be ignored.\r\nLoad key \"/k\": bad permissions\r\n{denied}\r\n"
         );
-        let told = "Permissions 0644 for '/k' are too open; Load key \"/k\": bad permissions";
-        assert_eq!(reason(&open), Some(format!("ssh: {denied} ({told})")));
+        let key_errors = "Permissions 0644 for '/k' are too open; Load key \"/k\": bad permissions";
+        assert_eq!(reason(&open), Some(format!("ssh: {denied} ({key_errors})")));
         let missing = format!("Warning: Identity file /k not accessible: No such file or directory.\n{denied}\n");
         assert!(reason(&missing).is_some_and(|text| text.contains("/k not accessible")));
         assert_eq!(

@@ -1,9 +1,9 @@
-//! The ways to a git server. git:// over a socket with time-outs, ssh by the program, http by our own client: gix's transport
-//! trait over `net`, so that there is one HTTP stack with one set of certificates and credentials. Bounds: an answer over HTTP
-//! is held whole and has at most `ANSWER_MAX` bytes; each wait for bytes ends after `timeout`.
+//! The transports to a git server. git:// over a socket with timeouts, ssh by the program, http by Outrigger's client: gix's
+//! transport trait over `net`, so that there is one HTTP stack with one set of certificates and credentials. Limits: a response
+//! over HTTP is buffered completely and has at most `RESPONSE_MAX` bytes; each wait for bytes ends after `timeout`.
 
 use super::reports::Reports;
-use super::request::{Corrected, put_right};
+use super::request::{Corrected, correct};
 use super::{Config, Fault, ssh};
 use bytes::Bytes;
 use gix_transport::Protocol;
@@ -18,15 +18,15 @@ use std::io::{self, BufRead, Cursor, Read, Write};
 use std::net::TcpStream;
 use std::sync::{Arc, Mutex, OnceLock};
 
-const ANSWER_MAX: usize = 128 << 20;
+const RESPONSE_MAX: usize = 128 << 20;
 
-/// A way to the server, and what it has to say when a fetch over it fails.
+/// A transport to the server, and its errors when a fetch over it fails.
 pub fn open(url: &gix::Url, config: &Config) -> Result<(Box<dyn Transport>, Reports), Fault> {
     use gix::url::Scheme;
     let reports = Reports::default();
     let transport: Result<Box<dyn Transport>, String> = match url.scheme {
         Scheme::Http | Scheme::Https => NetHttp::new(config, reports.clone()).map(|http| {
-            // gix would refuse to send credentials without TLS; ours is the client that sends them.
+            // gix would refuse to send credentials without TLS; `net` is the client that sends them.
             let mut bare = url.clone();
             bare.set_user(None);
             bare.set_password(None);
@@ -35,7 +35,7 @@ pub fn open(url: &gix::Url, config: &Config) -> Result<(Box<dyn Transport>, Repo
         }),
         Scheme::Git => git(url, config, &reports).map(|transport| Box::new(transport) as Box<dyn Transport>),
         Scheme::Ssh => ssh::connect(url, config, &reports).map(|transport| Box::new(transport) as Box<dyn Transport>),
-        _ => Err("this scheme has no transport here".into()),
+        _ => Err("unsupported scheme".into()),
     };
     match transport {
         Ok(transport) => Ok((transport, reports)),
@@ -46,33 +46,36 @@ pub fn open(url: &gix::Url, config: &Config) -> Result<(Box<dyn Transport>, Repo
 fn git(url: &gix::Url, config: &Config, reports: &Reports) -> Result<Connection<Timed, Corrected<Timed>>, String> {
     let host = url.host().ok_or("a git:// URL needs a host")?;
     let port = url.port.unwrap_or(super::GIT_PORT);
-    let place = format!("{host}:{port}");
-    let failed = |error: io::Error| format!("{place}: {error}");
-    let silence = config.timeout;
+    let address = format!("{host}:{port}");
+    let failed = |error: io::Error| format!("{address}: {error}");
+    let timeout = config.timeout;
     let read = net::dial_blocking(host, port, config.connect_timeout.0).map_err(|error| error.to_string())?;
-    read.set_read_timeout(Some(silence.0)).and_then(|()| read.set_write_timeout(Some(silence.0))).map_err(failed)?;
+    read.set_read_timeout(Some(timeout.0)).and_then(|()| read.set_write_timeout(Some(timeout.0))).map_err(failed)?;
     let write = read.try_clone().map_err(failed)?;
-    let timed =
-        |stream| Timed { stream, silent: format!("no bytes from {place} within {silence}"), reports: reports.clone() };
+    let timed = |stream| Timed {
+        stream,
+        timeout_text: format!("no bytes from {address} within {timeout}"),
+        reports: reports.clone(),
+    };
     let virtual_host = Some((host.to_string(), url.port));
     let (read, write) = (timed(read), Corrected::new(timed(write)));
     Ok(Connection::new(read, write, Protocol::V2, url.path.clone(), virtual_host, ConnectMode::Daemon, false))
 }
 
-/// A socket that says who was silent, and for how long.
+/// A socket whose timeout errors have the address and the limit.
 struct Timed {
     stream: TcpStream,
-    silent: String,
+    timeout_text: String,
     reports: Reports,
 }
 
 impl Timed {
-    fn named(&self, error: io::Error) -> io::Error {
+    fn with_address(&self, error: io::Error) -> io::Error {
         match error.kind() {
             io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
-                self.reports.put(io::ErrorKind::TimedOut, self.silent.clone(), None)
+                self.reports.put(io::ErrorKind::TimedOut, self.timeout_text.clone(), None)
             }
-            // What the server said before it hung up is still to be read, and is the better reason.
+            // What the server sent before it closed the connection is still to be read, and is the better reason.
             _ => error,
         }
     }
@@ -80,13 +83,13 @@ impl Timed {
 
 impl Read for Timed {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.stream.read(buffer).map_err(|error| self.named(error))
+        self.stream.read(buffer).map_err(|error| self.with_address(error))
     }
 }
 
 impl Write for Timed {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.stream.write(bytes).map_err(|error| self.named(error))
+        self.stream.write(bytes).map_err(|error| self.with_address(error))
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -94,7 +97,7 @@ impl Write for Timed {
     }
 }
 
-/// gix's HTTP by our client, on a small runtime of this thread.
+/// gix's HTTP trait over `net`, on a runtime of this thread.
 struct NetHttp {
     shared: Arc<Shared>,
 }
@@ -103,7 +106,7 @@ struct Shared {
     client: Client,
     runtime: tokio::runtime::Runtime,
     reports: Reports,
-    /// `user:password` of the URL, encoded as it stands there.
+    /// `user:password` of the URL, encoded as in the URL.
     credentials: Option<String>,
 }
 
@@ -118,7 +121,7 @@ impl NetHttp {
     }
 
     fn request(&self, method: http::Method, url: &str, headers: impl IntoIterator<Item = impl AsRef<str>>) -> Request {
-        // gix writes whole lines; our client knows which of them it needs itself.
+        // gix writes complete lines; `net` sets the headers that it needs itself.
         let mut known = Vec::new();
         for line in headers {
             let Some((name, value)) = line.as_ref().split_once(':') else { continue };
@@ -132,12 +135,12 @@ impl NetHttp {
             Some(credentials) => url.replacen("://", &format!("://{credentials}@"), 1),
             None => url.to_string(),
         };
-        Request { method, url, headers: known, body: Bytes::new(), answer_max: ANSWER_MAX }
+        Request { method, url, headers: known, body: Bytes::new(), answer_max: RESPONSE_MAX }
     }
 }
 
 impl Shared {
-    /// An answer of a git server; any other is an error that the reports name.
+    /// The response of a git server; any other response is an error in the reports.
     fn send(&self, request: &Request) -> io::Result<Response> {
         let put = |text: String, wait| self.reports.put(io::ErrorKind::Other, text, wait);
         let response =
@@ -145,39 +148,41 @@ impl Shared {
         match response.status {
             200..=299 => {}
             401 | 403 => {
-                let text = format!("the server answers {}: check client.auth", response.status);
+                let text = format!("the server responded with {}: check `auth`", response.status);
                 return Err(self.reports.put(io::ErrorKind::PermissionDenied, text, None));
             }
             status @ 300..=399 => {
                 return Err(put(
                     match response.header("location") {
-                        Some(_) => format!("the server answers {status}: {}; set `url` to it", response.excerpt()),
-                        None => format!("the server answers {status}, and not where the repository is: check `url`"),
+                        Some(_) => {
+                            format!("the server responded with {status}: {}; set `url` to it", response.excerpt())
+                        }
+                        None => format!("the server responded with {status} without a location: check `url`"),
                     },
                     None,
                 ));
             }
             status => {
                 let wait = response.retry_after().filter(|_| matches!(status, 429 | 503));
-                return Err(put(format!("the server answers {status}: {}", response.excerpt()), wait));
+                return Err(put(format!("the server responded with {status}: {}", response.excerpt()), wait));
             }
         }
-        if response.body.len() >= ANSWER_MAX {
-            let most = config::unit::ByteSize(ANSWER_MAX as u64);
-            return Err(put(
-                format!("the server's answer has more than {most}, the most that is taken over HTTP"),
-                None,
-            ));
+        if response.body.len() >= RESPONSE_MAX {
+            let max = config::unit::ByteSize(RESPONSE_MAX as u64);
+            return Err(put(format!("the server's response exceeds {max}, the limit over HTTP"), None));
         }
         let kind = response.media_type();
         if !kind.to_ascii_lowercase().starts_with(GIT_TYPES) {
-            return Err(put(format!("the server answers `{kind}`, which no git server does: check `url`"), None));
+            return Err(put(
+                format!("the server responded with `{kind}`, which is not a git content type: check `url`"),
+                None,
+            ));
         }
         Ok(response)
     }
 }
 
-/// The types of the protocol's answers (git's gitprotocol-http(5), "Smart Clients").
+/// The types of the protocol's responses (git's gitprotocol-http(5), "Smart Clients").
 const GIT_TYPES: &str = "application/x-git-";
 
 /// As gix compares it: in lower case.
@@ -186,8 +191,8 @@ fn content_type_line(response: &Response) -> Bytes {
 }
 
 impl Http for NetHttp {
-    type Headers = Answer;
-    type ResponseBody = Answer;
+    type Headers = ResponsePart;
+    type ResponseBody = ResponsePart;
     type PostBody = Outgoing;
 
     fn get(
@@ -198,7 +203,10 @@ impl Http for NetHttp {
     ) -> gix::error::Result<GetResponse<Self::Headers, Self::ResponseBody>> {
         let response =
             self.shared.send(&self.request(http::Method::GET, url, headers)).map_err(gix::error::Exn::from)?;
-        Ok(GetResponse { headers: Answer::ready(content_type_line(&response)), body: Answer::ready(response.body) })
+        Ok(GetResponse {
+            headers: ResponsePart::ready(content_type_line(&response)),
+            body: ResponsePart::ready(response.body),
+        })
     }
 
     fn post(
@@ -216,8 +224,8 @@ impl Http for NetHttp {
         });
         Ok(PostResponse {
             post_body: Outgoing(post.clone()),
-            headers: Answer::of(&post, content_type_line),
-            body: Answer::of(&post, |response| response.body.clone()),
+            headers: ResponsePart::of(&post, content_type_line),
+            body: ResponsePart::of(&post, |response| response.body.clone()),
         })
     }
 
@@ -226,7 +234,7 @@ impl Http for NetHttp {
     }
 }
 
-/// A POST, which is sent when gix first reads its answer: by then it has written the request.
+/// A POST, which is sent when gix first reads its response: by then it has written the request.
 struct Post {
     shared: Arc<Shared>,
     request: Mutex<Request>,
@@ -238,7 +246,7 @@ impl Post {
     fn response(&self) -> io::Result<&Response> {
         let send = || {
             let mut request = base::sync::lock(&self.request);
-            request.body = put_right(std::mem::take(&mut *base::sync::lock(&self.written))).into();
+            request.body = correct(std::mem::take(&mut *base::sync::lock(&self.written))).into();
             self.shared.send(&request).map_err(|error| error.to_string())
         };
         self.response.get_or_init(send).as_ref().map_err(|text| io::Error::other(text.clone()))
@@ -259,25 +267,25 @@ impl Write for Outgoing {
     }
 }
 
-/// An answer that is to come, and what is wanted of it.
+/// A pending response, and the part of it to read.
 type Pending = (Arc<Post>, fn(&Response) -> Bytes);
 
-/// A part of an answer: its type, as a header line, or its body.
-struct Answer {
+/// A part of a response: its type, as a header line, or its body.
+struct ResponsePart {
     pending: Option<Pending>,
     read: Cursor<Bytes>,
 }
 
-impl Answer {
-    fn ready(bytes: Bytes) -> Answer {
-        Answer { pending: None, read: Cursor::new(bytes) }
+impl ResponsePart {
+    fn ready(bytes: Bytes) -> ResponsePart {
+        ResponsePart { pending: None, read: Cursor::new(bytes) }
     }
 
-    fn of(post: &Arc<Post>, part: fn(&Response) -> Bytes) -> Answer {
-        Answer { pending: Some((post.clone(), part)), read: Cursor::default() }
+    fn of(post: &Arc<Post>, part: fn(&Response) -> Bytes) -> ResponsePart {
+        ResponsePart { pending: Some((post.clone(), part)), read: Cursor::default() }
     }
 
-    fn arrive(&mut self) -> io::Result<()> {
+    fn receive(&mut self) -> io::Result<()> {
         if let Some((post, part)) = self.pending.take() {
             self.read = Cursor::new(part(post.response()?));
         }
@@ -285,16 +293,16 @@ impl Answer {
     }
 }
 
-impl Read for Answer {
+impl Read for ResponsePart {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.arrive()?;
+        self.receive()?;
         self.read.read(buffer)
     }
 }
 
-impl BufRead for Answer {
+impl BufRead for ResponsePart {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
-        self.arrive()?;
+        self.receive()?;
         self.read.fill_buf()
     }
 

@@ -1,5 +1,6 @@
-//! Writes the tree of a commit into a candidate directory. In: a commit and a path. Out: files, executables and links. Each object is
-//! held against its name. A submodule is passed over, and said. Bounds: `DEPTH_MAX`, `WALK_MAX`, and those of the candidate.
+//! Writes the tree of a commit into a candidate directory. In: a commit and a path. Out: files, executables and links. Each
+//! object is verified against its name. A submodule is skipped and logged. Limits: `DEPTH_MAX`, `WALK_MAX`, and those of the
+//! candidate.
 
 use super::Fault;
 use crate::candidate::Candidate;
@@ -9,10 +10,10 @@ use gix::object::tree::EntryKind;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// Folders within folders; deeper trees are refused.
+/// Nesting of directories; deeper trees are rejected.
 const DEPTH_MAX: usize = 64;
 
-/// How long a tree may be walked: whatever unfolds further than that is no configuration.
+/// Time limit for walking a tree: a tree that takes longer is not a configuration.
 const WALK_MAX: Duration = Duration::from_secs(60);
 
 pub fn write(
@@ -33,17 +34,17 @@ pub fn write(
             entries(&data, tree.kind()).flatten().find(|entry| entry.filename.to_path().is_ok_and(|name| name == part));
         tree = match found {
             Some(entry) if entry.mode.kind() == EntryKind::Tree => entry.oid.to_owned(),
-            Some(_) => return Err(Fault::Content(format!("{} is no folder in the commit {commit}", shown()))),
-            None => return Err(Fault::Content(format!("the commit {commit} has no folder {}", shown()))),
+            Some(_) => return Err(Fault::Content(format!("{} is not a directory in the commit {commit}", shown()))),
+            None => return Err(Fault::Content(format!("the commit {commit} has no directory {}", shown()))),
         };
     }
     walk.directory(tree, Path::new(""), 0)
 }
 
-/// Tags of tags.
+/// Nesting of tags.
 const TAGS_MAX: usize = 8;
 
-/// The commit that an object is, or that a tag names.
+/// The commit that an object is, or that a tag points to.
 pub fn commit(repository: &gix::Repository, id: gix::ObjectId) -> Result<gix::ObjectId, Fault> {
     let mut id = id;
     for _ in 0..TAGS_MAX {
@@ -55,14 +56,14 @@ pub fn commit(repository: &gix::Repository, id: gix::ObjectId) -> Result<gix::Ob
         let tag = gix::objs::TagRef::from_bytes(&data, id.kind());
         id = tag.map_err(|error| Fault::Content(format!("the tag {id} is malformed: {error}")))?.target();
     }
-    Err(Fault::Content(format!("tags name tags more than {TAGS_MAX} times")))
+    Err(Fault::Content(format!("tags are nested deeper than {TAGS_MAX}")))
 }
 
-/// An object of this kind and with this name: what is on disk may have been put there by somebody else.
+/// An object, verified against its kind and name: another process may have written what is on disk.
 fn verified(repository: &gix::Repository, id: gix::ObjectId, kind: Kind) -> Result<Vec<u8>, Fault> {
     let object = repository.find_object(id).map_err(|error| Fault::Cache(super::chain(&error)))?;
     if object.kind != kind {
-        return Err(Fault::Content(format!("{id} is a {} where a {kind} belongs", object.kind)));
+        return Err(Fault::Content(format!("{id} is a {}, expected a {kind}", object.kind)));
     }
     let data = object.detach().data;
     match gix::objs::compute_hash(id.kind(), kind, &data) {
@@ -80,14 +81,14 @@ struct Walk<'r> {
 impl Walk<'_> {
     fn object(&self, id: gix::ObjectId, kind: Kind) -> Result<Vec<u8>, Fault> {
         if Instant::now() > self.until {
-            return Err(Fault::Content(format!("the tree unfolds for longer than {WALK_MAX:?}")));
+            return Err(Fault::Content(format!("walking the tree takes longer than {WALK_MAX:?}")));
         }
         verified(self.repository, id, kind)
     }
 
     fn directory(&mut self, tree: gix::ObjectId, at: &Path, depth: usize) -> Result<(), Fault> {
         if depth > DEPTH_MAX {
-            return Err(Fault::Content(format!("folders are nested deeper than {DEPTH_MAX}")));
+            return Err(Fault::Content(format!("directories are nested deeper than {DEPTH_MAX}")));
         }
         self.candidate.directory().map_err(Fault::Content)?;
         let data = self.object(tree, Kind::Tree)?;
@@ -98,12 +99,15 @@ impl Walk<'_> {
             let name =
                 name.map_err(|_| Fault::Content(format!("a file name in {} cannot be written here", at.display())))?;
             let path = at.join(name);
-            // A folder of git's own would make the revision a repository, with hooks that run (CVE-2014-9390).
+            // A `.git` directory would make the revision a repository, with hooks that run (CVE-2014-9390).
             if is_dot_git(entry.filename) {
-                return Err(Fault::Content(format!("{} is git's own name, and no file of a revision", path.display())));
+                return Err(Fault::Content(format!(
+                    "{} is a name reserved by git, which is not allowed in a revision",
+                    path.display()
+                )));
             }
             if entry.filename.contains(&b'/') {
-                return Err(Fault::Content(format!("{} in one tree is no name of a file", path.display())));
+                return Err(Fault::Content(format!("{} in one tree is not a file name", path.display())));
             }
             let id = entry.oid.to_owned();
             match entry.mode.kind() {
@@ -132,19 +136,19 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// The size of what stands at `path`, which has the kind that its mode says.
+    /// The size of the object at `path`, which must have the kind of its mode.
     fn is_a(&self, id: gix::ObjectId, kind: Kind, path: &Path) -> Result<u64, Fault> {
         let header = self.repository.find_header(id).map_err(|error| Fault::Cache(super::chain(&error)))?;
         match header.kind() == kind {
             true => Ok(header.size()),
             false => {
-                let text = format!("{}: {id} is a {} where a {kind} belongs", path.display(), header.kind());
+                let text = format!("{}: {id} is a {}, expected a {kind}", path.display(), header.kind());
                 Err(Fault::Content(text))
             }
         }
     }
 
-    /// A file's content, asked for its size first: that stands in its header.
+    /// A file's content, after a check of its size, which is in its header.
     fn sized(&self, id: gix::ObjectId, path: &Path) -> Result<Vec<u8>, Fault> {
         let size = self.is_a(id, Kind::Blob, path)?;
         self.candidate.expect(path, size).map_err(Fault::Content)?;
@@ -163,7 +167,7 @@ fn is_dot_git(name: &gix::bstr::BStr) -> bool {
     plain == ".git" || plain == "git~1" || plain.starts_with(".git:")
 }
 
-/// Characters that HFS+ leaves out of names.
+/// Characters that HFS+ ignores in names.
 fn is_ignorable(c: char) -> bool {
     matches!(c, '\u{200c}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{206a}'..='\u{206f}' | '\u{feff}')
 }
