@@ -221,8 +221,7 @@ impl Response {
 const EXCERPT_MAX: usize = 300;
 
 fn insert(headers: &mut HeaderMap, name: &str, value: &str) -> Result<(), Error> {
-    let bad =
-        || Error::us(format!("the header `{name}` contains a character that is not allowed")).finally();
+    let bad = || Error::us(format!("the header `{name}` contains a character that is not allowed")).finally();
     let name_ok = HeaderName::from_bytes(name.as_bytes()).map_err(|_| bad())?;
     headers.insert(name_ok, HeaderValue::from_str(value).map_err(|_| bad())?);
     Ok(())

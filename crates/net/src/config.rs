@@ -22,6 +22,17 @@ pub struct ClientConfig {
 macro_rules! http_client {
     (
         $(#[$about:meta])*
+        pub struct $name:ident $fields:tt
+    ) => {
+        $crate::http_client! {
+            default timeout "net::timeout";
+            $(#[$about])*
+            pub struct $name $fields
+        }
+    };
+    (
+        default timeout $timeout:literal;
+        $(#[$about:meta])*
         pub struct $name:ident {
             $($(#[$field_about:meta])* pub $field:ident: $type:ty,)*
         }
@@ -32,7 +43,7 @@ macro_rules! http_client {
         pub struct $name {
             $($(#[$field_about])* pub $field: $type,)*
             /// How long one attempt may take, from connecting to the last byte of the response.
-            #[serde(default = "net::timeout")]
+            #[serde(default = $timeout)]
             pub timeout: config::unit::TimeSpan,
             /// How long name resolution, TCP and TLS together may take.
             #[serde(default = "net::connect_timeout")]

@@ -88,7 +88,7 @@ impl Clock {
     fn write(&mut self, time: Duration, out: &mut Vec<u8>) {
         if self.text.is_empty() || self.second != time.as_secs() {
             self.second = time.as_secs();
-            let text = base::telemetry::logging::rfc3339(SystemTime::UNIX_EPOCH + Duration::from_secs(self.second));
+            let text = base::text::rfc3339(SystemTime::UNIX_EPOCH + Duration::from_secs(self.second));
             self.text = text.trim_end_matches('Z').to_string();
         }
         // Writing to a Vec cannot fail.

@@ -3,7 +3,7 @@
 
 use crate::access::Record;
 use base::sync::lock;
-use base::telemetry::logging::rfc3339;
+use base::text::rfc3339;
 use std::sync::Mutex;
 use std::time::{Duration, SystemTime};
 

@@ -229,7 +229,7 @@ impl App {
         let (wrapped, http) = (self.mode == Mode::Wrapped, self.is_http());
         let requests = REQUESTS as f64;
         let wanted = [
-            (wrapped, "process_count", self.kind.processes, f64::MAX),
+            (wrapped, "process_children_count", self.kind.processes - 1.0, f64::MAX),
             (wrapped, "process_memory_usage_bytes", 100_000.0, f64::MAX),
             (http, "http_server_request_duration_seconds_count", requests, requests),
             (self.kind.page, "shop_orders_total", requests, requests),

@@ -21,7 +21,7 @@ pub struct Revision {
 }
 
 fn rfc3339<S: serde::Serializer>(time: &Option<SystemTime>, serializer: S) -> Result<S::Ok, S::Error> {
-    serde::Serialize::serialize(&time.map(crate::telemetry::logging::rfc3339), serializer)
+    serde::Serialize::serialize(&time.map(crate::text::rfc3339), serializer)
 }
 
 #[derive(Clone, Default)]

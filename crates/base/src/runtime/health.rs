@@ -164,7 +164,7 @@ impl Health {
                 () if !component.is_healthy => State::Degraded,
                 () => State::Ok,
             };
-            let since = crate::telemetry::logging::rfc3339(component.since);
+            let since = crate::text::rfc3339(component.since);
             ComponentHealth { id: component.id.clone(), kind: component.kind.into(), health, message, since }
         };
         inner.components.iter().map(of).collect()
@@ -253,7 +253,7 @@ impl Health {
                 parts.join("; ")
             }
         };
-        let since = crate::telemetry::logging::rfc3339(inner.since);
+        let since = crate::text::rfc3339(inner.since);
         SubsystemHealth { name: self.subsystem, health: inner.current(), message, since }
     }
 }

@@ -5,4 +5,4 @@ pub mod file;
 pub mod groups;
 pub mod listen;
 pub mod output;
-pub mod start_time;
+pub mod process;

@@ -116,12 +116,6 @@ fn print_if_text(report: &str) -> bool {
     is_text
 }
 
-/// A timestamp as in the log.
-pub fn rfc3339(time: std::time::SystemTime) -> String {
-    let time = jiff::Timestamp::try_from(time).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
-    time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
-}
-
 /// Outrigger's stderr. Writing never blocks: its reader may have stopped, and a blocked worker would serve no requests. A line
 /// that does not fit is dropped; the next line that fits reports how many were dropped.
 struct Stderr;

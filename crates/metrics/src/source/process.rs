@@ -3,6 +3,7 @@
 
 use super::{Collected, Collecting, CountDescriptors, Source, now_ms};
 use crate::series::{Interner, Snapshot, snapshot_of};
+use base::system::process::{ProcessStat, open_descriptors};
 use base::telemetry::family::{Family, FamilyKind};
 use config::registry::Kind;
 use config::unit::TimeSpan;
@@ -14,7 +15,7 @@ use std::sync::atomic::{AtomicI32, Ordering};
 
 /// CPU time, memory, open file descriptors, threads and start time of the wrapped app, read from /proc and summed over the
 /// processes of its session: `process_cpu_time_seconds_total`, `process_memory_usage_bytes`, `process_memory_virtual_bytes`,
-/// `process_unix_file_descriptor_count`, `process_thread_count`, `process_count`, `process_start_time_unix_seconds`. Wrap
+/// `process_unix_file_descriptor_count`, `process_thread_count`, `process_children_count`, `process_uptime_seconds`. Wrap
 /// mode only.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -50,7 +51,7 @@ impl Source for Process {
             let mut totals = session(pid);
             if let Some(totals) = &mut totals {
                 for pid in totals.pids.iter().take(COUNTED_MAX) {
-                    totals.descriptors += match count_descriptors(*pid) {
+                    totals.descriptors += match open_descriptors(*pid) {
                         Some(count) => count,
                         None => (self.descriptors)(*pid).await.unwrap_or(0),
                     };
@@ -93,7 +94,7 @@ fn session(pid: i32) -> Option<Totals> {
         return None;
     }
     let mut totals = Totals::default();
-    let leader = Stat::read(pid)?;
+    let leader = ProcessStat::read(pid)?;
     totals.start_ticks = leader.start_ticks;
     totals.add(pid, &leader);
     // If the app shares Outrigger's session, its children cannot be distinguished from other processes.
@@ -101,7 +102,7 @@ fn session(pid: i32) -> Option<Totals> {
         for entry in std::fs::read_dir("/proc").ok()?.flatten() {
             let Some(other) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
             if other != pid
-                && let Some(stat) = Stat::read(other).filter(|stat| stat.session == pid)
+                && let Some(stat) = ProcessStat::read(other).filter(|stat| stat.session == pid)
             {
                 totals.add(other, &stat);
             }
@@ -111,7 +112,7 @@ fn session(pid: i32) -> Option<Totals> {
 }
 
 impl Totals {
-    fn add(&mut self, pid: i32, stat: &Stat) {
+    fn add(&mut self, pid: i32, stat: &ProcessStat) {
         self.processes += 1;
         // Including the times of reaped children, so that the sum does not decrease when one exits.
         self.user_ticks += stat.user_ticks;
@@ -123,43 +124,8 @@ impl Totals {
     }
 }
 
-/// Since Linux 6.2 the size of the directory is their number (proc(5)); on older kernels a process with access to it has to
-/// count them.
-fn count_descriptors(pid: i32) -> Option<u64> {
-    std::fs::metadata(format!("/proc/{pid}/fd")).ok().map(|meta| meta.len()).filter(|count| *count > 0)
-}
-
-struct Stat {
-    session: i32,
-    user_ticks: u64,
-    system_ticks: u64,
-    threads: u64,
-    start_ticks: u64,
-    virtual_bytes: u64,
-    resident_pages: u64,
-}
-
-impl Stat {
-    /// Fields by their numbers in proc_pid_stat(5); the name in parentheses may contain anything, so counting starts after it.
-    fn read(pid: i32) -> Option<Stat> {
-        let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        let fields: Vec<&str> = text.get(text.rfind(')')? + 2..)?.split_ascii_whitespace().collect();
-        let number = |field: usize| fields.get(field - 3)?.parse::<i64>().ok();
-        let positive = |field: usize| number(field).map(|value| u64::try_from(value).unwrap_or(0));
-        Some(Stat {
-            session: i32::try_from(number(6)?).ok()?,
-            user_ticks: positive(14)? + positive(16)?,
-            system_ticks: positive(15)? + positive(17)?,
-            threads: positive(20)?,
-            start_ticks: positive(22)?,
-            virtual_bytes: positive(23)?,
-            resident_pages: positive(24)?,
-        })
-    }
-}
-
 fn families(totals: &Totals) -> Vec<Family> {
-    let ticks = rustix::param::clock_ticks_per_second().max(1) as f64;
+    let ticks = base::system::process::ticks_per_second();
     let gauge = |name, help, value: f64| Family::new(name, help, FamilyKind::Gauge).with(&[], value);
     let cpu = Family::new("process_cpu_time_seconds_total", "CPU time of the app.", FamilyKind::Counter)
         .with(&[("cpu_mode", "user")], totals.user_ticks as f64 / ticks)
@@ -171,14 +137,15 @@ fn families(totals: &Totals) -> Vec<Family> {
         gauge("process_memory_virtual_bytes", "Virtual memory of the app.", totals.virtual_bytes as f64),
         gauge("process_unix_file_descriptor_count", "Open file descriptors of the app.", totals.descriptors as f64),
         gauge("process_thread_count", "Threads of the app.", totals.threads as f64),
-        gauge("process_count", "Processes of the app.", totals.processes as f64),
-        gauge("process_start_time_unix_seconds", "Start time of the app.", start_time(totals.start_ticks, ticks)),
+        gauge("process_children_count", "Further processes of the app.", totals.processes.saturating_sub(1) as f64),
+        gauge("process_uptime_seconds", "Time since the start of the app.", uptime(totals.start_ticks, ticks)),
     ]
 }
 
-/// Converts ticks since boot to Unix time, with the boot time from /proc/stat.
-fn start_time(start_ticks: u64, ticks: f64) -> f64 {
-    base::system::start_time::system().unwrap_or(0) as f64 + start_ticks as f64 / ticks
+/// Seconds since a start in ticks since boot, with the boot time from /proc/stat.
+fn uptime(start_ticks: u64, ticks: f64) -> f64 {
+    let started = base::system::process::boot_time().unwrap_or(0) as f64 + start_ticks as f64 / ticks;
+    (now_ms() as f64 / 1e3 - started).max(0.0)
 }
 
 #[cfg(test)]
@@ -190,9 +157,8 @@ mod tests {
         let pid = i32::try_from(std::process::id()).expect("a process id");
         let totals = session(pid).expect("this process runs");
         assert!(totals.resident_pages > 0 && totals.threads > 0 && totals.pids == [pid]);
-        let now = now_ms() as f64 / 1e3;
-        let started = start_time(totals.start_ticks, rustix::param::clock_ticks_per_second() as f64);
-        assert!((0.0..600.0).contains(&(now - started)), "{started}");
+        let uptime = uptime(totals.start_ticks, base::system::process::ticks_per_second());
+        assert!((0.0..600.0).contains(&uptime), "{uptime}");
         assert!(session(0).is_none() && session(i32::MAX).is_none());
     }
 }

@@ -13,6 +13,7 @@ use std::io::Read as _;
 use std::rc::Rc;
 
 net::http_client! {
+    default timeout "timeout";
     /// Scrapes a Prometheus /metrics endpoint (text format). Timestamps, types and help are preserved. When a scrape fails, the
     /// series of the target end immediately; invalid lines are skipped, and the status shows the first one. A sample whose own
     /// timestamp is not newer than the previous one, or more than an hour behind or ten minutes ahead, is not pushed, counted
@@ -34,6 +35,11 @@ net::http_client! {
 
 impl Kind for Config {
     const EXAMPLE: &'static str = "scrape: { url: \"http://127.0.0.1:8080/metrics\", interval: 15s }\n";
+}
+
+/// As Prometheus: shorter than the interval of most targets.
+fn timeout() -> TimeSpan {
+    TimeSpan::from_secs(10)
 }
 
 fn max_body_bytes() -> ByteSize {
