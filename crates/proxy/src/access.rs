@@ -36,6 +36,8 @@ pub struct Record<'a> {
     pub bytes_sent: u64,
     /// The side that ended the exchange early: `client` or `endpoint`.
     pub ended_by: Option<&'static str>,
+    /// Why it ended early, or Outrigger responded itself.
+    pub reason: Option<&'static str>,
 }
 
 impl Access {
@@ -119,6 +121,9 @@ fn write_record(record: &Record<'_>, clock: &mut Clock, out: &mut Vec<u8>) {
     if let Some(side) = record.ended_by {
         let _ = write!(out, ",\"ended_by\":\"{side}\"");
     }
+    if let Some(reason) = record.reason {
+        let _ = write!(out, ",\"reason\":\"{reason}\"");
+    }
     out.extend_from_slice(b"}\n");
 }
 
@@ -151,6 +156,7 @@ mod tests {
             bytes_received: 1,
             bytes_sent: 2,
             ended_by: Some("client"),
+            reason: Some("client_disconnected"),
         };
         let mut line = Vec::new();
         write_record(&record, &mut Clock::default(), &mut line);
@@ -158,7 +164,7 @@ mod tests {
         assert_eq!(text.matches('\n').count(), 1);
         assert!(
             text.contains(
-                r#""client_ip":"127.0.0.1","client_port":5,"method":"GET","path":"/a\"b\\\ufffd\ufffd","status":200,"duration_ms":1.500,"bytes_received":1,"bytes_sent":2,"ended_by":"client"}"#
+                r#""client_ip":"127.0.0.1","client_port":5,"method":"GET","path":"/a\"b\\\ufffd\ufffd","status":200,"duration_ms":1.500,"bytes_received":1,"bytes_sent":2,"ended_by":"client","reason":"client_disconnected"}"#
             ),
             "{text}"
         );

@@ -4,6 +4,8 @@
 
 use crate::balance::{EndpointState, Policy, pick};
 use crate::plan::ClusterPlan;
+use crate::reason::Reason;
+use crate::telemetry::{ClusterNumbers, add, subtract};
 use base::runtime::health::Health;
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -24,6 +26,7 @@ pub struct Cluster {
     policy: RefCell<Box<dyn Policy>>,
     endpoints: Vec<EndpointState>,
     idle: Vec<RefCell<Vec<Idle>>>,
+    numbers: Arc<ClusterNumbers>,
     health: Arc<Health>,
     /// The last request found no healthy endpoint.
     failing: Cell<bool>,
@@ -42,6 +45,12 @@ pub struct Checkout {
     pub usage: InFlight,
 }
 
+/// Why no endpoint accepted a connection: the last error, and all of them as text.
+pub struct NoEndpoint {
+    pub reason: Reason,
+    pub text: String,
+}
+
 /// Counts one request in flight at an endpoint.
 pub struct InFlight {
     pub endpoint: SocketAddr,
@@ -50,16 +59,16 @@ pub struct InFlight {
 }
 
 impl Cluster {
-    pub fn new(plan: Arc<ClusterPlan>, health: Arc<Health>) -> Rc<Cluster> {
+    pub fn new(plan: Arc<ClusterPlan>, numbers: Arc<ClusterNumbers>, health: Arc<Health>) -> Rc<Cluster> {
         let policy = RefCell::new(plan.balance.build());
         let endpoints = plan.endpoints.iter().map(|_| EndpointState::default()).collect();
         let idle = plan.endpoints.iter().map(|_| RefCell::default()).collect();
-        Rc::new(Cluster { plan, policy, endpoints, idle, health, failing: Cell::new(false) })
+        Rc::new(Cluster { plan, policy, endpoints, idle, numbers, health, failing: Cell::new(false) })
     }
 
     /// Returns a connection to an endpoint. `fresh`: not one from the pool, since one of those has just failed.
-    pub async fn checkout(self: &Rc<Cluster>, fresh: bool) -> Result<Checkout, String> {
-        let mut failures = String::new();
+    pub async fn checkout(self: &Rc<Cluster>, fresh: bool) -> Result<Checkout, NoEndpoint> {
+        let (mut failures, mut reason) = (String::new(), Reason::DestinationUnavailable);
         for _ in 0..TRIES_MAX.min(self.endpoints.len().max(1)) {
             let index = pick(self.policy.borrow_mut().as_mut(), &self.endpoints, Instant::now());
             let Some(endpoint) = self.plan.endpoints.get(index).copied() else { break };
@@ -68,6 +77,7 @@ impl Cluster {
             }
             match self.connect(endpoint).await {
                 Ok(stream) => {
+                    add(&self.numbers.connected, 1);
                     if self.failing.replace(false) && self.health.recovered(&self.plan.id) {
                         tracing::info!(
                             component = self.plan.id,
@@ -77,6 +87,9 @@ impl Cluster {
                     return Ok(self.lend(index, endpoint, stream, false));
                 }
                 Err(error) => {
+                    add(&self.numbers.failed, 1);
+                    self.numbers.eject(index, EJECTION_TIME);
+                    reason = Reason::of_connect(error.kind());
                     if let Some(state) = self.endpoints.get(index) {
                         state.ejected_until.set(Some(Instant::now() + EJECTION_TIME));
                     }
@@ -89,13 +102,14 @@ impl Cluster {
         if self.health.fault(&self.plan.id, format!("no healthy endpoint (upstream connect failed): {failures}")) {
             tracing::warn!(component = self.plan.id, error = failures, "no healthy endpoint in cluster");
         }
-        Err(failures)
+        Err(NoEndpoint { reason, text: failures })
     }
 
     fn lend(self: &Rc<Cluster>, index: usize, endpoint: SocketAddr, stream: TcpStream, reused: bool) -> Checkout {
         if let Some(state) = self.endpoints.get(index) {
             state.active.set(state.active.get() + 1);
         }
+        add(&self.numbers.active, 1);
         Checkout { stream, reused, usage: InFlight { endpoint, index, cluster: self.clone() } }
     }
 
@@ -103,8 +117,10 @@ impl Cluster {
     fn idle(&self, index: usize) -> Option<TcpStream> {
         let mut idle = self.idle.get(index)?.borrow_mut();
         while let Some(candidate) = idle.pop() {
+            subtract(&self.numbers.idle, 1);
             if candidate.since.elapsed() > self.plan.pool_idle_timeout {
                 // Those below it were used even longer ago.
+                subtract(&self.numbers.idle, idle.len() as u64);
                 idle.clear();
                 return None;
             }
@@ -129,7 +145,10 @@ impl Cluster {
     /// Closes connections that have been idle for too long; called periodically.
     pub fn expire(&self) {
         for idle in &self.idle {
-            idle.borrow_mut().retain(|idle| idle.since.elapsed() <= self.plan.pool_idle_timeout);
+            let mut idle = idle.borrow_mut();
+            let before = idle.len();
+            idle.retain(|idle| idle.since.elapsed() <= self.plan.pool_idle_timeout);
+            subtract(&self.numbers.idle, (before - idle.len()) as u64);
         }
     }
 }
@@ -141,6 +160,7 @@ impl Checkout {
         let Some(idle) = cluster.idle.get(*index) else { return };
         let mut idle = idle.borrow_mut();
         if idle.len() < cluster.plan.pool_max_idle {
+            add(&cluster.numbers.idle, 1);
             idle.push(Idle { stream: self.stream, since: Instant::now() });
         }
     }
@@ -151,5 +171,6 @@ impl Drop for InFlight {
         if let Some(state) = self.cluster.endpoints.get(self.index) {
             state.active.set(state.active.get().saturating_sub(1));
         }
+        subtract(&self.cluster.numbers.active, 1);
     }
 }

@@ -14,6 +14,7 @@ mod parked;
 pub mod http1;
 mod access;
 mod recent;
+pub mod reason;
 pub mod telemetry;
 
 pub use telemetry::Counters;

@@ -99,6 +99,7 @@ mod tests {
                 bytes_received: 0,
                 bytes_sent: 0,
                 ended_by: None,
+                reason: None,
             };
             recent.note(0, &record);
         }

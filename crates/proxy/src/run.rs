@@ -110,9 +110,11 @@ async fn data_thread(
 ) {
     let Shared { plan, counters, access, health, outlive_us, pressure, token } = shared;
     let scope = Scope::new(format!("proxy-{thread}"), health.clone());
-    let clusters: Vec<Rc<Cluster>> =
-        plan.clusters.iter().map(|cluster| Cluster::new(cluster.clone(), health.clone())).collect();
     let recorder = Rc::new(counters.recorder(thread));
+    let clusters = plan.clusters.iter().enumerate();
+    let clusters: Vec<Rc<Cluster>> = clusters
+        .map(|(index, cluster)| Cluster::new(cluster.clone(), recorder.cluster(index), health.clone()))
+        .collect();
     let access = access.map(Access::new);
     if let Some(access) = &access {
         scope.spawn("access", access.clone().flush_periodically());

@@ -6,6 +6,7 @@ use crate::access::Record;
 use crate::config::Direction;
 use crate::http1::syntax::Method;
 use crate::plan::Plan;
+use crate::reason::Reason;
 use crate::recent::Recent;
 use base::sync::lock;
 use base::telemetry::MetricDesc;
@@ -38,23 +39,103 @@ pub static EVICTED: MetricDesc = MetricDesc::counter(
     "Idle client connections closed to make room at `max_connections` or under memory pressure.",
 );
 
+pub static ACCEPTED: MetricDesc = MetricDesc::counter(
+    "outrigger_proxy_downstream_connections_total",
+    &["listener", "protocol"],
+    "Accepted client connections.",
+);
+pub static IN_FLIGHT: MetricDesc =
+    MetricDesc::gauge("outrigger_proxy_requests_in_flight", &["listener"], "Requests in flight.");
+pub static LOCAL_RESPONSES: MetricDesc = MetricDesc::counter(
+    "outrigger_proxy_local_responses_total",
+    &["listener", "cluster", "reason"],
+    "Responses that Outrigger produced itself.",
+);
+pub static UPSTREAM_CONNECTIONS: MetricDesc = MetricDesc::gauge(
+    "outrigger_proxy_upstream_connections",
+    &["cluster", "state"],
+    "Open connections to endpoints: active, idle.",
+);
+pub static UPSTREAM_ATTEMPTS: MetricDesc = MetricDesc::counter(
+    "outrigger_proxy_upstream_connections_total",
+    &["cluster", "result"],
+    "Connection attempts: success, failure.",
+);
+pub static ENDPOINTS: MetricDesc =
+    MetricDesc::gauge("outrigger_proxy_endpoints", &["cluster", "state"], "Endpoints: healthy, ejected.");
+
 /// For the docs.
-pub static METRICS: [&MetricDesc; 2] = [&CONNECTIONS, &EVICTED];
+pub static METRICS: [&MetricDesc; 8] = [
+    &CONNECTIONS,
+    &ACCEPTED,
+    &EVICTED,
+    &IN_FLIGHT,
+    &LOCAL_RESPONSES,
+    &UPSTREAM_CONNECTIONS,
+    &UPSTREAM_ATTEMPTS,
+    &ENDPOINTS,
+];
 
 /// The counters of all threads.
 pub struct Counters {
     listeners: Vec<(String, Direction, String)>,
+    clusters: Vec<String>,
     shards: Vec<Arc<Shard>>,
 }
 
-/// The counters of one thread. Only that thread writes; it takes the lock when a new series begins.
+/// The counters of one thread. Only that thread writes, so that plain stores do; it takes the lock only for a new series.
 #[derive(Default)]
 pub struct Shard {
     pub recent: Recent,
     series: Mutex<BTreeMap<Key, Arc<Series>>>,
-    pub connections: Vec<AtomicU64>,
-    /// Connections that were closed to make room.
-    pub evicted: Vec<AtomicU64>,
+    listeners: Vec<ListenerNumbers>,
+    clusters: Vec<Arc<ClusterNumbers>>,
+}
+
+/// Numbers of one listener.
+#[derive(Default)]
+struct ListenerNumbers {
+    open: AtomicU64,
+    accepted: AtomicU64,
+    evicted: AtomicU64,
+    in_flight: AtomicU64,
+    local_responses: [AtomicU64; Reason::ALL.len()],
+}
+
+/// Numbers of one cluster.
+#[derive(Default)]
+pub struct ClusterNumbers {
+    /// Connections with a request, and connections in the pool.
+    pub active: AtomicU64,
+    pub idle: AtomicU64,
+    /// Connection attempts.
+    pub connected: AtomicU64,
+    pub failed: AtomicU64,
+    /// For each endpoint when its ejection ends, in milliseconds on the clock of `now_ms`.
+    ejected_until: Vec<AtomicU64>,
+}
+
+/// Adds to a number that this thread alone writes.
+pub fn add(number: &AtomicU64, count: u64) {
+    number.store(number.load(Ordering::Relaxed) + count, Ordering::Relaxed);
+}
+
+pub fn subtract(number: &AtomicU64, count: u64) {
+    number.store(number.load(Ordering::Relaxed).saturating_sub(count), Ordering::Relaxed);
+}
+
+impl ClusterNumbers {
+    pub fn eject(&self, endpoint: usize, time: Duration) {
+        if let Some(until) = self.ejected_until.get(endpoint) {
+            until.store(now_ms() + u64::try_from(time.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        }
+    }
+}
+
+/// A clock that all threads share: the system's time since its start.
+fn now_ms() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    u64::try_from(now.tv_sec).unwrap_or(0) * 1000 + u64::try_from(now.tv_nsec).unwrap_or(0) / 1_000_000
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -81,10 +162,15 @@ impl Counters {
         let name = |cluster: usize| plan.clusters.get(cluster).map_or(String::new(), |cluster| cluster.name.clone());
         let listeners = plan.listeners.iter().map(|l| (l.name.clone(), l.direction, name(l.cluster))).collect();
         let shard = || {
-            let zeros = || plan.listeners.iter().map(|_| AtomicU64::new(0)).collect();
-            Arc::new(Shard { connections: zeros(), evicted: zeros(), ..Shard::default() })
+            let listeners = plan.listeners.iter().map(|_| ListenerNumbers::default()).collect();
+            let ejected = |count| (0..count).map(|_| AtomicU64::new(0)).collect();
+            let numbers =
+                |endpoints| Arc::new(ClusterNumbers { ejected_until: ejected(endpoints), ..Default::default() });
+            let clusters = plan.clusters.iter().map(|cluster| numbers(cluster.endpoints.len())).collect();
+            Arc::new(Shard { listeners, clusters, ..Shard::default() })
         };
-        Arc::new(Counters { listeners, shards: (0..plan.threads).map(|_| shard()).collect() })
+        let clusters = plan.clusters.iter().map(|cluster| cluster.name.clone()).collect();
+        Arc::new(Counters { listeners, clusters, shards: (0..plan.threads).map(|_| shard()).collect() })
     }
 
     pub fn recorder(&self, thread: usize) -> Recorder {
@@ -125,27 +211,51 @@ impl Recorder {
         }
     }
 
+    /// The numbers of a cluster, for its pool.
+    pub fn cluster(&self, index: usize) -> Arc<ClusterNumbers> {
+        self.shard.clusters.get(index).cloned().unwrap_or_default()
+    }
+
     pub fn opened(&self, listener: usize) {
-        if let Some(count) = self.shard.connections.get(listener) {
-            count.store(count.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+        if let Some(numbers) = self.shard.listeners.get(listener) {
+            add(&numbers.open, 1);
+            add(&numbers.accepted, 1);
         }
     }
 
     pub fn closed(&self, listener: usize) {
-        if let Some(count) = self.shard.connections.get(listener) {
-            count.store(count.load(Ordering::Relaxed).saturating_sub(1), Ordering::Relaxed);
+        if let Some(numbers) = self.shard.listeners.get(listener) {
+            subtract(&numbers.open, 1);
         }
     }
 
     pub fn evicted(&self, listener: usize, connections: u64) {
-        if let Some(count) = self.shard.evicted.get(listener) {
-            count.fetch_add(connections, Ordering::Relaxed);
+        if let Some(numbers) = self.shard.listeners.get(listener) {
+            add(&numbers.evicted, connections);
+        }
+    }
+
+    pub fn begun(&self, listener: usize) {
+        if let Some(numbers) = self.shard.listeners.get(listener) {
+            add(&numbers.in_flight, 1);
+        }
+    }
+
+    pub fn ended(&self, listener: usize) {
+        if let Some(numbers) = self.shard.listeners.get(listener) {
+            subtract(&numbers.in_flight, 1);
+        }
+    }
+
+    pub fn local_response(&self, listener: usize, reason: Reason) {
+        if let Some(numbers) = self.shard.listeners.get(listener) {
+            add(&numbers.local_responses[reason as usize], 1);
         }
     }
 
     /// Connections open now on a listener of this thread.
     pub fn open(&self, listener: usize) -> u64 {
-        self.shard.connections.get(listener).map_or(0, |count| count.load(Ordering::Relaxed))
+        self.shard.listeners.get(listener).map_or(0, |numbers| numbers.open.load(Ordering::Relaxed))
     }
 }
 
@@ -167,14 +277,12 @@ impl Series {
 impl Gather for Counters {
     fn gather(&self, families: &mut Vec<Family>) {
         let mut sums: BTreeMap<Key, ([u64; BOUNDS.len() + 1], u64)> = BTreeMap::new();
-        let mut open = vec![0u64; self.listeners.len()];
         for shard in &self.shards {
             for (key, series) in lock(&shard.series).iter() {
                 let (buckets, sum) = sums.entry(*key).or_default();
                 buckets.iter_mut().zip(&series.buckets).for_each(|(to, from)| *to += from.load(Ordering::Relaxed));
                 *sum += series.sum_ns.load(Ordering::Relaxed);
             }
-            open.iter_mut().zip(&shard.connections).for_each(|(to, from)| *to += from.load(Ordering::Relaxed));
         }
         for (direction, name, help) in [
             (
@@ -200,18 +308,59 @@ impl Gather for Counters {
                 families.push(family);
             }
         }
-        let mut connections = CONNECTIONS.family();
-        for ((listener, ..), open) in self.listeners.iter().zip(open) {
-            connections.points.push(CONNECTIONS.point(&[listener], open as f64));
+        self.gather_listeners(families);
+        self.gather_clusters(families);
+    }
+}
+
+impl Counters {
+    fn gather_listeners(&self, families: &mut Vec<Family>) {
+        let sum = |index: usize, of: &dyn Fn(&ListenerNumbers) -> &AtomicU64| -> f64 {
+            let shards = self.shards.iter().filter_map(|shard| shard.listeners.get(index));
+            shards.map(|numbers| of(numbers).load(Ordering::Relaxed)).sum::<u64>() as f64
+        };
+        let descs = [&CONNECTIONS, &ACCEPTED, &EVICTED, &IN_FLIGHT, &LOCAL_RESPONSES];
+        let [mut open, mut accepted, mut evicted, mut in_flight, mut local] = descs.map(MetricDesc::family);
+        for (index, (listener, _, cluster)) in self.listeners.iter().enumerate() {
+            open.points.push(CONNECTIONS.point(&[listener], sum(index, &|numbers| &numbers.open)));
+            accepted.points.push(ACCEPTED.point(&[listener, "http1"], sum(index, &|numbers| &numbers.accepted)));
+            evicted.points.push(EVICTED.point(&[listener], sum(index, &|numbers| &numbers.evicted)));
+            in_flight.points.push(IN_FLIGHT.point(&[listener], sum(index, &|numbers| &numbers.in_flight)));
+            for reason in Reason::ALL {
+                let count = sum(index, &|numbers| &numbers.local_responses[reason as usize]);
+                if count > 0.0 {
+                    local.points.push(LOCAL_RESPONSES.point(&[listener, cluster, reason.as_str()], count));
+                }
+            }
         }
-        families.push(connections);
-        let mut evicted = EVICTED.family();
-        for (index, (listener, ..)) in self.listeners.iter().enumerate() {
-            let of = |shard: &Arc<Shard>| shard.evicted.get(index).map_or(0, |count| count.load(Ordering::Relaxed));
-            let sum: u64 = self.shards.iter().map(of).sum();
-            evicted.points.push(EVICTED.point(&[listener], sum as f64));
+        families.extend([open, accepted, evicted, in_flight, local]);
+    }
+
+    fn gather_clusters(&self, families: &mut Vec<Family>) {
+        let descs = [&UPSTREAM_CONNECTIONS, &UPSTREAM_ATTEMPTS, &ENDPOINTS];
+        let [mut connections, mut attempts, mut endpoints] = descs.map(MetricDesc::family);
+        let now = now_ms();
+        for (index, cluster) in self.clusters.iter().enumerate() {
+            let shards: Vec<&ClusterNumbers> =
+                self.shards.iter().filter_map(|shard| shard.clusters.get(index).map(Arc::as_ref)).collect();
+            let sum = |of: &dyn Fn(&ClusterNumbers) -> &AtomicU64| -> f64 {
+                shards.iter().map(|numbers| of(numbers).load(Ordering::Relaxed)).sum::<u64>() as f64
+            };
+            connections.points.push(UPSTREAM_CONNECTIONS.point(&[cluster, "active"], sum(&|numbers| &numbers.active)));
+            connections.points.push(UPSTREAM_CONNECTIONS.point(&[cluster, "idle"], sum(&|numbers| &numbers.idle)));
+            attempts.points.push(UPSTREAM_ATTEMPTS.point(&[cluster, "success"], sum(&|numbers| &numbers.connected)));
+            attempts.points.push(UPSTREAM_ATTEMPTS.point(&[cluster, "failure"], sum(&|numbers| &numbers.failed)));
+            // Each thread ejects by itself; an endpoint is ejected if it is on any.
+            let count = shards.first().map_or(0, |numbers| numbers.ejected_until.len());
+            let is_ejected = |endpoint: &usize| {
+                let untils = shards.iter().filter_map(|numbers| numbers.ejected_until.get(*endpoint));
+                untils.map(|until| until.load(Ordering::Relaxed)).any(|until| until > now)
+            };
+            let ejected = (0..count).filter(is_ejected).count();
+            endpoints.points.push(ENDPOINTS.point(&[cluster, "healthy"], (count - ejected) as f64));
+            endpoints.points.push(ENDPOINTS.point(&[cluster, "ejected"], ejected as f64));
         }
-        families.push(evicted);
+        families.extend([connections, attempts, endpoints]);
     }
 }
 

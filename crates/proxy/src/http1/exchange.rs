@@ -11,6 +11,7 @@ use crate::buffer::{Buffer, Scratch, write_all};
 use crate::connect::{Checkout, Cluster};
 use crate::lazy_timeout::LazyTimeout;
 use crate::plan::ListenerPlan;
+use crate::reason::Reason;
 use std::cell::Cell;
 use std::io;
 use std::net::SocketAddr;
@@ -64,19 +65,29 @@ pub struct Report {
     pub bytes_sent: u64,
     pub after: After,
     pub ended_by: Option<Side>,
-    /// Status and reason of Outrigger's own response, if the endpoint sent none.
+    /// Why the exchange ended early, or Outrigger responded itself.
+    pub reason: Option<Reason>,
+    /// Status and text of Outrigger's own response, if the endpoint sent none.
     pub own_response: Option<(u16, String)>,
 }
 
 impl Report {
     pub fn new(status: u16) -> Report {
-        let (endpoint, ended_by, own_response) = (None, None, None);
-        Report { status, endpoint, bytes_received: 0, bytes_sent: 0, after: After::Close, ended_by, own_response }
+        Report {
+            status,
+            endpoint: None,
+            bytes_received: 0,
+            bytes_sent: 0,
+            after: After::Close,
+            ended_by: None,
+            reason: None,
+            own_response: None,
+        }
     }
 
-    fn respond(mut self, status: u16, reason: String) -> Report {
-        self.status = status;
-        self.own_response = Some((status, reason));
+    fn respond(mut self, status: u16, reason: Reason, text: String) -> Report {
+        (self.status, self.reason) = (status, Some(reason));
+        self.own_response = Some((status, text));
         self
     }
 }
@@ -96,7 +107,7 @@ enum Failure {
     /// The connection closed before a byte of the response.
     Closed(String),
     /// No usable response, and nothing was sent to the client yet.
-    Bad(u16, String),
+    Bad(u16, Reason, String),
     /// The response was in progress, or the client disconnected: only closing its connection can signal the error.
     Broken(Side),
 }
@@ -115,7 +126,9 @@ pub async fn run(client: &mut Client<'_, '_>, cluster: &Rc<Cluster>, request: &R
     let mut report = Report::new(503);
     let mut body = request.body.clone();
     let rest = client.buffer.filled().get(request.length..).unwrap_or(&[]);
-    let Ok(used) = body.pass(rest, &mut out.0) else { return report.respond(400, MALFORMED.into()) };
+    let Ok(used) = body.pass(rest, &mut out.0) else {
+        return report.respond(400, Reason::HttpRequestError, MALFORMED.into());
+    };
     client.buffer.consume(request.length + used);
     report.bytes_received = (request.length + used) as u64;
 
@@ -125,8 +138,8 @@ pub async fn run(client: &mut Client<'_, '_>, cluster: &Rc<Cluster>, request: &R
         let checkout = match cluster.checkout(retry.is_some()).await {
             Ok(checkout) => checkout,
             Err(error) => {
-                let reason = format!("no healthy endpoint in cluster {}: {error}", cluster.plan.name);
-                return report.respond(503, reason);
+                let text = format!("no healthy endpoint in cluster {}: {}", cluster.plan.name, error.text);
+                return report.respond(503, error.reason, text);
             }
         };
         report.endpoint = Some(checkout.usage.endpoint);
@@ -140,19 +153,26 @@ pub async fn run(client: &mut Client<'_, '_>, cluster: &Rc<Cluster>, request: &R
         let copy = first.take().filter(|_| may_retry).map(|out| out.0.clone());
         let ended = match sent {
             Ok(()) => attempt(client, checkout, request, &mut body, &mut report).await,
-            Err(error) if error.kind() == io::ErrorKind::TimedOut => Err(Failure::Bad(504, STALLED.into())),
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => Err(stalled()),
             Err(error) => Err(Failure::Closed(error.to_string())),
         };
-        let (status, reason) = match ended {
+        let (status, reason, text) = match ended {
             Ok(()) => return report,
             Err(Failure::Closed(_)) if copy.is_some() => {
                 retry = copy;
                 continue;
             }
-            Err(Failure::Closed(error)) => (502, format!("endpoint closed the connection before a response: {error}")),
-            Err(Failure::Bad(status, reason)) => (status, reason),
+            Err(Failure::Closed(error)) => {
+                let text = format!("endpoint closed the connection before a response: {error}");
+                (502, Reason::ConnectionTerminated, text)
+            }
+            Err(Failure::Bad(status, reason, text)) => (status, reason, text),
             Err(Failure::Broken(side)) => {
                 (report.after, report.ended_by) = (After::Abort, Some(side));
+                report.reason = Some(match side {
+                    Side::Client => Reason::ClientDisconnected,
+                    Side::Endpoint => Reason::HttpResponseIncomplete,
+                });
                 if side == Side::Client && report.bytes_sent == 0 {
                     report.status = CLIENT_CLOSED;
                 }
@@ -162,7 +182,7 @@ pub async fn run(client: &mut Client<'_, '_>, cluster: &Rc<Cluster>, request: &R
         if status == 408 {
             report.ended_by = Some(Side::Client);
         }
-        return report.respond(status, format!("cluster {}: {reason}", cluster.plan.name));
+        return report.respond(status, reason, format!("cluster {}: {text}", cluster.plan.name));
     }
 }
 
@@ -228,7 +248,11 @@ async fn attempt(
     Ok(())
 }
 
-const STALLED: &str = "timeout sending the request: the endpoint stopped reading (response_headers_timeout)";
+fn stalled() -> Failure {
+    let text = "timeout sending the request: the endpoint stopped reading (response_headers_timeout)".into();
+    Failure::Bad(504, Reason::ConnectionWriteTimeout, text)
+}
+
 const MALFORMED: &str = "the framing of the request's body is malformed";
 
 /// The state that both directions of an exchange share.
@@ -285,13 +309,14 @@ async fn both(
                     shared.clock.set(Some(Instant::now()));
                 }
                 Err(Stopped::EndpointClosed) => shared.clock.set(Some(Instant::now())),
-                Err(Stopped::Malformed) if before_response() => return Err(Failure::Bad(400, MALFORMED.into())),
+                Err(Stopped::Malformed) if before_response() => {
+                    return Err(Failure::Bad(400, Reason::HttpRequestError, MALFORMED.into()));
+                }
                 Err(Stopped::ClientStalled) if before_response() => {
-                    return Err(Failure::Bad(408, "timeout reading the request body (idle_timeout)".into()));
+                    let text = "timeout reading the request body (idle_timeout)".into();
+                    return Err(Failure::Bad(408, Reason::RequestTimeout, text));
                 }
-                Err(Stopped::EndpointStalled) if before_response() => {
-                    return Err(Failure::Bad(504, STALLED.into()));
-                }
+                Err(Stopped::EndpointStalled) if before_response() => return Err(stalled()),
                 Err(Stopped::EndpointStalled) => return Err(Failure::Broken(Side::Endpoint)),
                 Err(_) => return Err(Failure::Broken(Side::Client)),
             },
@@ -388,35 +413,37 @@ impl Download<'_, '_> {
                         return Ok((response, out));
                     }
                     Ok(None) if self.buffer.filled().len() >= self.max_header_bytes => {
-                        let reason = format!("the response head is larger than {} bytes", self.max_header_bytes);
-                        return Err(Failure::Bad(502, reason));
+                        let text = format!("the response head is larger than {} bytes", self.max_header_bytes);
+                        return Err(Failure::Bad(502, Reason::HttpResponseHeaderSectionSize, text));
                     }
                     Ok(None) => {}
                     Err(reason) => {
-                        return Err(Failure::Bad(502, format!("invalid response from the endpoint: {reason}")));
+                        let text = format!("invalid response from the endpoint: {reason}");
+                        return Err(Failure::Bad(502, Reason::HttpProtocolError, text));
                     }
                 }
             }
             // One timeout, from the complete request to the complete head, whatever arrives in between.
             let elapsed = self.shared.clock.get().map_or(Duration::ZERO, |since| since.elapsed());
             let left = self.response_headers_timeout.saturating_sub(elapsed);
-            let late = || format!("upstream response timeout after {:?}", self.response_headers_timeout);
+            let late = || {
+                let text = format!("upstream response timeout after {:?}", self.response_headers_timeout);
+                Failure::Bad(504, Reason::HttpResponseTimeout, text)
+            };
             if left.is_zero() {
-                return Err(Failure::Bad(504, late()));
+                return Err(late());
             }
             match self.timeout.within(left, self.buffer.read(self.endpoint, self.max_header_bytes)).await {
                 Ok(Ok(count)) if count > 0 => self.received = true,
                 Ok(_) if self.received => {
-                    return Err(Failure::Bad(
-                        502,
-                        "the endpoint closed the connection within its response head".into(),
-                    ));
+                    let text = "the endpoint closed the connection within its response head".into();
+                    return Err(Failure::Bad(502, Reason::HttpResponseIncomplete, text));
                 }
                 Ok(Ok(_)) => return Err(Failure::Closed("end of stream".into())),
                 Ok(Err(error)) => return Err(Failure::Closed(error.to_string())),
                 // Before that, only the progress of the upload counts.
                 Err(_) if self.shared.clock.get().is_none() => {}
-                Err(_) => return Err(Failure::Bad(504, late())),
+                Err(_) => return Err(late()),
             }
         }
     }
@@ -429,7 +456,10 @@ impl Download<'_, '_> {
     /// Sends the head in `out` with the available part of the body. Until then a malformed response can be replaced with
     /// Outrigger's own.
     async fn begin(&mut self, status: u16, body: &mut Body, out: &mut Scratch) -> Result<(), Failure> {
-        let malformed = |_| Failure::Bad(502, "the framing of the endpoint's response is malformed".into());
+        let malformed = |_| {
+            let text = "the framing of the endpoint's response is malformed".into();
+            Failure::Bad(502, Reason::HttpProtocolError, text)
+        };
         let used = if self.must_decode(body) {
             body.take(self.buffer.filled(), Some(&mut out.0)).map_err(malformed)?.used
         } else {

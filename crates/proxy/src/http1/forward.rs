@@ -11,6 +11,7 @@ use crate::access::{PATH_MAX, Record};
 use crate::buffer::{Buffer, Scratch, write_all};
 use crate::lazy_timeout::LazyTimeout;
 use crate::parked::{Interrupt, ParkedSlot, Waiting};
+use crate::reason::Reason;
 use std::borrow::Cow;
 use std::cell::Cell;
 use std::net::SocketAddr;
@@ -122,6 +123,7 @@ impl Connection {
     /// Handles one request, from its head to its record; true if another may follow.
     async fn request(&mut self) -> bool {
         let started = Instant::now();
+        let _in_flight = InFlight::new(&self.listener);
         let mut out = Scratch::lend();
         let hop = Hop { authority: &self.listener.cluster.plan.authority, via: &self.listener.via };
         let request = match head::request(self.buffer.filled(), &hop, &mut out.0) {
@@ -155,8 +157,10 @@ impl Connection {
             keep_alive: request.keep_alive && !self.listener.draining(),
         };
         let mut report = run(&mut client, &self.listener.cluster, &request, out).await;
-        if let Some((status, reason)) = &report.own_response {
-            respond(write.as_ref(), *status, reason, request.method).await;
+        if let Some((status, text)) = &report.own_response {
+            let reason = report.reason.unwrap_or(Reason::HttpProtocolError);
+            self.listener.recorder.local_response(self.listener.index, reason);
+            respond(write.as_ref(), *status, reason, text, request.method).await;
         }
         let mut done =
             Exchanged { method: request.method, sent: &sent, path: &path, took: started.elapsed(), peer: self.peer };
@@ -190,7 +194,8 @@ impl Connection {
         let head = format!("HTTP/1.1 200 OK\r\n{kind}Content-Length: {}\r\nConnection: close\r\n\r\n", body.len());
         // A disconnected client needs no response.
         let _ = write_all(&self.stream, &[head.as_bytes(), &body].concat(), WRITE_IDLE).await;
-        let mut report = Report::new(200);
+        self.listener.recorder.local_response(self.listener.index, Reason::DirectResponse);
+        let mut report = Report { reason: Some(Reason::DirectResponse), ..Report::new(200) };
         (report.bytes_received, report.bytes_sent) = (request.length as u64, (head.len() + body.len()) as u64);
         let done = Exchanged { method: request.method, sent, path, took: started.elapsed(), peer: self.peer };
         record(&self.listener, &done, &report);
@@ -200,9 +205,12 @@ impl Connection {
 
     async fn refuse(&mut self, refusal: Refusal) {
         let began = Instant::now();
-        respond(&self.stream, refusal.status, refusal.reason, method_of(self.buffer.filled())).await;
+        let reason = Reason::of_status(refusal.status);
+        self.listener.recorder.local_response(self.listener.index, reason);
+        respond(&self.stream, refusal.status, reason, refusal.reason, method_of(self.buffer.filled())).await;
         let refused = Exchanged { method: Method::Other, sent: "", path: &[], took: began.elapsed(), peer: self.peer };
-        record(&self.listener, &refused, &Report::new(refusal.status));
+        let report = Report { reason: Some(reason), ..Report::new(refusal.status) };
+        record(&self.listener, &refused, &report);
         self.linger().await;
     }
 
@@ -249,8 +257,8 @@ fn without_secrets(head: &[u8]) -> Vec<u8> {
     head.split_inclusive(|byte| *byte == b'\n').filter(|line| !secret(line)).flatten().copied().collect()
 }
 
-/// Sends Outrigger's own response with the reason as text; the connection closes after it.
-async fn respond(stream: &TcpStream, status: u16, reason: &str, method: Method) {
+/// Sends Outrigger's own response with a text and its reason (RFC 9209, 2); the connection closes after it.
+async fn respond(stream: &TcpStream, status: u16, reason: Reason, text: &str, method: Method) {
     let title = match status {
         400 => "Bad Request",
         408 => "Request Timeout",
@@ -264,9 +272,9 @@ async fn respond(stream: &TcpStream, status: u16, reason: &str, method: Method) 
         508 => "Loop Detected",
         _ => "Error",
     };
-    let body = format!("outrigger: {reason}\n");
+    let (body, reason) = (format!("outrigger: {text}\n"), reason.as_str());
     let head = format!(
-        "HTTP/1.1 {status} {title}\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+        "HTTP/1.1 {status} {title}\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: {}\r\nProxy-Status: outrigger; error={reason}\r\nConnection: close\r\n\r\n",
         body.len()
     );
     // RFC 9110, 9.3.2.
@@ -287,6 +295,22 @@ fn sent_method(request: &Request, head: &[u8]) -> Cow<'static, str> {
     let line = head.trim_ascii_start();
     let method = line.split(|byte| *byte == b' ').next().unwrap_or_default();
     Cow::Owned(String::from_utf8_lossy(method.get(..METHOD_MAX).unwrap_or(method)).into_owned())
+}
+
+/// Counts a request as in flight until it is dropped, however its task ends.
+struct InFlight(Rc<ListenerState>);
+
+impl InFlight {
+    fn new(listener: &Rc<ListenerState>) -> InFlight {
+        listener.recorder.begun(listener.index);
+        InFlight(listener.clone())
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.recorder.ended(self.0.index);
+    }
 }
 
 /// What the record contains in addition to the report.
@@ -313,6 +337,7 @@ fn record(listener: &ListenerState, done: &Exchanged<'_>, report: &Report) {
         bytes_received: report.bytes_received,
         bytes_sent: report.bytes_sent,
         ended_by: report.ended_by.map(super::exchange::Side::as_str),
+        reason: report.reason.map(Reason::as_str),
     };
     listener.recorder.keep(listener.index, &record);
     if let Some(access) = &listener.access {
