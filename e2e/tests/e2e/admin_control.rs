@@ -118,7 +118,7 @@ fn probe_succeeds_or_fails_in_time() {
     send_signal(worker, Signal::STOP);
     let (code, reason) = probe("live");
     send_signal(worker, Signal::CONT);
-    assert!(code == 1 && reason.contains("no answer within 1s"), "{code} {reason}");
+    assert!(code == 1 && reason.contains("no response within 1s"), "{code} {reason}");
     until(PATIENCE, "the worker responds again", || probe("live").0 == 0);
     running.finish();
     let (code, reason) = probe("live");
