@@ -86,7 +86,7 @@ async fn logs_thread(
     });
 
     let until = participant.reached(Phase::Handover).await;
-    let readers = if participant.yields() {
+    let readers = if participant.is_handover() {
         stop::hand_over(readers, &queues, until).await;
         wake.iter().for_each(JoinHandle::abort);
         checkpoints.release();
@@ -114,7 +114,7 @@ async fn logs_thread(
         () = clock.is_over(stop::PERSIST_RESERVE) => false,
     };
     // A worker that hands over leaves the ring and all undelivered lines to the next worker.
-    if !participant.yields() {
+    if !participant.is_handover() {
         let unpersisted = stop::persist(backlogs);
         if !in_time {
             stop::report_undelivered(&parts.plan.sinks, &parts.telemetry, &queues, &unpersisted);

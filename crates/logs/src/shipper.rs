@@ -130,13 +130,13 @@ impl Shipper {
             return Some(batch);
         }
         // Neither a shutdown nor a handover waits for more records.
-        if self.phase.yields() || (self.phase.phase() >= Phase::Finish && self.queue.is_closed()) {
+        if self.phase.is_handover() || (self.phase.phase() >= Phase::Finish && self.queue.is_closed()) {
             return None;
         }
         tokio::select! {
             batch = self.queue.next() => batch,
             () = tokio::time::sleep_until(until.into()) => None,
-            () = self.phase.yielding() => None,
+            () = self.phase.handover_begins() => None,
         }
     }
 

@@ -117,7 +117,7 @@ pub fn start(
     health.set_summary(format!("{source_count} to {}", plural(plan.sinks.len(), "sink", "sinks")));
     let participant = lifecycle.participant("metrics");
     let parts = Builder { sources: sources.clone(), writers, servers, app_was_ready: inputs.app_was_ready.clone() };
-    scope.spawn("conduct", conduct(plan, parts, telemetry.clone(), health, participant, scope.clone()));
+    scope.spawn("lifecycle", follow_lifecycle(plan, parts, telemetry.clone(), health, participant, scope.clone()));
     Ok((scope, sources))
 }
 
@@ -135,7 +135,7 @@ struct Builder {
     app_was_ready: watch::Receiver<bool>,
 }
 
-async fn conduct(
+async fn follow_lifecycle(
     plan: Plan,
     Builder { sources, writers, servers, app_was_ready }: Builder,
     telemetry: Telemetry,
@@ -165,7 +165,7 @@ async fn conduct(
     health.set_ready(true);
 
     participant.reached(Phase::Handover).await;
-    if participant.yields() {
+    if participant.is_handover() {
         servers.iter().for_each(JoinHandle::abort);
         participant.done(Phase::Handover);
     }
@@ -243,7 +243,7 @@ impl Collector {
                 false => Instant::now() + backoff.pause(),
             };
         }
-        if !phase.yields() && up {
+        if !phase.is_handover() && up {
             let _ = tokio::time::timeout(LAST_SCRAPE, self.round(true)).await;
         }
     }

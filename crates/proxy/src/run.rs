@@ -12,7 +12,7 @@ use crate::access::Access;
 use crate::config::Direction;
 use crate::connect::Cluster;
 use crate::plan::Plan;
-use crate::telemetry::Counters;
+use crate::telemetry::{Counters, Recorder};
 use base::feeds::{AccessBatch, FeedSender};
 use base::runtime::health::Health;
 use base::runtime::lifecycle::{Lifecycle, Participant, Phase};
@@ -111,10 +111,7 @@ async fn data_thread(
     let Shared { plan, counters, access, health, outlive_us, pressure, token } = shared;
     let scope = Scope::new(format!("proxy-{thread}"), health.clone());
     let recorder = Rc::new(counters.recorder(thread));
-    let clusters = plan.clusters.iter().enumerate();
-    let clusters: Vec<Rc<Cluster>> = clusters
-        .map(|(index, cluster)| Cluster::new(cluster.clone(), recorder.cluster(index), health.clone()))
-        .collect();
+    let clusters = clusters(&plan, &recorder, &health);
     let access = access.map(Access::new);
     if let Some(access) = &access {
         scope.spawn("access", access.clone().flush_periodically());
@@ -145,18 +142,18 @@ async fn data_thread(
     scope.spawn("evict", close_idle_under_pressure(states.clone(), health.clone(), pressure));
 
     participant.reached(Phase::Handover).await;
-    if participant.yields() {
+    if participant.is_handover() {
         // From here on the next worker accepts, including the connections that wait in the sockets.
         states.iter().for_each(|state| state.start_drain());
         participant.done(Phase::Handover);
     }
     let until = participant.reached(Phase::Drain).await;
     // If the sockets stay open across a restart, clients wait in them for the next process.
-    if !participant.yields() && !outlive_us {
+    if !participant.is_handover() && !outlive_us {
         stop_listening(&listening, &scope);
     }
     drain(&states, Direction::Inbound, until).await;
-    if participant.yields() {
+    if participant.is_handover() {
         // The app keeps running and sending requests: no later phase drains them.
         drain(&states, Direction::Outbound, until).await;
     }
@@ -172,6 +169,11 @@ async fn data_thread(
     let until = participant.reached(Phase::Close).await;
     drain(&states, Direction::Outbound, until).await;
     participant.done(Phase::Close);
+}
+
+fn clusters(plan: &Plan, recorder: &Recorder, health: &Arc<Health>) -> Vec<Rc<Cluster>> {
+    let clusters = plan.clusters.iter().enumerate();
+    clusters.map(|(index, plan)| Cluster::new(plan.clone(), recorder.cluster(index), health.clone())).collect()
 }
 
 /// The supervisor holds the sockets too: only shutdown(2) stops the listening, so that clients connect elsewhere.

@@ -127,7 +127,7 @@ pub fn start(
         "directories synchronized from their stores",
     ));
     telemetry.register(Arc::new(PublishedRevisions(inputs.revisions.clone())));
-    scope.spawn("conduct", conduct(participant, pollers));
+    scope.spawn("lifecycle", follow_lifecycle(participant, pollers));
     Ok((scope, Gate { published }))
 }
 
@@ -147,9 +147,9 @@ fn same_targets(entries: &[EntryPlan]) -> Vec<String> {
 
 /// Sync does not delay a shutdown: a publication is atomic at any moment. A handover waits for the round in progress, which must
 /// not overlap with the next worker.
-async fn conduct(mut participant: Participant, pollers: Vec<JoinHandle<()>>) {
+async fn follow_lifecycle(mut participant: Participant, pollers: Vec<JoinHandle<()>>) {
     participant.reached(Phase::Handover).await;
-    if participant.yields() {
+    if participant.is_handover() {
         for poller in pollers {
             let _ = poller.await;
         }

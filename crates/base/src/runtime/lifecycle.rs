@@ -26,7 +26,7 @@ struct Now {
     /// The deadline of the phase.
     until: Instant,
     /// Another worker takes over.
-    yields: bool,
+    is_handover: bool,
 }
 
 /// A subsystem's handle of the lifecycle: it watches the phase, and reports when its part is done.
@@ -37,8 +37,8 @@ pub struct Participant {
 
 impl Participant {
     /// Whether another worker takes over, so that nothing is read to its end.
-    pub fn yields(&self) -> bool {
-        self.watch.yields()
+    pub fn is_handover(&self) -> bool {
+        self.watch.is_handover()
     }
 
     /// Waits until the phase is at least the given one; returns its deadline.
@@ -87,8 +87,8 @@ impl PhaseWatch {
         self.now.borrow().phase
     }
 
-    pub fn yields(&self) -> bool {
-        self.now.borrow().yields
+    pub fn is_handover(&self) -> bool {
+        self.now.borrow().is_handover
     }
 
     pub async fn reached(&mut self, phase: Phase) -> Instant {
@@ -100,15 +100,15 @@ impl PhaseWatch {
     }
 
     /// Waits until another worker takes over.
-    pub async fn yielding(&mut self) {
-        if self.now.wait_for(|now| now.yields).await.is_err() {
+    pub async fn handover_begins(&mut self) {
+        if self.now.wait_for(|now| now.is_handover).await.is_err() {
             std::future::pending().await
         }
     }
 
     /// Waits until another worker takes over, or the phase is reached.
-    pub async fn yields_or_reached(&mut self, phase: Phase) {
-        if self.now.wait_for(|now| now.yields || now.phase >= phase).await.is_err() {
+    pub async fn handover_or_reached(&mut self, phase: Phase) {
+        if self.now.wait_for(|now| now.is_handover || now.phase >= phase).await.is_err() {
             std::future::pending().await
         }
     }
@@ -122,7 +122,7 @@ pub struct Lifecycle {
 
 impl Default for Lifecycle {
     fn default() -> Lifecycle {
-        let now = Now { phase: Phase::Run, until: Instant::now(), yields: false };
+        let now = Now { phase: Phase::Run, until: Instant::now(), is_handover: false };
         Lifecycle { now: watch::channel(now).0, participants: Vec::new() }
     }
 }
@@ -142,8 +142,8 @@ impl Lifecycle {
     /// Begins a phase and waits until all participants have done it or the timeout expires; returns the late ones.
     pub async fn advance(&mut self, phase: Phase, within: Duration) -> Vec<&'static str> {
         let until = Instant::now() + within;
-        let yields = phase == Phase::Handover || self.now.borrow().yields;
-        let _ = self.now.send_replace(Now { phase, until, yields });
+        let is_handover = phase == Phase::Handover || self.now.borrow().is_handover;
+        let _ = self.now.send_replace(Now { phase, until, is_handover });
         let mut late = Vec::new();
         let mut clock = PhaseWatch { now: self.now.subscribe() };
         for (name, seen) in &mut self.participants {
@@ -227,6 +227,6 @@ mod tests {
         drop(lifecycle);
         let long = Duration::from_secs(60);
         assert!(tokio::time::timeout(long, participant.reached(Phase::Handover)).await.is_err(), "sockets stay open");
-        assert!(tokio::time::timeout(long, watch.yields_or_reached(Phase::Close)).await.is_err());
+        assert!(tokio::time::timeout(long, watch.handover_or_reached(Phase::Close)).await.is_err());
     }
 }

@@ -166,7 +166,7 @@ pub async fn run(shared: Shared, pipeline: Rc<Pipeline>, scope: Scope, mut phase
             marks.borrow_mut().push_back((batch.base + batch.bytes.len() as u64, lines));
             pipeline.push(batch, &tracker, read_before).await;
         }
-        if !bytes.is_empty() && !phase.yields() {
+        if !bytes.is_empty() && !phase.is_handover() {
             continue;
         }
         if lossy && let Some(lines) = ring.take_lines_lost() {
@@ -182,9 +182,9 @@ pub async fn run(shared: Shared, pipeline: Rc<Pipeline>, scope: Scope, mut phase
         }
         tokio::select! {
             () = notified => {}
-            () = phase.yields_or_reached(Phase::Close) => return,
+            () = phase.handover_or_reached(Phase::Close) => return,
         }
-        if phase.yields() {
+        if phase.is_handover() {
             return;
         }
     }

@@ -129,7 +129,7 @@ pub async fn run(
     let mut chunk = buffer();
     loop {
         let finishing = phase.phase() >= Phase::Finish;
-        if phase.yields() {
+        if phase.is_handover() {
             // The next worker continues here, and completes a line without an end.
             finding.abort();
             finder.tails().iter().for_each(|tail| tail.note_read());
@@ -151,9 +151,9 @@ pub async fn run(
         tokio::select! {
             () = tokio::time::sleep(poll) => {}
             () = finder.found() => {}
-            () = phase.yields_or_reached(Phase::Finish) => {
+            () = phase.handover_or_reached(Phase::Finish) => {
                 // Files that the app created just before its exit.
-                if !phase.yields() {
+                if !phase.is_handover() {
                     finder.scan(false).await;
                 }
             }
