@@ -42,9 +42,9 @@ pub fn check_origin(request: &Request, hosts: &[String], any_host: bool) -> Opti
 }
 
 /// `Sec-Fetch-Site` is the relation between the requesting page and this host (Fetch Metadata, 2.3). `none` is a user who typed
-/// the address. A followed link, for instance from a runbook, is `cross-site` and allowed: the document opens as a top-level page,
-/// which the linking site can neither read nor frame. Everything that a page fetches or embeds by itself is rejected, also from
-/// another port of this host (`same-site`), on which the app itself may listen.
+/// the address. A followed link, for instance from a runbook, is `cross-site` and allowed: the document opens as a top-level
+/// page, which the linking site can neither read nor frame. Everything that a page fetches or embeds by itself is rejected, also
+/// from another port of this host (`same-site`), on which the app itself may listen.
 fn is_cross_site_fetch(request: &Request) -> bool {
     let is = |name: &'static str, value: &str| {
         single(&request.headers, &HeaderName::from_static(name)).is_ok_and(|have| have == Some(value))

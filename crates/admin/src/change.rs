@@ -1,5 +1,5 @@
-//! Requests that change something, on the socket only. In: a POST. Out: the requested control call, and its result. Limits: the time
-//! that the caller allows for a response that waits.
+//! Requests that change something, on the socket only. In: a POST. Out: the requested control call, and its result. Limits: the
+//! time that the caller allows for a response that waits.
 
 use crate::controls::Controls;
 use base::runtime::scope::Scope;
@@ -43,8 +43,8 @@ pub fn not_allowed(text: &'static str, allowed: &'static str) -> Response {
     Response { headers: vec![("allow", allowed)], ..Response::text(405, text) }
 }
 
-/// The change continues if the client disconnects or the limit expires, since a half-done change would have no owner. `refused`: the
-/// status of a failed change.
+/// The change continues if the client disconnects or the limit expires, since a half-done change would have no owner. `refused`:
+/// the status of a failed change.
 async fn run_detached(
     change: impl Future<Output = Result<String, String>> + 'static,
     refused: u16,

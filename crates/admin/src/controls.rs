@@ -1,4 +1,5 @@
-//! Changes to the running process that a POST can trigger: calls into the binary. In: closures from `compose.rs`. Out: their results.
+//! Changes to the running process that a POST can trigger: calls into the binary. In: closures from `compose.rs`. Out: their
+//! results.
 
 use base::telemetry::logging::LevelHandle;
 use std::future::Future;
@@ -14,8 +15,8 @@ pub type Reload = dyn Fn() -> Pin<Box<dyn Future<Output = Result<String, String>
 #[derive(Clone)]
 pub struct Controls {
     pub level: LevelHandle,
-    /// Re-reads the configuration; the error is the report of its errors. Returns when another worker has taken over, or the reason
-    /// for which none does.
+    /// Re-reads the configuration; the error is the error report. Returns when another worker has taken over, or the
+    /// reason for which none does.
     pub reload: Rc<Reload>,
     /// Starts a new worker from a binary (None: the running one); returns when that worker is ready or was abandoned.
     pub upgrade: Rc<Upgrade>,

@@ -1,6 +1,6 @@
-//! The admin interface for operators and probes: health, own metrics, the ledger, the configuration and one page. In: the telemetry
-//! of all subsystems. Out: responses on a read-only TCP listener, a socket that also allows changes, and a listener only for probes.
-//! It knows no subsystem by name and prints no secret.
+//! The admin interface for operators and probes: health, own metrics, the ledger, the configuration and one page. In: the
+//! telemetry of all subsystems. Out: responses on a read-only TCP listener, a socket that also allows changes, and a listener
+//! only for probes. It knows no subsystem by name and prints no secret.
 
 pub mod config;
 pub mod run;

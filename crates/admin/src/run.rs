@@ -1,6 +1,6 @@
 //! The listeners: read-only over TCP, full access over the socket, probes only. In: a view. Out: responses. A change requires the
-//! socket, whose file mode controls access, and the token if one is set. Limits: those of `net::serve`, and `UPGRADE_MAX` for the one
-//! response that waits.
+//! socket, whose file mode controls access, and the token if one is set. Limits: those of `net::serve`, and `UPGRADE_MAX` for the
+//! one response that waits.
 
 use crate::authorize::{self, Token};
 use crate::change::{change, not_allowed};
@@ -45,8 +45,8 @@ const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
 const SOCKET_POLL: Duration = Duration::from_millis(20);
 const SOCKET_WARN_AFTER: Duration = Duration::from_secs(10);
 
-/// Creates the socket, if one is configured. Must be called before the sandbox is entered, which allows neither chown nor a lookup of
-/// groups.
+/// Creates the socket, if one is configured. Must be called before the sandbox is entered, which allows neither chown nor a
+/// lookup of groups.
 pub fn prepare(config: &Config) -> Result<Option<Prepared>, String> {
     let Some(path) = &config.socket else { return Ok(None) };
     let group = config.socket_group.as_deref().map(socket::group_number).transpose();
@@ -103,7 +103,8 @@ fn start_socket(prepared: Prepared, generation: u32, context: Rc<Context>, scope
     let path = prepared.path().display().to_string();
     match prepared.take().map_err(|error| format!("{path}: {error}"))? {
         Taken::Bound(socket) => drop(scope.spawn("admin", unix(socket, context))),
-        // The previous worker serves until it hands over; if this worker never becomes ready, the socket stays with the previous one.
+        // The previous worker serves until it hands over; if this worker never becomes ready, the socket stays with the previous
+        // one.
         Taken::InUse(prepared) if generation > 0 => {
             scope.spawn("admin", async move {
                 if let Some(socket) = await_socket(prepared).await {

@@ -1,6 +1,6 @@
 //! The admin socket's file. In: a path, a mode, a group. Out: a listening socket that no other user could open at any time, or an
-//! error. It is created under a temporary name and then renamed over the path, so that the path always resolves to a worker; and it is
-//! created before the sandbox is entered, which does not allow chown.
+//! error. It is created under a temporary name and then renamed over the path, so that the path always resolves to a worker; and
+//! it is created before the sandbox is entered, which does not allow chown.
 
 use base::system::groups;
 use rustix::fs::Mode;
@@ -54,8 +54,8 @@ pub fn prepare(path: &Path, permissions: Permissions) -> Result<Prepared, String
     // Left by a killed process with the same process ID.
     let _ = fs::remove_file(&temporary);
     let socket = open().map_err(|error| failed(error.into()))?;
-    // The file gets the mode that the socket has before bind, so that other users can never connect, and the umask, which all threads
-    // share, stays unchanged.
+    // The file gets the mode that the socket has before bind, so that other users can never connect, and the umask, which all
+    // threads share, stays unchanged.
     let bound =
         rustix::fs::fchmod(&socket, Mode::RUSR | Mode::WUSR).and_then(|()| rustix::net::bind(&socket, &address));
     bound.map_err(|error| failed(error.into()))?;

@@ -1,6 +1,6 @@
-//! The black box: what was going on when the app or a worker ended as it should not. In: how it ended, the newest output, the last
-//! samples and requests. Out: one JSON file in the state directory. Bounds: `KEPT` files, `sys::ring::TAIL_KEPT` bytes of each stream,
-//! and what the metrics and the proxy keep anyway.
+//! The black box: the context of an abnormal exit of the app or a worker. In: the exit, the newest output, the last samples and
+//! requests. Out: one JSON file in the state directory. Limits: `FILES_MAX` files, `sys::ring::TAIL_KEPT` bytes of each stream,
+//! and the samples and requests that the metrics and the proxy retain anyway.
 
 use base::runtime::health::Health;
 use base::runtime::state::StateDir;
@@ -12,15 +12,15 @@ use supervisor::message::Ended;
 use supervisor::worker::Crash;
 use sys::ring::Ring;
 
-/// Files that stay: the next one takes the place of the oldest.
-const KEPT: u64 = 8;
+/// Retained files: the next one replaces the oldest.
+const FILES_MAX: u64 = 8;
 
-/// What a black box is written from.
+/// The data sources of a black box file.
 #[derive(Clone)]
 pub struct BlackBox {
     pub state: StateDir,
     pub rings: Option<(Ring, Ring)>,
-    /// The newest samples, as the page of metrics shows them.
+    /// The newest samples, in the text format of /metrics.
     pub samples: Rc<dyn Fn() -> String>,
     /// The last requests through the proxy.
     pub requests: Rc<dyn Fn() -> Vec<serde_json::Value>>,
@@ -28,22 +28,22 @@ pub struct BlackBox {
     pub health: Arc<Health>,
 }
 
-/// What health calls it.
+/// Its name in health.
 pub const PART: &str = "black_box";
 
 #[derive(Serialize)]
 struct Content {
     version: &'static str,
-    /// Seconds since 1970.
+    /// Unix time in seconds.
     written_at: u64,
     /// `app` or `worker`.
     process: &'static str,
     code: i32,
-    /// Null if no signal ended it.
+    /// Null if no signal killed it.
     signal: Option<i32>,
     core_dumped: bool,
     oom_killed: bool,
-    /// Whether it had not moved for so long that it was ended.
+    /// Whether it was killed because it was stalled.
     hung: bool,
     worker_generation: u32,
     stdout: Vec<String>,
@@ -53,7 +53,7 @@ struct Content {
 }
 
 impl BlackBox {
-    pub fn app_ended(&self, ended: Ended) {
+    pub fn app_exited(&self, ended: Ended) {
         let Ended { code, signal, core_dumped, out_of_memory, .. } = ended;
         let signal = Some(signal).filter(|signal| *signal > 0);
         self.write(Content { code, signal, core_dumped, oom_killed: out_of_memory, ..self.content("app") });
@@ -94,13 +94,13 @@ impl BlackBox {
                 tracing::info!(file = name, process = content.process, "wrote black box file");
             }
             Err(error) => {
-                tracing::warn!(%error, "cannot write the black box");
-                self.health.fault(PART, format!("cannot write the file: {error}"));
+                tracing::warn!(%error, "cannot write the black box file");
+                self.health.fault(PART, format!("cannot write the black box file: {error}"));
             }
         }
     }
 
-    /// The first name that is free, or that of the oldest file.
+    /// The first unused name, or the name of the oldest file.
     fn next_name(&self) -> Option<String> {
         let name = |number: u64| format!("black_box/{number}.json");
         let written = |number: &u64| {
@@ -108,11 +108,11 @@ impl BlackBox {
             Some(path.metadata().and_then(|meta| meta.modified()).unwrap_or(SystemTime::UNIX_EPOCH))
         };
         self.state.dir()?;
-        (0..KEPT).min_by_key(written).map(name)
+        (0..FILES_MAX).min_by_key(written).map(name)
     }
 }
 
-/// Whole lines, without one that was cut at the beginning.
+/// Complete lines, without a first line that is truncated.
 fn lines(bytes: &[u8]) -> Vec<String> {
     let cut = bytes.len() as u64 >= sys::ring::TAIL_KEPT;
     String::from_utf8_lossy(bytes).lines().skip(usize::from(cut)).map(str::to_string).collect()
@@ -123,7 +123,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_newest_lines_are_kept_whole_and_the_oldest_file_gives_way() {
+    fn newest_lines_are_complete_and_files_rotate() {
         let dir = std::env::temp_dir().join(format!("outrigger-black-box-{}", std::process::id()));
         let _ = std::fs::remove_dir_all(&dir);
         let ring = Ring::in_memory("test").and_then(|ring| ring.sized(1 << 20)).expect("memfd");
@@ -138,16 +138,19 @@ mod tests {
             generation: 3,
             health: Health::new("app"),
         };
-        for code in 0..KEPT as i32 + 1 {
+        for code in 0..FILES_MAX as i32 + 1 {
             black_box.worker_crashed(Crash { code: 128 + code, hung: false, out_of_memory: false });
         }
-        assert_eq!(std::fs::read_dir(dir.join("black_box")).expect("made").count() as u64, KEPT);
-        let text = std::fs::read_to_string(dir.join("black_box/0.json")).expect("written");
+        assert_eq!(std::fs::read_dir(dir.join("black_box")).expect("the directory exists").count() as u64, FILES_MAX);
+        let text = std::fs::read_to_string(dir.join("black_box/0.json")).expect("the file is written");
         let value: serde_json::Value = serde_json::from_str(&text).expect("JSON");
-        assert_eq!((value["code"].as_i64(), value["samples"][0].as_str()), (Some(128 + KEPT as i64), Some("x 1")));
+        assert_eq!((value["code"].as_i64(), value["samples"][0].as_str()), (Some(128 + FILES_MAX as i64), Some("x 1")));
         let stdout = value["stdout"].as_array().expect("lines");
         assert_eq!(stdout.last().and_then(|line| line.as_str()), Some("line 9999"));
-        assert!(stdout.iter().all(|line| line.as_str().is_some_and(|line| line.starts_with("line "))), "none is cut");
+        assert!(
+            stdout.iter().all(|line| line.as_str().is_some_and(|line| line.starts_with("line "))),
+            "no line is truncated"
+        );
         let _ = std::fs::remove_dir_all(&dir);
     }
 }

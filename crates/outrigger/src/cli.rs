@@ -18,8 +18,8 @@ pub struct Cli {
 
 #[derive(Subcommand)]
 pub enum Command {
-    /// Run beside an app. With a command, here or in the file, start it and exit with its exit code; without one, run as a companion of
-    /// an app that is started elsewhere.
+    /// Run as a sidecar. With a command, here or in the configuration, start the app and exit with its exit code; without one,
+    /// run as the companion of an app that is started separately.
     Run {
         /// The configuration.
         #[arg(
@@ -62,16 +62,16 @@ pub enum Command {
     },
     /// Print the documentation and an example of a component, such as `logs.sinks.loki`; without a name, list them.
     Explain {
-        /// Its name in the list.
+        /// A name from the list.
         #[arg(value_name = "KIND")]
         kind: Option<String>,
     },
     /// Print the JSON Schema of the configuration, for editors.
     Schema,
-    /// Print the health of each subsystem and the ledger of a running Outrigger. Exits 1 if a subsystem failed or Outrigger cannot be
-    /// reached.
+    /// Print the health of each subsystem and the ledger of a running Outrigger. Exits 1 if a subsystem failed or Outrigger
+    /// cannot be reached.
     Status {
-        /// A table for people, or the JSON of GET /status for programs.
+        /// A table (text), or the JSON of GET /status.
         #[arg(long, value_enum, default_value = "text")]
         format: Format,
         #[command(flatten)]
@@ -107,7 +107,7 @@ pub enum Command {
         /// Total time allowed [default: app.stop.timeout].
         #[arg(long, value_parser = remote::duration, value_name = "TIME")]
         timeout: Option<Duration>,
-        /// A file with the token, where admin.token is set.
+        /// A file with the token, if admin.token is set.
         #[arg(long, value_name = "FILE")]
         token_file: Option<PathBuf>,
         #[command(flatten)]
@@ -118,7 +118,7 @@ pub enum Command {
         /// The new binary [default: the path that it was started from].
         #[arg(long, value_name = "PATH")]
         binary: Option<PathBuf>,
-        /// A file with the token, where admin.token is set.
+        /// A file with the token, if admin.token is set.
         #[arg(long, value_name = "FILE")]
         token_file: Option<PathBuf>,
         #[command(flatten)]
@@ -126,7 +126,7 @@ pub enum Command {
     },
     /// Reload the configuration of a running Outrigger. An invalid one changes nothing, and its errors are printed.
     Reload {
-        /// A file with the token, where admin.token is set.
+        /// A file with the token, if admin.token is set.
         #[arg(long, value_name = "FILE")]
         token_file: Option<PathBuf>,
         #[command(flatten)]
@@ -137,7 +137,7 @@ pub enum Command {
         /// error, warn, info, debug, trace or off.
         #[arg(value_name = "LEVEL")]
         level: LevelFilter,
-        /// A file with the token, where admin.token is set.
+        /// A file with the token, if admin.token is set.
         #[arg(long, value_name = "FILE")]
         token_file: Option<PathBuf>,
         #[command(flatten)]
@@ -146,12 +146,12 @@ pub enum Command {
     /// Inspect an app and print a configuration for it, with the evidence as comments. Enables nothing by itself.
     Detect {
         #[command(flatten)]
-        look: Look,
+        inspect: Inspect,
     },
     /// Write the configuration that `detect` prints to a file.
     Init {
         #[command(flatten)]
-        look: Look,
+        inspect: Inspect,
         /// Where to write it.
         #[arg(short, long, default_value = "outrigger.yaml", value_name = "FILE")]
         output: PathBuf,
@@ -200,7 +200,7 @@ impl From<LogFormat> for logging::Format {
 
 /// What `detect` and `init` inspect; without a process and a command, every listener in this network namespace.
 #[derive(Args)]
-pub struct Look {
+pub struct Inspect {
     /// A process and its descendants.
     #[arg(long, value_name = "PID")]
     pub pid: Option<u32>,
@@ -212,7 +212,7 @@ pub struct Look {
     pub command: Vec<OsString>,
 }
 
-impl Look {
+impl Inspect {
     pub fn options(&self) -> detect::Options {
         detect::Options::new(self.pid, &self.command, self.timeout)
     }

@@ -1,21 +1,21 @@
-//! Where the subsystems meet, and nowhere else: this starts them, creates the feeds between them, and leads them to the stop. In:
-//! plans, and what the supervisor handed down. Out: an exit code.
+//! The only place that connects the subsystems: it starts them, creates the feeds between them, and runs their shutdown. In:
+//! plans, and the state inherited from the supervisor. Out: an exit code.
 //!
 //! ```text
 //! proxy ── access records ──→ logs        proxy ── counters ──→ metrics        telemetry ──→ metrics (self), admin
-//! supervisor ── app started, ended ──→ metrics (process), sync (signal), ready      sync ── revisions ──→ admin
+//! supervisor ── app started, exited ──→ metrics (process), sync (signal), ready      sync ── revisions ──→ admin
 //! ```
 
 use crate::app::OnTimeout;
 use crate::app::ready::{readiness, signaller};
 use crate::black_box::BlackBox;
-use crate::control::{AppFacts, Control, Order};
+use crate::control::{AppFacts, Control, Event};
 use crate::grants;
 use crate::plans::Plans;
 use crate::reload::Reloader;
 use crate::signals::signals;
 use crate::start_errors::report_errors;
-use crate::stop::{lead, log_undelivered};
+use crate::stop::{log_undelivered, run_until_exit};
 use crate::telemetry::{RELOAD_SUCCESSFUL, RELOAD_TIMESTAMP, STATE_MAX, STATE_WRITABLE, WORKER_RESTARTS};
 use crate::watchdog::SelfCheck;
 use admin::controls::Controls;
@@ -39,41 +39,41 @@ use supervisor::worker::{Crash, SavedConfig};
 use sys::ring::Ring;
 use tokio::sync::mpsc::Receiver;
 
-/// Everything of a worker that is not a subsystem.
+/// The parts of a worker other than its subsystems.
 pub struct Worker {
     pub lifecycle: Lifecycle,
     pub telemetry: Telemetry,
     pub scope: Scope,
     pub facts: AppFacts,
     pub control: Rc<Control>,
-    pub orders: Receiver<Order>,
+    pub events: Receiver<Event>,
     pub sockets: Sockets,
-    /// The admin socket, under a name that nobody knows yet.
+    /// The admin socket, still under its temporary name.
     pub socket: Option<admin::Prepared>,
     pub rings: Option<(Ring, Ring)>,
     pub wake: OwnedFd,
-    pub kept: SavedConfig,
+    pub saved: SavedConfig,
     pub generation: u32,
     pub crash: Option<Crash>,
     pub restarts: Restarts,
-    /// When the supervisor started, in seconds since 1970.
+    /// When the supervisor started, as Unix time in seconds.
     pub since: i64,
     pub companion: bool,
     pub started_at: Instant,
     pub level: logging::LevelHandle,
     pub reloader: Rc<Reloader>,
     pub sandbox: serde_json::Value,
-    /// By which it is seen that a granted path is another one now.
+    /// Marks that detect whether a granted path has been replaced.
     pub marks: Vec<grants::Mark>,
     pub self_check: SelfCheck,
 }
 
 impl Worker {
-    /// Starts the proxy, says that we are ready, waits until the rings and the state are ours, and starts the rest.
+    /// Starts the proxy, reports readiness, waits for ownership of the rings and the state, and starts the other subsystems.
     pub async fn run(mut self, mut plans: Plans) -> i32 {
         let (times, start) = (plans.config.app.stop.clone(), plans.config.app.start.clone());
         let port = plans.config.app.port;
-        self.name_components();
+        self.register_components();
         let mut errors = check(&plans);
         let records = plans.logs.as_ref().is_some_and(|plan| plan.reads_access());
         let (sender, receiver) = base::feeds::feed(logs::source::proxy::FEED_MAX);
@@ -101,7 +101,7 @@ impl Worker {
             self.telemetry.counter(&WORKER_RESTARTS, &[reason.as_str()]).store(count);
         }
         let access = records.then_some(receiver);
-        let (mut gate, pages) = match self.start_rest(plans, &state, access, counters) {
+        let (mut gate, admin) = match self.start_rest(plans, &state, access, counters) {
             Ok(started) => started,
             Err(errors) => return self.cannot_start(&errors),
         };
@@ -112,7 +112,7 @@ impl Worker {
             if tokio::time::timeout(start.timeout.0, gate.open()).await.is_err()
                 && start.on_timeout == OnTimeout::Continue
             {
-                // Whoever waits for `started`, as a platform does with the app of another container, waits no longer either.
+                // A platform that waits for `/started` before it starts the app of another container stops waiting, too.
                 tracing::warn!(timeout = %start.timeout, "start gates did not open in time; starting the app anyway");
                 telemetry.healths().iter().for_each(|health| health.set_started());
             }
@@ -126,7 +126,9 @@ impl Worker {
         let watch = self.reloader.clone().watch(self.control.clone(), self.facts.health.clone(), self.marks, loaded);
         self.scope.spawn("reload", watch);
         self.scope.spawn("signals", signals(self.control.clone(), self.reloader.clone(), self.companion));
-        let code = lead(&self.control, &mut self.orders, &mut self.lifecycle, &self.facts, &times, &state, pages).await;
+        let code =
+            run_until_exit(&self.control, &mut self.events, &mut self.lifecycle, &self.facts, &times, &state, admin)
+                .await;
         if code != EXIT_HANDED_OVER {
             log_undelivered(&self.telemetry);
         }
@@ -148,8 +150,8 @@ impl Worker {
         state
     }
 
-    /// What health tells of beside the subsystems' own components.
-    fn name_components(&self) {
+    /// Registers the components in health that belong to no subsystem.
+    fn register_components(&self) {
         let health = &self.facts.health;
         health.component(crate::reload::PART, "file");
         health.component("worker", "worker");
@@ -161,10 +163,11 @@ impl Worker {
 
     fn cannot_start(&self, errors: &[String]) -> i32 {
         let send = |message: ToSupervisor<'_>| self.control.send(message);
-        report_errors(errors, self.generation, &self.kept, self.reloader.text(), send)
+        report_errors(errors, self.generation, &self.saved, self.reloader.text(), send)
     }
 
-    /// Starts what reads the rings and writes the state. Answers what the app waits for, and the scope of our own pages.
+    /// Starts everything that reads the rings and writes the state. Returns the start gates of the app, and the scope of the
+    /// admin listeners.
     fn start_rest(
         &mut self,
         plans: Plans,
@@ -193,16 +196,16 @@ impl Worker {
         errors.extend(self.start_sync(plans.sync, state, &revisions, &mut gate).err().unwrap_or_default());
         if let Some(end) = plans.config.app.external.clone() {
             let control = self.control.clone();
-            let gone = crate::app::end::watch(end, self.since, self.facts.health.clone(), move |code| {
+            let watch = crate::app::end::watch(end, self.since, self.facts.health.clone(), move |code| {
                 control.send(ToSupervisor::AppExited { code });
             });
-            self.scope.spawn("end", gone);
+            self.scope.spawn("end", watch);
         }
         let requests: Rc<dyn Fn() -> Vec<serde_json::Value>> = match counters {
             Some(counters) => Rc::new(move || counters.recent()),
             None => Rc::new(Vec::new),
         };
-        self.keep_black_box(state.clone(), samples, requests);
+        self.start_black_box(state.clone(), samples, requests);
         let limit_bytes = plans.memory;
         let shown = admin::view::View {
             telemetry: telemetry.clone(),
@@ -215,7 +218,7 @@ impl Worker {
             sandbox: self.sandbox.clone(),
             memory: Rc::new(move || admin::view::Memory { used_bytes: sys::memory::private_bytes(), limit_bytes }),
         };
-        let pages = Scope::new("admin", self.facts.health.clone());
+        let listeners = Scope::new("admin", self.facts.health.clone());
         let controls = self.controls();
         let socket = self.socket.take();
         let started = admin::run::start(
@@ -224,17 +227,17 @@ impl Worker {
             Rc::new(shown),
             controls,
             &self.sockets,
-            &pages,
+            &listeners,
             &self.scope,
         );
         errors.extend(started.err().unwrap_or_default());
         if let Some(counters) = gathered {
-            telemetry.register(Arc::new(Part { counters, ours: true }));
+            telemetry.register(Arc::new(ProxyMetrics { counters, own_only: true }));
         }
-        if errors.is_empty() { Ok((gate, pages)) } else { Err(errors) }
+        if errors.is_empty() { Ok((gate, listeners)) } else { Err(errors) }
     }
 
-    /// Answers how the newest samples are seen.
+    /// Returns a function for the newest samples.
     fn start_metrics(
         &mut self,
         plan: metrics::plan::Plan,
@@ -242,11 +245,11 @@ impl Worker {
         gate: &mut Gate,
     ) -> Result<Rc<dyn Fn() -> String>, Vec<String>> {
         let own: Arc<dyn Gather> = Arc::new(self.telemetry.clone());
-        let apps = |counters| -> Arc<dyn Gather> { Arc::new(Part { counters, ours: false }) };
+        let all = |counters| -> Arc<dyn Gather> { Arc::new(ProxyMetrics { counters, own_only: false }) };
         let inputs = metrics::source::Inputs {
             app_pid: self.facts.pid.clone(),
             descriptors: descriptors(self.control.clone()),
-            proxy: counters.map(apps),
+            proxy: counters.map(all),
             own,
             app_was_ready: self.facts.was_ready.subscribe(),
         };
@@ -277,8 +280,8 @@ impl Worker {
         Ok(())
     }
 
-    /// Writes down what was going on when the app ends abnormally from now on, and what is left of a worker that crash.
-    fn keep_black_box(
+    /// Writes a black box file for each abnormal exit of the app from now on, and one for a previous worker that crashed.
+    fn start_black_box(
         &mut self,
         state: StateDir,
         samples: Rc<dyn Fn() -> String>,
@@ -297,17 +300,17 @@ impl Worker {
             );
             black_box.worker_crashed(crash);
         }
-        self.control.on_ended(move |ended| black_box.app_ended(ended));
+        self.control.on_exit(move |ended| black_box.app_exited(ended));
     }
 
     fn controls(&self) -> Controls {
-        let (again, control) = (self.reloader.clone(), self.control.clone());
+        let (reloader, control) = (self.reloader.clone(), self.control.clone());
         let (upgrader, stopper) = (self.control.clone(), self.control.clone());
         Controls {
             level: self.level.clone(),
             reload: Rc::new(move || {
-                let (again, control) = (again.clone(), control.clone());
-                Box::pin(async move { again.reload(&control).await })
+                let (reloader, control) = (reloader.clone(), control.clone());
+                Box::pin(async move { reloader.reload(&control).await })
             }),
             upgrade: Rc::new(move |binary| {
                 let control = upgrader.clone();
@@ -321,7 +324,7 @@ impl Worker {
     }
 }
 
-/// What can be found out about a configuration before anything of it is started: certificates, credentials.
+/// Checks of a configuration that are possible before anything is started: certificates, credentials.
 fn check(plans: &Plans) -> Vec<String> {
     let mut errors = Vec::new();
     errors.extend(plans.logs.iter().flat_map(logs::run::check));
@@ -351,22 +354,23 @@ fn descriptors(control: Rc<Control>) -> metrics::source::CountDescriptors {
     })
 }
 
-/// The proxy counts the app's requests, which belong on the app's page alone, and itself, which belongs on both.
-struct Part {
+/// The proxy counts the app's requests, which are exposed only with the app's metrics, and its own metrics, which are exposed
+/// with both.
+struct ProxyMetrics {
     counters: Arc<dyn Gather>,
-    /// Only what the proxy counts of itself.
-    ours: bool,
+    /// Only the proxy's own metrics.
+    own_only: bool,
 }
 
-impl Gather for Part {
+impl Gather for ProxyMetrics {
     fn gather(&self, families: &mut Vec<base::telemetry::family::Family>) {
         let mut all = Vec::new();
         self.counters.gather(&mut all);
-        families.extend(all.into_iter().filter(|family| !self.ours || family.name.starts_with("outrigger_")));
+        families.extend(all.into_iter().filter(|family| !self.own_only || family.name.starts_with("outrigger_")));
     }
 }
 
-/// What the app waits for, and the tasks on this thread, which end when it is dropped.
+/// The start gates of the app, and the tasks on this thread, which end when it is dropped.
 struct Gate {
     sync: Option<sync::run::Gate>,
     scopes: Vec<Scope>,
@@ -377,7 +381,7 @@ impl Gate {
         if let Some(sync) = &mut self.sync {
             sync.open().await;
         }
-        // The proxy listens since before the subsystems were started. The scopes live as long as the worker.
+        // The proxy already listens before the subsystems start. The scopes live as long as the worker.
         std::mem::forget(std::mem::take(&mut self.scopes));
     }
 }

@@ -1,5 +1,5 @@
-//! The worker's end of the conversation with the supervisor. In: packets. Out: facts about the app, orders for the stop, answers to
-//! whoever asked; and packets back. One task hears, so that nobody waits for another's answer.
+//! The worker's end of the control socket to the supervisor. In: packets. Out: state of the app, events for `stop.rs`, responses
+//! to requests; and packets to the supervisor. One task receives, so that no request waits for another request's response.
 
 use crate::telemetry::AppMetrics;
 use base::runtime::health::Health;
@@ -17,7 +17,7 @@ use supervisor::restarts::RestartReason;
 use tokio::net::UnixDatagram;
 use tokio::sync::{mpsc, oneshot, watch};
 
-/// What the app is doing, for whoever needs to know.
+/// State of the app, shared with all subsystems.
 #[derive(Clone)]
 pub struct AppFacts {
     pub pid: Arc<AtomicI32>,
@@ -25,163 +25,163 @@ pub struct AppFacts {
     /// Whether it was ready once.
     pub was_ready: watch::Sender<bool>,
     pub health: Arc<Health>,
-    /// Ends that were followed by another start.
+    /// Exits that were followed by a restart.
     pub restarts: Rc<Cell<u32>>,
-    /// How many there may be; 0 for any number.
+    /// Limit of restarts; 0 for no limit.
     pub restarts_max: u32,
     pub ended: Rc<Cell<Option<Ended>>>,
     pub metrics: AppMetrics,
 }
 
-type OnEnded = Box<dyn Fn(Ended)>;
+type OnExit = Box<dyn Fn(Ended)>;
 
-/// What we are told to do.
+/// An event that ends the worker.
 #[derive(Clone, Copy, Debug)]
-pub enum Order {
+pub enum Event {
     Stop {
         until: Instant,
     },
     /// Another worker takes over.
-    Yield,
-    AppEnded,
-    /// The supervisor is gone.
-    Gone,
+    HandOver,
+    AppExited,
+    /// The supervisor has exited.
+    Disconnected,
 }
 
-/// Whose the rings and the state are.
+/// Ownership of the rings and the state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Ownership {
-    /// The worker before us has not let go of them.
+    /// The previous worker has not released them.
     Awaited,
-    Ours,
-    /// The supervisor is gone, and nobody will tell.
-    Gone,
+    Owned,
+    /// The supervisor has exited, so no further message will arrive.
+    Disconnected,
 }
 
-/// Orders that wait; there are at most a few in a worker's life.
-const ORDERS_MAX: usize = 16;
+/// Queued events; a worker receives only a few.
+const EVENTS_MAX: usize = 16;
 
-/// How long an answer of the supervisor may take; it has one thread and answers at once.
-const ANSWER_WAIT: Duration = Duration::from_secs(1);
+/// How long a response of the supervisor may take; it has one thread and responds immediately.
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 pub struct Control {
-    /// A packet socket. tokio's datagram socket speaks to it, since both keep packets whole.
+    /// A packet socket. tokio's datagram socket can use it, since both preserve packet boundaries.
     socket: UnixDatagram,
     facts: AppFacts,
-    orders: mpsc::Sender<Order>,
+    events: mpsc::Sender<Event>,
     ownership: watch::Sender<Ownership>,
-    ordered: RefCell<Option<oneshot::Sender<Result<String, String>>>>,
+    replacement: RefCell<Option<oneshot::Sender<Result<String, String>>>>,
     descriptors: RefCell<Vec<(i32, oneshot::Sender<u64>)>>,
-    /// Hears of an abnormal end of the app, before anything else follows from it.
-    on_ended: RefCell<Option<OnEnded>>,
-    /// An end that we asked for is none to wonder about.
+    /// Called on an abnormal exit of the app, before any other reaction to it.
+    on_exit: RefCell<Option<OnExit>>,
+    /// An exit that Outrigger requested is not abnormal.
     stopping: Cell<bool>,
     /// Another worker has taken over.
-    leaving: Cell<bool>,
-    /// An abnormal end that came before anybody could hear of it: the state is not ours yet.
-    untold: Cell<Option<Ended>>,
+    handing_over: Cell<bool>,
+    /// An abnormal exit before `on_exit` was set: this worker does not own the state yet.
+    unreported: Cell<Option<Ended>>,
 }
 
 impl Control {
-    /// `owns`: whether nobody before us holds the rings and the state.
-    pub fn new(socket: OwnedFd, facts: AppFacts, owns: bool) -> io::Result<(Rc<Control>, mpsc::Receiver<Order>)> {
+    /// `owns`: whether no previous worker owns the rings and the state.
+    pub fn new(socket: OwnedFd, facts: AppFacts, owns: bool) -> io::Result<(Rc<Control>, mpsc::Receiver<Event>)> {
         let socket = StdDatagram::from(socket);
         socket.set_nonblocking(true)?;
-        let (orders, ordered) = mpsc::channel(ORDERS_MAX);
+        let (events, receiver) = mpsc::channel(EVENTS_MAX);
         let control = Control {
             socket: UnixDatagram::from_std(socket)?,
             facts,
-            orders,
-            ownership: watch::channel(if owns { Ownership::Ours } else { Ownership::Awaited }).0,
-            ordered: RefCell::default(),
+            events,
+            ownership: watch::channel(if owns { Ownership::Owned } else { Ownership::Awaited }).0,
+            replacement: RefCell::default(),
             descriptors: RefCell::default(),
-            on_ended: RefCell::default(),
+            on_exit: RefCell::default(),
             stopping: Cell::new(false),
-            leaving: Cell::new(false),
-            untold: Cell::default(),
+            handing_over: Cell::new(false),
+            unreported: Cell::default(),
         };
-        Ok((Rc::new(control), ordered))
+        Ok((Rc::new(control), receiver))
     }
 
-    /// Waits until the rings and the state are ours. False where the supervisor is gone.
+    /// Waits until this worker owns the rings and the state. False if the supervisor has exited.
     pub async fn owns(&self) -> bool {
         let mut ownership = self.ownership.subscribe();
         let known = ownership.wait_for(|ownership| *ownership != Ownership::Awaited).await;
-        known.is_ok_and(|ownership| *ownership == Ownership::Ours)
+        known.is_ok_and(|ownership| *ownership == Ownership::Owned)
     }
 
-    pub fn is_leaving(&self) -> bool {
-        self.leaving.get()
+    pub fn is_handing_over(&self) -> bool {
+        self.handing_over.get()
     }
 
-    pub fn on_ended(&self, recv: impl Fn(Ended) + 'static) {
-        if let Some(ended) = self.untold.take() {
-            recv(ended);
+    pub fn on_exit(&self, handler: impl Fn(Ended) + 'static) {
+        if let Some(exit) = self.unreported.take() {
+            handler(exit);
             self.send(ToSupervisor::ExitAcknowledged);
         }
-        *self.on_ended.borrow_mut() = Some(Box::new(recv));
+        *self.on_exit.borrow_mut() = Some(Box::new(handler));
     }
 
     pub fn send(&self, message: ToSupervisor<'_>) {
         // Not tokio's `try_send`, which refuses until its driver has seen the socket once.
         if let Err(error) = supervisor::message::send(&self.socket, &message.encode()) {
-            tracing::warn!(%error, what = ?message, "cannot send to the supervisor");
+            tracing::warn!(%error, packet = ?message, "cannot send to the supervisor");
         }
     }
 
-    /// Asks for a worker from a binary; answers when it is ready, or was given up.
+    /// Requests a worker from a binary; returns when it is ready, or was abandoned.
     pub async fn upgrade(&self, binary: Option<&Path>) -> Result<String, String> {
         let path = binary.map_or(&[][..], |path| std::os::unix::ffi::OsStrExt::as_bytes(path.as_os_str()));
-        self.order(ToSupervisor::Upgrade { binary: path }, "an upgrade is under way already").await
+        self.start_worker(ToSupervisor::Upgrade { binary: path }, "an upgrade is already in progress").await
     }
 
-    /// Asks for a worker of this binary; answers when it is ready, or was given up.
+    /// Requests a worker of this binary; returns when it is ready, or was abandoned.
     pub async fn replace(&self) -> Result<(), String> {
-        let order = ToSupervisor::Replace { reason: RestartReason::Reload };
-        self.order(order, "another worker is on its way already").await.map(drop)
+        let message = ToSupervisor::Replace { reason: RestartReason::Reload };
+        self.start_worker(message, "a worker replacement is already in progress").await.map(drop)
     }
 
-    /// Orders another worker and waits for what comes of it; `busy`: why not, where somebody waits for one already.
-    async fn order(&self, message: ToSupervisor<'_>, busy: &str) -> Result<String, String> {
-        if self.ordered.borrow().is_some() {
+    /// Requests another worker and waits for the result; `busy` is the error if a request is already pending.
+    async fn start_worker(&self, message: ToSupervisor<'_>, busy: &str) -> Result<String, String> {
+        if self.replacement.borrow().is_some() {
             return Err(busy.into());
         }
-        let (answer, answered) = oneshot::channel();
-        *self.ordered.borrow_mut() = Some(answer);
+        let (sender, receiver) = oneshot::channel();
+        *self.replacement.borrow_mut() = Some(sender);
         self.send(message);
-        let answer = answered.await;
-        self.ordered.borrow_mut().take();
-        answer.unwrap_or_else(|_| Err("the supervisor is gone".into()))
+        let result = receiver.await;
+        self.replacement.borrow_mut().take();
+        result.unwrap_or_else(|_| Err("the supervisor has exited".into()))
     }
 
-    /// Whether somebody waits for another worker.
+    /// Whether a request for another worker is pending.
     pub fn is_requested(&self) -> bool {
-        self.ordered.borrow().is_some()
+        self.replacement.borrow().is_some()
     }
 
-    /// What kept another worker from taking over is past.
+    /// The fault that prevented a handover has ended.
     pub fn no_fault(&self) {
         self.facts.health.recovered(TAKING_OVER);
     }
 
-    /// A signal asks for nothing more than the upgrade that somebody waits for already.
+    /// A signal adds nothing to an upgrade that is already pending.
     pub fn upgrade_signalled(&self) {
-        if self.ordered.borrow().is_none() {
+        if self.replacement.borrow().is_none() {
             self.send(ToSupervisor::Upgrade { binary: b"" });
         }
     }
 
-    /// How many descriptors a process of the app has open.
+    /// How many file descriptors a process of the app has open.
     pub async fn descriptors(&self, pid: i32) -> Option<u64> {
-        let (answer, answered) = oneshot::channel();
-        self.descriptors.borrow_mut().push((pid, answer));
+        let (sender, receiver) = oneshot::channel();
+        self.descriptors.borrow_mut().push((pid, sender));
         self.send(ToSupervisor::CountDescriptors { pid });
-        let count = tokio::time::timeout(ANSWER_WAIT, answered).await.ok()?.ok();
-        self.descriptors.borrow_mut().retain(|(_, waiting)| !waiting.is_closed());
+        let count = tokio::time::timeout(RESPONSE_TIMEOUT, receiver).await.ok()?.ok();
+        self.descriptors.borrow_mut().retain(|(_, sender)| !sender.is_closed());
         count
     }
 
-    /// Applies what the supervisor says, until it is gone.
+    /// Applies the supervisor's messages until the supervisor exits.
     pub async fn recv(self: Rc<Self>) {
         let mut packet = [0u8; PACKET_MAX];
         loop {
@@ -194,14 +194,14 @@ impl Control {
                 }
             }
         }
-        let _ = self.orders.try_send(Order::Gone);
-        self.ownership.send_replace(Ownership::Gone);
+        let _ = self.events.try_send(Event::Disconnected);
+        self.ownership.send_replace(Ownership::Disconnected);
     }
 
     fn apply(&self, message: ToWorker<'_>) {
-        let order = match message {
+        let event = match message {
             ToWorker::AppStarted { pid } => {
-                // A worker is told again when it takes over.
+                // The message is repeated when a worker takes over.
                 if self.facts.pid.swap(pid, Ordering::Relaxed) != pid {
                     tracing::info!(pid, "app started");
                 }
@@ -216,36 +216,36 @@ impl Control {
                 return;
             }
             ToWorker::AppEnded(ended) => {
-                if self.app_ended(ended) {
+                if self.app_exited(ended) {
                     self.send(ToSupervisor::ExitAcknowledged);
                 }
                 if ended.restarts {
                     return;
                 }
-                Order::AppEnded
+                Event::AppExited
             }
             ToWorker::Stop { left_ms, app_ended } => {
                 self.stopping.set(!app_ended);
-                Order::Stop { until: Instant::now() + Duration::from_millis(left_ms) }
+                Event::Stop { until: Instant::now() + Duration::from_millis(left_ms) }
             }
             ToWorker::Acquire => {
-                self.ownership.send_replace(Ownership::Ours);
+                self.ownership.send_replace(Ownership::Owned);
                 return;
             }
             ToWorker::HandOver => {
-                self.leaving.set(true);
-                if let Some(answer) = self.ordered.borrow_mut().take() {
-                    let _ = answer.send(Ok("the new worker is ready and takes over\n".into()));
+                self.handing_over.set(true);
+                if let Some(sender) = self.replacement.borrow_mut().take() {
+                    let _ = sender.send(Ok("the new worker is ready and is taking over\n".into()));
                 }
-                Order::Yield
+                Event::HandOver
             }
             ToWorker::KeepServing { reason } => {
                 let reason = String::from_utf8_lossy(reason).into_owned();
-                match self.ordered.borrow_mut().take() {
-                    // Whoever asked has the answer, and nothing has changed.
-                    Some(answer) => {
+                match self.replacement.borrow_mut().take() {
+                    // The client gets the reason as its response, and nothing has changed.
+                    Some(sender) => {
                         tracing::warn!(reason, "requested worker replacement failed");
-                        let _ = answer.send(Err(reason));
+                        let _ = sender.send(Err(reason));
                     }
                     None => {
                         tracing::error!(reason, "worker replacement failed");
@@ -255,24 +255,24 @@ impl Control {
                 return;
             }
             ToWorker::Descriptors { pid, count } => {
-                let mut waiting = self.descriptors.borrow_mut();
-                if let Some(at) = waiting.iter().position(|(asked, _)| *asked == pid) {
-                    let _ = waiting.swap_remove(at).1.send(count);
+                let mut pending = self.descriptors.borrow_mut();
+                if let Some(at) = pending.iter().position(|(requested, _)| *requested == pid) {
+                    let _ = pending.swap_remove(at).1.send(count);
                 }
                 return;
             }
         };
-        if self.orders.try_send(order).is_err() {
-            tracing::warn!(?order, "unexpected message after shutdown");
+        if self.events.try_send(event).is_err() {
+            tracing::warn!(?event, "unexpected message after shutdown");
         }
     }
 
-    /// Answers whether everything that follows from it is done.
-    fn app_ended(&self, ended: Ended) -> bool {
+    /// Returns whether the exit has been handled completely.
+    fn app_exited(&self, ended: Ended) -> bool {
         let Ended { code, signal, core_dumped, out_of_memory, restarts } = ended;
         self.facts.runs.send_replace(false);
         if self.facts.pid.swap(0, Ordering::Relaxed) == 0 && self.facts.ended.get() == Some(ended) {
-            return self.untold.get().is_none();
+            return self.unreported.get().is_none();
         }
         self.facts.ended.set(Some(ended));
         self.facts.restarts.set(self.facts.restarts.get() + u32::from(restarts));
@@ -285,19 +285,19 @@ impl Control {
         } else {
             tracing::info!(code, signal, restarts, "app exited");
         }
-        let asked_for = self.stopping.get() && !core_dumped && !out_of_memory && signal != SIGKILL;
-        let abnormal = (code != 0 || signal != 0) && !asked_for;
-        match self.on_ended.borrow().as_ref() {
+        let requested = self.stopping.get() && !core_dumped && !out_of_memory && signal != SIGKILL;
+        let abnormal = (code != 0 || signal != 0) && !requested;
+        match self.on_exit.borrow().as_ref() {
             _ if !abnormal => {}
-            Some(recv) => recv(ended),
-            None => self.untold.set(Some(ended)),
+            Some(handler) => handler(ended),
+            None => self.unreported.set(Some(ended)),
         }
-        self.untold.get().is_none()
+        self.unreported.get().is_none()
     }
 }
 
-/// Whoever gets it did not end by himself.
+/// A process that was killed by it did not exit on its own.
 const SIGKILL: i32 = 9;
 
-/// The part of health that tells of a worker which should have taken over.
-pub const TAKING_OVER: &str = "worker hand-over";
+/// The name in health for a worker that failed to take over.
+pub const TAKING_OVER: &str = "worker handover";

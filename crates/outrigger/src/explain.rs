@@ -1,4 +1,4 @@
-//! `outrigger explain` and `outrigger schema`: documentation from the Config types themselves. In: a component's path. Out: text.
+//! `outrigger explain` and `outrigger schema`: documentation generated from the Config types. In: a component's path. Out: text.
 
 use crate::config::Config;
 use base::system::output;
@@ -8,7 +8,7 @@ use config::registry::KindInfo;
 use serde_json::Value;
 use std::fmt::Write as _;
 
-/// Every registry, by the path under which its kinds stand in the file.
+/// Every registry, by the path of its kinds in the file.
 fn registries() -> [(&'static str, &'static [KindInfo]); 9] {
     [
         ("logs.sources", logs::source::SourceEntry::KINDS),
@@ -27,14 +27,15 @@ pub fn explain(kind: Option<&str>) -> i32 {
     let root = config::load::schema_of::<Config>();
     let sections = || root["properties"].as_object().into_iter().flatten();
     let Some(wanted) = kind else {
-        let mut text = "Sections, each by `outrigger explain NAME`, including nested keys (app.stop):\n\n".to_string();
+        let mut text =
+            "Sections; `outrigger explain NAME` shows one, including nested keys (app.stop):\n\n".to_string();
         let row = |name: &str, schema: &Value| format!("  {name:<26} {}\n", first_sentence(schema));
         text.extend(sections().map(|(name, section)| row(name, section)));
         text.push_str("\nOutrigger itself:\n\n");
         for (name, about) in [(METRICS, "Own metrics"), (REASONS, "Reasons of dropped records and errors")] {
             text.push_str(&format!("  {name:<26} {about}\n"));
         }
-        text.push_str("\nComponents, each by `outrigger explain NAME`:\n\n");
+        text.push_str("\nComponents; `outrigger explain NAME` shows one:\n\n");
         for (path, kinds) in registries() {
             text.extend(kinds.iter().map(|kind| row(&format!("{path}.{}", kind.name), &(kind.schema)())));
         }
@@ -68,11 +69,11 @@ pub fn explain(kind: Option<&str>) -> i32 {
     }
 }
 
-/// Names under which the lists are printed, beside the paths of components.
+/// Names of the lists, in addition to the paths of components.
 const METRICS: &str = "outrigger.metrics";
 const REASONS: &str = "outrigger.reasons";
 
-/// Every metric of Outrigger's own.
+/// All of Outrigger's own metrics.
 fn own_metrics() -> String {
     let mut out = format!(
         "{METRICS}\n\nMetrics of Outrigger itself, on the admin listener and at sinks with a `self` source.\n\n"
@@ -85,7 +86,7 @@ fn own_metrics() -> String {
     out
 }
 
-/// Every reason of the ledger.
+/// All reasons of the ledger.
 fn reasons() -> String {
     let mut out = format!("{REASONS}\n\nWhy records are dropped, in the ledger and in metrics.\n\n");
     for reason in Reason::ALL {
@@ -106,19 +107,19 @@ fn document(path: &str, kind: &KindInfo) -> String {
     out
 }
 
-/// A part of the file by its path. In a mapping of names, as `proxy.clusters`, what one name stands for is shown.
+/// A section or key by its path. For a mapping of names, such as `proxy.clusters`, the value of one name is shown.
 fn section(root: &Value, path: &str) -> Option<String> {
-    let (mut node, mut said) = (root, None);
+    let (mut node, mut description) = (root, None);
     for key in path.split('.') {
         let inside = entry(root, node);
         node = inside["properties"].get(key)?;
-        said = node["description"].as_str();
+        description = node["description"].as_str();
     }
     let inside = entry(root, node);
-    Some(keys(path, said.or(inside["description"].as_str())?, root, inside))
+    Some(keys(path, description.or(inside["description"].as_str())?, root, inside))
 }
 
-/// What a node refers to, and of a mapping of names what each of them stands for.
+/// Resolves the reference of a node; for a mapping of names, returns the schema of its values.
 fn entry<'a>(root: &'a Value, node: &'a Value) -> &'a Value {
     let optional = node["anyOf"].as_array().and_then(|list| list.iter().find(|variant| variant["type"] != "null"));
     let reference = |node: &'a Value| node["$ref"].as_str().and_then(|to| root.pointer(to.trim_start_matches('#')));
@@ -130,7 +131,7 @@ fn entry<'a>(root: &'a Value, node: &'a Value) -> &'a Value {
     }
 }
 
-/// A title, what it is, and the keys of a mapping.
+/// A title, the description, and the keys of a mapping.
 fn keys(name: &str, description: &str, root: &Value, schema: &Value) -> String {
     let mut out = String::new();
     let _ = writeln!(out, "{name}\n\n{}\n", wrap(description, ""));
@@ -153,7 +154,7 @@ fn keys(name: &str, description: &str, root: &Value, schema: &Value) -> String {
     out
 }
 
-/// What a value of this key is, in a word or two.
+/// The type of this key's value, in a few words.
 fn type_name(root: &Value, property: &Value) -> String {
     if let Some(target) = property["$ref"].as_str() {
         return root.pointer(target.trim_start_matches('#')).map_or("mapping".into(), |found| type_name(root, found));
@@ -172,7 +173,7 @@ fn type_name(root: &Value, property: &Value) -> String {
     };
     if let Some(list) = property["enum"].as_array().or(property["oneOf"].as_array()) {
         let words = words(list);
-        return if words.is_empty() { "mapping with one key".into() } else { words };
+        return if words.is_empty() { "mapping with exactly one key".into() } else { words };
     }
     match &property["type"] {
         Value::String(name) if name == "array" => format!("list of {}", type_name(root, &property["items"])),
@@ -180,9 +181,9 @@ fn type_name(root: &Value, property: &Value) -> String {
         Value::String(name) if name == "integer" => "integer".into(),
         Value::String(name) => name.clone(),
         Value::Array(names) => names.iter().find(|name| *name != "null").map_or("value".into(), |name| {
-            let mut alone = property.clone();
-            alone["type"] = name.clone();
-            type_name(root, &alone)
+            let mut single = property.clone();
+            single["type"] = name.clone();
+            type_name(root, &single)
         }),
         _ => "value".into(),
     }
@@ -231,7 +232,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_component_explains_itself_with_keys_and_an_example() {
+    fn every_component_has_documentation_and_example() {
         for (path, kinds) in registries() {
             for kind in kinds {
                 let text = document(path, kind);
@@ -240,23 +241,23 @@ mod tests {
             }
         }
         let loki = registries()[2].1.iter().find(|kind| kind.name == "loki").map(|kind| document("logs.sinks", kind));
-        let loki = loki.expect("loki is there");
+        let loki = loki.expect("loki is registered");
         for part in ["logs.sinks.loki", "url (url, required)", "labels (mapping, default {})"] {
             assert!(loki.contains(part), "{part} in\n{loki}");
         }
     }
 
     #[test]
-    fn every_part_of_the_file_explains_itself() {
+    fn every_section_has_documentation() {
         let root = config::load::schema_of::<Config>();
         for (path, parts) in [
             ("app", &["command (list of string", "stop (mapping"][..]),
             ("app.stop", &["grace_period (duration, default \"20s\")"]),
             ("app.port", &["The port that it listens on"]),
             ("proxy.clusters", &["endpoints ("]),
-            ("sync", &["Directories that follow", "publish (mapping, required)"]),
+            ("sync", &["Directories synchronized", "publish (mapping, required)"]),
         ] {
-            let text = section(&root, path).unwrap_or_else(|| panic!("{path} is there"));
+            let text = section(&root, path).unwrap_or_else(|| panic!("{path} has documentation"));
             parts.iter().for_each(|part| assert!(text.contains(part), "{part} in\n{text}"));
         }
         for path in ["", "ap", "app.", "app.stop.grace_period.more", "properties"] {

@@ -1,7 +1,7 @@
-//! A way for tests to have a fault happen in a worker, or to try from inside what its sandbox forbids (feature `fault-injection`, never in a
-//! release). In: one line on `faults.sock` in the state directory, such as `hang proxy` or `read /etc/passwd`. Out: one line back,
-//! `done` or `errno 13`, and the fault. Bound: one connection at a time, served on the worker's main thread inside its main future,
-//! so that a panic or a block here is that thread's own.
+//! Lets tests inject a fault into a worker, or try from inside an action that its sandbox forbids (feature `fault-injection`,
+//! never in a release). In: one line on `faults.sock` in the state directory, such as `hang proxy` or `read /etc/passwd`. Out:
+//! one line back, `done` or `errno 13`, and the fault. Limits: one connection at a time, served on the worker's main thread
+//! inside its main future, so that a panic or a block here affects that thread.
 
 use base::runtime::scope::Scope;
 use base::sync::lock;
@@ -18,26 +18,26 @@ use std::time::Duration;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 
-/// What was leaked stays until the process ends.
+/// Leaked memory and files stay until the process exits.
 static LEAKED: Mutex<Vec<Vec<u8>>> = Mutex::new(Vec::new());
 static OPENED: Mutex<Vec<File>> = Mutex::new(Vec::new());
 
-/// Descriptors that are enough for a worker at work, and soon used up.
+/// File descriptors that are enough for a busy worker, and quickly exhausted.
 const DESCRIPTORS: u64 = 256;
 
-/// The step of a leak, after which others get to run.
+/// The step of a leak, after which other tasks run.
 const STEP: usize = 1 << 20;
 
-pub struct Door {
+pub struct FaultSocket {
     listener: io::Result<UnixListener>,
     telemetry: Telemetry,
     /// Scopes of tasks that were started to panic.
     scopes: RefCell<Vec<Scope>>,
 }
 
-impl Door {
-    /// The newest worker takes the path over.
-    pub fn open(state_dir: &Path, telemetry: &Telemetry) -> Door {
+impl FaultSocket {
+    /// The newest worker replaces the socket at the path.
+    pub fn open(state_dir: &Path, telemetry: &Telemetry) -> FaultSocket {
         let path = state_dir.join("faults.sock");
         let _ = std::fs::create_dir_all(state_dir);
         let _ = std::fs::remove_file(&path);
@@ -45,14 +45,14 @@ impl Door {
         if let Err(error) = &listener {
             tracing::warn!(%error, path = %path.display(), "cannot open the fault injection socket");
         }
-        Door { listener, telemetry: telemetry.clone(), scopes: RefCell::default() }
+        FaultSocket { listener, telemetry: telemetry.clone(), scopes: RefCell::default() }
     }
 
-    /// Runs the worker with the door open.
-    pub async fn beside<T>(self, worker: impl Future<Output = T>) -> T {
+    /// Runs the worker and serves the socket.
+    pub async fn serve_during<T>(self, worker: impl Future<Output = T>) -> T {
         tokio::select! {
             result = worker => result,
-            () = self.serve() => unreachable!("the door is never closed"),
+            () = self.serve() => unreachable!("the socket is never closed"),
         }
     }
 
@@ -60,40 +60,40 @@ impl Door {
         let Ok(listener) = &self.listener else { return std::future::pending().await };
         loop {
             if let Ok((stream, _)) = listener.accept().await {
-                // A test that went away is told nothing.
-                let _ = self.answer(stream).await;
+                // A test that has disconnected needs no response.
+                let _ = self.respond(stream).await;
             } else {
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
         }
     }
 
-    async fn answer(&self, mut stream: UnixStream) -> io::Result<()> {
+    async fn respond(&self, mut stream: UnixStream) -> io::Result<()> {
         let mut line = String::new();
         BufReader::new(&mut stream).read_line(&mut line).await?;
-        let (deed, rest) = line.trim().split_once(' ').unwrap_or((line.trim(), ""));
-        // A fault may take the answer with it, so that it is announced first.
-        if matches!(deed, "panic" | "abort" | "hang") {
+        let (action, rest) = line.trim().split_once(' ').unwrap_or((line.trim(), ""));
+        // A fault may prevent a response after it, so the response is sent first.
+        if matches!(action, "panic" | "abort" | "hang") {
             stream.write_all(b"coming\n").await?;
             stream.shutdown().await?;
             drop(stream);
-            return self.fault(deed, rest);
+            return self.fault(action, rest);
         }
-        let said = match self.attempt(deed, rest).await {
-            Ok(said) => said,
+        let response = match self.attempt(action, rest).await {
+            Ok(response) => response,
             Err(error) => match error.raw_os_error() {
                 Some(number) => format!("errno {number}"),
-                None => format!("not understood: {error}"),
+                None => format!("invalid request: {error}"),
             },
         };
-        stream.write_all(format!("{said}\n").as_bytes()).await
+        stream.write_all(format!("{response}\n").as_bytes()).await
     }
 
-    fn fault(&self, deed: &str, whose: &str) -> io::Result<()> {
-        if deed == "abort" {
+    fn fault(&self, action: &str, subsystem: &str) -> io::Result<()> {
+        if action == "abort" {
             std::process::abort();
         }
-        let fault: fn() = match deed {
+        let fault: fn() = match action {
             "panic" => || panic!("a panic on request"),
             _ => || {
                 loop {
@@ -101,14 +101,14 @@ impl Door {
                 }
             },
         };
-        match whose {
-            "logs" => posted("logs", fault),
-            "proxy" => posted("proxy-0", fault),
-            // These have no thread of their own: their tasks run on the main one.
-            "metrics" | "sync" if deed == "panic" => {
+        match subsystem {
+            "logs" => post("logs", fault),
+            "proxy" => post("proxy-0", fault),
+            // These have no separate thread: their tasks run on the main thread.
+            "metrics" | "sync" if action == "panic" => {
                 let healths = self.telemetry.healths();
-                let health = healths.into_iter().find(|health| health.current().name == whose).ok_or(NO_SUCH)?;
-                let scope = Scope::new(whose, health);
+                let health = healths.into_iter().find(|health| health.current().name == subsystem).ok_or(NO_SUCH)?;
+                let scope = Scope::new(subsystem, health);
                 scope.spawn("faults", async move { fault() });
                 self.scopes.borrow_mut().push(scope);
                 Ok(())
@@ -120,22 +120,22 @@ impl Door {
         }
     }
 
-    async fn attempt(&self, deed: &str, what: &str) -> io::Result<String> {
-        match deed {
+    async fn attempt(&self, action: &str, argument: &str) -> io::Result<String> {
+        match action {
             "pid" => return Ok(std::process::id().to_string()),
-            "leak" => leak(number(what)?).await,
-            "fds" => return use_up_descriptors().map(|count| format!("done {count}")),
-            "read" => drop(std::fs::read(what)?),
-            "open" => drop(File::open(what)?),
-            "write" => std::fs::write(what, "written from inside\n")?,
-            "list" => drop(std::fs::read_dir(what)?),
-            "socket" => drop(forbidden_socket(what)?),
-            "exec" => drop(std::process::Command::new(what).args(["-c", "true"]).status()?),
-            "connect" => drop(std::net::TcpStream::connect(("127.0.0.1", number(what)?))?),
-            "listen" => drop(std::net::TcpListener::bind(("127.0.0.1", number(what)?))?),
+            "leak" => leak(number(argument)?).await,
+            "fds" => return exhaust_descriptors().map(|count| format!("done {count}")),
+            "read" => drop(std::fs::read(argument)?),
+            "open" => drop(File::open(argument)?),
+            "write" => std::fs::write(argument, "written from inside\n")?,
+            "list" => drop(std::fs::read_dir(argument)?),
+            "socket" => drop(forbidden_socket(argument)?),
+            "exec" => drop(std::process::Command::new(argument).args(["-c", "true"]).status()?),
+            "connect" => drop(std::net::TcpStream::connect(("127.0.0.1", number(argument)?))?),
+            "listen" => drop(std::net::TcpListener::bind(("127.0.0.1", number(argument)?))?),
             "kill" => {
-                let pid = Pid::from_raw(number(what)?).ok_or(NO_SUCH)?;
-                // Ignored by whoever does not ask for it: the attempt is what counts.
+                let pid = Pid::from_raw(number(argument)?).ok_or(NO_SUCH)?;
+                // SIGURG is ignored by default: only the attempt matters.
                 rustix::process::kill_process(pid, Signal::URG)?;
             }
             _ => return Err(NO_SUCH.into()),
@@ -146,7 +146,7 @@ impl Door {
 
 const NO_SUCH: io::ErrorKind = io::ErrorKind::InvalidInput;
 
-fn posted(thread: &str, fault: fn()) -> io::Result<()> {
+fn post(thread: &str, fault: fn()) -> io::Result<()> {
     if base::runtime::fault_mailbox::post(thread, fault) { Ok(()) } else { Err(NO_SUCH.into()) }
 }
 
@@ -162,8 +162,8 @@ async fn leak(mebibytes: usize) {
     }
 }
 
-/// Lowers the limit first: the system's may be a million.
-fn use_up_descriptors() -> io::Result<usize> {
+/// Lowers the limit first: the system's limit may be a million.
+fn exhaust_descriptors() -> io::Result<usize> {
     let limit = rustix::process::getrlimit(Resource::Nofile);
     rustix::process::setrlimit(Resource::Nofile, Rlimit { current: Some(DESCRIPTORS), ..limit })?;
     loop {

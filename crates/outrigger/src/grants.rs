@@ -1,5 +1,6 @@
-//! From plans to what the worker may touch: the paths, ports and programs that the configuration names, and the few that the worker
-//! itself needs. In: checked plans. Out: needs, and grants for the sandbox. `validate` says from the same list what an image lacks.
+//! From plans to the sandbox: the paths, ports and programs in the configuration, and the few that the worker itself needs. In:
+//! checked plans. Out: needs, and grants for the sandbox. `validate` uses the same list to report programs that an image is
+//! missing.
 
 use crate::plans::Plans;
 use base::system::listen::Listen;
@@ -16,7 +17,7 @@ pub fn needs(plans: &Plans) -> Needs {
     plans.metrics.iter().for_each(|plan| needs.add(plan.needs()));
     plans.proxy.iter().for_each(|plan| needs.add(plan.needs()));
     needs.add(plans.sync.needs());
-    // The configuration is read again at a reload, and an editor replaces it.
+    // The configuration is re-read at a reload, and an editor replaces it.
     needs.read_replaced(&plans.path);
     plans.files.iter().for_each(|file| needs.read_replaced(file));
     let admin = &plans.config.admin;
@@ -34,28 +35,29 @@ pub fn needs(plans: &Plans) -> Needs {
     needs
 }
 
-/// Where the pages of `admin` are.
+/// The TCP listeners of `admin`.
 pub fn admin_listens(admin: &admin::config::Config) -> impl Iterator<Item = Listen> {
-    let pages =
+    let listeners =
         [("admin/listen", "admin.listen", admin.listen), ("admin/probes", "admin.probes_listen", admin.probes_listen)];
-    pages.into_iter().filter_map(|(name, owner, address)| {
+    listeners.into_iter().filter_map(|(name, owner, address)| {
         Some(Listen { name: name.into(), owner: owner.into(), address: address?.0, count: 1 })
     })
 }
 
-/// The same as the sandbox takes it. Folders of ours that are written are made first: what is not there cannot be granted.
+/// The needs as grants of the sandbox. Outrigger's own writable directories are created first, since a missing path cannot be
+/// granted.
 pub fn grants(plans: &Plans) -> Grants {
-    let (needs, asked) = (&plans.needs, &plans.config.sandbox);
-    let ours = [Some(plans.state_dir.as_path()), plans.config.admin.socket.as_deref().and_then(Path::parent)];
-    for folder in ours.into_iter().flatten().chain(needs.write.iter().map(PathBuf::as_path)) {
-        // One that cannot be made is reported by whoever needs it.
-        let _ = std::fs::create_dir_all(folder);
+    let (needs, configured) = (&plans.needs, &plans.config.sandbox);
+    let own = [Some(plans.state_dir.as_path()), plans.config.admin.socket.as_deref().and_then(Path::parent)];
+    for directory in own.into_iter().flatten().chain(needs.write.iter().map(PathBuf::as_path)) {
+        // The component that needs the directory reports a failure.
+        let _ = std::fs::create_dir_all(directory);
     }
     let mut grants = Grants {
-        read: absolute(needs.read.iter().chain(&asked.allow_read)),
-        write: absolute(needs.write.iter().chain(&asked.allow_write)),
+        read: absolute(needs.read.iter().chain(&configured.allow_read)),
+        write: absolute(needs.write.iter().chain(&configured.allow_write)),
         execute: Vec::new(),
-        connect: needs.connect.iter().chain(&asked.allow_connect).copied().collect(),
+        connect: needs.connect.iter().chain(&configured.allow_connect).copied().collect(),
         bind: needs.listen.iter().map(|listen| listen.address.port()).collect(),
         connect_any: false,
         programs: !needs.programs.is_empty(),
@@ -68,29 +70,29 @@ pub fn grants(plans: &Plans) -> Grants {
     grants
 }
 
-/// The folders that a worker may write, as the supervisor compares them with a path.
+/// The directories that a worker may write, in the form that the supervisor compares with a path.
 pub fn written(needs: &Needs) -> Vec<Vec<u8>> {
     let real =
         |path: &PathBuf| path.canonicalize().or_else(|_| std::path::absolute(path)).unwrap_or_else(|_| path.clone());
     needs.write.iter().map(|path| real(path).into_os_string().into_vec()).collect()
 }
 
-/// A granted path, and what was there when it was granted.
+/// A granted path, and the file that it referred to when it was granted.
 pub struct Mark {
     path: PathBuf,
-    /// Device and inode: a rule is on that and not on the name.
-    found: Option<(u64, u64)>,
+    /// Device and inode: a rule applies to them and not to the name.
+    granted: Option<(u64, u64)>,
 }
 
-/// Of everything that may turn out to be something else than was granted: what was not there, folders, and files that the plans
-/// read by their own name, such as resolv.conf and bundles of certificates, which their owners replace. Any other file that is
-/// replaced is no reason for another worker: that is the way of editors and of our own state.
+/// Marks of the paths whose replacement requires a new worker: missing paths, directories, and files that the plans read by their
+/// own name, such as resolv.conf and certificate bundles, which are replaced by their owners. Any other replaced file does not
+/// require one: editors replace files, and so does Outrigger in its state directory.
 pub fn marks(grants: &Grants, needs: &Needs) -> Vec<Mark> {
     let own: Vec<PathBuf> = absolute(needs.read.iter());
     let paths = grants.read.iter().chain(&grants.write);
-    let marks = paths.map(|path| Mark { path: path.clone(), found: identity(path) });
-    let counts = |mark: &Mark| mark.found.is_none() || mark.path.is_dir() || own.contains(&mark.path);
-    marks.filter(counts).collect()
+    let marks = paths.map(|path| Mark { path: path.clone(), granted: identity(path) });
+    let is_watched = |mark: &Mark| mark.granted.is_none() || mark.path.is_dir() || own.contains(&mark.path);
+    marks.filter(is_watched).collect()
 }
 
 impl Mark {
@@ -98,9 +100,9 @@ impl Mark {
         &self.path
     }
 
-    /// Whether something is there that was not granted.
+    /// Whether the path now refers to a file that was not granted.
     pub fn has_changed(&self) -> bool {
-        identity(&self.path).is_some_and(|now| Some(now) != self.found)
+        identity(&self.path).is_some_and(|now| Some(now) != self.granted)
     }
 }
 
@@ -109,7 +111,7 @@ fn identity(path: &Path) -> Option<(u64, u64)> {
     Some((meta.dev(), meta.ino()))
 }
 
-/// Where a dynamically linked program finds the rest of itself (ld.so(8)), and the shell by which git's way of calling ssh goes.
+/// The libraries of a dynamically linked program (ld.so(8)), and the shell with which git runs ssh.
 const LIBRARIES: [&str; 9] = [
     "/lib",
     "/lib64",
@@ -130,22 +132,22 @@ fn absolute<'a>(paths: impl Iterator<Item = &'a PathBuf>) -> Vec<PathBuf> {
     paths
 }
 
-/// A program by its path, or all of its name along PATH: the first may be a script that calls the next.
+/// A program by its path, or all programs of that name in PATH: the first may be a script that calls the next.
 fn find(program: &str) -> Vec<PathBuf> {
     if program.contains('/') {
         return Some(PathBuf::from(program)).filter(|path| path.is_file()).into_iter().collect();
     }
     let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).map(|folder| folder.join(program)).filter(|path| path.is_file()).collect()
+    std::env::split_paths(&path).map(|directory| directory.join(program)).filter(|path| path.is_file()).collect()
 }
 
-/// What this system lacks of what the configuration names, in sentences.
-pub fn lacking(needs: &Needs) -> Vec<String> {
+/// The programs of the configuration that this system is missing, as messages.
+pub fn missing_programs(needs: &Needs) -> Vec<String> {
     let programs = needs.programs.iter().filter(|program| find(program).is_empty());
-    let mut lacking: Vec<String> = programs
-        .map(|program| format!("the program `{program}` is not here, and the configuration needs it"))
+    let mut missing: Vec<String> = programs
+        .map(|program| format!("program `{program}` is not installed, and the configuration requires it"))
         .collect();
-    lacking.sort();
-    lacking.dedup();
-    lacking
+    missing.sort();
+    missing.dedup();
+    missing
 }

@@ -1,12 +1,12 @@
-//! Each key of an earlier version, and each of another tool, gets the right name as its hint. The table of hints is looped over:
-//! a row without a case here fails.
+//! Each key of an earlier version, and each of another tool, gets the correct name as its hint. The test loops over the table of
+//! hints: a row without a case here fails.
 
 use crate::config::Config;
 use config::interpolate::Lookup;
 use config::renamed::RENAMED;
 use std::collections::BTreeSet;
 
-/// A place in the file, and what is written there under which name, with the name of the hint.
+/// A location in the file, and the keys that are inserted there, each with the key of its hint.
 const CASES: &[(&str, &[(&str, &str)])] = &[
     (
         "app: { @: 1 }",
@@ -174,12 +174,12 @@ fn report(text: &str) -> String {
 #[test]
 fn old_and_foreign_keys_get_the_right_hint() {
     let mut tested = BTreeSet::new();
-    for (place, names) in CASES {
+    for (location, names) in CASES {
         for (name, hint) in *names {
-            let report = report(&place.replace('@', name));
-            assert!(report.contains(&format!("unknown key `{name}`")), "{place}: {name}:\n{report}");
+            let report = report(&location.replace('@', name));
+            assert!(report.contains(&format!("unknown key `{name}`")), "{location}: {name}:\n{report}");
             let expected = if hint.contains('`') { (*hint).to_string() } else { format!("it is called `{hint}`") };
-            assert!(report.contains(&expected), "{place}: {name}: {expected}\n{report}");
+            assert!(report.contains(&expected), "{location}: {name}: {expected}\n{report}");
             tested.insert(*name);
         }
     }
@@ -189,9 +189,9 @@ fn old_and_foreign_keys_get_the_right_hint() {
 }
 
 #[test]
-fn a_key_in_the_wrong_place_gets_its_place() {
-    let beside = report("logs: { sinks: { a: { loki: { url: \"http://h/\", buffer: {} } } } }");
-    assert!(beside.contains("it belongs next to `loki`, not in it"), "{beside}");
+fn a_misplaced_key_gets_its_location() {
+    let sibling = report("logs: { sinks: { a: { loki: { url: \"http://h/\", buffer: {} } } } }");
+    assert!(sibling.contains("it belongs next to `loki`, not in it"), "{sibling}");
     let inside = report("logs: { sinks: { a: { loki: { url: \"http://h/\" }, tenant_id: x } } }");
     assert!(inside.contains("it is a key of `loki`: write `loki: { tenant_id: … }`"), "{inside}");
     let scalar = report("logs: { sources: { a: { stdio: { buffer: 16MiB } } } }");
@@ -200,9 +200,9 @@ fn a_key_in_the_wrong_place_gets_its_place() {
     assert!(kind.contains("the kind is the key itself"), "{kind}");
 }
 
-/// Secrets stay hidden under an old name.
+/// A secret stays hidden under an old key.
 #[test]
-fn a_secret_under_an_old_name_is_not_shown() {
+fn a_secret_under_an_old_key_is_hidden() {
     let text =
         "logs: { sinks: { a: { http: { url: \"http://h/\", client: { auth: { bearer: { token: hunter2 } } } } } } }";
     let report = report(text);

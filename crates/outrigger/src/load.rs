@@ -1,5 +1,5 @@
-//! From the file to plans: read, check, resolve. In: a path and the command line. Out: plans of all subsystems that cannot be
-//! wrong, or a report with every mistake. `outrigger validate` is this and nothing else.
+//! From the file to plans: read, check, resolve. In: a path and the command line. Out: valid plans of all subsystems, or a report
+//! with every error. `outrigger validate` runs only this.
 
 use crate::app::{App, plan as app_plan};
 use crate::config::{Config, Limits};
@@ -15,18 +15,18 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-/// The text of the file, kept for workers that come later.
+/// The text of the file, saved for later workers.
 #[derive(Clone)]
 pub struct Source {
     pub path: PathBuf,
     pub text: String,
 }
 
-/// The largest configuration that is read.
+/// The maximum size of a configuration.
 const CONFIG_MAX: u64 = 4 << 20;
 
 impl Source {
-    /// Errors are sentences for people.
+    /// Errors are messages for users.
     pub fn read(path: &Path) -> Result<Source, Report> {
         let shown = path.display().to_string();
         let report = |message: String, help: &str| {
@@ -35,8 +35,9 @@ impl Source {
             report
         };
         let bytes = base::system::file::read(path, CONFIG_MAX).map_err(|error| {
-            let help = "name the file with -c, or write one: README.md has a first one, `outrigger explain` lists what there is";
-            report(format!("the configuration cannot be read: {error}"), help)
+            let help =
+                "set the file with -c, or create one: README.md has an example, `outrigger explain` lists all sections";
+            report(format!("cannot read the configuration: {error}"), help)
         })?;
         let text = String::from_utf8(bytes).map_err(|error| {
             let line =
@@ -47,24 +48,24 @@ impl Source {
         if empty {
             return Err(report(
                 "the configuration is empty".into(),
-                "README.md has a first one, `outrigger explain` lists what there is",
+                "README.md has an example, `outrigger explain` lists all sections",
             ));
         }
         Ok(Source { path: path.to_path_buf(), text })
     }
 
-    /// Checks everything; the report holds all mistakes at once.
+    /// Checks everything; the report has all errors of one run.
     pub fn plans(&self, command: &[OsString]) -> Result<(Plans, Report), Report> {
         self.plans_with(command, &Lookup::HERE)
     }
 
-    /// The same, with placeholders filled from somewhere else than here.
+    /// The same, with another lookup for placeholders.
     pub fn plans_with(&self, command: &[OsString], lookup: &Lookup<'_>) -> Result<(Plans, Report), Report> {
         let shown = self.path.display().to_string();
         let loaded = config::load::load_or_sections::<Config>(&shown, &self.text, lookup);
         let config::load::Loaded { config, tree, mut report, secret_variables, files } = match loaded {
             Ok(loaded) => loaded,
-            Err(refused) => return Err(check_refused(*refused, command)),
+            Err(refused) => return Err(check_rejected(*refused, command)),
         };
         let command =
             if command.is_empty() { config.app.command.iter().map(OsString::from).collect() } else { command.to_vec() };
@@ -112,12 +113,12 @@ impl Source {
     }
 }
 
-/// The sections that are right in form. None: one with a mistake of form, or one that is not there.
+/// The sections with a valid schema. None: a section with a schema error, or without an entry in the file.
 struct Sections<'a> {
     command: &'a [OsString],
     secret_variables: &'a [String],
     container: Option<u64>,
-    /// Whether there is a section for the proxy, right or wrong.
+    /// Whether there is a section `proxy`, valid or invalid.
     proxied: bool,
     app: Option<&'a App>,
     limits: Option<&'a Limits>,
@@ -128,7 +129,7 @@ struct Sections<'a> {
     proxy: Option<&'a proxy::config::Config>,
 }
 
-/// The plans of the sections that are right in meaning too.
+/// The plans of the sections that are valid.
 struct Planned {
     app: Option<supervisor::plan::Plan>,
     logs: Option<logs::plan::Plan>,
@@ -138,7 +139,7 @@ struct Planned {
 }
 
 impl Sections<'_> {
-    /// Checks what they mean, each by itself and together.
+    /// Checks the meaning of the sections, separately and together.
     fn plan(&self, tree: &Node, report: &mut Report) -> Planned {
         fn keep<P>(report: &mut Report, planned: Option<Result<P, Vec<Diagnostic>>>) -> Option<P> {
             planned?.map_err(|findings| report.extend(findings)).ok()
@@ -149,18 +150,18 @@ impl Sections<'_> {
         let metrics =
             self.metrics.map(|config| metrics::plan::Plan::new(config, wrapped, proxied, tree.at(&["metrics"])));
         let metrics = keep(report, metrics);
-        // Without the app's section it is not known whether there is a cluster `app`.
+        // Without a valid section `app`, it is unknown whether there is a cluster `app`.
         let port = self.app.map_or(Some(u16::MAX), |app| app.port);
         let proxy = self.proxy.map(|config| proxy::plan::Plan::new(config, port, tree.at(&["proxy"])));
         let proxy = keep(report, proxy);
         let sync = self.sync.map(|config| sync::plan::Plan::new(config, wrapped, tree.at(&["sync"])));
         let sync = keep(report, sync);
-        let around = app_plan::Around {
+        let context = app_plan::Context {
             command: self.command,
             capture_bytes: logs.as_ref().and_then(|plan| plan.capture_bytes(self.container)),
             secret_variables: self.secret_variables,
         };
-        let app = self.app.map(|app| app_plan::plan(app, &around, tree.at(&["app"])));
+        let app = self.app.map(|app| app_plan::plan(app, &context, tree.at(&["app"])));
         let app = keep(report, app);
         if let Some(limits) = self.limits {
             report.extend(check_budget(limits, self.container, logs.as_ref(), tree));
@@ -181,8 +182,8 @@ impl Sections<'_> {
     }
 }
 
-/// The mistakes of meaning in what is right in form, so that all come at once.
-fn check_refused(refused: config::load::Refused, command: &[OsString]) -> Report {
+/// Checks the meaning of the sections with a valid schema, so that one run reports all errors.
+fn check_rejected(refused: config::load::Refused, command: &[OsString]) -> Report {
     fn section<S: serde::de::DeserializeOwned>(refused: &config::load::Refused, name: &str) -> Option<S> {
         Some(refused.section(name)?.0)
     }
@@ -211,11 +212,11 @@ fn check_refused(refused: config::load::Refused, command: &[OsString]) -> Report
 }
 
 fn state_dir(config: &Config) -> PathBuf {
-    let named = config.state.dir.clone().or_else(|| std::env::var_os("STATE_DIRECTORY").map(PathBuf::from));
-    named.unwrap_or_else(|| PathBuf::from("/var/lib/outrigger"))
+    let configured = config.state.dir.clone().or_else(|| std::env::var_os("STATE_DIRECTORY").map(PathBuf::from));
+    configured.unwrap_or_else(|| PathBuf::from("/var/lib/outrigger"))
 }
 
-/// The memory of a worker where nothing is said, and its share of a control group that allows less than four times that.
+/// The default memory of a worker, and its share of a control group that allows less than four times that.
 const MEMORY: ByteSize = ByteSize::mib(64);
 const SHARE: u64 = 4;
 
@@ -224,8 +225,8 @@ fn memory(limits: &Limits, container: Option<u64>) -> u64 {
     limits.memory.map_or_else(limited, |memory| memory.0)
 }
 
-/// What waits for sinks is the memory that grows when receivers are down. Without a limit of the person's own the buffers share
-/// what there is.
+/// Buffers of sinks are the memory that grows when receivers are down. Without a configured limit, the buffers share the
+/// available memory.
 fn check_budget(
     limits: &Limits,
     container: Option<u64>,
@@ -248,28 +249,29 @@ fn check_budget(
     })
 }
 
-/// What a worker needs before it has done anything.
-const MEMORY_LEAST: u64 = 8 << 20;
+/// The memory of an idle worker.
+const MEMORY_MIN: u64 = 8 << 20;
 
 fn check_memory(memory: u64, tree: &Node) -> Option<Diagnostic> {
-    (memory < MEMORY_LEAST).then(|| {
+    (memory < MEMORY_MIN).then(|| {
         let place = tree.at(&["limits", "memory"]).place;
-        let text = format!("{} of memory are less than a worker needs to start", ByteSize(memory));
-        Diagnostic::error(place, text).help(format!("allow at least {}", ByteSize(MEMORY_LEAST)))
+        let text = format!("{} of memory is less than a worker needs to start", ByteSize(memory));
+        Diagnostic::error(place, text).help(format!("allow at least {}", ByteSize(MEMORY_MIN)))
     })
 }
 
-/// Sockets outlive a worker in a store, which has a bound.
+/// Sockets outlive a worker in a store, which has a limit.
 fn check_sockets(needs: &Needs) -> Option<Diagnostic> {
     let sockets: usize = needs.listen.iter().map(|listen| listen.count).sum();
-    let most = supervisor::plan::STORED_MAX;
-    (sockets > most).then(|| {
-        Diagnostic::whole(format!("{sockets} listening sockets, more than the {most} that can be kept over a reload"))
-            .help("each proxy listener needs one for each of proxy.threads: lower the threads, or use fewer listeners")
+    let max = supervisor::plan::STORED_MAX;
+    (sockets > max).then(|| {
+        Diagnostic::whole(format!("{sockets} listening sockets, more than the {max} that a reload can hand over")).help(
+            "each proxy listener has one per thread of proxy.threads: lower proxy.threads, or use fewer listeners",
+        )
     })
 }
 
-/// Two listeners cannot have one port, and none can have the app's own: it would ask itself for ever.
+/// Two listeners cannot use one port, and none can use the app's port: the proxy would connect to itself in a loop.
 fn check_addresses(
     listen: &[Listen],
     app_port: Option<u16>,
@@ -288,13 +290,13 @@ fn check_addresses(
     };
     for (index, one) in listen.iter().enumerate() {
         if let Some(other) = listen.iter().take(index).find(|other| overlap(one.address, other.address)) {
-            let text = format!("`{}` is where {} listens already", one.address, other.owner);
-            findings.push(Diagnostic::error(place(&one.name), text).help("give each listener a port of its own"));
+            let text = format!("address `{}` is already used by {}", one.address, other.owner);
+            findings.push(Diagnostic::error(place(&one.name), text).help("use a different port for each listener"));
         }
         let app = app_port.map(|port| std::net::SocketAddr::from(([127, 0, 0, 1], port)));
         if app.is_some_and(|app| overlap(one.address, app)) {
-            let text = format!("`{}` is the app's own port (app.port)", one.address);
-            let help = "listen on another port: this one would lead requests back to itself";
+            let text = format!("address `{}` is already used by the app (app.port)", one.address);
+            let help = "listen on another port; with this one, requests would loop";
             findings.push(Diagnostic::error(place(&one.name), text).help(help));
         }
     }
@@ -303,15 +305,15 @@ fn check_addresses(
         let endpoints = plan.clusters.get(listener.cluster).into_iter().flat_map(|cluster| &cluster.endpoints);
         let of_app = app_port.is_some_and(|port| port == listener.address.port());
         if let Some(endpoint) = endpoints.clone().find(|endpoint| !of_app && overlap(listener.address, **endpoint)) {
-            let text = format!("the listener `{}` forwards to itself: {endpoint} is where it listens", listener.name);
+            let text = format!("listener `{}` forwards to itself: it listens on {endpoint}", listener.name);
             let place = place(&format!("proxy/{}", listener.name));
-            findings.push(Diagnostic::error(place, text).help("name another endpoint, or listen on another port"));
+            findings.push(Diagnostic::error(place, text).help("use another endpoint, or listen on another port"));
         }
     }
     findings
 }
 
-/// Whether two sockets cannot both have their address: the same one, or one of them is all addresses of the machine.
+/// Whether two sockets cannot both be bound: to the same address, or one of them to all addresses of the machine.
 fn overlap(one: std::net::SocketAddr, other: std::net::SocketAddr) -> bool {
     let everywhere = |address: std::net::SocketAddr| address.ip().is_unspecified();
     one.port() == other.port()
@@ -331,7 +333,8 @@ fn check_times(app: &App, tree: &Node) -> Option<Diagnostic> {
             stop.timeout,
             config::unit::TimeSpan(needed)
         );
-        Diagnostic::error(place, message).help("raise `timeout`, so that logs can be delivered after the app has ended")
+        Diagnostic::error(place, message)
+            .help("raise `timeout`, so that logs can be delivered after the app has exited")
     })
 }
 
@@ -340,11 +343,11 @@ pub fn validate(path: &Path, command: &[OsString], deny_warnings: bool) -> i32 {
     match Source::read(path).and_then(|source| source.plans(command)) {
         Ok((plans, report)) => {
             output::note(&report.render());
-            let lacking = crate::grants::lacking(&plans.needs);
-            for lacking in &lacking {
-                output::note(&format!("warning: {lacking}; it must be in the image that this configuration runs in\n"));
+            let missing = crate::grants::missing_programs(&plans.needs);
+            for missing in &missing {
+                output::note(&format!("warning: {missing}; it must be in the image that this configuration runs in\n"));
             }
-            let warnings = report.findings().len() + lacking.len();
+            let warnings = report.findings().len() + missing.len();
             if deny_warnings && warnings > 0 {
                 let plural = if warnings == 1 { "" } else { "s" };
                 let path = path.display();
@@ -358,7 +361,7 @@ pub fn validate(path: &Path, command: &[OsString], deny_warnings: bool) -> i32 {
     }
 }
 
-/// Prints a report; answers the exit code for a mistake.
+/// Prints a report; returns the exit code for an error.
 pub fn refuse(report: &Report) -> i32 {
     let count = report.findings().len();
     let plural = if count == 1 { "" } else { "s" };

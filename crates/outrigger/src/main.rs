@@ -1,4 +1,4 @@
-//! Outrigger: one small process beside any application. This file is the table of contents: each command, and where it is.
+//! Outrigger: one small process that runs as a sidecar of any application. This file lists each command and its module.
 
 mod cli;
 mod app;
@@ -43,7 +43,7 @@ fn main() -> ExitCode {
     };
     sys::home::provide();
     let code = match cli.command {
-        // Begun above, before the command line was parsed.
+        // Handled above, before the command line was parsed.
         Command::Run { .. } => supervise::run(),
         Command::Validate { config, command, deny_warnings } => load::validate(&config, &command, deny_warnings),
         Command::Explain { kind } => explain::explain(kind.as_deref()),
@@ -59,8 +59,8 @@ fn main() -> ExitCode {
         }
         Command::Reload { token_file, target } => remote::reload(&target, token_file.as_deref()),
         Command::LogLevel { level, token_file, target } => remote::log_level(&target, level, token_file.as_deref()),
-        Command::Detect { look } => detect::command(&look.options(), base::system::output::print),
-        Command::Init { look, output, force } => detect::init(&look.options(), &output, force),
+        Command::Detect { inspect } => detect::command(&inspect.options(), base::system::output::print),
+        Command::Init { inspect, output, force } => detect::init(&inspect.options(), &output, force),
         Command::Demo { check, dir } => demo::run(check, dir.as_deref()),
         Command::DemoApp { dir, port } => demo::app::run(&dir, port),
     };
@@ -71,5 +71,5 @@ fn exit(code: i32) -> ExitCode {
     ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX))
 }
 
-/// A mistake of the command line or the configuration.
+/// An error of the command line or the configuration.
 const EXIT_ERROR: u8 = 1;

@@ -1,25 +1,25 @@
-//! The plans of everything that is configured: what `load.rs` makes of the file, and what workers start from.
+//! The plans of the complete configuration: `load.rs` creates them from the file, and workers start from them.
 
 use crate::config::Config;
 use config::needs::Needs;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-/// The plans of everything that is configured.
+/// The plans of the complete configuration.
 pub struct Plans {
     /// The file.
     pub path: PathBuf,
     pub config: Config,
     pub command: Vec<OsString>,
-    /// What the supervisor needs.
+    /// The plan of the supervisor.
     pub app: supervisor::plan::Plan,
-    /// Files that were filled into the configuration.
+    /// Files that were interpolated into the configuration.
     pub files: Vec<PathBuf>,
-    /// The memory of the worker.
+    /// The memory limit of the worker.
     pub memory: u64,
-    /// The memory of the control group that we are in, where that is limited.
+    /// The memory limit of Outrigger's control group, if there is one.
     pub container: Option<u64>,
-    /// What all of it needs from the system.
+    /// The needs of all subsystems from the system.
     pub needs: Needs,
     pub state_dir: PathBuf,
     pub logs: Option<logs::plan::Plan>,

@@ -1,6 +1,6 @@
-//! A new configuration for a running worker. In: a change of the file, a request on the admin socket, SIGHUP beside a container.
-//! Out: a replacement for another worker, or a report: a configuration with a mistake changes nothing. The other worker takes over the
-//! listening sockets, the capture rings and the checkpoints; the app notices nothing.
+//! A new configuration for a running worker. In: a change of the file, a request on the admin socket, SIGHUP in a companion. Out:
+//! a request for a new worker, or a report: an invalid configuration changes nothing. The new worker takes over the listening
+//! sockets, the capture rings and the checkpoints; the app is not affected.
 
 use crate::control::Control;
 use crate::grants::Mark;
@@ -16,29 +16,29 @@ use std::time::Duration;
 use supervisor::message::ToSupervisor;
 use supervisor::restarts::RestartReason;
 
-/// How often the files are looked at.
-const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// How often the files are checked.
+const POLL_INTERVAL: Duration = Duration::from_secs(2);
 
 pub struct Reloader {
     source: Source,
     command: Vec<OsString>,
     /// Without an app to start.
     companion: bool,
-    /// The text that another worker was wanted for last.
-    tried: RefCell<String>,
+    /// The text for which a new worker was last requested.
+    attempted: RefCell<String>,
 }
 
-/// What a look at the file led to.
+/// The result of a check of the file.
 enum Found {
-    Same,
-    Other(String),
-    /// Something that this worker may not see.
-    Unseen,
+    Unchanged,
+    Changed(String),
+    /// The sandbox of this worker does not allow the check.
+    Unreadable,
 }
 
 impl Reloader {
     pub fn new(source: Source, command: Vec<OsString>, companion: bool) -> Reloader {
-        Reloader { source, command, companion, tried: RefCell::default() }
+        Reloader { source, command, companion, attempted: RefCell::default() }
     }
 
     /// The text that this worker serves.
@@ -47,74 +47,74 @@ impl Reloader {
     }
 
     /// Reads and checks the file. Errors are reports.
-    fn look(&self) -> Result<Found, String> {
+    fn check(&self) -> Result<Found, String> {
         let read = Source::read(&self.source.path);
         let checked = read.and_then(|source| source.plans(&self.command).map(|(plans, _)| (source, plans)));
         let (source, plans) = match checked.map_err(|report| report.render()) {
             Ok(checked) => checked,
-            // The next worker looks from outside the sandbox, and stays away where it finds a mistake.
-            Err(report) if is_blindness(&report) => return Ok(Found::Unseen),
+            // The next worker checks before it enters its sandbox, and exits if it finds an error.
+            Err(report) if is_sandbox_denial(&report) => return Ok(Found::Unreadable),
             Err(report) => return Err(report),
         };
         if plans.command.is_empty() != self.companion {
             return Err("error: adding or removing app.command requires a restart\n".into());
         }
-        Ok(if source.text == self.source.text { Found::Same } else { Found::Other(source.text) })
+        Ok(if source.text == self.source.text { Found::Unchanged } else { Found::Changed(source.text) })
     }
 
-    /// Somebody asks: answers once the other worker serves, or with the reason why none does.
+    /// Reloads on request: returns when the new worker serves, or the reason for which none does.
     pub async fn reload(&self, control: &Control) -> Result<String, String> {
-        let found = self.look()?;
-        if let Found::Same = found {
+        let found = self.check()?;
+        if let Found::Unchanged = found {
             return Ok("the configuration has not changed\n".into());
         }
         self.begin(found);
         match control.replace().await {
-            Ok(()) => Ok("the configuration is valid, and the next worker has taken over\n".into()),
-            Err(reason) => Err(format!("error: no other worker could take over: {reason}\n")),
+            Ok(()) => Ok("the configuration is valid, and a new worker has taken over\n".into()),
+            Err(reason) => Err(format!("error: reload failed: no new worker could take over: {reason}\n")),
         }
     }
 
-    /// The file has changed: wants another worker where it is right and new. False where that was tried in vain.
+    /// Requests a new worker for a changed file if it is valid and new. False if a worker already failed to start with it.
     fn follow(&self, control: &Control) -> Result<bool, String> {
-        let found = self.look()?;
+        let found = self.check()?;
         match &found {
-            // What this worker serves is wanted again.
-            Found::Same => {
+            // The file is again the configuration that this worker serves.
+            Found::Unchanged => {
                 control.no_fault();
                 return Ok(true);
             }
-            Found::Other(text) if *self.tried.borrow() == *text => return Ok(false),
-            Found::Other(_) | Found::Unseen => control.no_fault(),
+            Found::Changed(text) if *self.attempted.borrow() == *text => return Ok(false),
+            Found::Changed(_) | Found::Unreadable => control.no_fault(),
         }
         self.begin(found);
         control.send(ToSupervisor::Replace { reason: RestartReason::Reload });
         Ok(true)
     }
 
-    /// Another worker is about to be wanted.
+    /// Records that a new worker is about to be requested.
     fn begin(&self, found: Found) {
-        if let Found::Other(text) = found {
-            self.tried.replace(text);
+        if let Found::Changed(text) = found {
+            self.attempted.replace(text);
         }
         tracing::info!("configuration changed; reloading with a new worker");
     }
 
-    /// Reloads when the file changes, or when one of `marks` is there that the sandbox could not let in before. A wrong
-    /// configuration is reported once, and the old one serves.
+    /// Reloads when the file changes, or when one of `marks` exists that the sandbox could not grant before. An invalid
+    /// configuration is reported once, and the previous one stays in use.
     pub async fn watch(self: Rc<Self>, control: Rc<Control>, health: Arc<Health>, mut marks: Vec<Mark>, loaded: Gauge) {
-        // Nothing is seen yet: an edit that came while the worker started is found by the first look.
+        // None, so that the first check finds an edit that was made while the worker started.
         let mut seen = None;
         loop {
-            tokio::time::sleep(LOOK_EVERY).await;
-            // Each is a reason once: where the next worker cannot start, this one goes on.
-            let others: Vec<Mark> = marks.extract_if(.., |mark| mark.has_changed()).collect();
-            if let Some(mark) = others.first() {
+            tokio::time::sleep(POLL_INTERVAL).await;
+            // Each triggers a reload only once: if the next worker cannot start, this one keeps running.
+            let changed: Vec<Mark> = marks.extract_if(.., |mark| mark.has_changed()).collect();
+            if let Some(mark) = changed.first() {
                 tracing::info!(path = %mark.path().display(), "a configured path now exists or was replaced; starting a new worker to grant it");
                 control.send(ToSupervisor::Replace { reason: RestartReason::Reload });
             }
             let now = Stamp::of(&self.source.path);
-            // Whoever waits for another worker tries this file.
+            // A pending request for a new worker already uses this file.
             if now == seen || control.is_requested() {
                 continue;
             }
@@ -126,7 +126,7 @@ impl Reloader {
                     let text =
                         "reload failed: no worker could start with the new configuration; keeping the previous one";
                     if health.fault(PART, text) {
-                        tracing::warn!("{text}; change the file to have it tried again");
+                        tracing::warn!("{text}; change the file to retry");
                     }
                 }
                 Err(report) => {
@@ -142,10 +142,10 @@ impl Reloader {
     }
 }
 
-/// Whether a report may be of what the sandbox hides and nothing else: a file, or the users and groups of the system.
-fn is_blindness(report: &str) -> bool {
-    ["Permission denied", "/etc/passwd", "/etc/group"].iter().any(|sign| report.contains(sign))
+/// Whether a report may be caused by the sandbox, which hides files, and the users and groups of the system.
+fn is_sandbox_denial(report: &str) -> bool {
+    ["Permission denied", "/etc/passwd", "/etc/group"].iter().any(|part| report.contains(part))
 }
 
-/// What health calls the file.
+/// The name of the file in health.
 pub const PART: &str = "configuration";

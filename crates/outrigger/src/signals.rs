@@ -6,8 +6,9 @@ use std::rc::Rc;
 use supervisor::message::ToSupervisor;
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Signals to this process itself. Whoever stops a whole control group sends SIGTERM to each process in it: the order of a stop is
-/// the supervisor's, so that it is told. SIGHUP reads the configuration again where there is no app of ours to get it.
+/// Signals to this process itself. A stop of a complete control group sends SIGTERM to each process in it; the supervisor
+/// controls the shutdown, so the worker forwards the signal to it. SIGHUP reloads the configuration if there is no wrapped app to
+/// receive it.
 pub async fn signals(control: Rc<Control>, reloader: Rc<Reloader>, companion: bool) {
     let listen = |kind| signal(kind).ok();
     let (Some(mut terminate), Some(mut interrupt), Some(mut hangup), Some(mut upgrade)) = (

@@ -1,14 +1,15 @@
-//! Errors for which a worker cannot start. In: the errors. Out: a message to the supervisor, the log, and the rejected configuration.
+//! Errors for which a worker cannot start. In: the errors. Out: a message to the supervisor, the log, and the rejected
+//! configuration.
 
 use base::telemetry::logging;
 use supervisor::message::ToSupervisor;
 use supervisor::worker::SavedConfig;
 
-/// Says why a worker cannot start. The next one then takes the last text that served.
+/// Reports why a worker cannot start. The next one then uses the last good configuration.
 pub fn report_errors(
     errors: &[String],
     generation: u32,
-    kept: &SavedConfig,
+    saved: &SavedConfig,
     text: &str,
     send: impl FnOnce(ToSupervisor<'_>),
 ) -> i32 {
@@ -16,10 +17,10 @@ pub fn report_errors(
     let report: String = errors.iter().map(|error| format!("error: {error}\n")).collect();
     match generation {
         0 => eprint!("{report}"),
-        _ => logging::report(&report, "this worker cannot start; the one before it goes on"),
+        _ => logging::report(&report, "worker failed to start; keeping the previous worker"),
     }
     if generation > 0 {
-        let _ = SavedConfig::keep(&kept.rejected, text.as_bytes());
+        let _ = SavedConfig::keep(&saved.rejected, text.as_bytes());
     }
     i32::from(crate::EXIT_ERROR)
 }

@@ -1,6 +1,6 @@
-//! `outrigger run`: become the supervisor at once, and read the configuration in the worker alone, so that the supervisor holds none
-//! of a parser's memory. In: the command line. Out: the app's exit code. A mistake at the first start ends everything before the
-//! app starts; later the last good configuration serves.
+//! `outrigger run`: becomes the supervisor immediately, and reads the configuration only in the worker, so that the supervisor
+//! has none of a parser's memory. In: the command line. Out: the app's exit code. An error at the first start exits before the
+//! app starts; later the last good configuration stays in use.
 
 use crate::cli::{Cli, Command};
 use crate::load::{Source, refuse};
@@ -17,10 +17,10 @@ use supervisor::run::Outcome;
 use supervisor::worker::{SavedConfig, WorkerSide};
 use tracing::level_filters::LevelFilter;
 
-/// Answers an exit code in the supervisor; a worker ends in here.
+/// Returns an exit code in the supervisor; a worker does not return.
 pub fn run() -> i32 {
     sys::process::set_readable_by_others(false);
-    // A worker that cannot read what it was left must not take itself for a supervisor, and start a second app.
+    // A worker that cannot decode its inherited state must not become a supervisor and start a second app.
     if std::env::var_os(supervisor::worker::INHERIT).is_some() {
         match WorkerSide::inherited() {
             Some(side) => worker(side),
@@ -40,17 +40,17 @@ pub fn run() -> i32 {
     }
 }
 
-/// Whether the command line asks for a supervisor. Looked at without the parser of the command line, which the worker runs.
+/// Whether the command line requires a supervisor. Checked without the command-line parser, which only the worker runs.
 pub fn is_wanted() -> bool {
     std::env::args_os().nth(1).is_some_and(|first| first == "run")
 }
 
-/// In a forked or executed worker.
+/// Runs in a forked or executed worker.
 fn worker(side: WorkerSide) -> ! {
     if let Some(directory) = &side.directory {
         let _ = std::env::set_current_dir(directory);
     }
-    // The parent's copies of everything are not ours to destroy.
+    // Destructors must not run on what a fork copied from the parent.
     sys::process::exit_now(serve(side))
 }
 
@@ -60,9 +60,9 @@ fn serve(side: WorkerSide) -> i32 {
         Err(code) => return code,
     };
     let level = logging::start(level, format);
-    let (source, plans) = match newest(&path, &command, &side) {
+    let (source, plans) = match newest_config(&path, &command, &side) {
         Ok(newest) => newest,
-        // Nobody but a person reads what is said before the first worker runs.
+        // Before the first worker runs, the report is for the operator at the terminal, not for the log.
         Err(report) if side.generation == 0 => return refuse(&report),
         Err(report) => {
             logging::report(&report.render(), "worker failed to start; keeping the previous worker");
@@ -73,7 +73,7 @@ fn serve(side: WorkerSide) -> i32 {
     worker::start(plans, side, Reloader::new(source, command, companion), level)
 }
 
-/// What `outrigger run` was given.
+/// The arguments of `outrigger run`.
 struct Arguments {
     path: PathBuf,
     command: Vec<OsString>,
@@ -94,13 +94,14 @@ fn arguments() -> Result<Arguments, i32> {
     }
 }
 
-/// The file as it is now, or else, for a worker that nobody stands in for, the text that a worker last served.
-fn newest(path: &Path, command: &[OsString], side: &WorkerSide) -> Result<(Source, Plans), Report> {
+/// The current file, or else, for a worker without a running predecessor, the last good configuration.
+fn newest_config(path: &Path, command: &[OsString], side: &WorkerSide) -> Result<(Source, Plans), Report> {
     let planned = |source: Source| {
         let (plans, report) = source.plans(command)?;
         Ok((source, plans, report))
     };
-    // A text with which a worker could not start, as for an address that is taken, is not tried again until it changes.
+    // A configuration with which a worker failed to start, for instance since an address is in use, is not retried until it
+    // changes.
     let not_refused = |(source, plans, warnings): (Source, Plans, Report)| {
         let refused = !side.replaces && SavedConfig::text(&side.kept.rejected).is_some_and(|text| text == source.text);
         if !refused {

@@ -1,5 +1,5 @@
-//! Own metrics of the worker as a whole. In: ends of the app. Out: names, labels and help texts, and the list of all of Outrigger's
-//! metrics for the docs.
+//! Own metrics of the worker that belong to no subsystem. In: exits of the app. Out: names, labels and help texts, and the list
+//! of all of Outrigger's metrics for the docs.
 
 use base::telemetry::{Counter, Gauge, MetricDesc, Telemetry};
 use supervisor::message::Ended;
@@ -8,14 +8,17 @@ pub static MEMORY_USED: MetricDesc =
     MetricDesc::gauge("outrigger_memory_used_bytes", &[], "Private memory of the worker.");
 pub static MEMORY_LIMIT: MetricDesc =
     MetricDesc::gauge("outrigger_memory_limit_bytes", &[], "Limit of the worker's memory (limits.memory).");
-pub static MEMORY_PRESSURE: MetricDesc =
-    MetricDesc::gauge("outrigger_memory_pressure", &[], "1 while sources and new connections wait for memory.");
+pub static MEMORY_PRESSURE: MetricDesc = MetricDesc::gauge(
+    "outrigger_memory_pressure",
+    &[],
+    "1 under memory pressure, while sources and new connections are paused.",
+);
 pub static MEMORY_PRESSURE_SECONDS: MetricDesc =
     MetricDesc::counter("outrigger_memory_pressure_seconds_total", &[], "Time spent under memory pressure.");
 pub static STATE_WRITABLE: MetricDesc = MetricDesc::gauge(
     "outrigger_state_writable",
     &[],
-    "1 if the state directory is writable; 0: progress is lost at a restart.",
+    "1 if the state directory is writable; if 0, progress is lost at a restart.",
 );
 pub static STATE_MAX: MetricDesc =
     MetricDesc::gauge("outrigger_state_max_bytes", &[], "Limit of a file in the state directory (state.max_bytes).");
@@ -29,7 +32,7 @@ pub static RELOAD_SUCCESSFUL: MetricDesc = MetricDesc::gauge(
 pub static RELOAD_TIMESTAMP: MetricDesc = MetricDesc::gauge(
     "outrigger_config_last_reload_success_timestamp_seconds",
     &[],
-    "When the configuration was last loaded successfully.",
+    "Timestamp of the last successful configuration load.",
 );
 pub static APP_UP: MetricDesc = MetricDesc::gauge("outrigger_app_up", &[], "1 while the app runs.");
 pub static APP_RESTARTS: MetricDesc =
@@ -54,7 +57,7 @@ impl AppMetrics {
         AppMetrics { up, restarts, telemetry: telemetry.clone() }
     }
 
-    /// `restarts` counts those before this worker too.
+    /// `restarts` includes those during previous workers.
     pub fn exited(&self, exit: Ended, restarts: u32) {
         self.restarts.store(restarts.into());
         let code = if exit.signal > 0 { 128 + exit.signal } else { exit.code };
@@ -78,7 +81,7 @@ pub static METRICS: [&MetricDesc; 12] = [
     &APP_LAST_EXIT_CODE,
 ];
 
-/// Every metric of Outrigger's own, in the order of the docs.
+/// All of Outrigger's own metrics, in the order of the docs.
 pub fn all() -> Vec<&'static MetricDesc> {
     [
         &base::telemetry::METRICS[..],

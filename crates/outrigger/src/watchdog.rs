@@ -1,6 +1,7 @@
-//! Whether this worker is well: its threads move, its memory is within the limit, and it has descriptors left. In: beats of threads,
-//! the kernel's account of this process. Out: the watchdog's timer, wound up again and again; pressure on those who can do with less;
-//! a replacement for another worker where this one is broken. The supervisor is not woken by any of it.
+//! Self-check of this worker: its threads make progress, its memory is within the limit, and it has free file descriptors. In:
+//! heartbeats of threads, the kernel's accounting of this process. Out: the watchdog timer, re-armed at each check; memory
+//! pressure for the components that can use less; a request for a replacement if this worker is unhealthy. None of the checks
+//! wakes the supervisor.
 
 use crate::control::Control;
 use crate::telemetry::{MEMORY_LIMIT, MEMORY_PRESSURE, MEMORY_PRESSURE_SECONDS, MEMORY_USED};
@@ -14,16 +15,16 @@ use supervisor::message::ToSupervisor;
 use supervisor::plan::WATCHDOG;
 use supervisor::restarts::RestartReason;
 
-/// Looks without a beat after which a thread counts as hung.
-const LOOKS_MAX: u32 = 3;
+/// Checks without a heartbeat after which a thread counts as hung.
+const CHECKS_MAX: u32 = 3;
 
-/// The look at which the start is over: everything has been read and connected once.
+/// The check at which the start is complete: everything has been read and connected once.
 const SETTLED: u32 = 3;
 
-/// Looks in a row over the limit of memory after which this worker is replaced: a burst may end.
+/// Consecutive checks above the memory limit after which this worker is replaced: a burst may end.
 const OVER_MAX: u32 = 3;
 
-/// The part of the limit, in percent, from which on a look gives back what the allocator holds and nobody uses: a flood may be over.
+/// The percentage of the limit above which a check releases the allocator's unused memory, for instance after a burst.
 const TRIM_PERCENT: u64 = 50;
 
 #[derive(Clone)]
@@ -36,10 +37,10 @@ impl SelfCheck {
         SelfCheck { watchdog: Rc::new(watchdog) }
     }
 
-    /// Looks again and again, and at once when a subsystem raises the alarm.
+    /// Checks periodically, and immediately when a subsystem raises the alarm.
     pub async fn beat(self, telemetry: Telemetry, control: Rc<Control>, memory_max: u64) {
         let mut threads: HashMap<String, (u64, u32)> = HashMap::new();
-        let (mut over, mut looks, mut was_tight) = (0, 0, false);
+        let (mut over, mut checks, mut had_pressure) = (0, 0, false);
         let used = telemetry.gauge(&MEMORY_USED, &[]);
         let pressure = telemetry.gauge(&MEMORY_PRESSURE, &[]);
         let mut pressure_time = PressureTime::new(&telemetry);
@@ -56,30 +57,30 @@ impl SelfCheck {
             let has_pressure = telemetry.pressure.has_pressure();
             pressure.set(u64::from(has_pressure));
             pressure_time.note(has_pressure);
-            if std::mem::replace(&mut was_tight, has_pressure) != has_pressure {
-                let what = match has_pressure {
+            if std::mem::replace(&mut had_pressure, has_pressure) != has_pressure {
+                let change = match has_pressure {
                     true => "memory pressure: pausing sources and new connections",
                     false => "memory pressure ended",
                 };
-                tracing::warn!(bytes, limit = memory_max, "{what}");
+                tracing::warn!(bytes, limit = memory_max, "{change}");
             }
             let too_large = || {
                 let text = format!("memory usage {bytes} exceeds limits.memory ({memory_max} bytes)");
                 (over >= OVER_MAX).then_some((RestartReason::MemoryLimit, text))
             };
-            // A main thread that comes here moves; the others are looked at above.
+            // The main thread makes progress if it gets here; the other threads are checked above.
             if let Err(error) = supervisor::worker::arm_watchdog(&self.watchdog, WATCHDOG) {
                 tracing::error!(%error, "cannot re-arm the watchdog");
             }
-            if let Some((reason, error)) = broken.or_else(too_large).filter(|_| !control.is_leaving()) {
+            if let Some((reason, error)) = broken.or_else(too_large).filter(|_| !control.is_handing_over()) {
                 tracing::error!(reason = reason.as_str(), error, "worker unhealthy; requesting a replacement");
                 control.send(ToSupervisor::Replace { reason });
-                // Until then it does what it can.
+                // Until then this worker keeps serving.
                 tokio::time::sleep(REPLACED_WITHIN).await;
                 continue;
             }
-            looks += 1;
-            if looks == SETTLED {
+            checks += 1;
+            if checks == SETTLED {
                 sys::memory::release_startup_pages();
             }
             let next = tokio::time::Instant::now() + BEAT_EVERY;
@@ -87,7 +88,7 @@ impl SelfCheck {
                 tokio::select! {
                     () = tokio::time::sleep_until(next) => break,
                     () = telemetry.alarm.notified() => break,
-                    // No look at the threads, which have had no time to move.
+                    // Threads are not checked here, since they had no time for a heartbeat.
                     () = telemetry.pressure.check_requested() => {
                         if telemetry.pressure.has_pressure() {
                             sys::memory::trim();
@@ -99,21 +100,21 @@ impl SelfCheck {
         }
     }
 
-    /// Whether not even a few more descriptors can be had: one or two come free whenever a connection ends, and help nobody.
+    /// Whether not even a few more file descriptors are available: one or two, freed by a closed connection, are not enough.
     fn exhausted(&self) -> Option<(RestartReason, String)> {
         let spare = [(); DESCRIPTORS_SPARE].map(|()| rustix::io::fcntl_dupfd_cloexec(self.watchdog.as_fd(), 3));
-        let none = spare.iter().any(|one| matches!(one, Err(rustix::io::Errno::MFILE)));
-        none.then(|| (RestartReason::DescriptorLimit, "too many open files (out of file descriptors)".into()))
+        let exhausted = spare.iter().any(|one| matches!(one, Err(rustix::io::Errno::MFILE)));
+        exhausted.then(|| (RestartReason::DescriptorLimit, "too many open files (out of file descriptors)".into()))
     }
 }
 
-/// What a connection and a delivery or two need.
+/// The need of a connection and one or two deliveries.
 const DESCRIPTORS_SPARE: usize = 8;
 
-/// How long another worker may take before the replacement is repeated. Shorter than the watchdog, which is wound up again then.
+/// How long another worker may take before the replacement is requested again. Shorter than the watchdog, which is then re-armed.
 const REPLACED_WITHIN: Duration = Duration::from_secs(8);
 
-/// Counts the time under memory pressure in whole seconds.
+/// Counts the time under memory pressure in full seconds.
 struct PressureTime {
     seconds: Counter,
     since: Option<Instant>,
@@ -141,14 +142,14 @@ fn broken(telemetry: &Telemetry) -> Option<(RestartReason, String)> {
     Some((RestartReason::Panic, failed.current().message))
 }
 
-/// A thread that has not moved for `LOOKS_MAX` looks.
+/// A thread without a heartbeat for `CHECKS_MAX` checks.
 fn hung(telemetry: &Telemetry, threads: &mut HashMap<String, (u64, u32)>) -> Option<(RestartReason, String)> {
     let mut hung = None;
     for (thread, count) in telemetry.healths().iter().flat_map(|health| health.beats()) {
-        let (seen, still) = threads.entry(thread.clone()).or_insert((u64::MAX, 0));
-        *still = if *seen == count { *still + 1 } else { 0 };
+        let (seen, missed) = threads.entry(thread.clone()).or_insert((u64::MAX, 0));
+        *missed = if *seen == count { *missed + 1 } else { 0 };
         *seen = count;
-        if *still >= LOOKS_MAX {
+        if *missed >= CHECKS_MAX {
             hung = Some((RestartReason::Hung, format!("thread {thread} is stalled")));
         }
     }

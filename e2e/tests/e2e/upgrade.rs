@@ -280,7 +280,7 @@ fn a_second_concurrent_upgrade_is_rejected() {
     until(PATIENCE, "the new worker runs and is not ready", || children(busy.outrigger.pid()).len() == 3);
     let (code, output) = upgrade(&busy.scene, None);
     assert_eq!(code, 1, "{output}");
-    assert!(output.contains("under way"), "{output}");
+    assert!(output.contains("already in progress"), "{output}");
     send_signal(worker, Signal::USR2);
     let (code, output) = joined(first, "the first upgrade finishes");
     assert_eq!(code, 0, "{output}");

@@ -2,7 +2,7 @@
 //! bytes of such a file. Out: any exit code file is an exit, with the code that was written; a number other than 0 never becomes
 //! success; a process ID is one that can be watched.
 
-use crate::app::end::{code_of, read_pid, read_tombstone};
+use crate::app::end::{code_of, read_exit_code_file, read_pid};
 use crate::attempt::shape;
 use crate::scratch;
 use std::path::PathBuf;
@@ -28,7 +28,7 @@ pub fn run(input: &[u8]) {
     FILE.with(|path| {
         std::fs::write(path, input).expect("the scratch directory is writable");
         let mut error = None;
-        let code = read_tombstone(path, &mut error).map(|(_, text)| code_of(path, &text));
+        let code = read_exit_code_file(path, &mut error).map(|(_, text)| code_of(path, &text));
         let pid = read_pid(path, NOT_BEFORE, &mut error);
         shape((code.map(|code| code == 0), pid.map(|pid| pid.signum()), input.len().min(12)));
 

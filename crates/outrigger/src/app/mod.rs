@@ -1,4 +1,4 @@
-//! What a person writes under `app`: the command, and how its life goes.
+//! The section `app` of the configuration: the command and its lifecycle.
 
 pub mod plan;
 mod user;
@@ -11,12 +11,12 @@ use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-/// The app that Outrigger rides beside.
+/// The app that Outrigger runs alongside.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct App {
-    /// The program and its arguments; what follows `--` on the command line takes their place. A name without `/` is looked up
-    /// along the app's `PATH`.
+    /// The program and its arguments; a command after `--` on the command line overrides it. A name without `/` is looked up
+    /// in the app's `PATH`.
     #[serde(default)]
     pub command: Vec<String>,
     /// The port that it listens on: `/ready` waits until the app accepts connections there, and the cluster `app` is 127.0.0.1
@@ -27,18 +27,18 @@ pub struct App {
     /// Its working directory. Default: Outrigger's own.
     #[serde(default)]
     pub working_directory: Option<PathBuf>,
-    /// The user that it runs as, `user` or `user:group`, by name (/etc/passwd, /etc/group) or number. Requires root; `HOME` and
-    /// the like stay as they are. Default: Outrigger's own.
+    /// The user that it runs as, `user` or `user:group`, by name (/etc/passwd, /etc/group) or number. Requires root; variables
+    /// such as `HOME` stay unchanged. Default: Outrigger's own.
     #[serde(default)]
     pub user: Option<String>,
-    /// Its environment: ours, without what is meant for Outrigger alone.
+    /// Environment of the app: inherited from Outrigger, without Outrigger's own variables.
     #[serde(default)]
     pub environment: Environment,
-    /// Whether it gets a pseudo-terminal of its own, with stdout and stderr as one stream. Otherwise it inherits ours; if stdin
-    /// is a terminal, the app is its foreground process group.
+    /// Whether it gets a dedicated pseudo-terminal, with stdout and stderr as one stream. Otherwise it inherits Outrigger's; if
+    /// stdin is a terminal, the app is its foreground process group.
     #[serde(default)]
     pub tty: bool,
-    /// What becomes of signals.
+    /// Signal forwarding.
     #[serde(default)]
     pub signals: Signals,
     /// When it starts.
@@ -47,13 +47,13 @@ pub struct App {
     /// Exit codes that are a success and become 0, such as 143 for an app that exits on SIGTERM.
     #[serde(default)]
     pub success_exit_codes: Vec<u8>,
-    /// When it is started again.
+    /// When it is restarted.
     #[serde(default)]
     pub restart: Restart,
     /// How it stops.
     #[serde(default)]
     pub stop: Stop,
-    /// How the exit of an app that others start is seen; Outrigger then stops too, as a Job needs it. One key is enough.
+    /// How the exit of an app in another container is detected; Outrigger then stops too, as a Job requires. One key is enough.
     #[serde(default)]
     pub external: Option<External>,
 }
@@ -62,10 +62,10 @@ pub struct App {
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Environment {
-    /// Variables to set; their values are secrets. Stronger than `unset` and `pass`.
+    /// Variables to set; their values are secrets. Overrides `unset` and `pass`.
     #[serde(default)]
     pub set: BTreeMap<String, Secret>,
-    /// Variables to remove. Stronger than `pass`.
+    /// Variables to remove. Overrides `pass`.
     #[serde(default)]
     pub unset: Vec<String>,
     /// Variables that the app gets although a secret of this configuration uses them (`password: ${TOKEN}`) or they are meant
@@ -74,15 +74,15 @@ pub struct Environment {
     pub pass: Vec<String>,
 }
 
-/// What becomes of the signals that Outrigger gets. All but SIGKILL, SIGSTOP and SIGCHLD are forwarded; SIGTERM and SIGINT begin
-/// the stop.
+/// Forwarding of the signals that Outrigger receives. All but SIGKILL, SIGSTOP and SIGCHLD are forwarded; SIGTERM and SIGINT
+/// begin the shutdown.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Signals {
-    /// Whether the app gets a process group of its own, all of which gets signals; else the app alone gets them.
+    /// Whether the app gets its own process group, all of which receives signals; otherwise only the app receives them.
     #[serde(default = "yes")]
     pub process_group: bool,
-    /// Without it, the app runs on when the supervisor is killed. With it, the kernel then sends this signal (prctl(2),
+    /// If unset, the app keeps running when the supervisor is killed. If set, the kernel then sends this signal (prctl(2),
     /// PR_SET_PDEATHSIG).
     #[serde(default)]
     pub parent_death: Option<StopSignal>,
@@ -99,13 +99,13 @@ pub struct Start {
     /// `/started` waits for that.
     #[serde(default = "start_timeout")]
     pub timeout: TimeSpan,
-    /// What follows then: the app starts anyway (`continue`), or it does not and Outrigger exits with 1 (`fail`). Default:
-    /// `continue`.
+    /// The action at the timeout: the app starts anyway (`continue`), or it does not and Outrigger exits with 1 (`fail`).
+    /// Default: `continue`.
     #[serde(default)]
     pub on_timeout: OnTimeout,
 }
 
-/// What follows a start gate that does not open.
+/// The action if the start gates do not open in time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OnTimeout {
@@ -116,7 +116,7 @@ pub enum OnTimeout {
     Fail,
 }
 
-/// When an app that has ended is started again. A container platform does this itself: leave it at `never` there.
+/// When an app that has exited is restarted. A container platform does this itself: leave it at `never` there.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Restart {
@@ -124,48 +124,48 @@ pub struct Restart {
     /// `success_exit_codes`. Leave it at `never` if a platform restarts the app. Default: `never`.
     #[serde(default)]
     pub policy: RestartPolicy,
-    /// The pause before the first restart, doubled each time and spread by a tenth.
+    /// The delay before the first restart, doubled each time and jittered by a tenth.
     #[serde(default = "backoff")]
     pub backoff: TimeSpan,
-    /// The longest pause.
+    /// The longest delay.
     #[serde(default = "max_backoff")]
     pub max_backoff: TimeSpan,
-    /// Restarts in a row, after which the app's exit is ours. Default: no limit.
+    /// Consecutive restarts, after which Outrigger exits with the app's exit code. Default: no limit.
     #[serde(default)]
     #[schemars(range(min = 1))]
     pub max_restarts: Option<u32>,
-    /// An app that ran this long resets the pause and the restart counter.
+    /// An app that ran this long resets the delay and the restart counter.
     #[serde(default = "reset_after")]
     pub reset_after: TimeSpan,
 }
 
-/// Which ends of the app lead to a restart.
+/// Which exits of the app lead to a restart.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum RestartPolicy {
-    /// None: the app's end is ours.
+    /// None: Outrigger exits with the app's exit code.
     #[default]
     Never,
     /// Those by a signal, or with a code other than 0 and `success_exit_codes`.
     OnFailure,
-    /// All, until a stop.
+    /// All, until a shutdown.
     Always,
 }
 
-/// How the app stops. All times count within `timeout`.
+/// How the app stops. All times are within `timeout`.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Stop {
     /// The signal that stops it. Default: `SIGTERM`.
     #[serde(default)]
     pub signal: StopSignal,
-    /// How long active inbound requests may take to end before the app gets its signal.
+    /// How long active inbound requests may take to complete before the app gets its signal.
     #[serde(default = "drain_timeout")]
     pub drain_timeout: TimeSpan,
     /// How long the app may take after its signal, before its process group gets SIGKILL.
     #[serde(default = "grace_period")]
     pub grace_period: TimeSpan,
-    /// The time for the whole stop, at least `drain_timeout` and `grace_period` together. Keep it below the platform's own
+    /// The time for the complete shutdown, at least `drain_timeout` and `grace_period` together. Keep it below the platform's
     /// (`terminationGracePeriodSeconds`, `TimeoutStopSec`).
     #[serde(default = "stop_timeout")]
     pub timeout: TimeSpan,
@@ -183,23 +183,23 @@ pub enum StopSignal {
     SIGUSR2,
 }
 
-/// An app that others start, and how its exit is seen. One key is enough.
+/// An app in another container, and how its exit is detected. One key is enough.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct External {
-    /// A file that the app's container writes when it has ended; it may hold the exit code as text.
+    /// A file that the app's container writes when the app has exited; it may contain the exit code as text.
     #[serde(default)]
     pub exit_code_file: Option<PathBuf>,
-    /// The name of the app's process as `ps -o comm` shows it, at most 15 letters. Requires a shared process namespace.
+    /// The name of the app's process as `ps -o comm` shows it, at most 15 characters. Requires a shared process namespace.
     #[serde(default)]
     pub process_name: Option<String>,
-    /// A file with the app's process id. Requires a shared process namespace.
+    /// A file with the app's process ID. Requires a shared process namespace.
     #[serde(default)]
     pub pid_file: Option<PathBuf>,
 }
 
 impl External {
-    /// Whether it names nothing to look at.
+    /// Whether no key is set.
     pub fn is_empty(&self) -> bool {
         self.exit_code_file.is_none()
             && self.pid_file.is_none()

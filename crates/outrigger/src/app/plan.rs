@@ -1,5 +1,5 @@
-//! From `app` to what the supervisor needs. In: the checked configuration, its tree for places, the command line. Out: a flat
-//! `Plan`, or every mistake in it.
+//! From `app` to the supervisor's plan. In: the checked configuration, its tree for locations, the command line. Out: a flat
+//! `Plan`, or every error in the section.
 
 use super::{App, OnTimeout, RestartPolicy, user};
 use config::diag::Diagnostic;
@@ -10,8 +10,9 @@ use std::path::PathBuf;
 use supervisor::plan::{Plan, Restart, Rewrite, Rewrites};
 use sys::process::Command;
 
-/// What our own start gave us and the app must not see: whose watchdog, descriptors and state they are.
-const OURS: [&str; 8] = [
+/// Variables of Outrigger's own start that the app must not inherit: they refer to Outrigger's watchdog, file descriptors and
+/// state.
+const OUTRIGGER_VARIABLES: [&str; 8] = [
     "LISTEN_FDS",
     "LISTEN_FDNAMES",
     "LISTEN_PID",
@@ -22,25 +23,25 @@ const OURS: [&str; 8] = [
     "STATE_DIRECTORY",
 ];
 
-/// What stands in the rest of the configuration and matters for the app.
-pub struct Around<'a> {
-    /// Empty for an app that runs elsewhere.
+/// The parts of the remaining configuration that affect the app.
+pub struct Context<'a> {
+    /// Empty for a companion.
     pub command: &'a [OsString],
     pub capture_bytes: Option<u64>,
     /// Variables that the configuration uses in secrets.
     pub secret_variables: &'a [String],
 }
 
-pub fn plan(app: &App, around: &Around<'_>, tree: &Node) -> Result<Plan, Vec<Diagnostic>> {
+pub fn plan(app: &App, context: &Context<'_>, tree: &Node) -> Result<Plan, Vec<Diagnostic>> {
     let mut findings = Vec::new();
     let user = app.user.as_deref().and_then(|text| {
         let found = user::user(text);
         found.map_err(|error| findings.push(Diagnostic::error(tree.at(&["user"]).place, error))).ok()
     });
     let rewrites = rewrites(app, tree, &mut findings);
-    let wrapped = !around.command.is_empty();
+    let wrapped = !context.command.is_empty();
     if wrapped && app.external.is_some() {
-        let text = "`external` is for an app in a container of its own; this one is started here";
+        let text = "`external` is for an app in another container, but a command is configured";
         findings.push(Diagnostic::error(tree.at(&["external"]).place, text).help("remove `external`, or the command"));
     }
     if app.external.as_ref().is_some_and(|external| external.is_empty()) {
@@ -51,28 +52,27 @@ pub fn plan(app: &App, around: &Around<'_>, tree: &Node) -> Result<Plan, Vec<Dia
     }
     for name in app.environment.set.keys().filter(|name| name.is_empty() || name.contains(['=', '\0'])) {
         let place = tree.at(&["environment", "set", name]).place;
-        let text = format!("`{}` cannot be the name of a variable", name.escape_debug());
-        findings
-            .push(Diagnostic::error(place, text).help("a name has at least one character, no `=` and no zero byte"));
+        let text = format!("`{}` is not a valid variable name", name.escape_debug());
+        findings.push(Diagnostic::error(place, text).help("a name has at least one character, no `=` and no NUL byte"));
     }
-    if around.command.iter().any(|part| part.as_bytes().contains(&0)) {
+    if context.command.iter().any(|part| part.as_bytes().contains(&0)) {
         let place = tree.at(&["command"]).place;
-        findings.push(Diagnostic::error(place, "a part of the command has a zero byte, which no argument can have"));
+        findings.push(Diagnostic::error(place, "an argument of the command contains a NUL byte"));
     }
     if !findings.is_empty() {
         return Err(findings);
     }
     let command = wrapped.then(|| Command {
-        argv: around.command.iter().map(|part| part.clone().into_vec()).collect(),
-        environment: environment(app, around.secret_variables),
+        argv: context.command.iter().map(|part| part.clone().into_vec()).collect(),
+        environment: environment(app, context.secret_variables),
         parent_death: app.signals.parent_death.map_or(0, |signal| signal.number()),
-        // The supervisor itself stands at `/`.
+        // The supervisor's own working directory is `/`.
         directory: directory(app).map(|path| path.into_os_string().into_vec()),
         user,
     });
     Ok(Plan {
         app: command,
-        capture_bytes: around.capture_bytes.filter(|_| wrapped),
+        capture_bytes: context.capture_bytes.filter(|_| wrapped),
         awaits_end: app.external.is_some(),
         pty: app.tty,
         group: app.signals.process_group,
@@ -100,20 +100,19 @@ pub fn plan(app: &App, around: &Around<'_>, tree: &Node) -> Result<Plan, Vec<Dia
     })
 }
 
-/// What somebody wrote about an app that another container starts: it has no effect there.
+/// Warnings for keys that have no effect, since another container starts the app.
 pub fn without_effect(wrapped: bool, tree: &Node) -> Vec<Diagnostic> {
     const KEYS: [&str; 6] = ["working_directory", "user", "environment", "tty", "signals", "restart"];
     let Value::Map(entries) = &tree.value else { return Vec::new() };
-    let named = entries.iter().filter(|entry| !wrapped && KEYS.contains(&entry.key.as_str()));
+    let ignored = entries.iter().filter(|entry| !wrapped && KEYS.contains(&entry.key.as_str()));
     let finding = |entry: &Entry| {
-        let text =
-            format!("`{}` has no effect: it is for an app that is started here, and there is no command", entry.key);
-        Diagnostic::warning(entry.key_place, text).help("give app.command or a command behind `--`, or leave it out")
+        let text = format!("`{}` has no effect: it requires a wrapped app, but no command is configured", entry.key);
+        Diagnostic::warning(entry.key_place, text).help("set app.command or a command after `--`, or remove the key")
     };
-    named.map(finding).collect()
+    ignored.map(finding).collect()
 }
 
-/// Where the app starts: what is configured, seen from where we were started.
+/// The app's working directory; a relative path is relative to Outrigger's own at its start.
 fn directory(app: &App) -> Option<PathBuf> {
     match &app.working_directory {
         Some(path) => std::path::absolute(path).ok(),
@@ -122,32 +121,34 @@ fn directory(app: &App) -> Option<PathBuf> {
 }
 
 fn environment(app: &App, secret_variables: &[String]) -> Vec<Vec<u8>> {
-    let asked = &app.environment;
+    let configured = &app.environment;
     let is = |list: &[String], name: &OsString| list.iter().any(|known| name.as_os_str() == known.as_str());
-    let stays = |name: &OsString| {
-        let secret = is(secret_variables, name) && !is(&asked.pass, name);
-        let set = asked.set.keys().any(|known| name.as_os_str() == known.as_str());
-        let ours = OURS.iter().any(|own| name == own) && !is(&asked.pass, name);
-        let handed = name == supervisor::worker::INHERIT || name == supervisor::RESUME;
-        let given = name == "HOME" && sys::home::is_given();
-        !ours && !handed && !given && !is(&asked.unset, name) && !secret && !set
+    let is_inherited = |name: &OsString| {
+        let secret = is(secret_variables, name) && !is(&configured.pass, name);
+        let set = configured.set.keys().any(|known| name.as_os_str() == known.as_str());
+        let own = OUTRIGGER_VARIABLES.iter().any(|own| name == own) && !is(&configured.pass, name);
+        let handover = name == supervisor::worker::INHERIT || name == supervisor::RESUME;
+        let default_home = name == "HOME" && sys::home::is_given();
+        !own && !handover && !default_home && !is(&configured.unset, name) && !secret && !set
     };
     let entry = |name: &[u8], value: &[u8]| [name, b"=", value].concat();
-    let inherited = std::env::vars_os().filter(|(name, _)| stays(name));
+    let inherited = std::env::vars_os().filter(|(name, _)| is_inherited(name));
     let inherited = inherited.map(|(name, value)| entry(name.as_bytes(), value.as_bytes()));
-    inherited.chain(asked.set.iter().map(|(name, value)| entry(name.as_bytes(), value.reveal().as_bytes()))).collect()
+    inherited
+        .chain(configured.set.iter().map(|(name, value)| entry(name.as_bytes(), value.reveal().as_bytes())))
+        .collect()
 }
 
 fn rewrites(app: &App, tree: &Node, findings: &mut Vec<Diagnostic>) -> Rewrites {
     let mut rewrites = Vec::new();
     for (from, to) in &app.signals.rewrite {
-        let place = tree.at(&["signals", "rewrite", from]).place;
+        let location = tree.at(&["signals", "rewrite", from]).place;
         let mut number = |name: &str| {
             let found = signal(name);
             if found.is_none() {
-                let text = format!("`{name}` is not a signal that can be sent on");
+                let text = format!("`{name}` is not a signal that can be forwarded");
                 findings.push(
-                    Diagnostic::error(place, text).help("write SIGTERM, SIGHUP, SIGRTMIN+3 …; or none, or upgrade"),
+                    Diagnostic::error(location, text).help("write SIGTERM, SIGHUP, SIGRTMIN+3 …; or none, or upgrade"),
                 );
             }
             found
@@ -196,7 +197,7 @@ fn signal(name: &str) -> Option<i32> {
     ];
     let short = name.strip_prefix("SIG").unwrap_or(name);
     if let Some(offset) = short.strip_prefix("RTMIN") {
-        // The C library keeps the first two for itself.
+        // The C library reserves the first two.
         let offset: i32 = if offset.is_empty() { 0 } else { offset.strip_prefix('+')?.parse().ok()? };
         return (0..=30).contains(&offset).then_some(34 + offset);
     }
@@ -211,24 +212,25 @@ mod tests {
         let loaded = config::load::load::<App>("test", yaml, &config::interpolate::Lookup::HERE);
         let loaded = loaded.unwrap_or_else(|report| panic!("{}", report.render()));
         let command: Vec<OsString> = command.iter().map(OsString::from).collect();
-        let around =
-            Around { command: &command, capture_bytes: Some(1 << 20), secret_variables: &["PATH".to_string()] };
-        plan(&loaded.config, &around, &loaded.tree)
+        let context =
+            Context { command: &command, capture_bytes: Some(1 << 20), secret_variables: &["PATH".to_string()] };
+        plan(&loaded.config, &context, &loaded.tree)
     }
 
     #[test]
-    fn signals_are_rewritten_by_name_and_unknown_ones_are_named_at_their_place() {
+    fn rewrites_use_signal_names_and_reject_others() {
         let plan =
             planned("signals: { rewrite: { SIGTERM: QUIT, HUP: none, SIGUSR2: upgrade, RTMIN+3: SIGINT } }", &["app"]);
         let rewrites = plan.expect("valid").rewrites;
         assert_eq!((rewrites.of(15), rewrites.of(1)), (Rewrite::To(3), Rewrite::Drop));
         assert_eq!((rewrites.of(12), rewrites.of(37)), (Rewrite::Upgrade, Rewrite::To(2)));
-        let findings = planned("signals: { rewrite: { SIGKILL: SIGTERM, SIGTERM: STOP } }", &["app"]).expect_err("two");
+        let findings =
+            planned("signals: { rewrite: { SIGKILL: SIGTERM, SIGTERM: STOP } }", &["app"]).expect_err("two errors");
         assert_eq!(findings.len(), 2);
     }
 
     #[test]
-    fn the_app_does_not_see_our_secrets_unless_it_needs_them() {
+    fn the_app_gets_secret_variables_only_with_pass() {
         let has = |yaml: &str, name: &str| {
             let app = planned(yaml, &["app"]).expect("valid").app.expect("wrapped");
             let entry = app.environment.iter().find(|entry| entry.starts_with(format!("{name}=").as_bytes()));
@@ -241,17 +243,17 @@ mod tests {
     }
 
     #[test]
-    fn what_is_said_of_an_app_that_is_not_started_here_is_told_to_have_no_effect() {
+    fn keys_of_a_wrapped_app_warn_without_a_command() {
         let yaml = "port: 80\nuser: nobody\nrestart: { policy: always }\nstop: { grace_period: 1s }\n";
         let loaded = config::load::load::<App>("test", yaml, &config::interpolate::Lookup::HERE).expect("valid");
         let findings = without_effect(false, &loaded.tree);
-        let named: Vec<_> = findings.iter().map(|finding| finding.place.map(|place| place.line)).collect();
-        assert_eq!(named, [Some(2), Some(3)]);
+        let lines: Vec<_> = findings.iter().map(|finding| finding.place.map(|place| place.line)).collect();
+        assert_eq!(lines, [Some(2), Some(3)]);
         assert_eq!(without_effect(true, &loaded.tree).len(), 0);
     }
 
     #[test]
-    fn the_end_of_an_app_elsewhere_is_no_business_of_a_wrapped_one() {
+    fn external_is_rejected_with_a_command() {
         assert!(planned("external: { exit_code_file: /x }", &["app"]).is_err());
         assert_eq!(planned("external: { exit_code_file: /x }", &[]).expect("valid").app, None);
     }

@@ -1,5 +1,5 @@
-//! Whether the app is there: for probes, whether it takes connections; for signals, whether it would handle one. In: its port and
-//! process id. Out: health, and signals by way of the supervisor.
+//! State of the app: for probes, whether it accepts connections; for signals, whether it handles one. In: its port and process
+//! ID. Out: health, and signals through the supervisor.
 
 use crate::control::{AppFacts, Control};
 use std::net::SocketAddr;
@@ -9,61 +9,61 @@ use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::Duration;
 use supervisor::message::ToSupervisor;
 
-/// Ready needs an app that takes connections, where its port is known; where it is not, an app that runs.
+/// Ready means that the app accepts connections if its port is known, and otherwise that the app runs.
 pub async fn readiness(port: Option<u16>, facts: AppFacts) {
     facts.health.set_started();
     let mut runs = facts.runs.subscribe();
-    let mut pause = READY_LOOK;
+    let mut interval = READY_POLL;
     loop {
         let up = *runs.borrow_and_update();
-        let answers = match port {
+        let accepting = match port {
             _ if !up => false,
             None => true,
             Some(port) => accepts(port).await,
         };
-        facts.health.set_ready(answers);
-        if answers {
+        facts.health.set_ready(accepting);
+        if accepting {
             facts.was_ready.send_replace(true);
         }
         note_crashes(&facts, up);
-        facts.health.set_summary(match (up, answers, port) {
-            (false, ..) => "the app has not started".to_string(),
+        facts.health.set_summary(match (up, accepting, port) {
+            (false, ..) => "app has not started".to_string(),
             (true, false, Some(port)) => format!("app is not accepting connections on port {port}"),
-            (true, true, Some(port)) => format!("the app takes connections on port {port}"),
-            (true, ..) => "the app runs".to_string(),
+            (true, true, Some(port)) => format!("app is accepting connections on port {port}"),
+            (true, ..) => "app is running".to_string(),
         });
-        if answers {
-            // An app that takes connections is asked no more: each asking is a connection that it has to serve.
+        if accepting {
+            // An app that accepts connections is no longer probed: each probe is a connection that it has to serve.
             let _ = runs.changed().await;
             continue;
         }
-        let _ = tokio::time::timeout(pause, runs.changed()).await;
-        pause = (pause * 2).min(READY_LOOK_MOST);
+        let _ = tokio::time::timeout(interval, runs.changed()).await;
+        interval = (interval * 2).min(READY_POLL_MAX);
     }
 }
 
-/// An app that ends again and again is no app that starts.
+/// An app in a crash loop is reported as faulty.
 fn note_crashes(facts: &AppFacts, up: bool) {
     const PART: &str = "app exit";
     let (restarts, ended) = (facts.restarts.get(), facts.ended.get());
     match ended.filter(|ended| restarts > 0 && ended.restarts && (!up || !*facts.was_ready.borrow())) {
         Some(ended) => {
-            let how = match ended.signal {
+            let exit = match ended.signal {
                 0 => format!("exited with {}", ended.code),
                 signal => format!("was killed by signal {signal}"),
             };
             let of = match facts.restarts_max {
                 0 => String::new(),
-                most => format!(" of {most}"),
+                max => format!(" of {max}"),
             };
-            facts.health.fault(PART, format!("it {how}, restart {restarts}{of}"));
+            facts.health.fault(PART, format!("app {exit}, restart {restarts}{of}"));
         }
         None => drop(facts.health.recovered(PART)),
     }
 }
 
-const READY_LOOK: Duration = Duration::from_millis(50);
-const READY_LOOK_MOST: Duration = Duration::from_secs(1);
+const READY_POLL: Duration = Duration::from_millis(50);
+const READY_POLL_MAX: Duration = Duration::from_secs(1);
 
 async fn accepts(port: u16) -> bool {
     let address = SocketAddr::from(([127, 0, 0, 1], port));
@@ -71,7 +71,7 @@ async fn accepts(port: u16) -> bool {
     matches!(connected, Ok(Ok(_)))
 }
 
-/// Signals the app where it handles the signal.
+/// Signals the app if it handles the signal.
 pub fn signaller(control: Rc<Control>, pid: Arc<AtomicI32>) -> Rc<dyn Fn(i32) -> bool> {
     Rc::new(move |signal| {
         let handled = handles(pid.load(Ordering::Relaxed), signal);
@@ -82,7 +82,7 @@ pub fn signaller(control: Rc<Control>, pid: Arc<AtomicI32>) -> Rc<dyn Fn(i32) ->
     })
 }
 
-/// Whether a process catches or ignores a signal (proc_pid_status(5): SigCgt, SigIgn). Where it cannot be told: yes.
+/// Whether a process catches or ignores a signal (proc_pid_status(5): SigCgt, SigIgn). Yes if that is unknown.
 fn handles(pid: i32, signal: i32) -> bool {
     let Ok(status) = std::fs::read_to_string(format!("/proc/{pid}/status")) else { return true };
     let has = |line: &str| {

@@ -1,10 +1,11 @@
-//! Names of users and groups as numbers, from /etc/passwd and /etc/group (passwd(5), group(5)): a static binary cannot load what
-//! else the C library would ask. In: `user`, `user:group`, by name or number. Out: whom the app becomes.
+//! Resolves names of users and groups from /etc/passwd and /etc/group (passwd(5), group(5)): a static binary cannot load the
+//! other sources of the C library (NSS). In: `user`, `user:group`, by name or number. Out: the user and groups that the app runs
+//! as.
 
 use std::path::Path;
 use sys::process::User;
 
-/// Errors are sentences for people.
+/// Errors are messages for users.
 pub fn user(text: &str) -> Result<User, String> {
     let read = |path: &str| std::fs::read_to_string(Path::new(path)).unwrap_or_default();
     resolve(text, &read("/etc/passwd"), &read("/etc/group"))
@@ -17,25 +18,27 @@ fn resolve(text: &str, passwd: &str, groups: &str) -> Result<User, String> {
         .map(|line| line.split(':').collect::<Vec<_>>())
         .find(|fields| fields.first() == Some(&name) || (name.parse::<u32>().is_ok() && fields.get(2) == Some(&name)));
     let field = |index: usize| entry.as_ref().and_then(|fields| fields.get(index)?.parse::<u32>().ok());
-    let uid =
-        name.parse().ok().or_else(|| field(2)).ok_or_else(|| {
-            format!("there is no user `{name}` in /etc/passwd; name one that is there, or give a number")
-        })?;
+    let uid = name
+        .parse()
+        .ok()
+        .or_else(|| field(2))
+        .ok_or_else(|| format!("there is no user `{name}` in /etc/passwd; use one that exists, or a number"))?;
     let group_number = |group: &str| {
-        group.parse().ok().or_else(|| base::system::groups::group(groups, group)).ok_or_else(|| {
-            format!("there is no group `{group}` in /etc/group; name one that is there, or give a number")
-        })
+        group
+            .parse()
+            .ok()
+            .or_else(|| base::system::groups::group(groups, group))
+            .ok_or_else(|| format!("there is no group `{group}` in /etc/group; use one that exists, or a number"))
     };
     let gid = match group {
         Some(group) => group_number(group)?,
-        None => field(3).ok_or_else(|| {
-            format!("the user {uid} stands in no /etc/passwd, so that its group is not known; write `{uid}:GROUP`")
-        })?,
+        None => field(3)
+            .ok_or_else(|| format!("user {uid} is not in /etc/passwd, so its group is unknown; write `{uid}:GROUP`"))?,
     };
-    let known_as = entry.as_ref().and_then(|fields| fields.first().copied());
+    let known_name = entry.as_ref().and_then(|fields| fields.first().copied());
     let member = |line: &&str| {
         let members = line.split(':').nth(3).unwrap_or("");
-        known_as.is_some_and(|name| members.split(',').any(|member| member == name))
+        known_name.is_some_and(|name| members.split(',').any(|member| member == name))
     };
     let mut supplementary: Vec<u32> =
         groups.lines().filter(member).filter_map(|line| line.split(':').nth(2)?.parse().ok()).collect();
@@ -70,7 +73,7 @@ mod tests {
         check("1000:1000", Ok((1000, 1000, &[1000])));
         check("0:0", Ok((0, 0, &[0, 50])));
         check("1000", Err("1000:GROUP"));
-        check("nobody-here", Err("no user `nobody-here`"));
+        check("no-such-user", Err("no user `no-such-user`"));
         check("web:none", Err("no group `none`"));
     }
 }

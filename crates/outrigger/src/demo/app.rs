@@ -1,5 +1,5 @@
-//! The demo's app: an ordinary web server that knows nothing of Outrigger. It logs JSON to stdout, shows metrics, and reads its
-//! greeting again on SIGHUP.
+//! The demo's app: an ordinary web server that is unaware of Outrigger. It logs JSON to stdout, exposes metrics, and reloads its
+//! greeting on SIGHUP.
 
 use net::serve::{Request, Response, Server};
 use std::cell::{Cell, RefCell};
@@ -23,7 +23,7 @@ pub fn run(dir: &Path, port: u16) -> i32 {
     match served {
         Ok(()) => 0,
         Err(error) => {
-            eprintln!("the demo's app cannot run: {error}");
+            eprintln!("cannot run the demo's app: {error}");
             1
         }
     }
@@ -45,8 +45,8 @@ async fn serve(dir: PathBuf, port: u16) -> std::io::Result<()> {
             accepted = next => {
                 let (slot, stream) = accepted?;
                 let app = app.clone();
-                let answer = move |asked: Request| std::future::ready(app.answer(&asked));
-                tokio::task::spawn_local(slot.serve(stream, answer));
+                let handler = move |request: Request| std::future::ready(app.respond(&request));
+                tokio::task::spawn_local(slot.serve(stream, handler));
             }
             _ = reload.recv() => app.load(),
             _ = stop.recv() => {
@@ -66,14 +66,14 @@ impl App {
         log("info", "loaded the configuration", &format!(r#""greeting":{}"#, admin::view::to_json(&text.trim())));
     }
 
-    fn answer(&self, asked: &Request) -> Response {
-        if asked.path == "/metrics" {
+    fn respond(&self, request: &Request) -> Response {
+        if request.path == "/metrics" {
             let (requests, reloads) = (self.requests.get(), self.reloads.get());
             return Response::text(
                 200,
                 format!(
-                    "# HELP demo_requests_total Requests answered.\n# TYPE demo_requests_total counter\ndemo_requests_total {requests}\n\
-                     # HELP demo_loads_total How often the configuration was loaded.\n# TYPE demo_loads_total counter\ndemo_loads_total {reloads}\n"
+                    "# HELP demo_requests_total Requests served.\n# TYPE demo_requests_total counter\ndemo_requests_total {requests}\n\
+                     # HELP demo_loads_total Loads of the configuration.\n# TYPE demo_loads_total counter\ndemo_loads_total {reloads}\n"
                 ),
             );
         }
@@ -81,17 +81,17 @@ impl App {
         log(
             "info",
             "request",
-            &format!(r#""number":{},"path":{}"#, self.requests.get(), admin::view::to_json(&asked.path)),
+            &format!(r#""number":{},"path":{}"#, self.requests.get(), admin::view::to_json(&request.path)),
         );
         Response::text(200, format!("{}\n", self.greeting.borrow()))
     }
 }
 
-/// One JSON object a line, as services log.
+/// One JSON object per line, as services log.
 fn log(level: &str, message: &str, more: &str) {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let comma = if more.is_empty() { "" } else { "," };
     let line = format!(r#"{{"time":{:.3},"level":"{level}","message":"{message}"{comma}{more}}}"#, now.as_secs_f64());
-    // An app whose stdout is closed goes on serving.
+    // An app whose stdout is closed keeps serving.
     let _ = writeln!(std::io::stdout(), "{line}");
 }

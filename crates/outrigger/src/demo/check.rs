@@ -1,4 +1,5 @@
-//! `outrigger demo --check`: does each of the four jobs deliver? In: a demo that is ready. Out: a line per job.
+//! `outrigger demo --check`: checks that each of the four subsystems delivers. In: a demo that is ready. Out: a line per
+//! subsystem.
 
 use super::{Demo, get, repository};
 use std::time::{Duration, Instant};
@@ -6,22 +7,22 @@ use std::time::{Duration, Instant};
 /// Requests sent through the proxy.
 const REQUESTS: usize = 50;
 
-/// How long each job may take to deliver.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long each subsystem may take to deliver.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(10);
 
 type Checked = Result<String, String>;
 type Check<'a> = (&'static str, &'a dyn Fn(&Demo) -> Checked);
 
-/// Runs all checks, in the order in which a person would look; true when all passed.
+/// Runs all checks, in the order in which a user would inspect them; true if all passed.
 pub fn all(demo: &Demo) -> bool {
     let checks: [Check<'_>; 5] =
         [("proxy", &proxy), ("logs", &logs), ("metrics", &metrics), ("sync", &sync), ("ledger", &ledger)];
     let mut passed = true;
-    for (job, check) in checks {
+    for (subsystem, check) in checks {
         match check(demo) {
-            Ok(text) => println!("{job}: ok: {text}"),
+            Ok(text) => println!("{subsystem}: ok: {text}"),
             Err(text) => {
-                println!("{job}: failed: {text}");
+                println!("{subsystem}: failed: {text}");
                 passed = false;
             }
         }
@@ -36,22 +37,23 @@ fn proxy(demo: &Demo) -> Checked {
             other => return Err(format!("request {number} got {other:?}")),
         }
     }
-    Ok(format!("{REQUESTS} requests answered by the app"))
+    Ok(format!("{REQUESTS} requests served by the app"))
 }
 
 fn logs(demo: &Demo) -> Checked {
-    let wanted: Vec<String> = (0..REQUESTS).map(|number| format!("/check/{number}")).collect();
+    let expected: Vec<String> = (0..REQUESTS).map(|number| format!("/check/{number}")).collect();
     await_ok(|| {
         let text = std::fs::read_to_string(demo.delivered()).map_err(|error| error.to_string())?;
         let lines: Vec<serde_json::Value> = text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
         let paths = |source: &str| -> Vec<String> {
-            let ours = lines.iter().filter(|line| line["source"] == source && line["service"] == "demo");
-            ours.filter_map(|line| line["path"].as_str().map(str::to_string))
+            let matching = lines.iter().filter(|line| line["source"] == source && line["service"] == "demo");
+            matching
+                .filter_map(|line| line["path"].as_str().map(str::to_string))
                 .filter(|path| path.starts_with("/check/"))
                 .collect()
         };
         let (app, access) = (paths("app"), paths("access"));
-        if app == wanted && access == wanted {
+        if app == expected && access == expected {
             return Ok(format!("{REQUESTS} lines of the app and {REQUESTS} access records, in order"));
         }
         Err(format!("{} lines of the app and {} access records of {REQUESTS} each", app.len(), access.len()))
@@ -79,19 +81,19 @@ fn metrics(demo: &Demo) -> Checked {
 
 fn sync(demo: &Demo) -> Checked {
     repository::commit(&demo.repository(), "ahoy")?;
-    let begun = Instant::now();
+    let started_at = Instant::now();
     await_ok(|| {
         let published =
             std::fs::read_to_string(demo.settings().join("greeting.txt")).map_err(|error| error.to_string())?;
-        // The app's own page is asked directly, so that the counts of the proxy stay as they are.
-        let (_, told) = get(demo.app_port, "/").map_err(|error| error.to_string())?;
-        if published == "ahoy\n" && told == "ahoy\n" {
+        // The request goes directly to the app, so that the counters of the proxy do not change.
+        let (_, served) = get(demo.app_port, "/").map_err(|error| error.to_string())?;
+        if published == "ahoy\n" && served == "ahoy\n" {
             return Ok(format!(
                 "a commit was published and the app had read it after {:.1} s",
-                begun.elapsed().as_secs_f64()
+                started_at.elapsed().as_secs_f64()
             ));
         }
-        Err(format!("published is {published:?}, and the app says {told:?}"))
+        Err(format!("published is {published:?}, and the app serves {served:?}"))
     })
 }
 
@@ -115,9 +117,9 @@ fn ledger(demo: &Demo) -> Checked {
     })
 }
 
-/// Tries until it is well or the patience ends; then the last reason counts.
+/// Retries until the check passes or `CHECK_TIMEOUT` elapses; then returns the last error.
 fn await_ok(attempt: impl Fn() -> Checked) -> Checked {
-    let until = Instant::now() + PATIENCE;
+    let until = Instant::now() + CHECK_TIMEOUT;
     loop {
         match attempt() {
             Ok(text) => return Ok(text),

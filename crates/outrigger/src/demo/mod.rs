@@ -1,5 +1,5 @@
-//! `outrigger demo`: a small app with Outrigger around it, all four jobs at work, in a folder of its own. In: nothing. Out: a
-//! running demo to look at, or with `--check` a line per job and an exit code. Needs no root, no server and no network.
+//! `outrigger demo`: a small app wrapped by Outrigger with all four subsystems, in a separate directory. In: nothing. Out: a
+//! running demo to explore, or with `--check` a line per subsystem and an exit code. Requires no root, no server and no network.
 
 pub mod app;
 mod check;
@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// The places of one demo.
+/// The directory and ports of one demo.
 pub struct Demo {
     pub dir: PathBuf,
     pub app_port: u16,
@@ -24,7 +24,7 @@ pub struct Demo {
 /// How long the demo may take to be ready.
 const START: Duration = Duration::from_secs(20);
 
-/// How long a stop may take, a little longer than the deadline in the demo's configuration.
+/// How long a shutdown may take, slightly longer than the deadline in the demo's configuration.
 const STOP: Duration = Duration::from_secs(15);
 
 pub fn run(check: bool, dir: Option<&Path>) -> i32 {
@@ -39,7 +39,7 @@ pub fn run(check: bool, dir: Option<&Path>) -> i32 {
     match result {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("error: the demo cannot run: {error}");
+            eprintln!("error: cannot run the demo: {error}");
             1
         }
     }
@@ -134,13 +134,13 @@ admin:
             let passed = check::all(self);
             let code = stop(&mut child)?;
             if code != Some(0) {
-                println!("stop: failed: the demo ended with {code:?}");
+                println!("stop: failed: the demo exited with {code:?}");
             }
             return Ok(i32::from(!passed || code != Some(0)));
         }
         self.print_suggestions();
         let status = wait_through_interrupts(child)?;
-        println!("\nThe demo has ended; its files are in {}", self.dir.display());
+        println!("\nThe demo has exited; its files are in {}", self.dir.display());
         Ok(status.code().unwrap_or(1))
     }
 
@@ -148,7 +148,7 @@ admin:
         let log = fs::File::create(self.dir.join("outrigger.log"))?;
         let mut command = Command::new(std::env::current_exe()?);
         command.arg("run").arg("--config").arg(self.config()).stdin(Stdio::null());
-        // The app's lines would bury what the demo has to say; they are delivered, which is the point.
+        // The app's lines would hide the output of the demo; the file sink has them.
         command.stdout(Stdio::null()).stderr(if check { Stdio::from(log) } else { Stdio::inherit() });
         command.spawn()
     }
@@ -161,11 +161,11 @@ admin:
             }
             if let Some(status) = child.try_wait()? {
                 let log = fs::read_to_string(self.dir.join("outrigger.log")).unwrap_or_default();
-                return Err(io::Error::other(format!("it ended with {status}\n{log}")));
+                return Err(io::Error::other(format!("outrigger exited with {status}\n{log}")));
             }
             if Instant::now() > until {
-                let why = get(self.admin_port, "/ready").map(|(_, body)| body).unwrap_or_default();
-                return Err(io::Error::other(format!("it was not ready within {START:?}: {why}")));
+                let reason = get(self.admin_port, "/ready").map(|(_, body)| body).unwrap_or_default();
+                return Err(io::Error::other(format!("not ready within {START:?}: {reason}")));
             }
             std::thread::sleep(Duration::from_millis(20));
         }
@@ -176,7 +176,7 @@ admin:
         let (dir, repository) = (self.dir.display(), self.repository().display().to_string());
         println!(
             "
-An ordinary web server runs with Outrigger beside it.
+An ordinary web server runs with Outrigger as its sidecar.
 
   the page          http://127.0.0.1:{admin_port}/
   the app           http://127.0.0.1:{proxy_port}/         through the proxy
@@ -191,7 +191,7 @@ Try, in another terminal:
   tail -f {dir}/delivered.log
   git clone {repository} {dir}/work && cd {dir}/work && echo ahoy > greeting.txt \\
     && git -c user.name=me -c user.email=me@example.com commit -qam ahoy && git push -q && sleep 2 && curl http://127.0.0.1:{proxy_port}/
-  pkill -9 outrigger-worke          # the worker, not the app: nothing is lost, and it is back at once
+  pkill -9 outrigger-worke          # the worker, not the app: nothing is lost, and it restarts immediately
 
 Ctrl-C stops it.
 "
@@ -199,26 +199,26 @@ Ctrl-C stops it.
     }
 }
 
-/// Ctrl-C reaches the child too, which stops in its order: we stay until it has ended.
+/// Ctrl-C reaches the child too, which shuts down gracefully: this process waits until the child has exited.
 fn wait_through_interrupts(mut child: Child) -> io::Result<std::process::ExitStatus> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let pid = child.id();
         let mut interrupts = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())?;
         let mut terminations = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
-        let mut ended = tokio::task::spawn_blocking(move || child.wait());
+        let mut exited = tokio::task::spawn_blocking(move || child.wait());
         loop {
             tokio::select! {
-                status = &mut ended => return status.map_err(io::Error::other)?,
+                status = &mut exited => return status.map_err(io::Error::other)?,
                 _ = interrupts.recv() => {}
-                // This one came to us alone.
+                // SIGTERM was sent only to this process.
                 _ = terminations.recv() => terminate(pid),
             }
         }
     })
 }
 
-/// Asks the child to stop as a platform would, and waits.
+/// Stops the child as a platform would, and waits.
 fn stop(child: &mut Child) -> io::Result<Option<i32>> {
     terminate(child.id());
     let until = Instant::now() + STOP;
@@ -236,16 +236,16 @@ fn stop(child: &mut Child) -> io::Result<Option<i32>> {
 
 fn terminate(pid: u32) {
     if let Some(pid) = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw) {
-        // One that has ended meanwhile needs no signal.
+        // A child that has already exited needs no signal.
         let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
     }
 }
 
 /// Four different ports that are free now.
 fn free_ports() -> io::Result<[u16; 4]> {
-    let held = [bind()?, bind()?, bind()?, bind()?];
+    let listeners = [bind()?, bind()?, bind()?, bind()?];
     let mut ports = [0; 4];
-    for (port, listener) in ports.iter_mut().zip(&held) {
+    for (port, listener) in ports.iter_mut().zip(&listeners) {
         *port = listener.local_addr()?.port();
     }
     Ok(ports)
@@ -255,16 +255,16 @@ fn bind() -> io::Result<TcpListener> {
     TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0)))
 }
 
-/// One request of HTTP/1.0 on loopback: status and body.
+/// One HTTP/1.0 request on loopback: status and body.
 pub fn get(port: u16, path: &str) -> io::Result<(u16, String)> {
     use std::io::{Read as _, Write as _};
     let address = SocketAddr::from(([127, 0, 0, 1], port));
     let mut stream = std::net::TcpStream::connect_timeout(&address, Duration::from_secs(2))?;
     stream.set_read_timeout(Some(Duration::from_secs(5)))?;
     write!(stream, "GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n")?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    let (head, body) = answer.split_once("\r\n\r\n").ok_or_else(|| io::Error::other("the answer is no HTTP"))?;
+    let mut response = String::new();
+    stream.read_to_string(&mut response)?;
+    let (head, body) = response.split_once("\r\n\r\n").ok_or_else(|| io::Error::other("the response is not HTTP"))?;
     let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
-    Ok((status.ok_or_else(|| io::Error::other("the answer has no status"))?, body.to_string()))
+    Ok((status.ok_or_else(|| io::Error::other("the response has no status"))?, body.to_string()))
 }

@@ -1,4 +1,4 @@
-//! The demo's git repository, made and committed to without the program `git`.
+//! The demo's git repository, created and committed to without the program `git`.
 
 use gix::bstr::BString;
 use gix::objs::tree::{Entry, EntryKind};
@@ -9,7 +9,7 @@ pub fn create(path: &Path, greeting: &str) -> Result<(), String> {
     let options = gix::open::Options::isolated();
     gix::ThreadSafeRepository::init_opts(path, gix::create::Kind::Bare, Default::default(), options)
         .map_err(|error| error.to_string())?;
-    // Whatever the default of this machine: the demo's branch is `main`.
+    // Independent of the default of this machine, the demo's branch is `main`.
     std::fs::write(path.join("HEAD"), "ref: refs/heads/main\n").map_err(|error| error.to_string())?;
     commit(path, greeting)
 }

@@ -1,9 +1,9 @@
-//! `outrigger wait` and `outrigger probe`: a yes or a no for whoever has no HTTP client, such as an image without a shell.
-//! In: what is asked, and whom. Out: exit code 0 for yes, 1 for no with the last answer on stderr; or another program in our
-//! place once the answer is yes. Bounds: the time-out that was given, `PROBE` for a probe.
+//! `outrigger wait` and `outrigger probe`: probes for images without an HTTP client, such as one without a shell. In: the probe
+//! and the target. Out: exit code 0 on success, 1 on failure with the last response on stderr; or exec of another program after
+//! success. Limits: the given timeout, `PROBE` for a probe.
 
-use super::request::{Found, Trouble};
-use super::{Target, answer};
+use super::request::{Failure, Instance};
+use super::{Target, exit_code};
 use std::ffi::OsString;
 use std::io;
 use std::os::unix::process::CommandExt as _;
@@ -11,16 +11,16 @@ use std::process::Command;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-/// What is waited for.
+/// The state to wait for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum For {
-    /// Configuration is there and outbound listeners are open; does not depend on the app.
+    /// Configuration is published and outbound listeners are open; does not depend on the app.
     Started,
-    /// Started, and the app takes connections.
+    /// Started, and the app accepts connections.
     Ready,
 }
 
-/// What a probe asks.
+/// The probes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Probe {
     Started,
@@ -28,13 +28,13 @@ pub enum Probe {
     Live,
 }
 
-/// How long one probe may take; Kubernetes gives it a second by default.
+/// Timeout of one probe; the default of Kubernetes is one second.
 const PROBE: Duration = Duration::from_secs(1);
 
-/// How long one question of a wait may take, and the pauses between them.
-const QUESTION: Duration = Duration::from_secs(2);
-const PAUSE_FIRST: Duration = Duration::from_millis(50);
-const PAUSE_MOST: Duration = Duration::from_millis(500);
+/// Timeout of one request of a wait, and the delays between requests.
+const REQUEST: Duration = Duration::from_secs(2);
+const DELAY_FIRST: Duration = Duration::from_millis(50);
+const DELAY_MAX: Duration = Duration::from_millis(500);
 
 impl From<For> for Probe {
     fn from(state: For) -> Probe {
@@ -55,49 +55,53 @@ impl Probe {
     }
 }
 
-/// Waits for a yes. A socket that is not there yet is waited for like an answer. Then becomes the command, where there is one.
+/// Waits until the probe succeeds. A socket that does not exist yet counts as a failed probe. Then execs the command, if there is
+/// one.
 pub fn wait(target: &Target, state: For, timeout: Duration, url: Option<&str>, command: &[OsString]) -> i32 {
-    let found = url.map_or_else(|| Found::by(target, None), Found::at);
-    answer(found.and_then(|found| {
+    let instance = url.map_or_else(|| Instance::from_target(target, None), Instance::from_url);
+    exit_code(instance.and_then(|instance| {
         let until = Instant::now() + timeout;
-        let mut pause = PAUSE_FIRST;
+        let mut delay = DELAY_FIRST;
         loop {
             let left = until.saturating_duration_since(Instant::now());
-            let no = match request(&found, state.into(), left.clamp(PAUSE_FIRST, QUESTION)) {
+            let reason = match request(&instance, state.into(), left.clamp(DELAY_FIRST, REQUEST)) {
                 Ok(()) => break,
-                Err(no) => no,
+                Err(reason) => reason,
             };
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                let what = format!("not {} within {timeout:?}: {no}", state_name(state));
-                return Err(Trouble::new(what, "`outrigger status` shows what is missing; --timeout gives it longer"));
+                let message = format!("not {} within {timeout:?}: {reason}", state_name(state));
+                return Err(Failure::new(
+                    message,
+                    "`outrigger status` shows what is missing; --timeout allows more time",
+                ));
             }
-            sleep(pause.min(left));
-            pause = (pause * 2).min(PAUSE_MOST);
+            sleep(delay.min(left));
+            delay = (delay * 2).min(DELAY_MAX);
         }
-        Ok(command.split_first().map_or(0, |(program, arguments)| become_it(program, arguments)))
+        Ok(command.split_first().map_or(0, |(program, arguments)| exec(program, arguments)))
     }))
 }
 
-/// One try.
+/// Sends one probe.
 pub fn probe(target: &Target, probe: Probe) -> i32 {
-    answer(Found::by(target, None).map(|found| match request(&found, probe, PROBE) {
+    exit_code(Instance::from_target(target, None).map(|instance| match request(&instance, probe, PROBE) {
         Ok(()) => 0,
-        Err(no) => {
+        Err(reason) => {
             // Kubernetes shows this in the event of the failed probe.
-            eprintln!("{no}");
+            eprintln!("{reason}");
             1
         }
     }))
 }
 
 /// The error is the reason in one line.
-fn request(found: &Found, probe: Probe, limit: Duration) -> Result<(), String> {
-    match found.try_request("GET", probe.path(), b"", limit) {
+fn request(instance: &Instance, probe: Probe, limit: Duration) -> Result<(), String> {
+    match instance.try_request("GET", probe.path(), b"", limit) {
         Ok(reply) if reply.status == 200 => Ok(()),
         Ok(reply) if reply.status == 503 => Err(reply.text.trim_end().replace('\n', "; ")),
-        Ok(reply) => Err(format!("{} answered {}: {}", found.place(), reply.status, reply.text.trim_end())),
-        Err(error) => Err(format!("no answer from {}: {error}", found.place())),
+        Ok(reply) => Err(format!("{} returned {}: {}", instance.address(), reply.status, reply.text.trim_end())),
+        Err(error) => Err(format!("no response from {}: {error}", instance.address())),
     }
 }
 
@@ -108,8 +112,8 @@ fn state_name(state: For) -> &'static str {
     }
 }
 
-/// Returns only where the program cannot be executed, with the exit code of a shell (POSIX.1-2024, XCU 2.8.2).
-fn become_it(program: &OsString, arguments: &[OsString]) -> i32 {
+/// Returns only if the program cannot be executed, with the exit code of a shell (POSIX.1-2024, XCU 2.8.2).
+fn exec(program: &OsString, arguments: &[OsString]) -> i32 {
     let error = Command::new(program).args(arguments).exec();
     let program = program.display();
     if error.kind() == io::ErrorKind::NotFound {

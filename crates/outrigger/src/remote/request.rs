@@ -1,11 +1,12 @@
-//! One question to a running Outrigger: finds its socket, sends one request of HTTP/1.0, reads the answer to its end. In: a
-//! path or a configuration, a request. Out: status and text, or what went wrong, where, and what to do. Bounds: a time for the
-//! whole exchange, `ANSWER_MAX` bytes. A worker that gives way to the next leaves the socket for a moment, which is waited out.
+//! One request to a running Outrigger: finds its socket, sends one HTTP/1.0 request, reads the response to its end. In: a path or
+//! a configuration, a request. Out: status and text, or an error with its location and the next step. Limits: a time for the
+//! complete exchange, `RESPONSE_MAX` bytes. During a worker handover the socket briefly has no listener; the client waits and
+//! retries.
 
 use super::Target;
 use crate::load::Source;
 use config::diag::Report;
-use config::interpolate::{Lookup, fill};
+use config::interpolate::{self, Lookup};
 use config::tree::{Node, Value};
 use config::unit::{Secret, TimeSpan};
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
@@ -18,54 +19,54 @@ use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-/// A status has a line per part; far larger answers are not ours.
-const ANSWER_MAX: u64 = 16 << 20;
+/// A status has a line per component; a much larger response is not from Outrigger.
+const RESPONSE_MAX: u64 = 16 << 20;
 
-/// How long a socket that refuses may be between two workers, and how often it is tried again.
-const GAP: Duration = Duration::from_millis(500);
-const GAP_LOOK: Duration = Duration::from_millis(20);
+/// How long a socket may refuse connections between two workers, and how often the connection is retried.
+const HANDOVER_MAX: Duration = Duration::from_millis(500);
+const RETRY_INTERVAL: Duration = Duration::from_millis(20);
 
-/// What went wrong, for a person.
+/// An error message for the user.
 #[derive(Debug)]
-pub struct Trouble {
-    what: String,
-    /// A report brings its own.
+pub struct Failure {
+    message: String,
+    /// None for a report, which has its own.
     help: Option<String>,
 }
 
-impl Trouble {
-    pub fn new(what: impl Into<String>, help: impl Into<String>) -> Trouble {
-        Trouble { what: what.into(), help: Some(help.into()) }
+impl Failure {
+    pub fn new(message: impl Into<String>, help: impl Into<String>) -> Failure {
+        Failure { message: message.into(), help: Some(help.into()) }
     }
 
-    /// With what was asked for before it.
-    pub fn about(mut self, asked: &str) -> Trouble {
-        self.what = format!("{asked}: {}", self.what);
+    /// Prefixes the requested action.
+    pub fn of_action(mut self, action: &str) -> Failure {
+        self.message = format!("{action}: {}", self.message);
         self
     }
 
-    fn of(report: &Report) -> Trouble {
-        Trouble { what: report.render().trim_start_matches("error: ").into(), help: None }
+    fn of(report: &Report) -> Failure {
+        Failure { message: report.render().trim_start_matches("error: ").into(), help: None }
     }
 }
 
-impl fmt::Display for Trouble {
+impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "error: {}", self.what.trim_end())?;
+        writeln!(f, "error: {}", self.message.trim_end())?;
         self.help.iter().try_for_each(|help| writeln!(f, "  help: {help}"))
     }
 }
 
-/// The way to a running Outrigger.
-pub enum Way {
+/// The endpoint of a running Outrigger.
+pub enum Endpoint {
     Socket(PathBuf),
-    /// Each address of one name, and the name as it was given.
+    /// Each address of one name, and the name as given.
     Tcp(Vec<SocketAddr>, String),
 }
 
-/// A running Outrigger, as far as we know.
-pub struct Found {
-    pub way: Way,
+/// A running Outrigger, as configured; it may not be running.
+pub struct Instance {
+    pub endpoint: Endpoint,
     token: Option<Secret>,
 }
 
@@ -75,33 +76,34 @@ pub struct Reply {
     pub text: String,
 }
 
-impl Found {
-    /// By its socket, or by the configuration that names it, which then gives the token too.
-    pub fn by(target: &Target, token_file: Option<&Path>) -> Result<Found, Trouble> {
+impl Instance {
+    /// From its socket, or from the configuration that sets the socket, which then sets the token too.
+    pub fn from_target(target: &Target, token_file: Option<&Path>) -> Result<Instance, Failure> {
         let token = token_file.map(read_token).transpose()?;
         if let Some(socket) = &target.socket {
-            return Ok(Found { way: Way::Socket(socket.clone()), token });
+            return Ok(Instance { endpoint: Endpoint::Socket(socket.clone()), token });
         }
         let admin = Admin::read(&target.config)?;
-        let socket = admin.cell("socket")?.ok_or_else(|| {
-            let what = format!("{} names no admin socket", target.config.display());
-            Trouble::new(what, "set admin.socket there, or name the socket with --socket")
+        let socket = admin.value("socket")?.ok_or_else(|| {
+            let message = format!("admin.socket is not set in {}", target.config.display());
+            Failure::new(message, "set admin.socket there, or use --socket")
         })?;
         let token = match token {
             None if token_file.is_none() => admin.token(),
             token => token,
         };
-        Ok(Found { way: Way::Socket(PathBuf::from(socket)), token })
+        Ok(Instance { endpoint: Endpoint::Socket(PathBuf::from(socket)), token })
     }
 
-    /// By the URL of its listener for probes.
-    pub fn at(url: &str) -> Result<Found, Trouble> {
-        let trouble = || {
-            let help = "write http://127.0.0.1:9901, as admin.probes_listen has it; names other than localhost are not looked up";
+    /// From the URL of its probe listener.
+    pub fn from_url(url: &str) -> Result<Instance, Failure> {
+        let failure = || {
+            let help =
+                "write http://127.0.0.1:9901, as in admin.probes_listen; names other than localhost are not resolved";
             let shown = config::diag::hide_userinfo(url);
-            Trouble::new(format!("`{shown}` is not the address of a listener for probes"), help)
+            Failure::new(format!("`{shown}` is not the URL of a probe listener"), help)
         };
-        let authority = url.strip_prefix("http://").ok_or_else(trouble)?.trim_end_matches('/');
+        let authority = url.strip_prefix("http://").ok_or_else(failure)?.trim_end_matches('/');
         let with_port = if authority.parse::<std::net::IpAddr>().is_ok() || authority.ends_with(']') {
             format!("{authority}:80")
         } else {
@@ -115,33 +117,33 @@ impl Found {
             None => vec![with_port],
         };
         let addresses: Result<Vec<SocketAddr>, _> = addresses.iter().map(|text| text.parse()).collect();
-        Ok(Found { way: Way::Tcp(addresses.map_err(|_| trouble())?, authority.to_string()), token: None })
+        Ok(Instance { endpoint: Endpoint::Tcp(addresses.map_err(|_| failure())?, authority.to_string()), token: None })
     }
 
-    /// Where it is, for a message.
-    pub fn place(&self) -> String {
-        match &self.way {
-            Way::Socket(path) => path.display().to_string(),
-            Way::Tcp(_, authority) => format!("http://{authority}"),
+    /// Its address, for a message.
+    pub fn address(&self) -> String {
+        match &self.endpoint {
+            Endpoint::Socket(path) => path.display().to_string(),
+            Endpoint::Tcp(_, authority) => format!("http://{authority}"),
         }
     }
 
-    /// Asks; what is not 200 is an answer like any other.
+    /// Sends a request; any status is a response.
     pub fn try_request(&self, method: &str, path: &str, body: &[u8], limit: Duration) -> io::Result<Reply> {
-        let began = Instant::now();
-        let until = began + limit;
-        // The last try is made with time left, so that the reason is what it found.
-        let waits = |error: &io::Error| {
-            let gap = GAP.min(limit.saturating_sub(GAP_LOOK * 2));
-            error.kind() == io::ErrorKind::ConnectionRefused && began.elapsed() < gap
+        let started_at = Instant::now();
+        let until = started_at + limit;
+        // The last attempt is made with time left, so that its own error is returned and not a timeout.
+        let is_retried = |error: &io::Error| {
+            let window = HANDOVER_MAX.min(limit.saturating_sub(RETRY_INTERVAL * 2));
+            error.kind() == io::ErrorKind::ConnectionRefused && started_at.elapsed() < window
         };
         loop {
             match self.exchange(method, path, body, until) {
-                Err(error) if waits(&error) => sleep(GAP_LOOK),
+                Err(error) if is_retried(&error) => sleep(RETRY_INTERVAL),
                 Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
                     return Err(io::Error::new(
                         io::ErrorKind::TimedOut,
-                        format!("no answer within {}", TimeSpan(limit)),
+                        format!("no response within {}", TimeSpan(limit)),
                     ));
                 }
                 result => return result,
@@ -149,60 +151,60 @@ impl Found {
         }
     }
 
-    /// Asks, and takes 200 for an answer.
-    pub fn request(&self, method: &str, path: &str, body: &[u8], limit: Duration) -> Result<Reply, Trouble> {
+    /// Sends a request; any status other than 200 is an error.
+    pub fn request(&self, method: &str, path: &str, body: &[u8], limit: Duration) -> Result<Reply, Failure> {
         let reply = self.try_request(method, path, body, limit).map_err(|error| self.no_response(&error))?;
         match reply.status {
             200 => Ok(reply),
-            401 => Err(Trouble::new(
-                format!("{} refused the token, or got none", self.place()),
-                "name the file that holds it with --token-file",
+            401 => Err(Failure::new(
+                format!("{} rejected the token, or the request had none", self.address()),
+                "set the file with the token with --token-file",
             )),
-            404 => Err(Trouble::new(
-                format!("{} does not know {path}", self.place()),
-                "is it Outrigger, of this version, that listens there?",
+            404 => Err(Failure::new(
+                format!("{} has no endpoint {path}", self.address()),
+                "check that Outrigger of this version listens there",
             )),
             status => {
                 let help = match status {
-                    504 => "`outrigger status` shows which worker serves; the log of Outrigger says why",
-                    _ => "mend what it names and ask again; nothing was changed",
+                    504 => "`outrigger status` shows which worker serves; see the Outrigger log for the reason",
+                    _ => "fix the reported error and retry; nothing was changed",
                 };
-                Err(Trouble::new(format!("{} answered {status}: {}", self.place(), reply.text), help))
+                Err(Failure::new(format!("{} returned {status}: {}", self.address(), reply.text), help))
             }
         }
     }
 
-    pub fn change(&self, path: &str, body: &[u8], limit: Duration) -> Result<Reply, Trouble> {
+    pub fn change(&self, path: &str, body: &[u8], limit: Duration) -> Result<Reply, Failure> {
         self.request("POST", path, body, limit)
     }
 
-    fn no_response(&self, error: &io::Error) -> Trouble {
+    fn no_response(&self, error: &io::Error) -> Failure {
         let help = match error.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
-                "is Outrigger running with `admin.socket` set to this path?"
+                "check that Outrigger runs with `admin.socket` set to this path"
             }
             io::ErrorKind::PermissionDenied => {
-                "run as the user of Outrigger, or open the socket by admin.socket_mode and group"
+                "run as the user of Outrigger, or set admin.socket_mode and admin.socket_group"
             }
-            io::ErrorKind::TimedOut => "it is there and does not answer; its log may say why",
-            _ => "its log may say why",
+            io::ErrorKind::TimedOut => "Outrigger accepts connections but does not respond; see its log",
+            _ => "see the Outrigger log",
         };
-        Trouble::new(format!("no answer from {}: {error}", self.place()), help)
+        Failure::new(format!("no response from {}: {error}", self.address()), help)
     }
 
-    /// Whether somebody still listens.
+    /// Whether a process still listens.
     pub fn has_listener(&self) -> bool {
-        match self.connect(Instant::now() + GAP) {
+        match self.connect(Instant::now() + HANDOVER_MAX) {
             Ok(_) => true,
-            // Who is too busy to take the connection is there.
+            // A listener that is too busy to accept the connection still exists.
             Err(error) => matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut),
         }
     }
 
     fn exchange(&self, method: &str, path: &str, body: &[u8], until: Instant) -> io::Result<Reply> {
-        let host = match &self.way {
-            Way::Socket(_) => "outrigger",
-            Way::Tcp(_, authority) => authority,
+        let host = match &self.endpoint {
+            Endpoint::Socket(_) => "outrigger",
+            Endpoint::Tcp(_, authority) => authority,
         };
         let mut request = format!("{method} {path} HTTP/1.0\r\nHost: {host}\r\nContent-Length: {}\r\n", body.len());
         if let Some(token) = &self.token {
@@ -211,30 +213,30 @@ impl Found {
         request.push_str("\r\n");
         let mut stream = self.connect(until)?;
         stream.write_all(&[request.as_bytes(), body].concat())?;
-        // HTTP/1.0: the answer ends with the connection.
-        let mut answer = Vec::new();
+        // HTTP/1.0: the response ends when the connection is closed.
+        let mut response = Vec::new();
         let mut chunk = vec![0; 16 << 10];
-        while answer.len() as u64 <= ANSWER_MAX {
+        while response.len() as u64 <= RESPONSE_MAX {
             stream.set_limit(left(until)?)?;
             match stream.read(&mut chunk)? {
-                0 => return read_reply(&answer),
-                count => answer.extend_from_slice(chunk.get(..count).unwrap_or_default()),
+                0 => return read_reply(&response),
+                count => response.extend_from_slice(chunk.get(..count).unwrap_or_default()),
             }
         }
-        Err(io::Error::other(format!("the answer is longer than {ANSWER_MAX} bytes")))
+        Err(io::Error::other(format!("the response is longer than {RESPONSE_MAX} bytes")))
     }
 
     fn connect(&self, until: Instant) -> io::Result<Box<dyn Stream>> {
-        match &self.way {
-            Way::Socket(path) => {
+        match &self.endpoint {
+            Endpoint::Socket(path) => {
                 let socket =
                     rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
-                // A socket whose queue is full would block us for ever (unix(7), socket(7): SO_SNDTIMEO).
+                // A connect to a socket whose queue is full would block forever (unix(7), socket(7): SO_SNDTIMEO).
                 set_socket_timeout(&socket, Timeout::Send, Some(left(until)?))?;
                 rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
                 Ok(Box::new(UnixStream::from(socket)))
             }
-            Way::Tcp(addresses, _) => {
+            Endpoint::Tcp(addresses, _) => {
                 let mut last = io::Error::from(io::ErrorKind::NotFound);
                 for address in addresses {
                     match TcpStream::connect_timeout(address, left(until)?) {
@@ -267,43 +269,43 @@ impl Stream for TcpStream {
     }
 }
 
-/// Never zero, which would mean "without limit".
+/// Never zero, which would mean no timeout.
 fn left(until: Instant) -> io::Result<Duration> {
     let left = until.saturating_duration_since(Instant::now());
     if left < Duration::from_millis(1) { Err(io::ErrorKind::TimedOut.into()) } else { Ok(left) }
 }
 
-fn read_reply(answer: &[u8]) -> io::Result<Reply> {
-    if answer.is_empty() {
-        return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "it closed the connection without an answer"));
+fn read_reply(response: &[u8]) -> io::Result<Reply> {
+    if response.is_empty() {
+        return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the connection was closed without a response"));
     }
-    let text = String::from_utf8_lossy(answer);
-    let (head, body) = text.split_once("\r\n\r\n").ok_or_else(|| io::Error::other("the answer is no HTTP"))?;
+    let text = String::from_utf8_lossy(response);
+    let (head, body) = text.split_once("\r\n\r\n").ok_or_else(|| io::Error::other("the response is not HTTP"))?;
     let status = head.strip_prefix("HTTP/1.").and_then(|rest| rest.split(' ').nth(1)?.parse().ok());
-    let status = status.ok_or_else(|| io::Error::other("the answer is no HTTP"))?;
+    let status = status.ok_or_else(|| io::Error::other("the response is not HTTP"))?;
     Ok(Reply { status, text: body.to_string() })
 }
 
-fn read_token(path: &Path) -> Result<Secret, Trouble> {
+fn read_token(path: &Path) -> Result<Secret, Failure> {
     admin::read_token(path).map_err(|error| {
-        let help = "write the value of admin.token into the file, and nothing else";
-        Trouble::new(format!("cannot read the token: {error}"), help)
+        let help = "the file must contain only the value of admin.token";
+        Failure::new(format!("cannot read the token: {error}"), help)
     })
 }
 
-/// The admin section of a configuration, and nothing else of it.
+/// Only the admin section of a configuration.
 struct Admin {
     report: Report,
     entries: Vec<config::tree::Entry>,
 }
 
 impl Admin {
-    fn read(config: &Path) -> Result<Admin, Trouble> {
-        let source = Source::read(config).map_err(|report| Trouble::of(&report))?;
+    fn read(config: &Path) -> Result<Admin, Failure> {
+        let source = Source::read(config).map_err(|report| Failure::of(&report))?;
         let mut report = Report::new(config.display().to_string(), source.text.clone());
         let tree = config::tree::parse(&source.text).map_err(|findings| {
             report.extend(findings);
-            Trouble::of(&report)
+            Failure::of(&report)
         })?;
         let admin = entry(&tree, "admin").map(|node| node.value.clone());
         let entries = match admin {
@@ -313,15 +315,15 @@ impl Admin {
         Ok(Admin { report, entries })
     }
 
-    /// The text of a cell, filled in as the whole would be.
-    fn cell(&self, key: &str) -> Result<Option<String>, Trouble> {
+    /// The text of a scalar, interpolated as in the complete configuration.
+    fn value(&self, key: &str) -> Result<Option<String>, Failure> {
         let Some(entry) = self.entries.iter().find(|entry| entry.key == key) else { return Ok(None) };
         let mut node = entry.node.clone();
-        let findings = fill(&mut node, &Lookup::HERE).findings;
+        let findings = interpolate::apply(&mut node, &Lookup::HERE).findings;
         if !findings.is_empty() {
             let mut report = self.report.clone();
             report.extend(findings);
-            return Err(Trouble::of(&report));
+            return Err(Failure::of(&report));
         }
         Ok(match node.value {
             _ if node.is_null() => None,
@@ -330,9 +332,9 @@ impl Admin {
         })
     }
 
-    /// One that cannot be read here counts as none: reads need none, and a change gets an error that names it.
+    /// A token that cannot be read here counts as none: reads need no token, and a change gets an error that reports it.
     fn token(&self) -> Option<Secret> {
-        let text = |key| self.cell(key).ok().flatten();
+        let text = |key| self.value(key).ok().flatten();
         let given = text("token").map(Secret::new).filter(admin::is_valid_token);
         given.or_else(|| text("token_file").and_then(|file| admin::read_token(Path::new(&file)).ok()))
     }
@@ -352,11 +354,11 @@ mod tests {
     #[test]
     fn a_url_is_an_address_or_localhost() {
         let check = |url: &str, expect: Option<(&str, usize)>| {
-            let found = Found::at(url).ok().map(|found| match found.way {
-                Way::Tcp(addresses, authority) => {
+            let found = Instance::from_url(url).ok().map(|found| match found.endpoint {
+                Endpoint::Tcp(addresses, authority) => {
                     (addresses.first().map(ToString::to_string), addresses.len(), authority)
                 }
-                Way::Socket(_) => panic!("a URL is no socket"),
+                Endpoint::Socket(_) => panic!("a URL is not a socket"),
             });
             let got = found.as_ref().map(|(first, count, _)| (first.as_deref().unwrap_or(""), *count));
             assert_eq!(got, expect, "{url}");
@@ -376,10 +378,10 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_is_read_whatever_it_is() {
-        let check = |answer: &str, expect: Option<(u16, &str)>| {
-            let reply = read_reply(answer.as_bytes()).ok();
-            assert_eq!(reply.as_ref().map(|reply| (reply.status, reply.text.as_str())), expect, "{answer:?}");
+    fn any_response_is_parsed_or_rejected() {
+        let check = |response: &str, expect: Option<(u16, &str)>| {
+            let reply = read_reply(response.as_bytes()).ok();
+            assert_eq!(reply.as_ref().map(|reply| (reply.status, reply.text.as_str())), expect, "{response:?}");
         };
         check("HTTP/1.0 200 OK\r\na: b\r\n\r\nyes\n", Some((200, "yes\n")));
         check("HTTP/1.1 503 Service Unavailable\r\n\r\n", Some((503, "")));
@@ -389,19 +391,19 @@ mod tests {
     }
 
     #[test]
-    fn the_socket_is_found_in_a_configuration_that_has_become_wrong() {
+    fn socket_is_found_in_an_invalid_configuration() {
         let path = std::env::temp_dir().join(format!("outrigger-remote-{}.yaml", std::process::id()));
         let text = "logs: { sorces: 1 }\nadmin: { socket: \"${NOWHERE:-/run/a.sock}\", token: \"${ABSENT_TOKEN}\" }\n";
         std::fs::write(&path, text).expect("a temporary file");
         let target = Target { socket: None, config: path.clone() };
-        let found = Found::by(&target, None).map_err(|trouble| trouble.to_string());
-        let found = found.expect("the rest of it does not matter");
-        assert_eq!((found.place().as_str(), found.token.is_none()), ("/run/a.sock", true));
+        let found = Instance::from_target(&target, None).map_err(|failure| failure.to_string());
+        let found = found.expect("other sections are ignored");
+        assert_eq!((found.address().as_str(), found.token.is_none()), ("/run/a.sock", true));
         std::fs::write(&path, "app: { port: 1 }\n").expect("a temporary file");
-        let trouble = Found::by(&target, None).err().expect("no socket").to_string();
-        assert!(trouble.contains("names no admin socket") && trouble.contains("help:"), "{trouble}");
-        std::fs::remove_file(&path).expect("the file was made");
-        let trouble = Found::by(&target, None).err().expect("no file").to_string();
-        assert!(trouble.contains("cannot be read") && trouble.matches("help:").count() == 1, "{trouble}");
+        let failure = Instance::from_target(&target, None).err().expect("no socket").to_string();
+        assert!(failure.contains("admin.socket is not set") && failure.contains("help:"), "{failure}");
+        std::fs::remove_file(&path).expect("the file exists");
+        let failure = Instance::from_target(&target, None).err().expect("no file").to_string();
+        assert!(failure.contains("cannot read") && failure.matches("help:").count() == 1, "{failure}");
     }
 }
