@@ -1,7 +1,7 @@
 //! Chooses the app's port, and turns files into patterns. In: what was found. Out: choices with their reasons. It decides
 //! nothing without evidence: a choice without a reason is left to the user.
 
-use crate::look::Found;
+use crate::inspect::Found;
 use crate::ports::Port;
 use crate::{Target, hints};
 use std::path::Path;

@@ -12,7 +12,7 @@
 //! which the last `files::TAIL` bytes are read; a command runs for `Options::timeout`, and `trial::GRACE` longer if it ignores
 //! SIGTERM.
 
-mod look;
+mod inspect;
 mod trial;
 mod process;
 mod ports;
@@ -29,7 +29,7 @@ mod render;
 mod page;
 mod write;
 
-pub use look::Found;
+pub use inspect::Found;
 pub use render::render;
 
 use std::ffi::OsString;
@@ -81,8 +81,8 @@ pub struct Failure {
 /// Inspects the target. Errors: there is no such process, the command cannot be started, or a signal arrived in the meantime.
 pub fn detect(options: &Options) -> Result<Found, Failure> {
     match &options.target {
-        Target::Network => Ok(look::network()),
-        Target::Process(pid) => look::of_process(*pid),
+        Target::Network => Ok(inspect::network()),
+        Target::Process(pid) => inspect::of_process(*pid),
         Target::Command(command) => trial::of_command(command, options.timeout),
     }
 }

@@ -4,7 +4,7 @@
 
 use crate::files::LogFile;
 use crate::format::{Format, Guess};
-use crate::look::Found;
+use crate::inspect::Found;
 use crate::page::{Page, quoted};
 use crate::ports::Port;
 use crate::service::Service;

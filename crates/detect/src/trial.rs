@@ -5,7 +5,7 @@
 
 use crate::files::TAIL;
 use crate::format::{Guess, sniff};
-use crate::look::{Found, Inspection};
+use crate::inspect::{Found, Inspection};
 use crate::process::{self, Process};
 use crate::{Failure, Target, background};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};

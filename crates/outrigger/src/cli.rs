@@ -1,5 +1,6 @@
 //! The command line.
 
+use crate::arguments::ConfigFile;
 use crate::remote::{self, For, Format, Probe, Target};
 use base::telemetry::logging;
 use clap::{Args, Parser, Subcommand};
@@ -21,16 +22,8 @@ pub enum Command {
     /// Run as a sidecar. With a command, here or in the configuration, start the app and exit with its exit code; without one,
     /// run as the companion of an app that is started separately.
     Run {
-        /// The configuration.
-        #[arg(
-            short,
-            long,
-            default_value = "outrigger.yaml",
-            env = "OUTRIGGER_CONFIG",
-            hide_env_values = true,
-            value_name = "FILE"
-        )]
-        config: PathBuf,
+        #[command(flatten)]
+        file: ConfigFile,
         /// The level of Outrigger's own log: error, warn, info, debug, trace or off.
         #[arg(long, default_value = "info", env = "OUTRIGGER_LOG_LEVEL", hide_env_values = true, value_name = "LEVEL")]
         log_level: LevelFilter,
@@ -46,16 +39,8 @@ pub enum Command {
         /// Treat warnings as errors.
         #[arg(long)]
         deny_warnings: bool,
-        /// The configuration.
-        #[arg(
-            short,
-            long,
-            default_value = "outrigger.yaml",
-            env = "OUTRIGGER_CONFIG",
-            hide_env_values = true,
-            value_name = "FILE"
-        )]
-        config: PathBuf,
+        #[command(flatten)]
+        file: ConfigFile,
         /// The app's command, as `run` would get it.
         #[arg(last = true, value_name = "COMMAND")]
         command: Vec<OsString>,

@@ -1,6 +1,7 @@
 //! Outrigger: one small process that runs as a sidecar of any application. This file lists each command and its module.
 
 mod cli;
+mod arguments;
 mod app;
 mod config;
 #[cfg(test)]
@@ -45,7 +46,7 @@ fn main() -> ExitCode {
     let code = match cli.command {
         // Handled above, before the command line was parsed.
         Command::Run { .. } => supervise::run(),
-        Command::Validate { config, command, deny_warnings } => load::validate(&config, &command, deny_warnings),
+        Command::Validate { file, command, deny_warnings } => load::validate(&file.config, &command, deny_warnings),
         Command::Explain { kind } => explain::explain(kind.as_deref()),
         Command::Schema => explain::schema(),
         Command::Status { target, format } => remote::status(&target, format),

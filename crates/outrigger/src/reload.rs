@@ -5,10 +5,10 @@
 use crate::control::Control;
 use crate::grants::Mark;
 use crate::load::Source;
+use crate::telemetry::ReloadMetrics;
 use base::runtime::health::Health;
 use base::system::file::Stamp;
-use base::telemetry::Gauge;
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::ffi::OsString;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -26,6 +26,7 @@ pub struct Reloader {
     companion: bool,
     /// The text for which a new worker was last requested.
     attempted: RefCell<String>,
+    metrics: OnceCell<ReloadMetrics>,
 }
 
 /// The result of a check of the file.
@@ -38,7 +39,7 @@ enum Found {
 
 impl Reloader {
     pub fn new(source: Source, command: Vec<OsString>, companion: bool) -> Reloader {
-        Reloader { source, command, companion, attempted: RefCell::default() }
+        Reloader { source, command, companion, attempted: RefCell::default(), metrics: OnceCell::new() }
     }
 
     /// The text that this worker serves.
@@ -62,8 +63,26 @@ impl Reloader {
         Ok(if source.text == self.source.text { Found::Unchanged } else { Found::Changed(source.text) })
     }
 
+    /// Counts from here on.
+    pub fn measure(&self, metrics: ReloadMetrics) {
+        // A second call changes nothing: there is one set of metrics.
+        let _ = self.metrics.set(metrics);
+    }
+
+    fn failed(&self) {
+        self.metrics.get().into_iter().for_each(ReloadMetrics::fail);
+    }
+
     /// Reloads on request: returns when the new worker serves, or the reason for which none does.
     pub async fn reload(&self, control: &Control) -> Result<String, String> {
+        let reloaded = self.try_reload(control).await;
+        if reloaded.is_err() {
+            self.failed();
+        }
+        reloaded
+    }
+
+    async fn try_reload(&self, control: &Control) -> Result<String, String> {
         let found = self.check()?;
         if let Found::Unchanged = found {
             return Ok("the configuration has not changed\n".into());
@@ -102,7 +121,7 @@ impl Reloader {
 
     /// Reloads when the file changes, or when one of `marks` exists that the sandbox could not grant before. An invalid
     /// configuration is reported once, and the previous one stays in use.
-    pub async fn watch(self: Rc<Self>, control: Rc<Control>, health: Arc<Health>, mut marks: Vec<Mark>, loaded: Gauge) {
+    pub async fn watch(self: Rc<Self>, control: Rc<Control>, health: Arc<Health>, mut marks: Vec<Mark>) {
         // None, so that the first check finds an edit that was made while the worker started.
         let mut seen = None;
         loop {
@@ -122,7 +141,7 @@ impl Reloader {
             match self.follow(&control) {
                 Ok(true) => drop(health.recovered(PART)),
                 Ok(false) => {
-                    loaded.set(0);
+                    self.failed();
                     let text =
                         "reload failed: no worker could start with the new configuration; keeping the previous one";
                     if health.fault(PART, text) {
@@ -130,7 +149,7 @@ impl Reloader {
                     }
                 }
                 Err(report) => {
-                    loaded.set(0);
+                    self.failed();
                     base::telemetry::logging::report(
                         &report,
                         "reload failed: invalid configuration; keeping the previous one",

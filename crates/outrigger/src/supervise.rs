@@ -83,8 +83,8 @@ struct Arguments {
 
 fn arguments() -> Result<Arguments, i32> {
     match Cli::try_parse() {
-        Ok(Cli { command: Command::Run { config, command, log_level, log_format } }) => {
-            Ok(Arguments { path: config, command, level: log_level, format: log_format.into() })
+        Ok(Cli { command: Command::Run { file, command, log_level, log_format } }) => {
+            Ok(Arguments { path: file.config, command, level: log_level, format: log_format.into() })
         }
         Ok(_) => Err(i32::from(crate::EXIT_ERROR)),
         Err(error) => {

@@ -1,8 +1,11 @@
 //! Own metrics of the worker that belong to no subsystem. In: exits of the app. Out: names, labels and help texts, and the list
 //! of all of Outrigger's metrics for the docs.
 
+use base::system::process::{ProcessStat, max_descriptors, open_descriptors};
+use base::telemetry::family::{Family, Gather};
 use base::telemetry::{Counter, Gauge, MetricDesc, Telemetry};
 use supervisor::message::Ended;
+use supervisor::restarts::{RestartReason, Restarts};
 
 pub static MEMORY_USED: MetricDesc =
     MetricDesc::gauge("outrigger_memory_used_bytes", &[], "Private memory of the worker.");
@@ -34,6 +37,27 @@ pub static RELOAD_TIMESTAMP: MetricDesc = MetricDesc::gauge(
     &[],
     "Timestamp of the last successful configuration load.",
 );
+pub static RELOADS: MetricDesc = MetricDesc::counter(
+    "outrigger_config_reloads_total",
+    &["result"],
+    "Reloads of the configuration: success, and failure since the start of this worker.",
+);
+pub static PROCESS_CPU: MetricDesc = MetricDesc::counter(
+    "outrigger_process_cpu_seconds_total",
+    &["process"],
+    "User and system CPU time of the supervisor and the worker.",
+);
+pub static PROCESS_RESIDENT: MetricDesc =
+    MetricDesc::gauge("outrigger_process_resident_memory_bytes", &["process"], "Resident memory.");
+pub static PROCESS_VIRTUAL: MetricDesc =
+    MetricDesc::gauge("outrigger_process_virtual_memory_bytes", &["process"], "Virtual memory.");
+pub static PROCESS_OPEN_FDS: MetricDesc =
+    MetricDesc::gauge("outrigger_process_open_fds", &["process"], "Open file descriptors (Linux 6.2 and later).");
+pub static PROCESS_MAX_FDS: MetricDesc =
+    MetricDesc::gauge("outrigger_process_max_fds", &["process"], "Limit of open file descriptors.");
+pub static PROCESS_START_TIME: MetricDesc =
+    MetricDesc::gauge("outrigger_process_start_time_seconds", &["process"], "Start time, in Unix time.");
+pub static PROCESS_THREADS: MetricDesc = MetricDesc::gauge("outrigger_process_threads", &["process"], "Threads.");
 pub static APP_UP: MetricDesc = MetricDesc::gauge("outrigger_app_up", &[], "1 while the app runs.");
 pub static APP_RESTARTS: MetricDesc =
     MetricDesc::counter("outrigger_app_restarts_total", &[], "Restarts of the wrapped app.");
@@ -42,6 +66,74 @@ pub static APP_LAST_EXIT_CODE: MetricDesc = MetricDesc::gauge(
     &[],
     "Exit code of the app's last run; 128 + N if signal N killed it.",
 );
+
+/// Reloads, as Prometheus counts them.
+pub struct ReloadMetrics {
+    successful: Gauge,
+    failures: Counter,
+}
+
+impl ReloadMetrics {
+    /// Of a worker that has loaded its configuration; `restarts` has the reloads of the workers before it.
+    pub fn new(telemetry: &Telemetry, restarts: &Restarts) -> ReloadMetrics {
+        let successful = telemetry.gauge(&RELOAD_SUCCESSFUL, &[]);
+        successful.set(1);
+        telemetry.gauge(&RELOAD_TIMESTAMP, &[]).set_now();
+        let reloads = restarts.counts().into_iter().find(|(reason, _)| *reason == RestartReason::Reload);
+        telemetry.counter(&RELOADS, &["success"]).store(reloads.map_or(0, |(_, count)| count));
+        ReloadMetrics { successful, failures: telemetry.counter(&RELOADS, &["failure"]) }
+    }
+
+    pub fn fail(&self) {
+        self.successful.set(0);
+        self.failures.add(1);
+    }
+}
+
+/// Supervisor and worker, as /proc reports them when the metrics are gathered.
+pub struct OwnProcesses {
+    supervisor: Option<i32>,
+    worker: i32,
+}
+
+impl OwnProcesses {
+    pub fn new() -> OwnProcesses {
+        let raw = |pid: rustix::process::Pid| pid.as_raw_nonzero().get();
+        let (supervisor, worker) = (rustix::process::getppid(), rustix::process::getpid());
+        OwnProcesses { supervisor: supervisor.map(raw), worker: raw(worker) }
+    }
+}
+
+impl Gather for OwnProcesses {
+    fn gather(&self, families: &mut Vec<Family>) {
+        let descs = [
+            &PROCESS_CPU,
+            &PROCESS_RESIDENT,
+            &PROCESS_VIRTUAL,
+            &PROCESS_OPEN_FDS,
+            &PROCESS_MAX_FDS,
+            &PROCESS_START_TIME,
+            &PROCESS_THREADS,
+        ];
+        let mut found = descs.map(MetricDesc::family);
+        for (process, pid) in [("supervisor", self.supervisor), ("worker", Some(self.worker))] {
+            let Some((pid, stat)) = pid.and_then(|pid| Some((pid, ProcessStat::read(pid)?))) else { continue };
+            let values = [
+                Some(stat.cpu_seconds()),
+                Some(stat.resident_bytes()),
+                Some(stat.virtual_bytes as f64),
+                open_descriptors(pid).map(|count| count as f64),
+                max_descriptors(pid).map(|count| count as f64),
+                stat.start_time(),
+                Some(stat.threads as f64),
+            ];
+            for ((family, desc), value) in found.iter_mut().zip(descs).zip(values) {
+                family.points.extend(value.map(|value| desc.point(&[process], value)));
+            }
+        }
+        families.extend(found.into_iter().filter(|family| !family.points.is_empty()));
+    }
+}
 
 /// The wrapped app.
 #[derive(Clone)]
@@ -66,7 +158,7 @@ impl AppMetrics {
 }
 
 /// For the docs.
-pub static METRICS: [&MetricDesc; 12] = [
+pub static METRICS: [&MetricDesc; 20] = [
     &MEMORY_USED,
     &MEMORY_LIMIT,
     &MEMORY_PRESSURE,
@@ -76,6 +168,14 @@ pub static METRICS: [&MetricDesc; 12] = [
     &WORKER_RESTARTS,
     &RELOAD_SUCCESSFUL,
     &RELOAD_TIMESTAMP,
+    &RELOADS,
+    &PROCESS_CPU,
+    &PROCESS_RESIDENT,
+    &PROCESS_VIRTUAL,
+    &PROCESS_OPEN_FDS,
+    &PROCESS_MAX_FDS,
+    &PROCESS_START_TIME,
+    &PROCESS_THREADS,
     &APP_UP,
     &APP_RESTARTS,
     &APP_LAST_EXIT_CODE,

@@ -290,3 +290,66 @@ fn promtool_accepts_the_own_metrics() {
     }
     outrigger.finish();
 }
+
+/// Supervisor and worker are measured from within the sandbox; own log messages and reloads are counted.
+#[test]
+fn own_processes_log_and_reloads_are_measured() {
+    let scene = Scene::new();
+    let body = "logs: { sources: { app: { stdio: {} } }, sinks: { none: { blackhole: {} } } }";
+    let outrigger = Outrigger::start(&scene, body, &["sleep", "300"]);
+    let value = |name: &str, key: &str, value: &str| {
+        let page = Exposition::parse(&outrigger.get("/metrics").text());
+        page.sum(|series| series.name == name && series.labels.get(key).is_some_and(|found| found == value))
+    };
+    let suffixes = ["resident_memory_bytes", "virtual_memory_bytes", "max_fds", "start_time_seconds", "threads"];
+    for process in ["supervisor", "worker"] {
+        for suffix in suffixes {
+            let name = format!("outrigger_process_{suffix}");
+            assert!(value(&name, "process", process).is_some_and(|value| value > 0.0), "{name} of the {process}");
+        }
+        assert!(value("outrigger_process_cpu_seconds_total", "process", process).is_some(), "CPU of the {process}");
+    }
+    assert_eq!(value("outrigger_process_threads", "process", "supervisor"), Some(1.0));
+    assert_eq!(value("outrigger_config_reloads_total", "result", "failure"), Some(0.0));
+    let errors = value("outrigger_log_messages_total", "level", "error").expect("the level is counted");
+
+    scene.write("outrigger.yaml", "app: { prot: 1 }\n");
+    let (code, ..) = crate::harness::outrigger::outrigger(&["reload", "--socket", &scene.text_path("run/admin.sock")]);
+    assert_eq!(code, 1, "the configuration is invalid");
+    until(PATIENCE, "the failed reload is counted", || {
+        value("outrigger_config_reloads_total", "result", "failure").is_some_and(|count| count >= 1.0)
+    });
+    let page = Exposition::parse(&outrigger.get("/metrics").text());
+    assert_eq!(page.value("outrigger_config_last_reload_successful"), Some(0.0));
+    until(PATIENCE, "the error is logged and counted", || {
+        value("outrigger_log_messages_total", "level", "error").is_some_and(|count| count > errors)
+    });
+    outrigger.finish();
+}
+
+/// `outrigger status` exits 1 if a subsystem failed. The status is that of a running Outrigger with its health changed, since a failed
+/// worker is replaced immediately.
+#[test]
+fn status_exits_1_if_a_subsystem_failed() {
+    let scene = Scene::new();
+    let outrigger = Outrigger::start(&scene, "", &["sleep", "300"]);
+    let mut status = outrigger.get("/status").json();
+    assert_eq!(status["health"], "ok");
+    for (health, code) in [("ok", 0), ("degraded", 0), ("failed", 1)] {
+        status["health"] = health.into();
+        let socket = scene.text_path(&format!("{health}.sock"));
+        let listener = std::os::unix::net::UnixListener::bind(&socket).expect("the directory is writable");
+        let body = status.to_string();
+        let serving = std::thread::spawn(move || {
+            let (stream, _) = listener.accept().expect("the command connects");
+            let mut wire = crate::harness::Wire::new(stream);
+            wire.head().expect("a request");
+            let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
+            wire.send(head + &body).expect("the command reads");
+        });
+        let (printed, stdout, stderr) = crate::harness::outrigger::outrigger(&["status", "--socket", &socket]);
+        serving.join().expect("it served");
+        assert_eq!(printed, code, "{health}: {stdout}{stderr}");
+    }
+    outrigger.finish();
+}

@@ -6,6 +6,7 @@
 mod request;
 mod probe;
 
+use crate::arguments::ConfigFile;
 use base::system::output;
 use config::unit::TimeSpan;
 use request::{Failure, Instance};
@@ -23,16 +24,8 @@ pub struct Target {
     /// The admin socket [default: admin.socket of the configuration].
     #[arg(long, value_name = "PATH")]
     pub socket: Option<PathBuf>,
-    /// The configuration that sets admin.socket.
-    #[arg(
-        short,
-        long,
-        default_value = "outrigger.yaml",
-        env = "OUTRIGGER_CONFIG",
-        hide_env_values = true,
-        value_name = "FILE"
-    )]
-    pub config: PathBuf,
+    #[command(flatten)]
+    pub file: ConfigFile,
 }
 
 /// The output format of the status.

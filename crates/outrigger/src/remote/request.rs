@@ -83,9 +83,9 @@ impl Instance {
         if let Some(socket) = &target.socket {
             return Ok(Instance { endpoint: Endpoint::Socket(socket.clone()), token });
         }
-        let admin = Admin::read(&target.config)?;
+        let admin = Admin::read(&target.file.config)?;
         let socket = admin.value("socket")?.ok_or_else(|| {
-            let message = format!("admin.socket is not set in {}", target.config.display());
+            let message = format!("admin.socket is not set in {}", target.file.config.display());
             Failure::new(message, "set admin.socket there, or use --socket")
         })?;
         let token = match token {
