@@ -293,6 +293,9 @@ fn closed_output_is_no_error_and_lost_output_is() {
         let output =
             Command::new(binary()).args(arguments).stdout(full).stderr(Stdio::piped()).output().expect("it runs");
         let printed = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(output.status.code() == Some(1) && printed.contains("cannot be written"), "{arguments:?}: {printed}");
+        assert!(
+            output.status.code() == Some(1) && printed.contains("cannot write the output"),
+            "{arguments:?}: {printed}"
+        );
     }
 }

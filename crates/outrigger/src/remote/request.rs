@@ -350,6 +350,7 @@ fn entry<'n>(node: &'n Node, key: &str) -> Option<&'n Node> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::arguments::ConfigFile;
 
     #[test]
     fn a_url_is_an_address_or_localhost() {
@@ -395,7 +396,7 @@ mod tests {
         let path = std::env::temp_dir().join(format!("outrigger-remote-{}.yaml", std::process::id()));
         let text = "logs: { sorces: 1 }\nadmin: { socket: \"${NOWHERE:-/run/a.sock}\", token: \"${ABSENT_TOKEN}\" }\n";
         std::fs::write(&path, text).expect("a temporary file");
-        let target = Target { socket: None, config: path.clone() };
+        let target = Target { socket: None, file: ConfigFile { config: path.clone() } };
         let found = Instance::from_target(&target, None).map_err(|failure| failure.to_string());
         let found = found.expect("other sections are ignored");
         assert_eq!((found.address().as_str(), found.token.is_none()), ("/run/a.sock", true));
