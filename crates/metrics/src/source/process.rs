@@ -13,10 +13,9 @@ use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
 
-/// CPU time, memory, open file descriptors, threads and start time of the wrapped app, read from /proc and summed over the
-/// processes of its session: `process_cpu_time_seconds_total`, `process_memory_usage_bytes`, `process_memory_virtual_bytes`,
-/// `process_unix_file_descriptor_count`, `process_thread_count`, `process_children_count`, `process_uptime_seconds`. Wrap
-/// mode only.
+/// CPU time, memory, open file descriptors and threads of the wrapped app, summed over the processes of its session. From /proc, as
+/// `process_cpu_time_seconds_total`, `process_memory_usage_bytes`, `process_memory_virtual_bytes`,
+/// `process_unix_file_descriptor_count`, `process_thread_count`, `process_children_count` and `process_uptime_seconds`. Wrap mode only.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
