@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn a_working_server_gets_every_request() {
+    fn a_working_server_answers_every_request() {
         let receiver = Receiver::start().expect("a loopback port");
         let pace = Pace::start(receiver.port, Duration::from_millis(1));
         let limit = Instant::now() + Duration::from_secs(10);

@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_without_a_row_is_not_missing() {
+    fn a_row_may_not_apply_to_a_peer() {
         let mut report = Report::new("sample", 5, &["nginx"]);
         let row = report.row("wake-ups", "", 0);
         report.about(row, &[]);

@@ -15,7 +15,7 @@ pub fn run(arguments: &[String]) -> Outcome {
 
     let mut command = Command::new(&bench);
     peers::offer(&mut command);
-    // exec: no xtask process is between the terminal and the benchmark, so that Ctrl-C reaches it.
+    // exec: no xtask process is between the terminal and the benchmark, so that a signal to it reaches the benchmark.
     let error = command.args(arguments).env("OUTRIGGER_BIN", outrigger).exec();
     Err(format!("`{}` could not be started: {error}", shell::show(&command)))
 }

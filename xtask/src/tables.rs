@@ -52,7 +52,7 @@ fn list(text: &str) -> String {
         if let Some(about) = line.strip_prefix("      ") {
             if let Some((.., text)) = rows.last_mut() {
                 text.push_str(if text.is_empty() { "" } else { " " });
-                text.push_str(about);
+                text.push_str(about.trim());
             }
         } else if let Some(entry) = line.strip_prefix("  ") {
             let (name, more) = entry.split_once(" (").unwrap_or((entry, ""));

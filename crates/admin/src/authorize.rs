@@ -36,7 +36,7 @@ pub fn check_origin(request: &Request, hosts: &[String], any_host: bool) -> Opti
         Err(()) => true,
     };
     if cross_origin || is_cross_site_fetch(request) {
-        return Some(Response::text(403, "cross-origin request refused\n"));
+        return Some(Response::text(403, "cross-origin request rejected\n"));
     }
     None
 }
@@ -94,7 +94,10 @@ pub fn read_token(file: &Path) -> Result<Secret, String> {
     if is_valid_token(&token) {
         return Ok(token);
     }
-    Err(format!("{} has no valid token: it is empty, or has characters other than visible ASCII", file.display()))
+    Err(format!(
+        "{} has no valid token: it is empty, or has spaces or other characters than visible ASCII",
+        file.display()
+    ))
 }
 
 /// Rejects a change without the token, if one is set.

@@ -13,7 +13,7 @@ use std::path::PathBuf;
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// Read-only pages: `/started`, `/ready`, `/live`, `/metrics`, `/ledger`, `/status`, `/config` and `/`. Keep it on
+    /// Read-only endpoints: `/started`, `/ready`, `/live`, `/metrics`, `/ledger`, `/status`, `/config` and `/`. Keep it on
     /// loopback.
     #[serde(default)]
     pub listen: Option<Address>,
@@ -21,7 +21,7 @@ pub struct Config {
     /// name is rejected with 421 (DNS rebinding).
     #[serde(default)]
     pub allowed_hosts: Vec<String>,
-    /// A Unix socket for the same pages, and for changes: `/reload`, `/log-level`, `/upgrade`, `/stop`.
+    /// A Unix socket for the same endpoints, and for changes: `/reload`, `/log-level`, `/upgrade`, `/stop`.
     #[serde(default)]
     pub socket: Option<PathBuf>,
     /// The octal mode of the socket's file, such as `0660`. Default: `0600`, its owner only.

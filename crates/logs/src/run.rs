@@ -69,15 +69,15 @@ async fn logs_thread(
     let scope = Scope::new("logs", health.clone());
     let checkpoints = open_checkpoints(&inputs.state, &health, &telemetry);
     checkpoints.prefer(plan.sources.iter().map(|source| source.name.as_str()));
-    let parts = Builder { plan, telemetry, health: health.clone(), phase: participant.watch(), scope: scope.clone() };
-    let (queues, shippers) = parts.start_sinks();
+    let builder = Builder { plan, telemetry, health: health.clone(), phase: participant.watch(), scope: scope.clone() };
+    let (queues, shippers) = builder.start_sinks();
     let (scanning, mut scanned) = mpsc::channel(1);
     let RunningSources { readers, wake, feeds, backlogs } =
-        parts.start_sources(inputs, &queues, &checkpoints, scanning);
+        builder.start_sources(inputs, &queues, &checkpoints, scanning);
     scope.spawn("sync", checkpoints.clone().sync_periodically());
-    parts.list_components();
-    let sources = plural(parts.plan.sources.len(), "source", "sources");
-    health.set_summary(format!("{sources} to {}", plural(parts.plan.sinks.len(), "sink", "sinks")));
+    builder.list_components();
+    let sources = plural(builder.plan.sources.len(), "source", "sources");
+    health.set_summary(format!("{sources} to {}", plural(builder.plan.sinks.len(), "sink", "sinks")));
     let is_ready = health.clone();
     scope.spawn("ready", async move {
         // Once the logs are ready, new lines of a file are read, also if reading starts at the end of files.
@@ -117,7 +117,7 @@ async fn logs_thread(
     if !participant.is_handover() {
         let unpersisted = stop::persist(backlogs);
         if !in_time {
-            stop::report_undelivered(&parts.plan.sinks, &parts.telemetry, &queues, &unpersisted);
+            stop::report_undelivered(&builder.plan.sinks, &builder.telemetry, &queues, &unpersisted);
         }
     }
     participant.done(Phase::Finish);

@@ -18,10 +18,10 @@ use std::time::{Duration, Instant};
 /// The first and the longest delay between attempts to deliver one body.
 const RETRY_FIRST: Duration = Duration::from_millis(250);
 
-const RETRY_MOST: Duration = Duration::from_secs(30);
+const RETRY_MAX: Duration = Duration::from_secs(30);
 
 /// A shutdown leaves no time for longer delays.
-const RETRY_MOST_STOPPING: Duration = Duration::from_millis(500);
+const RETRY_MAX_STOPPING: Duration = Duration::from_millis(500);
 
 /// One sink's task.
 pub struct Shipper {
@@ -142,7 +142,7 @@ impl Shipper {
 
     /// Retries until the body is accepted or permanently rejected.
     async fn deliver(&mut self) -> Result<(), Failure> {
-        let mut backoff = Backoff::new(RETRY_FIRST, RETRY_MOST);
+        let mut backoff = Backoff::new(RETRY_FIRST, RETRY_MAX);
         loop {
             let failure = match self.sink.deliver().await {
                 Ok(()) => {
@@ -165,7 +165,7 @@ impl Shipper {
             let delay = backoff.pause_at_least(failure.retry_after);
             let stopping = self.phase.phase() >= Phase::Finish;
             if stopping {
-                tokio::time::sleep(delay.min(RETRY_MOST_STOPPING)).await;
+                tokio::time::sleep(delay.min(RETRY_MAX_STOPPING)).await;
             } else {
                 tokio::select! {
                     () = tokio::time::sleep(delay) => {}

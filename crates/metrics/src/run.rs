@@ -116,8 +116,8 @@ pub fn start(
     let source_count = plural(plan.sources.len(), "source", "sources");
     health.set_summary(format!("{source_count} to {}", plural(plan.sinks.len(), "sink", "sinks")));
     let participant = lifecycle.participant("metrics");
-    let parts = Builder { sources: sources.clone(), writers, servers, app_was_ready: inputs.app_was_ready.clone() };
-    scope.spawn("lifecycle", follow_lifecycle(plan, parts, telemetry.clone(), health, participant, scope.clone()));
+    let running = Running { sources: sources.clone(), writers, servers, app_was_ready: inputs.app_was_ready.clone() };
+    scope.spawn("lifecycle", follow_lifecycle(plan, running, telemetry.clone(), health, participant, scope.clone()));
     Ok((scope, sources))
 }
 
@@ -128,7 +128,7 @@ fn listen(name: &str, config: &prometheus::Config, sockets: &Sockets) -> Result<
 }
 
 /// What runs on this thread in addition to the collectors.
-struct Builder {
+struct Running {
     sources: Rc<Sources>,
     writers: Vec<Rc<RemoteWrite>>,
     servers: Vec<JoinHandle<()>>,
@@ -137,7 +137,7 @@ struct Builder {
 
 async fn follow_lifecycle(
     plan: Plan,
-    Builder { sources, writers, servers, app_was_ready }: Builder,
+    Running { sources, writers, servers, app_was_ready }: Running,
     telemetry: Telemetry,
     health: Arc<Health>,
     mut participant: Participant,

@@ -39,7 +39,7 @@ pub struct Request {
     pub headers: Vec<(&'static str, String)>,
     pub body: Bytes,
     /// The maximum size of the response's body. A GET with a longer response fails; any other is truncated.
-    pub answer_max: usize,
+    pub response_max: usize,
 }
 
 #[derive(Debug)]
@@ -142,14 +142,14 @@ impl Client {
                 Err(error) => return Err((Error::network(format!("{host}: response aborted: {error}")), false)),
             };
             if let Some(data) = frame.data_ref() {
-                let room = request.answer_max.saturating_sub(body.len());
+                let room = request.response_max.saturating_sub(body.len());
                 if data.len() > room && request.method != Method::GET {
                     // The request has its response; only the beginning of the body is wanted.
                     body.extend_from_slice(data.get(..room).unwrap_or(&[]));
                     return Ok(Response { status: parts.status.as_u16(), headers: parts.headers, body: body.freeze() });
                 }
                 if data.len() > room {
-                    let text = format!("{host}: response body exceeds {} bytes", request.answer_max);
+                    let text = format!("{host}: response body exceeds {} bytes", request.response_max);
                     return Err((Error::receiver(text).finally(), false));
                 }
                 body.extend_from_slice(data);

@@ -62,7 +62,7 @@ pub enum Command {
         #[command(flatten)]
         target: Target,
     },
-    /// Wait until a running Outrigger is started or ready. Exits 0, or 1 at the timeout; then execs COMMAND, if given.
+    /// Wait until a running Outrigger is started or ready. Exits 0 on success, or execs COMMAND if given; exits 1 at the timeout.
     Wait {
         /// What to wait for.
         #[arg(long = "for", value_enum, default_value = "ready")]

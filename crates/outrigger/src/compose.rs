@@ -16,7 +16,7 @@ use crate::reload::Reloader;
 use crate::signals::signals;
 use crate::start_errors::report_errors;
 use crate::stop::{log_undelivered, run_until_exit};
-use crate::telemetry::{OwnProcesses, ReloadMetrics, STATE_MAX, STATE_WRITABLE, WORKER_RESTARTS};
+use crate::telemetry::{ReloadMetrics, STATE_MAX, STATE_WRITABLE, WORKER_RESTARTS};
 use crate::watchdog::SelfCheck;
 use admin::controls::Controls;
 use base::feeds::revisions::Revisions;
@@ -121,7 +121,6 @@ impl Worker {
         });
         self.control.send(ToSupervisor::Serving);
         self.reloader.measure(ReloadMetrics::new(&self.telemetry, &self.restarts));
-        self.telemetry.register(Arc::new(OwnProcesses::new()));
         let watch = self.reloader.clone().watch(self.control.clone(), self.facts.health.clone(), self.marks);
         self.scope.spawn("reload", watch);
         self.scope.spawn("signals", signals(self.control.clone(), self.reloader.clone(), self.companion));

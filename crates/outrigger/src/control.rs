@@ -80,6 +80,7 @@ pub struct Control {
     handing_over: Cell<bool>,
     /// An abnormal exit before `on_exit` was set: this worker does not own the state yet.
     unreported: Cell<Option<Ended>>,
+    takeover_failed: Cell<bool>,
 }
 
 impl Control {
@@ -99,6 +100,7 @@ impl Control {
             stopping: Cell::new(false),
             handing_over: Cell::new(false),
             unreported: Cell::default(),
+            takeover_failed: Cell::new(false),
         };
         Ok((Rc::new(control), receiver))
     }
@@ -152,6 +154,11 @@ impl Control {
         let result = receiver.await;
         self.replacement.borrow_mut().take();
         result.unwrap_or_else(|_| Err("the supervisor has exited".into()))
+    }
+
+    /// Whether a worker that nobody waits for could not take over since the last call.
+    pub fn take_failed_takeover(&self) -> bool {
+        self.takeover_failed.take()
     }
 
     /// Whether a request for another worker is pending.
@@ -250,6 +257,7 @@ impl Control {
                     None => {
                         tracing::error!(reason, "worker replacement failed");
                         self.facts.health.fault(TAKING_OVER, reason);
+                        self.takeover_failed.set(true);
                     }
                 }
                 return;

@@ -8,7 +8,7 @@ use crate::load::Source;
 use crate::telemetry::ReloadMetrics;
 use base::runtime::health::Health;
 use base::system::file::Stamp;
-use std::cell::{OnceCell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::ffi::OsString;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -27,6 +27,10 @@ pub struct Reloader {
     /// The text for which a new worker was last requested.
     attempted: RefCell<String>,
     metrics: OnceCell<ReloadMetrics>,
+    /// The version of the file with which a reload last failed.
+    failed: Cell<Option<Stamp>>,
+    /// A worker was requested for a change, and its result is not known yet.
+    requested: Cell<bool>,
 }
 
 /// The result of a check of the file.
@@ -39,7 +43,15 @@ enum Found {
 
 impl Reloader {
     pub fn new(source: Source, command: Vec<OsString>, companion: bool) -> Reloader {
-        Reloader { source, command, companion, attempted: RefCell::default(), metrics: OnceCell::new() }
+        Reloader {
+            source,
+            command,
+            companion,
+            attempted: RefCell::default(),
+            metrics: OnceCell::new(),
+            failed: Cell::new(None),
+            requested: Cell::new(false),
+        }
     }
 
     /// The text that this worker serves.
@@ -69,15 +81,19 @@ impl Reloader {
         let _ = self.metrics.set(metrics);
     }
 
-    fn failed(&self) {
+    fn failed(&self, version: Option<Stamp>) {
+        self.failed.set(version);
         self.metrics.get().into_iter().for_each(ReloadMetrics::fail);
     }
 
     /// Reloads on request: returns when the new worker serves, or the reason for which none does.
     pub async fn reload(&self, control: &Control) -> Result<String, String> {
+        if control.is_requested() {
+            return Err("error: a reload or an upgrade is already in progress; try again\n".into());
+        }
         let reloaded = self.try_reload(control).await;
         if reloaded.is_err() {
-            self.failed();
+            self.failed(Stamp::of(&self.source.path));
         }
         reloaded
     }
@@ -90,7 +106,7 @@ impl Reloader {
         self.begin(found);
         match control.replace().await {
             Ok(()) => Ok("the configuration is valid, and a new worker has taken over\n".into()),
-            Err(reason) => Err(format!("error: reload failed: no new worker could take over: {reason}\n")),
+            Err(reason) => Err(format!("error: no new worker could take over: {reason}\n")),
         }
     }
 
@@ -107,8 +123,14 @@ impl Reloader {
             Found::Changed(_) | Found::Unreadable => control.no_fault(),
         }
         self.begin(found);
-        control.send(ToSupervisor::Replace { reason: RestartReason::Reload });
+        self.request(control);
         Ok(true)
+    }
+
+    /// Requests a new worker without waiting for it.
+    fn request(&self, control: &Control) {
+        self.requested.set(true);
+        control.send(ToSupervisor::Replace { reason: RestartReason::Reload });
     }
 
     /// Records that a new worker is about to be requested.
@@ -130,7 +152,10 @@ impl Reloader {
             let changed: Vec<Mark> = marks.extract_if(.., |mark| mark.has_changed()).collect();
             if let Some(mark) = changed.first() {
                 tracing::info!(path = %mark.path().display(), "a configured path now exists or was replaced; starting a new worker to grant it");
-                control.send(ToSupervisor::Replace { reason: RestartReason::Reload });
+                self.request(&control);
+            }
+            if control.take_failed_takeover() && self.requested.take() {
+                self.failed(seen);
             }
             let now = Stamp::of(&self.source.path);
             // A pending request for a new worker already uses this file.
@@ -138,10 +163,14 @@ impl Reloader {
                 continue;
             }
             seen = now;
+            // A failed reload on request has already been counted.
+            let is_counted = now.is_some() && self.failed.get() == now;
             match self.follow(&control) {
                 Ok(true) => drop(health.recovered(PART)),
                 Ok(false) => {
-                    self.failed();
+                    if !is_counted {
+                        self.failed(now);
+                    }
                     let text =
                         "reload failed: no worker could start with the new configuration; keeping the previous one";
                     if health.fault(PART, text) {
@@ -149,7 +178,9 @@ impl Reloader {
                     }
                 }
                 Err(report) => {
-                    self.failed();
+                    if !is_counted {
+                        self.failed(now);
+                    }
                     base::telemetry::logging::report(
                         &report,
                         "reload failed: invalid configuration; keeping the previous one",

@@ -26,7 +26,7 @@ pub async fn signals(control: Rc<Control>, reloader: Rc<Reloader>, companion: bo
             _ = upgrade.recv() => control.upgrade_signalled(),
             _ = hangup.recv(), if companion => {
                 if let Err(report) = reloader.reload(&control).await {
-                    base::telemetry::logging::report(&report, "reload failed: invalid configuration; keeping the previous one");
+                    base::telemetry::logging::report(&report, "reload failed; keeping the previous configuration");
                 }
             }
         }

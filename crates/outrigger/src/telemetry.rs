@@ -1,9 +1,11 @@
 //! Own metrics of the worker that belong to no subsystem. In: exits of the app. Out: names, labels and help texts, and the list
 //! of all of Outrigger's metrics for the docs.
 
-use base::system::process::{ProcessStat, max_descriptors, open_descriptors};
+use base::system::process::{ProcessStat, boot_time, max_descriptors, open_descriptors};
 use base::telemetry::family::{Family, Gather};
 use base::telemetry::{Counter, Gauge, MetricDesc, Telemetry};
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
 use supervisor::message::Ended;
 use supervisor::restarts::{RestartReason, Restarts};
 
@@ -40,12 +42,12 @@ pub static RELOAD_TIMESTAMP: MetricDesc = MetricDesc::gauge(
 pub static RELOADS: MetricDesc = MetricDesc::counter(
     "outrigger_config_reloads_total",
     &["result"],
-    "Reloads of the configuration: success, and failure since the start of this worker.",
+    "Reloads of the configuration: success; failure since the start of this worker.",
 );
 pub static PROCESS_CPU: MetricDesc = MetricDesc::counter(
     "outrigger_process_cpu_seconds_total",
     &["process"],
-    "User and system CPU time of the supervisor and the worker.",
+    "User and system CPU time of the process, without its children.",
 );
 pub static PROCESS_RESIDENT: MetricDesc =
     MetricDesc::gauge("outrigger_process_resident_memory_bytes", &["process"], "Resident memory.");
@@ -92,17 +94,42 @@ impl ReloadMetrics {
 
 /// Supervisor and worker, as /proc reports them when the metrics are gathered.
 pub struct OwnProcesses {
-    supervisor: Option<i32>,
-    worker: i32,
+    processes: Vec<OwnProcess>,
+    boot_time: Option<i64>,
+}
+
+/// A process whose files in /proc are open: the sandbox does not allow to open those of the supervisor.
+struct OwnProcess {
+    name: &'static str,
+    pid: i32,
+    stat: File,
+    limits: File,
 }
 
 impl OwnProcesses {
-    pub fn new() -> OwnProcesses {
+    /// Call it before the sandbox.
+    pub fn open() -> OwnProcesses {
         let raw = |pid: rustix::process::Pid| pid.as_raw_nonzero().get();
-        let (supervisor, worker) = (rustix::process::getppid(), rustix::process::getpid());
-        OwnProcesses { supervisor: supervisor.map(raw), worker: raw(worker) }
+        let (supervisor, worker) = (rustix::process::getppid().map(raw), raw(rustix::process::getpid()));
+        let file = |pid: i32, name: &str| File::open(format!("/proc/{pid}/{name}")).ok();
+        let open = |name, pid| Some(OwnProcess { name, pid, stat: file(pid, "stat")?, limits: file(pid, "limits")? });
+        let supervisor = supervisor.and_then(|pid| open("supervisor", pid));
+        OwnProcesses {
+            processes: supervisor.into_iter().chain(open("worker", worker)).collect(),
+            boot_time: boot_time(),
+        }
     }
 }
+
+/// The present text of an open file of /proc.
+fn text_of(file: &File) -> Option<String> {
+    let mut bytes = [0; PROC_FILE_MAX];
+    let length = file.read_at(&mut bytes, 0).ok()?;
+    Some(String::from_utf8_lossy(bytes.get(..length)?).into_owned())
+}
+
+/// The files that are read here have about 400 and 1,300 bytes.
+const PROC_FILE_MAX: usize = 4096;
 
 impl Gather for OwnProcesses {
     fn gather(&self, families: &mut Vec<Family>) {
@@ -116,19 +143,20 @@ impl Gather for OwnProcesses {
             &PROCESS_THREADS,
         ];
         let mut found = descs.map(MetricDesc::family);
-        for (process, pid) in [("supervisor", self.supervisor), ("worker", Some(self.worker))] {
-            let Some((pid, stat)) = pid.and_then(|pid| Some((pid, ProcessStat::read(pid)?))) else { continue };
+        for process in &self.processes {
+            let Some(stat) = text_of(&process.stat).and_then(|text| ProcessStat::parse(&text)) else { continue };
+            let max = text_of(&process.limits).and_then(|text| max_descriptors(&text));
             let values = [
                 Some(stat.cpu_seconds()),
                 Some(stat.resident_bytes()),
                 Some(stat.virtual_bytes as f64),
-                open_descriptors(pid).map(|count| count as f64),
-                max_descriptors(pid).map(|count| count as f64),
-                stat.start_time(),
+                open_descriptors(process.pid).map(|count| count as f64),
+                max.map(|count| count as f64),
+                self.boot_time.map(|boot_time| stat.start_time(boot_time)),
                 Some(stat.threads as f64),
             ];
             for ((family, desc), value) in found.iter_mut().zip(descs).zip(values) {
-                family.points.extend(value.map(|value| desc.point(&[process], value)));
+                family.points.extend(value.map(|value| desc.point(&[process.name], value)));
             }
         }
         families.extend(found.into_iter().filter(|family| !family.points.is_empty()));

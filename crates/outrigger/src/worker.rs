@@ -8,7 +8,7 @@ use crate::grants;
 use crate::plans::Plans;
 use crate::reload::Reloader;
 use crate::start_errors::report_errors;
-use crate::telemetry::AppMetrics;
+use crate::telemetry::{AppMetrics, OwnProcesses};
 use crate::watchdog::SelfCheck;
 use base::runtime::lifecycle::Lifecycle;
 use base::runtime::scope::Scope;
@@ -83,8 +83,8 @@ fn raise_oom_score() {
 
 const OOM_ABOVE_APP: i32 = 200;
 
-/// Raises the limit of file descriptors to the maximum, and stops a leak that is faster than the self-checks: an allocation
-/// beyond the limit fails, and the next worker takes over (getrlimit(2)).
+/// Raises the limit of file descriptors to the maximum, and limits memory (RLIMIT_DATA) for leaks faster than the self-checks: an
+/// allocation beyond the limit fails, and the next worker takes over (getrlimit(2)).
 fn set_limits(plans: &Plans) {
     let files = getrlimit(Resource::Nofile);
     let _ = setrlimit(Resource::Nofile, Rlimit { current: files.maximum, maximum: files.maximum });
@@ -125,6 +125,7 @@ async fn serve(
         restarts,
         since,
         companion,
+        processes,
     } = inherited;
     let (control, events) = match Control::new(control, facts.clone(), owns) {
         Ok(control) => control,
@@ -135,6 +136,7 @@ async fn serve(
     };
     let scope = Scope::new("worker", facts.health.clone());
     scope.spawn("control", control.clone().recv());
+    telemetry.register(Arc::new(processes));
     report_sandbox(enforced.as_ref(), &facts);
     let worker = Worker {
         lifecycle: Lifecycle::default(),
@@ -214,6 +216,7 @@ struct Inherited {
     restarts: Restarts,
     since: i64,
     companion: bool,
+    processes: OwnProcesses,
 }
 
 impl Inherited {
@@ -242,6 +245,7 @@ impl Inherited {
             restarts: side.restarts,
             since: side.since,
             companion: plans.command.is_empty(),
+            processes: OwnProcesses::open(),
         })
     }
 

@@ -19,7 +19,7 @@ use tokio::net::TcpStream;
 const EJECTION_TIME: Duration = Duration::from_secs(1);
 
 /// Endpoints tried for one request.
-const TRIES_MAX: usize = 3;
+const ATTEMPTS_MAX: usize = 3;
 
 pub struct Cluster {
     pub plan: Arc<ClusterPlan>,
@@ -69,7 +69,7 @@ impl Cluster {
     /// Returns a connection to an endpoint. `fresh`: not one from the pool, since one of those has just failed.
     pub async fn checkout(self: &Rc<Cluster>, fresh: bool) -> Result<Checkout, NoEndpoint> {
         let (mut failures, mut reason) = (String::new(), Reason::DestinationUnavailable);
-        for _ in 0..TRIES_MAX.min(self.endpoints.len().max(1)) {
+        for _ in 0..ATTEMPTS_MAX.min(self.endpoints.len().max(1)) {
             let index = pick(self.policy.borrow_mut().as_mut(), &self.endpoints, Instant::now());
             let Some(endpoint) = self.plan.endpoints.get(index).copied() else { break };
             if let Some(stream) = (!fresh).then(|| self.idle(index)).flatten() {

@@ -1,5 +1,4 @@
-//! Why Outrigger sent a response of its own, or ended an exchange: the error types of RFC 9209, 2.3, and words for what the RFC does
-//! not know. They are in access records, in `outrigger_proxy_local_responses_total`, and in the header `Proxy-Status`.
+//! Why Outrigger responded itself or ended an exchange: error types of RFC 9209, 2.3, and additional names. They are in access records, in `outrigger_proxy_local_responses_total`, and in the header `Proxy-Status`.
 
 /// One reason, by its name everywhere.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

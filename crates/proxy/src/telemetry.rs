@@ -1,6 +1,7 @@
-//! Metrics of the proxy: requests by listener, method and status in a duration histogram with OpenTelemetry's buckets, and
-//! open connections. In: one call per request, on its data thread, without a lock that another thread takes on the request
-//! path. Out: families on demand, summed over threads. Limits: methods are a fixed set, statuses are 100 to 599.
+//! Metrics of the proxy: requests by listener, method and status in a duration histogram with OpenTelemetry's buckets; connections,
+//! requests in flight and own responses of each listener; pools, connection attempts and ejections of each cluster. In: calls on the
+//! data threads, without a lock that another thread takes on the request path. Out: families on demand, summed over threads. Limits:
+//! methods and reasons are fixed sets, statuses are 100 to 599.
 
 use crate::access::Record;
 use crate::config::Direction;

@@ -83,8 +83,11 @@ impl Rewrites {
     }
 }
 
-/// A worker that makes no progress for this long is killed and replaced: sooner than a platform whose probes get no response
-/// stops waiting, and kills the app as well.
+/// Listening sockets that are held for the next worker.
+pub const STORED_MAX: usize = 256;
+
+/// A worker that makes no progress for this long is killed and replaced, before a platform with failing probes would restart the
+/// container, and the app with it.
 pub const WATCHDOG: Duration = Duration::from_secs(10);
 
 /// How long a worker may take to show progress after that time: the timer is late after a suspend or in a frozen control group.
@@ -300,8 +303,6 @@ impl Decoder<'_> {
             .collect()
     }
 }
-
-pub const STORED_MAX: usize = 256;
 
 #[cfg(test)]
 mod tests {

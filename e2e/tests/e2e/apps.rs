@@ -224,7 +224,7 @@ impl App {
         Shown { code, stdout: lines_with_ends(stdout), stderr: lines_with_ends(stderr), file: lines_with_ends(&file) }
     }
 
-    /// Outrigger's /metrics endpoint exposes what passed through: the app's processes, its own metrics, and the requests.
+    /// Outrigger's /metrics endpoint exposes what passed through: the app's processes, the app's own metrics, and the requests.
     pub fn assert_measured(&self) {
         let (wrapped, http) = (self.mode == Mode::Wrapped, self.is_http());
         let requests = REQUESTS as f64;

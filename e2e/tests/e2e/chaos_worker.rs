@@ -21,7 +21,7 @@ const BACK_FROM_HANG: Duration = Duration::from_secs(45);
 /// A worker process is hung after 10 s and a confirmation of 2 s; detection takes longer on a busy machine.
 const BACK_FROM_STOP: Duration = Duration::from_secs(75);
 
-/// A worker that served for a second resets the crash counter, so that the next one starts immediately.
+/// A worker that served for a second resets the restart backoff, so that the next one starts immediately.
 const CALM: Duration = Duration::from_millis(1200);
 
 /// Which requests may fail by the fault of a worker.
@@ -226,7 +226,7 @@ fn twenty_kills_in_a_row_fail_only_in_flight() {
             let death = busy.kill_worker();
             busy.await_service(BACK);
             pauses.push(busy.longest_pause());
-            until(PATIENCE, "the crash counter is reset", || death.to.elapsed() > CALM);
+            until(PATIENCE, "the restart backoff is reset", || death.to.elapsed() > CALM);
             death
         })
         .collect();
@@ -295,7 +295,7 @@ fn fifty_workers_leak_nothing_in_the_supervisor() {
         let killed = Instant::now();
         send_signal(worker, Signal::KILL);
         outrigger.await_other(worker, PATIENCE);
-        until(PATIENCE, "the crash counter is reset", || killed.elapsed() > CALM);
+        until(PATIENCE, "the restart backoff is reset", || killed.elapsed() > CALM);
     };
     // The first few workers allocate what is allocated once.
     (0..3).for_each(|_| kill());

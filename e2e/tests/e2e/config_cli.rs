@@ -131,7 +131,7 @@ fn explain_prints_documentation_and_an_example() {
     }
 }
 
-/// An unknown kind is rejected with the nearest one.
+/// An unknown kind is rejected, and the error suggests the nearest one.
 #[test]
 fn explain_suggests_the_nearest_kind() {
     let (code, stdout, stderr) = outrigger(&["explain", "logs.sinks.lokki"]);
@@ -212,7 +212,7 @@ fn the_configuration_of_the_readme_is_valid() {
 }
 
 /// Six common jobs, each as a whole file: ship log files, scrape and remote write, follow a branch over ssh, balance between
-/// endpoints, all four beside a container, and all four around a command.
+/// endpoints, all four as a companion, and all four with a wrapped command.
 #[test]
 fn configurations_of_common_jobs_are_valid() {
     let files = [
@@ -226,7 +226,7 @@ logs:
 metrics:
   sources:
     app: { scrape: { url: "http://127.0.0.1:8080/metrics" } }
-    process: { process: {} }
+    itself: { self: {} }
   sinks:
     central: { remote_write: { url: "http://prometheus:9090/api/v1/write" }, buffer: { max_bytes: 16MiB } }
 "#,

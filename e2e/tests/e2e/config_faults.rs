@@ -185,7 +185,7 @@ fn a_nested_placeholder_is_expanded_or_rejected() {
 
 /// The help shows what to write instead of text that looks valid and means something else in YAML 1.2.
 #[test]
-fn common_yaml_errors_get_a_help() {
+fn common_yaml_errors_suggest_a_fix() {
     let flow = |pattern: &str, more: &str| {
         let source = format!("a: {{ file: {{ include: [{pattern}] }} }}");
         format!("logs: {{ sources: {{ {source} }}, sinks: {{ b: {{ blackhole: {{}}{more} }} }} }}\n")

@@ -51,8 +51,8 @@ impl Proposal {
         let lines: Vec<&str> = text.lines().collect();
         for (number, line) in lines.iter().enumerate().filter(|(_, line)| is_active(line) && !line.ends_with(':')) {
             let above = lines[..number].iter().rev().take_while(|above| above.trim_start().starts_with('#'));
-            let reports = above.filter(|above| above.contains("# evidence: ")).count();
-            assert!(reports > 0, "{line} has no evidence in:\n{text}");
+            let evidence = above.filter(|above| above.contains("# evidence: ")).count();
+            assert!(evidence > 0, "{line} has no evidence in:\n{text}");
         }
     }
 

@@ -466,11 +466,11 @@ fn is_odd_duration(text: &str) -> bool {
 /// The log has the deadline as configured, however long the message to the worker took.
 #[test]
 fn the_log_of_a_stop_has_readable_durations() {
-    for (get, expected) in [(None, "6s"), (Some("2500ms"), "2.5s")] {
+    for (timeout, expected) in [(None, "6s"), (Some("2500ms"), "2.5s")] {
         let scene = Scene::new();
         let body = "app: { stop: { drain_timeout: 1s, grace_period: 1s, timeout: 6s } }";
         let outrigger = Outrigger::start(&scene, body, &["sleep", "300"]);
-        match get {
+        match timeout {
             None => outrigger.signal(Signal::TERM),
             Some(time) => {
                 let socket = scene.text_path("run/admin.sock");

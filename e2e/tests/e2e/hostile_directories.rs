@@ -51,11 +51,9 @@ fn hostile_log_files_block_no_other_file() {
     let arrived = |number: usize| within(SEEN, || receiver.numbers("n=").contains(&number));
     findings.check(arrived(0), || "the valid file is not read".to_owned());
     findings.check(arrived(1), || "the file whose name is not UTF-8 is not read".to_owned());
-    let error_text = observe(&outrigger, worker, SECOND);
+    let failure = observe(&outrigger, worker, SECOND);
     let stderr = outrigger.stderr.clone();
-    findings.check(error_text.is_none(), || {
-        format!("with hostile files among the logs: {error_text:?}, {}", stderr.text())
-    });
+    findings.check(failure.is_none(), || format!("with hostile files among the logs: {failure:?}, {}", stderr.text()));
     for (name, what) in [("Fifo.log", "a named pipe"), ("Zero.log", "a device"), ("ToZero.log", "a device")] {
         let path = directory.join(name).display().to_string();
         let is_reported = || stderr.lines().iter().any(|line| line.contains(&path) && line.contains(what));
@@ -80,8 +78,8 @@ fn a_log_path_that_is_not_a_file_is_degraded() {
     for (number, kind) in [Kind::Fifo, Kind::Zero, Kind::Directory, Kind::ToZero].into_iter().enumerate() {
         let Some(laid) = lay(kind, &path, &scene.path("aside"), b"") else { continue };
         let shown = path.display().to_string();
-        let reports = within(SEEN, || is_degraded(&outrigger, "logs.sources.files", &shown));
-        findings.check(reports, || format!("{kind:?} is not reported"));
+        let is_reported = within(SEEN, || is_degraded(&outrigger, "logs.sources.files", &shown));
+        findings.check(is_reported, || format!("{kind:?} is not reported"));
         drop(laid);
         scene.write("in/app.log", format!("n={number:06}\n"));
         let read = within(SEEN, || receiver.numbers("n=").contains(&number));
@@ -105,13 +103,13 @@ fn changing_log_files_block_no_other_file() {
         lay(Kind::Swapped, &scene.path("in").join(name), &scene.path(&format!("aside {name}")), b"a line\n")
     });
     let mut growing = fs::File::create(scene.path("in/growing.log")).expect("the scene is writable");
-    let mut error_text = None;
+    let mut failure = None;
     for _ in 0..30 {
         growing.write_all(&b"a line\n".repeat(20_000)).expect("the scene is writable");
-        error_text = error_text.or(observe(&outrigger, worker, Duration::from_millis(50)));
+        failure = failure.or(observe(&outrigger, worker, Duration::from_millis(50)));
         growing.set_len(7).expect("the file can be truncated");
     }
-    findings.check(error_text.is_none(), || format!("with changing files among the logs: {error_text:?}"));
+    findings.check(failure.is_none(), || format!("with changing files among the logs: {failure:?}"));
     scene.write("in/later.log", "n=000001\n");
     let arrived = within(SEEN, || receiver.numbers("n=").contains(&1));
     findings.check(arrived, || "a file that appeared later is not read".to_owned());
@@ -170,26 +168,26 @@ fn error_with_state(names: &[&str], kind: Kind, through: &str) -> Option<String>
     limit_memory(outrigger.pid());
     let is_ready = || outrigger.status_of("/ready") == 200 || !is_alive(outrigger.pid());
     if !within(SEEN, is_ready) {
-        let reports = outcomes(&outrigger);
+        let output = outcomes(&outrigger);
         outrigger.kill_all();
-        return Some(format!("not ready: {reports}"));
+        return Some(format!("not ready: {output}"));
     }
     if !is_alive(outrigger.pid()) {
         let exit = outrigger.wait(PATIENCE);
         let named = names.iter().any(|name| exit.stderr.contains(name));
         return (exit.code != 1 || !named).then(|| format!("it exited with {}: {}", exit.code, exit.stderr));
     }
-    let error_text = observe(&outrigger, outrigger.worker(), Duration::from_millis(300));
+    let failure = observe(&outrigger, outrigger.worker(), Duration::from_millis(300));
     let both = || [0, 1].iter().all(|number| receiver.numbers("n=").contains(number));
-    let error_text = error_text
+    let failure = failure
         .or((!within(SEEN, both)).then(|| format!("of the lines arrived {:?}", receiver.messages())))
         .or((!within(SEEN, || published(&scene.path("to/current")) == Ok(Some(1)))).then(|| "not published".to_owned()))
         .or_else(|| unreported(&scene, &outrigger, names, kind))
         .or((kind == Kind::Outside && fs::read(aside.join("good")).ok().as_deref() != Some(b"precious"))
             .then(|| "the target of a link was written".to_owned()));
-    if error_text.is_some() {
+    if failure.is_some() {
         outrigger.kill_all();
-        return error_text;
+        return failure;
     }
     let exit = outrigger.finish();
     (exit.took > SEEN).then(|| format!("the stop took {:?}", exit.took))
@@ -197,7 +195,7 @@ fn error_with_state(names: &[&str], kind: Kind, through: &str) -> Option<String>
 
 /// A file that blocks a file of the state is replaced by a valid one, or the status or the log reports it.
 fn unreported(scene: &Scene, outrigger: &Outrigger, names: &[&str], kind: Kind) -> Option<String> {
-    let reports = outrigger.get("/status").text() + &outrigger.stderr.text();
+    let output = outrigger.get("/status").text() + &outrigger.stderr.text();
     let is_blocking = |name: &&&str| {
         let Ok(meta) = fs::symlink_metadata(scene.path("state").join(name)) else { return false };
         let is_wrong = match kind {
@@ -213,11 +211,11 @@ fn unreported(scene: &Scene, outrigger: &Outrigger, names: &[&str], kind: Kind) 
         let is_used = !is_unused && (needs_cache || !name.ends_with("git"));
         // `lock` and `probe` are ordinary words, too.
         let is_named =
-            if name.contains('.') { reports.contains(**name) } else { reports.contains(&format!("state/{name}")) };
+            if name.contains('.') { output.contains(**name) } else { output.contains(&format!("state/{name}")) };
         is_wrong && is_used && !is_named
     };
     let silent: Vec<_> = names.iter().filter(is_blocking).collect();
-    (!silent.is_empty()).then(|| format!("{silent:?} are not replaced, and neither status nor log reports them"))
+    (!silent.is_empty()).then(|| format!("{silent:?} are not replaced, and neither status nor log output them"))
 }
 
 /// All files of a group together and, if that fails, each alone, so that the finding shows which.
@@ -226,10 +224,10 @@ fn check_state(names: &[&str]) {
     let kinds = Kind::ALL.into_iter().filter(|kind| *kind != Kind::Changing);
     let cases = kinds.map(|kind| (kind, "aside")).chain([(Kind::Outside, "state/keep")]);
     for (kind, through) in cases {
-        let Some(error_text) = error_with_state(names, kind, through) else { continue };
+        let Some(failure) = error_with_state(names, kind, through) else { continue };
         let alone = |name: &&str| Some(format!("{name} ({})", error_with_state(&[name], kind, through)?));
         let alone: Vec<String> = names.iter().filter(|_| names.len() > 1).filter_map(alone).collect();
-        findings.check(false, || format!("{names:?} as {kind:?} by {through}: {error_text}; alone: {alone:?}"));
+        findings.check(false, || format!("{names:?} as {kind:?} by {through}: {failure}; alone: {alone:?}"));
     }
 }
 
@@ -337,8 +335,8 @@ fn hostile_files_next_to_the_link_are_harmless() {
     for (number, place) in places.iter().enumerate() {
         check_place(&mut findings, &scene, &outrigger, number, place);
     }
-    let error_text = observe(&outrigger, outrigger.worker(), SECOND);
-    findings.check(error_text.is_none(), || format!("next to hostile files: {error_text:?}"));
+    let failure = observe(&outrigger, outrigger.worker(), SECOND);
+    findings.check(failure.is_none(), || format!("next to hostile files: {failure:?}"));
     outrigger.terminate(PATIENCE);
     drop(laid);
 }
@@ -383,9 +381,9 @@ fn a_hostile_admin_socket_path_is_reported() {
             outrigger.kill_all();
             continue;
         }
-        let reports = if is_alive(outrigger.pid()) {
-            let error_text = observe(&outrigger, outrigger.worker(), Duration::from_millis(300));
-            findings.check(error_text.is_none(), || format!("{kind:?}: {error_text:?}"));
+        let output = if is_alive(outrigger.pid()) {
+            let failure = observe(&outrigger, outrigger.worker(), Duration::from_millis(300));
+            findings.check(failure.is_none(), || format!("{kind:?}: {failure:?}"));
             let status = outrigger.get_quietly("/status");
             status + &outrigger.finish().stderr
         } else {
@@ -393,7 +391,7 @@ fn a_hostile_admin_socket_path_is_reported() {
             findings.check(exit.code == 1, || format!("{kind:?}: exit {}", exit.code));
             exit.stderr
         };
-        findings.check(reports.contains("run/admin.sock"), || format!("{kind:?}: no message has the path: {reports}"));
+        findings.check(output.contains("run/admin.sock"), || format!("{kind:?}: no message has the path: {output}"));
         findings.check(fs::symlink_metadata(&path).is_ok_and(|meta| !meta.file_type().is_socket()), || {
             format!("{kind:?}: it was replaced")
         });

@@ -46,12 +46,12 @@ fn check_while_running(scene: &Scene, watched: &Watched<'_>, findings: &mut Find
     for kind in Kind::ALL {
         let Some(laid) = lay(kind, &path, &scene.path("aside"), watched.text.as_bytes()) else { continue };
         let (outrigger, worker) = running;
-        let error_text = observe(&outrigger, worker, CHECKS);
+        let failure = observe(&outrigger, worker, CHECKS);
         // An exit takes some time, in which probes fail already.
         let is_down = || !is_alive(outrigger.pid());
-        let may_end = error_text.is_some() && watched.may_end.contains(&kind);
+        let may_end = failure.is_some() && watched.may_end.contains(&kind);
         let has_ended = is_down() || may_end && within(PATIENCE, is_down);
-        running = match error_text {
+        running = match failure {
             None => (outrigger, worker),
             Some(_) if has_ended => {
                 let code = outrigger.wait(PATIENCE).code;
@@ -61,8 +61,8 @@ fn check_while_running(scene: &Scene, watched: &Watched<'_>, findings: &mut Find
                 drop(laid);
                 start()
             }
-            Some(error_text) => {
-                findings.check(false, || format!("{} as {kind:?}: {error_text}", watched.file));
+            Some(failure) => {
+                findings.check(false, || format!("{} as {kind:?}: {failure}", watched.file));
                 outrigger.kill_all();
                 drop(laid);
                 start()
@@ -97,8 +97,8 @@ fn a_hostile_pid_file_is_harmless() {
     let mut findings = Findings::default();
     let outrigger = check_while_running(&scene, &watched, &mut findings);
     scene.write("end/pid", &text);
-    let error_text = observe(&outrigger, outrigger.worker(), CHECKS);
-    findings.check(error_text.is_none(), || format!("with a valid file: {error_text:?}"));
+    let failure = observe(&outrigger, outrigger.worker(), CHECKS);
+    findings.check(failure.is_none(), || format!("with a valid file: {failure:?}"));
     app.stop();
     assert_eq!(outrigger.wait(PATIENCE).code, 0);
 }
@@ -188,13 +188,13 @@ fn check_command(findings: &mut Findings, kind: Kind, path: &Path, command: &[&O
     let words: Vec<_> = command.iter().map(|word| word.to_string_lossy()).collect();
     let shown = format!("{} ({}) with {} as {kind:?}", words[1], words[0], path.display());
     let ended = run_watched(command);
-    if let Some(error_text) = ended.error_text() {
-        findings.check(false, || format!("{shown}: {error_text}"));
+    if let Some(failure) = ended.error_text() {
+        findings.check(false, || format!("{shown}: {failure}"));
         return;
     }
-    let reports = ended.stderr.to_lowercase();
+    let output = ended.stderr.to_lowercase();
     let named =
-        ended.stderr.contains(&path.display().to_string()) && kind.words().iter().any(|word| reports.contains(word));
+        ended.stderr.contains(&path.display().to_string()) && kind.words().iter().any(|word| output.contains(word));
     let right = match kind {
         Kind::Outside => ended.code == Some(0),
         Kind::Changing => ended.code == Some(0) || ended.code == Some(1),
@@ -306,11 +306,11 @@ fn check_reload(scene: &Scene, file: &str, body: &str, text: &str) {
             check_command(&mut findings, kind, &path, &reload);
         }
         let (outrigger, worker) = running;
-        let error_text = observe(&outrigger, worker, CHECKS);
-        findings.check(error_text.is_none(), || format!("after a reload with {file} as {kind:?}: {error_text:?}"));
+        let failure = observe(&outrigger, worker, CHECKS);
+        findings.check(failure.is_none(), || format!("after a reload with {file} as {kind:?}: {failure:?}"));
         drop(laid);
         scene.write(file, text);
-        running = match error_text {
+        running = match failure {
             None => (outrigger, worker),
             Some(_) => {
                 outrigger.kill_all();

@@ -370,7 +370,7 @@ fn exit_code_file_stops_a_companion() {
 /// The code in the exit code file is reported; a text that is not a code ends the companion anyway.
 #[test]
 fn code_in_the_exit_code_file_is_reported() {
-    for (text, reports) in [("3\n", "3"), ("143", "143"), ("no number at all", "")] {
+    for (text, code) in [("3\n", "3"), ("143", "143"), ("no number at all", "")] {
         let scene = Scene::new();
         let outrigger = start_companion(&scene, "exit_code_file: \"@dir@/done\"");
         write_last_line(&scene);
@@ -378,7 +378,7 @@ fn code_in_the_exit_code_file_is_reported() {
         let exit = exited_with_its_lines(&scene, outrigger);
         let line = exit.stderr.lines().find(|line| line.contains("app exited"));
         let line = line.unwrap_or_else(|| panic!("the exit is in the log: {}", exit.stderr));
-        assert!(line.contains(&format!("\"code\":{reports}")) || reports.is_empty(), "{line}");
+        assert!(line.contains(&format!("\"code\":{code}")) || code.is_empty(), "{line}");
     }
 }
 

@@ -159,7 +159,7 @@ fn help_and_version_go_to_stdout_and_exit_0() {
 /// dumb-init: verbose, verbose_and_single_child. The Outrigger log reports what its debug output reports.
 #[test]
 fn log_has_the_apps_pid_and_exit_code() {
-    let reports = |options: Options<'_>| {
+    let check = |options: Options<'_>| {
         let mut supervised = Init::ours().start(options, &["sh", "-c", "echo pid=$$; exit 9"]);
         assert_eq!(supervised.wait(PATIENCE), 9);
         let (stdout, log) = (supervised.running.stdout.text(), supervised.running.stderr.lines());
@@ -168,8 +168,8 @@ fn log_has_the_apps_pid_and_exit_code() {
         assert!(has(&["app started", &format!("\"pid\":{pid}")]), "{log:?}");
         assert!(has(&["app exited", "\"code\":9"]), "{log:?}");
     };
-    reports(PLAIN);
-    reports(ALONE);
+    check(PLAIN);
+    check(ALONE);
 }
 
 /// dumb-init: rewrite_errors.

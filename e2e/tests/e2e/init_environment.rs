@@ -130,7 +130,7 @@ const UNPRIVILEGED: &str = "65534";
 #[test]
 fn only_the_app_runs_as_the_configured_user() {
     need!(is_root(), "changing the user needs root");
-    let get = "echo uid=$(id -u) gid=$(id -g) groups=$(id -G); exec sleep 300";
+    let script = "echo uid=$(id -u) gid=$(id -g) groups=$(id -G); exec sleep 300";
     let id = |flag: &str| run_to_end(&["id", flag, UNPRIVILEGED], PATIENCE).1.trim().to_owned();
     let (name, group) = (id("-nu"), id("-g"));
     let group = if group.is_empty() { UNPRIVILEGED.to_owned() } else { group };
@@ -144,7 +144,7 @@ fn only_the_app_runs_as_the_configured_user() {
     for (user, expected) in cases {
         let scene = Scene::new();
         let outrigger =
-            Outrigger::start_and(&scene, &format!("app: {{ user: \"{user}\" }}"), &["sh", "-c", get], Wait::Ready);
+            Outrigger::start_and(&scene, &format!("app: {{ user: \"{user}\" }}"), &["sh", "-c", script], Wait::Ready);
         until(PATIENCE, "the app reports", || outrigger.stdout.contains("groups="));
         assert_eq!(outrigger.stdout.text(), expected, "{user}");
         let uid = |pid: u32| {

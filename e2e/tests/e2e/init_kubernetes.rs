@@ -34,10 +34,10 @@ fn append(scene: &Scene, numbers: std::ops::Range<usize>) {
 
 /// SIGTERM while the receiver is down and the app keeps writing, and two seconds later SIGKILL.
 fn stop_as_kubernetes_does(scene: &Scene, outrigger: Outrigger) {
-    let reports = Instant::now();
+    let signalled_at = Instant::now();
     outrigger.signal(Signal::TERM);
     append(scene, 10_000..11_000);
-    until(PATIENCE, "the remaining two seconds", || reports.elapsed() >= 2 * SECOND);
+    until(PATIENCE, "the remaining two seconds", || signalled_at.elapsed() >= 2 * SECOND);
     assert!(is_alive(outrigger.pid()), "the companion is killed while it still tries to deliver");
     outrigger.kill_all();
 }

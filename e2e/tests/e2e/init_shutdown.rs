@@ -295,16 +295,16 @@ fn queued_requests_are_served_during_a_stop() {
         scene.set("back", app.address());
         scene.set("port", app.address().rsplit(':').next().expect("a port"));
         let outrigger = Outrigger::start_and(&scene, &body(ROOMY, ""), command, Wait::Ready);
-        let get = "GET / HTTP/1.1\r\nHost: app\r\n\r\n";
+        let request = "GET / HTTP/1.1\r\nHost: app\r\n\r\n";
         let mut wires: Vec<_> = (0..20).map(|_| Wire::connect(&front).expect("the proxy listens")).collect();
         for wire in &mut wires {
-            wire.send(get).expect("the proxy reads");
+            wire.send(request).expect("the proxy reads");
             assert_eq!(wire.reply("GET").expect("the request gets a response").status, 200);
         }
         let worker = outrigger.worker();
         send_signal(worker, Signal::STOP);
         wires.extend((0..20).map(|_| Wire::connect(&front).expect("the kernel accepts it")));
-        wires.iter_mut().for_each(|wire| wire.send(get).expect("the kernel accepts it"));
+        wires.iter_mut().for_each(|wire| wire.send(request).expect("the kernel accepts it"));
         outrigger.signal(Signal::TERM);
         until(PATIENCE, "the supervisor has received the signal", || !is_pending(outrigger.pid(), Signal::TERM));
         send_signal(worker, Signal::CONT);

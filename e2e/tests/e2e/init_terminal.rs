@@ -86,10 +86,10 @@ fn control_c_ends_an_app_at_a_terminal_with_130() {
 #[test]
 fn control_c_reaches_the_app_once() {
     let python = need!(python(), "python3 is not installed");
-    let get = "import signal,sys\ncount=0\ndef count_signal(*_):\n global count\n count+=1\n print('received',count,flush=True)\n\
+    let script = "import signal,sys\ncount=0\ndef count_signal(*_):\n global count\n count+=1\n print('received',count,flush=True)\n\
                signal.signal(signal.SIGINT,count_signal)\nprint('up',flush=True)\nfor line in sys.stdin: print('count',count,flush=True); sys.exit(4)";
     let scenario = |init: Init| -> Option<()> {
-        let (mut terminal, _scene) = on_terminal(&init, PLAIN, &[&python, "-c", get])?;
+        let (mut terminal, _scene) = on_terminal(&init, PLAIN, &[&python, "-c", script])?;
         terminal.await_text(PATIENCE, "up");
         terminal.type_keys(CONTROL_C);
         terminal.await_text(PATIENCE, "received 1");
@@ -286,8 +286,8 @@ fn control_c_reaches_the_apps_own_terminal() {
 #[test]
 fn app_has_the_foreground_of_the_terminal() {
     let python = need!(python(), "python3 is not installed");
-    let get = "import os\nprint('foreground=%d. group=%d. pid=%d.' % (os.tcgetpgrp(0), os.getpgrp(), os.getpid()), flush=True)";
-    let (mut terminal, _scene) = need!(on_terminal(&Init::ours(), PLAIN, &[&python, "-c", get]), NO_TERMINAL);
+    let script = "import os\nprint('foreground=%d. group=%d. pid=%d.' % (os.tcgetpgrp(0), os.getpgrp(), os.getpid()), flush=True)";
+    let (mut terminal, _scene) = need!(on_terminal(&Init::ours(), PLAIN, &[&python, "-c", script]), NO_TERMINAL);
     assert_eq!(terminal.wait(PATIENCE), 0);
     let text = terminal.text();
     let number = |mark: &str| number_after(&text, mark).unwrap_or_else(|| panic!("{mark} in {text}"));

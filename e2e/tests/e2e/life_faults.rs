@@ -227,7 +227,7 @@ fn second_signal_ends_a_companion_immediately() {
     ends_immediately_with(outrigger, Signal::TERM, 0);
 }
 
-/// nginx as Debian's own configuration runs it: in the background. Its PID file is in the scene once it has a PID.
+/// nginx as Debian's own configuration runs it: in the background. Returns the command; nginx writes nginx.pid once it runs in the background.
 fn background_nginx(scene: &Scene, nginx: &str) -> [String; 3] {
     scene.port("port");
     scene.set("log", scene.text_path("nginx.log"));

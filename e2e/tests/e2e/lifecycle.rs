@@ -43,7 +43,7 @@ fn exit_codes_are_the_same_as_without_outrigger() {
     }
 }
 
-/// The message contains a command that cannot be run.
+/// The error names the command that cannot be run.
 #[test]
 fn missing_command_is_reported() {
     let scene = Scene::new();

@@ -2,10 +2,10 @@
 //! variables. Out: lines on stderr.
 
 use crate::harness::outrigger::outrigger;
-use crate::harness::{Outrigger, Scene, Wait};
+use crate::harness::{Outrigger, PATIENCE, Scene, Wait, until};
 use std::process::Command;
 
-/// A configuration with an info message at the start: the first revision of a directory that has none.
+/// A minimal configuration; the stop logs `stopping` at level info.
 const BODY: &str = r#"
 logs: { sources: { app: { stdio: {} } }, sinks: { none: { blackhole: {} } } }
 "#;
@@ -35,7 +35,7 @@ fn log_format_is_chosen_by_flag() {
     assert!(is_json(&logged(&["--log-format", "json"], &[])));
     assert!(!is_json(&logged(&["--log-format", "text"], &[])));
     let (code, _, stderr) = outrigger(&["run", "--log-format", "xml"]);
-    assert_eq!(code, 2, "{stderr}");
+    assert_eq!(code, 1, "{stderr}");
     assert!(["auto", "text", "json"].iter().all(|format| stderr.contains(format)), "{stderr}");
 }
 
@@ -57,9 +57,23 @@ fn log_level_command_changes_the_level() {
     let socket = scene.text_path("run/admin.sock");
     let (code, _, stderr) = outrigger(&["log-level", "louder", "--socket", &socket]);
     assert_ne!(code, 0, "{stderr}");
-    let (code, _, stderr) = outrigger(&["log-level", "error", "--socket", &socket]);
-    assert_eq!(code, 0, "{stderr}");
-    assert!(!running.finish().stderr.contains("stopping"), "info is not logged any more");
+    let set = |level: &str| {
+        let (code, _, stderr) = outrigger(&["log-level", level, "--socket", &socket]);
+        assert_eq!(code, 0, "{stderr}");
+    };
+    // An unchanged configuration is no message; a changed one is, at level info, and starts a new worker.
+    let reload = |text: &str| {
+        let before = running.worker();
+        scene.write("outrigger.yaml", crate::harness::outrigger::configuration(&scene, text));
+        running.await_other(before, PATIENCE);
+    };
+    set("error");
+    reload(&format!("{BODY}# changed\n"));
+    assert!(!running.stderr.contains("configuration changed"), "info is not logged");
+    // The level is that of a worker: a new one begins with that of the command line.
+    reload(BODY);
+    until(PATIENCE, "info is logged", || running.stderr.contains("configuration changed"));
+    running.finish();
 }
 
 /// `OUTRIGGER_CONFIG` names the file for `run`, `validate` and the commands to a running process; `-c` wins.

@@ -78,8 +78,8 @@ fn oom_killed_app_is_reported() {
     let outrigger = group.start(&binary(), &scene, CAPTURED, &[&python, "-c", ALLOCATOR], Wait::Nothing);
     let exit = outrigger.wait(3 * PATIENCE);
     assert_eq!(exit.code, 137, "{}", exit.stderr);
-    let reports = exit.stderr.lines().any(|line| line.contains("app OOM-killed"));
-    assert!(reports, "the log line of the exit reports it: {}", exit.stderr);
+    let reported = exit.stderr.lines().any(|line| line.contains("app OOM-killed"));
+    assert!(reported, "the log line of the exit reported it: {}", exit.stderr);
     let boxes = scene.black_boxes();
     assert_eq!((boxes.len(), &boxes[0]["oom_killed"], &boxes[0]["stdout"][0]), (1, &true.into(), &"allocating".into()));
 }

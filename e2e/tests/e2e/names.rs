@@ -71,7 +71,7 @@ fn names_are_completed_by_the_search_list() {
     let inside = KINDS.map(|kind| format!("{kind}.shop.svc.cluster.local"));
     let hosts = hosts_of(&inside, &["127.0.0.1"]) + "127.0.0.1 central.names.test\n";
     let dnsmasq = Dnsmasq::start(&scene, &names, 0, &hosts, &[]);
-    names.get(&[0], IN_A_POD);
+    names.use_servers(&[0], IN_A_POD);
     scene.set("loki_host", "loki.shop");
     scene.set("daemon_host", "daemon.shop.svc");
     scene.set("page_host", "page.shop.svc.cluster.local");

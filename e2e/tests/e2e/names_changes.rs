@@ -78,7 +78,7 @@ fn check_change(scene: &Scene, names: &Names, mut callers: Callers) {
     names.hosts(&hosts(of_file));
     callers.assert_work(scene, &outrigger, of_file);
     assert_eq!(callers.missing(scene), of_server);
-    names.get(&[1], "");
+    names.use_servers(&[1], "");
     callers.assert_all_work(scene, &outrigger);
     outrigger.finish();
     callers.stop();
@@ -134,10 +134,10 @@ sync:
     until(PATIENCE, "generation 1 from the hosts file", || is_published(1));
     names.hosts("");
     assert_said(&outrigger, "shell.shop", &["resolve hostname"], SOON);
-    names.get(&[0], "search names.test\n");
+    names.use_servers(&[0], "search names.test\n");
     repository.push(2);
     until(SOON, "generation 2 by a name server", || is_published(2));
-    names.get(&[1], "search names.test\n");
+    names.use_servers(&[1], "search names.test\n");
     until(SOON, "answers over TCP", || faulty.was_queried("tcp A shell.shop.names.test"));
     repository.push(3);
     until(SOON, "generation 3 by answers over TCP", || is_published(3));

@@ -173,7 +173,7 @@ fn check_next(scene: &Scene, names: &Names, callers: Callers, fault: Option<&str
     });
     let next = FaultyServer::start(scene, names, 1, &hosts());
     next.delay(Duration::from_millis(200));
-    names.get(&[0, 1], "");
+    names.use_servers(&[0, 1], "");
     check_delivery(scene, names, callers);
     drop((first, next));
 }
@@ -213,7 +213,7 @@ fn slow_first_name_server_takes_precedence() {
     let slow = FaultyServer::start(&scene, &names, 0, &hosts());
     slow.delay(Duration::from_millis(400));
     let _without = Dnsmasq::start(&scene, &names, 1, "", &[]);
-    names.get(&[0, 1], "");
+    names.use_servers(&[0, 1], "");
     check_delivery(&scene, &names, callers);
     slow.assert_queries();
 }

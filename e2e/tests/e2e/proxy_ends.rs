@@ -87,9 +87,9 @@ fn stalled_request_body_is_408() {
         });
         for (path, response) in stalled {
             let (reply, took) = response.join().expect("no panic");
-            let reports = reply.map(|reply| (reply.status, reply.head.header("connection").map(str::to_owned)));
-            if reports != Ok((408, Some("close".to_owned()))) || took > SHORT_ENOUGH {
-                wrong.push(format!("{path}: {reports:?} after {took:?}"));
+            let received = reply.map(|reply| (reply.status, reply.head.header("connection").map(str::to_owned)));
+            if received != Ok((408, Some("close".to_owned()))) || took > SHORT_ENOUGH {
+                wrong.push(format!("{path}: {received:?} after {took:?}"));
             }
         }
     });
@@ -144,7 +144,7 @@ fn early_response_reaches_a_client_still_writing() {
             .collect();
         for (target, status, upload) in uploads {
             let reply = upload.join().expect("no panic").map(|reply| (reply.status, reply.body.whole));
-            if !matches!(&reply, Ok((reports, true)) if reports == status) {
+            if !matches!(&reply, Ok((received, true)) if received == status) {
                 wrong.push(format!("{target}: {reply:?}"));
             }
         }

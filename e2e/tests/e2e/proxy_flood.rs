@@ -87,7 +87,7 @@ fn partial_head_flood_spares_existing_exchanges() {
         }
     }
     until(PATIENCE, "all are in flight", || app.seen_count() == 3 * EACH);
-    // Half of the flood are new connections, and half have completed a request before.
+    // Half of the flood is new connections, and half have completed a request before.
     let fresh = (0..FLOOD / 2).map(|_| proxied.connect());
     let mut flood: Vec<_> = open_idle(&proxied, FLOOD / 2).into_iter().chain(fresh).collect();
     for wire in &mut flood {

@@ -237,14 +237,14 @@ fn open_connections_are_exposed() {
         wire.send("GET / HTTP/1.1\r\nHost: app\r\n\r\n").expect("the proxy reads");
         assert_eq!(wire.reply("GET").expect("a response").status, 200);
     }
-    let reports = |address: &str| {
+    let open_connections = |address: &str| {
         let page = Exposition::of(address)?;
         page.sum(|series| {
             series.name == "outrigger_proxy_downstream_connections" && series.labels["listener"] == "front"
         })
     };
     let (page, admin) = (proxied.page(), proxied.outrigger.admin.clone());
-    let both = || [reports(&page), reports(&admin)];
+    let both = || [open_connections(&page), open_connections(&admin)];
     let counted = within(SOON, || both() == [Some(3.0), Some(3.0)]);
     assert!(counted, "with three open: {:?} on the sink's endpoint and the admin listener", both());
     drop(open);
@@ -253,16 +253,17 @@ fn open_connections_are_exposed() {
     proxied.finish();
 }
 
-/// The value of one series of the metrics endpoint, by name and labels; 0 if there is none.
-fn metric(proxied: &Proxied, name: &str, labels: &[(&str, &str)]) -> f64 {
+/// The sum of the series with this name and these labels at the metrics endpoint.
+fn metric(proxied: &Proxied, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
     let page = Exposition::parse(&proxied.outrigger.get("/metrics").text());
     let has = |series: &crate::harness::exposition::Series, (key, value): &(&str, &str)| {
         series.labels.get(*key).is_some_and(|found| found == value)
     };
-    page.sum(|series| series.name == name && labels.iter().all(|label| has(series, label))).unwrap_or(0.0)
+    page.sum(|series| series.name == name && labels.iter().all(|label| has(series, label)))
 }
 
-/// A response of Outrigger's own has its reason in the header, the access record and the metrics (RFC 9209).
+/// An error response of Outrigger's own has its reason in the header, the access record and the metrics (RFC 9209), and a final
+/// recipient's in the metrics.
 #[test]
 fn own_responses_have_a_reason() {
     let port = crate::harness::free_port();
@@ -273,15 +274,17 @@ fn own_responses_have_a_reason() {
     let reply = proxied.get("/refused");
     assert_eq!((reply.status, header(&reply).as_str()), (503, "outrigger; error=connection_refused"));
     assert_eq!(proxied.record_of("/refused")["reason"], "connection_refused");
-    assert_eq!(local("connection_refused"), 1.0);
-    assert_eq!(metric(&proxied, "outrigger_proxy_upstream_connections_total", &[("result", "failure")]), 1.0);
+    assert_eq!(local("connection_refused"), Some(1.0));
+    assert_eq!(metric(&proxied, "outrigger_proxy_upstream_connections_total", &[("result", "failure")]), Some(1.0));
+
+    assert_eq!(metric(&proxied, "outrigger_proxy_endpoints", &[("state", "ejected")]), Some(1.0));
 
     let reply = proxied.exchange("GET / HTTP/1.1\r\nHost: a b\r\n\r\n", "GET");
     assert_eq!((reply.status, header(&reply).as_str()), (400, "outrigger; error=http_request_error"));
-    assert_eq!(local("http_request_error"), 1.0);
+    assert_eq!(local("http_request_error"), Some(1.0));
     let reply = proxied.exchange("OPTIONS * HTTP/1.1\r\nHost: app\r\nMax-Forwards: 0\r\n\r\n", "OPTIONS");
     assert_eq!(reply.status, 200);
-    assert_eq!(local("direct_response"), 1.0);
+    assert_eq!(local("direct_response"), Some(1.0));
     proxied.finish();
 }
 
@@ -300,22 +303,22 @@ fn connections_and_requests_are_counted() {
     });
     let proxied = Proxied::to(&app.address());
     let gauge = |name: &str, labels: &[(&str, &str)]| metric(&proxied, name, labels);
-    assert_eq!(gauge("outrigger_proxy_endpoints", &[("state", "healthy")]), 1.0);
-    assert_eq!(gauge("outrigger_proxy_endpoints", &[("state", "ejected")]), 0.0);
+    assert_eq!(gauge("outrigger_proxy_endpoints", &[("state", "healthy")]), Some(1.0));
+    assert_eq!(gauge("outrigger_proxy_endpoints", &[("state", "ejected")]), Some(0.0));
 
     let mut waiting = proxied.connect();
     waiting.send("GET /slow HTTP/1.1\r\nHost: app\r\n\r\n").expect("the proxy reads");
-    until(PATIENCE, "the request is in flight", || gauge("outrigger_proxy_requests_in_flight", &[]) == 1.0);
+    until(PATIENCE, "the request is in flight", || gauge("outrigger_proxy_requests_in_flight", &[]) == Some(1.0));
     until(PATIENCE, "its connection is active", || {
-        gauge("outrigger_proxy_upstream_connections", &[("state", "active")]) == 1.0
+        gauge("outrigger_proxy_upstream_connections", &[("state", "active")]) == Some(1.0)
     });
-    assert_eq!(gauge("outrigger_proxy_downstream_connections", &[]), 1.0);
+    assert_eq!(gauge("outrigger_proxy_downstream_connections", &[]), Some(1.0));
     gate.open();
     assert_eq!(waiting.reply("GET").expect("the proxy responds").status, 200);
-    until(PATIENCE, "nothing is in flight", || gauge("outrigger_proxy_requests_in_flight", &[]) == 0.0);
+    until(PATIENCE, "nothing is in flight", || gauge("outrigger_proxy_requests_in_flight", &[]) == Some(0.0));
     until(PATIENCE, "its connection is idle", || {
-        gauge("outrigger_proxy_upstream_connections", &[("state", "idle")]) == 1.0
-            && gauge("outrigger_proxy_upstream_connections", &[("state", "active")]) == 0.0
+        gauge("outrigger_proxy_upstream_connections", &[("state", "idle")]) == Some(1.0)
+            && gauge("outrigger_proxy_upstream_connections", &[("state", "active")]) == Some(0.0)
     });
     assert_eq!(
         waiting
@@ -325,11 +328,15 @@ fn connections_and_requests_are_counted() {
             .ok(),
         Some(200)
     );
-    assert_eq!(gauge("outrigger_proxy_upstream_connections_total", &[("result", "success")]), 1.0, "it was reused");
-    assert_eq!(gauge("outrigger_proxy_downstream_connections_total", &[("protocol", "http1")]), 1.0);
+    assert_eq!(
+        gauge("outrigger_proxy_upstream_connections_total", &[("result", "success")]),
+        Some(1.0),
+        "it was reused"
+    );
+    assert_eq!(gauge("outrigger_proxy_downstream_connections_total", &[("protocol", "http1")]), Some(1.0));
     drop(waiting);
     until(PATIENCE, "the client's connection is closed", || {
-        gauge("outrigger_proxy_downstream_connections", &[]) == 0.0
+        gauge("outrigger_proxy_downstream_connections", &[]) == Some(0.0)
     });
     proxied.finish();
 }

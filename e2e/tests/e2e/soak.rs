@@ -15,7 +15,7 @@ use crate::harness::{Answer, PATIENCE, SECOND, until};
 /// The duration in CI.
 const TIME: Duration = Duration::from_secs(30);
 
-/// A worker that served for a second resets the crash counter, so the next one starts without backoff.
+/// A worker that served for a second resets the restart backoff, so the next one starts without backoff.
 const CALM: Duration = Duration::from_millis(1200);
 
 /// Memory growth of the supervisor from the first worker to the last: the kernel counts some pages late.
@@ -124,7 +124,7 @@ fn random_faults_cost_only_what_is_in_flight() {
         soak.busy.assert_supervisor_is_clean();
         faults += 1;
         eprintln!("{fault}: {:?}, longest time without a response {:?}", began.elapsed(), soak.busy.longest_pause());
-        until(PATIENCE + SECOND, "the crash counter is reset", || began.elapsed() > CALM);
+        until(PATIENCE + SECOND, "the restart backoff is reset", || began.elapsed() > CALM);
         if faults == 3 {
             before = (anonymous_kib(supervisor), descriptors(supervisor));
         }

@@ -160,25 +160,25 @@ fn the_previous_releases_backlog_is_delivered() {
 /// Guarantee: each-revision-notified-once
 #[test]
 fn only_unsupported_records_repeat_notifications() {
-    let (scene, reports) = (Scene::new(), RawApp::answering(&[], Next::Keep));
+    let (scene, app) = (Scene::new(), RawApp::answering(&[], Next::Keep));
     let _repository = need!(Repository::create(&scene), "git is not installed");
-    scene.set("notified", reports.address());
+    scene.set("notified", app.address());
     let body = "sync:\n  settings: { store: { git: { url: \"file://@dir@/git/config.git\", ref: main, path: orders/, interval: 100ms } }, \
                 publish: { symlink: { path: \"@dir@/settings\" } }, notify: [ { http: { url: \"http://@notified@/\" } } ] }\n";
     let start = || Outrigger::start(&scene, body, &[]);
     let outrigger = start();
-    until(PATIENCE, "the app is notified", || reports.seen_count() == 1);
+    until(PATIENCE, "the app is notified", || app.seen_count() == 1);
     outrigger.finish();
     let path = state_file(&scene, "state.json");
     let text = std::fs::read_to_string(&path).expect("the file exists");
     let outrigger = start();
     until(PATIENCE, "the store was polled", || outrigger.get("/status").json()["health"] == "ok");
-    assert!(!within(SECOND, || reports.seen_count() > 1), "no notification is repeated");
+    assert!(!within(SECOND, || app.seen_count() > 1), "no notification is repeated");
     outrigger.finish();
     std::fs::write(&path, text).expect("the file is writable");
     raise_version(&path);
     let outrigger = start();
-    until(PATIENCE, "the app is notified again", || reports.seen_count() == 2);
+    until(PATIENCE, "the app is notified again", || app.seen_count() == 2);
     assert_ignored(&outrigger, &path);
     outrigger.finish();
 }

@@ -164,12 +164,12 @@ fn a_tag_named_like_the_branch_blocks_no_update() {
     repository.set_ref("refs/tags/main", &first);
     repository.push(3);
     let mut outcome = Err(String::new());
-    let reports = within(PATIENCE, || {
+    let settled = within(PATIENCE, || {
         let (state, text) = sync_state(&outrigger);
         outcome = if state == "ok" { Ok(published_commit(&to).unwrap_or_default()) } else { Err(text) };
         is_unambiguous(&outcome, "main", &first)
     });
-    assert!(reports, "the tag's commit is published, or the error has both refs: {outcome:?}");
+    assert!(settled, "the tag's commit is published, or the error has both refs: {outcome:?}");
     std::fs::remove_file(repository.bare().join("refs/tags/main")).expect("the tag is a file");
     until(PATIENCE, "the branch without the tag", || {
         published_commit(&to).as_deref() == Some(repository.id_of("refs/heads/main").as_str())

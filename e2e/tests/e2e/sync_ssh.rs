@@ -193,11 +193,11 @@ fn check_reason(served: &Served, hosts: &str, url: &str, reason: &str) -> Vec<St
     let outrigger = served.start(Wait::Nothing);
     let mut wrong = Vec::new();
     let mut text = String::new();
-    let reports = within(2 * SILENCE, || {
+    let reported = within(2 * SILENCE, || {
         text = sync_state(&outrigger).1;
         text.contains(reason)
     });
-    wrong.extend((!reports).then(|| format!("expected {reason:?}, /status has: {text}")));
+    wrong.extend((!reported).then(|| format!("expected {reason:?}, /status has: {text}")));
     wrong.extend(text.contains("failed to fill whole buffer").then(|| format!("an internal error text: {text}")));
     let exit = outrigger.finish();
     let raw = exit.stderr.lines().chain(exit.stdout.lines()).filter(|line| !line.starts_with('{'));

@@ -373,7 +373,7 @@ fn spawn_with_third(command: Command, third: std::io::PipeWriter) -> Running {
 
 /// Without load, nothing delays the command and its response.
 #[test]
-fn an_upgrade_without_load_is_fast() {
+fn an_upgrade_without_load_succeeds() {
     let scene = Scene::new();
     let outrigger = Outrigger::start(&scene, ADMIN, &["sh", "-c", "trap 'exit 3' TERM; while :; do sleep 0.05; done"]);
     let app = outrigger.app();
@@ -394,7 +394,7 @@ fn app_exits_are_known_after_crash_and_upgrade() {
     let script = "[ -e \"$0\" ] || { touch \"$0\"; exit 3; }; trap 'exit 0' TERM; while :; do sleep 0.05; done";
     let marker = scene.text_path("ran");
     let outrigger = Outrigger::start(&scene, &body, &["sh", "-c", script, &marker]);
-    let reports = || {
+    let status = || {
         let status = outrigger.get("/status").json();
         (
             status["app"]["restarts"].as_u64(),
@@ -403,18 +403,18 @@ fn app_exits_are_known_after_crash_and_upgrade() {
         )
     };
     let known = (Some(1), Some(3), Some(true));
-    until(PATIENCE, "the app was restarted", || reports() == known);
+    until(PATIENCE, "the app was restarted", || status() == known);
     let (app, worker) = (outrigger.app(), outrigger.worker());
     send_signal(worker, Signal::KILL);
     outrigger.await_other(worker, PATIENCE);
-    assert_eq!(reports(), known);
+    assert_eq!(status(), known);
     for name in ["next", "later"] {
         let next = copy(&scene, name);
         let (code, output) = upgrade(&scene, Some(&next));
         assert_eq!(code, 0, "{output}");
         await_binary(&outrigger, app, &next);
         until(PATIENCE, "the new worker serves", || outrigger.status_of("/ready") == 200);
-        assert_eq!(reports(), known, "{name}");
+        assert_eq!(status(), known, "{name}");
     }
     let of_the_app = scene.black_boxes().iter().filter(|text| text["process"] == "app").count();
     assert_eq!(of_the_app, 1, "its exit is recorded once");

@@ -5,7 +5,7 @@
 use super::source::Source;
 use super::{Finding, source};
 
-/// Longer names are cut off in the output of every runner.
+/// A limit for readability: longer names wrap in the output of test runners.
 const TEST_NAME_MAX: usize = 45;
 
 /// Files that list the words themselves.

@@ -222,7 +222,7 @@ pub fn await_within(limit: Duration, what: &str, mut condition: impl FnMut() -> 
     let end = Instant::now() + limit;
     while !condition() {
         if Instant::now() > end {
-            return Err(format!("{what} did not happen within {limit:?}"));
+            return Err(format!("timeout after {limit:?} waiting for {what}"));
         }
         std::thread::sleep(Duration::from_millis(2));
     }

@@ -1,7 +1,6 @@
-//! The state directory: one directory, one lock, one budget. In: small named files of the subsystems. Out: the same files,
+//! The state directory: one directory, one lock. In: small named files of the subsystems. Out: the same files,
 //! complete after a crash: written to a temporary file, synced, renamed. If the directory is not writable, everything runs
-//! without durability and reports it. Limits: `max` bytes over all files; a file that would exceed it is rejected and
-//! reported.
+//! without durability and reports it. Limits: `max` bytes per file; a larger one is rejected and reported.
 
 use crate::system::file;
 use crate::telemetry::MetricDesc;

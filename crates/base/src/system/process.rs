@@ -4,9 +4,11 @@
 #[derive(Clone, Copy, Debug)]
 pub struct ProcessStat {
     pub session: i32,
-    /// Including the times of reaped children, so that the sum does not decrease when one exits.
     pub user_ticks: u64,
     pub system_ticks: u64,
+    /// Of reaped children.
+    pub children_user_ticks: u64,
+    pub children_system_ticks: u64,
     pub threads: u64,
     /// Since the start of the system.
     pub start_ticks: u64,
@@ -15,16 +17,21 @@ pub struct ProcessStat {
 }
 
 impl ProcessStat {
-    /// Fields by their numbers in proc_pid_stat(5); the name in parentheses may contain anything, so counting starts after it.
     pub fn read(pid: i32) -> Option<ProcessStat> {
-        let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        ProcessStat::parse(&std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+    }
+
+    /// Fields by their numbers in proc_pid_stat(5); the name in parentheses may contain anything, so counting starts after it.
+    pub fn parse(text: &str) -> Option<ProcessStat> {
         let fields: Vec<&str> = text.get(text.rfind(')')? + 2..)?.split_ascii_whitespace().collect();
         let number = |field: usize| fields.get(field - 3)?.parse::<i64>().ok();
         let positive = |field: usize| number(field).map(|value| u64::try_from(value).unwrap_or(0));
         Some(ProcessStat {
             session: i32::try_from(number(6)?).ok()?,
-            user_ticks: positive(14)? + positive(16)?,
-            system_ticks: positive(15)? + positive(17)?,
+            user_ticks: positive(14)?,
+            system_ticks: positive(15)?,
+            children_user_ticks: positive(16)?,
+            children_system_ticks: positive(17)?,
             threads: positive(20)?,
             start_ticks: positive(22)?,
             virtual_bytes: positive(23)?,
@@ -32,6 +39,7 @@ impl ProcessStat {
         })
     }
 
+    /// Without children.
     pub fn cpu_seconds(&self) -> f64 {
         (self.user_ticks + self.system_ticks) as f64 / ticks_per_second()
     }
@@ -40,9 +48,9 @@ impl ProcessStat {
         self.resident_pages as f64 * rustix::param::page_size() as f64
     }
 
-    /// Unix time in seconds.
-    pub fn start_time(&self) -> Option<f64> {
-        Some(boot_time()? as f64 + self.start_ticks as f64 / ticks_per_second())
+    /// Unix time in seconds, with the boot time of the system.
+    pub fn start_time(&self, boot_time: i64) -> f64 {
+        boot_time as f64 + self.start_ticks as f64 / ticks_per_second()
     }
 }
 
@@ -62,9 +70,8 @@ pub fn open_descriptors(pid: i32) -> Option<u64> {
     std::fs::metadata(format!("/proc/{pid}/fd")).ok().map(|meta| meta.len()).filter(|count| *count > 0)
 }
 
-/// The soft limit of open file descriptors; none if it is unlimited.
-pub fn max_descriptors(pid: i32) -> Option<u64> {
-    let limits = std::fs::read_to_string(format!("/proc/{pid}/limits")).ok()?;
+/// The soft limit of open file descriptors in the text of /proc/PID/limits; none if it is unlimited.
+pub fn max_descriptors(limits: &str) -> Option<u64> {
     limits.lines().find_map(|line| line.strip_prefix("Max open files"))?.split_whitespace().next()?.parse().ok()
 }
 
@@ -78,8 +85,9 @@ mod tests {
         let stat = ProcessStat::read(pid).expect("this process runs");
         assert!(stat.resident_bytes() > 0.0 && stat.threads > 0 && stat.virtual_bytes > 0);
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_secs_f64();
-        assert!((0.0..600.0).contains(&(now - stat.start_time().expect("/proc/stat"))));
-        assert!(max_descriptors(pid).is_some_and(|max| max > 0));
+        assert!((0.0..600.0).contains(&(now - stat.start_time(boot_time().expect("/proc/stat")))));
+        let limits = std::fs::read_to_string("/proc/self/limits").expect("a limit");
+        assert!(max_descriptors(&limits).is_some_and(|max| max > 0));
         assert!(ProcessStat::read(i32::MAX).is_none());
     }
 }

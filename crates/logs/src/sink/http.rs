@@ -15,7 +15,7 @@ use std::ops::Range;
 
 net::http_client! {
     /// Posts records as JSON lines: one object per record with `message`, `timestamp`, `stream`, `source`, `file` and every field
-    /// that a stage set. A 2xx response acknowledges; 408, 425, 429 and 5xx are retried with back-off; any other response drops
+    /// that a stage set. A 2xx response acknowledges; 408, 425, 429 and 5xx are retried with backoff; any other response drops
     /// the batch with reason `rejected`, and the response is logged.
     pub struct Config {
         /// The URL to post to.
@@ -105,7 +105,7 @@ impl Sink for Http {
                 url: self.url.clone(),
                 headers,
                 body,
-                answer_max: RESPONSE_MAX,
+                response_max: RESPONSE_MAX,
             };
             let response = self.client.send(&request).await.map_err(|error| Failure::of(&error))?;
             result_of(&response)

@@ -206,7 +206,7 @@ impl Sink for Loki {
                 url: self.url.clone(),
                 headers,
                 body,
-                answer_max: RESPONSE_MAX,
+                response_max: RESPONSE_MAX,
             };
             let response = self.client.send(&request).await.map_err(|error| Failure::of(&error))?;
             result_of(&response)

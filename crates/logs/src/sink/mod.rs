@@ -159,7 +159,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_registry_keeps_its_laws() {
+    fn every_kind_is_documented_with_a_valid_example() {
         config::registry::assert_laws::<SinkEntry>(SinkEntry::KINDS);
     }
 }

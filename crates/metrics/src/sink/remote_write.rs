@@ -206,7 +206,7 @@ impl RemoteWrite {
             ("x-prometheus-remote-write-version", "0.1.0".to_string()),
         ];
         let url = self.url.clone();
-        let request = Request { method: http::Method::POST, url, headers, body: bytes, answer_max: 64 << 10 };
+        let request = Request { method: http::Method::POST, url, headers, body: bytes, response_max: 64 << 10 };
         let mut backoff = Backoff::new(RETRY_FIRST, RETRY_MAX);
         loop {
             let (text, wait) = match self.client.send(&request).await {

@@ -114,8 +114,8 @@ impl Totals {
     fn add(&mut self, pid: i32, stat: &ProcessStat) {
         self.processes += 1;
         // Including the times of reaped children, so that the sum does not decrease when one exits.
-        self.user_ticks += stat.user_ticks;
-        self.system_ticks += stat.system_ticks;
+        self.user_ticks += stat.user_ticks + stat.children_user_ticks;
+        self.system_ticks += stat.system_ticks + stat.children_system_ticks;
         self.resident_pages += stat.resident_pages;
         self.virtual_bytes += stat.virtual_bytes;
         self.threads += stat.threads;
@@ -137,14 +137,14 @@ fn families(totals: &Totals) -> Vec<Family> {
         gauge("process_unix_file_descriptor_count", "Open file descriptors of the app.", totals.descriptors as f64),
         gauge("process_thread_count", "Threads of the app.", totals.threads as f64),
         gauge("process_children_count", "Further processes of the app.", totals.processes.saturating_sub(1) as f64),
-        gauge("process_uptime_seconds", "Time since the start of the app.", uptime(totals.start_ticks, ticks)),
+        gauge("process_uptime_seconds", "Time since the start of the app.", uptime(totals.start_ticks, ticks).max(0.0)),
     ]
 }
 
 /// Seconds since a start in ticks since boot, with the boot time from /proc/stat.
 fn uptime(start_ticks: u64, ticks: f64) -> f64 {
     let started = base::system::process::boot_time().unwrap_or(0) as f64 + start_ticks as f64 / ticks;
-    (now_ms() as f64 / 1e3 - started).max(0.0)
+    now_ms() as f64 / 1e3 - started
 }
 
 #[cfg(test)]

@@ -6,7 +6,8 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 /// Count and duration of requests through the proxy, by listener, cluster, method and status, under OpenTelemetry's names:
-/// `http_server_request_duration_seconds` inbound, `http_client_request_duration_seconds` outbound.
+/// `http_server_request_duration_seconds` inbound, `http_client_request_duration_seconds` outbound; and the
+/// `outrigger_proxy_*` metrics.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Config {

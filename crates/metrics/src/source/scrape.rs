@@ -80,7 +80,7 @@ impl Scrape {
             url: self.url.clone(),
             headers: vec![("accept", ACCEPT.into()), ("accept-encoding", "gzip".into())],
             body: bytes::Bytes::new(),
-            answer_max: self.max_body_bytes,
+            response_max: self.max_body_bytes,
         };
         let response = self.client.send(&request).await.map_err(|error| error.to_string())?;
         if !response.is_success() {

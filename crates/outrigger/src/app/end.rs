@@ -4,7 +4,7 @@
 
 use super::External;
 use base::runtime::health::Health;
-use base::system::process::ProcessStat;
+use base::system::process::{ProcessStat, boot_time};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
@@ -79,7 +79,7 @@ pub async fn watch(external: External, since: i64, health: Arc<Health>, on_exit:
             }
         }
         let by_name = || external.process_name.as_deref().filter(|_| watched.is_none()).and_then(find_process);
-        // A new process ID replaces the previous one: the old file was of a previous run, or the app has re-executed itself.
+        // A new process ID replaces the previous one: the old file was of a previous run, or the app has restarted itself.
         let other =
             polled.pid.or_else(by_name).filter(|pid| watched.as_ref().is_none_or(|(watched, _)| watched != pid));
         let opened = other.and_then(|pid| Some((pid, pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok()?)));
@@ -184,11 +184,14 @@ pub fn read_pid(path: &Path, since: i64, failure: &mut Option<String>) -> Option
         }
     };
     let pid: i32 = std::str::from_utf8(text.trim_ascii()).ok()?.parse().ok().filter(|pid| *pid > 0)?;
-    let has_changed = written < since
-        && ProcessStat::read(pid)
-            .and_then(|stat| stat.start_time())
-            .is_some_and(|at| at as i64 > written + CLOCK_TOLERANCE);
+    let has_changed =
+        written < since && started_at(pid).is_some_and(|started_at| started_at > written + CLOCK_TOLERANCE);
     (!has_changed).then_some(pid)
+}
+
+/// In Unix time.
+fn started_at(pid: i32) -> Option<i64> {
+    Some(ProcessStat::read(pid)?.start_time(boot_time()?) as i64)
 }
 
 /// Tolerance between two clocks: the kernel counts start times on its own clock, in full seconds since boot.

@@ -41,7 +41,7 @@ pub struct App {
     /// Signal forwarding.
     #[serde(default)]
     pub signals: Signals,
-    /// When it starts.
+    /// Start of the app: gates and timeout.
     #[serde(default)]
     pub start: Start,
     /// Exit codes that are a success and become 0, such as 143 for an app that exits on SIGTERM.
@@ -50,7 +50,7 @@ pub struct App {
     /// When it is restarted.
     #[serde(default)]
     pub restart: Restart,
-    /// How it stops.
+    /// Shutdown: signal, drain, grace period.
     #[serde(default)]
     pub stop: Stop,
     /// How the exit of an app in another container is detected; Outrigger then stops too, as a Job requires. One key is enough.

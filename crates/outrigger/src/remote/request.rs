@@ -64,7 +64,7 @@ pub enum Endpoint {
     Tcp(Vec<SocketAddr>, String),
 }
 
-/// A running Outrigger, as configured; it may not be running.
+/// The Outrigger that a command addresses; it may not be running.
 pub struct Instance {
     pub endpoint: Endpoint,
     token: Option<Secret>,
@@ -162,7 +162,7 @@ impl Instance {
             )),
             404 => Err(Failure::new(
                 format!("{} has no endpoint {path}", self.address()),
-                "check that Outrigger of this version listens there",
+                "check that an Outrigger of the same version listens there",
             )),
             status => {
                 let help = match status {

@@ -192,9 +192,9 @@ impl Connection {
             _ => ("", Vec::new()),
         };
         let head = format!("HTTP/1.1 200 OK\r\n{kind}Content-Length: {}\r\nConnection: close\r\n\r\n", body.len());
+        self.listener.recorder.local_response(self.listener.index, Reason::DirectResponse);
         // A disconnected client needs no response.
         let _ = write_all(&self.stream, &[head.as_bytes(), &body].concat(), WRITE_IDLE).await;
-        self.listener.recorder.local_response(self.listener.index, Reason::DirectResponse);
         let mut report = Report { reason: Some(Reason::DirectResponse), ..Report::new(200) };
         (report.bytes_received, report.bytes_sent) = (request.length as u64, (head.len() + body.len()) as u64);
         let done = Exchanged { method: request.method, sent, path, took: started.elapsed(), peer: self.peer };

@@ -73,7 +73,7 @@ impl Supervisor {
         };
         let deadline = within.unwrap_or(plan.deadline);
         let until = now + deadline;
-        // A requested time is short, and is shared between the requests and the app.
+        // A requested time may be short: at most a third of it goes to the drain.
         let drain = if within.is_some() { plan.drain.min(deadline / 3) } else { plan.drain.min(deadline) };
         let wait = if plan.awaits_end { drain + plan.grace } else { drain };
         let external_until = (now + wait).min(until.checked_sub(DELIVERY).unwrap_or(now));

@@ -63,7 +63,7 @@ impl Supervisor {
 
     /// Sends the active worker what happened before its start.
     pub(crate) fn catch_up(&mut self, now: Instant) {
-        // A final exit is sent after the output, as to the worker that has seen it.
+        // A final exit is sent by `finish_output`, also to a new worker.
         if let Some(ended) = self.app.ended.filter(|ended| ended.restarts) {
             if !self.app.exit_acknowledged {
                 self.workers.send_to_active(ToWorker::AppEnded(ended));

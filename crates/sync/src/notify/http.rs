@@ -47,7 +47,7 @@ pub async fn send(config: &Config, revision: &str) -> Result<(), String> {
         url: config.url.as_str().to_string(),
         headers: vec![("x-outrigger-revision", revision.to_string())],
         body: Bytes::new(),
-        answer_max: 64 << 10,
+        response_max: 64 << 10,
     };
     let response = client.send(&request).await.map_err(|error| error.to_string())?;
     if response.is_success() { Ok(()) } else { Err(format!("status {}: {}", response.status, response.excerpt())) }

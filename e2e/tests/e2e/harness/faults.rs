@@ -23,7 +23,7 @@ pub fn binary() -> Option<String> {
 #[track_caller]
 pub fn inject(scene: &Scene, line: &str) -> String {
     let (mut response, mut error_text) = (String::new(), String::new());
-    let received = within(PATIENCE, || match try_get(scene, line) {
+    let received = within(PATIENCE, || match try_inject(scene, line) {
         Ok(line) => {
             response = line;
             true
@@ -52,7 +52,7 @@ pub fn send(scene: &Scene, line: &str) {
     BufReader::new(stream).read_line(&mut String::new()).ok();
 }
 
-fn try_get(scene: &Scene, line: &str) -> std::io::Result<String> {
+fn try_inject(scene: &Scene, line: &str) -> std::io::Result<String> {
     let mut stream = UnixStream::connect(scene.path("state/faults.sock"))?;
     stream.set_read_timeout(Some(10 * SECOND))?;
     stream.write_all(format!("{line}\n").as_bytes())?;

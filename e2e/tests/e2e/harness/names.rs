@@ -59,7 +59,7 @@ impl Names {
         }
         std::fs::write(names.directory.join("nsswitch.conf"), NSSWITCH).expect("the scene is writable");
         names.hosts("");
-        names.get(&[0], "");
+        names.use_servers(&[0], "");
         Some(names)
     }
 
@@ -89,7 +89,7 @@ impl Names {
     }
 
     /// Writes resolv.conf with these name servers, and more lines.
-    pub fn get(&self, servers: &[u8], more: &str) {
+    pub fn use_servers(&self, servers: &[u8], more: &str) {
         let mut text: String = servers.iter().map(|number| format!("nameserver {}\n", self.server(*number))).collect();
         text.push_str(more);
         self.change(&self.resolv_conf, &text);

@@ -135,7 +135,7 @@ impl NetHttp {
             Some(credentials) => url.replacen("://", &format!("://{credentials}@"), 1),
             None => url.to_string(),
         };
-        Request { method, url, headers: known, body: Bytes::new(), answer_max: RESPONSE_MAX }
+        Request { method, url, headers: known, body: Bytes::new(), response_max: RESPONSE_MAX }
     }
 }
 
