@@ -156,7 +156,7 @@ impl Control {
         result.unwrap_or_else(|_| Err("the supervisor has exited".into()))
     }
 
-    /// Whether a worker that nobody waits for could not take over since the last call.
+    /// Whether a worker could not take over since the last call, without a request that waits for it.
     pub fn take_failed_takeover(&self) -> bool {
         self.takeover_failed.take()
     }
