@@ -137,14 +137,15 @@ fn control_z_stops_app_and_init_fg_resumes_both() {
     let bash = need_peer!("bash");
     let scenario = |init: Init| -> Option<()> {
         let scene = Scene::new();
+        // bash, since it forks: dash uses vfork, and a child that ^Z stops before its exec leaves its parent in state D.
         let words: Vec<String> =
-            init.command(&scene, PLAIN, &["sh", "-c", TICKING]).iter().map(|word| format!("'{word}'")).collect();
+            init.command(&scene, PLAIN, &[&bash, "-c", TICKING]).iter().map(|word| format!("'{word}'")).collect();
         let terminal = Terminal::start(&[bash.as_str(), "--norc", "--noprofile", "-i"])?;
         terminal.await_text(PATIENCE, "$ ");
         terminal.type_keys(&format!("{}\n", words.join(" ")));
         terminal.await_text(PATIENCE, "tick");
         let init_pid = children(terminal.pid()).into_iter().find(|child| child.name.starts_with(init.name()))?.pid;
-        let app = children(init_pid).into_iter().find(|child| child.name == "sh")?.pid;
+        let app = children(init_pid).into_iter().find(|child| child.name == "bash")?.pid;
         for round in 1..=2 {
             terminal.type_keys(CONTROL_Z);
             until(PATIENCE, &format!("{} and its app are stopped", init.name()), || {
