@@ -131,8 +131,9 @@ fn start_returns_when_ready_and_stop_is_clean() {
     let machine = need!(Machine::boot(""), NO_SYSTEMD);
     let booted = &machine.booted;
     booted.systemctl(&["start", UNIT]);
-    let started = get(&machine.address("probes"), "/started").expect("the probes listen already");
-    assert_eq!(started.status, 200);
+    let started = || get(&machine.address("probes"), "/started").expect("the probes listen already").status;
+    // The listeners are bound; the first scan for log files may still run.
+    until(PATIENCE, "every subsystem has started", || started() == 200);
     assert_eq!((booted.show(UNIT, "ActiveState"), booted.show(UNIT, "SubState")), ("active".into(), "running".into()));
 
     let status =
