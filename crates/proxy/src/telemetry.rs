@@ -199,7 +199,7 @@ impl Recorder {
     }
 
     pub fn request(&self, listener: usize, method: Method, status: u16, took: Duration) {
-        let key = Key { listener: listener as u16, method: method.text(), status };
+        let key = Key { listener: listener as u16, method: method.as_str(), status };
         let mut seen = self.seen.borrow_mut();
         // A handful of series per thread: a scan is faster than a hash.
         match seen.iter().position(|(known, _)| *known == key) {

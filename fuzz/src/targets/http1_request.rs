@@ -104,7 +104,7 @@ pub fn run(input: &[u8]) {
         Ok(Some(summary)) => {
             let sizes = (bucket(summary.length), bucket(summary.out.len()));
             shape((
-                summary.method.text(),
+                summary.method.as_str(),
                 summary.keep_alive,
                 summary.http_10,
                 summary.upgrade.is_some(),

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, watch};
 
 /// The percentage of the limit above which no more data is read.
-const TIGHT_PERCENT: u64 = 75;
+const PRESSURE_PERCENT: u64 = 75;
 
 /// The longest pause of a source that can wait: a source that never resumes would lose data, too.
 const PAUSE_MAX: Duration = Duration::from_secs(5);
@@ -15,21 +15,21 @@ const PAUSE_MAX: Duration = Duration::from_secs(5);
 /// Shared by all subsystems of a worker.
 #[derive(Clone, Debug)]
 pub struct Pressure {
-    tight: Arc<watch::Sender<bool>>,
+    active: Arc<watch::Sender<bool>>,
     requested: Arc<Notify>,
 }
 
 impl Default for Pressure {
     fn default() -> Pressure {
-        Pressure { tight: Arc::new(watch::channel(false).0), requested: Arc::default() }
+        Pressure { active: Arc::new(watch::channel(false).0), requested: Arc::default() }
     }
 }
 
 impl Pressure {
     /// Records the memory in use; returns whether it exceeds the limit.
     pub fn note(&self, used: u64, limit: u64) -> bool {
-        let tight = used >= limit / 100 * TIGHT_PERCENT;
-        self.tight.send_if_modified(|current| std::mem::replace(current, tight) != tight);
+        let active = used >= limit / 100 * PRESSURE_PERCENT;
+        self.active.send_if_modified(|current| std::mem::replace(current, active) != active);
         used > limit
     }
 
@@ -43,16 +43,16 @@ impl Pressure {
     }
 
     pub fn has_pressure(&self) -> bool {
-        *self.tight.borrow()
+        *self.active.borrow()
     }
 
-    /// Waits until memory is tight.
+    /// Waits until there is memory pressure.
     pub async fn begins(&self) {
         // The sender is in `self`, so the channel is open.
-        let _ = self.tight.subscribe().wait_for(|tight| *tight).await;
+        let _ = self.active.subscribe().wait_for(|active| *active).await;
     }
 
-    /// Waits while memory is tight; returns whether it was.
+    /// Waits while there is memory pressure; returns whether there was.
     pub async fn wait_for_relief(&self) -> bool {
         self.wait_for_relief_within(PAUSE_MAX).await
     }
@@ -62,8 +62,8 @@ impl Pressure {
         if !self.has_pressure() {
             return false;
         }
-        let mut tight = self.tight.subscribe();
-        let _ = tokio::time::timeout(max, tight.wait_for(|tight| !tight)).await;
+        let mut active = self.active.subscribe();
+        let _ = tokio::time::timeout(max, active.wait_for(|active| !active)).await;
         true
     }
 }

@@ -289,7 +289,7 @@ const METHOD_MAX: usize = 32;
 /// The method as the client sent it; metrics have one label for all unknown ones.
 fn sent_method(request: &Request, head: &[u8]) -> Cow<'static, str> {
     if request.method != Method::Other {
-        return Cow::Borrowed(request.method.text());
+        return Cow::Borrowed(request.method.as_str());
     }
     // Empty lines may precede the request line (RFC 9112, 2.2). A method consists of ASCII (RFC 9110, 5.6.2).
     let line = head.trim_ascii_start();

@@ -18,7 +18,7 @@ macro_rules! methods {
         pub enum Method { $($name),+, Other }
 
         impl Method {
-            pub fn text(self) -> &'static str {
+            pub fn as_str(self) -> &'static str {
                 match self { $(Method::$name => $text),+, Method::Other => "_OTHER" }
             }
 
