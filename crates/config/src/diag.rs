@@ -226,6 +226,14 @@ pub fn hide_userinfo(text: &str) -> String {
     out
 }
 
+/// A URL without its user part and its query, which may be credentials, as in a presigned URL.
+pub fn hide_query(url: &str) -> String {
+    match url.split_once('?') {
+        Some((url, _)) => format!("{}?…", hide_userinfo(url)),
+        None => hide_userinfo(url),
+    }
+}
+
 /// The known name nearest to a mistyped name, if it is near enough to suggest.
 pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let limit = (name.chars().count() / 3).max(1);
@@ -285,6 +293,12 @@ mod tests {
         let shown = report.render();
         assert!(!shown.contains("hunter2") && !shown.contains("me:pw"), "{shown}");
         assert!(shown.contains("@host/x"), "{shown}");
+    }
+
+    #[test]
+    fn a_url_is_shown_without_user_and_query() {
+        assert_eq!(hide_query("https://me:pw@host/x?sig=abc"), "https://*****@host/x?…");
+        assert_eq!(hide_query("https://host/x"), "https://host/x");
     }
 
     #[test]

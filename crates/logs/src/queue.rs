@@ -29,6 +29,8 @@ pub struct Queue {
     tracked: Cell<usize>,
     /// Records that cannot be re-read, queued or in a body in flight.
     untracked: Cell<u64>,
+    /// Records of the app's output, queued or in a body in flight. What no required sink waits for is not persisted at a stop.
+    output: Cell<u64>,
     settled: Notify,
     row: Arc<Row>,
 }
@@ -46,6 +48,7 @@ impl Queue {
             emptied: Notify::new(),
             tracked: Cell::new(0),
             untracked: Cell::new(0),
+            output: Cell::new(0),
             settled: Notify::new(),
             row,
         })
@@ -79,7 +82,10 @@ impl Queue {
         self.row.replay(if replayed { records } else { 0 });
         self.bytes.set(self.bytes.get() + batch.cost());
         match batch.ack {
-            Some(_) => self.tracked.set(self.tracked.get() + 1),
+            Some(_) => {
+                self.tracked.set(self.tracked.get() + 1);
+                self.output.set(self.output.get() + output_records(&batch));
+            }
             None => self.untracked.set(self.untracked.get() + records),
         }
         self.batches.borrow_mut().push_back(batch);
@@ -114,6 +120,7 @@ impl Queue {
         };
         ack.done(self.sink);
         self.tracked.set(self.tracked.get().saturating_sub(1));
+        self.output.set(self.output.get().saturating_sub(output_records(batch)));
         self.settled.notify_one();
     }
 
@@ -141,6 +148,14 @@ impl Queue {
         dropped
     }
 
+    /// Drops records of the app's output, which are persisted for required sinks only; returns how many.
+    pub fn drop_output(&self) -> u64 {
+        self.batches.borrow_mut().retain(|batch| output_records(batch) == 0);
+        let dropped = self.output.take();
+        self.row.drop_records(Reason::Shutdown, dropped);
+        dropped
+    }
+
     /// No more batches follow.
     pub fn close(&self) {
         self.closed.set(true);
@@ -150,6 +165,11 @@ impl Queue {
     pub fn is_closed(&self) -> bool {
         self.closed.get()
     }
+}
+
+/// A file can be read again; the app's output cannot.
+fn output_records(batch: &Batch) -> u64 {
+    if batch.file.is_none() && batch.ack.is_some() { batch.records.len() as u64 } else { 0 }
 }
 
 #[cfg(test)]

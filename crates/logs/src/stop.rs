@@ -67,8 +67,8 @@ pub fn persist(backlogs: Vec<BacklogOf>) -> Vec<Unpersisted> {
     unpersisted
 }
 
-/// Reports what each sink has not delivered: records of files and of the app are re-read after a start, unless they could not be
-/// persisted.
+/// Reports what each sink has not delivered: records of files are re-read after a start, and those of the app if a required sink
+/// waits for them and they could be persisted.
 pub fn report_undelivered(
     sinks: &[SinkPlan],
     telemetry: &Telemetry,
@@ -76,7 +76,10 @@ pub fn report_undelivered(
     unpersisted: &[Unpersisted],
 ) {
     for (sink, queue) in sinks.iter().zip(queues) {
-        let dropped = queue.drop_untracked();
+        let mut dropped = queue.drop_untracked();
+        if !sink.required {
+            dropped += queue.drop_output();
+        }
         let row = telemetry.ledger.row(&sink.component());
         let pending = row.counts().pending;
         let of_sink = unpersisted.iter().filter(|source| source.pipeline.sinks().any(|(index, _)| index == queue.sink));

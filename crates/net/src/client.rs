@@ -87,12 +87,31 @@ impl Client {
             match self.exchange(sender, &target, head.clone(), request).await {
                 Err((error, true)) => tracing::debug!(%error, "idle keep-alive connection closed; reconnecting"),
                 Err((error, false)) => return Err(error),
-                Ok(response) => return Ok(response),
+                Ok(response) => return Ok(self.without_secrets(response, &head.headers)),
             }
         }
         // A little less than the full timeout, so that the error reports the step that took it.
         let sender = self.connector.connect(&target, self.config.timeout.0.mul_f64(0.9)).await?;
-        self.exchange(sender, &target, head, request).await.map_err(|(error, _)| error)
+        let sent = head.headers.clone();
+        let response = self.exchange(sender, &target, head, request).await.map_err(|(error, _)| error)?;
+        Ok(self.without_secrets(response, &sent))
+    }
+
+    /// A receiver may repeat what was sent in its error, which becomes part of messages.
+    fn without_secrets(&self, response: Response, sent: &HeaderMap) -> Response {
+        if response.is_success() {
+            return response;
+        }
+        let configured = self.config.headers.keys().filter_map(|name| sent.get(name.as_str()));
+        let credentials = ["authorization", "proxy-authorization"].into_iter().filter_map(|name| sent.get(name));
+        let values = configured.chain(credentials).filter_map(|value| value.to_str().ok());
+        // The scheme of credentials, such as Bearer, is no secret.
+        let secrets = values.map(|value| value.split_once(' ').map_or(value, |(_, secret)| secret));
+        let mut text = String::from_utf8_lossy(&response.body).into_owned();
+        for secret in secrets.filter(|secret| secret.len() >= SECRET_MIN) {
+            text = text.replace(secret, "(secret)");
+        }
+        Response { body: text.into(), ..response }
     }
 
     fn head(&self, request: &Request, uri: &Uri, target: &Target) -> Result<http::request::Parts, Error> {
@@ -210,7 +229,7 @@ impl Response {
     /// The beginning of the body, or the target of a redirect, for a message.
     pub fn excerpt(&self) -> String {
         if let Some(location) = self.header("location").filter(|_| (300..400).contains(&self.status)) {
-            return format!("redirect to {} not followed", config::diag::hide_userinfo(location));
+            return format!("redirect to {} not followed", config::diag::hide_query(location));
         }
         let text =
             String::from_utf8_lossy(self.body.get(..EXCERPT_MAX.min(self.body.len())).unwrap_or(&[])).into_owned();
@@ -219,6 +238,9 @@ impl Response {
 }
 
 const EXCERPT_MAX: usize = 300;
+
+/// A shorter value would be found in any text.
+const SECRET_MIN: usize = 4;
 
 fn insert(headers: &mut HeaderMap, name: &str, value: &str) -> Result<(), Error> {
     let bad = || Error::us(format!("the header `{name}` contains a character that is not allowed")).finally();
@@ -237,6 +259,29 @@ fn host_of(url: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn errors_of_receivers_show_no_secret_sent() {
+        let headers = [("x-api-key".to_string(), config::unit::Secret::new("key-12345"))];
+        let config = ClientConfig {
+            timeout: crate::timeout(),
+            connect_timeout: crate::connect_timeout(),
+            headers: headers.into_iter().collect(),
+            auth: None,
+            tls: crate::config::Tls::default(),
+        };
+        let mut sent = HeaderMap::new();
+        insert(&mut sent, "x-api-key", "key-12345").expect("a header");
+        insert(&mut sent, "authorization", "Bearer top-secret").expect("a header");
+        insert(&mut sent, "host", "receiver").expect("a header");
+        let client = Client::new(config).expect("a client");
+        let check = |status: u16, body: &'static str, expect: &str| {
+            let response = Response { status, headers: HeaderMap::new(), body: Bytes::from_static(body.as_bytes()) };
+            assert_eq!(client.without_secrets(response, &sent).excerpt(), expect);
+        };
+        check(401, "receiver: Bearer top-secret, key-12345 rejected", "receiver: Bearer (secret), (secret) rejected");
+        check(200, "top-secret", "top-secret");
+    }
 
     #[test]
     fn retry_after_is_seconds_or_a_date() {

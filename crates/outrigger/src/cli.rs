@@ -1,6 +1,6 @@
 //! The command line.
 
-use crate::arguments::ConfigFile;
+use crate::arguments::{self, ConfigFile};
 use crate::remote::{self, For, Format, Probe, Target};
 use base::telemetry::logging;
 use clap::{Args, Parser, Subcommand};
@@ -25,7 +25,14 @@ pub enum Command {
         #[command(flatten)]
         file: ConfigFile,
         /// The level of Outrigger's own log: error, warn, info, debug, trace or off.
-        #[arg(long, default_value = "info", env = "OUTRIGGER_LOG_LEVEL", hide_env_values = true, value_name = "LEVEL")]
+        #[arg(
+            long,
+            default_value = "info",
+            env = "OUTRIGGER_LOG_LEVEL",
+            hide_env_values = true,
+            value_parser = arguments::level,
+            value_name = "LEVEL"
+        )]
         log_level: LevelFilter,
         /// The format of Outrigger's own log on stderr; auto is text on a terminal, else JSON.
         #[arg(long, value_enum, default_value = "auto", value_name = "FORMAT")]
@@ -89,7 +96,7 @@ pub enum Command {
     },
     /// Stop a running Outrigger and the app that it wraps, and wait until it has exited.
     Stop {
-        /// Total time allowed [default: app.stop.timeout].
+        /// Total time allowed [default: app.stop.timeout, of which the command waits for 40s].
         #[arg(long, value_parser = remote::duration, value_name = "TIME")]
         timeout: Option<Duration>,
         /// A file with the token, if admin.token is set.
@@ -120,7 +127,7 @@ pub enum Command {
     /// Set the level of a running Outrigger's own log, until its worker is replaced.
     LogLevel {
         /// error, warn, info, debug, trace or off.
-        #[arg(value_name = "LEVEL")]
+        #[arg(value_parser = arguments::level, value_name = "LEVEL")]
         level: LevelFilter,
         /// A file with the token, if admin.token is set.
         #[arg(long, value_name = "FILE")]

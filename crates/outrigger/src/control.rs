@@ -207,10 +207,10 @@ impl Control {
 
     fn apply(&self, message: ToWorker<'_>) {
         let event = match message {
-            ToWorker::AppStarted { pid } => {
+            ToWorker::AppStarted { pid, earlier } => {
                 // The message is repeated when a worker takes over.
-                if self.facts.pid.swap(pid, Ordering::Relaxed) != pid {
-                    tracing::info!(pid, "app started");
+                if self.facts.pid.swap(pid, Ordering::Relaxed) != pid && !earlier {
+                    tracing::info!(component = "app", pid, "app started");
                 }
                 self.facts.runs.send_replace(true);
                 self.facts.metrics.up.set(1);

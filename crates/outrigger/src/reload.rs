@@ -86,6 +86,11 @@ impl Reloader {
         self.metrics.get().into_iter().for_each(ReloadMetrics::fail);
     }
 
+    fn recovered(&self) {
+        self.failed.set(None);
+        self.metrics.get().into_iter().for_each(ReloadMetrics::recover);
+    }
+
     /// Reloads on request: returns when the new worker serves, or the reason for which none does.
     pub async fn reload(&self, control: &Control) -> Result<String, String> {
         if control.is_requested() {
@@ -101,6 +106,7 @@ impl Reloader {
     async fn try_reload(&self, control: &Control) -> Result<String, String> {
         let found = self.check()?;
         if let Found::Unchanged = found {
+            self.recovered();
             return Ok("the configuration has not changed\n".into());
         }
         self.begin(found);
@@ -116,6 +122,7 @@ impl Reloader {
         match &found {
             // The file is again the configuration that this worker serves.
             Found::Unchanged => {
+                self.recovered();
                 control.no_fault();
                 return Ok(true);
             }
@@ -166,7 +173,11 @@ impl Reloader {
             // A failed reload on request has already been counted.
             let is_counted = now.is_some() && self.failed.get() == now;
             match self.follow(&control) {
-                Ok(true) => drop(health.recovered(PART)),
+                Ok(true) => {
+                    if health.recovered(PART) {
+                        tracing::info!(component = PART, "configuration recovered");
+                    }
+                }
                 Ok(false) => {
                     if !is_counted {
                         self.failed(now);

@@ -86,6 +86,11 @@ impl ReloadMetrics {
         ReloadMetrics { successful, failures: telemetry.counter(&RELOADS, &["failure"]) }
     }
 
+    /// The file is again the configuration in use.
+    pub fn recover(&self) {
+        self.successful.set(1);
+    }
+
     pub fn fail(&self) {
         self.successful.set(0);
         self.failures.add(1);

@@ -1,7 +1,7 @@
 //! Metrics of the proxy: requests by listener, method and status in a duration histogram with OpenTelemetry's buckets; connections,
 //! requests in flight and own responses of each listener; pools, connection attempts and ejections of each cluster. In: calls on the
 //! data threads, without a lock that another thread takes on the request path. Out: families on demand, summed over threads. Limits:
-//! methods and reasons are fixed sets, statuses are 100 to 599.
+//! methods and reasons are fixed sets; `SERIES_MAX` series of methods and statuses for each thread.
 
 use crate::access::Record;
 use crate::config::Direction;
@@ -139,6 +139,12 @@ fn now_ms() -> u64 {
     u64::try_from(now.tv_sec).unwrap_or(0) * 1000 + u64::try_from(now.tv_nsec).unwrap_or(0) / 1_000_000
 }
 
+/// Series of a thread; an app may respond with any status. Further ones count under one label.
+const SERIES_MAX: usize = 256;
+
+/// The status of that label, `_OTHER`.
+const OTHER_STATUS: u16 = 0;
+
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Key {
     listener: u16,
@@ -199,8 +205,13 @@ impl Recorder {
     }
 
     pub fn request(&self, listener: usize, method: Method, status: u16, took: Duration) {
-        let key = Key { listener: listener as u16, method: method.as_str(), status };
         let mut seen = self.seen.borrow_mut();
+        let key = Key { listener: listener as u16, method: method.as_str(), status };
+        let is_new = || !seen.iter().any(|(known, _)| *known == key);
+        let key = match seen.len() >= SERIES_MAX && is_new() {
+            true => Key { method: Method::Other.as_str(), status: OTHER_STATUS, ..key },
+            false => key,
+        };
         // A handful of series per thread: a scan is faster than a hash.
         match seen.iter().position(|(known, _)| *known == key) {
             Some(index) => seen[index].1.record(took),
@@ -329,9 +340,7 @@ impl Counters {
             in_flight.points.push(IN_FLIGHT.point(&[listener], sum(index, &|numbers| &numbers.in_flight)));
             for reason in Reason::ALL {
                 let count = sum(index, &|numbers| &numbers.local_responses[reason as usize]);
-                if count > 0.0 {
-                    local.points.push(LOCAL_RESPONSES.point(&[listener, cluster, reason.as_str()], count));
-                }
+                local.points.push(LOCAL_RESPONSES.point(&[listener, cluster, reason.as_str()], count));
             }
         }
         families.extend([open, accepted, evicted, in_flight, local]);
@@ -366,11 +375,15 @@ impl Counters {
 }
 
 fn labels(listener: &str, cluster: &str, key: &Key) -> Labels {
+    let status = match key.status {
+        OTHER_STATUS => "_OTHER".to_string(),
+        status => status.to_string(),
+    };
     labels_of(&[
         ("listener", listener),
         ("cluster", cluster),
         ("http_request_method", key.method),
-        ("http_response_status_code", &key.status.to_string()),
+        ("http_response_status_code", &status),
     ])
 }
 
@@ -400,5 +413,19 @@ mod tests {
             panic!("a histogram")
         };
         assert_eq!((bounds.last().map(|b| b.1), sum), (Some(3), 2.5));
+    }
+
+    #[test]
+    fn statuses_of_an_app_make_no_series_without_end() {
+        let shard = Arc::new(Shard::default());
+        let recorder = Recorder { shard: shard.clone(), seen: RefCell::default() };
+        for status in 100..1000 {
+            recorder.request(0, Method::Get, status, Duration::from_millis(1));
+        }
+        let series = lock(&shard.series);
+        assert_eq!(series.len(), SERIES_MAX + 1);
+        assert_eq!(series.values().map(|series| series.count()).sum::<u64>(), 900, "all are counted");
+        let other = Key { listener: 0, method: "_OTHER", status: OTHER_STATUS };
+        assert_eq!(series.get(&other).map(|series| series.count()), Some(900 - SERIES_MAX as u64));
     }
 }

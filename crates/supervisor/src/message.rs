@@ -59,6 +59,8 @@ impl Ended {
 pub enum ToWorker<'a> {
     AppStarted {
         pid: i32,
+        /// It was started before this worker took over.
+        earlier: bool,
     },
     /// How the app exited last, and how often it has exited and was started again: for a worker that did not run then.
     LastExit {
@@ -142,7 +144,7 @@ pub struct Packet {
 impl ToWorker<'_> {
     pub fn encode(self) -> Packet {
         match self {
-            ToWorker::AppStarted { pid } => packet(1, [i64::from(pid), 0, 0], &[]),
+            ToWorker::AppStarted { pid, earlier } => packet(1, [i64::from(pid), i64::from(earlier), 0], &[]),
             ToWorker::LastExit { ended, restarts } => packet(8, ended.numbers(), &restarts.to_le_bytes()),
             ToWorker::AppEnded(ended) => packet(2, ended.numbers(), &[]),
             ToWorker::Stop { left_ms, app_ended } => {
@@ -160,7 +162,7 @@ impl ToWorker<'_> {
     pub fn decode(bytes: &[u8]) -> Option<ToWorker<'_>> {
         let (tag, [first, second, third], payload) = unpack(bytes)?;
         Some(match tag {
-            1 => ToWorker::AppStarted { pid: i32::try_from(first).ok()? },
+            1 => ToWorker::AppStarted { pid: i32::try_from(first).ok()?, earlier: second == 1 },
             2 => ToWorker::AppEnded(Ended::from_numbers([first, second, third])?),
             3 => ToWorker::Stop { left_ms: u64::try_from(first).ok()?, app_ended: second == 1 },
             4 => ToWorker::Acquire,
@@ -276,7 +278,7 @@ mod tests {
     fn messages_round_trip_and_garbage_is_rejected() {
         let ended = Ended { code: 137, signal: 9, core_dumped: false, out_of_memory: true, restarts: true };
         for message in [
-            ToWorker::AppStarted { pid: 7 },
+            ToWorker::AppStarted { pid: 7, earlier: true },
             ToWorker::AppEnded(ended),
             ToWorker::LastExit { ended, restarts: 300 },
             ToWorker::AppEnded(Ended { core_dumped: true, out_of_memory: false, restarts: false, ..ended }),

@@ -325,6 +325,13 @@ fn own_processes_log_and_reloads_are_measured() {
         value("outrigger_log_messages_total", "level", "error").is_some_and(|count| count > errors)
     });
     assert_eq!(value("outrigger_config_reloads_total", "result", "failure"), Some(1.0), "one file counts once");
+
+    scene.write("outrigger.yaml", crate::harness::outrigger::configuration(&scene, body));
+    until(PATIENCE, "the configuration in use is the last good one again", || {
+        let page = Exposition::parse(&outrigger.get("/metrics").text());
+        page.value("outrigger_config_last_reload_successful") == Some(1.0)
+    });
+    until(PATIENCE, "the recovery is logged", || outrigger.stderr.contains("configuration recovered"));
     outrigger.finish();
 }
 

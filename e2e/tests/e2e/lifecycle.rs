@@ -294,7 +294,9 @@ fn a_killed_worker_is_replaced_and_the_app_stays() {
     send_signal(worker, Signal::KILL);
     outrigger.await_other(worker, PATIENCE);
     assert_eq!(outrigger.app(), app);
-    assert_eq!(outrigger.finish().code, 8);
+    let exit = outrigger.finish();
+    assert_eq!(exit.code, 8);
+    assert_eq!(exit.stderr.matches("app started").count(), 1, "the next worker logs no start: {}", exit.stderr);
 }
 
 /// As a companion, without a command, Outrigger does its jobs without an app and exits with 0 on SIGTERM.

@@ -47,6 +47,11 @@ fn log_level_comes_from_flag_or_variable() {
     assert!(!logged(&["--log-level", "error"], &[]).contains("stopping"));
     assert!(!logged(&[], &variable).contains("stopping"));
     assert!(logged(&["--log-level", "info"], &variable).contains("stopping"));
+    assert!(logged(&[], &[("OUTRIGGER_LOG_LEVEL", "")]).contains("stopping"), "an empty variable is the default");
+    for level in ["loud", "3"] {
+        let (code, _, stderr) = outrigger(&["run", "--log-level", level]);
+        assert!(code == 1 && stderr.contains("expected error, warn, info"), "{level}: {stderr}");
+    }
 }
 
 /// `outrigger log-level` changes the level of the running process, and rejects an unknown one.

@@ -15,7 +15,7 @@ use crate::harness::process::{Signal, run_to_end, send_signal};
 use crate::harness::server::Server;
 use crate::harness::volume::{NO_VOLUME, Volume};
 use crate::harness::{
-    Answer, LogReceiver, Outrigger, PATIENCE, SECOND, Scene, Wire, ledger_row, number_after, until, within,
+    Answer, LogReceiver, Outrigger, PATIENCE, SECOND, Scene, Wait, Wire, ledger_row, number_after, until, within,
 };
 
 const FAST: &str = "poll_interval: 50ms, scan_interval: 200ms";
@@ -289,4 +289,24 @@ fn lines_lost_with_a_killed_worker_are_counted() {
     assert_eq!((dropped(&row()) as usize, repeated), (missing, 0), "{}", row());
     assert!(outrigger.stderr.contains("log records dropped before they could be read"));
     outrigger.finish();
+}
+
+/// What only optional sinks have not delivered at a stop is lost, and reported as lost: the backlog is for required sinks.
+#[test]
+fn output_for_optional_sinks_is_reported_lost() {
+    for (required, expected) in [(false, "logs.sinks.main: 1 lost"), (true, "logs.sinks.main: 1 persisted")] {
+        let scene = Scene::new();
+        scene.port("closed");
+        scene.set("required", required);
+        let body = r#"
+app: { stop: { timeout: 2s } }
+logs:
+  sources: { app: { stdio: {} } }
+  sinks: { main: { http: { url: "http://127.0.0.1:@closed@/lines" }, required: @required@ } }
+"#;
+        let outrigger = Outrigger::start_and(&scene, body, &["sh", "-c", "echo the only line"], Wait::Nothing);
+        let exit = outrigger.wait(PATIENCE);
+        assert!(exit.stderr.contains(expected), "required: {required}: {}", exit.stderr);
+        assert_eq!(scene.path("state/logs/backlog").join("app.stdout").exists(), required);
+    }
 }

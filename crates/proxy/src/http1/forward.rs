@@ -207,8 +207,9 @@ impl Connection {
         let began = Instant::now();
         let reason = Reason::of_status(refusal.status);
         self.listener.recorder.local_response(self.listener.index, reason);
-        respond(&self.stream, refusal.status, reason, refusal.reason, method_of(self.buffer.filled())).await;
-        let refused = Exchanged { method: Method::Other, sent: "", path: &[], took: began.elapsed(), peer: self.peer };
+        let method = method_of(self.buffer.filled());
+        respond(&self.stream, refusal.status, reason, refusal.reason, method).await;
+        let refused = Exchanged { method, sent: "", path: &[], took: began.elapsed(), peer: self.peer };
         let report = Report { reason: Some(reason), ..Report::new(refusal.status) };
         record(&self.listener, &refused, &report);
         self.linger().await;
@@ -241,9 +242,10 @@ fn too_large(head: &[u8]) -> Refusal {
     }
 }
 
-/// The method of a rejected head: a response to HEAD has no body, whatever the error.
+/// The method of a rejected head, for its metric; a response to HEAD has no body, whatever the error.
 fn method_of(head: &[u8]) -> Method {
-    if head.starts_with(b"HEAD ") { Method::Head } else { Method::Other }
+    let name = head.split(|byte| *byte == b' ').next().unwrap_or_default();
+    std::str::from_utf8(name).map_or(Method::Other, Method::of)
 }
 
 /// A request as received, without sensitive fields (RFC 9110, 9.3.8).

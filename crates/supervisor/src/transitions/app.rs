@@ -56,7 +56,7 @@ impl Supervisor {
         };
         self.app.start(plan, exec, &setup, now);
         match self.app.pid() {
-            Some(pid) => self.workers.send_to_active(ToWorker::AppStarted { pid }),
+            Some(pid) => self.workers.send_to_active(ToWorker::AppStarted { pid, earlier: false }),
             None if matches!(self.app.state, State::Backoff { .. }) => {
                 self.app.ended.into_iter().for_each(|ended| self.workers.send_to_active(ToWorker::AppEnded(ended)));
             }

@@ -71,7 +71,7 @@ impl Supervisor {
             self.workers.send_to_active(ToWorker::LastExit { ended, restarts: self.app.restarts });
         }
         if let Some(pid) = self.app.pid() {
-            self.workers.send_to_active(ToWorker::AppStarted { pid });
+            self.workers.send_to_active(ToWorker::AppStarted { pid, earlier: true });
         }
         if let Some(stop) = &mut self.stop {
             self.workers.send_to_active(ToWorker::Stop {

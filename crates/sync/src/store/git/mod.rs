@@ -129,7 +129,7 @@ impl Config {
     }
 
     pub fn describe(&self) -> String {
-        format!("{} {}", config::diag::hide_userinfo(&self.url), self.reference)
+        format!("{} {}", config::diag::hide_query(&self.url), self.reference)
     }
 }
 
