@@ -111,7 +111,10 @@ pub fn init(options: &Options, path: &Path, force: bool) -> i32 {
     match written {
         Ok(found) => {
             print_summary(&found);
-            eprintln!("outrigger: wrote {}; review it, then run: outrigger validate -c {0}", path.display());
+            crate::note(&format!(
+                "outrigger: wrote {}; review it, then run: outrigger validate -c {0}\n",
+                path.display()
+            ));
             0
         }
         Err(failure) => report(&failure),
@@ -120,14 +123,19 @@ pub fn init(options: &Options, path: &Path, force: bool) -> i32 {
 
 fn print_summary(found: &Found) {
     if let Some(advice) = &found.background {
-        eprintln!(
-            "outrigger: warning: the command moved to the background, where Outrigger cannot supervise it; {advice}"
-        );
+        crate::note(&format!(
+            "outrigger: warning: the command moved to the background, where Outrigger cannot supervise it; {advice}\n"
+        ));
     }
-    eprintln!("outrigger: {}", found.summary());
+    crate::note(&format!("outrigger: {}\n", found.summary()));
 }
 
 fn report(failure: &Failure) -> i32 {
-    eprintln!("outrigger: {}\n  help: {}", failure.message, failure.help);
+    crate::note(&format!("outrigger: {}\n  help: {}\n", failure.message, failure.help));
     failure.code
+}
+
+/// Prints to stderr; a closed stderr is no error.
+pub(crate) fn note(text: &str) {
+    let _ = std::io::Write::write_all(&mut std::io::stderr(), text.as_bytes());
 }

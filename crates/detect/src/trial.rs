@@ -83,7 +83,7 @@ impl Trial {
         // Orphans of a daemon are re-parented to this process, so that they can be found and stopped.
         let own = rustix::process::getpid();
         if let Err(error) = rustix::process::set_child_subreaper(Some(own)) {
-            eprintln!("outrigger: cannot track processes that leave the app's process tree: {error}");
+            crate::note(&format!("outrigger: cannot track processes that leave the app's process tree: {error}\n"));
         }
         let mut built = Command::new(program);
         built.args(arguments).process_group(0).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());

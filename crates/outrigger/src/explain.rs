@@ -58,11 +58,11 @@ pub fn explain(kind: Option<&str>) -> i32 {
                 .iter()
                 .flat_map(|(path, kinds)| kinds.iter().map(move |kind| format!("{path}.{}", kind.name)))
                 .collect();
-            eprintln!("error: unknown component `{wanted}`");
+            base::system::output::note(&format!("error: unknown component `{wanted}`\n"));
             let sections = sections().map(|(name, _)| name);
             match nearest(wanted, names.iter().chain(sections).map(String::as_str)) {
-                Some(near) => eprintln!("  help: did you mean `{near}`?"),
-                None => eprintln!("  help: `outrigger explain` lists all components"),
+                Some(near) => base::system::output::note(&format!("  help: did you mean `{near}`?\n")),
+                None => base::system::output::note("  help: `outrigger explain` lists all components\n"),
             }
             i32::from(crate::EXIT_ERROR)
         }
@@ -221,7 +221,7 @@ pub fn schema() -> i32 {
     match serde_json::to_string_pretty(&schema) {
         Ok(text) => output::print(&format!("{text}\n")),
         Err(error) => {
-            eprintln!("error: {error}");
+            base::system::output::note(&format!("error: {error}\n"));
             1
         }
     }

@@ -162,6 +162,58 @@ const CASES: &[(&str, &[(&str, &str)])] = &[
             ("response_timeout", "response_headers_timeout"),
         ],
     ),
+    (
+        "@: 1",
+        &[
+            ("api", "admin"),
+            ("data_dir", "state.dir"),
+            ("scrape_configs", "metrics.sources"),
+            ("sinks", "logs.sinks"),
+            ("sources", "logs.sources"),
+            ("static_resources", "proxy"),
+            ("transforms", "logs.stages"),
+        ],
+    ),
+    ("logs: { @: 1 }", &[("transforms", "stages")]),
+    ("app: { @: 1, port: 1 }", &[("cwd", "working_directory")]),
+    ("logs: { sources: { a: { @: 1 } } }", &[("tail", "file")]),
+    ("logs: { sinks: { a: { @: 1 } } }", &[("console", "stdout"), ("null", "blackhole")]),
+    (
+        "logs: { sinks: { a: { http: { url: \"http://h/\", @: 1 } } } }",
+        &[("basic_auth", "auth"), ("bearer_token", "auth"), ("tls_config", "tls"), ("tls_settings", "tls")],
+    ),
+    ("logs: { sinks: { a: { file: { path: /a, @: {} } } } }", &[("max_size", "rotate.max_bytes")]),
+    ("logs: { sinks: { a: { http: { url: \"http://h/\", tls: { @: x } } } } }", &[("ca", "ca_file")]),
+    ("metrics: { sources: { a: { @: 1 } } }", &[("internal_metrics", "self"), ("prometheus_scrape", "scrape")]),
+    (
+        "metrics: { sources: { a: { scrape: { @: 1 } } } }",
+        &[
+            ("body_size_limit", "max_body_bytes"),
+            ("metrics_path", "url"),
+            ("remote_timeout", "timeout"),
+            ("sample_limit", "max_series"),
+            ("targets", "url"),
+        ],
+    ),
+    (
+        "metrics: { sinks: { a: { @: 1 } } }",
+        &[("prometheus_exporter", "prometheus"), ("prometheus_remote_write", "remote_write")],
+    ),
+    ("metrics: { sinks: { a: { prometheus: { @: 1 } } } }", &[("listen_address", "listen")]),
+    ("sync: { a: { @: {} } }", &[("exechook_command", "notify")]),
+    (
+        "sync: { a: { store: { git: { url: \"git://h/\", @: 1 } } } }",
+        &[
+            ("poll_interval", "interval"),
+            ("ssh_key_file", "ssh.key_file"),
+            ("ssh_known_hosts_file", "ssh.known_hosts_file"),
+        ],
+    ),
+    (
+        "proxy: { clusters: { a: { balance: {}, @: 1 } } }",
+        &[("load_assignment", "endpoints"), ("servers", "endpoints"), ("targets", "endpoints")],
+    ),
+    ("proxy: { clusters: { a: { endpoints: [], @: 1 } } }", &[("load_balancing", "balance")]),
 ];
 
 fn report(text: &str) -> String {

@@ -299,7 +299,7 @@ fn output_for_optional_sinks_is_reported_lost() {
         scene.port("closed");
         scene.set("required", required);
         let body = r#"
-app: { stop: { timeout: 2s } }
+app: { stop: { drain_timeout: 0s, grace_period: 1s, timeout: 2s } }
 logs:
   sources: { app: { stdio: {} } }
   sinks: { main: { http: { url: "http://127.0.0.1:@closed@/lines" }, required: @required@ } }

@@ -89,7 +89,7 @@ pub fn probe(target: &Target, probe: Probe) -> i32 {
         Ok(()) => 0,
         Err(reason) => {
             // Kubernetes shows this in the event of the failed probe.
-            eprintln!("{reason}");
+            base::system::output::note(&format!("{reason}\n"));
             1
         }
     }))
@@ -117,9 +117,9 @@ fn exec(program: &OsString, arguments: &[OsString]) -> i32 {
     let error = Command::new(program).args(arguments).exec();
     let program = program.display();
     if error.kind() == io::ErrorKind::NotFound {
-        eprintln!("outrigger: {program}: command not found");
+        base::system::output::note(&format!("outrigger: {program}: command not found\n"));
         return 127;
     }
-    eprintln!("outrigger: {program}: {error}");
+    base::system::output::note(&format!("outrigger: {program}: {error}\n"));
     126
 }
