@@ -42,6 +42,7 @@ pub async fn run_until_exit(
         Some(Event::AppExited | Event::Disconnected) | None => Instant::now() + times.timeout.0,
     };
     facts.runs.send_replace(false);
+    facts.metrics.telemetry.healths().iter().for_each(|health| health.set_stopping());
     tracing::info!(within = %rounded(until.saturating_duration_since(Instant::now())), "stopping");
     // A later deadline, for instance of `stop --timeout`, can only shorten it.
     let mut until = until;

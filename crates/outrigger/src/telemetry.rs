@@ -173,7 +173,7 @@ impl Gather for OwnProcesses {
 pub struct AppMetrics {
     pub up: Gauge,
     restarts: Counter,
-    telemetry: Telemetry,
+    pub telemetry: Telemetry,
 }
 
 impl AppMetrics {

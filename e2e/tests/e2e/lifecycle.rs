@@ -311,3 +311,19 @@ fn a_companion_runs_without_an_app() {
     assert_eq!(reply.status, 200);
     assert_eq!(outrigger.finish().code, 0);
 }
+
+/// During a shutdown the status is `stopping`, not that of an app that has not started.
+#[test]
+fn status_is_stopping_during_a_shutdown() {
+    let scene = Scene::new();
+    let outrigger =
+        Outrigger::start(&scene, "", &["sh", "-c", "trap 'sleep 1; exit 0' TERM; while :; do sleep 0.05; done"]);
+    outrigger.signal(Signal::TERM);
+    until(PATIENCE, "the status is stopping", || {
+        let status = outrigger.get("/status").json();
+        let app = status["subsystems"].as_array().into_iter().flatten().find(|subsystem| subsystem["name"] == "app");
+        app.is_some_and(|app| app["health"] == "stopping" && app["message"] == "stopping")
+            && status["health"] == "stopping"
+    });
+    assert_eq!(outrigger.wait(PATIENCE).code, 0);
+}

@@ -14,18 +14,21 @@ pub enum State {
     Ok,
     /// Works partially, such as with a sink whose endpoint does not respond.
     Degraded,
+    /// Outrigger is shutting down.
+    Stopping,
     Failed,
 }
 
 impl State {
     /// From best to worst.
-    pub const ALL: [State; 4] = [State::Ok, State::Degraded, State::Starting, State::Failed];
+    pub const ALL: [State; 5] = [State::Ok, State::Degraded, State::Starting, State::Stopping, State::Failed];
 
     pub fn as_str(self) -> &'static str {
         match self {
             State::Starting => "starting",
             State::Ok => "ok",
             State::Degraded => "degraded",
+            State::Stopping => "stopping",
             State::Failed => "failed",
         }
     }
@@ -76,6 +79,7 @@ pub struct Health {
 struct Inner {
     started: bool,
     ready: bool,
+    stopping: bool,
     panicked: Option<String>,
     /// One sentence per part with a fault, by the name of the part; limited by the configured parts. A part is a component's id,
     /// followed by a word if one component can have several faults.
@@ -105,6 +109,7 @@ impl Inner {
     fn current(&self) -> State {
         match (&self.panicked, self.faults.is_empty(), self.ready) {
             (Some(_), ..) => State::Failed,
+            (None, ..) if self.stopping => State::Stopping,
             (None, true, true) => State::Ok,
             (None, true, false) => State::Starting,
             (None, false, _) => State::Degraded,
@@ -135,6 +140,7 @@ impl Health {
         let inner = Inner {
             started: false,
             ready: false,
+            stopping: false,
             panicked: None,
             faults: Vec::new(),
             components: Vec::new(),
@@ -179,6 +185,13 @@ impl Health {
         let mut inner = lock(&self.inner);
         inner.started |= ready;
         inner.ready = ready;
+        inner.refresh();
+    }
+
+    /// From here on, what has ended is no fault.
+    pub fn set_stopping(&self) {
+        let mut inner = lock(&self.inner);
+        inner.stopping = true;
         inner.refresh();
     }
 
@@ -246,6 +259,7 @@ impl Health {
         let inner = lock(&self.inner);
         let message = match (&inner.panicked, inner.faults.as_slice(), inner.ready) {
             (Some(text), ..) => text.clone(),
+            (None, [], _) if inner.stopping => "stopping".into(),
             (None, [], false) if inner.summary.is_empty() => "starting".into(),
             (None, [], _) => inner.summary.clone(),
             (None, faults, _) => {
@@ -274,6 +288,8 @@ mod tests {
         assert!(health.ready(), "a failing endpoint does not make the app unready");
         assert!(health.recovered("main"));
         assert_eq!(health.current().health, State::Ok);
+        health.set_stopping();
+        assert_eq!((health.current().health, health.current().message.as_str()), (State::Stopping, "stopping"));
         health.panicked("boom");
         assert!(!health.live());
         assert_eq!(health.current().health, State::Failed);
