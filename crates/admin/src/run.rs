@@ -128,12 +128,16 @@ async fn await_socket(mut prepared: Prepared) -> Option<UnixListener> {
             Ok(Taken::Bound(socket)) => return Some(socket),
             Ok(Taken::InUse(prepared)) => prepared,
             Err(error) => {
-                tracing::error!(path, error, "cannot bind the admin socket");
+                tracing::error!(component = "admin", path, error, "cannot bind the admin socket");
                 return None;
             }
         };
         if began.elapsed() > SOCKET_WARN_AFTER && !std::mem::replace(&mut warned, true) {
-            tracing::warn!(path, "admin socket is still in use by another process; waiting for it to close");
+            tracing::warn!(
+                component = "admin",
+                path,
+                "admin socket is still in use by another process; waiting for it to close"
+            );
         }
         tokio::time::sleep(SOCKET_POLL).await;
     }

@@ -317,7 +317,7 @@ impl Inner {
             health.recovered(ROOM);
         }
         if self.slots.len() < SLOTS_MAX && health.recovered(PART) {
-            tracing::info!("checkpoint writes recovered");
+            tracing::info!(component = "state", "checkpoint writes recovered");
         }
     }
 
@@ -328,6 +328,7 @@ impl Inner {
     fn report(&self, part: &str, text: String) {
         if self.health.as_ref().is_some_and(|health| health.fault(part, text.clone())) {
             tracing::warn!(
+                component = "state",
                 error = text,
                 "checkpoints are not persisted; a restart will re-read log files (duplicates)"
             );

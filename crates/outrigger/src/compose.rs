@@ -113,7 +113,7 @@ impl Worker {
                 && start.on_timeout == OnTimeout::Continue
             {
                 // A platform that waits for `/started` before it starts the app of another container stops waiting, too.
-                tracing::warn!(timeout = %start.timeout, "start gates did not open in time; starting the app anyway");
+                tracing::warn!(component = "app", timeout = %start.timeout, "start gates did not open in time; starting the app anyway");
                 telemetry.healths().iter().for_each(|health| health.set_started());
             }
             gate.open().await;
@@ -139,7 +139,11 @@ impl Worker {
         self.telemetry.gauge(&STATE_WRITABLE, &[]).set(u64::from(state.error().is_none()));
         self.telemetry.gauge(&STATE_MAX, &[]).set(plans.config.state.max_bytes.0);
         if let Some(error) = state.error() {
-            tracing::warn!(error, "state directory not writable; checkpoints and buffers are not persisted");
+            tracing::warn!(
+                component = "state.dir",
+                error,
+                "state directory not writable; checkpoints and buffers are not persisted"
+            );
             let health = self.telemetry.health("state");
             health.component("state.dir", "directory");
             health.set_ready(true);
@@ -290,6 +294,7 @@ impl Worker {
         if let Some(crash) = self.crash.take() {
             let Crash { code, hung, out_of_memory } = crash;
             tracing::error!(
+                component = "worker",
                 code,
                 hung,
                 oom_killed = out_of_memory,

@@ -251,11 +251,11 @@ impl Control {
                 match self.replacement.borrow_mut().take() {
                     // The client gets the reason as its response, and nothing has changed.
                     Some(sender) => {
-                        tracing::warn!(reason, "requested worker replacement failed");
+                        tracing::warn!(component = "worker", reason, "requested worker replacement failed");
                         let _ = sender.send(Err(reason));
                     }
                     None => {
-                        tracing::error!(reason, "worker replacement failed");
+                        tracing::error!(component = "worker", reason, "worker replacement failed");
                         self.facts.health.fault(TAKING_OVER, reason);
                         self.takeover_failed.set(true);
                     }
@@ -287,11 +287,11 @@ impl Control {
         self.facts.metrics.up.set(0);
         self.facts.metrics.exited(ended, self.facts.restarts.get());
         if out_of_memory {
-            tracing::error!(code, restarts, "app OOM-killed");
+            tracing::error!(component = "app", code, restarts, "app OOM-killed");
         } else if core_dumped {
-            tracing::error!(code, signal, restarts, "app crashed and left a core dump");
+            tracing::error!(component = "app", code, signal, restarts, "app crashed and left a core dump");
         } else {
-            tracing::info!(code, signal, restarts, "app exited");
+            tracing::info!(component = "app", code, signal, restarts, "app exited");
         }
         let requested = self.stopping.get() && !core_dumped && !out_of_memory && signal != SIGKILL;
         let abnormal = (code != 0 || signal != 0) && !requested;

@@ -145,7 +145,7 @@ impl Reloader {
         if let Found::Changed(text) = found {
             self.attempted.replace(text);
         }
-        tracing::info!("configuration changed; reloading with a new worker");
+        tracing::info!(component = PART, "configuration changed; reloading with a new worker");
     }
 
     /// Reloads when the file changes, or when one of `marks` exists that the sandbox could not grant before. An invalid
@@ -158,7 +158,7 @@ impl Reloader {
             // Each triggers a reload only once: if the next worker cannot start, this one keeps running.
             let changed: Vec<Mark> = marks.extract_if(.., |mark| mark.has_changed()).collect();
             if let Some(mark) = changed.first() {
-                tracing::info!(path = %mark.path().display(), "a configured path now exists or was replaced; starting a new worker to grant it");
+                tracing::info!(component = PART, path = %mark.path().display(), "a configured path now exists or was replaced; starting a new worker to grant it");
                 self.request(&control);
             }
             if control.take_failed_takeover() && self.requested.take() {
@@ -185,7 +185,7 @@ impl Reloader {
                     let text =
                         "reload failed: no worker could start with the new configuration; keeping the previous one";
                     if health.fault(PART, text) {
-                        tracing::warn!("{text}; change the file to retry");
+                        tracing::warn!(component = PART, "{text}; change the file to retry");
                     }
                 }
                 Err(report) => {

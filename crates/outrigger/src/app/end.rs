@@ -65,7 +65,7 @@ pub async fn watch(external: External, since: i64, health: Arc<Health>, on_exit:
                 let message = format!(
                     "stale exit-code file {shown} ignored: older than this process; delete it when the app starts"
                 );
-                tracing::warn!("{message}");
+                tracing::warn!(component = "app", "{message}");
                 health.fault(PART, message);
             } else if is_new
                 && text.trim_ascii().is_empty()
@@ -74,7 +74,7 @@ pub async fn watch(external: External, since: i64, health: Arc<Health>, on_exit:
                 // Created, but not written yet.
             } else if is_new {
                 let code = code_of(&path, &text);
-                tracing::info!(code, "app exited (exit-code file found)");
+                tracing::info!(component = "app", code, "app exited (exit-code file found)");
                 return on_exit(code);
             }
         }
@@ -84,13 +84,13 @@ pub async fn watch(external: External, since: i64, health: Arc<Health>, on_exit:
             polled.pid.or_else(by_name).filter(|pid| watched.as_ref().is_none_or(|(watched, _)| watched != pid));
         let opened = other.and_then(|pid| Some((pid, pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok()?)));
         if let Some((pid, _)) = opened {
-            tracing::info!(pid, "watching the app's process");
+            tracing::info!(component = "app", pid, "watching the app's process");
         }
         watched = opened.or(watched);
         tokio::time::sleep(POLL_INTERVAL).await;
         // A pidfd becomes readable when its process has exited; unlike a process ID it is never reused.
         if watched.as_ref().is_some_and(|(_, process)| sys::ready::is_readable(process.as_fd())) {
-            tracing::info!("app process exited");
+            tracing::info!(component = "app", "app process exited");
             return on_exit(code_after_exit(&external, since, old).await);
         }
     }
@@ -108,7 +108,7 @@ async fn code_after_exit(external: &External, since: i64, old: Option<Stamp>) ->
         match polled.exit_code.filter(|(stamp, _)| old != Some(*stamp)) {
             Some((_, text)) if is_late || !text.trim_ascii().is_empty() => return code_of(path, &text),
             None if is_late => {
-                tracing::warn!(path = %path.display(), "app process exited without writing the exit-code file; exit code 1");
+                tracing::warn!(component = "app", path = %path.display(), "app process exited without writing the exit-code file; exit code 1");
                 return UNKNOWN;
             }
             _ => {}
@@ -121,7 +121,7 @@ fn note(health: &Health, error: Option<String>) {
     match error {
         Some(error) => {
             if health.fault(FILE, error.clone()) {
-                tracing::warn!(error, "cannot watch for the app's exit");
+                tracing::warn!(component = "app", error, "cannot watch for the app's exit");
             }
         }
         None => drop(health.recovered(FILE)),
@@ -167,7 +167,7 @@ pub fn code_of(path: &Path, text: &[u8]) -> i32 {
         Some(code) => code,
         None => {
             let (path, value) = (path.display(), text.chars().take(FILE_MAX as usize).collect::<String>());
-            tracing::warn!(%path, value, "invalid exit code in the exit-code file (expected 0–255); using 1");
+            tracing::warn!(component = "app", %path, value, "invalid exit code in the exit-code file (expected 0–255); using 1");
             UNKNOWN
         }
     }
