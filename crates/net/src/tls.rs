@@ -63,7 +63,37 @@ impl Factory {
         let name = ServerName::try_from(host.trim_end_matches('.').to_string())
             .map_err(|_| Error::us(format!("`{host}` is not a valid TLS server name")).finally())?;
         let connected = TlsConnector::from(config).connect(name, tcp).await;
-        connected.map_err(|error| Error::network(format!("TLS with {host}: {error}")))
+        connected.map_err(|error| Error::network(format!("TLS with {host}: {}", reason(&error, host))))
+    }
+}
+
+/// Why a handshake failed, and what may help. The text has no time and no detail that differs between attempts, so that a fault that
+/// lasts is logged once.
+fn reason(error: &std::io::Error, host: &str) -> String {
+    use rustls::{AlertDescription as Alert, CertificateError as Invalid, Error as Tls};
+    let Some(tls) = error.get_ref().and_then(|inner| inner.downcast_ref::<Tls>()) else { return error.to_string() };
+    match tls {
+        Tls::InvalidCertificate(Invalid::UnknownIssuer) => {
+            "the issuer of its certificate is unknown; set tls.ca_file to the certificate of its CA".into()
+        }
+        Tls::InvalidCertificate(Invalid::Expired | Invalid::ExpiredContext { .. }) => {
+            "its certificate has expired".into()
+        }
+        Tls::InvalidCertificate(Invalid::NotValidYet | Invalid::NotValidYetContext { .. }) => {
+            "its certificate is not valid yet".into()
+        }
+        Tls::InvalidCertificate(Invalid::NotValidForName | Invalid::NotValidForNameContext { .. }) => {
+            format!("its certificate is not valid for {host}")
+        }
+        Tls::InvalidMessage(rustls::InvalidMessage::InvalidContentType) => {
+            "the other side does not speak TLS; check the port, or use http".into()
+        }
+        Tls::AlertReceived(Alert::CertificateRequired | Alert::BadCertificate | Alert::UnknownCA) => {
+            "the other side rejects the client certificate, or requires one; check tls.cert_file and tls.key_file"
+                .into()
+        }
+        Tls::AlertReceived(alert) => format!("the other side rejected the handshake: alert {alert:?}"),
+        other => other.to_string(),
     }
 }
 
@@ -126,4 +156,29 @@ fn read(file: &Path) -> Result<Vec<u8>, Error> {
 
 fn unreadable(file: &Path, error: &dyn std::fmt::Display) -> Error {
     Error::us(format!("cannot read {}: {error}", file.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn handshake_errors_have_a_cause_and_no_time() {
+        let check = |error: rustls::Error, expect: &str| {
+            let shown = reason(&std::io::Error::other(error), "loki.example");
+            assert!(shown.contains(expect), "{shown}");
+        };
+        use rustls::{CertificateError as Invalid, Error as Tls};
+        check(Tls::InvalidCertificate(Invalid::UnknownIssuer), "set tls.ca_file");
+        check(Tls::InvalidCertificate(Invalid::NotValidForName), "not valid for loki.example");
+        check(Tls::InvalidMessage(rustls::InvalidMessage::InvalidContentType), "does not speak TLS");
+        check(Tls::AlertReceived(rustls::AlertDescription::CertificateRequired), "tls.cert_file");
+        let context = |seconds| rustls::pki_types::UnixTime::since_unix_epoch(std::time::Duration::from_secs(seconds));
+        let expired = Invalid::ExpiredContext { time: context(9), not_after: context(7) };
+        assert_eq!(
+            reason(&std::io::Error::other(Tls::InvalidCertificate(expired)), "h"),
+            "its certificate has expired"
+        );
+        assert_eq!(reason(&std::io::Error::other("reset"), "h"), "reset");
+    }
 }
