@@ -134,10 +134,10 @@ fn idle_connections_are_small_and_block_nothing() {
     let proxied = Proxied::with(&[&app.address()], Keys { limits: "memory: 28MiB", ..Keys::default() });
     drop(open_idle(&proxied, 50));
     let worker = proxied.outrigger.worker();
-    let before = proportional_bytes(worker);
+    let before = private_bytes(worker);
     let idle = open_idle(&proxied, IDLE);
-    let each = proportional_bytes(worker).saturating_sub(before) / IDLE as u64;
-    println!("an idle connection uses {each} bytes of the worker (PSS)");
+    let each = private_bytes(worker).saturating_sub(before) / IDLE as u64;
+    println!("an idle connection uses {each} bytes of the worker");
     let began = Instant::now();
     let took = std::thread::scope(|scope| {
         let get = || proxied.get("/new").status == 200;
@@ -202,11 +202,9 @@ fn is_closed(wire: &mut Wire<TcpStream>) -> bool {
     closed
 }
 
-/// The memory of a process, with its share of shared memory (proc_pid_smaps(5), Pss).
-fn proportional_bytes(pid: u32) -> u64 {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).expect("root can read it for any process");
-    let value = text.lines().find_map(|line| line.strip_prefix("Pss:")).expect("it has a Pss line");
-    value.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") * 1024
+/// Memory of the process alone: the share of a program's pages rises when another process with the same program exits.
+fn private_bytes(pid: u32) -> u64 {
+    anonymous_kib(pid) << 10
 }
 
 /// An app that responds to one request per connection after a delay, with two threads for any number of requests.
