@@ -114,7 +114,6 @@ const TABLE: &[Word] = &[
     word(&["by chance"], "at random"),
     word(&["under way", "on its way", "on their way"], "in flight, in progress, pending"),
     word(&["give way", "gives way", "gave way"], "is closed, is evicted"),
-    word(&["read anew", "begin anew", "begun anew", "begins anew"], "re-read, re-created, reset"),
     word(&["oplog"], "log, logging"),
 ];
 

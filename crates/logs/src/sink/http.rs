@@ -1,13 +1,13 @@
 //! JSON lines by HTTP POST. In: records. Out: one object a line (`application/x-ndjson`), compressed as configured. Any 2xx is an
 //! acknowledgement.
 
-use super::{Delivery, Failure, RESPONSE_MAX, Sink, result_of};
+use super::{Delivery, Failure, Sink, post};
 use crate::batch::Batch;
 use crate::encode::Encoder;
 use bytes::Bytes;
 use config::registry::Kind;
 use config::unit::Url;
-use net::{Client, Request};
+use net::Client;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use std::io::Write as _;
@@ -100,15 +100,7 @@ impl Sink for Http {
                 Compression::Zstd => headers.push(("content-encoding", "zstd".into())),
                 Compression::None => {}
             }
-            let request = Request {
-                method: ::http::Method::POST,
-                url: self.url.clone(),
-                headers,
-                body,
-                response_max: RESPONSE_MAX,
-            };
-            let response = self.client.send(&request).await.map_err(|error| Failure::of(&error))?;
-            result_of(&response)
+            post(&self.client, &self.url, headers, body).await
         })
     }
 

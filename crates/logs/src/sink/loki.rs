@@ -2,14 +2,14 @@
 //! records. Out: one stream per stdout, stderr or file, with the configured labels; lines as the app wrote them; fields of
 //! `set` are sent as structured metadata. The messages are encoded by hand: three fields deep, and no copy of a line.
 
-use super::{Delivery, Failure, RESPONSE_MAX, Sink, result_of};
+use super::{Delivery, Failure, Sink, post};
 use crate::batch::Batch;
 use base::protobuf::{delimited, field_length, text, varint, varint_length};
 use base::telemetry::family::is_label_name;
 use bytes::Bytes;
 use config::registry::Kind;
 use config::unit::Url;
-use net::{Client, Request};
+use net::Client;
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 
@@ -201,15 +201,7 @@ impl Sink for Loki {
             };
             let mut headers = vec![("content-type", "application/x-protobuf".to_string())];
             headers.extend(self.tenant.iter().map(|tenant| ("x-scope-orgid", tenant.clone())));
-            let request = Request {
-                method: ::http::Method::POST,
-                url: self.url.clone(),
-                headers,
-                body,
-                response_max: RESPONSE_MAX,
-            };
-            let response = self.client.send(&request).await.map_err(|error| Failure::of(&error))?;
-            result_of(&response)
+            post(&self.client, &self.url, headers, body).await
         })
     }
 

@@ -140,6 +140,19 @@ impl SinkKind {
     }
 }
 
+/// Posts a body of a sink that uses HTTP.
+async fn post(
+    client: &net::Client,
+    url: &str,
+    headers: Vec<(&'static str, String)>,
+    body: bytes::Bytes,
+) -> Result<(), Failure> {
+    let (method, url) = (::http::Method::POST, url.to_string());
+    let request = net::Request { method, url, headers, body, response_max: RESPONSE_MAX };
+    let response = client.send(&request).await.map_err(|error| Failure::of(&error))?;
+    result_of(&response)
+}
+
 /// The result for the body by the status of the HTTP response: 2xx is accepted, 408, 425, 429 and 5xx are retried, any other
 /// status is rejected (according to the documentation of Loki and OTLP/HTTP).
 fn result_of(response: &net::Response) -> Result<(), Failure> {

@@ -3,7 +3,7 @@
 
 use super::{Collected, Collecting, CountDescriptors, Source, now_ms};
 use crate::series::{Interner, Snapshot, snapshot_of};
-use base::system::process::{ProcessStat, open_descriptors};
+use base::system::process::{ProcessStat, boot_time, open_descriptors};
 use base::telemetry::family::{Family, FamilyKind};
 use config::registry::Kind;
 use config::unit::TimeSpan;
@@ -84,7 +84,8 @@ struct Totals {
     virtual_bytes: u64,
     threads: u64,
     descriptors: u64,
-    start_ticks: u64,
+    /// Unix time in seconds.
+    start_time: f64,
 }
 
 /// Sums over the app and all processes of its session. None if the app does not run.
@@ -94,7 +95,7 @@ fn session(pid: i32) -> Option<Totals> {
     }
     let mut totals = Totals::default();
     let leader = ProcessStat::read(pid)?;
-    totals.start_ticks = leader.start_ticks;
+    totals.start_time = leader.start_time(boot_time().unwrap_or(0));
     totals.add(pid, &leader);
     // If the app shares Outrigger's session, its children cannot be distinguished from other processes.
     if leader.session == pid {
@@ -137,14 +138,12 @@ fn families(totals: &Totals) -> Vec<Family> {
         gauge("process_unix_file_descriptor_count", "Open file descriptors of the app.", totals.descriptors as f64),
         gauge("process_thread_count", "Threads of the app.", totals.threads as f64),
         gauge("process_children_count", "Further processes of the app.", totals.processes.saturating_sub(1) as f64),
-        gauge("process_uptime_seconds", "Time since the start of the app.", uptime(totals.start_ticks, ticks).max(0.0)),
+        gauge("process_uptime_seconds", "Time since the start of the app.", uptime(totals.start_time).max(0.0)),
     ]
 }
 
-/// Seconds since a start in ticks since boot, with the boot time from /proc/stat.
-fn uptime(start_ticks: u64, ticks: f64) -> f64 {
-    let started = base::system::process::boot_time().unwrap_or(0) as f64 + start_ticks as f64 / ticks;
-    now_ms() as f64 / 1e3 - started
+fn uptime(start_time: f64) -> f64 {
+    now_ms() as f64 / 1e3 - start_time
 }
 
 #[cfg(test)]
@@ -156,7 +155,7 @@ mod tests {
         let pid = i32::try_from(std::process::id()).expect("a process id");
         let totals = session(pid).expect("this process runs");
         assert!(totals.resident_pages > 0 && totals.threads > 0 && totals.pids == [pid]);
-        let uptime = uptime(totals.start_ticks, base::system::process::ticks_per_second());
+        let uptime = uptime(totals.start_time);
         assert!((0.0..600.0).contains(&uptime), "{uptime}");
         assert!(session(0).is_none() && session(i32::MAX).is_none());
     }
