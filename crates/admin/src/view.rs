@@ -20,7 +20,7 @@ pub struct View {
     pub started_at: Instant,
     /// How often the worker has been replaced.
     pub generation: u32,
-    /// The app: `pid`, null while it does not run; `running`; `restarts`; and `last_exit`, null or `code`, `signal` (null if it
+    /// The app: `pid`, null while it does not run; `running`, null if it is external; `restarts`; and `last_exit`, null or `code`, `signal` (null if it
     /// exited), `core_dumped` and `oom_killed`.
     pub app: Rc<dyn Fn() -> serde_json::Value>,
     /// What the sandbox enforces, and what is `missing`; null if it is off.
@@ -199,7 +199,7 @@ pub fn terminal(status: &serde_json::Value) -> String {
 fn app_line(app: &serde_json::Value) -> String {
     let mut line = match app["pid"].as_i64() {
         Some(pid) => format!("running, pid {pid}"),
-        None if app["running"] == true => "running".into(),
+        None if app.get("running").is_some_and(serde_json::Value::is_null) => "external".into(),
         None => "not running".into(),
     };
     if let Some(count) = app["restarts"].as_u64().filter(|count| *count > 0) {
@@ -338,7 +338,7 @@ mod tests {
             assert!(shown.contains("up 1 s, worker replaced 2 times\n"), "{shown}");
         };
         check(json!({ "pid": 42, "running": true, "restarts": 0, "last_exit": null }), "running, pid 42");
-        check(json!({ "pid": null, "running": true, "restarts": 0, "last_exit": null }), "running");
+        check(json!({ "pid": null, "running": null, "restarts": 0, "last_exit": null }), "external");
         let exit = |code: i32, signal: Option<i32>, dumped: bool, oom: bool| json!({ "code": code, "signal": signal, "core_dumped": dumped, "oom_killed": oom });
         check(
             json!({ "pid": 43, "running": true, "restarts": 1, "last_exit": exit(139, Some(11), true, false) }),

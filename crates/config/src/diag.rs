@@ -121,8 +121,28 @@ impl Report {
         &self.findings
     }
 
+    /// Removes findings after the first `known` that do not pass.
+    pub fn retain_after(&mut self, known: usize, passes: impl Fn(&Diagnostic) -> bool) {
+        let later = self.findings.split_off(known.min(self.findings.len()));
+        self.findings.extend(later.into_iter().filter(passes));
+    }
+
     pub fn has_errors(&self) -> bool {
         self.findings.iter().any(|finding| finding.severity == Severity::Error)
+    }
+
+    /// How many errors and warnings there are, as text: `2 errors, 1 warning`.
+    pub fn count(&self) -> String {
+        let count = |severity, word: &str| {
+            let count = self.findings.iter().filter(|finding| finding.severity == severity).count();
+            match count {
+                0 => None,
+                1 => Some(format!("1 {word}")),
+                _ => Some(format!("{count} {word}s")),
+            }
+        };
+        let counts = [count(Severity::Error, "error"), count(Severity::Warning, "warning")];
+        counts.into_iter().flatten().collect::<Vec<_>>().join(", ")
     }
 
     /// All findings as text, in the order of their locations.

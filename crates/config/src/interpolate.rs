@@ -55,6 +55,11 @@ fn walk(node: &mut Node, lookup: &Lookup<'_>, all: &mut Interpolated) {
             if !text.contains('$') {
                 return;
             }
+            if let Some(name) = text.strip_prefix('$').filter(|name| is_variable(name)) {
+                let message = format!("`${name}` is not expanded");
+                let help = format!("write `${{{name}}}` for the variable, or `$${name}` for this text");
+                all.findings.push(Diagnostic::warning(place, message).help(help));
+            }
             let names = text.split("${").skip(1).filter_map(|rest| rest.split(":-").next()?.split('}').next());
             all.names.extend(names.map(|name| (place, name.to_string())));
             let known = all.values.len();
@@ -78,6 +83,12 @@ fn walk(node: &mut Node, lookup: &Lookup<'_>, all: &mut Interpolated) {
             }
         }
     }
+}
+
+/// Whether a text looks like the name of an environment variable.
+fn is_variable(name: &str) -> bool {
+    let allowed = |c: char| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_';
+    name.starts_with(|c: char| c.is_ascii_uppercase() || c == '_') && name.chars().all(allowed)
 }
 
 /// Maximum nesting of placeholders in defaults of placeholders.

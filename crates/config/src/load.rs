@@ -1,13 +1,14 @@
 //! From the text of a file to a typed Config; all errors are reported in one run. In: text, a Config type, a lookup for
 //! placeholders. Out: the Config and its tree (so that later checks can report locations), or a `Report`.
 
-use crate::diag::{Diagnostic, FINDINGS_MAX, Location, Report, line_of};
+use crate::diag::{Diagnostic, FINDINGS_MAX, Location, Report, Severity, line_of};
 use crate::interpolate::{self, Interpolated, Lookup};
 use crate::schema;
 use crate::tree::{self, Node, Value};
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
-use std::collections::HashSet;
+use serde_path_to_error::Segment;
+use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
 
 /// A Config that is valid under the schema, with the tree it was read from.
@@ -19,6 +20,8 @@ pub struct Loaded<C> {
     pub secret_variables: Vec<String>,
     /// The interpolated files.
     pub files: Vec<PathBuf>,
+    /// The content of those that were read.
+    pub contents: BTreeMap<PathBuf, String>,
 }
 
 /// The JSON Schema of a Config type, for the walker and for editors.
@@ -40,10 +43,28 @@ pub struct Refused {
 }
 
 impl Refused {
-    /// A section that is valid by itself, and its tree.
-    pub fn section<S: DeserializeOwned>(&self, name: &str) -> Option<(S, &Node)> {
-        let value = self.json.get(name)?.clone();
-        Some((serde_json::from_value(value).ok()?, self.tree.as_ref()?.at(&[name])))
+    /// A section that is valid by itself, without its entries that have an error. `depth`: the number of keys down to an entry.
+    /// Adds the names of the entries without which it is valid to `removed`.
+    pub fn section<S: DeserializeOwned>(&self, name: &str, depth: usize, removed: &mut Vec<String>) -> Option<S> {
+        let mut section = self.json.get(name)?.clone();
+        for _ in 0..FINDINGS_MAX {
+            let error = match serde_path_to_error::deserialize(&section) {
+                Ok(valid) => return Some(valid),
+                Err(error) => error,
+            };
+            let path: Vec<Segment> = error.path().iter().take(depth).cloned().collect();
+            let Some((Segment::Map { key: entry }, above)) = path.split_last().filter(|_| path.len() == depth) else {
+                return None;
+            };
+            let mut entries = &mut section;
+            for segment in above {
+                let Segment::Map { key } = segment else { return None };
+                entries = entries.get_mut(key)?;
+            }
+            entries.as_object_mut()?.remove(entry)?;
+            removed.push(entry.clone());
+        }
+        None
     }
 }
 
@@ -75,10 +96,16 @@ pub fn load_or_sections<C: DeserializeOwned + JsonSchema>(
     };
     let Interpolated { findings: unresolved, names, values, .. } = interpolate::apply(&mut tree, lookup);
     values.iter().for_each(|(value, written)| report.hide(value, written));
-    let unresolved_places: Vec<_> = unresolved.iter().filter_map(|finding| finding.place).collect();
+    let errors = unresolved.iter().filter(|finding| finding.severity == Severity::Error);
+    let unresolved_places: Vec<_> = errors.filter_map(|finding| finding.place).collect();
     let checked = schema::check(&tree, &schema_of::<C>());
     mask_secrets(&tree, &checked.secrets.iter().copied().collect(), false, &mut report);
     let files = names.iter().filter_map(|(_, name)| name.strip_prefix("file:")).map(PathBuf::from).collect();
+    let content = |(value, written): &(String, String)| {
+        let path = written.strip_prefix("${file:")?.strip_suffix('}')?;
+        Some((PathBuf::from(path), value.clone()))
+    };
+    let contents = values.iter().filter_map(content).collect();
     let secret = names.iter().filter(|(place, name)| checked.secrets.contains(place) && !name.starts_with("file:"));
     let secret_variables = secret.map(|(_, name)| name.clone()).collect();
     report.extend(unresolved);
@@ -90,7 +117,7 @@ pub fn load_or_sections<C: DeserializeOwned + JsonSchema>(
         return Err(Box::new(Refused { report, tree: Some(tree), json: checked.json }));
     }
     match serde_path_to_error::deserialize(&checked.json) {
-        Ok(config) => Ok(Loaded { config, tree, report, secret_variables, files }),
+        Ok(config) => Ok(Loaded { config, tree, report, secret_variables, files, contents }),
         Err(error) => {
             let path = error.path().to_string();
             let keys: Vec<&str> = path.split(['.', '[', ']']).filter(|part| !part.is_empty()).collect();

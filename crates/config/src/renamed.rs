@@ -90,7 +90,7 @@ pub const RENAMED: &[(&str, &[&str])] = &[
     ("metrics_path", URL),
     ("null", &["blackhole"]),
     ("num_retries", &["max_retries", "max_restarts"]),
-    ("path", PUBLISH),
+    ("path", &["include", "publish.symlink.path"]),
     ("paths", &["include"]),
     ("period", INTERVAL),
     ("perms", &["mode", "socket_mode"]),

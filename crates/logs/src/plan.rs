@@ -124,6 +124,20 @@ impl Plan {
         Ok(Plan { sources: sources.collect(), stages: kinds(&config.stages), sinks: sinks.collect() })
     }
 
+    /// Warnings for sources that no sink reads. `root` is the tree of the `logs` section.
+    pub fn unread_sources(&self, root: &Node) -> Vec<Diagnostic> {
+        let unread = self.sources.iter().filter(|source| source.sinks.is_empty());
+        let warning = |source: &SourcePlan| {
+            let place = root.at(&["sources", &source.name]).place;
+            Diagnostic::warning(
+                place,
+                format!("no sink reads `logs.sources.{}`: its records are discarded", source.name),
+            )
+            .help("add a sink in `logs.sinks`, or add the source to `inputs` of a sink")
+        };
+        unread.map(warning).collect()
+    }
+
     /// Whether a source reads access records, so that the proxy creates them.
     pub fn reads_access(&self) -> bool {
         self.sources.iter().any(|source| matches!(source.kind, SourceKind::Proxy(_)))

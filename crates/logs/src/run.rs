@@ -46,7 +46,7 @@ pub struct Inputs {
 
 /// Errors that prevent a start, such as a missing certificate. Each sink is built once here, and again on the thread.
 pub fn check(plan: &Plan) -> Vec<String> {
-    let build = |sink: &SinkPlan| sink.kind.build().err().map(|error| format!("log sink `{}`: {error}", sink.name));
+    let build = |sink: &SinkPlan| sink.kind.build().err().map(|error| format!("logs.sinks.{}: {error}", sink.name));
     plan.sinks.iter().filter_map(build).collect()
 }
 

@@ -53,7 +53,7 @@ impl Plan {
             match kind {
                 SinkKind::Prometheus(config) => needs.listen.push(Listen {
                     name: format!("metrics/{name}"),
-                    owner: format!("metric sink `{name}`"),
+                    owner: format!("metrics.sinks.{name}"),
                     address: config.listen.0,
                     count: 1,
                 }),
@@ -61,6 +61,16 @@ impl Plan {
             }
         }
         needs
+    }
+
+    /// A warning if there are sources but no sinks. `root` is the tree of the `metrics` section.
+    pub fn unread_sources(&self, root: &Node) -> Option<Diagnostic> {
+        let is_unread = self.sinks.is_empty() && !self.sources.is_empty();
+        is_unread.then(|| {
+            let place = root.at(&["sources"]).place;
+            let text = "`metrics.sources` has no sink: its samples are only in black box files";
+            Diagnostic::warning(place, text).help("add a sink in `metrics.sinks`, such as `prom: { prometheus: {} }`")
+        })
     }
 
     /// Checks what the schema cannot. `root` is the tree of the `metrics` section.

@@ -87,7 +87,7 @@ pub fn start(
                     last: RefCell::default(),
                 });
             }
-            Err(error) => errors.push(format!("metric source `{}`: {error}", source.name)),
+            Err(error) => errors.push(format!("metrics.sources.{}: {error}", source.name)),
         }
     }
     let sources = Rc::new(Sources { entries });
@@ -107,7 +107,7 @@ pub fn start(
             }
         };
         if let Err(error) = started {
-            errors.push(format!("metric sink `{name}`: {error}"));
+            errors.push(format!("metrics.sinks.{name}: {error}"));
         }
     }
     if !errors.is_empty() {

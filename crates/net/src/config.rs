@@ -127,6 +127,7 @@ pub struct Sigv4 {
 
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(extend("dependentRequired" = { "cert_file": ["key_file"], "key_file": ["cert_file"] }))]
 pub struct Tls {
     /// A PEM file with the certificates to trust. Default: `SSL_CERT_FILE`, else the system's, else Mozilla's, which are built
     /// in.

@@ -24,5 +24,8 @@ pub fn level(text: &str) -> Result<LevelFilter, String> {
         return Ok(LevelFilter::INFO);
     }
     let is_name = text.bytes().all(|byte| byte.is_ascii_alphabetic());
-    text.parse().ok().filter(|_| is_name).ok_or_else(|| "expected error, warn, info, debug, trace or off".into())
+    text.parse()
+        .ok()
+        .filter(|_| is_name)
+        .ok_or_else(|| "expected error, warn, info, debug, trace or off, in --log-level or OUTRIGGER_LOG_LEVEL".into())
 }

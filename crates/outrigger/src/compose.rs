@@ -32,9 +32,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
-use supervisor::message::EXIT_HANDED_OVER;
-use supervisor::message::ToSupervisor;
-use supervisor::restarts::Restarts;
+use supervisor::message::{EXIT_HANDED_OVER, StopCause, ToSupervisor};
+use supervisor::restarts::{RestartReason, Restarts};
 use supervisor::worker::{Crash, SavedConfig};
 use sys::ring::Ring;
 use tokio::sync::mpsc::Receiver;
@@ -54,6 +53,8 @@ pub struct Worker {
     pub wake: OwnedFd,
     pub saved: SavedConfig,
     pub generation: u32,
+    /// Why this worker was started; none for the first.
+    pub cause: Option<RestartReason>,
     pub crash: Option<Crash>,
     pub restarts: Restarts,
     /// When the supervisor started, as Unix time in seconds.
@@ -101,25 +102,32 @@ impl Worker {
             self.telemetry.counter(&WORKER_RESTARTS, &[reason.as_str()]).store(count);
         }
         let access = records.then_some(receiver);
+        let listening = plans.listening();
         let (mut gate, admin) = match self.start_rest(plans, &state, access, counters) {
             Ok(started) => started,
             Err(errors) => return self.cannot_start(&errors),
         };
         self.sockets.forget_rest();
         self.scope.spawn("readiness", readiness(port, self.facts.clone()));
-        let (opener, telemetry) = (self.control.clone(), self.telemetry.clone());
+        let (opener, telemetry, closed) = (self.control.clone(), self.telemetry.clone(), gate.sync.clone());
+        self.control.on_start_timeout(move || {
+            let waiting_for = closed.as_ref().map(sync::run::Gate::closed).unwrap_or_default().join(", ");
+            tracing::error!(component = "app", waiting_for, "start gates did not open within app.start.timeout");
+        });
         self.scope.spawn("gate", async move {
             if tokio::time::timeout(start.timeout.0, gate.open()).await.is_err()
                 && start.on_timeout == OnTimeout::Continue
             {
                 // A platform that waits for `/started` before it starts the app of another container stops waiting, too.
-                tracing::warn!(component = "app", timeout = %start.timeout, "start gates did not open in time; starting the app anyway");
+                let waiting_for = gate.closed().join(", ");
+                tracing::warn!(component = "app", timeout = %start.timeout, waiting_for, "start gates did not open in time; starting the app anyway");
                 telemetry.healths().iter().for_each(|health| health.set_started());
             }
             gate.open().await;
             opener.send(ToSupervisor::StartApp);
         });
         self.control.send(ToSupervisor::Serving);
+        self.log_start(listening);
         self.reloader.measure(ReloadMetrics::new(&self.telemetry, &self.restarts));
         let watch = self.reloader.clone().watch(self.control.clone(), self.facts.health.clone(), self.marks);
         self.scope.spawn("reload", watch);
@@ -131,6 +139,21 @@ impl Worker {
             log_undelivered(&self.telemetry);
         }
         code
+    }
+
+    /// One log line for what this worker is and why it was started.
+    fn log_start(&self, listening: Option<String>) {
+        let version = env!("CARGO_PKG_VERSION");
+        match self.cause {
+            None => {
+                let mode = if self.companion { "companion" } else { "app" };
+                let config = self.reloader.path().display().to_string();
+                tracing::info!(version, mode, config, listening, "outrigger started");
+            }
+            Some(RestartReason::Reload) => tracing::info!(component = crate::reload::PART, listening, "reloaded"),
+            Some(RestartReason::Upgrade) => tracing::info!(component = "worker", version, listening, "upgraded"),
+            Some(reason) => tracing::info!(component = "worker", reason = reason.as_str(), "worker restarted"),
+        }
     }
 
     /// A state directory that is not writable is reported, and everything runs without it.
@@ -216,7 +239,7 @@ impl Worker {
             config: plans.shown,
             started_at: self.started_at,
             generation: self.generation,
-            app: shown_app(self.facts.clone()),
+            app: shown_app(self.facts.clone(), self.companion),
             sandbox: self.sandbox.clone(),
             memory: Rc::new(move || admin::view::Memory { used_bytes: sys::memory::private_bytes(), limit_bytes }),
         };
@@ -321,14 +344,14 @@ impl Worker {
             }),
             stop: Rc::new(move |within| {
                 let within_ms = within.map_or(0, |time| u64::try_from(time.as_millis().max(1)).unwrap_or(u64::MAX));
-                stopper.send(ToSupervisor::Stop { within_ms });
+                stopper.send(ToSupervisor::Stop { within_ms, cause: StopCause::Request });
             }),
         }
     }
 }
 
 /// Checks of a configuration that are possible before anything is started: certificates, credentials.
-fn check(plans: &Plans) -> Vec<String> {
+pub fn check(plans: &Plans) -> Vec<String> {
     let mut errors = Vec::new();
     errors.extend(plans.logs.iter().flat_map(logs::run::check));
     errors.extend(plans.metrics.iter().flat_map(metrics::run::check));
@@ -336,7 +359,7 @@ fn check(plans: &Plans) -> Vec<String> {
     errors
 }
 
-fn shown_app(facts: AppFacts) -> Rc<dyn Fn() -> serde_json::Value> {
+fn shown_app(facts: AppFacts, companion: bool) -> Rc<dyn Fn() -> serde_json::Value> {
     Rc::new(move || {
         let pid = Some(facts.pid.load(Ordering::Relaxed)).filter(|pid| *pid > 0);
         let last_exit = facts.ended.get().map(|ended| {
@@ -345,7 +368,9 @@ fn shown_app(facts: AppFacts) -> Rc<dyn Fn() -> serde_json::Value> {
                 "core_dumped": ended.core_dumped, "oom_killed": ended.out_of_memory,
             })
         });
-        let (running, restarts) = (*facts.runs.borrow(), facts.restarts.get());
+        let restarts = facts.restarts.get();
+        // Whether an external app runs is not observed.
+        let running = Some(*facts.runs.borrow()).filter(|runs| !companion || !runs);
         serde_json::json!({ "pid": pid, "running": running, "restarts": restarts, "last_exit": last_exit })
     })
 }
@@ -386,5 +411,10 @@ impl Gate {
         }
         // The proxy already listens before the subsystems start. The scopes live as long as the worker.
         std::mem::forget(std::mem::take(&mut self.scopes));
+    }
+
+    /// The sync entries that have not published.
+    fn closed(&self) -> Vec<&str> {
+        self.sync.as_ref().map(sync::run::Gate::closed).unwrap_or_default()
     }
 }

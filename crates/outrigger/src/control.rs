@@ -12,7 +12,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::{Duration, Instant};
-use supervisor::message::{Ended, PACKET_MAX, ToSupervisor, ToWorker};
+use supervisor::message::{Ended, PACKET_MAX, StopCause, ToSupervisor, ToWorker};
 use supervisor::restarts::RestartReason;
 use tokio::net::UnixDatagram;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -34,15 +34,19 @@ pub struct AppFacts {
 }
 
 type OnExit = Box<dyn Fn(Ended)>;
+type OnStartTimeout = Box<dyn Fn()>;
 
 /// An event that ends the worker.
 #[derive(Clone, Copy, Debug)]
 pub enum Event {
     Stop {
         until: Instant,
+        cause: StopCause,
     },
     /// Another worker takes over.
-    HandOver,
+    HandOver {
+        cause: RestartReason,
+    },
     AppExited,
     /// The supervisor has exited.
     Disconnected,
@@ -70,10 +74,11 @@ pub struct Control {
     facts: AppFacts,
     events: mpsc::Sender<Event>,
     ownership: watch::Sender<Ownership>,
-    replacement: RefCell<Option<oneshot::Sender<Result<String, String>>>>,
+    replacement: RefCell<Option<oneshot::Sender<Result<(), String>>>>,
     descriptors: RefCell<Vec<(i32, oneshot::Sender<u64>)>>,
     /// Called on an abnormal exit of the app, before any other reaction to it.
     on_exit: RefCell<Option<OnExit>>,
+    on_start_timeout: RefCell<Option<OnStartTimeout>>,
     /// An exit that Outrigger requested is not abnormal.
     stopping: Cell<bool>,
     /// Another worker has taken over.
@@ -97,6 +102,7 @@ impl Control {
             replacement: RefCell::default(),
             descriptors: RefCell::default(),
             on_exit: RefCell::default(),
+            on_start_timeout: RefCell::default(),
             stopping: Cell::new(false),
             handing_over: Cell::new(false),
             unreported: Cell::default(),
@@ -124,6 +130,11 @@ impl Control {
         *self.on_exit.borrow_mut() = Some(Box::new(handler));
     }
 
+    /// Sets what is called when the start gates did not open in time, and the app is not started.
+    pub fn on_start_timeout(&self, handler: impl Fn() + 'static) {
+        *self.on_start_timeout.borrow_mut() = Some(Box::new(handler));
+    }
+
     pub fn send(&self, message: ToSupervisor<'_>) {
         // Not tokio's `try_send`, which refuses until its driver has seen the socket once.
         if let Err(error) = supervisor::message::send(&self.socket, &message.encode()) {
@@ -134,17 +145,25 @@ impl Control {
     /// Requests a worker from a binary; returns when it is ready, or was abandoned.
     pub async fn upgrade(&self, binary: Option<&Path>) -> Result<String, String> {
         let path = binary.map_or(&[][..], |path| std::os::unix::ffi::OsStrExt::as_bytes(path.as_os_str()));
-        self.start_worker(ToSupervisor::Upgrade { binary: path }, "an upgrade is already in progress").await
+        let shown = binary.map(|path| path.display().to_string());
+        tracing::info!(component = "worker", binary = shown, "upgrade requested");
+        match self.start_worker(ToSupervisor::Upgrade { binary: path }, "an upgrade is already in progress").await {
+            Ok(()) => {
+                let from = shown.map(|path| format!(" from {path}")).unwrap_or_default();
+                Ok(format!("upgraded: a new worker{from} is ready and is taking over\n"))
+            }
+            Err(reason) => Err(format!("{reason}; keeping the current worker")),
+        }
     }
 
     /// Requests a worker of this binary; returns when it is ready, or was abandoned.
     pub async fn replace(&self) -> Result<(), String> {
         let message = ToSupervisor::Replace { reason: RestartReason::Reload };
-        self.start_worker(message, "a worker replacement is already in progress").await.map(drop)
+        self.start_worker(message, "a worker replacement is already in progress").await
     }
 
     /// Requests another worker and waits for the result; `busy` is the error if a request is already pending.
-    async fn start_worker(&self, message: ToSupervisor<'_>, busy: &str) -> Result<String, String> {
+    async fn start_worker(&self, message: ToSupervisor<'_>, busy: &str) -> Result<(), String> {
         if self.replacement.borrow().is_some() {
             return Err(busy.into());
         }
@@ -231,31 +250,52 @@ impl Control {
                 }
                 Event::AppExited
             }
-            ToWorker::Stop { left_ms, app_ended } => {
-                self.stopping.set(!app_ended);
-                Event::Stop { until: Instant::now() + Duration::from_millis(left_ms) }
+            ToWorker::Stop { left_ms, cause } => {
+                if cause == StopCause::StartTimeout
+                    && let Some(handler) = self.on_start_timeout.borrow().as_ref()
+                {
+                    handler();
+                }
+                self.stopping.set(!matches!(cause, StopCause::AppExit | StopCause::StartTimeout));
+                Event::Stop { until: Instant::now() + Duration::from_millis(left_ms), cause }
+            }
+            ToWorker::ExternalAppOver => Event::AppExited,
+            ToWorker::AppKilled => {
+                let pid = self.facts.pid.load(Ordering::Relaxed);
+                tracing::warn!(component = "app", pid, "app still running after its grace period; sent SIGKILL");
+                return;
             }
             ToWorker::Acquire => {
                 self.ownership.send_replace(Ownership::Owned);
                 return;
             }
-            ToWorker::HandOver => {
+            ToWorker::HandOver { cause } => {
                 self.handing_over.set(true);
                 if let Some(sender) = self.replacement.borrow_mut().take() {
-                    let _ = sender.send(Ok("the new worker is ready and is taking over\n".into()));
+                    let _ = sender.send(Ok(()));
                 }
-                Event::HandOver
+                Event::HandOver { cause }
             }
-            ToWorker::KeepServing { reason } => {
+            ToWorker::KeepServing { cause, reason } => {
                 let reason = String::from_utf8_lossy(reason).into_owned();
                 match self.replacement.borrow_mut().take() {
                     // The client gets the reason as its response, and nothing has changed.
                     Some(sender) => {
-                        tracing::warn!(component = "worker", reason, "requested worker replacement failed");
+                        tracing::warn!(
+                            component = "worker",
+                            reason,
+                            "{} failed; keeping the current worker",
+                            act(cause)
+                        );
                         let _ = sender.send(Err(reason));
                     }
                     None => {
-                        tracing::error!(component = "worker", reason, "worker replacement failed");
+                        tracing::error!(
+                            component = "worker",
+                            reason,
+                            "{} failed; keeping the current worker",
+                            act(cause)
+                        );
                         self.facts.health.fault(TAKING_OVER, reason);
                         self.takeover_failed.set(true);
                     }
@@ -277,7 +317,7 @@ impl Control {
 
     /// Returns whether the exit has been handled completely.
     fn app_exited(&self, ended: Ended) -> bool {
-        let Ended { code, signal, core_dumped, out_of_memory, restarts } = ended;
+        let Ended { code, signal, core_dumped, out_of_memory, restarts, limit_reached, not_started } = ended;
         self.facts.runs.send_replace(false);
         if self.facts.pid.swap(0, Ordering::Relaxed) == 0 && self.facts.ended.get() == Some(ended) {
             return self.unreported.get().is_none();
@@ -286,12 +326,29 @@ impl Control {
         self.facts.restarts.set(self.facts.restarts.get() + u32::from(restarts));
         self.facts.metrics.up.set(0);
         self.facts.metrics.exited(ended, self.facts.restarts.get());
-        if out_of_memory {
-            tracing::error!(component = "app", code, restarts, "app OOM-killed");
+        let killed_by = Some(signal).filter(|signal| *signal > 0);
+        let next = match (restarts, limit_reached) {
+            (true, _) => "; restarting",
+            (_, true) => "; not restarted: app.restart.max_restarts is reached",
+            _ => "",
+        };
+        let restarts = self.facts.restarts.get();
+        if not_started {
+            tracing::error!(component = "app", code, "app not started{next}");
+        } else if out_of_memory {
+            tracing::error!(component = "app", code, signal = killed_by, restarts, "app OOM-killed{next}");
         } else if core_dumped {
-            tracing::error!(component = "app", code, signal, restarts, "app crashed and left a core dump");
+            tracing::error!(
+                component = "app",
+                code,
+                signal = killed_by,
+                restarts,
+                "app crashed and left a core dump{next}"
+            );
+        } else if limit_reached {
+            tracing::error!(component = "app", code, signal = killed_by, restarts, "app exited{next}");
         } else {
-            tracing::info!(component = "app", code, signal, restarts, "app exited");
+            tracing::info!(component = "app", code, signal = killed_by, restarts, "app exited{next}");
         }
         let requested = self.stopping.get() && !core_dumped && !out_of_memory && signal != SIGKILL;
         let abnormal = (code != 0 || signal != 0) && !requested;
@@ -301,6 +358,15 @@ impl Control {
             None => self.unreported.set(Some(ended)),
         }
         self.unreported.get().is_none()
+    }
+}
+
+/// What a worker was started for.
+fn act(cause: RestartReason) -> &'static str {
+    match cause {
+        RestartReason::Upgrade => "upgrade",
+        RestartReason::Reload => "reload",
+        _ => "worker replacement",
     }
 }
 

@@ -6,11 +6,12 @@ use crate::config::{Config, Limits};
 use crate::plans::Plans;
 use base::system::listen::Listen;
 use base::system::output;
-use config::diag::{Diagnostic, Report};
+use config::diag::{Diagnostic, Report, Severity};
 use config::interpolate::Lookup;
 use config::needs::Needs;
 use config::tree::Node;
 use config::unit::ByteSize;
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -20,6 +21,15 @@ use std::path::{Path, PathBuf};
 pub struct Source {
     pub path: PathBuf,
     pub text: String,
+    /// The content of interpolated files that a worker last served with, for files that cannot be read any more.
+    served: BTreeMap<PathBuf, String>,
+}
+
+/// A configuration that a worker serves, as the supervisor saves it.
+#[derive(serde::Serialize, serde::Deserialize)]
+struct Served<'a> {
+    text: Cow<'a, str>,
+    files: Cow<'a, BTreeMap<PathBuf, String>>,
 }
 
 /// The maximum size of a configuration.
@@ -51,19 +61,32 @@ impl Source {
                 "README.md has an example, `outrigger explain` lists all sections",
             ));
         }
-        Ok(Source { path: path.to_path_buf(), text })
+        Ok(Source { path: path.to_path_buf(), text, served: BTreeMap::new() })
+    }
+
+    /// The configuration that a worker last served. An older version saved only the text.
+    pub fn last_good(path: &Path, saved: String) -> Source {
+        let path = path.to_path_buf();
+        match serde_json::from_str(&saved) {
+            Ok(Served { text, files }) => Source { path, text: text.into_owned(), served: files.into_owned() },
+            Err(_) => Source { path, text: saved, served: BTreeMap::new() },
+        }
+    }
+
+    /// What the supervisor saves: the text, and the content of the interpolated files as far as both fit.
+    pub fn to_save(&self, files: &BTreeMap<PathBuf, String>) -> Vec<u8> {
+        let served = Served { text: Cow::Borrowed(&self.text), files: Cow::Borrowed(files) };
+        let saved = serde_json::to_vec(&served).unwrap_or_default();
+        if (1..=supervisor::plan::PLAN_MAX).contains(&saved.len()) { saved } else { self.text.clone().into_bytes() }
     }
 
     /// Checks everything; the report has all errors of one run.
     pub fn plans(&self, command: &[OsString]) -> Result<(Plans, Report), Report> {
-        self.plans_with(command, &Lookup::HERE)
-    }
-
-    /// The same, with another lookup for placeholders.
-    pub fn plans_with(&self, command: &[OsString], lookup: &Lookup<'_>) -> Result<(Plans, Report), Report> {
+        let read = |path: &Path| (Lookup::HERE.file)(path).or_else(|error| self.served.get(path).cloned().ok_or(error));
+        let lookup = Lookup { file: &read, ..Lookup::HERE };
         let shown = self.path.display().to_string();
-        let loaded = config::load::load_or_sections::<Config>(&shown, &self.text, lookup);
-        let config::load::Loaded { config, tree, mut report, secret_variables, files } = match loaded {
+        let loaded = config::load::load_or_sections::<Config>(&shown, &self.text, &lookup);
+        let config::load::Loaded { config, tree, mut report, secret_variables, files, contents } = match loaded {
             Ok(loaded) => loaded,
             Err(refused) => return Err(check_rejected(*refused, command)),
         };
@@ -95,6 +118,7 @@ impl Source {
                     command,
                     app,
                     files,
+                    contents,
                     memory,
                     container,
                     needs,
@@ -171,6 +195,8 @@ impl Sections<'_> {
             report.extend(check_times(app, tree.at(&["app"])));
             report.extend(app_plan::without_effect(wrapped, tree.at(&["app"])));
         }
+        report.extend(logs.iter().flat_map(|plan| plan.unread_sources(tree.at(&["logs"]))));
+        report.extend(metrics.iter().flat_map(|plan| plan.unread_sources(tree.at(&["metrics"]))));
         report.extend(self.admin.into_iter().flat_map(|admin| admin.check(tree.at(&["admin"]))));
         let mut needs = Needs::default();
         metrics.iter().for_each(|plan| needs.add(plan.needs()));
@@ -184,13 +210,16 @@ impl Sections<'_> {
 
 /// Checks the meaning of the sections with a valid schema, so that one run reports all errors.
 fn check_rejected(refused: config::load::Refused, command: &[OsString]) -> Report {
-    fn section<S: serde::de::DeserializeOwned>(refused: &config::load::Refused, name: &str) -> Option<S> {
-        Some(refused.section(name)?.0)
-    }
-    let app: Option<App> = section(&refused, "app");
+    // Names of entries with an error, such as `logs.sinks.NAME` and `sync.NAME`.
+    let mut removed = Vec::new();
+    let app: Option<App> = refused.section("app", usize::MAX, &mut removed);
     let configured = app.iter().flat_map(|app| &app.command).map(OsString::from).collect::<Vec<_>>();
-    let (logs, metrics, proxy) = (section(&refused, "logs"), section(&refused, "metrics"), section(&refused, "proxy"));
-    let (limits, admin, sync) = (section(&refused, "limits"), section(&refused, "admin"), section(&refused, "sync"));
+    let limits = refused.section("limits", usize::MAX, &mut removed);
+    let admin = refused.section("admin", usize::MAX, &mut removed);
+    let logs = refused.section("logs", 2, &mut removed);
+    let metrics = refused.section("metrics", 2, &mut removed);
+    let proxy = refused.section("proxy", 2, &mut removed);
+    let sync = refused.section("sync", 1, &mut removed);
     let sections = Sections {
         command: if command.is_empty() { &configured } else { command },
         secret_variables: &[],
@@ -206,7 +235,13 @@ fn check_rejected(refused: config::load::Refused, command: &[OsString]) -> Repor
     };
     let mut report = refused.report;
     if let Some(tree) = &refused.tree {
+        let known = report.findings().len();
         sections.plan(tree, &mut report);
+        // Without an entry, references to it are errors, and others have no effect.
+        let mentions = |finding: &Diagnostic| removed.iter().any(|name| finding.message.contains(&format!("`{name}`")));
+        report.retain_after(known, |finding| {
+            removed.is_empty() || (finding.severity == Severity::Error && !mentions(finding))
+        });
     }
     report
 }
@@ -347,7 +382,12 @@ pub fn validate(path: &Path, command: &[OsString], deny_warnings: bool) -> i32 {
             for missing in &missing {
                 output::note(&format!("warning: {missing}; it must be in the image that this configuration runs in\n"));
             }
-            let warnings = report.findings().len() + missing.len();
+            // Certificates and credentials may be mounted only where the configuration runs.
+            let errors = crate::compose::check(&plans);
+            for error in &errors {
+                output::note(&format!("warning: {error}; with this, Outrigger does not start\n"));
+            }
+            let warnings = report.findings().len() + missing.len() + errors.len();
             if deny_warnings && warnings > 0 {
                 let plural = if warnings == 1 { "" } else { "s" };
                 let path = path.display();
@@ -363,8 +403,6 @@ pub fn validate(path: &Path, command: &[OsString], deny_warnings: bool) -> i32 {
 
 /// Prints a report; returns the exit code for an error.
 pub fn refuse(report: &Report) -> i32 {
-    let count = report.findings().len();
-    let plural = if count == 1 { "" } else { "s" };
-    output::note(&format!("{}{count} error{plural} found\n", report.render()));
+    output::note(&format!("{}{} found\n", report.render(), report.count()));
     i32::from(crate::EXIT_ERROR)
 }

@@ -2,6 +2,7 @@
 
 use crate::config::Config;
 use config::needs::Needs;
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
@@ -15,6 +16,8 @@ pub struct Plans {
     pub app: supervisor::plan::Plan,
     /// Files that were interpolated into the configuration.
     pub files: Vec<PathBuf>,
+    /// The content of those files.
+    pub contents: BTreeMap<PathBuf, String>,
     /// The memory limit of the worker.
     pub memory: u64,
     /// The memory limit of Outrigger's control group, if there is one.
@@ -28,4 +31,12 @@ pub struct Plans {
     pub proxy: Option<proxy::plan::Plan>,
     /// The configuration as JSON for `/config`, secrets and credentials hidden.
     pub shown: serde_json::Value,
+}
+
+impl Plans {
+    /// The addresses that this process listens on, each with the component that uses it; none if it listens on none.
+    pub fn listening(&self) -> Option<String> {
+        let listen = self.needs.listen.iter().map(|listen| format!("{} ({})", listen.address, listen.owner));
+        Some(listen.collect::<Vec<_>>().join(", ")).filter(|listening| !listening.is_empty())
+    }
 }

@@ -9,7 +9,9 @@ use crate::telemetry::ReloadMetrics;
 use base::runtime::health::Health;
 use base::system::file::Stamp;
 use std::cell::{Cell, OnceCell, RefCell};
+use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -52,6 +54,16 @@ impl Reloader {
             failed: Cell::new(None),
             requested: Cell::new(false),
         }
+    }
+
+    /// The path of the configuration.
+    pub fn path(&self) -> &std::path::Path {
+        &self.source.path
+    }
+
+    /// What the supervisor saves of the configuration.
+    pub fn to_save(&self, files: &BTreeMap<PathBuf, String>) -> Vec<u8> {
+        self.source.to_save(files)
     }
 
     /// The text that this worker serves.
@@ -193,6 +205,7 @@ impl Reloader {
                         self.failed(now);
                     }
                     base::telemetry::logging::report(
+                        PART,
                         &report,
                         "reload failed: invalid configuration; keeping the previous one",
                     );

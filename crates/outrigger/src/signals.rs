@@ -1,9 +1,9 @@
 //! Signals to the worker. In: SIGTERM, SIGINT, SIGHUP, SIGUSR2. Out: messages to the supervisor, a reload.
 
 use crate::control::Control;
-use crate::reload::Reloader;
+use crate::reload::{PART, Reloader};
 use std::rc::Rc;
-use supervisor::message::ToSupervisor;
+use supervisor::message::{StopCause, ToSupervisor};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Signals to this process itself. A stop of a complete control group sends SIGTERM to each process in it; the supervisor
@@ -21,14 +21,18 @@ pub async fn signals(control: Rc<Control>, reloader: Rc<Reloader>, companion: bo
     };
     loop {
         tokio::select! {
-            _ = terminate.recv() => control.send(ToSupervisor::Stop { within_ms: 0 }),
-            _ = interrupt.recv() => control.send(ToSupervisor::Stop { within_ms: 0 }),
+            _ = terminate.recv() => control.send(stop(SignalKind::terminate())),
+            _ = interrupt.recv() => control.send(stop(SignalKind::interrupt())),
             _ = upgrade.recv() => control.upgrade_signalled(),
             _ = hangup.recv(), if companion => {
                 if let Err(report) = reloader.reload(&control).await {
-                    base::telemetry::logging::report(&report, "reload failed; keeping the previous configuration");
+                    base::telemetry::logging::report(PART, &report, "reload failed; keeping the previous configuration");
                 }
             }
         }
     }
+}
+
+fn stop(kind: SignalKind) -> ToSupervisor<'static> {
+    ToSupervisor::Stop { within_ms: 0, cause: StopCause::Signal(kind.as_raw_value()) }
 }

@@ -17,7 +17,7 @@ pub fn report_errors(
     let report: String = errors.iter().map(|error| format!("error: {error}\n")).collect();
     match generation {
         0 => eprint!("{report}"),
-        _ => logging::report(&report, "worker failed to start; keeping the previous worker"),
+        _ => logging::report("worker", &report, "worker failed to start"),
     }
     if generation > 0 {
         let _ = SavedConfig::keep(&saved.rejected, text.as_bytes());

@@ -9,8 +9,8 @@ use base::runtime::state::StateDir;
 use base::telemetry::{Left, Telemetry};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
-use supervisor::message::EXIT_HANDED_OVER;
-use supervisor::message::ToSupervisor;
+use supervisor::message::{EXIT_HANDED_OVER, StopCause, ToSupervisor};
+use supervisor::restarts::RestartReason;
 use tokio::sync::mpsc::Receiver;
 
 /// Minimum time to deliver and persist records, even if the deadline has passed; the supervisor allows for it.
@@ -37,13 +37,18 @@ pub async fn run_until_exit(
 ) -> i32 {
     let first = events.recv().await;
     let until = match first {
-        Some(Event::HandOver) => return hand_over(control, lifecycle, times, state, admin).await,
-        Some(Event::Stop { until }) => until,
+        Some(Event::HandOver { cause }) => return hand_over(cause, control, lifecycle, times, state, admin).await,
+        Some(Event::Stop { until, .. }) => until,
         Some(Event::AppExited | Event::Disconnected) | None => Instant::now() + times.timeout.0,
     };
     facts.runs.send_replace(false);
     facts.metrics.telemetry.healths().iter().for_each(|health| health.set_stopping());
-    tracing::info!(within = %rounded(until.saturating_duration_since(Instant::now())), "stopping");
+    let cause = match first {
+        Some(Event::Stop { cause, .. }) => cause.to_string(),
+        Some(Event::Disconnected) | None => "supervisor exit".into(),
+        Some(_) => StopCause::AppExit.to_string(),
+    };
+    tracing::info!(cause, timeout = %rounded(until.saturating_duration_since(Instant::now())), "stopping");
     // A later deadline, for instance of `stop --timeout`, can only shorten it.
     let mut until = until;
     let left =
@@ -55,9 +60,9 @@ pub async fn run_until_exit(
     let mut awaited = matches!(first, Some(Event::Stop { .. }));
     while awaited && let Ok(Some(event)) = tokio::time::timeout(left(CLOSE_RESERVE, until), events.recv()).await {
         match event {
-            Event::Stop { until: sooner } => until = until.min(sooner),
+            Event::Stop { until: sooner, .. } => until = until.min(sooner),
             Event::AppExited | Event::Disconnected => awaited = false,
-            Event::HandOver => {}
+            Event::HandOver { .. } => {}
         }
     }
     facts.pid.store(0, Ordering::Relaxed);
@@ -70,7 +75,7 @@ pub async fn run_until_exit(
             tokio::select! {
                 late = &mut finishing => break late,
                 Some(event) = events.recv() => {
-                    if let Event::Stop { until: sooner } = event {
+                    if let Event::Stop { until: sooner, .. } = event {
                         until = until.min(sooner);
                         hurry.by(Instant::now() + left(CLOSE_RESERVE, until).max(FINISH_MIN));
                     }
@@ -87,8 +92,15 @@ pub async fn run_until_exit(
 
 /// Another worker is ready: it gets the rings and the state as soon as this worker no longer uses them, and requests in flight
 /// have `drain_timeout`.
-async fn hand_over(control: &Control, lifecycle: &mut Lifecycle, times: &Stop, state: &StateDir, admin: Scope) -> i32 {
-    tracing::info!("handing over to a new worker");
+async fn hand_over(
+    cause: RestartReason,
+    control: &Control,
+    lifecycle: &mut Lifecycle,
+    times: &Stop,
+    state: &StateDir,
+    admin: Scope,
+) -> i32 {
+    tracing::info!(component = "worker", reason = cause.as_str(), "handing over to a new worker");
     let late = lifecycle.advance(Phase::Handover, HANDOVER_MAX).await;
     if late.is_empty() {
         state.release();

@@ -5,7 +5,7 @@
 use crate::cli::{Cli, Command};
 use crate::load::{Source, refuse};
 use crate::plans::Plans;
-use crate::reload::Reloader;
+use crate::reload::{PART, Reloader};
 use crate::worker;
 use base::system::output;
 use base::telemetry::logging;
@@ -65,7 +65,8 @@ fn serve(side: WorkerSide) -> i32 {
         // Before the first worker runs, the report is for the operator at the terminal, not for the log.
         Err(report) if side.generation == 0 => return refuse(&report),
         Err(report) => {
-            logging::report(&report.render(), "worker failed to start; keeping the previous worker");
+            let next = if side.replaces { "keeping the current worker" } else { "retrying" };
+            logging::report(PART, &report.render(), &format!("worker failed to start; {next}"));
             return i32::from(crate::EXIT_ERROR);
         }
     };
@@ -108,7 +109,7 @@ fn newest_config(path: &Path, command: &[OsString], side: &WorkerSide) -> Result
             match warnings.render() {
                 text if text.is_empty() => {}
                 text if side.generation == 0 => output::note(&text),
-                text => logging::report_warnings(&text, "the configuration has warnings"),
+                text => logging::report_warnings(PART, &text, "the configuration has warnings"),
             }
             return Ok((source, plans));
         }
@@ -123,12 +124,13 @@ fn newest_config(path: &Path, command: &[OsString], side: &WorkerSide) -> Result
     match (newest, good) {
         (Ok(newest), _) => Ok(newest),
         (Err(report), None) => Err(report),
-        (Err(report), Some(text)) => {
+        (Err(report), Some(saved)) => {
+            let (source, plans, _) = planned(Source::last_good(path, saved))?;
             logging::report_warnings(
+                PART,
                 &report.render(),
                 "the configuration is now invalid; continuing with the last good one",
             );
-            let (source, plans, _) = planned(Source { path: path.to_path_buf(), text })?;
             Ok((source, plans))
         }
     }

@@ -22,7 +22,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use supervisor::message::ToSupervisor;
-use supervisor::restarts::Restarts;
+use supervisor::restarts::{RestartReason, Restarts};
 use supervisor::worker::{Crash, SavedConfig, WorkerSide};
 use sys::ring::Ring;
 use tokio::sync::watch;
@@ -33,7 +33,8 @@ pub fn start(mut plans: Plans, side: WorkerSide, reloader: Reloader, level: logg
     // The only TLS provider; a second call in the same process would fail, and there is none.
     let _ = rustls::crypto::ring::default_provider().install_default();
     plans.app.written = grants::written(&plans.needs);
-    let inherited = match Inherited::from(side, &mut plans, reloader.text()) {
+    let saved = reloader.to_save(&std::mem::take(&mut plans.contents));
+    let inherited = match Inherited::from(side, &mut plans, &saved) {
         Ok(inherited) => inherited,
         Err(error) => {
             eprintln!("error: cannot use the state inherited from the supervisor: {error}");
@@ -121,6 +122,7 @@ async fn serve(
         watchdog,
         generation,
         owns,
+        cause,
         crash,
         restarts,
         since,
@@ -153,6 +155,7 @@ async fn serve(
         wake,
         saved,
         generation,
+        cause,
         crash,
         restarts,
         since,
@@ -212,6 +215,7 @@ struct Inherited {
     watchdog: OwnedFd,
     generation: u32,
     owns: bool,
+    cause: Option<RestartReason>,
     crash: Option<Crash>,
     restarts: Restarts,
     since: i64,
@@ -221,9 +225,9 @@ struct Inherited {
 
 impl Inherited {
     /// Sends the plan to the supervisor, and adopts the inherited state.
-    fn from(side: WorkerSide, plans: &mut Plans, text: &str) -> std::io::Result<Inherited> {
+    fn from(side: WorkerSide, plans: &mut Plans, saved: &[u8]) -> std::io::Result<Inherited> {
         let bytes = plans.app.encode();
-        SavedConfig::keep(&side.proposal.text, text.as_bytes())?;
+        SavedConfig::keep(&side.proposal.text, saved)?;
         SavedConfig::keep(&side.proposal.plan, &bytes)?;
         supervisor::message::send(&side.control, &ToSupervisor::Plan { bytes: bytes.len() as u64 }.encode())?;
         // The first worker decides whether output is captured; later workers cannot change that.
@@ -241,6 +245,7 @@ impl Inherited {
             watchdog: side.watchdog,
             generation: side.generation,
             owns: side.owns,
+            cause: side.cause,
             crash: side.crash,
             restarts: side.restarts,
             since: side.since,

@@ -53,7 +53,7 @@ impl Plan {
     pub fn needs(&self) -> Needs {
         let listen = self.listeners.iter().map(|listener| Listen {
             name: format!("proxy/{}", listener.name),
-            owner: format!("proxy listener `{}`", listener.name),
+            owner: format!("proxy.listeners.{}", listener.name),
             address: listener.address,
             count: self.threads,
         });

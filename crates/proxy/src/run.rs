@@ -47,7 +47,7 @@ pub fn start(
                     list.push((index, socket));
                 }
             }),
-            Err(error) => errors.push(format!("proxy listener `{}`: {error}", listener.name)),
+            Err(error) => errors.push(format!("proxy.listeners.{}: {error}", listener.name)),
         }
     }
     if !errors.is_empty() {

@@ -63,9 +63,10 @@ impl App {
             Err(error) => {
                 let code = report(plan, exec, error);
                 // A shortage of the system may be temporary; an error of the app itself would recur.
-                let restarts =
-                    matches!(error, StartError::Setup(_)) && self.may_restart(&plan.restart, Duration::ZERO, false);
-                self.record_exit(Ended { restarts, ..Ended::with_code(code) }, &plan.restart, now);
+                let temporary = matches!(error, StartError::Setup(_));
+                let mut ended = Ended { not_started: true, ..Ended::with_code(code) };
+                self.decide_restart(&mut ended, &plan.restart, Duration::ZERO, temporary, false);
+                self.record_exit(ended, &plan.restart, now);
             }
         }
     }
@@ -144,18 +145,19 @@ impl App {
             _ => Duration::ZERO,
         };
         let mut ended = Ended {
-            code,
             signal,
             core_dumped: signal > 0 && status.as_raw() & CORE_DUMPED != 0,
             out_of_memory: signal == SIGKILL && self.kills.is_victim(plan.oom_file.as_deref(), now),
-            restarts: false,
+            ..Ended::with_code(code)
         };
-        ended.restarts = !stopping && self.may_restart(&plan.restart, ran, is_success(plan, code));
+        self.decide_restart(&mut ended, &plan.restart, ran, !stopping, is_success(plan, code));
         self.record_exit(ended, &plan.restart, now);
         ended
     }
 
-    fn may_restart(&mut self, restart: &Restart, ran: Duration, success: bool) -> bool {
+    /// Sets whether the app is started again after a run of this length. `possible`: no stop is in progress, and the error of a
+    /// start may be temporary.
+    fn decide_restart(&mut self, ended: &mut Ended, restart: &Restart, ran: Duration, possible: bool, success: bool) {
         if ran >= restart.reset {
             (self.consecutive, self.wait) = (0, Duration::ZERO);
         }
@@ -165,7 +167,8 @@ impl App {
             When::Always => true,
         };
         let allowed = restart.max == 0 || self.consecutive < restart.max;
-        wanted && allowed
+        ended.restarts = possible && wanted && allowed;
+        ended.limit_reached = possible && wanted && !allowed;
     }
 
     fn next_backoff(&mut self, restart: &Restart) -> Duration {
@@ -188,15 +191,18 @@ impl App {
         else {
             return;
         };
+        if ended.not_started {
+            // `report` has logged why.
+            return;
+        }
         let how = match ended {
-            Ended { out_of_memory: true, .. } => ", OOM-killed",
-            Ended { core_dumped: true, .. } => ", and left a core dump",
-            _ => "",
+            Ended { out_of_memory: true, .. } => ", OOM-killed".into(),
+            Ended { core_dumped: true, signal, .. } => format!(", killed by signal {signal} with a core dump"),
+            Ended { signal: 0, .. } => String::new(),
+            Ended { signal, .. } => format!(", killed by signal {signal}"),
         };
-        let (code, signal) = (ended.code, ended.signal);
-        eprintln!(
-            "outrigger: app exited with code {code} (signal {signal}){how}; no worker running, black box not written"
-        );
+        let code = ended.code;
+        eprintln!("outrigger: app exited with code {code}{how}; no worker running, black box not written");
     }
 
     /// The exit code of Outrigger.
@@ -377,17 +383,27 @@ mod tests {
     fn restarts_back_off_stop_at_max_and_reset() {
         let mut app = App::new(false);
         let short_run = Duration::from_millis(5);
+        let decided = |app: &mut App, restart: &Restart, ran, success| {
+            let mut ended = Ended::with_code(1);
+            app.decide_restart(&mut ended, restart, ran, true, success);
+            (ended.restarts, ended.limit_reached)
+        };
         let mut waits = Vec::new();
-        while app.may_restart(&RESTART, short_run, false) {
+        while decided(&mut app, &RESTART, short_run, false).0 {
             waits.push(app.next_backoff(&RESTART).as_secs());
         }
         assert_eq!(waits, [1, 2, 3, 3], "four restarts in a row are the limit");
-        assert!(app.may_restart(&RESTART, RESTART.reset, false), "a run of `reset` resets the count");
+        assert_eq!(decided(&mut app, &RESTART, short_run, false), (false, true), "the limit is reported");
+        assert_eq!(
+            decided(&mut app, &RESTART, RESTART.reset, false),
+            (true, false),
+            "a run of `reset` resets the count"
+        );
         assert_eq!(app.next_backoff(&RESTART), RESTART.wait);
-        assert!(!app.may_restart(&RESTART, short_run, true), "success is not a failure");
-        assert!(app.may_restart(&Restart { when: When::Always, ..RESTART }, short_run, true));
-        assert!(!app.may_restart(&Restart { when: When::Never, ..RESTART }, short_run, false));
-        assert!(app.may_restart(&Restart { max: 0, ..RESTART }, short_run, false), "0 means no limit");
+        assert_eq!(decided(&mut app, &RESTART, short_run, true), (false, false), "success is not a failure");
+        assert!(decided(&mut app, &Restart { when: When::Always, ..RESTART }, short_run, true).0);
+        assert_eq!(decided(&mut app, &Restart { when: When::Never, ..RESTART }, short_run, false), (false, false));
+        assert!(decided(&mut app, &Restart { max: 0, ..RESTART }, short_run, false).0, "0 means no limit");
         assert_eq!(app.restarts, 5);
     }
 }

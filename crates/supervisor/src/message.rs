@@ -3,6 +3,7 @@
 //! `PAYLOAD_MAX` bytes after the numbers.
 
 use crate::restarts::RestartReason;
+use crate::signals::{SIGINT, SIGTERM};
 use rustix::io::Errno;
 use std::io;
 use std::os::fd::AsFd;
@@ -29,17 +30,30 @@ pub struct Ended {
     pub out_of_memory: bool,
     /// The app is started again.
     pub restarts: bool,
+    /// It is not started again, since `app.restart.max_restarts` is reached.
+    pub limit_reached: bool,
+    /// It could not be started.
+    pub not_started: bool,
 }
 
 impl Ended {
     /// From an exit code only, for an app that never ran or is external.
     pub fn with_code(code: i32) -> Ended {
-        Ended { code, signal: 0, core_dumped: false, out_of_memory: false, restarts: false }
+        Ended {
+            code,
+            signal: 0,
+            core_dumped: false,
+            out_of_memory: false,
+            restarts: false,
+            limit_reached: false,
+            not_started: false,
+        }
     }
 
     /// The form in which it is sent and passed to the next program.
     pub fn numbers(self) -> [i64; 3] {
-        let how = i64::from(self.core_dumped) | i64::from(self.out_of_memory) << 1 | i64::from(self.restarts) << 2;
+        let bits = [self.core_dumped, self.out_of_memory, self.restarts, self.limit_reached, self.not_started];
+        let how = bits.into_iter().rev().fold(0, |how, bit| how << 1 | i64::from(bit));
         [i64::from(self.code), i64::from(self.signal), how]
     }
 
@@ -47,10 +61,58 @@ impl Ended {
         Some(Ended {
             code: i32::try_from(code).ok()?,
             signal: i32::try_from(signal).ok()?,
-            core_dumped: how & 1 == 1,
-            out_of_memory: how & 2 == 2,
-            restarts: how & 4 == 4,
+            core_dumped: how & 1 > 0,
+            out_of_memory: how & 1 << 1 > 0,
+            restarts: how & 1 << 2 > 0,
+            limit_reached: how & 1 << 3 > 0,
+            not_started: how & 1 << 4 > 0,
         })
+    }
+}
+
+/// Why a stop began.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StopCause {
+    /// SIGTERM or SIGINT arrived.
+    Signal(i32),
+    /// `outrigger stop`, or a request on the admin listener.
+    Request,
+    /// The app exited by itself, or could not be started.
+    AppExit,
+    /// The start gates did not open within `app.start.timeout`, and `on_timeout` is `fail`.
+    StartTimeout,
+}
+
+impl StopCause {
+    fn number(self) -> i64 {
+        match self {
+            StopCause::Signal(signal) => i64::from(signal),
+            StopCause::Request => -1,
+            StopCause::AppExit => -2,
+            StopCause::StartTimeout => -3,
+        }
+    }
+
+    /// A number of another version counts as a request.
+    fn from_number(number: i64) -> StopCause {
+        match number {
+            -2 => StopCause::AppExit,
+            -3 => StopCause::StartTimeout,
+            _ => signal(number).map_or(StopCause::Request, StopCause::Signal),
+        }
+    }
+}
+
+impl std::fmt::Display for StopCause {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            StopCause::Signal(SIGTERM) => f.write_str("SIGTERM"),
+            StopCause::Signal(SIGINT) => f.write_str("SIGINT"),
+            StopCause::Signal(number) => write!(f, "signal {number}"),
+            StopCause::Request => f.write_str("stop request"),
+            StopCause::AppExit => f.write_str("app exit"),
+            StopCause::StartTimeout => f.write_str("start gates closed after app.start.timeout"),
+        }
     }
 }
 
@@ -71,15 +133,21 @@ pub enum ToWorker<'a> {
     /// Stop, and finish within this many milliseconds.
     Stop {
         left_ms: u64,
-        /// The app's own exit causes the stop, which was not requested.
-        app_ended: bool,
+        cause: StopCause,
     },
+    /// The exit of an external app is not waited for any longer, and was not detected.
+    ExternalAppOver,
+    /// The app still ran at the end of its grace period and got SIGKILL.
+    AppKilled,
     /// No other worker reads the rings or writes the state any more: this worker acquires them.
     Acquire,
-    /// Another worker is ready: hand over, drain and exit.
-    HandOver,
-    /// The handover was abandoned, for this reason.
+    /// Another worker is ready, which was started because of `cause`: hand over, drain and exit.
+    HandOver {
+        cause: RestartReason,
+    },
+    /// The handover that `cause` began was abandoned, for this reason.
     KeepServing {
+        cause: RestartReason,
         reason: &'a [u8],
     },
     /// How many file descriptors a process of the app has open.
@@ -124,6 +192,7 @@ pub enum ToSupervisor<'a> {
     /// Begin the stop, and finish within this many milliseconds; 0 for the configured deadline.
     Stop {
         within_ms: u64,
+        cause: StopCause,
     },
     /// Count the file descriptors, which a sandboxed worker may not see itself (landlock(7), ptrace restrictions).
     CountDescriptors {
@@ -147,12 +216,14 @@ impl ToWorker<'_> {
             ToWorker::AppStarted { pid, earlier } => packet(1, [i64::from(pid), i64::from(earlier), 0], &[]),
             ToWorker::LastExit { ended, restarts } => packet(8, ended.numbers(), &restarts.to_le_bytes()),
             ToWorker::AppEnded(ended) => packet(2, ended.numbers(), &[]),
-            ToWorker::Stop { left_ms, app_ended } => {
-                packet(3, [i64::try_from(left_ms).unwrap_or(i64::MAX), i64::from(app_ended), 0], &[])
+            ToWorker::Stop { left_ms, cause } => {
+                packet(3, [i64::try_from(left_ms).unwrap_or(i64::MAX), cause.number(), 0], &[])
             }
+            ToWorker::ExternalAppOver => packet(9, [0; 3], &[]),
+            ToWorker::AppKilled => packet(10, [0; 3], &[]),
             ToWorker::Acquire => packet(4, [0; 3], &[]),
-            ToWorker::HandOver => packet(5, [0; 3], &[]),
-            ToWorker::KeepServing { reason } => packet(6, [0; 3], reason),
+            ToWorker::HandOver { cause } => packet(5, [cause.number(), 0, 0], &[]),
+            ToWorker::KeepServing { cause, reason } => packet(6, [cause.number(), 0, 0], reason),
             ToWorker::Descriptors { pid, count } => {
                 packet(7, [i64::from(pid), i64::try_from(count).unwrap_or(i64::MAX), 0], &[])
             }
@@ -164,15 +235,17 @@ impl ToWorker<'_> {
         Some(match tag {
             1 => ToWorker::AppStarted { pid: i32::try_from(first).ok()?, earlier: second == 1 },
             2 => ToWorker::AppEnded(Ended::from_numbers([first, second, third])?),
-            3 => ToWorker::Stop { left_ms: u64::try_from(first).ok()?, app_ended: second == 1 },
+            3 => ToWorker::Stop { left_ms: u64::try_from(first).ok()?, cause: StopCause::from_number(second) },
             4 => ToWorker::Acquire,
-            5 => ToWorker::HandOver,
-            6 => ToWorker::KeepServing { reason: payload },
+            5 => ToWorker::HandOver { cause: RestartReason::from_number(first)? },
+            6 => ToWorker::KeepServing { cause: RestartReason::from_number(first)?, reason: payload },
             7 => ToWorker::Descriptors { pid: i32::try_from(first).ok()?, count: u64::try_from(second).ok()? },
             8 => ToWorker::LastExit {
                 ended: Ended::from_numbers([first, second, third])?,
                 restarts: u32::from_le_bytes(payload.try_into().ok()?),
             },
+            9 => ToWorker::ExternalAppOver,
+            10 => ToWorker::AppKilled,
             _ => return None,
         })
     }
@@ -189,7 +262,7 @@ impl ToSupervisor<'_> {
             ToSupervisor::Replace { reason } => packet(5, [reason.number(), 0, 0], &[]),
             ToSupervisor::Upgrade { binary } => packet(6, [0; 3], binary),
             ToSupervisor::Released => packet(7, [0; 3], &[]),
-            ToSupervisor::Stop { within_ms } => packet(8, [saturated(within_ms), 0, 0], &[]),
+            ToSupervisor::Stop { within_ms, cause } => packet(8, [saturated(within_ms), cause.number(), 0], &[]),
             ToSupervisor::CountDescriptors { pid } => packet(9, [i64::from(pid), 0, 0], &[]),
             ToSupervisor::Serving => packet(11, [0; 3], &[]),
             ToSupervisor::ExitAcknowledged => packet(12, [0; 3], &[]),
@@ -199,8 +272,7 @@ impl ToSupervisor<'_> {
     }
 
     pub fn decode(bytes: &[u8]) -> Option<ToSupervisor<'_>> {
-        let (tag, [first, ..], payload) = unpack(bytes)?;
-        let signal = |number: i64| i32::try_from(number).ok().filter(|signal| (1..=64).contains(signal));
+        let (tag, [first, second, _], payload) = unpack(bytes)?;
         Some(match tag {
             1 => ToSupervisor::Plan { bytes: u64::try_from(first).ok()? },
             2 => ToSupervisor::StartApp,
@@ -209,7 +281,7 @@ impl ToSupervisor<'_> {
             5 => ToSupervisor::Replace { reason: RestartReason::from_number(first)? },
             6 => ToSupervisor::Upgrade { binary: payload },
             7 => ToSupervisor::Released,
-            8 => ToSupervisor::Stop { within_ms: u64::try_from(first).ok()? },
+            8 => ToSupervisor::Stop { within_ms: u64::try_from(first).ok()?, cause: StopCause::from_number(second) },
             9 => ToSupervisor::CountDescriptors { pid: i32::try_from(first).ok().filter(|pid| *pid > 1)? },
             10 => ToSupervisor::AppExited { code: i32::try_from(first).ok().filter(|code| (0..256).contains(code))? },
             11 => ToSupervisor::Serving,
@@ -218,6 +290,11 @@ impl ToSupervisor<'_> {
             _ => return None,
         })
     }
+}
+
+/// A signal number of Linux.
+fn signal(number: i64) -> Option<i32> {
+    i32::try_from(number).ok().filter(|signal| (1..=64).contains(signal))
 }
 
 /// Sends one packet without blocking. A full socket drops it: its reader hangs, and its replacement gets the current state.
@@ -276,16 +353,23 @@ mod tests {
 
     #[test]
     fn messages_round_trip_and_garbage_is_rejected() {
-        let ended = Ended { code: 137, signal: 9, core_dumped: false, out_of_memory: true, restarts: true };
+        let ended = Ended { signal: 9, out_of_memory: true, restarts: true, ..Ended::with_code(137) };
         for message in [
             ToWorker::AppStarted { pid: 7, earlier: true },
             ToWorker::AppEnded(ended),
             ToWorker::LastExit { ended, restarts: 300 },
             ToWorker::AppEnded(Ended { core_dumped: true, out_of_memory: false, restarts: false, ..ended }),
-            ToWorker::Stop { left_ms: 9, app_ended: true },
+            ToWorker::AppEnded(Ended { limit_reached: true, ..Ended::with_code(3) }),
+            ToWorker::AppEnded(Ended { not_started: true, ..Ended::with_code(127) }),
+            ToWorker::Stop { left_ms: 9, cause: StopCause::Signal(15) },
+            ToWorker::Stop { left_ms: 9, cause: StopCause::Request },
+            ToWorker::Stop { left_ms: 9, cause: StopCause::AppExit },
+            ToWorker::Stop { left_ms: 9, cause: StopCause::StartTimeout },
+            ToWorker::ExternalAppOver,
+            ToWorker::AppKilled,
             ToWorker::Acquire,
-            ToWorker::HandOver,
-            ToWorker::KeepServing { reason: b"not ready in time" },
+            ToWorker::HandOver { cause: RestartReason::Upgrade },
+            ToWorker::KeepServing { cause: RestartReason::Reload, reason: b"not ready in time" },
             ToWorker::Descriptors { pid: 9, count: 31 },
         ] {
             assert_eq!(ToWorker::decode(bytes(&message.encode())), Some(message));
@@ -299,7 +383,7 @@ mod tests {
             ToSupervisor::CannotStart { reason: b"a port is in use" },
             ToSupervisor::Upgrade { binary: b"/usr/bin/outrigger" },
             ToSupervisor::Released,
-            ToSupervisor::Stop { within_ms: 5 },
+            ToSupervisor::Stop { within_ms: 5, cause: StopCause::Request },
             ToSupervisor::CountDescriptors { pid: 9 },
             ToSupervisor::AppExited { code: 3 },
             ToSupervisor::Serving,
@@ -314,7 +398,7 @@ mod tests {
         assert_eq!(ToWorker::decode(b"short"), None);
         let long = vec![b'x'; PAYLOAD_MAX + 1];
         assert_eq!(
-            ToWorker::KeepServing { reason: &long }.encode().length,
+            ToWorker::KeepServing { cause: RestartReason::Reload, reason: &long }.encode().length,
             PACKET_MAX,
             "a longer payload is truncated"
         );

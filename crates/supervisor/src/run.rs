@@ -181,6 +181,7 @@ impl Supervisor {
             generation: workers.generation(),
             owns: workers.is_alone(),
             replaces: workers.replaces(),
+            cause: workers.cause(),
             crash: workers.crash(),
             restarts: workers.restarts(),
             managed: systemd.is_present(),

@@ -4,6 +4,7 @@
 use crate::app::App;
 use crate::capture::Stream;
 use crate::fdstore::Store;
+use crate::message::StopCause;
 use crate::plan::Plan;
 use crate::systemd::Systemd;
 use crate::terminal::Terminal;
@@ -53,6 +54,7 @@ pub(crate) struct Supervisor {
 
 /// A stop in progress.
 pub(crate) struct Stop {
+    pub cause: StopCause,
     pub until: Instant,
     pub drain_until: Instant,
     /// How long to wait for an external app.
@@ -60,6 +62,8 @@ pub(crate) struct Stop {
     /// The signal that the app gets.
     pub signal: i32,
     pub kill_at: Option<Instant>,
+    /// The app got SIGKILL.
+    pub killed: bool,
     pub linger_until: Option<Instant>,
     pub exit_sent: bool,
 }

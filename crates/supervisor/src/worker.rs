@@ -37,6 +37,8 @@ pub struct WorkerSide {
     pub owns: bool,
     /// Whether another worker serves, and keeps serving if this one cannot start.
     pub replaces: bool,
+    /// Why this worker was started; none for the first.
+    pub cause: Option<RestartReason>,
     /// How the previous worker exited, if that was not requested.
     pub crash: Option<Crash>,
     /// How often workers were replaced, this one included.
@@ -266,10 +268,10 @@ impl Worker {
     }
 
     /// Begins the handover to another worker.
-    pub fn begin_handover(&mut self, drain: Duration, now: Instant) {
+    pub fn begin_handover(&mut self, cause: RestartReason, drain: Duration, now: Instant) {
         self.owns_state = true;
         self.until = Some(now + drain + LEAVE_MOST);
-        self.send(ToWorker::HandOver);
+        self.send(ToWorker::HandOver { cause });
     }
 
     /// Checks the timer: an expired one is re-armed once more for a short time, since the timer is late after a suspend. A worker
@@ -323,6 +325,7 @@ impl WorkerSide {
             generation,
             owns,
             replaces,
+            cause,
             crash,
             restarts,
             managed,
@@ -347,6 +350,7 @@ impl WorkerSide {
         saved.number("generation", generation.into());
         saved.number("owns", owns.into());
         saved.number("replaces", replaces.into());
+        cause.into_iter().for_each(|cause| saved.number("cause", cause.number()));
         saved.number("since", since);
         saved.number("managed", managed.into());
         restarts.save_to(&mut saved);
@@ -379,6 +383,7 @@ impl WorkerSide {
             generation: u32::try_from(saved.value("generation")?).ok()?,
             owns: saved.value("owns")? == 1,
             replaces: saved.value("replaces") == Some(1),
+            cause: saved.value("cause").and_then(RestartReason::from_number),
             since: saved.value("since").unwrap_or(0),
             managed: saved.value("managed") == Some(1),
             crash: saved.value("crash").and_then(|code| i32::try_from(code).ok()).map(|code| Crash {

@@ -196,14 +196,18 @@ impl Workers {
         matches!(self.starting, Some((WorkerSlot::Starting, ..)))
     }
 
+    /// Why the worker that is being forked is started.
+    pub fn cause(&self) -> Option<RestartReason> {
+        self.starting.as_ref().and_then(|(.., cause)| *cause)
+    }
+
     pub fn crash(&self) -> Option<Crash> {
         self.crash
     }
 
     /// Replacements, including the one by the worker that is being forked.
     pub fn restarts(&self) -> Restarts {
-        let reason = self.starting.as_ref().and_then(|(.., reason)| *reason);
-        reason.map_or(self.restarts, |reason| self.restarts.with(reason))
+        self.cause().map_or(self.restarts, |reason| self.restarts.with(reason))
     }
 }
 

@@ -56,16 +56,23 @@ pub struct Inputs {
 }
 
 /// Opens when every entry has a published revision.
+#[derive(Clone)]
 pub struct Gate {
-    published: Vec<watch::Receiver<bool>>,
+    /// Each entry's path in the configuration, and whether it has published.
+    published: Vec<(String, watch::Receiver<bool>)>,
 }
 
 impl Gate {
     pub async fn open(&mut self) {
-        for published in &mut self.published {
+        for (_, published) in &mut self.published {
             // An entry whose task has finished does not block the gate.
             let _ = published.wait_for(|published| *published).await;
         }
+    }
+
+    /// The entries that have not published.
+    pub fn closed(&self) -> Vec<&str> {
+        self.published.iter().filter(|(_, published)| !*published.borrow()).map(|(entry, _)| entry.as_str()).collect()
     }
 }
 
@@ -73,7 +80,7 @@ impl Gate {
 pub fn check(plan: &Plan) -> Vec<String> {
     let build = |entry: &EntryPlan| {
         let built = entry.store.build(PathBuf::new(), entry.limits.max_bytes);
-        built.err().map(|error| format!("sync `{}`: {error}", entry.name))
+        built.err().map(|error| format!("sync.{}: {error}", entry.name))
     };
     plan.entries.iter().filter_map(build).collect()
 }
@@ -99,8 +106,8 @@ pub fn start(
         match entry.store.build(cache.clone(), entry.limits.max_bytes) {
             Ok(store) => {
                 let (sender, receiver) = watch::channel(false);
-                published.push(receiver);
                 let component = Component::store(format!("sync.{}", entry.name), entry.store.name());
+                published.push((component.id.clone(), receiver));
                 health.component(component.id.clone(), component.type_name);
                 let poller = Poller {
                     cache,
@@ -115,7 +122,7 @@ pub fn start(
                 };
                 pollers.push(scope.spawn("poll", poller.poll(store, participant.watch())));
             }
-            Err(error) => errors.push(format!("sync `{}`: {error}", entry.name)),
+            Err(error) => errors.push(format!("sync.{}: {error}", entry.name)),
         }
     }
     if !errors.is_empty() {
@@ -140,7 +147,10 @@ fn same_targets(entries: &[EntryPlan]) -> Vec<String> {
         .filter_map(|(target, entry)| {
             let other = targets.insert(target, &entry.name)?;
             let to = entry.to.display();
-            Some(format!("sync `{}`: {to} resolves to the path of `{other}`; give each entry its own path", entry.name))
+            Some(format!(
+                "sync.{}: {to} resolves to the path of sync.{other}; give each entry its own path",
+                entry.name
+            ))
         })
         .collect()
 }

@@ -248,6 +248,49 @@ fn structural_and_semantic_errors_in_one_report() {
     assert_rejected(two, &["SIGKILL", "18001", "2 errors found"]);
 }
 
+/// An entry with an error hides no error of another entry, and causes none.
+#[test]
+fn one_invalid_entry_hides_no_other_error() {
+    let logs = "logs:\n  sources: { a: { stdio: {} } }\n  sinks:\n    b: { loki: { ulr: \"http://127.0.0.1:9\" } }\n    c: { blackhole: {}, inputs: [nope] }\n";
+    let proxy = "proxy:\n  listeners:\n    d: { listen: \"127.0.0.1:18001\", cluster: e }\n    f: { listen: \"127.0.0.1:18002\", cluster: nope }\n  clusters: { e: { endpoints: 3 } }\n";
+    let (code, report) = validate(&format!("{logs}{proxy}"));
+    assert_eq!(code, 1, "{report}");
+    for part in [
+        "`ulr` in `logs.sinks.b.loki`",
+        "unknown log source `nope`",
+        "`proxy.clusters.e.endpoints`",
+        "unknown cluster `nope`",
+    ] {
+        assert!(report.contains(part), "`{part}` in {report}");
+    }
+    assert!(!report.contains("unknown cluster `e`") && !report.contains("warning"), "{report}");
+    assert!(report.ends_with("5 errors found\n"), "{report}");
+}
+
+/// What is valid and has no effect, or fails only where it runs, is a warning.
+#[test]
+fn validate_warns_of_what_fails_later() {
+    let sources = "sources: { a: { stdio: {} }, b: { file: { include: [/x] } } }";
+    let cases = [
+        (format!("logs: {{ {sources}, sinks: {{ c: {{ blackhole: {{}}, inputs: [a] }} }} }}"), "no sink reads `logs.sources.b`"),
+        ("metrics: { sources: { a: { process: {} } } }".into(), "`metrics.sources` has no sink"),
+        ("app: { working_directory: $HOME }".into(), "write `${HOME}` for the variable, or `$$HOME` for this text"),
+        (
+            "logs: { sources: { a: { stdio: {} } }, sinks: { c: { http: { url: \"https://h/\", tls: { ca_file: /nowhere/ca.crt } } } } }".into(),
+            "logs.sinks.c: /nowhere/ca.crt",
+        ),
+    ];
+    for (text, part) in cases {
+        let (code, report) = validate(&text);
+        assert!(code == 0 && report.contains("warning: ") && report.contains(part), "`{part}` in {report}");
+        assert_eq!(validate_with(&text, &["--deny-warnings", "--", "true"]).0, 1, "{text}");
+    }
+    assert_rejected(
+        "metrics: { sources: { a: { scrape: { url: \"https://h/\", tls: { cert_file: /a } } } } }",
+        &["`cert_file` in `metrics.sources.a.scrape.tls` requires `key_file`"],
+    );
+}
+
 /// Each address can be bound once; the second holder would be Outrigger's own worker, and the report would blame it.
 #[test]
 fn one_address_for_two_listeners_is_rejected() {

@@ -482,7 +482,7 @@ fn the_log_of_a_stop_has_readable_durations() {
         let lines = own_log(&exit.stderr);
         let stopping = lines.iter().find(|line| line["message"] == "stopping");
         let stopping = stopping.unwrap_or_else(|| panic!("the stop is in the log: {}", exit.stderr));
-        assert_eq!(stopping["within"], expected, "{stopping}");
+        assert_eq!(stopping["timeout"], expected, "{stopping}");
         let values = lines.iter().flat_map(|line| line.as_object().into_iter().flatten());
         let odd: Vec<_> = values.filter(|(_, value)| value.as_str().is_some_and(is_odd_duration)).collect();
         assert!(odd.is_empty(), "{odd:?}");

@@ -150,7 +150,7 @@ fn exit_file_written_after_the_exit_has_its_code() {
         let watched = format!("\"pid\":{}", app.pid());
         until(PATIENCE, "the process is watched", || outrigger.stderr.contains(&watched));
         app.signal(Signal::KILL);
-        until(PATIENCE, "its exit is detected", || outrigger.stderr.contains("app process exited"));
+        until(PATIENCE, "its exit is detected", || outrigger.stderr.contains("the app's process exited"));
         if let Some(text) = late {
             replace(&scene, "done", text);
         }

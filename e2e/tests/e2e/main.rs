@@ -69,6 +69,7 @@ mod image;
 mod pod;
 mod systemd;
 mod life_faults;
+mod life_log;
 mod config_faults;
 mod reload_faults;
 mod admin_faults;

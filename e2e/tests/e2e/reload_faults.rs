@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use crate::harness::outrigger::{configuration, outrigger as command};
 use crate::harness::process::{Signal, send_signal};
 use crate::harness::status::{await_health, health_of_all, own_log};
-use crate::harness::{Outrigger, PATIENCE, SECOND, Scene, Wait, until, within};
+use crate::harness::{Outrigger, PATIENCE, SECOND, Scene, Wait, peer, until, within};
 
 /// The poll interval of the file, and half of that again.
 const POLL: Duration = Duration::from_secs(3);
@@ -233,4 +233,51 @@ fn health_reports_rejected_files_not_reloads() {
     await_health(&outrigger, "configuration", "ok", "");
     drop(taken);
     outrigger.finish();
+}
+
+/// A worker that replaces a crashed one uses the content that a file had, and the configuration is degraded until it is readable.
+/// Guarantee: invalid-reload-changes-nothing
+#[test]
+fn a_crash_without_an_interpolated_file_costs_nothing() {
+    let scene = Scene::new();
+    let secret = scene.write("secret", "GRACE\n").display().to_string();
+    let body =
+        format!("app: {{ environment: {{ set: {{ WORD: \"${{file:{secret}}}\" }} }}, stop: {{ timeout: 20s }} }}");
+    let outrigger = Outrigger::start(&scene, &body, &["sleep", "300"]);
+    std::fs::remove_file(&secret).expect("the test owns the file");
+    let worker = outrigger.worker();
+    send_signal(worker, Signal::KILL);
+    outrigger.await_other(worker, PATIENCE);
+    until(PATIENCE, "the next worker serves", || outrigger.status_of("/ready") == 200);
+    let lines = own_log(&outrigger.stderr.text());
+    let kept = lines.iter().find(|line| line["message"].as_str().is_some_and(|text| text.contains("last good one")));
+    let kept = kept.unwrap_or_else(|| panic!("the fault is in the log: {}", outrigger.stderr.text()));
+    assert!(kept["report"].as_str().is_some_and(|report| report.contains(&secret)), "{kept}");
+    assert!(!outrigger.stderr.contains("worker failed to start"), "{}", outrigger.stderr.text());
+    await_health(&outrigger, "configuration", "degraded", "invalid configuration");
+    scene.write("secret", "GRACE\n");
+    await_health(&outrigger, "configuration", "ok", "");
+    outrigger.finish();
+}
+
+/// If no worker can start, a stop does not wait for one.
+#[test]
+fn a_stop_without_a_worker_is_not_delayed() {
+    let openssl = need!(peer("openssl"), "openssl is not installed");
+    let scene = Scene::new();
+    let ca = scene.text_path("ca.crt");
+    let arguments = ["-newkey", "rsa:2048", "-nodes", "-subj", "/CN=test", "-days", "1", "-out", &ca];
+    let key = scene.text_path("ca.key");
+    let created = Command::new(openssl).args(["req", "-x509", "-keyout", &key]).args(arguments).output();
+    assert!(created.is_ok_and(|created| created.status.success()), "openssl creates a certificate");
+    let sink = format!("https: {{ http: {{ url: \"https://127.0.0.1:9/\", tls: {{ ca_file: \"{ca}\" }} }} }}");
+    let body = format!(
+        "app: {{ stop: {{ timeout: 60s }} }}\nlogs: {{ sources: {{ app: {{ stdio: {{}} }} }}, sinks: {{ {sink} }} }}"
+    );
+    let outrigger = Outrigger::start(&scene, &body, &["sleep", "300"]);
+    std::fs::remove_file(&ca).expect("the test owns the file");
+    send_signal(outrigger.worker(), Signal::KILL);
+    until(PATIENCE, "a worker fails", || outrigger.stderr.contains("worker failed to start"));
+    let exit = outrigger.terminate(PATIENCE);
+    assert_eq!(exit.code, 143, "{}", exit.stderr);
 }

@@ -11,7 +11,7 @@ use crate::harness::busy::{BODY, Busy, NO_GIT, descriptors, executable};
 use crate::harness::load::{BIG, Death, fetch, joined, upload};
 use crate::harness::outrigger::{binary, configuration, upgrade, upgrade_at};
 use crate::harness::process::{Running, Signal, anonymous_kib, children, is_alive, send_signal};
-use crate::harness::{Answer, Outrigger, PATIENCE, SECOND, Scene, Wait, example, get, number_after, until};
+use crate::harness::{Answer, Outrigger, PATIENCE, SECOND, Scene, Wait, example, get, number_after, until, within};
 
 /// As in `BODY`.
 const ADMIN: &str = "admin: { listen: \"127.0.0.1:@admin@\", socket: \"@dir@/run/admin.sock\" }\n";
@@ -109,11 +109,13 @@ fn fifty_upgrades_lose_and_leak_nothing() {
             before = (anonymous_kib(busy.outrigger.pid()), descriptors(busy.outrigger.pid()));
         }
     }
+    // A descriptor of the last handover may still be open for a moment.
+    within(PATIENCE, || descriptors(busy.outrigger.pid()) <= before.1);
     let after = (anonymous_kib(busy.outrigger.pid()), descriptors(busy.outrigger.pid()));
     pauses.sort_unstable();
     eprintln!("50 upgrades: time without a response, median {:?}, longest {:?}", pauses[25], pauses[49]);
     eprintln!("supervisor: {before:?} KiB and file descriptors before, {after:?} after");
-    assert!(after.0 <= before.0 + GROWTH_KIB && after.1 == before.1, "{before:?}, then {after:?}");
+    assert!(after.0 <= before.0 + GROWTH_KIB && after.1 <= before.1, "{before:?}, then {after:?}");
     busy.await_service(PATIENCE);
     busy.assert_supervisor_is_clean();
     let (fresh, kept) = busy.finish(50);

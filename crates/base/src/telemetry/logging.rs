@@ -99,13 +99,21 @@ pub fn messages() -> Family {
 }
 
 /// A report of several lines: printed unchanged in text format, else one line of JSON with the report as a field.
-pub fn report(report: &str, message: &str) {
-    if print_if_text(report) { tracing::error!("{message}") } else { tracing::error!(report, "{message}") }
+pub fn report(component: &str, report: &str, message: &str) {
+    if print_if_text(report) {
+        tracing::error!(component, "{message}");
+    } else {
+        tracing::error!(component, report, "{message}");
+    }
 }
 
 /// The same for a report of warnings only.
-pub fn report_warnings(report: &str, message: &str) {
-    if print_if_text(report) { tracing::warn!("{message}") } else { tracing::warn!(report, "{message}") }
+pub fn report_warnings(component: &str, report: &str, message: &str) {
+    if print_if_text(report) {
+        tracing::warn!(component, "{message}");
+    } else {
+        tracing::warn!(component, report, "{message}");
+    }
 }
 
 fn print_if_text(report: &str) -> bool {

@@ -74,7 +74,7 @@ pub async fn watch(external: External, since: i64, health: Arc<Health>, on_exit:
                 // Created, but not written yet.
             } else if is_new {
                 let code = code_of(&path, &text);
-                tracing::info!(component = "app", code, "app exited (exit-code file found)");
+                tracing::info!(component = "app", code, "exit-code file found");
                 return on_exit(code);
             }
         }
@@ -90,7 +90,7 @@ pub async fn watch(external: External, since: i64, health: Arc<Health>, on_exit:
         tokio::time::sleep(POLL_INTERVAL).await;
         // A pidfd becomes readable when its process has exited; unlike a process ID it is never reused.
         if watched.as_ref().is_some_and(|(_, process)| sys::ready::is_readable(process.as_fd())) {
-            tracing::info!(component = "app", "app process exited");
+            tracing::info!(component = "app", "the app's process exited");
             return on_exit(code_after_exit(&external, since, old).await);
         }
     }

@@ -2,12 +2,12 @@
 
 use crate::app::{AppEnds, State};
 use crate::capture::Stream;
-use crate::message::{EXIT_ERROR, Ended, ToWorker};
+use crate::message::{EXIT_ERROR, Ended, StopCause, ToWorker};
 use crate::plan::Plan;
 use crate::signals::SIGTERM;
 use crate::state::Supervisor;
 use crate::terminal::Terminal;
-use crate::workers::WORKER_SLOTS;
+use crate::workers::{WORKER_SLOTS, WorkerSlot};
 use rustix::process::WaitStatus;
 use std::os::fd::AsFd as _;
 use std::time::Instant;
@@ -60,7 +60,7 @@ impl Supervisor {
             None if matches!(self.app.state, State::Backoff { .. }) => {
                 self.app.ended.into_iter().for_each(|ended| self.workers.send_to_active(ToWorker::AppEnded(ended)));
             }
-            None => self.begin_stop(SIGTERM, None, now),
+            None => self.begin_stop(SIGTERM, None, StopCause::AppExit, now),
         }
         self.notify_systemd_ready();
     }
@@ -83,7 +83,7 @@ impl Supervisor {
         if ended.restarts {
             self.workers.send_to_active(ToWorker::AppEnded(ended));
         } else if self.stop.is_none() {
-            self.begin_stop(SIGTERM, None, now);
+            self.begin_stop(SIGTERM, None, StopCause::AppExit, now);
         }
     }
 
@@ -106,17 +106,20 @@ impl Supervisor {
     pub(crate) fn external_app_exited(&mut self, code: i32, now: Instant) {
         if self.app.state == State::External {
             self.app.ended.get_or_insert(Ended::with_code(code));
-            self.stop_requested(0, now);
+            self.stop_requested(0, StopCause::AppExit, now);
         }
     }
 
     pub(crate) fn gate_over(&mut self, now: Instant) {
         if self.plan.as_ref().is_some_and(|plan| plan.gate_fails) {
-            let text = b"outrigger: app not started: start gates did not open within app.start.timeout\n";
-            let _ = rustix::io::write(rustix::stdio::stderr(), text);
+            // A serving worker logs which gates are closed.
+            if self.workers.at(WorkerSlot::Active).is_none() {
+                let text = b"outrigger: app not started: start gates did not open within app.start.timeout\n";
+                let _ = rustix::io::write(rustix::stdio::stderr(), text);
+            }
             self.app.cancel();
-            self.app.ended = Some(Ended::with_code(EXIT_ERROR));
-            return self.begin_stop(SIGTERM, None, now);
+            self.app.ended = Some(Ended { not_started: true, ..Ended::with_code(EXIT_ERROR) });
+            return self.begin_stop(SIGTERM, None, StopCause::StartTimeout, now);
         }
         self.start_app(now);
     }

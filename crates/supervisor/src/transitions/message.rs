@@ -3,6 +3,7 @@
 use crate::app::App;
 use crate::message::{PACKET_MAX, ToSupervisor, ToWorker};
 use crate::plan::{PLAN_MAX, Plan};
+use crate::restarts::RestartReason;
 use crate::state::Supervisor;
 use crate::worker::Proposal;
 use crate::workers::{WORKER_SLOTS, WorkerSlot};
@@ -71,11 +72,13 @@ impl Supervisor {
                 let binary = if binary.is_empty() { self.binary.clone() } else { binary.to_vec() };
                 if self.is_written_by_workers(&binary) {
                     let reason = b"binary rejected: it is in a directory writable by the worker; move it elsewhere";
-                    return self.workers.send_to_active(ToWorker::KeepServing { reason });
+                    return self
+                        .workers
+                        .send_to_active(ToWorker::KeepServing { cause: RestartReason::Upgrade, reason });
                 }
                 if !self.workers.request_upgrade(binary, now) {
                     let reason = b"another handover is already in progress; try again";
-                    self.workers.send_to_active(ToWorker::KeepServing { reason });
+                    self.workers.send_to_active(ToWorker::KeepServing { cause: RestartReason::Upgrade, reason });
                 }
             }
             ToSupervisor::Released => self.workers.released(slot),
@@ -90,7 +93,7 @@ impl Supervisor {
                     self.saved_config.last_good = text;
                 }
             }
-            ToSupervisor::Stop { within_ms } => self.stop_requested(within_ms, now),
+            ToSupervisor::Stop { within_ms, cause } => self.stop_requested(within_ms, cause, now),
             ToSupervisor::CountDescriptors { pid } => {
                 let count = self.descriptors_of(pid);
                 if let Some(worker) = self.workers.at_mut(slot) {

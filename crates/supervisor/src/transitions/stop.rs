@@ -3,7 +3,7 @@
 
 use crate::app::State;
 use crate::capture::Stream;
-use crate::message::{Ended, ToWorker, millis};
+use crate::message::{StopCause, ToWorker, millis};
 use crate::plan::PIPE_LINGER;
 use crate::signals::{SIGKILL, SIGTERM};
 use crate::state::{Stop, Supervisor};
@@ -29,7 +29,7 @@ impl Supervisor {
             None => {
                 // Ctrl-C or a rewrite selects exactly that signal; SIGTERM selects the configured one.
                 let signal = if rewritten == SIGTERM { configured } else { rewritten };
-                self.begin_stop(signal, None, now);
+                self.begin_stop(signal, None, StopCause::Signal(rewritten), now);
             }
             // A second signal skips the remaining drain and grace period.
             Some(stop) => {
@@ -39,19 +39,20 @@ impl Supervisor {
                 if self.app.pid().is_none() && (self.app.has_ended() || self.app.state == State::External) {
                     stop.until = stop.until.min(now + PERSIST_TIME);
                     stop.linger_until = stop.linger_until.map(|_| now);
-                    self.workers.send_to_active(ToWorker::Stop { left_ms: millis(PERSIST_TIME), app_ended: true });
+                    let cause = stop.cause;
+                    self.workers.send_to_active(ToWorker::Stop { left_ms: millis(PERSIST_TIME), cause });
                 }
             }
         }
     }
 
     /// A request to stop, within its own time if it has one.
-    pub(crate) fn stop_requested(&mut self, within_ms: u64, now: Instant) {
+    pub(crate) fn stop_requested(&mut self, within_ms: u64, cause: StopCause, now: Instant) {
         let within = (within_ms > 0).then(|| Duration::from_millis(within_ms));
         match (&mut self.stop, within) {
             (None, _) => {
                 let signal = self.plan.as_ref().map_or(SIGTERM, |plan| plan.stop_signal);
-                self.begin_stop(signal, within, now);
+                self.begin_stop(signal, within, cause, now);
             }
             (Some(stop), Some(within)) => {
                 stop.until = stop.until.min(now + within);
@@ -59,13 +60,14 @@ impl Supervisor {
                 stop.external_until = stop.external_until.min(stop.until);
                 stop.kill_at = stop.kill_at.map(|at| at.min(stop.until));
                 let left_ms = millis(stop.until.saturating_duration_since(now));
-                self.workers.send_to_active(ToWorker::Stop { left_ms, app_ended: false });
+                let cause = stop.cause;
+                self.workers.send_to_active(ToWorker::Stop { left_ms, cause });
             }
             (Some(_), None) => {}
         }
     }
 
-    pub(crate) fn begin_stop(&mut self, signal: i32, within: Option<Duration>, now: Instant) {
+    pub(crate) fn begin_stop(&mut self, signal: i32, within: Option<Duration>, cause: StopCause, now: Instant) {
         let Some(plan) = &self.plan else {
             // The configuration has not been read yet: there is nothing to stop gracefully.
             self.exit = Some(128 + signal);
@@ -78,18 +80,19 @@ impl Supervisor {
         let wait = if plan.awaits_end { drain + plan.grace } else { drain };
         let external_until = (now + wait).min(until.checked_sub(DELIVERY).unwrap_or(now));
         self.stop = Some(Stop {
+            cause,
             until,
             external_until,
             drain_until: now + drain,
             signal,
             kill_at: None,
+            killed: false,
             linger_until: None,
             exit_sent: false,
         });
         self.app.cancel();
         self.systemd.stopping();
-        let app_ended = self.app.has_ended();
-        self.workers.stop(ToWorker::Stop { left_ms: millis(deadline), app_ended });
+        self.workers.stop(ToWorker::Stop { left_ms: millis(deadline), cause });
     }
 
     /// Applies the expired deadlines of the app.
@@ -110,6 +113,9 @@ impl Supervisor {
                 }
                 Some(at) if now >= at => {
                     stop.kill_at = Some(now + KILL_AGAIN);
+                    if !std::mem::replace(&mut stop.killed, true) {
+                        self.workers.send_to_active(ToWorker::AppKilled);
+                    }
                     self.app.kills.mark_seen(plan.oom_file.as_deref(), now);
                     self.signal_app(SIGKILL);
                 }
@@ -152,7 +158,7 @@ impl Supervisor {
         self.rings.0.close();
         self.rings.1.close();
         self.wake_worker();
-        self.workers.send_to_active(ToWorker::AppEnded(self.app.ended.unwrap_or(Ended::with_code(0))));
+        self.workers.send_to_active(self.app.ended.map_or(ToWorker::ExternalAppOver, ToWorker::AppEnded));
         self.exit_when_done();
     }
 

@@ -55,7 +55,9 @@ impl Supervisor {
             // Out of processes or descriptors: the app keeps running, and the fork is retried.
             Err(_) if slot == WorkerSlot::Active => self.workers.schedule_restart(now),
             Err(_) => {
-                self.workers.send_to_active(ToWorker::KeepServing { reason: b"out of processes or file descriptors" })
+                let cause = reason.unwrap_or(RestartReason::Reload);
+                let reason = b"out of processes or file descriptors";
+                self.workers.send_to_active(ToWorker::KeepServing { cause, reason });
             }
         }
         None
@@ -74,10 +76,8 @@ impl Supervisor {
             self.workers.send_to_active(ToWorker::AppStarted { pid, earlier: true });
         }
         if let Some(stop) = &mut self.stop {
-            self.workers.send_to_active(ToWorker::Stop {
-                left_ms: millis(stop.until.saturating_duration_since(now)),
-                app_ended: self.app.has_ended(),
-            });
+            let left_ms = millis(stop.until.saturating_duration_since(now));
+            self.workers.send_to_active(ToWorker::Stop { left_ms, cause: stop.cause });
             stop.exit_sent = false;
         }
     }
@@ -94,14 +94,14 @@ impl Supervisor {
             let Some(mut next) = self.workers.take(WorkerSlot::Starting) else { return };
             self.commit_plan();
             next.until = None;
-            self.workers.restarts =
-                next.replaces.map_or(self.workers.restarts, |reason| self.workers.restarts.with(reason));
+            let cause = next.replaces;
+            self.workers.restarts = cause.map_or(self.workers.restarts, |cause| self.workers.restarts.with(cause));
             self.workers.successor = next.binary.take();
             let previous = self.workers.take(WorkerSlot::Active);
             self.workers.put(WorkerSlot::Active, next);
             match previous {
                 Some(mut old) => {
-                    old.begin_handover(drain, now);
+                    old.begin_handover(cause.unwrap_or(RestartReason::Reload), drain, now);
                     self.workers.put(WorkerSlot::Draining, old);
                 }
                 None => self.workers.send_to_active(ToWorker::Acquire),
@@ -146,20 +146,20 @@ impl Supervisor {
                 self.next_plan = None;
                 let not_executed = (code > EXIT_NOT_EXECUTED).then(|| {
                     let error = std::io::Error::from_raw_os_error(code - EXIT_NOT_EXECUTED);
-                    format!("cannot execute the binary: {error}; keeping the old worker")
+                    let binary = String::from_utf8_lossy(worker.binary.as_deref().unwrap_or_default());
+                    format!("cannot execute {binary}: {error}")
                 });
-                let reported = reported
-                    .map(|reported| [&b"new worker failed to start; keeping the old worker: "[..], &reported].concat());
                 let reason: &[u8] = match code {
                     EXIT_ERROR if let Some(reported) = &reported => reported,
                     _ if let Some(reason) = &not_executed => reason.as_bytes(),
-                    EXIT_ERROR => b"new worker exited with a configuration error (see the log); keeping the old worker",
+                    EXIT_ERROR => b"new worker exited with a configuration error (see the log)",
                     _ if now.saturating_duration_since(worker.started) >= READY_MOST => {
-                        b"new worker was not ready within 20 s and was killed; keeping the old worker"
+                        b"new worker was not ready within 20 s and was killed"
                     }
-                    _ => b"new worker exited before it was ready; keeping the old worker",
+                    _ => b"new worker exited before it was ready",
                 };
-                self.workers.send_to_active(ToWorker::KeepServing { reason });
+                let cause = worker.replaces.unwrap_or(RestartReason::Reload);
+                self.workers.send_to_active(ToWorker::KeepServing { cause, reason });
                 self.notify_systemd_ready();
                 if self.workers.at(WorkerSlot::Active).is_none() && !self.workers.done {
                     self.workers.restart_at = Some(now);
@@ -180,8 +180,8 @@ impl Supervisor {
             self.exit = Some(code);
             return;
         }
-        // A worker that exits with 0 during a stop has delivered or persisted everything.
-        if self.stop.is_some() && code == 0 {
+        // A worker that exits with 0 during a stop has delivered or persisted everything; one that cannot start never will.
+        if self.stop.is_some() && (code == 0 || (code == EXIT_ERROR && !worker.ready)) {
             self.workers.done = true;
             return;
         }

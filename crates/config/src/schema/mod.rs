@@ -4,10 +4,13 @@
 //! kind) and the formats `duration`, `size`, `secret`, `address` and `url`.
 
 use crate::diag::{Diagnostic, Location, nearest};
-use crate::renamed;
 use crate::tree::{Entry, Node, Value};
 use crate::unit::{Address, ByteSize, TimeSpan, Url};
 use serde_json::{Map, Number, Value as Json};
+
+mod hints;
+#[cfg(test)]
+mod tests;
 
 /// Result of the walk: the value for serde, the errors, and the nodes that no message may show.
 #[derive(Debug, Default)]
@@ -27,8 +30,9 @@ pub fn shown(tree: &Node, schema: &Json) -> Json {
 }
 
 fn walk(tree: &Node, schema: &Json, hide: bool) -> Checked {
-    let mut walker = Walker { root: schema, above: Vec::new(), findings: Vec::new(), secrets: Vec::new(), hide };
-    let json = walker.value(tree, schema, "the file");
+    let mut walker =
+        Walker { root: schema, above: Vec::new(), path: Vec::new(), findings: Vec::new(), secrets: Vec::new(), hide };
+    let json = walker.value(tree, schema);
     Checked { json, findings: walker.findings, secrets: walker.secrets }
 }
 
@@ -36,13 +40,15 @@ struct Walker<'s> {
     root: &'s Json,
     /// The mappings around the current one, outermost first.
     above: Vec<&'s Json>,
+    /// The keys and list indexes down to the current node.
+    path: Vec<String>,
     findings: Vec<Diagnostic>,
     secrets: Vec<Location>,
     hide: bool,
 }
 
 impl<'s> Walker<'s> {
-    fn value(&mut self, node: &Node, schema: &'s Json, name: &str) -> Json {
+    fn value(&mut self, node: &Node, schema: &'s Json) -> Json {
         let schema = self.resolve(schema);
         if let Some(variants) = schema["anyOf"].as_array() {
             // `Option<T>` is "T or null"; a null omits the key.
@@ -50,29 +56,45 @@ impl<'s> Walker<'s> {
                 return Json::Null;
             }
             if let Some(variant) = variants.iter().find(|variant| variant["type"] != "null") {
-                return self.value(node, variant, name);
+                return self.value(node, variant);
             }
         }
         if let Some(variants) = schema["oneOf"].as_array() {
-            return self.one_of(node, variants, name);
+            return self.one_of(node, variants);
         }
         if let Some(allowed) = schema["enum"].as_array() {
-            return self.word(node, &allowed.iter().filter_map(Json::as_str).collect::<Vec<_>>(), name);
+            return self.word(node, &allowed.iter().filter_map(Json::as_str).collect::<Vec<_>>());
         }
         if let Some(only) = schema["const"].as_str() {
-            return self.word(node, &[only], name);
+            return self.word(node, &[only]);
         }
         let (expected, nullable) = type_of(schema);
         if nullable && node.is_null() {
             return Json::Null;
         }
         match expected {
-            Some("object") => self.object(node, schema, name),
-            Some("array") => self.array(node, schema, name),
-            Some("string") => self.string(node, schema, name),
-            Some("integer" | "number") => self.number(node, schema, name),
-            Some("boolean") => self.boolean(node, name),
+            Some("object") => self.object(node, schema),
+            Some("array") => self.array(node, schema),
+            Some("string") => self.string(node, schema),
+            Some("integer" | "number") => self.number(node, schema),
+            Some("boolean") => self.boolean(node),
             _ => untyped(node),
+        }
+    }
+
+    /// Walks a node below the current one.
+    fn below(&mut self, key: impl Into<String>, node: &Node, schema: &'s Json) -> Json {
+        self.path.push(key.into());
+        let json = self.value(node, schema);
+        self.path.pop();
+        json
+    }
+
+    /// The path of the current node as messages show it.
+    fn name(&self) -> String {
+        match self.path.as_slice() {
+            [] => "the file".into(),
+            path => path.join(".").replace(".[", "["),
         }
     }
 
@@ -87,25 +109,17 @@ impl<'s> Walker<'s> {
         schema
     }
 
-    fn object(&mut self, node: &Node, schema: &'s Json, name: &str) -> Json {
+    fn object(&mut self, node: &Node, schema: &'s Json) -> Json {
         let kinds: Vec<&str> =
             schema["x-kinds"].as_array().map(|list| list.iter().filter_map(Json::as_str).collect()).unwrap_or_default();
         let entries: &[Entry] = match &node.value {
             Value::Map(entries) => entries,
             _ if node.is_null() && kinds.is_empty() => &[],
-            _ => {
-                let json = self.mistyped(node, "a mapping", name);
-                if let (Value::Scalar { text, .. }, Some(finding)) = (&node.value, self.findings.last_mut())
-                    && schema["properties"].get("max_bytes").is_some()
-                    && !node.interpolated
-                {
-                    finding.help = Some(format!("write `{name}: {{ max_bytes: {text} }}`"));
-                }
-                return json;
-            }
+            _ => return self.not_a_mapping(node, schema, &kinds),
         };
         let properties = schema["properties"].as_object();
         let mut json = Map::new();
+        let mut unknown = Vec::new();
         self.above.push(schema);
         for entry in entries {
             let property = properties.and_then(|properties| properties.get(&entry.key));
@@ -117,33 +131,35 @@ impl<'s> Walker<'s> {
                     } else {
                         &entry.node
                     };
-                    let value = self.value(node, property, &entry.key);
+                    let value = self.below(&entry.key, node, property);
                     if !value.is_null() {
                         json.insert(entry.key.clone(), value);
                     }
                 }
                 (None, Json::Object(_)) => {
-                    self.entry_name(entry, schema, name);
-                    let value = self.value(&entry.node, &schema["additionalProperties"], &entry.key);
+                    self.entry_name(entry, schema);
+                    let value = self.below(&entry.key, &entry.node, &schema["additionalProperties"]);
                     json.insert(entry.key.clone(), value);
                 }
-                (None, Json::Bool(false)) => self.unknown_key(entry, entries, schema, &kinds, name),
+                (None, Json::Bool(false)) => unknown.push(entry),
                 (None, _) => {
                     json.insert(entry.key.clone(), untyped(&entry.node));
                 }
             }
         }
+        let is_kind_explained = self.unknown_keys(&unknown, entries, schema, &kinds);
         self.above.pop();
-        self.missing_keys(node, schema, entries, name);
-        self.one_kind(node, entries, &kinds, name);
+        self.missing_keys(node, schema, entries);
+        self.dependent_keys(schema, entries);
+        self.one_kind(node, entries, &kinds, is_kind_explained);
         Json::Object(json)
     }
 
     /// Names become file names, labels and ledger rows, so their alphabet is restricted.
-    fn entry_name(&mut self, entry: &Entry, schema: &Json, parent: &str) {
+    fn entry_name(&mut self, entry: &Entry, schema: &Json) {
         if schema["x-names"] == true && !is_name(&entry.key) {
             self.findings.push(
-                Diagnostic::error(entry.key_place, format!("invalid name `{}` in `{parent}`", entry.key))
+                Diagnostic::error(entry.key_place, format!("invalid name `{}` in `{}`", entry.key, self.name()))
                     .help("use up to 63 letters, digits, `-` and `_`, beginning with a letter or digit"),
             );
         }
@@ -158,79 +174,8 @@ impl<'s> Walker<'s> {
         }
     }
 
-    /// Whether a schema contains a secret at any level up to `SECRET_DEPTH`.
-    fn holds_secrets(&self, schema: &'s Json, depth: usize) -> bool {
-        let schema = self.resolve(schema);
-        let below = |value: &'s Json| depth < SECRET_DEPTH && self.holds_secrets(value, depth + 1);
-        schema["format"] == "secret"
-            || ["anyOf", "oneOf"].iter().any(|key| schema[*key].as_array().into_iter().flatten().any(below))
-            || schema["properties"].as_object().into_iter().flatten().any(|(_, value)| below(value))
-            || schema["items"].is_object() && below(&schema["items"])
-            || schema["additionalProperties"].is_object() && below(&schema["additionalProperties"])
-    }
-
-    fn unknown_key(&mut self, entry: &Entry, siblings: &[Entry], schema: &'s Json, kinds: &[&str], name: &str) {
-        let known: Vec<&str> = schema["properties"].as_object().into_iter().flatten().map(|(key, _)| &**key).collect();
-        let key = entry.key.as_str();
-        let (help, meant) = if let Some(hint) = renamed::hint(key, &known, |path| self.key_at(schema, path).is_some()) {
-            (hint.help, hint.key.and_then(|path| self.key_at(schema, &path)))
-        } else if let Some((help, meant)) = self.misplaced(key, siblings, schema, kinds, name) {
-            (help, Some(meant))
-        } else if key == "type" && !kinds.is_empty() {
-            let (first, all) = (kinds.first().unwrap_or(&""), kinds.join(", "));
-            (format!("the kind is the key itself: {{ {first}: {{ … }} }}; known kinds: {all}"), None)
-        } else {
-            (format!("known keys: {}", known.join(", ")), None)
-        };
-        let message = format!("unknown key `{key}` in `{name}`");
-        self.findings.push(Diagnostic::error(entry.key_place, message).help(help));
-        // The line is shown, so a secret is also masked under a wrong name, and so is every unknown value.
-        if meant.is_none_or(|meant| self.holds_secrets(meant, 0)) {
-            self.mask(&entry.node);
-        }
-    }
-
-    /// A key that is valid inside a sibling kind, or next to the kind that contains it.
-    fn misplaced(
-        &self,
-        key: &str,
-        siblings: &[Entry],
-        schema: &'s Json,
-        kinds: &[&str],
-        name: &str,
-    ) -> Option<(String, &'s Json)> {
-        let inside = siblings.iter().map(|entry| entry.key.as_str()).filter(|other| kinds.contains(other));
-        for kind in inside {
-            let known = |path: &str| self.key_at(schema, &format!("{kind}.{path}"));
-            if let Some(meant) = known(key) {
-                return Some((format!("it is a key of `{kind}`: write `{kind}: {{ {key}: … }}`"), meant));
-            }
-            if let Some(hint) = renamed::hint(key, &[], |path| known(path).is_some())
-                && let Some(meant) = hint.key.and_then(|path| known(&path))
-            {
-                return Some((format!("{}, a key of `{kind}`", hint.help), meant));
-            }
-        }
-        let above = self.above.iter().rev().nth(1)?;
-        let is_kind = above["x-kinds"].as_array().is_some_and(|kinds| kinds.iter().any(|kind| kind == name));
-        let meant = self.key_at(above, key).filter(|_| is_kind)?;
-        Some((format!("it belongs next to `{name}`, not in it"), meant))
-    }
-
-    /// The schema of a key, by its path from a mapping.
-    fn key_at(&self, schema: &'s Json, path: &str) -> Option<&'s Json> {
-        path.split('.').try_fold(schema, |schema, key| self.content(schema)["properties"].get(key))
-    }
-
-    /// The schema after resolving references and "or null".
-    fn content(&self, schema: &'s Json) -> &'s Json {
-        let schema = self.resolve(schema);
-        let variants = schema["anyOf"].as_array().into_iter().flatten();
-        let variant = variants.into_iter().find(|variant| variant["type"] != "null");
-        variant.map_or(schema, |variant| self.resolve(variant))
-    }
-
-    fn missing_keys(&mut self, node: &Node, schema: &Json, entries: &[Entry], name: &str) {
+    fn missing_keys(&mut self, node: &Node, schema: &Json, entries: &[Entry]) {
+        let name = self.name();
         let required = schema["required"].as_array().into_iter().flatten().filter_map(Json::as_str);
         for key in required.filter(|key| !entries.iter().any(|entry| entry.key == *key)) {
             let about = schema["properties"][key]["description"].as_str().and_then(|text| text.lines().next());
@@ -242,39 +187,55 @@ impl<'s> Walker<'s> {
         }
     }
 
-    fn one_kind(&mut self, node: &Node, entries: &[Entry], kinds: &[&str], name: &str) {
+    /// Keys that require another one (JSON Schema, `dependentRequired`).
+    fn dependent_keys(&mut self, schema: &Json, entries: &[Entry]) {
+        let has = |key: &str| entries.iter().any(|entry| entry.key == key);
+        for entry in entries {
+            let required = schema["dependentRequired"][entry.key.as_str()].as_array().into_iter().flatten();
+            for key in required.filter_map(Json::as_str).filter(|key| !has(key)) {
+                let text = format!("`{}` in `{}` requires `{key}`", entry.key, self.name());
+                self.findings.push(Diagnostic::error(entry.key_place, text).help("set both or none"));
+            }
+        }
+    }
+
+    /// `explained`: an unknown key is reported that may be the kind.
+    fn one_kind(&mut self, node: &Node, entries: &[Entry], kinds: &[&str], explained: bool) {
         if kinds.is_empty() {
             return;
         }
+        let name = self.name();
         let given: Vec<&Entry> = entries.iter().filter(|entry| kinds.contains(&entry.key.as_str())).collect();
         if let [_, second, ..] = given.as_slice() {
             let message = format!("`{name}` has two kinds: `{}` and `{}`", given[0].key, second.key);
             self.findings.push(Diagnostic::error(second.key_place, message).help("use a separate entry for each"));
-        } else if given.is_empty() && !entries.iter().any(|entry| nearest(&entry.key, kinds.iter().copied()).is_some())
-        {
+        } else if given.is_empty() && !explained {
             let finding = Diagnostic::error(node.place, format!("`{name}` has no kind"));
             self.findings.push(finding.help(format!("set exactly one of: {}", kinds.join(", "))));
         }
     }
 
-    fn array(&mut self, node: &Node, schema: &'s Json, name: &str) -> Json {
+    fn array(&mut self, node: &Node, schema: &'s Json) -> Json {
         let items = match &node.value {
             Value::List(items) => items,
-            _ => return self.mistyped(node, "a list", name),
+            _ => return self.mistyped(node, "a list"),
         };
         let min = schema["minItems"].as_u64().unwrap_or(0);
         let max = schema["maxItems"].as_u64().unwrap_or(u64::MAX);
         let length = items.len() as u64;
         if length < min || length > max {
             let limit = if length < min { format!("at least {min}") } else { format!("at most {max}") };
-            self.findings
-                .push(Diagnostic::error(node.place, format!("`{name}` has {length} entries, expected {limit}")));
+            self.findings.push(Diagnostic::error(
+                node.place,
+                format!("`{}` has {length} entries, expected {limit}", self.name()),
+            ));
         }
-        Json::Array(items.iter().map(|item| self.value(item, &schema["items"], name)).collect())
+        let items = items.iter().enumerate();
+        Json::Array(items.map(|(index, item)| self.below(format!("[{index}]"), item, &schema["items"])).collect())
     }
 
     /// An externally tagged enum: a word, or a mapping with exactly one key.
-    fn one_of(&mut self, node: &Node, variants: &'s [Json], name: &str) -> Json {
+    fn one_of(&mut self, node: &Node, variants: &'s [Json]) -> Json {
         let words: Vec<&str> = variants
             .iter()
             .flat_map(|variant| {
@@ -285,24 +246,28 @@ impl<'s> Walker<'s> {
                     .chain(variant["enum"].as_array().into_iter().flatten().filter_map(Json::as_str))
             })
             .collect();
-        if let Value::Scalar { .. } = &node.value {
-            return self.word(node, &words, name);
-        }
         let keyed = |key: &str| variants.iter().find(|variant| self.resolve(variant)["properties"].get(key).is_some());
         let known: Vec<&str> = variants
             .iter()
             .filter_map(|variant| self.resolve(variant)["properties"].as_object())
             .flat_map(|properties| properties.keys().map(String::as_str))
             .collect();
-        let Value::Map(entries) = &node.value else {
-            return self.mistyped(node, "a mapping with exactly one key", name);
+        let entries = match &node.value {
+            Value::Map(entries) => entries,
+            Value::Scalar { text, .. } if known.contains(&text.as_str()) => {
+                return self.kind_without_mapping(node, text);
+            }
+            Value::Scalar { .. } if words.is_empty() => return self.mistyped(node, "a mapping with exactly one key"),
+            Value::Scalar { .. } => return self.word(node, &words),
+            Value::List(_) => return self.mistyped(node, "a mapping with exactly one key"),
         };
+        let name = self.name();
         match entries.as_slice() {
             [entry] if keyed(&entry.key).is_some() => {
                 let variant = self.resolve(keyed(&entry.key).unwrap_or(&Json::Null));
                 let empty = Node { value: Value::Map(Vec::new()), ..entry.node.clone() };
                 let inner = if entry.node.is_null() { &empty } else { &entry.node };
-                let value = self.value(inner, &variant["properties"][entry.key.as_str()], &entry.key);
+                let value = self.below(&entry.key, inner, &variant["properties"][entry.key.as_str()]);
                 Json::Object(Map::from_iter([(entry.key.clone(), value)]))
             }
             [entry] => {
@@ -319,32 +284,32 @@ impl<'s> Walker<'s> {
         }
     }
 
-    fn word(&mut self, node: &Node, allowed: &[&str], name: &str) -> Json {
+    fn word(&mut self, node: &Node, allowed: &[&str]) -> Json {
         let Value::Scalar { text, .. } = &node.value else {
-            return self.mistyped(node, "a string", name);
+            return self.mistyped(node, "a string");
         };
         if allowed.contains(&text.as_str()) {
             return Json::String(text.clone());
         }
-        let finding = Diagnostic::error(node.place, format!("`{name}`: unknown value {}", quoted(node)));
+        let finding = Diagnostic::error(node.place, format!("`{}`: unknown value {}", self.name(), quoted(node)));
         let near = nearest(text, allowed.iter().copied()).map(|near| format!("did you mean `{near}`?"));
         self.findings.push(finding.help(near.unwrap_or_else(|| format!("expected one of: {}", allowed.join(", ")))));
         Json::Null
     }
 
-    fn string(&mut self, node: &Node, schema: &Json, name: &str) -> Json {
+    fn string(&mut self, node: &Node, schema: &Json) -> Json {
         let format = schema["format"].as_str().unwrap_or("");
         if format == "secret" {
             self.mask(node);
         }
         let Value::Scalar { text, .. } = &node.value else {
-            return self.mistyped(node, "a string", name);
+            return self.mistyped(node, "a string");
         };
         if node.is_null() {
-            return self.mistyped(node, "a string", name);
+            return self.mistyped(node, "a string");
         }
         if text.contains('\0') {
-            let finding = Diagnostic::error(node.place, format!("`{name}` contains a NUL byte"));
+            let finding = Diagnostic::error(node.place, format!("`{}` contains a NUL byte", self.name()));
             self.findings.push(finding.help("remove it; the value of a placeholder must be text"));
         }
         let reason = match format {
@@ -357,7 +322,7 @@ impl<'s> Walker<'s> {
         if let Some(reason) = reason {
             let reason =
                 if node.interpolated { reason.replace(&format!("`{text}`"), "the interpolated value") } else { reason };
-            self.findings.push(Diagnostic::error(node.place, format!("`{name}`: {reason}")));
+            self.findings.push(Diagnostic::error(node.place, format!("`{}`: {reason}", self.name())));
         }
         Json::String(match (self.hide, format, node.interpolated) {
             (true, "secret", _) => "(secret)".into(),
@@ -367,12 +332,12 @@ impl<'s> Walker<'s> {
         })
     }
 
-    fn number(&mut self, node: &Node, schema: &Json, name: &str) -> Json {
+    fn number(&mut self, node: &Node, schema: &Json) -> Json {
         let is_integer = schema["type"] == "integer"
             || schema["type"].as_array().is_some_and(|types| types.iter().any(|t| t == "integer"));
         let expected = if is_integer { "an integer" } else { "a number" };
         let Value::Scalar { text, plain: true } = &node.value else {
-            return self.mistyped(node, expected, name);
+            return self.mistyped(node, expected);
         };
         let number = if is_integer {
             text.parse::<i64>().ok().map(Number::from)
@@ -380,20 +345,22 @@ impl<'s> Walker<'s> {
             text.parse().ok().and_then(Number::from_f64)
         };
         let Some(number) = number else {
-            return self.mistyped(node, expected, name);
+            return self.mistyped(node, expected);
         };
         let value = number.as_f64().unwrap_or(0.0);
         let min = schema["minimum"].as_f64().unwrap_or(f64::NEG_INFINITY);
         let max = schema["maximum"].as_f64().unwrap_or(f64::INFINITY);
         if value < min || value > max {
             let limit = if max.is_infinite() { format!("at least {min}") } else { format!("from {min} to {max}") };
-            self.findings
-                .push(Diagnostic::error(node.place, format!("`{name}` is {}, expected {limit}", quoted(node))));
+            self.findings.push(Diagnostic::error(
+                node.place,
+                format!("`{}` is {}, expected {limit}", self.name(), quoted(node)),
+            ));
         }
         Json::Number(number)
     }
 
-    fn boolean(&mut self, node: &Node, name: &str) -> Json {
+    fn boolean(&mut self, node: &Node) -> Json {
         match &node.value {
             Value::Scalar { text, plain: true } if text == "true" => Json::Bool(true),
             Value::Scalar { text, plain: true } if text == "false" => Json::Bool(false),
@@ -403,30 +370,31 @@ impl<'s> Walker<'s> {
                     "no" | "off" | "n" | "0" | "false" => Some("false"),
                     _ => None,
                 };
-                let finding =
-                    Diagnostic::error(node.place, format!("`{name}`: expected true or false, found {}", quoted(node)));
+                let finding = Diagnostic::error(
+                    node.place,
+                    format!("`{}`: expected true or false, found {}", self.name(), quoted(node)),
+                );
                 self.findings.push(match word {
                     Some(word) => finding.help(format!("write {word}, without quotes")),
                     None => finding,
                 });
                 Json::Null
             }
-            _ => self.mistyped(node, "true or false", name),
+            _ => self.mistyped(node, "true or false"),
         }
     }
 
-    fn mistyped(&mut self, node: &Node, expected: &str, name: &str) -> Json {
+    fn mistyped(&mut self, node: &Node, expected: &str) -> Json {
         let quoted =
             matches!(&node.value, Value::Scalar { plain: false, .. }) && matches!(expected, "a number" | "an integer");
-        let finding =
-            Diagnostic::error(node.place, format!("`{name}`: expected {expected}, found {}", node.kind_name()));
+        let finding = Diagnostic::error(
+            node.place,
+            format!("`{}`: expected {expected}, found {}", self.name(), node.kind_name()),
+        );
         self.findings.push(if quoted { finding.help("write it without quotes") } else { finding });
         Json::Null
     }
 }
-
-/// Depth below a key down to which secrets are searched.
-const SECRET_DEPTH: usize = 4;
 
 fn type_of(schema: &Json) -> (Option<&str>, bool) {
     match &schema["type"] {
@@ -468,115 +436,4 @@ fn is_name(text: &str) -> bool {
     chars.next().is_some_and(|c| c.is_ascii_alphanumeric())
         && text.len() <= 63
         && chars.all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_')
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::tree::parse;
-    use schemars::JsonSchema;
-    use serde::Deserialize;
-    use std::collections::BTreeMap;
-
-    #[derive(Debug, Deserialize, JsonSchema)]
-    #[serde(deny_unknown_fields)]
-    #[expect(dead_code, reason = "read only by serde and the schema")]
-    struct Sample {
-        /// The port of the app.
-        port: u16,
-        #[serde(default)]
-        grace: Option<TimeSpan>,
-        #[serde(default)]
-        mode: Mode,
-        #[serde(default)]
-        labels: BTreeMap<String, String>,
-        #[serde(default)]
-        balance: Option<Balance>,
-        #[serde(default)]
-        token: Option<crate::unit::Secret>,
-    }
-
-    #[derive(Debug, Default, Deserialize, JsonSchema)]
-    #[serde(rename_all = "snake_case")]
-    enum Mode {
-        #[default]
-        Block,
-        DropOldest,
-    }
-
-    #[derive(Debug, Deserialize, JsonSchema)]
-    #[serde(rename_all = "snake_case")]
-    enum Balance {
-        LeastRequest {},
-        RoundRobin {},
-    }
-
-    fn findings(text: &str) -> Vec<String> {
-        let schema = serde_json::to_value(schemars::schema_for!(Sample)).expect("a schema is JSON");
-        let checked = check(&parse(text).expect("valid YAML"), &schema);
-        if checked.findings.is_empty() {
-            serde_json::from_value::<Sample>(checked.json).expect("serde reads what the walker accepts");
-        }
-        checked
-            .findings
-            .iter()
-            .map(|f| {
-                format!(
-                    "{}:{} {} / {}",
-                    f.place.map_or(0, |p| p.line),
-                    f.place.map_or(0, |p| p.column),
-                    f.message,
-                    f.help.as_deref().unwrap_or("")
-                )
-            })
-            .collect()
-    }
-
-    fn check_finding(text: &str, part: &str) {
-        let found = findings(text);
-        assert!(found.len() == 1 && found[0].contains(part), "{text}: {found:?}");
-    }
-
-    #[test]
-    fn valid_configurations_pass() {
-        for text in [
-            "port: 1\n",
-            "{port: 80, grace: 5s, mode: drop_oldest, labels: {v: 1.10, on: true}}",
-            "port: 1\nbalance: { least_request: }\n",
-            "port: 1\nbalance: { round_robin: {} }\ngrace:\n",
-        ] {
-            assert_eq!(findings(text), Vec::<String>::new(), "{text}");
-        }
-    }
-
-    #[test]
-    fn each_error_has_a_location_and_help() {
-        check_finding("prot: 1\nport: 2\n", "1:1 unknown key `prot` in `the file` / did you mean `port`?");
-        check_finding(
-            "grace: 5s\n",
-            "missing required key `port` in `the file` / add `port: …` — The port of the app.",
-        );
-        check_finding("port: 70000\n", "`port` is `70000`, expected from 0 to 65535");
-        check_finding("port: \"80\"\n", "`port`: expected an integer, found a string / write it without quotes");
-        check_finding("{port: 1, grace: 5}", "`grace`: `5` is not a duration");
-        check_finding("{port: 1, mode: drop-oldest}", "did you mean `drop_oldest`?");
-        check_finding("{port: 1, balance: {lest_request: {}}}", "did you mean `least_request`?");
-        check_finding("{port: 1, balance: {}}", "must have exactly one key");
-        check_finding("{port: 1, labels: [a]}", "`labels`: expected a mapping, found a list");
-        check_finding("{port: [1]}", "found a list");
-    }
-
-    #[test]
-    fn all_errors_are_reported_and_secrets_marked() {
-        assert_eq!(findings("{prot: 1, grace: x, mode: y, labels: 3, balance: z}").len(), 6);
-        let schema = serde_json::to_value(schemars::schema_for!(Sample)).expect("a schema is JSON");
-        let checked = check(&parse("port: 1\ntoken: hunter2\n").expect("valid YAML"), &schema);
-        assert_eq!(checked.secrets, [Location { line: 2, column: 8, width: 7 }]);
-        let text = shown(
-            &parse("port: 1\ntoken: hunter2\nlabels: { u: \"http://me:pw@h/\" }\n").expect("valid YAML"),
-            &schema,
-        )
-        .to_string();
-        assert_eq!(text, r#"{"port":1,"token":"(secret)","labels":{"u":"http://*****@h/"}}"#);
-    }
 }
