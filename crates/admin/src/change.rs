@@ -11,6 +11,9 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+/// The response to a stop request, followed by the time within which it is complete.
+pub const STOPPING: &str = "stopping within";
+
 /// The endpoints. Some sidecars are stopped by `/quitquitquit`, so that scripts for them work with Outrigger.
 pub const PATHS: [&str; 5] = ["/reload", "/log-level", "/upgrade", "/stop", "/quitquitquit"];
 
@@ -29,8 +32,8 @@ pub async fn change(request: &Request, controls: &Controls, limit: Duration, sco
         },
         "/stop" | "/quitquitquit" => match within(&request.body) {
             Ok(within) => {
-                (controls.stop)(within);
-                line(200, "stopping")
+                let limit = (controls.stop)(within);
+                line(200, &format!("{STOPPING} {}", TimeSpan(limit)))
             }
             Err(reason) => line(400, &format!("request body: {reason}, or send an empty body")),
         },

@@ -20,8 +20,9 @@ pub struct Controls {
     pub reload: Rc<Reload>,
     /// Starts a new worker from a binary (None: the running one); returns when that worker is ready or was abandoned.
     pub upgrade: Rc<Upgrade>,
-    /// Begins the shutdown, within the given time if any. Returns immediately, so that the response is still sent.
-    pub stop: Rc<dyn Fn(Option<Duration>)>,
+    /// Begins the shutdown, within the given time or the configured one, which it returns. Returns immediately, so that the
+    /// response is still sent.
+    pub stop: Rc<dyn Fn(Option<Duration>) -> Duration>,
 }
 
 pub type Upgrade = dyn Fn(Option<PathBuf>) -> Pin<Box<dyn Future<Output = Result<String, String>>>>;

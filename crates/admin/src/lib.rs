@@ -11,4 +11,5 @@ mod socket;
 pub mod view;
 
 pub use authorize::{is_valid_token, read_token};
+pub use change::STOPPING;
 pub use socket::Prepared;

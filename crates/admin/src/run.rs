@@ -290,7 +290,10 @@ mod tests {
                     }
                 })
             }),
-            stop: Rc::new(move |within| stops.borrow_mut().push(format!("stop {within:?}"))),
+            stop: Rc::new(move |within| {
+                stops.borrow_mut().push(format!("stop {within:?}"));
+                within.unwrap_or(Duration::from_secs(30))
+            }),
         };
         let token = token.map_or(Token::None, |token| Token::Given(config::unit::Secret::new(token)));
         let scope = Scope::new("test", health);
@@ -381,9 +384,9 @@ mod tests {
         check("/upgrade", "bin/new", 400, "absolute path", &[]);
         check("/upgrade", "/bin\0/new", 400, "NUL byte", &[]);
         check("/upgrade", "/never", 504, "timed out after 20ms", &["upgrade Some(\"/never\")"]);
-        check("/stop", "", 200, "stopping", &["stop None"]);
-        check("/stop", "10s\n", 200, "stopping", &["stop Some(10s)"]);
-        check("/quitquitquit", "", 200, "stopping", &["stop None"]);
+        check("/stop", "", 200, "stopping within 30s", &["stop None"]);
+        check("/stop", "10s\n", 200, "stopping within 10s", &["stop Some(10s)"]);
+        check("/quitquitquit", "", 200, "stopping within 30s", &["stop None"]);
         check("/stop", "soon", 400, "`soon` is not a duration", &[]);
     }
 

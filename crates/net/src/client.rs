@@ -6,6 +6,7 @@ use crate::auth;
 use crate::config::ClientConfig;
 use crate::connect::{Connector, Sender, Target};
 use crate::error::Error;
+use crate::tls;
 use bytes::{Bytes, BytesMut};
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Uri};
@@ -145,7 +146,11 @@ impl Client {
             self.within_idle_timeout(request, sender.send_request(outgoing)).await.map_err(|error| (error, false))?;
         let response = sent.map_err(|error| {
             let unsent = error.is_canceled() || error.is_closed() || error.is_incomplete_message();
-            (Error::network(format!("{host} closed the connection: {error}")), unsent)
+            let text = match tls::late_reason(&error, &target.host) {
+                Some(reason) => format!("TLS with {}: {reason}", target.host),
+                None => format!("{host} closed the connection: {error}"),
+            };
+            (Error::network(text), unsent)
         })?;
         let (parts, mut incoming) = response.into_parts();
         let mut body = BytesMut::new();

@@ -24,7 +24,7 @@ pub type Sender = hyper::client::conn::http1::SendRequest<Full<Bytes>>;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
     tls: bool,
-    host: String,
+    pub host: String,
     port: u16,
     proxy: Option<Proxy>,
 }

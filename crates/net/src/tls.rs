@@ -67,6 +67,20 @@ impl Factory {
     }
 }
 
+/// Why TLS ended a connection after the handshake: a server that requires a client certificate reports that it is missing only then
+/// (RFC 8446, 4.4.2.4 and appendix E.1.2).
+pub fn late_reason(error: &hyper::Error, host: &str) -> Option<String> {
+    let mut cause: Option<&dyn std::error::Error> = Some(error);
+    while let Some(current) = cause {
+        let io = current.downcast_ref::<std::io::Error>();
+        if let Some(io) = io.filter(|io| io.get_ref().is_some_and(|inner| inner.is::<rustls::Error>())) {
+            return Some(reason(io, host));
+        }
+        cause = current.source();
+    }
+    None
+}
+
 /// Why a handshake failed, and what may help. The text has no time and no detail that differs between attempts, so that a fault that
 /// lasts is logged once.
 fn reason(error: &std::io::Error, host: &str) -> String {
@@ -75,6 +89,10 @@ fn reason(error: &std::io::Error, host: &str) -> String {
     match tls {
         Tls::InvalidCertificate(Invalid::UnknownIssuer) => {
             "the issuer of its certificate is unknown; set tls.ca_file to the certificate of its CA".into()
+        }
+        Tls::InvalidCertificate(Invalid::BadSignature) => {
+            "its certificate is signed by another key than that of its CA in tls.ca_file; use the CA's current certificate"
+                .into()
         }
         Tls::InvalidCertificate(Invalid::Expired | Invalid::ExpiredContext { .. }) => {
             "its certificate has expired".into()
@@ -85,12 +103,18 @@ fn reason(error: &std::io::Error, host: &str) -> String {
         Tls::InvalidCertificate(Invalid::NotValidForName | Invalid::NotValidForNameContext { .. }) => {
             format!("its certificate is not valid for {host}")
         }
+        Tls::InvalidCertificate(Invalid::Other(other)) if other.to_string().contains("CaUsedAsEndEntity") => {
+            "its certificate is a CA certificate; it needs one of its own, with basicConstraints CA:FALSE".into()
+        }
         Tls::InvalidMessage(rustls::InvalidMessage::InvalidContentType) => {
             "the other side does not speak TLS; check the port, or use http".into()
         }
         Tls::AlertReceived(Alert::CertificateRequired | Alert::BadCertificate | Alert::UnknownCA) => {
             "the other side rejects the client certificate, or requires one; check tls.cert_file and tls.key_file"
                 .into()
+        }
+        Tls::AlertReceived(Alert::HandshakeFailure) => {
+            "the other side rejected the handshake; it may require a client certificate (tls.cert_file and tls.key_file), or share no version or cipher".into()
         }
         Tls::AlertReceived(alert) => format!("the other side rejected the handshake: alert {alert:?}"),
         other => other.to_string(),
@@ -171,6 +195,8 @@ mod tests {
         use rustls::{CertificateError as Invalid, Error as Tls};
         check(Tls::InvalidCertificate(Invalid::UnknownIssuer), "set tls.ca_file");
         check(Tls::InvalidCertificate(Invalid::NotValidForName), "not valid for loki.example");
+        let webpki = rustls::OtherError(std::sync::Arc::new(std::io::Error::other("CaUsedAsEndEntity")));
+        check(Tls::InvalidCertificate(Invalid::Other(webpki)), "CA:FALSE");
         check(Tls::InvalidMessage(rustls::InvalidMessage::InvalidContentType), "does not speak TLS");
         check(Tls::AlertReceived(rustls::AlertDescription::CertificateRequired), "tls.cert_file");
         let context = |seconds| rustls::pki_types::UnixTime::since_unix_epoch(std::time::Duration::from_secs(seconds));

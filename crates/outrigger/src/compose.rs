@@ -31,7 +31,7 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use supervisor::message::{EXIT_HANDED_OVER, StopCause, ToSupervisor};
 use supervisor::restarts::{RestartReason, Restarts};
 use supervisor::worker::{Crash, SavedConfig};
@@ -122,6 +122,7 @@ impl Worker {
                 let waiting_for = gate.closed().join(", ");
                 tracing::warn!(component = "app", timeout = %start.timeout, waiting_for, "start gates did not open in time; starting the app anyway");
                 telemetry.healths().iter().for_each(|health| health.set_started());
+                opener.send(ToSupervisor::StartApp);
             }
             gate.open().await;
             opener.send(ToSupervisor::StartApp);
@@ -244,7 +245,7 @@ impl Worker {
             memory: Rc::new(move || admin::view::Memory { used_bytes: sys::memory::private_bytes(), limit_bytes }),
         };
         let listeners = Scope::new("admin", self.facts.health.clone());
-        let controls = self.controls();
+        let controls = self.controls(plans.config.app.stop.timeout.0);
         let socket = self.socket.take();
         let started = admin::run::start(
             &plans.config.admin,
@@ -329,7 +330,8 @@ impl Worker {
         self.control.on_exit(move |ended| black_box.app_exited(ended));
     }
 
-    fn controls(&self) -> Controls {
+    /// `stop_timeout`: how long a stop may take.
+    fn controls(&self, stop_timeout: Duration) -> Controls {
         let (reloader, control) = (self.reloader.clone(), self.control.clone());
         let (upgrader, stopper) = (self.control.clone(), self.control.clone());
         Controls {
@@ -345,6 +347,7 @@ impl Worker {
             stop: Rc::new(move |within| {
                 let within_ms = within.map_or(0, |time| u64::try_from(time.as_millis().max(1)).unwrap_or(u64::MAX));
                 stopper.send(ToSupervisor::Stop { within_ms, cause: StopCause::Request });
+                within.unwrap_or(stop_timeout)
             }),
         }
     }

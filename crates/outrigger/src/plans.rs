@@ -34,6 +34,23 @@ pub struct Plans {
 }
 
 impl Plans {
+    /// The keys that differ from the current plans and that a reload does not apply, by what applies them.
+    pub fn later_effects(&self, current: &Plans) -> Vec<(&'static str, String)> {
+        let differing = |keys: &[(&str, bool)]| {
+            let differing: Vec<&str> = keys.iter().filter(|(_, differs)| *differs).map(|(key, _)| *key).collect();
+            Some(differing.join(", ")).filter(|keys| !keys.is_empty())
+        };
+        let (new, old) = (&self.app, &current.app);
+        let of_outrigger = differing(&[
+            ("app.tty", new.pty != old.pty),
+            ("app.start", (new.gate, new.gate_fails) != (old.gate, old.gate_fails)),
+            ("the `stdio` source", new.capture_bytes != old.capture_bytes),
+        ]);
+        let of_app = differing(&[("app.command, working_directory, user or environment", new.app != old.app)]);
+        let effects = [of_outrigger.map(|keys| ("Outrigger", keys)), of_app.map(|keys| ("the app", keys))];
+        effects.into_iter().flatten().collect()
+    }
+
     /// The addresses that this process listens on, each with the component that uses it; none if it listens on none.
     pub fn listening(&self) -> Option<String> {
         let listen = self.needs.listen.iter().map(|listen| format!("{} ({})", listen.address, listen.owner));

@@ -38,7 +38,10 @@ pub struct Reloader {
 /// The result of a check of the file.
 enum Found {
     Unchanged,
-    Changed(String),
+    Changed {
+        text: String,
+        effects: Vec<(&'static str, String)>,
+    },
     /// The sandbox of this worker does not allow the check.
     Unreadable,
 }
@@ -84,7 +87,12 @@ impl Reloader {
         if plans.command.is_empty() != self.companion {
             return Err("error: adding or removing app.command requires a restart\n".into());
         }
-        Ok(if source.text == self.source.text { Found::Unchanged } else { Found::Changed(source.text) })
+        if source.text == self.source.text {
+            return Ok(Found::Unchanged);
+        }
+        // If this worker's own configuration cannot be read a second time, nothing is compared.
+        let effects = self.source.plans(&self.command).map(|(current, _)| plans.later_effects(&current));
+        Ok(Found::Changed { text: source.text, effects: effects.unwrap_or_default() })
     }
 
     /// Counts from here on.
@@ -138,8 +146,8 @@ impl Reloader {
                 control.no_fault();
                 return Ok(true);
             }
-            Found::Changed(text) if *self.attempted.borrow() == *text => return Ok(false),
-            Found::Changed(_) | Found::Unreadable => control.no_fault(),
+            Found::Changed { text, .. } if *self.attempted.borrow() == *text => return Ok(false),
+            Found::Changed { .. } | Found::Unreadable => control.no_fault(),
         }
         self.begin(found);
         self.request(control);
@@ -154,10 +162,13 @@ impl Reloader {
 
     /// Records that a new worker is about to be requested.
     fn begin(&self, found: Found) {
-        if let Found::Changed(text) = found {
-            self.attempted.replace(text);
-        }
         tracing::info!(component = PART, "configuration changed; reloading with a new worker");
+        if let Found::Changed { text, effects } = found {
+            self.attempted.replace(text);
+            for (when, keys) in effects {
+                tracing::warn!(component = PART, keys, "changed keys take effect at the next start of {when}");
+            }
+        }
     }
 
     /// Reloads when the file changes, or when one of `marks` exists that the sandbox could not grant before. An invalid
@@ -165,6 +176,8 @@ impl Reloader {
     pub async fn watch(self: Rc<Self>, control: Rc<Control>, health: Arc<Health>, mut marks: Vec<Mark>) {
         // None, so that the first check finds an edit that was made while the worker started.
         let mut seen = None;
+        // The report on the version in `seen`, if that is invalid: files that it interpolates may appear without a change of it.
+        let mut invalid = None;
         loop {
             tokio::time::sleep(POLL_INTERVAL).await;
             // Each triggers a reload only once: if the next worker cannot start, this one keeps running.
@@ -178,13 +191,19 @@ impl Reloader {
             }
             let now = Stamp::of(&self.source.path);
             // A pending request for a new worker already uses this file.
-            if now == seen || control.is_requested() {
+            let is_changed = now != seen;
+            if (!is_changed && invalid.is_none()) || control.is_requested() {
                 continue;
             }
             seen = now;
             // A failed reload on request has already been counted.
             let is_counted = now.is_some() && self.failed.get() == now;
-            match self.follow(&control) {
+            let followed = self.follow(&control);
+            if !is_changed && followed.as_ref().err() == invalid.as_ref() {
+                continue;
+            }
+            invalid = followed.as_ref().err().cloned();
+            match followed {
                 Ok(true) => {
                     if health.recovered(PART) {
                         tracing::info!(component = PART, "configuration recovered");
@@ -194,11 +213,8 @@ impl Reloader {
                     if !is_counted {
                         self.failed(now);
                     }
-                    let text =
-                        "reload failed: no worker could start with the new configuration; keeping the previous one";
-                    if health.fault(PART, text) {
-                        tracing::warn!(component = PART, "{text}; change the file to retry");
-                    }
+                    // The log has the reason from the supervisor.
+                    health.fault(PART, "no worker could start with the new configuration; change the file to retry");
                 }
                 Err(report) => {
                     if !is_counted {

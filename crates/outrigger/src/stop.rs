@@ -54,7 +54,9 @@ pub async fn run_until_exit(
     let left =
         |reserve: Duration, until: Instant| until.saturating_duration_since(Instant::now()).saturating_sub(reserve);
     let late = lifecycle.advance(Phase::Drain, times.drain_timeout.0.min(left(CLOSE_RESERVE, until))).await;
-    report_late(&late, "draining");
+    if !times.drain_timeout.0.is_zero() {
+        report_late(&late, "draining");
+    }
     control.send(ToSupervisor::Drained);
     // The supervisor stops the app within the same deadline; without a supervisor, no exit is reported.
     let mut awaited = matches!(first, Some(Event::Stop { .. }));

@@ -427,7 +427,7 @@ impl Poller {
         let failed = |error: String| {
             self.counts.notification(&self.entry, kind, "failure");
             if self.health.fault(&part, format!("{}: {error}", kind.describe())) {
-                tracing::error!(component = self.id, error, "notification failed");
+                tracing::error!(component = self.id, notification = kind.describe(), error, "notification failed");
             }
         };
         match kind {

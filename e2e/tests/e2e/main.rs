@@ -72,6 +72,7 @@ mod life_faults;
 mod life_log;
 mod config_faults;
 mod reload_faults;
+mod tls_peers;
 mod admin_faults;
 mod health_faults;
 mod state_faults;

@@ -241,8 +241,7 @@ fn health_reports_rejected_files_not_reloads() {
 fn a_crash_without_an_interpolated_file_costs_nothing() {
     let scene = Scene::new();
     let secret = scene.write("secret", "GRACE\n").display().to_string();
-    let body =
-        format!("app: {{ environment: {{ set: {{ WORD: \"${{file:{secret}}}\" }} }}, stop: {{ timeout: 20s }} }}");
+    let body = format!("app: {{ environment: {{ set: {{ WORD: \"${{file:{secret}}}\" }} }} }}");
     let outrigger = Outrigger::start(&scene, &body, &["sleep", "300"]);
     std::fs::remove_file(&secret).expect("the test owns the file");
     let worker = outrigger.worker();
@@ -257,6 +256,30 @@ fn a_crash_without_an_interpolated_file_costs_nothing() {
     await_health(&outrigger, "configuration", "degraded", "invalid configuration");
     scene.write("secret", "GRACE\n");
     await_health(&outrigger, "configuration", "ok", "");
+    outrigger.finish();
+}
+
+/// Keys that a reload does not apply are named, with what applies them.
+#[test]
+fn keys_that_need_a_restart_are_named() {
+    let scene = Scene::new();
+    let outrigger = Outrigger::start(&scene, BODY, &["sleep", "300"]);
+    let reload = |body: &str| {
+        scene.write("outrigger.yaml", configuration(&scene, body));
+        let worker = outrigger.worker();
+        let (code, stdout, stderr) = command(&["reload", "--socket", &scene.text_path("run/admin.sock")]);
+        assert_eq!(code, 0, "{stdout}{stderr}");
+        outrigger.await_other(worker, PATIENCE);
+        let lines = own_log(&outrigger.stderr.text());
+        let named =
+            lines.iter().filter(|line| line["message"].as_str().is_some_and(|text| text.contains("take effect")));
+        named.map(|line| format!("{}: {}", line["message"], line["keys"])).collect::<Vec<_>>()
+    };
+    assert_eq!(reload(&BODY.replace("timeout: 6s", "timeout: 7s")), Vec::<String>::new(), "applied at once");
+    let named = reload(&BODY.replace("app: {", "app: { tty: true, environment: { set: { A: b } },"));
+    assert_eq!(named.len(), 2, "{named:?}");
+    assert!(named[0].contains("next start of Outrigger") && named[0].contains("app.tty"), "{named:?}");
+    assert!(named[1].contains("next start of the app") && named[1].contains("environment"), "{named:?}");
     outrigger.finish();
 }
 

@@ -2,6 +2,7 @@
 //! the three probes, and one state with a message for `status`. A fault is reported once, until it has recovered.
 
 use crate::sync::lock;
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
@@ -81,14 +82,26 @@ struct Inner {
     ready: bool,
     stopping: bool,
     panicked: Option<String>,
-    /// One sentence per part with a fault, by the name of the part; limited by the configured parts. A part is a component's id,
-    /// followed by a word if one component can have several faults.
-    faults: Vec<(String, String)>,
+    /// Limited by the configured parts.
+    faults: Vec<Fault>,
     components: Vec<Component>,
     summary: String,
     health: State,
     since: SystemTime,
 }
+
+#[derive(Debug)]
+struct Fault {
+    /// A component's id, followed by a word if one component can have several faults.
+    part: String,
+    /// The newest cause, in one sentence.
+    text: String,
+    /// The causes since the fault began, newest last; at most `CAUSES_MAX`.
+    causes: VecDeque<String>,
+}
+
+/// Causes of a fault that are not reported as new when they alternate.
+const CAUSES_MAX: usize = 8;
 
 #[derive(Debug)]
 struct Component {
@@ -123,7 +136,7 @@ impl Inner {
             self.since = SystemTime::now();
         }
         for component in &mut self.components {
-            let is_healthy = !self.faults.iter().any(|(part, _)| component.has(part));
+            let is_healthy = !self.faults.iter().any(|fault| component.has(&fault.part));
             if std::mem::replace(&mut component.is_healthy, is_healthy) != is_healthy {
                 component.since = SystemTime::now();
             }
@@ -163,8 +176,8 @@ impl Health {
     pub fn components(&self) -> Vec<ComponentHealth> {
         let inner = lock(&self.inner);
         let of = |component: &Component| {
-            let faults = inner.faults.iter().filter(|(part, _)| component.has(part));
-            let message = faults.map(|(_, text)| text.as_str()).collect::<Vec<_>>().join("; ");
+            let faults = inner.faults.iter().filter(|fault| component.has(&fault.part));
+            let message = faults.map(|fault| fault.text.as_str()).collect::<Vec<_>>().join("; ");
             let health = match () {
                 () if inner.panicked.is_some() => State::Failed,
                 () if !component.is_healthy => State::Degraded,
@@ -200,24 +213,32 @@ impl Health {
         lock(&self.inner).summary = text.into();
     }
 
-    /// Records a fault of a part; returns whether it is new (so that it is logged once, not per attempt).
+    /// Records a fault of a part; returns whether its cause is new since the fault began, so that each is logged once and not per
+    /// attempt.
     pub fn fault(&self, part: &str, text: impl Into<String>) -> bool {
         let (mut inner, text) = (lock(&self.inner), text.into());
-        match inner.faults.iter_mut().find(|(name, _)| name == part) {
-            Some((_, old)) => std::mem::replace(old, text.clone()) != text,
-            None => {
-                inner.faults.push((part.to_string(), text));
-                inner.refresh();
-                true
+        let Some(fault) = inner.faults.iter_mut().find(|fault| fault.part == part) else {
+            let causes = VecDeque::from([text.clone()]);
+            inner.faults.push(Fault { part: part.to_string(), text, causes });
+            inner.refresh();
+            return true;
+        };
+        let is_new = !fault.causes.contains(&text);
+        if is_new {
+            fault.causes.push_back(text.clone());
+            if fault.causes.len() > CAUSES_MAX {
+                fault.causes.pop_front();
             }
         }
+        fault.text = text;
+        is_new
     }
 
     /// Records that a part has recovered; returns whether it had a fault.
     pub fn recovered(&self, part: &str) -> bool {
         let mut inner = lock(&self.inner);
         let before = inner.faults.len();
-        inner.faults.retain(|(name, _)| name != part);
+        inner.faults.retain(|fault| fault.part != part);
         inner.refresh();
         inner.faults.len() != before
     }
@@ -263,7 +284,8 @@ impl Health {
             (None, [], false) if inner.summary.is_empty() => "starting".into(),
             (None, [], _) => inner.summary.clone(),
             (None, faults, _) => {
-                let parts: Vec<String> = faults.iter().map(|(part, text)| format!("{part}: {text}")).collect();
+                let parts: Vec<String> =
+                    faults.iter().map(|Fault { part, text, .. }| format!("{part}: {text}")).collect();
                 parts.join("; ")
             }
         };
@@ -284,6 +306,11 @@ mod tests {
         assert!(health.started() && health.ready() && health.live());
         assert!(health.fault("main", "rejected"));
         assert!(!health.fault("main", "rejected"), "the same fault is not new");
+        assert!(
+            health.fault("main", "closed") && !health.fault("main", "rejected"),
+            "causes that alternate are not new"
+        );
+        assert_eq!(health.current().message, "main: rejected", "the status has the newest");
         assert_eq!(health.current().health, State::Degraded);
         assert!(health.ready(), "a failing endpoint does not make the app unready");
         assert!(health.recovered("main"));

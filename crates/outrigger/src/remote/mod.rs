@@ -38,8 +38,8 @@ pub enum Format {
 /// Timeout of a response that does not wait for an event.
 const RESPONSE: Duration = Duration::from_secs(5);
 
-/// Default time limit of a stop: the default of `app.stop.timeout` is 30 s.
-const STOP: Duration = Duration::from_secs(40);
+/// The time of a stop if the response does not have it: the default of `app.stop.timeout`.
+const STOP: Duration = Duration::from_secs(30);
 
 /// Added to a given time: for the transfer of the response, and for the half second after a stop's deadline.
 const ALLOWANCE: Duration = Duration::from_secs(5);
@@ -101,10 +101,11 @@ pub fn upgrade(target: &Target, binary: Option<&Path>, token_file: Option<&Path>
 /// `outrigger stop`: returns 0 once Outrigger has stopped.
 pub fn stop(target: &Target, timeout: Option<Duration>, token_file: Option<&Path>) -> i32 {
     exit_code(Instance::from_target(target, token_file).and_then(|instance| {
-        let limit = timeout.map_or(STOP, |timeout| timeout + ALLOWANCE);
-        let until = Instant::now() + limit;
         let body = timeout.map(|timeout| TimeSpan(timeout).to_string()).unwrap_or_default();
-        instance.change("/stop", body.as_bytes(), RESPONSE)?;
+        let reply = instance.change("/stop", body.as_bytes(), RESPONSE)?.text;
+        let announced = reply.trim().strip_prefix(admin::STOPPING).and_then(|time| TimeSpan::parse(time.trim()).ok());
+        let limit = announced.map(|time| time.0).or(timeout).unwrap_or(STOP) + ALLOWANCE;
+        let until = Instant::now() + limit;
         let mut unreachable_since = None;
         loop {
             match (instance.has_listener(), unreachable_since) {

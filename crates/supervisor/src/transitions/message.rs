@@ -11,11 +11,14 @@ use rustix::process::Pid;
 use std::io;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use sys::process::ExecPlan;
 
 /// Messages of one worker in one turn.
 const MESSAGES_PER_TURN: usize = 64;
+
+/// How long the worker may take to start the app after `app.start.timeout`.
+const GATE_SLACK: Duration = Duration::from_millis(500);
 
 impl Supervisor {
     pub(crate) fn receive_from_workers(&mut self) {
@@ -127,7 +130,9 @@ impl Supervisor {
             self.commit_plan();
         }
         if let Some(plan) = self.plan.clone().filter(|_| is_first) {
-            self.gate_until = Some(now + plan.gate);
+            // A worker that continues without its gates logs them and starts the app itself; here that is only a fallback.
+            let slack = if plan.gate_fails { Duration::ZERO } else { GATE_SLACK };
+            self.gate_until = Some(now + plan.gate + slack);
             self.app = App::new(plan.app.is_none());
             self.app.kills.mark_seen(plan.oom_file.as_deref(), now);
             self.begin_output(&plan, plan.pty, plan.capture_bytes.is_some());

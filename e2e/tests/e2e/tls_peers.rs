@@ -1,0 +1,98 @@
+//! TLS servers that refuse, or are refused: an unknown issuer, a certificate for another name, a CA certificate, an expired one, a
+//! client certificate that is required. The server is `openssl s_server`. In: certificates made here. Out: the health of a scrape.
+
+use std::process::Command;
+
+use crate::harness::process::{Running, run_to_end};
+use crate::harness::status::await_health;
+use crate::harness::{Outrigger, PATIENCE, Scene, get, peer, until};
+
+/// The certificates of one scene, made by openssl.
+struct Certificates<'s> {
+    scene: &'s Scene,
+    openssl: String,
+}
+
+impl Certificates<'_> {
+    #[track_caller]
+    fn openssl(&self, arguments: &str) {
+        let filled = self.scene.fill(arguments);
+        let words: Vec<&str> = std::iter::once(self.openssl.as_str()).chain(filled.split_whitespace()).collect();
+        let (code, _, stderr) = run_to_end(&words, PATIENCE);
+        assert_eq!(code, 0, "{words:?}: {stderr}");
+    }
+
+    /// A CA with its certificate in NAME.crt.
+    fn authority(&self, name: &str, subject: &str) {
+        let to = format!("-keyout @dir@/{name}.key -out @dir@/{name}.crt");
+        self.openssl(&format!(
+            "req -x509 -newkey rsa:2048 -nodes -subj /CN={subject} -addext subjectAltName=DNS:localhost -days 2 {to}"
+        ));
+    }
+
+    /// A certificate of `ca` for one host name.
+    fn leaf(&self, name: &str, host: &str, validity: &str) {
+        self.scene.write(&format!("{name}.ext"), format!("subjectAltName=DNS:{host}\nbasicConstraints=CA:FALSE\n"));
+        self.openssl(&format!(
+            "req -newkey rsa:2048 -nodes -subj /CN={host} -keyout @dir@/{name}.key -out @dir@/{name}.csr"
+        ));
+        let from = format!("-in @dir@/{name}.csr -extfile @dir@/{name}.ext -out @dir@/{name}.crt {validity}");
+        self.openssl(&format!("x509 -req -CA @dir@/ca.crt -CAkey @dir@/ca.key -CAcreateserial {from}"));
+    }
+}
+
+#[test]
+fn each_tls_failure_has_its_cause_and_next_step() {
+    let openssl = need!(peer("openssl"), "openssl is not installed");
+    let scene = Scene::new();
+    let certificates = Certificates { scene: &scene, openssl: openssl.display().to_string() };
+    certificates.authority("ca", "orders");
+    certificates.authority("renewed", "orders");
+    certificates.authority("other", "other");
+    certificates.leaf("good", "localhost", "-days 2");
+    certificates.leaf("elsewhere", "elsewhere.example", "-days 2");
+    certificates.leaf("expired", "localhost", "-days -1");
+    scene.write("www/metrics", "up_here 1\n");
+    let client = "cert_file: \"@dir@/good.crt\", key_file: \"@dir@/good.key\"";
+    let required = "-Verify 1 -verify_return_error -CAfile @dir@/ca.crt";
+    for (number, (cert, options, ca, client, expected)) in [
+        ("good", "", "ca", "", None),
+        ("good", required, "ca", client, None),
+        ("good", "", "other", "", Some("the issuer of its certificate is unknown; set tls.ca_file")),
+        ("good", "", "renewed", "", Some("signed by another key than that of its CA")),
+        ("elsewhere", "", "ca", "", Some("its certificate is not valid for localhost")),
+        ("expired", "", "ca", "", Some("its certificate has expired")),
+        ("ca", "", "ca", "", Some("its certificate is a CA certificate")),
+        ("good", &format!("-tls1_3 {required}"), "ca", "", Some("check tls.cert_file and tls.key_file")),
+        ("good", &format!("-tls1_2 {required}"), "ca", "", Some("it may require a client certificate (tls.cert_file")),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let port = scene.port(&format!("server{number}"));
+        let serve =
+            format!("s_server -accept localhost:{port} -cert @dir@/{cert}.crt -key @dir@/{cert}.key -WWW {options}");
+        let mut server = Command::new(&openssl);
+        server.args(scene.fill(&serve).split_whitespace()).current_dir(scene.path("www"));
+        let _server = Running::spawn(server);
+        let url = format!("https://localhost:{port}/metrics");
+        let scrape = format!("url: \"{url}\", tls: {{ ca_file: \"@dir@/{ca}.crt\", {client} }}");
+        let body = format!(
+            "app: {{ stop: {{ drain_timeout: 0s, grace_period: 1s, timeout: 3s }} }}\nmetrics: {{ sources: {{ there: {{ scrape: {{ {scrape}, interval: 200ms }} }} }}, sinks: {{ page: {{ prometheus: {{ listen: \"127.0.0.1:@page@\" }} }} }} }}"
+        );
+        scene.port("page");
+        let outrigger = Outrigger::start(&scene, &body, &[]);
+        match expected {
+            None => {
+                let page = format!("127.0.0.1:{}", scene.value("page"));
+                let is_there = || get(&page, "/metrics").is_ok_and(|reply| reply.text().contains("up_here"));
+                until(PATIENCE, &format!("{options}: the scrape succeeds"), is_there);
+            }
+            Some(part) => {
+                let found = await_health(&outrigger, "metrics.sources.there", "degraded", part);
+                assert!(!found.message.contains("closed the connection"), "{cert} {options}: {found:?}");
+            }
+        }
+        outrigger.finish();
+    }
+}
