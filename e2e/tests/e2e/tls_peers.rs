@@ -1,5 +1,6 @@
 //! TLS servers that refuse, or are refused: an unknown issuer, a certificate for another name, a CA certificate, an expired one, a
-//! client certificate that is required. The server is `openssl s_server`. In: certificates made here. Out: the health of a scrape.
+//! client certificate that is required. The server is `openssl s_server`. In: certificates made here. Out: samples, or the health of a
+//! sink.
 
 use std::process::Command;
 
@@ -75,13 +76,19 @@ fn each_tls_failure_has_its_cause_and_next_step() {
         let mut server = Command::new(&openssl);
         server.args(scene.fill(&serve).split_whitespace()).current_dir(scene.path("www"));
         let _server = Running::spawn(server);
-        let url = format!("https://localhost:{port}/metrics");
-        let scrape = format!("url: \"{url}\", tls: {{ ca_file: \"@dir@/{ca}.crt\", {client} }}");
-        let body = format!(
-            "app: {{ stop: {{ drain_timeout: 0s, grace_period: 1s, timeout: 3s }} }}\nmetrics: {{ sources: {{ there: {{ scrape: {{ {scrape}, interval: 200ms }} }} }}, sinks: {{ page: {{ prometheus: {{ listen: \"127.0.0.1:@page@\" }} }} }} }}"
-        );
+        // The scrape shows a success, and the sink a failure: its first attempt is immediate.
+        let to = |path: &str| {
+            let tls = format!("tls: {{ ca_file: \"@dir@/{ca}.crt\", {client} }}");
+            format!("url: \"https://localhost:{port}/{path}\", {tls}")
+        };
+        let app = "app: { stop: { drain_timeout: 0s, grace_period: 1s, timeout: 3s } }";
+        let sink = format!("sinks: {{ there: {{ http: {{ {} }} }} }}", to("lines"));
+        let logs = format!("logs: {{ sources: {{ app: {{ stdio: {{}} }} }}, {sink} }}");
+        let source = format!("sources: {{ there: {{ scrape: {{ {}, interval: 200ms }} }} }}", to("metrics"));
+        let page = "sinks: { page: { prometheus: { listen: \"127.0.0.1:@page@\" } } }";
+        let body = format!("{app}\n{logs}\nmetrics: {{ {source}, {page} }}");
         scene.port("page");
-        let outrigger = Outrigger::start(&scene, &body, &[]);
+        let outrigger = Outrigger::start(&scene, &body, &["sh", "-c", "echo line; exec sleep 300"]);
         match expected {
             None => {
                 let page = format!("127.0.0.1:{}", scene.value("page"));
@@ -89,7 +96,7 @@ fn each_tls_failure_has_its_cause_and_next_step() {
                 until(PATIENCE, &format!("{options}: the scrape succeeds"), is_there);
             }
             Some(part) => {
-                let found = await_health(&outrigger, "metrics.sources.there", "degraded", part);
+                let found = await_health(&outrigger, "logs.sinks.there", "degraded", part);
                 assert!(!found.message.contains("closed the connection"), "{cert} {options}: {found:?}");
             }
         }
