@@ -75,7 +75,7 @@ impl Worker {
         let (times, start) = (plans.config.app.stop.clone(), plans.config.app.start.clone());
         let port = plans.config.app.port;
         self.register_components();
-        let mut errors = check(&plans);
+        let mut errors = plans.check();
         let records = plans.logs.as_ref().is_some_and(|plan| plan.reads_access());
         let (sender, receiver) = base::feeds::feed(logs::source::proxy::FEED_MAX);
         let mut counters = None;
@@ -351,15 +351,6 @@ impl Worker {
             }),
         }
     }
-}
-
-/// Checks of a configuration that are possible before anything is started: certificates, credentials.
-pub fn check(plans: &Plans) -> Vec<String> {
-    let mut errors = Vec::new();
-    errors.extend(plans.logs.iter().flat_map(logs::run::check));
-    errors.extend(plans.metrics.iter().flat_map(metrics::run::check));
-    errors.extend(sync::run::check(&plans.sync));
-    errors
 }
 
 fn shown_app(facts: AppFacts, companion: bool) -> Rc<dyn Fn() -> serde_json::Value> {

@@ -60,10 +60,15 @@ pub fn explain(kind: Option<&str>) -> i32 {
                 .collect();
             base::system::output::note(&format!("error: unknown component `{wanted}`\n"));
             let sections = sections().map(|(name, _)| name);
-            match nearest(wanted, names.iter().chain(sections).map(String::as_str)) {
-                Some(near) => base::system::output::note(&format!("  help: did you mean `{near}`?\n")),
-                None => base::system::output::note("  help: `outrigger explain` lists all components\n"),
-            }
+            let help = match ending_in(&root, wanted).as_slice() {
+                [] => match nearest(wanted, names.iter().chain(sections).map(String::as_str)) {
+                    Some(near) => format!("did you mean `{near}`?"),
+                    None => "`outrigger explain` lists all components".into(),
+                },
+                [one] => format!("did you mean `{one}`?"),
+                several => format!("use the whole path: {}", several.join(", ")),
+            };
+            base::system::output::note(&format!("  help: {help}\n"));
             i32::from(crate::EXIT_ERROR)
         }
     }
@@ -111,22 +116,52 @@ fn document(path: &str, kind: &KindInfo) -> String {
 fn section(root: &Value, path: &str) -> Option<String> {
     let (mut node, mut description) = (root, None);
     for key in path.split('.') {
-        let inside = entry(root, node);
-        node = inside["properties"].get(key)?;
-        description = node["description"].as_str();
+        let (found, about) = properties(root, entry(root, node)).into_iter().find(|(name, ..)| *name == key)?.1;
+        (node, description) = (found, about);
     }
     let inside = entry(root, node);
     Some(keys(path, description.or(inside["description"].as_str())?, root, inside))
 }
 
-/// Resolves the reference of a node; for a mapping of names, returns the schema of its values.
+/// The keys of a mapping, each with its schema and description; for an entry of exactly one kind, the kinds.
+fn properties<'a>(root: &'a Value, schema: &'a Value) -> Vec<(&'a str, (&'a Value, Option<&'a str>))> {
+    let own = |schema: &'a Value| schema["properties"].as_object().into_iter().flatten();
+    let about = |property: &'a Value| property["description"].as_str();
+    let variants = schema["oneOf"].as_array().into_iter().flatten();
+    let kinds = variants.flat_map(|variant| own(entry(root, variant)).map(move |found| (found, variant)));
+    let kinds = kinds.map(|((key, property), variant)| {
+        (key.as_str(), (property, about(property).or(about(variant)).or(about(entry(root, property)))))
+    });
+    own(schema).map(|(key, property)| (key.as_str(), (property, about(property)))).chain(kinds).collect()
+}
+
+/// How many paths a help text lists.
+const PATHS_MAX: usize = 6;
+
+/// The paths of keys that end in some keys, such as `auth.bearer`.
+fn ending_in(root: &Value, keys: &str) -> Vec<String> {
+    fn walk(root: &Value, schema: &Value, path: &str, ending: &str, found: &mut Vec<String>) {
+        for (key, (property, _)) in properties(root, schema) {
+            let path = if path.is_empty() { key.to_string() } else { format!("{path}.{key}") };
+            if path.ends_with(ending) && found.len() < PATHS_MAX {
+                found.push(path.clone());
+            }
+            walk(root, entry(root, property), &path, ending, found);
+        }
+    }
+    let mut found = Vec::new();
+    walk(root, root, "", &format!(".{keys}"), &mut found);
+    found
+}
+
+/// Resolves the reference of a node; for a list or a mapping of names, returns the schema of its values.
 fn entry<'a>(root: &'a Value, node: &'a Value) -> &'a Value {
     let optional = node["anyOf"].as_array().and_then(|list| list.iter().find(|variant| variant["type"] != "null"));
     let reference = |node: &'a Value| node["$ref"].as_str().and_then(|to| root.pointer(to.trim_start_matches('#')));
     let node = optional.unwrap_or(node);
     let node = reference(node).unwrap_or(node);
-    match &node["additionalProperties"] {
-        each @ Value::Object(_) => reference(each).unwrap_or(each),
+    match (&node["additionalProperties"], &node["items"]) {
+        (each @ Value::Object(_), _) | (_, each @ Value::Object(_)) => reference(each).unwrap_or(each),
         _ => node,
     }
 }
@@ -135,19 +170,23 @@ fn entry<'a>(root: &'a Value, node: &'a Value) -> &'a Value {
 fn keys(name: &str, description: &str, root: &Value, schema: &Value) -> String {
     let mut out = String::new();
     let _ = writeln!(out, "{name}\n\n{}\n", wrap(description, ""));
-    let properties = schema["properties"].as_object();
-    if let Some(properties) = properties.filter(|properties| !properties.is_empty()) {
-        let _ = writeln!(out, "Keys:");
+    let properties = properties(root, schema);
+    if !properties.is_empty() {
+        let _ = writeln!(out, "{}:", if schema["oneOf"].is_array() { "Exactly one of" } else { "Keys" });
         let required: Vec<&str> =
             schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
-        for (key, property) in properties {
-            let state = match (&property["default"], required.contains(&key.as_str())) {
+        let kinds = schema["x-kinds"].as_array();
+        let is_kind =
+            |key: &str| schema["oneOf"].is_array() || kinds.is_some_and(|kinds| kinds.iter().any(|kind| kind == key));
+        for (key, (property, about)) in properties {
+            let state = match (&property["default"], required.contains(&key)) {
+                _ if is_kind(key) => "kind".to_string(),
                 (_, true) => "required".to_string(),
                 (Value::Null, _) => "optional".to_string(),
                 (default, _) => format!("default {default}"),
             };
             let _ = writeln!(out, "  {key} ({}, {state})", type_name(root, property));
-            let _ = writeln!(out, "{}", wrap(property["description"].as_str().unwrap_or(""), "      "));
+            let _ = writeln!(out, "{}", wrap(about.unwrap_or(""), "      "));
         }
         out.push('\n');
     }
@@ -200,16 +239,18 @@ fn wrap(text: &str, indent: &str) -> String {
     let mut out = String::from(indent);
     let mut column = indent.len();
     for word in text.split_whitespace() {
-        if column > indent.len() && column + word.len() > WIDTH {
+        if column > indent.len() && column + 1 + word.len() > WIDTH {
             out.push('\n');
             out.push_str(indent);
             column = indent.len();
+        } else if column > indent.len() {
+            out.push(' ');
+            column += 1;
         }
         out.push_str(word);
-        out.push(' ');
-        column += word.len() + 1;
+        column += word.len();
     }
-    out.trim_end().to_string()
+    out
 }
 
 /// `outrigger schema`.

@@ -83,9 +83,13 @@ impl Source {
     /// Checks everything; the report has all errors of one run.
     pub fn plans(&self, command: &[OsString]) -> Result<(Plans, Report), Report> {
         let read = |path: &Path| (Lookup::HERE.file)(path).or_else(|error| self.served.get(path).cloned().ok_or(error));
-        let lookup = Lookup { file: &read, ..Lookup::HERE };
+        self.plans_with(command, &Lookup { file: &read, ..Lookup::HERE })
+    }
+
+    /// The same, with another lookup for placeholders.
+    pub fn plans_with(&self, command: &[OsString], lookup: &Lookup<'_>) -> Result<(Plans, Report), Report> {
         let shown = self.path.display().to_string();
-        let loaded = config::load::load_or_sections::<Config>(&shown, &self.text, &lookup);
+        let loaded = config::load::load_or_sections::<Config>(&shown, &self.text, lookup);
         let config::load::Loaded { config, tree, mut report, secret_variables, files, contents } = match loaded {
             Ok(loaded) => loaded,
             Err(refused) => return Err(check_rejected(*refused, command)),
@@ -383,7 +387,7 @@ pub fn validate(path: &Path, command: &[OsString], deny_warnings: bool) -> i32 {
                 output::note(&format!("warning: {missing}; it must be in the image that this configuration runs in\n"));
             }
             // Certificates and credentials may be mounted only where the configuration runs.
-            let errors = crate::compose::check(&plans);
+            let errors = plans.check();
             for error in &errors {
                 output::note(&format!("warning: {error}; with this, Outrigger does not start\n"));
             }

@@ -51,6 +51,13 @@ impl Plans {
         effects.into_iter().flatten().collect()
     }
 
+    /// Errors that only the system shows, such as a missing certificate, found before anything is started.
+    pub fn check(&self) -> Vec<String> {
+        let logs = self.logs.iter().flat_map(logs::run::check);
+        let metrics = self.metrics.iter().flat_map(metrics::run::check);
+        logs.chain(metrics).chain(sync::run::check(&self.sync)).collect()
+    }
+
     /// The addresses that this process listens on, each with the component that uses it; none if it listens on none.
     pub fn listening(&self) -> Option<String> {
         let listen = self.needs.listen.iter().map(|listen| format!("{} ({})", listen.address, listen.owner));

@@ -47,6 +47,7 @@ pub const WORDS: &[&str] = &[
     "${SECRET}",
     "${PORT}",
     "${EMPTY:-x}",
+    "$PORT",
     "${NONE}",
     "${file:/secret}",
     "${file:/none}",
@@ -60,9 +61,12 @@ pub const WORDS: &[&str] = &[
     "environment: { set: { A: b } }",
     "signals: { rewrite: { SIGHUP: none } }",
     "external: { exit_code_file: /x }",
-    "stop: { deadline: 1s }",
-    "restart: { when: always }",
-    "exit: { success: [143] }",
+    "stop: { drain_timeout: 1s, grace_period: 1s, timeout: 3s }",
+    "stop: SIGTERM",
+    "restart: { policy: always, max_restarts: 3 }",
+    "start: { timeout: 1s, on_timeout: fail }",
+    "tty: true",
+    "success_exit_codes: [143]",
     "state: { dir: /x }",
     "limits: { memory: 64MiB }",
     "sandbox: { enabled: false }",
@@ -75,11 +79,15 @@ pub const WORDS: &[&str] = &[
     "proxy: {}",
     "parse: { json: {} }",
     "set: { a: b }",
-    "http: { endpoint: \"http://u:shown-never@h/\" }",
-    "loki: { endpoint: \"http://h\", labels: { a: b } }",
+    "http: { url: \"http://u:shown-never@h/\" }",
+    "loki: { url: \"http://h\", labels: { a: b } }",
+    "type: loki",
+    "inputs: [a]",
     "stdout: {}",
     "blackhole: {}",
-    "buffer: { max: 1MiB }",
+    "buffer: { max_bytes: 1MiB, when_full: block }",
+    "buffer: 1MiB",
+    "batch: { max_records: 9 }",
     "required: false",
     "metrics:",
     "scrape: { url: \"http://h/metrics\" }",
@@ -87,7 +95,9 @@ pub const WORDS: &[&str] = &[
     "self: {}",
     "prometheus: { listen: \"127.0.0.1:1\" }",
     "remote_write: { url: \"http://h\" }",
-    "client: { auth: { basic: { username: u, password: shown-never } } }",
+    "auth: { basic: { username: u, password: shown-never } }",
+    "auth: shown-never",
+    "tls: { cert_file: /x }",
     "auth: { bearer: { token: shown-never } }",
     "sync:",
     "store: { git: { url: \"https://h/x\" } }",
@@ -96,6 +106,8 @@ pub const WORDS: &[&str] = &[
     "listeners:",
     "clusters:",
     "listen: \"127.0.0.1:1\"",
+    "balance: round_robin",
+    "balance: { least_request: {} }",
     "direction: inbound",
     "cluster: app",
     "endpoints: [\"127.0.0.1:1\"]",
@@ -136,7 +148,8 @@ pub fn run(input: &[u8]) {
         if input.len() % 4 == 1
             && let Some(text) = with_one_interpolated(&source.text, input)
         {
-            let other = Source { text, ..source };
+            let mut other = source;
+            other.text = text;
             check(&other.text, &plans(&other, &command));
         }
     });

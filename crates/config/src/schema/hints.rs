@@ -24,7 +24,9 @@ impl<'s> Walker<'s> {
         let has_kind = entries.iter().any(|entry| is_kind(&entry.key));
         // A kind as the value of a key, such as `type: loki`.
         let named = unknown.iter().find_map(|entry| match &entry.node.value {
-            Value::Scalar { text, .. } if KIND_KEYS.contains(&entry.key.as_str()) && is_kind(text) => {
+            Value::Scalar { text, .. }
+                if KIND_KEYS.contains(&entry.key.as_str()) && is_kind(text) && !entry.node.interpolated =>
+            {
                 Some(text.as_str())
             }
             _ => None,
@@ -111,6 +113,7 @@ impl<'s> Walker<'s> {
     pub(super) fn not_a_mapping(&mut self, node: &Node, schema: &'s Json, kinds: &[&str]) -> Json {
         if let Value::Scalar { text, .. } = &node.value
             && kinds.contains(&text.as_str())
+            && !node.interpolated
         {
             return self.kind_without_mapping(node, text);
         }

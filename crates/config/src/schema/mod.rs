@@ -254,7 +254,7 @@ impl<'s> Walker<'s> {
             .collect();
         let entries = match &node.value {
             Value::Map(entries) => entries,
-            Value::Scalar { text, .. } if known.contains(&text.as_str()) => {
+            Value::Scalar { text, .. } if known.contains(&text.as_str()) && !node.interpolated => {
                 return self.kind_without_mapping(node, text);
             }
             Value::Scalar { .. } if words.is_empty() => return self.mistyped(node, "a mapping with exactly one key"),
