@@ -34,6 +34,8 @@ pub struct Interpolated {
     pub findings: Vec<Diagnostic>,
     /// The names, `NAME` or `file:/path`, and their locations.
     pub names: Vec<(Location, String)>,
+    /// The variables in the user part of a URL, which are credentials.
+    pub credentials: Vec<String>,
     /// The interpolated values, and the text in the file that each replaces.
     pub values: Vec<(String, String)>,
     bytes: usize,
@@ -60,8 +62,8 @@ fn walk(node: &mut Node, lookup: &Lookup<'_>, all: &mut Interpolated) {
                 let help = format!("write `${{{name}}}` for the variable, or `$${name}` for this text");
                 all.findings.push(Diagnostic::warning(place, message).help(help));
             }
-            let names = text.split("${").skip(1).filter_map(|rest| rest.split(":-").next()?.split('}').next());
-            all.names.extend(names.map(|name| (place, name.to_string())));
+            all.names.extend(variables(text).map(|name| (place, name)));
+            all.credentials.extend(user_part(text).into_iter().flat_map(variables));
             let known = all.values.len();
             match expand(text, lookup, 0, &mut all.values) {
                 Ok(value) if all.bytes + value.len() > VALUES_MAX => {
@@ -83,6 +85,29 @@ fn walk(node: &mut Node, lookup: &Lookup<'_>, all: &mut Interpolated) {
             }
         }
     }
+}
+
+/// The names in the placeholders of a text.
+fn variables(text: &str) -> impl Iterator<Item = String> {
+    let names = text.split("${").skip(1).filter_map(|rest| rest.split(":-").next()?.split('}').next());
+    names.map(str::to_string)
+}
+
+/// The user part of a URL: between `://` and the last `@` before the path, outside of placeholders.
+fn user_part(text: &str) -> Option<&str> {
+    let (_, rest) = text.split_once("://")?;
+    let mut depth = 0usize;
+    let mut at = None;
+    for (index, c) in rest.char_indices() {
+        match c {
+            '{' => depth += 1,
+            '}' => depth = depth.saturating_sub(1),
+            '@' if depth == 0 => at = Some(index),
+            '/' | '?' | '#' if depth == 0 => break,
+            _ => {}
+        }
+    }
+    rest.get(..at?)
 }
 
 /// Whether a text looks like the name of an environment variable.
@@ -210,6 +235,33 @@ mod tests {
         check("\"${file:/none}\"", Err("${file:/none}"));
         check("\"${open\"", Err("unclosed"));
         check("\"${a-b}\"", Err("invalid variable name"));
+    }
+
+    #[test]
+    fn variables_in_a_user_part_are_credentials() {
+        let check = |text: &str, expect: &[&str]| {
+            let mut tree = parse(&format!("k: \"{text}\"")).expect("valid YAML");
+            assert_eq!(apply(&mut tree, &LOOKUP).credentials, expect, "{text}");
+        };
+        check("https://me:${PASSWORD}@host/${PATH_OF}", &["PASSWORD"]);
+        check("https://${USER:-me}:${PASSWORD:-x/y}@host/", &["USER", "PASSWORD"]);
+        check("https://${HOST}/a@${REF}", &[]);
+        check("${PORT}", &[]);
+        check("https://host?user=${USER}@x", &[]);
+    }
+
+    #[test]
+    fn a_variable_without_braces_is_a_warning() {
+        let check = |text: &str, expect: &str| {
+            let mut tree = parse(&format!("k: '{text}'")).expect("valid YAML");
+            let findings = apply(&mut tree, &LOOKUP).findings;
+            let shown: Vec<String> = findings.into_iter().filter_map(|finding| finding.help).collect();
+            assert_eq!(shown.join(""), expect, "{text}");
+        };
+        check("$HOME", "write `${HOME}` for the variable, or `$$HOME` for this text");
+        check("echo $HOME", "");
+        check("$1", "");
+        check("pa$WORD", "");
     }
 
     #[test]

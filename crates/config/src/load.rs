@@ -16,7 +16,7 @@ pub struct Loaded<C> {
     pub config: C,
     pub tree: Node,
     pub report: Report,
-    /// The variables used in secret values.
+    /// The variables used in secret values and in the user part of URLs.
     pub secret_variables: Vec<String>,
     /// The interpolated files.
     pub files: Vec<PathBuf>,
@@ -94,7 +94,7 @@ pub fn load_or_sections<C: DeserializeOwned + JsonSchema>(
             return Err(Box::new(Refused { report, tree: None, json: serde_json::Value::Null }));
         }
     };
-    let Interpolated { findings: unresolved, names, values, .. } = interpolate::apply(&mut tree, lookup);
+    let Interpolated { findings: unresolved, names, values, credentials, .. } = interpolate::apply(&mut tree, lookup);
     values.iter().for_each(|(value, written)| report.hide(value, written));
     let errors = unresolved.iter().filter(|finding| finding.severity == Severity::Error);
     let unresolved_places: Vec<_> = errors.filter_map(|finding| finding.place).collect();
@@ -107,7 +107,8 @@ pub fn load_or_sections<C: DeserializeOwned + JsonSchema>(
     };
     let contents = values.iter().filter_map(content).collect();
     let secret = names.iter().filter(|(place, name)| checked.secrets.contains(place) && !name.starts_with("file:"));
-    let secret_variables = secret.map(|(_, name)| name.clone()).collect();
+    let credentials = credentials.into_iter().filter(|name| !name.starts_with("file:"));
+    let secret_variables = secret.map(|(_, name)| name.clone()).chain(credentials).collect();
     report.extend(unresolved);
     // A value that could not be interpolated would be reported a second time for its type.
     report.extend(

@@ -70,11 +70,16 @@ fn is_secret_name(name: &str) -> bool {
 fn holds_secret(word: &str) -> bool {
     let word = word.trim_matches(|c| c == '"' || c == '\'');
     let has_userinfo = word.split_once("://").is_some_and(|(_, rest)| rest.contains('@'));
+    // A data source name without a scheme, as of Go's MySQL driver: user:password@tcp(host:port)/name.
+    let before_host = word.split_once('@').map_or("", |(user, _)| user);
+    let is_source_name = before_host
+        .split_once(':')
+        .is_some_and(|(user, password)| !user.is_empty() && !password.is_empty() && !before_host.contains('/'));
     let lower = word.to_ascii_lowercase();
     let authorises = lower.starts_with("authorization:") || lower == "bearer" || lower.starts_with("x-api-key:");
     let is_token = word.len() >= 16 && TOKENS.iter().any(|start| word.starts_with(start));
     let is_pair = word.split_once('=').is_some_and(|(name, value)| is_secret_name(name) && !value.is_empty());
-    has_userinfo || authorises || is_token || is_pair
+    has_userinfo || is_source_name || authorises || is_token || is_pair
 }
 
 fn variable(flag: &str) -> String {
@@ -106,6 +111,8 @@ mod tests {
         check(&["a", "--token-file", "/run/token"], r#""a" "--token-file" "/run/token""#);
         check(&["a", "--token", "/dev/null"], r#""a" "--token" "/dev/null""#);
         check(&["a", "--token", "/hunter2"], r#""a" "--token" "${TOKEN:-unset}""#);
+        check(&["a", "--db=me:hunter2@tcp(db:3306)/x"], r#""a" "${ARGUMENT_2:-unset}""#);
+        check(&["scp", "me@host:file"], r#""scp" "me@host:file""#);
         check(&["a", "ghp_0123456789abcdef"], r#""a" "${ARGUMENT_2:-unset}""#);
     }
 

@@ -251,12 +251,7 @@ impl Control {
                 Event::AppExited
             }
             ToWorker::Stop { left_ms, cause } => {
-                if cause == StopCause::StartTimeout
-                    && let Some(handler) = self.on_start_timeout.borrow().as_ref()
-                {
-                    handler();
-                }
-                self.stopping.set(!matches!(cause, StopCause::AppExit | StopCause::StartTimeout));
+                self.stop_began(cause);
                 Event::Stop { until: Instant::now() + Duration::from_millis(left_ms), cause }
             }
             ToWorker::ExternalAppOver => Event::AppExited,
@@ -277,29 +272,7 @@ impl Control {
                 Event::HandOver { cause }
             }
             ToWorker::KeepServing { cause, reason } => {
-                let reason = String::from_utf8_lossy(reason).into_owned();
-                match self.replacement.borrow_mut().take() {
-                    // The client gets the reason as its response, and nothing has changed.
-                    Some(sender) => {
-                        tracing::warn!(
-                            component = "worker",
-                            reason,
-                            "{} failed; keeping the current worker",
-                            act(cause)
-                        );
-                        let _ = sender.send(Err(reason));
-                    }
-                    None => {
-                        tracing::error!(
-                            component = "worker",
-                            reason,
-                            "{} failed; keeping the current worker",
-                            act(cause)
-                        );
-                        self.facts.health.fault(TAKING_OVER, reason);
-                        self.takeover_failed.set(true);
-                    }
-                }
+                self.abandoned(cause, String::from_utf8_lossy(reason).into_owned());
                 return;
             }
             ToWorker::Descriptors { pid, count } => {
@@ -312,6 +285,30 @@ impl Control {
         };
         if self.events.try_send(event).is_err() {
             tracing::warn!(?event, "unexpected message after shutdown");
+        }
+    }
+
+    fn stop_began(&self, cause: StopCause) {
+        if cause == StopCause::StartTimeout
+            && let Some(handler) = self.on_start_timeout.borrow().as_ref()
+        {
+            handler();
+        }
+        self.stopping.set(!matches!(cause, StopCause::AppExit | StopCause::StartTimeout));
+    }
+
+    /// No worker takes over: the client that requested one gets the reason, and nothing has changed; without a client it is a fault.
+    fn abandoned(&self, cause: RestartReason, reason: String) {
+        match self.replacement.borrow_mut().take() {
+            Some(sender) => {
+                tracing::warn!(component = "worker", reason, "{} failed; keeping the current worker", act(cause));
+                let _ = sender.send(Err(reason));
+            }
+            None => {
+                tracing::error!(component = "worker", reason, "{} failed; keeping the current worker", act(cause));
+                self.facts.health.fault(TAKING_OVER, reason);
+                self.takeover_failed.set(true);
+            }
         }
     }
 

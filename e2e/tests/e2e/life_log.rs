@@ -24,7 +24,7 @@ fn run(body: &str, app: &[&str]) -> Exit {
 }
 
 #[test]
-fn start_is_logged_with_version_file_and_addresses() {
+fn start_is_logged_with_version_and_addresses() {
     let scene = Scene::new();
     let exit = Outrigger::start(&scene, &format!("app: {{ {STOP} }}"), &["sleep", "300"]).terminate(PATIENCE);
     let started = line(&exit, "outrigger started");

@@ -1,3 +1,5 @@
+//! The walker with a Config type of its own. In: YAML. Out: findings with location and help text.
+
 use super::*;
 use crate::tree::parse;
 use schemars::JsonSchema;
@@ -185,7 +187,7 @@ fn one_error_for_an_unknown_kind() {
 }
 
 #[test]
-fn a_dependent_key_is_required_and_paths_are_complete() {
+fn dependent_key_is_required_paths_are_complete() {
     check_finding("{port: 1, limits: { user: 1 }}", "`user` in `limits` requires `group` / set both or none");
     check_finding("{port: 1, entries: [{git: {}}, {git: {uri: x}}]}", "unknown key `uri` in `entries[1].git`");
 }

@@ -208,7 +208,10 @@ impl Orphans {
 impl Drop for Orphans {
     fn drop(&mut self) {
         for pid in self.0.get_mut().into_iter().flatten() {
+            // The parent first, so that it does not restart its children.
+            let below = descendants(*pid);
             send_signal(*pid, Signal::KILL);
+            below.into_iter().for_each(|pid| send_signal(pid, Signal::KILL));
         }
     }
 }
