@@ -57,7 +57,8 @@ impl Mode {
     pub fn parse(text: &str) -> Result<Mode, String> {
         let digits = matches!(text.len(), 3 | 4) && text.bytes().all(|byte| byte.is_ascii_digit());
         let mode = u32::from_str_radix(text, 8).ok().filter(|mode| digits && *mode <= 0o777);
-        mode.map(Mode).ok_or_else(|| format!("`socket_mode`: `{text}` is not an octal file mode: write 0600 or 0660"))
+        mode.map(Mode)
+            .ok_or_else(|| format!("`admin.socket_mode`: `{text}` is not an octal file mode: write 0600 or 0660"))
     }
 
     fn allows_every_user(self) -> bool {
@@ -95,24 +96,24 @@ impl Config {
             && let Err(reason) = socket::group_number(group)
         {
             findings.push(
-                Diagnostic::error(place(&["socket_group"]), format!("`socket_group`: {reason}"))
+                Diagnostic::error(place(&["socket_group"]), format!("`admin.socket_group`: {reason}"))
                     .help(socket::GROUP_HELP),
             );
         }
         if let Some(token) = &self.token
             && !authorize::is_valid_token(token)
         {
-            let message = "`token` is empty, or has characters that are not allowed in a header";
+            let message = "`admin.token` is empty, or has characters that are not allowed in a header";
             findings.push(
                 Diagnostic::error(place(&["token"]), message).help("use visible ASCII characters without spaces"),
             );
         }
         if self.token.is_some() && self.token_file.is_some() {
-            let message = "`token` and `token_file` are both set";
+            let message = "`admin.token` and `admin.token_file` are both set";
             findings.push(Diagnostic::error(place(&["token_file"]), message).help("keep one of them"));
         }
         for (index, host) in self.allowed_hosts.iter().enumerate().filter(|(_, host)| !authorize::is_name(host)) {
-            let message = format!("`allowed_hosts`: `{host}` is not a host name");
+            let message = format!("`admin.allowed_hosts`: `{host}` is not a host name");
             findings.push(
                 Diagnostic::error(place(&["allowed_hosts", &index.to_string()]), message)
                     .help("write only the name, without scheme, port and path: outrigger.example"),
@@ -120,7 +121,7 @@ impl Config {
         }
         if self.socket_mode.allows_every_user() && self.token.is_none() && self.token_file.is_none() {
             let message = format!(
-                "`socket_mode` {:04o} allows every local user to stop and upgrade Outrigger",
+                "`admin.socket_mode` {:04o} allows every local user to stop and upgrade Outrigger",
                 self.socket_mode.0
             );
             findings.push(
@@ -159,15 +160,15 @@ mod tests {
         check("{ socket: /a, socket_mode: 0660, socket_group: root }", "");
         check("{ socket: /a, socket_mode: \"0660\", socket_group: 1000 }", "");
         check("{ socket_mode: 0666, token: \"${file:/t}\" }", "");
-        check("{ socket_mode: 0666 }", "warning: `socket_mode` 0666 allows every local user");
+        check("{ socket_mode: 0666 }", "warning: `admin.socket_mode` 0666 allows every local user");
         check("{ socket_mode: 660 }", "");
         for wrong in ["rw-rw----", "0888", "7777", "-600", "", "00660", "60"] {
             check(&format!("{{ socket_mode: \"{wrong}\" }}"), "is not an octal file mode");
         }
         check("{ socket_mode: 9 }", "f:1:16");
         check("{ socket_group: no-such-group }", "`no-such-group`");
-        check("{ token: \"\" }", "`token` is empty");
-        check("{ token: \"two words\" }", "`token` is empty, or");
+        check("{ token: \"\" }", "`admin.token` is empty");
+        check("{ token: \"two words\" }", "`admin.token` is empty, or");
         check("{ allowed_hosts: [outrigger.example, sidecar] }", "");
         check("{ allowed_hosts: [a, \"http://b/\"] }", "f:1:22");
         check("{ allowed_hosts: [\"b:9900\"] }", "`b:9900` is not a host name");

@@ -8,7 +8,7 @@ use base::telemetry::family::{Gather as _, write_text};
 use serde::Serialize;
 use std::fmt::Write as _;
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// The data behind all endpoints.
 pub struct View {
@@ -17,8 +17,11 @@ pub struct View {
     pub state: StateDir,
     /// The configuration as JSON, secrets and credentials hidden.
     pub config: serde_json::Value,
-    pub started_at: Instant,
-    /// How often the worker has been replaced.
+    /// When the supervisor started, as Unix time in seconds.
+    pub since: i64,
+    /// How often the worker was replaced, attempts that failed not included.
+    pub restarts: u64,
+    /// How many workers there were before this one, attempts that failed included.
     pub generation: u32,
     /// The app: `pid`, null while it does not run; `running`, null if it is external; `restarts`; and `last_exit`, null or `code`, `signal` (null if it
     /// exited), `core_dumped` and `oom_killed`.
@@ -43,6 +46,7 @@ pub struct Status {
     /// The worst health of all subsystems.
     pub health: State,
     pub uptime_seconds: u64,
+    pub worker_restarts: u64,
     pub worker_generation: u32,
     pub app: serde_json::Value,
     pub sandbox: serde_json::Value,
@@ -104,7 +108,8 @@ impl View {
         Status {
             version: env!("CARGO_PKG_VERSION"),
             health,
-            uptime_seconds: self.started_at.elapsed().as_secs(),
+            uptime_seconds: seconds_since(self.since),
+            worker_restarts: self.restarts,
             worker_generation: self.generation,
             app: (self.app)(),
             sandbox: self.sandbox.clone(),
@@ -135,6 +140,12 @@ impl View {
     }
 }
 
+/// Seconds since a Unix time; 0 if that is in the future.
+fn seconds_since(time: i64) -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    now.saturating_sub(u64::try_from(time).unwrap_or(0))
+}
+
 /// Serialization of these types cannot fail.
 pub fn to_json(value: &impl Serialize) -> String {
     serde_json::to_string(value).unwrap_or_else(|_| "{}".into())
@@ -146,7 +157,7 @@ pub fn terminal(status: &serde_json::Value) -> String {
     let number = |value: &serde_json::Value| value.as_u64().unwrap_or(0);
     let mut out = String::new();
     // Writing to a String cannot fail.
-    let replaced = match number(&status["worker_generation"]) {
+    let replaced = match number(&status["worker_restarts"]) {
         0 => String::new(),
         count => format!(", worker replaced {}", times(count)),
     };
@@ -259,7 +270,8 @@ impl View {
             revisions: Revisions::default(),
             state: StateDir::without("no disk".into()),
             config: serde_json::Value::Null,
-            started_at: Instant::now(),
+            since: 0,
+            restarts: 0,
             generation: 0,
             app: Rc::new(|| serde_json::json!({ "pid": 7, "running": true, "restarts": 0, "last_exit": null })),
             sandbox: serde_json::Value::Null,
@@ -333,7 +345,7 @@ mod tests {
     #[test]
     fn app_line_has_state_restarts_and_last_exit() {
         let check = |app: serde_json::Value, expect: &str| {
-            let shown = terminal(&json!({ "app": app, "worker_generation": 2, "uptime_seconds": 1 }));
+            let shown = terminal(&json!({ "app": app, "worker_restarts": 2, "uptime_seconds": 1 }));
             assert!(shown.contains(&format!("\napp: {expect}\n")), "{shown}");
             assert!(shown.contains("up 1 s, worker replaced 2 times\n"), "{shown}");
         };

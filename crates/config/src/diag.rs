@@ -169,8 +169,8 @@ impl Report {
         if let Some(place) = finding.place {
             let number = place.line.to_string();
             let pad = " ".repeat(number.len());
-            let line = self.shown_line(place.line);
-            let caret_column = place.column.saturating_sub(1) as usize;
+            let (line, start) = self.shown_line(place);
+            let caret_column = (place.column.saturating_sub(1) as usize).saturating_sub(start);
             let indent: String = line.chars().take(caret_column).map(|c| if c == '\t' { '\t' } else { ' ' }).collect();
             let room = line.chars().count().saturating_sub(caret_column).max(1);
             let carets = "^".repeat((place.width.max(1) as usize).min(room));
@@ -185,9 +185,10 @@ impl Report {
         out.push('\n');
     }
 
-    fn shown_line(&self, number: u32) -> String {
-        let line = line_of(&self.text, number);
-        let masked: Vec<_> = self.masked.iter().filter(|place| place.line == number).collect();
+    /// The line of a location, or the part of a long line around it; and how many characters before that part are omitted.
+    fn shown_line(&self, place: Location) -> (String, usize) {
+        let line = line_of(&self.text, place.line);
+        let masked: Vec<_> = self.masked.iter().filter(|masked| masked.line == place.line).collect();
         let hidden: String = line
             .chars()
             .enumerate()
@@ -195,9 +196,12 @@ impl Report {
                 let column = index as u32 + 1;
                 if masked.iter().any(|m| column >= m.column && column < m.column + m.width) { '*' } else { c }
             })
-            .take(LINE_SHOWN_MAX)
             .collect();
-        hide_userinfo(&hidden)
+        // Before the line is cut, since the beginning of a user part may be omitted.
+        let hidden = hide_userinfo(&hidden);
+        let caret = place.column.saturating_sub(1) as usize;
+        let start = if caret < LINE_SHOWN_MAX { 0 } else { caret - LINE_SHOWN_MAX / 2 };
+        (hidden.chars().skip(start).take(LINE_SHOWN_MAX).collect(), start)
     }
 }
 

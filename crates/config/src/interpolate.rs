@@ -183,8 +183,11 @@ fn resolve(name: &str, lookup: &Lookup<'_>, depth: usize, values: &mut Values) -
     let valid = !variable.is_empty() && variable.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
     if !valid {
         // The text is not shown: it may be the secret itself, written in place of a name.
-        return Err(Diagnostic::whole("invalid variable name in a placeholder")
-            .help("write ${NAME}, ${NAME:-default} or ${file:/path}; write `$$` for a literal `$`"));
+        let help = match variable.strip_prefix("env:") {
+            Some(_) => "write ${NAME} without `env:`",
+            None => "write ${NAME}, ${NAME:-default} or ${file:/path}; write `$$` for a literal `$`",
+        };
+        return Err(Diagnostic::whole("invalid variable name in a placeholder").help(help));
     }
     match ((lookup.variable)(variable).filter(|value| !value.is_empty()), default) {
         (Some(value), _) => Ok(value),

@@ -34,38 +34,16 @@ pub fn shown<C: JsonSchema>(tree: &Node) -> serde_json::Value {
     schema::shown(tree, &schema_of::<C>())
 }
 
-/// A file with schema errors: its valid sections can be checked nevertheless.
-pub struct Refused {
+/// A file with errors, and what remains of it without them, so that the rest can be checked.
+pub struct Refused<C> {
     pub report: Report,
     pub tree: Option<Node>,
-    /// The JSON that the schema check produced; values with an error are null or missing.
-    pub json: serde_json::Value,
-}
-
-impl Refused {
-    /// A section that is valid by itself, without its entries that have an error. `depth`: the number of keys down to an entry.
-    /// Adds the names of the entries without which it is valid to `removed`.
-    pub fn section<S: DeserializeOwned>(&self, name: &str, depth: usize, removed: &mut Vec<String>) -> Option<S> {
-        let mut section = self.json.get(name)?.clone();
-        for _ in 0..FINDINGS_MAX {
-            let error = match serde_path_to_error::deserialize(&section) {
-                Ok(valid) => return Some(valid),
-                Err(error) => error,
-            };
-            let path: Vec<Segment> = error.path().iter().take(depth).cloned().collect();
-            let Some((Segment::Map { key: entry }, above)) = path.split_last().filter(|_| path.len() == depth) else {
-                return None;
-            };
-            let mut entries = &mut section;
-            for segment in above {
-                let Segment::Map { key } = segment else { return None };
-                entries = entries.get_mut(key)?;
-            }
-            entries.as_object_mut()?.remove(entry)?;
-            removed.push(entry.clone());
-        }
-        None
-    }
+    /// The Config without the values and entries that have an error. None if the file is not YAML, or nothing remains.
+    pub rest: Option<C>,
+    /// The keys and names of what was removed.
+    pub removed: Vec<String>,
+    /// The locations of placeholders that could not be resolved.
+    pub unresolved: Vec<Location>,
 }
 
 /// Parses, interpolates, checks and deserializes. `Err` contains all findings, with secrets masked.
@@ -74,15 +52,15 @@ pub fn load<C: DeserializeOwned + JsonSchema>(
     text: &str,
     lookup: &Lookup<'_>,
 ) -> Result<Loaded<C>, Report> {
-    load_or_sections(file, text, lookup).map_err(|refused| refused.report)
+    load_or_rest(file, text, lookup).map_err(|refused| refused.report)
 }
 
-/// Like `load`; for a file with errors, `Err` also has the sections without errors.
-pub fn load_or_sections<C: DeserializeOwned + JsonSchema>(
+/// Like `load`; for a file with errors, `Err` also has what is valid.
+pub fn load_or_rest<C: DeserializeOwned + JsonSchema>(
     file: &str,
     text: &str,
     lookup: &Lookup<'_>,
-) -> Result<Loaded<C>, Box<Refused>> {
+) -> Result<Loaded<C>, Box<Refused<C>>> {
     let mut report = Report::new(file, text);
     let mut tree = match tree::parse(text) {
         Ok(tree) => tree,
@@ -91,13 +69,18 @@ pub fn load_or_sections<C: DeserializeOwned + JsonSchema>(
             let lines: HashSet<u32> = places.map(|place| place.line).collect();
             lines.into_iter().for_each(|line| mask_by_name(text, line, &mut report));
             report.extend(findings);
-            return Err(Box::new(Refused { report, tree: None, json: serde_json::Value::Null }));
+            return Err(Box::new(Refused {
+                report,
+                tree: None,
+                rest: None,
+                removed: Vec::new(),
+                unresolved: Vec::new(),
+            }));
         }
     };
-    let Interpolated { findings: unresolved, names, values, credentials, .. } = interpolate::apply(&mut tree, lookup);
-    values.iter().for_each(|(value, written)| report.hide(value, written));
-    let errors = unresolved.iter().filter(|finding| finding.severity == Severity::Error);
-    let unresolved_places: Vec<_> = errors.filter_map(|finding| finding.place).collect();
+    let Interpolated { findings, names, values, credentials, .. } = interpolate::apply(&mut tree, lookup);
+    let errors = findings.iter().filter(|finding| finding.severity == Severity::Error);
+    let unresolved: Vec<_> = errors.filter_map(|finding| finding.place).collect();
     let checked = schema::check(&tree, &schema_of::<C>());
     mask_secrets(&tree, &checked.secrets.iter().copied().collect(), false, &mut report);
     let files = names.iter().filter_map(|(_, name)| name.strip_prefix("file:")).map(PathBuf::from).collect();
@@ -109,22 +92,80 @@ pub fn load_or_sections<C: DeserializeOwned + JsonSchema>(
     let secret = names.iter().filter(|(place, name)| checked.secrets.contains(place) && !name.starts_with("file:"));
     let credentials = credentials.into_iter().filter(|name| !name.starts_with("file:"));
     let secret_variables = secret.map(|(_, name)| name.clone()).chain(credentials).collect();
-    report.extend(unresolved);
+    report.extend(findings);
     // A value that could not be interpolated would be reported a second time for its type.
-    report.extend(
-        checked.findings.into_iter().filter(|f| f.place.is_none_or(|place| !unresolved_places.contains(&place))),
-    );
-    if report.has_errors() {
-        return Err(Box::new(Refused { report, tree: Some(tree), json: checked.json }));
+    let is_resolved = |finding: &Diagnostic| finding.place.is_none_or(|place| !unresolved.contains(&place));
+    // The walker shows no interpolated value.
+    let reported: Vec<_> = checked.findings.iter().filter_map(|finding| finding.place).collect();
+    report.extend(checked.findings.into_iter().filter(is_resolved));
+    values.iter().for_each(|(value, written)| report.hide(value, written));
+    let Decoded { config, findings, removed } = decode(checked.json, &tree);
+    let is_new = |finding: &Diagnostic| finding.place.is_none_or(|place| !reported.contains(&place));
+    report.extend(findings.into_iter().filter(|finding| is_resolved(finding) && is_new(finding)));
+    match config {
+        Some(config) if !report.has_errors() => Ok(Loaded { config, tree, report, secret_variables, files, contents }),
+        rest => Err(Box::new(Refused { report, tree: Some(tree), rest, removed, unresolved })),
     }
-    match serde_path_to_error::deserialize(&checked.json) {
-        Ok(config) => Ok(Loaded { config, tree, report, secret_variables, files, contents }),
-        Err(error) => {
-            let path = error.path().to_string();
-            let keys: Vec<&str> = path.split(['.', '[', ']']).filter(|part| !part.is_empty()).collect();
-            report.push(Diagnostic::error(tree.at(&keys).place, error.inner().to_string()));
-            Err(Box::new(Refused { report, tree: Some(tree), json: checked.json }))
+}
+
+/// A Config, without the values that serde rejects.
+struct Decoded<C> {
+    config: Option<C>,
+    findings: Vec<Diagnostic>,
+    removed: Vec<String>,
+}
+
+/// What the walker has reported, and set to null or left absent.
+const REPORTED: [&str; 3] = ["invalid type: null", "missing field", "unknown field"];
+
+/// Reports each value that serde rejects, and removes it.
+fn decode<C: DeserializeOwned>(mut json: serde_json::Value, tree: &Node) -> Decoded<C> {
+    let (mut findings, mut removed) = (Vec::new(), Vec::new());
+    for _ in 0..FINDINGS_MAX {
+        let error = match serde_path_to_error::deserialize::<_, C>(&json) {
+            Ok(config) => return Decoded { config: Some(config), findings, removed },
+            Err(error) => error,
+        };
+        let keys: Vec<String> = error.path().iter().filter_map(key_of).collect();
+        let message = error.inner().to_string();
+        if !REPORTED.iter().any(|known| message.starts_with(known)) {
+            let place = tree.at(&keys.iter().map(String::as_str).collect::<Vec<_>>()).place;
+            findings.push(Diagnostic::error(place, message));
         }
+        let Some((last, above)) = keys.split_last() else { break };
+        let parent = above.iter().try_fold(&mut json, |json, key| match json {
+            serde_json::Value::Array(items) => items.get_mut(key.parse::<usize>().ok()?),
+            json => json.get_mut(key),
+        });
+        if !parent.is_some_and(|parent| remove(parent, last)) {
+            break;
+        }
+        removed.push(last.clone());
+    }
+    Decoded { config: None, findings, removed }
+}
+
+/// Removes a key or an index; false if there is none.
+fn remove(parent: &mut serde_json::Value, key: &str) -> bool {
+    match parent {
+        serde_json::Value::Object(entries) => entries.remove(key).is_some(),
+        serde_json::Value::Array(items) => match key.parse::<usize>() {
+            Ok(index) if index < items.len() => {
+                items.remove(index);
+                true
+            }
+            _ => false,
+        },
+        _ => false,
+    }
+}
+
+fn key_of(segment: &Segment) -> Option<String> {
+    match segment {
+        Segment::Map { key } => Some(key.clone()),
+        Segment::Seq { index } => Some(index.to_string()),
+        Segment::Enum { variant } => Some(variant.clone()),
+        Segment::Unknown => None,
     }
 }
 

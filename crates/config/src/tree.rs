@@ -64,6 +64,11 @@ impl Node {
         }
     }
 
+    /// Whether this mapping has a key.
+    pub fn has(&self, key: &str) -> bool {
+        matches!(&self.value, Value::Map(entries) if entries.iter().any(|entry| entry.key == key))
+    }
+
     /// The node at a path of keys and indexes, or its deepest existing ancestor.
     pub fn at(&self, path: &[&str]) -> &Node {
         let Some((first, rest)) = path.split_first() else {

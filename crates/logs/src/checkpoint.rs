@@ -27,8 +27,8 @@ const SYNC_EVERY: Duration = Duration::from_secs(5);
 /// How often a failed write of a checkpoint is retried.
 const RETRY_WRITE: Duration = Duration::from_secs(1);
 /// The ids in health: of the checkpoint file, and of a file without room.
-pub const PART: &str = "state logs/checkpoints";
-const ROOM: &str = "state logs/checkpoints room";
+pub const PART: &str = "logs.checkpoints";
+const ROOM: &str = "logs.checkpoints room";
 /// The file has room again when one in this many slots is free.
 const ROOM_SHARE: usize = 10;
 
@@ -317,7 +317,7 @@ impl Inner {
             health.recovered(ROOM);
         }
         if self.slots.len() < SLOTS_MAX && health.recovered(PART) {
-            tracing::info!(component = "state", "checkpoint writes recovered");
+            tracing::info!(component = "logs.checkpoints", "checkpoint writes recovered");
         }
     }
 
@@ -328,7 +328,7 @@ impl Inner {
     fn report(&self, part: &str, text: String) {
         if self.health.as_ref().is_some_and(|health| health.fault(part, text.clone())) {
             tracing::warn!(
-                component = "state",
+                component = "logs.checkpoints",
                 error = text,
                 "checkpoints are not persisted; a restart will re-read log files (duplicates)"
             );

@@ -76,7 +76,8 @@ impl Plan {
             for (index, input) in entry.inputs.iter().flatten().enumerate() {
                 if !config.sources.contains_key(input) {
                     let place = root.at(&["sinks", name, "inputs", &index.to_string()]).place;
-                    let finding = Diagnostic::error(place, format!("unknown log source `{input}` in `inputs`"));
+                    let finding =
+                        Diagnostic::error(place, format!("unknown log source `{input}` in `logs.sinks.{name}.inputs`"));
                     let near = nearest(input, names.iter().map(|name| name.as_str()));
                     let all = || names.iter().map(|name| name.as_str()).collect::<Vec<_>>().join(", ");
                     findings.push(match near {

@@ -168,7 +168,7 @@ impl Builder {
         for sink in &self.plan.sinks {
             self.health.component(sink.component().id, sink.kind.name());
         }
-        self.health.component("state", "state");
+        self.health.component("logs.checkpoints", "file");
     }
 
     fn start_sinks(&self) -> (Vec<Rc<Queue>>, Vec<JoinHandle<()>>) {

@@ -100,7 +100,10 @@ impl Plan {
             let interval = kind.interval();
             if interval < INTERVAL_MIN {
                 let key = root.at(&["sources", name]).place;
-                findings.push(Diagnostic::error(key, format!("`interval` of `{name}` is shorter than 100ms")));
+                findings.push(Diagnostic::error(
+                    key,
+                    format!("the interval of `metrics.sources.{name}` is shorter than 100ms"),
+                ));
             }
             sources.push(SourcePlan { name: name.clone(), kind, interval });
         }

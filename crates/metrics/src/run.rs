@@ -280,7 +280,7 @@ impl Collector {
         match error {
             Some(text) => {
                 if self.health.fault(&entry.id, text.clone()) {
-                    tracing::warn!(component = entry.id, error = text, "metric source failing (scrape failed)");
+                    tracing::warn!(component = entry.id, error = text, "metric source failing; retrying");
                 }
             }
             None => {

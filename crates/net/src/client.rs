@@ -147,8 +147,11 @@ impl Client {
         let response = sent.map_err(|error| {
             let unsent = error.is_canceled() || error.is_closed() || error.is_incomplete_message();
             let text = match tls::late_reason(&error, &target.host) {
-                Some(reason) => format!("TLS with {}: {reason}", target.host),
-                None => format!("{host} closed the connection: {error}"),
+                Some(reason) => format!("TLS with {host}: {reason}"),
+                None if error.is_parse() => {
+                    format!("{host} does not speak HTTP; check the port, or use https: {error}")
+                }
+                None => format!("{host} closed the connection: {}", deepest(&error)),
             };
             (Error::network(text), unsent)
         })?;
@@ -252,6 +255,15 @@ fn insert(headers: &mut HeaderMap, name: &str, value: &str) -> Result<(), Error>
     let name_ok = HeaderName::from_bytes(name.as_bytes()).map_err(|_| bad())?;
     headers.insert(name_ok, HeaderValue::from_str(value).map_err(|_| bad())?);
     Ok(())
+}
+
+/// The cause of an error that has no further cause, such as "connection reset by peer".
+fn deepest<'e>(error: &'e (dyn std::error::Error + 'static)) -> &'e dyn std::error::Error {
+    let mut error = error;
+    while let Some(source) = error.source() {
+        error = source;
+    }
+    error
 }
 
 /// The host and port of a URL, without credentials.

@@ -88,6 +88,7 @@ pub enum Auth {
 
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(extend("x-exactly-one" = ["password", "password_file"]))]
 pub struct Basic {
     /// The user name (RFC 7617).
     pub username: String,
@@ -101,9 +102,11 @@ pub struct Basic {
 
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(extend("x-exactly-one" = ["token", "token_file"]))]
 pub struct Bearer {
     /// The token itself (RFC 6750), best as `${file:…}`.
     #[serde(default)]
+    #[schemars(extend("minLength" = 1))]
     pub token: Option<Secret>,
     /// A file with the token, re-read for each attempt, at most 64KiB. Instead of `token`.
     #[serde(default)]

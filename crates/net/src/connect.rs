@@ -118,7 +118,7 @@ impl Connector {
             if let Some(proxy) = &target.proxy {
                 tunnel(&mut tcp, target, proxy).await?;
             }
-            self.tls.connect(&target.host, tcp).await
+            self.tls.connect(&target.host, target.port, tcp).await
         };
         let late = || Error::network(format!("TLS handshake with {} timed out after {within:?}", target.host_header()));
         let left = within.saturating_sub(began.elapsed());

@@ -46,7 +46,7 @@ impl Factory {
         Ok(Factory { config: Arc::new(config.clone()), shared: OnceLock::new() })
     }
 
-    pub async fn connect(&self, host: &str, tcp: TcpStream) -> Result<TlsStream<TcpStream>, Error> {
+    pub async fn connect(&self, host: &str, port: u16, tcp: TcpStream) -> Result<TlsStream<TcpStream>, Error> {
         let config = match self.shared.get() {
             Some(config) => config.clone(),
             None => {
@@ -63,7 +63,7 @@ impl Factory {
         let name = ServerName::try_from(host.trim_end_matches('.').to_string())
             .map_err(|_| Error::us(format!("`{host}` is not a valid TLS server name")).finally())?;
         let connected = TlsConnector::from(config).connect(name, tcp).await;
-        connected.map_err(|error| Error::network(format!("TLS with {host}: {}", reason(&error, host))))
+        connected.map_err(|error| Error::network(format!("TLS with {host}:{port}: {}", reason(&error, host))))
     }
 }
 
@@ -85,7 +85,12 @@ pub fn late_reason(error: &hyper::Error, host: &str) -> Option<String> {
 /// lasts is logged once.
 fn reason(error: &std::io::Error, host: &str) -> String {
     use rustls::{AlertDescription as Alert, CertificateError as Invalid, Error as Tls};
-    let Some(tls) = error.get_ref().and_then(|inner| inner.downcast_ref::<Tls>()) else { return error.to_string() };
+    let Some(tls) = error.get_ref().and_then(|inner| inner.downcast_ref::<Tls>()) else {
+        return match error.kind() {
+            std::io::ErrorKind::UnexpectedEof => "closed during the handshake; check the port, or use http".into(),
+            _ => error.to_string(),
+        };
+    };
     match tls {
         Tls::InvalidCertificate(Invalid::UnknownIssuer) => {
             "the issuer of its certificate is unknown; set tls.ca_file to the certificate of its CA".into()

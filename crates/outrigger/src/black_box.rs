@@ -86,15 +86,20 @@ impl BlackBox {
     }
 
     fn write(&self, content: Content) {
-        let Some(name) = self.next_name() else { return };
+        let Some(name) = self.next_name() else {
+            let text = "not written: there is no state directory";
+            tracing::warn!(component = PART, process = content.process, "black box file {text}");
+            self.health.fault(PART, text);
+            return;
+        };
         let bytes = serde_json::to_vec_pretty(&content).unwrap_or_default();
         match self.state.write(&name, &bytes) {
             Ok(()) => {
                 self.health.recovered(PART);
-                tracing::info!(file = name, process = content.process, "wrote black box file");
+                tracing::info!(component = PART, file = name, process = content.process, "wrote black box file");
             }
             Err(error) => {
-                tracing::warn!(%error, "cannot write the black box file");
+                tracing::warn!(component = PART, %error, "cannot write the black box file");
                 self.health.fault(PART, format!("cannot write the black box file: {error}"));
             }
         }

@@ -31,7 +31,7 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use supervisor::message::{EXIT_HANDED_OVER, StopCause, ToSupervisor};
 use supervisor::restarts::{RestartReason, Restarts};
 use supervisor::worker::{Crash, SavedConfig};
@@ -60,7 +60,6 @@ pub struct Worker {
     /// When the supervisor started, as Unix time in seconds.
     pub since: i64,
     pub companion: bool,
-    pub started_at: Instant,
     pub level: logging::LevelHandle,
     pub reloader: Rc<Reloader>,
     pub sandbox: serde_json::Value,
@@ -103,30 +102,13 @@ impl Worker {
         }
         let access = records.then_some(receiver);
         let listening = plans.listening();
-        let (mut gate, admin) = match self.start_rest(plans, &state, access, counters) {
+        let (gate, admin) = match self.start_rest(plans, &state, access, counters) {
             Ok(started) => started,
             Err(errors) => return self.cannot_start(&errors),
         };
         self.sockets.forget_rest();
-        self.scope.spawn("readiness", readiness(port, self.facts.clone()));
-        let (opener, telemetry, closed) = (self.control.clone(), self.telemetry.clone(), gate.sync.clone());
-        self.control.on_start_timeout(move || {
-            let waiting_for = closed.as_ref().map(sync::run::Gate::closed).unwrap_or_default().join(", ");
-            tracing::error!(component = "app", waiting_for, "start gates did not open within app.start.timeout");
-        });
-        self.scope.spawn("gate", async move {
-            if tokio::time::timeout(start.timeout.0, gate.open()).await.is_err()
-                && start.on_timeout == OnTimeout::Continue
-            {
-                // A platform that waits for `/started` before it starts the app of another container stops waiting, too.
-                let waiting_for = gate.closed().join(", ");
-                tracing::warn!(component = "app", timeout = %start.timeout, waiting_for, "start gates did not open in time; starting the app anyway");
-                telemetry.healths().iter().for_each(|health| health.set_started());
-                opener.send(ToSupervisor::StartApp);
-            }
-            gate.open().await;
-            opener.send(ToSupervisor::StartApp);
-        });
+        self.scope.spawn("readiness", readiness(port, self.companion, self.facts.clone()));
+        self.start_app_after(gate, start);
         self.control.send(ToSupervisor::Serving);
         self.log_start(listening);
         self.reloader.measure(ReloadMetrics::new(&self.telemetry, &self.restarts));
@@ -140,6 +122,31 @@ impl Worker {
             log_undelivered(&self.telemetry);
         }
         code
+    }
+
+    /// Requests the start of the app when the gates have opened, or after `app.start.timeout` if that is configured.
+    fn start_app_after(&self, mut gate: Gate, start: crate::app::Start) {
+        let (opener, telemetry, closed) = (self.control.clone(), self.telemetry.clone(), gate.sync.clone());
+        let companion = self.companion;
+        self.control.on_start_timeout(move || {
+            let waiting_for = closed.as_ref().map(sync::run::Gate::closed).unwrap_or_default().join(", ");
+            let timeout = start.timeout;
+            tracing::error!(component = "app", %timeout, waiting_for, "start gates did not open within app.start.timeout");
+        });
+        self.scope.spawn("gate", async move {
+            if tokio::time::timeout(start.timeout.0, gate.open()).await.is_err()
+                && start.on_timeout == OnTimeout::Continue
+            {
+                // A platform that waits for `/started` before it starts the app of another container stops waiting, too.
+                let waiting_for = gate.closed().join(", ");
+                let next = if companion { "/started succeeds nevertheless" } else { "starting the app nevertheless" };
+                tracing::warn!(component = "app", timeout = %start.timeout, waiting_for, "start gates did not open within app.start.timeout; {next}");
+                telemetry.healths().iter().for_each(|health| health.set_started());
+                opener.send(ToSupervisor::StartApp);
+            }
+            gate.open().await;
+            opener.send(ToSupervisor::StartApp);
+        });
     }
 
     /// One log line for what this worker is and why it was started.
@@ -238,7 +245,8 @@ impl Worker {
             revisions,
             state: state.clone(),
             config: plans.shown,
-            started_at: self.started_at,
+            since: self.since,
+            restarts: self.restarts.counts().map(|(_, count)| count).sum(),
             generation: self.generation,
             app: shown_app(self.facts.clone(), self.companion),
             sandbox: self.sandbox.clone(),

@@ -86,6 +86,9 @@ pub struct Control {
     /// An abnormal exit before `on_exit` was set: this worker does not own the state yet.
     unreported: Cell<Option<Ended>>,
     takeover_failed: Cell<bool>,
+    failure: RefCell<String>,
+    /// Why the app could not be started.
+    start_error: RefCell<Option<String>>,
 }
 
 impl Control {
@@ -107,6 +110,8 @@ impl Control {
             handing_over: Cell::new(false),
             unreported: Cell::default(),
             takeover_failed: Cell::new(false),
+            failure: RefCell::default(),
+            start_error: RefCell::default(),
         };
         Ok((Rc::new(control), receiver))
     }
@@ -173,6 +178,11 @@ impl Control {
         let result = receiver.await;
         self.replacement.borrow_mut().take();
         result.unwrap_or_else(|_| Err("the supervisor has exited".into()))
+    }
+
+    /// Why the last requested worker could not take over.
+    pub fn failure(&self) -> String {
+        self.failure.borrow().clone()
     }
 
     /// Whether a worker could not take over since the last call, without a request that waits for it.
@@ -254,6 +264,10 @@ impl Control {
                 self.stop_began(cause);
                 Event::Stop { until: Instant::now() + Duration::from_millis(left_ms), cause }
             }
+            ToWorker::AppNotStarted { reason } => {
+                self.start_error.replace(Some(String::from_utf8_lossy(reason).into_owned()));
+                return;
+            }
             ToWorker::ExternalAppOver => Event::AppExited,
             ToWorker::AppKilled => {
                 let pid = self.facts.pid.load(Ordering::Relaxed);
@@ -299,6 +313,7 @@ impl Control {
 
     /// No worker takes over: the client that requested one gets the reason, and nothing has changed; without a client it is a fault.
     fn abandoned(&self, cause: RestartReason, reason: String) {
+        self.failure.replace(reason.clone());
         match self.replacement.borrow_mut().take() {
             Some(sender) => {
                 tracing::warn!(component = "worker", reason, "{} failed; keeping the current worker", act(cause));
@@ -331,7 +346,8 @@ impl Control {
         };
         let restarts = self.facts.restarts.get();
         if not_started {
-            tracing::error!(component = "app", code, "app not started{next}");
+            let error = self.start_error.take();
+            tracing::error!(component = "app", code, error, "app not started{next}");
         } else if out_of_memory {
             tracing::error!(component = "app", code, signal = killed_by, restarts, "app OOM-killed{next}");
         } else if core_dumped {

@@ -42,10 +42,22 @@ pub fn explain(kind: Option<&str>) -> i32 {
         return output::print(&text);
     };
     match wanted {
-        METRICS => return output::print(&own_metrics()),
-        REASONS => return output::print(&reasons()),
+        METRICS => return output::print(&own_metrics(|_| true)),
+        REASONS => return output::print(&reasons(|_| true)),
+        _ if crate::telemetry::all().iter().any(|metric| metric.name == wanted) => {
+            return output::print(&own_metrics(|name| name == wanted));
+        }
+        _ if Reason::ALL.iter().any(|reason| reason.as_str() == wanted) => {
+            return output::print(&reasons(|name| name == wanted));
+        }
         _ => {}
     }
+    let ending = ending_in(&root, wanted);
+    // A name without its path, if there is only one.
+    let wanted = match ending.as_slice() {
+        [only] if section(&root, wanted).is_none() => only,
+        _ => wanted,
+    };
     let all = registries();
     let found = all.iter().find_map(|(path, kinds)| {
         kinds.iter().find(|kind| wanted == format!("{path}.{}", kind.name)).map(|kind| (path, kind))
@@ -60,12 +72,11 @@ pub fn explain(kind: Option<&str>) -> i32 {
                 .collect();
             base::system::output::note(&format!("error: unknown component `{wanted}`\n"));
             let sections = sections().map(|(name, _)| name);
-            let help = match ending_in(&root, wanted).as_slice() {
+            let help = match ending.as_slice() {
                 [] => match nearest(wanted, names.iter().chain(sections).map(String::as_str)) {
                     Some(near) => format!("did you mean `{near}`?"),
                     None => "`outrigger explain` lists all components".into(),
                 },
-                [one] => format!("did you mean `{one}`?"),
                 several => format!("use the whole path: {}", several.join(", ")),
             };
             base::system::output::note(&format!("  help: {help}\n"));
@@ -78,12 +89,12 @@ pub fn explain(kind: Option<&str>) -> i32 {
 const METRICS: &str = "outrigger.metrics";
 const REASONS: &str = "outrigger.reasons";
 
-/// All of Outrigger's own metrics.
-fn own_metrics() -> String {
+/// Outrigger's own metrics.
+fn own_metrics(is_wanted: impl Fn(&str) -> bool) -> String {
     let mut out = format!(
         "{METRICS}\n\nMetrics of Outrigger itself, on the admin listener and at sinks with a `self` source.\n\n"
     );
-    for metric in crate::telemetry::all() {
+    for metric in crate::telemetry::all().into_iter().filter(|metric| is_wanted(metric.name)) {
         let labels = if metric.labels.is_empty() { "no labels".into() } else { metric.labels.join(", ") };
         let _ = writeln!(out, "  {} ({}: {labels})", metric.name, metric.kind.as_str());
         let _ = writeln!(out, "{}", wrap(metric.help, "      "));
@@ -91,10 +102,10 @@ fn own_metrics() -> String {
     out
 }
 
-/// All reasons of the ledger.
-fn reasons() -> String {
+/// Reasons of the ledger.
+fn reasons(is_wanted: impl Fn(&str) -> bool) -> String {
     let mut out = format!("{REASONS}\n\nWhy records are dropped, in the ledger and in metrics.\n\n");
-    for reason in Reason::ALL {
+    for reason in Reason::ALL.into_iter().filter(|reason| is_wanted(reason.as_str())) {
         let _ = writeln!(out, "  {}\n{}", reason.as_str(), wrap(reason.about(), "      "));
     }
     out
@@ -115,12 +126,30 @@ fn document(path: &str, kind: &KindInfo) -> String {
 /// A section or key by its path. For a mapping of names, such as `proxy.clusters`, the value of one name is shown.
 fn section(root: &Value, path: &str) -> Option<String> {
     let (mut node, mut description) = (root, None);
+    let mut property = None;
     for key in path.split('.') {
-        let (found, about) = properties(root, entry(root, node)).into_iter().find(|(name, ..)| *name == key)?.1;
-        (node, description) = (found, about);
+        let known = properties(root, entry(root, node));
+        // A mistyped kind is not the name of an entry.
+        let is_near = nearest(key, known.iter().map(|(name, _)| *name)).is_some();
+        match known.into_iter().find(|(name, ..)| *name == key) {
+            Some((_, (found, about))) => {
+                (node, description, property) = (found, about, Some(found));
+            }
+            // The name of an entry, or an index: its keys are those of each entry.
+            None if !is_near && property.is_some_and(|property| has_entries(root, property)) => property = None,
+            None => return None,
+        }
     }
     let inside = entry(root, node);
-    Some(keys(path, description.or(inside["description"].as_str())?, root, inside))
+    let mut text = keys(path, description.or(inside["description"].as_str())?, root, inside);
+    if properties(root, inside).is_empty() {
+        let default = match &node["default"] {
+            Value::Null => String::new(),
+            default => format!(", default {default}"),
+        };
+        let _ = writeln!(text, "Type: {}{default}", type_name(root, node));
+    }
+    Some(text)
 }
 
 /// The keys of a mapping, each with its schema and description; for an entry of exactly one kind, the kinds.
@@ -133,6 +162,12 @@ fn properties<'a>(root: &'a Value, schema: &'a Value) -> Vec<(&'a str, (&'a Valu
         (key.as_str(), (property, about(property).or(about(variant)).or(about(entry(root, property)))))
     });
     own(schema).map(|(key, property)| (key.as_str(), (property, about(property)))).chain(kinds).collect()
+}
+
+/// Whether a node is a mapping of names or a list, so that a path continues with a name or an index.
+fn has_entries(root: &Value, node: &Value) -> bool {
+    let node = mapping(root, node);
+    node["additionalProperties"].is_object() || node["items"].is_object()
 }
 
 /// How many paths a help text lists.
@@ -154,14 +189,22 @@ fn ending_in(root: &Value, keys: &str) -> Vec<String> {
     found
 }
 
+fn resolve<'a>(root: &'a Value, node: &'a Value) -> &'a Value {
+    let target = node["$ref"].as_str().and_then(|to| root.pointer(to.trim_start_matches('#')));
+    target.unwrap_or(node)
+}
+
+/// A node after "or null" and its reference.
+fn mapping<'a>(root: &'a Value, node: &'a Value) -> &'a Value {
+    let optional = node["anyOf"].as_array().and_then(|list| list.iter().find(|variant| variant["type"] != "null"));
+    resolve(root, optional.unwrap_or(node))
+}
+
 /// Resolves the reference of a node; for a list or a mapping of names, returns the schema of its values.
 fn entry<'a>(root: &'a Value, node: &'a Value) -> &'a Value {
-    let optional = node["anyOf"].as_array().and_then(|list| list.iter().find(|variant| variant["type"] != "null"));
-    let reference = |node: &'a Value| node["$ref"].as_str().and_then(|to| root.pointer(to.trim_start_matches('#')));
-    let node = optional.unwrap_or(node);
-    let node = reference(node).unwrap_or(node);
+    let node = mapping(root, node);
     match (&node["additionalProperties"], &node["items"]) {
-        (each @ Value::Object(_), _) | (_, each @ Value::Object(_)) => reference(each).unwrap_or(each),
+        (each @ Value::Object(_), _) | (_, each @ Value::Object(_)) => resolve(root, each),
         _ => node,
     }
 }

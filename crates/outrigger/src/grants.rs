@@ -141,9 +141,13 @@ fn find(program: &str) -> Vec<PathBuf> {
     std::env::split_paths(&path).map(|directory| directory.join(program)).filter(|path| path.is_file()).collect()
 }
 
-/// The programs of the configuration that this system is missing, as messages.
-pub fn missing_programs(needs: &Needs) -> Vec<String> {
-    let programs = needs.programs.iter().filter(|program| find(program).is_empty());
+/// The programs of the configuration, and the app's own, that this system is missing, as messages.
+pub fn missing_programs(plans: &Plans) -> Vec<String> {
+    let app = plans.app.app.as_ref().and_then(|app| app.argv.first());
+    let app = app.and_then(|program| String::from_utf8(program.clone()).ok());
+    // A relative path is relative to the app's directory.
+    let app = app.filter(|program| !program.contains('/') || program.starts_with('/'));
+    let programs = plans.needs.programs.iter().chain(&app).filter(|program| find(program).is_empty());
     let mut missing: Vec<String> = programs
         .map(|program| format!("program `{program}` is not installed, and the configuration requires it"))
         .collect();

@@ -9,7 +9,7 @@ use base::system::output;
 use config::diag::{Diagnostic, Report, Severity};
 use config::interpolate::Lookup;
 use config::needs::Needs;
-use config::tree::Node;
+use config::tree::{Node, Value};
 use config::unit::ByteSize;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -89,7 +89,7 @@ impl Source {
     /// The same, with another lookup for placeholders.
     pub fn plans_with(&self, command: &[OsString], lookup: &Lookup<'_>) -> Result<(Plans, Report), Report> {
         let shown = self.path.display().to_string();
-        let loaded = config::load::load_or_sections::<Config>(&shown, &self.text, lookup);
+        let loaded = config::load::load_or_rest::<Config>(&shown, &self.text, lookup);
         let config::load::Loaded { config, tree, mut report, secret_variables, files, contents } = match loaded {
             Ok(loaded) => loaded,
             Err(refused) => return Err(check_rejected(*refused, command)),
@@ -212,41 +212,33 @@ impl Sections<'_> {
     }
 }
 
-/// Checks the meaning of the sections with a valid schema, so that one run reports all errors.
-fn check_rejected(refused: config::load::Refused, command: &[OsString]) -> Report {
-    // Names of entries with an error, such as `logs.sinks.NAME` and `sync.NAME`.
-    let mut removed = Vec::new();
-    let app: Option<App> = refused.section("app", usize::MAX, &mut removed);
-    let configured = app.iter().flat_map(|app| &app.command).map(OsString::from).collect::<Vec<_>>();
-    let limits = refused.section("limits", usize::MAX, &mut removed);
-    let admin = refused.section("admin", usize::MAX, &mut removed);
-    let logs = refused.section("logs", 2, &mut removed);
-    let metrics = refused.section("metrics", 2, &mut removed);
-    let proxy = refused.section("proxy", 2, &mut removed);
-    let sync = refused.section("sync", 1, &mut removed);
+/// Checks the meaning of what remains without the errors, so that one run reports all of them.
+fn check_rejected(refused: config::load::Refused<Config>, command: &[OsString]) -> Report {
+    let config::load::Refused { mut report, tree, rest, removed, unresolved } = refused;
+    let (Some(tree), Some(config)) = (tree, rest) else { return report };
+    let configured = config.app.command.iter().map(OsString::from).collect::<Vec<_>>();
     let sections = Sections {
         command: if command.is_empty() { &configured } else { command },
         secret_variables: &[],
         container: base::system::cgroup::memory_limit(),
-        proxied: refused.json.get("proxy").is_some(),
-        app: app.as_ref(),
-        limits: limits.as_ref(),
-        admin: admin.as_ref(),
-        logs: logs.as_ref(),
-        metrics: metrics.as_ref(),
-        sync: sync.as_ref(),
-        proxy: proxy.as_ref(),
+        proxied: tree.has("proxy"),
+        app: Some(&config.app),
+        limits: Some(&config.limits),
+        admin: Some(&config.admin),
+        logs: config.logs.as_ref(),
+        metrics: config.metrics.as_ref(),
+        sync: Some(&config.sync),
+        proxy: config.proxy.as_ref(),
     };
-    let mut report = refused.report;
-    if let Some(tree) = &refused.tree {
-        let known = report.findings().len();
-        sections.plan(tree, &mut report);
-        // Without an entry, references to it are errors, and others have no effect.
-        let mentions = |finding: &Diagnostic| removed.iter().any(|name| finding.message.contains(&format!("`{name}`")));
-        report.retain_after(known, |finding| {
-            removed.is_empty() || (finding.severity == Severity::Error && !mentions(finding))
-        });
-    }
+    let known = report.findings().len();
+    sections.plan(&tree, &mut report);
+    // Without what was removed, references to it are errors, and other keys have no effect.
+    let mentions = |finding: &Diagnostic| removed.iter().any(|name| finding.message.contains(&format!("`{name}`")));
+    report.retain_after(known, |finding| {
+        let is_resolved = finding.place.is_none_or(|place| !unresolved.contains(&place));
+        let follows = !removed.is_empty() && (finding.severity == Severity::Warning || mentions(finding));
+        is_resolved && !follows
+    });
     report
 }
 
@@ -368,7 +360,7 @@ fn check_times(app: &App, tree: &Node) -> Option<Diagnostic> {
     (needed > stop.timeout.0).then(|| {
         let place = tree.at(&["stop", "timeout"]).place;
         let message = format!(
-            "`timeout` is {}, but drain_timeout and grace_period may take {}",
+            "`app.stop.timeout` is {}, but drain_timeout and grace_period may take {}",
             stop.timeout,
             config::unit::TimeSpan(needed)
         );
@@ -377,17 +369,53 @@ fn check_times(app: &App, tree: &Node) -> Option<Diagnostic> {
     })
 }
 
+/// Warnings for the files of certificates and credentials that cannot be read here: the values of keys that end in `_file`.
+fn unreadable_files(source: &Source) -> Vec<Diagnostic> {
+    fn walk(node: &Node, path: &str, findings: &mut Vec<Diagnostic>) {
+        match &node.value {
+            Value::Map(entries) => entries.iter().for_each(|entry| {
+                let path = if path.is_empty() { entry.key.clone() } else { format!("{path}.{}", entry.key) };
+                match &entry.node.value {
+                    Value::Scalar { text, .. } if entry.key.ends_with("_file") && !path.starts_with("app.external") => {
+                        if let Err(error) = std::fs::File::open(text) {
+                            let message = format!("`{path}`: cannot open {text}: {error}");
+                            let help = "the file must be readable where this configuration runs";
+                            findings.push(Diagnostic::warning(entry.node.place, message).help(help));
+                        }
+                    }
+                    _ => walk(&entry.node, &path, findings),
+                }
+            }),
+            Value::List(items) => items.iter().for_each(|item| walk(item, path, findings)),
+            Value::Scalar { .. } => {}
+        }
+    }
+    let mut findings = Vec::new();
+    if let Ok(mut tree) = config::tree::parse(&source.text) {
+        config::interpolate::apply(&mut tree, &Lookup::HERE);
+        walk(&tree, "", &mut findings);
+    }
+    findings
+}
+
 /// `outrigger validate`.
 pub fn validate(path: &Path, command: &[OsString], deny_warnings: bool) -> i32 {
-    match Source::read(path).and_then(|source| source.plans(command)) {
-        Ok((plans, report)) => {
+    match Source::read(path).and_then(|source| source.plans(command).map(|planned| (source, planned))) {
+        Ok((source, (plans, mut report))) => {
+            report.extend(unreadable_files(&source));
             output::note(&report.render());
-            let missing = crate::grants::missing_programs(&plans.needs);
+            let missing = crate::grants::missing_programs(&plans);
             for missing in &missing {
                 output::note(&format!("warning: {missing}; it must be in the image that this configuration runs in\n"));
             }
-            // Certificates and credentials may be mounted only where the configuration runs.
-            let errors = plans.check();
+            // Errors of files that can be read, such as a certificate and a key that do not match.
+            let is_reported = |error: &String| {
+                report
+                    .findings()
+                    .iter()
+                    .any(|finding| finding.message.contains(error.rsplit(": ").next().unwrap_or("")))
+            };
+            let errors: Vec<String> = plans.check().into_iter().filter(|error| !is_reported(error)).collect();
             for error in &errors {
                 output::note(&format!("warning: {error}; with this, Outrigger does not start\n"));
             }
@@ -398,7 +426,12 @@ pub fn validate(path: &Path, command: &[OsString], deny_warnings: bool) -> i32 {
                 output::note(&format!("{path}: {warnings} warning{plural}, treated as errors by --deny-warnings\n"));
                 return i32::from(crate::EXIT_ERROR);
             }
-            output::note(&format!("{}: valid\n", path.display()));
+            let counted = match warnings {
+                0 => String::new(),
+                1 => ", 1 warning".into(),
+                _ => format!(", {warnings} warnings"),
+            };
+            output::note(&format!("{}: valid{counted}\n", path.display()));
             0
         }
         Err(report) => refuse(&report),

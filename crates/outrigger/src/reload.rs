@@ -26,8 +26,12 @@ pub struct Reloader {
     command: Vec<OsString>,
     /// Without an app to start.
     companion: bool,
-    /// The text for which a new worker was last requested.
-    attempted: RefCell<String>,
+    /// What this worker serves: the text and the content of interpolated files, as a hash.
+    served: Cell<u64>,
+    /// The configuration for which a new worker was last requested, as a hash.
+    attempted: Cell<Option<u64>>,
+    /// The report of the last request that was rejected.
+    rejected: RefCell<Option<String>>,
     metrics: OnceCell<ReloadMetrics>,
     /// The version of the file with which a reload last failed.
     failed: Cell<Option<Stamp>>,
@@ -39,7 +43,7 @@ pub struct Reloader {
 enum Found {
     Unchanged,
     Changed {
-        text: String,
+        hash: u64,
         effects: Vec<(&'static str, String)>,
     },
     /// The sandbox of this worker does not allow the check.
@@ -52,7 +56,9 @@ impl Reloader {
             source,
             command,
             companion,
-            attempted: RefCell::default(),
+            served: Cell::default(),
+            attempted: Cell::default(),
+            rejected: RefCell::default(),
             metrics: OnceCell::new(),
             failed: Cell::new(None),
             requested: Cell::new(false),
@@ -66,7 +72,9 @@ impl Reloader {
 
     /// What the supervisor saves of the configuration.
     pub fn to_save(&self, files: &BTreeMap<PathBuf, String>) -> Vec<u8> {
-        self.source.to_save(files)
+        let saved = self.source.to_save(files);
+        self.served.set(sys::ring::fnv1a(&saved));
+        saved
     }
 
     /// The text that this worker serves.
@@ -87,12 +95,13 @@ impl Reloader {
         if plans.command.is_empty() != self.companion {
             return Err("error: adding or removing app.command requires a restart\n".into());
         }
-        if source.text == self.source.text {
+        let hash = sys::ring::fnv1a(&source.to_save(&plans.contents));
+        if hash == self.served.get() {
             return Ok(Found::Unchanged);
         }
         // If this worker's own configuration cannot be read a second time, nothing is compared.
         let effects = self.source.plans(&self.command).map(|(current, _)| plans.later_effects(&current));
-        Ok(Found::Changed { text: source.text, effects: effects.unwrap_or_default() })
+        Ok(Found::Changed { hash, effects: effects.unwrap_or_default() })
     }
 
     /// Counts from here on.
@@ -124,7 +133,14 @@ impl Reloader {
     }
 
     async fn try_reload(&self, control: &Control) -> Result<String, String> {
-        let found = self.check()?;
+        let found = self.check().inspect_err(|report| {
+            base::telemetry::logging::report(
+                PART,
+                report,
+                "requested reload rejected: invalid configuration; keeping the current one",
+            );
+            self.rejected.replace(Some(report.clone()));
+        })?;
         if let Found::Unchanged = found {
             self.recovered();
             return Ok("the configuration has not changed\n".into());
@@ -146,7 +162,7 @@ impl Reloader {
                 control.no_fault();
                 return Ok(true);
             }
-            Found::Changed { text, .. } if *self.attempted.borrow() == *text => return Ok(false),
+            Found::Changed { hash, .. } if self.attempted.get() == Some(*hash) => return Ok(false),
             Found::Changed { .. } | Found::Unreadable => control.no_fault(),
         }
         self.begin(found);
@@ -163,8 +179,8 @@ impl Reloader {
     /// Records that a new worker is about to be requested.
     fn begin(&self, found: Found) {
         tracing::info!(component = PART, "configuration changed; reloading with a new worker");
-        if let Found::Changed { text, effects } = found {
-            self.attempted.replace(text);
+        if let Found::Changed { hash, effects } = found {
+            self.attempted.set(Some(hash));
             for (when, keys) in effects {
                 tracing::warn!(component = PART, keys, "changed keys take effect at the next start of {when}");
             }
@@ -205,7 +221,9 @@ impl Reloader {
             invalid = followed.as_ref().err().cloned();
             match followed {
                 Ok(true) => {
-                    if health.recovered(PART) {
+                    // A rejected request has been logged before the status knew of it.
+                    let was_rejected = self.rejected.take().is_some();
+                    if health.recovered(PART) || was_rejected {
                         tracing::info!(component = PART, "configuration recovered");
                     }
                 }
@@ -214,17 +232,24 @@ impl Reloader {
                         self.failed(now);
                     }
                     // The log has the reason from the supervisor.
-                    health.fault(PART, "no worker could start with the new configuration; change the file to retry");
+                    let reason = control.failure();
+                    let text = format!(
+                        "no worker could start with the new configuration: {reason}; change the file, or reload to retry"
+                    );
+                    health.fault(PART, text);
                 }
                 Err(report) => {
                     if !is_counted {
                         self.failed(now);
                     }
-                    base::telemetry::logging::report(
-                        PART,
-                        &report,
-                        "reload failed: invalid configuration; keeping the previous one",
-                    );
+                    // A requested reload has already logged it.
+                    if self.rejected.take().as_ref() != Some(&report) {
+                        base::telemetry::logging::report(
+                            PART,
+                            &report,
+                            "reload failed: invalid configuration; keeping the previous one",
+                        );
+                    }
                     health.fault(PART, "reload failed: invalid configuration; keeping the previous one");
                 }
             }

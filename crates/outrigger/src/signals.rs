@@ -1,7 +1,7 @@
 //! Signals to the worker. In: SIGTERM, SIGINT, SIGHUP, SIGUSR2. Out: messages to the supervisor, a reload.
 
 use crate::control::Control;
-use crate::reload::{PART, Reloader};
+use crate::reload::Reloader;
 use std::rc::Rc;
 use supervisor::message::{StopCause, ToSupervisor};
 use tokio::signal::unix::{SignalKind, signal};
@@ -24,11 +24,8 @@ pub async fn signals(control: Rc<Control>, reloader: Rc<Reloader>, companion: bo
             _ = terminate.recv() => control.send(stop(SignalKind::terminate())),
             _ = interrupt.recv() => control.send(stop(SignalKind::interrupt())),
             _ = upgrade.recv() => control.upgrade_signalled(),
-            _ = hangup.recv(), if companion => {
-                if let Err(report) = reloader.reload(&control).await {
-                    base::telemetry::logging::report(PART, &report, "reload failed; keeping the previous configuration");
-                }
-            }
+            // The reloader logs the result.
+            _ = hangup.recv(), if companion => drop(reloader.reload(&control).await),
         }
     }
 }

@@ -62,8 +62,12 @@ fn serve(side: WorkerSide) -> i32 {
     let level = logging::start(level, format);
     let (source, plans) = match newest_config(&path, &command, &side) {
         Ok(newest) => newest,
-        // Before the first worker runs, the report is for the operator at the terminal, not for the log.
-        Err(report) if side.generation == 0 => return refuse(&report),
+        // Before the first worker runs, the report is for the operator at the terminal, unless the log is to be JSON.
+        Err(report) if side.generation == 0 && format != logging::Format::Json => return refuse(&report),
+        Err(report) if side.generation == 0 => {
+            logging::report(PART, &report.render(), &format!("cannot start: {} found", report.count()));
+            return i32::from(crate::EXIT_ERROR);
+        }
         Err(report) => {
             let next = if side.replaces { "keeping the current worker" } else { "retrying" };
             logging::report(PART, &report.render(), &format!("worker failed to start; {next}"));

@@ -20,7 +20,7 @@ use sandbox::Holds;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use supervisor::message::ToSupervisor;
 use supervisor::restarts::{RestartReason, Restarts};
 use supervisor::worker::{Crash, SavedConfig, WorkerSide};
@@ -110,7 +110,6 @@ async fn serve(
     level: logging::LevelHandle,
     reloader: Rc<Reloader>,
 ) -> i32 {
-    let started_at = Instant::now();
     let telemetry = Telemetry::default();
     let facts = app_facts(&plans, inherited.companion, &telemetry);
     let Inherited {
@@ -160,7 +159,6 @@ async fn serve(
         restarts,
         since,
         companion,
-        started_at,
         level,
         reloader,
         self_check: SelfCheck::new(watchdog),

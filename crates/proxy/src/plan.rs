@@ -83,14 +83,21 @@ impl Plan {
         for (name, listener) in &config.listeners {
             let Some(cluster) = clusters.iter().position(|(name, _)| *name == listener.cluster) else {
                 let place = root.at(&["listeners", name, "cluster"]).place;
-                let finding = Diagnostic::error(place, format!("unknown cluster `{}`", listener.cluster));
-                let known: Vec<&str> = clusters.iter().map(|(name, _)| name.as_str()).collect();
+                let finding = Diagnostic::error(
+                    place,
+                    format!("unknown cluster `{}` in `proxy.listeners.{name}.cluster`", listener.cluster),
+                );
+                let mut known: Vec<&str> = clusters.iter().map(|(name, _)| name.as_str()).collect();
+                known.dedup();
+                let existing = match known.as_slice() {
+                    [] => String::new(),
+                    known => format!("; existing clusters: {}", known.join(", ")),
+                };
                 findings.push(
                     match (listener.cluster.as_str(), config::diag::nearest(&listener.cluster, known.iter().copied())) {
                         (APP, _) => finding.help("set app.port to the port that the app listens on"),
                         (_, Some(near)) => finding.help(format!("did you mean `{near}`?")),
-                        _ => finding
-                            .help(format!("add it under proxy.clusters; existing clusters: {}", known.join(", "))),
+                        _ => finding.help(format!("add it under proxy.clusters{existing}")),
                     },
                 );
                 continue;

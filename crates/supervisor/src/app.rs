@@ -6,7 +6,6 @@ use crate::plan::{Plan, Restart, When};
 use rustix::io::Errno;
 use rustix::process::WaitStatus;
 use std::os::fd::OwnedFd;
-use std::os::unix::ffi::OsStrExt as _;
 use std::time::{Duration, Instant};
 use sys::process::{ChildSetup, ExecPlan, StartError};
 
@@ -55,18 +54,22 @@ impl App {
         }
     }
 
-    /// Starts the app; one that cannot be started has exited.
-    pub fn start(&mut self, plan: &Plan, exec: &ExecPlan, setup: &ChildSetup<'_>, now: Instant) {
+    /// Starts the app; one that cannot be started has exited, and the reason is returned.
+    pub fn start(&mut self, plan: &Plan, exec: &ExecPlan, setup: &ChildSetup<'_>, now: Instant) -> Result<(), String> {
         self.kills.mark_seen(plan.oom_file.as_deref(), now);
         match sys::process::start(exec, setup) {
-            Ok(pid) => self.state = State::Running { pid, since: now },
+            Ok(pid) => {
+                self.state = State::Running { pid, since: now };
+                Ok(())
+            }
             Err(error) => {
-                let code = report(plan, exec, error);
+                let (code, reason) = explain(plan, exec, error);
                 // A shortage of the system may be temporary; an error of the app itself would recur.
                 let temporary = matches!(error, StartError::Setup(_));
                 let mut ended = Ended { not_started: true, ..Ended::with_code(code) };
                 self.decide_restart(&mut ended, &plan.restart, Duration::ZERO, temporary, false);
                 self.record_exit(ended, &plan.restart, now);
+                Err(reason)
             }
         }
     }
@@ -192,7 +195,7 @@ impl App {
             return;
         };
         if ended.not_started {
-            // `report` has logged why.
+            // Its reason has been logged.
             return;
         }
         let how = match ended {
@@ -281,45 +284,37 @@ fn oom_kill_count(file: Option<&[u8]>) -> u64 {
     number.and_then(|digits| digits.trim().parse().ok()).unwrap_or(0)
 }
 
-/// Reports why the app could not be started; returns the exit code for that.
-fn report(plan: &Plan, exec: &ExecPlan, error: StartError) -> i32 {
-    let name = plan.app.as_ref().and_then(|app| app.argv.first()).map_or(&b"the app"[..], Vec::as_slice);
-    let directory = plan.app.as_ref().and_then(|app| app.directory.as_deref()).unwrap_or(b"");
-    let (code, reason): (i32, &[u8]) = match error {
+/// Why the app could not be started, and the exit code for that.
+fn explain(plan: &Plan, exec: &ExecPlan, error: StartError) -> (i32, String) {
+    let app = plan.app.as_ref();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let name = app.and_then(|app| app.argv.first()).map_or("the app".into(), |name| text(name));
+    let (code, reason) = match error {
         StartError::Exec(number) => match Errno::from_raw_os_error(number) {
             Errno::NOENT => match exec.file() {
                 Some(file) => {
                     let missing = match sys::process::interpreter(&file) {
-                        Some(interpreter) => [b"interpreter ", interpreter.as_slice()].concat(),
-                        None => b"the dynamic loader (ld.so(8))".to_vec(),
+                        Some(interpreter) => format!("interpreter {}", text(&interpreter)),
+                        None => "the dynamic loader (ld.so(8))".into(),
                     };
-                    let file = file.as_os_str().as_bytes();
-                    for part in [b"outrigger: ", missing.as_slice(), b" of ", file, b" not found\n"] {
-                        let _ = rustix::io::write(rustix::stdio::stderr(), part);
-                    }
-                    return 127;
+                    return (127, format!("{missing} of {} not found", file.display()));
                 }
-                None => (127, b": command not found\n"),
+                None => (127, "command not found".into()),
             },
-            Errno::ACCESS => (126, b": permission denied\n"),
+            Errno::ACCESS => (126, "permission denied".into()),
             Errno::NOEXEC => {
-                (126, b": cannot execute: not a program for this machine, and it has no interpreter line (#!)\n")
+                (126, "cannot execute: not a program for this machine, and it has no interpreter line (#!)".into())
             }
-            _ => (126, b": cannot execute\n"),
+            _ => (126, "cannot execute".into()),
         },
-        StartError::Directory(_) => (126, b": cannot start: cannot enter app.working_directory: "),
-        StartError::User(_) => (126, b": cannot start: app.user requires root (CAP_SETUID, CAP_SETGID)\n"),
-        StartError::Setup(_) => (126, b": cannot start: out of processes, sessions or file descriptors\n"),
-    };
-    for part in [b"outrigger: ", name, reason] {
-        let _ = rustix::io::write(rustix::stdio::stderr(), part);
-    }
-    if let StartError::Directory(_) = error {
-        for part in [directory, b"\n"] {
-            let _ = rustix::io::write(rustix::stdio::stderr(), part);
+        StartError::Directory(_) => {
+            let directory = app.and_then(|app| app.directory.as_deref()).unwrap_or_default();
+            (126, format!("cannot start: cannot enter app.working_directory: {}", text(directory)))
         }
-    }
-    code
+        StartError::User(_) => (126, "cannot start: app.user requires root (CAP_SETUID, CAP_SETGID)".into()),
+        StartError::Setup(_) => (126, "cannot start: out of processes, sessions or file descriptors".into()),
+    };
+    (code, format!("{name}: {reason}"))
 }
 
 /// The app's ends of its standard streams, until it has been started.

@@ -111,7 +111,7 @@ impl std::fmt::Display for StopCause {
             StopCause::Signal(number) => write!(f, "signal {number}"),
             StopCause::Request => f.write_str("stop request"),
             StopCause::AppExit => f.write_str("app exit"),
-            StopCause::StartTimeout => f.write_str("start gates closed after app.start.timeout"),
+            StopCause::StartTimeout => f.write_str("app.start.timeout"),
         }
     }
 }
@@ -130,6 +130,10 @@ pub enum ToWorker<'a> {
         restarts: u32,
     },
     AppEnded(Ended),
+    /// Why the app could not be started; `AppEnded` follows.
+    AppNotStarted {
+        reason: &'a [u8],
+    },
     /// Stop, and finish within this many milliseconds.
     Stop {
         left_ms: u64,
@@ -221,6 +225,7 @@ impl ToWorker<'_> {
             }
             ToWorker::ExternalAppOver => packet(9, [0; 3], &[]),
             ToWorker::AppKilled => packet(10, [0; 3], &[]),
+            ToWorker::AppNotStarted { reason } => packet(11, [0; 3], reason),
             ToWorker::Acquire => packet(4, [0; 3], &[]),
             ToWorker::HandOver { cause } => packet(5, [cause.number(), 0, 0], &[]),
             ToWorker::KeepServing { cause, reason } => packet(6, [cause.number(), 0, 0], reason),
@@ -246,6 +251,7 @@ impl ToWorker<'_> {
             },
             9 => ToWorker::ExternalAppOver,
             10 => ToWorker::AppKilled,
+            11 => ToWorker::AppNotStarted { reason: payload },
             _ => return None,
         })
     }
@@ -367,6 +373,7 @@ mod tests {
             ToWorker::Stop { left_ms: 9, cause: StopCause::StartTimeout },
             ToWorker::ExternalAppOver,
             ToWorker::AppKilled,
+            ToWorker::AppNotStarted { reason: b"command not found" },
             ToWorker::Acquire,
             ToWorker::HandOver { cause: RestartReason::Upgrade },
             ToWorker::KeepServing { cause: RestartReason::Reload, reason: b"not ready in time" },

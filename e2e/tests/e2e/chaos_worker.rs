@@ -325,7 +325,7 @@ fn app_crash_without_a_worker_is_reported() {
     send_signal(outrigger.app(), Signal::SEGV);
     let exit = outrigger.wait(PATIENCE);
     assert_eq!(exit.code, 139);
-    assert!(exit.stderr.contains("app exited with code 139 (signal 11)"), "{}", exit.stderr);
+    assert!(exit.stderr.contains("app exited with code 139, killed by signal 11"), "{}", exit.stderr);
 
     let scene = Scene::new();
     let body = format!("app: {{ {stop}, restart: {{ policy: on_failure, backoff: 10ms }} }}\n");

@@ -139,6 +139,26 @@ fn explain_suggests_the_nearest_kind() {
     assert!(stderr.contains("logs.sinks.loki"), "{stdout}{stderr}");
 }
 
+/// A name without its path, a path with the name of an entry, a reason and a metric are explained, too.
+#[test]
+fn explain_finds_names_that_users_see() {
+    for (name, part) in [
+        ("loki", "logs.sinks.loki\n"),
+        ("app.stop.timeout", "Type: duration, default \"30s\""),
+        ("logs.sinks.main.loki.url", "Type: url"),
+        ("logs.sinks.loki.auth", "Exactly one of:\n  basic (mapping, kind)"),
+        ("logs.stages.0", "parse (mapping, kind)"),
+        ("proxy.listeners.inbound", "listen (address, required)"),
+        ("buffer_full", "A bounded buffer was full"),
+        ("outrigger_app_up", "outrigger_app_up (gauge: no labels)"),
+    ] {
+        let (code, stdout, stderr) = outrigger(&["explain", name]);
+        assert!(code == 0 && stdout.contains(part), "`{part}` for {name}: {stdout}{stderr}");
+    }
+    let (code, _, stderr) = outrigger(&["explain", "auth.bearer"]);
+    assert!(code == 1 && stderr.contains("use the whole path: logs.sinks.http.auth.bearer,"), "{stderr}");
+}
+
 /// The schema is JSON and has the kinds, so that an editor can complete them.
 #[test]
 fn schema_is_json_and_has_every_section() {

@@ -243,7 +243,10 @@ fn structural_and_semantic_errors_in_one_report() {
     assert_rejected(&format!("{stop}{logs}"), &["outrigger.yaml:1:", "`strat`", "`nope`", "outrigger.yaml:4:"]);
     let app = "app: { port: 18001, signals: { rewrite: { SIGKILL: SIGTERM } }, prot: 1 }\n";
     let admin = "admin: { listen: \"127.0.0.1:18001\", token: \"\" }\nlimits: { memory: 1MiB }\n";
-    assert_rejected(&format!("{app}{admin}"), &["`prot`", "SIGKILL", "`token`", "limits", "18001", "5 errors found"]);
+    assert_rejected(
+        &format!("{app}{admin}"),
+        &["`prot`", "SIGKILL", "`admin.token`", "limits", "18001", "5 errors found"],
+    );
     let two = "app: { signals: { rewrite: { SIGKILL: SIGTERM } } }\nadmin: { listen: \"127.0.0.1:18001\", probes: \"127.0.0.1:18001\" }\n";
     assert_rejected(two, &["SIGKILL", "18001", "2 errors found"]);
 }
@@ -267,6 +270,64 @@ fn one_invalid_entry_hides_no_other_error() {
     assert!(report.ends_with("5 errors found\n"), "{report}");
 }
 
+/// Errors of values do not hide each other, nor those of other sections, and a value is reported once.
+#[test]
+fn errors_of_values_are_all_reported_once() {
+    let admin = "admin: { listen: \"127.0.0.1:18001\", token: \"abc def\", socket_mode: \"999\" }\n";
+    let metrics =
+        "metrics: { sources: { a: { self: {} } }, sinks: { b: { prometheus: { listen: \"127.0.0.1:18001\" } } } }\n";
+    let (code, report) = validate(&format!("limits: {{ memory: 64 elephants }}\n{admin}{metrics}"));
+    assert_eq!(code, 1, "{report}");
+    for part in ["64 elephants", "`999` is not an octal", "`admin.token`", "address `127.0.0.1:18001` is already used"]
+    {
+        assert_eq!(report.matches(part).count() - usize::from(part == "64 elephants"), 1, "`{part}` in {report}");
+    }
+    assert!(report.ends_with("4 errors found\n"), "{report}");
+}
+
+/// A credential that is given twice, not at all or empty would lose every record at run time.
+#[test]
+fn credentials_are_checked_before_the_start() {
+    let sink = |auth: &str| {
+        format!(
+            "logs: {{ sources: {{ a: {{ stdio: {{}} }} }}, sinks: {{ b: {{ http: {{ url: \"http://h/\", auth: {{ {auth} }} }} }} }} }}"
+        )
+    };
+    for auth in ["bearer: {}", "bearer: { token: a, token_file: /b }"] {
+        assert_rejected(&sink(auth), &["`logs.sinks.b.http.auth.bearer` needs exactly one of token and token_file"]);
+    }
+    let basic = "basic: { username: a, password: b, password_file: /c }";
+    assert_rejected(&sink(basic), &["`logs.sinks.b.http.auth.basic` needs exactly one of password and password_file"]);
+    assert_rejected(&sink("bearer: { token: \"\" }"), &["`logs.sinks.b.http.auth.bearer.token` is empty"]);
+    let (code, report) = validate(&sink("bearer: { token_file: /nowhere/token }"));
+    assert!(code == 0 && report.contains("bearer.token_file`: cannot open /nowhere/token"), "{report}");
+}
+
+/// An interpolated value is shown nowhere, and changes no other word of a message.
+#[test]
+fn interpolated_values_leave_messages_intact() {
+    let scene = Scene::new();
+    let text = "app: { prot: 1, environment: { set: { A: \"${A}\", B: \"${B}\" } } }\nstate: 3\n";
+    let config = scene.write("outrigger.yaml", text).display().to_string();
+    let mut command = std::process::Command::new(binary());
+    command.args(["validate", "-c", &config]).env("A", "port").env("B", "expected");
+    let report = String::from_utf8(command.output().expect("it starts").stderr).expect("UTF-8");
+    assert!(report.contains("did you mean `port`?"), "{report}");
+    assert!(report.contains("`state`: expected a mapping, found a number"), "{report}");
+}
+
+/// A long line is shown around its error.
+#[test]
+fn errors_in_a_long_line_are_shown() {
+    let keys: String = (0..60).map(|number| format!("KEY_{number}: value, ")).collect();
+    let (code, report) = validate(&format!("app: {{ environment: {{ set: {{ {keys} }} }}, prot: 1 }}"));
+    assert_eq!(code, 1, "{report}");
+    let lines: Vec<&str> = report.lines().collect();
+    let caret = lines.iter().position(|line| line.contains('^')).expect("a caret");
+    let column = lines[caret].find('^').expect("just found");
+    assert_eq!(lines[caret - 1].get(column..column + 4), Some("prot"), "{report}");
+}
+
 /// What is valid and has no effect, or fails only where it runs, is a warning.
 #[test]
 fn validate_warns_of_what_fails_later() {
@@ -277,7 +338,7 @@ fn validate_warns_of_what_fails_later() {
         ("app: { working_directory: $HOME }".into(), "write `${HOME}` for the variable, or `$$HOME` for this text"),
         (
             "logs: { sources: { a: { stdio: {} } }, sinks: { c: { http: { url: \"https://h/\", tls: { ca_file: /nowhere/ca.crt } } } } }".into(),
-            "logs.sinks.c: /nowhere/ca.crt",
+            "`logs.sinks.c.http.tls.ca_file`: cannot open /nowhere/ca.crt",
         ),
     ];
     for (text, part) in cases {

@@ -90,6 +90,7 @@ fn exit_is_logged_with_what_follows() {
     let exit = run(&restart("policy: never"), &["/nowhere/app"]);
     let failed = line(&exit, "app not started");
     assert_eq!((&failed["code"], &failed["level"]), (&127.into(), &"ERROR".into()), "{failed}");
+    assert_eq!(failed["error"], "/nowhere/app: command not found", "{failed}");
     assert!(!exit.stderr.contains("app exited"), "{}", exit.stderr);
 }
 
@@ -98,7 +99,7 @@ fn closed_start_gate_is_logged_with_its_entry() {
     let sync = "sync: { orders: { store: { git: { url: \"http://127.0.0.1:@closed@/x.git\" } }, publish: { symlink: { path: \"@dir@/orders\" } } } }";
     for (on_timeout, message, code) in [
         ("fail", "start gates did not open within app.start.timeout", 1),
-        ("continue", "start gates did not open in time", 0),
+        ("continue", "start gates did not open within app.start.timeout; starting the app", 0),
     ] {
         let scene = Scene::new();
         scene.port("closed");

@@ -282,6 +282,31 @@ fn keys_that_need_a_restart_are_named() {
     outrigger.finish();
 }
 
+/// A reload on request reads interpolated files again, even if the text is the same.
+#[test]
+fn a_requested_reload_rereads_interpolated_files() {
+    let scene = Scene::new();
+    let word = scene.write("word", "3s\n").display().to_string();
+    let body = format!("app: {{ stop: {{ drain_timeout: 1s, grace_period: \"${{file:{word}}}\", timeout: 6s }} }}");
+    let outrigger = Outrigger::start(&scene, &body, &["sleep", "300"]);
+    let reload = || command(&["reload", "--socket", &scene.text_path("run/admin.sock")]);
+    let (code, stdout, stderr) = reload();
+    assert!(code == 0 && stdout.contains("has not changed"), "{stdout}{stderr}");
+    scene.write("word", "4s\n");
+    let worker = outrigger.worker();
+    let (code, stdout, stderr) = reload();
+    assert!(code == 0 && stdout.contains("a new worker has taken over"), "{stdout}{stderr}");
+    outrigger.await_other(worker, PATIENCE);
+    // A rejected request is logged once, also if the poll finds the same file.
+    scene.write("word", "soon\n");
+    scene.write("outrigger.yaml", configuration(&scene, &format!("{body} # changed")));
+    assert_eq!(reload().0, 1);
+    await_health(&outrigger, "configuration", "degraded", "invalid configuration");
+    let logged = outrigger.stderr.text().matches("is not a duration").count();
+    assert_eq!(logged, 1, "{}", outrigger.stderr.text());
+    outrigger.finish();
+}
+
 /// If no worker can start, a stop does not wait for one.
 #[test]
 fn a_stop_without_a_worker_is_not_delayed() {

@@ -123,14 +123,47 @@ impl<'s> Walker<'s> {
         match &node.value {
             Value::Scalar { text, .. } if !node.is_null() => {
                 let help = self.mapping_of(node, text, schema, kinds);
-                let json = self.mistyped(node, "a mapping");
-                if let (Some(help), Some(finding)) = (help, self.findings.last_mut()) {
-                    finding.help = Some(help);
-                }
-                json
+                self.mistyped_with(node, "a mapping", help)
             }
-            _ => self.mistyped(node, "a mapping"),
+            Value::List(_) => {
+                let names = schema["x-names"] == true || schema["additionalProperties"].is_object();
+                let help = match schema["properties"].as_object() {
+                    _ if names => {
+                        Some(format!("write `{}: {{ NAME: {{ … }} }}`: each entry has a name", self.last_key()))
+                    }
+                    _ if !kinds.is_empty() => Some(format!("set exactly one of: {}", kinds.join(", "))),
+                    Some(keys) => Some(format!("its keys: {}", keys.keys().cloned().collect::<Vec<_>>().join(", "))),
+                    None => None,
+                };
+                self.mistyped_with(node, "a mapping", help)
+            }
+            Value::Scalar { .. } | Value::Map(_) => self.mistyped(node, "a mapping"),
         }
+    }
+
+    /// Reports a node that is not the list that the schema requires.
+    pub(super) fn not_a_list(&mut self, node: &Node, schema: &'s Json) -> Json {
+        if self.holds_secrets(schema, 0) {
+            self.mask(node);
+        }
+        let is_scalar = !matches!(type_of(self.resolve(&schema["items"])).0, Some("object"));
+        let key = self.last_key();
+        let help = match &node.value {
+            Value::Scalar { text, .. } if is_scalar && !node.is_null() && !node.interpolated => {
+                Some(format!("write `{key}: [{}]`", in_flow(text)))
+            }
+            Value::Map(_) => Some(format!("write `{key}: [ {{ … }} ]`")),
+            Value::Scalar { .. } | Value::List(_) => None,
+        };
+        self.mistyped_with(node, "a list", help)
+    }
+
+    fn mistyped_with(&mut self, node: &Node, expected: &str, help: Option<String>) -> Json {
+        let json = self.mistyped(node, expected);
+        if let (Some(help), Some(finding)) = (help, self.findings.last_mut()) {
+            finding.help = Some(help);
+        }
+        json
     }
 
     /// Reports a kind that is written as a value: `balance: round_robin`.
@@ -164,7 +197,7 @@ impl<'s> Walker<'s> {
         };
         let bytes = || accepting(Fit::Typed).into_iter().find(|key| *key == "max_bytes");
         let key = only(accepting(Fit::Word)).or_else(bytes).or_else(|| only(accepting(Fit::Typed))).or_else(free);
-        let shown = if node.interpolated || self.holds_secrets(schema, 0) { "…" } else { text };
+        let shown = if node.interpolated || self.holds_secrets(schema, 0) { "…".into() } else { in_flow(text) };
         Some(match key {
             Some(key) => format!("write `{}: {{ {key}: {shown} }}`", self.last_key()),
             None => format!("its keys: {}", properties.keys().cloned().collect::<Vec<_>>().join(", ")),
@@ -221,6 +254,12 @@ impl<'s> Walker<'s> {
         let variant = variants.into_iter().find(|variant| variant["type"] != "null");
         variant.map_or(schema, |variant| self.resolve(variant))
     }
+}
+
+/// A scalar as it is written in a flow mapping or list: in quotes if it has characters of YAML (YAML 1.2.2, 7.3.3).
+fn in_flow(text: &str) -> String {
+    let is_plain = text.chars().all(|c| c.is_alphanumeric() || "./_-+%".contains(c)) && !text.starts_with(['-', '%']);
+    if is_plain { text.into() } else { format!("{text:?}") }
 }
 
 /// Keys that other tools use for a kind.

@@ -1,7 +1,7 @@
 //! Validates the tree against a JSON Schema and reports every error with its location, reason and next step. In: the tree,
 //! and the schema that `schemars` generates from a Config type. Out: JSON for serde, typed by the schema, and the findings. It
 //! supports the part of JSON Schema that Config types use, and two extensions: `x-kinds` (exactly one of these keys is the
-//! kind) and the formats `duration`, `size`, `secret`, `address` and `url`.
+//! kind) `x-exactly-one` (exactly one of these keys is required), and the formats `duration`, `size`, `secret`, `address` and `url`.
 
 use crate::diag::{Diagnostic, Location, nearest};
 use crate::tree::{Entry, Node, Value};
@@ -114,7 +114,7 @@ impl<'s> Walker<'s> {
             schema["x-kinds"].as_array().map(|list| list.iter().filter_map(Json::as_str).collect()).unwrap_or_default();
         let entries: &[Entry] = match &node.value {
             Value::Map(entries) => entries,
-            _ if node.is_null() && kinds.is_empty() => &[],
+            _ if node.is_null() => &[],
             _ => return self.not_a_mapping(node, schema, &kinds),
         };
         let properties = schema["properties"].as_object();
@@ -151,6 +151,7 @@ impl<'s> Walker<'s> {
         self.above.pop();
         self.missing_keys(node, schema, entries);
         self.dependent_keys(schema, entries);
+        self.exactly_one(node, schema, entries);
         self.one_kind(node, entries, &kinds, is_kind_explained);
         Json::Object(json)
     }
@@ -199,6 +200,22 @@ impl<'s> Walker<'s> {
         }
     }
 
+    /// Keys of which exactly one is required.
+    fn exactly_one(&mut self, node: &Node, schema: &Json, entries: &[Entry]) {
+        let keys: Vec<&str> =
+            schema["x-exactly-one"].as_array().into_iter().flatten().filter_map(Json::as_str).collect();
+        let given: Vec<&Entry> = entries.iter().filter(|entry| keys.contains(&entry.key.as_str())).collect();
+        let place = match given.as_slice() {
+            _ if keys.is_empty() => return,
+            [] => node.place,
+            [_] => return,
+            [_, second, ..] => second.key_place,
+        };
+        let text = format!("`{}` needs exactly one of {}", self.name(), keys.join(" and "));
+        let help = if given.is_empty() { "add one of them" } else { "keep one of them" };
+        self.findings.push(Diagnostic::error(place, text).help(help));
+    }
+
     /// `explained`: an unknown key is reported that may be the kind.
     fn one_kind(&mut self, node: &Node, entries: &[Entry], kinds: &[&str], explained: bool) {
         if kinds.is_empty() {
@@ -218,7 +235,7 @@ impl<'s> Walker<'s> {
     fn array(&mut self, node: &Node, schema: &'s Json) -> Json {
         let items = match &node.value {
             Value::List(items) => items,
-            _ => return self.mistyped(node, "a list"),
+            _ => return self.not_a_list(node, schema),
         };
         let min = schema["minItems"].as_u64().unwrap_or(0);
         let max = schema["maxItems"].as_u64().unwrap_or(u64::MAX);
@@ -311,6 +328,9 @@ impl<'s> Walker<'s> {
         if text.contains('\0') {
             let finding = Diagnostic::error(node.place, format!("`{}` contains a NUL byte", self.name()));
             self.findings.push(finding.help("remove it; the value of a placeholder must be text"));
+        }
+        if text.is_empty() && schema["minLength"].as_u64().is_some_and(|min| min > 0) {
+            self.findings.push(Diagnostic::error(node.place, format!("`{}` is empty", self.name())));
         }
         let reason = match format {
             "duration" => TimeSpan::parse(text).err(),

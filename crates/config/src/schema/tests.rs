@@ -27,6 +27,8 @@ struct Sample {
     #[serde(default)]
     entries: Vec<Store>,
     #[serde(default)]
+    words: Vec<String>,
+    #[serde(default)]
     limits: Option<Limits>,
     #[serde(default)]
     auth: Option<Auth>,
@@ -163,6 +165,21 @@ fn a_scalar_for_a_mapping_gets_the_text_to_write() {
         (port("limits: drop_oldest"), "/ write `limits: { mode: drop_oldest }`"),
     ] {
         check_finding(&text, part);
+    }
+}
+
+#[test]
+fn a_list_or_scalar_in_place_of_another_has_help() {
+    for (text, part) in [
+        ("{port: 1, labels: [a]}", "/ write `labels: { NAME: { … } }`: each entry has a name"),
+        ("{port: 1, limits: [a]}", "/ its keys: max_bytes, min_bytes, timeout,"),
+        ("{port: 1, store: [git]}", "/ set exactly one of: git, http"),
+        ("{port: 1, words: a}", "/ write `words: [a]`"),
+        ("{port: 1, words: \"a: b\"}", "/ write `words: [\"a: b\"]`"),
+        ("{port: 1, entries: {git: {}}}", "/ write `entries: [ { … } ]`"),
+        ("{port: 1, limits: \"/srv/a b\"}", "/ write `limits: { dir: \"/srv/a b\" }`"),
+    ] {
+        check_finding(text, part);
     }
 }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use supervisor::message::ToSupervisor;
 
 /// Ready means that the app accepts connections if its port is known, and otherwise that the app runs.
-pub async fn readiness(port: Option<u16>, facts: AppFacts) {
+pub async fn readiness(port: Option<u16>, companion: bool, facts: AppFacts) {
     facts.health.set_started();
     let mut runs = facts.runs.subscribe();
     let mut interval = READY_POLL;
@@ -30,6 +30,7 @@ pub async fn readiness(port: Option<u16>, facts: AppFacts) {
             (false, ..) => "app has not started".to_string(),
             (true, false, Some(port)) => format!("app is not accepting connections on port {port}"),
             (true, true, Some(port)) => format!("app is accepting connections on port {port}"),
+            (true, ..) if companion => "external app; set app.port to check whether it accepts connections".to_string(),
             (true, ..) => "app is running".to_string(),
         });
         if accepting {

@@ -54,7 +54,11 @@ impl Supervisor {
             session: self.terminal.session(plan.group, app_side.as_ref()),
             signals: &self.saved,
         };
-        self.app.start(plan, exec, &setup, now);
+        if let Err(reason) = self.app.start(plan, exec, &setup, now) {
+            // As an init or a shell writes it; the worker logs it with the exit.
+            eprintln!("outrigger: {reason}");
+            self.workers.send_to_active(ToWorker::AppNotStarted { reason: reason.as_bytes() });
+        }
         match self.app.pid() {
             Some(pid) => self.workers.send_to_active(ToWorker::AppStarted { pid, earlier: false }),
             None if matches!(self.app.state, State::Backoff { .. }) => {

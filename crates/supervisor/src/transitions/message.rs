@@ -73,8 +73,8 @@ impl Supervisor {
             ToSupervisor::Replace { reason } => self.workers.request_replacement(reason, now),
             ToSupervisor::Upgrade { binary } => {
                 let binary = if binary.is_empty() { self.binary.clone() } else { binary.to_vec() };
-                if self.is_written_by_workers(&binary) {
-                    let reason = b"binary rejected: it is in a directory writable by the worker; move it elsewhere";
+                if let Err(reason) = self.check_binary(&binary) {
+                    let reason = reason.as_bytes();
                     return self
                         .workers
                         .send_to_active(ToWorker::KeepServing { cause: RestartReason::Upgrade, reason });
@@ -150,12 +150,20 @@ impl Supervisor {
         }
     }
 
-    /// Whether a path resolves to a location where a worker may write: a program from there would be a sandbox escape.
-    pub(crate) fn is_written_by_workers(&self, binary: &[u8]) -> bool {
+    /// Rejects a path that does not exist, or that resolves to a directory where a worker may write: a program from there would be
+    /// a sandbox escape.
+    fn check_binary(&self, binary: &[u8]) -> Result<(), String> {
         let path = PathBuf::from(std::ffi::OsStr::from_bytes(binary));
-        let path = path.canonicalize().unwrap_or(path);
+        let resolved = path.canonicalize().map_err(|error| format!("cannot execute {}: {error}", path.display()))?;
         let written = self.plan.iter().flat_map(|plan| &plan.written);
-        written.map(|directory| std::ffi::OsStr::from_bytes(directory)).any(|directory| path.starts_with(directory))
+        let mut written = written.map(|directory| std::path::Path::new(std::ffi::OsStr::from_bytes(directory)));
+        match written.find(|directory| resolved.starts_with(directory)) {
+            Some(directory) => {
+                let directory = directory.display();
+                Err(format!("binary rejected: the worker may write in {directory}; move the binary elsewhere"))
+            }
+            None => Ok(()),
+        }
     }
 
     /// How many file descriptors a process of the app's session has open; 0 for any other.

@@ -149,6 +149,10 @@ impl Supervisor {
                     let binary = String::from_utf8_lossy(worker.binary.as_deref().unwrap_or_default());
                     format!("cannot execute {binary}: {error}")
                 });
+                let ended = match status.terminating_signal() {
+                    Some(signal) => format!("new worker was killed by signal {signal} before it was ready"),
+                    None => format!("new worker exited with code {code} before it was ready"),
+                };
                 let reason: &[u8] = match code {
                     EXIT_ERROR if let Some(reported) = &reported => reported,
                     _ if let Some(reason) = &not_executed => reason.as_bytes(),
@@ -156,7 +160,7 @@ impl Supervisor {
                     _ if now.saturating_duration_since(worker.started) >= READY_MOST => {
                         b"new worker was not ready within 20 s and was killed"
                     }
-                    _ => b"new worker exited before it was ready",
+                    _ => ended.as_bytes(),
                 };
                 let cause = worker.replaces.unwrap_or(RestartReason::Reload);
                 self.workers.send_to_active(ToWorker::KeepServing { cause, reason });
