@@ -187,21 +187,16 @@ impl Report {
 
     /// The line of a location, or the part of a long line around it; and how many characters before that part are omitted.
     fn shown_line(&self, place: Location) -> (String, usize) {
-        let line = line_of(&self.text, place.line);
+        // The complete line, since the part may begin within a user part.
+        let line = hide_userinfo(line_of(&self.text, place.line));
         let masked: Vec<_> = self.masked.iter().filter(|masked| masked.line == place.line).collect();
-        let hidden: String = line
-            .chars()
-            .enumerate()
-            .map(|(index, c)| {
-                let column = index as u32 + 1;
-                if masked.iter().any(|m| column >= m.column && column < m.column + m.width) { '*' } else { c }
-            })
-            .collect();
-        // Before the line is cut, since the beginning of a user part may be omitted.
-        let hidden = hide_userinfo(&hidden);
         let caret = place.column.saturating_sub(1) as usize;
         let start = if caret < LINE_SHOWN_MAX { 0 } else { caret - LINE_SHOWN_MAX / 2 };
-        (hidden.chars().skip(start).take(LINE_SHOWN_MAX).collect(), start)
+        let shown = line.chars().enumerate().skip(start).take(LINE_SHOWN_MAX).map(|(index, c)| {
+            let column = index as u32 + 1;
+            if masked.iter().any(|m| column >= m.column && column < m.column + m.width) { '*' } else { c }
+        });
+        (shown.collect(), start)
     }
 }
 

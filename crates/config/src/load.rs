@@ -8,7 +8,7 @@ use crate::tree::{self, Node, Value};
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use serde_path_to_error::Segment;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::PathBuf;
 
 /// A Config that is valid under the schema, with the tree it was read from.
@@ -121,15 +121,17 @@ const REPORTED: [&str; 3] = ["invalid type: null", "missing field", "unknown fie
 /// Reports each value that serde rejects, and removes it.
 fn decode<C: DeserializeOwned>(mut json: serde_json::Value, tree: &Node) -> Decoded<C> {
     let (mut findings, mut removed) = (Vec::new(), Vec::new());
+    let mut removed_items = RemovedItems::default();
     for _ in 0..FINDINGS_MAX {
         let error = match serde_path_to_error::deserialize::<_, C>(&json) {
             Ok(config) => return Decoded { config: Some(config), findings, removed },
             Err(error) => error,
         };
         let keys: Vec<String> = error.path().iter().filter_map(key_of).collect();
+        let written = removed_items.as_written(&keys);
         let message = error.inner().to_string();
         if !REPORTED.iter().any(|known| message.starts_with(known)) {
-            let place = tree.at(&keys.iter().map(String::as_str).collect::<Vec<_>>()).place;
+            let place = tree.at(&written.iter().map(String::as_str).collect::<Vec<_>>()).place;
             findings.push(Diagnostic::error(place, message));
         }
         let Some((last, above)) = keys.split_last() else { break };
@@ -140,9 +142,38 @@ fn decode<C: DeserializeOwned>(mut json: serde_json::Value, tree: &Node) -> Deco
         if !parent.is_some_and(|parent| remove(parent, last)) {
             break;
         }
+        removed_items.add(&written);
         removed.push(last.clone());
     }
     Decoded { config: None, findings, removed }
+}
+
+/// The original indexes of removed items, by the path of their list in the file.
+#[derive(Default)]
+struct RemovedItems(BTreeMap<Vec<String>, BTreeSet<usize>>);
+
+impl RemovedItems {
+    /// The path in the file of a path after removals.
+    fn as_written(&self, path: &[String]) -> Vec<String> {
+        let mut written: Vec<String> = Vec::new();
+        for key in path {
+            let index = match (self.0.get(&written), key.parse::<usize>()) {
+                (Some(removed), Ok(index)) => {
+                    let index = removed.iter().fold(index, |index, removed| index + usize::from(*removed <= index));
+                    index.to_string()
+                }
+                _ => key.clone(),
+            };
+            written.push(index);
+        }
+        written
+    }
+
+    fn add(&mut self, path: &[String]) {
+        if let Some((index, list)) = path.split_last().and_then(|(last, list)| Some((last.parse().ok()?, list))) {
+            self.0.entry(list.to_vec()).or_default().insert(index);
+        }
+    }
 }
 
 /// Removes a key or an index; false if there is none.
@@ -202,6 +233,22 @@ fn mask_by_name(text: &str, line: u32, report: &mut Report) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn items_after_removed_ones_keep_their_location() {
+        #[derive(serde::Deserialize, JsonSchema)]
+        struct Lists {
+            #[expect(dead_code, reason = "only its errors are read")]
+            modes: Vec<std::net::Ipv4Addr>,
+        }
+        let report = match load::<Lists>("f", "modes:\n  - a\n  - 1.2.3.4\n  - b\n  - c\n", &Lookup::HERE) {
+            Ok(_) => panic!("three items are invalid"),
+            Err(report) => report.render(),
+        };
+        for place in ["f:2:5", "f:4:5", "f:5:5"] {
+            assert!(report.contains(place), "{place} in {report}");
+        }
+    }
 
     #[derive(Debug, serde::Deserialize, JsonSchema)]
     #[serde(deny_unknown_fields)]

@@ -133,11 +133,20 @@ fn build(config: &Tls) -> Result<Arc<ClientConfig>, Error> {
     };
     let builder = ClientConfig::builder().with_root_certificates(roots);
     let config = match (&config.cert_file, &config.key_file) {
-        (Some(cert), Some(key)) => {
+        (Some(cert), Some(key_file)) => {
             let chain = read_certificates(cert)?;
-            let key = PrivateKeyDer::from_pem_slice(&read(key)?).map_err(|error| unreadable(key, &error))?;
-            let mismatch =
-                |error| Error::us(format!("certificate {} and private key do not match: {error}", cert.display()));
+            let key = PrivateKeyDer::from_pem_slice(&read(key_file)?).map_err(|error| unreadable(key_file, &error))?;
+            let mismatch = |error| {
+                let text = format!(
+                    "the key in {} does not belong to the certificate in {}",
+                    key_file.display(),
+                    cert.display()
+                );
+                match error {
+                    rustls::Error::InconsistentKeys(_) => Error::us(text),
+                    other => Error::us(format!("{text}: {other}")),
+                }
+            };
             builder.with_client_auth_cert(chain, key).map_err(mismatch)?
         }
         _ => builder.with_no_client_auth(),

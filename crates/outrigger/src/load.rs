@@ -369,52 +369,56 @@ fn check_times(app: &App, tree: &Node) -> Option<Diagnostic> {
     })
 }
 
-/// Warnings for the files of certificates and credentials that cannot be read here: the values of keys that end in `_file`.
-fn unreadable_files(source: &Source) -> Vec<Diagnostic> {
-    fn walk(node: &Node, path: &str, findings: &mut Vec<Diagnostic>) {
+/// Keys of files with certificates and credentials.
+const CREDENTIAL_FILES: [&str; 6] =
+    ["ca_file", "cert_file", "key_file", "known_hosts_file", "password_file", "token_file"];
+
+/// None of these files is larger.
+const CREDENTIAL_MAX: u64 = 4 << 20;
+
+/// The files of certificates and credentials that cannot be read here, each with a warning at its key.
+fn unreadable_files(source: &Source) -> Vec<(String, Diagnostic)> {
+    fn walk(node: &Node, path: &str, found: &mut Vec<(String, Diagnostic)>) {
         match &node.value {
             Value::Map(entries) => entries.iter().for_each(|entry| {
                 let path = if path.is_empty() { entry.key.clone() } else { format!("{path}.{}", entry.key) };
                 match &entry.node.value {
-                    Value::Scalar { text, .. } if entry.key.ends_with("_file") && !path.starts_with("app.external") => {
-                        if let Err(error) = std::fs::File::open(text) {
-                            let message = format!("`{path}`: cannot open {text}: {error}");
+                    Value::Scalar { text, .. } if CREDENTIAL_FILES.contains(&entry.key.as_str()) => {
+                        if let Err(error) = base::system::file::read(Path::new(text), CREDENTIAL_MAX) {
                             let help = "the file must be readable where this configuration runs";
-                            findings.push(Diagnostic::warning(entry.node.place, message).help(help));
+                            let warning =
+                                Diagnostic::warning(entry.node.place, format!("`{path}`: cannot read {error}"));
+                            found.push((text.clone(), warning.help(help)));
                         }
                     }
-                    _ => walk(&entry.node, &path, findings),
+                    _ => walk(&entry.node, &path, found),
                 }
             }),
-            Value::List(items) => items.iter().for_each(|item| walk(item, path, findings)),
+            Value::List(items) => items.iter().for_each(|item| walk(item, path, found)),
             Value::Scalar { .. } => {}
         }
     }
-    let mut findings = Vec::new();
+    let mut found = Vec::new();
     if let Ok(mut tree) = config::tree::parse(&source.text) {
         config::interpolate::apply(&mut tree, &Lookup::HERE);
-        walk(&tree, "", &mut findings);
+        walk(&tree, "", &mut found);
     }
-    findings
+    found
 }
 
 /// `outrigger validate`.
 pub fn validate(path: &Path, command: &[OsString], deny_warnings: bool) -> i32 {
     match Source::read(path).and_then(|source| source.plans(command).map(|planned| (source, planned))) {
         Ok((source, (plans, mut report))) => {
-            report.extend(unreadable_files(&source));
+            let (unreadable, warnings): (Vec<String>, Vec<Diagnostic>) = unreadable_files(&source).into_iter().unzip();
+            report.extend(warnings);
             output::note(&report.render());
             let missing = crate::grants::missing_programs(&plans);
             for missing in &missing {
                 output::note(&format!("warning: {missing}; it must be in the image that this configuration runs in\n"));
             }
             // Errors of files that can be read, such as a certificate and a key that do not match.
-            let is_reported = |error: &String| {
-                report
-                    .findings()
-                    .iter()
-                    .any(|finding| finding.message.contains(error.rsplit(": ").next().unwrap_or("")))
-            };
+            let is_reported = |error: &String| unreadable.iter().any(|file| error.contains(file.as_str()));
             let errors: Vec<String> = plans.check().into_iter().filter(|error| !is_reported(error)).collect();
             for error in &errors {
                 output::note(&format!("warning: {error}; with this, Outrigger does not start\n"));

@@ -300,7 +300,7 @@ fn credentials_are_checked_before_the_start() {
     assert_rejected(&sink(basic), &["`logs.sinks.b.http.auth.basic` needs exactly one of password and password_file"]);
     assert_rejected(&sink("bearer: { token: \"\" }"), &["`logs.sinks.b.http.auth.bearer.token` is empty"]);
     let (code, report) = validate(&sink("bearer: { token_file: /nowhere/token }"));
-    assert!(code == 0 && report.contains("bearer.token_file`: cannot open /nowhere/token"), "{report}");
+    assert!(code == 0 && report.contains("bearer.token_file`: cannot read /nowhere/token"), "{report}");
 }
 
 /// An interpolated value is shown nowhere, and changes no other word of a message.
@@ -338,7 +338,7 @@ fn validate_warns_of_what_fails_later() {
         ("app: { working_directory: $HOME }".into(), "write `${HOME}` for the variable, or `$$HOME` for this text"),
         (
             "logs: { sources: { a: { stdio: {} } }, sinks: { c: { http: { url: \"https://h/\", tls: { ca_file: /nowhere/ca.crt } } } } }".into(),
-            "`logs.sinks.c.http.tls.ca_file`: cannot open /nowhere/ca.crt",
+            "`logs.sinks.c.http.tls.ca_file`: cannot read /nowhere/ca.crt",
         ),
     ];
     for (text, part) in cases {

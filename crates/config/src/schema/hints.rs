@@ -143,13 +143,14 @@ impl<'s> Walker<'s> {
 
     /// Reports a node that is not the list that the schema requires.
     pub(super) fn not_a_list(&mut self, node: &Node, schema: &'s Json) -> Json {
-        if self.holds_secrets(schema, 0) {
+        let is_secret = self.holds_secrets(schema, 0);
+        if is_secret {
             self.mask(node);
         }
         let is_scalar = !matches!(type_of(self.resolve(&schema["items"])).0, Some("object"));
         let key = self.last_key();
         let help = match &node.value {
-            Value::Scalar { text, .. } if is_scalar && !node.is_null() && !node.interpolated => {
+            Value::Scalar { text, .. } if is_scalar && !is_secret && !node.is_null() && !node.interpolated => {
                 Some(format!("write `{key}: [{}]`", in_flow(text)))
             }
             Value::Map(_) => Some(format!("write `{key}: [ {{ … }} ]`")),
