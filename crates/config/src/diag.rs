@@ -131,7 +131,7 @@ impl Report {
         self.findings.iter().any(|finding| finding.severity == Severity::Error)
     }
 
-    /// How many errors and warnings there are, as text: `2 errors, 1 warning`.
+    /// How many errors, warnings and omitted findings there are, as text: `2 errors, 1 warning`.
     pub fn count(&self) -> String {
         let count = |severity, word: &str| {
             let count = self.findings.iter().filter(|finding| finding.severity == severity).count();
@@ -141,7 +141,8 @@ impl Report {
                 _ => Some(format!("{count} {word}s")),
             }
         };
-        let counts = [count(Severity::Error, "error"), count(Severity::Warning, "warning")];
+        let omitted = Some(format!("{} more findings", self.omitted)).filter(|_| self.omitted > 0);
+        let counts = [count(Severity::Error, "error"), count(Severity::Warning, "warning"), omitted];
         counts.into_iter().flatten().collect::<Vec<_>>().join(", ")
     }
 
