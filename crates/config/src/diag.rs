@@ -2,6 +2,7 @@
 //! walker and the checks of each subsystem. Out: all findings in one report, each with its source line and a caret.
 //! Limits: at most `FINDINGS_MAX` are stored, the rest are counted. Secrets and interpolated values are never shown.
 
+use base::text::plural;
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -133,17 +134,14 @@ impl Report {
 
     /// How many errors, warnings and omitted findings there are, as text: `2 errors, 1 warning`.
     pub fn count(&self) -> String {
-        let count = |severity, word: &str| {
-            let count = self.findings.iter().filter(|finding| finding.severity == severity).count();
-            match count {
-                0 => None,
-                1 => Some(format!("1 {word}")),
-                _ => Some(format!("{count} {word}s")),
-            }
-        };
-        let omitted = Some(format!("{} more findings", self.omitted)).filter(|_| self.omitted > 0);
-        let counts = [count(Severity::Error, "error"), count(Severity::Warning, "warning"), omitted];
-        counts.into_iter().flatten().collect::<Vec<_>>().join(", ")
+        let count = |severity| self.findings.iter().filter(|finding| finding.severity == severity).count();
+        let counts = [
+            (count(Severity::Error), "error", "errors"),
+            (count(Severity::Warning), "warning", "warnings"),
+            (self.omitted, "more finding", "more findings"),
+        ];
+        let shown = counts.into_iter().filter(|(count, ..)| *count > 0);
+        shown.map(|(count, one, many)| plural(count, one, many)).collect::<Vec<_>>().join(", ")
     }
 
     /// All findings as text, in the order of their locations.

@@ -6,6 +6,7 @@ use crate::config::{Config, Limits};
 use crate::plans::Plans;
 use base::system::listen::Listen;
 use base::system::output;
+use base::text::plural;
 use config::diag::{Diagnostic, Report, Severity};
 use config::interpolate::Lookup;
 use config::needs::Needs;
@@ -102,13 +103,7 @@ impl Source {
             secret_variables: &secret_variables,
             container,
             proxied: config.proxy.is_some(),
-            app: Some(&config.app),
-            limits: Some(&config.limits),
-            admin: Some(&config.admin),
-            logs: config.logs.as_ref(),
-            metrics: config.metrics.as_ref(),
-            sync: Some(&config.sync),
-            proxy: config.proxy.as_ref(),
+            config: &config,
         };
         let Planned { app, logs, metrics, sync, proxy } = sections.plan(&tree, &mut report);
         match (sync, app) {
@@ -141,20 +136,14 @@ impl Source {
     }
 }
 
-/// The sections with a valid schema. None: a section with a schema error, or without an entry in the file.
+/// What the sections are checked with.
 struct Sections<'a> {
     command: &'a [OsString],
     secret_variables: &'a [String],
     container: Option<u64>,
     /// Whether there is a section `proxy`, valid or invalid.
     proxied: bool,
-    app: Option<&'a App>,
-    limits: Option<&'a Limits>,
-    admin: Option<&'a admin::config::Config>,
-    logs: Option<&'a logs::config::Config>,
-    metrics: Option<&'a metrics::config::Config>,
-    sync: Option<&'a BTreeMap<String, sync::config::Config>>,
-    proxy: Option<&'a proxy::config::Config>,
+    config: &'a Config,
 }
 
 /// The plans of the sections that are valid.
@@ -169,46 +158,43 @@ struct Planned {
 impl Sections<'_> {
     /// Checks the meaning of the sections, separately and together.
     fn plan(&self, tree: &Node, report: &mut Report) -> Planned {
-        fn keep<P>(report: &mut Report, planned: Option<Result<P, Vec<Diagnostic>>>) -> Option<P> {
-            planned?.map_err(|findings| report.extend(findings)).ok()
+        fn keep<P>(report: &mut Report, planned: Result<P, Vec<Diagnostic>>) -> Option<P> {
+            planned.map_err(|findings| report.extend(findings)).ok()
         }
+        let Config { app, limits, admin, logs, metrics, sync, proxy, .. } = self.config;
         let (wrapped, proxied) = (!self.command.is_empty(), self.proxied);
-        let logs = self.logs.map(|config| logs::plan::Plan::new(config, wrapped, proxied, tree.at(&["logs"])));
-        let logs = keep(report, logs);
+        let logs = logs.as_ref().map(|config| logs::plan::Plan::new(config, wrapped, proxied, tree.at(&["logs"])));
+        let logs = logs.and_then(|planned| keep(report, planned));
         let metrics =
-            self.metrics.map(|config| metrics::plan::Plan::new(config, wrapped, proxied, tree.at(&["metrics"])));
-        let metrics = keep(report, metrics);
-        // Without a valid section `app`, it is unknown whether there is a cluster `app`.
-        let port = self.app.map_or(Some(u16::MAX), |app| app.port);
-        let proxy = self.proxy.map(|config| proxy::plan::Plan::new(config, port, tree.at(&["proxy"])));
-        let proxy = keep(report, proxy);
-        let sync = self.sync.map(|config| sync::plan::Plan::new(config, wrapped, tree.at(&["sync"])));
-        let sync = keep(report, sync);
+            metrics.as_ref().map(|config| metrics::plan::Plan::new(config, wrapped, proxied, tree.at(&["metrics"])));
+        let metrics = metrics.and_then(|planned| keep(report, planned));
+        // With an invalid port there is a cluster `app` nevertheless.
+        let app_tree = tree.at(&["app"]);
+        let has_port = app_tree.has("port") && !app_tree.at(&["port"]).is_null();
+        let port = app.port.or_else(|| has_port.then_some(u16::MAX));
+        let proxy = proxy.as_ref().map(|config| proxy::plan::Plan::new(config, port, tree.at(&["proxy"])));
+        let proxy = proxy.and_then(|planned| keep(report, planned));
+        let sync = keep(report, sync::plan::Plan::new(sync, wrapped, tree.at(&["sync"])));
         let context = app_plan::Context {
             command: self.command,
             capture_bytes: logs.as_ref().and_then(|plan| plan.capture_bytes(self.container)),
             secret_variables: self.secret_variables,
         };
-        let app = self.app.map(|app| app_plan::plan(app, &context, tree.at(&["app"])));
-        let app = keep(report, app);
-        if let Some(limits) = self.limits {
-            report.extend(check_budget(limits, self.container, logs.as_ref(), tree));
-            report.extend(check_memory(memory(limits, self.container), tree));
-        }
-        if let Some(app) = self.app {
-            report.extend(check_times(app, tree.at(&["app"])));
-            report.extend(app_plan::without_effect(wrapped, tree.at(&["app"])));
-        }
+        let planned_app = keep(report, app_plan::plan(app, &context, app_tree));
+        report.extend(check_budget(limits, self.container, logs.as_ref(), tree));
+        report.extend(check_memory(memory(limits, self.container), tree));
+        report.extend(check_times(app, app_tree));
+        report.extend(app_plan::without_effect(wrapped, app_tree));
         report.extend(logs.iter().flat_map(|plan| plan.unread_sources(tree.at(&["logs"]))));
         report.extend(metrics.iter().flat_map(|plan| plan.unread_sources(tree.at(&["metrics"]))));
-        report.extend(self.admin.into_iter().flat_map(|admin| admin.check(tree.at(&["admin"]))));
+        report.extend(admin.check(tree.at(&["admin"])));
         let mut needs = Needs::default();
         metrics.iter().for_each(|plan| needs.add(plan.needs()));
         proxy.iter().for_each(|plan| needs.add(plan.needs()));
-        needs.listen.extend(self.admin.into_iter().flat_map(crate::grants::admin_listens));
+        needs.listen.extend(crate::grants::admin_listens(admin));
         report.extend(check_sockets(&needs));
-        report.extend(check_addresses(&needs.listen, self.app.and_then(|app| app.port), proxy.as_ref(), tree));
-        Planned { app, logs, metrics, sync, proxy }
+        report.extend(check_addresses(&needs.listen, app.port, proxy.as_ref(), tree));
+        Planned { app: planned_app, logs, metrics, sync, proxy }
     }
 }
 
@@ -222,13 +208,7 @@ fn check_rejected(refused: config::load::Refused<Config>, command: &[OsString]) 
         secret_variables: &[],
         container: base::system::cgroup::memory_limit(),
         proxied: tree.has("proxy"),
-        app: Some(&config.app),
-        limits: Some(&config.limits),
-        admin: Some(&config.admin),
-        logs: config.logs.as_ref(),
-        metrics: config.metrics.as_ref(),
-        sync: Some(&config.sync),
-        proxy: config.proxy.as_ref(),
+        config: &config,
     };
     let known = report.findings().len();
     sections.plan(&tree, &mut report);
@@ -424,17 +404,12 @@ pub fn validate(path: &Path, command: &[OsString], deny_warnings: bool) -> i32 {
                 output::note(&format!("warning: {error}; with this, Outrigger does not start\n"));
             }
             let warnings = report.findings().len() + missing.len() + errors.len();
+            let counted = plural(warnings, "warning", "warnings");
             if deny_warnings && warnings > 0 {
-                let plural = if warnings == 1 { "" } else { "s" };
-                let path = path.display();
-                output::note(&format!("{path}: {warnings} warning{plural}, treated as errors by --deny-warnings\n"));
+                output::note(&format!("{}: {counted}, treated as errors by --deny-warnings\n", path.display()));
                 return i32::from(crate::EXIT_ERROR);
             }
-            let counted = match warnings {
-                0 => String::new(),
-                1 => ", 1 warning".into(),
-                _ => format!(", {warnings} warnings"),
-            };
+            let counted = if warnings == 0 { String::new() } else { format!(", {counted}") };
             output::note(&format!("{}: valid{counted}\n", path.display()));
             0
         }

@@ -268,6 +268,9 @@ fn one_invalid_entry_hides_no_other_error() {
     }
     assert!(!report.contains("unknown cluster `e`") && !report.contains("warning"), "{report}");
     assert!(report.ends_with("5 errors found\n"), "{report}");
+    let port = "app: { port: eighty }\nproxy: { listeners: { a: { listen: \"127.0.0.1:18001\", cluster: app } } }\n";
+    let (code, report) = validate(port);
+    assert!(code == 1 && report.ends_with("1 error found\n"), "the cluster `app` has an invalid port: {report}");
 }
 
 /// Errors of values do not hide each other, nor those of other sections, and a value is reported once.
