@@ -129,7 +129,7 @@ impl Worker {
         let (opener, telemetry, closed) = (self.control.clone(), self.telemetry.clone(), gate.sync.clone());
         let companion = self.companion;
         self.control.on_start_timeout(move || {
-            let waiting_for = closed.as_ref().map(sync::run::Gate::closed).unwrap_or_default().join(", ");
+            let waiting_for = closed_entries(closed.as_ref());
             let timeout = start.timeout;
             tracing::error!(component = "app", %timeout, waiting_for, "start gates did not open within app.start.timeout");
         });
@@ -138,7 +138,7 @@ impl Worker {
                 && start.on_timeout == OnTimeout::Continue
             {
                 // A platform that waits for `/started` before it starts the app of another container stops waiting, too.
-                let waiting_for = gate.closed().join(", ");
+                let waiting_for = closed_entries(gate.sync.as_ref());
                 let next = if companion { "/started succeeds nevertheless" } else { "starting the app nevertheless" };
                 tracing::warn!(component = "app", timeout = %start.timeout, waiting_for, "start gates did not open within app.start.timeout; {next}");
                 telemetry.healths().iter().for_each(|health| health.set_started());
@@ -414,9 +414,9 @@ impl Gate {
         // The proxy already listens before the subsystems start. The scopes live as long as the worker.
         std::mem::forget(std::mem::take(&mut self.scopes));
     }
+}
 
-    /// The sync entries that have not published.
-    fn closed(&self) -> Vec<&str> {
-        self.sync.as_ref().map(sync::run::Gate::closed).unwrap_or_default()
-    }
+/// The sync entries that have not published.
+fn closed_entries(gate: Option<&sync::run::Gate>) -> String {
+    gate.map(sync::run::Gate::closed).unwrap_or_default().join(", ")
 }

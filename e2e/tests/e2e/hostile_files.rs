@@ -8,6 +8,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::Duration;
 
+use crate::harness::certificates::{Certificates, NO_OPENSSL};
 use crate::harness::hostile::{Kind, Laid, lay, limit_memory, observe, run_watched};
 use crate::harness::outrigger::{binary, configuration};
 use crate::harness::process::{Running, Signal, is_alive, send_signal};
@@ -143,14 +144,8 @@ logs:
 /// TLS files are checked before the start: an invalid file is rejected immediately, by name.
 #[test]
 fn hostile_tls_files_are_rejected_by_name() {
-    let openssl = need!(peer("openssl"), "openssl is not installed");
     let scene = Scene::new();
-    let subject = ["-newkey", "rsa:2048", "-nodes", "-subj", "/CN=test", "-days", "1"];
-    let created = std::process::Command::new(openssl)
-        .args(["req", "-x509", "-keyout", &scene.text_path("good.key"), "-out", &scene.text_path("good.crt")])
-        .args(subject)
-        .output();
-    assert!(created.is_ok_and(|created| created.status.success()), "openssl creates a certificate");
+    need!(Certificates::new(&scene), NO_OPENSSL).authority("good", "test");
     let (mut findings, binary) = (Findings::default(), binary());
     for name in ["ca", "cert", "key"] {
         for (key, file) in [("ca", "good.crt"), ("cert", "good.crt"), ("key", "good.key")] {

@@ -8,10 +8,11 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use crate::harness::certificates::{Certificates, NO_OPENSSL};
 use crate::harness::outrigger::{configuration, outrigger as command};
 use crate::harness::process::{Signal, send_signal};
 use crate::harness::status::{await_health, health_of_all, own_log};
-use crate::harness::{Outrigger, PATIENCE, SECOND, Scene, Wait, peer, until, within};
+use crate::harness::{Outrigger, PATIENCE, SECOND, Scene, Wait, until, within};
 
 /// The poll interval of the file, and half of that again.
 const POLL: Duration = Duration::from_secs(3);
@@ -310,13 +311,9 @@ fn a_requested_reload_rereads_interpolated_files() {
 /// If no worker can start, a stop does not wait for one.
 #[test]
 fn a_stop_without_a_worker_is_not_delayed() {
-    let openssl = need!(peer("openssl"), "openssl is not installed");
     let scene = Scene::new();
+    need!(Certificates::new(&scene), NO_OPENSSL).authority("ca", "test");
     let ca = scene.text_path("ca.crt");
-    let arguments = ["-newkey", "rsa:2048", "-nodes", "-subj", "/CN=test", "-days", "1", "-out", &ca];
-    let key = scene.text_path("ca.key");
-    let created = Command::new(openssl).args(["req", "-x509", "-keyout", &key]).args(arguments).output();
-    assert!(created.is_ok_and(|created| created.status.success()), "openssl creates a certificate");
     let sink = format!("https: {{ http: {{ url: \"https://127.0.0.1:9/\", tls: {{ ca_file: \"{ca}\" }} }} }}");
     let body = format!(
         "app: {{ stop: {{ timeout: 60s }} }}\nlogs: {{ sources: {{ app: {{ stdio: {{}} }} }}, sinks: {{ {sink} }} }}"

@@ -4,49 +4,15 @@
 
 use std::process::Command;
 
-use crate::harness::process::{Running, run_to_end};
+use crate::harness::certificates::{Certificates, NO_OPENSSL};
+use crate::harness::process::Running;
 use crate::harness::status::await_health;
-use crate::harness::{Outrigger, PATIENCE, Scene, get, peer, until};
-
-/// The certificates of one scene, made by openssl.
-struct Certificates<'s> {
-    scene: &'s Scene,
-    openssl: String,
-}
-
-impl Certificates<'_> {
-    #[track_caller]
-    fn openssl(&self, arguments: &str) {
-        let filled = self.scene.fill(arguments);
-        let words: Vec<&str> = std::iter::once(self.openssl.as_str()).chain(filled.split_whitespace()).collect();
-        let (code, _, stderr) = run_to_end(&words, PATIENCE);
-        assert_eq!(code, 0, "{words:?}: {stderr}");
-    }
-
-    /// A CA with its certificate in NAME.crt.
-    fn authority(&self, name: &str, subject: &str) {
-        let to = format!("-keyout @dir@/{name}.key -out @dir@/{name}.crt");
-        self.openssl(&format!(
-            "req -x509 -newkey rsa:2048 -nodes -subj /CN={subject} -addext subjectAltName=DNS:localhost -days 2 {to}"
-        ));
-    }
-
-    /// A certificate of `ca` for one host name.
-    fn leaf(&self, name: &str, host: &str, validity: &str) {
-        self.scene.write(&format!("{name}.ext"), format!("subjectAltName=DNS:{host}\nbasicConstraints=CA:FALSE\n"));
-        self.openssl(&format!(
-            "req -newkey rsa:2048 -nodes -subj /CN={host} -keyout @dir@/{name}.key -out @dir@/{name}.csr"
-        ));
-        let from = format!("-in @dir@/{name}.csr -extfile @dir@/{name}.ext -out @dir@/{name}.crt {validity}");
-        self.openssl(&format!("x509 -req -CA @dir@/ca.crt -CAkey @dir@/ca.key -CAcreateserial {from}"));
-    }
-}
+use crate::harness::{Outrigger, PATIENCE, Scene, get, until};
 
 #[test]
 fn each_tls_failure_has_its_cause_and_next_step() {
-    let openssl = need!(peer("openssl"), "openssl is not installed");
     let scene = Scene::new();
-    let certificates = Certificates { scene: &scene, openssl: openssl.display().to_string() };
+    let certificates = need!(Certificates::new(&scene), NO_OPENSSL);
     certificates.authority("ca", "orders");
     certificates.authority("renewed", "orders");
     certificates.authority("other", "other");
@@ -73,7 +39,7 @@ fn each_tls_failure_has_its_cause_and_next_step() {
         let port = scene.port(&format!("server{number}"));
         let serve =
             format!("s_server -accept localhost:{port} -cert @dir@/{cert}.crt -key @dir@/{cert}.key -WWW {options}");
-        let mut server = Command::new(&openssl);
+        let mut server = Command::new(certificates.program());
         server.args(scene.fill(&serve).split_whitespace()).current_dir(scene.path("www"));
         let _server = Running::spawn(server);
         // The scrape shows a success, and the sink a failure: its first attempt is immediate.

@@ -94,10 +94,15 @@ struct Inner {
 struct Fault {
     /// A component's id, followed by a word if one component can have several faults.
     part: String,
-    /// The newest cause, in one sentence.
-    text: String,
-    /// The causes since the fault began, newest last; at most `CAUSES_MAX`.
+    /// The causes since the fault began, each in one sentence, newest last; at most `CAUSES_MAX`.
     causes: VecDeque<String>,
+}
+
+impl Fault {
+    /// The newest cause.
+    fn text(&self) -> &str {
+        self.causes.back().map_or("", String::as_str)
+    }
 }
 
 /// Causes of a fault that are not reported as new when they alternate.
@@ -177,7 +182,7 @@ impl Health {
         let inner = lock(&self.inner);
         let of = |component: &Component| {
             let faults = inner.faults.iter().filter(|fault| component.has(&fault.part));
-            let message = faults.map(|fault| fault.text.as_str()).collect::<Vec<_>>().join("; ");
+            let message = faults.map(Fault::text).collect::<Vec<_>>().join("; ");
             let health = match () {
                 () if inner.panicked.is_some() => State::Failed,
                 () if !component.is_healthy => State::Degraded,
@@ -218,20 +223,17 @@ impl Health {
     pub fn fault(&self, part: &str, text: impl Into<String>) -> bool {
         let (mut inner, text) = (lock(&self.inner), text.into());
         let Some(fault) = inner.faults.iter_mut().find(|fault| fault.part == part) else {
-            let causes = VecDeque::from([text.clone()]);
-            inner.faults.push(Fault { part: part.to_string(), text, causes });
+            inner.faults.push(Fault { part: part.to_string(), causes: VecDeque::from([text]) });
             inner.refresh();
             return true;
         };
-        let is_new = !fault.causes.contains(&text);
-        if is_new {
-            fault.causes.push_back(text.clone());
-            if fault.causes.len() > CAUSES_MAX {
-                fault.causes.pop_front();
-            }
+        let known = fault.causes.iter().position(|cause| *cause == text);
+        known.into_iter().for_each(|index| drop(fault.causes.remove(index)));
+        fault.causes.push_back(text);
+        if fault.causes.len() > CAUSES_MAX {
+            fault.causes.pop_front();
         }
-        fault.text = text;
-        is_new
+        known.is_none()
     }
 
     /// Records that a part has recovered; returns whether it had a fault.
@@ -285,7 +287,7 @@ impl Health {
             (None, [], _) => inner.summary.clone(),
             (None, faults, _) => {
                 let parts: Vec<String> =
-                    faults.iter().map(|Fault { part, text, .. }| format!("{part}: {text}")).collect();
+                    faults.iter().map(|fault| format!("{}: {}", fault.part, fault.text())).collect();
                 parts.join("; ")
             }
         };

@@ -1,7 +1,7 @@
 //! The next steps for errors of shape: an unknown key, a kind that is not known or is written as a value, and a scalar in place
 //! of a mapping. In: the node and the schema at its location. Out: findings with a text to write.
 
-use super::{Walker, type_of};
+use super::{Walker, strings, type_of, words_of};
 use crate::diag::{Diagnostic, nearest};
 use crate::renamed;
 use crate::tree::{Entry, Node, Value};
@@ -95,7 +95,7 @@ impl<'s> Walker<'s> {
         }
         // Inside a kind: a key that belongs next to it.
         let (name, above) = (self.path.last()?, self.above.iter().rev().nth(1)?);
-        let is_kind = above["x-kinds"].as_array().is_some_and(|kinds| kinds.iter().any(|kind| kind == name));
+        let is_kind = strings(&above["x-kinds"]).any(|kind| kind == name);
         let meant = self.key_at(above, key).filter(|_| is_kind)?;
         Some((format!("it belongs next to `{name}`, not in it"), Some(meant)))
     }
@@ -104,7 +104,7 @@ impl<'s> Walker<'s> {
     fn list_of(&self, key: &str, schema: &'s Json) -> Option<(&'s str, &'s Json)> {
         schema["properties"].as_object()?.iter().find_map(|(list, property)| {
             let item = self.resolve(&self.content(property)["items"]);
-            let is_kind = item["x-kinds"].as_array()?.iter().any(|kind| kind == key);
+            let is_kind = strings(&item["x-kinds"]).any(|kind| kind == key);
             Some((list.as_str(), self.key_at(item, key).filter(|_| is_kind)?))
         })
     }
@@ -181,8 +181,7 @@ impl<'s> Walker<'s> {
             return Some(format!("set exactly one of: {}", kinds.join(", ")));
         }
         let properties = schema["properties"].as_object()?;
-        let required: Vec<&str> =
-            schema["required"].as_array().into_iter().flatten().filter_map(Json::as_str).collect();
+        let required: Vec<&str> = strings(&schema["required"]).collect();
         let accepting = |fit: Fit| -> Vec<&str> {
             let fits = properties.iter().filter(|(_, property)| self.fit(text, property) == fit);
             fits.map(|(key, _)| key.as_str()).collect()
@@ -208,14 +207,10 @@ impl<'s> Walker<'s> {
     /// How well a scalar fits a schema.
     fn fit(&self, text: &str, schema: &'s Json) -> Fit {
         let schema = self.content(schema);
-        let words = |schema: &Json| -> Vec<String> {
-            let allowed = schema["enum"].as_array().into_iter().flatten();
-            allowed.chain(Some(&schema["const"])).filter_map(Json::as_str).map(str::to_string).collect()
-        };
         let variants = schema["oneOf"].as_array().into_iter().flatten().map(|variant| self.resolve(variant));
-        let words: Vec<String> = words(schema).into_iter().chain(variants.flat_map(words)).collect();
-        if !words.is_empty() {
-            return if words.iter().any(|word| word == text) { Fit::Word } else { Fit::None };
+        let mut words = words_of(schema).chain(variants.flat_map(words_of)).peekable();
+        if words.peek().is_some() {
+            return if words.any(|word| word == text) { Fit::Word } else { Fit::None };
         }
         let is_typed = match (type_of(schema).0, schema["format"].as_str()) {
             (Some("string"), Some("duration")) => TimeSpan::parse(text).is_ok(),

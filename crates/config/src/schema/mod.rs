@@ -62,11 +62,9 @@ impl<'s> Walker<'s> {
         if let Some(variants) = schema["oneOf"].as_array() {
             return self.one_of(node, variants);
         }
-        if let Some(allowed) = schema["enum"].as_array() {
-            return self.word(node, &allowed.iter().filter_map(Json::as_str).collect::<Vec<_>>());
-        }
-        if let Some(only) = schema["const"].as_str() {
-            return self.word(node, &[only]);
+        let allowed: Vec<&str> = words_of(schema).collect();
+        if !allowed.is_empty() {
+            return self.word(node, &allowed);
         }
         let (expected, nullable) = type_of(schema);
         if nullable && node.is_null() {
@@ -110,8 +108,7 @@ impl<'s> Walker<'s> {
     }
 
     fn object(&mut self, node: &Node, schema: &'s Json) -> Json {
-        let kinds: Vec<&str> =
-            schema["x-kinds"].as_array().map(|list| list.iter().filter_map(Json::as_str).collect()).unwrap_or_default();
+        let kinds: Vec<&str> = strings(&schema["x-kinds"]).collect();
         let entries: &[Entry] = match &node.value {
             Value::Map(entries) => entries,
             _ if node.is_null() => &[],
@@ -177,7 +174,7 @@ impl<'s> Walker<'s> {
 
     fn missing_keys(&mut self, node: &Node, schema: &Json, entries: &[Entry]) {
         let name = self.name();
-        let required = schema["required"].as_array().into_iter().flatten().filter_map(Json::as_str);
+        let required = strings(&schema["required"]);
         for key in required.filter(|key| !entries.iter().any(|entry| entry.key == *key)) {
             let about = schema["properties"][key]["description"].as_str().and_then(|text| text.lines().next());
             let finding = Diagnostic::error(node.place, format!("missing required key `{key}` in `{name}`"));
@@ -192,8 +189,8 @@ impl<'s> Walker<'s> {
     fn dependent_keys(&mut self, schema: &Json, entries: &[Entry]) {
         let has = |key: &str| entries.iter().any(|entry| entry.key == key);
         for entry in entries {
-            let required = schema["dependentRequired"][entry.key.as_str()].as_array().into_iter().flatten();
-            for key in required.filter_map(Json::as_str).filter(|key| !has(key)) {
+            let required = strings(&schema["dependentRequired"][entry.key.as_str()]);
+            for key in required.filter(|key| !has(key)) {
                 let text = format!("`{}` in `{}` requires `{key}`", entry.key, self.name());
                 self.findings.push(Diagnostic::error(entry.key_place, text).help("set both or none"));
             }
@@ -202,8 +199,7 @@ impl<'s> Walker<'s> {
 
     /// Keys of which exactly one is required.
     fn exactly_one(&mut self, node: &Node, schema: &Json, entries: &[Entry]) {
-        let keys: Vec<&str> =
-            schema["x-exactly-one"].as_array().into_iter().flatten().filter_map(Json::as_str).collect();
+        let keys: Vec<&str> = strings(&schema["x-exactly-one"]).collect();
         let given: Vec<&Entry> = entries.iter().filter(|entry| keys.contains(&entry.key.as_str())).collect();
         let place = match given.as_slice() {
             _ if keys.is_empty() => return,
@@ -253,16 +249,7 @@ impl<'s> Walker<'s> {
 
     /// An externally tagged enum: a word, or a mapping with exactly one key.
     fn one_of(&mut self, node: &Node, variants: &'s [Json]) -> Json {
-        let words: Vec<&str> = variants
-            .iter()
-            .flat_map(|variant| {
-                let variant = self.resolve(variant);
-                variant["const"]
-                    .as_str()
-                    .into_iter()
-                    .chain(variant["enum"].as_array().into_iter().flatten().filter_map(Json::as_str))
-            })
-            .collect();
+        let words: Vec<&str> = variants.iter().flat_map(|variant| words_of(self.resolve(variant))).collect();
         let keyed = |key: &str| variants.iter().find(|variant| self.resolve(variant)["properties"].get(key).is_some());
         let known: Vec<&str> = variants
             .iter()
@@ -414,6 +401,16 @@ impl<'s> Walker<'s> {
         self.findings.push(if quoted { finding.help("write it without quotes") } else { finding });
         Json::Null
     }
+}
+
+/// The texts of a list; none if it is absent.
+fn strings(list: &Json) -> impl Iterator<Item = &str> {
+    list.as_array().into_iter().flatten().filter_map(Json::as_str)
+}
+
+/// The words that a schema allows.
+fn words_of(schema: &Json) -> impl Iterator<Item = &str> {
+    schema["const"].as_str().into_iter().chain(strings(&schema["enum"]))
 }
 
 fn type_of(schema: &Json) -> (Option<&str>, bool) {

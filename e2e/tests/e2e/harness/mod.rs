@@ -6,6 +6,7 @@ pub mod faults;
 pub mod booted;
 pub mod busy;
 pub mod callers;
+pub mod certificates;
 pub mod exposition;
 pub mod findings;
 pub mod git;
