@@ -23,7 +23,7 @@ const USAGE: &str = "\
 usage: cargo xtask <task>
 
   peers                          install the real peers of tests and benchmarks that are missing
-  tidy [--fix]                   check the project's rules; --fix applies the unambiguous fixes
+  tidy [--fix] [--quick]         check the project's rules; --fix applies the unambiguous fixes, --quick builds nothing
   test [-- FILTER…]              all tests, unit and end to end, with the peers they need
   ci                             everything that must hold before a change lands
   bench [CASE] [--json FILE] …   a benchmark compared with its peers, from a release build

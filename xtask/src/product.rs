@@ -45,7 +45,7 @@ pub fn program(programs: &BTreeMap<String, PathBuf>, name: &str) -> Outcome<Path
 }
 
 /// One JSON object a line; those of programs contain the path of the executable.
-fn programs(messages: &str) -> BTreeMap<String, PathBuf> {
+pub fn programs(messages: &str) -> BTreeMap<String, PathBuf> {
     let messages = messages.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
     messages
         .filter_map(|message| {

@@ -3,9 +3,8 @@
 
 use crate::ack::AckTracker;
 use crate::batch::Batch;
-use crate::plan::Plan;
 use crate::queue::Queue;
-use crate::stage::{MeteredStage, apply, metered};
+use crate::stage::{MeteredStage, apply};
 use crate::telemetry::{REMOVED_BYTES, REMOVED_FILES, TRUNCATED};
 use base::runtime::health::Health;
 use base::runtime::pressure::Pressure;
@@ -17,11 +16,11 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 /// One sink of a pipeline.
-struct Branch {
-    name: String,
-    required: bool,
-    queue: Rc<Queue>,
-    stages: Vec<MeteredStage>,
+pub struct Branch {
+    pub name: String,
+    pub required: bool,
+    pub queue: Rc<Queue>,
+    pub stages: Vec<MeteredStage>,
 }
 
 /// The path from one source to its sinks.
@@ -42,28 +41,18 @@ pub struct Pipeline {
 }
 
 impl Pipeline {
+    /// `stages`: those of the source, followed by those of all sources.
     pub fn new(
-        source: &crate::plan::SourcePlan,
-        plan: &Plan,
-        queues: &[Rc<Queue>],
+        name: &str,
+        component: Component,
+        stages: Vec<MeteredStage>,
+        branches: Vec<Branch>,
         telemetry: &Telemetry,
         health: Arc<Health>,
     ) -> Pipeline {
-        let component = source.component();
-        let mut stages = metered(&source.stages, &component.id, telemetry);
-        stages.extend(metered(&plan.stages, "logs", telemetry));
-        let branches = source.sinks.iter().filter_map(|index| {
-            let (sink, queue) = (plan.sinks.get(*index)?, queues.get(*index)?);
-            Some(Branch {
-                name: sink.name.clone(),
-                required: sink.required,
-                queue: queue.clone(),
-                stages: metered(&sink.stages, &sink.component().id, telemetry),
-            })
-        });
         Pipeline {
-            branches: branches.collect(),
-            sink_count: plan.sinks.len(),
+            sink_count: branches.iter().map(|branch| branch.queue.sink + 1).max().unwrap_or(0),
+            branches,
             stages,
             row: telemetry.ledger.row(&component),
             bytes: telemetry.counter(&RECEIVED_BYTES, &component.labels()),
@@ -73,7 +62,7 @@ impl Pipeline {
             health,
             pressure: telemetry.pressure.clone(),
             telemetry: telemetry.clone(),
-            name: source.name.clone(),
+            name: name.to_string(),
             component,
         }
     }
@@ -102,7 +91,7 @@ impl Pipeline {
         self.branches.iter().filter(|branch| branch.required).map(|branch| branch.name.clone()).collect()
     }
 
-    /// The number of sinks in a tracker.
+    /// The length of lists with a value per sink: the highest index, plus one.
     pub fn sink_count(&self) -> usize {
         self.sink_count
     }

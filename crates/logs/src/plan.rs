@@ -1,13 +1,13 @@
 //! From the Config to a Plan that is always valid: names resolved, policies decided.
 
 use crate::config::Config;
-use crate::sink::{SinkEntry, SinkKind};
+use crate::sink::{SinkConfig, SinkEntry};
 use crate::sink_options::WhenFull;
-use crate::source::SourceKind;
-use crate::stage::{StageEntry, StageKind};
+use crate::source::SourceConfig;
+use crate::stage::{StageConfig, StageEntry};
 use base::telemetry::component::Component;
 use config::diag::{Diagnostic, nearest};
-use config::needs::Needs;
+use config::registry::{Configured, Entry, Kind, Named, PlannedKind};
 use config::tree::Node;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -15,22 +15,22 @@ use std::time::Duration;
 
 pub struct Plan {
     pub sources: Vec<SourcePlan>,
-    pub stages: Vec<StageKind>,
+    pub stages: Vec<Named<dyn StageConfig>>,
     pub sinks: Vec<SinkPlan>,
 }
 
 pub struct SourcePlan {
     pub name: String,
-    pub kind: SourceKind,
-    pub stages: Vec<StageKind>,
+    pub kind: Named<dyn SourceConfig>,
+    pub stages: Vec<Named<dyn StageConfig>>,
     /// Indexes of the sinks that receive its records.
     pub sinks: Vec<usize>,
 }
 
 pub struct SinkPlan {
     pub name: String,
-    pub kind: SinkKind,
-    pub stages: Vec<StageKind>,
+    pub kind: Named<dyn SinkConfig>,
+    pub stages: Vec<Named<dyn StageConfig>>,
     pub required: bool,
     pub when_full: WhenFull,
     pub max_buffer_bytes: usize,
@@ -58,17 +58,26 @@ pub struct BatchLimits {
 }
 
 impl Plan {
-    /// What its sources and sinks need from the system.
-    pub fn needs(&self) -> Needs {
-        let mut needs = Needs::default();
-        self.sources.iter().for_each(|source| needs.add(source.kind.needs()));
-        self.sinks.iter().for_each(|sink| needs.add(sink.kind.needs()));
-        needs
+    /// Its components, for what is done with every component.
+    pub fn components(&self) -> Vec<PlannedKind<'_>> {
+        let mut components = Vec::new();
+        for source in &self.sources {
+            let id = source.component().id;
+            components.extend(stage_components(&id, &source.stages));
+            components.push(PlannedKind { id, kind: &*source.kind, buffer: 0, bodies: 0 });
+        }
+        components.extend(stage_components("logs", &self.stages));
+        for sink in &self.sinks {
+            let id = sink.component().id;
+            components.extend(stage_components(&id, &sink.stages));
+            let (buffer, bodies) = (sink.max_buffer_bytes as u64, sink.batch.bytes as u64);
+            components.push(PlannedKind { id, kind: &*sink.kind, buffer, bodies });
+        }
+        components
     }
 
-    /// Checks what the schema cannot. `wrapped`: there is a command whose output can be captured; `proxied`: there is a
-    /// proxy whose requests can be recorded. `root` is the tree of the `logs` section.
-    pub fn new(config: &Config, wrapped: bool, proxied: bool, root: &Node) -> Result<Plan, Vec<Diagnostic>> {
+    /// Checks what the schema cannot. `root` is the tree of the `logs` section.
+    pub fn new(config: &Config, configured: Configured, root: &Node) -> Result<Plan, Vec<Diagnostic>> {
         let mut findings = Vec::new();
         let names: Vec<&String> = config.sources.keys().collect();
         let mut subscribed = vec![Vec::new(); names.len()];
@@ -92,14 +101,9 @@ impl Plan {
                 }
             }
         }
-        for (name, entry) in &config.sinks {
-            for (keys, text, help) in entry.kind().iter().flat_map(SinkKind::check) {
-                let place = root.at(&[&["sinks", name.as_str()], keys.as_slice()].concat()).place;
-                findings.push(Diagnostic::error(place, text).help(help));
-            }
-        }
+        findings.extend(check_kinds(config, configured, root));
         findings.extend(check_loops(config, root));
-        findings.extend(check_sources(config, wrapped, proxied, root));
+        findings.extend(check_output(config, root));
         if !findings.is_empty() {
             return Err(findings);
         }
@@ -141,47 +145,60 @@ impl Plan {
 
     /// Whether a source reads access records, so that the proxy creates them.
     pub fn reads_access(&self) -> bool {
-        self.sources.iter().any(|source| matches!(source.kind, SourceKind::Proxy(_)))
+        self.sources.iter().any(|source| source.kind.reads_access())
     }
 
     /// The size of the capture rings for the supervisor, if a source reads them.
     pub fn capture_bytes(&self, container: Option<u64>) -> Option<u64> {
-        self.sources.iter().find_map(|source| match &source.kind {
-            SourceKind::Stdio(config) => Some(config.capture_bytes(container)),
-            _ => None,
-        })
+        self.sources.iter().find_map(|source| source.kind.capture_bytes(container))
     }
 }
 
-/// Checks what a source needs from the rest of the configuration, and the values of its own keys.
-fn check_sources(config: &Config, wrapped: bool, proxied: bool, root: &Node) -> Vec<Diagnostic> {
+/// Stages with the id of their owner.
+fn stage_components<'p>(owner: &str, stages: &'p [Named<dyn StageConfig>]) -> impl Iterator<Item = PlannedKind<'p>> {
+    let component = move |(index, stage): (usize, &'p Named<dyn StageConfig>)| PlannedKind {
+        id: format!("{owner}.stages.{index}"),
+        kind: &**stage,
+        buffer: 0,
+        bodies: 0,
+    };
+    stages.iter().enumerate().map(component)
+}
+
+/// What each kind checks by itself.
+fn check_kinds(config: &Config, configured: Configured, root: &Node) -> Vec<Diagnostic> {
     let mut findings = Vec::new();
-    if let Some((name, _)) = config.sources.iter().filter(|(_, entry)| entry.stdio.is_some()).nth(1) {
-        let place = root.at(&["sources", name, "stdio"]).place;
-        let finding = Diagnostic::error(place, "the app's output is already read by another source");
-        findings.push(finding.help("keep one `stdio` source; all sinks can share it"));
-    }
+    let mut check = |keys: &[&str], name: &str, kind: &dyn Kind| {
+        let id = format!("logs.{}", keys.join("."));
+        let node = root.at(&[keys, &[name]].concat());
+        findings.extend(kind.check(&Entry { id: &id, node, configured }));
+    };
+    let mut stages: Vec<(Vec<&str>, &[StageEntry])> = vec![(vec!["stages"], &config.stages)];
     for (name, entry) in &config.sources {
-        let place = |kind: &str| root.at(&["sources", name, kind]).place;
-        match entry.kind() {
-            Some(SourceKind::Stdio(_)) if !wrapped => findings.push(
-                Diagnostic::error(place("stdio"), "`stdio` requires a wrapped app, but no command is configured")
-                    .help("set app.command or run `outrigger run -- command`; for an app in another container, read its files instead"),
-            ),
-            Some(SourceKind::Proxy(_)) if !proxied => findings.push(
-                Diagnostic::error(place("proxy"), format!("the source `{name}` records requests, but no proxy is configured"))
-                    .help("add a `proxy` section, or remove this source"),
-            ),
-            Some(SourceKind::File(config)) => {
-                findings.extend(config.check().into_iter().map(|(key, index, message)| {
-                    let place = root.at(&["sources", name, "file", key, &index.to_string()]).place;
-                    Diagnostic::error(place, message)
-                }));
-            }
-            _ => {}
+        entry.kind().iter().for_each(|kind| check(&["sources", name], kind.name(), &**kind));
+        stages.push((vec!["sources", name, "stages"], &entry.stages));
+    }
+    for (name, entry) in &config.sinks {
+        entry.kind().iter().for_each(|kind| check(&["sinks", name], kind.name(), &**kind));
+        stages.push((vec!["sinks", name, "stages"], &entry.stages));
+    }
+    for (keys, entries) in stages {
+        for (index, stage) in entries.iter().enumerate() {
+            let index = index.to_string();
+            let keys = [keys.as_slice(), &[index.as_str()]].concat();
+            stage.kind().iter().for_each(|kind| check(&keys, kind.name(), &**kind));
         }
     }
     findings
+}
+
+/// One source reads the app's output: its rings have one reader.
+fn check_output(config: &Config, root: &Node) -> Option<Diagnostic> {
+    let kinds = config.sources.iter().filter_map(|(name, entry)| Some((name, entry.kind()?)));
+    let (name, kind) = kinds.filter(|(_, kind)| kind.capture_bytes(None).is_some()).nth(1)?;
+    let place = root.at(&["sources", name, kind.name()]).place;
+    let finding = Diagnostic::error(place, "the app's output is already read by another source");
+    Some(finding.help(format!("keep one `{}` source; all sinks can share it", kind.name())))
 }
 
 /// A source that reads what a sink writes with its records, directly or through other sources and sinks, is an endless loop.
@@ -192,7 +209,8 @@ fn check_loops(config: &Config, root: &Node) -> Vec<Diagnostic> {
         else {
             continue;
         };
-        let place = root.at(&["sinks", sink, "file", "path"]).place;
+        let kind = entry.kind().map_or("", |kind| kind.name());
+        let place = root.at(&["sinks", sink, kind, "path"]).place;
         let text = format!(
             "endless loop: the source `{source}` reads {}, which this sink writes with its records",
             written.display()
@@ -204,20 +222,14 @@ fn check_loops(config: &Config, root: &Node) -> Vec<Diagnostic> {
 }
 
 /// The sources that read a file that a sink writes, with its path.
-fn reads<'c>(config: &'c Config, sink: &'c SinkEntry) -> impl Iterator<Item = (&'c str, PathBuf)> {
-    let written: Vec<PathBuf> = match sink.kind() {
-        Some(SinkKind::File(file)) => {
-            let directory = file.path.parent().and_then(|directory| directory.canonicalize().ok());
-            // With the symlinks of the directory resolved, and as configured.
-            let real =
-                directory.map(|directory| file.names().filter_map(move |name| Some(directory.join(name.file_name()?))));
-            real.into_iter().flatten().chain(file.names()).collect()
-        }
-        _ => Vec::new(),
-    };
+fn reads<'c>(config: &'c Config, sink: &SinkEntry) -> impl Iterator<Item = (&'c str, PathBuf)> {
+    let files = sink.kind().map(|kind| kind.written_files()).unwrap_or_default();
+    // With the symlinks of the directory resolved, and as configured.
+    let real = |path: &PathBuf| Some(path.parent()?.canonicalize().ok()?.join(path.file_name()?));
+    let written: Vec<PathBuf> = files.iter().filter_map(real).chain(files.iter().cloned()).collect();
     config.sources.iter().filter_map(move |(name, source)| {
-        let Some(SourceKind::File(read)) = source.kind() else { return None };
-        Some((name.as_str(), written.iter().find(|path| read.reads(path))?.clone()))
+        let kind = source.kind()?;
+        Some((name.as_str(), written.iter().find(|path| kind.reads(path))?.clone()))
     })
 }
 
@@ -240,7 +252,7 @@ fn is_routed_to(config: &Config, source: &str, sink: &str) -> bool {
     false
 }
 
-fn kinds(entries: &[StageEntry]) -> Vec<StageKind> {
+fn kinds(entries: &[StageEntry]) -> Vec<Named<dyn StageConfig>> {
     entries.iter().filter_map(StageEntry::kind).collect()
 }
 
@@ -252,7 +264,7 @@ mod tests {
     fn check(text: &str, wrapped: bool, expect: Result<(), &str>) {
         let loaded = config::load::load::<Config>("logs.yaml", text, &Lookup::HERE);
         let loaded = loaded.unwrap_or_else(|report| panic!("{}", report.render()));
-        match (Plan::new(&loaded.config, wrapped, false, &loaded.tree), expect) {
+        match (Plan::new(&loaded.config, Configured { app: wrapped, proxy: false }, &loaded.tree), expect) {
             (Ok(_), Ok(())) => {}
             (Err(findings), Err(part)) => {
                 let text: String =

@@ -9,48 +9,30 @@
 //! One thread. In: a Plan, the rings, the feed. Out: health, ledger rows. Limits: a queue per sink; a source reads only when
 //! every blocking sink that it feeds has room.
 
-use crate::batch::Stream;
 use crate::checkpoint::{self, Checkpoints};
-use crate::pipeline::Pipeline;
-use crate::plan::{Plan, SinkPlan};
+use crate::pipeline::{Branch, Pipeline};
+use crate::plan::{Plan, SourcePlan};
 use crate::queue::Queue;
 use crate::shipper::Shipper;
-use crate::source::stdio::Wake;
-use crate::source::{SourceKind, file, proxy, stdio};
-use crate::stop::{self, BacklogOf};
-use base::feeds::{AccessBatch, FeedReceiver};
+use crate::source::{Inputs, Running, Start};
+use crate::stage::metered;
+use crate::stop;
 use base::runtime::health::Health;
 use base::runtime::lifecycle::{Lifecycle, Participant, Phase, PhaseWatch};
 use base::runtime::scope::{self, Scope};
 use base::runtime::state::StateDir;
 use base::telemetry::Telemetry;
 use base::text::plural;
-use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
-use sys::ring::Ring;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 /// How long the logs wait for the first scan for files before they are ready without it, for example if a volume hangs.
 const FIRST_SCAN: Duration = Duration::from_secs(10);
 
-/// What the logs need from the rest of the worker.
-pub struct Inputs {
-    pub rings: Option<(Ring, Ring)>,
-    pub wake: Option<OwnedFd>,
-    pub access: Option<FeedReceiver<AccessBatch>>,
-    pub state: StateDir,
-}
-
-/// Errors that prevent a start, such as a missing certificate. Each sink is built once here, and again on the thread.
-pub fn check(plan: &Plan) -> Vec<String> {
-    let build = |sink: &SinkPlan| sink.kind.build().err().map(|error| format!("logs.sinks.{}: {error}", sink.name));
-    plan.sinks.iter().filter_map(build).collect()
-}
-
-/// Starts the thread. Call `check` before.
+/// Starts the thread.
 pub fn start(plan: Plan, inputs: Inputs, telemetry: &Telemetry, lifecycle: &mut Lifecycle) -> Result<(), Vec<String>> {
     let (health, telemetry, participant) = (telemetry.health("logs"), telemetry.clone(), lifecycle.participant("logs"));
     let thread_health = health.clone();
@@ -72,8 +54,9 @@ async fn logs_thread(
     let builder = Builder { plan, telemetry, health: health.clone(), phase: participant.watch(), scope: scope.clone() };
     let (queues, shippers) = builder.start_sinks();
     let (scanning, mut scanned) = mpsc::channel(1);
-    let RunningSources { readers, wake, feeds, backlogs } =
-        builder.start_sources(inputs, &queues, &checkpoints, scanning);
+    let Running { readers, helpers, feeds, backlogs } = builder.start_sources(inputs, &queues, &checkpoints, &scanning);
+    // Each source that scans for files has its own.
+    drop(scanning);
     scope.spawn("sync", checkpoints.clone().sync_periodically());
     builder.list_components();
     let sources = plural(builder.plan.sources.len(), "source", "sources");
@@ -88,7 +71,7 @@ async fn logs_thread(
     let until = participant.reached(Phase::Handover).await;
     let readers = if participant.is_handover() {
         stop::hand_over(readers, &queues, until).await;
-        wake.iter().for_each(JoinHandle::abort);
+        helpers.iter().for_each(JoinHandle::abort);
         checkpoints.release();
         participant.done(Phase::Handover);
         Vec::new()
@@ -147,18 +130,6 @@ pub struct Builder {
     scope: Scope,
 }
 
-/// The running sources, and the backlogs of the app's output.
-#[derive(Default)]
-struct RunningSources {
-    /// Tasks of streams that another worker can continue to read.
-    readers: Vec<JoinHandle<()>>,
-    /// Drains the wake pipe; after a handover the next worker drains it.
-    wake: Option<JoinHandle<()>>,
-    /// Tasks of sources within this worker.
-    feeds: Vec<JoinHandle<()>>,
-    backlogs: Vec<BacklogOf>,
-}
-
 impl Builder {
     /// Registers each source and each sink as a component in health.
     fn list_components(&self) {
@@ -185,62 +156,43 @@ impl Builder {
         (queues, shippers)
     }
 
-    /// `scanning` is dropped by each source after its first scan for files.
     fn start_sources(
         &self,
         mut inputs: Inputs,
         queues: &[Rc<Queue>],
         checkpoints: &Checkpoints,
-        scanning: mpsc::Sender<()>,
-    ) -> RunningSources {
-        let failed = |error| self.health.panicked(&format!("cannot open the wake pipe: {error}"));
-        let wake = inputs.wake.take().and_then(|fd| Wake::new(fd).map_err(failed).ok());
-        let mut running = RunningSources::default();
-        if let Some(wake) = wake.clone() {
-            running.wake = Some(self.scope.spawn("wake", wake.run()));
-        }
+        scanning: &mpsc::Sender<()>,
+    ) -> Running {
+        let mut running = Running::default();
         for source in &self.plan.sources {
-            let pipeline = Rc::new(Pipeline::new(source, &self.plan, queues, &self.telemetry, self.health.clone()));
-            let phase = self.phase.clone();
-            match (&source.kind, &inputs.rings, &wake) {
-                (SourceKind::Stdio(config), Some((stdout, stderr)), Some(wake)) => {
-                    for (ring, stream) in [(stdout, Stream::Stdout), (stderr, Stream::Stderr)] {
-                        let backlog = stdio::Backlog::new(&inputs.state, &source.name, stream);
-                        let shared = stdio::Shared {
-                            ring: ring.clone(),
-                            stream,
-                            wake: wake.clone(),
-                            config: config.clone(),
-                            checkpoints: checkpoints.clone(),
-                            backlog: backlog.clone(),
-                        };
-                        running.backlogs.push((backlog, ring.clone(), pipeline.clone()));
-                        running.readers.push(
-                            self.scope.spawn(
-                                "stdio",
-                                stdio::run(shared, pipeline.clone(), self.scope.clone(), phase.clone()),
-                            ),
-                        );
-                    }
-                }
-                (SourceKind::File(config), ..) => {
-                    let (config, checkpoints) = (config.clone(), checkpoints.clone());
-                    let run = file::run(config, pipeline, checkpoints, self.scope.clone(), phase, scanning.clone());
-                    running.readers.push(self.scope.spawn("file", run));
-                }
-                (SourceKind::Proxy(_), ..) => {
-                    if let Some(feed) = inputs.access.take() {
-                        running.feeds.push(self.scope.spawn("proxy", proxy::run(feed, pipeline, phase)));
-                    }
-                }
-                // The plan rejects `stdio` without a wrapped app; here the app was started before the source was configured.
-                (SourceKind::Stdio(_), ..) => {
-                    let text =
-                        "stdout/stderr capture was not enabled when the app started; restart Outrigger to enable it";
-                    self.health.fault(pipeline.id(), text);
-                }
-            }
+            let start = Start {
+                pipeline: Rc::new(self.pipeline(source, queues)),
+                inputs: &mut inputs,
+                checkpoints,
+                health: &self.health,
+                phase: &self.phase,
+                scope: &self.scope,
+                scanning,
+                running: &mut running,
+            };
+            source.kind.start(start);
         }
         running
+    }
+
+    fn pipeline(&self, source: &SourcePlan, queues: &[Rc<Queue>]) -> Pipeline {
+        let component = source.component();
+        let mut stages = metered(&source.stages, &component.id, &self.telemetry);
+        stages.extend(metered(&self.plan.stages, "logs", &self.telemetry));
+        let branches = source.sinks.iter().filter_map(|index| {
+            let (sink, queue) = (self.plan.sinks.get(*index)?, queues.get(*index)?);
+            Some(Branch {
+                name: sink.name.clone(),
+                required: sink.required,
+                queue: queue.clone(),
+                stages: metered(&sink.stages, &sink.component().id, &self.telemetry),
+            })
+        });
+        Pipeline::new(&source.name, component, stages, branches.collect(), &self.telemetry, self.health.clone())
     }
 }

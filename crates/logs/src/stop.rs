@@ -5,12 +5,11 @@
 use crate::pipeline::Pipeline;
 use crate::plan::SinkPlan;
 use crate::queue::Queue;
-use crate::source::stdio;
+use crate::source::Unacknowledged;
 use base::telemetry::Telemetry;
 use base::telemetry::reason::Reason;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
-use sys::ring::Ring;
 use tokio::task::JoinHandle;
 
 /// How long a reader may take to stop in a handover.
@@ -44,10 +43,10 @@ pub struct Unpersisted {
 }
 
 /// Persists app output that no sink has acknowledged in the state directory. Returns what is lost nevertheless.
-pub fn persist(backlogs: Vec<BacklogOf>) -> Vec<Unpersisted> {
+pub fn persist(backlogs: Vec<Unacknowledged>) -> Vec<Unpersisted> {
     let mut unpersisted = Vec::new();
-    for (backlog, ring, pipeline) in backlogs {
-        match backlog.persist(&ring, pipeline.name(), &pipeline.required_sinks()) {
+    for Unacknowledged { pipeline, persist } in backlogs {
+        match persist() {
             Ok(0) => {}
             Ok(lines) => {
                 tracing::error!(
@@ -89,6 +88,3 @@ pub fn report_undelivered(
         telemetry.leave_behind(sink.component().id, persisted, lost);
     }
 }
-
-/// The backlog of a ring, the ring, and the source that reads it.
-pub type BacklogOf = (stdio::Backlog, Ring, Rc<Pipeline>);

@@ -2,17 +2,16 @@
 //!
 //! ```text
 //! collector → source::Source::collect → text::parse / series::snapshot_of → Sources::set → sink::prometheus::respond
-//!                                                                         ↘ RemoteWrite::push → RemoteWrite::send
+//!                                                                         ↘ sink::Sink::push → RemoteWrite::send
 //! ```
 //!
 //! Runs on the worker's main thread. In: a Plan. Out: health, ledger rows (in samples). Limits: one collection per
 //! source at a time; each sink has its own.
 
-use crate::plan::{Plan, SinkPlan, SourcePlan};
+use crate::plan::{Plan, SourcePlan};
 use crate::series::Snapshot;
-use crate::sink::remote_write::RemoteWrite;
-use crate::sink::{SinkKind, prometheus};
-use crate::source::{Collected, Inputs, SourceKind};
+use crate::sink::{Context, Sink};
+use crate::source::{Collected, Inputs};
 use crate::sources::{Entry, Sources};
 use crate::telemetry::SERIES;
 use base::runtime::backoff::Backoff;
@@ -21,7 +20,6 @@ use base::runtime::lifecycle::{Lifecycle, Participant, Phase, PhaseWatch};
 use base::runtime::pressure::Pressure;
 use base::runtime::scope::Scope;
 use base::system::listen::Sockets;
-use base::telemetry::component::Component;
 use base::telemetry::ledger::Row;
 use base::telemetry::reason::Reason;
 use base::telemetry::{Gauge, Telemetry, UP};
@@ -30,7 +28,6 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -45,22 +42,6 @@ const BACKOFF_FIRST: Duration = Duration::from_millis(100);
 /// A target that never responded is reported as a fault after this time.
 const STARTING_MAX: Duration = Duration::from_secs(10);
 
-/// Errors that prevent a start, such as a missing certificate.
-pub fn check(plan: &Plan) -> Vec<String> {
-    let sources = plan.sources.iter().filter_map(|source| match &source.kind {
-        SourceKind::Scrape(config) => Some((&source.name, "source", config.client())),
-        _ => None,
-    });
-    let sinks = plan.sinks.iter().filter_map(|SinkPlan { name, kind, .. }| match kind {
-        SinkKind::RemoteWrite(config) => Some((name, "sink", config.client())),
-        SinkKind::Prometheus(_) => None,
-    });
-    let build = |(name, role, client): (&String, &str, net::ClientConfig)| {
-        net::Client::new(client).err().map(|error| format!("metric {role} `{name}`: {error}"))
-    };
-    sources.chain(sinks).filter_map(build).collect()
-}
-
 /// Binds the listeners and starts all tasks on this thread. Each source and sink that cannot start has an error.
 pub fn start(
     plan: Plan,
@@ -71,7 +52,7 @@ pub fn start(
 ) -> Result<(Scope, Rc<Sources>), Vec<String>> {
     let health = telemetry.health("metrics");
     let scope = Scope::new("metrics", health.clone());
-    let (mut errors, mut entries, mut servers) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut errors, mut entries) = (Vec::new(), Vec::new());
     for source in &plan.sources {
         let built = source.kind.build(&source.name, inputs);
         match built.and_then(|built| Ok((built, source.kind.build(&source.name, inputs)?))) {
@@ -91,23 +72,27 @@ pub fn start(
         }
     }
     let sources = Rc::new(Sources { entries });
-    let mut writers = Vec::new();
-    for SinkPlan { name, kind, buffer } in &plan.sinks {
-        let component = Component::sink(format!("metrics.sinks.{name}"), kind.name());
+    let mut sinks = Vec::new();
+    for sink in &plan.sinks {
+        let component = sink.component();
         health.component(component.id.clone(), component.type_name);
-        let started = match kind {
-            SinkKind::Prometheus(config) => listen(name, config, sockets).map(|socket| {
-                let row = telemetry.ledger.row(&component);
-                let server = prometheus::run(component.id, socket, sources.clone(), row, health.clone(), scope.clone());
-                servers.push(scope.spawn("prometheus", server));
-            }),
-            SinkKind::RemoteWrite(config) => {
-                let writer = RemoteWrite::new(&component, config, buffer, telemetry, health.clone());
-                writer.map(|writer| writers.push(writer))
-            }
+        let context = Context {
+            component: &component,
+            buffer: &sink.buffer,
+            sockets,
+            sources: &sources,
+            telemetry,
+            health: &health,
+            scope: &scope,
         };
-        if let Err(error) = started {
-            errors.push(format!("metrics.sinks.{name}: {error}"));
+        match sink.kind.build(&context) {
+            Ok(built) => sinks.push(RunningSink {
+                id: component.id,
+                type_name: component.type_name,
+                is_pulled: sink.kind.is_pulled(),
+                sink: built,
+            }),
+            Err(error) => errors.push(format!("{}: {error}", component.id)),
         }
     }
     if !errors.is_empty() {
@@ -116,28 +101,30 @@ pub fn start(
     let source_count = plural(plan.sources.len(), "source", "sources");
     health.set_summary(format!("{source_count} to {}", plural(plan.sinks.len(), "sink", "sinks")));
     let participant = lifecycle.participant("metrics");
-    let running = Running { sources: sources.clone(), writers, servers, app_was_ready: inputs.app_was_ready.clone() };
+    let running =
+        Running { sources: sources.clone(), sinks: sinks.into(), app_was_ready: inputs.app_was_ready.clone() };
     scope.spawn("lifecycle", follow_lifecycle(plan, running, telemetry.clone(), health, participant, scope.clone()));
     Ok((scope, sources))
-}
-
-fn listen(name: &str, config: &prometheus::Config, sockets: &Sockets) -> Result<TcpListener, String> {
-    let mut group = sockets.tcp(&format!("metrics/{name}"), config.listen.0, 1)?;
-    let socket = group.pop().ok_or("no socket")?;
-    TcpListener::from_std(socket).map_err(|error| error.to_string())
 }
 
 /// What runs on this thread in addition to the collectors.
 struct Running {
     sources: Rc<Sources>,
-    writers: Vec<Rc<RemoteWrite>>,
-    servers: Vec<JoinHandle<()>>,
+    sinks: Rc<[RunningSink]>,
     app_was_ready: watch::Receiver<bool>,
+}
+
+struct RunningSink {
+    /// Its path in the configuration.
+    id: String,
+    type_name: &'static str,
+    is_pulled: bool,
+    sink: Rc<dyn Sink>,
 }
 
 async fn follow_lifecycle(
     plan: Plan,
-    Running { sources, writers, servers, app_was_ready }: Running,
+    Running { sources, sinks, app_was_ready }: Running,
     telemetry: Telemetry,
     health: Arc<Health>,
     mut participant: Participant,
@@ -152,7 +139,7 @@ async fn follow_lifecycle(
             up: telemetry.gauge(&UP, &source.component().labels()),
             plan: source,
             sources: sources.clone(),
-            writers: writers.clone(),
+            sinks: sinks.clone(),
             health: health.clone(),
             pressure: telemetry.pressure.clone(),
             app_was_ready: app_was_ready.clone(),
@@ -160,13 +147,14 @@ async fn follow_lifecycle(
         };
         collectors.push(scope.spawn("collector", collector.run(participant.watch())));
     }
-    let sending: Vec<_> =
-        writers.iter().map(|writer| scope.spawn("remote_write", writer.clone().run(participant.watch()))).collect();
+    let run = |sink: &RunningSink| scope.spawn(sink.type_name, sink.sink.clone().run(participant.watch()));
+    let pulled: Vec<_> = sinks.iter().filter(|sink| sink.is_pulled).map(run).collect();
+    let pushing: Vec<_> = sinks.iter().filter(|sink| !sink.is_pulled).map(run).collect();
     health.set_ready(true);
 
     participant.reached(Phase::Handover).await;
     if participant.is_handover() {
-        servers.iter().for_each(JoinHandle::abort);
+        pulled.iter().for_each(JoinHandle::abort);
         participant.done(Phase::Handover);
     }
     participant.reached(Phase::Drain).await;
@@ -176,9 +164,9 @@ async fn follow_lifecycle(
     }
     participant.done(Phase::Drain);
     participant.reached(Phase::Finish).await;
-    writers.iter().for_each(|writer| writer.close());
+    sinks.iter().for_each(|sink| sink.sink.close());
     let all_sent = async {
-        for task in sending {
+        for task in pushing {
             let _ = task.await;
         }
     };
@@ -188,8 +176,8 @@ async fn follow_lifecycle(
         () = tokio::time::sleep(LAST_SENDING) => {}
         () = clock.is_over(CLOSE_RESERVE) => {}
     }
-    for writer in &writers {
-        telemetry.leave_behind(writer.id.clone(), 0, writer.give_up());
+    for RunningSink { id, sink, .. } in sinks.iter().filter(|sink| !sink.is_pulled) {
+        telemetry.leave_behind(id.clone(), 0, sink.give_up());
     }
     participant.done(Phase::Finish);
     participant.reached(Phase::Close).await;
@@ -201,7 +189,7 @@ struct Collector {
     index: usize,
     plan: SourcePlan,
     sources: Rc<Sources>,
-    writers: Vec<Rc<RemoteWrite>>,
+    sinks: Rc<[RunningSink]>,
     row: Arc<Row>,
     series: Gauge,
     up: Gauge,
@@ -296,7 +284,7 @@ impl Collector {
         self.series.set(samples);
         self.row.receive(samples);
         self.sources.set(self.index, snapshot.clone());
-        self.writers.iter().for_each(|writer| writer.push(snapshot.clone()));
+        self.sinks.iter().for_each(|sink| sink.sink.push(&snapshot));
         self.row.deliver(samples);
     }
 }

@@ -17,6 +17,13 @@ pub struct ClientConfig {
     pub tls: Tls,
 }
 
+impl ClientConfig {
+    /// Checks the files of certificates and keys.
+    pub fn check_files(&self) -> Result<(), String> {
+        crate::Client::new(self.clone()).map(drop).map_err(|error| error.to_string())
+    }
+}
+
 /// Declares a `Config` with the keys of a client in addition to its own, and `fn client(&self) -> ClientConfig`.
 #[macro_export]
 macro_rules! http_client {

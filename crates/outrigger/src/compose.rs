@@ -213,7 +213,7 @@ impl Worker {
         let mut gate = Gate { sync: None, scopes: Vec::new() };
         if let Some(plan) = plans.logs {
             let wake = self.wake.try_clone().ok();
-            let inputs = logs::run::Inputs { rings: self.rings.clone(), wake, access, state: state.clone() };
+            let inputs = logs::source::Inputs { rings: self.rings.clone(), wake, access, state: state.clone() };
             errors.extend(logs::run::start(plan, inputs, &telemetry, &mut self.lifecycle).err().unwrap_or_default());
         }
         let gathered: Option<Arc<dyn Gather>> = counters.clone().map(|counters| counters as Arc<dyn Gather>);

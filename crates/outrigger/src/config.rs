@@ -58,8 +58,8 @@ pub struct StateConfig {
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Limits {
-    /// Memory of the worker. It must hold the buffers of all log sinks; a worker above it in three checks, 2s apart, is
-    /// replaced. Default: 64MiB, or a quarter of the control group's limit if that is less.
+    /// Memory of the worker. It must hold the buffers of all sinks and what else components keep while receivers are down; a
+    /// worker above it in three checks, 2s apart, is replaced. Default: 64MiB, or a quarter of the control group's limit if that is less.
     #[serde(default)]
     pub memory: Option<ByteSize>,
 }

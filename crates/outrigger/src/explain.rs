@@ -32,7 +32,12 @@ pub fn explain(kind: Option<&str>) -> i32 {
         let row = |name: &str, schema: &Value| format!("  {name:<26} {}\n", first_sentence(schema));
         text.extend(sections().map(|(name, section)| row(name, section)));
         text.push_str("\nOutrigger itself:\n\n");
-        for (name, about) in [(METRICS, "Own metrics"), (REASONS, "Reasons of dropped records and errors")] {
+        let lists = [
+            (KINDS, "Kinds of all entries"),
+            (METRICS, "Own metrics"),
+            (REASONS, "Reasons of dropped records and errors"),
+        ];
+        for (name, about) in lists {
             text.push_str(&format!("  {name:<26} {about}\n"));
         }
         text.push_str("\nComponents; `outrigger explain NAME` shows one:\n\n");
@@ -42,6 +47,7 @@ pub fn explain(kind: Option<&str>) -> i32 {
         return output::print(&text);
     };
     match wanted {
+        KINDS => return output::print(&kinds()),
         METRICS => return output::print(&own_metrics(|_| true)),
         REASONS => return output::print(&reasons(|_| true)),
         _ if crate::telemetry::all().iter().any(|metric| metric.name == wanted) => {
@@ -86,8 +92,20 @@ pub fn explain(kind: Option<&str>) -> i32 {
 }
 
 /// Names of the lists, in addition to the paths of components.
+const KINDS: &str = "outrigger.kinds";
 const METRICS: &str = "outrigger.metrics";
 const REASONS: &str = "outrigger.reasons";
+
+/// Every kind, with what it does in a sentence.
+fn kinds() -> String {
+    let mut out = format!("{KINDS}\n\nKinds of all entries; `outrigger explain NAME` shows one with its keys.\n\n");
+    for (path, kinds) in registries() {
+        for kind in kinds {
+            let _ = writeln!(out, "  {path}.{}\n{}", kind.name, wrap(&first_sentence(&(kind.schema)()), "      "));
+        }
+    }
+    out
+}
 
 /// Outrigger's own metrics.
 fn own_metrics(is_wanted: impl Fn(&str) -> bool) -> String {
@@ -117,7 +135,7 @@ fn document(path: &str, kind: &KindInfo) -> String {
     let mut out = keys(&name, schema["description"].as_str().unwrap_or(""), &schema, &schema);
     // Writing to a String cannot fail.
     let _ = writeln!(out, "Example:");
-    for line in kind.example.lines() {
+    for line in (kind.example)().lines() {
         let _ = writeln!(out, "  {line}");
     }
     out
@@ -320,7 +338,7 @@ mod tests {
         for (path, kinds) in registries() {
             for kind in kinds {
                 let text = document(path, kind);
-                assert!(text.contains("Example:") && text.contains(kind.example.trim_end()), "{text}");
+                assert!(text.contains("Example:") && text.contains((kind.example)().trim_end()), "{text}");
                 assert!(text.lines().all(|line| line.chars().count() <= 120), "{text}");
             }
         }
@@ -329,6 +347,48 @@ mod tests {
         for part in ["logs.sinks.loki", "url (url, required)", "labels (mapping, default {})"] {
             assert!(loki.contains(part), "{part} in\n{loki}");
         }
+    }
+
+    /// With their defaults, sources of each kind and two log sinks fit into the default memory, without a warning.
+    #[test]
+    fn one_entry_of_each_kind_fits_into_memory() {
+        let entries = |path: &str| {
+            let all = registries();
+            let kinds = all.iter().find(|(known, _)| *known == path).map(|(_, kinds)| *kinds).expect("a registry");
+            kinds.iter().map(|kind| (kind.example)().trim_end().to_string()).collect::<Vec<_>>()
+        };
+        let named = |entries: &[String]| {
+            let entries = entries.iter().enumerate();
+            entries.map(|(index, entry)| format!("e{index}: {{ {entry} }}")).collect::<Vec<_>>().join(", ")
+        };
+        let list =
+            |path: &str| entries(path).iter().map(|entry| format!("{{ {entry} }}")).collect::<Vec<_>>().join(", ");
+        let (store, publish, notify) = (&entries("sync.store")[0], &entries("sync.publish")[0], list("sync.notify"));
+        for log_sinks in entries("logs.sinks").chunks(2) {
+            let sources = named(&entries("logs.sources"));
+            let (stages, sinks) = (list("logs.stages"), named(log_sinks));
+            let mut text =
+                format!("logs: {{ sources: {{ {sources} }}, stages: [ {stages} ], sinks: {{ {sinks} }} }}\n");
+            let (sources, sinks) = (named(&entries("metrics.sources")), named(&entries("metrics.sinks")));
+            let _ = writeln!(text, "metrics: {{ sources: {{ {sources} }}, sinks: {{ {sinks} }} }}");
+            let _ = writeln!(
+                text,
+                "sync: {{ a: {{ store: {{ {store} }}, publish: {{ {publish} }}, notify: [ {notify} ] }} }}"
+            );
+            text.push_str("proxy: { listeners: { in: { listen: \"127.0.0.1:18080\", cluster: app } } }\n");
+            text.push_str("app: { command: [\"./orders\"], port: 8080 }\n");
+            assert_no_warning(&text);
+        }
+    }
+
+    fn assert_no_warning(text: &str) {
+        let path = std::env::temp_dir().join(format!("outrigger-kinds-{}.yaml", std::process::id()));
+        std::fs::write(&path, text).expect("written");
+        let planned = crate::load::Source::read(&path).and_then(|source| source.plans(&[]));
+        std::fs::remove_file(&path).expect("it was written");
+        let (plans, report) = planned.unwrap_or_else(|report| panic!("{}", report.render()));
+        assert_eq!(report.render(), "", "{text}");
+        assert!(plans.components().iter().any(|component| component.memory() > 8 << 20), "buffers count");
     }
 
     #[test]

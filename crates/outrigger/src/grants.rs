@@ -13,10 +13,8 @@ use std::path::{Path, PathBuf};
 /// Everything that the configuration needs from the system.
 pub fn needs(plans: &Plans) -> Needs {
     let mut needs = Needs::default();
-    plans.logs.iter().for_each(|plan| needs.add(plan.needs()));
-    plans.metrics.iter().for_each(|plan| needs.add(plan.needs()));
+    plans.components().iter().for_each(|component| needs.add(component.needs()));
     plans.proxy.iter().for_each(|plan| needs.add(plan.needs()));
-    needs.add(plans.sync.needs());
     // The configuration is re-read at a reload, and an editor replaces it.
     needs.read_replaced(&plans.path);
     plans.files.iter().for_each(|file| needs.read_replaced(file));
@@ -40,7 +38,7 @@ pub fn admin_listens(admin: &admin::config::Config) -> impl Iterator<Item = List
     let listeners =
         [("admin/listen", "admin.listen", admin.listen), ("admin/probes", "admin.probes_listen", admin.probes_listen)];
     listeners.into_iter().filter_map(|(name, owner, address)| {
-        Some(Listen { name: name.into(), owner: owner.into(), address: address?.0, count: 1 })
+        Some(Listen { name: name.into(), owner: owner.into(), key: "", address: address?.0, count: 1 })
     })
 }
 

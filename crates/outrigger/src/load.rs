@@ -3,13 +3,14 @@
 
 use crate::app::{App, plan as app_plan};
 use crate::config::{Config, Limits};
-use crate::plans::Plans;
+use crate::plans::{self, Plans};
 use base::system::listen::Listen;
 use base::system::output;
 use base::text::plural;
 use config::diag::{Diagnostic, Report, Severity};
 use config::interpolate::Lookup;
 use config::needs::Needs;
+use config::registry::{Configured, PlannedKind};
 use config::tree::{Node, Value};
 use config::unit::ByteSize;
 use std::borrow::Cow;
@@ -162,26 +163,28 @@ impl Sections<'_> {
             planned.map_err(|findings| report.extend(findings)).ok()
         }
         let Config { app, limits, admin, logs, metrics, sync, proxy, .. } = self.config;
-        let (wrapped, proxied) = (!self.command.is_empty(), self.proxied);
-        let logs = logs.as_ref().map(|config| logs::plan::Plan::new(config, wrapped, proxied, tree.at(&["logs"])));
+        let wrapped = !self.command.is_empty();
+        let configured = Configured { app: wrapped, proxy: self.proxied };
+        let logs = logs.as_ref().map(|config| logs::plan::Plan::new(config, configured, tree.at(&["logs"])));
         let logs = logs.and_then(|planned| keep(report, planned));
         let metrics =
-            metrics.as_ref().map(|config| metrics::plan::Plan::new(config, wrapped, proxied, tree.at(&["metrics"])));
+            metrics.as_ref().map(|config| metrics::plan::Plan::new(config, configured, tree.at(&["metrics"])));
         let metrics = metrics.and_then(|planned| keep(report, planned));
         // With an invalid port there is a cluster `app` nevertheless.
         let app_tree = tree.at(&["app"]);
         let has_port = app_tree.has("port") && !app_tree.at(&["port"]).is_null();
         let port = app.port.or_else(|| has_port.then_some(u16::MAX));
-        let proxy = proxy.as_ref().map(|config| proxy::plan::Plan::new(config, port, tree.at(&["proxy"])));
+        let proxy = proxy.as_ref().map(|config| proxy::plan::Plan::new(config, port, configured, tree.at(&["proxy"])));
         let proxy = proxy.and_then(|planned| keep(report, planned));
-        let sync = keep(report, sync::plan::Plan::new(sync, wrapped, tree.at(&["sync"])));
+        let sync = keep(report, sync::plan::Plan::new(sync, configured, tree.at(&["sync"])));
         let context = app_plan::Context {
             command: self.command,
             capture_bytes: logs.as_ref().and_then(|plan| plan.capture_bytes(self.container)),
             secret_variables: self.secret_variables,
         };
         let planned_app = keep(report, app_plan::plan(app, &context, app_tree));
-        report.extend(check_budget(limits, self.container, logs.as_ref(), tree));
+        let components = plans::components(logs.as_ref(), metrics.as_ref(), sync.as_ref(), proxy.as_ref());
+        report.extend(check_budget(limits, self.container, &components, tree));
         report.extend(check_memory(memory(limits, self.container), tree));
         report.extend(check_times(app, app_tree));
         report.extend(app_plan::without_effect(wrapped, app_tree));
@@ -189,7 +192,7 @@ impl Sections<'_> {
         report.extend(metrics.iter().flat_map(|plan| plan.unread_sources(tree.at(&["metrics"]))));
         report.extend(admin.check(tree.at(&["admin"])));
         let mut needs = Needs::default();
-        metrics.iter().for_each(|plan| needs.add(plan.needs()));
+        components.iter().for_each(|component| needs.add(component.needs()));
         proxy.iter().for_each(|plan| needs.add(plan.needs()));
         needs.listen.extend(crate::grants::admin_listens(admin));
         report.extend(check_sockets(&needs));
@@ -236,29 +239,45 @@ fn memory(limits: &Limits, container: Option<u64>) -> u64 {
     limits.memory.map_or_else(limited, |memory| memory.0)
 }
 
-/// Buffers of sinks are the memory that grows when receivers are down. Without a configured limit, the buffers share the
-/// available memory.
+/// What components keep while receivers are down must fit into the memory of the worker. Without a configured limit, it is
+/// adapted to a small container, and the buffers share what is available.
 fn check_budget(
     limits: &Limits,
     container: Option<u64>,
-    logs: Option<&logs::plan::Plan>,
+    components: &[PlannedKind<'_>],
     tree: &Node,
 ) -> Option<Diagnostic> {
     let limit = memory(limits, container);
-    let buffers: u64 = logs.map_or(0, |plan| plan.sinks.iter().map(|sink| sink.max_buffer_bytes as u64).sum());
-    (buffers > limit && (limits.memory.is_some() || limit == MEMORY.0)).then(|| {
-        let place = tree.at(&["logs", "sinks"]).place;
-        Diagnostic::error(
-            place,
-            format!(
-                "the buffers of all log sinks may hold {}, more than limits.memory = {}",
-                ByteSize(buffers),
-                ByteSize(limit)
-            ),
-        )
-        .help("lower buffer.max_bytes of the sinks, or raise limits.memory")
-    })
+    let is_adapted = limits.memory.is_none() && limit < MEMORY.0;
+    if is_adapted || limit < MEMORY_MIN {
+        return None;
+    }
+    let mut parts: Vec<(u64, &str)> = components.iter().map(|part| (part.memory(), part.id.as_str())).collect();
+    let sum = parts.iter().fold(MEMORY_MIN, |sum, (bytes, _)| sum.saturating_add(*bytes));
+    if sum <= limit {
+        return None;
+    }
+    parts.retain(|(bytes, _)| *bytes > 0);
+    parts.sort_by_key(|(bytes, _)| std::cmp::Reverse(*bytes));
+    let in_mib = |bytes: u64| ByteSize(bytes.div_ceil(1 << 20) << 20);
+    let largest: Vec<String> =
+        parts.iter().take(PARTS_SHOWN).map(|(bytes, id)| format!("{id} {}", in_mib(*bytes))).collect();
+    let text = format!(
+        "all components together may keep {}, more than limits.memory = {}; the largest: {}",
+        in_mib(sum),
+        ByteSize(limit),
+        largest.join(", ")
+    );
+    let buffers: u64 = components.iter().map(|component| component.buffer).fold(0, u64::saturating_add);
+    let finding = match buffers > limit {
+        true => Diagnostic::error(tree.at(&["logs", "sinks"]).place, text),
+        false => Diagnostic::warning(tree.at(&["limits", "memory"]).place, text),
+    };
+    Some(finding.help("lower `buffer.max_bytes` of sinks, or raise `limits.memory`"))
 }
+
+/// How many components a message about memory lists.
+const PARTS_SHOWN: usize = 3;
 
 /// The memory of an idle worker.
 const MEMORY_MIN: u64 = 8 << 20;
@@ -290,25 +309,21 @@ fn check_addresses(
     tree: &Node,
 ) -> Vec<Diagnostic> {
     let mut findings = Vec::new();
-    let place = |name: &str| {
-        let keys: Vec<&str> = match name.split('/').collect::<Vec<_>>().as_slice() {
-            ["proxy", listener] => vec!["proxy", "listeners", listener, "listen"],
-            ["metrics", sink] => vec!["metrics", "sinks", sink, "prometheus", "listen"],
-            ["admin", key] => vec!["admin", key],
-            _ => Vec::new(),
-        };
+    let place = |owner: &str, key: &str| {
+        let keys: Vec<&str> = owner.split('.').chain(key.split('.')).filter(|key| !key.is_empty()).collect();
         tree.at(&keys).place
     };
     for (index, one) in listen.iter().enumerate() {
         if let Some(other) = listen.iter().take(index).find(|other| overlap(one.address, other.address)) {
             let text = format!("address `{}` is already used by {}", one.address, other.owner);
-            findings.push(Diagnostic::error(place(&one.name), text).help("use a different port for each listener"));
+            let place = place(&one.owner, one.key);
+            findings.push(Diagnostic::error(place, text).help("use a different port for each listener"));
         }
         let app = app_port.map(|port| std::net::SocketAddr::from(([127, 0, 0, 1], port)));
         if app.is_some_and(|app| overlap(one.address, app)) {
             let text = format!("address `{}` is already used by the app (app.port)", one.address);
             let help = "listen on another port; with this one, requests would loop";
-            findings.push(Diagnostic::error(place(&one.name), text).help(help));
+            findings.push(Diagnostic::error(place(&one.owner, one.key), text).help(help));
         }
     }
     let proxy = proxy.iter().flat_map(|plan| plan.listeners.iter().map(move |listener| (plan, listener)));
@@ -317,7 +332,7 @@ fn check_addresses(
         let of_app = app_port.is_some_and(|port| port == listener.address.port());
         if let Some(endpoint) = endpoints.clone().find(|endpoint| !of_app && overlap(listener.address, **endpoint)) {
             let text = format!("listener `{}` forwards to itself: it listens on {endpoint}", listener.name);
-            let place = place(&format!("proxy/{}", listener.name));
+            let place = place(&format!("proxy.listeners.{}", listener.name), "listen");
             findings.push(Diagnostic::error(place, text).help("use another endpoint, or listen on another port"));
         }
     }

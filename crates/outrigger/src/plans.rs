@@ -2,6 +2,7 @@
 
 use crate::config::Config;
 use config::needs::Needs;
+use config::registry::PlannedKind;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -33,6 +34,20 @@ pub struct Plans {
     pub shown: serde_json::Value,
 }
 
+/// The components of the subsystems whose plans are valid.
+pub fn components<'p>(
+    logs: Option<&'p logs::plan::Plan>,
+    metrics: Option<&'p metrics::plan::Plan>,
+    sync: Option<&'p sync::plan::Plan>,
+    proxy: Option<&'p proxy::plan::Plan>,
+) -> Vec<PlannedKind<'p>> {
+    let mut components = logs.map(|plan| plan.components()).unwrap_or_default();
+    components.extend(metrics.into_iter().flat_map(|plan| plan.components()));
+    components.extend(sync.into_iter().flat_map(|plan| plan.components()));
+    components.extend(proxy.into_iter().flat_map(|plan| plan.components()));
+    components
+}
+
 impl Plans {
     /// The keys that differ from the current plans and that a reload does not apply, by what applies them.
     pub fn later_effects(&self, current: &Plans) -> Vec<(&'static str, String)> {
@@ -53,9 +68,13 @@ impl Plans {
 
     /// Errors that only the system shows, such as a missing certificate, found before anything is started.
     pub fn check(&self) -> Vec<String> {
-        let logs = self.logs.iter().flat_map(logs::run::check);
-        let metrics = self.metrics.iter().flat_map(metrics::run::check);
-        logs.chain(metrics).chain(sync::run::check(&self.sync)).collect()
+        self.components().iter().filter_map(PlannedKind::check_system).collect()
+    }
+
+    /// The components of all subsystems.
+    pub fn components(&self) -> Vec<PlannedKind<'_>> {
+        let Plans { logs, metrics, sync, proxy, .. } = self;
+        components(logs.as_ref(), metrics.as_ref(), Some(sync), proxy.as_ref())
     }
 
     /// The addresses that this process listens on, each with the component that uses it; none if it listens on none.

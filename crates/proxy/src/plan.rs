@@ -1,10 +1,11 @@
 //! From the Config to a valid Plan: addresses parsed, clusters resolved, the app's own cluster created.
 
-use crate::balance::BalanceKind;
+use crate::balance::{self, BalanceConfig};
 use crate::config::{APP, Cluster, Config, Direction};
 use base::system::listen::Listen;
 use config::diag::Diagnostic;
 use config::needs::Needs;
+use config::registry::{Configured, Entry, Named, PlannedKind};
 use config::tree::Node;
 use config::unit::Address;
 use std::net::SocketAddr;
@@ -41,7 +42,7 @@ pub struct ClusterPlan {
     pub endpoints: Vec<SocketAddr>,
     /// The `Host` for a request without one: the first endpoint.
     pub authority: String,
-    pub balance: BalanceKind,
+    pub balance: Named<dyn BalanceConfig>,
     pub connect_timeout: Duration,
     pub response_headers_timeout: Duration,
     pub pool_idle_timeout: Duration,
@@ -54,6 +55,7 @@ impl Plan {
         let listen = self.listeners.iter().map(|listener| Listen {
             name: format!("proxy/{}", listener.name),
             owner: format!("proxy.listeners.{}", listener.name),
+            key: "listen",
             address: listener.address,
             count: self.threads,
         });
@@ -61,8 +63,27 @@ impl Plan {
         Needs { listen: listen.collect(), connect: endpoints.map(SocketAddr::port).collect(), ..Needs::default() }
     }
 
-    /// Checks what the schema cannot: names that must exist. `root` is the tree of the `proxy` section.
-    pub fn new(config: &Config, app_port: Option<u16>, root: &Node) -> Result<Plan, Vec<Diagnostic>> {
+    /// Its components, for what is done with every component.
+    pub fn components(&self) -> Vec<PlannedKind<'_>> {
+        let mut components = Vec::new();
+        for cluster in &self.clusters {
+            components.push(PlannedKind {
+                id: format!("{}.balance", cluster.id),
+                kind: &*cluster.balance,
+                buffer: 0,
+                bodies: 0,
+            });
+        }
+        components
+    }
+
+    /// Checks what the schema cannot, such as names that must exist. `root` is the tree of the `proxy` section.
+    pub fn new(
+        config: &Config,
+        app_port: Option<u16>,
+        configured: Configured,
+        root: &Node,
+    ) -> Result<Plan, Vec<Diagnostic>> {
         let mut findings = Vec::new();
         let mut clusters: Vec<(String, Cluster)> =
             config.clusters.iter().map(|(n, c)| (n.clone(), c.clone())).collect();
@@ -82,24 +103,7 @@ impl Plan {
         let mut listeners = Vec::new();
         for (name, listener) in &config.listeners {
             let Some(cluster) = clusters.iter().position(|(name, _)| *name == listener.cluster) else {
-                let place = root.at(&["listeners", name, "cluster"]).place;
-                let finding = Diagnostic::error(
-                    place,
-                    format!("unknown cluster `{}` in `proxy.listeners.{name}.cluster`", listener.cluster),
-                );
-                let mut known: Vec<&str> = clusters.iter().map(|(name, _)| name.as_str()).collect();
-                known.dedup();
-                let existing = match known.as_slice() {
-                    [] => String::new(),
-                    known => format!("; existing clusters: {}", known.join(", ")),
-                };
-                findings.push(
-                    match (listener.cluster.as_str(), config::diag::nearest(&listener.cluster, known.iter().copied())) {
-                        (APP, _) => finding.help("set app.port to the port that the app listens on"),
-                        (_, Some(near)) => finding.help(format!("did you mean `{near}`?")),
-                        _ => finding.help(format!("add it under proxy.clusters{existing}")),
-                    },
-                );
+                findings.push(unknown_cluster(name, &listener.cluster, &clusters, root));
                 continue;
             };
             listeners.push(Arc::new(ListenerPlan {
@@ -121,12 +125,43 @@ impl Plan {
                 findings.push(Diagnostic::error(place, message).help("give each listener its own address"));
             }
         }
+        findings.extend(check_kinds(config, configured, root));
         if !findings.is_empty() {
             return Err(findings);
         }
         let clusters = clusters.into_iter().map(|(name, cluster)| Arc::new(ClusterPlan::new(name, &cluster))).collect();
         Ok(Plan { threads: usize::from(config.threads), listeners, clusters })
     }
+}
+
+/// `listener` refers to a cluster that does not exist.
+fn unknown_cluster(listener: &str, cluster: &str, clusters: &[(String, Cluster)], root: &Node) -> Diagnostic {
+    let place = root.at(&["listeners", listener, "cluster"]).place;
+    let text = format!("unknown cluster `{cluster}` in `proxy.listeners.{listener}.cluster`");
+    let mut known: Vec<&str> = clusters.iter().map(|(name, _)| name.as_str()).collect();
+    known.dedup();
+    let existing = match known.as_slice() {
+        [] => String::new(),
+        known => format!("; existing clusters: {}", known.join(", ")),
+    };
+    let help = match (cluster, config::diag::nearest(cluster, known.iter().copied())) {
+        (APP, _) => "set app.port to the port that the app listens on".to_string(),
+        (_, Some(near)) => format!("did you mean `{near}`?"),
+        _ => format!("add it under proxy.clusters{existing}"),
+    };
+    Diagnostic::error(place, text).help(help)
+}
+
+/// What each kind checks by itself.
+fn check_kinds(config: &Config, configured: Configured, root: &Node) -> Vec<Diagnostic> {
+    let mut findings = Vec::new();
+    for (name, cluster) in &config.clusters {
+        let Some(kind) = cluster.balance.as_ref().and_then(|entry| entry.kind()) else { continue };
+        let id = format!("proxy.clusters.{name}.balance");
+        let node = root.at(&["clusters", name, "balance", kind.name()]);
+        findings.extend(kind.check(&Entry { id: &id, node, configured }));
+    }
+    findings
 }
 
 impl ClusterPlan {
@@ -136,7 +171,7 @@ impl ClusterPlan {
             name,
             endpoints: cluster.endpoints.iter().map(|endpoint| endpoint.0).collect(),
             authority: cluster.endpoints.first().map_or(String::new(), |endpoint| endpoint.0.to_string()),
-            balance: cluster.balance.as_ref().and_then(|entry| entry.kind()).unwrap_or_default(),
+            balance: cluster.balance.as_ref().and_then(|entry| entry.kind()).unwrap_or_else(balance::default),
             connect_timeout: cluster.connect_timeout.0,
             response_headers_timeout: cluster.response_headers_timeout.0,
             pool_idle_timeout: cluster.pool.idle_timeout.0,
@@ -153,7 +188,7 @@ mod tests {
     fn check(text: &str, app_port: Option<u16>, expect: Result<usize, &str>) {
         let loaded = config::load::load::<Config>("proxy.yaml", text, &Lookup::HERE);
         let loaded = loaded.unwrap_or_else(|report| panic!("{}", report.render()));
-        match (Plan::new(&loaded.config, app_port, &loaded.tree), expect) {
+        match (Plan::new(&loaded.config, app_port, Configured::default(), &loaded.tree), expect) {
             (Ok(plan), Ok(clusters)) => assert_eq!(plan.clusters.len(), clusters),
             (Err(findings), Err(part)) => {
                 let text =

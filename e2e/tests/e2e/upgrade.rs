@@ -333,15 +333,13 @@ fn pending_output_only_delays_the_reexec() {
     let mut running = spawn_with_third(command, write);
     let admin = format!("127.0.0.1:{}", scene.value("admin"));
     until(PATIENCE, "ready", || get(&admin, "/ready").is_ok_and(|reply| reply.status == 200));
-    let (mut before, mut polls) = (0, 0);
-    let mut is_full = || {
-        let now = rustix::io::ioctl_fionread(&read).expect("FIONREAD works on a pipe");
-        polls = if now > 0 && now == before { polls + 1 } else { 0 };
-        before = now;
-        // The app writes a hundred times a second.
-        polls > 30
+    let capacity = rustix::pipe::fcntl_getpipe_size(&read).expect("the size of a pipe") as u64;
+    // A write of up to PIPE_BUF bytes is not split (pipe(7)).
+    let is_full = || {
+        let waiting = rustix::io::ioctl_fionread(&read).expect("FIONREAD works on a pipe");
+        waiting + rustix::pipe::PIPE_BUF as u64 > capacity
     };
-    until(PATIENCE, "the pipe is full", &mut is_full);
+    until(PATIENCE, "the pipe is full", is_full);
     let next = copy(&scene, "next");
     let worker =
         children(running.pid()).into_iter().find(|child| child.name.starts_with("outrigger")).expect("a worker").pid;

@@ -18,13 +18,14 @@
 use crate::assemble::unescape;
 use crate::attempt::{bucket, outline, shape};
 use crate::scratch;
+use config::registry::{Configured, Entry, Kind as _};
 use gix::objs::{Kind, Write as _};
 use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Component, Path, PathBuf};
 use sync::candidate::{Candidate, Limits};
-use sync::store::{Fetched, StoreKind, git};
+use sync::store::{Fetched, StoreConfig as _, git};
 
 pub const WORDS: &[&str] = &[
     "100644 ",
@@ -125,11 +126,12 @@ impl Place {
             "path": script.path,
         });
         let config: git::Config = serde_json::from_value(config).expect("a configuration of the store");
-        let store = StoreKind::Git(config);
-        if store.check().is_err() {
+        let tree = config::tree::parse("{}").expect("an empty mapping");
+        let entry = Entry { id: "sync.fuzz.store", node: &tree, configured: Configured::default() };
+        if !config.check(&entry).is_empty() {
             return;
         }
-        let mut store = store.build(self.directory.join("cache"), LIMITS.max_bytes).expect("a store");
+        let mut store = config.build(self.directory.join("cache"), LIMITS.max_bytes).expect("a store");
         let mut stage = || Candidate::new(root.clone(), LIMITS).map_err(|error| error.to_string());
         match store.fetch(None, &mut stage) {
             Ok((Fetched::New { revision }, Some(candidate))) => {

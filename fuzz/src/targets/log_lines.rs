@@ -7,7 +7,7 @@ use crate::attempt::{bucket, outline, shape};
 use crate::mutate::Random;
 use logs::batch::{Batch, Stream};
 use logs::fuzzing::{Encoder, Framer};
-use logs::stage::{Stage, parse, set};
+use logs::stage::{Stage, StageConfig as _, parse, set};
 use serde::de::{Deserializer as _, MapAccess, Visitor};
 use serde_json::{Map, Value};
 use std::collections::HashSet;
@@ -106,7 +106,7 @@ pub fn run(input: &[u8]) {
             let words = error.to_string();
             shape((words.split([':', '`']).next().map(outline), line.bytes.first() == Some(&b'{')));
         }
-        settings.iter().for_each(|setting| under(setting, &stage, &line.bytes));
+        settings.iter().for_each(|setting| under(setting, &*stage, &line.bytes));
     }
 }
 
@@ -166,9 +166,9 @@ fn lines(batches: &[Batch], input: &[u8]) -> Vec<Line> {
     lines
 }
 
-fn json_stage() -> parse::Parse {
-    let config = serde_json::from_str(r#"{"json":{}}"#).expect("the stage's own example");
-    parse::Parse::new(&config)
+fn json_stage() -> Box<dyn Stage> {
+    let config: parse::Config = serde_json::from_str(r#"{"json":{}}"#).expect("the stage's own example");
+    config.build()
 }
 
 fn encode(batches: Vec<Batch>) -> Vec<u8> {
@@ -189,13 +189,13 @@ fn encode(batches: Vec<Batch>) -> Vec<u8> {
 }
 
 /// Whether lines are parsed as JSON, the fields of `set`, and its stage.
-type Setting = (bool, Map<String, Value>, set::Set);
+type Setting = (bool, Map<String, Value>, Box<dyn Stage>);
 
 fn settings() -> Vec<Setting> {
     let setting = |(parses, given): (bool, &str)| {
         let given: Map<String, Value> = serde_json::from_str(given).expect("texts by name");
-        let config = serde_json::from_value(Value::Object(given.clone())).expect("texts by name");
-        (parses, given, set::Set::new(&config))
+        let config: set::Config = serde_json::from_value(Value::Object(given.clone())).expect("texts by name");
+        (parses, given, config.build())
     };
     let reserved = r#"{"message":"\"\n","msg":"","time":"t","truncated":"no"}"#;
     [(false, "{}"), (true, "{}"), (true, r#"{"service":"orders","level":"x","source":"y"}"#), (true, reserved)]
@@ -203,7 +203,7 @@ fn settings() -> Vec<Setting> {
         .into()
 }
 
-fn under((parses, common, set): &Setting, stage: &parse::Parse, line: &[u8]) {
+fn under((parses, common, set): &Setting, stage: &dyn Stage, line: &[u8]) {
     // A longest line of 500 cuts some, as a real one does.
     let mut framer = Framer::new("app".into(), Some("/f".into()), Stream::None, LINE_MAX[1], 0);
     let Some(mut batch) = framer.take(&[line, b"\n"].concat()) else { return };

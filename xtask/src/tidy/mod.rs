@@ -8,11 +8,13 @@ mod guarantees;
 mod headers;
 mod imports;
 mod keys;
+mod kinds;
 mod libraries;
 mod manifest;
 mod map;
 mod metrics;
 mod registries;
+mod scratch_kinds;
 mod sizes;
 mod source;
 mod words;
@@ -28,11 +30,14 @@ use std::process::Command;
 pub use workspace::Workspace;
 
 pub fn run(arguments: &[String]) -> Outcome {
-    let fix = match arguments {
-        [] => false,
-        [word] if word == "--fix" => true,
-        _ => return Err("usage: cargo xtask tidy [--fix]".to_string()),
-    };
+    let (mut fix, mut quick) = (false, false);
+    for word in arguments {
+        match word.as_str() {
+            "--fix" => fix = true,
+            "--quick" => quick = true,
+            _ => return Err("usage: cargo xtask tidy [--fix] [--quick]".to_string()),
+        }
+    }
     let root = shell::root();
     let paths = tracked_files(&root)?;
     let sources = read_sources(&root, &paths)?;
@@ -55,6 +60,9 @@ pub fn run(arguments: &[String]) -> Outcome {
     findings.extend(guarantees::check(&sources, &read(&root, guarantees::TABLE)));
     if fix {
         write_if_changed(&root, sizes::RATCHET, &sizes.text)?;
+    }
+    if findings.is_empty() && !quick {
+        findings.extend(kinds::check(&root, &paths)?);
     }
     report(findings)
 }

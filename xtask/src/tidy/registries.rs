@@ -6,7 +6,7 @@ use super::source::end_of_brackets;
 use super::{Finding, Source};
 use std::collections::BTreeSet;
 
-const DIRECTORIES: [&str; 9] = [
+const DIRECTORIES: [&str; 10] = [
     "crates/logs/src/source",
     "crates/logs/src/stage",
     "crates/logs/src/sink",
@@ -14,6 +14,7 @@ const DIRECTORIES: [&str; 9] = [
     "crates/metrics/src/stage",
     "crates/metrics/src/sink",
     "crates/sync/src/store",
+    "crates/sync/src/publish",
     "crates/sync/src/notify",
     "crates/proxy/src/balance",
 ];

@@ -22,6 +22,8 @@ pub struct Listen {
     pub name: String,
     /// The component that needs it, for the error message if it cannot be bound.
     pub owner: String,
+    /// The key of the address below the component; empty if the component is the key.
+    pub key: &'static str,
     pub address: SocketAddr,
     pub count: usize,
 }

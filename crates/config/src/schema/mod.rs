@@ -150,6 +150,7 @@ impl<'s> Walker<'s> {
         self.dependent_keys(schema, entries);
         self.exactly_one(node, schema, entries);
         self.one_kind(node, entries, &kinds, is_kind_explained);
+        self.keys_without_effect(schema, entries, &kinds);
         Json::Object(json)
     }
 
@@ -210,6 +211,19 @@ impl<'s> Walker<'s> {
         let text = format!("`{}` needs exactly one of {}", self.name(), keys.join(" and "));
         let help = if given.is_empty() { "add one of them" } else { "keep one of them" };
         self.findings.push(Diagnostic::error(place, text).help(help));
+    }
+
+    /// Keys that all kinds of a registry share, except those listed in `x-without-effect-on` of the key.
+    fn keys_without_effect(&mut self, schema: &Json, entries: &[Entry], kinds: &[&str]) {
+        let kind = entries.iter().map(|entry| entry.key.as_str()).find(|key| kinds.contains(key));
+        let Some(kind) = kind else { return };
+        for entry in entries {
+            let mut others = strings(&schema["properties"][entry.key.as_str()]["x-without-effect-on"]);
+            if others.any(|other| other == kind) {
+                let text = format!("`{}` has no effect on `{kind}` in `{}`", entry.key, self.name());
+                self.findings.push(Diagnostic::error(entry.key_place, text).help("remove it"));
+            }
+        }
     }
 
     /// `explained`: an unknown key is reported that may be the kind.
@@ -404,7 +418,7 @@ impl<'s> Walker<'s> {
 }
 
 /// The texts of a list; none if it is absent.
-fn strings(list: &Json) -> impl Iterator<Item = &str> {
+pub(crate) fn strings(list: &Json) -> impl Iterator<Item = &str> {
     list.as_array().into_iter().flatten().filter_map(Json::as_str)
 }
 

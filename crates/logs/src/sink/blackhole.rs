@@ -1,6 +1,6 @@
 //! Discards records. In: records. Out: only their count.
 
-use super::{Delivery, Sink};
+use super::{Delivery, Sink, SinkConfig};
 use crate::batch::Batch;
 use config::registry::Kind;
 use schemars::JsonSchema;
@@ -13,11 +13,19 @@ use std::ops::Range;
 pub struct Config {}
 
 impl Kind for Config {
-    const EXAMPLE: &'static str = "blackhole: {}\n";
+    fn example() -> &'static str {
+        "blackhole: {}\n"
+    }
+}
+
+impl SinkConfig for Config {
+    fn build(&self) -> Result<Box<dyn Sink>, String> {
+        Ok(Box::new(Blackhole::default()))
+    }
 }
 
 #[derive(Default)]
-pub struct Blackhole {
+struct Blackhole {
     size: usize,
 }
 

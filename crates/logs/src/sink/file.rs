@@ -1,11 +1,13 @@
 //! Appends records to a file, rotated by size. In: records. Out: lines. Writes happen on a thread that may block, since a full or
 //! slow disk must not block the other sinks. Limits: `rotate.max_bytes` per file and `rotate.max_files` rotated files.
 
-use super::{Delivery, Failure, Sink};
+use super::{Delivery, Failure, Sink, SinkConfig};
 use crate::batch::Batch;
 use crate::checkpoint::FileId;
 use crate::encode::Encoder;
-use config::registry::Kind;
+use config::diag::Diagnostic;
+use config::needs::Needs;
+use config::registry::{Entry, Kind};
 use config::unit::ByteSize;
 use rustix::fs::OFlags;
 use schemars::JsonSchema;
@@ -62,7 +64,44 @@ pub enum Format {
 }
 
 impl Kind for Config {
-    const EXAMPLE: &'static str = "file: { path: /archive/orders.log }\n";
+    fn example() -> &'static str {
+        "file: { path: /archive/orders.log }\n"
+    }
+
+    fn check(&self, entry: &Entry<'_>) -> Vec<Diagnostic> {
+        let finding = self.unsuitable_path().map(|(text, help)| entry.error(&["path"], text).help(help));
+        finding.into_iter().collect()
+    }
+
+    fn needs(&self, _id: &str) -> Needs {
+        let mut needs = Needs::default();
+        needs.write_file(&self.path);
+        needs
+    }
+}
+
+impl SinkConfig for Config {
+    fn build(&self) -> Result<Box<dyn Sink>, String> {
+        let target = Target {
+            path: self.path.clone(),
+            max: self.rotate.max_bytes.0,
+            keep: self.rotate.max_files,
+            open: None,
+            written: 0,
+        };
+        Ok(Box::new(FileSink {
+            format: self.format,
+            encoder: Encoder::default(),
+            body: Arc::default(),
+            target: Arc::new(Mutex::new(target)),
+        }))
+    }
+
+    /// The file, and its rotated files.
+    fn written_files(&self) -> Vec<PathBuf> {
+        let rotated = (1..=self.rotate.max_files).map(|number| numbered(&self.path, number));
+        std::iter::once(self.path.clone()).chain(rotated).collect()
+    }
 }
 
 fn max_bytes() -> ByteSize {
@@ -73,7 +112,7 @@ fn max_files() -> u16 {
     3
 }
 
-pub struct FileSink {
+struct FileSink {
     format: Format,
     encoder: Encoder,
     body: Arc<Vec<u8>>,
@@ -94,24 +133,6 @@ struct Open {
     size: u64,
     /// The file at the path, unless it was renamed or removed.
     id: FileId,
-}
-
-impl FileSink {
-    pub fn new(config: &Config) -> FileSink {
-        let target = Target {
-            path: config.path.clone(),
-            max: config.rotate.max_bytes.0,
-            keep: config.rotate.max_files,
-            open: None,
-            written: 0,
-        };
-        FileSink {
-            format: config.format,
-            encoder: Encoder::default(),
-            body: Arc::default(),
-            target: Arc::new(Mutex::new(target)),
-        }
-    }
 }
 
 impl Sink for FileSink {
@@ -208,7 +229,7 @@ impl Open {
 
 impl Config {
     /// A path that cannot be appended to: the error, and the help.
-    pub fn check(&self) -> Option<(String, &'static str)> {
+    fn unsuitable_path(&self) -> Option<(String, &'static str)> {
         let path = self.path.display();
         if self.path.file_name().is_none() {
             let text = format!("`path` must be the path of a file, found `{path}`");
@@ -226,12 +247,6 @@ impl Config {
             _ => return None,
         };
         Some((format!("`{path}` is not a file that can be appended to and rotated"), help))
-    }
-
-    /// The paths that the sink writes: the file, and its rotated files.
-    pub fn names(&self) -> impl Iterator<Item = PathBuf> {
-        let rotated = (1..=self.rotate.max_files).map(|number| numbered(&self.path, number));
-        std::iter::once(self.path.clone()).chain(rotated)
     }
 }
 

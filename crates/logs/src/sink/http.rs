@@ -1,10 +1,11 @@
 //! JSON lines by HTTP POST. In: records. Out: one object a line (`application/x-ndjson`), compressed as configured. Any 2xx is an
 //! acknowledgement.
 
-use super::{Delivery, Failure, Sink, post};
+use super::{Delivery, Failure, Sink, SinkConfig, post};
 use crate::batch::Batch;
 use crate::encode::Encoder;
 use bytes::Bytes;
+use config::needs::Needs;
 use config::registry::Kind;
 use config::unit::Url;
 use net::Client;
@@ -39,10 +40,33 @@ pub enum Compression {
 }
 
 impl Kind for Config {
-    const EXAMPLE: &'static str = "http: { url: \"http://127.0.0.1:8686/lines\", compression: gzip }\n";
+    fn example() -> &'static str {
+        "http: { url: \"http://127.0.0.1:8686/lines\", compression: gzip }\n"
+    }
+
+    fn check_system(&self) -> Result<(), String> {
+        self.client().check_files()
+    }
+
+    fn needs(&self, _id: &str) -> Needs {
+        net::needs(self.url.as_str(), &self.client())
+    }
 }
 
-pub struct Http {
+impl SinkConfig for Config {
+    fn build(&self) -> Result<Box<dyn Sink>, String> {
+        Ok(Box::new(Http {
+            client: Client::new(self.client()).map_err(|error| error.to_string())?,
+            url: self.url.as_str().to_string(),
+            compression: self.compression,
+            encoder: Encoder::default(),
+            body: Vec::new(),
+            ready: None,
+        }))
+    }
+}
+
+struct Http {
     client: Client,
     url: String,
     compression: Compression,
@@ -50,19 +74,6 @@ pub struct Http {
     body: Vec<u8>,
     /// The body as it is sent, encoded once for all attempts.
     ready: Option<Bytes>,
-}
-
-impl Http {
-    pub fn new(config: &Config) -> Result<Http, String> {
-        Ok(Http {
-            client: Client::new(config.client()).map_err(|error| error.to_string())?,
-            url: config.url.as_str().to_string(),
-            compression: config.compression,
-            encoder: Encoder::default(),
-            body: Vec::new(),
-            ready: None,
-        })
-    }
 }
 
 impl Sink for Http {

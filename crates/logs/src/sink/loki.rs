@@ -2,12 +2,14 @@
 //! records. Out: one stream per stdout, stderr or file, with the configured labels; lines as the app wrote them; fields of
 //! `set` are sent as structured metadata. The messages are encoded by hand: three fields deep, and no copy of a line.
 
-use super::{Delivery, Failure, Sink, post};
+use super::{Delivery, Failure, Sink, SinkConfig, post};
 use crate::batch::Batch;
 use base::protobuf::{delimited, field_length, text, varint, varint_length};
 use base::telemetry::family::is_label_name;
 use bytes::Bytes;
-use config::registry::Kind;
+use config::diag::Diagnostic;
+use config::needs::Needs;
+use config::registry::{Entry, Kind};
 use config::unit::Url;
 use net::Client;
 use std::collections::{BTreeMap, HashMap};
@@ -31,19 +33,32 @@ net::http_client! {
 }
 
 impl Kind for Config {
-    const EXAMPLE: &'static str = "loki: { url: \"http://loki:3100\", labels: { service: orders } }\n";
+    fn example() -> &'static str {
+        "loki: { url: \"http://loki:3100\", labels: { service: orders } }\n"
+    }
+
+    /// Loki's rules for label names are those of Prometheus.
+    fn check(&self, entry: &Entry<'_>) -> Vec<Diagnostic> {
+        let invalid = self.labels.keys().filter(|name| !is_label_name(name));
+        let error = |name: &String| {
+            let text = format!("invalid label name `{name}`: expected letters, digits and `_`, and no digit first");
+            entry.error(&["labels", name], text).help("Loki would reject every push")
+        };
+        invalid.map(error).collect()
+    }
+
+    fn check_system(&self) -> Result<(), String> {
+        self.client().check_files()
+    }
+
+    fn needs(&self, _id: &str) -> Needs {
+        net::needs(self.url.as_str(), &self.client())
+    }
 }
 
-impl Config {
-    /// Labels with which Loki, whose rules are those of Prometheus, would reject every push: the name, and the error.
-    pub fn check(&self) -> Vec<(&str, String)> {
-        let invalid = self.labels.keys().filter(|name| !is_label_name(name));
-        invalid
-            .map(|name| {
-                let text = format!("invalid label name `{name}`: expected letters, digits and `_`, and no digit first");
-                (name.as_str(), text)
-            })
-            .collect()
+impl SinkConfig for Config {
+    fn build(&self) -> Result<Box<dyn Sink>, String> {
+        Ok(Box::new(Loki::new(self)?))
     }
 }
 
@@ -83,7 +98,7 @@ impl Times {
     }
 }
 
-pub struct Loki {
+struct Loki {
     client: Client,
     url: String,
     tenant: Option<String>,
@@ -98,7 +113,7 @@ pub struct Loki {
 }
 
 impl Loki {
-    pub fn new(config: &Config) -> Result<Loki, String> {
+    fn new(config: &Config) -> Result<Loki, String> {
         Ok(Loki {
             client: Client::new(config.client()).map_err(|error| error.to_string())?,
             url: format!("{}/loki/api/v1/push", config.url.as_str().trim_end_matches('/')),

@@ -10,41 +10,42 @@ pub mod blackhole;
 use crate::batch::Batch;
 use crate::sink_options::{BatchConfig, BufferConfig};
 use crate::stage::StageEntry;
-use config::needs::Needs;
+use config::registry::Kind;
 use std::future::Future;
 use std::ops::Range;
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::time::Duration;
 
 config::registry! {
     /// A sink: its kind, and the options common to all kinds.
-    pub entry SinkEntry, kind SinkKind {
+    pub entry SinkEntry, configs dyn SinkConfig {
         /// JSON lines over HTTP.
-        http => Http(http::Config),
+        http => http::Config,
         /// Grafana Loki.
-        loki => Loki(loki::Config),
+        loki => loki::Config,
         /// A file with rotation.
-        file => File(file::Config),
+        file => file::Config,
         /// Outrigger's stdout.
-        stdout => Stdout(stdout::Config),
+        stdout => stdout::Config,
         /// Discards and counts records.
-        blackhole => Blackhole(blackhole::Config),
+        blackhole => blackhole::Config,
     } shared {
         /// Names of the sources whose records the sink receives. Default: all.
         #[serde(default)]
-        pub inputs: Option<Vec<String>>,
+        pub inputs: Option<Vec<String>>;
         /// Whether sources wait for this sink. If `false`, the sink delays no source, and a full buffer drops its oldest records.
         #[serde(default = "yes")]
-        pub required: bool,
+        pub required: bool;
         /// The buffer of records for this sink.
         #[serde(default)]
-        pub buffer: BufferConfig,
+        pub buffer: BufferConfig;
         /// The limits of a body.
         #[serde(default)]
-        pub batch: BatchConfig,
+        pub batch: BatchConfig;
         /// Stages for this sink only, after those of the source and of `logs.stages`.
         #[serde(default)]
-        pub stages: Vec<StageEntry>,
+        pub stages: Vec<StageEntry>;
     }
 }
 
@@ -52,35 +53,14 @@ fn yes() -> bool {
     true
 }
 
-impl SinkKind {
-    /// What it needs from the system.
-    pub fn needs(&self) -> Needs {
-        match self {
-            SinkKind::Http(config) => net::needs(config.url.as_str(), &config.client()),
-            SinkKind::Loki(config) => net::needs(config.url.as_str(), &config.client()),
-            SinkKind::File(config) => {
-                let mut needs = Needs::default();
-                needs.write_file(&config.path);
-                needs
-            }
-            SinkKind::Stdout(_) | SinkKind::Blackhole(_) => Needs::default(),
-        }
-    }
+/// The Config of a sink.
+pub trait SinkConfig: Kind {
+    /// Errors give the file or certificate that cannot be used.
+    fn build(&self) -> Result<Box<dyn Sink>, String>;
 
-    /// Checks what the schema cannot: returns the keys below the kind's own, the error, and the help.
-    pub fn check(&self) -> Vec<(Vec<&str>, String, &'static str)> {
-        match self {
-            SinkKind::Loki(config) => {
-                let invalid = config.check().into_iter();
-                invalid
-                    .map(|(label, text)| (vec!["loki", "labels", label], text, "Loki would reject every push"))
-                    .collect()
-            }
-            SinkKind::File(config) => {
-                config.check().into_iter().map(|(text, help)| (vec!["file", "path"], text, help)).collect()
-            }
-            SinkKind::Http(_) | SinkKind::Stdout(_) | SinkKind::Blackhole(_) => Vec::new(),
-        }
+    /// The files that it writes: a source that reads one of them can be an endless loop.
+    fn written_files(&self) -> Vec<PathBuf> {
+        Vec::new()
     }
 }
 
@@ -125,19 +105,6 @@ pub trait Sink {
     fn deliver(&mut self) -> Delivery<'_>;
     /// Empties the body.
     fn reset(&mut self);
-}
-
-impl SinkKind {
-    /// Errors give the file or certificate that cannot be used.
-    pub fn build(&self) -> Result<Box<dyn Sink>, String> {
-        Ok(match self {
-            SinkKind::Http(config) => Box::new(http::Http::new(config)?),
-            SinkKind::Loki(config) => Box::new(loki::Loki::new(config)?),
-            SinkKind::File(config) => Box::new(file::FileSink::new(config)),
-            SinkKind::Stdout(config) => Box::new(stdout::Stdout::new(config)),
-            SinkKind::Blackhole(_) => Box::new(blackhole::Blackhole::default()),
-        })
-    }
 }
 
 /// Posts a body of a sink that uses HTTP.

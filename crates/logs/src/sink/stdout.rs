@@ -1,7 +1,7 @@
 //! Outrigger's stdout. In: records. Out: lines. A reader that stops reading blocks only this sink.
 
 use super::file::{Format, encode_lines};
-use super::{Delivery, Failure, Sink};
+use super::{Delivery, Failure, Sink, SinkConfig};
 use crate::batch::Batch;
 use crate::encode::Encoder;
 use config::registry::Kind;
@@ -22,19 +22,21 @@ pub struct Config {
 }
 
 impl Kind for Config {
-    const EXAMPLE: &'static str = "stdout: { format: json }\n";
+    fn example() -> &'static str {
+        "stdout: { format: json }\n"
+    }
 }
 
-pub struct Stdout {
+impl SinkConfig for Config {
+    fn build(&self) -> Result<Box<dyn Sink>, String> {
+        Ok(Box::new(Stdout { format: self.format, encoder: Encoder::default(), body: Arc::default() }))
+    }
+}
+
+struct Stdout {
     format: Format,
     encoder: Encoder,
     body: Arc<Vec<u8>>,
-}
-
-impl Stdout {
-    pub fn new(config: &Config) -> Stdout {
-        Stdout { format: config.format, encoder: Encoder::default(), body: Arc::default() }
-    }
 }
 
 impl Sink for Stdout {

@@ -1,6 +1,7 @@
 //! Access records of the proxy. In: batches from the feed, one JSON object a line. Out: the same as parsed records. They
 //! are in memory only until delivered: a request never waits for its own record.
 
+use super::{SourceConfig, Start};
 use crate::batch::{Batch, Stream};
 use crate::framer::Framer;
 use crate::pipeline::Pipeline;
@@ -8,7 +9,9 @@ use crate::stage::parse::parse_json;
 use base::feeds::{AccessBatch, FeedReceiver};
 use base::runtime::lifecycle::{Phase, PhaseWatch};
 use base::telemetry::reason::Reason;
-use config::registry::Kind;
+use config::diag::Diagnostic;
+use config::registry::{Entry, Kind};
+use config::unit::ByteSize;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use std::rc::Rc;
@@ -21,7 +24,30 @@ use std::time::Duration;
 pub struct Config {}
 
 impl Kind for Config {
-    const EXAMPLE: &'static str = "proxy: {}\n";
+    fn example() -> &'static str {
+        "proxy: {}\n"
+    }
+
+    fn check(&self, entry: &Entry<'_>) -> Vec<Diagnostic> {
+        entry.requires_proxy("`proxy` records requests").into_iter().collect()
+    }
+
+    fn memory(&self) -> ByteSize {
+        ByteSize(FEED_MAX as u64)
+    }
+}
+
+impl SourceConfig for Config {
+    fn start(&self, start: Start<'_>) {
+        if let Some(feed) = start.inputs.access.take() {
+            let run = run(feed, start.pipeline, start.phase.clone());
+            start.running.feeds.push(start.scope.spawn("proxy", run));
+        }
+    }
+
+    fn reads_access(&self) -> bool {
+        true
+    }
 }
 
 /// Bytes that may be queued between the proxy and the logs.
@@ -33,7 +59,7 @@ const FINAL_FLUSH: Duration = Duration::from_millis(200);
 /// The maximum length of a record. A record is shorter than the limit of a path plus a few words.
 const LINE_MAX: usize = 16 << 10;
 
-pub async fn run(mut feed: FeedReceiver<AccessBatch>, pipeline: Rc<Pipeline>, mut phase: PhaseWatch) {
+async fn run(mut feed: FeedReceiver<AccessBatch>, pipeline: Rc<Pipeline>, mut phase: PhaseWatch) {
     loop {
         let item = tokio::select! {
             item = feed.next() => item,

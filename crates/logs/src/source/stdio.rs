@@ -2,7 +2,7 @@
 //! killed worker, and store how far each sink has acknowledged; a ring that overflowed reports how many lines were lost.
 
 use super::file::{Opened, Tail};
-use super::{CHUNK, max_line_bytes};
+use super::{CHUNK, SourceConfig, Start, Unacknowledged, max_line_bytes};
 use crate::ack::AckTracker;
 use crate::batch::Stream;
 use crate::checkpoint::{Checkpoints, FileId};
@@ -12,7 +12,8 @@ use base::runtime::lifecycle::{Phase, PhaseWatch};
 use base::runtime::scope::Scope;
 use base::runtime::state::{Mark, Marked, StateDir};
 use base::telemetry::reason::Reason;
-use config::registry::Kind;
+use config::diag::Diagnostic;
+use config::registry::{Entry, Kind};
 use config::unit::ByteSize;
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -53,14 +54,58 @@ pub struct RingConfig {
 }
 
 impl Kind for Config {
-    const EXAMPLE: &'static str = "stdio: {}\n";
+    fn example() -> &'static str {
+        "stdio: {}\n"
+    }
+
+    fn check(&self, entry: &Entry<'_>) -> Vec<Diagnostic> {
+        let companion = "; for an app in another container, read its files instead";
+        entry.requires_app("`stdio`", companion).into_iter().collect()
+    }
+
+    /// A chunk of each stream. The rings are memory of the container, not of the worker.
+    fn memory(&self) -> ByteSize {
+        ByteSize(2 * CHUNK as u64)
+    }
 }
 
-impl Config {
-    /// The size of a ring. Rings count as memory of the container, which is primarily for the app.
-    pub fn capture_bytes(&self, container: Option<u64>) -> u64 {
+impl SourceConfig for Config {
+    fn start(&self, start: Start<'_>) {
+        let Some((stdout, stderr)) = start.inputs.rings.clone() else {
+            // The plan rejects `stdio` without a wrapped app; here the app was started before the source was configured.
+            let text = "stdout/stderr capture was not enabled when the app started; restart Outrigger to enable it";
+            start.health.fault(start.pipeline.id(), text);
+            return;
+        };
+        let Some(wake) = start.inputs.wake.take() else { return };
+        let wake = match Wake::new(wake) {
+            Ok(wake) => wake,
+            Err(error) => return start.health.panicked(&format!("cannot open the wake pipe: {error}")),
+        };
+        start.running.helpers.push(start.scope.spawn("wake", wake.clone().run()));
+        for (ring, stream) in [(stdout, Stream::Stdout), (stderr, Stream::Stderr)] {
+            let pipeline = start.pipeline.clone();
+            let backlog = Backlog::new(&start.inputs.state, pipeline.name(), stream);
+            let shared = Shared {
+                ring: ring.clone(),
+                stream,
+                wake: wake.clone(),
+                config: self.clone(),
+                checkpoints: start.checkpoints.clone(),
+                backlog: backlog.clone(),
+            };
+            let run = run(shared, pipeline.clone(), start.scope.clone(), start.phase.clone());
+            start.running.readers.push(start.scope.spawn("stdio", run));
+            let source = pipeline.clone();
+            let persist = move || backlog.persist(&ring, source.name(), &source.required_sinks());
+            start.running.backlogs.push(Unacknowledged { pipeline, persist: Box::new(persist) });
+        }
+    }
+
+    /// Rings count as memory of the container, which is primarily for the app.
+    fn capture_bytes(&self, container: Option<u64>) -> Option<u64> {
         let most = container.map_or(u64::MAX, |limit| limit / CAPTURE_SHARE);
-        self.buffer.max_bytes.map_or(CAPTURE.min(most), |buffer| buffer.0).max(CAPTURE_MIN)
+        Some(self.buffer.max_bytes.map_or(CAPTURE.min(most), |buffer| buffer.0).max(CAPTURE_MIN))
     }
 }
 
@@ -72,17 +117,17 @@ const CAPTURE_SHARE: u64 = 32;
 const CAPTURE_MIN: u64 = 128 << 10;
 
 /// The inputs of the reader of one stream.
-pub struct Shared {
-    pub ring: Ring,
-    pub stream: Stream,
-    pub wake: Rc<Wake>,
-    pub config: Config,
-    pub checkpoints: Checkpoints,
-    pub backlog: Backlog,
+struct Shared {
+    ring: Ring,
+    stream: Stream,
+    wake: Rc<Wake>,
+    config: Config,
+    checkpoints: Checkpoints,
+    backlog: Backlog,
 }
 
 /// The supervisor's signal that the rings have more: a pipe, read by one task that notifies the readers of both streams.
-pub struct Wake {
+struct Wake {
     pipe: pipe::Receiver,
     notify: Notify,
     /// The supervisor has exited: nothing more follows.
@@ -90,7 +135,7 @@ pub struct Wake {
 }
 
 impl Wake {
-    pub fn new(fd: OwnedFd) -> io::Result<Rc<Wake>> {
+    fn new(fd: OwnedFd) -> io::Result<Rc<Wake>> {
         Ok(Rc::new(Wake {
             pipe: pipe::Receiver::from_owned_fd(fd)?,
             notify: Notify::new(),
@@ -98,7 +143,7 @@ impl Wake {
         }))
     }
 
-    pub async fn run(self: Rc<Wake>) {
+    async fn run(self: Rc<Wake>) {
         let mut bytes = [0u8; 256];
         while self.pipe.readable().await.is_ok() {
             let ended = loop {
@@ -119,7 +164,7 @@ impl Wake {
 }
 
 /// Reads one stream until it is closed, or until a handover or the phase `Close`.
-pub async fn run(shared: Shared, pipeline: Rc<Pipeline>, scope: Scope, mut phase: PhaseWatch) {
+async fn run(shared: Shared, pipeline: Rc<Pipeline>, scope: Scope, mut phase: PhaseWatch) {
     let Shared { ring, stream, wake, config, .. } = &shared;
     shared.backlog.replay(&shared, &pipeline, &scope).await;
     let sinks: Vec<(usize, String)> =
@@ -243,13 +288,13 @@ fn tracker(ring: &Ring, sinks: &[(usize, String)], starts: &[u64], marks: Marks)
 /// App output that the required sinks had not acknowledged at shutdown: persisted in the state directory, and read first after
 /// the next start. Limits: the capacity of the ring each time, and `state.max_bytes` in total.
 #[derive(Clone)]
-pub struct Backlog {
+struct Backlog {
     path: Option<PathBuf>,
     max: u64,
 }
 
 impl Backlog {
-    pub fn new(state: &StateDir, source: &str, stream: Stream) -> Backlog {
+    fn new(state: &StateDir, source: &str, stream: Stream) -> Backlog {
         Backlog {
             path: state.path(&format!("logs/backlog/{source}.{}", stream.as_str().unwrap_or("none"))),
             max: state.max(),
@@ -257,7 +302,7 @@ impl Backlog {
     }
 
     /// Appends what the slowest required sink has not acknowledged. Returns how many of its lines were overwritten.
-    pub fn persist(&self, ring: &Ring, source: &str, required: &[String]) -> io::Result<u64> {
+    fn persist(&self, ring: &Ring, source: &str, required: &[String]) -> io::Result<u64> {
         let positions = required.iter().map(|sink| slot_name(source, sink));
         let least = positions.map(|sink| (ring.acknowledged(&sink).unwrap_or(0), sink)).min();
         let Some((mut position, slowest)) = least.filter(|(position, _)| *position < ring.head()) else { return Ok(0) };

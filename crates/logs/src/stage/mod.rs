@@ -9,16 +9,22 @@ use base::telemetry::component::Component;
 use base::telemetry::ledger::Row;
 use base::telemetry::reason::Reason;
 use base::telemetry::{Counter, ERRORS, Telemetry};
+use config::registry::{Kind, Named};
 use std::sync::Arc;
 
 config::registry! {
     /// A stage: its kind is its only key.
-    pub entry StageEntry, kind StageKind {
+    pub entry StageEntry, configs dyn StageConfig {
         /// Parses the line as a format and makes its fields the record's.
-        parse => Parse(parse::Config),
+        parse => parse::Config,
         /// Sets fields to fixed values.
-        set => Set(set::Config),
+        set => set::Config,
     } shared {}
+}
+
+/// The Config of a stage.
+pub trait StageConfig: Kind {
+    fn build(&self) -> Box<dyn Stage>;
 }
 
 /// The result of a stage for a batch.
@@ -33,15 +39,6 @@ pub trait Stage {
     fn apply(&self, batch: &mut Batch) -> StageOutput;
 }
 
-impl StageKind {
-    pub fn build(&self) -> Box<dyn Stage> {
-        match self {
-            StageKind::Parse(config) => Box::new(parse::Parse::new(config)),
-            StageKind::Set(config) => Box::new(set::Set::new(config)),
-        }
-    }
-}
-
 /// A stage with its ledger row.
 pub struct MeteredStage {
     stage: Box<dyn Stage>,
@@ -51,8 +48,8 @@ pub struct MeteredStage {
 }
 
 /// Stages in their order. `path`: the id of their owner in the ledger.
-pub fn metered(kinds: &[StageKind], path: &str, telemetry: &Telemetry) -> Vec<MeteredStage> {
-    let one = |(index, kind): (usize, &StageKind)| {
+pub fn metered(kinds: &[Named<dyn StageConfig>], path: &str, telemetry: &Telemetry) -> Vec<MeteredStage> {
+    let one = |(index, kind): (usize, &Named<dyn StageConfig>)| {
         let component = Component::stage(format!("{path}.stages.{index}"), kind.name());
         let [id, kind_name, type_name] = component.labels();
         let reason = Reason::ParseError.as_str();

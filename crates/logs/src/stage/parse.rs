@@ -2,7 +2,7 @@
 //! is not a JSON object stays a plain message and is counted, never dropped; so does a line that receivers could not parse, since
 //! they reject all lines of its body. Limits: `FIELDS_MAX` fields of a record, `DEPTH_MAX` levels of nesting.
 
-use super::{Stage, StageOutput};
+use super::{Stage, StageConfig, StageOutput};
 use crate::batch::{Batch, Field, FieldValue, Key};
 use crate::time;
 use config::registry::Kind;
@@ -30,20 +30,22 @@ pub struct Config {
 pub struct Json {}
 
 impl Kind for Config {
-    const EXAMPLE: &'static str = "parse: { json: {} }\n";
+    fn example() -> &'static str {
+        "parse: { json: {} }\n"
+    }
 }
 
 /// A line with more top-level fields stays a plain message.
 pub const FIELDS_MAX: usize = 512;
 
-pub struct Parse {}
-
-impl Parse {
-    pub fn new(config: &Config) -> Parse {
-        let Json {} = config.json;
-        Parse {}
+impl StageConfig for Config {
+    fn build(&self) -> Box<dyn Stage> {
+        let Json {} = self.json;
+        Box::new(Parse {})
     }
 }
+
+struct Parse {}
 
 impl Stage for Parse {
     fn apply(&self, batch: &mut Batch) -> StageOutput {

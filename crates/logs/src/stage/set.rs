@@ -1,6 +1,6 @@
 //! Sets fields of every record to fixed values. In: batches. Out: the same, with the values stored once per batch.
 
-use super::{Stage, StageOutput};
+use super::{Stage, StageConfig, StageOutput};
 use crate::batch::Batch;
 use config::registry::Kind;
 use schemars::JsonSchema;
@@ -15,17 +15,20 @@ use std::rc::Rc;
 pub struct Config(BTreeMap<String, String>);
 
 impl Kind for Config {
-    const EXAMPLE: &'static str = "set: { service: orders, region: eu }\n";
-}
-
-pub struct Set {
-    fields: Vec<(Rc<str>, Rc<str>)>,
-}
-
-impl Set {
-    pub fn new(config: &Config) -> Set {
-        Set { fields: config.0.iter().map(|(name, value)| (name.as_str().into(), value.as_str().into())).collect() }
+    fn example() -> &'static str {
+        "set: { service: orders, region: eu }\n"
     }
+}
+
+impl StageConfig for Config {
+    fn build(&self) -> Box<dyn Stage> {
+        let fields = self.0.iter().map(|(name, value)| (name.as_str().into(), value.as_str().into()));
+        Box::new(Set { fields: fields.collect() })
+    }
+}
+
+struct Set {
+    fields: Vec<(Rc<str>, Rc<str>)>,
 }
 
 impl Stage for Set {

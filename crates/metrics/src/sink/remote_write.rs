@@ -3,6 +3,7 @@
 //! retried; any other response drops the request under `rejected`. Limits: `buffer.max_bytes` of waiting samples, the oldest
 //! snapshot is dropped first; `SEND_MAX` samples in one request.
 
+use super::{Context, Running, Sink, SinkConfig};
 use crate::series::{STALE, Sample, Series, Snapshot, Timing, Timings};
 use crate::sink_options::BufferConfig;
 use base::protobuf::{delimited, field_length, text, varint, varint_length};
@@ -15,7 +16,9 @@ use base::telemetry::family::{FamilyKind, is_label_name};
 use base::telemetry::ledger::Row;
 use base::telemetry::reason::Reason;
 use base::telemetry::{Requests, Telemetry};
-use config::registry::Kind;
+use config::diag::Diagnostic;
+use config::needs::Needs;
+use config::registry::{Entry, Kind};
 use config::unit::Url;
 use net::{Client, Request};
 use std::cell::{Cell, RefCell};
@@ -38,22 +41,38 @@ net::http_client! {
     }
 }
 
-impl Config {
-    /// Labels for which receivers would reject every request, with the reason.
-    pub fn check(&self) -> Vec<(&str, String)> {
+impl Kind for Config {
+    fn example() -> &'static str {
+        "remote_write: { url: \"http://prometheus:9090/api/v1/write\" }\n"
+    }
+
+    /// Labels with which receivers would reject every request.
+    fn check(&self, entry: &Entry<'_>) -> Vec<Diagnostic> {
         let is_valid = |name: &str| is_label_name(name) && !name.starts_with("__");
         let invalid = self.external_labels.keys().filter(|name| !is_valid(name));
-        let text = |name: &String| {
-            format!(
+        let error = |name: &String| {
+            let text = format!(
                 "invalid label name `{name}`: expected letters, digits and `_`, no digit first, and no leading `__`"
-            )
+            );
+            entry.error(&["external_labels", name], text).help("receivers would reject every request")
         };
-        invalid.map(|name| (name.as_str(), text(name))).collect()
+        invalid.map(error).collect()
+    }
+
+    fn check_system(&self) -> Result<(), String> {
+        self.client().check_files()
+    }
+
+    fn needs(&self, _id: &str) -> Needs {
+        net::needs(self.url.as_str(), &self.client())
     }
 }
 
-impl Kind for Config {
-    const EXAMPLE: &'static str = "remote_write: { url: \"http://prometheus:9090/api/v1/write\" }\n";
+impl SinkConfig for Config {
+    fn build(&self, context: &Context<'_>) -> Result<Rc<dyn Sink>, String> {
+        let Context { component, buffer, telemetry, health, .. } = context;
+        Ok(RemoteWrite::new(component, self, buffer, telemetry, (*health).clone())?)
+    }
 }
 
 /// Prometheus' own default for one request is 2,000; receivers accept far more.
@@ -66,9 +85,9 @@ const RETRY_FIRST: Duration = Duration::from_millis(250);
 const RETRY_MAX: Duration = Duration::from_secs(30);
 const RETRY_MAX_STOPPING: Duration = Duration::from_millis(500);
 
-pub struct RemoteWrite {
+struct RemoteWrite {
     /// Its path in the configuration, its id in health and log.
-    pub id: String,
+    id: String,
     client: Client,
     url: String,
     labels: BTreeMap<String, String>,
@@ -101,7 +120,7 @@ struct Body {
 }
 
 impl RemoteWrite {
-    pub fn new(
+    fn new(
         component: &Component,
         config: &Config,
         buffer: &BufferConfig,
@@ -127,53 +146,14 @@ impl RemoteWrite {
         }))
     }
 
-    /// Queues a snapshot. If too many samples wait, or under memory pressure, the oldest are dropped: a receiver that is down
-    /// must not use the memory of the other receivers and of the logs.
-    pub fn push(&self, snapshot: Rc<Snapshot>) {
-        let Timings { newer, repeated, not_newer } = snapshot.timings();
-        let samples = newer + repeated + not_newer;
-        if samples == 0 && snapshot.stale.is_empty() {
-            return;
-        }
-        self.row.receive(samples as u64);
-        self.row.drop_records(Reason::OutOfOrder, not_newer as u64);
-        self.row.merge(repeated as u64);
-        let mut queue = self.queue.borrow_mut();
-        let bytes = snapshot.bytes();
-        queue.push_back(Waiting { snapshot, samples: newer as u64, bytes });
-        self.waiting_bytes.set(self.waiting_bytes.get() + bytes);
-        let is_full = |queue: &VecDeque<_>| self.waiting_bytes.get() > self.max_bytes || queue.len() > SNAPSHOTS_MAX;
-        while (is_full(&queue) || self.pressure.has_pressure()) && queue.len() > 1 {
-            if let Some(oldest) = self.pop(&mut queue) {
-                self.row.drop_records(Reason::BufferFull, oldest.samples);
-            }
-        }
-        self.filled.notify_one();
-    }
-
     fn pop(&self, queue: &mut VecDeque<Waiting>) -> Option<Waiting> {
         let oldest = queue.pop_front()?;
         self.waiting_bytes.set(self.waiting_bytes.get().saturating_sub(oldest.bytes));
         Some(oldest)
     }
 
-    /// No more snapshots follow.
-    pub fn close(&self) {
-        self.closed.set(true);
-        self.filled.notify_one();
-    }
-
-    /// Counts and returns the samples that were not sent in time.
-    pub fn give_up(&self) -> u64 {
-        let waiting: u64 = self.queue.take().iter().map(|waiting| waiting.samples).sum();
-        self.waiting_bytes.set(0);
-        let unsent = waiting + self.sending.take();
-        self.row.drop_records(Reason::Shutdown, unsent);
-        unsent
-    }
-
     /// Sends until the queue is closed and empty.
-    pub async fn run(self: Rc<RemoteWrite>, mut phase: PhaseWatch) {
+    async fn send_all(&self, mut phase: PhaseWatch) {
         loop {
             let next = self.pop(&mut self.queue.borrow_mut());
             let Some(Waiting { snapshot, .. }) = next else {
@@ -254,6 +234,49 @@ impl RemoteWrite {
             error = text,
             "remote_write rejected by the receiver; samples dropped"
         );
+    }
+}
+
+impl Sink for RemoteWrite {
+    fn run(self: Rc<RemoteWrite>, phase: PhaseWatch) -> Running {
+        Box::pin(async move { self.send_all(phase).await })
+    }
+
+    /// Queues a snapshot. If too many samples wait, or under memory pressure, the oldest are dropped: a receiver that is down
+    /// must not use the memory of the other receivers and of the logs.
+    fn push(&self, snapshot: &Rc<Snapshot>) {
+        let Timings { newer, repeated, not_newer } = snapshot.timings();
+        let samples = newer + repeated + not_newer;
+        if samples == 0 && snapshot.stale.is_empty() {
+            return;
+        }
+        self.row.receive(samples as u64);
+        self.row.drop_records(Reason::OutOfOrder, not_newer as u64);
+        self.row.merge(repeated as u64);
+        let mut queue = self.queue.borrow_mut();
+        let bytes = snapshot.bytes();
+        queue.push_back(Waiting { snapshot: snapshot.clone(), samples: newer as u64, bytes });
+        self.waiting_bytes.set(self.waiting_bytes.get() + bytes);
+        let is_full = |queue: &VecDeque<_>| self.waiting_bytes.get() > self.max_bytes || queue.len() > SNAPSHOTS_MAX;
+        while (is_full(&queue) || self.pressure.has_pressure()) && queue.len() > 1 {
+            if let Some(oldest) = self.pop(&mut queue) {
+                self.row.drop_records(Reason::BufferFull, oldest.samples);
+            }
+        }
+        self.filled.notify_one();
+    }
+
+    fn close(&self) {
+        self.closed.set(true);
+        self.filled.notify_one();
+    }
+
+    fn give_up(&self) -> u64 {
+        let waiting: u64 = self.queue.take().iter().map(|waiting| waiting.samples).sum();
+        self.waiting_bytes.set(0);
+        let unsent = waiting + self.sending.take();
+        self.row.drop_records(Reason::Shutdown, unsent);
+        unsent
     }
 }
 
@@ -395,7 +418,7 @@ mod tests {
         let telemetry = base::telemetry::Telemetry::default();
         let example = config::load::load::<crate::sink::SinkEntry>(
             "example",
-            Config::EXAMPLE,
+            Config::example(),
             &config::interpolate::Lookup::HERE,
         );
         let config = example.ok().and_then(|loaded| loaded.config.remote_write).expect("the example is valid");
@@ -404,11 +427,11 @@ mod tests {
         let row = telemetry.ledger.row(&component);
         let writer =
             RemoteWrite::new(&component, &config, &buffer, &telemetry, telemetry.health("metrics")).expect("a writer");
-        writer.push(first);
-        writer.push(snapshot(2));
+        writer.push(&first);
+        writer.push(&snapshot(2));
         let dropped = || row.counts().dropped.get(&Reason::BufferFull).copied();
         assert_eq!(dropped(), None);
-        writer.push(snapshot(3));
+        writer.push(&snapshot(3));
         assert_eq!(dropped(), Some(2), "the two samples of the oldest");
         assert_eq!(writer.queue.borrow().front().map(|waiting| waiting.snapshot.time_ms), Some(2));
     }

@@ -9,6 +9,7 @@ pub mod own;
 use crate::series::Snapshot;
 use base::telemetry::family::Gather;
 use base::telemetry::reason::Reason;
+use config::registry::Kind;
 use std::cell::Cell;
 use std::future::Future;
 use std::pin::Pin;
@@ -19,16 +20,25 @@ use std::time::Duration;
 
 config::registry! {
     /// A source of metrics: its kind.
-    pub entry SourceEntry, kind SourceKind {
+    pub entry SourceEntry, configs dyn SourceConfig {
         /// The app's own /metrics endpoint.
-        scrape => Scrape(scrape::Config),
+        scrape => scrape::Config,
         /// The app's processes, from /proc.
-        process => Process(process::Config),
+        process => process::Config,
         /// Requests through the proxy.
-        proxy => Proxy(proxy::Config),
+        proxy => proxy::Config,
         /// Outrigger's own metrics.
-        own as "self" => Own(own::Config),
+        own as "self" => own::Config,
     } shared {}
+}
+
+/// The Config of a source.
+pub trait SourceConfig: Kind {
+    /// How often it is collected.
+    fn interval(&self) -> Duration;
+
+    /// `name`: the source's name in the file. An error contains what cannot be used.
+    fn build(&self, name: &str, inputs: &Inputs) -> Result<Rc<dyn Source>, String>;
 }
 
 /// What sources need from the rest of the worker.
@@ -66,32 +76,6 @@ pub trait Source {
     fn end(&self) -> Snapshot;
     /// Whether a collection reads nothing but memory or /proc; such a source is collected again at each scrape of the exposition.
     fn is_local(&self) -> bool;
-}
-
-impl SourceKind {
-    /// An error contains what cannot be used.
-    pub fn build(&self, name: &str, inputs: &Inputs) -> Result<Rc<dyn Source>, String> {
-        Ok(match self {
-            SourceKind::Scrape(config) => Rc::new(scrape::Scrape::new(config, name)?),
-            SourceKind::Process(_) => {
-                Rc::new(process::Process::new(inputs.app_pid.clone(), inputs.descriptors.clone()))
-            }
-            SourceKind::Proxy(_) => match &inputs.proxy {
-                Some(counters) => Rc::new(Gathered::new(counters.clone())),
-                None => return Err("no proxy is configured whose requests could be counted".into()),
-            },
-            SourceKind::Own(_) => Rc::new(Gathered::new(inputs.own.clone())),
-        })
-    }
-
-    pub fn interval(&self) -> Duration {
-        match self {
-            SourceKind::Scrape(config) => config.interval.0,
-            SourceKind::Process(config) => config.interval.0,
-            SourceKind::Proxy(config) => config.interval.0,
-            SourceKind::Own(config) => config.interval.0,
-        }
-    }
 }
 
 /// The default interval: Prometheus' own recommendation for services.

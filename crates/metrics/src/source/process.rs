@@ -1,17 +1,21 @@
 //! Metrics of the app from /proc: all processes of its session, summed, since servers fork. In: a process id. Out: CPU time,
 //! memory, file descriptors, threads under OpenTelemetry's names, which do not clash with `process_*` of client libraries.
 
-use super::{Collected, Collecting, CountDescriptors, Source, now_ms};
+use super::{Collected, Collecting, CountDescriptors, Inputs, Source, SourceConfig, now_ms};
 use crate::series::{Interner, Snapshot, snapshot_of};
 use base::system::process::{ProcessStat, boot_time, open_descriptors};
 use base::telemetry::family::{Family, FamilyKind};
-use config::registry::Kind;
+use config::diag::Diagnostic;
+use config::needs::Needs;
+use config::registry::{Entry, Kind};
 use config::unit::TimeSpan;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use std::cell::Cell;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
+use std::time::Duration;
 
 /// CPU time, memory, open file descriptors and threads of the wrapped app, summed over the processes of its session. From /proc, as
 /// `process_cpu_time_seconds_total`, `process_memory_usage_bytes`, `process_memory_virtual_bytes`,
@@ -25,22 +29,41 @@ pub struct Config {
 }
 
 impl Kind for Config {
-    const EXAMPLE: &'static str = "process: {}\n";
+    fn example() -> &'static str {
+        "process: {}\n"
+    }
+
+    fn check(&self, entry: &Entry<'_>) -> Vec<Diagnostic> {
+        entry.requires_app("`process`", "").into_iter().collect()
+    }
+
+    /// Names, times and memory of the app's processes, as `ps` shows them.
+    fn needs(&self, _id: &str) -> Needs {
+        Needs { read: vec!["/proc".into()], ..Needs::default() }
+    }
+}
+
+impl SourceConfig for Config {
+    fn interval(&self) -> Duration {
+        self.interval.0
+    }
+
+    fn build(&self, _name: &str, inputs: &Inputs) -> Result<Rc<dyn Source>, String> {
+        Ok(Rc::new(Process {
+            pid: inputs.app_pid.clone(),
+            descriptors: inputs.descriptors.clone(),
+            interner: Cell::default(),
+        }))
+    }
 }
 
 /// Processes of one app whose file descriptors are counted; a server forks no more than a few.
 const COUNTED_MAX: usize = 64;
 
-pub struct Process {
+struct Process {
     pid: Arc<AtomicI32>,
     descriptors: CountDescriptors,
     interner: Cell<Interner>,
-}
-
-impl Process {
-    pub fn new(pid: Arc<AtomicI32>, descriptors: CountDescriptors) -> Process {
-        Process { pid, descriptors, interner: Cell::default() }
-    }
 }
 
 impl Source for Process {

@@ -1,16 +1,18 @@
 //! Scrapes the app's exposition. In: a URL. Out: a snapshot, or that the target is down. Limits: `timeout`,
 //! `max_body_bytes`, `max_series`.
 
-use super::{Collected, Collecting, Source, now_ms};
+use super::{Collected, Collecting, Inputs, Source, SourceConfig, now_ms};
 use crate::series::{Interner, Snapshot};
 use crate::text;
 use base::telemetry::reason::Reason;
+use config::needs::Needs;
 use config::registry::Kind;
 use config::unit::{ByteSize, TimeSpan, Url};
 use net::{Client, ClientConfig, Request};
 use std::cell::Cell;
 use std::io::Read as _;
 use std::rc::Rc;
+use std::time::Duration;
 
 net::http_client! {
     default timeout "timeout";
@@ -34,7 +36,27 @@ net::http_client! {
 }
 
 impl Kind for Config {
-    const EXAMPLE: &'static str = "scrape: { url: \"http://127.0.0.1:8080/metrics\", interval: 15s }\n";
+    fn example() -> &'static str {
+        "scrape: { url: \"http://127.0.0.1:8080/metrics\", interval: 15s }\n"
+    }
+
+    fn check_system(&self) -> Result<(), String> {
+        self.client().check_files()
+    }
+
+    fn needs(&self, _id: &str) -> Needs {
+        net::needs(self.url.as_str(), &self.client())
+    }
+}
+
+impl SourceConfig for Config {
+    fn interval(&self) -> Duration {
+        self.interval.0
+    }
+
+    fn build(&self, name: &str, _inputs: &Inputs) -> Result<Rc<dyn Source>, String> {
+        Ok(Rc::new(Scrape::new(self, name)?))
+    }
 }
 
 /// As Prometheus: shorter than the interval of most targets.
@@ -50,7 +72,7 @@ fn max_series() -> u32 {
     50_000
 }
 
-pub struct Scrape {
+struct Scrape {
     client: Client,
     url: String,
     max_body_bytes: usize,
@@ -60,7 +82,7 @@ pub struct Scrape {
 }
 
 impl Scrape {
-    pub fn new(config: &Config, name: &str) -> Result<Scrape, String> {
+    fn new(config: &Config, name: &str) -> Result<Scrape, String> {
         let rest = config.url.as_str().split_once("://").map_or("", |(_, rest)| rest);
         let instance = rest.split(['/', '?']).next().unwrap_or(rest).rsplit('@').next().unwrap_or(rest);
         let client = ClientConfig { timeout: TimeSpan(config.timeout.0.min(config.interval.0)), ..config.client() };

@@ -1,6 +1,7 @@
 //! Power of two choices (Mitzenmacher, IEEE TPDS 12 (2001)): near the best distribution for the cost of two samples.
 
-use super::{EndpointState, Policy};
+use super::{BalanceConfig, EndpointState, Policy};
+use config::registry::Kind;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
@@ -10,8 +11,16 @@ use serde::Deserialize;
 #[serde(deny_unknown_fields)]
 pub struct Config {}
 
-impl config::registry::Kind for Config {
-    const EXAMPLE: &'static str = "least_request: {}\n";
+impl Kind for Config {
+    fn example() -> &'static str {
+        "least_request: {}\n"
+    }
+}
+
+impl BalanceConfig for Config {
+    fn build(&self) -> Box<dyn Policy> {
+        Box::new(LeastRequest::default())
+    }
 }
 
 pub struct LeastRequest {

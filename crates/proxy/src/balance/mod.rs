@@ -4,32 +4,30 @@
 pub mod least_request;
 pub mod round_robin;
 
+use config::registry::{Kind, Named};
 use std::cell::Cell;
+use std::sync::Arc;
 use std::time::Instant;
 
 config::registry! {
     /// How an endpoint is picked; `least_request` by default.
-    pub entry BalanceEntry, kind BalanceKind {
+    pub entry BalanceEntry, configs dyn BalanceConfig {
         /// The one of two random endpoints with fewer requests in flight.
-        least_request => LeastRequest(least_request::Config),
+        least_request => least_request::Config,
         /// Each in turn.
-        round_robin => RoundRobin(round_robin::Config),
+        round_robin => round_robin::Config,
     } shared {}
 }
 
-impl Default for BalanceKind {
-    fn default() -> BalanceKind {
-        BalanceKind::LeastRequest(least_request::Config {})
-    }
+/// The Config of a policy.
+pub trait BalanceConfig: Kind {
+    /// Builds it for one data thread.
+    fn build(&self) -> Box<dyn Policy>;
 }
 
-impl BalanceKind {
-    pub fn build(&self) -> Box<dyn Policy> {
-        match self {
-            BalanceKind::LeastRequest(_) => Box::new(least_request::LeastRequest::default()),
-            BalanceKind::RoundRobin(_) => Box::new(round_robin::RoundRobin::default()),
-        }
-    }
+/// The policy of a cluster without the key `balance`.
+pub fn default() -> Named<dyn BalanceConfig> {
+    Named::new("least_request", Arc::new(least_request::Config {}))
 }
 
 /// The state of an endpoint as seen by one data thread.
@@ -67,7 +65,7 @@ mod tests {
     #[test]
     fn policies_skip_ejected_unless_all_are_ejected() {
         let now = Instant::now();
-        for kind in [BalanceKind::default(), BalanceKind::RoundRobin(round_robin::Config {})] {
+        for kind in [default(), Named::new("round_robin", Arc::new(round_robin::Config {}))] {
             let mut policy = kind.build();
             let endpoints: Vec<EndpointState> = (0..4).map(|_| EndpointState::default()).collect();
             endpoints[2].ejected_until.set(Some(now + Duration::from_secs(1)));

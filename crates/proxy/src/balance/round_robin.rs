@@ -1,6 +1,7 @@
 //! Each endpoint in turn.
 
-use super::{EndpointState, Policy};
+use super::{BalanceConfig, EndpointState, Policy};
+use config::registry::Kind;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
@@ -9,8 +10,16 @@ use serde::Deserialize;
 #[serde(deny_unknown_fields)]
 pub struct Config {}
 
-impl config::registry::Kind for Config {
-    const EXAMPLE: &'static str = "round_robin: {}\n";
+impl Kind for Config {
+    fn example() -> &'static str {
+        "round_robin: {}\n"
+    }
+}
+
+impl BalanceConfig for Config {
+    fn build(&self) -> Box<dyn Policy> {
+        Box::new(RoundRobin::default())
+    }
 }
 
 #[derive(Default)]

@@ -1,11 +1,15 @@
 //! An HTTP request on which the app reloads its configuration.
 
+use super::{Failure, Notification, NotifyConfig, Sending};
+use base::runtime::backoff::Backoff;
 use bytes::Bytes;
+use config::needs::Needs;
 use config::registry::Kind;
 use config::unit::Url;
 use net::{Client, Request};
 use schemars::JsonSchema;
 use serde::Deserialize;
+use std::time::Duration;
 
 net::http_client! {
     /// Sends a request after each publication, such as a POST to the app's reload path; the header `X-Outrigger-Revision` has the
@@ -32,11 +36,40 @@ pub enum Method {
 }
 
 impl Kind for Config {
-    const EXAMPLE: &'static str = "http: { url: \"http://127.0.0.1:8080/-/reload\" }\n";
+    fn example() -> &'static str {
+        "http: { url: \"http://127.0.0.1:8080/-/reload\" }\n"
+    }
+
+    fn needs(&self, _id: &str) -> Needs {
+        net::needs(self.url.as_str(), &self.client())
+    }
 }
 
-/// One attempt.
-pub async fn send(config: &Config, revision: &str) -> Result<(), String> {
+/// Attempts in a row, and the backoff between them.
+const ATTEMPTS_MAX: u32 = 6;
+const RETRY_FIRST: Duration = Duration::from_millis(250);
+const RETRY_MAX: Duration = Duration::from_secs(5);
+
+impl NotifyConfig for Config {
+    fn describe(&self) -> String {
+        format!("http {:?}", self.url)
+    }
+
+    fn send<'a>(&'a self, notification: Notification<'a>) -> Sending<'a> {
+        Box::pin(async move {
+            let mut backoff = Backoff::new(RETRY_FIRST, RETRY_MAX);
+            while let Err(error) = attempt(self, notification.revision).await {
+                if notification.again || backoff.attempts() + 1 >= ATTEMPTS_MAX {
+                    return Err(Failure { error, retry: true });
+                }
+                tokio::time::sleep(backoff.pause()).await;
+            }
+            Ok(())
+        })
+    }
+}
+
+async fn attempt(config: &Config, revision: &str) -> Result<(), String> {
     let client = Client::new(config.client()).map_err(|error| error.to_string())?;
     let request = Request {
         method: match config.method {

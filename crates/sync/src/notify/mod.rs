@@ -3,24 +3,46 @@
 pub mod signal;
 pub mod http;
 
+use config::registry::Kind;
+use std::future::Future;
+use std::pin::Pin;
+
 config::registry! {
     /// One notification: its kind.
-    pub entry NotifyEntry, kind NotifyKind {
+    pub entry NotifyEntry, configs dyn NotifyConfig {
         /// A signal to the app.
-        signal => Signal(signal::Config),
+        signal => signal::Config,
         /// An HTTP request.
-        http => Http(http::Config),
+        http => http::Config,
     } shared {}
 }
 
-impl NotifyKind {
+/// The Config of a notification.
+pub trait NotifyConfig: Kind {
     /// A short description for status and log.
-    pub fn describe(&self) -> String {
-        match self {
-            NotifyKind::Signal(config) => format!("signal {}", config.name()),
-            NotifyKind::Http(config) => format!("http {:?}", config.url),
-        }
-    }
+    fn describe(&self) -> String;
+
+    /// Sends it, with the retries of its kind.
+    fn send<'a>(&'a self, notification: Notification<'a>) -> Sending<'a>;
+}
+
+pub type Sending<'a> = Pin<Box<dyn Future<Output = Result<(), Failure>> + 'a>>;
+
+/// What is sent.
+pub struct Notification<'a> {
+    /// The store's own name of the revision.
+    pub revision: &'a str,
+    /// An earlier notification of this revision failed: one attempt is made.
+    pub again: bool,
+    /// Sends a signal to the app, unless that would terminate it: false if the app does not handle it (yet).
+    pub signal_app: &'a dyn Fn(i32) -> bool,
+}
+
+/// Why a notification failed.
+pub struct Failure {
+    pub error: String,
+    /// Whether it is sent again after the next poll: an app in another container may start to listen at any time.
+    pub retry: bool,
 }
 
 #[cfg(test)]

@@ -6,13 +6,16 @@
 //! Layout next to the link: `.NAME.revisions/SELECTION/REVISION/…`, with all revisions of one selection (all of a repository, or
 //! a directory of it), and `candidate-*` while a candidate is written. The last part of the link's target is the revision's name.
 
+use super::{PublishConfig, Target};
 use crate::candidate::{Candidate, Limits};
-use config::registry::Kind;
+use crate::files::remove;
+use config::diag::Diagnostic;
+use config::needs::Needs;
+use config::registry::{Entry, Kind};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -33,19 +36,55 @@ pub struct Config {
 }
 
 impl Kind for Config {
-    const EXAMPLE: &'static str = "symlink: { path: /etc/orders }\n";
+    fn example() -> &'static str {
+        "symlink: { path: /etc/orders }\n"
+    }
+
+    fn check(&self, entry: &Entry<'_>) -> Vec<Diagnostic> {
+        let is_valid = self.path.is_absolute() && self.path.file_name().is_some();
+        let text = || format!("`path` must be an absolute path with a name, found `{}`", self.path.display());
+        let help = "give the path of the link itself, such as /etc/orders";
+        (!is_valid).then(|| entry.error(&["path"], text()).help(help)).into_iter().collect()
+    }
+
+    /// The link is replaced by a rename in its directory, and the revisions are next to it.
+    fn needs(&self, _id: &str) -> Needs {
+        let mut needs = Needs::default();
+        needs.write_file(&self.path());
+        needs
+    }
 }
 
-/// The target to which one entry publishes.
+impl PublishConfig for Config {
+    fn path(&self) -> PathBuf {
+        config::needs::normal(&self.path)
+    }
+
+    fn occupied(&self) -> Vec<PathBuf> {
+        let path = self.path();
+        revisions_of(&path).into_iter().chain([path]).collect()
+    }
+
+    fn cache(&self) -> PathBuf {
+        let path = self.path();
+        revisions_of(&path).unwrap_or(path).join(".cache")
+    }
+
+    fn open(&self) -> io::Result<Box<dyn Target>> {
+        Ok(Box::new(Symlink::open(&self.path())?))
+    }
+}
+
+/// A link and its revisions.
 #[derive(Clone, Debug)]
-pub struct Target {
+struct Symlink {
     to: PathBuf,
     revisions: PathBuf,
 }
 
-impl Target {
+impl Symlink {
     /// Creates the directory for revisions. Errors contain what prevents it.
-    pub fn open(to: &Path) -> io::Result<Target> {
+    fn open(to: &Path) -> io::Result<Symlink> {
         let revisions = revisions_of(to).ok_or_else(|| io::Error::other("the path has no name"))?;
         match fs::symlink_metadata(to) {
             Ok(meta) if !meta.is_symlink() => {
@@ -64,33 +103,9 @@ impl Target {
         if !fs::symlink_metadata(&revisions)?.is_dir() {
             return Err(io::Error::other(format!("{} is not a directory; remove it", revisions.display())));
         }
-        let target = Target { to: to.to_path_buf(), revisions };
+        let target = Symlink { to: to.to_path_buf(), revisions };
         target.sweep();
         Ok(target)
-    }
-
-    /// What the link points to, as `SELECTION/REVISION`, if its directory exists.
-    pub fn published(&self) -> Option<String> {
-        let target = fs::read_link(&self.to).ok()?;
-        let name = target.strip_prefix(self.revisions.file_name()?).ok()?.to_str()?.to_string();
-        self.revisions.join(&name).is_dir().then_some(name)
-    }
-
-    /// When the link was created.
-    pub fn published_at(&self) -> Option<SystemTime> {
-        fs::symlink_metadata(&self.to).ok()?.modified().ok()
-    }
-
-    /// Restores a lost link, to the newest revision. For when the store cannot be polled.
-    pub fn restore(&self) -> io::Result<Option<String>> {
-        if fs::symlink_metadata(&self.to).is_ok() {
-            return Ok(self.published());
-        }
-        let newest = self.all().into_iter().max();
-        match newest.as_ref().and_then(|(_, path)| path.strip_prefix(&self.revisions).ok()?.to_str()) {
-            Some(revision) => self.point(revision).map(|()| Some(revision.to_string())),
-            None => Ok(None),
-        }
     }
 
     /// Every existing revision, with the time when it was created or last published.
@@ -110,37 +125,6 @@ impl Target {
             directories(&self.revisions).into_iter().partition(is_revision);
         let revisions = old.into_iter().chain(selections.iter().flat_map(|selection| directories(selection)));
         revisions.filter_map(|path| Some((path.metadata().ok()?.modified().ok()?, path))).collect()
-    }
-
-    /// A directory for a candidate; its name is unique and never reused.
-    pub fn candidate(&self, limits: Limits) -> io::Result<Candidate> {
-        Candidate::new(self.revisions.join(unique("candidate")), limits)
-    }
-
-    /// Publishes a finished candidate under its revision's name.
-    pub fn publish(&self, candidate: Candidate, revision: &str) -> io::Result<()> {
-        let finished = candidate.finish()?;
-        let directory = self.revisions.join(revision);
-        let selection = directory.parent().unwrap_or(&self.revisions);
-        let with_path = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", directory.display()));
-        fs::create_dir_all(selection).map_err(with_path)?;
-        // The published revision is never written to. Any other with this name may be partially removed.
-        if self.published().as_deref() == Some(revision) {
-            fs::remove_dir_all(&finished)?;
-        } else {
-            remove(&directory).map_err(with_path)?;
-            fs::rename(&finished, &directory).map_err(with_path)?;
-        }
-        sync(selection)?;
-        sync(&self.revisions)?;
-        // Its grace period starts now, not when it was created. A failure shortens the grace period, and nothing else.
-        if let Some(previous) = self.published() {
-            let _ = File::open(self.revisions.join(previous))
-                .and_then(|directory| directory.set_modified(SystemTime::now()));
-        }
-        self.point(revision)?;
-        self.collect(revision);
-        Ok(())
     }
 
     /// Replaces the link by renaming a new one over it.
@@ -179,48 +163,68 @@ impl Target {
     }
 }
 
+impl Target for Symlink {
+    /// What the link points to, as `SELECTION/REVISION`, if its directory exists.
+    fn published(&self) -> Option<String> {
+        let target = fs::read_link(&self.to).ok()?;
+        let name = target.strip_prefix(self.revisions.file_name()?).ok()?.to_str()?.to_string();
+        self.revisions.join(&name).is_dir().then_some(name)
+    }
+
+    /// When the link was created.
+    fn published_at(&self) -> Option<SystemTime> {
+        fs::symlink_metadata(&self.to).ok()?.modified().ok()
+    }
+
+    /// To the newest revision.
+    fn restore(&self) -> io::Result<Option<String>> {
+        if fs::symlink_metadata(&self.to).is_ok() {
+            return Ok(self.published());
+        }
+        let newest = self.all().into_iter().max();
+        match newest.as_ref().and_then(|(_, path)| path.strip_prefix(&self.revisions).ok()?.to_str()) {
+            Some(revision) => self.point(revision).map(|()| Some(revision.to_string())),
+            None => Ok(None),
+        }
+    }
+
+    fn candidate(&self, limits: Limits) -> io::Result<Candidate> {
+        Candidate::new(self.revisions.join(unique("candidate")), limits)
+    }
+
+    fn publish(&self, candidate: Candidate, revision: &str) -> io::Result<()> {
+        let finished = candidate.finish()?;
+        let directory = self.revisions.join(revision);
+        let selection = directory.parent().unwrap_or(&self.revisions);
+        let with_path = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", directory.display()));
+        fs::create_dir_all(selection).map_err(with_path)?;
+        // The published revision is never written to. Any other with this name may be partially removed.
+        if self.published().as_deref() == Some(revision) {
+            fs::remove_dir_all(&finished)?;
+        } else {
+            remove(&directory).map_err(with_path)?;
+            fs::rename(&finished, &directory).map_err(with_path)?;
+        }
+        sync(selection)?;
+        sync(&self.revisions)?;
+        // Its grace period starts now, not when it was created. A failure shortens the grace period, and nothing else.
+        if let Some(previous) = self.published() {
+            let _ = File::open(self.revisions.join(previous))
+                .and_then(|directory| directory.set_modified(SystemTime::now()));
+        }
+        self.point(revision)?;
+        self.collect(revision);
+        Ok(())
+    }
+}
+
 /// The directory next to a link that contains its revisions.
 fn revisions_of(to: &Path) -> Option<PathBuf> {
     Some(to.parent()?.join(format!(".{}.revisions", to.file_name()?.to_string_lossy())))
 }
 
-/// The cache of a store without a state directory: next to its revisions, where it may write in any case. A directory for
-/// temporary files is shared by all users.
-pub fn cache_of(to: &Path) -> PathBuf {
-    revisions_of(to).unwrap_or_else(|| to.to_path_buf()).join(".cache")
-}
-
 /// Digits of a commit id.
 const COMMIT: usize = 40;
-
-/// Removes what exists at the path; a missing path is not an error.
-pub fn remove(path: &Path) -> io::Result<()> {
-    let removed = match fs::symlink_metadata(path) {
-        Ok(meta) if meta.is_dir() => fs::remove_dir_all(path).or_else(|error| match error.kind() {
-            io::ErrorKind::PermissionDenied => {
-                permit(path, 0);
-                fs::remove_dir_all(path)
-            }
-            _ => Err(error),
-        }),
-        Ok(_) => fs::remove_file(path),
-        Err(error) => Err(error),
-    };
-    removed.or_else(|error| if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) })
-}
-
-/// Makes Outrigger's own directories writable again, as far as possible.
-fn permit(directory: &Path, depth: usize) {
-    let _ = fs::set_permissions(directory, fs::Permissions::from_mode(0o700));
-    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
-        if depth < PERMIT_DEPTH && entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            permit(&entry.path(), depth + 1);
-        }
-    }
-}
-
-/// None of Outrigger's own directories is deeper.
-const PERMIT_DEPTH: usize = 128;
 
 fn unique(word: &str) -> String {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
@@ -246,7 +250,7 @@ mod tests {
         dir
     }
 
-    fn publish(target: &Target, revision: &str) {
+    fn publish(target: &Symlink, revision: &str) {
         let mut candidate = target.candidate(LIMITS).expect("a candidate");
         for name in ["a", "b"] {
             candidate.file(Path::new(name), revision.as_bytes(), false).expect("written");
@@ -259,7 +263,7 @@ mod tests {
     fn a_held_directory_is_always_one_revision() {
         let dir = temp("readers");
         let to = dir.join("current");
-        let target = Target::open(&to).expect("a target");
+        let target = Symlink::open(&to).expect("a target");
         assert_eq!(target.published(), None);
         publish(&target, "all/r0");
         let stop = Arc::new(AtomicBool::new(false));
@@ -283,7 +287,7 @@ mod tests {
         assert!(reader.join().expect("no torn read") > 0);
         assert_eq!(target.published().as_deref(), Some("all/r99"));
         publish(&target, "all/r98");
-        let reopened = Target::open(&to).expect("reopened");
+        let reopened = Symlink::open(&to).expect("reopened");
         assert_eq!(reopened.published().as_deref(), Some("all/r98"));
         fs::remove_file(&to).expect("the link exists");
         assert!(reopened.restore().is_ok_and(|restored| restored.is_some()), "a lost link is restored");
@@ -296,7 +300,7 @@ mod tests {
         let dir = temp("inway");
         let to = dir.join("current");
         fs::create_dir(&to).expect("a directory");
-        assert!(Target::open(&to).is_err_and(|error| error.to_string().contains("not a symlink")));
+        assert!(Symlink::open(&to).is_err_and(|error| error.to_string().contains("not a symlink")));
         let _ = fs::remove_dir_all(&dir);
     }
 }

@@ -4,16 +4,29 @@
 pub mod git;
 
 use crate::candidate::Candidate;
-use config::needs::Needs;
+use config::registry::Kind;
 use std::path::PathBuf;
 use std::time::Duration;
 
 config::registry! {
     /// A store: its kind.
-    pub entry StoreEntry, kind StoreKind {
+    pub entry StoreEntry, configs dyn StoreConfig {
         /// A git repository.
-        git => Git(git::Config),
+        git => git::Config,
     } shared {}
+}
+
+/// The Config of a store.
+pub trait StoreConfig: Kind {
+    /// How often it is polled.
+    fn interval(&self) -> Duration;
+
+    /// `cache`: the store's own directory, retained over restarts if there is a state directory. `max_bytes`: the maximum of a
+    /// revision; nothing larger is read into memory.
+    fn build(&self, cache: PathBuf, max_bytes: u64) -> Result<Box<dyn Store>, String>;
+
+    /// Its location, without credentials, for status and log.
+    fn describe(&self) -> String;
 }
 
 /// The result of a poll.
@@ -48,44 +61,6 @@ pub trait Store: Send {
         published: Option<&str>,
         stage: &mut dyn FnMut() -> Result<Candidate, String>,
     ) -> Result<(Fetched, Option<Candidate>), Failure>;
-}
-
-impl StoreKind {
-    /// What the schema cannot check.
-    pub fn check(&self) -> Result<(), String> {
-        match self {
-            StoreKind::Git(config) => config.check(),
-        }
-    }
-
-    /// How often it is polled.
-    pub fn interval(&self) -> Duration {
-        match self {
-            StoreKind::Git(config) => config.interval.0,
-        }
-    }
-
-    /// What it needs from the system.
-    pub fn needs(&self) -> Needs {
-        match self {
-            StoreKind::Git(config) => config.needs(),
-        }
-    }
-
-    /// `cache`: the store's own directory, retained over restarts if there is a state directory. `max_bytes`: the maximum of a
-    /// revision; nothing larger is read into memory.
-    pub fn build(&self, cache: PathBuf, max_bytes: u64) -> Result<Box<dyn Store>, String> {
-        match self {
-            StoreKind::Git(config) => Ok(Box::new(git::Git::new(config.clone(), cache, max_bytes)?)),
-        }
-    }
-
-    /// Its location, without credentials, for status and log.
-    pub fn describe(&self) -> String {
-        match self {
-            StoreKind::Git(config) => config.describe(),
-        }
-    }
 }
 
 #[cfg(test)]

@@ -11,17 +11,19 @@ mod watch;
 
 pub use tail::{Opened, Tail};
 
-use super::{CHUNK, max_line_bytes};
+use super::{CHUNK, SourceConfig, Start, max_line_bytes};
 use crate::checkpoint::{BEFORE_MAX, Checkpoints};
 use crate::pipeline::Pipeline;
 use base::runtime::lifecycle::{Phase, PhaseWatch};
 use base::runtime::scope::Scope;
-use config::registry::Kind;
+use config::diag::Diagnostic;
+use config::needs::Needs;
+use config::registry::{Entry, Kind};
 use config::unit::{ByteSize, TimeSpan};
 use find::Finder;
 use schemars::JsonSchema;
 use serde::Deserialize;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::rc::Rc;
 use tokio::sync::mpsc;
 
@@ -64,15 +66,50 @@ pub enum ReadFrom {
     End,
 }
 
-impl Config {
+impl Kind for Config {
+    fn example() -> &'static str {
+        "file: { include: [\"/var/log/orders/*.log\"] }\n"
+    }
+
+    fn check(&self, entry: &Entry<'_>) -> Vec<Diagnostic> {
+        let lists = [("include", &self.include), ("exclude", &self.exclude)];
+        let patterns =
+            lists.into_iter().flat_map(|(key, list)| list.iter().enumerate().map(move |(i, text)| (key, i, text)));
+        let invalid = patterns.filter_map(|(key, index, text)| {
+            let reason = match glob::Pattern::new(text) {
+                Err(error) => error.to_string(),
+                Ok(_) if !text.starts_with('/') => {
+                    "expected an absolute path, since Outrigger does not run in the app's directory".into()
+                }
+                Ok(_) => return None,
+            };
+            let text = format!("invalid path pattern `{text}`: {reason}");
+            Some(entry.error(&[key, &index.to_string()], text))
+        });
+        invalid.collect()
+    }
+
     /// The directories that its patterns search.
-    pub fn directories(&self) -> Vec<PathBuf> {
-        self.include.iter().map(|pattern| config::needs::pattern_directory(pattern)).collect()
+    fn needs(&self, _id: &str) -> Needs {
+        let directories = self.include.iter().map(|pattern| config::needs::pattern_directory(pattern));
+        Needs { read: directories.collect(), ..Needs::default() }
+    }
+
+    fn memory(&self) -> ByteSize {
+        ByteSize((CHUNK + BEFORE_MAX) as u64)
     }
 }
 
-impl Kind for Config {
-    const EXAMPLE: &'static str = "file: { include: [\"/var/log/orders/*.log\"] }\n";
+impl SourceConfig for Config {
+    fn start(&self, start: Start<'_>) {
+        let Start { pipeline, checkpoints, scope, phase, scanning, running, .. } = start;
+        let run = run(self.clone(), pipeline, checkpoints.clone(), scope.clone(), phase.clone(), scanning.clone());
+        running.readers.push(scope.spawn("file", run));
+    }
+
+    fn reads(&self, path: &Path) -> bool {
+        walk::Patterns::new(&self.include, &self.exclude).match_path(&config::needs::normal(path))
+    }
 }
 
 fn poll_interval() -> TimeSpan {
@@ -87,33 +124,8 @@ fn max_files() -> u32 {
     256
 }
 
-impl Config {
-    /// Whether a file of this path would be read.
-    pub fn reads(&self, path: &Path) -> bool {
-        walk::Patterns::new(&self.include, &self.exclude).match_path(&config::needs::normal(path))
-    }
-
-    /// Invalid patterns: the key, the index and the error.
-    pub fn check(&self) -> Vec<(&'static str, usize, String)> {
-        let lists = [("include", &self.include), ("exclude", &self.exclude)];
-        let patterns =
-            lists.into_iter().flat_map(|(key, list)| list.iter().enumerate().map(move |(i, text)| (key, i, text)));
-        let invalid = patterns.filter_map(|(key, index, text)| {
-            let reason = match glob::Pattern::new(text) {
-                Err(error) => error.to_string(),
-                Ok(_) if !text.starts_with('/') => {
-                    "expected an absolute path, since Outrigger does not run in the app's directory".into()
-                }
-                Ok(_) => return None,
-            };
-            Some((key, index, format!("invalid path pattern `{text}`: {reason}")))
-        });
-        invalid.collect()
-    }
-}
-
 /// Reads the files of the finder in turn. `scanning` is dropped after the first scan.
-pub async fn run(
+async fn run(
     config: Config,
     pipeline: Rc<Pipeline>,
     checkpoints: Checkpoints,

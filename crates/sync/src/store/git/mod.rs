@@ -9,10 +9,11 @@ mod ssh;
 mod transport;
 mod tree;
 
-use super::{Failure, Fetched, Store};
+use super::{Failure, Fetched, Store, StoreConfig};
 use crate::candidate::Candidate;
+use config::diag::Diagnostic;
 use config::needs::Needs;
-use config::registry::Kind;
+use config::registry::{Entry, Kind};
 use config::unit::TimeSpan;
 use gix::bstr::{BString, ByteSlice as _};
 use gix::remote::Direction;
@@ -59,48 +60,39 @@ pub struct Ssh {
 }
 
 impl Kind for Config {
-    const EXAMPLE: &'static str = "git: { url: \"https://git.example/config.git\", ref: main, path: orders/ }\n";
-}
+    fn example() -> &'static str {
+        "git: { url: \"https://git.example/config.git\", ref: main, path: orders/ }\n"
+    }
 
-/// IANA's registered ports of the transports.
-const GIT_PORT: u16 = 9418;
-const SSH_PORT: u16 = 22;
-const DNS_PORT: u16 = 53;
-
-fn interval() -> TimeSpan {
-    TimeSpan::from_secs(60)
-}
-
-fn head() -> String {
-    "HEAD".into()
-}
-
-/// Each fetch leaves a pack; a cache with more is re-created, which costs one small fetch.
-const PACKS_MAX: usize = 16;
-
-impl Config {
-    pub fn check(&self) -> Result<(), String> {
-        let url = gix::url::parse(self.url.as_bytes().as_bstr())
-            .map_err(|error| format!("`url` is not a git URL: {}", chain(&error)))?;
+    fn check(&self, entry: &Entry<'_>) -> Vec<Diagnostic> {
         use gix::url::Scheme;
-        if !matches!(url.scheme, Scheme::File | Scheme::Git | Scheme::Http | Scheme::Https | Scheme::Ssh) {
-            return Err(format!(
-                "unsupported scheme {} in `url`, expected file, git, http, https or ssh",
-                url.scheme.as_str()
-            ));
+        let mut findings = Vec::new();
+        match gix::url::parse(self.url.as_bytes().as_bstr()) {
+            Err(error) => findings.push(entry.error(&["url"], format!("`url` is not a git URL: {}", chain(&error)))),
+            Ok(url)
+                if matches!(url.scheme, Scheme::File | Scheme::Git | Scheme::Http | Scheme::Https | Scheme::Ssh) => {}
+            Ok(url) => {
+                let scheme = url.scheme.as_str();
+                let text = format!("unsupported scheme {scheme} in `url`, expected file, git, http, https or ssh");
+                findings.push(entry.error(&["url"], text));
+            }
         }
         let climbs = |path: &PathBuf| path.components().any(|part| matches!(part, Component::ParentDir));
         if self.path.as_ref().is_some_and(climbs) {
-            return Err("`path` must be a directory of the repository, without `..`".into());
+            findings.push(entry.error(&["path"], "`path` must be a directory of the repository, without `..`"));
         }
         if self.reference.is_empty() || self.reference.starts_with('-') {
-            return Err("`ref` must be a branch, a tag or a commit".into());
+            findings.push(entry.error(&["ref"], "`ref` must be a branch, a tag or a commit"));
         }
-        Ok(())
+        findings
     }
 
-    /// What it needs from the system: a directory, a port, or the program ssh with its keys.
-    pub fn needs(&self) -> Needs {
+    fn check_system(&self) -> Result<(), String> {
+        Git::new(self.clone(), PathBuf::new(), 0).map(drop)
+    }
+
+    /// A directory, a port, or the program ssh with its keys.
+    fn needs(&self, _id: &str) -> Needs {
         use gix::url::Scheme;
         let mut needs = Needs::default();
         let Ok(url) = gix::url::parse(self.url.as_bytes().as_bstr()) else { return needs };
@@ -127,11 +119,37 @@ impl Config {
         }
         needs
     }
+}
 
-    pub fn describe(&self) -> String {
+impl StoreConfig for Config {
+    fn interval(&self) -> Duration {
+        self.interval.0
+    }
+
+    fn build(&self, cache: PathBuf, max_bytes: u64) -> Result<Box<dyn Store>, String> {
+        Ok(Box::new(Git::new(self.clone(), cache, max_bytes)?))
+    }
+
+    fn describe(&self) -> String {
         format!("{} {}", config::diag::hide_query(&self.url), self.reference)
     }
 }
+
+/// IANA's registered ports of the transports.
+const GIT_PORT: u16 = 9418;
+const SSH_PORT: u16 = 22;
+const DNS_PORT: u16 = 53;
+
+fn interval() -> TimeSpan {
+    TimeSpan::from_secs(60)
+}
+
+fn head() -> String {
+    "HEAD".into()
+}
+
+/// Each fetch leaves a pack; a cache with more is re-created, which costs one small fetch.
+const PACKS_MAX: usize = 16;
 
 pub struct Git {
     config: Config,
@@ -311,7 +329,7 @@ impl Git {
     fn recreate(&self) -> Result<gix::Repository, String> {
         let failed =
             |error: &dyn std::fmt::Display| format!("cannot create the cache {}: {error}", self.cache.display());
-        crate::publish::symlink::remove(&self.cache).map_err(|error| failed(&error))?;
+        crate::files::remove(&self.cache).map_err(|error| failed(&error))?;
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.cache).map_err(|error| failed(&error))?;
         gix::ThreadSafeRepository::init_opts(&self.cache, gix::create::Kind::Bare, Default::default(), self.options())
             .map(Into::into)
