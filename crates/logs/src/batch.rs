@@ -3,10 +3,11 @@
 
 use crate::ack::AckHandle;
 use bytes::Bytes;
+use delivery::batch::Origin;
 use std::rc::Rc;
 
 /// Which of the app's streams a record came from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Stream {
     None,
     Stdout,
@@ -73,6 +74,8 @@ pub struct Batch {
     pub source: Rc<str>,
     pub file: Option<Rc<str>>,
     pub stream: Stream,
+    /// Equal for batches whose order matters: those of one source, file and stream.
+    pub stream_id: u64,
     /// Receives the acknowledgements of the sinks.
     pub ack: Option<AckHandle>,
 }
@@ -97,6 +100,34 @@ impl Batch {
 
     pub fn key<'a>(&'a self, field: &'a Field) -> &'a [u8] {
         field.key.text(&self.bytes)
+    }
+}
+
+impl delivery::batch::Batch for Batch {
+    fn records(&self) -> usize {
+        self.records.len()
+    }
+
+    fn cost(&self) -> usize {
+        Batch::cost(self)
+    }
+
+    fn stream(&self) -> u64 {
+        self.stream_id
+    }
+
+    fn origin(&self) -> Origin {
+        match (&self.ack, &self.file) {
+            (None, _) => Origin::Memory,
+            (Some(_), None) => Origin::Captured,
+            (Some(_), Some(_)) => Origin::Stored,
+        }
+    }
+
+    fn acknowledge(&self, sink: usize) {
+        if let Some(ack) = &self.ack {
+            ack.done(sink);
+        }
     }
 }
 

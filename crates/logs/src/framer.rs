@@ -3,6 +3,7 @@
 
 use crate::batch::{Batch, Record, Stream};
 use bytes::Bytes;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::rc::Rc;
 use std::time::SystemTime;
 
@@ -10,6 +11,7 @@ pub struct Framer {
     source: Rc<str>,
     pub file: Option<Rc<str>>,
     stream: Stream,
+    stream_id: u64,
     max_line_bytes: usize,
     /// The beginning of a line whose end has not been read yet.
     carry: Vec<u8>,
@@ -23,7 +25,10 @@ pub struct Framer {
 
 impl Framer {
     pub fn new(source: Rc<str>, file: Option<Rc<str>>, stream: Stream, max_line_bytes: usize, base: u64) -> Framer {
+        let mut hasher = DefaultHasher::new();
+        (&source, &file, stream).hash(&mut hasher);
         Framer {
+            stream_id: hasher.finish(),
             source,
             file,
             stream,
@@ -162,6 +167,7 @@ impl Framer {
             source: self.source.clone(),
             file: self.file.clone(),
             stream: self.stream,
+            stream_id: self.stream_id,
             ack: None,
         }
     }

@@ -6,18 +6,15 @@ pub mod config;
 pub mod plan;
 pub mod run;
 mod pipeline;
-mod shipper;
 pub mod telemetry;
 mod stop;
 pub mod batch;
 mod framer;
 mod ack;
 mod checkpoint;
-mod queue;
 pub mod source;
 pub mod stage;
 pub mod sink;
-pub mod sink_options;
 mod encode;
 mod time;
 #[doc(hidden)]

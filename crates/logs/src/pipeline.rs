@@ -3,7 +3,6 @@
 
 use crate::ack::AckTracker;
 use crate::batch::Batch;
-use crate::queue::Queue;
 use crate::stage::{MeteredStage, apply};
 use crate::telemetry::{REMOVED_BYTES, REMOVED_FILES, TRUNCATED};
 use base::runtime::health::Health;
@@ -12,6 +11,7 @@ use base::telemetry::component::Component;
 use base::telemetry::ledger::Row;
 use base::telemetry::reason::Reason;
 use base::telemetry::{Counter, Gauge, MetricDesc, RECEIVED_BYTES, Telemetry};
+use delivery::queue::Queue;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ use std::sync::Arc;
 pub struct Branch {
     pub name: String,
     pub required: bool,
-    pub queue: Rc<Queue>,
+    pub queue: Rc<Queue<Batch>>,
     pub stages: Vec<MeteredStage>,
 }
 

@@ -2,16 +2,16 @@
 
 use crate::config::Config;
 use crate::sink::{SinkConfig, SinkEntry};
-use crate::sink_options::WhenFull;
 use crate::source::SourceConfig;
 use crate::stage::{StageConfig, StageEntry};
 use base::telemetry::component::Component;
 use config::diag::{Diagnostic, nearest};
 use config::registry::{Configured, Entry, Kind, Named, PlannedKind};
 use config::tree::Node;
+use delivery::engine;
+use delivery::options::WhenFull;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::time::Duration;
 
 pub struct Plan {
     pub sources: Vec<SourcePlan>,
@@ -34,7 +34,7 @@ pub struct SinkPlan {
     pub required: bool,
     pub when_full: WhenFull,
     pub max_buffer_bytes: usize,
-    pub batch: BatchLimits,
+    pub options: engine::Options,
 }
 
 impl SourcePlan {
@@ -47,14 +47,6 @@ impl SinkPlan {
     pub fn component(&self) -> Component {
         Component::sink(format!("logs.sinks.{}", self.name), self.kind.name())
     }
-}
-
-/// The limits at which a body is complete.
-#[derive(Clone, Copy)]
-pub struct BatchLimits {
-    pub bytes: usize,
-    pub records: usize,
-    pub age: Duration,
 }
 
 impl Plan {
@@ -70,7 +62,8 @@ impl Plan {
         for sink in &self.sinks {
             let id = sink.component().id;
             components.extend(stage_components(&id, &sink.stages));
-            let (buffer, bodies) = (sink.max_buffer_bytes as u64, sink.batch.bytes as u64);
+            let bodies = sink.options.limits.bytes.saturating_mul(sink.options.max_concurrency) as u64;
+            let buffer = sink.max_buffer_bytes as u64;
             components.push(PlannedKind { id, kind: &*sink.kind, buffer, bodies });
         }
         components
@@ -119,10 +112,10 @@ impl Plan {
                 required: entry.required,
                 when_full: entry.buffer.when_full.unwrap_or(default),
                 max_buffer_bytes: entry.buffer.max_bytes.as_usize(),
-                batch: BatchLimits {
-                    bytes: entry.batch.max_bytes.as_usize().max(1),
-                    records: entry.batch.max_records as usize,
-                    age: entry.batch.max_age.0,
+                options: engine::Options {
+                    limits: entry.batch.limits(),
+                    retry: entry.retry.clone(),
+                    max_concurrency: entry.max_concurrency as usize,
                 },
             })
         });

@@ -1,19 +1,18 @@
 //! The path of a log line: source → stages → queues → sinks, and back as acknowledgements.
 //!
 //! ```text
-//! source::{stdio,file,proxy}::run → framer::Framer::take → Pipeline::push → stage::Stage::apply → queue::Queue::push
-//!     → Shipper::run → sink::Sink::encode → sink::Sink::deliver → ack::AckHandle::done
+//! source::{stdio,file,proxy}::run → framer::Framer::take → Pipeline::push → stage::Stage::apply → delivery::Queue::push
+//!     → delivery::Engine::run → sink::*::encode → sink::*::send → ack::AckHandle::done
 //!     → checkpoint::Checkpoints::set / Ring::acknowledge
 //! ```
 //!
 //! One thread. In: a Plan, the rings, the feed. Out: health, ledger rows. Limits: a queue per sink; a source reads only when
 //! every blocking sink that it feeds has room.
 
+use crate::batch::Batch;
 use crate::checkpoint::{self, Checkpoints};
 use crate::pipeline::{Branch, Pipeline};
 use crate::plan::{Plan, SourcePlan};
-use crate::queue::Queue;
-use crate::shipper::Shipper;
 use crate::source::{Inputs, Running, Start};
 use crate::stage::metered;
 use crate::stop;
@@ -23,6 +22,8 @@ use base::runtime::scope::{self, Scope};
 use base::runtime::state::StateDir;
 use base::telemetry::Telemetry;
 use base::text::plural;
+use delivery::engine::Engine;
+use delivery::queue::Queue;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -52,7 +53,7 @@ async fn logs_thread(
     let checkpoints = open_checkpoints(&inputs.state, &health, &telemetry);
     checkpoints.prefer(plan.sources.iter().map(|source| source.name.as_str()));
     let builder = Builder { plan, telemetry, health: health.clone(), phase: participant.watch(), scope: scope.clone() };
-    let (queues, shippers) = builder.start_sinks();
+    let (queues, engines) = builder.start_sinks();
     let (scanning, mut scanned) = mpsc::channel(1);
     let Running { readers, helpers, feeds, backlogs } = builder.start_sources(inputs, &queues, &checkpoints, &scanning);
     // Each source that scans for files has its own.
@@ -86,8 +87,8 @@ async fn logs_thread(
             let _ = reader.await;
         }
         queues.iter().for_each(|queue| queue.close());
-        for shipper in shippers {
-            let _ = shipper.await;
+        for engine in engines {
+            let _ = engine.await;
         }
     };
     // Lines that are not delivered `PERSIST_RESERVE` before the deadline are persisted instead.
@@ -142,24 +143,37 @@ impl Builder {
         self.health.component("logs.checkpoints", "file");
     }
 
-    fn start_sinks(&self) -> (Vec<Rc<Queue>>, Vec<JoinHandle<()>>) {
-        let (mut queues, mut shippers) = (Vec::new(), Vec::new());
+    fn start_sinks(&self) -> (Vec<Rc<Queue<Batch>>>, Vec<JoinHandle<()>>) {
+        let (mut queues, mut engines) = (Vec::new(), Vec::new());
         for (index, sink) in self.plan.sinks.iter().enumerate() {
-            let row = self.telemetry.ledger.row(&sink.component());
+            let component = sink.component();
+            let row = self.telemetry.ledger.row(&component);
             let queue = Queue::new(index, sink.max_buffer_bytes, sink.when_full, row);
-            match Shipper::new(sink, queue.clone(), &self.telemetry, self.health.clone(), self.phase.clone()) {
-                Ok(shipper) => shippers.push(self.scope.spawn("sink", shipper.run())),
-                Err(error) => self.health.panicked(&error),
+            match sink.kind.build() {
+                Ok(built) => {
+                    let (options, health) = (sink.options.clone(), self.health.clone());
+                    let engine = Engine::new(
+                        &component,
+                        built,
+                        queue.clone(),
+                        options,
+                        &self.telemetry,
+                        health,
+                        self.phase.clone(),
+                    );
+                    engines.push(self.scope.spawn("sink", engine.run()));
+                }
+                Err(error) => self.health.panicked(&format!("{}: {error}", component.id)),
             }
             queues.push(queue);
         }
-        (queues, shippers)
+        (queues, engines)
     }
 
     fn start_sources(
         &self,
         mut inputs: Inputs,
-        queues: &[Rc<Queue>],
+        queues: &[Rc<Queue<Batch>>],
         checkpoints: &Checkpoints,
         scanning: &mpsc::Sender<()>,
     ) -> Running {
@@ -180,7 +194,7 @@ impl Builder {
         running
     }
 
-    fn pipeline(&self, source: &SourcePlan, queues: &[Rc<Queue>]) -> Pipeline {
+    fn pipeline(&self, source: &SourcePlan, queues: &[Rc<Queue<Batch>>]) -> Pipeline {
         let component = source.component();
         let mut stages = metered(&source.stages, &component.id, &self.telemetry);
         stages.extend(metered(&self.plan.stages, "logs", &self.telemetry));

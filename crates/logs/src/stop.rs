@@ -2,12 +2,13 @@
 //! continues, or backlog files of undelivered lines and a report. Limits: `READER_STOP` for the readers, `PERSIST_RESERVE` for
 //! the files.
 
+use crate::batch::Batch;
 use crate::pipeline::Pipeline;
 use crate::plan::SinkPlan;
-use crate::queue::Queue;
 use crate::source::Unacknowledged;
 use base::telemetry::Telemetry;
 use base::telemetry::reason::Reason;
+use delivery::queue::Queue;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 use tokio::task::JoinHandle;
@@ -19,7 +20,7 @@ const READER_STOP: Duration = Duration::from_millis(100);
 pub const PERSIST_RESERVE: Duration = Duration::from_millis(200);
 
 /// Hands over to another worker: nothing more is read here, and batches in flight may finish.
-pub async fn hand_over(readers: Vec<JoinHandle<()>>, queues: &[Rc<Queue>], until: Instant) {
+pub async fn hand_over(readers: Vec<JoinHandle<()>>, queues: &[Rc<Queue<Batch>>], until: Instant) {
     let reading_until = Instant::now() + READER_STOP;
     for mut reader in readers {
         // A reader that waits for room in a queue is aborted; its batch is re-read.
@@ -71,7 +72,7 @@ pub fn persist(backlogs: Vec<Unacknowledged>) -> Vec<Unpersisted> {
 pub fn report_undelivered(
     sinks: &[SinkPlan],
     telemetry: &Telemetry,
-    queues: &[Rc<Queue>],
+    queues: &[Rc<Queue<Batch>>],
     unpersisted: &[Unpersisted],
 ) {
     for (sink, queue) in sinks.iter().zip(queues) {

@@ -8,6 +8,7 @@ use base::telemetry::component::Component;
 use config::diag::Diagnostic;
 use config::registry::{Configured, Entry, Named, PlannedKind};
 use config::tree::Node;
+use delivery::options::RetryConfig;
 use std::time::Duration;
 
 pub struct Plan {
@@ -19,6 +20,7 @@ pub struct SinkPlan {
     pub name: String,
     pub kind: Named<dyn SinkConfig>,
     pub buffer: BufferConfig,
+    pub retry: RetryConfig,
 }
 
 pub struct SourcePlan {
@@ -85,7 +87,8 @@ impl Plan {
         for (name, entry) in &config.sinks {
             let Some(kind) = entry.kind() else { continue };
             let node = root.at(&["sinks", name, kind.name()]);
-            let sink = SinkPlan { name: name.clone(), kind, buffer: entry.buffer.clone().unwrap_or_default() };
+            let (buffer, retry) = (entry.buffer.clone().unwrap_or_default(), entry.retry.clone().unwrap_or_default());
+            let sink = SinkPlan { name: name.clone(), kind, buffer, retry };
             findings.extend(sink.kind.check(&Entry { id: &sink.component().id, node, configured }));
             sinks.push(sink);
         }

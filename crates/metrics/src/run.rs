@@ -79,6 +79,7 @@ pub fn start(
         let context = Context {
             component: &component,
             buffer: &sink.buffer,
+            retry: &sink.retry,
             sockets,
             sources: &sources,
             telemetry,

@@ -6,6 +6,7 @@ use std::io::Write;
 use std::time::Duration;
 
 use crate::harness::ledger::dropped;
+use crate::harness::process::Running;
 use crate::harness::{
     Answer, LogReceiver, Outrigger, PATIENCE, SECOND, Scene, Wait, assert_counts_up, free_port, get, ledger_row, until,
 };
@@ -78,6 +79,73 @@ fn loki_500_loses_nothing() {
 fn http_429_loses_nothing() {
     check_recovery(HTTP, Answer::Status(429), 2, PATIENCE);
 }
+
+/// Credentials that are rotated and a path that does not exist yet are states of the receiver: the lines wait.
+#[test]
+fn rejected_credentials_and_paths_lose_nothing() {
+    for status in [302, 401, 403, 404] {
+        check_recovery(HTTP, Answer::Status(status), 3, PATIENCE);
+    }
+}
+
+/// A line that the receiver rejects is dropped alone, not with the other lines of its body.
+/// Guarantee: rejected-lines-counted
+#[test]
+fn a_rejected_line_is_dropped_alone() {
+    for sink in [HTTP, LOKI] {
+        let (scene, receiver) = (Scene::new(), LogReceiver::answering(Answer::Reject("app n=001234")));
+        let outrigger = start(&scene, sink, &receiver.address());
+        receiver.wait_for(2 * LINES - 1, 2 * PATIENCE);
+        let expected: Vec<usize> = (0..LINES).filter(|number| *number != 1234).collect();
+        assert_eq!(receiver.numbers("app n="), expected, "in order");
+        assert_counts_up(&receiver.numbers("file n="), LINES);
+        until(PATIENCE, "nothing is pending", || ledger_row(&outrigger.admin, "logs.sinks.main")["pending"] == 0);
+        let row = ledger_row(&outrigger.admin, "logs.sinks.main");
+        assert_eq!((dropped(&row), &row["dropped"]["rejected"]), (1, &1.into()), "{row}");
+        outrigger.finish();
+    }
+}
+
+/// A body that a real nginx rejects as too large (413) is sent in parts.
+#[test]
+fn bodies_over_the_limit_of_nginx_are_split() {
+    let nginx = need_peer!("nginx");
+    let (scene, receiver) = (Scene::new(), LogReceiver::start());
+    let front = format!("127.0.0.1:{}", scene.port("front"));
+    scene.set("receiver", receiver.address());
+    let config = scene.write("nginx.conf", scene.fill(NGINX)).display().to_string();
+    let running = Running::start(&[nginx.as_str(), "-e", "stderr", "-c", &config]);
+    until(PATIENCE, "nginx serves", || get(&front, "/").is_ok());
+    let sink = "http: { url: \"http://@receiver@/lines\", compression: none }";
+    let outrigger = start(&scene, sink, &front);
+    assert_nothing_lost(&receiver);
+    until(PATIENCE, "nothing is pending", || ledger_row(&outrigger.admin, "logs.sinks.main")["pending"] == 0);
+    assert_eq!(dropped(&ledger_row(&outrigger.admin, "logs.sinks.main")), 0);
+    outrigger.finish();
+    running.stop();
+}
+
+/// A limit of a quarter of a body.
+const NGINX: &str = r#"
+daemon off;
+worker_processes 1;
+pid @dir@/nginx.pid;
+error_log stderr;
+events {}
+http {
+    access_log off;
+    client_body_temp_path @dir@/nginx-body;
+    proxy_temp_path @dir@/nginx-proxy;
+    fastcgi_temp_path @dir@/nginx-fastcgi;
+    uwsgi_temp_path @dir@/nginx-uwsgi;
+    scgi_temp_path @dir@/nginx-scgi;
+    server {
+        listen 127.0.0.1:@front@;
+        client_max_body_size 4k;
+        location / { proxy_pass http://@receiver@; }
+    }
+}
+"#;
 
 /// A request without a response times out, after which the batch is retried: the second request proves it.
 /// Guarantee: failed-delivery-retried

@@ -60,8 +60,8 @@ fn a_lost_file_with_unread_lines_is_reported() {
     files.receiver.answer(Answer::Status(503));
     files.append("in/renamed.log", numbered(2..1002));
     files.append("in/removed.log", numbered(1002..2002));
-    // Four rejections take about two seconds, so the lines were read about that long ago.
-    files.receiver.wait_for_refused(4, PATIENCE);
+    // Six rejections of two bodies take about three seconds, so the lines were read about that long ago.
+    files.receiver.wait_for_refused(6, PATIENCE);
     rename(files.path("in/renamed.log"), files.path("away/renamed.log")).expect("the log can be renamed");
     remove_file(files.path("in/removed.log")).expect("the log can be removed");
     let before = warnings(&outrigger).len();

@@ -9,6 +9,7 @@ pub enum Reason {
     BufferFull,
     Shutdown,
     Rejected,
+    Expired,
     ParseError,
     SeriesLimit,
     MemoryPressure,
@@ -17,10 +18,11 @@ pub enum Reason {
 
 impl Reason {
     /// All reasons, for the docs.
-    pub const ALL: [Reason; 7] = [
+    pub const ALL: [Reason; 8] = [
         Reason::BufferFull,
         Reason::Shutdown,
         Reason::Rejected,
+        Reason::Expired,
         Reason::ParseError,
         Reason::SeriesLimit,
         Reason::MemoryPressure,
@@ -33,6 +35,7 @@ impl Reason {
             Reason::BufferFull => "buffer_full",
             Reason::Shutdown => "shutdown",
             Reason::Rejected => "rejected",
+            Reason::Expired => "expired",
             Reason::ParseError => "parse_error",
             Reason::SeriesLimit => "series_limit",
             Reason::MemoryPressure => "memory_pressure",
@@ -49,6 +52,7 @@ impl Reason {
             }
             Reason::Shutdown => "Not delivered when the stop timed out.",
             Reason::Rejected => "The receiver rejected the record permanently; the Outrigger log has the response.",
+            Reason::Expired => "Not delivered within `retry.max_retries` or `retry.max_age` of a sink.",
             Reason::ParseError => {
                 "A line of a scraped exposition is invalid. A `parse` stage counts records that it passes on unchanged as errors with this reason."
             }
@@ -67,6 +71,7 @@ impl Reason {
             Reason::BufferFull
             | Reason::Shutdown
             | Reason::Rejected
+            | Reason::Expired
             | Reason::ParseError
             | Reason::SeriesLimit
             | Reason::MemoryPressure

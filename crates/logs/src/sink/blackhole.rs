@@ -1,11 +1,15 @@
 //! Discards records. In: records. Out: only their count.
 
-use super::{Delivery, Sink, SinkConfig};
+use super::SinkConfig;
 use crate::batch::Batch;
 use config::registry::Kind;
+use delivery::batch::{Body, Encode, Sending, Transport};
+use delivery::engine::Sink;
+use delivery::outcome::Outcome;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use std::ops::Range;
+use std::rc::Rc;
 
 /// Discards and counts every record, to test and measure sources and stages.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -19,25 +23,20 @@ impl Kind for Config {
 }
 
 impl SinkConfig for Config {
-    fn build(&self) -> Result<Box<dyn Sink>, String> {
-        Ok(Box::new(Blackhole::default()))
+    fn build(&self) -> Result<Sink<Batch>, String> {
+        Ok(Sink { encoder: Box::new(Count::default()), transport: Rc::new(Discard {}) })
     }
 }
 
 #[derive(Default)]
-struct Blackhole {
+struct Count {
     size: usize,
 }
 
-impl Sink for Blackhole {
+impl Encode<Batch> for Count {
     fn encode(&mut self, batch: &Batch, records: Range<usize>, _max: usize) -> usize {
-        self.size += batch
-            .records
-            .iter()
-            .take(records.end)
-            .skip(records.start)
-            .map(|record| (record.end - record.start) as usize + 1)
-            .sum::<usize>();
+        let range = batch.records.iter().take(records.end).skip(records.start);
+        self.size += range.map(|record| (record.end - record.start) as usize + 1).sum::<usize>();
         records.end
     }
 
@@ -45,11 +44,15 @@ impl Sink for Blackhole {
         self.size
     }
 
-    fn deliver(&mut self) -> Delivery<'_> {
-        Box::pin(async { Ok(()) })
+    fn finish(&mut self) -> Result<Body, String> {
+        Ok(Body { sent: std::mem::take(&mut self.size), ..Body::default() })
     }
+}
 
-    fn reset(&mut self) {
-        self.size = 0;
+struct Discard {}
+
+impl Transport for Discard {
+    fn send<'a>(&'a self, _body: &'a Body) -> Sending<'a> {
+        Box::pin(std::future::ready(Outcome::Delivered))
     }
 }

@@ -1,7 +1,7 @@
 //! Appends records to a file, rotated by size. In: records. Out: lines. Writes happen on a thread that may block, since a full or
 //! slow disk must not block the other sinks. Limits: `rotate.max_bytes` per file and `rotate.max_files` rotated files.
 
-use super::{Delivery, Failure, Sink, SinkConfig};
+use super::SinkConfig;
 use crate::batch::Batch;
 use crate::checkpoint::FileId;
 use crate::encode::Encoder;
@@ -9,6 +9,9 @@ use config::diag::Diagnostic;
 use config::needs::Needs;
 use config::registry::{Entry, Kind};
 use config::unit::ByteSize;
+use delivery::batch::{Body, Encode, Sending, Transport};
+use delivery::engine::Sink;
+use delivery::outcome::Outcome;
 use rustix::fs::OFlags;
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -17,6 +20,7 @@ use std::io::{self, Write as _};
 use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 
 /// Appends records to a file. At `rotate.max_bytes` the file is renamed to `path.1`, `path.1` to `path.2` and so on, and
@@ -81,7 +85,7 @@ impl Kind for Config {
 }
 
 impl SinkConfig for Config {
-    fn build(&self) -> Result<Box<dyn Sink>, String> {
+    fn build(&self) -> Result<Sink<Batch>, String> {
         let target = Target {
             path: self.path.clone(),
             max: self.rotate.max_bytes.0,
@@ -89,12 +93,10 @@ impl SinkConfig for Config {
             open: None,
             written: 0,
         };
-        Ok(Box::new(FileSink {
-            format: self.format,
-            encoder: Encoder::default(),
-            body: Arc::default(),
-            target: Arc::new(Mutex::new(target)),
-        }))
+        Ok(Sink {
+            encoder: Box::new(FormatLines::new(self.format)),
+            transport: Rc::new(Append { target: Arc::new(Mutex::new(target)) }),
+        })
     }
 
     /// The file, and its rotated files.
@@ -112,10 +114,7 @@ fn max_files() -> u16 {
     3
 }
 
-struct FileSink {
-    format: Format,
-    encoder: Encoder,
-    body: Arc<Vec<u8>>,
+struct Append {
     target: Arc<Mutex<Target>>,
 }
 
@@ -135,28 +134,21 @@ struct Open {
     id: FileId,
 }
 
-impl Sink for FileSink {
-    fn encode(&mut self, batch: &Batch, records: Range<usize>, max: usize) -> usize {
-        encode_lines(self.format, &mut self.encoder, batch, records, max, Arc::make_mut(&mut self.body))
-    }
-
-    fn size(&self) -> usize {
-        self.body.len()
-    }
-
-    fn deliver(&mut self) -> Delivery<'_> {
-        let (target, body) = (self.target.clone(), self.body.clone());
+impl Transport for Append {
+    fn send<'a>(&'a self, body: &'a Body) -> Sending<'a> {
+        let (target, bytes) = (self.target.clone(), body.bytes.clone());
         Box::pin(async move {
-            let written = tokio::task::spawn_blocking(move || base::sync::lock(&target).append(&body)).await;
-            match written {
-                Ok(result) => result.map_err(|error| Failure::retry(error.to_string())),
-                Err(error) => Err(Failure::retry(error.to_string())),
+            match tokio::task::spawn_blocking(move || base::sync::lock(&target).append(&bytes)).await {
+                Ok(Ok(())) => Outcome::Delivered,
+                Ok(Err(error)) => Outcome::retry(error.to_string()),
+                Err(error) => Outcome::retry(error.to_string()),
             }
         })
     }
 
-    fn reset(&mut self) {
-        self.body = Arc::default();
+    /// A body that was written partially is completed before the next one.
+    fn max_in_flight(&self) -> usize {
+        1
     }
 }
 
@@ -256,25 +248,40 @@ fn numbered(path: &Path, number: u16) -> PathBuf {
     PathBuf::from(name)
 }
 
-/// Appends records as lines, until the body has `max` bytes.
-pub fn encode_lines(
+/// Encodes records as lines of a format.
+pub struct FormatLines {
     format: Format,
-    encoder: &mut Encoder,
-    batch: &Batch,
-    records: Range<usize>,
-    max: usize,
-    body: &mut Vec<u8>,
-) -> usize {
-    for (index, record) in batch.records.iter().enumerate().take(records.end).skip(records.start) {
-        if body.len() >= max {
-            return index;
-        }
-        match format {
-            Format::Raw => encoder.raw_line(batch, record, body),
-            Format::Json => encoder.json_line(batch, record, body),
-        }
+    encoder: Encoder,
+    body: Vec<u8>,
+}
+
+impl FormatLines {
+    pub fn new(format: Format) -> FormatLines {
+        FormatLines { format, encoder: Encoder::default(), body: Vec::new() }
     }
-    records.end
+}
+
+impl Encode<Batch> for FormatLines {
+    fn encode(&mut self, batch: &Batch, records: Range<usize>, max: usize) -> usize {
+        for (index, record) in batch.records.iter().enumerate().take(records.end).skip(records.start) {
+            if self.body.len() >= max {
+                return index;
+            }
+            match self.format {
+                Format::Raw => self.encoder.raw_line(batch, record, &mut self.body),
+                Format::Json => self.encoder.json_line(batch, record, &mut self.body),
+            }
+        }
+        records.end
+    }
+
+    fn size(&self) -> usize {
+        self.body.len()
+    }
+
+    fn finish(&mut self) -> Result<Body, String> {
+        Ok(std::mem::take(&mut self.body).into())
+    }
 }
 
 #[cfg(test)]

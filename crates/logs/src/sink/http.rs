@@ -1,18 +1,20 @@
 //! JSON lines by HTTP POST. In: records. Out: one object a line (`application/x-ndjson`), compressed as configured. Any 2xx is an
 //! acknowledgement.
 
-use super::{Delivery, Failure, Sink, SinkConfig, post};
+use super::SinkConfig;
 use crate::batch::Batch;
 use crate::encode::Encoder;
-use bytes::Bytes;
 use config::needs::Needs;
 use config::registry::Kind;
 use config::unit::Url;
-use net::Client;
+use delivery::batch::{Body, Encode};
+use delivery::engine::Sink;
+use delivery::post::Post;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use std::io::Write as _;
 use std::ops::Range;
+use std::rc::Rc;
 
 net::http_client! {
     /// Posts records as JSON lines: one object per record with `message`, `timestamp`, `stream`, `source`, `file` and every field
@@ -54,29 +56,28 @@ impl Kind for Config {
 }
 
 impl SinkConfig for Config {
-    fn build(&self) -> Result<Box<dyn Sink>, String> {
-        Ok(Box::new(Http {
-            client: Client::new(self.client()).map_err(|error| error.to_string())?,
-            url: self.url.as_str().to_string(),
-            compression: self.compression,
-            encoder: Encoder::default(),
-            body: Vec::new(),
-            ready: None,
-        }))
+    fn build(&self) -> Result<Sink<Batch>, String> {
+        let mut headers = vec![("content-type", "application/x-ndjson".to_string())];
+        match self.compression {
+            Compression::Gzip => headers.push(("content-encoding", "gzip".into())),
+            Compression::Zstd => headers.push(("content-encoding", "zstd".into())),
+            Compression::None => {}
+        }
+        let (encoder, body) = (Encoder::default(), Vec::new());
+        Ok(Sink {
+            encoder: Box::new(Lines { compression: self.compression, encoder, body }),
+            transport: Rc::new(Post::new(self.client(), self.url.as_str().to_string(), headers)?),
+        })
     }
 }
 
-struct Http {
-    client: Client,
-    url: String,
+struct Lines {
     compression: Compression,
     encoder: Encoder,
     body: Vec<u8>,
-    /// The body as it is sent, encoded once for all attempts.
-    ready: Option<Bytes>,
 }
 
-impl Sink for Http {
+impl Encode<Batch> for Lines {
     fn encode(&mut self, batch: &Batch, records: Range<usize>, max: usize) -> usize {
         for (index, record) in batch.records.iter().enumerate().take(records.end).skip(records.start) {
             if self.body.len() >= max {
@@ -91,45 +92,21 @@ impl Sink for Http {
         self.body.len()
     }
 
-    fn sent(&self) -> usize {
-        self.ready.as_ref().map_or(0, |body| body.len())
-    }
-
-    fn deliver(&mut self) -> Delivery<'_> {
-        Box::pin(async {
-            let body = match &self.ready {
-                Some(body) => body.clone(),
-                None => {
-                    let body =
-                        compress(&self.body, self.compression).map_err(|error| Failure::retry(error.to_string()))?;
-                    self.ready.insert(body).clone()
-                }
-            };
-            let mut headers = vec![("content-type", "application/x-ndjson".to_string())];
-            match self.compression {
-                Compression::Gzip => headers.push(("content-encoding", "gzip".into())),
-                Compression::Zstd => headers.push(("content-encoding", "zstd".into())),
-                Compression::None => {}
-            }
-            post(&self.client, &self.url, headers, body).await
-        })
-    }
-
-    fn reset(&mut self) {
-        self.body = Vec::new();
-        self.ready = None;
+    fn finish(&mut self) -> Result<Body, String> {
+        let body = std::mem::take(&mut self.body);
+        compress(body, self.compression).map(Body::from).map_err(|error| error.to_string())
     }
 }
 
-fn compress(body: &[u8], compression: Compression) -> std::io::Result<Bytes> {
+fn compress(body: Vec<u8>, compression: Compression) -> std::io::Result<Vec<u8>> {
     Ok(match compression {
-        Compression::None => Bytes::copy_from_slice(body),
-        Compression::Zstd => zstd::bulk::compress(body, 1)?.into(),
+        Compression::None => body,
+        Compression::Zstd => zstd::bulk::compress(&body, 1)?,
         Compression::Gzip => {
             let mut encoder =
                 flate2::write::GzEncoder::new(Vec::with_capacity(body.len() / 4), flate2::Compression::new(1));
-            encoder.write_all(body)?;
-            encoder.finish()?.into()
+            encoder.write_all(&body)?;
+            encoder.finish()?
         }
     })
 }

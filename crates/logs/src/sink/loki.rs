@@ -2,18 +2,20 @@
 //! records. Out: one stream per stdout, stderr or file, with the configured labels; lines as the app wrote them; fields of
 //! `set` are sent as structured metadata. The messages are encoded by hand: three fields deep, and no copy of a line.
 
-use super::{Delivery, Failure, Sink, SinkConfig, post};
+use super::SinkConfig;
 use crate::batch::Batch;
 use base::protobuf::{delimited, field_length, text, varint, varint_length};
 use base::telemetry::family::is_label_name;
-use bytes::Bytes;
 use config::diag::Diagnostic;
 use config::needs::Needs;
 use config::registry::{Entry, Kind};
 use config::unit::Url;
-use net::Client;
+use delivery::batch::{Body, Encode};
+use delivery::engine::Sink;
+use delivery::post::Post;
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
+use std::rc::Rc;
 
 net::http_client! {
     /// Pushes lines to Grafana Loki. Each source and stream becomes a Loki stream with your `labels` in addition to `source` and
@@ -57,8 +59,14 @@ impl Kind for Config {
 }
 
 impl SinkConfig for Config {
-    fn build(&self) -> Result<Box<dyn Sink>, String> {
-        Ok(Box::new(Loki::new(self)?))
+    fn build(&self) -> Result<Sink<Batch>, String> {
+        let mut headers = vec![("content-type", "application/x-protobuf".to_string())];
+        headers.extend(self.tenant_id.iter().map(|tenant| ("x-scope-orgid", tenant.clone())));
+        let url = format!("{}/loki/api/v1/push", self.url.as_str().trim_end_matches('/'));
+        Ok(Sink {
+            encoder: Box::new(Streams::new(self.labels.clone())),
+            transport: Rc::new(Post::new(self.client(), url, headers)?),
+        })
     }
 }
 
@@ -98,10 +106,8 @@ impl Times {
     }
 }
 
-struct Loki {
-    client: Client,
-    url: String,
-    tenant: Option<String>,
+/// The streams of the open body.
+struct Streams {
     labels: BTreeMap<String, String>,
     /// Labels and encoded entries of each stream in this body.
     streams: Vec<(String, Vec<u8>)>,
@@ -109,22 +115,11 @@ struct Loki {
     times: HashMap<String, Times>,
     batches: u64,
     size: usize,
-    ready: Option<Bytes>,
 }
 
-impl Loki {
-    fn new(config: &Config) -> Result<Loki, String> {
-        Ok(Loki {
-            client: Client::new(config.client()).map_err(|error| error.to_string())?,
-            url: format!("{}/loki/api/v1/push", config.url.as_str().trim_end_matches('/')),
-            tenant: config.tenant_id.clone(),
-            labels: config.labels.clone(),
-            streams: Vec::new(),
-            times: HashMap::new(),
-            batches: 0,
-            size: 0,
-            ready: None,
-        })
+impl Streams {
+    fn new(labels: BTreeMap<String, String>) -> Streams {
+        Streams { labels, streams: Vec::new(), times: HashMap::new(), batches: 0, size: 0 }
     }
 
     fn labels_of(&self, batch: &Batch) -> String {
@@ -150,21 +145,9 @@ impl Loki {
         };
         self.streams.get_mut(index).map(|(_, entries)| entries)
     }
-
-    fn body(&self) -> Result<Bytes, snap::Error> {
-        let mut message = Vec::with_capacity(self.size + 256);
-        for (labels, entries) in &self.streams {
-            // StreamAdapter: 1 = labels, 2 = entries (already tagged); PushRequest: 1 = streams.
-            let length = field_length(labels.len()) + entries.len();
-            delimited(1, length, &mut message);
-            text(1, labels, &mut message);
-            message.extend_from_slice(entries);
-        }
-        Ok(snap::raw::Encoder::new().compress_vec(&message)?.into())
-    }
 }
 
-impl Sink for Loki {
+impl Encode<Batch> for Streams {
     fn encode(&mut self, batch: &Batch, records: Range<usize>, max: usize) -> usize {
         if self.size >= max || self.streams.len() >= STREAMS_MAX {
             return records.start;
@@ -201,29 +184,17 @@ impl Sink for Loki {
         self.size
     }
 
-    fn sent(&self) -> usize {
-        self.ready.as_ref().map_or(0, |body| body.len())
-    }
-
-    fn deliver(&mut self) -> Delivery<'_> {
-        Box::pin(async {
-            let body = match &self.ready {
-                Some(body) => body.clone(),
-                None => {
-                    let body = self.body().map_err(|error| Failure::reject(error.to_string()))?;
-                    self.ready.insert(body).clone()
-                }
-            };
-            let mut headers = vec![("content-type", "application/x-protobuf".to_string())];
-            headers.extend(self.tenant.iter().map(|tenant| ("x-scope-orgid", tenant.clone())));
-            post(&self.client, &self.url, headers, body).await
-        })
-    }
-
-    fn reset(&mut self) {
-        self.streams.clear();
+    fn finish(&mut self) -> Result<Body, String> {
+        let mut message = Vec::with_capacity(self.size + 256);
+        for (labels, entries) in self.streams.drain(..) {
+            // StreamAdapter: 1 = labels, 2 = entries (already tagged); PushRequest: 1 = streams.
+            let length = field_length(labels.len()) + entries.len();
+            delimited(1, length, &mut message);
+            text(1, &labels, &mut message);
+            message.extend_from_slice(&entries);
+        }
         self.size = 0;
-        self.ready = None;
+        snap::raw::Encoder::new().compress_vec(&message).map(Body::from).map_err(|error| error.to_string())
     }
 }
 
@@ -305,10 +276,7 @@ mod tests {
 
     #[test]
     fn hand_encoded_push_decodes_as_published() {
-        let config = serde_json::json!({ "url": "http://loki:3100/", "labels": { "service": "a\"b" } });
-        let config: Config = serde_json::from_value(config).expect("a Config");
-        let mut loki = Loki::new(&config).expect("a client");
-        assert_eq!(loki.url, "http://loki:3100/loki/api/v1/push");
+        let mut loki = Streams::new(BTreeMap::from([("service".to_string(), "a\"b".to_string())]));
         let long = "x".repeat(300);
         let mut batch = Framer::new("app".into(), None, Stream::Stderr, 10_000, 0)
             .take(format!("one\n{long}\n\n").as_bytes())
@@ -316,7 +284,7 @@ mod tests {
         batch.common.push(("region".into(), "eu".into()));
         batch.records[0].time_ns = 1_700_000_000_000_000_007;
         assert_eq!(loki.encode(&batch, 0..3, 1 << 20), 3);
-        let body = snap::raw::Decoder::new().decompress_vec(&loki.body().expect("compressed")).expect("snappy");
+        let body = snap::raw::Decoder::new().decompress_vec(&loki.finish().expect("compressed").bytes).expect("snappy");
         let push = PushRequest::decode(body.as_slice()).expect("protobuf");
         assert_eq!(push.streams.len(), 1);
         assert_eq!(push.streams[0].labels, r#"{service="a\"b", source="app", stream="stderr"}"#);
@@ -346,15 +314,14 @@ mod tests {
 
     #[test]
     fn next_body_starts_where_the_full_one_ended() {
-        let config: Config = serde_json::from_str(r#"{"url":"http://loki:3100"}"#).expect("a Config");
-        let mut loki = Loki::new(&config).expect("a client");
+        let mut loki = Streams::new(BTreeMap::new());
         let text: String = (0..100).map(|n| format!("line {n}\n")).collect();
         let batch = Framer::new("app".into(), None, Stream::None, 1000, 0).take(text.as_bytes()).expect("lines");
         let (mut first, mut bodies) = (0, 0);
         while first < 100 {
             first = loki.encode(&batch, first..batch.records.len(), 200);
             bodies += 1;
-            loki.reset();
+            loki.finish().expect("compressed");
         }
         assert!((5..20).contains(&bodies), "{bodies} bodies");
     }

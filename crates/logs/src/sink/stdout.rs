@@ -1,15 +1,16 @@
 //! Outrigger's stdout. In: records. Out: lines. A reader that stops reading blocks only this sink.
 
-use super::file::{Format, encode_lines};
-use super::{Delivery, Failure, Sink, SinkConfig};
+use super::SinkConfig;
+use super::file::{Format, FormatLines};
 use crate::batch::Batch;
-use crate::encode::Encoder;
 use config::registry::Kind;
+use delivery::batch::{Body, Sending, Transport};
+use delivery::engine::Sink;
+use delivery::outcome::Outcome;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use std::io::Write as _;
-use std::ops::Range;
-use std::sync::Arc;
+use std::rc::Rc;
 
 /// Writes records to Outrigger's stdout, for example for a companion container whose log is collected by the platform. In wrap
 /// mode stdout has the app's output already: this sink would repeat it.
@@ -28,46 +29,34 @@ impl Kind for Config {
 }
 
 impl SinkConfig for Config {
-    fn build(&self) -> Result<Box<dyn Sink>, String> {
-        Ok(Box::new(Stdout { format: self.format, encoder: Encoder::default(), body: Arc::default() }))
+    fn build(&self) -> Result<Sink<Batch>, String> {
+        Ok(Sink { encoder: Box::new(FormatLines::new(self.format)), transport: Rc::new(Stdout {}) })
     }
 }
 
-struct Stdout {
-    format: Format,
-    encoder: Encoder,
-    body: Arc<Vec<u8>>,
-}
+struct Stdout {}
 
-impl Sink for Stdout {
-    fn encode(&mut self, batch: &Batch, records: Range<usize>, max: usize) -> usize {
-        encode_lines(self.format, &mut self.encoder, batch, records, max, Arc::make_mut(&mut self.body))
-    }
-
-    fn size(&self) -> usize {
-        self.body.len()
-    }
-
-    fn deliver(&mut self) -> Delivery<'_> {
-        let body = self.body.clone();
+impl Transport for Stdout {
+    fn send<'a>(&'a self, body: &'a Body) -> Sending<'a> {
+        let bytes = body.bytes.clone();
         Box::pin(async move {
             let write = move || {
                 let mut stdout = std::io::stdout().lock();
-                stdout.write_all(&body).and_then(|()| stdout.flush())
+                stdout.write_all(&bytes).and_then(|()| stdout.flush())
             };
             match tokio::task::spawn_blocking(write).await {
-                Ok(Ok(())) => Ok(()),
+                Ok(Ok(())) => Outcome::Delivered,
                 // The reader has closed the pipe permanently.
                 Ok(Err(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => {
-                    Err(Failure::reject(error.to_string()))
+                    Outcome::rejected(error.to_string())
                 }
-                Ok(Err(error)) => Err(Failure::retry(error.to_string())),
-                Err(error) => Err(Failure::retry(error.to_string())),
+                Ok(Err(error)) => Outcome::retry(error.to_string()),
+                Err(error) => Outcome::retry(error.to_string()),
             }
         })
     }
 
-    fn reset(&mut self) {
-        self.body = Arc::default();
+    fn max_in_flight(&self) -> usize {
+        1
     }
 }

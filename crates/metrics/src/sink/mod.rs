@@ -14,6 +14,7 @@ use base::system::listen::Sockets;
 use base::telemetry::Telemetry;
 use base::telemetry::component::Component;
 use config::registry::Kind;
+use delivery::options::RetryConfig;
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -30,6 +31,9 @@ config::registry! {
         /// The samples that wait for a sink that pushes; an error with `prometheus`.
         #[serde(default)]
         pub buffer: Option<BufferConfig>, not for prometheus;
+        /// Attempts to deliver a request of a sink that pushes; an error with `prometheus`.
+        #[serde(default)]
+        pub retry: Option<RetryConfig>, not for prometheus;
     }
 }
 
@@ -48,6 +52,7 @@ pub trait SinkConfig: Kind {
 pub struct Context<'a> {
     pub component: &'a Component,
     pub buffer: &'a BufferConfig,
+    pub retry: &'a RetryConfig,
     pub sockets: &'a Sockets,
     pub sources: &'a Rc<Sources>,
     pub telemetry: &'a Telemetry,

@@ -1,31 +1,29 @@
 //! Prometheus remote write 1.0 (prometheus.io/docs/specs/prw/remote_write_spec): snappy-compressed protobuf. In: snapshots. Out:
-//! requests in order, one at a time, so that samples of a series are never reordered. 5xx, 429 and failed connections are
-//! retried; any other response drops the request under `rejected`. Limits: `buffer.max_bytes` of waiting samples, the oldest
+//! requests in order, one at a time, so that samples of a series are never reordered. Retries are those of `delivery`. Limits: `buffer.max_bytes` of waiting samples, the oldest
 //! snapshot is dropped first; `SEND_MAX` samples in one request.
 
 use super::{Context, Running, Sink, SinkConfig};
 use crate::series::{STALE, Sample, Series, Snapshot, Timing, Timings};
-use crate::sink_options::BufferConfig;
 use base::protobuf::{delimited, field_length, text, varint, varint_length};
-use base::runtime::backoff::Backoff;
 use base::runtime::health::Health;
-use base::runtime::lifecycle::{Phase, PhaseWatch};
+use base::runtime::lifecycle::PhaseWatch;
 use base::runtime::pressure::Pressure;
+use base::telemetry::Telemetry;
 use base::telemetry::component::Component;
 use base::telemetry::family::{FamilyKind, is_label_name};
 use base::telemetry::ledger::Row;
 use base::telemetry::reason::Reason;
-use base::telemetry::{Requests, Telemetry};
 use config::diag::Diagnostic;
 use config::needs::Needs;
 use config::registry::{Entry, Kind};
 use config::unit::Url;
-use net::{Client, Request};
+use delivery::options::RetryConfig;
+use delivery::post::Post;
+use delivery::receiver::{Receiver, Settled};
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
 use tokio::sync::Notify;
 
 net::http_client! {
@@ -70,8 +68,7 @@ impl Kind for Config {
 
 impl SinkConfig for Config {
     fn build(&self, context: &Context<'_>) -> Result<Rc<dyn Sink>, String> {
-        let Context { component, buffer, telemetry, health, .. } = context;
-        Ok(RemoteWrite::new(component, self, buffer, telemetry, (*health).clone())?)
+        Ok(RemoteWrite::new(self, context)?)
     }
 }
 
@@ -81,15 +78,10 @@ const SEND_MAX: usize = 5_000;
 /// Maximum number of waiting snapshots, however small.
 const SNAPSHOTS_MAX: usize = 10_000;
 
-const RETRY_FIRST: Duration = Duration::from_millis(250);
-const RETRY_MAX: Duration = Duration::from_secs(30);
-const RETRY_MAX_STOPPING: Duration = Duration::from_millis(500);
-
 struct RemoteWrite {
-    /// Its path in the configuration, its id in health and log.
-    id: String,
-    client: Client,
-    url: String,
+    component: Component,
+    post: Post,
+    retry: RetryConfig,
     labels: BTreeMap<String, String>,
     /// Maximum bytes of waiting snapshots.
     max_bytes: usize,
@@ -100,7 +92,7 @@ struct RemoteWrite {
     /// Samples of the snapshot that is being sent.
     sending: Cell<u64>,
     row: Arc<Row>,
-    requests: Requests,
+    telemetry: Telemetry,
     health: Arc<Health>,
     pressure: Pressure,
 }
@@ -120,18 +112,17 @@ struct Body {
 }
 
 impl RemoteWrite {
-    fn new(
-        component: &Component,
-        config: &Config,
-        buffer: &BufferConfig,
-        telemetry: &Telemetry,
-        health: Arc<Health>,
-    ) -> Result<Rc<RemoteWrite>, String> {
+    fn new(config: &Config, context: &Context<'_>) -> Result<Rc<RemoteWrite>, String> {
+        let headers = vec![
+            ("content-encoding", "snappy".to_string()),
+            ("content-type", "application/x-protobuf".to_string()),
+            ("x-prometheus-remote-write-version", "0.1.0".to_string()),
+        ];
+        let Context { component, buffer, retry, telemetry, health, .. } = context;
         Ok(Rc::new(RemoteWrite {
-            id: component.id.clone(),
-            requests: Requests::new(telemetry, component),
-            client: Client::new(config.client()).map_err(|error| error.to_string())?,
-            url: config.url.as_str().to_string(),
+            component: (*component).clone(),
+            post: Post::new(config.client(), config.url.as_str().to_string(), headers)?,
+            retry: (*retry).clone(),
             // A label with an empty value is the same as no label (prometheus.io/docs/concepts/data_model).
             labels: config.external_labels.clone().into_iter().filter(|(_, value)| !value.is_empty()).collect(),
             max_bytes: buffer.max_bytes.as_usize(),
@@ -141,7 +132,8 @@ impl RemoteWrite {
             closed: Cell::new(false),
             sending: Cell::new(0),
             row: telemetry.ledger.row(component),
-            health,
+            telemetry: (*telemetry).clone(),
+            health: (*health).clone(),
             pressure: telemetry.pressure.clone(),
         }))
     }
@@ -153,7 +145,9 @@ impl RemoteWrite {
     }
 
     /// Sends until the queue is closed and empty.
-    async fn send_all(&self, mut phase: PhaseWatch) {
+    async fn send_all(&self, phase: PhaseWatch) {
+        let (retry, health) = (self.retry.clone(), self.health.clone());
+        let receiver = Receiver::new(&self.component, retry, &self.telemetry, health, phase);
         loop {
             let next = self.pop(&mut self.queue.borrow_mut());
             let Some(Waiting { snapshot, .. }) = next else {
@@ -168,72 +162,32 @@ impl RemoteWrite {
             self.sending.set(bodies.iter().map(|body| body.samples).sum());
             for body in bodies {
                 let samples = body.samples;
-                self.send(body, &mut phase).await;
+                self.send(body, &receiver).await;
                 self.sending.set(self.sending.get().saturating_sub(samples));
             }
         }
     }
 
     /// Sends a body until the receiver has accepted or rejected it.
-    async fn send(&self, Body { bytes, samples }: Body, phase: &mut PhaseWatch) {
+    async fn send(&self, Body { bytes, samples }: Body, receiver: &Receiver) {
         let bytes = match bytes {
             Ok(bytes) => bytes,
-            Err(error) => return self.reject(samples, &error.to_string()),
+            Err(error) => return self.give_up_on(samples, Reason::Rejected, &error.to_string()),
         };
-        let headers = vec![
-            ("content-encoding", "snappy".to_string()),
-            ("content-type", "application/x-protobuf".to_string()),
-            ("x-prometheus-remote-write-version", "0.1.0".to_string()),
-        ];
-        let url = self.url.clone();
-        let request = Request { method: http::Method::POST, url, headers, body: bytes, response_max: 64 << 10 };
-        let mut backoff = Backoff::new(RETRY_FIRST, RETRY_MAX);
-        loop {
-            let (text, wait) = match self.client.send(&request).await {
-                Ok(response) if response.is_success() => {
-                    self.row.deliver(samples);
-                    self.requests.succeed(request.body.len());
-                    if self.health.recovered(&self.id) {
-                        tracing::info!(component = self.id, "remote_write recovered");
-                    }
-                    return;
-                }
-                Ok(response) => {
-                    let text = format!("status {}: {}", response.status, response.excerpt());
-                    if response.status < 500 && response.status != 429 {
-                        self.requests.reject();
-                        return self.reject(samples, &text);
-                    }
-                    (text, response.retry_after())
-                }
-                Err(error) if !error.retry => return self.reject(samples, &error.to_string()),
-                Err(error) => (error.to_string(), None),
-            };
-            self.requests.retry();
-            if self.health.fault(&self.id, text.clone()) {
-                tracing::warn!(component = self.id, error = text, "remote_write failed; retrying");
+        match receiver.deliver(&self.post, &bytes.into()).await {
+            Settled::Delivered => self.row.deliver(samples),
+            Settled::TooLarge { error } | Settled::Rejected { error } => {
+                self.give_up_on(samples, Reason::Rejected, &error);
             }
-            let pause = backoff.pause_at_least(wait);
-            if phase.phase() >= Phase::Finish {
-                tokio::time::sleep(pause.min(RETRY_MAX_STOPPING)).await;
-            } else {
-                tokio::select! {
-                    () = tokio::time::sleep(pause) => {}
-                    _ = phase.reached(Phase::Finish) => {}
-                }
-            }
+            Settled::Expired { error } => self.give_up_on(samples, Reason::Expired, &error),
         }
     }
 
-    fn reject(&self, samples: u64, text: &str) {
-        self.row.drop_records(Reason::Rejected, samples);
-        self.health.fault(&self.id, text.to_string());
-        tracing::error!(
-            component = self.id,
-            samples,
-            error = text,
-            "remote_write rejected by the receiver; samples dropped"
-        );
+    fn give_up_on(&self, samples: u64, reason: Reason, error: &str) {
+        self.row.drop_records(reason, samples);
+        self.health.fault(&self.component.id, error);
+        let (component, reason) = (&self.component.id, reason.as_str());
+        tracing::error!(component, samples, reason, error, "samples not delivered and dropped");
     }
 }
 
@@ -422,11 +376,21 @@ mod tests {
             &config::interpolate::Lookup::HERE,
         );
         let config = example.ok().and_then(|loaded| loaded.config.remote_write).expect("the example is valid");
-        let buffer = BufferConfig { max_bytes: config::unit::ByteSize(2 * first.bytes() as u64) };
+        let buffer = crate::sink_options::BufferConfig { max_bytes: config::unit::ByteSize(2 * first.bytes() as u64) };
         let component = Component::sink("metrics.sinks.central".into(), "remote_write");
         let row = telemetry.ledger.row(&component);
-        let writer =
-            RemoteWrite::new(&component, &config, &buffer, &telemetry, telemetry.health("metrics")).expect("a writer");
+        let health = telemetry.health("metrics");
+        let context = Context {
+            component: &component,
+            buffer: &buffer,
+            retry: &RetryConfig::default(),
+            sockets: &base::system::listen::Sockets::default(),
+            sources: &Rc::new(crate::sources::Sources { entries: Vec::new() }),
+            telemetry: &telemetry,
+            health: &health,
+            scope: &base::runtime::scope::Scope::new("metrics", health.clone()),
+        };
+        let writer = RemoteWrite::new(&config, &context).expect("a writer");
         writer.push(&first);
         writer.push(&snapshot(2));
         let dropped = || row.counts().dropped.get(&Reason::BufferFull).copied();

@@ -20,6 +20,8 @@ pub enum Answer {
     Accept,
     /// Reads the request and responds with this status; the batch does not count as received.
     Status(u16),
+    /// Responds with 400 to a request with a record that contains this text, and accepts any other.
+    Reject(&'static str),
     /// Reads the request and sends nothing until the answer changes, then closes the connection without a response.
     Hang,
 }
@@ -200,7 +202,7 @@ fn serve(stream: TcpStream, shared: &Shared) {
 fn accept(shared: &Shared, head: &Head, body: &[u8]) -> Option<u16> {
     let mut state = shared.state.lock().expect("the receiver does not panic");
     match state.answer {
-        Answer::Accept => {}
+        Answer::Accept | Answer::Reject(_) => {}
         Answer::Status(status) => {
             state.rejected += 1;
             return Some(status);
@@ -213,12 +215,16 @@ fn accept(shared: &Shared, head: &Head, body: &[u8]) -> Option<u16> {
             return None;
         }
     }
-    match decode(head, body) {
-        Ok((records, series)) => {
+    match (decode(head, body), state.answer) {
+        (Ok((records, _)), Answer::Reject(text)) if records.iter().any(|record| record.message.contains(text)) => {
+            state.rejected += 1;
+            Some(400)
+        }
+        (Ok((records, series)), _) => {
             state.accepted.push(Batch { head: head.clone(), records, series });
             Some(204)
         }
-        Err(why) => {
+        (Err(why), _) => {
             state.malformed.push(format!("{} {}: {why}", head.method(), head.target()));
             Some(400)
         }

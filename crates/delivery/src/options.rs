@@ -1,8 +1,9 @@
-//! Options common to all sinks: the buffer and the batch.
+//! Keys that all sinks share: the buffer, the batch, the retries.
 
 use config::unit::{ByteSize, TimeSpan};
 use schemars::JsonSchema;
 use serde::Deserialize;
+use std::time::Duration;
 
 /// The buffer of a sink.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -12,7 +13,7 @@ pub struct BufferConfig {
     #[serde(default = "buffer_max_bytes")]
     pub max_bytes: ByteSize,
     /// Policy when the buffer is full: `block`, sources wait; `drop_oldest`, the oldest records are dropped, counted under
-    /// `buffer_full`. Default: `block` if `required`, else `drop_oldest`.
+    /// `buffer_full`; `drop_newest`, the newest. Default: `block` if `required`, else `drop_oldest`.
     #[serde(default)]
     pub when_full: Option<WhenFull>,
 }
@@ -24,6 +25,8 @@ pub enum WhenFull {
     Block,
     /// The oldest records are dropped, counted under `buffer_full`.
     DropOldest,
+    /// The newest records are dropped, counted under `buffer_full`.
+    DropNewest,
 }
 
 /// The limits of a body.
@@ -42,6 +45,24 @@ pub struct BatchConfig {
     pub max_age: TimeSpan,
 }
 
+/// Attempts to deliver a body. The delays belong to the receiver: while it fails, one body at a time is tried.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RetryConfig {
+    /// Retries of a body before its records are dropped, counted under `expired`. Default: no limit.
+    #[serde(default)]
+    pub max_retries: Option<u32>,
+    /// The delay after the first failure, doubled after each further one. `Retry-After` of the receiver is a lower bound, up to 1h.
+    #[serde(default = "backoff")]
+    pub backoff: TimeSpan,
+    /// The longest delay.
+    #[serde(default = "max_backoff")]
+    pub max_backoff: TimeSpan,
+    /// How long a body is retried before its records are dropped, counted under `expired`. Default: no limit.
+    #[serde(default)]
+    pub max_age: Option<TimeSpan>,
+}
+
 impl Default for BufferConfig {
     fn default() -> BufferConfig {
         BufferConfig { max_bytes: buffer_max_bytes(), when_full: None }
@@ -52,6 +73,31 @@ impl Default for BatchConfig {
     fn default() -> BatchConfig {
         BatchConfig { max_bytes: batch_max_bytes(), max_records: batch_max_records(), max_age: batch_max_age() }
     }
+}
+
+impl Default for RetryConfig {
+    fn default() -> RetryConfig {
+        RetryConfig { max_retries: None, backoff: backoff(), max_backoff: max_backoff(), max_age: None }
+    }
+}
+
+/// The limits at which a body is complete.
+#[derive(Clone, Copy, Debug)]
+pub struct BatchLimits {
+    pub bytes: usize,
+    pub records: usize,
+    pub age: Duration,
+}
+
+impl BatchConfig {
+    pub fn limits(&self) -> BatchLimits {
+        BatchLimits { bytes: self.max_bytes.as_usize().max(1), records: self.max_records as usize, age: self.max_age.0 }
+    }
+}
+
+/// Bodies in flight to one receiver.
+pub fn max_concurrency() -> u32 {
+    4
 }
 
 fn buffer_max_bytes() -> ByteSize {
@@ -68,4 +114,12 @@ fn batch_max_records() -> u32 {
 
 fn batch_max_age() -> TimeSpan {
     TimeSpan::from_secs(1)
+}
+
+fn backoff() -> TimeSpan {
+    TimeSpan::from_millis(250)
+}
+
+fn max_backoff() -> TimeSpan {
+    TimeSpan::from_secs(30)
 }
