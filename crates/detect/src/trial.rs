@@ -72,6 +72,8 @@ struct Trial {
     child: Child,
     process: Option<Process>,
     signals: Option<(OwnedFd, SavedSignals)>,
+    /// A terminating signal that arrived before they were blocked.
+    noted: Option<i32>,
     outputs: Vec<JoinHandle<()>>,
     tail: Arc<Mutex<Vec<u8>>>,
     is_stopped: bool,
@@ -87,6 +89,8 @@ impl Trial {
         }
         let mut built = Command::new(program);
         built.args(arguments).process_group(0).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        // An interrupt between the start and the mask would leave the app behind.
+        sys::signal::note_until_blocked(&TERMINATING);
         let mut child = built.spawn().map_err(|error| {
             let (reason, code) = match error.kind() {
                 io::ErrorKind::NotFound => ("command not found".to_string(), 127),
@@ -96,6 +100,7 @@ impl Trial {
         })?;
         // After the start, since a child inherits the signal mask.
         let signals = sys::signal::block_all().ok();
+        let noted = sys::signal::end_noting(&TERMINATING);
         let tail = Arc::default();
         let pipes: [Option<Box<dyn Read + Send>>; 2] = [
             child.stdout.take().map(|pipe| Box::new(pipe) as Box<dyn Read + Send>),
@@ -107,7 +112,7 @@ impl Trial {
         });
         let outputs = outputs.collect();
         let process = Process::read(child.id());
-        Ok(Trial { child, process, signals, outputs, tail, is_stopped: false })
+        Ok(Trial { child, process, signals, noted, outputs, tail, is_stopped: false })
     }
 
     /// The command, its descendants and its group, and orphans re-parented to this process since the command started.
@@ -134,6 +139,9 @@ impl Trial {
 
     /// Waits until the next inspection; returns immediately with a terminating signal.
     fn wait(&self) -> Option<i32> {
+        if self.noted.is_some() {
+            return self.noted;
+        }
         let interval = Timespec { tv_sec: 0, tv_nsec: INTERVAL.subsec_nanos().into() };
         let Some((signals, _)) = &self.signals else {
             std::thread::sleep(INTERVAL);

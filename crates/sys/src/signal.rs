@@ -4,7 +4,7 @@
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
 /// The mask and the dispositions that this process inherited, which its children must inherit unchanged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,6 +72,34 @@ pub fn block_all() -> io::Result<(OwnedFd, SavedSignals)> {
     let saved = SavedSignals { blocked, pipe_ignored: PIPE_IGNORED.load(Ordering::Relaxed), ignored: ignored() };
     // SAFETY: just opened, no other owner.
     Ok((unsafe { OwnedFd::from_raw_fd(fd) }, saved))
+}
+
+/// The number of the last noted signal.
+static NOTED: AtomicI32 = AtomicI32::new(0);
+
+extern "C" fn note(signal: libc::c_int) {
+    NOTED.store(signal, Ordering::Relaxed);
+}
+
+/// Notes these signals instead of being terminated by them, until they are blocked: a child that is started in between does not
+/// inherit a handler, as it would inherit a mask (signal(7)). Signals that this process ignores stay ignored.
+pub fn note_until_blocked(signals: &[i32]) {
+    let ignored = ignored();
+    for signal in signals.iter().filter(|signal| ignored >> (**signal - 1) & 1 == 0) {
+        let handler = note as extern "C" fn(libc::c_int);
+        // SAFETY: the handler only stores to an atomic.
+        unsafe { libc::signal(*signal, handler as libc::sighandler_t) };
+    }
+}
+
+/// Ends that, once the signals are blocked. Returns the last one that was noted.
+pub fn end_noting(signals: &[i32]) -> Option<i32> {
+    let ignored = ignored();
+    for signal in signals.iter().filter(|signal| ignored >> (**signal - 1) & 1 == 0) {
+        // SAFETY: sets a disposition that is not a function.
+        unsafe { libc::signal(*signal, libc::SIG_DFL) };
+    }
+    Some(NOTED.swap(0, Ordering::Relaxed)).filter(|signal| *signal != 0)
 }
 
 /// The next pending signal, without blocking.
