@@ -29,7 +29,7 @@ limits: { memory: 16MiB }
 logs:
   sources: { a: { scratch: {} } }
   stages: [ { scratch: {} } ]
-  sinks: { a: { scratch: {}, buffer: { max_bytes: 64KiB }, batch: { max_bytes: 64KiB } } }
+  sinks: { a: { scratch: {}, buffer: { max_bytes: 64KiB }, batch: { max_bytes: 64KiB }, max_concurrency: 1 } }
 metrics:
   sources: { a: { scratch: {} } }
   sinks: { a: { scratch: {}, buffer: { max_bytes: 896KiB } } }

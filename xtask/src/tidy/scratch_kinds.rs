@@ -82,14 +82,17 @@ impl Stage for Nothing {
         directory: "crates/logs/src/sink",
         path: "logs.sinks",
         build: r#"
+use delivery::batch::{Body, Encode, Sending, Transport};
+use delivery::outcome::Outcome;
+
 impl SinkConfig for Config {
-    fn build(&self) -> Result<Box<dyn Sink>, String> {
-        Ok(Box::new(Nothing))
+    fn build(&self) -> Result<Sink<Batch>, String> {
+        Ok(Sink { encoder: Box::new(Nothing), transport: std::rc::Rc::new(Nothing) })
     }
 }
 
-impl Sink for Nothing {
-    fn encode(&mut self, _batch: &Batch, records: Range<usize>, _max: usize) -> usize {
+impl Encode<Batch> for Nothing {
+    fn encode(&mut self, _batch: &Batch, records: std::ops::Range<usize>, _max: usize) -> usize {
         records.end
     }
 
@@ -97,11 +100,15 @@ impl Sink for Nothing {
         0
     }
 
-    fn deliver(&mut self) -> Delivery<'_> {
-        Box::pin(async { Ok(()) })
+    fn finish(&mut self) -> Result<Body, String> {
+        Ok(Body::default())
     }
+}
 
-    fn reset(&mut self) {}
+impl Transport for Nothing {
+    fn send<'a>(&'a self, _body: &'a Body) -> Sending<'a> {
+        Box::pin(std::future::ready(Outcome::Delivered))
+    }
 }
 "#,
     },
