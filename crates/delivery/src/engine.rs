@@ -54,6 +54,7 @@ pub struct Engine<B> {
     phase: PhaseWatch,
     /// The body that is being built, and when it is sent at the latest.
     open: Vec<Piece<B>>,
+    open_records: usize,
     until: Option<Instant>,
     /// Whether nothing is added to the open body.
     is_full: bool,
@@ -66,7 +67,7 @@ pub struct Engine<B> {
     /// Whether rejected bodies are split: not after one of which every part was rejected, until the receiver accepts a body.
     isolates: bool,
     in_flight: Window<Sent<B>>,
-    /// The streams of the bodies in flight, once for each body.
+    /// The streams of the bodies in flight.
     busy: Vec<u64>,
 }
 
@@ -125,6 +126,7 @@ impl<B: Batch + 'static> Engine<B> {
             health,
             phase,
             open: Vec::new(),
+            open_records: 0,
             until: None,
             is_full: false,
             rest: VecDeque::new(),
@@ -175,13 +177,13 @@ impl<B: Batch + 'static> Engine<B> {
             {
                 self.whole = Some(half.whole);
                 for Piece { pending, records } in half.pieces {
-                    self.add(pending, records, usize::MAX);
+                    self.add(pending, records, usize::MAX, usize::MAX);
                 }
                 self.is_full = true;
                 return;
             }
             let Some(Piece { pending, records }) = self.next_piece() else { return };
-            self.add(pending, records, self.limits.bytes);
+            self.add(pending, records, self.limits.bytes, self.limits.records);
         }
     }
 
@@ -189,7 +191,11 @@ impl<B: Batch + 'static> Engine<B> {
     fn next_half(&mut self) -> Option<Half<B>> {
         let first = self.halves.front()?;
         let is_busy = first.pieces.iter().any(|piece| self.busy.contains(&piece.pending.batch.stream()));
-        if is_busy { None } else { self.halves.pop_front() }
+        if is_busy {
+            return None;
+        }
+        self.queue.rescan();
+        self.halves.pop_front()
     }
 
     /// Records of a stream that has none in flight and none before them.
@@ -198,6 +204,7 @@ impl<B: Batch + 'static> Engine<B> {
         let of_half = |half: &Half<B>, stream| half.pieces.iter().any(|piece| piece.pending.batch.stream() == stream);
         let is_busy = |stream| busy.contains(&stream) || halves.iter().any(|half| of_half(half, stream));
         if let Some(index) = self.rest.iter().position(|piece| !is_busy(piece.pending.batch.stream())) {
+            self.queue.rescan();
             return self.rest.remove(index);
         }
         let rest = &self.rest;
@@ -213,13 +220,13 @@ impl<B: Batch + 'static> Engine<B> {
         }
     }
 
-    fn add(&mut self, pending: Rc<Pending<B>>, records: Range<usize>, max: usize) {
-        let added: usize = self.open.iter().map(|piece| piece.records.len()).sum();
-        let room = if max == usize::MAX { usize::MAX } else { self.limits.records.saturating_sub(added) };
+    fn add(&mut self, pending: Rc<Pending<B>>, records: Range<usize>, max: usize, max_records: usize) {
+        let room = max_records.saturating_sub(self.open_records);
         let end = records.end.min(records.start.saturating_add(room));
         let next = self.encoder.encode(&pending.batch, records.start..end, max);
         if next > records.start {
             self.open.push(Piece { pending: pending.clone(), records: records.start..next });
+            self.open_records += next - records.start;
             self.until.get_or_insert_with(|| Instant::now() + self.limits.age);
         }
         if next < records.end {
@@ -233,12 +240,16 @@ impl<B: Batch + 'static> Engine<B> {
     fn dispatch(&mut self) {
         let pieces = std::mem::take(&mut self.open);
         let whole = self.whole.take();
-        (self.until, self.is_full) = (None, false);
+        (self.open_records, self.until, self.is_full) = (0, None, false);
         let body = match self.encoder.finish() {
             Ok(body) => body,
             Err(error) => return self.reject(&pieces, Reason::Rejected, &error),
         };
-        self.busy.extend(pieces.iter().map(|piece| piece.pending.batch.stream()));
+        for stream in pieces.iter().map(|piece| piece.pending.batch.stream()) {
+            if !self.busy.contains(&stream) {
+                self.busy.push(stream);
+            }
+        }
         let (receiver, transport) = (self.receiver.clone(), self.transport.clone());
         self.in_flight.push(async move {
             let body: Body = body;
@@ -248,6 +259,7 @@ impl<B: Batch + 'static> Engine<B> {
     }
 
     fn settle(&mut self, Sent { pieces, whole, settled }: Sent<B>) {
+        self.queue.rescan();
         for piece in &pieces {
             let stream = piece.pending.batch.stream();
             if let Some(index) = self.busy.iter().position(|busy| *busy == stream) {

@@ -20,6 +20,8 @@ pub struct Queue<B> {
     pub sink: usize,
     batches: RefCell<VecDeque<Rc<B>>>,
     bytes: Cell<usize>,
+    /// How many of the first batches are known to be of a busy stream.
+    busy: Cell<usize>,
     max: usize,
     when_full: WhenFull,
     closed: Cell<bool>,
@@ -41,6 +43,7 @@ impl<B: Batch> Queue<B> {
             sink,
             batches: RefCell::default(),
             bytes: Cell::new(0),
+            busy: Cell::new(0),
             max,
             when_full,
             closed: Cell::new(false),
@@ -105,13 +108,22 @@ impl<B: Batch> Queue<B> {
     }
 
     pub fn pop(&self) -> Option<Rc<B>> {
+        self.rescan();
         self.pop_unless(&|_| false)
     }
 
-    /// The first batch whose stream is not busy.
+    /// A stream may have stopped being busy.
+    pub fn rescan(&self) {
+        self.busy.set(0);
+    }
+
+    /// The first batch whose stream is not busy. Those before it are not checked again until `rescan`.
     pub fn pop_unless(&self, is_busy: &dyn Fn(u64) -> bool) -> Option<Rc<B>> {
         let mut batches = self.batches.borrow_mut();
-        let index = batches.iter().position(|batch| !is_busy(batch.stream()))?;
+        let index = (self.busy.get()..batches.len())
+            .find(|index| batches.get(*index).is_some_and(|batch| !is_busy(batch.stream())));
+        self.busy.set(index.unwrap_or(batches.len()));
+        let index = index?;
         let batch = batches.remove(index)?;
         drop(batches);
         self.bytes.set(self.bytes.get().saturating_sub(batch.cost()));
@@ -151,6 +163,7 @@ impl<B: Batch> Queue<B> {
 
     /// Removes the batches that another worker will re-read.
     pub fn discard_tracked(&self) {
+        self.rescan();
         let (tracked, rest): (VecDeque<_>, _) =
             self.batches.take().into_iter().partition(|batch| batch.origin() != Origin::Memory);
         let discarded: usize = tracked.iter().map(|batch| batch.cost()).sum();
@@ -161,6 +174,7 @@ impl<B: Batch> Queue<B> {
 
     /// Drops records that cannot be re-read, such as access records; returns how many.
     pub fn drop_untracked(&self) -> u64 {
+        self.rescan();
         self.batches.borrow_mut().retain(|batch| batch.origin() != Origin::Memory);
         let dropped = self.untracked.take();
         self.row.drop_records(Reason::Shutdown, dropped);
@@ -169,6 +183,7 @@ impl<B: Batch> Queue<B> {
 
     /// Drops records of the app's output, which are persisted for required sinks only; returns how many.
     pub fn drop_output(&self) -> u64 {
+        self.rescan();
         self.batches.borrow_mut().retain(|batch| batch.origin() != Origin::Captured);
         let dropped = self.output.take();
         self.row.drop_records(Reason::Shutdown, dropped);
@@ -253,6 +268,11 @@ mod tests {
         let order: Vec<usize> =
             std::iter::from_fn(|| queue.pop_unless(&|stream| stream == 0)).map(|batch| batch.0).collect();
         assert_eq!(order, [1, 3]);
-        assert_eq!(queue.pop().map(|batch| batch.0), Some(0));
+        queue.push(Rc::new(Two(5)), false);
+        assert_eq!(queue.pop_unless(&|stream| stream == 0).map(|batch| batch.0), Some(5));
+        assert!(queue.pop_unless(&|_| false).is_none(), "known to be busy");
+        queue.rescan();
+        assert_eq!(queue.pop_unless(&|_| false).map(|batch| batch.0), Some(0));
+        assert_eq!(queue.pop().map(|batch| batch.0), Some(2));
     }
 }

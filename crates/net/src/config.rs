@@ -81,6 +81,20 @@ macro_rules! http_client {
     };
 }
 
+/// In the `impl Kind` of a `Config` that `http_client!` declares and that has a `url`: its certificates and its ports.
+#[macro_export]
+macro_rules! http_kind {
+    () => {
+        fn check_system(&self) -> Result<(), String> {
+            self.client().check_files()
+        }
+
+        fn needs(&self, _id: &str) -> config::needs::Needs {
+            $crate::needs(self.url.as_str(), &self.client())
+        }
+    };
+}
+
 /// Exactly one way to authenticate.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]

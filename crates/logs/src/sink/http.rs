@@ -4,7 +4,6 @@
 use super::SinkConfig;
 use crate::batch::Batch;
 use crate::encode::Encoder;
-use config::needs::Needs;
 use config::registry::Kind;
 use config::unit::Url;
 use delivery::batch::{Body, Encode};
@@ -46,13 +45,7 @@ impl Kind for Config {
         "http: { url: \"http://127.0.0.1:8686/lines\", compression: gzip }\n"
     }
 
-    fn check_system(&self) -> Result<(), String> {
-        self.client().check_files()
-    }
-
-    fn needs(&self, _id: &str) -> Needs {
-        net::needs(self.url.as_str(), &self.client())
-    }
+    net::http_kind!();
 }
 
 impl SinkConfig for Config {

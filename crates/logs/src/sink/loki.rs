@@ -7,7 +7,6 @@ use crate::batch::Batch;
 use base::protobuf::{delimited, field_length, text, varint, varint_length};
 use base::telemetry::family::is_label_name;
 use config::diag::Diagnostic;
-use config::needs::Needs;
 use config::registry::{Entry, Kind};
 use config::unit::Url;
 use delivery::batch::{Body, Encode};
@@ -49,13 +48,7 @@ impl Kind for Config {
         invalid.map(error).collect()
     }
 
-    fn check_system(&self) -> Result<(), String> {
-        self.client().check_files()
-    }
-
-    fn needs(&self, _id: &str) -> Needs {
-        net::needs(self.url.as_str(), &self.client())
-    }
+    net::http_kind!();
 }
 
 impl SinkConfig for Config {

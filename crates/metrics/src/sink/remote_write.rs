@@ -14,7 +14,6 @@ use base::telemetry::family::{FamilyKind, is_label_name};
 use base::telemetry::ledger::Row;
 use base::telemetry::reason::Reason;
 use config::diag::Diagnostic;
-use config::needs::Needs;
 use config::registry::{Entry, Kind};
 use config::unit::Url;
 use delivery::options::RetryConfig;
@@ -57,13 +56,7 @@ impl Kind for Config {
         invalid.map(error).collect()
     }
 
-    fn check_system(&self) -> Result<(), String> {
-        self.client().check_files()
-    }
-
-    fn needs(&self, _id: &str) -> Needs {
-        net::needs(self.url.as_str(), &self.client())
-    }
+    net::http_kind!();
 }
 
 impl SinkConfig for Config {

@@ -5,7 +5,6 @@ use super::{Collected, Collecting, Inputs, Source, SourceConfig, now_ms};
 use crate::series::{Interner, Snapshot};
 use crate::text;
 use base::telemetry::reason::Reason;
-use config::needs::Needs;
 use config::registry::Kind;
 use config::unit::{ByteSize, TimeSpan, Url};
 use net::{Client, ClientConfig, Request};
@@ -40,13 +39,7 @@ impl Kind for Config {
         "scrape: { url: \"http://127.0.0.1:8080/metrics\", interval: 15s }\n"
     }
 
-    fn check_system(&self) -> Result<(), String> {
-        self.client().check_files()
-    }
-
-    fn needs(&self, _id: &str) -> Needs {
-        net::needs(self.url.as_str(), &self.client())
-    }
+    net::http_kind!();
 }
 
 impl SourceConfig for Config {
